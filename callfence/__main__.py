@@ -1,0 +1,5 @@
+"""`python -m callfence`."""
+
+from callfence.cli import main
+
+main()

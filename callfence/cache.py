@@ -1,0 +1,147 @@
+"""Compiled filters kept between runs: proving one takes longer than most programs do.
+
+A file holds everything its filter was made from, and counts only if all of that is byte for byte what it is now: the
+policy, each file it includes, and the code that compiles.  A cache that cannot be used is no error.  It is as
+trustworthy as the rest of the user's home: whoever may write there, a confined program included, is not stopped by it.
+
+On the way to every start of `enforce`, so nothing is imported that takes a millisecond.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from binascii import crc32
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_MAGIC = b"callfence filter 1\n"
+_MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
+_PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
+
+
+class Compiled:
+    """A filter, when to arm it, and what it was compiled from."""
+
+    __slots__ = ("arm", "filter", "sources")
+
+    def __init__(self, filter_: bytes, arm: str, sources: Sequence[tuple[str, bytes]]) -> None:
+        self.filter = filter_
+        self.arm = arm
+        self.sources = tuple(sources)
+        """Name and content of each file: the policy's first, then those it includes, as they were read."""
+
+
+def load(path: str, read: Callable[[str], bytes], made_by: bytes) -> Compiled | None:
+    """The filter kept for a policy, if everything it was made from is unchanged.
+
+    `read` gives a file's content, and raises OSError; `made_by` is `fingerprint()` and whatever else decides.
+    """
+    folder = _folder(create=False)
+    if folder is None:
+        return None
+    try:
+        fields = _fields(_content(folder, _name(path, made_by)))
+        if len(fields) < 5 or fields[0] != made_by:
+            return None
+        sources = [(os.fsdecode(name), text) for name, text in zip(fields[3::2], fields[4::2], strict=True)]
+        if sources[0][0] != path or any(read(name) != text for name, text in sources):
+            return None
+        return Compiled(fields[2], fields[1].decode(), sources)
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(folder)
+
+
+def store(compiled: Compiled, made_by: bytes) -> None:
+    """Keep a filter.  Nothing happens where that is not possible."""
+    folder = _folder(create=True)
+    if folder is None:
+        return
+    fields = [made_by, compiled.arm.encode(), compiled.filter]
+    for name, text in compiled.sources:
+        fields += [os.fsencode(name), text]
+    body = b"".join(len(one).to_bytes(4, "little") + one for one in fields)
+    name = _name(compiled.sources[0][0], made_by)
+    temporary = f"{name}.{os.getpid()}"
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, _PRIVATE_FILE, dir_fd=folder)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(_MAGIC + crc32(body).to_bytes(4, "little") + body)
+            os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            os.unlink(temporary, dir_fd=folder)
+    except OSError:
+        return
+    finally:
+        os.close(folder)
+
+
+def fingerprint() -> bytes:
+    """What identifies the code and tables that compile: every file's name, size and time of change."""
+    import policygen
+    import tracer
+    from callfence import __version__
+
+    parts = [__version__]
+    for folder in (policygen.__path__[0], f"{tracer.__path__[0]}/abi"):
+        with os.scandir(folder) as found:
+            files = sorted((entry.name, entry.stat()) for entry in found if entry.is_file())
+        parts += [f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in files]
+    return "\n".join(parts).encode()
+
+
+def _name(path: str, made_by: bytes) -> str:
+    """One file for each policy and way of compiling it; a collision costs one more compilation, no more."""
+    whole = os.fsencode(os.path.abspath(path)) + b"\0" + made_by
+    return f"{crc32(whole):08x}.filter"
+
+
+def _folder(*, create: bool) -> int | None:
+    """The cache, opened; None if it is not a folder of this user that nobody else may write to."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
+    if not base.startswith("/") or os.getuid() != os.geteuid():
+        return None
+    path = base + "/callfence"
+    try:
+        if create:
+            os.makedirs(path, _PRIVATE_FOLDER, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if _is_ours(os.fstat(descriptor)):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _content(folder: int, name: str) -> bytes:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or not _is_ours(status) or status.st_size > _MAX_SIZE:
+            raise ValueError("not a file of ours")
+        return file.read()
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _fields(content: bytes) -> list[bytes]:
+    """The length-prefixed fields of a cache file; ValueError if it is damaged."""
+    start = len(_MAGIC) + 4
+    body = content[start:]
+    if content[:start] != _MAGIC + crc32(body).to_bytes(4, "little"):
+        raise ValueError("damaged")
+    fields, place = [], 0
+    while place < len(body):
+        length = int.from_bytes(body[place : place + 4], "little")
+        fields.append(body[place + 4 : place + 4 + length])
+        place += 4 + length
+    return fields

@@ -1,0 +1,40 @@
+"""The `callfence` command: every subcommand, each loaded only when it is the one."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Final, NoReturn
+
+from callfence import __version__
+
+COMMANDS: Final = {
+    "learn": "run a program and write what it does into a policy",
+    "enforce": "run a program confined by a policy",
+    "show": "print a policy, in canonical form and with its includes resolved",
+    "fmt": "rewrite policies in canonical form, or --check that they are",
+    "doctor": "say what works on this machine, and what to do about the rest",
+}
+
+USAGE: Final = "usage: callfence COMMAND [ARGUMENT ...]\n\n{}\n\n`callfence COMMAND --help` says more.  -V prints the version."
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Never returns: exits with the subcommand's status; 2 for a mistake in the command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        listing = "\n".join(f"  {command:{width}}  {text}" for command, text in COMMANDS.items())
+        print(USAGE.format(listing))
+        sys.exit(0 if arguments else 2)
+    if name in ("-V", "--version"):
+        print(f"callfence {__version__}")
+        sys.exit(0)
+    if name not in COMMANDS:
+        from policygen.errors import did_you_mean
+
+        hint = did_you_mean(name, COMMANDS) or f"the commands are: {', '.join(COMMANDS)}"
+        print(f"callfence: unknown command '{name}': {hint}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(import_module(f"callfence.{name}").main(arguments[1:]))

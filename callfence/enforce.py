@@ -1,0 +1,227 @@
+"""`enforce`: run a program confined by its policy.
+
+On every start of the program: arguments are parsed by hand, and nothing that parses or compiles policies is imported
+when the filter is in the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from callfence import __version__, cache
+from enforcer import launch, program
+from enforcer.errors import EnforceError
+from enforcer.reporter import Reporter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
+
+    from policygen.model import Policy
+
+HELP = """\
+usage: enforce [OPTION ...] [--] PROGRAM [ARGUMENT ...]
+
+Run PROGRAM confined by its policy: it keeps its pid, terminal and exit status, and can make only the system calls
+that the policy allows.  Everything it starts is confined as well.  A call that is not allowed is explained on
+standard error, with the line to add to the policy, and then fails or kills, as the policy says.
+
+  -p, --policy FILE   the policy; default: NAME.policy in the current folder, NAME being the program's name.
+                      Given more than once: a call must be allowed by each
+  --arm now|exec|entry
+                      when to begin, instead of when the policy says:
+                        now    before the execve, which the policy must then allow; needs no ptrace
+                        exec   with the program's first instruction
+                        entry  behind the dynamic loader, at the program's entry point
+  --log FILE          append violations to FILE, one JSON object a line, instead of standard error
+  --audit             report violations but allow them: nothing is enforced
+  --quiet-kernel      no reports and no helper process: the kernel alone answers
+  -V, --version       print the version
+  -h, --help          print this
+
+Exit status: the program's own; 125 if it could not be confined, 126 if it cannot be executed, 127 if it was not found.
+
+`learn PROGRAM` writes a policy.
+"""
+
+_VALUED = {"-p": "--policy", "--policy": "--policy", "--arm": "--arm", "--log": "--log"}
+_FLAGS = ("--audit", "--quiet-kernel")
+_ARMS = ("now", "exec", "entry")  # the earlier, the stricter
+
+
+class Options:
+    """The command line, understood."""
+
+    def __init__(self) -> None:
+        self.policies: list[str] = []
+        self.arm = ""
+        self.log = ""
+        self.audit = False
+        self.quiet = False
+        self.argv: list[str] = []
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Becomes the program; returns only if it could not, with the exit status, having said why."""
+    launch.forget_interrupt_handler()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if wanted := _wants_text(arguments):
+        sys.stdout.write(wanted)
+        return 0
+    environment = launch.initial_environment()
+    stderr = 2 if _is_open(2) else -1
+    try:
+        options = _parse(arguments)
+        _enforce(options, environment, stderr)
+    except EnforceError as error:
+        _say(f"enforce: {error}", stderr)
+        return error.status
+
+
+def _enforce(options: Options, environment: Sequence[bytes], stderr: int) -> NoReturn:
+    name = options.argv[0]
+    files = options.policies or [_default_policy(name)]
+    compiled = [_compiled(os.path.normpath(file), report=not options.quiet) for file in files]
+    reporter = None
+    if not options.quiet:
+        log = _open_log(options.log) if options.log else stderr
+        reporter = Reporter(log, lambda: _policies(compiled), json=bool(options.log), audit=options.audit)
+    if options.audit:
+        _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
+    path = next(filter(os.path.isfile, program.candidates(os.fsencode(name), environment)), b"")
+    if path and program.loses_privilege(path):
+        _say(f"enforce: {name} runs without the privilege of its set-id bits or capabilities (no_new_privs)", stderr)
+    launch.run(
+        [os.fsencode(argument) for argument in options.argv],
+        environment,
+        [one.filter for one in compiled],
+        options.arm or min((one.arm for one in compiled), key=_ARMS.index),
+        reporter,
+        stderr=stderr,
+    )
+
+
+def _wants_text(arguments: Sequence[str]) -> str:
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help"):
+        return HELP
+    return f"enforce {__version__}\n" if first in ("-V", "--version") else ""
+
+
+def _parse(arguments: Sequence[str]) -> Options:
+    """EnforceError, with the way out, for a mistake."""
+    options = Options()
+    rest = list(arguments)
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        option = rest.pop(0)
+        if option == "--":
+            break
+        name, separator, value = option.partition("=")
+        if option.startswith("-p") and len(option) > 2:
+            name, separator, value = "-p", "=", option[2:]
+        if name in _VALUED:
+            if not separator and not rest:
+                raise EnforceError(f"{name} needs a value; `enforce --help` says which")
+            _set(options, _VALUED[name], value if separator else rest.pop(0))
+        elif option in _FLAGS:
+            options.audit |= option == "--audit"
+            options.quiet |= option == "--quiet-kernel"
+        else:
+            hint = "options of the program come after its name" if rest else "`enforce --help` lists them"
+            raise EnforceError(f"unknown option {option}: {hint}")
+    options.argv = rest
+    if not rest:
+        raise EnforceError("no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more")
+    if options.quiet and (options.audit or options.log):
+        other = "--audit" if options.audit else "--log"
+        raise EnforceError(f"{other} needs the helper process that --quiet-kernel goes without: give one of the two")
+    return options
+
+
+def _set(options: Options, name: str, value: str) -> None:
+    if name == "--policy":
+        options.policies.append(value)
+    elif name == "--log":
+        options.log = value
+    elif value in _ARMS:
+        options.arm = value
+    else:
+        raise EnforceError(f"--arm {value}: must be now, exec or entry")
+
+
+def _default_policy(name: str) -> str:
+    return f"{os.path.basename(name.rstrip('/')) or 'program'}.policy"
+
+
+def _compiled(path: str, *, report: bool) -> cache.Compiled:
+    """The filter of a policy file, from the cache if nothing has changed."""
+    made_by = cache.fingerprint() + (b"\nreport" if report else b"")
+    if known := cache.load(path, _read, made_by):
+        return known
+    try:
+        source = [(path, _read(path))]
+    except OSError as error:
+        hint = "; `learn` writes one, -p names another" if isinstance(error, FileNotFoundError) else ""
+        raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
+    from policygen.compile import CompileError, compile_policy
+    from policygen.errors import PolicyError
+
+    def read(name: str) -> bytes:
+        source.append((name, _read(name)))
+        return source[-1][1]
+
+    try:
+        policy = _parsed(path, source[0][1], read)
+        made = cache.Compiled(compile_policy(policy, report=report), str(policy.arm), source)
+    except PolicyError as error:
+        raise EnforceError(str(error)) from error
+    except CompileError as error:
+        raise EnforceError(f"{path}: {error}") from error
+    cache.store(made, made_by)
+    return made
+
+
+def _parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Policy:
+    from policygen.document import parse
+    from policygen.lexer import decode
+
+    return parse(decode(content, path), path, read=lambda name: decode(read(name), name)).policy
+
+
+def _policies(compiled: Sequence[cache.Compiled]) -> list[tuple[str, Policy]]:
+    """The policies again, from the texts that the filters were compiled from."""
+    return [
+        (path, _parsed(path, content, dict(one.sources).__getitem__))
+        for one in compiled
+        for path, content in one.sources[:1]
+    ]
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _open_log(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise EnforceError(f"the log {path} cannot be opened: {error.strerror}") from error
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _say(text: str, stderr: int) -> None:
+    try:
+        if stderr >= 0:
+            os.write(stderr, os.fsencode(text) + b"\n")
+    except OSError:
+        return

@@ -1,0 +1,50 @@
+"""`callfence fmt`: policies in canonical form."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from policygen import atomic
+from policygen.document import PolicyError, parse, parse_file
+from policygen.lexer import decode
+
+
+def main(arguments: list[str]) -> int:
+    """0: nothing to do, or done; 1: --check found a difference; 2: bad input."""
+    description = "Rewrite policies in canonical form, keeping their comments."
+    parser = argparse.ArgumentParser(prog="callfence fmt", description=description, allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file would change")
+    parser.add_argument("policies", nargs="+", metavar="POLICY", help="a file; - is standard input, written to standard output")
+    options = parser.parse_args(arguments)
+    worst = 0
+    for name in options.policies:
+        try:
+            worst = max(worst, _format(name, check=options.check))
+        except PolicyError as error:
+            print(error, file=sys.stderr)
+            worst = 2
+        except OSError as error:
+            print(f"callfence fmt: {name}: {error.strerror}", file=sys.stderr)
+            worst = 2
+    return worst
+
+
+def _format(name: str, *, check: bool) -> int:
+    """0 or 1.  Raises PolicyError, OSError."""
+    if name == "-":
+        before = decode(sys.stdin.buffer.read(), "<stdin>")
+        after = parse(before, "<stdin>", read=lambda path: decode(Path(path).read_bytes(), path)).text()
+        if not check:
+            sys.stdout.write(after)
+    else:
+        path = Path(name)
+        before = decode(path.read_bytes(), name)
+        after = parse_file(path).text()
+        if not check and after != before:
+            atomic.write(path, after.encode())
+    if check and after != before:
+        print(f"{name}: not in canonical form; `callfence fmt {name}` rewrites it", file=sys.stderr)
+        return 1
+    return 0

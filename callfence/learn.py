@@ -1,0 +1,262 @@
+"""`learn`: run a program, and write what it does into a policy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from callfence import __version__
+from callfence.ending import end_like
+from callfence.files import policy_path, recording_path
+from callfence.summary import Learned, print_summary
+from enforcer.errors import FAILED, EnforceError
+from enforcer.launch import initial_environment
+from enforcer.program import failure, locate
+from policygen import atomic, recording_file
+from policygen.compile import CompileError
+from policygen.document import Document, PolicyError, parse_file
+from policygen.extend import Options
+from policygen.fold import Folder
+from policygen.generate import Generated, generate
+from policygen.model import Arm
+from policygen.recording import Recording, Run, merge
+from policygen.recording_file import RecordingError
+from policygen.replay import ReplayError
+from tracer import session
+from tracer.calls import OPAQUE
+from tracer.errors import StartError, TracerError
+from tracer.launch import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from policygen.observation import Observation
+    from tracer.loop import Loop
+
+DESCRIPTION = """\
+Run PROGRAM as it would run without learn, record its system calls and those of all that it starts, and write the policy
+that allows them.  If the policy exists, what is new is merged into it and shown."""
+
+EPILOG = """\
+files: NAME.policy in the current folder (-o chooses another) and .callfence/NAME.rec beside it, NAME being the basename
+of PROGRAM.  Exit status: the program's own; a signal that ended it ends learn too; 125 learn failed, 126 PROGRAM cannot
+be executed, 127 PROGRAM was not found.  ^C reaches the program as it would without learn; what was seen is kept.
+If learn itself is killed, so is the program; one attached to with -p goes on."""
+
+
+class _Recorder(Folder):
+    """What becomes of the tracer's events: the folder's observations, and what could not be observed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gaps: dict[str, None] = {}
+
+    def gap(self, what: str) -> None:
+        self.gaps.setdefault(what)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """125: argparse's own 2 could be the program's."""
+        _fail(f"{message}; see learn --help", FAILED)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Never returns: ends as the program ended, or with 125-127."""
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _learn(options)
+    except (PolicyError, RecordingError, CompileError, TracerError, EnforceError, ReplayError) as error:
+        _fail(str(error), error.status if isinstance(error, EnforceError) else FAILED)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _fail(f"{what}; nothing was changed there", FAILED)
+    end_like(status)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    sys.stdout.flush()
+    if sys.stderr is not None:
+        print(f"learn: {message}", file=sys.stderr, flush=True)
+    os._exit(status)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="learn",
+        usage="learn [OPTION ...] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] -p PID",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-o", "--output", metavar="POLICY", type=Path, help="the policy to write, or to merge into")
+    add("-p", "--pid", type=int, help="attach to a running process, until it ends or ^C lets go of it")
+    add("--fresh", action="store_true", help="start over: replace the policy and its recording")
+    add("--names", action="store_true", help="learn names only, no arguments")
+    add("--tight", action="store_true", help="constrain descriptors and sizes too, where several runs agree on few values")
+    add("--arm", choices=[*Arm], type=Arm, help="when the filter takes effect; `entry` records from there on (default: exec)")
+    add(
+        "--allow-opaque",
+        metavar="NAME",
+        action="append",
+        default=[],
+        choices=OPAQUE,
+        help=f"let a call through whose arguments no filter sees ({', '.join(OPAQUE)}); it fails with ENOSYS otherwise",
+    )
+    add("-q", "--quiet", action="store_true", help="no progress and no summary")
+    add("-V", "--version", action="version", version=f"callfence {__version__}")
+    add("command", metavar="PROGRAM", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.command[:1] == ["--"]:
+        del options.command[0]
+    if options.pid is None and not options.command:
+        parser.error("no program given")
+    if options.pid is not None and options.command:
+        parser.error("give either a program or -p PID, not both")
+    return options
+
+
+def _learn(options: argparse.Namespace) -> int | None:
+    """The wait status that learn ends with."""
+    program = None if options.pid is not None else _program(options.command)
+    name = options.command[0] if program else _name_of(options.pid)
+    policy = options.output or policy_path(name)
+    recording = recording_path(policy)
+    _check_files(policy, recording, fresh=options.fresh)
+
+    recorder = _Recorder()
+    started = time.time_ns()
+    with _progress(options, recorder) as tick:
+        outcome = _trace(program, options, recorder, tick)
+    run = Run(
+        id=secrets.token_hex(8),
+        started=started,
+        command=tuple(options.command) or (name,),
+        status=None if outcome.status is None else os.waitstatus_to_exitcode(outcome.status),
+        complete=program is not None,
+        gaps=tuple(sorted(recorder.gaps)),
+    )
+    observations = recorder.observations()
+    learned = _merge(policy, recording, run, observations, options)
+    if not options.quiet and sys.stderr is not None:
+        print_summary(learned, sys.stderr)
+    return outcome.status
+
+
+def _program(command: list[str]) -> Program:
+    argv = [os.fsencode(argument) for argument in command]
+    environment = initial_environment()
+    return Program(locate(argv[0], environment), tuple(argv), tuple(environment))
+
+
+def _name_of(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+    except FileNotFoundError:
+        raise TracerError(f"no process {pid}") from None
+
+
+def _check_files(policy: Path, recording: Path, *, fresh: bool) -> None:
+    """Find out before the program runs what would keep its behaviour from being written.  Raises what `_learn` does."""
+    if not fresh:
+        if policy.exists():
+            parse_file(policy)
+        if recording.exists():
+            recording_file.load(recording)
+    recording.parent.mkdir(exist_ok=True)
+    for path in (policy, recording):
+        atomic.check_writable(path)
+
+
+def _trace(
+    program: Program | None, options: argparse.Namespace, recorder: _Recorder, tick: Callable[[Loop], None]
+) -> session.Outcome:
+    allow_opaque = frozenset(options.allow_opaque)
+    if program is None:
+        return session.attach(options.pid, recorder, allow_opaque=allow_opaque, tick=tick)
+    try:
+        return session.trace(
+            program,
+            recorder,
+            allow_opaque=allow_opaque,
+            from_entry=options.arm is Arm.ENTRY,
+            tick=tick,
+            exited=_say_that_it_goes_on,
+        )
+    except StartError as error:
+        raise failure(program.argv[0], error.errno) from None
+
+
+@contextmanager
+def _progress(options: argparse.Namespace, recorder: _Recorder) -> Iterator[Callable[[Loop], None]]:
+    """What the tracer is to call some times a second: draws on a terminal in whose foreground we are, else does nothing."""
+    if options.quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda loop: None
+        return
+    from callfence import terminal
+
+    loops: list[Loop] = []
+    started = time.monotonic()
+
+    def figures() -> str:
+        loop = loops[-1]
+        return (
+            f"learning  {time.monotonic() - started:.0f} s  {loop.processes} processes  "
+            f"{loop.calls_counted:,} calls  {len(recorder)} distinct"
+        )
+
+    def hidden() -> bool:
+        return loops[-1].calls.interactive or os.tcgetpgrp(2) != os.getpgrp()
+
+    with terminal.progress(figures, hidden) as draw:
+
+        def tick(loop: Loop) -> None:
+            loops[:] = [loop]
+            draw()
+
+        yield tick
+
+
+def _say_that_it_goes_on(loop: Loop) -> None:
+    """A daemon has left its starter; learn stays, for without it the daemon's calls would fail."""
+    if sys.stderr is not None:
+        count = len({task.tgid for task in loop.tasks.values()})
+        processes = "a process" if count == 1 else f"{count} processes"
+        print(f"learn: the program has ended; still learning {processes} that it left (^C ends them)", file=sys.stderr)
+
+
+def _merge(
+    policy: Path, recording: Path, run: Run, observations: tuple[Observation, ...], options: argparse.Namespace
+) -> Learned:
+    """Add the run to the recording, and what is new to the policy, under one lock."""
+    done: list[tuple[Recording, Document | None, Generated]] = []
+
+    def change(old: Recording) -> Recording:
+        whole = merge(Recording() if options.fresh else old, Recording((run,), observations))
+        existing = parse_file(policy) if policy.exists() and not options.fresh else None
+        seen = whole.observations if options.tight else whole.of_run(run.id)
+        generated = generate(
+            seen,
+            existing,
+            name=policy.name.removesuffix(".policy"),
+            options=Options(options.names, options.tight, frozenset(options.allow_opaque)),
+            arm=options.arm,
+        )
+        if existing is None or generated.document is not existing:
+            atomic.write(policy, generated.document.text().encode())
+        done.append((whole, existing, generated))
+        return whole
+
+    if options.fresh:
+        recording.unlink(missing_ok=True)
+    recording_file.update(recording, change)
+    whole, existing, generated = done[0]
+    return Learned(policy, whole, run, existing, generated)

@@ -1,0 +1,142 @@
+"""What `learn` says at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from policygen.confidence import confidence
+from policygen.model import Always, Entry, Or
+from policygen.naming import format_entry
+from policygen.normal import normal_expression
+from tracer.abi import table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import TextIO
+
+    from policygen.confidence import Confidence
+    from policygen.document import Document
+    from policygen.generate import Generated
+    from policygen.model import Expression, Policy
+    from policygen.recording import Recording, Run
+
+MANY_NEW = 40
+"""Lines of new behaviour that are shown; the policy's own diff shows the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A run that has been added to its recording and its policy."""
+
+    policy: Path
+    recording: Recording
+    run: Run
+    existing: Document | None
+    generated: Generated
+
+
+def print_summary(learned: Learned, file: TextIO) -> None:
+    """The new behaviour, then the table: drawn on a terminal, plain lines elsewhere."""
+    rows = _rows(learned)
+    lines = _news(learned)
+    if file.isatty():
+        from callfence import terminal
+
+        terminal.print_summary(f"learned {learned.policy}", rows, lines, file)
+        return
+    width = max(len(label) for label, _ in rows)
+    print(f"learned {learned.policy}", file=file)
+    for label, text in rows:
+        print(f"  {label:{width}}  {text}", file=file)
+    for line in lines:
+        print(f"  {line}", file=file)
+    file.flush()
+
+
+def _rows(learned: Learned) -> list[tuple[str, str]]:
+    policy = learned.generated.document.policy
+    sure = confidence(learned.recording)
+    calls = sum(seen.counts[_column(learned)] for seen in learned.recording.observations)
+    rows = [
+        ("this run", f"{calls:,} calls, {_ending(learned.run)}"),
+        ("policy", _size(policy)),
+        ("new", _new(learned)),
+    ]
+    if learned.generated.widenings:
+        widened = sum(learned.generated.widenings.values())
+        rows.append(("widened", f"{widened} observations in {len(learned.generated.widenings)} places beyond what was seen"))
+    rows += [("how sure", _sureness(sure)), ("not exercised", "; ".join(sure.unseen) or "nothing that a recording shows")]
+    rows += [("not observed", gap) for gap in (*learned.run.gaps, *learned.generated.gaps)]
+    for seen in learned.generated.refused:
+        rows.append(("refused", f"{_call_name(seen.arch, seen.number)}: the policy denies it in so many words; left so"))
+    return rows
+
+
+def _column(learned: Learned) -> int:
+    return [run.id for run in learned.recording.runs].index(learned.run.id)
+
+
+def _ending(run: Run) -> str:
+    if run.status is None:
+        return "let go of while running"
+    return f"exit status {run.status}" if run.status >= 0 else f"ended by signal {-run.status}"
+
+
+def _size(policy: Policy) -> str:
+    entries = [entry for section in policy.entries.values() for entry in section.values()]
+    rules = sum(_alternatives(entry.expression) for entry in entries)
+    constrained = sum(not isinstance(entry.expression, Always) for entry in entries)
+    return f"{len(entries)} syscalls, {rules} rules, {constrained} syscalls with conditions on arguments"
+
+
+def _alternatives(expression: Expression) -> int:
+    return len(expression.parts) if isinstance(expression, Or) else 1
+
+
+def _new(learned: Learned) -> str:
+    new = learned.generated.new
+    if learned.existing is None:
+        return "everything: there was no policy before"
+    if not new:
+        return "nothing"
+    first = sum(one.first for one in new)
+    return f"{first} syscalls, and more of {len(new) - first} others"
+
+
+def _news(learned: Learned) -> list[str]:
+    """The alternatives that an existing policy did not have, as lines of the policy language."""
+    if learned.existing is None:
+        return []
+    lines = [
+        f"+ {line}"
+        for new in learned.generated.new
+        for line in format_entry(new.arch, new.number, Entry(normal_expression(new.arch, new.number, Or(new.alternatives)))).splitlines()
+    ]
+    if len(lines) > MANY_NEW:
+        lines[MANY_NEW:] = [f"... and {len(lines) - MANY_NEW} lines more"]
+    return lines
+
+
+def _sureness(sure: Confidence) -> str:
+    if sure.chance is None:
+        return "one run says nothing about the next one: learn more of them"
+    text = f"{sure.runs} runs; "
+    if sure.at_most is not None:
+        text += f"none brought a rule that the others lack: under {sure.at_most:.0%} that one more would (95 % sure)"
+    else:
+        text += f"about {sure.chance:.0%} that one more run needs something new"
+    if sure.last_new is not None:
+        text += f"; the last new rule came with run {sure.last_new.id[:8]}"
+    if sure.single:
+        names = ", ".join(_call_name(arch, number) for arch, number in sure.single[:4])
+        text += f"; seen in one run only: {names}{' ...' if len(sure.single) > 4 else ''}"
+    return text
+
+
+def _call_name(audit: int, number: int) -> str:
+    from tracer.abi import Arch
+
+    arch = Arch.from_audit(audit)
+    call = table(arch).by_number.get(number) if arch else None
+    return call.name if call else f"call {number}"

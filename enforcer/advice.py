@@ -1,0 +1,47 @@
+"""What to change in a policy for a call that it did not allow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from policygen.extend import Options, extend
+from policygen.naming import format_entry
+from policygen.observation import Observation, kept
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from policygen.model import Policy
+
+
+class Advice(NamedTuple):
+    """What to do with which lines of which file."""
+
+    file: str
+    what: str
+    """To be followed by the lines."""
+    line: str
+    """An entry of the policy language, which may go over several lines; '' if no entry would help."""
+
+
+def advise(policy: Policy, file: str, event: Event) -> Advice:
+    """The entry with which the policy allows the call and its like, besides all that it allows already.
+
+    It is what `learn` would write, which generalises: pointers and sizes are free, for instance.
+    """
+    arch = Arch.from_audit(event.arch)
+    if arch is None or event.number not in table(arch).by_number:
+        return Advice(file, "no policy can allow it", "")
+    calls, number = table(arch), event.number
+    observation = Observation(event.arch, number, kept(calls, event), "", (1,), "", event.arguments)
+    section = policy.entries.get(arch)
+    present = section.get(number) if section else None
+    options = Options(allow_opaque=(calls.by_number[number].name,))
+    extended = extend(present, policy.default, (observation,), calls, options)
+    if extended.refused or extended.entry is None:
+        return Advice(file, f"{file} refuses it in so many words", "")
+    line = format_entry(arch, number, extended.entry)
+    if section is None:
+        return Advice(file, f"to allow it, add at the end of {file}:", f"arch {arch}\n{line}")
+    where = f" in {file}" if len(policy.entries) == 1 else f" in {file}, section `arch {arch}`"
+    verb = "replace its entry" if present else "add a line"
+    return Advice(file, f"to allow it, {verb}{where}:", line)

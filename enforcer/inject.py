@@ -1,0 +1,187 @@
+"""Make one stopped process perform a system call of ours, and leave no trace of it.
+
+The process is stopped by ptrace where it is about to run its own code: at the system-call-exit stop of an execve, or
+at a breakpoint.  At an execve's *event* stop it would be too early: the call is not over and its result would be
+written over ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from enforcer import kernel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from enforcer.kernel import Registers
+
+# Indices into struct user_regs_struct (sys/user.h)
+RBP, RBX, R10, R9, R8, RAX, RCX, RDX, RSI, RDI = 4, 5, 7, 8, 9, 10, 11, 12, 13, 14
+ORIG_RAX, RIP, CS, RSP = 15, 16, 17, 19
+
+USER32_CS = 0x23  # asm/segment.h __USER32_CS: the processor is in 32-bit mode
+SYSCALL_STOP = kernel.SIGTRAP | 0x80  # PTRACE_O_TRACESYSGOOD
+_ALL_SIGNALS = 0xFFFFFFFFFFFFFFFF
+_SCRATCH_GAP = 4096  # keeps clear of the red zone below the stack pointer, 128 bytes
+
+
+class GoneError(Exception):
+    """The process died while it was being worked on; `status` as waitpid gives it."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Convention:
+    """How a mode of the processor makes a system call: asm/unistd_64.h, asm/unistd_32.h, syscall(2)."""
+
+    __slots__ = ("arguments", "audit", "close", "exit_group", "instruction", "pointer", "seccomp")
+
+    def __init__(
+        self,
+        audit: int,
+        instruction: int,
+        pointer: int,
+        arguments: tuple[int, ...],
+        *,
+        seccomp: int,
+        close: int,
+        exit_group: int,
+    ) -> None:
+        self.audit = audit
+        self.instruction = instruction
+        """Its two bytes, little-endian."""
+        self.pointer = pointer
+        """Bytes in a pointer: struct sock_fprog differs."""
+        self.arguments = arguments
+        self.seccomp = seccomp
+        self.close = close
+        self.exit_group = exit_group
+
+
+LONG = Convention(
+    0xC000003E, 0x050F, 8, (RDI, RSI, RDX, R10, R8, R9), seccomp=317, close=3, exit_group=231
+)  # syscall
+COMPAT = Convention(
+    0x40000003, 0x80CD, 4, (RBX, RCX, RDX, RSI, RDI, RBP), seccomp=354, close=6, exit_group=252
+)  # int 0x80
+
+
+def wait(pid: int) -> int:
+    """Wait for the process's next stop: its status.  GoneError if it has died."""
+    while True:
+        _, status = os.waitpid(pid, kernel.WALL)
+        if os.WIFSTOPPED(status):
+            return status
+        if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+            raise GoneError(status)
+
+
+def resume(request: int, pid: int, signal: int = 0) -> None:
+    """Continue a stopped process.  GoneError if a SIGKILL was faster."""
+    try:
+        kernel.ptrace(request, pid, 0, signal)
+    except OSError as error:
+        if error.errno != errno.ESRCH:
+            raise
+        wait(pid)  # ptrace(2): ESRCH on a tracee means that it is dying; its status may still be to come
+        raise GoneError(0) from error
+
+
+def reap_all() -> None:
+    """Wait until nothing that this process traces is left, threads included."""
+    while True:
+        try:
+            os.waitpid(-1, kernel.WALL)
+        except ChildProcessError:
+            return
+
+
+class Surgery:
+    """A stopped process whose state is saved; `close()` puts everything back.
+
+    Its signals are blocked meanwhile, so that none is delivered into the middle of a call that is not the program's:
+    they stay pending.  SIGSTOP cannot be blocked; it is held back and sent again at the end.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._registers: Registers = kernel.get_registers(pid)
+        self.convention = COMPAT if self._registers[CS] == USER32_CS else LONG
+        self._mask = kernel.swap_signal_mask(pid, _ALL_SIGNALS)
+        # An aligned word near the instruction pointer: one at it might reach into a page that is not there.
+        self._code = self._registers[RIP] & ~7
+        self._word = kernel.peek(pid, self._code)
+        kernel.poke(pid, self._code, self._word & ~0xFFFF | self.convention.instruction)
+        self._stop_pending = False
+
+    def call(self, number: int, *arguments: int, waiting: Callable[[], None] | None = None) -> int:
+        """Perform a system call and return its result, negative errnos included.
+
+        `waiting` is called over and over while the kernel works on the call.
+        """
+        registers = list(self._registers)
+        registers[RAX], registers[ORIG_RAX], registers[RIP] = number, _ALL_SIGNALS, self._code  # -1: not to restart
+        for register, value in zip(self.convention.arguments, arguments, strict=False):
+            registers[register] = value
+        kernel.set_registers(self.pid, registers)
+        self._to_syscall_stop(None)
+        self._to_syscall_stop(waiting)
+        result = kernel.get_registers(self.pid)[RAX]
+        bits = 8 * self.convention.pointer
+        result &= (1 << bits) - 1
+        return result - (1 << bits) if result >> (bits - 1) else result
+
+    def call_with(self, number: int, *arguments: int, data: Callable[[int], bytes]) -> int:
+        """As `call`, with `data(address)` in memory and its address as the last argument.
+
+        The place is below the stack pointer, where execve has mapped 128 KiB (fs/exec.c setup_arg_pages) unless the
+        stack's limit is smaller; what was there is put back.
+        """
+        size = len(data(0))
+        address = (self._registers[RSP] - _SCRATCH_GAP - size) & ~15
+        memory = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            before = os.pread(memory, size, address)
+            if len(before) != size or os.pwrite(memory, data(address), address) != size:
+                raise OSError(errno.EFAULT, f"{size} bytes below the stack pointer are not there", "stack")
+            result = self.call(number, *arguments, address)
+            os.pwrite(memory, before, address)
+        finally:
+            os.close(memory)
+        return result
+
+    def exit_group(self, status: int) -> None:
+        """End the process, as if it had exited by itself, and reap all that is traced.  OSError if it can't be done."""
+        registers = list(self._registers)
+        registers[RAX], registers[ORIG_RAX], registers[RIP] = self.convention.exit_group, _ALL_SIGNALS, self._code
+        registers[self.convention.arguments[0]] = status
+        kernel.set_registers(self.pid, registers)
+        resume(kernel.PTRACE_CONT, self.pid)
+        reap_all()
+
+    def close(self) -> None:
+        """Put code, registers and signal mask back, as if nothing had been done."""
+        kernel.poke(self.pid, self._code, self._word)
+        kernel.set_registers(self.pid, self._registers)
+        kernel.swap_signal_mask(self.pid, self._mask)
+        if self._stop_pending:
+            os.kill(self.pid, kernel.SIGSTOP)
+
+    def _to_syscall_stop(self, waiting: Callable[[], None] | None) -> None:
+        resume(kernel.PTRACE_SYSCALL, self.pid)
+        while True:
+            pid, status = os.waitpid(self.pid, kernel.WALL | (os.WNOHANG if waiting else 0))
+            if waiting and pid == 0:
+                waiting()
+                continue
+            if not os.WIFSTOPPED(status):
+                raise GoneError(status)
+            if os.WSTOPSIG(status) == SYSCALL_STOP:
+                return
+            self._stop_pending |= os.WSTOPSIG(status) == kernel.SIGSTOP and status >> 16 == 0
+            resume(kernel.PTRACE_SYSCALL, self.pid)

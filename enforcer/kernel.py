@@ -1,0 +1,271 @@
+"""The system calls that Python has no name for, through ctypes; nothing here knows what they are for.
+
+x86_64 numbers throughout (asm/unistd_64.h).  Every function raises OSError with the call's name in `filename`'s
+place, so that a refusal can always be told to the user as "CALL: errno".  Imported on every start of `enforce`:
+hence no dataclasses, enum, signal or struct formats beyond what ctypes loads itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.ptrace.restype = ctypes.c_long
+_libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+_libc.signal.restype = ctypes.c_void_p
+_libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+
+# asm/signal.h, x86
+SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGSTOP, SIGXFSZ, SIGSYS = 2, 5, 9, 13, 17, 19, 25, 31
+SIG_DFL, SIG_IGN = 0, 1
+
+# linux/ptrace.h
+PTRACE_PEEKDATA, PTRACE_POKEDATA, PTRACE_CONT, PTRACE_GETREGS, PTRACE_SETREGS = 2, 5, 7, 12, 13
+PTRACE_DETACH, PTRACE_SYSCALL, PTRACE_SETOPTIONS, PTRACE_GETEVENTMSG = 17, 24, 0x4200, 0x4201
+PTRACE_SEIZE, PTRACE_LISTEN, PTRACE_GETSIGMASK, PTRACE_SETSIGMASK = 0x4206, 0x4208, 0x420A, 0x420B
+PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK, PTRACE_EVENT_CLONE, PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP = 1, 2, 3, 4, 128
+PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEFORK, PTRACE_O_TRACEVFORK, PTRACE_O_TRACECLONE = 1, 2, 4, 8
+PTRACE_O_TRACEEXEC, PTRACE_O_EXITKILL = 0x10, 0x100000
+WALL = 0x40000000  # linux/wait.h
+
+# linux/seccomp.h
+SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL = 1, 2
+SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
+SECCOMP_RET_USER_NOTIF = 0x7FC00000
+SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
+_NOTIF_RECV, _NOTIF_SEND, _NOTIF_ID_VALID = 0xC0502100, 0xC0182101, 0x40082102
+
+# linux/prctl.h
+_PR_SET_DUMPABLE, _PR_GET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 4, 37, 38
+_PR_SET_PTRACER = 0x59616D61
+
+_SYS_CLONE, _SYS_EXECVE, _SYS_TGKILL, _SYS_UNSHARE = 56, 59, 234, 272
+_SYS_SECCOMP, _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 317, 434, 438
+CLONE_FILES = 0x400  # linux/sched.h
+
+_WORDS = 27  # struct user_regs_struct, sys/user.h
+Registers = list[int]
+"""The 27 words of struct user_regs_struct, also for a 32-bit tracee; see the indices in `inject`."""
+
+
+class Notification(ctypes.Structure):
+    """struct seccomp_notif with its struct seccomp_data unfolded (linux/seccomp.h): 80 bytes."""
+
+    _fields_ = (
+        ("id", ctypes.c_uint64),
+        ("task", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("number", ctypes.c_uint32),
+        ("arch", ctypes.c_uint32),
+        ("ip", ctypes.c_uint64),
+        ("arguments", ctypes.c_uint64 * 6),
+    )
+    id: int
+    task: int
+    flags: int
+    number: int
+    arch: int
+    ip: int
+    arguments: Any
+
+
+class _Response(ctypes.Structure):
+    """struct seccomp_notif_resp (linux/seccomp.h)."""
+
+    _fields_ = (
+        ("id", ctypes.c_uint64),
+        ("val", ctypes.c_int64),
+        ("error", ctypes.c_int32),
+        ("flags", ctypes.c_uint32),
+    )
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog (linux/filter.h), the 64-bit layout."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def _refused(call: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), call)
+
+
+def _checked(result: int, call: str) -> int:
+    if result < 0:
+        raise _refused(call)
+    return result
+
+
+def _syscall(call: str, number: int, *arguments: Any) -> int:
+    """One raw system call; integers are passed at their full 64 bits."""
+    wide = (ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
+    return _checked(_libc.syscall(ctypes.c_long(number), *wide), call)
+
+
+def clone(flags: int = 0) -> int:
+    """Fork with `flags` of clone(2) and no exit signal; 0 in the child.
+
+    Without an exit signal the child's end sends no SIGCHLD (which would stay pending in a program that starts with
+    SIGCHLD blocked), and plain waitpid() does not see it.
+    """
+    api = ctypes.pythonapi
+    api.PyOS_BeforeFork()
+    pid = _libc.syscall(ctypes.c_long(_SYS_CLONE), ctypes.c_long(flags), None, None, None, None)
+    number = ctypes.get_errno()
+    if pid == 0:
+        api.PyOS_AfterFork_Child()
+        return 0
+    api.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(number, os.strerror(number), "clone")
+    return int(pid)
+
+
+def unshare_files() -> None:
+    _syscall("unshare", _SYS_UNSHARE, CLONE_FILES)
+
+
+class Image:
+    """What execve(2) is given besides the path, laid out beforehand: executing it allocates nothing large."""
+
+    def __init__(self, argv: Sequence[bytes], environment: Sequence[bytes]) -> None:
+        self.argv = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
+        self.environment = (ctypes.c_char_p * (len(environment) + 1))(*environment, None)
+
+    def execute(self, path: bytes) -> NoReturn:
+        _libc.execve(path, self.argv, self.environment)
+        raise _refused("execve")
+
+
+def disposition(number: int, handler: int) -> int:
+    """Set a signal's disposition (SIG_DFL, SIG_IGN) behind Python's back; the former one, an address if caught."""
+    return int(_libc.signal(number, handler) or 0)
+
+
+def set_no_new_privs() -> None:
+    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+
+
+def set_undumpable() -> None:
+    """Nobody without CAP_SYS_PTRACE can then read or write this process (ptrace(2), /proc/PID/mem)."""
+    _checked(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+
+
+def allow_tracer(pid: int) -> None:
+    """Let that process trace this one where Yama restricts it (admin-guide/LSM/Yama.rst); EINVAL without Yama."""
+    _libc.prctl(_PR_SET_PTRACER, ctypes.c_ulong(pid), 0, 0, 0)
+
+
+def is_reaper() -> bool:
+    """Whether orphaned descendants become children of this process: pid 1 of a namespace, or a subreaper."""
+    flag = ctypes.c_int(0)
+    _libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(flag), 0, 0, 0)
+    return os.getpid() == 1 or bool(flag.value)
+
+
+def can_notify() -> bool:
+    """Whether the kernel has SECCOMP_RET_USER_NOTIF (5.0); False too where seccomp(2) itself is refused."""
+    action = ctypes.c_uint32(SECCOMP_RET_USER_NOTIF)
+    arguments = (ctypes.c_long(SECCOMP_GET_ACTION_AVAIL), ctypes.c_long(0), ctypes.byref(action))
+    return bool(_libc.syscall(ctypes.c_long(_SYS_SECCOMP), *arguments) == 0)
+
+
+def install(program: bytes, flags: int) -> int:
+    """Put a filter on this process; a listener's descriptor under SECCOMP_FILTER_FLAG_NEW_LISTENER, else 0."""
+    reference = ctypes.byref(_Program(len(program) // 8, program))
+    return _syscall("seccomp", _SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, reference)
+
+
+def pidfd_open(pid: int) -> int:
+    return _syscall("pidfd_open", _SYS_PIDFD_OPEN, pid, 0)
+
+
+def pidfd_getfd(pidfd: int, descriptor: int) -> int:
+    """A copy of another process's descriptor (Linux 5.6)."""
+    return _syscall("pidfd_getfd", _SYS_PIDFD_GETFD, pidfd, descriptor, 0)
+
+
+def kill_thread(process: int, thread: int, number: int) -> None:
+    _syscall("tgkill", _SYS_TGKILL, process, thread, number)
+
+
+def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
+    _checked(_libc.ptrace(request, pid, address, data), "ptrace")
+
+
+def event_message(pid: int) -> int:
+    """What belongs to the event a tracee has stopped at: a new child's or thread's id (PTRACE_GETEVENTMSG)."""
+    message = ctypes.c_ulong(0)
+    ptrace(PTRACE_GETEVENTMSG, pid, 0, ctypes.addressof(message))
+    return message.value
+
+
+def peek(pid: int, address: int) -> int:
+    """The 8 bytes at `address` as an unsigned number."""
+    ctypes.set_errno(0)
+    word = _libc.ptrace(PTRACE_PEEKDATA, pid, address, None)
+    if word == -1 and ctypes.get_errno():
+        raise _refused("ptrace")
+    return int(word) & 0xFFFFFFFFFFFFFFFF
+
+
+def poke(pid: int, address: int, word: int) -> None:
+    ptrace(PTRACE_POKEDATA, pid, address, word)
+
+
+def get_registers(pid: int) -> Registers:
+    words = (ctypes.c_uint64 * _WORDS)()
+    ptrace(PTRACE_GETREGS, pid, 0, ctypes.addressof(words))
+    return list(words)
+
+
+def set_registers(pid: int, registers: Registers) -> None:
+    words = (ctypes.c_uint64 * _WORDS)(*registers)
+    ptrace(PTRACE_SETREGS, pid, 0, ctypes.addressof(words))
+
+
+def swap_signal_mask(pid: int, mask: int) -> int:
+    """Give a stopped tracee another mask of blocked signals, 64 bits; the former one (Linux 3.11)."""
+    former, new = ctypes.c_uint64(0), ctypes.c_uint64(mask)
+    ptrace(PTRACE_GETSIGMASK, pid, 8, ctypes.addressof(former))
+    ptrace(PTRACE_SETSIGMASK, pid, 8, ctypes.addressof(new))
+    return former.value
+
+
+def _ioctl(descriptor: int, request: int, argument: Any) -> None:
+    result = _libc.ioctl(descriptor, ctypes.c_ulong(request), ctypes.byref(argument))
+    _checked(result, "ioctl(SECCOMP_IOCTL_NOTIF)")
+
+
+def receive(listener: int) -> Notification:
+    """The next call that waits for an answer.  ENOENT: its task has died or been interrupted meanwhile."""
+    notification = Notification()
+    _ioctl(listener, _NOTIF_RECV, notification)
+    return notification
+
+
+def is_waiting(listener: int, identity: int) -> bool:
+    """Whether that call still waits: only then is what was read from /proc/TASK about the caller."""
+    try:
+        _ioctl(listener, _NOTIF_ID_VALID, ctypes.c_uint64(identity))
+    except OSError:
+        return False
+    return True
+
+
+def fail(listener: int, identity: int, number: int) -> None:
+    """Answer: the call fails with that errno and is not run."""
+    _ioctl(listener, _NOTIF_SEND, _Response(identity, 0, -number, 0))
+
+
+def let_run(listener: int, identity: int) -> None:
+    """Answer: the call is run (SECCOMP_USER_NOTIF_FLAG_CONTINUE, Linux 5.5)."""
+    _ioctl(listener, _NOTIF_SEND, _Response(identity, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE))

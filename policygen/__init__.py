@@ -1,0 +1,1 @@
+"""Events -> observations -> policy -> filter.  Pure: no process is touched here."""

@@ -1,0 +1,199 @@
+"""Exact algebra over functions of many bits: shared decision diagrams.
+
+A *function* maps the values of up to `Space.bits` one-bit variables to a leaf; a *set* is a function whose leaves are
+`TRUE` and `FALSE`.  Functions are kept reduced and shared (Bryant, "Graph-Based Algorithms for Boolean Function
+Manipulation", 1986), so two functions are equal exactly if they are the same integer.  A word is a sequence of sets,
+one for each of its bits, most significant first; a constant word is made of `TRUE` and `FALSE`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+FALSE, TRUE = 0, 1
+
+MAX_CUBES = 4096
+"""No filter has room for more (linux/bpf_common.h BPF_MAXINSNS)."""
+
+Cube = tuple[int, int]
+"""(care, value): the points that agree with `value` on the bits set in `care`.  Variable 0 is the highest bit."""
+
+
+class TooComplexError(Exception):
+    """The functions asked for need more than `Space.limit` nodes: no answer, rather than a late one."""
+
+
+class _TooManyCubesError(Exception):
+    pass
+
+
+class Space:
+    """The functions of `bits` variables.  Its methods are pure; it holds what they share."""
+
+    def __init__(self, bits: int, limit: int = 1_000_000) -> None:
+        self.bits = bits
+        self.limit = limit
+        self._variable = [bits, bits]  # leaves come after every variable
+        self._low = [FALSE, TRUE]
+        self._high = [FALSE, TRUE]
+        self._values: dict[int, Hashable] = {}
+        self._leaves: dict[Hashable, int] = {}
+        self._nodes: dict[tuple[int, int, int], int] = {}
+        self._choices: dict[tuple[int, int, int], int] = {}
+
+    def leaf(self, value: Hashable) -> int:
+        """The function that is `value` everywhere."""
+        leaf = self._leaves.get(value)
+        if leaf is None:
+            leaf = self._leaves[value] = self._add(self.bits, len(self._low), len(self._low))
+            self._values[leaf] = value
+        return leaf
+
+    def value(self, leaf: int) -> Hashable:
+        """What was given to `leaf`; KeyError for any other function."""
+        return self._values[leaf]
+
+    def variable(self, number: int) -> int:
+        """The set in which that variable is 1."""
+        return self._node(number, FALSE, TRUE)
+
+    def choose(self, condition: int, then: int, otherwise: int) -> int:
+        """The function that is `then` inside the set `condition`, `otherwise` outside."""
+        if condition == TRUE or then == otherwise:
+            return then
+        if condition == FALSE:
+            return otherwise
+        if then == TRUE and otherwise == FALSE:
+            return condition
+        key = (condition, then, otherwise)
+        found = self._choices.get(key)
+        if found is not None:
+            return found
+        variable, low, high = self._variable, self._low, self._high
+        a, b, c = variable[condition], variable[then], variable[otherwise]
+        top = min(a, b, c)
+        condition0, condition1 = (low[condition], high[condition]) if a == top else (condition, condition)
+        then0, then1 = (low[then], high[then]) if b == top else (then, then)
+        otherwise0, otherwise1 = (low[otherwise], high[otherwise]) if c == top else (otherwise, otherwise)
+        found = self._choices[key] = self._node(
+            top, self.choose(condition0, then0, otherwise0), self.choose(condition1, then1, otherwise1)
+        )
+        return found
+
+    def invert(self, a: int) -> int:
+        return self.choose(a, FALSE, TRUE)
+
+    def both(self, a: int, b: int) -> int:
+        return self.choose(a, b, FALSE)
+
+    def either(self, a: int, b: int) -> int:
+        return self.choose(a, TRUE, b)
+
+    def differ(self, a: int, b: int) -> int:
+        return self.choose(a, self.invert(b), b)
+
+    def equal(self, a: Sequence[int], b: Sequence[int]) -> int:
+        """Where the two words, of one length, are equal."""
+        result = TRUE
+        for x, y in zip(reversed(a), reversed(b), strict=True):
+            same = x if y == TRUE else self.invert(self.differ(x, y))
+            result = self.choose(same, result, FALSE)
+        return result
+
+    def greater(self, a: Sequence[int], b: Sequence[int]) -> int:
+        """Where the word `a` is greater than `b`, both unsigned and of one length."""
+        result = FALSE
+        for x, y in zip(reversed(a), reversed(b), strict=True):
+            result = self.choose(self.differ(x, y), x, result)
+        return result
+
+    def difference(self, a: int, b: int) -> int | None:
+        """A point where the functions differ, or None if they are equal; the variables as one integer of `bits`
+        bits, as few set as is easily done."""
+        point = 0
+        while a != b:
+            variable = min(self._variable[a], self._variable[b])
+            if variable == self.bits:
+                return point
+            low_a, high_a = self._branches(a, variable)
+            low_b, high_b = self._branches(b, variable)
+            if low_a != low_b:
+                a, b = low_a, low_b
+            else:
+                a, b = high_a, high_b
+                point |= 1 << (self.bits - 1 - variable)
+        return None
+
+    def at(self, function: int, point: int) -> int:
+        """The leaf of the function at the point, given as by `difference`."""
+        while (variable := self._variable[function]) < self.bits:
+            bit = point >> (self.bits - 1 - variable) & 1
+            function = self._high[function] if bit else self._low[function]
+        return function
+
+    def cubes(self, region: int, limit: int = MAX_CUBES) -> tuple[Cube, ...] | None:
+        """Few cubes whose union is the set, none of them superfluous (Minato, "Fast Generation of Irredundant
+        Sum-of-Products Forms from Binary Decision Diagrams", 1992).  None where it takes more than `limit`."""
+        try:
+            return self._cover(region, region, limit, {})[0]
+        except _TooManyCubesError:
+            return None
+
+    def _cover(
+        self, least: int, most: int, limit: int, known: dict[tuple[int, int], tuple[tuple[Cube, ...], int]]
+    ) -> tuple[tuple[Cube, ...], int]:
+        """Cubes whose union lies between the two sets, and that union."""
+        if least == FALSE:
+            return (), FALSE
+        if most == TRUE:
+            return ((0, 0),), TRUE
+        found = known.get((least, most))
+        if found is not None:
+            return found
+        variable = min(self._variable[least], self._variable[most])
+        least0, least1 = self._branches(least, variable)
+        most0, most1 = self._branches(most, variable)
+        cubes0, union0 = self._cover(self.choose(most1, FALSE, least0), most0, limit, known)
+        cubes1, union1 = self._cover(self.choose(most0, FALSE, least1), most1, limit, known)
+        rest = self.either(self.choose(union0, FALSE, least0), self.choose(union1, FALSE, least1))
+        cubes, union = self._cover(rest, self.both(most0, most1), limit, known)
+        bit = 1 << (self.bits - 1 - variable)
+        all_cubes = (
+            *cubes,
+            *((care | bit, value) for care, value in cubes0),
+            *((care | bit, value | bit) for care, value in cubes1),
+        )
+        if len(all_cubes) > limit:
+            raise _TooManyCubesError
+        found = known[least, most] = all_cubes, self.either(self._node(variable, union0, union1), union)
+        return found
+
+    def _branches(self, function: int, variable: int) -> tuple[int, int]:
+        if self._variable[function] == variable:
+            return self._low[function], self._high[function]
+        return function, function
+
+    def _node(self, variable: int, low: int, high: int) -> int:
+        if low == high:
+            return low
+        key = (variable, low, high)
+        node = self._nodes.get(key)
+        if node is None:
+            node = self._nodes[key] = self._add(variable, low, high)
+        return node
+
+    def _add(self, variable: int, low: int, high: int) -> int:
+        if len(self._low) >= self.limit:
+            raise TooComplexError(f"more than {self.limit} decision nodes")
+        self._variable.append(variable)
+        self._low.append(low)
+        self._high.append(high)
+        return len(self._low) - 1
+
+
+def constant(value: int, bits: int) -> tuple[int, ...]:
+    """The word that is `value` everywhere."""
+    return tuple(value >> bit & 1 for bit in range(bits - 1, -1, -1))

@@ -1,0 +1,74 @@
+"""What is said about a policy that cannot be read: where, the line itself, and the way out."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_EXCERPT = 100
+"""Characters of a source line that a message shows; of a longer line, those around the column."""
+
+
+class PolicyError(Exception):
+    """A mistake in a policy's text.
+
+    `str()` is the whole message, several lines: position and message, the source line, carets, and where there is
+    one the hint.  Included files name the chain of lines that led to them.
+    """
+
+    def __init__(
+        self,
+        filename: str,
+        line: int,
+        column: int,
+        message: str,
+        source_line: str = "",
+        hint: str = "",
+        length: int = 1,
+        chain: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.filename = filename
+        self.line = line
+        """From 1."""
+        self.column = column
+        """From 1, in characters."""
+        self.message = message
+        self.source_line = source_line
+        """Without its line end."""
+        self.hint = hint
+        """What to write instead, or ''."""
+        self.length = length
+        """How many characters the carets mark."""
+        self.chain = chain
+        """`file:line` of each include that led to this file, innermost first."""
+
+    def __str__(self) -> str:
+        text, column = _excerpt(self.source_line, self.column - 1)
+        carets = "^" * max(1, min(self.length, len(text) - column))
+        lines = [f"{self.filename}:{self.line}:{self.column}: {self.message}"]
+        if self.source_line.strip():
+            lines += [f"  {text}", f"  {' ' * column}{carets}"]
+        if self.hint:
+            lines.append(f"  {self.hint}")
+        lines += [f"  included at {place}" for place in self.chain]
+        return "\n".join(lines)
+
+
+def _excerpt(line: str, column: int) -> tuple[str, int]:
+    """The part of a line to show, one terminal cell a character, and where the column is in it."""
+    start = max(0, column - _EXCERPT // 2) if len(line) > _EXCERPT else 0
+    text = line[start : start + _EXCERPT]
+    # A tab would move the carets, and an escape sequence in a hostile policy would drive the reader's terminal.
+    shown = "".join(c if c.isprintable() else " " if c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return shown, column - start
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean A or B?` for the known words nearest to a misspelt one, or ''."""
+    by_fold = {name.casefold(): name for name in sorted(known, reverse=True)}
+    near = get_close_matches(word[:64].casefold(), by_fold, n=3, cutoff=0.7)
+    return f"did you mean {' or '.join(by_fold[name] for name in near)}?" if near else ""

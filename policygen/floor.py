@@ -1,0 +1,47 @@
+"""What a policy gets whether it was observed or not, and what it does not get although it was: with the reasons.
+
+The reasons are notes in the policy (`layout.NOTE_WORDS`), so that nobody meets a rule that explains itself nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ENDS = "floor: every program ends"
+_CLOCK = "floor: what the vDSO falls back to when the clock source changes"
+
+FLOOR: Mapping[str, str] = {
+    "exit": _ENDS,
+    "exit_group": _ENDS,
+    "rt_sigreturn": "floor: returns from a signal handler",
+    "sigreturn": "floor: returns from a signal handler",
+    "restart_syscall": "floor: resumes a call that a signal interrupted",
+    # arch/x86/entry/vdso/vdso.lds.S and vdso32/vdso32.lds.S name the functions that have such a fallback
+    "clock_gettime": _CLOCK,
+    "clock_gettime64": _CLOCK,
+    "clock_getres": _CLOCK,
+    "clock_getres_time64": _CLOCK,
+    "gettimeofday": _CLOCK,
+    "time": _CLOCK,
+    "getcpu": "floor: what the vDSO falls back to",
+}
+"""Allowed in every architecture of the policy that has them: whether a run needs one of them hangs on chance."""
+
+OPAQUE: Mapping[str, str] = {
+    "clone3": "opaque: flags are behind a pointer; libc falls back to clone",
+    "openat2": "opaque: flags are behind a pointer; programs fall back to openat",
+    "io_uring_setup": "opaque: what a ring asks for is no system call; programs fall back to those",
+}
+"""Fail with ENOSYS, as on a kernel that does not have them."""
+
+VISIBLE_NO_MORE: Mapping[str, str] = {
+    "clone3": "opaque: allowed with any flags, also new namespaces: they are behind a pointer",
+    "openat2": "opaque: allowed with any flags and mode: they are behind a pointer",
+    "io_uring_setup": "opaque: allowed, and with it whatever a ring can be asked for: no filter sees it",
+}
+"""Of the same calls, when they are allowed on request."""
+
+ARMED_BEFORE = "floor: the execve of the program itself, since the filter is armed before it"

@@ -1,0 +1,190 @@
+"""From observations to rules: what a policy allows because of what was seen.
+
+One named function for each way of treating an argument; `TREATMENT` says which kind is treated how.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from policygen.fold import EVIDENCE
+from policygen.model import Condition, Operator
+from policygen.rule import Element, Flags, Rule, join, key
+from tracer.abi import Argument, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from policygen.observation import Observation
+    from tracer.abi.table import Table
+
+
+def exact(_: Argument, index: int, value: int) -> Element:
+    """Only this value: selectors, signals, and bits that are dangerous together."""
+    return Condition(index, Operator.EQ, value)
+
+
+def clock(_: Argument, index: int, value: int) -> Element:
+    """Only this clock; but every negative one, for they carry a pid or a descriptor."""
+    return Condition(index, Operator.LT, 0) if value < 0 else Condition(index, Operator.EQ, value)
+
+
+def union(argument: Argument, index: int, value: int) -> Element:
+    """The bits seen, which add up; the bits of `Argument.exact` do not, they are one value."""
+    return Flags(value & argument.mask, False, argument.exact)
+
+
+def field(argument: Argument, index: int, value: int) -> Element:
+    """The exact bits as they are, the others free."""
+    return Condition(index, Operator.MASKED, value, argument.exact)
+
+
+def free(argument: Argument, index: int, value: int) -> Element:
+    """Any value."""
+    return None
+
+
+TIGHT_RUNS = 3
+"""Fewer runs are no evidence for holding a free argument to the values seen."""
+
+TREATMENT: Mapping[Kind, Callable[[Argument, int, int], Element]] = {
+    Kind.SELECTOR: exact,
+    Kind.SIGNAL: exact,
+    Kind.PROTECTION: exact,
+    Kind.CLOCK: clock,
+    Kind.FLAGS: union,
+    Kind.FIELD: field,
+    Kind.FD: free,
+    Kind.DIRFD: free,
+    Kind.POINTER: free,
+    Kind.PATH: free,
+    Kind.ADDRESS: free,
+    Kind.SIZE: free,
+    Kind.OFFSET: free,
+    Kind.ID: free,
+    Kind.MODE: free,
+    Kind.NUMBER: free,
+}
+
+
+class Widening(StrEnum):
+    """A way in which a rule allows more than was seen."""
+
+    FLOOR = "allowed whether seen or not"
+    NAMES = "any arguments"
+    FREE = "any value"
+    UNION = "any combination of the bits seen"
+    REST = "any value of the other bits"
+    NEGATIVE = "any negative value"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Widened:
+    """A widening, and what it was applied to."""
+
+    arch: int
+    number: int
+    index: int
+    """Which argument: 0-5; -1 for the whole call."""
+    widening: Widening
+
+
+@dataclass(frozen=True, slots=True)
+class Generalised:
+    rules: tuple[Rule, ...]
+    widenings: Mapping[Widened, int]
+    """How many observations each was applied to."""
+
+
+def generalise(
+    observations: Sequence[Observation],
+    calls: Table,
+    *,
+    names_only: bool = False,
+    tight: bool = False,
+    held: Collection[int] = (),
+) -> Generalised:
+    """The rules for the observations of one call (one architecture, one number).
+
+    `held` are arguments that keep their values even if they would be free, where the observations have them.
+    """
+    if names_only:
+        arity = len(calls.by_number[observations[0].number].arguments)
+        widened = Widened(observations[0].arch, observations[0].number, -1, Widening.NAMES)
+        return Generalised(((None,) * arity,), {widened: len(observations)})
+    groups: dict[tuple[object, ...], list[Observation]] = {}
+    joined: dict[tuple[object, ...], Rule] = {}
+    for observation in observations:
+        rule = learned(observation, calls, held)
+        groups.setdefault(key(rule), []).append(observation)
+        joined[key(rule)] = join(joined.get(key(rule), rule), rule)
+    widenings: Counter[Widened] = Counter()
+    rules = []
+    for name, rule in joined.items():
+        rule = _tightened(rule, groups[name]) if tight else rule
+        rules.append(rule)
+        for observation in groups[name]:
+            widenings.update(_widenings(rule, observation, calls))
+    return Generalised(tuple(rules), widenings)
+
+
+def learned(observation: Observation, calls: Table, held: Collection[int] = ()) -> Rule:
+    """The rule that one observation gives rise to."""
+    meanings = calls.arguments(observation.number, observation.example)
+    rule: list[Element] = []
+    for index, (meaning, value) in enumerate(zip(meanings, observation.arguments, strict=True)):
+        element = None if value is None else TREATMENT[meaning.kind](meaning, index, value)
+        if element is None and value is not None and index in held:
+            element = Condition(index, Operator.EQ, value)
+        rule.append(element)
+    return tuple(rule)
+
+
+def literal(observation: Observation, calls: Table) -> Rule:
+    """The rule that allows just what the observation stands for: what it kept, and any value of what it did not."""
+    return learned(observation, calls, range(len(observation.arguments)))
+
+
+def _tightened(rule: Rule, observations: Sequence[Observation]) -> Rule:
+    """The rule with free arguments held to the values seen, where the evidence is good."""
+    return tuple(
+        _few_values(index, observations) if element is None else element for index, element in enumerate(rule)
+    )
+
+
+def _few_values(index: int, observations: Sequence[Observation]) -> Element:
+    """The values of an argument as a condition, if there are few and no run is alone with one of them."""
+    runs: dict[int, set[int]] = {}
+    for observation in observations:
+        value = observation.arguments[index]
+        if value is None:
+            return None
+        runs.setdefault(value, set()).update(run for run, count in enumerate(observation.counts) if count)
+    if len(set().union(*runs.values())) < TIGHT_RUNS or len(runs) > EVIDENCE or min(map(len, runs.values())) < 2:
+        return None
+    if len(runs) == 1:
+        return Condition(index, Operator.EQ, min(runs))
+    return Condition(index, Operator.ONE_OF, values=tuple(sorted(runs)))
+
+
+def _widenings(rule: Rule, observation: Observation, calls: Table) -> list[Widened]:
+    """How the rule allows more than the observation.  A pointer, which no policy could constrain, is not counted."""
+    found = []
+    for index, (element, meaning) in enumerate(
+        zip(rule, calls.arguments(observation.number, observation.example), strict=True)
+    ):
+        widening = None
+        if element is None and not meaning.kind.is_pointer:
+            widening = Widening.FREE
+        elif isinstance(element, Flags) and element.several:
+            widening = Widening.UNION
+        elif isinstance(element, Condition) and element.operator is Operator.MASKED:
+            widening = Widening.REST
+        elif isinstance(element, Condition) and element.operator is Operator.LT:
+            widening = Widening.NEGATIVE
+        if widening is not None:
+            found.append(Widened(observation.arch, observation.number, index, widening))
+    return found

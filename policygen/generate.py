@@ -1,0 +1,180 @@
+"""Observations, and the policy there is, if any -> the policy that allows both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from policygen.compile import compile_policy
+from policygen.document import Document, new_document
+from policygen.extend import DEFAULTS, Extended, Options, extend
+from policygen.floor import ARMED_BEFORE, FLOOR, OPAQUE, VISIBLE_NO_MORE
+from policygen.generalise import Widened, Widening
+from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy
+from policygen.replay import replay
+from tracer.abi import X32_BIT, Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from policygen.observation import Observation
+
+_ALLOWED = Entry(Always(True))
+_NEWEST = Policy({}).table
+_ARMING = "execve"
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """What the policy did not say of a call before."""
+
+    arch: Arch
+    number: int
+    entry: Entry
+    """As it is now."""
+    alternatives: tuple[Expression, ...]
+    """Those that it did not have."""
+    first: bool
+    """Whether there was no entry at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    document: Document
+    """The existing one itself, if nothing has changed."""
+    new: tuple[New, ...]
+    """By architecture, then by the call's name.  Without the floor."""
+    widenings: Mapping[Widened, int]
+    """How what is new allows more than was seen, and for how many observations each; the floor included."""
+    refused: tuple[Observation, ...]
+    """What was seen but not added, because the policy refuses it in so many words."""
+    gaps: tuple[str, ...]
+    """What was seen and no policy can allow."""
+
+
+def generate(
+    observations: Iterable[Observation],
+    existing: Document | None,
+    *,
+    name: str,
+    options: Options = DEFAULTS,
+    arm: Arm | None = None,
+) -> Generated:
+    """The policy for the program of that name, which allows what the existing one does and what was observed.
+
+    `arm` None is that of the existing policy, `exec` for a new one.  Of the observations' counts only their number
+    (of runs) and whether they are zero matters, and that for `tight` alone: the same behaviour gives the same text.
+    Raises CompileError if the policy has no filter, and ReplayError, a bug of ours, if the filter denies what was
+    observed.
+    """
+    old = existing.policy if existing else Policy({})
+    placed, gaps = _placed(observations)
+    start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
+    extended = {
+        (arch, number): extend(start.entries[arch].get(number), start.default, seen, table(arch), options)
+        for (arch, number), seen in placed.items()
+    }
+    policy = _with_entries(start, extended)
+    if existing is not None and policy == old:
+        document = existing
+    else:
+        notes = _notes(policy)
+        document = existing.with_policy(policy, notes) if existing else new_document(policy, name, notes)
+    replay(compile_policy(document.policy), [seen for one in extended.values() for seen in one.allowed], table)
+    widenings = {widened: count for one in extended.values() for widened, count in one.widenings.items()}
+    return Generated(
+        document,
+        tuple(_new(old, extended)),
+        _floor_widenings(old, start) | widenings,
+        tuple(seen for one in extended.values() for seen in one.refused),
+        tuple(gaps),
+    )
+
+
+def _placed(
+    observations: Iterable[Observation],
+) -> tuple[dict[tuple[Arch, int], tuple[Observation, ...]], list[str]]:
+    """The observations of each call that a policy can name, in the order of architecture and name, and the others."""
+    placed: dict[tuple[Arch, int], tuple[Observation, ...]] = {}
+    gaps = []
+    ordered = sorted(observations, key=lambda seen: seen.order)
+    for (audit, number), seen in groupby(ordered, key=lambda seen: (seen.arch, seen.number)):
+        arch = Arch.from_audit(audit)
+        if arch is not None and number in table(arch).by_number:
+            placed[arch, number] = tuple(one.fitted(table(arch)) for one in seen)
+        else:
+            gaps.append(_gap(arch, audit, number))
+    order = list(Arch)
+    return dict(sorted(placed.items(), key=lambda item: (order.index(item[0][0]), _name(*item[0])))), gaps
+
+
+def _gap(arch: Arch | None, audit: int, number: int) -> str:
+    if arch is None:
+        return f"call {number} of architecture {audit:#x}, which callfence does not know: it will be killed"
+    if arch is Arch.X86_64 and X32_BIT <= number < 2 * X32_BIT:
+        return f"x32 call {number - X32_BIT}: it will be killed"
+    if number > table(arch).newest(_NEWEST):
+        return f"call {number} of {arch}, newer than the table of {'.'.join(map(str, _NEWEST))}: as `unknown` says"
+    return f"number {number} of {arch}, which is no call: as `default` says"
+
+
+def _with_floor(old: Policy, arches: Sequence[Arch], arm: Arm) -> Policy:
+    """The policy with the floor in each architecture that it has no entries for; what a person removed stays away."""
+    entries = {}
+    for arch in Arch:
+        section = dict(old.entries.get(arch, {}))
+        calls = table(arch).by_name
+        if arch in arches and not section:
+            section = {calls[name].number: _ALLOWED for name in FLOOR if name in calls}
+        if arm is Arm.NOW and arch.bits == 64:  # that of the Python which execs
+            section.setdefault(calls[_ARMING].number, _ALLOWED)
+        if arch in arches or arch in old.entries:
+            entries[arch] = section
+    return replace(old, entries=entries, arm=arm)
+
+
+def _with_entries(policy: Policy, extended: Mapping[tuple[Arch, int], Extended]) -> Policy:
+    entries = {arch: dict(section) for arch, section in policy.entries.items()}
+    version = policy.table
+    for (arch, number), one in extended.items():
+        if one.entry is not None:
+            entries[arch][number] = one.entry
+            if number > table(arch).newest(version):
+                version = _NEWEST  # no entry can be written for a call that the policy's own table does not have
+    return replace(policy, entries=entries, table=version)
+
+
+def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:
+    """The reasons of entries that come from `floor`."""
+    notes = {}
+    for arch, section in policy.entries.items():
+        for number, entry in section.items():
+            name = _name(arch, number)
+            if entry == _ALLOWED and policy.arm is Arm.NOW and name == _ARMING:
+                notes[arch, number] = ARMED_BEFORE
+            elif entry == _ALLOWED and (name in FLOOR or name in VISIBLE_NO_MORE):
+                notes[arch, number] = FLOOR.get(name) or VISIBLE_NO_MORE[name]
+            elif entry == Entry(Always(True), ENOSYS) and name in OPAQUE:
+                notes[arch, number] = OPAQUE[name]
+    return notes
+
+
+def _new(old: Policy, extended: Mapping[tuple[Arch, int], Extended]) -> Iterator[New]:
+    for (arch, number), one in extended.items():
+        if one.entry is not None and one.added:
+            yield New(arch, number, one.entry, one.added, number not in old.entries.get(arch, {}))
+
+
+def _floor_widenings(old: Policy, start: Policy) -> dict[Widened, int]:
+    """The floor's entries, which no observation stands behind."""
+    return {
+        Widened(arch.audit, number, -1, Widening.FLOOR): 0
+        for arch, section in start.entries.items()
+        for number in section
+        if number not in old.entries.get(arch, {})
+    }
+
+
+def _name(arch: Arch, number: int) -> str:
+    return table(arch).by_number[number].name

@@ -1,0 +1,87 @@
+"""What a policy's text holds besides its meaning: comments and includes, by what they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from policygen.model import Entry, Expression
+    from tracer.abi import Arch
+
+SETTINGS = ("callfence", "table", "arm", "default", "unknown")
+"""The words that begin a setting, in canonical order; `arch`, which stands after the first, opens a section."""
+
+NOTE_WORDS = ("floor", "opaque")
+"""The words that begin a note, `# WORD: text`: a comment that a tool writes on an entry, and replaces."""
+
+
+def is_note(comment: str) -> bool:
+    """Whether a comment, from its `#` on, was written by a tool."""
+    return comment.startswith(tuple(f"# {word}: " for word in NOTE_WORDS))
+
+
+@dataclass(frozen=True, slots=True)
+class Comments:
+    """The comments of one line of the canonical text, each from its `#` on."""
+
+    above: tuple[str, ...] = ()
+    """Lines of their own; '' is a blank line."""
+    trailing: str = ""
+
+    def all(self) -> tuple[str, ...]:
+        """Every comment, to stand on lines of their own."""
+        return (*self.above, self.trailing) if self.trailing else self.above
+
+    def join(self, later: Comments) -> Comments:
+        """Both, for one line: the later trailing comment trails it."""
+        if not later.trailing:
+            return Comments(self.above + later.above, self.trailing)
+        return Comments(self.all() + later.above, later.trailing)
+
+
+@dataclass(frozen=True, slots=True)
+class Include:
+    """One `include` line."""
+
+    path: str
+    """As written."""
+    entries: Mapping[Arch, Mapping[int, Entry]]
+    """What the file adds to the policy, with what it includes in turn."""
+    comments: Comments = Comments()
+
+    @property
+    def line(self) -> str:
+        return f"include {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remarks:
+    """The comments on one entry."""
+
+    entry: Comments = Comments()
+    alternatives: Mapping[Expression, Comments] = field(default_factory=dict)
+    """Those on one of several alternatives, which stand on lines of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One architecture's part of the text."""
+
+    arch: Comments = Comments()
+    """Those on the `arch` line."""
+    includes: tuple[Include, ...] = ()
+    entries: Mapping[int, Remarks] = field(default_factory=dict)
+    end: tuple[str, ...] = ()
+    """Comments below the last entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    header: tuple[str, ...] = ()
+    """Comments at the top of the file."""
+    settings: Mapping[str, Comments] = field(default_factory=dict)
+    """By the setting's word."""
+    sections: Mapping[Arch, Section] = field(default_factory=dict)

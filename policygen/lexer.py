@@ -1,0 +1,163 @@
+"""A policy's text -> tokens and comments, with their places.  One pass, linear in the text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from policygen.errors import PolicyError
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A text and where it came from: turns offsets into positions."""
+
+    filename: str
+    text: str
+    """With `\\n` line ends and no byte order mark."""
+    chain: tuple[str, ...] = ()
+    """`file:line` of the includes that led here, innermost first."""
+
+    def line(self, offset: int) -> int:
+        """The line, from 1, that holds an offset."""
+        return self.text.count("\n", 0, offset) + 1
+
+    def place(self, offset: int) -> str:
+        return f"{self.filename}:{self.line(offset)}"
+
+    def error(self, message: str, start: int, end: int | None = None, hint: str = "") -> PolicyError:
+        """A mistake at text[start:end], for the caller to raise."""
+        begin = self.text.rfind("\n", 0, start) + 1
+        stop = self.text.find("\n", start)
+        line = self.text[begin : stop if stop >= 0 else len(self.text)]
+        length = 1 if end is None else min(end - start, max(1, begin + len(line) - start))
+        return PolicyError(
+            self.filename, self.line(start), start - begin + 1, message, line, hint, length, self.chain
+        )
+
+
+class Token(NamedTuple):
+    kind: str
+    """word, number, mark, include (the file's name), newline or end."""
+    text: str
+    start: int
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+
+class Comment(NamedTuple):
+    text: str
+    """From the `#` on, without trailing blanks."""
+    start: int
+    alone: bool
+    """Whether nothing stands before it on its line."""
+
+
+def decode(data: bytes, filename: str, chain: tuple[str, ...] = ()) -> str:
+    """The text of a policy file, which is UTF-8; raises PolicyError at the first byte that is not."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode()
+        rest = data[error.start :].split(b"\n", 1)[0].decode(errors="replace")
+        line = before[before.rfind("\n") + 1 :] + rest
+        column = len(before) - before.rfind("\n")
+        message = f"byte 0x{data[error.start]:02x} is not UTF-8"
+        raise PolicyError(
+            filename, before.count("\n") + 1, column, message, line, "save the file as UTF-8", 1, chain
+        ) from None
+
+
+def source(text: str, filename: str, chain: tuple[str, ...] = ()) -> Source:
+    """A text made ready to be read; raises PolicyError for characters that no policy may hold."""
+    made = Source(filename, text.removeprefix("\ufeff").replace("\r\n", "\n"), chain)
+    if found := _FORBIDDEN.search(made.text):
+        character = found[0]
+        name = _FORBIDDEN_NAMES.get(character, f"the character U+{ord(character):04X}")
+        raise made.error(
+            f"{name} is not allowed in a policy", found.start(), hint="it would not be seen by whoever reads the policy"
+        )
+    return made
+
+
+# Control characters, and those that reorder or hide the text around them (Unicode Standard Annex 9).
+_FORBIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
+)
+_FORBIDDEN_NAMES = {"\0": "a NUL byte", "\r": "a carriage return without a line feed"}
+
+_TOKEN = re.compile(
+    r"""^[ \t]*+include[ \t]++(?P<include>[^\n#][^\n]*)
+      | [ \t]*+(?: (?P<newline>\n)
+                 | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
+                 | (?P<number>-?[0-9][A-Za-z0-9_]*)
+                 | (?P<mark>==|!=|<=|>=|&&|\|\||[<>!&|(){},:.])
+                 | (?P<comment>\#[^\n]*)
+                 | (?P<end>\Z)
+                 | (?P<stray>.) )""",
+    re.VERBOSE | re.MULTILINE,
+)
+
+# An entry goes on over a line's end after, or before, what cannot end, or begin, a statement.
+_CONTINUES_AFTER = frozenset(["==", "!=", "<=", ">=", "&&", "||", "<", ">", "!", "&", "|", "(", "{", ",", ":", "in", "has", "if", "else"])
+_CONTINUES_BEFORE = frozenset(["==", "!=", "<=", ">=", "&&", "||", "<", ">", "&", "|", ")", "}", ",", "in", "has", "if", "else"])
+
+_STRAY_HINTS = {
+    "=": "equality is written ==",
+    ";": "one entry a line; alternatives are joined by ||",
+    "~": "`x in A|B` is `x & ~(A|B) == 0`",
+    "-": "a negative number has no blank after its sign",
+    '"': "names and numbers are written without quotes",
+    "'": "names and numbers are written without quotes",
+}
+
+
+def tokenise(text: Source) -> tuple[list[Token], list[Comment]]:
+    """The tokens, of which the last is `end`, and the comments; newlines only where a statement ends."""
+    tokens: list[Token] = []
+    comments: list[Comment] = []
+    newline: Token | None = None
+    alone = True
+    for match in _TOKEN.finditer(text.text):
+        kind = match.lastgroup or "end"
+        token = Token(kind, match[kind], match.start(kind))
+        if kind == "newline":
+            newline = newline or token
+            alone = True
+            continue
+        if kind == "comment":
+            comments.append(Comment(token.text.rstrip(), token.start, alone))
+            continue
+        if kind == "stray":
+            raise _stray(text, token)
+        goes_on = token.text in _CONTINUES_BEFORE or (tokens and tokens[-1].text in _CONTINUES_AFTER)
+        if newline and tokens and (kind == "end" or not goes_on):
+            tokens.append(newline)
+        newline = None
+        if kind == "include":
+            token = _path(token, comments)
+        alone = False
+        tokens.append(token)
+        if kind == "end":
+            break
+    return tokens, comments
+
+
+def _path(token: Token, comments: list[Comment]) -> Token:
+    """The file's name without the comment after it, which is added to the others."""
+    if comment := re.search(r"[ \t]#", token.text):
+        start = comment.end() - 1
+        comments.append(Comment(token.text[start:].rstrip(), token.start + start, alone=False))
+        return Token("include", token.text[:start].rstrip(), token.start)
+    return Token("include", token.text.rstrip(), token.start)
+
+
+def _stray(text: Source, token: Token) -> PolicyError:
+    if token.text == "=" and text.text[token.end : token.end + 1] == ">":
+        return text.error("`=>` is no operator", token.start, token.end + 1, "at least is written >=")
+    return text.error(
+        f"`{token.text}` has no meaning in a policy", token.start, token.end, _STRAY_HINTS.get(token.text, "")
+    )

@@ -1,0 +1,161 @@
+"""What a policy is: actions, conditions, expressions, entries.
+
+A *condition* compares one argument.  A *rule* is conditions joined by AND, a syscall's rules are joined by OR;
+the language also has `!` and parentheses, so an entry holds an *expression*, of which rules are the usual shape.
+Values here validate themselves and carry no text: comments and layout belong to `document`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from tracer.abi import Arch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_ERRNO = 4095
+"""The kernel caps the datum of SECCOMP_RET_ERRNO at this (linux/err.h MAX_ERRNO)."""
+
+
+class ActionKind(StrEnum):
+    """What is done with a call."""
+
+    ALLOW = "allow"
+    KILL = "kill"
+    """Kill the process (SECCOMP_RET_KILL_PROCESS); killing a thread is never used."""
+    ERRNO = "errno"
+    """Fail the call with an error, without running it."""
+    TRAP = "trap"
+    """SIGSYS with siginfo (SECCOMP_RET_TRAP)."""
+    LOG = "log"
+    """Allow, and ask the kernel to log (SECCOMP_RET_LOG)."""
+    NOTIFY = "notify"
+    """Ask the supervisor that holds the listener (SECCOMP_RET_USER_NOTIF)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    kind: ActionKind
+    errno: int = 0
+    """The error number, 1-4095, for ERRNO alone."""
+
+    def __post_init__(self) -> None:
+        if self.kind is ActionKind.ERRNO:
+            if not 1 <= self.errno <= MAX_ERRNO:
+                raise ValueError(f"errno {self.errno} is not in 1-{MAX_ERRNO}")
+        elif self.errno:
+            raise ValueError(f"{self.kind} has no errno")
+
+
+ALLOW = Action(ActionKind.ALLOW)
+KILL = Action(ActionKind.KILL)
+ENOSYS = Action(ActionKind.ERRNO, 38)  # asm-generic/errno.h
+
+
+class Operator(Enum):
+    """How an argument, read at its width and signedness, is compared."""
+
+    EQ = "=="
+    NE = "!="
+    LT = "<"
+    LE = "<="
+    GT = ">"
+    GE = ">="
+    IN = "in"
+    """No bits but these: `x & ~value == 0`."""
+    HAS = "has"
+    """All of these bits: `x & value == value`."""
+    ANY = "&"
+    """Any of these bits: `x & value != 0`."""
+    MASKED = "& =="
+    """`x & mask == value`."""
+    ONE_OF = "in {}"
+    """One of `values`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One comparison of one argument.
+
+    Numbers are as the C type reads them: -1 for an `int`, never 0xffffffff.  They fit the argument's width;
+    for IN, HAS, ANY and MASKED they are bit patterns, hence unsigned.
+    """
+
+    index: int
+    """Which argument: 0-5."""
+    operator: Operator
+    value: int = 0
+    mask: int = 0
+    """For MASKED alone."""
+    values: tuple[int, ...] = ()
+    """For ONE_OF alone: ascending, without repetition, at least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Always:
+    """True or false whatever the arguments."""
+
+    value: bool
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    parts: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    parts: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    part: Expression
+
+
+Expression = Always | Condition | And | Or | Not
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is done with one syscall: `action` where `expression` holds, else `otherwise`."""
+
+    expression: Expression
+    action: Action = ALLOW
+    otherwise: Action | None = None
+    """None: the policy's default."""
+
+
+class Arm(StrEnum):
+    """When the filter takes effect."""
+
+    NOW = "now"
+    """Before the execve, which the policy must then allow."""
+    EXEC = "exec"
+    """At the return of the execve: the program's first instruction, loader included, is confined."""
+    ENTRY = "entry"
+    """At the program's ELF entry point, after the dynamic loader."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Actions and entries for one or more architectures, plus defaults."""
+
+    entries: Mapping[Arch, Mapping[int, Entry]]
+    """By architecture, then by syscall number, in that order of the table's names.  An architecture that is a key
+    here is *known* to the policy even with no entries; calls of any other one are killed."""
+    table: tuple[int, int] = (6, 18)
+    """Version of the kernel whose syscall table the policy was written against."""
+    arm: Arm = Arm.EXEC
+    default: Action = KILL
+    """For every known call that no entry decides."""
+    unknown: Action = ENOSYS
+    """For numbers above the newest of `table`."""
+
+    def __post_init__(self) -> None:
+        frozen = {arch: MappingProxyType(dict(entries)) for arch, entries in self.entries.items()}
+        object.__setattr__(self, "entries", MappingProxyType(frozen))

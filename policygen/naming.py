@@ -1,0 +1,203 @@
+"""How calls, conditions and entries are written: names of arguments and constants instead of numbers."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, assert_never
+
+from policygen.model import (
+    ALLOW,
+    Action,
+    ActionKind,
+    Always,
+    And,
+    Condition,
+    Entry,
+    Expression,
+    Not,
+    Operator,
+    Or,
+)
+from tracer.abi import X32_BIT, Arch, Argument, Event, Kind, constants, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Known = tuple[tuple[int, int], ...]
+"""The arguments that are certain to have one value where a condition is evaluated: (index, value), by index."""
+
+_WORD = (1 << 64) - 1
+_HEXADECIMAL = frozenset((Kind.POINTER, Kind.PATH, Kind.ADDRESS, Kind.FLAGS, Kind.PROTECTION))
+_OCTAL = frozenset((Kind.MODE, Kind.FIELD))
+
+
+# Calls
+
+
+def format_call(event: Event) -> str:
+    """A call with its arguments by name and meaning: `openat(dfd=AT_FDCWD, filename=0x7ffc3a10, flags=O_RDONLY)`.
+
+    Where the register holds more than the argument's type, the part that the kernel ignores is shown too.
+    """
+    arch = Arch.from_audit(event.arch)
+    if arch is None:
+        return f"syscall {event.number} of architecture {event.arch:#x}({_registers(event)})"
+    number, prefix = event.number, ""
+    if arch is Arch.X86_64 and X32_BIT <= number < 2 * X32_BIT:
+        number, prefix = number - X32_BIT, "x32 "
+    syscall = table(arch).by_number.get(number)
+    if syscall is None:
+        return f"{prefix}syscall {number}({_registers(event)})"
+    arguments = table(arch).arguments(number, event.arguments)
+    shown = (
+        f"{argument.name}={_format_register(arch, argument, register)}"
+        for argument, register in zip(arguments, event.arguments, strict=False)
+    )
+    return f"{prefix}{syscall.name}({', '.join(shown)})"
+
+
+def _registers(event: Event) -> str:
+    return ", ".join(f"{register:#x}" for register in event.arguments)
+
+
+def _format_register(arch: Arch, argument: Argument, register: int) -> str:
+    value = argument.value(register)
+    text = format_value(arch, argument, value)
+    as_passed = (value & argument.mask, value & _WORD)  # zero-extended, as compilers do, or sign-extended
+    return text if register in as_passed else f"{text} (register {register:#x})"
+
+
+# Values
+
+
+def format_value(arch: Arch, argument: Argument, value: int) -> str:
+    """A value as the C type reads it, by the argument's constants or in the base that suits its kind."""
+    if argument.kind.is_pointer:
+        return f"{value & argument.mask:#x}" if value else "NULL"
+    if not argument.constants:
+        return _number(argument, value)
+    family = constants.family(argument.constants, arch)
+    for same in (value, value & argument.mask):
+        if name := family.name(same):
+            return name
+    if value < 0 and argument.kind not in _HEXADECIMAL:
+        return str(value)
+    return family.format(value & argument.mask)
+
+
+def _format_bits(arch: Arch, argument: Argument, bits: int) -> str:
+    """A pattern of bits, none of which has a meaning of its own if it is zero."""
+    if not argument.constants or not bits:
+        return _number(argument, bits) if not bits or argument.kind in _OCTAL else f"{bits:#x}"
+    family = constants.family(argument.constants, arch)
+    return family.name(bits) or family.format(bits)
+
+
+def _number(argument: Argument, value: int) -> str:
+    if argument.kind in _OCTAL and value > 0:
+        return f"0{value:o}"
+    if argument.kind in (Kind.FD, Kind.DIRFD):
+        return str(value - (argument.mask + 1) if value >> argument.width - 1 > 0 else value)
+    # A large number of no known kind is likely an address or a pattern.
+    if value > 0 and (argument.kind in _HEXADECIMAL or (argument.kind is Kind.NUMBER and value >> 31)):
+        return f"{value:#x}"
+    return str(value)
+
+
+def format_action(action: Action) -> str:
+    """`allow`, `kill`, `errno EPERM` ..."""
+    if action.kind is not ActionKind.ERRNO:
+        return str(action.kind)
+    name = constants.family("errno", Arch.X86_64).name(action.errno)  # asm-generic/errno.h on all of ours
+    return f"errno {name or action.errno}"
+
+
+# Expressions
+
+
+def format_expression(arch: Arch, number: int, expression: Expression, known: Known = ()) -> str:
+    """An expression over the arguments of a call, on one line, its parts in the order they have."""
+    match expression:
+        case Always(value):
+            return "allow" if value else "deny"
+        case Condition():
+            return _format_condition(arch, number, expression, known)
+        case Not(part):
+            inner = format_expression(arch, number, part, known)
+            return f"!{inner}" if isinstance(part, Not) else f"!({inner})"
+        case Or(parts):
+            return " || ".join(format_expression(arch, number, part, known) for part in parts)
+        case And(parts):
+            known = determined(parts, known)
+            texts = ((part, format_expression(arch, number, part, known)) for part in parts)
+            return " && ".join(f"({text})" if isinstance(part, Or) else text for part, text in texts)
+
+
+def determined(parts: Iterable[Expression], known: Known) -> Known:
+    """What is certain within a conjunction: what is around it, and what its parts compare for equality."""
+    equal = {part.index: part.value for part in parts if isinstance(part, Condition) and part.operator is Operator.EQ}
+    return tuple(sorted({**dict(known), **equal}.items())) if equal else known
+
+
+@lru_cache(maxsize=4096)
+def meaning(arch: Arch, number: int, index: int, known: Known) -> Argument:
+    """What an argument means where others are known: its joint meaning if they decide it, else the plain one."""
+    calls = table(arch)
+    plain = calls.by_number[number].arguments[index]
+    if not known:
+        return plain
+    # The unknown ones decide nothing if it is the same for values as different as can be.
+    found = [
+        calls.arguments(number, [dict(known).get(i, filler) & _WORD for i in range(6)])[index] for filler in (0, _WORD)
+    ]
+    return found[0] if found[0].constants == found[1].constants and not found[0].kind.is_pointer else plain
+
+
+@lru_cache(maxsize=65536)
+def _format_condition(arch: Arch, number: int, condition: Condition, known: Known) -> str:
+    argument = meaning(arch, number, condition.index, known)
+    name, operator, value = argument.name, condition.operator, condition.value
+    match operator:
+        case Operator.EQ | Operator.NE:
+            return f"{name} {operator.value} {format_value(arch, argument, value)}"
+        case Operator.LT | Operator.LE | Operator.GT | Operator.GE:
+            return f"{name} {operator.value} {value}"  # no order is meant in the values of constants
+        case Operator.ONE_OF:
+            return f"{name} in {{{', '.join(format_value(arch, argument, one) for one in condition.values)}}}"
+        case Operator.IN | Operator.HAS | Operator.ANY:
+            return f"{name} {operator.value} {_format_bits(arch, argument, value)}"
+        case Operator.MASKED:
+            mask = _format_bits(arch, argument, condition.mask)
+            # A field's zero is one of its values (O_RDONLY); other bits' is none of them.
+            whole = value or condition.mask == argument.exact
+            shown = format_value(arch, argument, argument.value(value)) if whole else "0"
+            return f"{name} & {mask} == {shown}"
+        case _:
+            assert_never(operator)
+
+
+# Entries
+
+
+def format_entry(arch: Arch, number: int, entry: Entry) -> str:
+    """An entry in its canonical form: one alternative a line."""
+    return "\n".join(entry_lines(arch, number, entry))
+
+
+def entry_lines(arch: Arch, number: int, entry: Entry) -> list[str]:
+    """The lines of an entry: first that of the name, then one for each further alternative, then maybe `else`."""
+    start = f"{table(arch).by_number[number].name}: "
+    expression = entry.expression
+    if isinstance(expression, Always):
+        return [start + (format_action(entry.action) if expression.value else "deny")]
+    if entry.action != ALLOW:
+        start += f"{format_action(entry.action)} if "
+    alternatives = expression.parts if isinstance(expression, Or) else (expression,)
+    texts = [format_expression(arch, number, alternative) for alternative in alternatives]
+    lines = [start + texts[0], *(f"{'|| ':>{len(start)}}{text}" for text in texts[1:])]
+    if entry.otherwise is None:
+        return lines
+    otherwise = f"else {format_action(entry.otherwise)}"
+    if len(lines) == 1:
+        return [f"{lines[0]} {otherwise}"]
+    return [*lines, f"{'':{max(2, len(start) - len('else '))}}{otherwise}"]

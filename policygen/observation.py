@@ -1,0 +1,88 @@
+"""Observations: all equal events of a recording, folded into one.
+
+What makes two events equal is decided here, argument by argument: `kept` is what survives of a register.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tracer.abi import Argument, Event, Kind
+
+if TYPE_CHECKING:
+    from tracer.abi.table import Table
+
+Registers = tuple[int, int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Equal events: the same call, with the same kept arguments, made by the same executable."""
+
+    arch: int
+    """AUDIT_ARCH_*, as in `Event`."""
+    number: int
+    """32 bits, unsigned, as in `Event`."""
+    arguments: tuple[int | None, ...]
+    """One for each argument of the call, as its C type reads it (see `kept`); None where the value was not kept.
+    Empty for a call that the tables do not have."""
+    executable: str
+    """Path of the program that made the calls; bytes that are not UTF-8 are surrogate-escaped."""
+    counts: tuple[int, ...]
+    """How often, in each run of the recording, in the order of its runs."""
+    site: str
+    """Call site of the first event."""
+    example: Registers
+    """The registers of the first event."""
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def event(self) -> Event:
+        """The first event, without its task."""
+        return Event(self.arch, self.number, self.example)
+
+    def fitted(self, calls: Table) -> Observation:
+        """With as many arguments as the call has in the table; recorded with older tables it may have none."""
+        arity = len(calls.by_number[self.number].arguments)
+        return self if len(self.arguments) == arity else replace(self, arguments=(None,) * arity)
+
+    @property
+    def key(self) -> Key:
+        """What tells it from every other observation of a recording."""
+        return (self.arch, self.number, self.arguments, self.executable)
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Total sort key: that of `key`, with None before any value."""
+        arguments = tuple((value is not None, value or 0) for value in self.arguments)
+        return (self.arch, self.number, arguments, self.executable)
+
+
+Key = tuple[int, int, tuple[int | None, ...], str]
+
+
+def kept(calls: Table, event: Event) -> tuple[int | None, ...]:
+    """What an observation keeps of the arguments of a call that the table has."""
+    plain = calls.by_number[event.number].arguments
+    resolved = calls.arguments(event.number, event.arguments)
+    return tuple(
+        _kept(meaning, argument.value(register))
+        for argument, meaning, register in zip(plain, resolved, event.arguments, strict=False)
+    )
+
+
+def _kept(argument: Argument, value: int) -> int | None:
+    """What is kept of a value; None if nothing, because its kind is not constrained when learning.
+
+    A negative clock carries a pid or a descriptor, which differs from run to run: all of them become -1
+    (linux/posix-timers.h, CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are kept.
+    """
+    if argument.kind is Kind.CLOCK:
+        return max(value, -1)
+    if argument.kind is Kind.FIELD:
+        return value & argument.exact
+    return value if argument.kind.is_constrained else None

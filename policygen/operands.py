@@ -1,0 +1,157 @@
+"""What the arguments of one call may be compared with: names and numbers -> values of the argument's type."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from policygen.errors import did_you_mean
+from policygen.model import Condition, Operator
+from tracer.abi import Arch, Argument, Syscall, constants, table
+
+if TYPE_CHECKING:
+    from tracer.abi.constants import Family
+
+BITWISE = frozenset((Operator.IN, Operator.HAS, Operator.ANY, Operator.MASKED))
+"""Compare patterns of bits, which have no sign."""
+ORDERINGS = frozenset((Operator.LT, Operator.LE, Operator.GT, Operator.GE))
+
+
+class OperandError(Exception):
+    """A value that the argument cannot be compared with: what is wrong, and a hint or ''."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """The arguments of one call, and the constants that name their values under whatever joint meaning."""
+
+    arch: Arch
+    syscall: Syscall
+    meanings: tuple[tuple[Argument, ...], ...]
+    """For each argument, every meaning it can have; the plain one first."""
+
+    def index(self, name: str) -> int | None:
+        """Which argument has the name: 0-5, or None."""
+        for index, argument in enumerate(self.syscall.arguments):
+            if argument.name == name:
+                return index
+        return None
+
+    def is_pointer(self, index: int) -> bool:
+        """Whether an argument is an address whatever the other arguments are."""
+        return all(meaning.kind.is_pointer for meaning in self.meanings[index])
+
+    def constrainable(self) -> list[str]:
+        """The names of the arguments that conditions may name."""
+        return [a.name for index, a in enumerate(self.syscall.arguments) if not self.is_pointer(index)]
+
+    def families(self, index: int) -> list[Family]:
+        """The families of constants of an argument, without repetition."""
+        names = dict.fromkeys(meaning.constants for meaning in self.meanings[index] if meaning.constants)
+        return [constants.family(name, self.arch) for name in names]
+
+    def constant(self, index: int, name: str) -> int:
+        """The value of a constant by its C name; raises OperandError unless it is one of the argument's."""
+        families = self.families(index)
+        for family in families:
+            if (value := family.value(name)) is not None:
+                return value
+        argument = self.syscall.arguments[index].name
+        known = sorted({known for family in families for known in family.names})
+        if constants.value(name, self.arch) is not None:
+            raise OperandError(f"{name} is no value of {self.syscall.name}'s {argument}", _examples(argument, known))
+        raise OperandError(f"no constant is named {name}", did_you_mean(name, known) or _examples(argument, known))
+
+
+def _examples(argument: str, known: list[str]) -> str:
+    if not known:
+        return f"{argument} is compared with numbers"
+    return f"its values are {', '.join(known[:4])}{' ...' if len(known) > 4 else ''}"
+
+
+@cache
+def operands(arch: Arch, number: int) -> Operands:
+    """The operands of a call that the architecture's table has."""
+    syscall = table(arch).by_number[number]
+    variants = table(arch).variants(number)
+    meanings = tuple(
+        tuple(dict.fromkeys((plain, *(variant[index] for variant in variants if index < len(variant)))))
+        for index, plain in enumerate(syscall.arguments)
+    )
+    return Operands(arch, syscall, meanings)
+
+
+_INTEGER = re.compile(r"(-?)(?:0[xX]([0-9a-fA-F]+)|0[oO]?([0-7]+)|([1-9][0-9]*|0))")
+_DIGITS = 24
+"""More than any 64-bit number has, in any base."""
+
+
+def integer(text: str) -> tuple[int, bool]:
+    """A number as written, and whether it is decimal; raises OperandError.
+
+    Decimal, hexadecimal (0x), or octal (0o, or C's leading 0), with an optional minus sign.
+    """
+    match = _INTEGER.fullmatch(text)
+    if match is None:
+        hint = "an octal number has digits 0-7" if re.fullmatch(r"-?0[0-9]+", text) else ""
+        raise OperandError(f"`{text[:_DIGITS]}` is not a number", hint)
+    sign, hexadecimal, octal, decimal = match.groups()
+    digits = (hexadecimal or octal or decimal).lstrip("0") or "0"
+    if len(digits) > _DIGITS:
+        raise OperandError(f"{text[:_DIGITS]}... does not fit in 64 bits")
+    value = int(digits, 16 if hexadecimal else 8 if octal else 10)
+    return (-value if sign else value), decimal is not None
+
+
+def pattern(argument: Argument, value: int, operator: Operator, *, decimal: bool) -> int:
+    """The bits of a value, if it fits the argument's type; raises OperandError.
+
+    A decimal number that is compared as a number must be a value of the C type, or be negative and compared for
+    equality: an unsigned int that is -1 is 0xffffffff.  Constants, hexadecimal and octal numbers, and what is
+    compared bit by bit, need only fit the width: an int that is 0xffffffff is -1.
+    """
+    half, full = 1 << argument.width - 1, 1 << argument.width
+    numeric = decimal and operator not in BITWISE
+    low = 0 if numeric and operator in ORDERINGS and not argument.signed else -half
+    high = half - 1 if numeric and argument.signed else full - 1
+    if not low <= value <= high:
+        hint = f"it takes {low} to {high}"
+        if -half <= value < full:
+            hint += f"; the same bits are {argument.value(value)}"
+        raise OperandError(f"{value} does not fit {argument.name}, whose type is {argument.ctype}", hint)
+    return value & argument.mask
+
+
+def trivial(argument: Argument, condition: Condition) -> bool | None:
+    """What a condition is whatever the argument's value, or None if it depends on it."""
+    half = 1 << argument.width - 1
+    low, high = (-half, half - 1) if argument.signed else (0, argument.mask)
+    value, bits = condition.value, condition.value & argument.mask
+    match condition.operator:
+        case Operator.LT if value <= low:
+            return False
+        case Operator.LE if value >= high:
+            return True
+        case Operator.GT if value >= high:
+            return False
+        case Operator.GE if value <= low:
+            return True
+        case Operator.IN if bits == argument.mask:
+            return True
+        case Operator.HAS if bits == 0:
+            return True
+        case Operator.ANY if bits == 0:
+            return False
+        case Operator.MASKED if value & ~condition.mask:
+            return False
+        case Operator.MASKED if condition.mask == 0:
+            return True
+        case _:
+            return None

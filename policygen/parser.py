@@ -1,0 +1,344 @@
+"""The grammar of a policy file: settings, sections, includes, entries.
+
+    file    = { [ setting | "include" FILE | entry ] [ comment ] newline }
+    setting = "callfence" 1 | "arch" ARCH | "table" VERSION | "arm" ("now" | "exec" | "entry")
+            | "default" action | "unknown" action | "on_next_syscall" ":" ("1" | "0")
+    entry   = SYSCALL ":" ( "allow" | "1" | "deny" | "0" | action | [ action "if" ] expression [ "else" action ] )
+    action  = "allow" | "kill" | "errno" ERRNO | "trap" | "log" | "notify"
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NoReturn
+
+from policygen.attach import Item, Place, attach
+from policygen.cursor import Cursor
+from policygen.errors import PolicyError, did_you_mean
+from policygen.expressions import ExpressionParser, Span
+from policygen.layout import SETTINGS, Include, Layout
+from policygen.lexer import Comment, Source, Token, source, tokenise
+from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, Policy
+from policygen.normal import normal_entry
+from policygen.operands import OperandError, integer, operands
+from tracer.abi import X32_BIT, Arch, constants, table
+
+FORMAT = 1
+"""The version of the language."""
+
+MAX_INCLUDES = 16
+"""How deep files may include each other."""
+
+Read = Callable[[str], str]
+"""Reads an included file, named relative to where the first file's name is relative to; raises OSError."""
+
+_ARMS = {"0": Arm.NOW, "1": Arm.EXEC}
+_ACTIONS = frozenset((*ActionKind, "deny"))
+_NEWEST = Policy({}).table
+
+
+@dataclass(slots=True)
+class _Context:
+    """What a file has in common with those that it includes, and they with each other."""
+
+    read: Read | None
+    seen: dict[tuple[Arch, int], tuple[Source, int]] = field(default_factory=dict)
+    """Where each syscall's entry stands."""
+    included: dict[tuple[Arch, str], tuple[Source, int]] = field(default_factory=dict)
+
+
+def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, Layout]:
+    """The policy, in normal form, and the layout of its text; raises PolicyError."""
+    made = source(text, filename)
+    parser = _FileParser(_Context(read), made, (posixpath.normpath(filename),), None, Arch.X86_64)
+    comments = parser.parse()
+    return parser.policy(), attach(made.text, parser.items, comments)
+
+
+class _FileParser:
+    """Reads one file; makes another for each that it includes."""
+
+    def __init__(
+        self, context: _Context, text: Source, chain: tuple[str, ...], outer: Policy | None, arch: Arch
+    ) -> None:
+        self.context = context
+        self.source = text
+        self.chain = chain
+        """The files that are being read, this one last."""
+        self.outer = outer
+        """The settings of the including policy, with which this file's must agree."""
+        self.arch = arch
+        self.settings = outer or Policy({})
+        self.places: dict[str, Token] = {}
+        """Where each setting was made."""
+        self.entries: dict[Arch, dict[int, Entry]] = {}
+        self.items: list[Item] = []
+        self.first: Token | None = None
+        """The first entry or include, which ends the settings."""
+        self.cursor: Cursor
+
+    def parse(self) -> list[Comment]:
+        """Read the whole file; its comments are left to be attached to `items`."""
+        tokens, comments = tokenise(self.source)
+        self.cursor = Cursor(self.source, tokens)
+        while self.cursor.token.kind != "end":
+            place = self._statement()
+            self.items.append(place)
+            if not self.cursor.at_line_end():
+                raise self.cursor.expected("the end of the line")
+            if self.cursor.token.kind == "newline":
+                self.cursor.take()
+        if not self.entries and self.outer is None:
+            self.entries[self.arch] = {}
+        return comments
+
+    def policy(self) -> Policy:
+        return replace(self.settings, entries=self.entries)
+
+    def _statement(self) -> Item:
+        cursor = self.cursor
+        token = cursor.token
+        place: Place
+        spans: list[Span] = []
+        if token.kind == "include":
+            place = self._include(cursor.take())
+        elif cursor.following.text == ":":
+            cursor.take()
+            cursor.take()
+            if token.text == "on_next_syscall":
+                place = self._on_next_syscall(token)
+            else:
+                place = self._entry(token, spans)
+        elif token.kind == "word" and token.text in (*SETTINGS, "arch"):
+            cursor.take()
+            place = self._arch(token) if token.text == "arch" else self._setting(token)
+        else:
+            self._no_statement(token)
+        return Item(token.start, cursor.previous_end, place, tuple(spans))
+
+    def _no_statement(self, token: Token) -> NoReturn:
+        if token.text == "include":
+            raise self.cursor.error("include names no file", token, "include FILE")
+        if token.kind not in ("word", "number"):
+            raise self.cursor.error(f"`{token.text}` begins no line of a policy", token)
+        words = [*SETTINGS, "arch", "include"]
+        hint = did_you_mean(token.text, words) or f"a setting is one of {', '.join(words)}"
+        if token.text.removeprefix("sys_") in table(self.arch).by_name:
+            hint = f"an entry has a colon: {token.text}: allow"
+        raise self.cursor.error(f"no setting is named {token.text}", token, hint)
+
+    # Settings
+
+    def _claim(self, name: str, token: Token) -> None:
+        """Note where a setting is made; it may be made once, before the first entry."""
+        if first := self.places.get(name):
+            raise self.cursor.error(f"{name} is set twice", token, f"first at {self.source.place(first.start)}")
+        self.places[name] = token
+
+    def _setting(self, token: Token) -> Place:
+        name = token.text
+        if self.first:
+            hint = f"the first is at {self.source.place(self.first.start)}"
+            raise self.cursor.error("settings stand before the first entry", token, hint)
+        self._claim(name, token)
+        cursor = self.cursor
+        value = cursor.token
+        match name:
+            case "callfence":
+                version = self._integer("a format version")
+                if version != FORMAT:
+                    hint = f"this callfence reads version {FORMAT}"
+                    raise cursor.error(f"the policy is written in version {version} of the language", value, hint)
+            case "table":
+                self._set(token, replace(self.settings, table=self._version()))
+            case "arm":
+                self._set(token, replace(self.settings, arm=Arm(self._word("arm", list(Arm)))))
+            case "default":
+                self._set(token, replace(self.settings, default=self._action("the action of a setting")))
+            case "unknown":
+                self._set(token, replace(self.settings, unknown=self._action("the action of a setting")))
+        return ("setting", name)
+
+    def _set(self, token: Token, settings: Policy) -> None:
+        self.settings = settings
+        if self.outer not in (None, settings):
+            hint = "leave it out here, or make both the same"
+            raise self.cursor.error("an included file sets this otherwise than the including one", token, hint)
+
+    def _on_next_syscall(self, token: Token) -> Place:
+        """The setting of 2011, which may stand anywhere."""
+        self._claim("arm", token)
+        value = self.cursor.token.text
+        if value not in _ARMS:
+            raise self.cursor.expected("1 (arm exec) or 0 (arm now)")
+        self.cursor.take()
+        self._set(token, replace(self.settings, arm=_ARMS[value]))
+        return ("setting", "arm")
+
+    def _version(self) -> tuple[int, int]:
+        token = self.cursor.token
+        major = self._integer("a kernel version, such as 6.18,")
+        if not self.cursor.accept("."):
+            raise self.cursor.expected("a kernel version, such as 6.18,")
+        version = (major, self._integer("a kernel version, such as 6.18,"))
+        try:
+            table(self.arch).newest(version)
+        except ValueError:
+            hint = f"the newest that this callfence knows is {_NEWEST[0]}.{_NEWEST[1]}"
+            end = self.cursor.previous_end
+            text = self.source.text[token.start : end]
+            raise self.source.error(f"the syscall table of Linux {text} is not known", token.start, end, hint) from None
+        return version
+
+    def _arch(self, token: Token) -> Place:
+        arch = Arch(self._word("architecture", list(Arch)))
+        self._claim(f"arch {arch}", token)
+        self.arch = arch
+        self.entries.setdefault(arch, {})
+        return ("arch", arch)
+
+    def _word(self, what: str, known: list[str]) -> str:
+        token = self.cursor.token
+        if token.kind != "word":
+            raise self.cursor.expected(f"one of {', '.join(known)}")
+        if token.text not in known:
+            hint = did_you_mean(token.text, known) or f"it is one of {', '.join(known)}"
+            raise self.cursor.error(f"{token.text} is no {what}", token, hint)
+        return self.cursor.take().text
+
+    def _integer(self, what: str) -> int:
+        token = self.cursor.token
+        if token.kind != "number":
+            raise self.cursor.expected(what)
+        self.cursor.take()
+        try:
+            return integer(token.text)[0]
+        except OperandError as error:
+            raise self.cursor.error(error.message, token, error.hint) from None
+
+    # Entries
+
+    def _entry(self, token: Token, spans: list[Span]) -> Place:
+        self.first = self.first or token
+        number = self._syscall(token)
+        if seen := self.context.seen.get((self.arch, number)):
+            name = table(self.arch).by_number[number].name
+            hint = f"first at {seen[0].place(seen[1])}; join the two by ||"
+            raise self.cursor.error(f"{name} is given twice", token, hint)
+        self.context.seen[self.arch, number] = (self.source, token.start)
+        entry = self._body(token, ExpressionParser(self.cursor, operands(self.arch, number), spans))
+        entry = normal_entry(self.arch, number, entry)
+        self.entries.setdefault(self.arch, {})[number] = entry
+        return ("entry", self.arch, number, entry)
+
+    def _syscall(self, token: Token) -> int:
+        """The number of the syscall that an entry names."""
+        calls = table(self.arch)
+        if token.kind == "number":
+            try:
+                number = integer(token.text)[0]
+            except OperandError as error:
+                raise self.cursor.error(error.message, token, error.hint) from None
+            if self.arch is Arch.X86_64 and X32_BIT <= number < 2 * X32_BIT:
+                raise self.cursor.error("x32 calls are always refused", token)
+            known = number in calls.by_number
+        else:
+            name = token.text
+            call = calls.by_name.get(name) or calls.by_name.get(name.removeprefix("sys_"))
+            number, known = (call.number, True) if call else (0, False)
+        major, minor = self.settings.table
+        if number > calls.newest(self.settings.table):
+            hint = "it falls under `unknown`; name a newer kernel in the `table` line"
+            raise self.cursor.error(f"{token.text} is newer than the policy's table, {major}.{minor}", token, hint)
+        if not known:
+            hint = did_you_mean(token.text.removeprefix("sys_"), calls.by_name) if token.kind == "word" else ""
+            hint = hint or self._elsewhere(token)
+            raise self.cursor.error(f"{self.arch} has no syscall {token.text}", token, hint)
+        return number
+
+    def _elsewhere(self, token: Token) -> str:
+        name = token.text.removeprefix("sys_")
+        return "".join(f"{arch} has; " for arch in Arch if name in table(arch).by_name).removesuffix("; ")
+
+    def _body(self, name: Token, parser: ExpressionParser) -> Entry:
+        cursor = self.cursor
+        if cursor.at_line_end() or cursor.following.text == ":":
+            hint = "write allow, deny, an action or a condition"
+            raise cursor.error(f"nothing is said of {name.text}", name, hint)
+        token = cursor.token
+        if token.text in ("0", "1", "deny"):
+            cursor.take()
+            return Entry(Always(token.text == "1"))
+        action = ALLOW
+        if token.text in _ACTIONS:
+            action = self._action("an action")
+            if not cursor.accept("if"):
+                return Entry(Always(True), action)
+        expression = parser.expression()
+        otherwise = self._action("an action after `else`") if cursor.accept("else") else None
+        return Entry(expression, action, otherwise)
+
+    def _action(self, what: str) -> Action:
+        cursor = self.cursor
+        token = cursor.token
+        if token.text not in list(ActionKind):
+            hint = did_you_mean(token.text, list(ActionKind)) or f"an action is one of {', '.join(ActionKind)}"
+            raise cursor.expected(what, hint)
+        cursor.take()
+        if token.text != ActionKind.ERRNO:
+            return Action(ActionKind(token.text))
+        named = cursor.token
+        errors = constants.family("errno", self.arch)
+        if named.kind == "word":
+            number = errors.value(cursor.take().text)
+            if number is None:
+                raise cursor.error(f"no error is named {named.text}", named, did_you_mean(named.text, errors.names))
+        else:
+            number = self._integer("an error's name or number")
+        try:
+            return Action(ActionKind.ERRNO, number)
+        except ValueError as error:
+            raise cursor.error(str(error), named) from None
+
+    # Includes
+
+    def _include(self, token: Token) -> Place:
+        self.first = self.first or token
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.source.filename), token.text))
+        read = self.context.read
+        if read is None:
+            raise self.cursor.error("this text has no folder to include files from", token)
+        if posixpath.isabs(token.text):
+            hint = "name it relative to the file that includes it"
+            raise self.cursor.error("an included file has a relative name", token, hint)
+        if path in self.chain:
+            hint = " -> ".join((*self.chain[self.chain.index(path) :], path))
+            raise self.cursor.error(f"{token.text} includes itself", token, hint)
+        if len(self.chain) > MAX_INCLUDES:
+            raise self.cursor.error(f"files include each other deeper than {MAX_INCLUDES}", token)
+        if first := self.context.included.get((self.arch, path)):
+            hint = f"first at {first[0].place(first[1])}"
+            raise self.cursor.error(f"{token.text} is included twice", token, hint)
+        self.context.included[self.arch, path] = (self.source, token.start)
+        inner = self._included(token, path, read)
+        self.entries.setdefault(self.arch, {})
+        for arch, entries in inner.entries.items():
+            self.entries.setdefault(arch, {}).update(entries)
+        return ("include", self.arch, Include(token.text, inner.entries))
+
+    def _included(self, token: Token, path: str, read: Read) -> _FileParser:
+        chain = (self.source.place(token.start), *self.source.chain)
+        try:
+            text = read(path)
+        except OSError as error:
+            raise self.cursor.error(f"{path} cannot be read: {error.strerror or error}", token) from None
+        except PolicyError as error:  # not UTF-8
+            error.chain = chain
+            raise
+        parser = _FileParser(
+            self.context, source(text, path, chain), (*self.chain, path), self.settings, self.arch
+        )
+        parser.parse()
+        return parser

@@ -1,0 +1,57 @@
+"""What was observed, shown to the compiled filter: a policy that denies any of it is not written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policygen import bpf
+from policygen.known import permits
+from tracer.abi import Arch, Event, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from policygen.model import Action
+    from policygen.observation import Observation
+    from tracer.abi.table import Table
+
+
+class ReplayError(Exception):
+    """The compiled filter denies what was observed: a bug of ours, never of the user."""
+
+    def __init__(self, observation: Observation, event: Event, action: Action) -> None:
+        super().__init__(f"internal error, nothing written: the filter answers {event} with {action}; {observation}")
+        self.observation = observation
+        self.event = event
+        self.action = action
+
+
+def replay(program: bytes, observations: Iterable[Observation], tables: Callable[[Arch], Table]) -> None:
+    """Runs the filter on the events of every observation.  Raises ReplayError unless it lets each of them pass."""
+    for observation in observations:
+        for event in events(observation, tables(Arch(Arch.from_audit(observation.arch)))):
+            action = bpf.action(bpf.run(program, event))
+            if not permits(action):
+                raise ReplayError(observation, event, action)
+
+
+def events(observation: Observation, calls: Table) -> tuple[Event, Event, Event]:
+    """The event seen, and those that differ most from it among the events that the observation stands for: with all
+    bits that were not kept, or that the kernel ignores, clear or set."""
+    plain = calls.by_number[observation.number].arguments
+    meanings = calls.arguments(observation.number, observation.example)
+    register = (1 << calls.arch.bits) - 1
+    extremes = []
+    for fill in (0, register):
+        registers = [fill] * 6
+        for index, (argument, meaning, value) in enumerate(zip(plain, meanings, observation.arguments, strict=True)):
+            if value is not None:
+                kept = argument.mask
+                if meaning.kind is Kind.FIELD:
+                    kept = meaning.exact
+                elif meaning.kind is Kind.CLOCK and value < 0:
+                    kept = 1 << (argument.width - 1)  # only that it is negative
+                registers[index] = (value & kept) | (fill & ~kept)
+        a, b, c, d, e, f = registers
+        extremes.append(Event(observation.arch, observation.number, (a, b, c, d, e, f)))
+    return (observation.event, extremes[0], extremes[1])

@@ -1,0 +1,123 @@
+"""Rules as values that can be joined, and the expressions that they are written as.
+
+A rule has an element for each argument of the call: None (free), a condition, or `Flags`.  Rules that differ in
+nothing but the bits of their flags have the same `key` and can be joined.  `join` of such rules is commutative,
+associative and idempotent, so it does not matter in which order, or how often, behaviour was seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from policygen.model import Always, And, Condition, Expression, Operator
+from tracer.abi import Argument, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tracer.abi.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What was seen of an argument whose bits are independent."""
+
+    bits: int
+    """All bits that were seen set, as an unsigned pattern."""
+    several: bool
+    """Whether they come from several values: then any combination of them is allowed, else only this one."""
+    field: int = 0
+    """The bits that are one field (`Argument.exact`), never mixed with others'."""
+
+    def join(self, other: Flags) -> Flags:
+        """Of two with the same field, holding the same value."""
+        if self == other:
+            return self
+        return Flags(self.bits | other.bits, True, self.field)
+
+
+Element = Condition | Flags | None
+Rule = tuple[Element, ...]
+
+
+def key(rule: Rule) -> tuple[object, ...]:
+    """Equal for rules that can be joined."""
+    return tuple((e.field, e.bits & e.field) if isinstance(e, Flags) else e for e in rule)
+
+
+def join(a: Rule, b: Rule) -> Rule:
+    """The narrowest rule that allows what either does, of two with the same key."""
+    return tuple(
+        e.join(f) if isinstance(e, Flags) and isinstance(f, Flags) else e for e, f in zip(a, b, strict=True)
+    )
+
+
+def join_all(rules: Iterable[Rule]) -> dict[tuple[object, ...], Rule]:
+    """The rules by their key, those of the same key joined."""
+    joined: dict[tuple[object, ...], Rule] = {}
+    for rule in rules:
+        known = joined.get(key(rule))
+        joined[key(rule)] = rule if known is None else join(known, rule)
+    return joined
+
+
+def expression(rule: Rule, arguments: Sequence[Argument]) -> Expression:
+    """The rule in the policy language.  `arguments` are the plain ones of the call."""
+    parts: list[Condition] = []
+    for index, element in enumerate(rule):
+        if isinstance(element, Flags):
+            parts += _flags(index, element, arguments[index])
+        elif element is not None:
+            parts.append(element)
+    if not parts:
+        return Always(True)
+    return parts[0] if len(parts) == 1 else And(tuple(parts))
+
+
+def _flags(index: int, flags: Flags, argument: Argument) -> list[Condition]:
+    if not flags.several:
+        return [Condition(index, Operator.EQ, argument.value(flags.bits))]
+    conditions = [Condition(index, Operator.IN, flags.bits)]
+    if flags.field:
+        conditions.insert(0, Condition(index, Operator.MASKED, flags.bits & flags.field, flags.field))
+    return conditions
+
+
+def read(expression: Expression, calls: Table, number: int) -> Rule | None:
+    """The rule that an alternative of an entry is, or None if it has another shape.
+
+    A condition that learning would not write is an element like any other: its rule has a key that no learned rule
+    has, and is left alone.
+    """
+    parts = expression.parts if isinstance(expression, And) else (expression,)
+    conditions = [part for part in parts if isinstance(part, Condition)]
+    if len(conditions) < len(parts) and expression != Always(True):
+        return None
+    plain = calls.by_number[number].arguments
+    registers = [0] * 6
+    for condition in conditions:
+        registers[condition.index] |= (condition.values or (condition.value,))[0] & plain[condition.index].mask
+    meanings = calls.arguments(number, registers)
+    rule: list[Element] = []
+    for index, meaning in enumerate(meanings):
+        mine = [condition for condition in conditions if condition.index == index]
+        flags = _read_flags(mine, plain[index], meaning)
+        if flags is None and len(mine) > 1:
+            return None
+        rule.append(flags or (mine[0] if mine else None))
+    return tuple(rule)
+
+
+def _read_flags(conditions: list[Condition], plain: Argument, meaning: Argument) -> Flags | None:
+    """The inverse of `_flags`, or None if the conditions on this argument were not written by it."""
+    if meaning.kind is not Kind.FLAGS or not conditions:
+        return None
+    last = conditions[-1]
+    several = last.operator is Operator.IN
+    flags = Flags(last.value & plain.mask, several, meaning.exact)
+    return flags if _flags_equal(conditions, flags, plain) else None
+
+
+def _flags_equal(conditions: list[Condition], flags: Flags, plain: Argument) -> bool:
+    return conditions == _flags(conditions[0].index, flags, plain)

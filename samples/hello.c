@@ -1,0 +1,12 @@
+/* The least a C program asks for: the loader, one write, one exit. */
+#include <stdio.h>
+
+int main(void) {
+    puts("hello, world\n"
+         "learn must find: write: allow\n"
+         "learn must find: exit_group: allow\n"
+         "learn must refuse: execve()\n"
+         "learn must refuse: socket(family=AF_UNIX, type=SOCK_STREAM)\n"
+         "learn must refuse: mprotect(prot=PROT_READ|PROT_EXEC)");
+    return 0;
+}

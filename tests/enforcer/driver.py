@@ -1,0 +1,29 @@
+"""Runs a program under a filter made of nothing but denied numbers: `driver.py ARM NUMBER,... PROGRAM [ARGUMENT ...]`.
+
+The kernel fails those calls with EPERM, whatever the architecture.  Without policies, so that the mechanism is tested alone.
+"""
+
+import os
+import struct
+import sys
+
+from enforcer.errors import EnforceError
+from enforcer.launch import initial_environment, run
+
+
+def program(numbers):
+    """struct sock_filter[]: load the number, compare with each, return SECCOMP_RET_ERRNO|EPERM or SECCOMP_RET_ALLOW."""
+    made = struct.pack("=HBBI", 0x20, 0, 0, 0)
+    for number in numbers:
+        made += struct.pack("=HBBI", 0x15, 0, 1, number) + struct.pack("=HBBI", 0x06, 0, 0, 0x00050001)
+    return made + struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
+
+
+if __name__ == "__main__":
+    arm, numbers, *argv = sys.argv[1:]
+    denied = [int(number) for number in numbers.split(",") if number]
+    try:
+        run([os.fsencode(one) for one in argv], initial_environment(), [program(denied)], arm, None)
+    except EnforceError as error:
+        print(f"enforce: {error}", file=sys.stderr)
+        sys.exit(error.status)

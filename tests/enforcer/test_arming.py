@@ -1,0 +1,107 @@
+"""When the filter takes effect, and that a program which cannot be confined does not run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+GETPPID = (110, 64)  # x86_64, i386
+EXECVE = 59
+KINDS = {"dynamic": (), "static": ("-static",), "i386": ("-m32",), "i386 static": ("-m32", "-static")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("arm", ["now", "exec", "entry"])
+def test_every_process_of_every_kind_of_program_is_confined(arm, kind, build, drive):
+    program = build("parent", *KINDS[kind])
+    for argv in ([program], [program, "again"]):
+        done = drive(arm, GETPPID, *argv)
+        assert (done.returncode, done.stderr) == (7, b"")
+        assert done.stdout == b"1" * (2 + len(argv))
+
+
+@pytest.mark.parametrize("arm", ["exec", "entry"])
+def test_the_execve_that_starts_the_program_is_not_judged(arm, build, drive):
+    assert drive(arm, (EXECVE,), build("parent")).returncode == 7
+    refused = drive(arm, (EXECVE,), build("parent"), "again")
+    assert (refused.returncode, refused.stdout) == (1, b"0")
+
+
+def test_arm_now_judges_the_execve(build, drive):
+    done = drive("now", (EXECVE,), build("parent"))
+    assert done.returncode == 126
+    assert b"Operation not permitted" in done.stderr
+
+
+def test_arm_exec_confines_the_dynamic_loader_and_arm_entry_does_not(build, drive):
+    openat, mmap = 257, 9
+    done = drive("exec", (openat, mmap), build("parent"))
+    assert done.returncode == 127
+    assert b"error while loading shared libraries" in done.stderr
+    assert drive("entry", (openat,), build("parent")).returncode == 7
+
+
+@pytest.mark.parametrize("what", ["thread", "fork", "vfork"])
+def test_arm_entry_refuses_what_starts_before_the_entry_point(what, build, drive):
+    library = build("early", "-shared", "-fPIC")
+    environment = os.environ | {"LD_PRELOAD": str(library), "EARLY": what}
+    done = subprocess.run(
+        ["env", *(f"{name}={environment[name]}" for name in ("LD_PRELOAD", "EARLY")), "true"], check=True
+    )
+    assert done.returncode == 0, "the library itself works"
+    done = drive("entry", GETPPID, "env", "-u", "none", build("parent"), env=environment)
+    assert done.returncode == 125
+    assert done.stdout == b""
+    assert b"it starts a thread or a process before its entry point" in done.stderr
+    assert b"--arm exec" in done.stderr
+
+
+def test_arm_entry_follows_an_execve_made_before_the_entry_point(build, drive):
+    library = build("early", "-shared", "-fPIC")
+    done = drive("entry", (), build("parent"), env=os.environ | {"LD_PRELOAD": str(library), "EARLY": "x"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"executed\n", b"")
+
+
+def test_a_filter_that_the_kernel_refuses_is_not_gone_without(build, drive):
+    """4097 instructions are refused before anything starts; a jump into nowhere by the kernel, at arming."""
+    done = drive("exec", range(2048), build("parent"))
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert b"the filter has 4098 instructions, and the kernel takes 4096" in done.stderr
+
+
+@pytest.mark.parametrize("arm", ["exec", "entry"])
+def test_a_stack_without_room_for_the_filter(arm, build, drive):
+    """Below the stack pointer execve maps no more than RLIMIT_STACK permits."""
+    shell = 'ulimit -s 16; exec "$@"'
+    inner = drive(arm, range(500, 2500), build("parent", "-static"))
+    assert inner.returncode == 7, inner.stderr
+    done = drive(arm, range(500, 2500), "sh", "-c", shell, "sh", build("parent"))
+    assert done.returncode == 7, "a limit that the program sets later matters to nobody"
+
+
+def test_a_script_is_confined_with_its_interpreter(build, drive, tmp_path):
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\necho \"$0 $*\"\nexec {build('parent')}\n")
+    script.chmod(0o755)
+    done = drive("exec", GETPPID, "./script", "a", b"\xff b")
+    assert (done.returncode, done.stdout) == (7, b"./script a \xff b\n111")
+
+
+def test_a_traced_program_is_refused_and_told_about_arm_now(build, drive):
+    command = ["strace", "-o", "/dev/null", "-e", "trace=none"]
+    import sys
+    from pathlib import Path
+
+    driver = Path(__file__).parent / "driver.py"
+    done = subprocess.run(
+        [*command, sys.executable, driver, "exec", "110", build("parent")], check=False, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert b"traced already" in done.stderr
+    assert b"--arm now" in done.stderr
+    done = subprocess.run(
+        [*command, sys.executable, driver, "now", "110", build("parent")], check=False, capture_output=True, timeout=60
+    )
+    assert done.stdout == b"111"

@@ -1,0 +1,77 @@
+"""What the running kernel does with a filter: see probe.c."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from policygen.model import Action, ActionKind
+from tracer.abi import Arch, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_ALLOW = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one call."""
+
+    error: int
+    """errno with which the filter was refused, or 0."""
+    returned: bool
+    result: int
+    handled: bool
+    signal: int
+
+
+class Probe:
+    def __init__(self, folder: Path) -> None:
+        compiler = shutil.which("gcc")
+        if compiler is None:
+            pytest.skip("needs gcc for the program that is confined")
+        self.path = folder / "probe"
+        source = Path(__file__).with_name("probe.c")
+        subprocess.run([compiler, "-O1", "-mno-red-zone", "-o", self.path, source], check=True)
+
+    def run(self, jobs: Sequence[tuple[bytes, Sequence[Event]]]) -> list[list[Outcome]]:
+        """The outcomes of making each call under its filter, whose i386 calls are made with `int 0x80`."""
+        stream = bytearray()
+        for program, events in jobs:
+            stream += struct.pack("=I", len(program) // 8) + program + struct.pack("=I", len(events))
+            for event in events:
+                stream += struct.pack("=II6Q", event.arch == Arch.I386.audit, event.number, *event.arguments)
+        output = subprocess.run([self.path], input=stream, stdout=subprocess.PIPE, check=True, timeout=120).stdout
+        lines = iter(output.decode().splitlines())
+        outcomes = []
+        for _, events in jobs:
+            fields = [[int(field) for field in next(lines).split()] for _ in events]
+            outcomes.append([Outcome(e, bool(r), result, bool(h), s) for e, r, result, h, s in fields])
+        return outcomes
+
+    def agrees(self, program: bytes, expected: Sequence[tuple[Event, Action]]) -> None:
+        """Asserts that under the filter each call meets its action."""
+        events = [event for event, _ in expected]
+        free, confined = self.run([(_ALLOW, events), (program, events)])
+        for (event, action), without, outcome in zip(expected, free, confined, strict=True):
+            assert outcome.error == 0
+            match action.kind:
+                case ActionKind.ALLOW | ActionKind.LOG:
+                    wanted = (True, without.result, False, signal.SIGILL)
+                case ActionKind.ERRNO:
+                    wanted = (True, -action.errno, False, signal.SIGILL)
+                case ActionKind.NOTIFY:  # nobody holds a listener: ENOSYS
+                    wanted = (True, -38, False, signal.SIGILL)
+                case ActionKind.TRAP:
+                    wanted = (False, 0, True, signal.SIGILL)
+                case ActionKind.KILL:
+                    wanted = (False, 0, False, signal.SIGSYS)
+            assert (outcome.returned, outcome.result, outcome.handled, outcome.signal) == wanted, (event, action)

@@ -1,0 +1,54 @@
+"""The folders' import rule: callfence -> enforcer -> policygen -> tracer.abi, callfence -> tracer, never the other way."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {
+    "tracer.abi": {"tracer.abi"},
+    "tracer": {"tracer", "tracer.abi"},
+    "policygen": {"policygen", "tracer.abi"},
+    "enforcer": {"enforcer", "policygen", "tracer.abi"},
+    "callfence": {"callfence", "enforcer", "policygen", "tracer", "tracer.abi"},
+}
+ONE_PLACE = {"ptrace": "tracer/kernel.py", "pyseccomp": "policygen/libseccomp.py", "rich": "callfence/terminal.py"}
+
+
+def _folder(name: str) -> str:
+    return "tracer.abi" if (name + ".").startswith("tracer.abi.") else name.split(".")[0]
+
+
+def _imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it; `from a import b` counts as a.b as well."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.update({node.module} if node.module != "tracer" else {f"tracer.{alias.name}" for alias in node.names})
+    return found
+
+
+FILES = sorted(path for folder in ("tracer", "policygen", "enforcer", "callfence") for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    relative = path.relative_to(ROOT)
+    own = _folder(".".join(relative.with_suffix("").parts))
+    for name in _imports(path):
+        folder = _folder(name)
+        if folder in MAY_IMPORT:
+            assert folder in MAY_IMPORT[own], f"{relative} imports {name}"
+        if folder in ONE_PLACE:
+            assert str(relative) == ONE_PLACE[folder], f"{relative} imports {name}"
+
+
+@pytest.mark.parametrize(("module", "place"), ONE_PLACE.items())
+def test_the_one_place_exists(module: str, place: str) -> None:
+    """Else the rule above would hold for a module that nobody uses."""
+    assert module in {name.split(".")[0] for name in _imports(ROOT / place)}

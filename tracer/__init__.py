@@ -1,0 +1,1 @@
+"""A process under ptrace -> events.  Knows nothing of policies."""

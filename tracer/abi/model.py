@@ -1,0 +1,146 @@
+"""The words for what crosses the system-call boundary: architectures, arguments, calls, events.
+
+Values only.  The tables that fill them are data files beside this one, read by `tracer.abi.table`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Arch(StrEnum):
+    """A system-call convention, as the kernel reports it in `seccomp_data.arch`."""
+
+    X86_64 = "x86_64"
+    I386 = "i386"
+    AARCH64 = "aarch64"
+
+    @property
+    def audit(self) -> int:
+        """The AUDIT_ARCH_* number, 32 bits (linux/audit.h)."""
+        return _AUDIT[self]
+
+    @property
+    def bits(self) -> int:
+        """Width of an argument register: 32 or 64."""
+        return 32 if self is Arch.I386 else 64
+
+    @classmethod
+    def from_audit(cls, audit: int) -> Arch | None:
+        """The architecture with that AUDIT_ARCH_* number, or None if it is not one of ours."""
+        return _BY_AUDIT.get(audit)
+
+
+# EM_* | __AUDIT_ARCH_64BIT (0x80000000) | __AUDIT_ARCH_LE (0x40000000): linux/audit.h, linux/elf-em.h
+_AUDIT = {Arch.X86_64: 0xC000003E, Arch.I386: 0x40000003, Arch.AARCH64: 0xC00000B7}
+_BY_AUDIT = {audit: arch for arch, audit in _AUDIT.items()}
+
+X32_BIT = 0x40000000
+"""Set in the number of an x32 call, which arrives with the arch of x86_64 (asm/unistd.h)."""
+
+
+class Kind(StrEnum):
+    """What an argument means, which decides how a policy may constrain it."""
+
+    FD = "fd"
+    """A file descriptor."""
+    DIRFD = "dirfd"
+    """A directory's descriptor, or AT_FDCWD."""
+    SELECTOR = "selector"
+    """Chooses what the call does (a command, an option, a family): only the values seen are allowed."""
+    SIGNAL = "signal"
+    """A signal number that is sent: as a selector."""
+    CLOCK = "clock"
+    """A clock id: as a selector, except the negative ones, which carry a pid or a descriptor."""
+    PROTECTION = "protection"
+    """Bits that are dangerous together (PROT_*, CLONE_*): only the combinations seen."""
+    FLAGS = "flags"
+    """Bits that are independent: the union of those seen."""
+    FIELD = "field"
+    """Only the bits of `Argument.exact` matter (a mode's set-id bits and file type); the rest is free."""
+    POINTER = "pointer"
+    """An address in the caller's memory: can never be constrained."""
+    PATH = "path"
+    """A pointer to a file name: can never be constrained."""
+    ADDRESS = "address"
+    """An address used as a number (mmap's addr): not constrained when learning."""
+    SIZE = "size"
+    """A length or count in bytes or elements."""
+    OFFSET = "offset"
+    """A position in a file."""
+    ID = "id"
+    """A process, user, group, key or timer identifier."""
+    MODE = "mode"
+    """Permission bits that carry no privilege (umask)."""
+    NUMBER = "number"
+    """Any other integer."""
+
+    @property
+    def is_pointer(self) -> bool:
+        return self in (Kind.POINTER, Kind.PATH)
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether learning constrains it without being asked to (`--tight` adds others)."""
+        return self in _CONSTRAINED
+
+
+_CONSTRAINED = frozenset(
+    (Kind.SELECTOR, Kind.SIGNAL, Kind.CLOCK, Kind.PROTECTION, Kind.FLAGS, Kind.FIELD)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of one call."""
+
+    name: str
+    """The kernel's own name (tracefs `events/syscalls/*/format`)."""
+    ctype: str
+    """The kernel's C type, `__user` removed."""
+    width: int
+    """How many low bits of the register the kernel looks at: 8, 16, 32 or 64."""
+    signed: bool
+    """Whether the C type is signed: decides how <, > and printing read the value."""
+    kind: Kind
+    constants: str = ""
+    """The family of constants that names its values (constants.tsv), or ''."""
+    exact: int = 0
+    """Bits that are one field, compared as a whole (open's O_ACCMODE), besides the rest; 0 for none."""
+
+    @property
+    def mask(self) -> int:
+        return (1 << self.width) - 1
+
+    def value(self, register: int) -> int:
+        """The argument as the kernel takes it from a 64-bit register: truncated, sign-extended."""
+        value = register & self.mask
+        if self.signed and value >> (self.width - 1):
+            value -= 1 << self.width
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Syscall:
+    """One call of one architecture."""
+
+    number: int
+    name: str
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One call as the kernel's filter sees it (struct seccomp_data), and the task that made it."""
+
+    arch: int
+    """AUDIT_ARCH_*, 32 bits; may be one that `Arch` does not know."""
+    number: int
+    """32 bits, unsigned (-1 is 0xffffffff; x32 numbers keep their bit)."""
+    arguments: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
+    """The registers: 64 bits each, unsigned, whatever the C type."""
+    ip: int = 0
+    """Instruction pointer, 64 bits."""
+    task: int = 0
+    """Thread id; 0 where there is none."""

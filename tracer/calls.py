@@ -1,0 +1,132 @@
+"""Calls that the tracer must do something about, besides counting them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from typing import TYPE_CHECKING, Final
+
+from tracer import kernel
+from tracer.abi import Arch, table
+from tracer.kernel import PTRACE_SYSCALL, PtraceError
+from tracer.tally import event_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracer.abi import Event
+    from tracer.loop import Loop
+    from tracer.task import Task
+
+    Handler = Callable[["Task", Event], None]
+
+ENOSYS: Final = 38  # asm-generic/errno.h
+CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h
+TCSETS: Final = range(0x5402, 0x5405)  # TCSETS, TCSETSW, TCSETSF: asm-generic/ioctls.h
+OPAQUE: Final = ("clone3", "openat2", "io_uring_setup")
+"""Calls whose arguments are in memory or a ring, where no filter sees them; libc falls back when they fail with ENOSYS."""
+
+_WORD = struct.Struct("<Q")
+
+
+class Calls:
+    """The handlers by architecture and number."""
+
+    def __init__(self, loop: Loop, allow_opaque: frozenset[str], gap: Callable[[str], None]) -> None:
+        """`allow_opaque`: names of OPAQUE calls to let through.  `gap`: is told what can't be observed."""
+        self.interactive = False
+        """The program has changed a terminal's modes: it draws on it itself."""
+        self._loop = loop
+        self._gap = gap
+        self._handlers: dict[int, dict[int, Handler]] = {}
+        by_name: dict[str, Handler] = {
+            "clone": self._clone,
+            "sched_getaffinity": self._getaffinity,
+            "sched_setaffinity": self._setaffinity,
+            "open": self._open,
+            "openat": self._open,
+            "seccomp": self._seccomp,
+            "prctl": self._prctl,
+            "ptrace": self._ptrace,
+            "ioctl": self._ioctl,
+        }
+        by_name |= {name: self._opaque for name in OPAQUE if name not in allow_opaque}
+        for arch in (Arch.X86_64, Arch.I386):
+            known = table(arch).by_name
+            self._handlers[arch.audit] = {known[name].number: handler for name, handler in by_name.items()}
+        self.special = frozenset(self._handlers[Arch.X86_64.audit])
+        """x86_64's numbers that have a handler."""
+
+    def handle(self, task: Task, info: bytearray) -> None:
+        """At the stop of a call that is about to run."""
+        event = event_of(info, task.tid)
+        handler = self._handlers.get(event.arch, {}).get(event.number)
+        if handler is not None:
+            with contextlib.suppress(PtraceError, OSError):  # the task is dying
+                handler(task, event)
+
+    def _opaque(self, task: Task, event: Event) -> None:
+        kernel.skip_call(task.tid, ENOSYS)
+
+    def _clone(self, task: Task, event: Event) -> None:
+        """A child made with CLONE_UNTRACED would run without its tracer, and every call of it would fail."""
+        if event.arguments[0] & CLONE_UNTRACED:
+            register = kernel.OFFSET_RDI if event.arch == Arch.X86_64.audit else kernel.OFFSET_EBX
+            kernel.poke_user(task.tid, register, event.arguments[0] & ~CLONE_UNTRACED)
+
+    def _getaffinity(self, task: Task, event: Event) -> None:
+        self._loop.processor.release(event.arguments[0] & 0xFFFFFFFF or task.tid)
+
+    def _setaffinity(self, task: Task, event: Event) -> None:
+        tid = event.arguments[0] & 0xFFFFFFFF or task.tid
+        self._loop.processor.release(tid)
+        if target := self._loop.tasks.get(tid):
+            target.own_affinity = True
+
+    def _open(self, task: Task, event: Event) -> None:
+        """/proc/PID/status shows an affinity: whoever opens one gets to see the true ones, from now on."""
+        if not self._loop.processor.in_use:
+            return
+        number_of = 0 if event.number == table(Arch.from_audit(event.arch) or Arch.X86_64).by_name["open"].number else 1
+        path = _read_path(task.tid, event.arguments[number_of])
+        if path.rstrip(b"/").endswith(b"status"):
+            self._loop.processor.disable()
+
+    def _prctl(self, task: Task, event: Event) -> None:
+        if event.arguments[0] & 0xFFFFFFFF == kernel.PR_SET_SECCOMP:
+            self._seccomp(task, event)
+
+    def _seccomp(self, task: Task, event: Event) -> None:
+        """A filter of the program's own may answer calls before ours is heard: from now on, look before both."""
+        for other in self._loop.tasks.values():
+            if other.tgid == task.tgid and other.request == kernel.PTRACE_CONT:
+                other.request = PTRACE_SYSCALL
+                if other is not task:
+                    kernel.interrupt(other.tid)
+
+    def _ptrace(self, task: Task, event: Event) -> None:
+        self._gap(f"{task.executable} uses ptrace, which fails on a program that is being learned")
+
+    def _ioctl(self, task: Task, event: Event) -> None:
+        if event.arguments[1] & 0xFFFFFFFF in TCSETS:
+            self.interactive = True
+
+
+def _read_path(tid: int, address: int) -> bytes:
+    """A string in a task's memory, as far as 4 KiB; b'' when it can't be read."""
+    try:
+        memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        room = 4096 - address % 4096
+        text = os.pread(memory, room, address)
+        if b"\0" not in text:
+            with contextlib.suppress(OSError):
+                text += os.pread(memory, 4096, address + room)
+        return text.partition(b"\0")[0]
+    except (OSError, OverflowError):
+        return b""
+    finally:
+        os.close(memory)

@@ -1,0 +1,217 @@
+"""The kernel's tracing interface: the one place that imports python-ptrace.
+
+python-ptrace 0.9.9 lacks PTRACE_SEIZE and what came after it; its generic `ptrace()` passes any request, so those are
+built on it here.  The two requests of the hot loop bypass it (`get_syscall_info`, `resume`): see the figure beside them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import signal
+from typing import TYPE_CHECKING, Final
+
+from ptrace.binding.func import PTRACE_GETEVENTMSG, ptrace, ptrace_detach, ptrace_pokeuser
+from ptrace.binding.func import ptrace_getregs as _getregs
+from ptrace.binding.func import ptrace_setregs as _setregs
+from ptrace.error import PtraceError
+
+from tracer.errors import TracerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["PtraceError"]
+
+# linux/ptrace.h
+PTRACE_PEEKDATA: Final = 2
+PTRACE_POKEDATA: Final = 5
+PTRACE_CONT: Final = 7
+PTRACE_DETACH: Final = 17
+PTRACE_SYSCALL: Final = 24
+PTRACE_SEIZE: Final = 0x4206
+PTRACE_INTERRUPT: Final = 0x4207
+PTRACE_LISTEN: Final = 0x4208
+PTRACE_GET_SYSCALL_INFO: Final = 0x420E
+
+EVENT_FORK: Final = 1
+EVENT_VFORK: Final = 2
+EVENT_CLONE: Final = 3
+EVENT_EXEC: Final = 4
+EVENT_SECCOMP: Final = 7
+EVENT_STOP: Final = 128
+
+OPTION_SYSGOOD: Final = 1
+OPTION_FOLLOW: Final = 1 << EVENT_FORK | 1 << EVENT_VFORK | 1 << EVENT_CLONE | 1 << EVENT_EXEC
+OPTION_SECCOMP: Final = 1 << EVENT_SECCOMP
+OPTION_EXITKILL: Final = 1 << 20
+
+OP_ENTRY: Final = 1
+OP_EXIT: Final = 2
+OP_SECCOMP: Final = 3
+
+STATUS_SECCOMP: Final = EVENT_SECCOMP << 16 | signal.SIGTRAP << 8 | 0x7F
+"""The wait status of a seccomp stop, as a whole: the hot loop compares nothing else."""
+STATUS_SYSCALL: Final = (signal.SIGTRAP | 0x80) << 8 | 0x7F
+"""The wait status of a PTRACE_SYSCALL stop under PTRACE_O_TRACESYSGOOD."""
+
+WALL: Final = 0x40000000
+"""__WALL: wait for clone children too (linux/wait.h); the os module does not name it."""
+
+# linux/prctl.h, linux/seccomp.h
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_SET_SECCOMP: Final = 22
+SECCOMP_MODE_FILTER: Final = 2
+SECCOMP_RET_TRACE: Final = 0x7FF00000
+RECORDING_DATUM: Final = 0xCA11
+"""The datum of our RET_TRACE (16 bits): tells our stops from those of a filter that the program installs itself."""
+BPF_RET_K: Final = 0x06
+
+# struct user_regs_struct (asm/user_64.h): offsets in PTRACE_POKEUSER's area
+OFFSET_RDI: Final = 14 * 8
+OFFSET_RAX: Final = 10 * 8
+OFFSET_ORIG_RAX: Final = 15 * 8
+OFFSET_EBX: Final = 5 * 8
+AT_ENTRY: Final = 9  # linux/auxvec.h
+USER32_CS: Final = 0x23  # asm/segment.h: code segment of 32-bit code
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+
+# A plain PyDLL call without errno bookkeeping: 0.9 us a request against 2.6 us through python-ptrace's wrapper
+# (bench/learn_vs_strace.py prints both).  Holding the interpreter's lock is fine: this process has one thread.
+_ptrace = ctypes.PyDLL(None).ptrace
+_ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+_ptrace.restype = ctypes.c_long
+
+
+INFO_SIZE: Final = 88
+"""sizeof(struct ptrace_syscall_info) up to and including `seccomp.ret_data` (linux/ptrace.h, Linux 5.3)."""
+
+
+class SyscallInfo:
+    """A buffer for PTRACE_GET_SYSCALL_INFO, used again for every stop.
+
+    `bytes` has op at 0 (8 bits), arch at 4 (32), instruction pointer at 8 (64), stack pointer at 16 (64), and for OP_ENTRY
+    and OP_SECCOMP the number at 24 (64), the arguments at 32 (6 x 64) and OP_SECCOMP's datum at 80 (32).
+    """
+
+    __slots__ = ("_address", "_keep", "bytes")
+
+    def __init__(self) -> None:
+        self.bytes = bytearray(INFO_SIZE)
+        self._keep = (ctypes.c_char * INFO_SIZE).from_buffer(self.bytes)
+        self._address = ctypes.addressof(self._keep)
+
+    def read(self, tid: int) -> bool:
+        """Fill the buffer from a stopped task; False when the task is dying (ESRCH)."""
+        return bool(_ptrace(PTRACE_GET_SYSCALL_INFO, tid, INFO_SIZE, self._address) > 0)
+
+
+def resume(request: int, tid: int, signum: int = 0) -> bool:
+    """PTRACE_CONT, PTRACE_SYSCALL or PTRACE_LISTEN a stopped task, delivering `signum`; False when it is dying (ESRCH)."""
+    return bool(_ptrace(request, tid, 0, signum) != -1)
+
+
+def seize(tid: int, options: int) -> None:
+    """PTRACE_SEIZE.  Raises PtraceError (EPERM: not permitted or already traced; ESRCH: gone)."""
+    ptrace(PTRACE_SEIZE, tid, 0, options)
+
+
+def interrupt(tid: int) -> None:
+    """PTRACE_INTERRUPT: a stop (EVENT_STOP) as soon as the task can take one.  Raises PtraceError."""
+    ptrace(PTRACE_INTERRUPT, tid)
+
+
+def detach(tid: int, signum: int = 0) -> None:
+    """PTRACE_DETACH a stopped task.  Raises PtraceError."""
+    ptrace_detach(tid, signum)
+
+
+def event_message(tid: int) -> int:
+    """PTRACE_GETEVENTMSG, 64 bits.  Raises PtraceError.
+
+    python-ptrace's own call passes a c_int although the kernel writes an unsigned long.
+    """
+    message = ctypes.c_ulong()
+    ptrace(PTRACE_GETEVENTMSG, tid, 0, ctypes.addressof(message))
+    return message.value
+
+
+def poke_user(tid: int, offset: int, value: int) -> None:
+    """Set one 64-bit register of a stopped task.  Raises PtraceError."""
+    ptrace_pokeuser(tid, offset, value)
+
+
+def skip_call(tid: int, error: int) -> None:
+    """At a seccomp stop: have the call not run and fail with `error` (seccomp(2), SECCOMP_RET_TRACE: number -1)."""
+    poke_user(tid, OFFSET_ORIG_RAX, (1 << 64) - 1)
+    poke_user(tid, OFFSET_RAX, (1 << 64) - error)
+
+
+def set_breakpoint(tid: int, address: int) -> int:
+    """Write an int3 at `address` and return the word that was there (64 bits).  Raises PtraceError."""
+    word = ctypes.c_ulong()
+    # The system call stores the word through its data argument; only glibc's wrapper returns it.
+    if _libc.syscall(101, PTRACE_PEEKDATA, tid, ctypes.c_void_p(address), ctypes.byref(word)) == -1:
+        raise PtraceError("PTRACE_PEEKDATA", errno=ctypes.get_errno(), pid=tid)
+    ptrace(PTRACE_POKEDATA, tid, address, word.value & ~0xFF | 0xCC)
+    return word.value
+
+
+def clear_breakpoint(tid: int, address: int, word: int) -> bool:
+    """If the task stands just behind the breakpoint, put `word` back and the task before it; else False."""
+    registers = _getregs(tid)
+    if registers.rip != address + 1:
+        return False
+    ptrace(PTRACE_POKEDATA, tid, address, word)
+    registers.rip = address
+    _setregs(tid, registers)
+    return True
+
+
+def entry_point(pid: int) -> int:
+    """The ELF entry point of a process (AT_ENTRY of its auxiliary vector).  Raises OSError, TracerError."""
+    with open(f"/proc/{pid}/auxv", "rb") as file:
+        vector = file.read()
+    word = "I" if _getregs(pid).cs == USER32_CS else "Q"
+    words = memoryview(vector).cast(word)
+    for name, value in zip(words[::2], words[1::2], strict=False):
+        if name == AT_ENTRY:
+            return int(value)
+    raise TracerError(f"process {pid} has no AT_ENTRY")
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32))
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.POINTER(_Instruction)))
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0) -> None:
+    """Raises OSError."""
+    if _libc.prctl(option, arg2, arg3, 0, 0):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def install_recording_filter() -> None:
+    """Give this process no_new_privs and a filter that stops every call for the tracer.  Raises OSError."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    instruction = _Instruction(BPF_RET_K, 0, 0, SECCOMP_RET_TRACE | RECORDING_DATUM)
+    program = _Program(1, ctypes.pointer(instruction))
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(program))
+
+
+def execve(path: bytes, argv: Sequence[bytes], environment: Sequence[bytes]) -> int:
+    """execve(2) with the bytes as they are; returns errno, since it returns only on failure.
+
+    os.execve takes a mapping and so cannot pass on an environment with duplicates or entries without `=`.
+    """
+    argv_array = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
+    environment_array = (ctypes.c_char_p * (len(environment) + 1))(*environment, None)
+    _libc.execve(ctypes.c_char_p(path), argv_array, environment_array)
+    return ctypes.get_errno() or errno.EINVAL

@@ -1,0 +1,76 @@
+"""Starting the program to be learned: a child that waits to be seized, takes the recording filter and execs."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tracer import kernel
+from tracer.errors import StartError, TracerError
+
+if TYPE_CHECKING:
+    from tracer.signals import Dispositions
+
+OPTIONS = kernel.OPTION_FOLLOW | kernel.OPTION_SECCOMP | kernel.OPTION_SYSGOOD | kernel.OPTION_EXITKILL
+"""EXITKILL: a program whose tracer is gone would be left with a filter that fails every call with ENOSYS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run: everything as the kernel takes it, bytes."""
+
+    path: bytes
+    """Where it is: no search along PATH is made here."""
+    argv: tuple[bytes, ...]
+    environment: tuple[bytes, ...]
+    """`NAME=value` strings, in the order and number in which the caller had them."""
+
+
+class Launch:
+    """A forked child on its way to the program: seize it, `go`, then ask `failure` once it is running or dead."""
+
+    def __init__(self, program: Program, dispositions: Dispositions) -> None:
+        """Fork.  `dispositions`: the signal state that this process was started with, which the child gets back."""
+        self.program = program
+        go_read, self._go = os.pipe()
+        self._failure, failure_write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._go)
+            _become(program, dispositions, go_read, failure_write)
+        os.close(go_read)
+        os.close(failure_write)
+
+    def go(self) -> None:
+        os.write(self._go, b"1")
+        os.close(self._go)
+
+    def check(self) -> None:
+        """Raise StartError or TracerError if the program did not start.  Waits for the execve."""
+        with os.fdopen(self._failure, "rb") as pipe:
+            text = pipe.read().decode()
+        if text:
+            stage, number = text.split()
+            if stage == "execve":
+                raise StartError(int(number))
+            raise TracerError(f"cannot install the recording filter: {stage}: {os.strerror(int(number))}")
+
+
+def _become(program: Program, dispositions: Dispositions, go_read: int, failure_write: int) -> None:
+    """In the child: never returns.  After the filter is installed, only execve (and on failure write and exit) is called."""
+    stage, number = "seize", errno.EPERM
+    try:
+        if os.read(go_read, 1):
+            dispositions.restore_in_child()
+            stage = "seccomp"
+            kernel.install_recording_filter()
+            stage, number = "execve", kernel.execve(program.path, program.argv, program.environment)
+            if number == errno.ENOEXEC:  # as execvp(3) and shells do
+                script = (b"/bin/sh", program.path, *program.argv[1:])
+                number = kernel.execve(script[0], script, program.environment)
+    except OSError as error:
+        number = error.errno or errno.EINVAL
+    os.write(failure_write, f"{stage} {number}".encode())
+    os._exit(125)

@@ -1,0 +1,89 @@
+"""Counting events, as few Python operations a stop as possible.
+
+The recorder says which bits of a call can make a difference; what is left of the registers under that mask is the key of a
+counter.  Only a key that is new costs more than a look-up.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, Protocol
+
+from tracer.abi import Arch, Event
+from tracer.task import call_site
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracer.task import Hot, Task
+
+MANY_KEYS: Final = 65536
+"""Keys that are kept for one executable before starting again: bounds memory, not what is recorded."""
+
+_EVENT = struct.Struct("<4xIQ8xQ6Q")  # struct ptrace_syscall_info: arch, instruction pointer, number, arguments
+
+
+class Recorder(Protocol):
+    """What becomes of the events.  `raw` is number and arguments as one integer: 64 bits each, the number lowest."""
+
+    generation: int
+    """Changes when masks that were given before are out of date."""
+
+    def hot_mask(self, arch: int, number: int) -> int:
+        """The bits of `raw` that can make a difference; `arch` is an AUDIT_ARCH_* number."""
+
+    def slot(self, executable: str, event: Event, site: Callable[[], str]) -> list[int]:
+        """The counter (its first element) of the observation that `event` belongs to."""
+
+    def gap(self, what: str) -> None:
+        """Something that could not be observed, in words."""
+
+
+class Tally:
+    """The counters by executable, and the masks."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.masks: dict[int, int] = {}
+        """x86_64's masks by number: the loop looks into it by itself."""
+        self._recorder = recorder
+        self._generation = recorder.generation
+        self._hot: dict[str, Hot] = {}
+
+    def hot(self, executable: str) -> Hot:
+        return self._hot.setdefault(executable, {})
+
+    def mask(self, number: int) -> int:
+        """x86_64's mask for a number whose mask is not known yet."""
+        mask = self.masks[number] = self._recorder.hot_mask(Arch.X86_64.audit, number)
+        return mask
+
+    def slot(self, task: Task, key: int, info: bytearray) -> list[int]:
+        """The counter for a key that is new to `task.hot`; `info` is the call's struct ptrace_syscall_info."""
+        event = event_of(info, task.tid)
+        slot = self._recorder.slot(task.executable, event, lambda: call_site(task.tid, event.ip))
+        if self._recorder.generation != self._generation:
+            self._generation = self._recorder.generation
+            self.masks.clear()
+            for hot in self._hot.values():
+                hot.clear()
+            return slot  # the key belongs to the old masks
+        if len(task.hot) >= MANY_KEYS:
+            task.hot.clear()
+        task.hot[key] = slot
+        return slot
+
+    def count(self, task: Task, info: bytearray) -> None:
+        """Count one call of any architecture; the loop does the same for x86_64 in line."""
+        event = event_of(info, task.tid)
+        raw = int.from_bytes(info[24:80], "little")
+        if event.arch == Arch.X86_64.audit:
+            key = raw & (self.masks.get(event.number) or self.mask(event.number))
+        else:
+            key = raw & self._recorder.hot_mask(event.arch, event.number) | event.arch << 448
+        (task.hot.get(key) or self.slot(task, key, info))[0] += 1
+
+
+def event_of(info: bytearray, tid: int) -> Event:
+    """The call in a struct ptrace_syscall_info of an entry or seccomp stop."""
+    arch, ip, number, *arguments = _EVENT.unpack_from(info)
+    return Event(arch, number & 0xFFFFFFFF, (*arguments,), ip, tid)
