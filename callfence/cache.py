@@ -34,17 +34,17 @@ class Compiled:
         """Name and content of each file: the policy's first, then those it includes, as they were read."""
 
 
-def load(path: str, read: Callable[[str], bytes], made_by: bytes) -> Compiled | None:
-    """The filter kept for a policy, if everything it was made from is unchanged.
+def load(path: str, variant: str, read: Callable[[str], bytes]) -> Compiled | None:
+    """The filter kept for a variant of a policy, if everything it was made from is unchanged.
 
-    `read` gives a file's content, and raises OSError; `made_by` is `fingerprint()` and whatever else decides.
+    `read` gives a file's content, and raises OSError.
     """
     folder = _folder(create=False)
     if folder is None:
         return None
     try:
-        fields = _fields(_content(folder, _name(path, made_by)))
-        if len(fields) < 5 or fields[0] != made_by:
+        fields = _fields(_content(folder, _name(path, variant)))
+        if len(fields) < 5 or fields[0] != _made_by(variant):
             return None
         sources = [(os.fsdecode(name), text) for name, text in zip(fields[3::2], fields[4::2], strict=True)]
         if sources[0][0] != path or any(read(name) != text for name, text in sources):
@@ -56,16 +56,16 @@ def load(path: str, read: Callable[[str], bytes], made_by: bytes) -> Compiled | 
         os.close(folder)
 
 
-def store(compiled: Compiled, made_by: bytes) -> None:
+def store(compiled: Compiled, variant: str) -> None:
     """Keep a filter.  Nothing happens where that is not possible."""
     folder = _folder(create=True)
     if folder is None:
         return
-    fields = [made_by, compiled.arm.encode(), compiled.filter]
+    fields = [_made_by(variant), compiled.arm.encode(), compiled.filter]
     for name, text in compiled.sources:
         fields += [os.fsencode(name), text]
     body = b"".join(len(one).to_bytes(4, "little") + one for one in fields)
-    name = _name(compiled.sources[0][0], made_by)
+    name = _name(compiled.sources[0][0], variant)
     temporary = f"{name}.{os.getpid()}"
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -82,13 +82,13 @@ def store(compiled: Compiled, made_by: bytes) -> None:
         os.close(folder)
 
 
-def fingerprint() -> bytes:
-    """What identifies the code and tables that compile: every file's name, size and time of change."""
+def _made_by(variant: str) -> bytes:
+    """What identifies the code and tables that compiled a variant: every file's name, size and time of change."""
     import policygen
     import tracer
     from callfence import __version__
 
-    parts = [__version__]
+    parts = [__version__, variant]
     for folder in (policygen.__path__[0], f"{tracer.__path__[0]}/abi"):
         with os.scandir(folder) as found:
             files = sorted((entry.name, entry.stat()) for entry in found if entry.is_file())
@@ -96,9 +96,12 @@ def fingerprint() -> bytes:
     return "\n".join(parts).encode()
 
 
-def _name(path: str, made_by: bytes) -> str:
-    """One file for each policy and way of compiling it; a collision costs one more compilation, no more."""
-    whole = os.fsencode(os.path.abspath(path)) + b"\0" + made_by
+def _name(path: str, variant: str) -> str:
+    """One file for each policy and variant, so that the cache does not grow with changes.
+
+    A collision costs a compilation.
+    """
+    whole = os.fsencode(f"{variant}\0{os.path.abspath(path)}")
     return f"{crc32(whole):08x}.filter"
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import resource
 import signal
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
+
+PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 
 
 def end_like(status: int | None) -> NoReturn:
@@ -14,16 +18,23 @@ def end_like(status: int | None) -> NoReturn:
 
     None (there is no status: we let go of the program) exits with 0.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, AttributeError):  # its reader is gone; it was closed when we were started
+            stream.flush()
     if status is None:
         os._exit(0)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-        if -code not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(-code, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [-code])
-        os.kill(os.getpid(), -code)
+        _die_of(-code)
         code = 128 - code  # as a shell says it, where we can't die of it: pid 1 of a namespace is spared
     os._exit(code)
+
+
+def _die_of(signum: int) -> None:
+    # The limit alone does not keep a core from a program that core_pattern pipes to (core(5)).
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with contextlib.suppress(OSError):  # SIGKILL and SIGSTOP, and 32 and 33, which glibc keeps to itself
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
+    os.kill(os.getpid(), signum)

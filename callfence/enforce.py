@@ -157,8 +157,8 @@ def _default_policy(name: str) -> str:
 
 def _compiled(path: str, *, report: bool) -> cache.Compiled:
     """The filter of a policy file, from the cache if nothing has changed."""
-    made_by = cache.fingerprint() + (b"\nreport" if report else b"")
-    if known := cache.load(path, _read, made_by):
+    variant = "report" if report else "silent"
+    if known := cache.load(path, variant, _read):
         return known
     try:
         source = [(path, _read(path))]
@@ -179,7 +179,7 @@ def _compiled(path: str, *, report: bool) -> cache.Compiled:
         raise EnforceError(str(error)) from error
     except CompileError as error:
         raise EnforceError(f"{path}: {error}") from error
-    cache.store(made, made_by)
+    cache.store(made, variant)
     return made
 
 

@@ -209,8 +209,8 @@ def _progress(options: argparse.Namespace, recorder: _Recorder) -> Iterator[Call
     def figures() -> str:
         loop = loops[-1]
         return (
-            f"learning  {time.monotonic() - started:.0f} s  {loop.processes} processes  "
-            f"{loop.calls_counted:,} calls  {len(recorder)} distinct"
+            f"learning  {time.monotonic() - started:.0f} s  {loop.family.processes} processes  "
+            f"{loop.family.calls:,} calls  {len(recorder)} distinct"
         )
 
     def hidden() -> bool:

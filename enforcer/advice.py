@@ -41,7 +41,7 @@ def advise(policy: Policy, file: str, event: Event) -> Advice:
         return Advice(file, f"{file} refuses it in so many words", "")
     line = format_entry(arch, number, extended.entry)
     if section is None:
-        return Advice(file, f"to allow it, add at the end of {file}:", f"arch {arch}\n{line}")
-    where = f" in {file}" if len(policy.entries) == 1 else f" in {file}, section `arch {arch}`"
-    verb = "replace its entry" if present else "add a line"
-    return Advice(file, f"to allow it, {verb}{where}:", line)
+        return Advice(file, f"to allow it, add to the end of {file}:", f"arch {arch}\n{line}")
+    where = file if len(policy.entries) == 1 else f"{file}, section `arch {arch}`"
+    what = f"replace its entry in {where}, with" if present else f"add to {where}"
+    return Advice(file, f"to allow it, {what}:", line)

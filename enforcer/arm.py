@@ -24,6 +24,10 @@ _FORK_EVENTS = (kernel.PTRACE_EVENT_FORK, kernel.PTRACE_EVENT_VFORK, kernel.PTRA
 _STOPPING = (19, 20, 21, 22)  # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: asm/signal.h, x86
 _AT_ENTRY = 9  # linux/auxvec.h
 _INT3 = 0xCC
+BUSY = (
+    "another filter has a listener already (a container's, or enforce within enforce); without reports: --quiet-kernel"
+)
+"""EBUSY of seccomp(2)."""
 _SPINS = 1000
 """Looks at the listener without sleeping: closing one descriptor takes microseconds."""
 
@@ -37,16 +41,13 @@ def seize(pid: int) -> None:
     kernel.ptrace(kernel.PTRACE_SEIZE, pid, 0, _OPTIONS)
 
 
-def probe_listener(pid: int) -> None:
+def probe_listener(pidfd: int) -> None:
     """OSError if a listener could not be taken out of the process: tried on a descriptor, open or not."""
-    pidfd = kernel.pidfd_open(pid)
     try:
         os.close(kernel.pidfd_getfd(pidfd, 0))
     except OSError as error:
         if error.errno != errno.EBADF:
             raise
-    finally:
-        os.close(pidfd)
 
 
 def until_exec(pid: int) -> None:
@@ -91,10 +92,10 @@ def until_entry(pid: int) -> None:
         return
 
 
-def install(surgery: Surgery, program: bytes, *, listen: bool) -> int:
-    """Put the filter on a stopped process.  With `listen`, its listener, of which the process keeps nothing; else -1.
+def install(surgery: Surgery, program: bytes, pidfd: int) -> int:
+    """Put the filter on a stopped process, and take its listener out through `pidfd`: the process keeps nothing of it.
 
-    ArmError if the kernel refuses.
+    With no pidfd (-1) there is no listener (-1).  ArmError if the kernel refuses.
     """
     seccomp = surgery.convention.seccomp
     pointer = surgery.convention.pointer
@@ -106,7 +107,7 @@ def install(surgery: Surgery, program: bytes, *, listen: bool) -> int:
     def load(flags: int) -> int:
         return surgery.call_with(seccomp, kernel.SECCOMP_SET_MODE_FILTER, flags, data=data)
 
-    if not listen:
+    if pidfd < 0:
         _checked(load(0), "the kernel refused the filter")
         return -1
     # Linux 5.19 can keep signals from interrupting a call that is being answered; before, such a call is asked again.
@@ -114,10 +115,10 @@ def install(surgery: Surgery, program: bytes, *, listen: bool) -> int:
     result = load(flags | kernel.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
     if result == -errno.EINVAL:
         result = load(flags)
+    if result == -errno.EBUSY:
+        raise ArmError(BUSY)
     theirs = _checked(result, "the kernel refused the filter")
-    pidfd = kernel.pidfd_open(surgery.pid)
     listener = kernel.pidfd_getfd(pidfd, theirs)
-    os.close(pidfd)
     answer = _own_close(listener, surgery, theirs)
     result = surgery.call(surgery.convention.close, theirs, waiting=answer)
     _checked(result, "the listener could not be closed in the program")

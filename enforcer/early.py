@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from enforcer import helper, kernel
+from enforcer import arm, helper, kernel
 from enforcer.errors import EnforceError
 
 TYPE_CHECKING = False
@@ -49,6 +49,8 @@ def install(filter_: bytes, reporter: Reporter | None) -> None:
     try:
         listener = kernel.install(filter_, flags | kernel.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
     except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise EnforceError(arm.BUSY) from error
         if error.errno != errno.EINVAL:  # before Linux 5.19
             raise
         listener = kernel.install(filter_, flags)
@@ -73,5 +75,5 @@ def _take(program: int, shared: mmap, reporter: Reporter) -> NoReturn:
     listener = int.from_bytes(shared[_NUMBER], "little")
     kernel.unshare_files()
     shared[_TAKEN] = 1
-    helper.withdraw(d for d in (listener, reporter.descriptor) if d >= 0)
-    helper.serve(program, listener, reporter)
+    helper.withdraw(d for d in (pidfd, listener, reporter.descriptor) if d >= 0)
+    helper.serve(pidfd, listener, reporter)

@@ -57,10 +57,12 @@ def confine(
     os.write(answers, b"%d\n" % os.getpid())
     if not os.read(commands, 1):
         os._exit(0)  # the program has gone
+    pidfd = -1
     try:
         arm.seize(program)
         if reporter:
-            arm.probe_listener(program)
+            pidfd = kernel.pidfd_open(program)
+            arm.probe_listener(pidfd)
     except OSError as error:
         os.write(answers, f"{error.filename}: {error.strerror}".encode())
         os._exit(0)
@@ -68,17 +70,17 @@ def confine(
     os.close(answers)
     os.close(commands)
     try:
-        listener = _arm(program, filter_, at_entry=at_entry, listen=reporter is not None, stderr=stderr)
+        listener = _arm(program, filter_, pidfd, at_entry=at_entry, stderr=stderr)
     except inject.GoneError:
         os._exit(0)  # not executed, or killed by somebody: its own status says so
     if reporter:
         if stderr not in (log, -1):
             os.close(stderr)
-        serve(program, listener, reporter)
+        serve(pidfd, listener, reporter)
     os._exit(0)
 
 
-def _arm(program: int, filter_: bytes, *, at_entry: bool, listen: bool, stderr: int) -> int:
+def _arm(program: int, filter_: bytes, pidfd: int, *, at_entry: bool, stderr: int) -> int:
     """From seized to armed and let go; the listener.  On failure the program ends with our status, and so do we."""
     arm.until_exec(program)
     surgery = None
@@ -86,7 +88,7 @@ def _arm(program: int, filter_: bytes, *, at_entry: bool, listen: bool, stderr: 
         if at_entry:
             arm.until_entry(program)
         surgery = inject.Surgery(program)
-        listener = arm.install(surgery, filter_, listen=listen)
+        listener = arm.install(surgery, filter_, pidfd)
         surgery.close()
         kernel.ptrace(kernel.PTRACE_DETACH, program)
     except (arm.ArmError, OSError) as error:
@@ -107,20 +109,19 @@ def _refuse(program: int, surgery: inject.Surgery | None, reason: str, stderr: i
 
 
 def serve(program: int, listener: int, reporter: Reporter) -> NoReturn:
-    """Answer calls until the last confined task has ended."""
+    """Answer calls until the last confined task has ended.  `program` is a pidfd of the first one."""
     import select
 
     from enforcer.answer import Answers
 
     answers = Answers(listener, reporter)
-    pidfd = kernel.pidfd_open(program)
     poller = select.poll()
     poller.register(listener, select.POLLIN)
-    poller.register(pidfd, select.POLLIN)
+    poller.register(program, select.POLLIN)
     while True:
         for descriptor, events in poller.poll():
-            if descriptor == pidfd:
-                poller.unregister(pidfd)
+            if descriptor == program:
+                poller.unregister(program)
                 answers.program_ended()
             elif events & select.POLLIN:
                 answers.next()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from enforcer.reporter import Reporter
 
 _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
-_HINT = "arm before it instead, with a policy that allows the execve: --arm now"
+_HINT = "arm before it, with a policy that allows the execve: --arm now"
 
 
 def run(
@@ -41,6 +41,7 @@ def run(
         filter_ = chain(filters)
     except ValueError as error:
         raise EnforceError(str(error)) from error
+    found = locate(argv[0], environment)
     image = kernel.Image(argv, environment)
     script = kernel.Image([b"/bin/sh", b"", *argv[1:]], environment)
     paths = candidates(argv[0], environment)
@@ -48,11 +49,13 @@ def run(
         if arm == "now":
             from enforcer import early
 
-            paths = [locate(argv[0], environment)]
+            paths = [found]
             kernel.set_no_new_privs()
             _restore_signals()
             early.install(filter_, reporter)
         else:
+            if not os.access(found, os.R_OK):  # then no memory of it can be written either (ptrace(2), "dumpable")
+                raise EnforceError(f"{os.fsdecode(found)} cannot be read, so it cannot be armed at its execve; {_HINT}")
             _be_seized(filter_, reporter, at_entry=arm == "entry", stderr=stderr)
             kernel.set_no_new_privs()
             _restore_signals()

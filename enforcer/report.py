@@ -165,17 +165,15 @@ def _errno(action: Action, event: Event) -> str:
 
 
 def _consequence(action: Action, event: Event, *, audit: bool) -> str:
-    if audit:
-        return f"{_action(action, event)}, but only audited"
     match action.kind:
         case ActionKind.ERRNO:
-            return f"it fails with {_errno(action, event)}"
+            return f"it {'would fail' if audit else 'fails'} with {_errno(action, event)}"
         case ActionKind.NOTIFY:
-            return "it fails with ENOSYS"
+            return f"it {'would fail' if audit else 'fails'} with ENOSYS"
         case ActionKind.TRAP:
-            return "SIGSYS is sent"
+            return f"SIGSYS {'would be' if audit else 'is'} sent"
         case _:
-            return "the process is killed"
+            return f"the process {'would be' if audit else 'is'} killed"
 
 
 def _process(task: int) -> int:

@@ -136,40 +136,42 @@ class Space:
 
     def cubes(self, region: int, limit: int = MAX_CUBES) -> tuple[Cube, ...] | None:
         """Few cubes whose union is the set, none of them superfluous (Minato, "Fast Generation of Irredundant
-        Sum-of-Products Forms from Binary Decision Diagrams", 1992).  None where it takes more than `limit`."""
-        try:
-            return self._cover(region, region, limit, {})[0]
-        except _TooManyCubesError:
-            return None
+        Sum-of-Products Forms from Binary Decision Diagrams", 1992).  None where it takes more than `limit`, or more
+        work than so many are worth."""
+        effort = len(self._choices) + 512 * limit
+        known: dict[tuple[int, int], tuple[tuple[Cube, ...], int]] = {}
 
-    def _cover(
-        self, least: int, most: int, limit: int, known: dict[tuple[int, int], tuple[tuple[Cube, ...], int]]
-    ) -> tuple[tuple[Cube, ...], int]:
-        """Cubes whose union lies between the two sets, and that union."""
-        if least == FALSE:
-            return (), FALSE
-        if most == TRUE:
-            return ((0, 0),), TRUE
-        found = known.get((least, most))
-        if found is not None:
+        def cover(least: int, most: int) -> tuple[tuple[Cube, ...], int]:
+            """Cubes whose union lies between the two sets, and that union."""
+            if least == FALSE:
+                return (), FALSE
+            if most == TRUE:
+                return ((0, 0),), TRUE
+            found = known.get((least, most))
+            if found is not None:
+                return found
+            variable = min(self._variable[least], self._variable[most])
+            least0, least1 = self._branches(least, variable)
+            most0, most1 = self._branches(most, variable)
+            cubes0, union0 = cover(self.choose(most1, FALSE, least0), most0)
+            cubes1, union1 = cover(self.choose(most0, FALSE, least1), most1)
+            rest = self.either(self.choose(union0, FALSE, least0), self.choose(union1, FALSE, least1))
+            cubes, union = cover(rest, self.both(most0, most1))
+            bit = 1 << (self.bits - 1 - variable)
+            cubes = (
+                *cubes,
+                *((care | bit, value) for care, value in cubes0),
+                *((care | bit, value | bit) for care, value in cubes1),
+            )
+            if len(cubes) > limit or len(self._choices) > effort:
+                raise _TooManyCubesError
+            found = known[least, most] = cubes, self.either(self._node(variable, union0, union1), union)
             return found
-        variable = min(self._variable[least], self._variable[most])
-        least0, least1 = self._branches(least, variable)
-        most0, most1 = self._branches(most, variable)
-        cubes0, union0 = self._cover(self.choose(most1, FALSE, least0), most0, limit, known)
-        cubes1, union1 = self._cover(self.choose(most0, FALSE, least1), most1, limit, known)
-        rest = self.either(self.choose(union0, FALSE, least0), self.choose(union1, FALSE, least1))
-        cubes, union = self._cover(rest, self.both(most0, most1), limit, known)
-        bit = 1 << (self.bits - 1 - variable)
-        all_cubes = (
-            *cubes,
-            *((care | bit, value) for care, value in cubes0),
-            *((care | bit, value | bit) for care, value in cubes1),
-        )
-        if len(all_cubes) > limit:
-            raise _TooManyCubesError
-        found = known[least, most] = all_cubes, self.either(self._node(variable, union0, union1), union)
-        return found
+
+        try:
+            return cover(region, region)[0]
+        except (TooComplexError, _TooManyCubesError):
+            return None
 
     def _branches(self, function: int, variable: int) -> tuple[int, int]:
         if self._variable[function] == variable:

@@ -41,6 +41,13 @@ def write(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def check_writable(path: Path) -> None:
+    """Raises the OSError that `write` would raise now, as far as that can be known without writing."""
+    _replaceable(path)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, "is a folder that cannot be written to", str(path.parent))
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Keeps everybody else who asks for the same path waiting, from reading the file until it is written.

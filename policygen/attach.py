@@ -71,7 +71,8 @@ def attach(text: str, items: Sequence[Item], comments: Sequence[Comment]) -> Lay
                 section = sections.setdefault(arch, _Section())
                 if mine:
                     alternatives = _alternatives(arch, number, entry, item.spans)
-                    section.entries[number] = _remarks(text, mine, item.start, alternatives)
+                    remarks = _remarks(text, mine, item.start, alternatives)
+                    section.entries[number] = remarks.settled(entry.expression)
     sections.setdefault(arch, _Section()).end += _lines(text, on[len(items)], len(text)) if items else ()
     frozen = {name: section.frozen() for name, section in sections.items()}
     return Layout(header, settings, {name: section for name, section in frozen.items() if section != Section()})
@@ -142,7 +143,8 @@ def _alternatives(arch: Arch, number: int, entry: Entry, spans: Sequence[Span]) 
         return []
     parts = set(entry.expression.parts)
     normal = ((span, normal_expression(arch, number, span.expression)) for span in spans)
-    return [(span, alternative) for span, alternative in normal if alternative in parts]
+    found = [(span, alternative) for span, alternative in normal if alternative in parts]
+    return sorted(found, key=lambda pair: pair[0].start)
 
 
 def _remarks(text: str, mine: Sequence[Comment], start: int, alternatives: Alternatives) -> Remarks:
@@ -162,7 +164,7 @@ def _remarks(text: str, mine: Sequence[Comment], start: int, alternatives: Alter
 
 def _alternative(alternatives: Alternatives, comment: Comment) -> Expression:
     """The alternative that a comment stands on or in, else the one that it stands above."""
-    begun = [pair for pair in alternatives if pair[0].start < comment.start]
-    if begun and (not comment.alone or comment.start < begun[-1][0].end):
-        return begun[-1][1]
-    return alternatives[min(len(begun), len(alternatives) - 1)][1]
+    begun = bisect_right(alternatives, comment.start, key=lambda pair: pair[0].start)
+    if begun and (not comment.alone or comment.start < alternatives[begun - 1][0].end):
+        return alternatives[begun - 1][1]
+    return alternatives[min(begun, len(alternatives) - 1)][1]

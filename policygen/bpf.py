@@ -6,6 +6,7 @@ struct seccomp_data (linux/seccomp.h), which it reads as sixteen 32-bit words.
 
 from __future__ import annotations
 
+import operator
 import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from policygen.model import MAX_ERRNO, Action, ActionKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from tracer.abi import Event
 
@@ -44,9 +45,9 @@ _CODES = (
 )
 
 ACTION_MASK, DATA_MASK = 0xFFFF0000, 0x0000FFFF  # SECCOMP_RET_ACTION_FULL, SECCOMP_RET_DATA
-KILL_THREAD, TRACE = 0x00000000, 0x7FF00000  # SECCOMP_RET_KILL_THREAD, SECCOMP_RET_TRACE: no action of a policy
+KILL_PROCESS, KILL_THREAD, TRACE = 0x80000000, 0x00000000, 0x7FF00000  # SECCOMP_RET_*; no policy uses the last two
 _RET = {
-    ActionKind.KILL: 0x80000000,  # SECCOMP_RET_KILL_PROCESS
+    ActionKind.KILL: KILL_PROCESS,
     ActionKind.TRAP: 0x00030000,
     ActionKind.ERRNO: 0x00050000,
     ActionKind.NOTIFY: 0x7FC00000,  # SECCOMP_RET_USER_NOTIF
@@ -222,23 +223,24 @@ def jumps(jump: int, a: int, operand: int) -> bool:
     return a & operand != 0
 
 
+_COMPUTED: dict[int, Callable[[int, int], int]] = {
+    ADD: operator.add,
+    SUB: operator.sub,
+    MUL: operator.mul,
+    DIV: operator.floordiv,
+    OR: operator.or_,
+    AND: operator.and_,
+    XOR: operator.xor,
+    LSH: lambda a, operand: a << (operand & 31),
+    RSH: lambda a, operand: a >> (operand & 31),
+    NEG: lambda a, _: -a,
+}
+
+
 def compute(operation: int, a: int, operand: int) -> int:
     """The new accumulator, 32 bits.  A register shifts by its value modulo 32, as in eBPF, which the kernel makes of it
     (Documentation/bpf/standardization/instruction-set.rst).  Division by zero never gets here."""
-    shift = operand & 31
-    result = {
-        ADD: lambda: a + operand,
-        SUB: lambda: a - operand,
-        MUL: lambda: a * operand,
-        DIV: lambda: a // operand,
-        OR: lambda: a | operand,
-        AND: lambda: a & operand,
-        LSH: lambda: a << shift,
-        RSH: lambda: a >> shift,
-        NEG: lambda: -a,
-        XOR: lambda: a ^ operand,
-    }[operation]()
-    return result & WORD
+    return _COMPUTED[operation](a, operand) & WORD
 
 
 _FIELDS = ("nr", "arch", *(f"{w}.{h}" for w in ("ip", *(f"args[{i}]" for i in range(6))) for h in ("low", "high")))

@@ -47,8 +47,10 @@ def compile_policy(policy: Policy, *, report: bool = False) -> bytes:
             raise CompileError(_too_large(meant, instructions))
         program = bpf.encode(instructions)
         wrong = verify(program, policy, report)
-    except (LibseccompError, TooComplexError) as error:
+    except LibseccompError as error:
         raise CompileError(str(error)) from error
+    except TooComplexError as error:
+        raise CompileError(f"the filter is too complex to be proved: {error}") from error
     if wrong is not None:
         raise CompileError(
             f"libseccomp wrote a wrong filter for this policy, which was not used: it answers {format_call(wrong)} "
@@ -128,25 +130,17 @@ def _plan(policy: Policy, arch: Arch, number: int, entry: Entry) -> _Plan:
             return _Plan(policy.default, entry.action if holds == TRUE else otherwise, ((),))
         ways = [(otherwise, entry.action, holds), (entry.action, otherwise, space.invert(holds))]
         ways.sort(key=lambda way: way[0] != policy.default)
-        plans: list[_Plan] = []
-        limit = MAX_CUBES
+        plan, limit = None, MAX_CUBES
         for base, answer, where in ways:
             alternatives = region.alternatives(space, where, limit)
             if alternatives is not None:
-                plans.append(_Plan(base, answer, alternatives))
-                limit = len(alternatives)
+                plan = _Plan(base, answer, alternatives)
+                limit = len(alternatives) // 4  # another base costs a detour, so it must be much shorter
     except TooComplexError as error:
         raise CompileError(f"the condition of {syscall.name} is too complex: {error}") from error
-    if not plans:
+    if plan is None:
         raise CompileError(f"the condition of {syscall.name} takes more than {MAX_CUBES} masked comparisons")
-    return min(plans, key=lambda plan: _cost(plan, policy.default))
-
-
-def _cost(plan: _Plan, default: Action) -> int:
-    """About how many instructions the plan takes: a test of half an argument is up to three, another base eight."""
-    masks = [mask for alternative in plan.alternatives for _, mask, _ in alternative]
-    halves = sum((mask & bpf.WORD != 0) + (mask >> 32 != 0) for mask in masks)
-    return 3 * halves + (0 if plan.base == default else 8)
+    return plan
 
 
 def _too_large(policy: Policy, instructions: list[Instruction]) -> str:

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from policygen.floor import FLOOR
 from policygen.generalise import learned
 from policygen.rule import join, key
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from policygen.observation import Observation
     from policygen.recording import Recording, Run
     from policygen.rule import Rule
-    from tracer.abi.table import Table
 
 
 class Unseen(StrEnum):
@@ -51,11 +51,12 @@ class Confidence:
     unseen: tuple[Unseen, ...]
 
 
-def confidence(recording: Recording, tables: Callable[[Arch], Table] = table) -> Confidence:
+def confidence(recording: Recording, *, names_only: bool = False) -> Confidence:
+    """With `names_only`, for a policy that was learned so."""
     runs = recording.runs
     lonely: set[int] = set()
     last, single = -1, set()
-    for (arch, number), rules in _by_rule(recording.observations, tables):
+    for (arch, number), rules in _by_rule(recording.observations, names_only):
         columns = sorted(rules)
         last = max(last, _last_new(columns, rules))
         if len(columns) == 1:
@@ -97,19 +98,33 @@ Column = int
 
 
 def _by_rule(
-    observations: Iterable[Observation], tables: Callable[[Arch], Table]
+    observations: Iterable[Observation], names_only: bool
 ) -> list[tuple[tuple[int, int], dict[Column, Rule]]]:
-    """For each rule that all runs together give: its call, and how much of it each run gives that has some."""
+    """For each rule that all runs together give: its call, and how much of it each run gives that has some.
+
+    Without the floor, which a policy has in any case.
+    """
     found: dict[tuple[int, int, tuple[object, ...]], dict[Column, Rule]] = {}
     for observation in observations:
-        arch = Arch.from_audit(observation.arch)
-        calls = tables(arch) if arch else None
-        rule = learned(observation.fitted(calls), calls) if calls and observation.number in calls.by_number else ()
+        rule = _rule(observation, names_only)
+        if rule is None:
+            continue
         runs = found.setdefault((observation.arch, observation.number, key(rule)), {})
         for column, count in enumerate(observation.counts):
             if count:
                 runs[column] = join(runs.get(column, rule), rule)
     return [((arch, number), runs) for (arch, number, _), runs in found.items()]
+
+
+def _rule(observation: Observation, names_only: bool) -> Rule | None:
+    """The rule that an observation needs; None for the floor."""
+    arch = Arch.from_audit(observation.arch)
+    calls = table(arch) if arch else None
+    if calls is None or observation.number not in calls.by_number:
+        return ()
+    if calls.by_number[observation.number].name in FLOOR:
+        return None
+    return () if names_only else learned(observation.fitted(calls), calls)
 
 
 def _last_new(columns: Sequence[Column], rules: dict[Column, Rule]) -> Column:

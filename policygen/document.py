@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from policygen.errors import PolicyError
 from policygen.layout import NOTE_WORDS, Comments, Include, Layout, Remarks, Section, is_note
 from policygen.lexer import decode
-from policygen.model import Expression, Or, Policy
 from policygen.normal import normal
 from policygen.parser import parse_policy
 from policygen.printer import print_policy
 from tracer.abi import Arch
+
+if TYPE_CHECKING:
+    from policygen.model import Policy
 
 __all__ = ["NOTE_WORDS", "Document", "PolicyError", "new_document", "parse", "parse_file"]
 
@@ -27,7 +30,7 @@ class Document:
     """A policy in normal form, and where its comments and includes stand."""
 
     policy: Policy
-    layout: Layout = Layout()
+    layout: Layout = field(default_factory=Layout)
 
     def text(self) -> str:
         """The canonical form, comments kept.  Reading it gives an equal document."""
@@ -51,6 +54,7 @@ class Document:
                 sections[arch] = _section(section, policy, arch, own)
             else:
                 header += _orphans(section)
+        sections = {arch: section for arch, section in sections.items() if section != Section()}
         return Document(policy, replace(self.layout, header=header, sections=sections))
 
 
@@ -93,12 +97,14 @@ def _section(section: Section, policy: Policy, arch: Arch, notes: Mapping[int, s
     for number, remarks in section.entries.items():
         remarks = remarks if notes is None else _without_notes(remarks)
         if number in entries:
-            kept[number] = _moved(remarks, entries[number].expression)
+            kept[number] = remarks
         else:
             end += tuple(line for line in _all(_without_notes(remarks)) if line)
     for number, note in (notes or {}).items():
         if number in entries:
             kept[number] = _with_note(kept.get(number, Remarks()), note)
+    kept = {number: remarks.settled(entries[number].expression) for number, remarks in kept.items()}
+    kept = {number: remarks for number, remarks in kept.items() if remarks != Remarks()}
     includes = [include for include in section.includes if _still_says(include, policy)]
     gone = [include for include in section.includes if not _still_says(include, policy)]
     for include in gone:
@@ -115,17 +121,6 @@ def _still_says(include: Include, policy: Policy) -> bool:
     )
 
 
-def _moved(remarks: Remarks, expression: Expression) -> Remarks:
-    """The comments for a new expression."""
-    parts = expression.parts if isinstance(expression, Or) else ()
-    kept = {part: remarks.alternatives[part] for part in parts if part in remarks.alternatives}
-    entry = remarks.entry
-    for alternative, comments in remarks.alternatives.items():
-        if alternative not in kept:
-            entry = Comments(entry.above + comments.all(), entry.trailing)
-    return Remarks(entry, kept)
-
-
 def _without_notes(remarks: Remarks) -> Remarks:
     entry = remarks.entry
     above = tuple(line for line in entry.above if not is_note(line))
@@ -138,10 +133,7 @@ def _with_note(remarks: Remarks, note: str) -> Remarks:
     text = f"# {note}"
     if not is_note(text) or "\n" in text:
         raise ValueError(f"a note begins with one of {', '.join(NOTE_WORDS)}, and is one line: {note!r}")
-    entry = remarks.entry
-    if entry.trailing:
-        return replace(remarks, entry=Comments((*entry.above, text), entry.trailing))
-    return replace(remarks, entry=Comments(entry.above, text))
+    return replace(remarks, entry=Comments((), text).join(remarks.entry))
 
 
 def _all(remarks: Remarks) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
 from policygen.model import And, Condition, Expression, Not, Operator, Or
-from policygen.operands import BITWISE, ORDERINGS, OperandError, Operands, integer, pattern, trivial
+from policygen.operands import BITWISE, ORDERINGS, OperandError, Operands, parse_integer, pattern, trivial
 
 if TYPE_CHECKING:
     from policygen.cursor import Cursor
@@ -29,6 +29,20 @@ MAX_DEPTH = 64
 _COMPARISONS = {
     operator.value: operator for operator in (Operator.EQ, Operator.NE, Operator.HAS, *ORDERINGS)
 }
+
+
+_WHOLE = ~0
+"""The field of a constant that is the value of a whole argument: of an enumeration, not of a set of bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """One constant or number of a value."""
+
+    token: Token
+    bits: int
+    field: int
+    """The bits of the field whose value it is; 0 if its bits can be combined with others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +190,27 @@ class ExpressionParser:
     def _value(self, index: int, operator: Operator) -> int:
         """A value to compare with: as the C type reads it, or for operators on bits the unsigned pattern."""
         cursor = self.cursor
-        argument = self.operands.syscall.arguments[index]
         opened = cursor.accept("(")
-        bits = self._term(index, operator)
-        while cursor.accept("|"):
-            bits |= self._term(index, operator)
+        bits, fields = 0, dict[int, _Term]()
+        while True:
+            term = self._term(index, operator)
+            if operator not in BITWISE:
+                self._check_field(term, fields.setdefault(term.field, term))
+            bits |= term.bits
+            if not cursor.accept("|"):
+                break
         if opened and not cursor.accept(")"):
             raise cursor.error("this parenthesis is never closed", opened)
-        return bits if operator in BITWISE else argument.value(bits)
+        return bits if operator in BITWISE else self.operands.syscall.arguments[index].value(bits)
 
-    def _term(self, index: int, operator: Operator) -> int:
+    def _check_field(self, term: _Term, first: _Term) -> None:
+        """Of a field of bits that is one value, no two values may be joined."""
+        if term.field and term.bits != first.bits:
+            names = f"{first.token.text} and {term.token.text}"
+            hint = f"either of them is written {{{first.token.text}, {term.token.text}}}, after `in`"
+            raise self.cursor.error(f"{names} cannot be joined: they are two values, not bits", term.token, hint)
+
+    def _term(self, index: int, operator: Operator) -> _Term:
         cursor = self.cursor
         token = cursor.token
         argument = self.operands.syscall.arguments[index]
@@ -193,9 +218,14 @@ class ExpressionParser:
             raise cursor.expected("a constant or a number")
         cursor.take()
         try:
-            if token.kind == "word":
-                return pattern(argument, self.operands.constant(index, token.text), operator, decimal=False)
-            number, decimal = integer(token.text)
-            return pattern(argument, number, operator, decimal=decimal)
+            if token.kind == "number":
+                number, decimal = parse_integer(token.text)
+                return _Term(token, pattern(argument, number, operator, decimal=decimal), 0)
+            value, field = self.operands.constant(index, token.text)
+            bits = pattern(argument, value, operator, decimal=False)
         except OperandError as error:
             raise cursor.error(error.message, token, error.hint) from None
+        if operator in BITWISE and field == _WHOLE and bits:
+            hint = f"write {argument.name} == {token.text}, or {argument.name} in {{{token.text}, ...}}"
+            raise cursor.error(f"{token.text} is one value, not bits", token, hint)
+        return _Term(token, bits, field)

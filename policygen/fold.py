@@ -40,6 +40,12 @@ Slot = list[Any]
 """[count, site, example]: the loop adds to the count, the rest is the first event's.  Nothing is cheaper to add to."""
 
 
+def _table(arch: int, number: int) -> Table | None:
+    """The table that has the call, if any has."""
+    name = Arch.from_audit(arch)
+    return table(name) if name is not None and number in table(name).by_number else None
+
+
 class Folder:
     """The observations of one run, while it runs.
 
@@ -47,10 +53,10 @@ class Folder:
     those of the first event of each observation.
     """
 
-    def __init__(self, tables: Callable[[Arch], Table] = table) -> None:
-        self._tables = tables
+    def __init__(self) -> None:
         self._slots: dict[tuple[int, int], dict[tuple[str, tuple[int | None, ...]], Slot]] = {}
         self._evidence: dict[tuple[int, int], dict[int, set[int]]] = {}
+        self._masks: dict[tuple[int, int], int] = {}
         self.generation = 0
         """Changes when cached slots and masks are no longer valid."""
 
@@ -59,19 +65,9 @@ class Folder:
 
         `arch` is AUDIT_ARCH_*.  Valid until `generation` changes.
         """
-        mask = _NUMBER
-        known = self._table(arch)
-        if known is None or number not in known.by_number:
-            return mask
-        plain = known.by_number[number].arguments
-        for variant in known.variants(number):
-            for index, argument in enumerate(variant):
-                if argument.kind is Kind.FIELD:
-                    mask |= argument.exact << 64 * (index + 1)
-                elif argument.kind.is_constrained:
-                    mask |= plain[index].mask << 64 * (index + 1)
-        for index in self._evident(arch, number):
-            mask |= plain[index].mask << 64 * (index + 1)
+        mask = self._masks.get((arch, number))
+        if mask is None:
+            mask = self._masks[arch, number] = self._mask(arch, number)
         return mask
 
     def slot(self, executable: str, event: Event, site: Callable[[], str]) -> Slot:
@@ -100,9 +96,25 @@ class Folder:
         ]
         return tuple(sorted(found, key=lambda observation: observation.order))
 
-    def _table(self, arch: int) -> Table | None:
-        name = Arch.from_audit(arch)
-        return None if name is None else self._tables(name)
+    def __len__(self) -> int:
+        """How many observations there are until now."""
+        return sum(map(len, self._slots.values()))
+
+    def _mask(self, arch: int, number: int) -> int:
+        mask = _NUMBER
+        known = _table(arch, number)
+        if known is None:
+            return mask
+        plain = known.by_number[number].arguments
+        for variant in known.variants(number):
+            for index, argument in enumerate(variant):
+                if argument.kind is Kind.FIELD:
+                    mask |= argument.exact << 64 * (index + 1)
+                elif argument.kind.is_constrained:
+                    mask |= plain[index].mask << 64 * (index + 1)
+        for index in self._evident(arch, number):
+            mask |= plain[index].mask << 64 * (index + 1)
+        return mask
 
     def _evident(self, arch: int, number: int) -> dict[int, set[int]]:
         """The values seen of each unconstrained argument that is still kept, by its index.
@@ -111,8 +123,8 @@ class Folder:
         loop's cache with addresses.
         """
         if (arch, number) not in self._evidence:
-            known = self._table(arch)
-            variants = known.variants(number) if known is not None and number in known.by_number else ()
+            known = _table(arch, number)
+            variants = known.variants(number) if known is not None else ()
             columns = zip(*variants, strict=True)
             self._evidence[arch, number] = {
                 index: set() for index, column in enumerate(columns) if all(a.kind in _EVIDENT for a in column)
@@ -120,8 +132,8 @@ class Folder:
         return self._evidence[arch, number]
 
     def _arguments(self, event: Event) -> tuple[int | None, ...]:
-        known = self._table(event.arch)
-        if known is None or event.number not in known.by_number:
+        known = _table(event.arch, event.number)
+        if known is None:
             return ()
         arguments = list(kept(known, event))
         plain = known.by_number[event.number].arguments
@@ -138,6 +150,7 @@ class Folder:
     def _give_up(self, arch: int, number: int, index: int) -> None:
         """Stops keeping an argument's values, and folds together the slots that only it told apart."""
         del self._evidence[arch, number][index]
+        self._masks.pop((arch, number), None)
         slots = self._slots[arch, number]
         folded: dict[tuple[str, tuple[int | None, ...]], Slot] = {}
         for (executable, arguments), slot in slots.items():

@@ -81,7 +81,8 @@ def generate(
     else:
         notes = _notes(policy)
         document = existing.with_policy(policy, notes) if existing else new_document(policy, name, notes)
-    replay(compile_policy(document.policy), [seen for one in extended.values() for seen in one.allowed], table)
+    allowed = [(table(arch), seen) for (arch, _), one in extended.items() for seen in one.allowed]
+    replay(compile_policy(document.policy), allowed)
     widenings = {widened: count for one in extended.values() for widened, count in one.widenings.items()}
     return Generated(
         document,

@@ -48,7 +48,8 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
     plain = calls.by_number[observations[0].number].arguments
     sets = space()
     allowed, refused = _regions(sets, entry, default, plain)
-    new, against = [], []
+    new: list[Observation] = []
+    against: list[Observation] = []
     for observation in observations:
         seen = truth(sets, expression(literal(observation, calls), plain), plain)
         rest = sets.choose(allowed, FALSE, seen)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from policygen.model import Or
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -64,6 +66,28 @@ class Remarks:
     entry: Comments = Comments()
     alternatives: Mapping[Expression, Comments] = field(default_factory=dict)
     """Those on one of several alternatives, which stand on lines of their own."""
+
+    def settled(self, expression: Expression) -> Remarks:
+        """The same as they will be read back once they are printed with that expression.
+
+        The entry's line is that of its first alternative: only a note on it is the entry's.  Comments on
+        alternatives that are not there move above the entry.
+        """
+        parts = expression.parts if isinstance(expression, Or) else ()
+        entry, there = self.entry, set(parts)
+        for alternative, comments in self.alternatives.items():
+            if alternative not in there:
+                entry = Comments(entry.above + comments.all(), entry.trailing)
+        kept = {part: self.alternatives[part] for part in parts if part in self.alternatives}
+        if parts:
+            first = kept.pop(parts[0], Comments())
+            if not is_note(entry.trailing):
+                entry, first = Comments(entry.above), Comments((), entry.trailing).join(first)
+            if first.trailing:
+                entry = Comments(entry.all())
+                kept = {parts[0]: Comments((), first.trailing), **kept}
+            entry = Comments(entry.above + first.above, entry.trailing)
+        return Remarks(entry, kept)
 
 
 @dataclass(frozen=True, slots=True)

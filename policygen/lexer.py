@@ -102,8 +102,12 @@ _TOKEN = re.compile(
 )
 
 # An entry goes on over a line's end after, or before, what cannot end, or begin, a statement.
-_CONTINUES_AFTER = frozenset(["==", "!=", "<=", ">=", "&&", "||", "<", ">", "!", "&", "|", "(", "{", ",", ":", "in", "has", "if", "else"])
-_CONTINUES_BEFORE = frozenset(["==", "!=", "<=", ">=", "&&", "||", "<", ">", "&", "|", ")", "}", ",", "in", "has", "if", "else"])
+_EITHER = {"==", "!=", "<", "<=", ">", ">=", "&&", "||", "&", "|", ",", "in", "has", "if", "else"}
+_CONTINUES_AFTER = _EITHER | {"!", "(", "{", ":"}
+_CONTINUES_BEFORE = _EITHER | {")", "}"}
+
+MAX_WORD = 255
+"""No name or number is longer."""
 
 _STRAY_HINTS = {
     "=": "equality is written ==",
@@ -133,6 +137,8 @@ def tokenise(text: Source) -> tuple[list[Token], list[Comment]]:
             continue
         if kind == "stray":
             raise _stray(text, token)
+        if kind != "include" and len(token.text) > MAX_WORD:
+            raise text.error(f"this {kind} has more than {MAX_WORD} characters", token.start, token.end)
         goes_on = token.text in _CONTINUES_BEFORE or (tokens and tokens[-1].text in _CONTINUES_AFTER)
         if newline and tokens and (kind == "end" or not goes_on):
             tokens.append(newline)

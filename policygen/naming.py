@@ -23,10 +23,15 @@ from tracer.abi import X32_BIT, Arch, Argument, Event, Kind, constants, table
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tracer.abi.constants import Family
+
 Known = tuple[tuple[int, int], ...]
 """The arguments that are certain to have one value where a condition is evaluated: (index, value), by index."""
 
 _WORD = (1 << 64) - 1
+_WHOLE = ~0
+_X32_OWN = 512
+"""From here on x32 has numbers of its own (arch/x86/entry/syscalls/syscall_64.tbl)."""
 _HEXADECIMAL = frozenset((Kind.POINTER, Kind.PATH, Kind.ADDRESS, Kind.FLAGS, Kind.PROTECTION))
 _OCTAL = frozenset((Kind.MODE, Kind.FIELD))
 
@@ -46,8 +51,9 @@ def format_call(event: Event) -> str:
     if arch is Arch.X86_64 and X32_BIT <= number < 2 * X32_BIT:
         number, prefix = number - X32_BIT, "x32 "
     syscall = table(arch).by_number.get(number)
-    if syscall is None:
-        return f"{prefix}syscall {number}({_registers(event)})"
+    if syscall is None or (prefix and number >= _X32_OWN):
+        signed = number - (1 << 32) if number >> 31 else number
+        return f"{prefix}syscall {signed}({_registers(event)})"
     arguments = table(arch).arguments(number, event.arguments)
     shown = (
         f"{argument.name}={_format_register(arch, argument, register)}"
@@ -61,9 +67,9 @@ def _registers(event: Event) -> str:
 
 
 def _format_register(arch: Arch, argument: Argument, register: int) -> str:
-    value = argument.value(register)
-    text = format_value(arch, argument, value)
-    as_passed = (value & argument.mask, value & _WORD)  # zero-extended, as compilers do, or sign-extended
+    text = format_value(arch, argument, argument.value(register))
+    bits = register & argument.mask
+    as_passed = (bits, _signed(argument, bits) & _WORD)  # zero-extended or sign-extended, as compilers do
     return text if register in as_passed else f"{text} (register {register:#x})"
 
 
@@ -77,27 +83,44 @@ def format_value(arch: Arch, argument: Argument, value: int) -> str:
     if not argument.constants:
         return _number(argument, value)
     family = constants.family(argument.constants, arch)
-    for same in (value, value & argument.mask):
-        if name := family.name(same):
-            return name
-    if value < 0 and argument.kind not in _HEXADECIMAL:
-        return str(value)
-    return family.format(value & argument.mask)
+    bits = value & argument.mask
+    if argument.kind in _OCTAL:
+        return _format_mode(family, bits)
+    signed = _signed(argument, bits)
+    if signed < 0 and (argument.kind not in _HEXADECIMAL or family.name(signed)):
+        return family.format(signed)
+    return family.format(bits)
+
+
+def _signed(argument: Argument, bits: int) -> int:
+    return bits - (1 << argument.width) if bits >> argument.width - 1 else bits
+
+
+def _format_mode(family: Family, bits: int) -> str:
+    """A file's mode: its type and set-id bits by name, its permissions in octal."""
+    permissions, rest = bits & 0o777, bits & ~0o777
+    parts = ([family.format(rest)] if rest else []) + ([f"0{permissions:o}"] if permissions else [])
+    return "|".join(parts) or "0"
 
 
 def _format_bits(arch: Arch, argument: Argument, bits: int) -> str:
-    """A pattern of bits, none of which has a meaning of its own if it is zero."""
-    if not argument.constants or not bits:
-        return _number(argument, bits) if not bits or argument.kind in _OCTAL else f"{bits:#x}"
-    family = constants.family(argument.constants, arch)
-    return family.name(bits) or family.format(bits)
+    """A pattern of bits.  Only names of bits serve: the values of an enumeration are none, and neither is a zero."""
+    if argument.constants and bits:
+        family = constants.family(argument.constants, arch)
+        if argument.kind in _OCTAL:
+            return _format_mode(family, bits)
+        names = (family.name(bits) or family.format(bits)).split("|")
+        names = [name for name in names if family.value(name) != 0]
+        if all(family.value(name) is None or family.mask(name) != _WHOLE for name in names):
+            return "|".join(names)
+    return _number(argument, bits) if not bits or argument.kind in _OCTAL else f"{bits:#x}"
 
 
 def _number(argument: Argument, value: int) -> str:
     if argument.kind in _OCTAL and value > 0:
         return f"0{value:o}"
     if argument.kind in (Kind.FD, Kind.DIRFD):
-        return str(value - (argument.mask + 1) if value >> argument.width - 1 > 0 else value)
+        return str(_signed(argument, value & argument.mask))
     # A large number of no known kind is likely an address or a pattern.
     if value > 0 and (argument.kind in _HEXADECIMAL or (argument.kind is Kind.NUMBER and value >> 31)):
         return f"{value:#x}"
@@ -169,8 +192,8 @@ def _format_condition(arch: Arch, number: int, condition: Condition, known: Know
         case Operator.MASKED:
             mask = _format_bits(arch, argument, condition.mask)
             # A field's zero is one of its values (O_RDONLY); other bits' is none of them.
-            whole = value or condition.mask == argument.exact
-            shown = format_value(arch, argument, argument.value(value)) if whole else "0"
+            field_is_zero = not value and condition.mask == argument.exact
+            shown = format_value(arch, argument, 0) if field_is_zero else _format_bits(arch, argument, value)
             return f"{name} & {mask} == {shown}"
         case _:
             assert_never(operator)

@@ -57,12 +57,15 @@ class Operands:
         names = dict.fromkeys(meaning.constants for meaning in self.meanings[index] if meaning.constants)
         return [constants.family(name, self.arch) for name in names]
 
-    def constant(self, index: int, name: str) -> int:
-        """The value of a constant by its C name; raises OperandError unless it is one of the argument's."""
+    def constant(self, index: int, name: str) -> tuple[int, int]:
+        """The value of a constant by its C name, and the bits of the field that it is a value of (0: of none).
+
+        Raises OperandError unless it is one of the argument's.
+        """
         families = self.families(index)
         for family in families:
             if (value := family.value(name)) is not None:
-                return value
+                return value, family.mask(name)
         argument = self.syscall.arguments[index].name
         known = sorted({known for family in families for known in family.names})
         if constants.value(name, self.arch) is not None:
@@ -90,10 +93,10 @@ def operands(arch: Arch, number: int) -> Operands:
 
 _INTEGER = re.compile(r"(-?)(?:0[xX]([0-9a-fA-F]+)|0[oO]?([0-7]+)|([1-9][0-9]*|0))")
 _DIGITS = 24
-"""More than any 64-bit number has, in any base."""
+"""More than any 64-bit number has, in any base: longer ones are not even converted."""
 
 
-def integer(text: str) -> tuple[int, bool]:
+def parse_integer(text: str) -> tuple[int, bool]:
     """A number as written, and whether it is decimal; raises OperandError.
 
     Decimal, hexadecimal (0x), or octal (0o, or C's leading 0), with an optional minus sign.
@@ -101,11 +104,11 @@ def integer(text: str) -> tuple[int, bool]:
     match = _INTEGER.fullmatch(text)
     if match is None:
         hint = "an octal number has digits 0-7" if re.fullmatch(r"-?0[0-9]+", text) else ""
-        raise OperandError(f"`{text[:_DIGITS]}` is not a number", hint)
+        raise OperandError(f"{text} is not a number", hint)
     sign, hexadecimal, octal, decimal = match.groups()
     digits = (hexadecimal or octal or decimal).lstrip("0") or "0"
     if len(digits) > _DIGITS:
-        raise OperandError(f"{text[:_DIGITS]}... does not fit in 64 bits")
+        raise OperandError(f"{text} does not fit in 64 bits")
     value = int(digits, 16 if hexadecimal else 8 if octal else 10)
     return (-value if sign else value), decimal is not None
 

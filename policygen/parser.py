@@ -16,14 +16,16 @@ from typing import NoReturn
 
 from policygen.attach import Item, Place, attach
 from policygen.cursor import Cursor
+from policygen.entries import body, syscall
 from policygen.errors import PolicyError, did_you_mean
 from policygen.expressions import ExpressionParser, Span
 from policygen.layout import SETTINGS, Include, Layout
 from policygen.lexer import Comment, Source, Token, source, tokenise
-from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, Policy
+from policygen.model import Arm, Entry, Policy
 from policygen.normal import normal_entry
-from policygen.operands import OperandError, integer, operands
-from tracer.abi import X32_BIT, Arch, constants, table
+from policygen.operands import operands
+from policygen.phrases import action, integer, one_of, version
+from tracer.abi import Arch, table
 
 FORMAT = 1
 """The version of the language."""
@@ -35,8 +37,6 @@ Read = Callable[[str], str]
 """Reads an included file, named relative to where the first file's name is relative to; raises OSError."""
 
 _ARMS = {"0": Arm.NOW, "1": Arm.EXEC}
-_ACTIONS = frozenset((*ActionKind, "deny"))
-_NEWEST = Policy({}).table
 
 
 @dataclass(slots=True)
@@ -107,10 +107,7 @@ class _FileParser:
         elif cursor.following.text == ":":
             cursor.take()
             cursor.take()
-            if token.text == "on_next_syscall":
-                place = self._on_next_syscall(token)
-            else:
-                place = self._entry(token, spans)
+            place = self._on_next_syscall(token) if token.text == "on_next_syscall" else self._entry(token, spans)
         elif token.kind == "word" and token.text in (*SETTINGS, "arch"):
             cursor.take()
             place = self._arch(token) if token.text == "arch" else self._setting(token)
@@ -147,18 +144,18 @@ class _FileParser:
         value = cursor.token
         match name:
             case "callfence":
-                version = self._integer("a format version")
-                if version != FORMAT:
+                written = integer(cursor, "a format version")
+                if written != FORMAT:
                     hint = f"this callfence reads version {FORMAT}"
-                    raise cursor.error(f"the policy is written in version {version} of the language", value, hint)
+                    raise cursor.error(f"the policy is written in version {written} of the language", value, hint)
             case "table":
-                self._set(token, replace(self.settings, table=self._version()))
+                self._set(token, replace(self.settings, table=version(cursor)))
             case "arm":
-                self._set(token, replace(self.settings, arm=Arm(self._word("arm", list(Arm)))))
+                self._set(token, replace(self.settings, arm=Arm(one_of(cursor, "arm", list(Arm)))))
             case "default":
-                self._set(token, replace(self.settings, default=self._action("the action of a setting")))
+                self._set(token, replace(self.settings, default=action(cursor, "the action of a setting")))
             case "unknown":
-                self._set(token, replace(self.settings, unknown=self._action("the action of a setting")))
+                self._set(token, replace(self.settings, unknown=action(cursor, "the action of a setting")))
         return ("setting", name)
 
     def _set(self, token: Token, settings: Policy) -> None:
@@ -177,130 +174,27 @@ class _FileParser:
         self._set(token, replace(self.settings, arm=_ARMS[value]))
         return ("setting", "arm")
 
-    def _version(self) -> tuple[int, int]:
-        token = self.cursor.token
-        major = self._integer("a kernel version, such as 6.18,")
-        if not self.cursor.accept("."):
-            raise self.cursor.expected("a kernel version, such as 6.18,")
-        version = (major, self._integer("a kernel version, such as 6.18,"))
-        try:
-            table(self.arch).newest(version)
-        except ValueError:
-            hint = f"the newest that this callfence knows is {_NEWEST[0]}.{_NEWEST[1]}"
-            end = self.cursor.previous_end
-            text = self.source.text[token.start : end]
-            raise self.source.error(f"the syscall table of Linux {text} is not known", token.start, end, hint) from None
-        return version
-
     def _arch(self, token: Token) -> Place:
-        arch = Arch(self._word("architecture", list(Arch)))
+        arch = Arch(one_of(self.cursor, "architecture", list(Arch)))
         self._claim(f"arch {arch}", token)
         self.arch = arch
         self.entries.setdefault(arch, {})
         return ("arch", arch)
 
-    def _word(self, what: str, known: list[str]) -> str:
-        token = self.cursor.token
-        if token.kind != "word":
-            raise self.cursor.expected(f"one of {', '.join(known)}")
-        if token.text not in known:
-            hint = did_you_mean(token.text, known) or f"it is one of {', '.join(known)}"
-            raise self.cursor.error(f"{token.text} is no {what}", token, hint)
-        return self.cursor.take().text
-
-    def _integer(self, what: str) -> int:
-        token = self.cursor.token
-        if token.kind != "number":
-            raise self.cursor.expected(what)
-        self.cursor.take()
-        try:
-            return integer(token.text)[0]
-        except OperandError as error:
-            raise self.cursor.error(error.message, token, error.hint) from None
-
     # Entries
 
     def _entry(self, token: Token, spans: list[Span]) -> Place:
         self.first = self.first or token
-        number = self._syscall(token)
+        number = syscall(self.cursor, token, self.arch, self.settings.table)
         if seen := self.context.seen.get((self.arch, number)):
             name = table(self.arch).by_number[number].name
             hint = f"first at {seen[0].place(seen[1])}; join the two by ||"
             raise self.cursor.error(f"{name} is given twice", token, hint)
         self.context.seen[self.arch, number] = (self.source, token.start)
-        entry = self._body(token, ExpressionParser(self.cursor, operands(self.arch, number), spans))
-        entry = normal_entry(self.arch, number, entry)
+        parser = ExpressionParser(self.cursor, operands(self.arch, number), spans)
+        entry = normal_entry(self.arch, number, body(self.cursor, token, parser))
         self.entries.setdefault(self.arch, {})[number] = entry
         return ("entry", self.arch, number, entry)
-
-    def _syscall(self, token: Token) -> int:
-        """The number of the syscall that an entry names."""
-        calls = table(self.arch)
-        if token.kind == "number":
-            try:
-                number = integer(token.text)[0]
-            except OperandError as error:
-                raise self.cursor.error(error.message, token, error.hint) from None
-            if self.arch is Arch.X86_64 and X32_BIT <= number < 2 * X32_BIT:
-                raise self.cursor.error("x32 calls are always refused", token)
-            known = number in calls.by_number
-        else:
-            name = token.text
-            call = calls.by_name.get(name) or calls.by_name.get(name.removeprefix("sys_"))
-            number, known = (call.number, True) if call else (0, False)
-        major, minor = self.settings.table
-        if number > calls.newest(self.settings.table):
-            hint = "it falls under `unknown`; name a newer kernel in the `table` line"
-            raise self.cursor.error(f"{token.text} is newer than the policy's table, {major}.{minor}", token, hint)
-        if not known:
-            hint = did_you_mean(token.text.removeprefix("sys_"), calls.by_name) if token.kind == "word" else ""
-            hint = hint or self._elsewhere(token)
-            raise self.cursor.error(f"{self.arch} has no syscall {token.text}", token, hint)
-        return number
-
-    def _elsewhere(self, token: Token) -> str:
-        name = token.text.removeprefix("sys_")
-        return "".join(f"{arch} has; " for arch in Arch if name in table(arch).by_name).removesuffix("; ")
-
-    def _body(self, name: Token, parser: ExpressionParser) -> Entry:
-        cursor = self.cursor
-        if cursor.at_line_end() or cursor.following.text == ":":
-            hint = "write allow, deny, an action or a condition"
-            raise cursor.error(f"nothing is said of {name.text}", name, hint)
-        token = cursor.token
-        if token.text in ("0", "1", "deny"):
-            cursor.take()
-            return Entry(Always(token.text == "1"))
-        action = ALLOW
-        if token.text in _ACTIONS:
-            action = self._action("an action")
-            if not cursor.accept("if"):
-                return Entry(Always(True), action)
-        expression = parser.expression()
-        otherwise = self._action("an action after `else`") if cursor.accept("else") else None
-        return Entry(expression, action, otherwise)
-
-    def _action(self, what: str) -> Action:
-        cursor = self.cursor
-        token = cursor.token
-        if token.text not in list(ActionKind):
-            hint = did_you_mean(token.text, list(ActionKind)) or f"an action is one of {', '.join(ActionKind)}"
-            raise cursor.expected(what, hint)
-        cursor.take()
-        if token.text != ActionKind.ERRNO:
-            return Action(ActionKind(token.text))
-        named = cursor.token
-        errors = constants.family("errno", self.arch)
-        if named.kind == "word":
-            number = errors.value(cursor.take().text)
-            if number is None:
-                raise cursor.error(f"no error is named {named.text}", named, did_you_mean(named.text, errors.names))
-        else:
-            number = self._integer("an error's name or number")
-        try:
-            return Action(ActionKind.ERRNO, number)
-        except ValueError as error:
-            raise cursor.error(str(error), named) from None
 
     # Includes
 

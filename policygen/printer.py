@@ -23,12 +23,20 @@ def print_policy(policy: Policy, layout: Layout) -> str:
     arches = [arch for arch in Arch if arch in policy.entries]
     if not arches:
         raise ValueError("a policy names at least one architecture")
+    included = {
+        (arch, number)
+        for section in layout.sections.values()
+        for include in section.includes
+        for arch, entries in include.entries.items()
+        for number in entries
+    }
     lines = [*layout.header, *_settings(policy, arches[0], layout)]
     for arch in arches:
         section = layout.sections.get(arch, Section())
         if arch is not arches[0]:
             lines += ["", *_commented([f"arch {arch}"], section.arch)]
-        for block in _section(arch, policy.entries[arch], section):
+        own = {number: entry for number, entry in policy.entries[arch].items() if (arch, number) not in included}
+        for block in _section(arch, own, section):
             lines += ["", *block]
     return "".join(f"{line}\n" for line in lines)
 
@@ -51,13 +59,10 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
 
 def _section(arch: Arch, entries: Mapping[int, Entry], section: Section) -> Iterable[list[str]]:
     """The blocks of a section that blank lines set apart: includes, entries, what comes after them."""
-    included = {number for include in section.includes for number in include.entries.get(arch, ())}
     includes = [line for include in section.includes for line in _commented([include.line], include.comments)]
     own = []
     for call in sorted((table(arch).by_number[number] for number in entries), key=lambda call: call.name):
-        if call.number not in included:
-            remarks = section.entries.get(call.number, Remarks())
-            own += _entry(arch, call.number, entries[call.number], remarks)
+        own += _entry(arch, call.number, entries[call.number], section.entries.get(call.number, Remarks()))
     return [block for block in (includes, own, list(section.end)) if block]
 
 
@@ -75,6 +80,7 @@ def _commented(lines: list[str], *comments: Comments) -> list[str]:
     """Lines with the comments on each."""
     out: list[str] = []
     for line, comment in zip(lines, comments, strict=True):
-        out += comment.above
+        indentation = line[: len(line) - len(line.lstrip())]
+        out += [f"{indentation}{above}".rstrip() for above in comment.above]
         out.append(f"{line:<{COMMENT_COLUMN - 2}}  {comment.trailing}" if comment.trailing else line)
     return out

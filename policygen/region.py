@@ -59,7 +59,7 @@ def event(point: int) -> Event:
 
 def alternatives(space: Space, region: int, limit: int) -> tuple[tuple[tuple[int, int, int], ...], ...] | None:
     """A set that only arguments decide, as alternatives; each is a conjunction of (index, mask, value), at most one
-    for an argument, true where `argument & mask == value`.  None where it takes more than `limit`."""
+    for an argument, true where `argument & mask == value`.  None as `Space.cubes`."""
     cubes = space.cubes(region, limit)
     if cubes is None:
         return None

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from policygen import bpf
 from policygen.known import permits
-from tracer.abi import Arch, Event, Kind
+from tracer.abi import Event, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from policygen.model import Action
     from policygen.observation import Observation
@@ -26,10 +26,11 @@ class ReplayError(Exception):
         self.action = action
 
 
-def replay(program: bytes, observations: Iterable[Observation], tables: Callable[[Arch], Table]) -> None:
-    """Runs the filter on the events of every observation.  Raises ReplayError unless it lets each of them pass."""
-    for observation in observations:
-        for event in events(observation, tables(Arch(Arch.from_audit(observation.arch)))):
+def replay(program: bytes, observations: Iterable[tuple[Table, Observation]]) -> None:
+    """Runs the filter on the events of every observation, given with the table that has its call.  Raises ReplayError
+    unless the filter lets each of them pass."""
+    for calls, observation in observations:
+        for event in events(observation, calls):
             action = bpf.action(bpf.run(program, event))
             if not permits(action):
                 raise ReplayError(observation, event, action)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen import bpf, region
-from policygen.algebra import FALSE, TRUE, Space, constant
+from policygen.algebra import FALSE, TRUE, Space, TooComplexError, constant
 from policygen.model import Action, ActionKind
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _A, _X, _M = 0, 1, 2  # places in Registers: the accumulator, the index register, then the scratch words
 _REGISTERS = 2 + bpf.SCRATCH
+
+MAX_STATES = 100_000
+"""A filter of libseccomp has about one for each instruction; one that counts along its paths has exponentially many."""
 
 
 class UnsupportedError(Exception):
@@ -46,6 +49,8 @@ def function(space: Space, program: bytes) -> int:
         for registers in reached[pc]:
             after = _step(space, pc, instruction, registers, data)
             following[pc, registers] = after
+            if len(following) > MAX_STATES:
+                raise TooComplexError(f"more than {MAX_STATES} states of the registers")
             for target in bpf.successors(pc, instruction):
                 reached[target][_only(after, live[target])] = FALSE
     for pc in range(len(instructions) - 1, -1, -1):

@@ -7,7 +7,7 @@ text='the policy never denies what the program really does and the policy allows
 printf '%s\n' "$text" | tr ' ' '\n' | sort | uniq -c
 
 cat <<'FACTS'
-learn must find: pipe2: allow
+learn must find: pipe2: flags == 0
 learn must find: execve: allow
 learn must find: wait4: allow
 learn must find: fadvise64: advice == POSIX_FADV_SEQUENTIAL

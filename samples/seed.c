@@ -15,7 +15,7 @@ static long call(long number, long a, long b, long c) {
 enum { READ = 0, WRITE = 1, GETPID = 39, EXIT_GROUP = 231 }; /* asm/unistd_64.h */
 
 static const char facts[] = "seed writes to fd 0\n"
-                            "learn must find: write: allow\n"
+                            "learn must find: write: fd == 0\n"
                             "learn must refuse: getpid()\n"
                             "learn must refuse: mmap()\n";
 static const char denied[] = "seed writes to fd 1\n";

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import struct
 from typing import TYPE_CHECKING, Final
 
 from tracer import kernel
 from tracer.abi import Arch, table
-from tracer.kernel import PTRACE_SYSCALL, PtraceError
+from tracer.kernel import PTRACE_CONT, PTRACE_SYSCALL, PtraceError
 from tracer.tally import event_of
+from tracer.task import has_filter, proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 ENOSYS: Final = 38  # asm-generic/errno.h
 CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h
 TCSETS: Final = range(0x5402, 0x5405)  # TCSETS, TCSETSW, TCSETSF: asm-generic/ioctls.h
+SECCOMP_SET_MODE: Final = (0, 1)  # SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER: linux/seccomp.h
 OPAQUE: Final = ("clone3", "openat2", "io_uring_setup")
-"""Calls whose arguments are in memory or a ring, where no filter sees them; libc falls back when they fail with ENOSYS."""
-
-_WORD = struct.Struct("<Q")
+"""Calls whose arguments are in memory or a ring, where no filter sees them.  libc falls back on ENOSYS."""
 
 
 class Calls:
@@ -42,7 +41,7 @@ class Calls:
         self._handlers: dict[int, dict[int, Handler]] = {}
         by_name: dict[str, Handler] = {
             "clone": self._clone,
-            "sched_getaffinity": self._getaffinity,
+            "sched_getaffinity": self._affinity,
             "sched_setaffinity": self._setaffinity,
             "open": self._open,
             "openat": self._open,
@@ -67,7 +66,11 @@ class Calls:
                 handler(task, event)
 
     def _opaque(self, task: Task, event: Event) -> None:
-        kernel.skip_call(task.tid, ENOSYS)
+        if not task.filtered and has_filter(task.tid):
+            # Skipped at its entry stop, the call is -1 to the program's own filter, which may kill for it.
+            self._gap(f"{task.executable} made calls with hidden arguments, which could not be kept from it")
+        else:
+            kernel.skip_call(task.tid, ENOSYS)
 
     def _clone(self, task: Task, event: Event) -> None:
         """A child made with CLONE_UNTRACED would run without its tracer, and every call of it would fail."""
@@ -75,35 +78,45 @@ class Calls:
             register = kernel.OFFSET_RDI if event.arch == Arch.X86_64.audit else kernel.OFFSET_EBX
             kernel.poke_user(task.tid, register, event.arguments[0] & ~CLONE_UNTRACED)
 
-    def _getaffinity(self, task: Task, event: Event) -> None:
-        self._loop.processor.release(event.arguments[0] & 0xFFFFFFFF or task.tid)
+    def _affinity(self, task: Task, event: Event) -> None:
+        """Whoever asks for an affinity gets to see the true one; for another task's, its pid may be a namespace's."""
+        if event.arguments[0] & 0xFFFFFFFF in (0, task.tid):
+            self._loop.processor.release(task.tid)
+        else:
+            self._loop.processor.disable()
 
     def _setaffinity(self, task: Task, event: Event) -> None:
-        tid = event.arguments[0] & 0xFFFFFFFF or task.tid
-        self._loop.processor.release(tid)
-        if target := self._loop.tasks.get(tid):
-            target.own_affinity = True
+        self._affinity(task, event)
+        task.own_affinity = True
 
     def _open(self, task: Task, event: Event) -> None:
         """/proc/PID/status shows an affinity: whoever opens one gets to see the true ones, from now on."""
         if not self._loop.processor.in_use:
             return
-        number_of = 0 if event.number == table(Arch.from_audit(event.arch) or Arch.X86_64).by_name["open"].number else 1
-        path = _read_path(task.tid, event.arguments[number_of])
+        known = table(Arch.from_audit(event.arch) or Arch.X86_64).by_name
+        path = _read_path(task.tid, event.arguments[event.number != known["open"].number])
         if path.rstrip(b"/").endswith(b"status"):
             self._loop.processor.disable()
 
     def _prctl(self, task: Task, event: Event) -> None:
         if event.arguments[0] & 0xFFFFFFFF == kernel.PR_SET_SECCOMP:
-            self._seccomp(task, event)
+            self._look_before_filters(task)
 
     def _seccomp(self, task: Task, event: Event) -> None:
-        """A filter of the program's own may answer calls before ours is heard: from now on, look before both."""
-        for other in self._loop.tasks.values():
-            if other.tgid == task.tgid and other.request == kernel.PTRACE_CONT:
+        if event.arguments[0] & 0xFFFFFFFF in SECCOMP_SET_MODE:
+            self._look_before_filters(task)
+
+    def _look_before_filters(self, task: Task) -> None:
+        """A filter of the program's own may answer calls before ours is heard: from now on, look before both.
+
+        All threads: they may be given the filter too (SECCOMP_FILTER_FLAG_TSYNC).
+        """
+        for other in list(self._loop.tasks.values()):
+            if other.tgid == task.tgid and other.request == PTRACE_CONT:
                 other.request = PTRACE_SYSCALL
                 if other is not task:
-                    kernel.interrupt(other.tid)
+                    with contextlib.suppress(PtraceError):  # it is ending
+                        kernel.interrupt(other.tid)
 
     def _ptrace(self, task: Task, event: Event) -> None:
         self._gap(f"{task.executable} uses ptrace, which fails on a program that is being learned")
@@ -116,7 +129,7 @@ class Calls:
 def _read_path(tid: int, address: int) -> bytes:
     """A string in a task's memory, as far as 4 KiB; b'' when it can't be read."""
     try:
-        memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        memory = os.open(f"{proc()}/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return b""
     try:

@@ -1,7 +1,8 @@
 """The kernel's tracing interface: the one place that imports python-ptrace.
 
 python-ptrace 0.9.9 lacks PTRACE_SEIZE and what came after it; its generic `ptrace()` passes any request, so those are
-built on it here.  The two requests of the hot loop bypass it (`get_syscall_info`, `resume`): see the figure beside them.
+built on it here.  The two requests of the hot loop bypass it (`SyscallInfo.read`, `resume`): see the figure beside
+them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import ctypes
 import errno
 import os
 import signal
+import struct
 from typing import TYPE_CHECKING, Final
 
-from ptrace.binding.func import PTRACE_GETEVENTMSG, ptrace, ptrace_detach, ptrace_pokeuser
+from ptrace.binding.func import PTRACE_GETEVENTMSG, ptrace, ptrace_pokeuser
 from ptrace.binding.func import ptrace_getregs as _getregs
 from ptrace.binding.func import ptrace_setregs as _setregs
 from ptrace.error import PtraceError
@@ -30,6 +32,7 @@ PTRACE_POKEDATA: Final = 5
 PTRACE_CONT: Final = 7
 PTRACE_DETACH: Final = 17
 PTRACE_SYSCALL: Final = 24
+PTRACE_GETSIGINFO: Final = 0x4202
 PTRACE_SEIZE: Final = 0x4206
 PTRACE_INTERRUPT: Final = 0x4207
 PTRACE_LISTEN: Final = 0x4208
@@ -73,6 +76,7 @@ OFFSET_RDI: Final = 14 * 8
 OFFSET_RAX: Final = 10 * 8
 OFFSET_ORIG_RAX: Final = 15 * 8
 OFFSET_EBX: Final = 5 * 8
+SYS_PTRACE: Final = 101  # asm/unistd_64.h
 AT_ENTRY: Final = 9  # linux/auxvec.h
 USER32_CS: Final = 0x23  # asm/segment.h: code segment of 32-bit code
 
@@ -93,8 +97,8 @@ INFO_SIZE: Final = 88
 class SyscallInfo:
     """A buffer for PTRACE_GET_SYSCALL_INFO, used again for every stop.
 
-    `bytes` has op at 0 (8 bits), arch at 4 (32), instruction pointer at 8 (64), stack pointer at 16 (64), and for OP_ENTRY
-    and OP_SECCOMP the number at 24 (64), the arguments at 32 (6 x 64) and OP_SECCOMP's datum at 80 (32).
+    `bytes` has op at 0 (8 bits), arch at 4 (32), instruction pointer at 8 (64), stack pointer at 16 (64), and for
+    OP_ENTRY and OP_SECCOMP the number at 24 (64), the arguments at 32 (6 x 64) and OP_SECCOMP's datum at 80 (32).
     """
 
     __slots__ = ("_address", "_keep", "bytes")
@@ -110,7 +114,7 @@ class SyscallInfo:
 
 
 def resume(request: int, tid: int, signum: int = 0) -> bool:
-    """PTRACE_CONT, PTRACE_SYSCALL or PTRACE_LISTEN a stopped task, delivering `signum`; False when it is dying (ESRCH)."""
+    """PTRACE_CONT, _SYSCALL, _LISTEN or _DETACH a stopped task, delivering `signum`; False when it is dying (ESRCH)."""
     return bool(_ptrace(request, tid, 0, signum) != -1)
 
 
@@ -124,11 +128,6 @@ def interrupt(tid: int) -> None:
     ptrace(PTRACE_INTERRUPT, tid)
 
 
-def detach(tid: int, signum: int = 0) -> None:
-    """PTRACE_DETACH a stopped task.  Raises PtraceError."""
-    ptrace_detach(tid, signum)
-
-
 def event_message(tid: int) -> int:
     """PTRACE_GETEVENTMSG, 64 bits.  Raises PtraceError.
 
@@ -137,6 +136,19 @@ def event_message(tid: int) -> int:
     message = ctypes.c_ulong()
     ptrace(PTRACE_GETEVENTMSG, tid, 0, ctypes.addressof(message))
     return message.value
+
+
+def sender(tid: int) -> int:
+    """At a signal-delivery stop: the pid that sent the signal, 0 where it is the kernel's.  Raises PtraceError."""
+    siginfo = ctypes.create_string_buffer(128)
+    ptrace(PTRACE_GETSIGINFO, tid, 0, ctypes.addressof(siginfo))
+    code, pid = struct.unpack_from("8xi4xi", siginfo)  # siginfo_t: si_code, and si_pid of those that somebody sent
+    return int(pid) if code <= 0 else 0
+
+
+def is_thread_of(tid: int, tgid: int) -> bool:
+    """Whether a task belongs to a process.  Asks tgkill(2), since /proc may be another namespace's."""
+    return _libc.tgkill(tgid, tid, 0) == 0 or ctypes.get_errno() != errno.ESRCH
 
 
 def poke_user(tid: int, offset: int, value: int) -> None:
@@ -154,7 +166,7 @@ def set_breakpoint(tid: int, address: int) -> int:
     """Write an int3 at `address` and return the word that was there (64 bits).  Raises PtraceError."""
     word = ctypes.c_ulong()
     # The system call stores the word through its data argument; only glibc's wrapper returns it.
-    if _libc.syscall(101, PTRACE_PEEKDATA, tid, ctypes.c_void_p(address), ctypes.byref(word)) == -1:
+    if _libc.syscall(SYS_PTRACE, PTRACE_PEEKDATA, tid, ctypes.c_void_p(address), ctypes.byref(word)) == -1:
         raise PtraceError("PTRACE_PEEKDATA", errno=ctypes.get_errno(), pid=tid)
     ptrace(PTRACE_POKEDATA, tid, address, word.value & ~0xFF | 0xCC)
     return word.value
@@ -175,9 +187,7 @@ def entry_point(pid: int) -> int:
     """The ELF entry point of a process (AT_ENTRY of its auxiliary vector).  Raises OSError, TracerError."""
     with open(f"/proc/{pid}/auxv", "rb") as file:
         vector = file.read()
-    word = "I" if _getregs(pid).cs == USER32_CS else "Q"
-    words = memoryview(vector).cast(word)
-    for name, value in zip(words[::2], words[1::2], strict=False):
+    for name, value in struct.iter_unpack("=II" if _getregs(pid).cs == USER32_CS else "=QQ", vector):
         if name == AT_ENTRY:
             return int(value)
     raise TracerError(f"process {pid} has no AT_ENTRY")

@@ -59,7 +59,7 @@ class Launch:
 
 
 def _become(program: Program, dispositions: Dispositions, go_read: int, failure_write: int) -> None:
-    """In the child: never returns.  After the filter is installed, only execve (and on failure write and exit) is called."""
+    """In the child: never returns.  Behind the filter there is only execve, and on failure write and exit."""
     stage, number = "seize", errno.EPERM
     try:
         if os.read(go_read, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from tracer import kernel
 from tracer.abi import Arch
-from tracer.calls import Calls
+from tracer.calls import ENOSYS, Calls
+from tracer.entry import EntryPoint
+from tracer.family import Family
 from tracer.kernel import (
     EVENT_CLONE,
     EVENT_EXEC,
@@ -19,6 +22,7 @@ from tracer.kernel import (
     EVENT_STOP,
     EVENT_VFORK,
     OP_ENTRY,
+    OP_SECCOMP,
     PTRACE_CONT,
     PTRACE_DETACH,
     PTRACE_LISTEN,
@@ -32,7 +36,7 @@ from tracer.kernel import (
 )
 from tracer.processor import SharedProcessor
 from tracer.tally import Recorder, Tally
-from tracer.task import Task, executable_of, kin_of, privilege_lost
+from tracer.task import Task, privilege_lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,15 +46,16 @@ MANY_STOPS: Final = 64
 """So many calls of one task are taken together when its rate is looked at."""
 FAST: Final = MANY_STOPS / 2000
 """Seconds for MANY_STOPS calls below which a task is worth having on the tracer's processor: 2,000 calls a second."""
+PATIENCE: Final = 0.05
+"""Seconds that an unannounced task waits for its parent's event, and a passing fault of the kernel for an end."""
 
-_HEAD = struct.Struct("<4xI16xI52xI")  # struct ptrace_syscall_info: arch, number (low half), datum
+_HEAD = struct.Struct("<BxxxI16xI52xI")  # struct ptrace_syscall_info: op, arch, number (low half), datum
 
 
 class Loop:
     """Follows tasks that have been seized.  `run` belongs to the thread that seized them."""
 
     def __init__(self, recorder: Recorder, allow_opaque: frozenset[str] = frozenset()) -> None:
-        self.tasks: dict[int, Task] = {}
         self.initial = 0
         """The process whose exit status counts."""
         self.status: int | None = None
@@ -61,69 +66,28 @@ class Loop:
         """Called when the initial process has gone into a group-stop."""
         self.on_exit: Callable[[], None] = lambda: None
         """Called when the initial process has ended."""
-        self.processes = 0
-        """Processes seen so far."""
-        self.calls_seen = 0
-        """Calls of tasks that have ended."""
-        self.processor = SharedProcessor()
-        self.calls = Calls(self, allow_opaque, recorder.gap)
+        self.delivered: dict[int, tuple[int, float]] = {}
+        """By signal: who sent the initial process its last one, and when it was delivered (time.monotonic)."""
         self.strangers: frozenset[int] = frozenset()
         """Children that this process already had when it started: not part of the program."""
+        self.processor = SharedProcessor()
         self._recorder = recorder
         self._tally = Tally(recorder)
+        self.family = Family(self._tally, self.processor)
+        self.tasks = self.family.tasks
+        self.calls = Calls(self, allow_opaque, recorder.gap)
         self._info = SyscallInfo()
         self._unresumed: dict[int, tuple[int, int]] = {}
         """Tasks that could not be resumed (request, signal): they are dying, or it was a passing fault."""
-        self._early: set[int] = set()
-        """Tasks whose first stop came before their parent's event: they wait for it."""
-        self._breakpoint: tuple[int, int] | None = None
-        """Address and original word, while `from_entry` waits."""
+        self._entry: EntryPoint | None = None
         self._queue: deque[tuple[int, int]] = deque()
 
-    @property
-    def calls_counted(self) -> int:
-        return self.calls_seen + sum(task.stops for task in list(self.tasks.values()))
-
-    # -- tasks
-
-    def add(self, tid: int, tgid: int) -> Task:
-        """A task that has been seized by us."""
-        task = self.tasks[tid] = Task(tid, tgid)
-        self._set_executable(task)
-        self.processes += tid == tgid
-        return task
-
-    def _set_executable(self, task: Task) -> None:
-        task.executable = executable_of(task.tgid)
-        task.hot = self._tally.hot(task.executable)
-
-    def _born(self, tid: int, parent: Task, *, is_thread: bool) -> None:
-        """A task that the kernel has attached for us has been announced by its parent's event."""
-        self._early.discard(tid)
-        task = self.tasks[tid] = parent.child(tid, parent.tgid if is_thread else tid)
-        self.processes += not is_thread
-        self.processor.inherit(parent, task)
-
-    def _adopt(self) -> None:
-        """Take in those that have stopped but whose parent died before it could announce them."""
-        for tid in self._early:
-            tgid, ppid = kin_of(tid)
-            parent = self.tasks.get(tgid if tgid != tid else ppid)
-            if parent:
-                self._born(tid, parent, is_thread=tgid != tid)
-            else:
-                self.add(tid, tgid)
-            self._resume(self.tasks[tid])
-        self._early.clear()
-
     def release(self) -> None:
-        """Let go of every task at its next stop, running on as if nothing had been (only where no filter was installed)."""
-        for task in self.tasks.values():
+        """Let go of every task at its next stop, as if nothing had been (only where no filter was installed)."""
+        for task in list(self.tasks.values()):
             task.request = PTRACE_DETACH
-            try:
+            with contextlib.suppress(PtraceError):  # it is ending
                 kernel.interrupt(task.tid)
-            except PtraceError:
-                continue  # it is ending
 
     # -- the loop
 
@@ -139,7 +103,9 @@ class Loop:
                 self._other(tid, status, task)
                 continue
             if read(tid) or read(tid):  # a second try tells a passing fault from a dying task
-                arch, number, datum = head(buffer)
+                op, arch, number, datum = head(buffer)
+                if op != OP_SECCOMP:
+                    continue  # another thread's execve has taken this tid since: its own status follows
                 if task.request != PTRACE_CONT:
                     self._filtered_call(task, datum)
                 elif not task.recorded:
@@ -165,7 +131,7 @@ class Loop:
         if self._queue:
             return self._queue.popleft()
         try:
-            if self._unresumed or (not self.tasks and self.strangers):
+            if self._unresumed or self.family.early or not self.tasks:
                 return self._poll()
             stop = os.waitpid(-1, WALL)
             if len(self.tasks) > 1:
@@ -177,15 +143,21 @@ class Loop:
         return stop
 
     def _poll(self) -> tuple[int, int] | None:
-        """`_next` without blocking: resumes what could not be resumed, and ends when only strangers are left."""
-        for _ in range(50):
+        """`_next` where something else must be done, or there is an end, if no status comes for a while."""
+        pause, end = 0.0001, time.monotonic() + PATIENCE
+        while True:
             stop = os.waitpid(-1, WALL | os.WNOHANG)
             if stop[0]:
                 return stop
             for tid, (request, signum) in list(self._unresumed.items()):
                 if tid not in self.tasks or resume(request, tid, signum):
                     del self._unresumed[tid]
-            time.sleep(0.001)
+            if time.monotonic() > end:
+                break
+            time.sleep(pause)
+            pause = min(2 * pause, 0.01)
+        for task in self.family.adopt():
+            self._resume(task)
         return (0, 0) if self.tasks or not self.strangers else None
 
     def _resume(self, task: Task, signum: int = 0, request: int = 0) -> None:
@@ -193,113 +165,99 @@ class Loop:
         if not resume(request, task.tid, signum):
             self._unresumed[task.tid] = (request, signum)
 
-    # -- stops that are not calls
+    # -- stops that are not seccomp's
 
     def _other(self, tid: int, status: int, task: Task | None) -> None:
         self._unresumed.pop(tid, None)
         if not os.WIFSTOPPED(status):
-            if tid:
-                self._ended(tid, status)
+            self._ended(tid, status)
             return
         event, signum = status >> 16, os.WSTOPSIG(status)
         if task is None:
             if event == EVENT_STOP:
-                self._early.add(tid)
+                self.family.early.add(tid)
             else:
                 resume(PTRACE_CONT, tid)  # the last stop of a thread that an exec has ended
-            return
-        if status == STATUS_SYSCALL:
+        elif status == STATUS_SYSCALL:
             self._entry_or_exit(task)
         elif event == EVENT_STOP:
-            task.stopped = signum in STOP_SIGNALS
-            if task.stopped and task.request != PTRACE_DETACH:
-                self._resume(task, request=PTRACE_LISTEN)
-                if tid == self.initial:
-                    self.on_stop()
-            else:
-                self._resume(task)
+            self._group_stop_or_trap(task, signum)
         elif event == 0:
-            if signum == signal.SIGTRAP and self._reached_entry(task):
-                signum = 0
-            self._resume(task, signum)
+            self._resume(task, self._signal(task, signum))
         else:
-            try:
+            # Where it fails the task is dying, or its files may not be read.
+            with contextlib.suppress(PtraceError, OSError):
                 self._event(task, event)
-            except (PtraceError, OSError):
-                pass  # the task is dying, or its files may not be read: its status follows
             self._resume(task)
+
+    def _group_stop_or_trap(self, task: Task, signum: int) -> None:
+        task.stopped = signum if signum in STOP_SIGNALS else 0
+        if not task.stopped or task.request == PTRACE_DETACH:
+            self._resume(task)
+            return
+        self._resume(task, request=PTRACE_LISTEN)
+        if task.tid == self.initial:
+            self.on_stop()
+
+    def _signal(self, task: Task, signum: int) -> int:
+        """What to deliver at a signal-delivery stop: the signal itself, but for the trap that is ours."""
+        if signum == signal.SIGTRAP and self._entry is not None and task.tid == self.initial and not task.recorded:
+            task.recorded = self._entry.reached(task.tid)
+            return 0 if task.recorded else signum
+        if task.tgid == self.initial:
+            with contextlib.suppress(PtraceError):
+                self.delivered[signum] = (kernel.sender(task.tid), time.monotonic())
+        return signum
 
     def _event(self, task: Task, event: int) -> None:
         if event in (EVENT_FORK, EVENT_VFORK, EVENT_CLONE):
-            child = kernel.event_message(task.tid)
-            early = child in self._early
-            self._born(child, task, is_thread=event == EVENT_CLONE and os.path.exists(f"/proc/{task.tgid}/task/{child}"))
-            if early:
-                self._resume(self.tasks[child])
+            tid = kernel.event_message(task.tid)
+            is_waiting = tid in self.family.early
+            is_thread = event == EVENT_CLONE and kernel.is_thread_of(tid, task.tgid)
+            child = self.family.born(tid, task, is_thread=is_thread)
+            if is_waiting:
+                self._resume(child)
         elif event == EVENT_EXEC:
             self._exec(task)
 
     def _exec(self, task: Task) -> None:
-        """The threads of the process are one now, with the process's id, whichever of them called execve."""
-        former = kernel.event_message(task.tid)
-        for tid, other in list(self.tasks.items()):
-            if other.tgid == task.tgid and other is not task:
-                if tid == former:
-                    task.recorded, task.request, task.filtered = other.recorded, other.request, other.filtered
-                self._drop(tid)
-        self._set_executable(task)
-        task.stopped = False
-        if not task.recorded and task.tid == self.initial and self._breakpoint is None:
+        self.family.executed(task, former=kernel.event_message(task.tid))
+        task.stopped = 0
+        if not task.recorded and task.tid == self.initial and self._entry is None:
             if self.from_entry:
-                address = kernel.entry_point(task.tid)
-                self._breakpoint = (address, kernel.set_breakpoint(task.tid, address))
+                self._entry = EntryPoint(task.tid)
             else:
                 task.recorded = True
         if kind := privilege_lost(task.tid):
             self._recorder.gap(f"{task.executable} ran without its {kind} privilege, as it does when enforced")
-        self._adopt()
-
-    def _reached_entry(self, task: Task) -> bool:
-        if self._breakpoint is None or task.recorded or task.tid != self.initial:
-            return False
-        try:
-            task.recorded = kernel.clear_breakpoint(task.tid, *self._breakpoint)
-        except PtraceError:
-            return False
-        return task.recorded
-
-    def _drop(self, tid: int) -> None:
-        task = self.tasks.pop(tid, None)
-        if task is not None:
-            self.calls_seen += task.stops
-            self.processor.forget(tid)
 
     def _ended(self, tid: int, status: int) -> None:
-        self._drop(tid)
-        self._early.discard(tid)
-        self._adopt()
-        if tid == self.initial:
+        self.family.drop(tid)
+        self.family.early.discard(tid)
+        if tid and tid == self.initial:
             self.status = status
             self.on_exit()
 
-    # -- calls under PTRACE_SYSCALL: of programs with filters of their own, and of those that we attached to
+    # -- calls under PTRACE_SYSCALL: where another filter may answer before ours, and where we attached and have none
 
     def _entry_or_exit(self, task: Task) -> None:
         info = self._info
-        if info.read(task.tid) and info.bytes[0] == OP_ENTRY and task.recorded:
-            task.stops += 1
-            self._tally.count(task, info.bytes)
-            if not task.filtered:
-                self.calls.handle(task, info.bytes)
+        if info.read(task.tid) or info.read(task.tid):
+            task.counted = info.bytes[0] == OP_ENTRY and task.recorded
+            if task.counted:
+                task.stops += 1
+                self._tally.count(task, info.bytes)
+                if not task.filtered:
+                    self.calls.handle(task, info.bytes)
         self._resume(task)
 
     def _filtered_call(self, task: Task, datum: int) -> None:
-        """A seccomp stop of a call that was counted at its entry stop."""
+        """A seccomp stop of a call that was counted at its entry stop, if it had one (vsyscalls have none)."""
+        if task.recorded and not task.counted:
+            self._tally.count(task, self._info.bytes)
         if datum == RECORDING_DATUM:
             self.calls.handle(task, self._info.bytes)
         else:
             # A RET_TRACE of the program's own filter: without a tracer the kernel fails the call.
-            try:
-                kernel.skip_call(task.tid, 38)
-            except PtraceError:
-                return
+            with contextlib.suppress(PtraceError):
+                kernel.skip_call(task.tid, ENOSYS)

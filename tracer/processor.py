@@ -1,19 +1,18 @@
 """One processor for the tracer and the tasks that stop often, unseen by the program.
 
-A ptrace stop costs about 3 us when tracer and tracee share a processor, and 50-100 us when the kernel must wake another,
-idle one.  So a task that stops often is moved to the tracer's processor, and moved back when it stops rarely (its
-computing must keep its parallelism) or before it could look.
+A ptrace stop costs about 3 us when tracer and tracee share a processor, and 50-100 us when the kernel must wake
+another, idle one.  So a task that stops often is moved to the tracer's processor, and moved back when it stops rarely
+(its computing must keep its parallelism) or before it could look.  Somebody outside of the program could see it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from tracer.task import Task
 
 TICK: Final = 0.02
@@ -25,16 +24,18 @@ FEW_STOPS_OF_MANY: Final = 100
 
 
 class SharedProcessor:
-    """Which tasks share the tracer's processor.  `tick` may be called from another thread than the rest."""
+    """Which tasks share the tracer's processor.  `tick` belongs to another thread than the rest."""
 
     def __init__(self) -> None:
+        self._tracer = threading.get_native_id()
         self._own = os.sched_getaffinity(0)
         self._processor = {_current_processor()} & self._own or {min(self._own)}
-        self._pinned: dict[int, tuple[Task, set[int]]] = {}
-        self._stops: dict[int, int] = {}
+        self._pinned: dict[int, tuple[Task, int]] = {}
+        """By tid, with the stops that it had at the last tick."""
         self._enabled = len(self._own) > 1
-        """Off for good once the program reads its affinity where we can't be in time to restore it."""
-        self._alone = False
+        """Off for good once the program may see affinities where we can't be in time to restore them."""
+        self._lock = threading.Lock()
+        """A task must not go on and look while the other thread is about to give it its affinity back."""
 
     @property
     def in_use(self) -> bool:
@@ -42,70 +43,91 @@ class SharedProcessor:
 
     def pin(self, task: Task) -> None:
         """Have `task` share the tracer's processor, if it may use it and has not chosen its processors itself."""
-        if not self._enabled or task.own_affinity or task.tid in self._pinned:
+        if task.tid in self._pinned or task.own_affinity or not self._enabled:
             return
-        try:
-            affinity = os.sched_getaffinity(task.tid)
-            if not self._processor <= affinity:
-                return
-            os.sched_setaffinity(task.tid, self._processor)
-        except OSError:
-            return
-        self._add(task, affinity)
+        with self._lock:
+            affinity = _affinity(task.tid)
+            if self._processor <= affinity and _set_affinity(task.tid, self._processor):
+                task.affinity = affinity
+                self._add(task)
 
     def inherit(self, parent: Task, child: Task) -> None:
-        """A new task starts with its creator's affinity, ours included."""
-        if entry := self._pinned.get(parent.tid):
-            self._add(child, entry[1])
+        """A new task starts with its creator's affinity: ours, if that one was pinned then; it need not be now."""
+        if parent.affinity is None or parent.own_affinity:
+            return
+        with self._lock:
+            child.affinity = parent.affinity
+            if _affinity(child.tid) == self._processor:
+                self._add(child)
+                if not self._enabled:
+                    self._release(child.tid)
 
-    def _add(self, task: Task, affinity: set[int]) -> None:
-        self._pinned[task.tid] = (task, affinity)
-        self._stops[task.tid] = task.stops
-        if not self._alone:
-            self._alone = True
-            os.sched_setaffinity(0, self._processor)
+    def follow(self, former: int, task: Task) -> None:
+        """`task`, in whose place thread `former` is now, after an execve, has that one's affinity."""
+        with self._lock:
+            self._pinned.pop(task.tid, None)
+            if entry := self._pinned.pop(former, None):
+                self._pinned[task.tid] = (task, entry[1])
+            self._rest()
 
     def release(self, tid: int) -> None:
         """Give a task its own affinity back."""
-        entry = self._pinned.pop(tid, None)
-        if entry is None:
-            return
-        self._stops.pop(tid, None)
-        try:
-            os.sched_setaffinity(tid, entry[1])
-        except OSError:
-            pass  # it is gone
-        self._rest()
+        with self._lock:
+            self._release(tid)
 
     def forget(self, tid: int) -> None:
         """The task has ended."""
-        if self._pinned.pop(tid, None) is not None:
-            self._stops.pop(tid, None)
-            self._rest()
-
-    def _rest(self) -> None:
-        if not self._pinned and self._alone:
-            self._alone = False
-            os.sched_setaffinity(0, self._own)
-
-    def release_all(self, tids: Iterable[int] | None = None) -> None:
-        for tid in list(self._pinned if tids is None else tids):
-            self.release(tid)
+        if tid in self._pinned:
+            with self._lock:
+                self._pinned.pop(tid, None)
+                self._rest()
 
     def disable(self) -> None:
         """Share no more in this run."""
-        self._enabled = False
-        self.release_all()
+        with self._lock:
+            self._enabled = False
+            for tid in list(self._pinned):
+                self._release(tid)
 
     def tick(self) -> None:
         """Release those that stopped rarely since the last tick."""
-        few = FEW_STOPS if len(self._pinned) == 1 else FEW_STOPS_OF_MANY
-        for tid, (task, _) in list(self._pinned.items()):
-            stops = task.stops
-            if stops - self._stops.get(tid, 0) < few:
-                self.release(tid)
-            else:
-                self._stops[tid] = stops
+        with self._lock:
+            few = FEW_STOPS if len(self._pinned) == 1 else FEW_STOPS_OF_MANY
+            for tid, (task, stops) in list(self._pinned.items()):
+                if task.stops - stops < few:
+                    self._release(tid)
+                else:
+                    self._pinned[tid] = (task, task.stops)
+
+    def _add(self, task: Task) -> None:
+        if not self._pinned:
+            _set_affinity(self._tracer, self._processor)
+        self._pinned[task.tid] = (task, task.stops)
+
+    def _release(self, tid: int) -> None:
+        if entry := self._pinned.pop(tid, None):
+            _set_affinity(tid, entry[0].affinity or self._own)
+            self._rest()
+
+    def _rest(self) -> None:
+        if not self._pinned:
+            _set_affinity(self._tracer, self._own)
+
+
+def _affinity(tid: int) -> set[int]:
+    """The processors that a task may use; none when it is gone."""
+    try:
+        return os.sched_getaffinity(tid)
+    except OSError:
+        return set()
+
+
+def _set_affinity(tid: int, processors: set[int]) -> bool:
+    try:
+        os.sched_setaffinity(tid, processors)
+    except OSError:
+        return False  # it is gone
+    return True
 
 
 def _current_processor() -> int:

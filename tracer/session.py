@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tracer import kernel
 from tracer.errors import TracerError
@@ -15,13 +17,19 @@ from tracer.kernel import PtraceError
 from tracer.launch import OPTIONS, Launch
 from tracer.loop import Loop
 from tracer.processor import TICK
-from tracer.signals import Dispositions, SignalThread
+from tracer.signals import GROUP_DELAY, Dispositions, SignalThread
+from tracer.task import has_filter, proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tracer.launch import Program
     from tracer.tally import Recorder
+
+LET_GO: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+"""Signals that end an attached session."""
+WAKE: Final = signal.SIGURG
+"""Interrupts the main thread's waitpid.  Ignored by default, so that one that comes late does no harm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,61 @@ class Outcome:
     """Wait status of the initial process; None when we let go of it."""
     processes: int
     calls: int
+
+
+class _Started:
+    """A program that we have started, as the signals see it."""
+
+    def __init__(self, loop: Loop, tick: Callable[[Loop], None]) -> None:
+        self._loop = loop
+        self._tick = tick
+
+    def send(self, signum: int, *, from_terminal: bool) -> None:
+        """To the initial process; when that has ended, to those that it left, which may be away from the terminal."""
+        if self._loop.status is None:
+            if not from_terminal:
+                _send(self._loop.initial, signum)
+        else:
+            for tgid in {task.tgid for task in list(self._loop.tasks.values())}:
+                _send(tgid, signum)
+
+    def reached(self, signum: int, sender: int) -> bool:
+        by, when = self._loop.delivered.get(signum, (-1, 0.0))
+        return by == sender and time.monotonic() - when < 2 * GROUP_DELAY
+
+    def has(self, pid: int) -> bool:
+        return pid in self._loop.tasks
+
+    def stopped(self) -> int:
+        task = self._loop.tasks.get(self._loop.initial)
+        return task.stopped if task else 0
+
+    def tick(self) -> None:
+        self._loop.processor.tick()
+        self._tick(self._loop)
+
+
+class _Attached(_Started):
+    """A process that we have attached to: no signal of ours is its business."""
+
+    def __init__(self, loop: Loop, tick: Callable[[Loop], None]) -> None:
+        super().__init__(loop, tick)
+        self._main = threading.main_thread().ident or 0
+        self._let_go = False
+
+    def send(self, signum: int, *, from_terminal: bool) -> None:
+        self._let_go |= signum in LET_GO
+
+    def reached(self, signum: int, sender: int) -> bool:
+        return False
+
+    def stopped(self) -> int:
+        return 0
+
+    def tick(self) -> None:
+        super().tick()
+        if self._let_go:  # again and again: one that comes just before the waitpid interrupts nothing
+            signal.pthread_kill(self._main, WAKE)
 
 
 def trace(
@@ -45,12 +108,16 @@ def trace(
 ) -> Outcome:
     """Run a program to its end, and all that it started to theirs.
 
-    `tick` is called from another thread some times a second, `exited` when the initial process has ended and others go on.
+    `tick` is called from another thread some times a second, `exited` when the initial process has ended and others go
+    on.
     Raises StartError when the program did not start, TracerError when it may not be traced.
     """
     loop = Loop(recorder, allow_opaque)
     loop.from_entry = from_entry
     loop.strangers = _children()
+    loop.on_exit = lambda: exited(loop) if loop.tasks else None
+    if proc() != "/proc":
+        recorder.gap("/proc is not this pid namespace's: which executable made a call, and where, is not known")
     dispositions = Dispositions()
     try:
         launch = Launch(program, dispositions)
@@ -61,30 +128,18 @@ def trace(
             os.kill(launch.pid, signal.SIGKILL)
             os.waitpid(launch.pid, 0)
             raise TracerError(_not_permitted(error)) from None
-        task = loop.add(launch.pid, launch.pid)
+        task = loop.family.add(launch.pid, launch.pid)
         task.recorded = False
+        if has_filter(os.getpid()):
+            # What a filter in force refuses, ours does not get to see: look before both, at two more stops a call.
+            task.request = kernel.PTRACE_SYSCALL
         loop.processor.pin(task)
         launch.go()
-
-        def forward(signum: int, from_terminal: bool) -> None:
-            if loop.status is None:
-                if not from_terminal:
-                    _send(loop.initial, signum)
-            else:
-                for tgid in {task.tgid for task in list(loop.tasks.values())}:
-                    _send(tgid, signum)
-
-        signals = _signal_thread(loop, forward, tick)
-        loop.on_exit = lambda: exited(loop) if loop.tasks else None
-        try:
-            loop.run()
-        finally:
-            signals.end()
-            loop.processor.release_all()
+        _run(loop, _Started(loop, tick))
         launch.check()
     finally:
         dispositions.restore()
-    return Outcome(loop.status, loop.processes, loop.calls_counted)
+    return Outcome(loop.status, loop.family.processes, loop.family.calls)
 
 
 def attach(
@@ -103,66 +158,62 @@ def attach(
     loop.initial = pid
     loop.strangers = _children()
     dispositions = Dispositions()
-    main = threading.main_thread().ident or 0
-    former = signal.signal(signal.SIGURG, lambda signum, frame: loop.release())
-
-    def let_go(signum: int, from_terminal: bool) -> None:
-        if signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.pthread_kill(main, signal.SIGURG)
-
+    former = signal.signal(WAKE, lambda signum, frame: loop.release())
     try:
         _seize_threads(loop, pid)
-        signals = _signal_thread(loop, let_go, tick)
-        try:
-            loop.run()
-        finally:
-            signals.end()
-            loop.processor.release_all()
+        _run(loop, _Attached(loop, tick))
     finally:
-        signal.signal(signal.SIGURG, former)
+        signal.signal(WAKE, former)
         dispositions.restore()
-    return Outcome(loop.status, loop.processes, loop.calls_counted)
+    return Outcome(loop.status, loop.family.processes, loop.family.calls)
+
+
+def _run(loop: Loop, target: _Started) -> None:
+    signals = SignalThread(target, TICK)
+    loop.on_stop = signals.stop_with_program
+    signals.start()
+    try:
+        loop.run()
+    finally:
+        signals.end()
+        loop.processor.disable()
 
 
 def _seize_threads(loop: Loop, pid: int) -> None:
-    """Seize every thread of a process, those included that start meanwhile."""
+    """Seize every thread of a process, those included that start meanwhile.  Raises TracerError."""
     options = kernel.OPTION_FOLLOW | kernel.OPTION_SYSGOOD
-    while True:
-        try:
-            tids = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
-        except OSError:
-            raise TracerError(f"no process {pid}") from None
-        new = [tid for tid in tids if tid not in loop.tasks]
-        if not new:
-            return
-        for tid in new:
+    seen: set[int] = set()
+    while new := _threads(pid) - seen:
+        for tid in sorted(new):
             try:
                 kernel.seize(tid, options)
                 kernel.interrupt(tid)
             except PtraceError as error:
-                if error.errno == 3:  # ESRCH: it has ended meanwhile
-                    if tid == pid:
-                        raise TracerError(f"process {pid} has ended") from None
-                    continue
-                raise TracerError(f"cannot attach to {tid}: {_not_permitted(error)}") from None
-            task = loop.add(tid, pid)
+                if error.errno != errno.ESRCH and not _is_dead_or_ours(tid):
+                    raise TracerError(f"cannot attach to {tid}: {_not_permitted(error)}") from None
+                continue
+            task = loop.family.add(tid, pid)
             task.filtered = False
             task.request = kernel.PTRACE_SYSCALL
+        seen |= new
+    if not loop.tasks:
+        raise TracerError(f"no process {pid}, or it has ended")
 
 
-def _signal_thread(loop: Loop, target: Callable[[int, bool], None], tick: Callable[[Loop], None]) -> SignalThread:
-    def both() -> None:
-        loop.processor.tick()
-        tick(loop)
+def _threads(pid: int) -> set[int]:
+    try:
+        return {int(name) for name in os.listdir(f"{proc()}/{pid}/task")}
+    except OSError:
+        return set()
 
-    def stopped() -> bool:
-        task = loop.tasks.get(loop.initial)
-        return task is not None and task.stopped
 
-    signals = SignalThread(target, lambda sender: sender in loop.tasks, stopped, both, TICK)
-    loop.on_stop = signals.stop_with_program
-    signals.start()
-    return signals
+def _is_dead_or_ours(tid: int) -> bool:
+    """Why PTRACE_SEIZE refuses: the thread is a zombie, or the kernel has attached it for us as its maker's child."""
+    try:
+        status = Path(f"{proc()}/{tid}/status").read_text(errors="replace")
+    except OSError:
+        return True
+    return "\nState:\tZ" in status or "\nState:\tX" in status or f"\nTracerPid:\t{os.getpid()}\n" in status
 
 
 def _send(pid: int, signum: int) -> None:
@@ -175,7 +226,7 @@ def _send(pid: int, signum: int) -> None:
 def _children() -> frozenset[int]:
     """The children of this process, e.g. those of a shell that exec'd it."""
     try:
-        return frozenset(map(int, Path("/proc/thread-self/children").read_text().split()))
+        return frozenset(map(int, Path(f"{proc()}/thread-self/children").read_text().split()))
     except OSError:
         return frozenset()
 
@@ -189,4 +240,4 @@ def _not_permitted(error: PtraceError) -> str:
         scope = "0"
     if scope in "23":
         return f"{reason}: kernel.yama.ptrace_scope is {scope}; an administrator can lower it to 1"
-    return f"{reason}: is the program traced already, or a container's seccomp profile without ptrace? See `callfence doctor`"
+    return f"{reason}: is it traced already, or is this a container without ptrace?  See `callfence doctor`"

@@ -1,8 +1,8 @@
 """Signals that are sent to learn itself, so that the program gets what it would get without learn.
 
-The terminal's SIGINT, SIGQUIT and SIGTSTP reach the whole foreground group, hence the program too: they are not passed on.
-What somebody sends to learn alone is.  All of them are blocked here and taken by one thread with sigtimedwait(2), because
-only siginfo tells the two apart (si_code > 0: from the kernel, so from the terminal).
+The terminal's SIGINT, SIGQUIT and SIGTSTP reach the whole foreground group, hence the program too, and so does what
+somebody sends to the group: they are not passed on.  What is sent to learn alone is.  All of them are blocked here and
+taken by one thread with sigtimedwait(2), because siginfo tells who has sent them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tracer.errors import TracerError
 
 TERMINAL_STOPS: Final = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
 TAKEN: Final = frozenset(
@@ -31,6 +30,27 @@ TAKEN: Final = frozenset(
         *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
     }
 )
+GROUP_DELAY: Final = 0.02
+"""Seconds in which a signal to the whole group has reached the program if it reaches it at all."""
+
+
+class Target(Protocol):
+    """The program, as the signals see it.  Called from the signal thread."""
+
+    def send(self, signum: int, *, from_terminal: bool) -> None:
+        """Pass a signal on; `from_terminal`: those of it that are in the terminal's foreground have it already."""
+
+    def reached(self, signum: int, sender: int) -> bool:
+        """Whether the program has had `signum` from process `sender` (0: the kernel) itself, a moment ago."""
+
+    def has(self, pid: int) -> bool:
+        """Whether `pid` is one of its tasks."""
+
+    def stopped(self) -> int:
+        """The signal of the group-stop that its initial process is in, or 0."""
+
+    def tick(self) -> None:
+        """Called again and again."""
 
 
 class Dispositions:
@@ -62,55 +82,68 @@ class Dispositions:
 class SignalThread(threading.Thread):
     """Takes the signals of `TAKEN`, which the caller has blocked in every thread, and keeps the clock."""
 
-    def __init__(
-        self,
-        target: Callable[[int, bool], None],
-        is_ours: Callable[[int], bool],
-        program_stopped: Callable[[], bool],
-        tick: Callable[[], None],
-        interval: float,
-    ) -> None:
-        """`target(signum, from_terminal)` acts on a signal; `is_ours(pid)`: was it the program itself that sent it (to its
-        group, hence to us too); `program_stopped()`: is the program in a group-stop; `tick()`: every `interval` seconds."""
+    def __init__(self, target: Target, interval: float) -> None:
+        """`target.tick()` is called every `interval` seconds."""
         super().__init__(daemon=True)
         self._target = target
-        self._is_ours = is_ours
-        self._program_stopped = program_stopped
-        self._tick = tick
         self._interval = interval
         self._ended = False
         self._stop_asked = False
+
+    def start(self) -> None:
+        """Raises TracerError."""
+        try:
+            super().start()
+        except RuntimeError:
+            raise TracerError("no thread can be started: the limit of processes (ulimit -u) is reached") from None
 
     def run(self) -> None:
         while not self._ended:
             info = signal.sigtimedwait(TAKEN, self._interval)
             if info is None:
-                self._tick()
+                self._target.tick()
             elif not self._ended:
                 self._take(info.si_signo, info.si_code, info.si_pid)
 
     def _take(self, signum: int, code: int, sender: int) -> None:
+        """`code` > 0: from the kernel, that is, the terminal."""
         if signum == signal.SIGCONT:
-            time.sleep(0.02)  # a shell continues the whole group, so the program too; who sends to us alone does not
-            if self._program_stopped():
-                self._target(signum, False)
-            return
-        if not self._is_ours(sender) or code > 0:
-            self._target(signum, code > 0)
-        if signum in TERMINAL_STOPS:
+            # A shell continues the whole group, so the program too; who sends to us alone does not.
+            time.sleep(GROUP_DELAY)
+            if self._target.stopped():
+                self._target.send(signum, from_terminal=False)
+        elif signum in TERMINAL_STOPS and code > 0:
             self._stop_asked = True
             self.stop_with_program()
+        elif code > 0 and not (signum == signal.SIGHUP and os.getsid(0) == os.getpid()):
+            self._target.send(signum, from_terminal=True)
+        elif not self._target.has(sender):
+            # A hangup reaches the leader of the session only, and the program would be it if we weren't.
+            time.sleep(GROUP_DELAY)
+            if not self._target.reached(signum, 0 if code > 0 else sender):
+                self._target.send(signum, from_terminal=False)
+            if signum in TERMINAL_STOPS:
+                self._stop_asked = True
+                self.stop_with_program()
 
     def stop_with_program(self) -> None:
-        """If the terminal has asked us to stop and the program is stopped, stop: the shell is waiting to see it.
+        """If we have been asked to stop and the program is stopped, stop as it did: the shell is waiting to see it.
 
         Never before the program: while we are stopped, none of its tasks gets past a system call.
         """
-        if self._stop_asked and self._program_stopped():
-            self._stop_asked = False
+        signum = self._target.stopped()
+        if not self._stop_asked or not signum:
+            return
+        self._stop_asked = False
+        if signum != signal.SIGSTOP and signal.getsignal(signum) is signal.SIG_DFL:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
+            os.kill(os.getpid(), signum)
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
+        else:
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def end(self) -> None:
+        """Take no more signals.  Waits until none is being taken."""
         self._ended = True
         signal.pthread_kill(self.ident or 0, signal.SIGCONT)
         self.join()

@@ -1,7 +1,7 @@
 """Counting events, as few Python operations a stop as possible.
 
-The recorder says which bits of a call can make a difference; what is left of the registers under that mask is the key of a
-counter.  Only a key that is new costs more than a look-up.
+The recorder says which bits of a call can make a difference; what is left of the registers under that mask is the key
+of a counter.  Only a key that is new costs more than a look-up.
 """
 
 from __future__ import annotations

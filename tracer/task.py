@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from functools import cache
 from pathlib import Path
 
 from tracer import kernel
@@ -10,11 +12,14 @@ from tracer import kernel
 Hot = dict[int, list[int]]
 """The counter of an observation by the number and those argument bits that matter to it."""
 
+
 class Task:
     """One thread.  Mutable: the event loop's own record."""
 
     __slots__ = (
+        "affinity",
         "checked",
+        "counted",
         "executable",
         "filtered",
         "hot",
@@ -34,36 +39,57 @@ class Task:
         self.hot: Hot = {}
         """Slots by masked registers: shared by all tasks of this executable."""
         self.request = kernel.PTRACE_CONT
-        """PTRACE_CONT where seccomp stops show the calls, PTRACE_SYSCALL where entry stops must, PTRACE_DETACH at the end."""
+        """PTRACE_CONT where seccomp stops show the calls, PTRACE_SYSCALL where entry stops must; then PTRACE_DETACH."""
         self.filtered = True
         """It has our recording filter: every task does, except where we attached to a running process."""
         self.recorded = True
         """False until the program itself runs: the launcher's calls are not its behaviour."""
+        self.counted = False
+        """Under PTRACE_SYSCALL: the call that it is in was counted at its entry stop."""
+        self.affinity: set[int] | None = None
+        """Its own processors, if it or the one that made it has ever shared the tracer's."""
         self.own_affinity = False
         """The program has chosen its processors itself: they are left alone."""
         self.stops = 0
         """Calls seen."""
         self.checked = 0.0
         """When its rate of stops was last looked at, in seconds of time.monotonic."""
-        self.stopped = False
-        """In a group-stop, under PTRACE_LISTEN."""
+        self.stopped = 0
+        """The signal of the group-stop that it is in, under PTRACE_LISTEN; 0 when it is in none."""
 
     def child(self, tid: int, tgid: int) -> Task:
         """A new task that this one has made."""
         child = Task(tid, tgid)
         child.executable = self.executable
         child.hot = self.hot
-        child.request = self.request
-        child.filtered = self.filtered
-        child.recorded = self.recorded
-        child.own_affinity = self.own_affinity
+        child.take_over(self)
         return child
+
+    def take_over(self, other: Task) -> None:
+        """What a task passes on to one that it makes, and to the leader whose place it takes by execve."""
+        self.request = other.request
+        self.filtered = other.filtered
+        self.recorded = other.recorded
+        self.affinity = other.affinity
+        self.own_affinity = other.own_affinity
+
+
+@cache
+def proc() -> str:
+    """Where processes are found by the pids that we know them by: a folder that does not exist where nowhere.
+
+    /proc may not be mounted, or be that of another pid namespace, whose numbers mean other processes.
+    """
+    try:
+        return "/proc" if os.readlink("/proc/self") == str(os.getpid()) else "/nonexistent"
+    except OSError:
+        return "/nonexistent"
 
 
 def executable_of(pid: int) -> str:
     """The path of a process's executable; '?' when it is gone or may not be read."""
     try:
-        return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+        return os.readlink(f"{proc()}/{pid}/exe").removesuffix(" (deleted)")
     except OSError:
         return "?"
 
@@ -71,10 +97,19 @@ def executable_of(pid: int) -> str:
 def kin_of(tid: int) -> tuple[int, int]:
     """The process that a task belongs to, and that one's parent; (tid, 0) when the task is already gone."""
     try:
-        status = Path(f"/proc/{tid}/status").read_text(errors="replace")
+        status = Path(f"{proc()}/{tid}/status").read_text(errors="replace")
     except OSError:
         return tid, 0
-    return tuple(int(status.partition(f"\n{key}:")[2].split(None, 1)[0]) for key in ("Tgid", "PPid"))  # type: ignore[return-value]
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return int(fields["Tgid"]), int(fields["PPid"])
+
+
+def has_filter(tid: int) -> bool:
+    """Whether a task is under a seccomp filter; taken as so when it can't be read."""
+    try:
+        return "\nSeccomp:\t0" not in Path(f"{proc()}/{tid}/status").read_text(errors="replace")
+    except OSError:
+        return True
 
 
 def call_site(tid: int, ip: int) -> str:
@@ -83,7 +118,7 @@ def call_site(tid: int, ip: int) -> str:
     '?' when the maps can't be read: never an error, since the call itself has been seen.
     """
     try:
-        with open(f"/proc/{tid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        with open(f"{proc()}/{tid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
             for line in maps:
                 fields = line.rstrip("\n").split(None, 5)
                 start, end = (int(part, 16) for part in fields[0].split("-"))
@@ -96,15 +131,18 @@ def call_site(tid: int, ip: int) -> str:
 
 
 def privilege_lost(pid: int) -> str | None:
-    """What an exec'd file would have gained without no_new_privs: 'set-user-id', 'set-group-id', 'capabilities', or None."""
-    path = f"/proc/{pid}/exe"
+    """What no_new_privs kept an exec'd file from giving: 'set-user-id', 'set-group-id', 'capabilities', or None."""
+    path = f"{proc()}/{pid}/exe"
     try:
-        mode = os.stat(path).st_mode
-        if mode & 0o4000:
+        file, process = os.stat(path), os.stat(f"{proc()}/{pid}")
+        if file.st_mode & stat.S_ISUID and file.st_uid != process.st_uid:
             return "set-user-id"
-        if mode & 0o2010 == 0o2010:
+        set_group_id = stat.S_ISGID | stat.S_IXGRP  # without the second it means mandatory locking
+        if file.st_mode & set_group_id == set_group_id and file.st_gid != process.st_gid:
             return "set-group-id"
-        os.getxattr(path, "security.capability")
+        if process.st_uid != 0:
+            os.getxattr(path, "security.capability")
+            return "capabilities"
     except OSError:
-        return None
-    return "capabilities"
+        pass
+    return None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
 DRIVER = HERE / "driver.py"
+START = "import sys; from callfence.enforce import main; sys.exit(main())"
+RAW = ("-static", "-nostdlib", "-fno-stack-protector", "-fno-pic", "-no-pie")
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +38,81 @@ def build(tmp_path_factory):
 
 @pytest.fixture
 def drive(tmp_path):
-    """drive(arm, denied, *argv) -> the finished process, its program run by the driver beside this file."""
+    """drive(arm, denied, *argv) -> the finished process, its program run by the driver beside this file.
 
-    def driven(arm, denied, *argv, **options):
-        command = [sys.executable, DRIVER, arm, ",".join(map(str, denied)), *argv]
+    `under` is put before the command line, other options are those of subprocess.run."""
+
+    def driven(arm, denied, *argv, under=(), **options):
+        command = [*under, sys.executable, DRIVER, arm, ",".join(map(str, denied)), *argv]
         settings = {"capture_output": True, "timeout": 60, "cwd": tmp_path, "stdin": subprocess.DEVNULL}
         return subprocess.run(command, check=False, **(settings | options))
 
     return driven
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.01)
+
+
+class Workplace:
+    """A folder with policies, and `enforce` run in it."""
+
+    def __init__(self, folder, cache, build):
+        self.folder = folder
+        self.environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+        self.command = (sys.executable, "-c", f"{START}  # {folder}")
+        self._build = build
+
+    def policy(self, text, name="calls.policy"):
+        (self.folder / name).write_text(text)
+
+    def calls(self, *flags):
+        """The program that makes any call, in the folder."""
+        target = self.folder / "calls"
+        shutil.copy(self._build("calls", *RAW, *flags), target)
+        return "./calls"
+
+    def options(self, options):
+        settings = {"cwd": self.folder, "env": self.environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return {"text": True, "errors": "surrogateescape"} | settings | options
+
+    def enforce(self, *arguments, under=(), **options):
+        """The finished process."""
+        settings = self.options({"stdin": subprocess.DEVNULL, "timeout": 60} | options)
+        return subprocess.run([*under, *self.command, *arguments], check=False, **settings)
+
+    def helpers(self):
+        """The pids of the helpers of programs started here, which alone keep the command line of `enforce`."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                if os.fsencode(self.command[-1]) in (entry / "cmdline").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+            except OSError:  # it has ended
+                continue
+        return found
+
+    def wait_for_helpers(self, seconds=20):
+        """Until all helpers have ended by themselves."""
+        wait_until(lambda: not self.helpers(), seconds)
+
+    def start(self, *arguments, **options):
+        """The running process, with a pipe as its standard input."""
+        return subprocess.Popen([*self.command, *arguments], **self.options({"stdin": subprocess.PIPE} | options))
+
+
+@pytest.fixture
+def place(tmp_path, cache, build):
+    made = Workplace(tmp_path, cache, build)
+    yield made
+    made.wait_for_helpers()

@@ -1,4 +1,6 @@
-"""Runs a program under a filter made of nothing but denied numbers: `driver.py ARM NUMBER,... PROGRAM [ARGUMENT ...]`.
+"""Runs a program under a filter made of nothing but denied numbers:
+
+    driver.py ARM NUMBER,... [NAME=VALUE ...] PROGRAM [ARGUMENT ...]
 
 The kernel fails those calls with EPERM, whatever the architecture.  Without policies, so that the mechanism is tested alone.
 """
@@ -21,9 +23,12 @@ def program(numbers):
 
 if __name__ == "__main__":
     arm, numbers, *argv = sys.argv[1:]
+    environment = initial_environment()
+    while "=" in argv[0]:
+        environment.append(os.fsencode(argv.pop(0)))
     denied = [int(number) for number in numbers.split(",") if number]
     try:
-        run([os.fsencode(one) for one in argv], initial_environment(), [program(denied)], arm, None)
+        run([os.fsencode(one) for one in argv], environment, [program(denied)], arm, None)
     except EnforceError as error:
         print(f"enforce: {error}", file=sys.stderr)
         sys.exit(error.status)

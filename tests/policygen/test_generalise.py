@@ -103,16 +103,16 @@ def entry(found: Generalised, name: str) -> str:
             [
                 "openat AT_FDCWD 0x1000 O_RDONLY|O_CLOEXEC",
                 "openat AT_FDCWD 0x1000 O_RDONLY|O_NONBLOCK",
-                "openat 5 0x1000 O_WRONLY|O_CREAT|O_TRUNC 0644",
-                "openat 5 0x1000 O_WRONLY|O_CREAT|O_APPEND 0600",
+                "openat 5 0x1000 O_WRONLY|O_CREAT|O_TRUNC 0o644",
+                "openat 5 0x1000 O_WRONLY|O_CREAT|O_APPEND 0o600",
                 "openat 5 0x1000 O_RDWR",
             ],
             "flags & O_ACCMODE == O_RDONLY && flags in O_NONBLOCK|O_CLOEXEC\n"
             "flags & O_ACCMODE == O_WRONLY && flags in O_WRONLY|O_CREAT|O_TRUNC|O_APPEND && mode & 07000 == 0\n"
             "flags == O_RDWR",
         ),
-        (["chmod 0x1000 0644", "chmod 0x1000 0600"], "mode & 07000 == 0"),
-        (["chmod 0x1000 04755"], "mode & 07000 == S_ISUID"),
+        (["chmod 0x1000 0o644", "chmod 0x1000 0o600"], "mode & 07000 == 0"),
+        (["chmod 0x1000 0o4755"], "mode & 07000 == S_ISUID"),
         # clocks: a negative one is a process's or a descriptor's
         (
             ["clock_nanosleep CLOCK_MONOTONIC TIMER_ABSTIME 0x1000 0", "clock_nanosleep -46 0 0x1000 0"],
@@ -151,7 +151,7 @@ def test_widenings_are_named_and_counted() -> None:
         (0, Widening.FREE): 2,
         (3, Widening.UNION): 2,
     }
-    assert widenings("chmod 0x1000 0644") == {(1, Widening.REST): 1}
+    assert widenings("chmod 0x1000 0o644") == {(1, Widening.REST): 1}
     assert widenings("clock_getres -46 0x1000") == {(0, Widening.NEGATIVE): 1}
     assert widenings("unlink 0x1000") == {}
 

@@ -4,12 +4,12 @@ import strategies
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policygen.document import Document, new_document, parse
+from policygen.document import Document, parse
 from policygen.evaluate import evaluate
 from policygen.model import Policy
 from policygen.normal import normal
 
-slow = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+slow = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 
 
 @slow

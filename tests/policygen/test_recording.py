@@ -253,6 +253,11 @@ class TestAtomic:
             atomic.write(Path("/dev/null"), b"new")
         with pytest.raises(FileNotFoundError):
             atomic.write(tmp_path / "missing" / "file", b"new")
+        for path in (link, tmp_path, Path("/dev/null"), tmp_path / "missing" / "file"):
+            with pytest.raises(OSError):
+                atomic.check_writable(path)
+        atomic.check_writable(target)
+        atomic.check_writable(tmp_path / "new")
         assert target.read_text() == "precious"
         assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "target"]
 

@@ -1,6 +1,7 @@
 """What the kernel calls things: numbers, argument names, C types, constants.  Data, no logic."""
 
-from tracer.abi._stub import constants, table
+from tracer.abi import constants
 from tracer.abi.model import X32_BIT, Arch, Argument, Event, Kind, Syscall
+from tracer.abi.table import table
 
 __all__ = ["X32_BIT", "Arch", "Argument", "Event", "Kind", "Syscall", "constants", "table"]

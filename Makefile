@@ -1,0 +1,61 @@
+# Everything runs in a virtual environment of its own, .venv, made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := build/demo
+
+help:
+	@echo 'make demo     learn a sample, show its policy, run it confined, see a denial explained'
+	@echo 'make test     the tests, all of them (.ci/run lists the packages they need)'
+	@echo 'make check    ruff and mypy --strict'
+	@echo 'make fuzz     random policies and programs, for as long as FUZZ_SECONDS says'
+	@echo 'make bench    what learn and enforce cost; writes docs/benchmarks.md'
+	@echo 'make corpus   real programs learned and enforced; writes docs/corpus.md'
+	@echo 'make samples  learn the samples again; writes samples/*.policy'
+	@echo 'make clean    remove what was made'
+
+demo: $(VENV)/installed
+	@sh samples/demo.sh $(abspath $(BIN)) $(DEMO)
+
+test: $(VENV)/developer
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+check: $(VENV)/developer
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fuzz: $(VENV)/developer
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} $(BIN)/python -m pytest tests/policygen --hypothesis-seed=random
+
+bench: $(VENV)/installed
+	$(BIN)/python bench/run.py docs/benchmarks.md
+
+corpus: $(VENV)/developer
+	$(BIN)/python -m pytest tests/programs/test_real_programs.py --write-corpus docs/corpus.md
+
+samples: $(VENV)/developer
+	$(BIN)/python -m pytest tests/programs/test_samples.py --update-policies
+
+$(VENV)/python: | python-is-new-enough
+	$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo 'callfence: the venv module is missing; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	touch $@
+
+$(VENV)/installed: pyproject.toml | $(VENV)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/developer: pyproject.toml | $(VENV)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@ $(VENV)/installed
+
+python-is-new-enough:
+	@command -v $(PYTHON) >/dev/null || { echo 'callfence: $(PYTHON) is missing; it needs Python 3.11 or newer' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'callfence: $(PYTHON) is too old; it needs Python 3.11 or newer: make PYTHON=python3.x ...' >&2; exit 1; }
+
+clean:
+	rm -rf $(VENV) build samples/build *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: help demo test check fuzz bench corpus samples clean python-is-new-enough

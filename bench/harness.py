@@ -1,0 +1,97 @@
+"""What every benchmark needs: commands run in a clean environment, sides alternated, medians, a Markdown table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+Words = Sequence[str | Path]
+BIN = Path(sys.executable).parent
+LEARN, ENFORCE = BIN / "learn", BIN / "enforce"
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one command took."""
+
+    seconds: float
+    """Wall clock."""
+    peak_kib: int
+    """Greatest resident set of it or of a child that it waited for (getrusage(2), ru_maxrss)."""
+    errors: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Several measurements of the same thing, in seconds."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Spread:
+        return cls(statistics.median(seconds), min(seconds), max(seconds))
+
+    def milliseconds(self) -> str:
+        return f"{self.median * 1e3:,.0f} ({self.least * 1e3:,.0f}-{self.most * 1e3:,.0f})"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """An empty folder to work in, which is also the home of what runs there."""
+    with tempfile.TemporaryDirectory(prefix="callfence-bench-") as folder:
+        yield Path(folder)
+
+
+def run(words: Words, folder: Path, home: Path | None = None) -> Spent:
+    """Run a command whose output goes nowhere; raises CalledProcessError if it fails."""
+    environment = {"PATH": os.defpath + ":/usr/sbin:/sbin", "HOME": str(home or folder), "LC_ALL": "C.UTF-8"}
+    with tempfile.TemporaryFile() as errors:
+        start = time.perf_counter()
+        child = subprocess.Popen(
+            [*words], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)  # it has been waited for: Popen must not do it again
+        errors.seek(0)
+        text = errors.read().decode(errors="replace")
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, [*words], stderr=text)
+    return Spent(seconds, usage.ru_maxrss, text)
+
+
+def alternate(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Spread]:
+    """Measure each side once a round, so that what changes on the machine meanwhile meets all of them.
+
+    One round before the first is thrown away: it fills the caches.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, side in sides.items():
+            spent = side()
+            if number:
+                seconds[name].append(spent)
+    return {name: Spread.of(values) for name, values in seconds.items()}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
+
+
+def machine() -> str:
+    """The facts that the numbers depend on."""
+    python = platform.python_version()
+    return f"{os.cpu_count()} processors, Linux {platform.release()}, {' '.join(platform.libc_ver())}, Python {python}"

@@ -1,0 +1,105 @@
+"""What all tests share: a clean environment, compiled C programs, and `learn` and `enforce` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = Path(sys.executable).parent
+"""Where pip put `learn`, `enforce` and `callfence`: beside the interpreter that runs the tests."""
+TIMEOUT = 120
+"""Seconds for one command; nothing here needs more than a few."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("callfence")
+    group.addoption("--update-policies", action="store_true", help="rewrite samples/*.policy with what learn writes")
+    group.addoption("--write-corpus", metavar="FILE", help="write the table of learned and enforced programs to FILE")
+
+
+@dataclass(frozen=True, slots=True)
+class Enforced:
+    """A program that ran under a policy."""
+
+    ran: subprocess.CompletedProcess[bytes]
+    violations: list[dict[str, Any]]
+    """One object per violation, as `enforce --log` writes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """Runs programs plainly, under `learn` and under `enforce`, all in the same environment."""
+
+    environment: Mapping[str, str]
+
+    def plain(self, argv: Sequence[str | Path], folder: Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        """Run to the end; standard input is empty unless `options` say otherwise, output is captured."""
+        options.setdefault("stdin", subprocess.DEVNULL)
+        options.setdefault("env", self.environment)
+        options.setdefault("timeout", TIMEOUT)
+        return subprocess.run([*argv], cwd=folder, capture_output=True, check=False, **options)
+
+    def learn(
+        self, policy: Path, argv: Sequence[str | Path], folder: Path, *flags: str, **options: Any
+    ) -> subprocess.CompletedProcess[bytes]:
+        return self.plain([*self.learning(policy, *flags), *argv], folder, **options)
+
+    def enforce(
+        self, policy: Path, argv: Sequence[str | Path], folder: Path, *flags: str, **options: Any
+    ) -> Enforced:
+        log = policy.with_suffix(".log")
+        log.unlink(missing_ok=True)
+        ran = self.plain([*self.enforcing(policy, log, *flags), *argv], folder, **options)
+        return Enforced(ran, self.violations(log))
+
+    def learning(self, policy: Path, *flags: str) -> list[str | Path]:
+        """The words before the program's own."""
+        return [COMMANDS / "learn", *flags, "-o", policy, "--"]
+
+    def enforcing(self, policy: Path, log: Path, *flags: str) -> list[str | Path]:
+        """The words before the program's own."""
+        return [COMMANDS / "enforce", *flags, "-p", policy, "--log", log, "--"]
+
+    def violations(self, log: Path) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """The variables a program needs and no other, so that no run depends on who runs it."""
+    path = os.pathsep.join(("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"))
+    return {"PATH": path, "HOME": str(home), "LC_ALL": "C.UTF-8", "TERM": "dumb", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
+    return Commands(clean_environment(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="session")
+def compile_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`compile_c(source, *flags)` -> the program, built once a session."""
+    folder = tmp_path_factory.mktemp("built")
+    built: dict[tuple[Path, tuple[str, ...]], Path] = {}
+
+    def build(source: Path, *flags: str) -> Path:
+        key = (source, flags)
+        if key not in built:
+            target = folder / str(len(built)) / source.stem
+            target.parent.mkdir()
+            command = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", target, source, *flags]
+            subprocess.run(command, check=True, timeout=TIMEOUT)
+            built[key] = target
+        return built[key]
+
+    return build

@@ -1,0 +1,92 @@
+/* Makes exactly the system calls it is told, and prints each result: calls NUMBER[,ARGUMENT...] ...
+ *
+ * No libc and no start-up code, so besides those it makes write and exit_group, and read where told to wait:
+ * `wait` reads a byte from standard input, `i20` makes call 20 by int 0x80, `9x4,1` makes call 4 nine times.
+ */
+#if defined(__i386__)
+enum { READ = 3, WRITE = 4, EXIT_GROUP = 252 };
+__asm__(".globl _start\n_start: mov %esp, %eax\n push %eax\n call start\n");
+#else
+enum { READ = 0, WRITE = 1, EXIT_GROUP = 231 };
+__asm__(".globl _start\n_start: mov %rsp, %rdi\n and $-16, %rsp\n call start\n");
+#endif
+
+static long compat(const long *a)
+{
+    long result;
+#if defined(__i386__)
+    __asm__ volatile("push %%ebp\n push %%ebx\n mov 4(%1), %%ebx\n mov 8(%1), %%ecx\n mov 12(%1), %%edx\n"
+                     "mov 20(%1), %%edi\n mov 24(%1), %%ebp\n mov (%1), %%eax\n mov 16(%1), %%esi\n"
+                     "int $0x80\n pop %%ebx\n pop %%ebp"
+                     : "=a"(result) : "S"(a) : "ecx", "edx", "edi", "memory");
+#else
+    __asm__ volatile("int $0x80" : "=a"(result) : "a"(a[0]), "b"(a[1]), "c"(a[2]), "d"(a[3]), "S"(a[4]), "D"(a[5])
+                     : "r8", "r9", "r10", "r11", "memory");
+#endif
+    return result;
+}
+
+static long call(const long *a)
+{
+#if defined(__i386__)
+    return compat(a);
+#else
+    long result;
+    register long r10 __asm__("r10") = a[4], r8 __asm__("r8") = a[5], r9 __asm__("r9") = a[6];
+    __asm__ volatile("syscall" : "=a"(result) : "a"(a[0]), "D"(a[1]), "S"(a[2]), "d"(a[3]), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+    return result;
+#endif
+}
+
+static long number(const char **text)
+{
+    int negative = **text == '-';
+    unsigned long value = 0;
+    *text += negative;
+    for (; **text >= '0' && **text <= '9'; ++*text)
+        value = 10 * value + (**text - '0');
+    return negative ? -(long)value : (long)value;
+}
+
+static void print(long value)
+{
+    char text[24];
+    int place = sizeof text;
+    unsigned long rest = value < 0 ? -(unsigned long)value : (unsigned long)value;
+    text[--place] = '\n';
+    do
+        text[--place] = '0' + rest % 10;
+    while (rest /= 10);
+    if (value < 0)
+        text[--place] = '-';
+    call((long[7]){WRITE, 1, (long)(text + place), sizeof text - place});
+}
+
+__attribute__((used)) void start(long *stack)
+{
+    for (char **argument = (char **)stack + 2; *argument; argument++) {
+        const char *text = *argument;
+        long a[7] = {0}, times = 1;
+        if (*text == 'w') {
+            char byte;
+            call((long[7]){READ, 0, (long)&byte, 1});
+            continue;
+        }
+        int by_interrupt = *text == 'i';
+        text += by_interrupt;
+        a[0] = number(&text);
+        if (*text == 'x') {
+            text++;
+            times = a[0];
+            a[0] = number(&text);
+        }
+        for (int i = 1; *text == ',' && i < 7; i++) {
+            text++;
+            a[i] = number(&text);
+        }
+        while (times--)
+            print(by_interrupt ? compat(a) : call(a));
+    }
+    call((long[7]){EXIT_GROUP, 9});
+}

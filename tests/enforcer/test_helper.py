@@ -1,0 +1,230 @@
+"""The process beside the program: what it holds, when it ends, and that nothing that happens to it lets a call through."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+FLOOR = "read: allow\nwrite: allow\nexit_group: allow\n"
+ERRNO = "default errno EACCES\n" + FLOOR
+SHELL = "default allow\n"
+
+
+def status(pid, name):
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return line.split(":\t", 1)[1]
+    raise AssertionError(name)
+
+
+def wait_until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def running(place):
+    """running(*calls, **options) -> a program that has printed its first line, and waits for a byte of input."""
+    started = []
+
+    def run(*calls, policy=ERRNO, options=(), **settings):
+        place.policy(policy)
+        process = place.start(*options, place.calls(), "110", "wait", *calls, **settings)
+        started.append(process)
+        assert process.stdout.readline() == "-13\n"
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_it_is_no_relative_of_the_program(running, place):
+    process = running()
+    (helper,) = place.helpers()
+    assert int(status(helper, "PPid")) not in (process.pid, os.getpid())
+    assert os.getsid(helper) == helper
+    assert os.getpgid(helper) == helper
+    assert os.getsid(process.pid) == os.getsid(0)
+    assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text() == ""
+
+
+def test_it_holds_standard_error_the_listener_and_the_program(running, place):
+    if os.getuid() != 0:
+        pytest.skip("needs root: it cannot be looked into by its own user")
+    process = running()
+    (helper,) = place.helpers()
+    files = sorted(os.readlink(entry) for entry in Path(f"/proc/{helper}/fd").iterdir())
+    assert files[:2] == ["anon_inode:[pidfd]", "anon_inode:seccomp notify"]
+    assert files[2:] == [os.readlink(f"/proc/{process.pid}/fd/2")]
+    assert os.readlink(f"/proc/{helper}/cwd") == "/"
+    assert "anon_inode:seccomp notify" not in (
+        os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()
+    )
+
+
+def test_the_program_cannot_get_at_it(running, place):
+    """It is not dumpable: a confined program may write to files, and /proc/PID/mem of its user's processes is one."""
+    running()
+    (helper,) = place.helpers()
+    assert (Path(f"/proc/{helper}/mem").stat().st_uid, Path(f"/proc/{helper}/fd").stat().st_uid) == (0, 0)
+
+
+def test_it_outlives_every_signal_but_sigkill(running, place):
+    process = running("110")
+    (helper,) = place.helpers()
+    for number in range(1, 65):
+        if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
+            os.kill(helper, number)
+    output, errors = process.communicate("x", timeout=20)
+    assert output == "-13\n"
+    assert process.returncode == 9
+    assert "denied getppid()" in errors
+
+
+def test_without_it_calls_fail_closed(running, place):
+    process = running("110", "39", "10,4096,8192,7")
+    (helper,) = place.helpers()
+    os.kill(helper, signal.SIGKILL)
+    place.wait_for_helpers()
+    output, _ = process.communicate("x", timeout=20)
+    assert output == "-38\n" * 3, "ENOSYS"
+
+
+def test_it_ends_with_the_last_confined_process(place):
+    """And until then it answers for those that the program left behind, on their standard error if it is the same."""
+    place.policy("default errno EACCES\n" + EVERYTHING, "sh.policy")
+    script = f"(read go < fifo; exec {place.calls()} 110 > output) > /dev/null & echo started"
+    os.mkfifo(place.folder / "fifo")
+    with open(place.folder / "errors", "w+") as errors:
+        done = place.enforce("sh", "-c", script, stderr=errors)
+        assert (done.returncode, done.stdout) == (0, "started\n")
+        time.sleep(0.2)
+        assert len(place.helpers()) == 1
+        (place.folder / "fifo").write_text("go\n")
+        place.wait_for_helpers()
+        assert (place.folder / "output").read_text() == "-13\n"
+        errors.seek(0)
+        assert errors.readline() == "enforce: denied getppid(): it fails with EACCES\n"
+
+
+EVERYTHING = "".join(
+    f"{name}: allow\n"
+    for name in (
+        "access arch_prctl brk chdir clone close dup2 execve exit exit_group faccessat faccessat2 fcntl fstat futex getcwd "
+        "getegid geteuid getgid getpgrp getpid getrandom getuid ioctl lseek madvise mmap mprotect munmap newfstatat open "
+        "openat pipe pipe2 poll pread64 prlimit64 read readlink rseq rt_sigaction rt_sigprocmask rt_sigreturn set_robust_list "
+        "set_tid_address setpgid setsid sigaltstack stat statx sysinfo uname unlink vfork wait4 write"
+    ).split()
+)
+
+
+def test_who_reads_standard_error_does_not_wait_for_what_is_left_behind(place):
+    place.policy(SHELL, "sh.policy")
+    began = time.monotonic()
+    done = place.enforce("sh", "-c", "sleep 5 > /dev/null 2>&1 & echo $!")
+    assert time.monotonic() - began < 4
+    os.kill(int(done.stdout), signal.SIGKILL)
+
+
+def test_nobody_reads_the_reports(place):
+    """A full pipe holds the program up once, and briefly; a closed one not at all."""
+    place.policy(ERRNO)
+    reader, writer = os.pipe()
+    calls = [f"10,{4096 * place_},1,{bits}" for place_ in range(40) for bits in range(8)]
+    calls += [f"9,0,1,3,{bits}" for bits in range(400)]
+    began = time.monotonic()
+    done = place.enforce(place.calls(), *calls, stderr=writer)
+    assert done.stdout == "-13\n" * len(calls)
+    assert time.monotonic() - began < 20
+    os.close(reader)
+    done = place.enforce(place.calls(), *calls[:50], stderr=writer)
+    assert done.stdout == "-13\n" * 50
+    os.close(writer)
+
+
+def test_a_full_disk_behind_the_log(place):
+    place.policy(ERRNO)
+    done = place.enforce("--log", "/dev/full", place.calls(), "110", "39")
+    assert (done.returncode, done.stdout) == (9, "-13\n" * 2)
+
+
+def test_closed_standard_error(place):
+    place.policy(ERRNO)
+    done = place.enforce(place.calls(), "110", "1,2,0,0", under=("sh", "-c", 'exec "$@" 2>&-', "sh"))
+    assert done.stdout == "-13\n-9\n"
+
+
+def test_a_policy_that_changes_meanwhile_changes_nothing(running, place):
+    process = running("110")
+    place.policy("default allow\n")
+    assert process.communicate("x", timeout=20)[0] == "-13\n"
+
+
+def test_callfence_uninstalled_meanwhile(place):
+    """What judges and describes is imported at the first violation; if it is gone, the process is killed."""
+    copy = place.folder / "copy"
+    for package in ("tracer", "policygen", "enforcer", "callfence"):
+        shutil.copytree(ROOT / package, copy / package)
+    place.policy(ERRNO)
+    place.environment["PYTHONPATH"] = str(copy)
+    place.enforce(place.calls())  # compiles, so that the next start imports nothing of it
+    place.command = (place.command[0], "-S", *place.command[1:])  # an editable installation would still be found
+    process = place.start(place.calls(), "wait", "110")
+    try:
+        wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "calls\n")
+        shutil.rmtree(copy)
+        output, errors = process.communicate("x", timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, output) == (-signal.SIGSYS, "")
+    assert errors.startswith("enforce: a call could not be judged, so its process is killed: ModuleNotFoundError:")
+
+
+def test_many_processes_at_once(place, build):
+    place.policy("default errno EACCES\n" + EVERYTHING, "sh.policy")
+    script = f"for i in 1 2 3 4 5 6 7 8; do {place.calls()} 50x110 50x140 & done; wait"
+    done = place.enforce("sh", "-c", script)
+    assert done.stdout == "-13\n" * 800
+
+
+def test_a_fork_bomb_is_confined_and_can_be_ended(place, build):
+    place.policy("default errno EACCES\n" + EVERYTHING)
+    done = place.enforce("-p", "calls.policy", build("bomb", "-static"), "200")
+    assert done.stdout == "13" * 200
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_does_not_linger_when_the_program_cannot_be_executed(place):
+    place.policy(ERRNO, "nothing.policy")
+    (place.folder / "nothing").write_bytes(b"\x7fELF but no more")
+    (place.folder / "nothing").chmod(0o755)
+    done = place.enforce("./nothing", under=("setsid", "-w"))
+    assert done.returncode != 0
+    place.wait_for_helpers(5)
+
+
+def test_interrupting_it_early_leaves_nothing(place):
+    """SIGTERM at any moment of the start ends the whole, and never lets the program run unconfined."""
+    place.policy(ERRNO)
+    place.enforce(place.calls())
+    for moment in range(40):
+        process = subprocess.Popen(
+            [*place.command, place.calls(), "110"],
+            **place.options({"stdin": subprocess.DEVNULL}),
+        )
+        time.sleep(moment / 1000)
+        process.terminate()
+        output, _ = process.communicate(timeout=20)
+        assert process.returncode in (-signal.SIGTERM, 9)
+        assert output in ("", "-13\n")

@@ -1,0 +1,244 @@
+"""What becomes of a call that the policy does not allow, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+
+import pytest
+
+FLOOR = "read: allow\nwrite: allow\nexit_group: allow\n"
+KILL = FLOOR
+ERRNO = "default errno EACCES\n" + FLOOR
+EACCES = "-13\n"
+
+
+def normalised(text, process=None):
+    """Without what differs between two runs: pids and places in the code."""
+    return re.sub(r"\(pid \d+\) at calls\+0x[0-9a-f]+", "(pid PID) at SITE", text)
+
+
+def test_a_killed_call_is_explained(place):
+    place.policy(KILL)
+    done = place.enforce(place.calls(), "10,4096,8192,5", "110")
+    assert (done.returncode, done.stdout) == (-signal.SIGSYS, "")
+    assert normalised(done.stderr) == (
+        "enforce: denied mprotect(start=0x1000, len=8192, prot=PROT_READ|PROT_EXEC): the process is killed\n"
+        f"  by {place.folder}/calls (pid PID) at SITE\n"
+        "  to allow it, add to calls.policy:\n"
+        "    mprotect: prot == PROT_READ|PROT_EXEC\n"
+    )
+
+
+def test_a_failed_call_is_explained_and_the_program_goes_on(place):
+    place.policy(ERRNO + "mprotect: prot == PROT_READ\n")
+    done = place.enforce(place.calls(), "10,4096,8192,3", "110")
+    assert (done.returncode, done.stdout) == (9, EACCES * 2)
+    assert normalised(done.stderr) == (
+        "enforce: denied mprotect(start=0x1000, len=8192, prot=PROT_READ|PROT_WRITE): it fails with EACCES\n"
+        f"  by {place.folder}/calls (pid PID) at SITE\n"
+        "  to allow it, replace its entry in calls.policy, with:\n"
+        "    mprotect: prot == PROT_READ\n"
+        "           || prot == PROT_READ|PROT_WRITE\n"
+        "enforce: denied getppid(): it fails with EACCES\n"
+        f"  by {place.folder}/calls (pid PID) at SITE\n"
+        "  to allow it, add to calls.policy:\n"
+        "    getppid: allow\n"
+    )
+
+
+def test_the_line_that_is_named_does_allow_the_call(place):
+    place.policy(ERRNO)
+    argument = "10,4096,8192,3"
+    line = place.enforce(place.calls(), argument).stderr.splitlines()[-1]
+    place.policy(ERRNO + line.strip() + "\n")
+    done = place.enforce(place.calls(), argument)
+    assert (done.stdout, done.stderr) == ("-12\n", ""), "ENOMEM: it reached the kernel"
+
+
+def test_the_address_is_that_of_the_call(place, build):
+    place.policy(ERRNO)
+    done = place.enforce(place.calls(), "110")
+    offset = int(re.search(r"at calls\+(0x[0-9a-f]+)", done.stderr)[1], 16)
+    assert (place.folder / "calls").read_bytes()[offset - 2 : offset] == b"\x0f\x05", "behind a syscall instruction"
+
+
+def test_repeated_violations_are_counted(place):
+    place.policy(ERRNO)
+    done = place.enforce(place.calls(), "123x110", "110", "3x10,4096,0,1")
+    assert done.stdout == EACCES * 127
+    assert [line for line in done.stderr.splitlines() if line.startswith("enforce")] == [
+        "enforce: denied getppid(): it fails with EACCES",
+        f"enforce: denied 10 times, by {place.folder}/calls: getppid()",
+        f"enforce: denied 100 times, by {place.folder}/calls: getppid()",
+        "enforce: denied mprotect(start=0x1000, len=0, prot=PROT_READ): it fails with EACCES",
+        f"enforce: denied 124 times, by {place.folder}/calls: getppid()",
+        f"enforce: denied 3 times, by {place.folder}/calls: mprotect(start=0x1000, len=0, prot=PROT_READ)",
+    ]
+
+
+def test_a_written_answer_is_given_by_the_kernel_in_silence(place):
+    place.policy(KILL + "getppid: errno ENOENT\n")
+    done = place.enforce(place.calls(), "110")
+    assert (done.returncode, done.stdout, done.stderr) == (9, "-2\n", "")
+
+
+def test_numbers_newer_than_the_table_fail_in_silence(place):
+    place.policy(KILL)
+    done = place.enforce(place.calls(), "4000")
+    assert (done.stdout, done.stderr) == ("-38\n", "")
+
+
+@pytest.mark.parametrize(("call", "said"), [("i64", "getppid()"), ("1073741934", "x32 getppid()")])
+def test_other_ways_into_the_kernel_kill_whatever_the_default(call, said, place):
+    """`int 0x80` from 64-bit code, and the x32 numbers."""
+    place.policy(ERRNO)
+    done = place.enforce(place.calls(), call)
+    assert (done.returncode, done.stdout) == (-signal.SIGSYS, "")
+    assert done.stderr.startswith(f"enforce: denied {said}: the process is killed\n")
+
+
+def test_an_i386_program(place):
+    place.policy("arch i386\n" + ERRNO.replace("default errno EACCES\n", ""))
+    done = place.enforce(place.calls("-m32"), "20")
+    assert done.returncode == -signal.SIGSYS
+    assert normalised(done.stderr).endswith("  to allow it, add to calls.policy:\n    getpid: allow\n")
+    place.policy(FLOOR)
+    done = place.enforce(place.calls("-m32"), "20")
+    assert done.returncode == -signal.SIGSYS
+    assert normalised(done.stderr).endswith(
+        "  to allow it, add to the end of calls.policy:\n    arch i386\n    getpid: allow\n"
+    )
+
+
+def test_a_denied_close_does_not_keep_the_listener_in_the_program(place):
+    """Taking the listener out needs a `close`, which is ours; the program's are denied."""
+    for line in ("", "close: errno EPERM\n", "close: fd == 77\n"):
+        place.policy(ERRNO + line)
+        done = place.enforce(place.calls(), "3,3", "3,77")
+        first = "-1\n" if "EPERM" in line else EACCES
+        assert done.stdout == first + ("-9\n" if "77" in line else first)
+        assert done.stderr.startswith("enforce: denied close(fd=3)")
+
+
+def test_sigsys_cannot_be_caught_blocked_or_ignored(place, build):
+    place.policy(LIBC)
+    for how in ("catch", "block", "ignore"):
+        done = place.enforce("-p", "calls.policy", build("sigsys", "-static"), how)
+        assert (done.returncode, done.stdout) == (-signal.SIGKILL, f"{how}\n")
+        assert "denied getppid(): the process is killed" in done.stderr
+
+
+LIBC = "".join(
+    f"{name}: allow\n"
+    for name in (
+        "arch_prctl brk exit_group fstat getrandom mmap mprotect munmap newfstatat prlimit64 read readlinkat readlink "
+        "rseq rt_sigaction rt_sigprocmask set_robust_list set_tid_address write"
+    ).split()
+)
+
+
+def test_audit_allows_and_says_so(place):
+    place.policy(KILL)
+    done = place.enforce("--audit", place.calls(), "110", "i20")
+    assert done.returncode == 9
+    first, second = done.stdout.split()
+    assert int(first) == os.getpid()
+    assert int(second) > 0
+    lines = done.stderr.splitlines()
+    assert lines[0] == "enforce: audit: nothing is enforced, violations are only reported"
+    assert lines[1] == "enforce: would deny getppid(): the process would be killed"
+
+
+def test_quiet_kernel_answers_in_silence(place):
+    place.policy(KILL)
+    done = place.enforce("--quiet-kernel", place.calls(), "110")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGSYS, "", "")
+
+
+def test_the_log(place):
+    place.policy(ERRNO)
+    for _ in range(2):
+        done = place.enforce("--log", "violations", place.calls(), "10,4096,8192,3", "3x110")
+        assert (done.stdout, done.stderr) == (EACCES * 4, "")
+        place.wait_for_helpers()
+    lines = [json.loads(line) for line in (place.folder / "violations").read_text().splitlines()]
+    assert len(lines) == 6, "it is appended to"
+    assert [(line["call"], line["count"]) for line in lines[:3]] == [
+        ("mprotect(start=0x1000, len=8192, prot=PROT_READ|PROT_WRITE)", 1),
+        ("getppid()", 1),
+        ("getppid()", 3),
+    ]
+    first = lines[0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first.pop("time"))
+    assert re.fullmatch(r"calls\+0x[0-9a-f]+", first.pop("site"))
+    assert first.pop("pid") > 0
+    assert first.pop("arguments")[:3] == ["0x1000", "0x2000", "0x3"]
+    assert first == {
+        "call": "mprotect(start=0x1000, len=8192, prot=PROT_READ|PROT_WRITE)",
+        "arch": "x86_64",
+        "number": 10,
+        "action": "errno EACCES",
+        "audit": False,
+        "executable": f"{place.folder}/calls",
+        "allow": [{"file": "calls.policy", "line": "mprotect: prot == PROT_READ|PROT_WRITE"}],
+        "count": 1,
+    }
+
+
+def test_several_policies_must_all_allow(place):
+    place.policy(ERRNO + "getppid: allow\ngetpid: allow\n", "a.policy")
+    place.policy(KILL + "getppid: allow\nmprotect: allow\n", "b.policy")
+    both = ("-p", "a.policy", "-p", "b.policy", place.calls())
+    assert place.enforce(*both, "110").returncode == 9
+    done = place.enforce(*both, "10,0,0,1")
+    assert (done.returncode, done.stdout) == (9, EACCES)
+    assert "add to a.policy:\n    mprotect: prot == PROT_READ\n" in done.stderr
+    assert "b.policy" not in done.stderr
+    done = place.enforce(*both, "39")
+    assert done.returncode == -signal.SIGSYS
+    assert "add to b.policy:\n    getpid: allow\n" in done.stderr
+    done = place.enforce(*both, "102")
+    assert done.returncode == -signal.SIGSYS, "the stricter action counts"
+    assert "add to a.policy:\n    getuid: allow\n" in done.stderr
+    assert "add to b.policy:\n    getuid: allow\n" in done.stderr
+    for quiet in ((), ("--quiet-kernel",)):
+        assert place.enforce(*quiet, *both, "110").returncode == 9
+        assert place.enforce(*quiet, *both, "39").returncode == -signal.SIGSYS
+
+
+def test_arm_now_reports_as_well(place):
+    place.policy("arm now\n" + ERRNO)
+    done = place.enforce(place.calls(), "110")
+    assert done.returncode == 126
+    assert "denied execve(" in done.stderr
+    place.policy("arm now\n" + ERRNO + "execve: allow\n")
+    done = place.enforce(place.calls(), "110", "3,3", "3,4", "3,5")
+    assert done.stdout == EACCES * 4
+    assert "denied getppid()" in done.stderr
+
+
+def test_names_from_the_program_cannot_drive_the_terminal(place):
+    place.policy(ERRNO)
+    os.symlink(place.calls(), place.folder / "plain")
+    name = "\x1b[31m\nenforce: denied\udcff"
+    (place.folder / "calls").rename(place.folder / name)
+    done = place.enforce("-p", "calls.policy", f"./{name}", "110")
+    assert done.stdout == EACCES
+    assert f"  by {place.folder}/\\x1b[31m\\x0aenforce: denied\\xff (pid " in done.stderr
+
+
+def test_the_first_process_of_a_namespace_can_be_killed(place):
+    """It ignores signals from inside its namespace, where the helper is."""
+    if os.getuid() != 0:
+        pytest.skip("needs root to make a pid namespace")
+    place.policy(KILL)
+    under = ("unshare", "--pid", "--fork", "--mount-proc")
+    done = place.enforce(place.calls(), "39", under=under)
+    assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    assert "denied getpid()" in done.stderr
+    place.policy(KILL + "getpid: allow\nwait4: allow\n")
+    done = place.enforce(place.calls(), "39", "61,-1", under=under)
+    assert (done.returncode, done.stdout) == (9, "1\n-10\n"), "and it has no child to wait for"

@@ -1,0 +1,6 @@
+"""How much is tried at random."""
+
+import os
+
+EXAMPLES = int(os.environ.get("CALLFENCE_EXAMPLES", "30"))
+"""How many random policies and programs a test takes.  `CALLFENCE_EXAMPLES=2000` is the long run."""

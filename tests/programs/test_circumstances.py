@@ -1,0 +1,176 @@
+"""Who runs learn and enforce, and from where: without privileges, as in a container, from a pipe, on a terminal."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import io
+    from collections.abc import Callable, Iterator, Sequence
+
+    from conftest import Commands
+
+TIMEOUT = 60
+PURE = ("callfence", "enforcer", "policygen", "tracer", "ptrace", "pyseccomp.py", "rich", "pygments")
+"""What the commands import, found where this interpreter finds it."""
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all")
+CONTAINER = ("setpriv", "--inh-caps=-sys_admin,-sys_ptrace", "--bounding-set=-sys_admin,-sys_ptrace")
+"""Root, but without what Docker does not give it by default."""
+NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+"""A user with no capability anywhere, whose files belong to root outside."""
+
+
+@pytest.fixture(scope="module")
+def victim(compile_c: Callable[..., Path]) -> Path:
+    return compile_c(Path(__file__).parent / "attacks" / "victim.c")
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that anybody may write to; pytest's own are root's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="callfence-test-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def learn_and_enforce(prefix: Sequence[str], victim: Path, commands: Commands, folder: Path) -> None:
+    """Learn the benign run, enforce it, and see an attack stopped, each behind the words of `prefix`."""
+    environment = {**commands.environment, "HOME": str(folder)}
+    policy, log = folder / "victim.policy", folder / "log"
+    learned = commands.plain([*prefix, *commands.learning(policy), victim, "benign"], folder, env=environment)
+    assert (learned.returncode, learned.stdout) == (0, b"benign work done\n"), learned.stderr.decode()
+    benign = commands.plain([*prefix, *commands.enforcing(policy, log), victim, "benign"], folder, env=environment)
+    assert (benign.returncode, benign.stdout, benign.stderr) == (0, b"benign work done\n", b"")
+    assert commands.violations(log) == []
+    attack = commands.plain([*prefix, *commands.enforcing(policy, log), victim, "mmap_wx"], folder, env=environment)
+    assert attack.returncode in (-signal.SIGSYS, 128 + signal.SIGSYS)  # the latter where `prefix` waits for it
+    assert attack.stdout == b"benign work done\n"
+    (violation,) = commands.violations(log)
+    assert violation["call"].startswith("mmap(")
+
+
+def test_root_without_the_capabilities_that_containers_drop(victim: Path, commands: Commands, tmp_path: Path) -> None:
+    learn_and_enforce(CONTAINER, victim, commands, tmp_path)
+
+
+def test_no_capabilities_in_a_user_namespace(victim: Path, commands: Commands, tmp_path: Path) -> None:
+    learn_and_enforce(NAMESPACE, victim, commands, tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root; without it all tests are this one")
+def test_an_unprivileged_user(victim: Path, commands: Commands, public_folder: Path) -> None:
+    """The interpreter of the tests may be out of an unprivileged user's reach, so this uses the system's."""
+    packages, program = public_folder / "packages", public_folder / "victim"
+    packages.mkdir()
+    for name in PURE:
+        source = found(name)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, packages / name)
+    shutil.copy(victim, program)
+    subprocess.run(["chmod", "-R", "a+rX", public_folder], check=True)
+
+    def as_nobody(command: str) -> list[str]:
+        return [*NOBODY, "env", f"PYTHONPATH={packages}", "/usr/bin/python3", "-m", "callfence", command]
+
+    work = public_folder / "work"
+    work.mkdir()
+    work.chmod(0o777)
+    environment = {**commands.environment, "HOME": str(work)}
+    learned = commands.plain([*as_nobody("learn"), "--", program, "benign"], work, env=environment)
+    assert (learned.returncode, learned.stdout) == (0, b"benign work done\n"), learned.stderr.decode()
+    assert (work / "victim.policy").stat().st_uid == 65534
+    benign = commands.plain([*as_nobody("enforce"), "--", program, "benign"], work, env=environment)
+    assert (benign.returncode, benign.stdout, benign.stderr) == (0, b"benign work done\n", b"")
+    attack = commands.plain([*as_nobody("enforce"), "--", program, "mmap_wx"], work, env=environment)
+    assert (attack.returncode, attack.stdout) == (-signal.SIGSYS, b"benign work done\n")
+    assert b"mmap(" in attack.stderr
+
+
+def test_standard_input_is_a_pipe(commands: Commands, tmp_path: Path) -> None:
+    text = b"".join(b"line %d\n" % number for number in range(100_000))
+    policy = tmp_path / "tr.policy"
+    learned = commands.learn(policy, ["tr", "a-z", "A-Z"], tmp_path, stdin=None, input=text)
+    assert (learned.returncode, learned.stdout) == (0, text.upper())
+    enforced = commands.enforce(policy, ["tr", "a-z", "A-Z"], tmp_path, stdin=None, input=text)
+    assert (enforced.ran.returncode, enforced.ran.stdout, enforced.ran.stderr) == (0, text.upper(), b"")
+
+
+ASK = ("sh", "-c", 'test -t 0 && test -t 1 && printf "name? " && read -r name && echo "hello $name" && stty size')
+
+
+def test_standard_input_is_a_terminal(commands: Commands, tmp_path: Path) -> None:
+    policy, log = tmp_path / "ask.policy", tmp_path / "log"
+    plain = on_terminal(ASK, commands, tmp_path)
+    assert plain == (0, b"name? you\r\nhello you\r\n24 80\r\n")
+    assert on_terminal([*commands.learning(policy), *ASK], commands, tmp_path) == plain
+    assert on_terminal([*commands.enforcing(policy, log), *ASK], commands, tmp_path) == plain
+    assert commands.violations(log) == []
+
+
+def test_control_c_on_a_terminal_reaches_the_program(commands: Commands, tmp_path: Path) -> None:
+    """...once, and what was seen until then is kept."""
+    policy, log = tmp_path / "trap.policy", tmp_path / "log"
+    trap = ("sh", "-c", "trap 'echo caught; exit 3' INT; printf 'name? '; while read -r name; do :; done; exit 4")
+    expected = (3, b"name? ^Ccaught\r\n")
+    assert on_terminal(trap, commands, tmp_path, typed=b"\x03") == expected
+    assert on_terminal([*commands.learning(policy), *trap], commands, tmp_path, typed=b"\x03") == expected
+    assert "rt_sigreturn" in policy.read_text()
+    enforced = on_terminal([*commands.enforcing(policy, log), *trap], commands, tmp_path, typed=b"\x03")
+    assert (enforced, commands.violations(log)) == (expected, [])
+
+
+def on_terminal(
+    words: Sequence[str | Path], commands: Commands, folder: Path, typed: bytes = b"you\n"
+) -> tuple[int, bytes]:
+    """Exit status and what the terminal showed of a command that is its session's leader there.
+
+    `typed` goes in once the command has printed its prompt, "name? ".  Standard error goes to a file.
+    """
+    ours, theirs = os.openpty()
+    subprocess.run(["stty", "rows", "24", "cols", "80"], stdin=theirs, check=True)
+    shown = b""
+    with (folder / "errors").open("wb") as errors, closing(os.fdopen(ours, "r+b", buffering=0)) as terminal:
+        running = subprocess.Popen(
+            ["setsid", "--ctty", "--wait", *words], cwd=folder, env=commands.environment,
+            stdin=theirs, stdout=theirs, stderr=errors,
+        )
+        os.close(theirs)
+        timer = threading.Timer(TIMEOUT, running.kill)  # `setsid` gone, the terminal hangs up and the rest ends
+        timer.start()
+        try:
+            while chunk := read_terminal(terminal):
+                if b"name? " in chunk + shown and b"name? " not in shown:
+                    terminal.write(typed)
+                shown += chunk
+            status = running.wait(TIMEOUT)
+        finally:
+            timer.cancel()
+            running.kill()
+    return status, shown
+
+
+def read_terminal(terminal: io.FileIO) -> bytes:
+    """What the terminal shows next; b"" at its end, for which Linux answers EIO (pty(7))."""
+    try:
+        return terminal.read(4096)
+    except OSError:
+        return b""
+
+
+def found(name: str) -> Path:
+    """Where a top-level package or module lies."""
+    spec = importlib.util.find_spec(name.removesuffix(".py"))
+    assert spec is not None and spec.origin is not None, name
+    origin = Path(spec.origin)
+    return origin.parent if origin.name == "__init__.py" else origin

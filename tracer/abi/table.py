@@ -1,0 +1,151 @@
+"""The system calls of an architecture, by number and name, and what their arguments mean together.
+
+Read from the tables beside this file on first use: syscalls_ARCH.tsv, joint.tsv, newest.tsv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from types import MappingProxyType
+
+from tracer.abi import constants
+from tracer.abi.model import Arch, Argument, Kind, Syscall
+
+_DATA = Path(__file__).parent
+
+
+def _rows(name: str) -> list[list[str]]:
+    """The cells of a data file, without its comments and its row of column names."""
+    lines = (_DATA / name).read_text("utf-8").splitlines()
+    return [line.split("\t") for line in lines if not line.startswith("#")][1:]
+
+
+@cache
+def _argument(cell: str) -> Argument:
+    """`name:ctype:width:kind:constants:exact` of a table, trailing empty fields left out."""
+    name, ctype, width, kind, family, exact = (*cell.split(":"), "", "")[:6]
+    return Argument(name, ctype, int(width[1:]), width[0] == "s", Kind(kind), family, int(exact or "0", 16))
+
+
+@dataclass(frozen=True, slots=True)
+class _Joint:
+    """What one call's arguments mean where another one, the selector, has some value."""
+
+    selector: int
+    """Index of the selector."""
+    values: Mapping[int, tuple[Argument, ...]]
+    """The arguments under each value of the selector, as its C type reads it."""
+    bits: tuple[tuple[int, tuple[Argument, ...]], ...]
+    """The arguments under each set of bits that the selector may have; the first that it has all of decides."""
+
+    def resolve(self, plain: tuple[Argument, ...], registers: Sequence[int]) -> tuple[Argument, ...]:
+        value = plain[self.selector].value(registers[self.selector])
+        for bits, meaning in self.bits:
+            if value & bits == bits:
+                return meaning
+        return self.values.get(value, plain)
+
+    def meanings(self) -> list[tuple[Argument, ...]]:
+        return [*self.values.values(), *(meaning for _, meaning in self.bits)]
+
+
+@cache
+def _joint_rows() -> Mapping[str, list[list[str]]]:
+    """Rows of joint.tsv by call."""
+    rows: dict[str, list[list[str]]] = {}
+    for calls, *row in _rows("joint.tsv"):
+        for call in calls.split(","):
+            rows.setdefault(call, []).append(row)
+    return rows
+
+
+def _joint(arch: Arch, call: Syscall) -> _Joint | None:
+    """The joint meanings of a call, or None if its arguments always mean the same."""
+    names = [argument.name for argument in call.arguments]
+    selector = -1
+    values: dict[int, tuple[Argument, ...]] = {}
+    bits: dict[int, tuple[Argument, ...]] = {}
+    for by, chosen, targets, kind, *rest in _joint_rows().get(call.name, ()):
+        if by not in names:
+            continue  # a call that goes by this name, but takes no such argument, on another architecture
+        selector = names.index(by)
+        for word in chosen.split(","):
+            name = word.removeprefix("&")
+            value = int(name, 0) if name[0].isdigit() else constants.value(name, arch)
+            if value is None:
+                continue  # the architecture has no such constant
+            found = bits if word.startswith("&") else values
+            arguments = list(found.get(value, call.arguments))
+            for target in targets.split(","):
+                index = names.index(target)
+                family = rest[0] if rest else ""
+                exact = int(rest[1], 0) if rest[1:] else 0
+                arguments[index] = replace(arguments[index], kind=Kind(kind), constants=family, exact=exact)
+            found[value] = tuple(arguments)
+    return _Joint(selector, values, tuple(bits.items())) if selector >= 0 else None
+
+
+class Table:
+    """The system calls of one architecture.  Read-only; `table(arch)` makes it, once."""
+
+    def __init__(self, arch: Arch) -> None:
+        calls = [
+            Syscall(int(number), name, tuple(map(_argument, cells)))
+            for number, name, *cells in _rows(f"syscalls_{arch}.tsv")
+        ]
+        self.arch = arch
+        self.by_number: Mapping[int, Syscall] = MappingProxyType({call.number: call for call in calls})
+        self.by_name: Mapping[str, Syscall] = MappingProxyType({call.name: call for call in calls})
+        self._joints: dict[int, _Joint | None] = {}
+
+    def arguments(self, number: int, registers: Sequence[int]) -> tuple[Argument, ...]:
+        """The arguments of a call with these registers (six, 64 bits each), as what they mean together.
+
+        Only kind, constants and exact differ from the plain ones: fcntl's `arg` is flags under F_SETFL, a pointer
+        under F_SETLK.  Raises KeyError if the architecture has no such call.
+        """
+        plain = self.by_number[number].arguments
+        joint = self._joint(number)
+        return joint.resolve(plain, registers) if joint else plain
+
+    def variants(self, number: int) -> tuple[tuple[Argument, ...], ...]:
+        """Every meaning that a call's arguments can have, the plain one first; KeyError if there is no such call."""
+        plain = self.by_number[number].arguments
+        joint = self._joint(number)
+        return tuple(dict.fromkeys((plain, *joint.meanings()))) if joint else (plain,)
+
+    def newest(self, version: tuple[int, int]) -> int:
+        """The greatest number that the kernel of this version, 5.1 or later, has a call for.
+
+        Raises ValueError if the version is older than that, or newer than the table (newest.tsv).
+        """
+        first, last = self._versions[0][0], self._versions[-1][0]
+        if not first <= version <= last:
+            raise ValueError(
+                f"Linux {version[0]}.{version[1]} is not in the table of system calls, "
+                f"which has {first[0]}.{first[1]} to {last[0]}.{last[1]}"
+            )
+        return max(number for since, number in self._versions if since <= version)
+
+    @cached_property
+    def _versions(self) -> list[tuple[tuple[int, int], int]]:
+        """Versions that brought a call, with its number, oldest first; the last is the end of the table."""
+        found = []
+        for version, number, _ in _rows("newest.tsv"):
+            major, minor = version.split(".")
+            found.append(((int(major), int(minor)), 0 if number == "-" else int(number)))
+        return found
+
+    def _joint(self, number: int) -> _Joint | None:
+        if number not in self._joints:
+            self._joints[number] = _joint(self.arch, self.by_number[number])
+        return self._joints[number]
+
+
+@cache
+def table(arch: Arch) -> Table:
+    """The system calls of an architecture."""
+    return Table(arch)

@@ -1,0 +1,79 @@
+"""The tasks that are followed: how they come, change and go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tracer.task import Task, executable_of, kin_of
+
+if TYPE_CHECKING:
+    from tracer.processor import SharedProcessor
+    from tracer.tally import Tally
+
+
+class Family:
+    """The program's tasks by tid, and how many there were."""
+
+    def __init__(self, tally: Tally, processor: SharedProcessor) -> None:
+        self.tasks: dict[int, Task] = {}
+        self.early: set[int] = set()
+        """Tasks whose first stop came before their parent's event: they wait for it."""
+        self.processes = 0
+        """Processes seen so far."""
+        self._calls_of_dead = 0
+        self._tally = tally
+        self._processor = processor
+
+    @property
+    def calls(self) -> int:
+        """Calls seen so far."""
+        return self._calls_of_dead + sum(task.stops for task in list(self.tasks.values()))
+
+    def add(self, tid: int, tgid: int) -> Task:
+        """A task that we have seized."""
+        task = self.tasks[tid] = Task(tid, tgid)
+        self.set_executable(task)
+        self.processes += tid == tgid
+        return task
+
+    def set_executable(self, task: Task) -> None:
+        task.executable = executable_of(task.tgid)
+        task.hot = self._tally.hot(task.executable)
+
+    def born(self, tid: int, parent: Task, *, is_thread: bool) -> Task:
+        """A task that the kernel has attached for us and its parent's event has announced."""
+        self.early.discard(tid)
+        if (task := self.tasks.get(tid)) is None:  # else it was adopted before
+            task = self.tasks[tid] = parent.child(tid, parent.tgid if is_thread else tid)
+            self.processes += not is_thread
+            self._processor.inherit(parent, task)
+        return task
+
+    def adopt(self) -> list[Task]:
+        """Take in those that wait: their parent was killed before it could announce them.
+
+        They are taken for a child of the process that they belong to or are a child of now.
+        """
+        adopted = []
+        for tid in sorted(self.early):
+            tgid, ppid = kin_of(tid)
+            parent = self.tasks.get(tgid if tgid != tid else ppid)
+            adopted.append(self.born(tid, parent, is_thread=tgid != tid) if parent else self.add(tid, tgid))
+        self.early.clear()
+        return adopted
+
+    def executed(self, task: Task, former: int) -> None:
+        """An execve has ended all threads of a process but `former`, which has become `task`, the process's leader."""
+        for tid, other in list(self.tasks.items()):
+            if other.tgid == task.tgid and other is not task:
+                if tid == former:
+                    task.take_over(other)
+                    self._processor.follow(former, task)
+                self.drop(tid)
+        self.set_executable(task)
+
+    def drop(self, tid: int) -> None:
+        """A task has ended."""
+        if task := self.tasks.pop(tid, None):
+            self._calls_of_dead += task.stops
+            self._processor.forget(tid)
