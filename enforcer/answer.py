@@ -8,15 +8,37 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 
 from enforcer import kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
     from enforcer.kernel import Notification
     from enforcer.report import Reports
     from enforcer.reporter import Reporter
     from policygen.model import Action
+
+
+def serve(program: int, listener: int, reporter: Reporter) -> NoReturn:
+    """Answer calls until the last confined task has ended.  `program` is a pidfd of the first one."""
+    answers = Answers(listener, reporter)
+    poller = select.poll()
+    poller.register(listener, select.POLLIN)
+    poller.register(program, select.POLLIN)
+    while True:
+        for descriptor, events in poller.poll():
+            if descriptor == program:
+                poller.unregister(program)
+                answers.program_ended()
+            elif events & select.POLLIN:
+                answers.next()
+            else:  # POLLHUP: nobody has the filter any more
+                answers.all_ended()
+                os._exit(0)
 
 
 class Answers:
@@ -44,18 +66,18 @@ class Answers:
             self._complain(error)
         try:
             self._apply(asked, action)
-        except OSError:  # it has died meanwhile, or cannot be killed: unanswered, it waits, and does not run
+        except Exception:  # it has died meanwhile, or cannot be killed
             return
 
     def program_ended(self) -> None:
         """The program's own process has ended; others may still be confined."""
         if self._reports:
-            self._reports.summarise()
+            _try(self._reports.summarise)
         self._reporter.give_back()
 
     def all_ended(self) -> None:
         if self._reports:
-            self._reports.conclude()
+            _try(self._reports.conclude)
 
     def _is_waiting(self, asked: Notification) -> bool:
         return kernel.is_waiting(self._listener, asked.id)
@@ -69,9 +91,11 @@ class Answers:
         elif kind == "notify":  # as the kernel does it where nobody listens
             kernel.fail(self._listener, asked.id, errno.ENOSYS)
         else:
-            if self._is_waiting(asked):
-                _end(asked.task, trap=kind == "trap")
-            kernel.fail(self._listener, asked.id, errno.ENOSYS)
+            try:
+                if self._is_waiting(asked):
+                    _end(asked.task, trap=kind == "trap")
+            finally:
+                kernel.fail(self._listener, asked.id, errno.ENOSYS)
 
     def _complain(self, error: Exception) -> None:
         text = f"enforce: a call could not be judged, so its process is killed: {type(error).__name__}: {error}\n"
@@ -81,14 +105,26 @@ class Answers:
             return
 
 
+def _try(tell: Callable[[], None]) -> None:
+    """Whatever becomes of what is told, calls must go on being answered."""
+    try:
+        tell()
+    except Exception:
+        return
+
+
 def _end(task: int, *, trap: bool) -> None:
     """Kill the process of a thread that waits for an answer, by SIGSYS as SECCOMP_RET_KILL_PROCESS does.
 
     That signal must not be caught, ignored or blocked, or it would not kill: then by SIGKILL.  With `trap` it is sent
     in any case, although without the siginfo of SECCOMP_RET_TRAP, which only the kernel can send.
     """
-    with open(f"/proc/{task}/status") as file:
-        status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    try:
+        with open(f"/proc/{task}/status") as file:
+            status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    except OSError:  # no /proc here: kill(2) takes a thread for its process
+        os.kill(task, kernel.SIGKILL)
+        return
     process = int(status["Tgid"])
     bit = 1 << (kernel.SIGSYS - 1)
     deaf = any(int(status[mask], 16) & bit for mask in ("SigBlk", "SigIgn", "SigCgt"))

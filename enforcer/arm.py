@@ -109,6 +109,7 @@ def install(surgery: Surgery, program: bytes, pidfd: int) -> int:
 
     if pidfd < 0:
         _checked(load(0), "the kernel refused the filter")
+        surgery.is_confined = True
         return -1
     # Linux 5.19 can keep signals from interrupting a call that is being answered; before, such a call is asked again.
     flags = kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER
@@ -118,6 +119,7 @@ def install(surgery: Surgery, program: bytes, pidfd: int) -> int:
     if result == -errno.EBUSY:
         raise ArmError(BUSY)
     theirs = _checked(result, "the kernel refused the filter")
+    surgery.is_confined = True
     listener = kernel.pidfd_getfd(pidfd, theirs)
     answer = _own_close(listener, surgery, theirs)
     result = surgery.call(surgery.convention.close, theirs, waiting=answer)

@@ -27,11 +27,14 @@ _SPINS = 200_000_000
 """Looks at the shared page, some seconds, before the helper is given up."""
 
 
-def install(filter_: bytes, reporter: Reporter | None) -> None:
-    """Confine this process.  With a reporter, a helper answers from then on.  OSError if the kernel refuses."""
+def install(filter_: bytes, reporter: Reporter | None) -> object:
+    """Confine this process.  With a reporter, a helper answers from then on.  OSError if the kernel refuses.
+
+    The result must be held until the execve: releasing it would be a call, which the filter may deny.
+    """
     if reporter is None:
         kernel.install(filter_, 0)
-        return
+        return None
     import gc
     import mmap
     import time
@@ -58,13 +61,15 @@ def install(filter_: bytes, reporter: Reporter | None) -> None:
     shared[_INSTALLED] = 1
     for _ in range(_SPINS):
         if shared[_TAKEN]:
-            return
+            return shared
     raise EnforceError("the helper process died")
 
 
 def _take(program: int, shared: mmap, reporter: Reporter) -> NoReturn:
     """The helper: wait for the listener, take the table of descriptors for itself, and serve."""
     import time
+
+    from enforcer import answer
 
     pidfd = kernel.pidfd_open(program)
     shared[_READY] = 1
@@ -76,4 +81,4 @@ def _take(program: int, shared: mmap, reporter: Reporter) -> NoReturn:
     kernel.unshare_files()
     shared[_TAKEN] = 1
     helper.withdraw(d for d in (pidfd, listener, reporter.descriptor) if d >= 0)
-    helper.serve(pidfd, listener, reporter)
+    answer.serve(pidfd, listener, reporter)

@@ -69,6 +69,8 @@ def confine(
     os.write(answers, b"ok\n")
     os.close(answers)
     os.close(commands)
+    from enforcer import answer  # while the program is being executed; what is on disk may change once it runs
+
     try:
         listener = _arm(program, filter_, pidfd, at_entry=at_entry, stderr=stderr)
     except inject.GoneError:
@@ -76,7 +78,7 @@ def confine(
     if reporter:
         if stderr not in (log, -1):
             os.close(stderr)
-        serve(pidfd, listener, reporter)
+        answer.serve(pidfd, listener, reporter)
     os._exit(0)
 
 
@@ -91,43 +93,31 @@ def _arm(program: int, filter_: bytes, pidfd: int, *, at_entry: bool, stderr: in
         listener = arm.install(surgery, filter_, pidfd)
         surgery.close()
         kernel.ptrace(kernel.PTRACE_DETACH, program)
-    except (arm.ArmError, OSError) as error:
-        reason = str(error) if isinstance(error, arm.ArmError) else f"{error.filename}: {error.strerror}"
-        _refuse(program, surgery, reason, stderr)
+    except ProcessLookupError as error:
+        raise inject.GoneError(0) from error
+    except OSError as error:
+        _refuse(program, surgery, f"{error.filename}: {error.strerror}", stderr)
+    except arm.ArmError as error:
+        _refuse(program, surgery, str(error), stderr)
     return listener
 
 
 def _refuse(program: int, surgery: inject.Surgery | None, reason: str, stderr: int) -> NoReturn:
-    """The program, stopped before its first instruction (or its entry point), ends with FAILED and does not run."""
+    """The program, stopped before its first instruction (or its entry point), ends with FAILED and does not run.
+
+    Under its filter already, which may not allow it to exit, or with memory that cannot be written, it is killed.
+    """
     write(stderr, f"enforce: the program was not run: {reason}\n".encode())
     try:
-        (surgery or inject.Surgery(program)).exit_group(FAILED)
+        surgery = surgery or inject.Surgery(program)
+        if not surgery.is_confined:
+            surgery.exit_group(FAILED)
+            os._exit(0)
     except (OSError, inject.GoneError):
-        os.kill(program, kernel.SIGKILL)
-        inject.reap_all()
+        pass
+    os.kill(program, kernel.SIGKILL)
+    inject.reap_all()
     os._exit(0)
-
-
-def serve(program: int, listener: int, reporter: Reporter) -> NoReturn:
-    """Answer calls until the last confined task has ended.  `program` is a pidfd of the first one."""
-    import select
-
-    from enforcer.answer import Answers
-
-    answers = Answers(listener, reporter)
-    poller = select.poll()
-    poller.register(listener, select.POLLIN)
-    poller.register(program, select.POLLIN)
-    while True:
-        for descriptor, events in poller.poll():
-            if descriptor == program:
-                poller.unregister(program)
-                answers.program_ended()
-            elif events & select.POLLIN:
-                answers.next()
-            else:  # POLLHUP: nobody has the filter any more
-                answers.all_ended()
-                os._exit(0)
 
 
 def guarded(work: Callable[[], NoReturn]) -> NoReturn:

@@ -118,6 +118,8 @@ class Surgery:
         self._word = kernel.peek(pid, self._code)
         kernel.poke(pid, self._code, self._word & ~0xFFFF | self.convention.instruction)
         self._stop_pending = False
+        self.is_confined = False
+        """Whether a filter judges its calls already."""
 
     def call(self, number: int, *arguments: int, waiting: Callable[[], None] | None = None) -> int:
         """Perform a system call and return its result, negative errnos included.

@@ -45,6 +45,7 @@ def run(
     image = kernel.Image(argv, environment)
     script = kernel.Image([b"/bin/sh", b"", *argv[1:]], environment)
     paths = candidates(argv[0], environment)
+    held = None
     try:
         if arm == "now":
             from enforcer import early
@@ -52,7 +53,7 @@ def run(
             paths = [found]
             kernel.set_no_new_privs()
             _restore_signals()
-            early.install(filter_, reporter)
+            held = early.install(filter_, reporter)
         else:
             if not os.access(found, os.R_OK):  # then no memory of it can be written either (ptrace(2), "dumpable")
                 raise EnforceError(f"{os.fsdecode(found)} cannot be read, so it cannot be armed at its execve; {_HINT}")
@@ -61,7 +62,9 @@ def run(
             _restore_signals()
     except OSError as error:
         raise EnforceError(f"{error.filename}: {error.strerror}") from error
-    raise failure(argv[0], execute(image, script, paths))
+    problem = execute(image, script, paths)
+    del held
+    raise failure(argv[0], problem)
 
 
 def initial_environment() -> list[bytes]:

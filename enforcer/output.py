@@ -27,9 +27,10 @@ class Output:
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._stuck = False
+        self._writing = False
         self.dropped = 0
         """How many texts could not be written."""
-        signal.signal(signal.SIGALRM, _expire)
+        signal.signal(signal.SIGALRM, self._expire)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
 
     def write(self, text: str, process: int) -> None:
@@ -38,11 +39,8 @@ class Output:
         descriptor = own if own >= 0 else self._standard_error(process)
         if descriptor < 0:
             return
-        if not _write(descriptor, text.encode(errors="surrogateescape"), self._stuck):
-            self._stuck = True
-            self.dropped += 1
-        else:
-            self._stuck = False
+        self._stuck = not self._put(descriptor, text.encode(errors="surrogateescape"))
+        self.dropped += self._stuck
         if descriptor != own:
             os.close(descriptor)
 
@@ -63,25 +61,29 @@ class Output:
         os.close(descriptor)
         return -1
 
-
-def _expire(_number: int, _frame: FrameType | None) -> None:
-    raise TimeoutError
-
-
-def _write(descriptor: int, data: bytes, stuck: bool) -> bool:
-    """Whether all was written.  Where the last write had to be given up, only if there is room at once."""
-    if stuck:
-        poller = select.poll()
-        poller.register(descriptor, select.POLLOUT)
-        if not any(events & select.POLLOUT for _, events in poller.poll(0)):
+    def _put(self, descriptor: int, data: bytes) -> bool:
+        """Whether all was written.  Where the last write had to be given up, only if there is room at once."""
+        if self._stuck and not _has_room(descriptor):
             return False
-    try:
-        signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
         try:
-            while data:
-                data = data[os.write(descriptor, data) :]
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    except OSError:  # TimeoutError is one
-        return False
-    return True
+            self._writing = True
+            signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+            try:
+                while data:
+                    data = data[os.write(descriptor, data) :]
+            finally:
+                self._writing = False
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except OSError:  # TimeoutError is one
+            return False
+        return True
+
+    def _expire(self, _number: int, _frame: FrameType | None) -> None:
+        if self._writing:  # else somebody else has sent it
+            raise TimeoutError
+
+
+def _has_room(descriptor: int) -> bool:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    return any(events & select.POLLOUT for _, events in poller.poll(0))

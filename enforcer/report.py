@@ -94,7 +94,8 @@ class Reports:
         event = Event(asked.arch, asked.number, tuple(asked.arguments), asked.ip, asked.task)
         verdicts = [evaluate(policy, event) for _, policy in self._policies]
         action = min(verdicts, key=lambda verdict: _STRICTEST.index(verdict.kind))
-        denying = [one for one, verdict in zip(self._policies, verdicts, strict=True) if verdict.kind not in _PERMITTING]
+        judged = zip(self._policies, verdicts, strict=True)
+        denying = [one for one, verdict in judged if verdict.kind not in _PERMITTING]
         try:
             self._tell(asked, event, action, denying)
         except Exception as error:

@@ -60,6 +60,9 @@ def body(cursor: Cursor, name: Token, parser: ExpressionParser) -> Entry:
     token = cursor.token
     if token.text in ("0", "1", "deny"):
         cursor.take()
+        if not cursor.at_line_end():
+            hint = f"`{token.text}` says it all; a condition begins with an argument"
+            raise cursor.expected("the end of the line", hint)
         return Entry(Always(token.text == "1"))
     holding = ALLOW
     if token.text in _ACTIONS:

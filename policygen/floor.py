@@ -27,8 +27,25 @@ FLOOR: Mapping[str, str] = {
     "gettimeofday": _CLOCK,
     "time": _CLOCK,
     "getcpu": "floor: what the vDSO falls back to",
+    "sched_yield": "floor: what spinning threads do now and then",
 }
 """Allowed in every architecture of the policy that has them: whether a run needs one of them hangs on chance."""
+
+CLONE_THREAD = 0x00010000
+"""linux/sched.h"""
+
+THREADS = "floor: how threads wait for one another, as timing has it"
+"""Why a program that starts threads may use all of `FUTEX_OPERATIONS` once it is seen to use futex."""
+
+FUTEX_OPERATIONS = (
+    "FUTEX_WAIT_PRIVATE",
+    "FUTEX_WAKE_PRIVATE",
+    "FUTEX_WAIT_BITSET_PRIVATE",
+    "FUTEX_WAIT_BITSET_PRIVATE|FUTEX_CLOCK_REALTIME",
+    "FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME",
+)
+"""What glibc, musl, Go and Rust make of locks, conditions and joins.  Whether a lock is found taken, and so which of them
+a run needs, hangs on chance."""
 
 OPAQUE: Mapping[str, str] = {
     "clone3": "opaque: flags are behind a pointer; libc falls back to clone",

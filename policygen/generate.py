@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from policygen.compile import compile_policy
 from policygen.document import Document, new_document
 from policygen.extend import DEFAULTS, Extended, Options, extend
-from policygen.floor import ARMED_BEFORE, FLOOR, OPAQUE, VISIBLE_NO_MORE
+from policygen.floor import ARMED_BEFORE, CLONE_THREAD, FLOOR, FUTEX_OPERATIONS, OPAQUE, THREADS, VISIBLE_NO_MORE
 from policygen.generalise import Widened, Widening
 from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy
+from policygen.naming import format_entry
+from policygen.observation import Observation, kept
 from policygen.replay import replay
-from tracer.abi import X32_BIT, Arch, table
+from tracer.abi import X32_BIT, Arch, Event, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from policygen.observation import Observation
 
 _ALLOWED = Entry(Always(True))
 _NEWEST = Policy({}).table
@@ -71,6 +71,7 @@ def generate(
     old = existing.policy if existing else Policy({})
     placed, gaps = _placed(observations)
     start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
+    placed = _with_companions(placed)
     extended = {
         (arch, number): extend(start.entries[arch].get(number), start.default, seen, table(arch), options)
         for (arch, number), seen in placed.items()
@@ -108,6 +109,25 @@ def _placed(
             gaps.append(_gap(arch, audit, number))
     order = list(Arch)
     return dict(sorted(placed.items(), key=lambda item: (order.index(item[0][0]), _name(*item[0])))), gaps
+
+
+Placed = dict[tuple[Arch, int], tuple[Observation, ...]]
+
+
+def _with_companions(placed: Placed) -> Placed:
+    """With every way in which threads may wait for one another, where the program has threads that do."""
+    found = dict(placed)
+    for arch in {arch for arch, _ in placed}:
+        calls = table(arch)
+        clone, futex = calls.by_name["clone"].number, calls.by_name["futex"].number
+        threads = any(seen.example[0] & CLONE_THREAD for seen in placed.get((arch, clone), ()))
+        if threads and (arch, futex) in placed:
+            for text in FUTEX_OPERATIONS:
+                operation = sum(constants.value(name, arch) or 0 for name in text.split("|"))
+                event = Event(arch.audit, futex, (0, operation, 0, 0, 0, 0))
+                seen = Observation(arch.audit, futex, kept(calls, event), "", (1,), "", event.arguments)
+                found[arch, futex] += (seen,)
+    return found
 
 
 def _gap(arch: Arch | None, audit: int, number: int) -> str:
@@ -158,6 +178,8 @@ def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:
                 notes[arch, number] = FLOOR.get(name) or VISIBLE_NO_MORE[name]
             elif entry == Entry(Always(True), ENOSYS) and name in OPAQUE:
                 notes[arch, number] = OPAQUE[name]
+            elif name == "futex" and all(op in format_entry(arch, number, entry) for op in FUTEX_OPERATIONS):
+                notes[arch, number] = THREADS
     return notes
 
 

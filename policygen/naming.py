@@ -23,8 +23,6 @@ from tracer.abi import X32_BIT, Arch, Argument, Event, Kind, constants, table
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tracer.abi.constants import Family
-
 Known = tuple[tuple[int, int], ...]
 """The arguments that are certain to have one value where a condition is evaluated: (index, value), by index."""
 
@@ -67,8 +65,9 @@ def _registers(event: Event) -> str:
 
 
 def _format_register(arch: Arch, argument: Argument, register: int) -> str:
-    text = format_value(arch, argument, argument.value(register))
     bits = register & argument.mask
+    null = argument.kind.is_pointer and not bits
+    text = "NULL" if null else format_value(arch, argument, argument.value(register))
     as_passed = (bits, _signed(argument, bits) & _WORD)  # zero-extended or sign-extended, as compilers do
     return text if register in as_passed else f"{text} (register {register:#x})"
 
@@ -78,14 +77,10 @@ def _format_register(arch: Arch, argument: Argument, register: int) -> str:
 
 def format_value(arch: Arch, argument: Argument, value: int) -> str:
     """A value as the C type reads it, by the argument's constants or in the base that suits its kind."""
-    if argument.kind.is_pointer:
-        return f"{value & argument.mask:#x}" if value else "NULL"
     if not argument.constants:
         return _number(argument, value)
     family = constants.family(argument.constants, arch)
     bits = value & argument.mask
-    if argument.kind in _OCTAL:
-        return _format_mode(family, bits)
     signed = _signed(argument, bits)
     if signed < 0 and (argument.kind not in _HEXADECIMAL or family.name(signed)):
         return family.format(signed)
@@ -96,23 +91,13 @@ def _signed(argument: Argument, bits: int) -> int:
     return bits - (1 << argument.width) if bits >> argument.width - 1 else bits
 
 
-def _format_mode(family: Family, bits: int) -> str:
-    """A file's mode: its type and set-id bits by name, its permissions in octal."""
-    permissions, rest = bits & 0o777, bits & ~0o777
-    parts = ([family.format(rest)] if rest else []) + ([f"0{permissions:o}"] if permissions else [])
-    return "|".join(parts) or "0"
-
-
 def _format_bits(arch: Arch, argument: Argument, bits: int) -> str:
     """A pattern of bits.  Only names of bits serve: the values of an enumeration are none, and neither is a zero."""
     if argument.constants and bits:
         family = constants.family(argument.constants, arch)
-        if argument.kind in _OCTAL:
-            return _format_mode(family, bits)
-        names = (family.name(bits) or family.format(bits)).split("|")
-        names = [name for name in names if family.value(name) != 0]
-        if all(family.value(name) is None or family.mask(name) != _WHOLE for name in names):
-            return "|".join(names)
+        names = family.format_bits(bits)
+        if not any(family.value(name) and family.mask(name) == _WHOLE for name in names.split("|")):
+            return names
     return _number(argument, bits) if not bits or argument.kind in _OCTAL else f"{bits:#x}"
 
 

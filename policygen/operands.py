@@ -67,7 +67,7 @@ class Operands:
             if (value := family.value(name)) is not None:
                 return value, family.mask(name)
         argument = self.syscall.arguments[index].name
-        known = sorted({known for family in families for known in family.names})
+        known = list(dict.fromkeys(known for family in families for known in family.names))
         if constants.value(name, self.arch) is not None:
             raise OperandError(f"{name} is no value of {self.syscall.name}'s {argument}", _examples(argument, known))
         raise OperandError(f"no constant is named {name}", did_you_mean(name, known) or _examples(argument, known))

@@ -33,6 +33,9 @@ FORMAT = 1
 MAX_INCLUDES = 16
 """How deep files may include each other."""
 
+MAX_PATH = 4096
+"""linux/limits.h PATH_MAX."""
+
 Read = Callable[[str], str]
 """Reads an included file, named relative to where the first file's name is relative to; raises OSError."""
 
@@ -87,7 +90,8 @@ class _FileParser:
             place = self._statement()
             self.items.append(place)
             if not self.cursor.at_line_end():
-                raise self.cursor.expected("the end of the line")
+                hint = "`else` follows a condition" if self.cursor.token.text == "else" else ""
+                raise self.cursor.expected("the end of the line", hint)
             if self.cursor.token.kind == "newline":
                 self.cursor.take()
         if not self.entries and self.outer is None:
@@ -151,7 +155,7 @@ class _FileParser:
             case "table":
                 self._set(token, replace(self.settings, table=version(cursor)))
             case "arm":
-                self._set(token, replace(self.settings, arm=Arm(one_of(cursor, "arm", list(Arm)))))
+                self._set(token, replace(self.settings, arm=Arm(one_of(cursor, "arming", list(Arm)))))
             case "default":
                 self._set(token, replace(self.settings, default=action(cursor, "the action of a setting")))
             case "unknown":
@@ -200,6 +204,8 @@ class _FileParser:
 
     def _include(self, token: Token) -> Place:
         self.first = self.first or token
+        if len(token.text) >= MAX_PATH:
+            raise self.cursor.error(f"a file's name has less than {MAX_PATH} characters", token)
         path = posixpath.normpath(posixpath.join(posixpath.dirname(self.source.filename), token.text))
         read = self.context.read
         if read is None:

@@ -59,6 +59,8 @@ def action(cursor: Cursor, what: str) -> Action:
     token = cursor.token
     if token.text not in list(ActionKind):
         hint = did_you_mean(token.text, ActionKind) or f"an action is one of {', '.join(ActionKind)}"
+        if token.text == "deny":
+            hint = "deny is the default action: leave it out"
         raise cursor.expected(what, hint)
     cursor.take()
     if token.text != ActionKind.ERRNO:

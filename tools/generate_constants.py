@@ -3,9 +3,7 @@
 
     tools/generate_constants.py [--check]
 
-tools/constants_spec.tsv says which names make up which family and from which headers.  Every name is evaluated by the
-C compiler, once per architecture, with only the kernel's headers in sight: none of them needs a C library, and gcc's
--m64 lays structures out as aarch64 does (the sizes in ioctl numbers), so no cross compiler is needed.
+tools/constants_spec.tsv says which names make up which family, and from which headers; tools/uapi.py asks the compiler.
 
 --check writes nothing: exit status 1 and a diff if the file is not what would be written.
 """
@@ -15,60 +13,25 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uapi import TARGETS, Found, HeaderError, Target, evaluate, include_root, scan, version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = ROOT / "tools/constants_spec.tsv"
 OUTPUT = ROOT / "tracer/abi/constants.tsv"
-INCLUDE = Path("/usr/include")
-PACKAGE = ("asm-generic", "drm", "linux", "misc", "mtd", "rdma", "scsi", "sound", "video", "xen")
-"""The directories of linux-libc-dev beside each architecture's asm/."""
-LIBRARY = {
-    "endian.h": "#include <asm/byteorder.h>",
-    "stdlib.h": "#include <stddef.h>",
-    "string.h": "",
-    "sys/ioctl.h": "#include <linux/ioctl.h>",
-    "sys/socket.h": """\
-#pragma once
-#include <linux/socket.h>
-#include <linux/types.h>
-typedef __kernel_old_time_t time_t;
-typedef __kernel_sa_family_t sa_family_t;
-struct sockaddr { sa_family_t sa_family; char sa_data[14]; };
-""",
-    "sys/time.h": "#include <linux/time.h>",
-    "sys/types.h": "#include <linux/types.h>",
-    "time.h": "#include <linux/time.h>",
-    "unistd.h": "",
-}
-"""What a few of them want of the C library, as far as the numbers depend on it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One architecture: where its asm/ is, and how gcc for x86 is made to see it as the kernel's headers would."""
-
-    name: str
-    triplet: str
-    options: tuple[str, ...]
-
-
-TARGETS = (
-    Target("x86_64", "x86_64-linux-gnu", ("-m64",)),
-    Target("i386", "i386-linux-gnu", ("-m32",)),
-    Target("aarch64", "aarch64-linux-gnu", ("-m64", "-U__x86_64__", "-U__i386__", "-D__aarch64__")),
-)
 
 
 class GenerateError(Exception):
-    """The specification or the headers are not as they must be."""
+    """The specification is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,128 +82,6 @@ def read_spec(text: str) -> list[Row]:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One macro or enumerator, where it was defined."""
-
-    name: str
-    header: str
-    definition: str
-
-
-def scan(target: Target, root: Path, headers: Iterable[str]) -> list[Found]:
-    """All macros without parameters and all enumerators that the headers define, in their order."""
-    source = "".join(f"#include <{header}>\n" for header in headers)
-    command = ["gcc", "-E", "-dD", *_options(target, root), "-x", "c", "-"]
-    result = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise GenerateError(f"{target.name}: {' '.join(headers)}: {result.stderr}")
-    return list(_found(result.stdout, root))
-
-
-_MACRO = re.compile(r"#define (\w+)(?: (.*))?$")
-_MARKER = re.compile(r'# \d+ "([^"]*)"')
-_ENUMERATOR = re.compile(r"\s*(\w+)\s*(?:=|$)")
-
-
-def _found(text: str, root: Path) -> Iterator[Found]:
-    header, seen, enum = "", set(), ""
-    for line in text.splitlines():
-        if marker := _MARKER.match(line):
-            path = Path(marker[1])
-            header = str(path.relative_to(root)) if path.is_relative_to(root) else ""
-        elif line.startswith("#"):
-            macro = _MACRO.match(line)
-            if macro and header and macro[1] not in seen:
-                seen.add(macro[1])
-                yield Found(macro[1], header, macro[2] or "")
-        elif enum or re.search(r"\benum\b[^;()]*(\{|$)", line):
-            enum += line + " "
-            if "}" not in enum:
-                if "{" not in enum and ";" in enum:
-                    enum = ""
-                continue
-            for part in _split(enum[enum.index("{") + 1 : enum.index("}")]):
-                name = _ENUMERATOR.match(part)
-                if name and header and name[1] not in seen:
-                    seen.add(name[1])
-                    yield Found(name[1], header, "")
-            enum = ""
-
-
-def _split(body: str) -> Iterator[str]:
-    """The parts of an enum's body: separated by those commas that no parenthesis encloses."""
-    depth = start = 0
-    for index, character in enumerate(body):
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if character == "," and not depth:
-            yield body[start:index]
-            start = index + 1
-    yield body[start:]
-
-
-def evaluate(target: Target, root: Path, headers: Iterable[str], names: Iterable[str]) -> dict[str, int]:
-    """The value of each name that is an integer constant expression; the others are left out."""
-    prefix = [f"#include <{header}>" for header in headers]
-    names = list(names)
-    while names:
-        lines = (f"const long long callfence_{name}[2] = {{ (long long)({name}), ({name}) < 0 }};" for name in names)
-        source = "\n".join([*prefix, '#line 1 "names"', *lines, ""])
-        command = ["gcc", "-S", "-o", "-", "-w", *_options(target, root), "-x", "c", "-"]
-        result = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
-        if not result.returncode:
-            return _values(result.stdout)
-        refused = {int(number) for number in re.findall(r"^names:(\d+):\d+: error:", result.stderr, re.MULTILINE)}
-        if not refused:
-            raise GenerateError(f"{target.name}: {' '.join(headers)}: {result.stderr}")
-        names = [name for number, name in enumerate(names, 1) if number not in refused]
-    return {}
-
-
-_DATA = {"quad": 8, "long": 4}
-
-
-def _values(assembly: str) -> dict[str, int]:
-    """What gcc's assembly initialises each pair with: 16 bytes, the value's low 64 bits and whether it is negative."""
-    values = {}
-    for name, data in re.findall(r"^callfence_(\w+):\n((?:\t\.(?:quad|long|zero)\t.*\n)+)", assembly, re.MULTILINE):
-        words = re.findall(r"\.(quad|long|zero)\t(\S+)", data)
-        if not all(re.fullmatch(r"-?\d+", word) for _, word in words):
-            continue  # an address: the macro is a string
-        image = b"".join(
-            bytes(int(word)) if kind == "zero" else (int(word) % 2 ** (8 * _DATA[kind])).to_bytes(_DATA[kind], "little")
-            for kind, word in words
-        )
-        values[name] = int.from_bytes(image[:8], "little", signed=image[8] == 1)
-    return values
-
-
-def _options(target: Target, root: Path) -> list[str]:
-    isolated = ["-ffreestanding", "-nostdinc", "-fno-canonical-system-headers", "-isystem", str(root)]
-    return [*target.options, *isolated, "-isystem", _compiler_headers()]
-
-
-@cache
-def _compiler_headers() -> str:
-    """The directory of the compiler's own headers: stddef.h, stdint.h, limits.h."""
-    command = ["gcc", "-print-file-name=include"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-@cache
-def include_root(target: Target, parent: Path) -> Path:
-    """A directory that has the kernel's headers for the architecture, and nothing of the C library's."""
-    root = parent / target.name
-    root.mkdir()
-    (root / "asm").symlink_to(INCLUDE / target.triplet / "asm")
-    for name in PACKAGE:
-        (root / name).symlink_to(INCLUDE / name)
-    (root / "sys").mkdir()
-    for header, text in LIBRARY.items():
-        (root / header).write_text(text)
-    return root
-
-
-@dataclass(frozen=True, slots=True)
 class Constant:
     """One row of constants.tsv."""
 
@@ -263,7 +104,15 @@ def _number(value: int | None, mask: str) -> str:
         return "-"
     if value < 0 and mask != "~0":
         value &= 0xFFFFFFFF  # 1 << 31 is negative in C; the argument's bits are meant
+    if mask.startswith("0o"):
+        return f"{value:#o}"
     return str(value) if value < 1024 and (mask == "~0" or value < 10) else f"{value:#x}"
+
+
+Job = tuple[tuple[str, ...], Target]
+"""Headers that are included together, for one architecture."""
+Measured = tuple[list[Found], dict[str, int]]
+"""What they define, and the values of what is wanted of it."""
 
 
 def generate(rows: list[Row], parent: Path) -> list[Constant]:
@@ -272,11 +121,12 @@ def generate(rows: list[Row], parent: Path) -> list[Constant]:
     selecting = [headers for headers, group in groups.items() if group[0].literals is None]
     roots = {target: include_root(target, parent) for target in TARGETS}
 
-    def measure(job: tuple[tuple[str, ...], Target]) -> tuple[list[Found], dict[str, int]]:
+    def measure(job: Job) -> Measured:
         headers, target = job
-        present = [header for header in headers if (roots[target] / header).exists()]
+        present = [name for name in headers if not name.startswith("asm/") or (roots[target] / name).exists()]
         found = scan(target, roots[target], present)
-        wanted = [item.name for item in found if any(row.selects(item.name, item.definition) for row in groups[headers])]
+        group = groups[headers]
+        wanted = [item.name for item in found if any(row.selects(item.name, item.definition) for row in group)]
         return found, evaluate(target, roots[target], present, wanted)
 
     jobs = [(headers, target) for headers in selecting for target in TARGETS]
@@ -286,49 +136,38 @@ def generate(rows: list[Row], parent: Path) -> list[Constant]:
     for row in rows:
         for constant in _of_row(row, measured):
             constants.setdefault((constant.family, constant.name), constant)
-    return list(constants.values())
+    families = {family: index for index, family in enumerate(dict.fromkeys(row.family for row in rows))}
+    return sorted(constants.values(), key=lambda constant: families[constant.family])
 
 
-def _of_row(
-    row: Row, measured: dict[tuple[tuple[str, ...], Target], tuple[list[Found], dict[str, int]]]
-) -> Iterator[Constant]:
+def _of_row(row: Row, measured: Mapping[Job, Measured]) -> Iterator[Constant]:
     if (literals := row.literals) is not None:
         for name, value in literals.items():
             yield Constant(row.family, name, row.mask, " ".join(row.headers), (value,) * len(TARGETS))
         return
     results = [measured[row.headers, target] for target in TARGETS]
-    found = {item.name: item for items, _ in reversed(results) for item in items}
-    order = dict.fromkeys(item.name for items, _ in results for item in items)
+    chosen = [{item.name: item for item in found if row.selects(item.name, item.definition)} for found, _ in results]
     empty = True
-    for name in order:
-        values = tuple(
-            known.get(name) if any(item.name == name and row.selects(name, item.definition) for item in items) else None
-            for items, known in results
-        )
+    for name in dict.fromkeys(name for items in chosen for name in items):
+        values = [known.get(name) if name in items else None for items, (_, known) in zip(chosen, results, strict=True)]
         if any(value is not None for value in values):
             empty = False
-            values = tuple(value if value is None else row.encode(value) for value in values)
-            yield Constant(row.family, name, row.mask, found[name].header, values)
+            header = next(items[name].header for items in chosen if name in items)
+            encoded = tuple(value if value is None else row.encode(value) for value in values)
+            yield Constant(row.family, name, row.mask, header, encoded)
     if empty:
         raise GenerateError(f"{SPEC.name}:{row.line}: no name matches {row.names}")
 
 
-def document(constants: Iterable[Constant], version: str) -> str:
+def document(constants: Iterable[Constant]) -> str:
     """The text of constants.tsv."""
     return f"""\
 # The kernel's constants, by the family that an argument takes its values from.  Written by tools/generate_constants.py
-# from tools/constants_spec.tsv and the uapi headers of Linux {version} (Debian's linux-libc-dev).
+# from tools/constants_spec.tsv and the uapi headers of Linux {version()} (Debian's linux-libc-dev).
 # mask: the bits of the field whose value the constant is (~0: the whole argument); empty: bits that can be combined.
 # value: on {TARGETS[0].name}; others: where another architecture differs.  - where there is no such constant.
 family\tname\tvalue\tmask\theader\tothers
 """ + "".join(constant.row() + "\n" for constant in constants)
-
-
-def version() -> str:
-    """The kernel that the installed headers are of: `6.12`."""
-    text = (INCLUDE / "linux/version.h").read_text()
-    found = dict(re.findall(r"#define LINUX_VERSION_(MAJOR|PATCHLEVEL) (\d+)", text))
-    return f"{found['MAJOR']}.{found['PATCHLEVEL']}"
 
 
 def main() -> int:
@@ -337,8 +176,8 @@ def main() -> int:
     check = parser.parse_args().check
     try:
         with tempfile.TemporaryDirectory() as parent:
-            text = document(generate(read_spec(SPEC.read_text()), Path(parent)), version())
-    except GenerateError as error:
+            text = document(generate(read_spec(SPEC.read_text()), Path(parent)))
+    except (GenerateError, HeaderError) as error:
         print(f"generate_constants: {error}", file=sys.stderr)
         return 1
     if not check:

@@ -36,6 +36,8 @@ class Calls:
         """`allow_opaque`: names of OPAQUE calls to let through.  `gap`: is told what can't be observed."""
         self.interactive = False
         """The program has changed a terminal's modes: it draws on it itself."""
+        self._changed: dict[int, tuple[int, int]] = {}
+        """By tid, the register of a clone that was changed, and what it held."""
         self._loop = loop
         self._gap = gap
         self._handlers: dict[int, dict[int, Handler]] = {}
@@ -74,9 +76,22 @@ class Calls:
 
     def _clone(self, task: Task, event: Event) -> None:
         """A child made with CLONE_UNTRACED would run without its tracer, and every call of it would fail."""
-        if event.arguments[0] & CLONE_UNTRACED:
+        flags = event.arguments[0]
+        if flags & CLONE_UNTRACED:
             register = kernel.OFFSET_RDI if event.arch == Arch.X86_64.audit else kernel.OFFSET_EBX
-            kernel.poke_user(task.tid, register, event.arguments[0] & ~CLONE_UNTRACED)
+            kernel.poke_user(task.tid, register, flags & ~CLONE_UNTRACED)
+            self._changed[task.tid] = (register, flags)
+
+    def announced(self, task: Task, child: Task) -> None:
+        """At the event of a clone: task and child (that one when it has stopped) get the register back."""
+        if changed := self._changed.pop(task.tid, None):
+            self._changed[child.tid] = changed
+            kernel.poke_user(task.tid, *changed)
+
+    def restore(self, child: Task) -> None:
+        """At a child's first stop."""
+        if changed := self._changed.pop(child.tid, None):
+            kernel.poke_user(child.tid, *changed)
 
     def _affinity(self, task: Task, event: Event) -> None:
         """Whoever asks for an affinity gets to see the true one; for another task's, its pid may be a namespace's."""

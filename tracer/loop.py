@@ -60,12 +60,12 @@ class Loop:
         """The process whose exit status counts."""
         self.status: int | None = None
         """Wait status of the initial process, once it has ended."""
+        self.ended = 0.0
+        """When that was (time.monotonic)."""
         self.from_entry = False
         """Record from the initial program's ELF entry point on, instead of from its execve."""
         self.on_stop: Callable[[], None] = lambda: None
         """Called when the initial process has gone into a group-stop."""
-        self.on_exit: Callable[[], None] = lambda: None
-        """Called when the initial process has ended."""
         self.delivered: dict[int, tuple[int, float]] = {}
         """By signal: who sent the initial process its last one, and when it was delivered (time.monotonic)."""
         self.strangers: frozenset[int] = frozenset()
@@ -191,6 +191,8 @@ class Loop:
             self._resume(task)
 
     def _group_stop_or_trap(self, task: Task, signum: int) -> None:
+        with contextlib.suppress(PtraceError):
+            self.calls.restore(task)
         task.stopped = signum if signum in STOP_SIGNALS else 0
         if not task.stopped or task.request == PTRACE_DETACH:
             self._resume(task)
@@ -215,7 +217,9 @@ class Loop:
             is_waiting = tid in self.family.early
             is_thread = event == EVENT_CLONE and kernel.is_thread_of(tid, task.tgid)
             child = self.family.born(tid, task, is_thread=is_thread)
+            self.calls.announced(task, child)
             if is_waiting:
+                self.calls.restore(child)
                 self._resume(child)
         elif event == EVENT_EXEC:
             self._exec(task)
@@ -235,8 +239,7 @@ class Loop:
         self.family.drop(tid)
         self.family.early.discard(tid)
         if tid and tid == self.initial:
-            self.status = status
-            self.on_exit()
+            self.status, self.ended = status, time.monotonic()
 
     # -- calls under PTRACE_SYSCALL: where another filter may answer before ours, and where we attached and have none
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 LET_GO: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
 """Signals that end an attached session."""
+LINGERING: Final = 1.0
+"""Seconds for which others may outlive the initial process before `exited` is called."""
 WAKE: Final = signal.SIGURG
 """Interrupts the main thread's waitpid.  Ignored by default, so that one that comes late does no harm."""
 
@@ -45,9 +47,10 @@ class Outcome:
 class _Started:
     """A program that we have started, as the signals see it."""
 
-    def __init__(self, loop: Loop, tick: Callable[[Loop], None]) -> None:
+    def __init__(self, loop: Loop, tick: Callable[[Loop], None], exited: Callable[[Loop], None]) -> None:
         self._loop = loop
         self._tick = tick
+        self._exited: Callable[[Loop], None] | None = exited
 
     def send(self, signum: int, *, from_terminal: bool) -> None:
         """To the initial process; when that has ended, to those that it left, which may be away from the terminal."""
@@ -72,13 +75,16 @@ class _Started:
     def tick(self) -> None:
         self._loop.processor.tick()
         self._tick(self._loop)
+        if self._exited and self._loop.status is not None and time.monotonic() - self._loop.ended > LINGERING:
+            self._exited(self._loop)
+            self._exited = None
 
 
 class _Attached(_Started):
     """A process that we have attached to: no signal of ours is its business."""
 
     def __init__(self, loop: Loop, tick: Callable[[Loop], None]) -> None:
-        super().__init__(loop, tick)
+        super().__init__(loop, tick, lambda loop: None)
         self._main = threading.main_thread().ident or 0
         self._let_go = False
 
@@ -108,14 +114,12 @@ def trace(
 ) -> Outcome:
     """Run a program to its end, and all that it started to theirs.
 
-    `tick` is called from another thread some times a second, `exited` when the initial process has ended and others go
-    on.
+    `tick` is called from another thread some times a second, `exited` once if others go on behind the initial process.
     Raises StartError when the program did not start, TracerError when it may not be traced.
     """
     loop = Loop(recorder, allow_opaque)
     loop.from_entry = from_entry
     loop.strangers = _children()
-    loop.on_exit = lambda: exited(loop) if loop.tasks else None
     if proc() != "/proc":
         recorder.gap("/proc is not this pid namespace's: which executable made a call, and where, is not known")
     dispositions = Dispositions()
@@ -135,7 +139,7 @@ def trace(
             task.request = kernel.PTRACE_SYSCALL
         loop.processor.pin(task)
         launch.go()
-        _run(loop, _Started(loop, tick))
+        _run(loop, _Started(loop, tick, exited))
         launch.check()
     finally:
         dispositions.restore()

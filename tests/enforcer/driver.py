@@ -2,7 +2,8 @@
 
     driver.py ARM NUMBER,... [NAME=VALUE ...] PROGRAM [ARGUMENT ...]
 
-The kernel fails those calls with EPERM, whatever the architecture.  Without policies, so that the mechanism is tested alone.
+The kernel fails those calls with EPERM, whatever the architecture.  Without policies, so that the mechanism is tested
+alone.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The process beside the program: what it holds, when it ends, and that nothing that happens to it lets a call through."""
+"""The process beside the program: what it holds, when it ends, and that whatever happens to it, no call gets through."""
 
 from __future__ import annotations
 
@@ -120,12 +120,14 @@ def test_it_ends_with_the_last_confined_process(place):
 
 EVERYTHING = "".join(
     f"{name}: allow\n"
-    for name in (
-        "access arch_prctl brk chdir clone close dup2 execve exit exit_group faccessat faccessat2 fcntl fstat futex getcwd "
-        "getegid geteuid getgid getpgrp getpid getrandom getuid ioctl lseek madvise mmap mprotect munmap newfstatat open "
-        "openat pipe pipe2 poll pread64 prlimit64 read readlink rseq rt_sigaction rt_sigprocmask rt_sigreturn set_robust_list "
-        "set_tid_address setpgid setsid sigaltstack stat statx sysinfo uname unlink vfork wait4 write"
-    ).split()
+    for line in (
+        "access arch_prctl brk chdir clone close dup2 execve exit exit_group faccessat faccessat2 fcntl fstat futex",
+        "getcwd getegid geteuid getgid getpgrp getpid getrandom getuid ioctl lseek madvise mmap mprotect munmap",
+        "newfstatat open openat pipe pipe2 poll pread64 prlimit64 read readlink rseq rt_sigaction rt_sigprocmask",
+        "rt_sigreturn rt_sigsuspend set_robust_list set_tid_address setpgid setsid sigaltstack stat statx sysinfo",
+        "uname unlink vfork wait4 write",
+    )
+    for name in line.split()
 )
 
 

@@ -156,7 +156,7 @@ def test_a_policy_is_the_function_that_evaluates_it(data: st.DataObject) -> None
     policy = data.draw(strategies.policies())
     space = region.space()
     function = region.decisions(space, policy, KILL)
-    for _ in range(10):
+    for _ in range(5):
         event = data.draw(strategies.events(policy))
         ret = space.value(space.at(function, point_of(event)))
         assert ret == bpf.ret(evaluate(policy, event)), event

@@ -122,7 +122,7 @@ def random_program(source: random.Random, length: int, codes: list[int] = CODES)
         k = source.choice([0, 1, 3, 31, 0x80000000, 0xFFFFFFFF, source.getrandbits(32)])
         jt = jf = 0
         if code == bpf.LD | bpf.ABS:
-            k = 4 * source.randrange(16)
+            k = 4 * source.choice([0, 1, *range(4, 16)])  # not the instruction pointer, which no caller chooses
         elif code in (bpf.LD | bpf.MEM, bpf.LDX | bpf.MEM, bpf.ST, bpf.STX):
             k = source.randrange(3)
         elif code in (bpf.ALU | bpf.LSH | bpf.K, bpf.ALU | bpf.RSH | bpf.K):

@@ -237,7 +237,7 @@ def test_random_policies_are_what_the_interpreter_runs(data: st.DataObject) -> N
     policy = data.draw(strategies.policies())
     report = data.draw(st.booleans())
     program = compiled(policy, report)
-    for _ in range(10):
+    for _ in range(5):
         one = data.draw(strategies.events(policy))
         verdict = bpf.action(bpf.run(program, one))
         arch = Arch.from_audit(one.arch)

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policygen.document import parse
 from policygen.evaluate import holds
 from policygen.fold import Folder
 from policygen.generalise import TREATMENT, Generalised, Widening, generalise
 from policygen.minimise import minimise
-from policygen.model import Always, Condition, Entry, Operator, Or
-from policygen.naming import format_entry
+from policygen.model import Always, Condition, Expression, Operator, Or
+from policygen.normal import normal_expression
 from policygen.observation import Observation
 from policygen.rule import Flags, Rule, expression, join, join_all, read
 from tracer.abi import Arch, Event, Kind, constants, table
@@ -50,31 +51,34 @@ def generalised(*texts: str, **options: bool) -> Generalised:
     return generalise(observe(*texts), CALLS, **options)
 
 
-def entry(found: Generalised, name: str) -> str:
-    """The entry as a policy has it."""
+def entry(found: Generalised, name: str) -> Expression:
+    """The expression of a policy's entry."""
     syscall = CALLS.by_name[name]
     parts = minimise([expression(rule, syscall.arguments) for rule in found.rules], syscall.arguments)
-    lines = format_entry(ARCH, syscall.number, Entry(parts[0] if len(parts) == 1 else Or(parts))).splitlines()
-    first, *rest = [line.removeprefix(f"{name}:").strip().removeprefix("|| ") for line in lines]
-    return "\n".join(sorted([first, *rest]))
+    return normal_expression(ARCH, syscall.number, Or(parts))
+
+
+def written(name: str, text: str) -> Expression:
+    """The expression that a text is."""
+    return parse(f"callfence 1\n{name}: {text}\n").policy.entries[ARCH][CALLS.by_name[name].number].expression
 
 
 @pytest.mark.parametrize(
     ("events", "allowed"),
     [
         # selectors: exactly those seen, jointly
-        (["ioctl 1 TCGETS 0x1000", "ioctl 2 TCGETS 0x2000", "ioctl 1 FIONBIO 1"], "cmd == FIONBIO\ncmd == TCGETS"),
+        (["ioctl 1 TCGETS 0x1000", "ioctl 2 TCGETS 0x2000", "ioctl 1 FIONBIO 1"], "cmd == FIONBIO || cmd == TCGETS"),
         (["ioctl 1 TCGETS|0xdead00000000 0"], "cmd == TCGETS"),
         (
             ["socket AF_INET SOCK_STREAM IPPROTO_IP", "socket AF_UNIX SOCK_DGRAM 0"],
-            "family == AF_INET && type == SOCK_STREAM && protocol == IPPROTO_IP\n"
+            "family == AF_INET && type == SOCK_STREAM && protocol == IPPROTO_IP || "
             "family == AF_UNIX && type == SOCK_DGRAM && protocol == 0",
         ),
         (
             ["setsockopt 3 SOL_SOCKET SO_REUSEADDR 0x1000 4", "setsockopt 3 SOL_TCP TCP_NODELAY 0x1000 4"],
-            "level == SOL_SOCKET && optname == SO_REUSEADDR\nlevel == SOL_TCP && optname == TCP_NODELAY",
+            "level == SOL_SOCKET && optname == SO_REUSEADDR || level == SOL_TCP && optname == TCP_NODELAY",
         ),
-        (["kill 4711 SIGTERM", "kill 4712 SIGTERM", "kill 4711 0"], "sig == 0\nsig == SIGTERM"),
+        (["kill 4711 SIGTERM", "kill 4712 SIGTERM", "kill 4711 0"], "sig == 0 || sig == SIGTERM"),
         # a command and the argument that it gives a meaning to
         (["fcntl 3 F_GETFD 0xbeef", "fcntl 3 F_GETFD 0xdead"], "cmd == F_GETFD"),
         (["fcntl 3 F_SETLK 0x7fff0000"], "cmd == F_SETLK"),
@@ -82,7 +86,7 @@ def entry(found: Generalised, name: str) -> str:
         # protection: the combinations, never their union
         (
             ["mprotect 0 4096 PROT_READ|PROT_WRITE", "mprotect 0 4096 PROT_READ|PROT_EXEC"],
-            "prot == PROT_READ|PROT_EXEC\nprot == PROT_READ|PROT_WRITE",
+            "prot == PROT_READ|PROT_EXEC || prot == PROT_READ|PROT_WRITE",
         ),
         (
             [
@@ -90,7 +94,7 @@ def entry(found: Generalised, name: str) -> str:
                 "mmap 0 4096 PROT_READ|PROT_WRITE MAP_PRIVATE|MAP_ANONYMOUS -1 0",
                 "mmap 0 8192 PROT_READ|PROT_WRITE MAP_PRIVATE|MAP_FIXED 3 4096",
             ],
-            "prot == PROT_READ && flags == MAP_PRIVATE\n"
+            "prot == PROT_READ && flags == MAP_PRIVATE || "
             "prot == PROT_READ|PROT_WRITE && flags in MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS",
         ),
         # other flags: the union; a single value as it is
@@ -107,8 +111,8 @@ def entry(found: Generalised, name: str) -> str:
                 "openat 5 0x1000 O_WRONLY|O_CREAT|O_APPEND 0o600",
                 "openat 5 0x1000 O_RDWR",
             ],
-            "flags & O_ACCMODE == O_RDONLY && flags in O_NONBLOCK|O_CLOEXEC\n"
-            "flags & O_ACCMODE == O_WRONLY && flags in O_WRONLY|O_CREAT|O_TRUNC|O_APPEND && mode & 07000 == 0\n"
+            "flags & O_ACCMODE == O_RDONLY && flags in O_NONBLOCK|O_CLOEXEC || "
+            "flags & O_ACCMODE == O_WRONLY && flags in O_WRONLY|O_CREAT|O_TRUNC|O_APPEND && mode & 07000 == 0 || "
             "flags == O_RDWR",
         ),
         (["chmod 0x1000 0o644", "chmod 0x1000 0o600"], "mode & 07000 == 0"),
@@ -116,7 +120,7 @@ def entry(found: Generalised, name: str) -> str:
         # clocks: a negative one is a process's or a descriptor's
         (
             ["clock_nanosleep CLOCK_MONOTONIC TIMER_ABSTIME 0x1000 0", "clock_nanosleep -46 0 0x1000 0"],
-            "which_clock < 0 && flags == 0\nwhich_clock == CLOCK_MONOTONIC && flags == TIMER_ABSTIME",
+            "which_clock < 0 && flags == 0 || which_clock == CLOCK_MONOTONIC && flags == TIMER_ABSTIME",
         ),
         # everything else is free
         (["read 3 0x1000 1", "read 4 0x2000 2"], "allow"),
@@ -126,7 +130,8 @@ def entry(found: Generalised, name: str) -> str:
     ],
 )
 def test_what_is_allowed(events: list[str], allowed: str) -> None:
-    assert entry(generalised(*events), events[0].split()[0]) == allowed
+    name = events[0].split()[0]
+    assert entry(generalised(*events), name) == written(name, allowed)
 
 
 def test_every_kind_is_treated() -> None:
@@ -138,7 +143,7 @@ def test_every_kind_is_treated() -> None:
 
 def test_names_only() -> None:
     found = generalised("socket AF_INET SOCK_STREAM 0", "socket AF_UNIX SOCK_STREAM 0", names_only=True)
-    assert entry(found, "socket") == "allow"
+    assert entry(found, "socket") == Always(True)
     assert [(w.widening, w.index, times) for w, times in found.widenings.items()] == [(Widening.NAMES, -1, 2)]
 
 
@@ -156,7 +161,7 @@ def test_widenings_are_named_and_counted() -> None:
     assert widenings("unlink 0x1000") == {}
 
 
-def tight(*seen: tuple[str, tuple[int, ...]], runs: int = 3) -> str:
+def tight(*seen: tuple[str, tuple[int, ...]], runs: int = 3) -> Expression:
     observations = []
     for text, columns in seen:
         (one,) = observe(text)
@@ -180,7 +185,7 @@ def tight(*seen: tuple[str, tuple[int, ...]], runs: int = 3) -> str:
     ],
 )
 def test_tight_needs_evidence(seen: list[tuple[str, tuple[int, ...]]], allowed: str) -> None:
-    assert tight(*seen) == allowed
+    assert tight(*seen) == written(seen[0][0].split()[0], allowed)
 
 
 # The algebra

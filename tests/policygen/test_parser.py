@@ -219,9 +219,9 @@ BIG = 100_000
         pytest.param("include " + "a " * 10 * BIG, id="include"),
         pytest.param("read: fd in {" + ",".join(map(str, range(BIG))) + "}", id="set"),
         pytest.param("openat: flags == " + "|".join(["O_CREAT"] * BIG), id="value"),
-        pytest.param("read: " + " || ".join(f"fd == {n}" for n in range(BIG // 4)), id="line of alternatives"),
-        pytest.param("read: " + "\n|| # c\n".join(f"fd == {n} # c" for n in range(BIG // 4)), id="commented"),
-        pytest.param("a: b\n" * BIG, id="mistakes"),
+        pytest.param("read: " + " || ".join(f"fd == {n}" for n in range(BIG // 8)), id="line of alternatives"),
+        pytest.param("read: " + "\n|| # c\n".join(f"fd == {n} # c" for n in range(BIG // 8)), id="commented"),
+        pytest.param("read: allow # b\n" * BIG, id="mistakes"),
     ],
 )
 def test_time_is_linear(text: str) -> None:
@@ -235,9 +235,8 @@ def test_time_is_linear(text: str) -> None:
 
 
 def test_a_hundred_thousand_rules() -> None:
-    rules = [f"cmd == {n} && arg == {n * 7}" for n in range(BIG)]
     start = time.process_time()
-    document = parse("ioctl: " + "\n|| ".join(rules))
+    document = parse("read: " + "\n|| ".join(f"fd == {n}" for n in range(BIG)))
     assert len(document.text().splitlines()) == BIG + 6 + 1
     assert time.process_time() - start < 60
 

@@ -1,45 +1,46 @@
-"""The kernel's constants by name and by value: constants.tsv, parsed when it is first asked for.
+"""The kernel's constants by name and by value, from constants.tsv, of which only the part that is asked for is parsed.
 
-A family is the set of constants that one argument takes its values from.  Some families are enumerations, others sets of
-bits, and many are both: `open`'s flags have an access mode in their low two bits.  The mask of each constant says so, and
-formatting and parsing need no other distinction.
+A family is the set of constants that one argument takes its values from.  Some families are enumerations, others sets
+of bits, and many are both: `open`'s flags have an access mode in their low two bits.  The mask of each constant says
+so, and formatting needs no other distinction.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
-
-from tracer.abi.model import Arch
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from tracer.abi.model import Arch
 
 _WHOLE = ~0
-_DECIMAL = 0x1000
-"""Where a family's values are all below this, an unknown one is more readable in decimal (an errno, a descriptor)."""
+_SMALL = 0x1000
+"""An enumeration whose values are all below this is one of small numbers, which are most readable in decimal."""
+_PATTERN = 8
+"""A value with more unknown bits than this is no set of flags: `personality(0xffffffff)` asks, it sets nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(NamedTuple):
     """One name of one family, on one architecture."""
 
     name: str
     value: int
-    """As the C expression has it, 64 bits signed; bit patterns are not negative."""
+    """As the argument holds it; negative only in enumerations of signed arguments (AT_FDCWD)."""
     mask: int
-    """The bits of the field whose value it is (~0: of the whole argument), or 0: its bits can be combined with others'."""
+    """The bits of the field whose value it is (~0: the whole argument), or 0 if its bits can be combined."""
 
 
 class Family:
-    """The constants of one argument, on one architecture.  Of several names for one value the first is the canonical one."""
+    """The constants of one argument, on one architecture.  Of several names for one value the first is canonical."""
 
-    __slots__ = ("_bits", "_fields", "_masks", "_names", "_order", "_unknown", "_values")
+    __slots__ = ("_bits", "_fields", "_masks", "_names", "_number", "_order", "_values")
 
-    def __init__(self, constants: tuple[Constant, ...]) -> None:
+    def __init__(self, constants: Sequence[Constant], *, octal: bool = False) -> None:
+        """`octal`: what has no name is written in octal, as the modes of files are."""
         self._values = MappingProxyType({constant.name: constant.value for constant in constants})
         self._masks = {constant.name: constant.mask for constant in constants}
         self._order = {name: index for index, name in enumerate(self._values)}
@@ -49,13 +50,13 @@ class Family:
             self._names.setdefault(constant.value, constant.name)
             if constant.mask:
                 fields.setdefault(constant.mask, {}).setdefault(constant.value, constant.name)
-        # The wider field first: the one that knows all its bits together says most.
+        # The widest field first: a name for all its bits together says most.
         self._fields = sorted(fields.items(), key=lambda item: -(item[0] & (1 << 64) - 1).bit_count())
-        # The constants with most bits first, and those of as many bits in the table's order.
-        bits = {constant.value: constant.name for constant in reversed(constants) if not constant.mask and constant.value}
+        bits = {value: name for name, value, mask in reversed(constants) if value and not mask}
+        # The constants of most bits first, for the same reason.
         self._bits = sorted(bits.items(), key=lambda item: (-item[0].bit_count(), self._order[item[1]]))
-        decimal = all(constant.mask == _WHOLE and constant.value < _DECIMAL for constant in constants)
-        self._unknown = "{}" if decimal else "{:#x}"
+        small = all(constant.mask == _WHOLE and constant.value < _SMALL for constant in constants)
+        self._number = "0{:o}" if octal else "{}" if small else "{:#x}"
 
     @property
     def names(self) -> Mapping[str, int]:
@@ -67,7 +68,7 @@ class Family:
         return self._values.get(name)
 
     def mask(self, name: str) -> int:
-        """The bits of the field whose value a name of this family is, as `Constant.mask`."""
+        """The field whose value a name of this family is, as in `Constant.mask`; raises KeyError for other names."""
         return self._masks[name]
 
     def name(self, value: int) -> str | None:
@@ -75,79 +76,93 @@ class Family:
         return self._names.get(value)
 
     def format(self, value: int) -> str:
-        """The value as names joined by `|`, what has no name as one number: the OR of all parts is the value.
+        """A value as names joined by `|` in the table's order, what has no name as one number; their OR is the value.
 
-        Fields come first (the access mode of open's flags, the signal of clone's), then bits in the table's order.
+        A field that is zero is named too if its zero has a name: O_RDONLY|O_CREAT.
         """
-        parts: list[str] = []
+        return self._format(value, zeros=True)
+
+    def format_bits(self, bits: int) -> str:
+        """A mask in the same form, in which a zero means nothing: O_CREAT, not O_RDONLY|O_CREAT."""
+        return self._format(bits, zeros=False)
+
+    def _format(self, value: int, *, zeros: bool) -> str:
+        names: list[str] = []
         rest = value
         for mask, members in self._fields:
-            if (name := members.get(rest & mask)) is not None and (mask & rest or not parts):
-                parts.append(name)
+            part = rest & mask
+            if (name := members.get(part)) and (part or zeros):
+                names.append(name)
                 rest &= ~mask
                 if mask == _WHOLE:
                     return name
-        if rest >= 0:
-            named = []
-            for bits, name in self._bits:
-                if rest & bits == bits:
-                    named.append(name)
-                    rest &= ~bits
-            parts += sorted(named, key=self._order.__getitem__)
         if rest < 0:
             return str(value)
+        for bits, name in self._bits:
+            if rest & bits == bits:
+                names.append(name)
+                rest &= ~bits
+        if rest.bit_count() > _PATTERN:
+            return self._number.format(value)
+        names.sort(key=self._order.__getitem__)
         if rest:
-            parts.append(self._unknown.format(rest))
-        return "|".join(parts) or self._names.get(0, "0")
+            names.append(self._number.format(rest))
+        return "|".join(names) or (zeros and self._names.get(0)) or "0"
 
 
 def value(name: str, arch: Arch) -> int | None:
-    """The value of a constant of any family, or None if no family has that name on the architecture."""
-    return _all(arch).get(name)
+    """The value of a constant of whichever family, or None if the architecture has none of that name.
+
+    A name has the same value in every family that has it.
+    """
+    text = _text()
+    at = text.find(f"\t{name}\t")
+    if at < 0 or not name.isidentifier():
+        return None
+    return _value(text[at + 1 : text.index("\n", at)].split("\t")[1:], arch)
 
 
 @cache
 def family(name: str, arch: Arch) -> Family:
     """The family of that name; raises KeyError if there is none, which is an error in our tables."""
-    return Family(tuple(_constant(row, arch) for row in _rows()[name] if _text(row, arch) != "-"))
+    rows = list(_rows(name))
+    valued = ((row, _value(row[1:], arch)) for row in rows)
+    constants = [Constant(row[0], number, _mask(row[2])) for row, number in valued if number is not None]
+    return Family(constants, octal=any(row[2].startswith("0o") for row in rows))
 
 
 def families() -> tuple[str, ...]:
     """The names of all families, in the table's order."""
-    return tuple(_rows())
+    names = (line.partition("\t")[0] for line in _text().splitlines() if not line.startswith("#"))
+    return tuple(dict.fromkeys(names))[1:]  # the first row is the heading
 
 
 @cache
-def _all(arch: Arch) -> dict[str, int]:
-    rows = (row for members in _rows().values() for row in members)
-    return {row[1]: int(text, 0) for row in rows if (text := _text(row, arch)) != "-"}
+def _text() -> str:
+    return Path(__file__).with_name("constants.tsv").read_text(encoding="ascii")
 
 
-@cache
-def _rows() -> dict[str, list[list[str]]]:
-    """The lines of the table by family, split into columns and no further: most are never asked for."""
-    text = files("tracer.abi").joinpath("constants.tsv").read_text(encoding="ascii")
-    rows: dict[str, list[list[str]]] = {}
-    for line in text.splitlines():
-        if not line.startswith(("#", "family\t")):
-            columns = line.split("\t")
-            rows.setdefault(columns[0], []).append(columns)
-    return rows
-
-
-def _constant(row: list[str], arch: Arch) -> Constant:
-    return Constant(row[1], int(_text(row, arch), 0), _mask(row[3]))
+def _rows(name: str) -> Iterator[list[str]]:
+    """The columns of a family's rows, which stand together, without its name."""
+    text = _text()
+    start = f"\n{name}\t"
+    at = text.find(start)
+    if at < 0:
+        raise KeyError(name)
+    while text.startswith(start, at):
+        end = text.index("\n", at + 1)
+        yield text[at + len(start) : end].split("\t")
+        at = end
 
 
 def _mask(text: str) -> int:
     return ~int(text[1:], 0) if text.startswith("~") else int(text or "0", 0)
 
 
-def _text(row: list[str], arch: Arch) -> str:
-    """The column of the value, or what replaces it on the architecture; `-` if it has no such constant."""
-    if len(row) > 5:
-        for word in row[5].split():
-            name, _, text = word.partition("=")
-            if name == arch.value:
-                return text
-    return row[2]
+def _value(columns: Sequence[str], arch: Arch) -> int | None:
+    """The value on an architecture, from the columns after the name: value, mask, header, others."""
+    text = columns[0]
+    for other in columns[3].split() if len(columns) > 3 else ():
+        if other.startswith(f"{arch}="):
+            text = other.removeprefix(f"{arch}=")
+    return None if text == "-" else int(text, 0)

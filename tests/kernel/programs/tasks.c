@@ -66,7 +66,7 @@ static void registers_kept(void) {
 
 static void vfork_waits(void) {
     static volatile int step;
-    for (int i = 0; i < 20; i++) {
+    for (volatile int i = 0; i < 20; i++) {
         step = 0;
         pid_t pid = vfork();
         if (pid == 0) {
@@ -243,19 +243,19 @@ static void *exec_again(void *test) {
     static char pid[16];
     snprintf(pid, sizeof pid, "%d", getpid());
     pause_ms(5);
-    execl("/proc/self/exe", "tasks", (char *)test, pid, NULL);
+    execl(arguments[0], arguments[0], (char *)test, pid, NULL);
     CHECK(!"exec");
     return NULL;
 }
 
-static void *busy(void *unused) {
+__attribute__((noreturn)) static void *busy(void *unused) {
     (void)unused;
     while (1) {
         getppid();
     }
 }
 
-static void *asleep(void *unused) {
+__attribute__((noreturn)) static void *asleep(void *unused) {
     (void)unused;
     while (1) {
         pause();
@@ -389,7 +389,7 @@ static void killed_while_stopped(void) {
 
 static volatile long *progress;
 
-static void *count_up(void *unused) {
+__attribute__((noreturn)) static void *count_up(void *unused) {
     (void)unused;
     while (1) {
         __atomic_add_fetch(progress, 1, __ATOMIC_RELAXED);

@@ -1,0 +1,194 @@
+"""The command line: options, messages, statuses."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+ALLOW = "default allow\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more"),
+        (("--",), "no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more"),
+        (("--unknown", "true"), "unknown option --unknown: options of the program come after its name"),
+        (("-x",), "unknown option -x: `enforce --help` lists them"),
+        (("-p",), "-p needs a value; `enforce --help` says which"),
+        (("--arm", "later", "true"), "--arm later: must be now, exec or entry"),
+        (("--arm=", "true"), "--arm : must be now, exec or entry"),
+        (
+            ("--audit", "--quiet-kernel", "true"),
+            "--audit needs the helper process that --quiet-kernel goes without: give one of the two",
+        ),
+        (
+            ("--quiet-kernel", "--log", "file", "true"),
+            "--log needs the helper process that --quiet-kernel goes without: give one of the two",
+        ),
+        (
+            ("true",),
+            "the policy true.policy cannot be read: No such file or directory; `learn` writes one, -p names another",
+        ),
+        (("-p", ".", "true"), "the policy . cannot be read: Is a directory"),
+    ],
+)
+def test_mistakes(arguments, message, place):
+    done = place.enforce(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (125, "", f"enforce: {message}\n")
+
+
+def test_help_and_version(place):
+    from callfence import __version__
+
+    done = place.enforce("--help")
+    assert done.stdout.startswith("usage: enforce [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    for option in ("--policy", "--arm", "--log", "--audit", "--quiet-kernel", "--version", "--help"):
+        assert option in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120
+    assert place.enforce("-V").stdout == f"enforce {__version__}\n"
+
+
+def test_options_end_at_the_program(place):
+    place.policy(ALLOW, "echo.policy")
+    assert place.enforce("echo", "-p", "--audit").stdout == "-p --audit\n"
+    assert place.enforce("--", "echo", "--", "a").stdout == "-- a\n"
+
+
+def test_the_policy_is_named_after_the_program(place):
+    place.policy(ALLOW, "echo.policy")
+    assert place.enforce("/bin/echo", "found").stdout == "found\n"
+    for option in (("-p", "x y"), ("-px y",), ("--policy", "x y"), ("--policy=x y",)):
+        place.policy(ALLOW, "x y")
+        assert place.enforce(*option, "/bin/true").returncode == 0
+
+
+def test_a_wrong_policy_is_shown_where_it_is_wrong(place):
+    place.policy("callfence 1\nreed: allow\n", "true.policy")
+    done = place.enforce("true")
+    assert (done.returncode, done.stdout) == (125, "")
+    first, line, carets, *_ = done.stderr.splitlines()
+    assert first.startswith("enforce: true.policy:2:1: ")
+    assert (line, carets) == ("  reed: allow", "  ^^^^")
+
+
+def test_includes_are_part_of_the_policy(place):
+    (place.folder / "below").mkdir()
+    place.policy("default errno EACCES\ninclude below/b.policy\n")
+    place.policy("include c.policy\nread: allow\n", "below/b.policy")
+    place.policy("write: allow\nexit_group: allow\n", "below/c.policy")
+    assert place.enforce(place.calls(), "39").stdout == "-13\n"
+    place.policy("write: allow\nexit_group: allow\ngetpid: allow\n", "below/c.policy")
+    done = place.enforce(place.calls(), "39", "102")
+    assert done.stdout.splitlines()[1] == "-13"
+    assert int(done.stdout.splitlines()[0]) > 1
+    (place.folder / "below/c.policy").unlink()
+    done = place.enforce(place.calls(), "39")
+    assert done.returncode == 125
+    assert "below/c.policy cannot be read: No such file or directory" in done.stderr
+
+
+def program(folder, name, content, mode=0o755):
+    (folder / name).write_bytes(content)
+    (folder / name).chmod(mode)
+
+
+@pytest.mark.parametrize("arm", ["now", "exec", "entry"])
+def test_programs_that_cannot_be_executed(arm, place):
+    program(place.folder, "plain", b"#!/bin/sh\n", 0o644)
+    program(place.folder, "orphan", b"#!/no/such/interpreter\n")
+    (place.folder / "folder").mkdir()
+    place.policy(ALLOW)
+    for name, status, message in (
+        ("./missing", 127, "./missing: not found"),
+        ("no-such-program", 127, "no-such-program: not found"),
+        ("", 127, "'': not found"),
+        ("plain/below", 127, "plain/below: not found"),
+        ("./plain", 126, "./plain: Permission denied"),
+        ("./folder", 126, "./folder: is a directory"),
+        ("./orphan", 127, "./orphan: the interpreter that it names was not found"),
+    ):
+        done = place.enforce("--arm", arm, "-p", "calls.policy", name)
+        assert (done.returncode, done.stdout, done.stderr) == (status, "", f"enforce: {message}\n")
+
+
+@pytest.mark.parametrize("arm", ["now", "exec", "entry"])
+def test_programs_are_found_and_run_as_by_execvp(arm, place):
+    """Along PATH, past what cannot be executed; without a #! line by the shell."""
+    for folder in ("one", "two"):
+        (place.folder / folder).mkdir()
+    program(place.folder / "one", "tool", b"echo wrong\n", 0o644)
+    program(place.folder / "two", "tool", b'echo "$0 $*"\n')
+    place.environment["PATH"] = f"one:two:{os.environ['PATH']}"
+    place.policy(ALLOW, "tool.policy")
+    done = place.enforce("--arm", arm, "tool", "a b")
+    assert (done.stdout, done.stderr, done.returncode) == ("two/tool a b\n", "", 0)
+    program(place.folder, "tool", b'#!/bin/echo option\n')
+    place.environment["PATH"] = f":{os.environ['PATH']}"
+    assert place.enforce("--arm", arm, "tool", "a").stdout == "option tool a\n"
+
+
+def test_a_program_that_cannot_be_read(place):
+    """Its memory cannot be written, so the filter cannot be put into it at the execve."""
+    if os.getuid() != 0:
+        pytest.skip("needs root to become another user")
+    target = place.calls()
+    (place.folder / "calls").chmod(0o111)
+    place.policy("default errno EACCES\nwrite: allow\nexit_group: allow\nexecve: allow\n")
+    for folder in (place.folder, *place.folder.parents):
+        if not folder.stat().st_mode & 1:
+            pytest.skip("another user cannot come here")
+    nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+    usable = place.enforce("--version", under=nobody)
+    if usable.returncode:
+        pytest.skip("another user cannot read this installation")
+    done = place.enforce(target, "39", under=nobody)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("enforce: ./calls cannot be read, so it cannot be armed at its execve")
+    assert place.enforce("--arm", "now", target, "39", under=nobody).stdout == "-13\n"
+
+
+def test_lost_privilege_is_mentioned(place):
+    if os.getuid() != 0:
+        pytest.skip("needs root to make a set-user-ID program")
+    place.policy("write: allow\nexit_group: allow\n")
+    target = place.calls()
+    os.chown(place.folder / "calls", 65534, 65534)
+    (place.folder / "calls").chmod(0o4755)
+    done = place.enforce(target)
+    assert done.returncode == 9
+    assert done.stderr == "enforce: ./calls runs without the privilege of its set-id bits or capabilities (no_new_privs)\n"
+
+
+def test_an_earlier_arming_wins(place):
+    """Of several policies; the option decides against all."""
+    place.policy("arm entry\nwrite: allow\nexit_group: allow\n", "a.policy")
+    place.policy("arm now\nwrite: allow\nexit_group: allow\n", "b.policy")
+    both = ("-p", "a.policy", "-p", "b.policy", place.calls())
+    assert "denied execve(" in place.enforce(*both).stderr
+    assert place.enforce("--arm", "exec", *both).returncode == 9
+
+
+def test_enforce_within_enforce(place):
+    """A chain of filters has one listener; without reports any number can be stacked."""
+    place.policy(ALLOW)
+    inner = (*place.command, "-p", "calls.policy")
+    done = place.enforce("-p", "calls.policy", *inner, place.calls())
+    assert done.returncode == 125
+    assert "another filter has a listener already" in done.stderr
+    done = place.enforce("-p", "calls.policy", *inner, "--quiet-kernel", place.calls())
+    assert (done.returncode, done.stderr) == (9, "")
+
+
+def test_a_process_limit(place):
+    if os.getuid() != 0:
+        pytest.skip("needs root to become another user")
+    place.policy(ALLOW)
+    shell = 'ulimit -u 1; exec "$@"'
+    under = ("setpriv", "--reuid", "64321", "--clear-groups", "sh", "-c", shell, "sh")
+    if place.enforce("--version", under=under).returncode:
+        pytest.skip("another user cannot read this installation")
+    done = place.enforce(place.calls(), under=under)
+    assert (done.returncode, done.stderr) == (125, "enforce: clone: Resource temporarily unavailable\n")
