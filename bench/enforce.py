@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from harness import ENFORCE, LEARN, Spread, Words, alternate, run, scratch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TITLE = "enforce"
 STARTS = 20

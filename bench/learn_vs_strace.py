@@ -1,6 +1,7 @@
 """What learn costs against `strace -f -o /dev/null`, on the same workload in the same run.
 
-The *extra* of a side is its wall time less the native one; learn's start, its checks and the writing of the policy count.
+The *extra* of a side is its wall time less the native one; learn's start, its checks and its writing of the policy
+count as well.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import re
 import shutil
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import LEARN, Words, alternate, run, scratch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 TITLE = "learn against strace"
 ROUNDS = 5
@@ -55,7 +59,8 @@ WORKLOADS = (
     Workload(
         "8 threads that hand over a lock (python3)",
         (
-            "python3", "-c",
+            "python3",
+            "-c",
             "import threading as t\n"
             "a = [t.Semaphore(0) for _ in range(8)]\n"
             "def turn(n):\n"
@@ -64,8 +69,11 @@ WORKLOADS = (
             "[i.start() for i in x]; a[0].release(); [i.join() for i in x]",
         ),
     ),
-    Workload("60 compilations (cc)", shell("i=0; while [ $i -lt 60 ]; do echo 'int f;' | cc -c -x c - -o o.o; i=$((i+1)); "
-                                          "done"), ("cc",)),
+    Workload(
+        "60 compilations (cc)",
+        shell("i=0; while [ $i -lt 60 ]; do echo 'int f;' | cc -c -x c - -o o.o; i=$((i+1)); done"),
+        ("cc",),
+    ),
 )
 
 

@@ -16,7 +16,12 @@ COMMANDS: Final = {
     "doctor": "say what works on this machine, and what to do about the rest",
 }
 
-USAGE: Final = "usage: callfence COMMAND [ARGUMENT ...]\n\n{}\n\n`callfence COMMAND --help` says more.  -V prints the version."
+USAGE: Final = """\
+usage: callfence COMMAND [ARGUMENT ...]
+
+{}
+
+`callfence COMMAND --help` says more.  -V prints the version."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -64,13 +64,14 @@ def _modules() -> Finding:
 
 
 def _libseccomp() -> Finding:
-    from policygen.libseccomp import version
-    from policygen.model import CompileError
+    from policygen.compile import CompileError, compile_policy
+    from policygen.document import parse
 
     try:
-        return Finding(True, f"libseccomp {'.'.join(map(str, version()))} compiles policies")
+        compile_policy(parse("read: fd == 0\n").policy)
     except CompileError as error:
         return Finding(False, "libseccomp compiles policies", str(error))
+    return Finding(True, "libseccomp compiles policies, and what it writes is proved")
 
 
 def _actions() -> Finding:
@@ -116,7 +117,7 @@ def _probe(command: str, what: str, advice: str) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         policy = Path(folder, "true.policy")
         policy.write_text("default allow\n")
-        arguments = ["-q", "--fresh", "-o", policy] if command == "learn" else ["-p", policy]
+        arguments = ["-q", "--fresh", "-o", str(policy)] if command == "learn" else ["-p", str(policy)]
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "callfence", command, *arguments, "true"],

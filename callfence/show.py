@@ -7,7 +7,7 @@ import sys
 
 from policygen import bpf
 from policygen.compile import CompileError, compile_policy
-from policygen.document import PolicyError, new_document, parse_file
+from policygen.document import PolicyError, parse_file
 
 
 def main(arguments: list[str]) -> int:

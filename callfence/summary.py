@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from policygen.confidence import Confidence
     from policygen.document import Document
-    from policygen.generate import Generated
+    from policygen.generate import Generated, New
     from policygen.model import Expression, Policy
     from policygen.recording import Recording, Run
 
@@ -111,11 +111,15 @@ def _news(learned: Learned) -> list[str]:
     lines = [
         f"+ {line}"
         for new in learned.generated.new
-        for line in format_entry(new.arch, new.number, Entry(normal_expression(new.arch, new.number, Or(new.alternatives)))).splitlines()
+        for line in format_entry(new.arch, new.number, _added(new)).splitlines()
     ]
     if len(lines) > MANY_NEW:
         lines[MANY_NEW:] = [f"... and {len(lines) - MANY_NEW} lines more"]
     return lines
+
+
+def _added(new: New) -> Entry:
+    return Entry(normal_expression(new.arch, new.number, Or(new.alternatives)), new.entry.action)
 
 
 def _sureness(sure: Confidence) -> str:

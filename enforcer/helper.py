@@ -59,10 +59,10 @@ def confine(
         os._exit(0)  # the program has gone
     pidfd = -1
     try:
-        arm.seize(program)
         if reporter:
             pidfd = kernel.pidfd_open(program)
             arm.probe_listener(pidfd)
+        arm.seize(program)
     except OSError as error:
         os.write(answers, f"{error.filename}: {error.strerror}".encode())
         os._exit(0)

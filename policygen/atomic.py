@@ -46,6 +46,8 @@ def check_writable(path: Path) -> None:
     _replaceable(path)
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OSError(errno.EACCES, "is a folder that cannot be written to", str(path.parent))
+    if os.statvfs(path.parent).f_flag & os.ST_RDONLY:  # root may do anything, but not this
+        raise OSError(errno.EROFS, "is on a read-only file system", str(path.parent))
 
 
 @contextmanager
@@ -80,15 +82,6 @@ def _is_current(descriptor: int, name: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), name.lstat())
     except FileNotFoundError:
         return False
-
-
-def check_writable(path: Path) -> None:
-    """Whether `write` would succeed, as far as that can be known before.  Raises OSError."""
-    _replaceable(path)
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OSError(errno.EACCES, "is a folder that may not be written to", str(path.parent))
-    if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
-        raise OSError(errno.EROFS, "is on a read-only file system", str(path.parent))
 
 
 def _replaceable(path: Path) -> int | None:

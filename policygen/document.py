@@ -36,6 +36,11 @@ class Document:
         """The canonical form, comments kept.  Reading it gives an equal document."""
         return print_policy(self.policy, self.layout)
 
+    def inlined(self) -> Document:
+        """The same with the entries of included files written out, so that it stands by itself."""
+        sections = {arch: replace(section, includes=()) for arch, section in self.layout.sections.items()}
+        return Document(self.policy, replace(self.layout, sections=sections))
+
     def with_policy(self, policy: Policy, notes: Notes | None = None) -> Document:
         """The same text saying something else.
 

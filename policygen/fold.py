@@ -84,7 +84,7 @@ class Folder:
         return slot
 
     def __len__(self) -> int:
-        """How many observations there are until now."""
+        """How many observations there are until now; may be asked by another thread."""
         return sum(map(len, list(self._slots.values())))
 
     def observations(self) -> tuple[Observation, ...]:
@@ -95,10 +95,6 @@ class Folder:
             for (executable, arguments), (count, site, example) in slots.items()
         ]
         return tuple(sorted(found, key=lambda observation: observation.order))
-
-    def __len__(self) -> int:
-        """How many observations there are until now."""
-        return sum(map(len, self._slots.values()))
 
     def _mask(self, arch: int, number: int) -> int:
         mask = _NUMBER

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from policygen.compile import compile_policy
 from policygen.document import Document, new_document
+from policygen.evaluate import evaluate
 from policygen.extend import DEFAULTS, Extended, Options, extend
 from policygen.floor import ARMED_BEFORE, CLONE_THREAD, FLOOR, FUTEX_OPERATIONS, OPAQUE, THREADS, VISIBLE_NO_MORE
 from policygen.generalise import Widened, Widening
+from policygen.known import permits
 from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy
-from policygen.naming import format_entry
 from policygen.observation import Observation, kept
 from policygen.replay import replay
 from tracer.abi import X32_BIT, Arch, Event, constants, table
@@ -71,7 +72,7 @@ def generate(
     old = existing.policy if existing else Policy({})
     placed, gaps = _placed(observations)
     start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
-    placed = _with_companions(placed)
+    placed = _with_waits(placed, start)
     extended = {
         (arch, number): extend(start.entries[arch].get(number), start.default, seen, table(arch), options)
         for (arch, number), seen in placed.items()
@@ -94,11 +95,12 @@ def generate(
     )
 
 
-def _placed(
-    observations: Iterable[Observation],
-) -> tuple[dict[tuple[Arch, int], tuple[Observation, ...]], list[str]]:
+Placed = dict[tuple[Arch, int], tuple[Observation, ...]]
+
+
+def _placed(observations: Iterable[Observation]) -> tuple[Placed, list[str]]:
     """The observations of each call that a policy can name, in the order of architecture and name, and the others."""
-    placed: dict[tuple[Arch, int], tuple[Observation, ...]] = {}
+    placed: Placed = {}
     gaps = []
     ordered = sorted(observations, key=lambda seen: seen.order)
     for (audit, number), seen in groupby(ordered, key=lambda seen: (seen.arch, seen.number)):
@@ -111,23 +113,33 @@ def _placed(
     return dict(sorted(placed.items(), key=lambda item: (order.index(item[0][0]), _name(*item[0])))), gaps
 
 
-Placed = dict[tuple[Arch, int], tuple[Observation, ...]]
+def _with_waits(placed: Placed, policy: Policy) -> Placed:
+    """With every way in which threads may wait for one another, where the program has threads that do.
 
-
-def _with_companions(placed: Placed) -> Placed:
-    """With every way in which threads may wait for one another, where the program has threads that do."""
+    Not if the policy allows all that was seen of that already: then somebody may have removed the others.
+    """
     found = dict(placed)
-    for arch in {arch for arch, _ in placed}:
+    for arch in policy.entries:
         calls = table(arch)
-        clone, futex = calls.by_name["clone"].number, calls.by_name["futex"].number
-        threads = any(seen.example[0] & CLONE_THREAD for seen in placed.get((arch, clone), ()))
-        if threads and (arch, futex) in placed:
-            for text in FUTEX_OPERATIONS:
-                operation = sum(constants.value(name, arch) or 0 for name in text.split("|"))
-                event = Event(arch.audit, futex, (0, operation, 0, 0, 0, 0))
-                seen = Observation(arch.audit, futex, kept(calls, event), "", (1,), "", event.arguments)
-                found[arch, futex] += (seen,)
+        clone, futex = (placed.get((arch, calls.by_name[name].number), ()) for name in ("clone", "futex"))
+        threads = [seen for seen in clone if seen.example[0] & CLONE_THREAD]
+        if threads and futex and not all(_permitted(policy, seen.event) for seen in (*threads, *futex)):
+            waits = tuple(
+                Observation(arch.audit, event.number, kept(calls, event), "", (1,), "", event.arguments)
+                for event in _waits(arch)
+            )
+            found[arch, futex[0].number] = futex + waits
     return found
+
+
+def _waits(arch: Arch) -> tuple[Event, ...]:
+    number = table(arch).by_name["futex"].number
+    operations = [sum(constants.value(name, arch) or 0 for name in text.split("|")) for text in FUTEX_OPERATIONS]
+    return tuple(Event(arch.audit, number, (0, operation, 0, 0, 0, 0)) for operation in operations)
+
+
+def _permitted(policy: Policy, event: Event) -> bool:
+    return permits(evaluate(policy, event))
 
 
 def _gap(arch: Arch | None, audit: int, number: int) -> str:
@@ -178,7 +190,7 @@ def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:
                 notes[arch, number] = FLOOR.get(name) or VISIBLE_NO_MORE[name]
             elif entry == Entry(Always(True), ENOSYS) and name in OPAQUE:
                 notes[arch, number] = OPAQUE[name]
-            elif name == "futex" and all(op in format_entry(arch, number, entry) for op in FUTEX_OPERATIONS):
+            elif name == "futex" and entry != _ALLOWED and all(_permitted(policy, event) for event in _waits(arch)):
                 notes[arch, number] = THREADS
     return notes
 

@@ -95,7 +95,7 @@ def _format_bits(arch: Arch, argument: Argument, bits: int) -> str:
     """A pattern of bits.  Only names of bits serve: the values of an enumeration are none, and neither is a zero."""
     if argument.constants and bits:
         family = constants.family(argument.constants, arch)
-        names = family.format_bits(bits)
+        names = family.format_bits(bits, split=argument.kind is Kind.FLAGS and not argument.exact)
         if not any(family.value(name) and family.mask(name) == _WHOLE for name in names.split("|")):
             return names
     return _number(argument, bits) if not bits or argument.kind in _OCTAL else f"{bits:#x}"

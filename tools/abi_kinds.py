@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from abi_sources import TOOLS, SourceError, read_tsv
 
 _TYPES = {
-    **dict.fromkeys(("int", "__s32", "pid_t", "clockid_t", "timer_t", "key_t", "key_serial_t", "mqd_t", "rwf_t"), "s32"),
+    **dict.fromkeys(("int", "__s32", "pid_t", "clockid_t", "timer_t", "key_t", "key_serial_t"), "s32"),
+    **dict.fromkeys(("mqd_t", "rwf_t"), "s32"),
     **dict.fromkeys(("unsigned", "unsigned int", "u32", "__u32", "uid_t", "gid_t", "qid_t"), "u32"),
     **dict.fromkeys(("umode_t", "old_uid_t", "old_gid_t"), "u16"),
     **dict.fromkeys(("long", "off_t", "ssize_t"), "s"),
@@ -16,7 +17,7 @@ _TYPES = {
     "loff_t": "s64",
     "__u64": "u64",
 }
-"""How the kernel reads each scalar type; without a width: the register's (include/linux/types.h, asm-generic/posix_types.h)."""
+"""How the kernel reads each scalar type, the register's width where none is given (linux/types.h, linux/posix_types.h)."""
 
 _POINTERS = frozenset(("cap_user_header_t", "cap_user_data_t", "__sighandler_t"))
 """Typedefs of pointers (linux/capability.h, asm-generic/signal-defs.h)."""

@@ -1,4 +1,4 @@
-"""What the ABI tables are made from: tracefs, the kernel's user-space headers, and the reviewed files beside this one."""
+"""What the ABI tables are made from: tracefs, the kernel's user-space headers, the reviewed files beside this one."""
 
 from __future__ import annotations
 

@@ -16,20 +16,16 @@ from typing import Final, Protocol
 from tracer.errors import TracerError
 
 TERMINAL_STOPS: Final = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
-TAKEN: Final = frozenset(
-    {
-        signal.SIGHUP,
-        signal.SIGINT,
-        signal.SIGQUIT,
-        signal.SIGTERM,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-        signal.SIGALRM,
-        signal.SIGCONT,
-        *TERMINAL_STOPS,
-        *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
-    }
-)
+FROM_TERMINAL: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH))
+"""Signals that the kernel sends for a terminal, besides TERMINAL_STOPS."""
+TAKEN: Final = frozenset(range(1, signal.SIGRTMAX + 1)) - {
+    signal.SIGKILL,
+    signal.SIGSTOP,
+    signal.SIGCHLD,  # our own children's
+    signal.SIGURG,  # ours, in an attached session; ignored by default
+    *range(32, signal.SIGRTMIN),  # glibc's
+}
+"""All others: none that the program sends to its group may end us.  A fault of our own kills although it is blocked."""
 GROUP_DELAY: Final = 0.02
 """Seconds in which a signal to the whole group has reached the program if it reaches it at all."""
 
@@ -106,7 +102,7 @@ class SignalThread(threading.Thread):
                 self._take(info.si_signo, info.si_code, info.si_pid)
 
     def _take(self, signum: int, code: int, sender: int) -> None:
-        """`code` > 0: from the kernel, that is, the terminal."""
+        """`code` > 0: from the kernel."""
         if signum == signal.SIGCONT:
             # A shell continues the whole group, so the program too; who sends to us alone does not.
             time.sleep(GROUP_DELAY)
@@ -115,10 +111,10 @@ class SignalThread(threading.Thread):
         elif signum in TERMINAL_STOPS and code > 0:
             self._stop_asked = True
             self.stop_with_program()
-        elif code > 0 and not (signum == signal.SIGHUP and os.getsid(0) == os.getpid()):
+        elif code > 0 and signum in FROM_TERMINAL and not (signum == signal.SIGHUP and os.getsid(0) == os.getpid()):
             self._target.send(signum, from_terminal=True)
         elif not self._target.has(sender):
-            # A hangup reaches the leader of the session only, and the program would be it if we weren't.
+            # From the kernel: a hangup reaches only the leader of the session, an alarm(2) from before the execve only us.
             time.sleep(GROUP_DELAY)
             if not self._target.reached(signum, 0 if code > 0 else sender):
                 self._target.send(signum, from_terminal=False)

@@ -192,3 +192,25 @@ def test_a_process_limit(place):
         pytest.skip("another user cannot read this installation")
     done = place.enforce(place.calls(), under=under)
     assert (done.returncode, done.stderr) == (125, "enforce: clone: Resource temporarily unavailable\n")
+
+
+@pytest.mark.parametrize(
+    ("denied", "options", "message"),
+    [
+        (101, (), "ptrace: Operation not permitted: ptrace is not permitted here"),
+        (438, (), "pidfd_getfd: Operation not permitted: ptrace is not permitted here"),
+        (317, (), "this kernel, or the container's own filter, has no seccomp user notification"),
+        (317, ("--quiet-kernel",), "the program was not run: the kernel refused the filter: Operation not permitted"),
+        (56, (), "clone: Operation not permitted"),
+    ],
+)
+def test_container_rules_that_forbid_what_is_needed(denied, options, message, place, drive):
+    """The program does not run, and what to do instead is named where there is something."""
+    place.policy(ALLOW + "execve: allow\n")
+    done = drive("exec", (denied,), *place.command, *options, place.calls(), env=place.environment, text=True)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith(f"enforce: {message}")
+    if denied == 101:
+        assert "--arm now" in done.stderr
+        arguments = (*place.command, "--arm", "now", "--quiet-kernel", place.calls())
+        assert drive("exec", (denied,), *arguments, env=place.environment).returncode == 9

@@ -89,7 +89,7 @@ def test_no_news_is_not_certainty() -> None:
 
 def test_each_run_left_out_agrees_with_learning_without_it() -> None:
     """The share of runs that the policy of the others would not fit, by definition."""
-    runs = [[read, flagged(1)], [flagged(2), write], [flagged(3)], [read, write], [flagged(3), flagged(4)], [flagged(4)]]
+    runs = [[read, flagged(1)], [flagged(2), write], [flagged(3)], [read, write], [flagged(3), flagged(4)], [write]]
     found = estimate(*runs)
     lonely = 0
     for index in range(len(runs)):

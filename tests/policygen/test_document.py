@@ -309,6 +309,14 @@ def test_include(tmp_path: Path) -> None:
     assert parse_file(tmp_path / "main") == document
 
 
+def test_inlined_stands_by_itself(tmp_path: Path) -> None:
+    write(tmp_path, {"main": "include base\nread: allow # mine", "base": "exit: allow\narch i386\nwrite: allow"})
+    document = parse_file(tmp_path / "main")
+    text = document.inlined().text()
+    assert parse(text).policy == document.policy
+    assert "read: allow                    # mine" in text
+
+
 def test_include_keeps_its_own_sections_to_itself(tmp_path: Path) -> None:
     write(tmp_path, {"main": "include base\nread: allow", "base": "exit: allow\narch i386\nwrite: allow"})
     document = parse_file(tmp_path / "main")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policygen.document import parse
@@ -193,9 +191,7 @@ def test_tight_needs_evidence(seen: list[tuple[str, tuple[int, ...]]], allowed: 
 flags = st.builds(
     lambda bits, field, several: Flags(bits, several, field), st.integers(0, 15), st.sampled_from([0, 3]), st.booleans()
 )
-elements = st.one_of(
-    st.none(), st.builds(lambda index, value: Condition(index, Operator.EQ, value), st.just(0), st.integers(0, 1)), flags
-)
+elements = st.one_of(st.none(), st.builds(lambda value: Condition(0, Operator.EQ, value), st.integers(0, 1)), flags)
 rules = st.tuples(elements, flags)
 
 
@@ -273,6 +269,7 @@ def test_minimising(alternatives: list[str], kept: list[str] | None) -> None:
     assert list(minimise(conditions(*alternatives), arguments)) == expected
 
 
+@settings(max_examples=30, deadline=None)
 @given(events_of_one_call())
 def test_minimising_changes_nothing_and_leaves_nothing_superfluous(events: list[Event]) -> None:
     observations = []
@@ -288,4 +285,5 @@ def test_minimising_changes_nothing_and_leaves_nothing_superfluous(events: list[
     for registers in (one.arguments for one in events):
         assert any(holds(a, arguments, registers) for a in after)
     assert set(after) <= {*before, Always(True)}
-    assert reduce(lambda a, b: a and b, [len(minimise([*after, a], arguments)) == len(after) for a in before])
+    for alternative in before:
+        assert len(minimise([*after, alternative], arguments)) == len(after)

@@ -82,16 +82,24 @@ class Family:
         """
         return self._format(value, zeros=True)
 
-    def format_bits(self, bits: int) -> str:
-        """A mask in the same form, in which a zero means nothing: O_CREAT, not O_RDONLY|O_CREAT."""
-        return self._format(bits, zeros=False)
+    def format_bits(self, bits: int, *, split: bool = False) -> str:
+        """A mask in the same form, in which a zero means nothing: O_CREAT, not O_RDONLY|O_CREAT.
 
-    def _format(self, value: int, *, zeros: bool) -> str:
+        With `split`, a field is a union of its values where those are single bits: MAP_SHARED|MAP_PRIVATE, not
+        MAP_SHARED_VALIDATE.
+        """
+        return self._format(bits, zeros=False, split=split)
+
+    def _format(self, value: int, *, zeros: bool, split: bool = False) -> str:
         names: list[str] = []
         rest = value
         for mask, members in self._fields:
             part = rest & mask
-            if (name := members.get(part)) and (part or zeros):
+            single = [members.get(1 << bit) for bit in range(part.bit_length()) if part >> bit & 1] if split else []
+            if len(single) > 1 and all(single):
+                names += filter(None, single)
+                rest &= ~mask
+            elif (name := members.get(part)) and (part or zeros):
                 names.append(name)
                 rest &= ~mask
                 if mask == _WHOLE:
@@ -116,7 +124,7 @@ def value(name: str, arch: Arch) -> int | None:
     A name has the same value in every family that has it.
     """
     text = _text()
-    at = text.find(f"\t{name}\t")
+    at = text.find(f"\t{name}\t", text.index("\tothers\n"))  # below the heading
     if at < 0 or not name.isidentifier():
         return None
     return _value(text[at + 1 : text.index("\n", at)].split("\t")[1:], arch)

@@ -5,14 +5,17 @@ Read from the tables beside this file on first use: syscalls_ARCH.tsv, joint.tsv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from tracer.abi import constants
 from tracer.abi.model import Arch, Argument, Kind, Syscall
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 _DATA = Path(__file__).parent
 
@@ -88,13 +91,33 @@ def _joint(arch: Arch, call: Syscall) -> _Joint | None:
     return _Joint(selector, values, tuple(bits.items())) if selector >= 0 else None
 
 
+@cache
+def _versions() -> list[tuple[tuple[int, int], int]]:
+    """Versions that brought a call, with its number, oldest first; the last is the end of the table."""
+    found = []
+    for version, number, _ in _rows("newest.tsv"):
+        major, minor = version.split(".")
+        found.append(((int(major), int(minor)), 0 if number == "-" else int(number)))
+    return found
+
+
+@cache
+def _newest(version: tuple[int, int]) -> int:
+    first, last = _versions()[0][0], _versions()[-1][0]
+    if not first <= version <= last:
+        raise ValueError(
+            f"Linux {version[0]}.{version[1]} is not in the table of system calls, "
+            f"which has {first[0]}.{first[1]} to {last[0]}.{last[1]}"
+        )
+    return max(number for since, number in _versions() if since <= version)
+
+
 class Table:
     """The system calls of one architecture.  Read-only; `table(arch)` makes it, once."""
 
     def __init__(self, arch: Arch) -> None:
         calls = [
-            Syscall(int(number), name, tuple(map(_argument, cells)))
-            for number, name, *cells in _rows(f"syscalls_{arch}.tsv")
+            Syscall(int(number), name, tuple(map(_argument, cells))) for number, name, *cells in _rows(f"syscalls_{arch}.tsv")
         ]
         self.arch = arch
         self.by_number: Mapping[int, Syscall] = MappingProxyType({call.number: call for call in calls})
@@ -120,24 +143,10 @@ class Table:
     def newest(self, version: tuple[int, int]) -> int:
         """The greatest number that the kernel of this version, 5.1 or later, has a call for.
 
-        Raises ValueError if the version is older than that, or newer than the table (newest.tsv).
+        The same on all three architectures.  Raises ValueError if the version is older than that, or newer than the
+        table (newest.tsv).
         """
-        first, last = self._versions[0][0], self._versions[-1][0]
-        if not first <= version <= last:
-            raise ValueError(
-                f"Linux {version[0]}.{version[1]} is not in the table of system calls, "
-                f"which has {first[0]}.{first[1]} to {last[0]}.{last[1]}"
-            )
-        return max(number for since, number in self._versions if since <= version)
-
-    @cached_property
-    def _versions(self) -> list[tuple[tuple[int, int], int]]:
-        """Versions that brought a call, with its number, oldest first; the last is the end of the table."""
-        found = []
-        for version, number, _ in _rows("newest.tsv"):
-            major, minor = version.split(".")
-            found.append(((int(major), int(minor)), 0 if number == "-" else int(number)))
-        return found
+        return _newest(version)
 
     def _joint(self, number: int) -> _Joint | None:
         if number not in self._joints:
