@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _OPTIONS = kernel.PTRACE_O_EXITKILL | kernel.PTRACE_O_TRACEEXEC | kernel.PTRACE_O_TRACESYSGOOD
 _FORK_OPTIONS = kernel.PTRACE_O_TRACEFORK | kernel.PTRACE_O_TRACEVFORK | kernel.PTRACE_O_TRACECLONE
 _FORK_EVENTS = (kernel.PTRACE_EVENT_FORK, kernel.PTRACE_EVENT_VFORK, kernel.PTRACE_EVENT_CLONE)
-_STOPPING = (19, 20, 21, 22)  # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: asm/signal.h, x86
 _AT_ENTRY = 9  # linux/auxvec.h
 _INT3 = 0xCC
 BUSY = (
@@ -30,6 +29,8 @@ BUSY = (
 """EBUSY of seccomp(2)."""
 _SPINS = 1000
 """Looks at the listener without sleeping: closing one descriptor takes microseconds."""
+_LONGEST = 50
+"""Milliseconds between two looks at a process that has been stopped meanwhile."""
 
 
 class ArmError(Exception):
@@ -139,7 +140,7 @@ def _own_close(listener: int, surgery: Surgery, descriptor: int) -> Callable[[],
     def look() -> None:
         nonlocal looks
         looks += 1
-        if not poller.poll(0 if looks < _SPINS else 1):
+        if not poller.poll(min(looks // _SPINS, _LONGEST)):
             os.sched_yield()
             return
         asked = kernel.receive(listener)
@@ -156,15 +157,13 @@ def _next_event(pid: int, breakpoint_end: int = 0) -> int:
     """Follow the running process, signals and stops as without us, to its next ptrace event; 0 at the breakpoint."""
     while True:
         status = inject.wait(pid)
-        event, signal = status >> 16, os.WSTOPSIG(status)
-        if event == kernel.PTRACE_EVENT_STOP:
-            inject.resume(kernel.PTRACE_LISTEN if signal in _STOPPING else kernel.PTRACE_CONT, pid)
-        elif event:
+        event = status >> 16
+        if event not in (0, kernel.PTRACE_EVENT_STOP):
             return event
-        elif signal == kernel.SIGTRAP and kernel.get_registers(pid)[inject.RIP] == breakpoint_end:
+        trapped = event == 0 and os.WSTOPSIG(status) == kernel.SIGTRAP
+        if trapped and kernel.get_registers(pid)[inject.RIP] == breakpoint_end:
             return 0
-        else:
-            inject.resume(kernel.PTRACE_CONT, pid, signal)
+        inject.go_on(kernel.PTRACE_CONT, pid, status)
 
 
 def _leave_call(pid: int) -> None:

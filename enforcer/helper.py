@@ -116,7 +116,7 @@ def _refuse(program: int, surgery: inject.Surgery | None, reason: str, stderr: i
     except (OSError, inject.GoneError):
         pass
     os.kill(program, kernel.SIGKILL)
-    inject.reap_all()
+    inject.reap(program)
     os._exit(0)
 
 

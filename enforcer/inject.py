@@ -25,6 +25,8 @@ ORIG_RAX, RIP, CS, RSP = 15, 16, 17, 19
 USER32_CS = 0x23  # asm/segment.h __USER32_CS: the processor is in 32-bit mode
 SYSCALL_STOP = kernel.SIGTRAP | 0x80  # PTRACE_O_TRACESYSGOOD
 _ALL_SIGNALS = 0xFFFFFFFFFFFFFFFF
+_STOPPING = (19, 20, 21, 22)  # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: asm/signal.h, x86
+_RESTART = (512, 513, 514, 516)  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (linux/errno.h)
 _SCRATCH_GAP = 4096  # keeps clear of the red zone below the stack pointer, 128 bytes
 
 
@@ -92,20 +94,35 @@ def resume(request: int, pid: int, signal: int = 0) -> None:
         raise GoneError(0) from error
 
 
-def reap_all() -> None:
-    """Wait until nothing that this process traces is left, threads included."""
+def go_on(request: int, pid: int, status: int) -> None:
+    """Continue a process from a stop that is none of our business, as if it were not traced (ptrace(2), "Group-stop")."""
+    signal = os.WSTOPSIG(status)
+    if status >> 16 != kernel.PTRACE_EVENT_STOP:
+        resume(request, pid, signal)
+    elif signal in _STOPPING:
+        resume(kernel.PTRACE_LISTEN, pid)
+    else:  # SIGCONT has come
+        resume(request, pid)
+
+
+def reap(pid: int) -> None:
+    """Wait until a process that is bound to end has ended, and with it all that this process traces, threads included."""
     while True:
         try:
-            os.waitpid(-1, kernel.WALL)
+            found, status = os.waitpid(-1, kernel.WALL)
+            if found == pid and os.WIFSTOPPED(status):
+                kernel.ptrace(kernel.PTRACE_CONT, pid)
         except ChildProcessError:
             return
+        except ProcessLookupError:  # killed just now
+            continue
 
 
 class Surgery:
     """A stopped process whose state is saved; `close()` puts everything back.
 
     Its signals are blocked meanwhile, so that none is delivered into the middle of a call that is not the program's:
-    they stay pending.  SIGSTOP cannot be blocked; it is held back and sent again at the end.
+    they stay pending.  SIGSTOP cannot be blocked: it stops the process there, until SIGCONT.
     """
 
     def __init__(self, pid: int) -> None:
@@ -117,12 +134,11 @@ class Surgery:
         self._code = self._registers[RIP] & ~7
         self._word = kernel.peek(pid, self._code)
         kernel.poke(pid, self._code, self._word & ~0xFFFF | self.convention.instruction)
-        self._stop_pending = False
         self.is_confined = False
         """Whether a filter judges its calls already."""
 
     def call(self, number: int, *arguments: int, waiting: Callable[[], None] | None = None) -> int:
-        """Perform a system call and return its result, negative errnos included.
+        """Perform a system call and return its result, negative errnos included; again if a stop interrupted it.
 
         `waiting` is called over and over while the kernel works on the call.
         """
@@ -130,13 +146,16 @@ class Surgery:
         registers[RAX], registers[ORIG_RAX], registers[RIP] = number, _ALL_SIGNALS, self._code  # -1: not to restart
         for register, value in zip(self.convention.arguments, arguments, strict=False):
             registers[register] = value
-        kernel.set_registers(self.pid, registers)
-        self._to_syscall_stop(None)
-        self._to_syscall_stop(waiting)
-        result = kernel.get_registers(self.pid)[RAX]
-        bits = 8 * self.convention.pointer
-        result &= (1 << bits) - 1
-        return result - (1 << bits) if result >> (bits - 1) else result
+        while True:
+            kernel.set_registers(self.pid, registers)
+            self._to_syscall_stop(None)
+            self._to_syscall_stop(waiting)
+            result = kernel.get_registers(self.pid)[RAX]
+            bits = 8 * self.convention.pointer
+            result &= (1 << bits) - 1
+            result -= result >> (bits - 1) << bits
+            if -result not in _RESTART:
+                return result
 
     def call_with(self, number: int, *arguments: int, data: Callable[[int], bytes]) -> int:
         """As `call`, with `data(address)` in memory and its address as the last argument.
@@ -164,15 +183,13 @@ class Surgery:
         registers[self.convention.arguments[0]] = status
         kernel.set_registers(self.pid, registers)
         resume(kernel.PTRACE_CONT, self.pid)
-        reap_all()
+        reap(self.pid)
 
     def close(self) -> None:
         """Put code, registers and signal mask back, as if nothing had been done."""
         kernel.poke(self.pid, self._code, self._word)
         kernel.set_registers(self.pid, self._registers)
         kernel.swap_signal_mask(self.pid, self._mask)
-        if self._stop_pending:
-            os.kill(self.pid, kernel.SIGSTOP)
 
     def _to_syscall_stop(self, waiting: Callable[[], None] | None) -> None:
         resume(kernel.PTRACE_SYSCALL, self.pid)
@@ -185,5 +202,4 @@ class Surgery:
                 raise GoneError(status)
             if os.WSTOPSIG(status) == SYSCALL_STOP:
                 return
-            self._stop_pending |= os.WSTOPSIG(status) == kernel.SIGSTOP and status >> 16 == 0
-            resume(kernel.PTRACE_SYSCALL, self.pid)
+            go_on(kernel.PTRACE_SYSCALL, self.pid, status)

@@ -97,9 +97,7 @@ Column = int
 """Index of a run in its recording."""
 
 
-def _by_rule(
-    observations: Iterable[Observation], names_only: bool
-) -> list[tuple[tuple[int, int], dict[Column, Rule]]]:
+def _by_rule(observations: Iterable[Observation], names_only: bool) -> list[tuple[tuple[int, int], dict[Column, Rule]]]:
     """For each rule that all runs together give: its call, and how much of it each run gives that has some.
 
     Without the floor, which a policy has in any case.

@@ -123,9 +123,7 @@ def _constrained(expression: Expression) -> frozenset[int]:
             return frozenset()
 
 
-def _joined(
-    alternatives: Sequence[Expression], rules: Sequence[Rule], calls: Table, number: int
-) -> tuple[Expression, ...]:
+def _joined(alternatives: Sequence[Expression], rules: Sequence[Rule], calls: Table, number: int) -> tuple[Expression, ...]:
     """The alternatives and the rules, rules with the same key joined.
 
     Learning never leaves two alternatives with one key.  Where there are two, a person has split them: they stay.

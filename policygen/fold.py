@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from tracer.abi.table import Table
 
 EVIDENCE = 4
-"""How many values of an unconstrained argument are kept: `--tight` does not constrain to more of them."""
+"""How many values of an unconstrained argument are kept.  They serve `--tight`, which takes no more of them, and show
+whether a policy that a person made narrower still fits."""
 
-_EVIDENT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.NUMBER))
-"""Kinds that `--tight` may constrain.  MODE is not one: it is read only when a file is created, and is garbage else."""
+_EVIDENT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.MODE, Kind.NUMBER))
+"""Kinds of which values are kept: all that are not constrained, but for addresses."""
 
 _NUMBER = (1 << 64) - 1
 """The number's bits in `raw`."""

@@ -50,6 +50,10 @@ def free(argument: Argument, index: int, value: int) -> Element:
 TIGHT_RUNS = 3
 """Fewer runs are no evidence for holding a free argument to the values seen."""
 
+_TIGHT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID))
+"""Kinds that are held so.  Numbers of other kinds are not: some of them hang on timing (futex's `val`), and some are left
+over in a register that the call does not read."""
+
 TREATMENT: Mapping[Kind, Callable[[Argument, int, int], Element]] = {
     Kind.SELECTOR: exact,
     Kind.SIGNAL: exact,
@@ -124,7 +128,7 @@ def generalise(
     widenings: Counter[Widened] = Counter()
     rules = []
     for name, rule in joined.items():
-        rule = _tightened(rule, groups[name]) if tight else rule
+        rule = _tightened(rule, groups[name], calls) if tight else rule
         rules.append(rule)
         for observation in groups[name]:
             widenings.update(_widenings(rule, observation, calls))
@@ -148,10 +152,12 @@ def literal(observation: Observation, calls: Table) -> Rule:
     return learned(observation, calls, range(len(observation.arguments)))
 
 
-def _tightened(rule: Rule, observations: Sequence[Observation]) -> Rule:
+def _tightened(rule: Rule, observations: Sequence[Observation], calls: Table) -> Rule:
     """The rule with free arguments held to the values seen, where the evidence is good."""
+    meanings = calls.arguments(observations[0].number, observations[0].example)  # one key, so one meaning
     return tuple(
-        _few_values(index, observations) if element is None else element for index, element in enumerate(rule)
+        _few_values(index, observations) if element is None and meaning.kind in _TIGHT else element
+        for index, (element, meaning) in enumerate(zip(rule, meanings, strict=True))
     )
 
 

@@ -48,9 +48,7 @@ def key(rule: Rule) -> tuple[object, ...]:
 
 def join(a: Rule, b: Rule) -> Rule:
     """The narrowest rule that allows what either does, of two with the same key."""
-    return tuple(
-        e.join(f) if isinstance(e, Flags) and isinstance(f, Flags) else e for e, f in zip(a, b, strict=True)
-    )
+    return tuple(e.join(f) if isinstance(e, Flags) and isinstance(f, Flags) else e for e, f in zip(a, b, strict=True))
 
 
 def join_all(rules: Iterable[Rule]) -> dict[tuple[object, ...], Rule]:

@@ -9,7 +9,6 @@ printf '%s\n' "$text" | tr ' ' '\n' | sort | uniq -c
 cat <<'FACTS'
 learn must find: pipe2: flags == 0
 learn must find: execve: allow
-learn must find: wait4: allow
 learn must find: fadvise64: advice == POSIX_FADV_SEQUENTIAL
 learn must refuse: socket(family=AF_INET, type=SOCK_STREAM)
 learn must refuse: kill(sig=SIGTERM)

@@ -63,7 +63,7 @@ int main(void) {
          "learn must find: rt_sigprocmask: how == SIG_BLOCK\n"
          "learn must find: rt_sigsuspend: allow\n"
          "learn must find: rt_sigreturn: allow\n"
-         "learn must find: wait4: allow\n"
+         "learn must find: wait4: options == 0\n"
          "learn must refuse: kill(sig=SIGKILL)\n"
          "learn must refuse: kill(sig=0)\n"
          "learn must refuse: execve()\n"

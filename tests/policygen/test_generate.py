@@ -167,6 +167,11 @@ def test_what_is_new_is_said() -> None:
             ["accept4 3 0 0 SOCK_NONBLOCK"],
             "accept4: flags == 0 || flags == SOCK_CLOEXEC || flags == SOCK_NONBLOCK",
         ),
+        (
+            "exit_group: error_code == 0\numask: mask == 022",
+            ["exit_group 0", "umask 18"],
+            "exit_group: error_code == 0\numask: mask == 022",
+        ),
         # another shape is kept beside what is learned, and what it covers is not learned
         ("accept4: flags has SOCK_CLOEXEC", ["accept4 3 0 0 SOCK_CLOEXEC|0x800"], "accept4: flags has SOCK_CLOEXEC"),
         ("accept4: flags has SOCK_CLOEXEC", ["accept4 3 0 0 0"], "accept4: flags == 0 || flags has SOCK_CLOEXEC"),

@@ -263,9 +263,7 @@ class TestAtomic:
         assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "target"]
 
     @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
-    def test_a_full_disk_leaves_the_old_file(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-    ) -> None:
+    def test_a_full_disk_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
         path = tmp_path / "app.policy"
         path.write_text("old")
 
@@ -289,4 +287,3 @@ class TestAtomic:
         with pytest.raises(OSError) as error, atomic.locked(tmp_path / "app.policy"):
             pass
         assert error.value.errno == errno.ELOOP
-
