@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import sys
 
-from callfence import __version__, cache
+from callfence import __version__, filters
 from enforcer import launch, program
 from enforcer.errors import EnforceError
 from enforcer.reporter import Reporter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import NoReturn
 
+    from callfence.cache import Compiled
     from policygen.model import Policy
 
 HELP = """\
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _enforce(options: Options, environment: Sequence[bytes], stderr: int) -> NoReturn:
     name = options.argv[0]
     files = options.policies or [_default_policy(name)]
-    compiled = [_compiled(os.path.normpath(file), report=not options.quiet) for file in files]
+    compiled = [filters.compiled(os.path.normpath(file), "silent" if options.quiet else "report") for file in files]
     reporter = None
     if not options.quiet:
         log = _open_log(options.log) if options.log else stderr
@@ -155,53 +156,13 @@ def _default_policy(name: str) -> str:
     return f"{os.path.basename(name.rstrip('/')) or 'program'}.policy"
 
 
-def _compiled(path: str, *, report: bool) -> cache.Compiled:
-    """The filter of a policy file, from the cache if nothing has changed."""
-    variant = "report" if report else "silent"
-    if known := cache.load(path, variant, _read):
-        return known
-    try:
-        source = [(path, _read(path))]
-    except OSError as error:
-        hint = "; `learn` writes one, -p names another" if isinstance(error, FileNotFoundError) else ""
-        raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
-    from policygen.compile import CompileError, compile_policy
-    from policygen.errors import PolicyError
-
-    def read(name: str) -> bytes:
-        source.append((name, _read(name)))
-        return source[-1][1]
-
-    try:
-        policy = _parsed(path, source[0][1], read)
-        made = cache.Compiled(compile_policy(policy, report=report), str(policy.arm), source)
-    except PolicyError as error:
-        raise EnforceError(str(error)) from error
-    except CompileError as error:
-        raise EnforceError(f"{path}: {error}") from error
-    cache.store(made, variant)
-    return made
-
-
-def _parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Policy:
-    from policygen.document import parse
-    from policygen.lexer import decode
-
-    return parse(decode(content, path), path, read=lambda name: decode(read(name), name)).policy
-
-
-def _policies(compiled: Sequence[cache.Compiled]) -> list[tuple[str, Policy]]:
+def _policies(compiled: Sequence[Compiled]) -> list[tuple[str, Policy]]:
     """The policies again, from the texts that the filters were compiled from."""
     return [
-        (path, _parsed(path, content, dict(one.sources).__getitem__))
+        (path, filters.parsed(path, content, dict(one.sources).__getitem__))
         for one in compiled
         for path, content in one.sources[:1]
     ]
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _open_log(path: str) -> int:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from callfence import __version__
+from callfence import __version__, filters
 from callfence.ending import end_like
 from callfence.files import policy_path, recording_path
 from callfence.summary import Learned, print_summary
@@ -130,12 +130,12 @@ def _learn(options: argparse.Namespace) -> int | None:
     name = options.command[0] if program else _name_of(options.pid)
     policy = options.output or policy_path(name)
     recording = recording_path(policy)
-    _check_files(policy, recording, fresh=options.fresh)
+    known = _check_files(policy, recording, options)
 
     recorder = _Recorder()
     started = time.time_ns()
     with _progress(options, recorder) as tick:
-        outcome = _trace(program, options, recorder, tick)
+        outcome = _trace(program, known, options, recorder, tick)
     run = Run(
         id=secrets.token_hex(8),
         started=started,
@@ -143,6 +143,7 @@ def _learn(options: argparse.Namespace) -> int | None:
         status=None if outcome.status is None else os.waitstatus_to_exitcode(outcome.status),
         complete=program is not None,
         gaps=tuple(sorted(recorder.gaps)),
+        warm=bool(known),
     )
     observations = recorder.observations()
     learned = _merge(policy, recording, run, observations, options)
@@ -164,20 +165,25 @@ def _name_of(pid: int) -> str:
         raise TracerError(f"no process {pid}") from None
 
 
-def _check_files(policy: Path, recording: Path, *, fresh: bool) -> None:
-    """Find out before the program runs what would keep its behaviour from being written.  Raises what `_learn` does."""
-    if not fresh:
+def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> bytes:
+    """Find out before the program runs what would keep its behaviour from being written.  Raises what `_learn` does.
+
+    Returns the filter that lets run what the policy knows already; none where all is to be recorded.
+    """
+    known = b""
+    if not options.fresh:
         if policy.exists():
-            parse_file(policy)
+            known = filters.compiled(str(policy), "warm").filter
         if recording.exists():
             recording_file.load(recording)
     recording.parent.mkdir(exist_ok=True)
     for path in (policy, recording):
         atomic.check_writable(path)
+    return b"" if options.tight else known
 
 
 def _trace(
-    program: Program | None, options: argparse.Namespace, recorder: _Recorder, tick: Callable[[Loop], None]
+    program: Program | None, known: bytes, options: argparse.Namespace, recorder: _Recorder, tick: Callable[[Loop], None]
 ) -> session.Outcome:
     allow_opaque = frozenset(options.allow_opaque)
     if program is None:
@@ -188,6 +194,7 @@ def _trace(
             recorder,
             allow_opaque=allow_opaque,
             from_entry=options.arm is Arm.ENTRY,
+            known=known,
             tick=tick,
             exited=_say_that_it_goes_on,
         )

@@ -59,7 +59,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     sure = confidence(learned.recording)
     calls = sum(seen.counts[_column(learned)] for seen in learned.recording.observations)
     rows = [
-        ("this run", f"{calls:,} calls, {_ending(learned.run)}"),
+        ("this run", f"{calls:,} calls{' looked at' if learned.run.warm else ''}, {_ending(learned.run)}"),
         ("policy", _size(policy)),
         ("new", _new(learned)),
     ]
@@ -127,7 +127,7 @@ def _sureness(sure: Confidence) -> str:
         return "one run says nothing about the next one: learn more of them"
     text = f"{sure.runs} runs; "
     if sure.at_most is not None:
-        text += f"none brought a rule that the others lack: under {sure.at_most:.0%} that one more would (95 % sure)"
+        text += f"none is known to need a rule that the others do not: under {sure.at_most:.0%} that one more would (95 % sure)"
     else:
         text += f"about {sure.chance:.0%} that one more run needs something new"
     if sure.last_new is not None:

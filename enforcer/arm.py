@@ -143,12 +143,14 @@ def _own_close(listener: int, surgery: Surgery, descriptor: int) -> Callable[[],
         if not poller.poll(min(looks // _SPINS, _LONGEST)):
             os.sched_yield()
             return
-        asked = kernel.receive(listener)
-        ours = (surgery.pid, surgery.convention.audit, surgery.convention.close, descriptor)
-        if (asked.task, asked.arch, asked.number, asked.arguments[0]) != ours:
-            raise ArmError(f"an unexpected call, number {asked.number}, was made while the filter was put in place")
-        if kernel.is_waiting(listener, asked.id):
+        try:
+            asked = kernel.receive(listener)
+            ours = (surgery.pid, surgery.convention.audit, surgery.convention.close, descriptor)
+            if (asked.task, asked.arch, asked.number, asked.arguments[0]) != ours:
+                raise ArmError(f"an unexpected call, number {asked.number}, was made while the filter was put in place")
             kernel.let_run(listener, asked.id)
+        except FileNotFoundError:  # ENOENT: a stop has interrupted it, and it will be made again
+            return
 
     return look
 

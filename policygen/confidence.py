@@ -40,14 +40,15 @@ class Confidence:
     chance: float | None
     """Estimated chance that one more run needs a rule that the others do not give: the share of the runs of which that
     is true, seen from all others (Good and Turing's estimate, with runs for draws).  None for fewer than two runs, of
-    which nothing can be said.  A run recorded against an existing policy repeats nothing that the policy allowed,
-    so then the estimate is too high rather than too low."""
+    which nothing can be said.  What a warm run needs of the policy it ran with is not recorded, so that no rule
+    from before one counts as needed by a single run: the estimate is then that of the runs since."""
     at_most: float | None
-    """With no such run, the chance that would still give that outcome one time in twenty: 1 - 0.05**(1/runs)."""
+    """With no such run, the chance that would still give that outcome one time in twenty: 1 - 0.05**(1/runs);
+    with warm runs, only those since the last new rule are counted."""
     last_new: Run | None
     """The run that brought the last rule, or part of one, that no earlier run gave."""
     single: tuple[tuple[int, int], ...]
-    """The calls (arch, number) that have a rule seen in one run only; ascending."""
+    """The calls (arch, number) that have a rule seen in one run only, as far as is known; ascending."""
     unseen: tuple[Unseen, ...]
 
 
@@ -56,17 +57,20 @@ def confidence(recording: Recording, *, names_only: bool = False) -> Confidence:
     runs = recording.runs
     lonely: set[int] = set()
     last, single = -1, set()
+    # From here on it is known that no later run needed the same.
+    known_from = max((column for column, run in enumerate(runs) if run.warm), default=0)
     for (arch, number), rules in _by_rule(recording.observations, names_only):
         columns = sorted(rules)
         last = max(last, _last_new(columns, rules))
-        if len(columns) == 1:
+        if len(columns) == 1 and columns[0] >= known_from:
             single.add((arch, number))
-        lonely.update(_needed(columns, rules))
+        lonely.update(column for column in _needed(columns, rules) if column >= known_from)
     several = len(runs) > 1
+    quiet = len(runs) - 1 - last if known_from else len(runs)
     return Confidence(
         runs=len(runs),
         chance=len(lonely) / len(runs) if several else None,
-        at_most=1 - 0.05 ** (1 / len(runs)) if several and not lonely else None,
+        at_most=1 - 0.05 ** (1 / quiet) if several and quiet and not lonely else None,
         last_new=runs[last] if last >= 0 else None,
         single=tuple(sorted(single)),
         unseen=unseen(recording),

@@ -27,6 +27,8 @@ class Run:
     """Whether it was observed from its execve to its end."""
     gaps: tuple[str, ...] = ()
     """What could not be observed, ascending."""
+    warm: bool = False
+    """Whether what the policy allowed then ran unrecorded: only what was new to it is here."""
 
     @property
     def order(self) -> tuple[int, str]:
@@ -85,7 +87,7 @@ def merge(*recordings: Recording) -> Recording:
 
 def _completeness(run: Run) -> tuple[object, ...]:
     """Which of two accounts of one run is the better one; a total order, so that merging has none."""
-    return (run.complete, run.status is not None, run.status or 0, run.started, run.command, run.gaps)
+    return (run.complete, run.status is not None, run.status or 0, run.started, run.command, run.gaps, run.warm)
 
 
 def first_wrong_run(runs: Sequence[Run]) -> int | None:

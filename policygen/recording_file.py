@@ -3,12 +3,14 @@
 ASCII text, a JSON value a line: a header, the runs, the observations, each in ascending order.
 
     {"callfence recording": 1, "runs": 2, "observations": 1}
-    {"id": "9f2c", "started": 1700000000000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": []}
-    {"id": "b01d", "started": 1700000060000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": []}
+    {"id": "9f2c", "started": 1700000000000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
+     "warm": false}
+    {"id": "b01d", "started": 1700000060000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
+     "warm": false}
     {"arch": 3221225534, "number": 3, "arguments": [3], "executable": "/bin/app", "counts": [1, 4],
      "site": "libc.so.6+0x11b2c4", "example": [3, 0, 0, 0, 0, 0]}
 
-(an observation is one line in the file).
+(a run and an observation are one line each in the file).
 """
 
 from __future__ import annotations
@@ -158,6 +160,7 @@ _RUN: Mapping[str, Callable[[Any], bool]] = {
     "status": _is_status,
     "complete": lambda value: isinstance(value, bool),
     "gaps": _is_texts,
+    "warm": lambda value: isinstance(value, bool),
 }
 _OBSERVATION: Mapping[str, Callable[[Any], bool]] = {
     "arch": _is_u32,

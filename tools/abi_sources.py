@@ -55,7 +55,7 @@ def traced_parameters() -> dict[str, str]:
     Where tracefs is not mounted it is mounted in a private mount namespace, which ends with the reading.
     """
     read = f"cd {TRACEFS}/events/syscalls && grep -H field: sys_enter_*/format"
-    mounted = Path(TRACEFS, "events/syscalls").is_dir()
+    mounted = os.access(f"{TRACEFS}/events/syscalls", os.R_OK)  # Path.is_dir raises where /sys/kernel/tracing is closed
     command = ["sh", "-c", read if mounted else f"mount -t tracefs tracefs {TRACEFS} && {read}"]
     done = subprocess.run(command if mounted else ["unshare", "--mount", *command], capture_output=True, text=True)
     if done.returncode:

@@ -24,11 +24,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tracer.abi import Arch, table
+
 LIBRARIES = ("-ldl", "-lrt", "-lutil", "-lm")
 SUCCESS = "EXIT-SUCCESS"
 INIT = 'setsid "$@" </dev/null >out 2>err; echo $? >status'
-STRACE_CALL = re.compile(r"^\d+ +\[ *(-?\d+)] \w+\(")
-STRACE_BITS = re.compile(r"Process PID=(\d+) runs in (\S+) (bit )?mode")
+STRACE_CALL = re.compile(r"^\d+ +\[ *(\d+|\?\?\?)] (\w+)\(")
 RELEVANT = re.compile(
     r"ptrace|signal|sig[a-z]|_sig|kill|exec|fork|clone|thread|wait|stop|seccomp|prctl|exit|tid|pid|zombie|daemon|tty|"
     r"intr|restart|alarm|timer|block|desched|sched|group|setsid|job|int3|trap|segv|fault|vsyscall|x32|32|core|abort|nanosleep"
@@ -124,15 +125,18 @@ def kept(result: Result, tool: str) -> bool:
 
 
 def strace_calls(path: Path) -> set[int]:
-    """`number`, or -1 - number for i386, of all but the first execve, which is strace's own."""
+    """`number`, or -1 - number for i386, of all but the first execve, which is strace's own.
+
+    strace does not print the architecture: the name tells it.
+    """
+    native, narrow = table(Arch.X86_64).by_number, table(Arch.I386).by_number
     calls: set[int] = set()
-    narrow: set[str] = set()
-    for count, line in enumerate(path.read_text(errors="replace").splitlines()):
-        if bits := STRACE_BITS.search(line):
-            (narrow.add if bits[2] == "32" else narrow.discard)(bits[1])
-        elif (call := STRACE_CALL.match(line)) and count:
-            number = int(call[1])
-            calls.add(-1 - number if line.split()[0] in narrow else number & 0xFFFFFFFF)
+    for line in path.read_text(errors="replace").splitlines()[1:]:
+        if call := STRACE_CALL.match(line):
+            number = 0xFFFFFFFF if call[1] == "???" else int(call[1]) & 0xFFFFFFFF
+            is_native = number in native and call[2] in (native[number].name, native[number].name.removeprefix("new"))
+            is_narrow = not is_native and number in narrow and narrow[number].name.removeprefix("new") == call[2]
+            calls.add(-1 - number if is_narrow else number)
     return calls
 
 
@@ -142,7 +146,7 @@ def recorded_calls(path: Path) -> set[int]:
     return {-1 - row["number"] if row["arch"] == 0x40000003 else row["number"] for row in rows if "arch" in row}
 
 
-def table(results: list[Result]) -> str:
+def summary(results: list[Result]) -> str:
     passing = [result for result in results if kept(result, "plain") and kept(result, "again")]
     groups = {
         "all": passing,
@@ -176,7 +180,7 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(lambda program: examine(program, options.seconds), programs))
     (options.folder / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    print(table(results))
+    print(summary(results))
 
 
 if __name__ == "__main__":

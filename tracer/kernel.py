@@ -66,9 +66,10 @@ WALL: Final = 0x40000000
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_SET_SECCOMP: Final = 22
 SECCOMP_MODE_FILTER: Final = 2
-SECCOMP_RET_TRACE: Final = 0x7FF00000
 RECORDING_DATUM: Final = 0xCA11
 """The datum of our RET_TRACE (16 bits): tells our stops from those of a filter that the program installs itself."""
+RET_RECORD: Final = 0x7FF00000 | RECORDING_DATUM  # SECCOMP_RET_TRACE
+"""What a recording filter returns for a call that is to stop for the tracer."""
 BPF_RET_K: Final = 0x06
 
 # struct user_regs_struct (asm/user_64.h): offsets in PTRACE_POKEUSER's area
@@ -193,14 +194,6 @@ def entry_point(pid: int) -> int:
     raise TracerError(f"process {pid} has no AT_ENTRY")
 
 
-class _Instruction(ctypes.Structure):
-    _fields_ = (("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32))
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.POINTER(_Instruction)))
-
-
 def prctl(option: int, arg2: int = 0, arg3: int = 0) -> None:
     """Raises OSError."""
     if _libc.prctl(option, arg2, arg3, 0, 0):
@@ -208,11 +201,20 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def install_recording_filter() -> None:
-    """Give this process no_new_privs and a filter that stops every call for the tracer.  Raises OSError."""
+RECORD_ALL: Final = struct.pack("<HBBI", BPF_RET_K, 0, 0, RET_RECORD)
+"""A filter (struct sock_filter) that stops every call for the tracer."""
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog (linux/filter.h)."""
+
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def install_filter(instructions: bytes) -> None:
+    """Give this process no_new_privs and a filter, an array of struct sock_filter.  Raises OSError."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    instruction = _Instruction(BPF_RET_K, 0, 0, SECCOMP_RET_TRACE | RECORDING_DATUM)
-    program = _Program(1, ctypes.pointer(instruction))
+    program = _Program(len(instructions) // 8, instructions)
     prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(program))
 
 

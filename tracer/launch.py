@@ -31,15 +31,16 @@ class Program:
 class Launch:
     """A forked child on its way to the program: seize it, `go`, then ask `failure` once it is running or dead."""
 
-    def __init__(self, program: Program, dispositions: Dispositions) -> None:
-        """Fork.  `dispositions`: the signal state that this process was started with, which the child gets back."""
+    def __init__(self, program: Program, dispositions: Dispositions, filter_: bytes) -> None:
+        """Fork.  `dispositions`: the signal state that this process was started with, which the child gets back.
+        `filter_`: the recording filter, struct sock_filter after struct sock_filter."""
         self.program = program
         go_read, self._go = os.pipe()
         self._failure, failure_write = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._go)
-            _become(program, dispositions, go_read, failure_write)
+            _become(program, dispositions, filter_, go_read, failure_write)
         os.close(go_read)
         os.close(failure_write)
 
@@ -58,14 +59,16 @@ class Launch:
             raise TracerError(f"cannot install the recording filter: {stage}: {os.strerror(int(number))}")
 
 
-def _become(program: Program, dispositions: Dispositions, go_read: int, failure_write: int) -> None:
+def _become(
+    program: Program, dispositions: Dispositions, filter_: bytes, go_read: int, failure_write: int
+) -> None:
     """In the child: never returns.  Behind the filter there is only execve, and on failure write and exit."""
     stage, number = "seize", errno.EPERM
     try:
         if os.read(go_read, 1):
             dispositions.restore_in_child()
             stage = "seccomp"
-            kernel.install_recording_filter()
+            kernel.install_filter(filter_)
             stage, number = "execve", kernel.execve(program.path, program.argv, program.environment)
             if number == errno.ENOEXEC:  # as execvp(3) and shells do
                 script = (b"/bin/sh", program.path, *program.argv[1:])

@@ -109,11 +109,13 @@ def trace(
     *,
     allow_opaque: frozenset[str] = frozenset(),
     from_entry: bool = False,
+    known: bytes = b"",
     tick: Callable[[Loop], None] = lambda loop: None,
     exited: Callable[[Loop], None] = lambda loop: None,
 ) -> Outcome:
     """Run a program to its end, and all that it started to theirs.
 
+    `known` is a filter that lets known behaviour run and returns kernel.RET_RECORD for the rest; by default all is recorded.
     `tick` is called from another thread some times a second, `exited` once if others go on behind the initial process.
     Raises StartError when the program did not start, TracerError when it may not be traced.
     """
@@ -124,7 +126,9 @@ def trace(
         recorder.gap("/proc is not this pid namespace's: which executable made a call, and where, is not known")
     dispositions = Dispositions()
     try:
-        launch = Launch(program, dispositions)
+        if known:
+            loop.processor.disable()  # a call by which the program could see its affinity may be known, and not stop
+        launch = Launch(program, dispositions, known or kernel.RECORD_ALL)
         loop.initial = launch.pid
         try:
             kernel.seize(launch.pid, OPTIONS)

@@ -250,10 +250,15 @@ def test_the_selector_is_read_at_its_width() -> None:
 
 @pytest.mark.parametrize(
     ("version", "number"),
-    [((5, 4), 435), ((5, 8), 439), ((5, 15), 448), ((6, 1), 450), ((6, 6), 453), ((6, 12), 462), ((6, 18), 469)],
+    [((5, 4), 435), ((5, 8), 439), ((5, 15), 448), ((6, 1), 450), ((6, 7), 456), ((6, 12), 462), ((6, 18), 469)],
 )
 def test_the_newest_number_of_a_kernel(version: tuple[int, int], number: int) -> None:
     assert {table(arch).newest(version) for arch in Arch} == {number}
+
+
+def test_an_architecture_can_be_late() -> None:
+    """glibc's history of syscall-names.list: 6.7 "enables map_shadow_stack for architectures previously missing it"."""
+    assert [table(arch).newest((6, 6)) for arch in (Arch.X86_64, Arch.I386, Arch.AARCH64)] == [453, 452, 452]
 
 
 @pytest.mark.parametrize("version", [(4, 19), (6, 19), (7, 0)])

@@ -230,3 +230,19 @@ def test_interrupting_it_early_leaves_nothing(place):
         output, _ = process.communicate(timeout=20)
         assert process.returncode in (-signal.SIGTERM, 9)
         assert output in ("", "-13\n")
+
+
+def test_stopping_and_continuing_it_early_changes_nothing(place):
+    """SIGSTOP cannot be blocked: it comes in the middle of what is done to put the filter in, a denied close included."""
+    place.policy(ERRNO)
+    place.enforce(place.calls())
+    for start in range(40):
+        arm = ("exec", "entry")[start % 2]
+        process = place.start("--arm", arm, place.calls(), "110", stdin=subprocess.DEVNULL)
+        for turn in range(10):
+            time.sleep((start * 7 + turn * 3) % 11 / 2000)
+            if process.poll() is None:
+                process.send_signal(signal.SIGSTOP)
+                process.send_signal(signal.SIGCONT)
+        output, errors = process.communicate(timeout=20)
+        assert (process.returncode, output) == (9, "-13\n"), errors

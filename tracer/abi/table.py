@@ -92,24 +92,26 @@ def _joint(arch: Arch, call: Syscall) -> _Joint | None:
 
 
 @cache
-def _versions() -> list[tuple[tuple[int, int], int]]:
-    """Versions that brought a call, with its number, oldest first; the last is the end of the table."""
+def _versions(arch: Arch) -> list[tuple[tuple[int, int], int]]:
+    """Versions that brought the architecture a call, with its number, oldest first; the last is the end of the table."""
     found = []
-    for version, number, _ in _rows("newest.tsv"):
-        major, minor = version.split(".")
-        found.append(((int(major), int(minor)), 0 if number == "-" else int(number)))
+    for version, number, _, *only in _rows("newest.tsv"):
+        if not only or arch in only[0].split(","):
+            major, minor = version.split(".")
+            found.append(((int(major), int(minor)), 0 if number == "-" else int(number)))
     return found
 
 
 @cache
-def _newest(version: tuple[int, int]) -> int:
-    first, last = _versions()[0][0], _versions()[-1][0]
+def _newest(arch: Arch, version: tuple[int, int]) -> int:
+    versions = _versions(arch)
+    first, last = versions[0][0], versions[-1][0]
     if not first <= version <= last:
         raise ValueError(
             f"Linux {version[0]}.{version[1]} is not in the table of system calls, "
             f"which has {first[0]}.{first[1]} to {last[0]}.{last[1]}"
         )
-    return max(number for since, number in _versions() if since <= version)
+    return max(number for since, number in versions if since <= version)
 
 
 class Table:
@@ -143,10 +145,9 @@ class Table:
     def newest(self, version: tuple[int, int]) -> int:
         """The greatest number that the kernel of this version, 5.1 or later, has a call for.
 
-        The same on all three architectures.  Raises ValueError if the version is older than that, or newer than the
-        table (newest.tsv).
+        Raises ValueError if the version is older than that, or newer than the table (newest.tsv).
         """
-        return _newest(version)
+        return _newest(self.arch, version)
 
     def _joint(self, number: int) -> _Joint | None:
         if number not in self._joints:

@@ -76,8 +76,10 @@ static void int3(void) {
 
 static void single_step(void) {
     handle(SIGTRAP, 0);
+#ifdef __x86_64__
     __asm__ volatile("pushfq; orq $0x100, (%%rsp); popfq; nop; nop; pushfq; andq $~0x100, (%%rsp); popfq" ::: "cc", "memory");
     CHECK(count >= 4 && last_code == TRAP_TRACE);
+#endif
 }
 
 static sigjmp_buf back;

@@ -1,0 +1,69 @@
+"""The filter of a policy file, from the cache if nothing has changed since it was compiled.
+
+On the way to every start of `enforce`: what compiles is imported only where something has to be compiled.
+"""
+
+from __future__ import annotations
+
+from callfence import cache
+from enforcer.errors import EnforceError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal
+
+    from policygen.model import Policy
+
+    Variant = Literal["report", "silent", "warm"]
+
+
+def compiled(path: str, variant: Variant) -> cache.Compiled:
+    """`report`: a supervisor is asked about what falls to the default.  `silent`: the kernel alone answers.  `warm`: for
+    recording, what the policy allows runs and everything else stops (`policygen.warm`).
+
+    Raises EnforceError, with the position for a mistake in the policy.
+    """
+    if known := cache.load(path, variant, _read):
+        return known
+    try:
+        source = [(path, _read(path))]
+    except OSError as error:
+        hint = "; `learn` writes one, -p names another" if isinstance(error, FileNotFoundError) else ""
+        raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
+    from policygen.compile import CompileError, compile_policy
+    from policygen.errors import PolicyError
+
+    def read(name: str) -> bytes:
+        source.append((name, _read(name)))
+        return source[-1][1]
+
+    try:
+        policy = parsed(path, source[0][1], read)
+        if variant == "warm":
+            from policygen.warm import recording_filter
+            from tracer.kernel import RET_RECORD
+
+            filter_ = recording_filter(policy, RET_RECORD)
+        else:
+            filter_ = compile_policy(policy, report=variant == "report")
+    except PolicyError as error:
+        raise EnforceError(str(error)) from error
+    except CompileError as error:
+        raise EnforceError(f"{path}: {error}") from error
+    made = cache.Compiled(filter_, str(policy.arm), source)
+    cache.store(made, variant)
+    return made
+
+
+def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Policy:
+    """The policy in a file's content; `read` gives that of the files it includes.  Raises PolicyError."""
+    from policygen.document import parse
+    from policygen.lexer import decode
+
+    return parse(decode(content, path), path, read=lambda name: decode(read(name), name)).policy
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

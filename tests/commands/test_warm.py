@@ -1,0 +1,88 @@
+"""Warm learning: what the policy knows runs without a stop, what it does not is recorded, and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LEARN = [sys.executable, "-m", "callfence", "learn", "-o", "it.policy"]
+
+
+def learn(folder: Path, *command: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    arguments = [*LEARN, *options, *command]
+    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def runs(folder: Path) -> list[dict[str, object]]:
+    lines = (folder / ".callfence" / "it.rec").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if "id" in row]
+
+
+def counts(folder: Path, run: int) -> int:
+    """How many calls are recorded of a run, by its place."""
+    lines = (folder / ".callfence" / "it.rec").read_text().splitlines()
+    return sum(row["counts"][run] for row in map(json.loads, lines) if "counts" in row)
+
+
+DD = ("dd", "if=/dev/zero", "of=/dev/null", "bs=1", "count=2000", "status=none")
+
+
+def test_the_second_run_stops_rarely_and_changes_nothing(tmp_path: Path) -> None:
+    assert learn(tmp_path, *DD).returncode == 0
+    first = (tmp_path / "it.policy").read_bytes()
+    second = learn(tmp_path, *DD)
+    assert second.returncode == 0
+    assert (tmp_path / "it.policy").read_bytes() == first
+    assert counts(tmp_path, 0) > 4000
+    assert counts(tmp_path, 1) < 20
+    assert [run["warm"] for run in runs(tmp_path)] == [False, True]
+    assert "new            nothing" in second.stderr
+
+
+def test_what_is_new_is_learned(tmp_path: Path) -> None:
+    learn(tmp_path, *DD)
+    again = learn(tmp_path, "dd", "if=/dev/zero", "of=out", "bs=1", "count=3", "conv=fsync", "status=none")
+    assert "+ fsync: allow" in again.stderr
+    assert "fsync: allow" in (tmp_path / "it.policy").read_text()
+    assert (tmp_path / "out").read_bytes() == bytes(3)
+
+
+@pytest.mark.parametrize("option", ["--fresh", "--tight"])
+def test_everything_is_recorded_again(tmp_path: Path, option: str) -> None:
+    learn(tmp_path, *DD)
+    learn(tmp_path, *DD, options=(option,))
+    assert runs(tmp_path)[-1]["warm"] is False
+    assert counts(tmp_path, -1) > 4000
+
+
+def test_what_the_policy_refuses_still_runs(tmp_path: Path) -> None:
+    """Learning is not enforcing: an entry that denies is respected in the policy, not done to the program."""
+    learn(tmp_path, "true")
+    policy = tmp_path / "it.policy"
+    policy.write_text(policy.read_text() + "getppid: errno EPERM\n")
+    done = learn(tmp_path, sys.executable, "-I", "-S", "-c", "import os; print(os.getppid() > 0)")
+    assert done.stdout == "True\n"
+    assert "getppid: errno EPERM" in policy.read_text()
+    assert "refused" in done.stderr
+
+
+def test_a_broken_policy_is_told_before_the_program_runs(tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text("read: fd = 1\n")
+    done = learn(tmp_path, "touch", "ran")
+    assert done.returncode == 125
+    assert "it.policy:1:10" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_threads_and_processes_are_followed(tmp_path: Path) -> None:
+    program = "import threading, subprocess; t = threading.Thread(target=print, args=('x',)); t.start(); t.join(); subprocess.run(['true'])"
+    command = (sys.executable, "-c", program)
+    assert learn(tmp_path, *command).stdout == "x\n"
+    first = (tmp_path / "it.policy").read_bytes()
+    again = learn(tmp_path, *command)
+    assert (again.returncode, again.stdout) == (0, "x\n")
+    assert (tmp_path / "it.policy").read_bytes() == first

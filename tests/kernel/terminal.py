@@ -1,0 +1,65 @@
+"""A terminal with a program in it, driven by a test."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import termios
+import time
+
+
+class Terminal:
+    """`command` as the leader of a session of its own on a new terminal."""
+
+    def __init__(self, command, folder):
+        self._master, slave = pty.openpty()
+        attributes = termios.tcgetattr(slave)
+        attributes[3] &= ~termios.ECHO
+        termios.tcsetattr(slave, termios.TCSANOW, attributes)
+        environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        environment |= {"PS1": "READY> ", "TERM": "dumb", "HOME": str(folder)}
+        # setsid(1) -c makes the terminal the session's: nothing forks inside pytest
+        self._process = subprocess.Popen(
+            ["setsid", "-c", *command], stdin=slave, stdout=slave, stderr=slave, cwd=folder, env=environment
+        )
+        os.close(slave)
+        self._seen = ""
+
+    def send(self, text):
+        os.write(self._master, text.encode())
+
+    def expect(self, pattern, seconds=15):
+        """The match, and forgets what was before its end."""
+        end = time.monotonic() + seconds
+        while not (found := re.search(pattern, self._seen)):
+            ready = select.select([self._master], [], [], max(0, end - time.monotonic()))[0]
+            assert ready, f"no {pattern!r} in {self._seen!r}"
+            try:
+                self._seen += os.read(self._master, 4096).decode(errors="replace")
+            except OSError:
+                raise AssertionError(f"ended without {pattern!r}: {self._seen!r}") from None
+        self._seen = self._seen[found.end() :]
+        return found
+
+    def wait(self, seconds=15):
+        """The exit status."""
+        end = time.monotonic() + seconds
+        while self._process.poll() is None and time.monotonic() < end:
+            if select.select([self._master], [], [], 0.05)[0]:
+                try:
+                    self._seen += os.read(self._master, 4096).decode(errors="replace")
+                except OSError:
+                    break
+        return self._process.wait(max(0.1, end - time.monotonic()))
+
+    def close(self):
+        os.close(self._master)  # hangs up
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()

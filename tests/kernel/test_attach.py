@@ -1,0 +1,135 @@
+"""`learn -p PID`: comes and goes without a trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LEARN = (sys.executable, "-m", "callfence", "learn", "-q")
+GETPPID = 110
+
+
+def status(pid, task=None):
+    path = f"/proc/{pid}/task/{task}/status" if task else f"/proc/{pid}/status"
+    return dict(line.split(":\t", 1) for line in Path(path).read_text().splitlines())
+
+
+def until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def running(program):
+    process = subprocess.Popen(
+        [program("attached"), "run", "3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def attach(tmp_path):
+    started = []
+
+    def run(process):
+        learner = subprocess.Popen([*LEARN, "-o", tmp_path / "a.policy", "-p", str(process.pid)], stderr=subprocess.PIPE)
+        started.append(learner)
+        tasks = os.listdir(f"/proc/{process.pid}/task")
+        until(lambda: all(status(process.pid, task)["TracerPid"] == str(learner.pid) for task in tasks))
+        time.sleep(0.3)
+        return learner
+
+    yield run
+    for learner in started:
+        learner.kill()
+        learner.communicate()
+
+
+def is_as_before(process, state="SRD"):
+    for task in os.listdir(f"/proc/{process.pid}/task"):
+        found = status(process.pid, task)
+        assert found["TracerPid"] == "0"
+        assert found["Seccomp"] == "0"
+        assert found["NoNewPrivs"] == "0"
+        assert found["State"][0] in state
+
+
+def ends_well(process):
+    out, err = process.communicate(b"x", timeout=20)
+    assert (process.returncode, out, err) == (0, b"fine\n", b"")
+
+
+def recorded(folder):
+    rows = [json.loads(line) for line in (folder / ".callfence" / "a.rec").read_text().splitlines()]
+    return {row["number"] for row in rows if "arch" in row}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_let_go(running, attach, tmp_path, signum):
+    for _ in range(2):
+        learner = attach(running)
+        learner.send_signal(signum)
+        assert learner.wait(10) == 0, learner.stderr.read()
+        is_as_before(running)
+    assert GETPPID in recorded(tmp_path)
+    ends_well(running)
+
+
+def test_until_its_end(running, attach, tmp_path):
+    learner = attach(running)
+    ends_well(running)
+    assert learner.wait(10) == 0, learner.stderr.read()
+    assert {GETPPID, 231} <= recorded(tmp_path)  # exit_group
+
+
+def test_a_killed_learn_leaves_it_running(running, attach, tmp_path):
+    learner = attach(running)
+    learner.kill()
+    learner.wait()
+    until(lambda: status(running.pid)["TracerPid"] == "0")
+    is_as_before(running)
+    ends_well(running)
+    assert not (tmp_path / "a.policy").exists()
+
+
+def test_what_is_stopped_stays_stopped(running, attach):
+    running.send_signal(signal.SIGSTOP)
+    until(lambda: status(running.pid)["State"][0] == "T")
+    learner = attach(running)
+    learner.send_signal(signal.SIGINT)
+    assert learner.wait(10) == 0, learner.stderr.read()
+    is_as_before(running, "T")
+    running.send_signal(signal.SIGCONT)
+    ends_well(running)
+
+
+def test_stopped_and_continued_while_attached(running, attach):
+    learner = attach(running)
+    running.send_signal(signal.SIGSTOP)
+    time.sleep(0.2)
+    running.send_signal(signal.SIGCONT)
+    time.sleep(0.1)
+    running.send_signal(signal.SIGSTOP)
+    time.sleep(0.2)
+    learner.send_signal(signal.SIGINT)
+    assert learner.wait(10) == 0, learner.stderr.read()
+    is_as_before(running, "T")
+    running.send_signal(signal.SIGCONT)
+    ends_well(running)
+
+
+def test_nobody_to_attach_to(tmp_path):
+    done = subprocess.run([*LEARN, "-p", "4194304"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (125, "learn: no process 4194304\n")

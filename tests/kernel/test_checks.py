@@ -1,0 +1,111 @@
+"""Programs that check themselves: no task of theirs may notice the tracer."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+CHECKS = {
+    "signals": "every_one_once rt_order int3 single_step faults waited_for interrupted child_states "
+    "no_child_stops_shown timers masked_over_exec to_threads state",
+    "tasks": "kinds_of_birth clone_parent registers_kept vfork_waits daemonised subreaper killed_parents namespaces "
+    "user_namespace reused_pids inherited_and_waited exec_from_thread exec_behind_leader exec_race many_exec_races "
+    "exec_chain leader_first ended_in_stops killed_while_stopped group_stop group_stop_of_100 signal_while_stopped "
+    "restarted_calls",
+    "filters": "with_errno by_prctl killing killing_a_thread trapping tracing logging notifying for_all_threads "
+    "for_one_thread precedence signals_and_filters",
+    "ways": "mixed vsyscall odd_numbers clocks",
+    "processors": "after_many_calls in_status of_threads of_children over_exec chosen of_another",
+    "storms": "killed_trees",
+}
+GOOD = {"leader_first": 7}
+"""Exit statuses other than 0."""
+
+
+@pytest.mark.parametrize(("name", "check"), [(name, check) for name in CHECKS for check in CHECKS[name].split()])
+def test_the_program_notices_nothing(program, same, name, check):
+    if name == "processors" and os.sched_getaffinity(0) != set(range(os.cpu_count() or 0)):
+        pytest.skip("needs all processors")
+    assert same(program(name), check).done.returncode == GOOD.get(check, 0)
+
+
+@pytest.mark.parametrize("check", ["every_one_once", "faults", "interrupted", "state"])
+def test_a_32_bit_program_notices_nothing(program, same, check):
+    learned = same(program("signals", "-m32", "-static"), check)
+    assert learned.done.returncode == 0
+    assert {arch for arch, _ in learned.calls()} == {I386}
+
+
+X86_64, I386 = 0xC000003E, 0x40000003
+GETPRIORITY, GETPID, CLOSE, X32 = 140, 39, 3, 0x40000000
+
+
+@pytest.mark.parametrize(
+    ("check", "times"),
+    [
+        ("with_errno", 4),
+        ("by_prctl", 1),
+        ("killing", 1),
+        ("killing_a_thread", 2),
+        ("trapping", 3),
+        ("tracing", 3),
+        ("logging", 1),
+        ("notifying", 4),
+        ("precedence", 6),
+        ("signals_and_filters", 300),
+    ],
+)
+def test_what_a_filter_of_the_program_answers_is_recorded_once(program, learn, check, times):
+    assert learn(program("filters"), check).calls()[X86_64, GETPRIORITY] == times
+
+
+def test_a_filter_for_all_threads_hides_no_call(program, learn):
+    learned = learn(program("filters"), "for_all_threads")
+    assert learned.done.returncode == 0
+    assert learned.calls()[X86_64, GETPRIORITY] >= 4 * 50
+
+
+def test_a_filter_in_force_before_hides_no_call(program, learn):
+    under = (program("filters"), "before_another")
+    learned = learn(program("filters"), "refused", under=under)
+    assert learned.done.returncode == 0, learned.done.stderr
+    assert learned.calls()[X86_64, GETPRIORITY] == 1
+
+
+def test_i386_calls_of_a_64_bit_program_are_recorded_as_such(program, learn):
+    calls = learn(program("ways"), "mixed").calls()
+    assert (calls[I386, 20], calls[I386, 6], calls[I386, 60]) == (50, 50, 50)
+    assert (X86_64, 60) not in calls
+
+
+def test_odd_numbers_are_recorded(program, learn):
+    calls = learn(program("ways"), "odd_numbers").calls()
+    assert {0xFFFFFFFF, 1000, X32 | GETPID, X32 | 512} <= {number for arch, number in calls if arch == X86_64}
+
+
+def test_calls_through_the_vsyscall_page_are_recorded(program, plain, learn):
+    if plain(program("ways"), "vsyscall").returncode:
+        pytest.skip("no vsyscall page here")
+    assert learn(program("ways"), "vsyscall").calls()[X86_64, 96] == 1
+
+
+@pytest.mark.parametrize(
+    ("storm", "quick"),
+    [("short_threads", 2000), ("live_threads", 600), ("short_processes", 1500), ("exec_chains", 100)],
+)
+def test_storms_lose_no_task(program, learn, storm, quick):
+    """CALLFENCE_STORM multiplies the counts: with 10 they are those of a long test."""
+    count = quick * int(os.environ.get("CALLFENCE_STORM", "1"))
+    learned = learn(program("storms"), storm, str(count), timeout=600)
+    assert learned.done.returncode == 0, learned.done.stderr
+    if storm == "short_threads":
+        assert learned.calls()[X86_64, 110] == count  # getppid
+
+
+def test_a_fork_bomb_under_a_limit_ends(program, learn):
+    if os.getuid():
+        pytest.skip("needs root, to become another user")
+    bomb = ("setpriv", "--reuid=61234", "--regid=61234", "--clear-groups", program("storms"), "bomb", "60")
+    learned = learn(*bomb, timeout=120)
+    assert learned.done.returncode == 0, learned.done.stderr

@@ -1,0 +1,86 @@
+"""Failures of the kernel, made by strace on learn itself: an end in time, a message, and no half-written file."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+
+LEARN = (sys.executable, "-m", "callfence", "learn", "-q")
+STEP = int(os.environ.get("CALLFENCE_FAULT_STEP", "23"))
+"""1 tries every call."""
+
+
+def under_fault(folder, fault, command):
+    policy = folder / "f.policy"
+    strace = ["strace", "-o", folder / "trace", "-e", f"inject={fault}"]
+    done = subprocess.run([*strace, *LEARN, "-o", policy, *command], capture_output=True, text=True, timeout=30, check=False)
+    assert not [name for name in os.listdir(folder) if name not in ("trace", "f.policy", ".callfence")]
+    if policy.exists():
+        checked = subprocess.run([sys.executable, "-m", "callfence", "fmt", "--check", policy], check=False)
+        assert checked.returncode == 0
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def count(folder, name, command):
+    trace = folder / "count"
+    run = ["strace", "-o", trace, "-e", f"trace={name}", *LEARN, "-o", folder / "c.policy", *command]
+    assert subprocess.run(run, capture_output=True, check=False, timeout=60).returncode == 0
+    return len(re.findall(rf"^{name}\(", trace.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("error", ["ESRCH", "EPERM"])
+def test_ptrace_fails(tmp_path, error):
+    command = ["sh", "-c", "true & wait; exit 0"]
+    counted = tmp_path / "counted"
+    counted.mkdir()
+    total = count(counted, "ptrace", command)
+    assert total > 100
+    for when in (1, 2, 3, *range(4, total, STEP)):
+        done = under_fault(tmp_path, f"ptrace:error={error}:when={when}", command)
+        assert done.returncode in (0, 125), (when, done)
+        assert (done.returncode == 125) == bool(done.stderr), (when, done)
+
+
+@pytest.mark.parametrize("fault", ["wait4:error=EINTR:when=3+5", "rt_sigtimedwait:error=EINTR:when=1+2"])
+def test_interrupted_waits(tmp_path, fault):
+    assert under_fault(tmp_path, fault, ["sh", "-c", "(exit 4); sleep 0.1"]).returncode == 0
+
+
+@pytest.mark.parametrize("fault", ["prctl:error=EINVAL", "seccomp:error=ENOMEM"])
+@pytest.mark.parametrize("command", [["true"]])
+def test_no_filter(tmp_path, fault, command):
+    """Of learn itself only: its child, which installs the filter, strace does not see."""
+    assert under_fault(tmp_path, fault, command).returncode == 0
+
+
+@pytest.mark.parametrize("fault", ["fsync:error=EIO", "write:error=ENOSPC:when=3+", "renameat:error=EIO", "rename:error=EIO"])
+def test_files_that_cannot_be_written(tmp_path, fault):
+    done = under_fault(tmp_path, fault, ["true"])
+    assert (done.returncode, (tmp_path / "f.policy").exists()) in [(125, False), (0, True)], done
+    assert done.returncode == 0 or done.stderr.startswith("learn: ")
+
+
+LIBRARY = """
+#include <errno.h>
+int prctl(int option, ...) { if (option == 22) { errno = %s; return -1; } return 0; }
+"""
+
+
+@pytest.mark.parametrize(("error", "text"), [("EINVAL", "Invalid argument"), ("ENOMEM", "Cannot allocate memory")])
+def test_the_filter_cannot_be_installed(tmp_path, error, text):
+    (tmp_path / "library.c").write_text(LIBRARY % error)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-w", "-o", tmp_path / "library.so", tmp_path / "library.c"], check=True)
+    environment = os.environ | {"LD_PRELOAD": str(tmp_path / "library.so")}
+    command = [*LEARN, "-o", tmp_path / "f.policy", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30, check=False)
+    assert done.returncode == 125
+    assert done.stderr.startswith("learn: cannot install the recording filter") and text in done.stderr
+    assert not (tmp_path / "f.policy").exists()

@@ -1,0 +1,128 @@
+"""Job control on a terminal, under learn and around it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from terminal import Terminal
+
+LEARN = f"{sys.executable} -m callfence learn -q -o p.policy "
+BASH = "bash --norc --noprofile -i"
+
+
+@pytest.fixture
+def terminal(tmp_path):
+    opened = []
+
+    def start(command):
+        opened.append(Terminal(command.split(), tmp_path))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+@pytest.mark.parametrize("prefix", ["", LEARN])
+def test_jobs_of_a_learned_shell(terminal, prefix):
+    shell = terminal(prefix + BASH)
+    shell.expect("READY> ")
+    shell.send("sleep 300\n\x1a")
+    shell.expect(r"Stopped +sleep 300[^R]*READY> ")
+    shell.send("jobs\n")
+    shell.expect(r"\[1]\+ +Stopped +sleep 300")
+    shell.send("bg\n")
+    shell.expect(r"\[1]\+ sleep 300 &")
+    shell.send("jobs\n")
+    shell.expect(r"Running +sleep 300")
+    shell.send("fg\n")
+    shell.expect("sleep 300")
+    shell.send("\x03")
+    shell.expect("READY> ")
+    shell.send("echo status $?\n")
+    shell.expect("status 130")
+    shell.send("cat | tr a-z A-Z\nword\n\x04")
+    shell.expect("WORD")
+    shell.send("exit 6\n")
+    assert shell.wait() == 6
+
+
+@pytest.mark.parametrize("prefix", ["", LEARN])
+def test_learn_as_a_job(terminal, prefix):
+    shell = terminal(BASH)
+    shell.expect("READY> ")
+    shell.send(f"{prefix}sh -c 'echo up; read word; echo got $word; sleep 300'\n")
+    shell.expect("up")
+    shell.send("\x1a")
+    shell.expect(r"\[1]\+ +Stopped  +[^R]*READY> ")
+    shell.send("fg\n")
+    shell.send("something\n")
+    shell.expect("got something")
+    shell.send("\x1a")
+    shell.expect(r"\[1]\+ +Stopped  +[^R]*READY> ")
+    shell.send("bg\n")
+    shell.expect("READY> ")
+    shell.send("jobs\n")
+    shell.expect(r"Running")
+    shell.send("fg\n")
+    shell.expect("sh -c")
+    shell.send("\x03")
+    shell.expect("READY> ")
+    shell.send("echo status $?\n")
+    shell.expect("status 130")
+    shell.send("exit\n")
+    assert shell.wait() == 0
+
+
+@pytest.mark.parametrize("prefix", ["", LEARN])
+def test_a_background_job_that_reads_is_stopped(terminal, prefix):
+    shell = terminal(BASH)
+    shell.expect("READY> ")
+    shell.send(f"{prefix}cat &\n")
+    shell.expect("READY> ")
+    shell.send("sleep 1.5; echo; jobs\n")
+    shell.expect(r"Stopped[^\n]*cat")
+    shell.send("fg\nhello\n\x04")
+    shell.expect("hello")
+    shell.expect("READY> ")
+    shell.send("exit\n")
+    assert shell.wait() == 0
+
+
+@pytest.mark.parametrize("prefix", ["", LEARN])
+def test_interrupts_reach_the_program_once(terminal, prefix):
+    command = "sh -c 'n=0; trap \"n=\\$((n+1)); echo n is \\$n\" INT; echo up; while :; do sleep 0.1; done'"
+    shell = terminal(BASH)
+    shell.expect("READY> ")
+    shell.send(f"{prefix}{command}\n")
+    shell.expect("up")
+    for count in (1, 2, 3):
+        shell.send("\x03")
+        assert shell.expect(r"n is (\d)")[1] == str(count)
+    shell.send("\x1c")
+    shell.expect("READY> ")
+    shell.send("echo status $?\n")
+    shell.expect("status 131")
+    shell.send("exit\n")
+    assert shell.wait() == 0
+
+
+@pytest.mark.parametrize("prefix", ["", LEARN])
+def test_a_hangup_reaches_the_program(terminal, tmp_path, prefix):
+    (tmp_path / "program.py").write_text(HANGS_UP)
+    one = terminal(f"{prefix}{sys.executable} -u program.py")
+    one.expect("up")
+    one.close()
+    assert (tmp_path / "hung-up").exists()
+
+
+HANGS_UP = """
+import signal, time
+signal.signal(signal.SIGHUP, lambda *_: (open("hung-up", "w"), exit(3)))
+print("up")
+time.sleep(20)
+"""
