@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -81,9 +81,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    sys.stdout.flush()
-    if sys.stderr is not None:
-        print(f"learn: {message}", file=sys.stderr, flush=True)
+    with suppress(OSError, AttributeError):  # no room; closed when we were started
+        sys.stdout.flush()
+        sys.stderr.write(f"learn: {message}\n")
+        sys.stderr.flush()
     os._exit(status)
 
 
@@ -221,7 +222,10 @@ def _progress(options: argparse.Namespace, recorder: _Recorder) -> Iterator[Call
         )
 
     def hidden() -> bool:
-        return loops[-1].calls.interactive or os.tcgetpgrp(2) != os.getpgrp()
+        try:
+            return loops[-1].calls.interactive or os.tcgetpgrp(2) != os.getpgrp()
+        except OSError:  # it has hung up
+            return True
 
     with terminal.progress(figures, hidden) as draw:
 

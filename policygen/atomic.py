@@ -34,9 +34,11 @@ def write(path: Path, data: bytes) -> None:
                 os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk is told by write(2), which knows no name
         raise
     _sync_folder(path.parent)
 

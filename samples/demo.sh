@@ -15,7 +15,7 @@ step() { # the command as it would be typed
     printf '\n\033[1m$ %s\033[0m\n' "$*"
 }
 
-if ! ldconfig -p 2>/dev/null | grep -q 'libseccomp\.so\.2' && ! /sbin/ldconfig -p | grep -q 'libseccomp\.so\.2'; then
+if ! python -c 'import ctypes.util, sys; sys.exit(ctypes.util.find_library("seccomp") is None)'; then
     echo 'demo: libseccomp is missing; on Debian: apt-get install libseccomp2' >&2
     exit 1
 fi

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LEARN = [sys.executable, "-m", "callfence", "learn", "-o", "it.policy"]
 
@@ -79,7 +82,8 @@ def test_a_broken_policy_is_told_before_the_program_runs(tmp_path: Path) -> None
 
 
 def test_threads_and_processes_are_followed(tmp_path: Path) -> None:
-    program = "import threading, subprocess; t = threading.Thread(target=print, args=('x',)); t.start(); t.join(); subprocess.run(['true'])"
+    thread = "t = threading.Thread(target=print, args=('x',)); t.start(); t.join()"
+    program = f"import threading, subprocess; {thread}; subprocess.run(['true'])"
     command = (sys.executable, "-c", program)
     assert learn(tmp_path, *command).stdout == "x\n"
     first = (tmp_path / "it.policy").read_bytes()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 
 import pytest
 
@@ -130,24 +132,18 @@ def test_programs_are_found_and_run_as_by_execvp(arm, place):
     assert place.enforce("--arm", arm, "tool", "a").stdout == "option tool a\n"
 
 
-def test_a_program_that_cannot_be_read(place):
+def test_a_program_that_cannot_be_read(place, nobody):
     """Its memory cannot be written, so the filter cannot be put into it at the execve."""
-    if os.getuid() != 0:
-        pytest.skip("needs root to become another user")
-    target = place.calls()
-    (place.folder / "calls").chmod(0o111)
-    place.policy("default errno EACCES\nwrite: allow\nexit_group: allow\nexecve: allow\n")
-    for folder in (place.folder, *place.folder.parents):
-        if not folder.stat().st_mode & 1:
-            pytest.skip("another user cannot come here")
-    nobody = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
-    usable = place.enforce("--version", under=nobody)
-    if usable.returncode:
-        pytest.skip("another user cannot read this installation")
-    done = place.enforce(target, "39", under=nobody)
+    place.calls()
+    target = shutil.copy(place.folder / "calls", nobody.folder)
+    os.chmod(target, 0o111)
+    (nobody.folder / "calls.policy").write_text("default errno EACCES\nwrite: allow\nexit_group: allow\nexecve: allow\n")
+    enforce = (*nobody.python, "-m", "callfence", "enforce")
+    settings = {"cwd": nobody.folder, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run([*enforce, "./calls", "39"], check=False, **settings)
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr.startswith("enforce: ./calls cannot be read, so it cannot be armed at its execve")
-    assert place.enforce("--arm", "now", target, "39", under=nobody).stdout == "-13\n"
+    assert subprocess.run([*enforce, "--arm", "now", "./calls", "39"], check=False, **settings).stdout == "-13\n"
 
 
 def test_lost_privilege_is_mentioned(place):
@@ -182,15 +178,14 @@ def test_enforce_within_enforce(place):
     assert (done.returncode, done.stderr) == (9, "")
 
 
-def test_a_process_limit(place):
-    if os.getuid() != 0:
-        pytest.skip("needs root to become another user")
-    place.policy(ALLOW)
-    shell = 'ulimit -u 1; exec "$@"'
-    under = ("setpriv", "--reuid", "64321", "--clear-groups", "sh", "-c", shell, "sh")
-    if place.enforce("--version", under=under).returncode:
-        pytest.skip("another user cannot read this installation")
-    done = place.enforce(place.calls(), under=under)
+def test_a_process_limit(place, nobody):
+    place.calls()
+    shutil.copy(place.folder / "calls", nobody.folder)
+    (nobody.folder / "calls.policy").write_text(ALLOW)
+    become, python = nobody.python[:1], nobody.python[1:]
+    other = [word.replace("65534", "64321") for word in python]  # a user with no other process
+    command = [*become, *other[:4], "sh", "-c", 'ulimit -u 1; exec "$@"', "sh", *other[4:], "-m", "callfence", "enforce"]
+    done = subprocess.run([*command, "./calls"], check=False, cwd=nobody.folder, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (125, "enforce: clone: Resource temporarily unavailable\n")
 
 

@@ -45,6 +45,21 @@ class Terminal:
         self._seen = self._seen[found.end() :]
         return found
 
+    def prompt(self):
+        """Wait for the shell's prompt."""
+        self.expect("READY> ")
+        time.sleep(0.1)  # until it reads: what comes before may be thrown away
+
+    def command(self, text):
+        """Have the shell run a program, and wait until that is in the foreground."""
+        shell = os.tcgetpgrp(self._master)
+        self.send(f"{text}\n")
+        end = time.monotonic() + 15
+        while os.tcgetpgrp(self._master) == shell:
+            assert time.monotonic() < end, f"{text!r} is not in the foreground"
+            time.sleep(0.01)
+        time.sleep(0.05)
+
     def wait(self, seconds=15):
         """The exit status."""
         end = time.monotonic() + seconds
@@ -57,7 +72,10 @@ class Terminal:
         return self._process.wait(max(0.1, end - time.monotonic()))
 
     def close(self):
+        if self._master == -1:
+            return
         os.close(self._master)  # hangs up
+        self._master = -1
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -17,14 +16,11 @@ import pytest
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from conftest import Commands
+    from conftest import Commands, Nobody
 
 TIMEOUT = 60
-PURE = ("callfence", "enforcer", "policygen", "tracer", "ptrace", "pyseccomp.py", "rich", "pygments")
-"""What the commands import, found where this interpreter finds it."""
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all")
 CONTAINER = ("setpriv", "--inh-caps=-sys_admin,-sys_ptrace", "--bounding-set=-sys_admin,-sys_ptrace")
 """Root, but without what Docker does not give it by default."""
 NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
@@ -34,15 +30,6 @@ NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 @pytest.fixture(scope="module")
 def victim(compile_c: Callable[..., Path]) -> Path:
     return compile_c(Path(__file__).parent / "attacks" / "victim.c")
-
-
-@pytest.fixture
-def public_folder() -> Iterator[Path]:
-    """A folder that anybody may write to; pytest's own are root's alone."""
-    folder = Path(tempfile.mkdtemp(prefix="callfence-test-"))
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def learn_and_enforce(prefix: Sequence[str], victim: Path, commands: Commands, folder: Path) -> None:
@@ -69,30 +56,18 @@ def test_no_capabilities_in_a_user_namespace(victim: Path, commands: Commands, t
     learn_and_enforce(NAMESPACE, victim, commands, tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root; without it all tests are this one")
-def test_an_unprivileged_user(victim: Path, commands: Commands, public_folder: Path) -> None:
-    """The interpreter of the tests may be out of an unprivileged user's reach, so this uses the system's."""
-    packages, program = public_folder / "packages", public_folder / "victim"
-    packages.mkdir()
-    for name in PURE:
-        source = found(name)
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, packages / name)
+def test_an_unprivileged_user(victim: Path, commands: Commands, nobody: Nobody) -> None:
+    program, work = nobody.folder / "victim", nobody.folder / "work"
     shutil.copy(victim, program)
-    subprocess.run(["chmod", "-R", "a+rX", public_folder], check=True)
-
-    def as_nobody(command: str) -> list[str]:
-        return [*NOBODY, "env", f"PYTHONPATH={packages}", "/usr/bin/python3", "-m", "callfence", command]
-
-    work = public_folder / "work"
     work.mkdir()
     work.chmod(0o777)
-    environment = {**commands.environment, "HOME": str(work)}
-    learned = commands.plain([*as_nobody("learn"), "--", program, "benign"], work, env=environment)
+    learn, enforce = ([*nobody.python, "-m", "callfence", command, "--"] for command in ("learn", "enforce"))
+    learned = commands.plain([*learn, program, "benign"], work)
     assert (learned.returncode, learned.stdout) == (0, b"benign work done\n"), learned.stderr.decode()
     assert (work / "victim.policy").stat().st_uid == 65534
-    benign = commands.plain([*as_nobody("enforce"), "--", program, "benign"], work, env=environment)
+    benign = commands.plain([*enforce, program, "benign"], work)
     assert (benign.returncode, benign.stdout, benign.stderr) == (0, b"benign work done\n", b"")
-    attack = commands.plain([*as_nobody("enforce"), "--", program, "mmap_wx"], work, env=environment)
+    attack = commands.plain([*enforce, program, "mmap_wx"], work)
     assert (attack.returncode, attack.stdout) == (-signal.SIGSYS, b"benign work done\n")
     assert b"mmap(" in attack.stderr
 
