@@ -12,7 +12,7 @@ from enum import Enum, StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tracer.abi import Arch
+from tracer.abi import Arch  # noqa: TC001 -- dataclasses read it
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -182,9 +182,9 @@ def test_a_process_limit(place, nobody):
     place.calls()
     shutil.copy(place.folder / "calls", nobody.folder)
     (nobody.folder / "calls.policy").write_text(ALLOW)
-    become, python = nobody.python[:1], nobody.python[1:]
-    other = [word.replace("65534", "64321") for word in python]  # a user with no other process
-    command = [*become, *other[:4], "sh", "-c", 'ulimit -u 1; exec "$@"', "sh", *other[4:], "-m", "callfence", "enforce"]
+    other = [word.replace("65534", "64321") for word in nobody.python]  # a user with no other process
+    limited = other.index("env")
+    command = [*other[:limited], "prlimit", "--nproc=1", *other[limited:], "-m", "callfence", "enforce"]
     done = subprocess.run([*command, "./calls"], check=False, cwd=nobody.folder, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (125, "enforce: clone: Resource temporarily unavailable\n")
 
