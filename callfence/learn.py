@@ -18,12 +18,13 @@ from callfence.summary import Learned, print_summary
 from enforcer.errors import FAILED, EnforceError
 from enforcer.launch import initial_environment
 from enforcer.program import failure, locate
-from policygen import atomic, recording_file
+from policygen import atomic, libseccomp, recording_file
 from policygen.compile import CompileError
 from policygen.document import Document, PolicyError, parse_file
 from policygen.extend import Options
 from policygen.fold import Folder
 from policygen.generate import Generated, generate
+from policygen.libseccomp import LibseccompError
 from policygen.model import Arm
 from policygen.recording import Recording, Run, merge
 from policygen.recording_file import RecordingError
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _learn(options)
-    except (PolicyError, RecordingError, CompileError, TracerError, EnforceError, ReplayError) as error:
+    except (PolicyError, RecordingError, CompileError, LibseccompError, TracerError, EnforceError, ReplayError) as error:
         _fail(str(error), error.status if isinstance(error, EnforceError) else FAILED)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -171,6 +172,10 @@ def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> 
 
     Returns the filter that lets run what the policy knows already; none where all is to be recorded.
     """
+    machine = os.uname()
+    if machine.sysname != "Linux" or machine.machine not in ("x86_64", "i686"):  # the latter is setarch(8)'s
+        raise TracerError(f"learn runs on Linux on x86_64, and this is {machine.sysname} on {machine.machine}")
+    libseccomp.require()
     known = b""
     if not options.fresh:
         if policy.exists():

@@ -80,12 +80,17 @@ def generate(default: int, rules: Sequence[Rule], seconds: float = SECONDS) -> l
     )
 
 
+def require() -> None:
+    """LibseccompError if there is no libseccomp: for those who want to know before they need it."""
+    _library()
+
+
 def _library() -> Any:
     try:
         import pyseccomp
     except ImportError as error:
         raise LibseccompError(f"pyseccomp is missing ({error}): pip install pyseccomp") from error
-    except RuntimeError as error:  # what it raises when it finds no shared library
+    except (RuntimeError, OSError) as error:  # it finds no shared library, or one that cannot be loaded
         raise LibseccompError(
             f"libseccomp is missing ({error}): install the package libseccomp2 (Debian, Ubuntu) or libseccomp"
         ) from error

@@ -71,8 +71,11 @@ class Calls:
         if not task.filtered and has_filter(task.tid):
             # Skipped at its entry stop, the call is -1 to the program's own filter, which may kill for it.
             self._gap(f"{task.executable} made calls with hidden arguments, which could not be kept from it")
-        else:
-            kernel.skip_call(task.tid, ENOSYS)
+            return
+        kernel.skip_call(task.tid, ENOSYS)
+        name = table(Arch.from_audit(event.arch) or Arch.X86_64).by_number[event.number].name
+        if name != "clone3":  # without which every libc does
+            self._gap(f"{task.executable} was refused {name}; if it can't do without, use --allow-opaque {name}")
 
     def _clone(self, task: Task, event: Event) -> None:
         """A child made with CLONE_UNTRACED would run without its tracer, and every call of it would fail."""

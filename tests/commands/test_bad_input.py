@@ -1,0 +1,198 @@
+"""What is wrong is said in one message with the way out, status 125-127, and nothing is lost or half-written."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+CALLFENCE = (sys.executable, "-m", "callfence")
+POLICY = "read: allow\nwrite: allow\n"
+
+
+def run(folder: Path, *command: str, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "LC_ALL": "C.UTF-8"}
+    command = (*before, *CALLFENCE, *command)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(params=["learn", "enforce"])
+def command(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
+    (tmp_path / "it.policy").write_text(POLICY)
+    return (request.param, "-o" if request.param == "learn" else "-p", "it.policy")
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "says"),
+    [
+        ("no-such-program", 127, "no-such-program: not found"),
+        ("./no-such-program", 127, "./no-such-program: not found"),
+        ("./text", 126, "./text: Permission denied"),
+        ("./folder", 126, "./folder: is a directory"),
+        ("./script", 127, "./script: the interpreter that it names was not found"),
+        ("./text/x", 127, "./text/x: not found"),
+        ("", 127, "'': not found"),
+    ],
+)
+def test_a_program_that_cannot_run(command: tuple[str, ...], tmp_path: Path, program: str, status: int, says: str) -> None:
+    (tmp_path / "text").write_text("hello\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "script").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "script").chmod(0o755)
+    done = run(tmp_path, *command, "--", program)
+    assert (done.returncode, done.stderr) == (status, f"{command[0]}: {says}\n")
+    assert (tmp_path / "it.policy").read_text() == POLICY
+
+
+MISTAKES = [
+    ("opne: allow", "it.policy:1:1: x86_64 has no syscall opne"),
+    ("read: fb == 1", "it.policy:1:7: read has no argument fb"),
+    ("mmap: prot == PROT_RAED", "it.policy:1:15:"),
+    ("read: allow\nread: allow", "it.policy:2:1:"),
+    ("fchmod: mode == 0x10000", "it.policy:1:17:"),
+    ("read: buf == 1", "it.policy:1:7:"),
+    ("callfence 2", "it.policy:1:11:"),
+    ("read: (fd == 1", "it.policy:1:"),
+    ("include it.policy", "it.policy:1:9:"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), MISTAKES)
+def test_a_mistake_in_a_policy(command: tuple[str, ...], tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "it.policy").write_text(text + "\n")
+    done = run(tmp_path, *command, "touch", "ran")
+    assert done.returncode == 125
+    assert done.stderr.startswith(f"{command[0]}: {says}")
+    assert "^" in done.stderr
+    assert not (tmp_path / "ran").exists()
+    assert (tmp_path / "it.policy").read_text() == text + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", ".callfence/it.rec:1: not a callfence recording"),
+        (b"\x7fELF\x00", ".callfence/it.rec:1: not a callfence recording"),
+        (b'{"callfence recording": 9}\n', ".callfence/it.rec:1: format 9"),
+        (b'{"callfence recording": 1, "runs": 1, "observations": 1}\n', ".callfence/it.rec:2: truncated"),
+    ],
+)
+def test_a_recording_that_is_none(tmp_path: Path, content: bytes, says: str) -> None:
+    recording = tmp_path / ".callfence" / "it.rec"
+    recording.parent.mkdir()
+    recording.write_bytes(content)
+    done = run(tmp_path, "learn", "-o", "it.policy", "touch", "ran")
+    assert done.returncode == 125
+    assert done.stderr.startswith(f"learn: {says}")
+    assert recording.read_bytes() == content
+    assert not (tmp_path / "ran").exists()
+
+
+def mounted(options: str, script: str) -> tuple[str, ...]:
+    """Words that run `script`, in which "$@" is the command, in a file system of its own over the current folder."""
+    return ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs {options} none . && cd "$PWD" && {script}', "sh")
+
+
+def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
+    done = run(tmp_path, "learn", "true", before=mounted("-o ro", '"$@"'))
+    assert done.returncode == 125
+    assert "Read-only file system" in done.stderr
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """The policy that was there is whole, and no temporary file is left."""
+    fill = "echo 'read: allow' > it.policy; mkdir .callfence; dd if=/dev/zero of=fill bs=1k count=100 2>&-"
+    script = f'{fill}; "$@"; status=$?; cat it.policy; ls -A . .callfence; exit $status'
+    done = run(tmp_path, "learn", "-o", "it.policy", "true", before=mounted("-o size=32k", script))
+    assert done.returncode == 125
+    assert "No space left on device" in done.stderr
+    assert set(done.stdout.split()) <= {"read:", "allow", ".:", ".callfence:", ".callfence", "fill", "it.policy", "cache"}
+    assert done.stdout.startswith("read: allow\n")
+
+
+def test_no_libseccomp(command: tuple[str, ...], tmp_path: Path) -> None:
+    hide = "for f in /usr/lib/x86_64-linux-gnu/libseccomp.so.2*; do mount --bind /dev/null $f; done; exec \"$@\""
+    done = run(tmp_path, *command, "touch", "ran", before=("unshare", "--mount", "sh", "-ec", hide, "sh"))
+    assert done.returncode == 125
+    assert "libseccomp is missing" in done.stderr
+    assert "libseccomp2" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_ptrace_is_not_permitted(command: tuple[str, ...], tmp_path: Path) -> None:
+    """A container's filter that refuses ptrace, as Docker's did before Linux 4.8."""
+    (tmp_path / "outer.policy").write_text("default allow\nptrace: errno EPERM\n")
+    outer = (*CALLFENCE, "enforce", "--quiet-kernel", "-p", "outer.policy", "--")
+    done = run(tmp_path, *command, "touch", "ran", before=outer)
+    assert done.returncode == 125
+    assert "ptrace" in done.stderr
+    assert "--arm now" in done.stderr or "callfence doctor" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_architecture(command: tuple[str, ...], tmp_path: Path) -> None:
+    """What it would say on one that has tables only; uname's answer is what tells."""
+    script = (
+        "import os, sys, importlib; real = os.uname();"
+        "os.uname = lambda: os.uname_result((real[0], real[1], real[2], real[3], 'aarch64'));"
+        "sys.exit(importlib.import_module(f'callfence.{sys.argv[1]}').main(sys.argv[2:]))"
+    )
+    arguments = [sys.executable, "-c", script, *command, "true"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 125
+    assert done.stderr == f"{command[0]}: {command[0]} runs on Linux on x86_64, and this is Linux on aarch64\n"
+
+
+def test_an_unreadable_policy(tmp_path: Path) -> None:
+    done = run(tmp_path, "enforce", "-p", "none.policy", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "none.policy cannot be read: No such file or directory; `learn` writes one" in done.stderr
+
+
+def test_a_symbolic_link_is_not_followed_when_writing(tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere"
+    target.write_text(POLICY)
+    (tmp_path / "it.policy").symlink_to(target)
+    done = run(tmp_path, "learn", "-o", "it.policy", "true")
+    assert done.returncode == 125
+    assert "is a symbolic link" in done.stderr
+    assert target.read_text() == POLICY
+
+
+def test_the_mode_of_a_policy_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text(POLICY)
+    (tmp_path / "it.policy").chmod(0o640)
+    assert run(tmp_path, "learn", "-o", "it.policy", "true").returncode == 0
+    assert stat.S_IMODE((tmp_path / "it.policy").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["shwo"], 2, "callfence: unknown command 'shwo': did you mean show?\n"),
+        (["learn"], 125, "learn: no program given; see learn --help\n"),
+        (["learn", "--frsh", "true"], 125, "learn: unrecognized arguments: --frsh; see learn --help\n"),
+        (["learn", "-p", "1", "true"], 125, "learn: give either a program or -p PID, not both; see learn --help\n"),
+        (["learn", "-p", "999999999"], 125, "learn: no process 999999999\n"),
+        (["show", "none.policy"], 2, "callfence show: none.policy: No such file or directory\n"),
+        (["fmt", "none.policy"], 2, "callfence fmt: none.policy: No such file or directory\n"),
+    ],
+)
+def test_a_mistake_in_the_command_line(tmp_path: Path, arguments: list[str], status: int, says: str) -> None:
+    done = run(tmp_path, *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", says)
+
+
+@pytest.mark.parametrize("command", ["", "learn", "enforce", "show", "fmt", "doctor"])
+def test_help(tmp_path: Path, command: str) -> None:
+    done = run(tmp_path, *filter(None, [command]), "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
