@@ -134,6 +134,74 @@ class Space:
             function = self._high[function] if bit else self._low[function]
         return function
 
+    def values(self, function: int) -> set[Hashable]:
+        """What the function can be; not for sets."""
+        return {self._values[node] for node in self._below(function) if self._variable[node] == self.bits}
+
+    def support(self, function: int) -> int:
+        """The variables that the function depends on, as the bits of a point."""
+        variables = {self._variable[node] for node in self._below(function)} - {self.bits}
+        return sum(1 << (self.bits - 1 - variable) for variable in variables)
+
+    def where(self, function: int, leaf: int) -> int:
+        """The set in which the function is that leaf."""
+        known: dict[int, int] = {}
+
+        def walk(node: int) -> int:
+            if self._variable[node] == self.bits:
+                return TRUE if node == leaf else FALSE
+            if node not in known:
+                known[node] = self._node(self._variable[node], walk(self._low[node]), walk(self._high[node]))
+            return known[node]
+
+        return walk(function)
+
+    def fixed(self, function: int, cube: Cube) -> int:
+        """The function with the variables that the cube cares about held at its values, so no longer depending on them."""
+        care, value = cube
+        known: dict[int, int] = {}
+
+        def walk(node: int) -> int:
+            variable = self._variable[node]
+            if variable == self.bits:
+                return node
+            if node not in known:
+                bit = 1 << (self.bits - 1 - variable)
+                if care & bit:
+                    known[node] = walk(self._high[node] if value & bit else self._low[node])
+                else:
+                    known[node] = self._node(variable, walk(self._low[node]), walk(self._high[node]))
+            return known[node]
+
+        return walk(function)
+
+    def always(self, region: int, variables: int) -> int:
+        """Where the set holds whatever those variables are, given as the bits of a point; does not depend on them."""
+        known: dict[int, int] = {}
+
+        def walk(node: int) -> int:
+            variable = self._variable[node]
+            if variable == self.bits:
+                return node
+            if node not in known:
+                low, high = walk(self._low[node]), walk(self._high[node])
+                free = variables >> (self.bits - 1 - variable) & 1
+                known[node] = self.both(low, high) if free else self._node(variable, low, high)
+            return known[node]
+
+        return walk(region)
+
+    def _below(self, function: int) -> set[int]:
+        """All nodes of the function."""
+        found, ahead = set(), [function]
+        while ahead:
+            node = ahead.pop()
+            if node not in found:
+                found.add(node)
+                if self._variable[node] < self.bits:
+                    ahead += [self._low[node], self._high[node]]
+        return found
+
     def cubes(self, region: int, limit: int = MAX_CUBES) -> tuple[Cube, ...] | None:
         """Few cubes whose union is the set, none of them superfluous (Minato, "Fast Generation of Irredundant
         Sum-of-Products Forms from Binary Decision Diagrams", 1992).  None where it takes more than `limit`, or more

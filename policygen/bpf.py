@@ -37,7 +37,7 @@ NUMBER, ARCH = 0, 4  # offsetof(struct seccomp_data, nr) and (..., arch)
 SCRATCH = 16  # BPF_MEMWORDS
 
 # What seccomp_check_filter lets pass (kernel/seccomp.c); BPF_MOD is not among it.
-_CODES = (
+OPCODES = (
     {LD | ABS, LD | LEN, LDX | LEN, LD | IMM, LDX | IMM, LD | MEM, LDX | MEM, ST, STX}
     | {ALU | operation | operand for operation in OPERATIONS for operand in (K, X)}
     | {ALU | NEG, MISC | TAX, MISC | TXA, JMP | JA, RET | K, RET | A}
@@ -115,7 +115,7 @@ def _problem(instruction: Instruction, following: int) -> str | None:
     """bpf_check_classic (net/core/filter.c) and seccomp_check_filter (kernel/seccomp.c), for one instruction."""
     code, jt, jf, k = instruction
     problem = None
-    if code not in _CODES:
+    if code not in OPCODES:
         problem = f"opcode {code:#06x} is not allowed in a seccomp filter"
     elif code == LD | ABS and (k >= DATA_SIZE or k & 3):
         problem = f"offset {k} is not that of a word of struct seccomp_data"

@@ -25,6 +25,7 @@ from tracer.abi import X32_BIT, Arch, table
 
 if TYPE_CHECKING:
     from policygen.libseccomp import Comparison
+    from tracer.abi import Event
 
 _LOAD = bpf.LD | bpf.ABS
 _RET, _JA = bpf.RET | bpf.K, bpf.JMP | bpf.JA
@@ -33,6 +34,18 @@ _JEQ, _JGT, _JGE = (bpf.JMP | jump | bpf.K for jump in (bpf.JEQ, bpf.JGT, bpf.JG
 
 class CompileError(Exception):
     """The policy has no filter: it is too large, libseccomp is missing or failed, or what it wrote is wrong."""
+
+
+class WrongFilterError(CompileError):
+    """What libseccomp wrote is not the policy; nobody has used it."""
+
+    def __init__(self, program: bytes, event: Event) -> None:
+        super().__init__(
+            f"libseccomp wrote a wrong filter for this policy, which was not used: it answers {format_call(event)} "
+            f"with {bpf.action_text(bpf.run(program, event))}"
+        )
+        self.program = program
+        self.event = event
 
 
 def compile_policy(policy: Policy, *, report: bool = False) -> bytes:
@@ -52,10 +65,7 @@ def compile_policy(policy: Policy, *, report: bool = False) -> bytes:
     except TooComplexError as error:
         raise CompileError(f"the filter is too complex to be proved: {error}") from error
     if wrong is not None:
-        raise CompileError(
-            f"libseccomp wrote a wrong filter for this policy, which was not used: it answers {format_call(wrong)} "
-            f"with {bpf.action_text(bpf.run(program, wrong))}"
-        )
+        raise WrongFilterError(program, wrong)
     return program
 
 

@@ -2,15 +2,14 @@
 
     fuzz.py TARGET [SECONDS [FOLDER]]
 
-TARGET is policy, recording or filter.  FOLDER keeps the inputs that reached new code from one time to the next; an
-input that breaks something is left in the current folder as crash-*, timeout-* or oom-*, and the exit status is not 0.
+TARGET is policy, recording or filter.  FOLDER (build/fuzz/TARGET) keeps the inputs that reached new code from one time
+to the next; an input that breaks something is left there as crash-*, timeout-* or oom-*, and the exit status is not 0.
 Needs atheris (`pip install atheris`), which the project itself does not depend on.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 import atheris
@@ -27,8 +26,10 @@ with atheris.instrument_imports(include=["policygen", "tracer.abi", "json"]):
 ROOT = Path(__file__).parent.parent
 SLOWEST = 10
 """Seconds one input may take: more is a hang."""
-LONGEST = 4096
-"""Bytes of one input: what matters fits, and longer ones only slow the search down."""
+LONGEST = 8192
+"""Bytes of one input: longer ones only slow the search down."""
+MENDED = 24
+"""Instructions of a program made from an input that is none."""
 POINTS = 8
 """Calls that a followed filter is compared with the interpreter on."""
 
@@ -65,17 +66,41 @@ def filter_(data: bytes) -> None:
     """A program that the kernel would load is followed exactly or refused; any other is an InvalidProgramError."""
     points = [int.from_bytes((data[place:] + data)[:64].ljust(64, b"\0"), "big") for place in range(POINTS)]
     try:
-        program = bpf.encode(bpf.decode(data[: len(data) & ~7]))
+        program = bpf.encode(bpf.decode(data))
     except bpf.InvalidProgramError:
-        return
+        program = _mended(data)
     assert bpf.disassemble(program)
-    space = Space(region.BITS, limit=20_000)
+    space = Space(region.BITS, limit=5_000)
     try:
         function = symbolic.function(space, program)
     except (symbolic.UnsupportedError, TooComplexError):
         return
     for point in points:
         assert space.value(space.at(function, point)) == symbolic.meaning(bpf.run(program, region.event(point)))
+
+
+CODES = sorted(bpf.OPCODES)
+
+
+def _mended(data: bytes) -> bytes:
+    """The nearest program that the kernel would load, without scratch words: mutated bytes are hardly ever one."""
+    fields = list(bpf.STRUCT.iter_unpack(data[: min(len(data), 8 * MENDED) & ~7]))
+    made = []
+    for place, (code, jt, jf, k) in enumerate(fields):
+        code = code if code in bpf.OPCODES else CODES[code % len(CODES)]
+        kind, left = code & 7, len(fields) - place
+        if code & 0xE7 in (bpf.LD | bpf.MEM, bpf.LDX | bpf.MEM) or kind in (bpf.ST, bpf.STX):
+            code, kind = bpf.LD | bpf.ABS, bpf.LD
+        if code == bpf.LD | bpf.ABS:
+            k = k % bpf.DATA_SIZE & ~3
+        elif code == bpf.JMP | bpf.JA:
+            k %= left
+        elif kind == bpf.ALU and code & 0xF0 in (bpf.LSH, bpf.RSH):
+            k %= 32
+        elif code == bpf.ALU | bpf.DIV | bpf.K:
+            k |= 1
+        made.append(bpf.Instruction(code, jt % left, jf % left, k))
+    return bpf.encode(bpf.decode(bpf.encode([*made, bpf.Instruction(bpf.RET | bpf.K, k=bpf.KILL_PROCESS)])))
 
 
 TARGETS = {"policy": policy, "recording": recording, "filter": filter_}
@@ -109,17 +134,16 @@ _RECORDING = """\
 
 def main() -> None:
     target, seconds = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "60"
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "seeds").mkdir()
-        for number, seed in enumerate(seeds(target)):
-            (folder / "seeds" / str(number)).write_bytes(seed)
-        (folder / "words").write_text("".join(f'"{word}"\n' for word in WORDS))
-        corpus = Path(sys.argv[3]) if len(sys.argv) > 3 else folder / "corpus"
-        corpus.mkdir(parents=True, exist_ok=True)
-        options = [f"-max_total_time={seconds}", f"-timeout={SLOWEST}", f"-max_len={max(LONGEST, 32768)}", "-print_final_stats=1"]
-        atheris.Setup([sys.argv[0], *options, f"-dict={folder / 'words'}", str(corpus), str(folder / "seeds")], TARGETS[target])
-        atheris.Fuzz()
+    folder = Path(sys.argv[3]) if len(sys.argv) > 3 else ROOT / "build" / "fuzz" / target
+    for name in ("corpus", "seeds"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds(target)):
+        (folder / "seeds" / str(number)).write_bytes(seed)
+    (folder / "words").write_text("".join(f'"{word}"\n' for word in WORDS))
+    options = [f"-max_total_time={seconds}", f"-timeout={SLOWEST}", f"-max_len={LONGEST}", "-print_final_stats=1"]
+    options += [f"-dict={folder / 'words'}", f"-artifact_prefix={folder}/", str(folder / "corpus"), str(folder / "seeds")]
+    atheris.Setup([sys.argv[0], *options], TARGETS[target])
+    atheris.Fuzz()
 
 
 if __name__ == "__main__":

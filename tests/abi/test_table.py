@@ -223,7 +223,7 @@ JOINTS = [
     ("prctl", ("PR_SET_NO_NEW_PRIVS",), "arg3", "number", ""),
     ("openat", (0, 0, "O_CREAT"), "mode", "field", "file_mode"),
     ("openat", (0, 0, "O_TMPFILE"), "mode", "field", "file_mode"),
-    ("openat", (0, 0, "O_DIRECTORY"), "mode", "number", ""),
+    ("openat", (0, 0, "O_DIRECTORY"), "mode", "number", "file_mode"),
     ("mknodat", (0, 0, "S_IFBLK"), "dev", "selector", ""),
     ("mknodat", (0, 0, "S_IFIFO"), "dev", "number", ""),
     ("ptrace", ("PTRACE_SEIZE",), "data", "flags", "ptrace_options"),

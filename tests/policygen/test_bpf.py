@@ -103,7 +103,7 @@ def test_not_a_whole_number_of_instructions() -> None:
         bpf.decode(bpf.encode([ALLOWED]) + b"abcd")
 
 
-CODES = sorted(bpf._CODES - {bpf.RET | bpf.K, bpf.RET | bpf.A})
+CODES = sorted(bpf.OPCODES - {bpf.RET | bpf.K, bpf.RET | bpf.A})
 
 
 def random_program(source: random.Random, length: int, codes: list[int] = CODES) -> list[Instruction]:

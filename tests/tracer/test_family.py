@@ -1,0 +1,76 @@
+"""The bookkeeping of tasks, without a kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+from tracer.family import Family
+from tracer.kernel import PTRACE_CONT, PTRACE_SYSCALL
+
+
+class Tally:
+    def hot(self, executable):
+        return {}
+
+
+class Processor:
+    def __init__(self):
+        self.told = []
+
+    def inherit(self, parent, child):
+        self.told.append(("inherit", parent.tid, child.tid))
+
+    def follow(self, former, task):
+        self.told.append(("follow", former, task.tid))
+
+    def forget(self, tid):
+        self.told.append(("forget", tid))
+
+
+@pytest.fixture
+def family():
+    return Family(Tally(), Processor())
+
+
+NOBODY = 1 << 22
+"""Above any pid: /proc knows nothing of it."""
+
+
+def test_a_child_is_as_its_parent(family):
+    parent = family.add(NOBODY, NOBODY)
+    parent.request, parent.filtered = PTRACE_SYSCALL, False
+    thread = family.born(NOBODY + 1, parent, is_thread=True)
+    process = family.born(NOBODY + 2, thread, is_thread=False)
+    assert (thread.tgid, process.tgid) == (NOBODY, NOBODY + 2)
+    assert (process.request, process.filtered) == (PTRACE_SYSCALL, False)
+    assert family.processes == 2
+
+
+def test_an_early_one_that_was_adopted_is_not_born_again(family):
+    parent = family.add(NOBODY, NOBODY)
+    family.early.add(NOBODY + 1)
+    (adopted,) = family.adopt()
+    adopted.stops = 5
+    assert not family.early
+    assert family.born(NOBODY + 1, parent, is_thread=False) is adopted
+    assert family.calls == 5
+    assert family.processes == 2
+
+
+def test_calls_of_the_dead_count(family):
+    family.add(NOBODY, NOBODY).stops = 7
+    family.drop(NOBODY)
+    family.drop(NOBODY)
+    assert (family.calls, family.tasks) == (7, {})
+
+
+def test_an_execve_leaves_one_task_with_the_state_of_the_thread_that_called_it(family):
+    leader = family.add(NOBODY, NOBODY)
+    threads = [family.born(NOBODY + i, leader, is_thread=True) for i in (1, 2)]
+    other = family.born(NOBODY + 3, leader, is_thread=False)
+    threads[1].request, threads[1].own_affinity, threads[1].stops = PTRACE_SYSCALL, True, 4
+    family.executed(leader, former=NOBODY + 2)
+    assert family.tasks == {NOBODY: leader, NOBODY + 3: other}
+    assert (leader.request, leader.own_affinity, family.calls) == (PTRACE_SYSCALL, True, 4)
+    assert ("follow", NOBODY + 2, NOBODY) in family._processor.told
+    assert other.request == PTRACE_CONT

@@ -1,0 +1,65 @@
+"""What is passed on of the signals that learn gets, without sending one."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tracer.signals import TAKEN, SignalThread
+
+FROM_KERNEL, FROM_SOMEBODY = 0x80, 0  # SI_KERNEL, SI_USER
+PROGRAM, SHELL = 1000, 1
+
+
+class Target:
+    def __init__(self, has_reached=()):
+        self.sent = []
+        self.has_reached = has_reached
+
+    def send(self, signum, *, from_terminal):
+        self.sent.append((signum, from_terminal))
+
+    def reached(self, signum, sender):
+        return (signum, sender) in self.has_reached
+
+    def has(self, pid):
+        return pid == PROGRAM
+
+    def stopped(self):
+        return 0
+
+    def tick(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("signum", "code", "sender", "reached", "sent"),
+    [
+        (signal.SIGINT, FROM_KERNEL, 0, (), [(signal.SIGINT, True)]),
+        (signal.SIGTERM, FROM_SOMEBODY, SHELL, (), [(signal.SIGTERM, False)]),
+        (signal.SIGTERM, FROM_SOMEBODY, SHELL, [(signal.SIGTERM, SHELL)], []),
+        (signal.SIGTERM, FROM_SOMEBODY, SHELL, [(signal.SIGTERM, SHELL + 1)], [(signal.SIGTERM, False)]),
+        (signal.SIGUSR1, FROM_SOMEBODY, PROGRAM, (), []),
+        (signal.SIGALRM, FROM_KERNEL, 0, (), [(signal.SIGALRM, False)]),
+        (signal.SIGTSTP, FROM_KERNEL, 0, (), []),
+        (signal.SIGCONT, FROM_SOMEBODY, SHELL, (), []),
+    ],
+)
+def test_what_is_passed_on(signum, code, sender, reached, sent):
+    target = Target(reached)
+    SignalThread(target, 1)._take(signum, code, sender)
+    assert target.sent == sent
+
+
+def test_a_hangup_is_passed_on_by_the_leader_of_a_session(monkeypatch):
+    target = Target()
+    monkeypatch.setattr(os, "getsid", lambda pid: os.getpid())
+    SignalThread(target, 1)._take(signal.SIGHUP, FROM_KERNEL, 0)
+    assert target.sent == [(signal.SIGHUP, False)]
+
+
+def test_what_cannot_be_taken_is_not():
+    assert not TAKEN & {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, 32, 33}
+    assert {signal.SIGABRT, signal.SIGTRAP, signal.SIGRTMAX} <= TAKEN
