@@ -92,6 +92,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine() -> str:
-    """The facts that the numbers depend on."""
-    python = platform.python_version()
-    return f"{os.cpu_count()} processors, Linux {platform.release()}, {' '.join(platform.libc_ver())}, Python {python}"
+    """The facts that the numbers depend on; a load average well above 0 says that they are too high."""
+    python, load = platform.python_version(), os.getloadavg()[0]
+    return (
+        f"{os.cpu_count()} processors, Linux {platform.release()}, {' '.join(platform.libc_ver())}, Python {python}, "
+        f"with a load average of {load:.1f} before the first measurement"
+    )

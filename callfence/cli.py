@@ -12,7 +12,13 @@ COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",
     "enforce": "run a program confined by a policy",
     "show": "print a policy, in canonical form and with its includes resolved",
+    "verify": "prove that a filter is its policy, or show a call on which it is not",
+    "diff": "say what a policy allows that another does not",
+    "reduce": "print a policy less what another does not allow, or --check that it is less",
     "fmt": "rewrite policies in canonical form, or --check that they are",
+    "why": "say what stands behind each rule of a policy, or why it denies a call",
+    "allow": "add to a policy the line that enforce prints",
+    "merge": "merge recordings, or policies, into one; git's merge driver too",
     "doctor": "say what works on this machine, and what to do about the rest",
 }
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 import time
+import traceback
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from callfence import __version__, filters
 from callfence.ending import end_like
 from callfence.files import policy_path, recording_path
-from callfence.summary import Learned, print_summary
+from callfence.summary import Learned, print_check, print_summary
 from enforcer.errors import FAILED, EnforceError
 from enforcer.launch import initial_environment
 from enforcer.program import failure, locate
@@ -35,7 +36,7 @@ from tracer.errors import StartError, TracerError
 from tracer.launch import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from policygen.observation import Observation
     from tracer.loop import Loop
@@ -49,6 +50,10 @@ files: NAME.policy in the current folder (-o chooses another) and .callfence/NAM
 of PROGRAM.  Exit status: the program's own; a signal that ended it ends learn too; 125 learn failed, 126 PROGRAM cannot
 be executed, 127 PROGRAM was not found.  ^C reaches the program as it would without learn; what was seen is kept.
 If learn itself is killed, so is the program; one attached to with -p goes on."""
+
+
+_NEW_BEHAVIOUR = 1 << 8
+"""The wait status of exit(1) (wait(2))."""
 
 
 class _Recorder(Folder):
@@ -78,6 +83,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _fail(f"{what}; nothing was changed there", FAILED)
+    except Exception:
+        # A bug of ours.  Python's own status for it, 1, could be taken for the program's.
+        _fail(f"internal error, please report it:\n{traceback.format_exc()}", FAILED)
     end_like(status)
 
 
@@ -101,6 +109,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("-o", "--output", metavar="POLICY", type=Path, help="the policy to write, or to merge into")
     add("-p", "--pid", type=int, help="attach to a running process, until it ends or ^C lets go of it")
+    add("--check", action="store_true", help="write nothing: show what is new to the policy, and end with 1 if anything is")
     add("--fresh", action="store_true", help="start over: replace the policy and its recording")
     add("--names", action="store_true", help="learn names only, no arguments")
     add("--tight", action="store_true", help="constrain descriptors and sizes too, where several runs agree on few values")
@@ -117,10 +126,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("-V", "--version", action="version", version=f"callfence {__version__}")
     add("command", metavar="PROGRAM", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    options.accept = ["learn", *arguments]
+    if options.check:
+        options.accept.remove("--check")  # the first one: what comes after the program's name is its own
     if options.command[:1] == ["--"]:
         del options.command[0]
     if options.pid is None and not options.command:
         parser.error("no program given")
+    if options.check and (options.fresh or options.tight):
+        parser.error("--check compares with the policy that there is: not with --fresh, not with --tight")
     if options.pid is not None and options.command:
         parser.error("give either a program or -p PID, not both")
     return options
@@ -148,6 +162,8 @@ def _learn(options: argparse.Namespace) -> int | None:
         warm=bool(known),
     )
     observations = recorder.observations()
+    if options.check:
+        return _check(policy, run, observations, options, outcome.status)
     learned = _merge(policy, recording, run, observations, options)
     if not options.quiet and sys.stderr is not None:
         print_summary(learned, sys.stderr)
@@ -180,8 +196,12 @@ def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> 
     if not options.fresh:
         if policy.exists():
             known = filters.compiled(str(policy), "warm").filter
-        if recording.exists():
+        if recording.exists() and not options.check:
             recording_file.load(recording)
+    if options.check:
+        if not policy.exists():
+            raise TracerError(f"{policy}: there is no policy to check against; learn without --check writes one")
+        return known
     recording.parent.mkdir(exist_ok=True)
     for path in (policy, recording):
         atomic.check_writable(path)
@@ -249,6 +269,31 @@ def _say_that_it_goes_on(loop: Loop) -> None:
         print(f"learn: the program has ended; still learning {processes} that it left (^C ends them)", file=sys.stderr)
 
 
+def _check(
+    policy: Path, run: Run, observations: tuple[Observation, ...], options: argparse.Namespace, status: int | None
+) -> int | None:
+    """Show what the policy does not allow of a run.  The wait status that learn ends with: the program's own failure
+    takes precedence."""
+    existing = parse_file(policy)
+    generated = _generate(policy, observations, existing, options)
+    learned = Learned(policy, Recording((run,), observations), run, existing, generated)
+    if sys.stderr is not None and not (options.quiet and not generated.new):
+        print_check(learned, options.accept, sys.stderr)
+    return _NEW_BEHAVIOUR if generated.new and not status else status
+
+
+def _generate(
+    policy: Path, seen: Sequence[Observation], existing: Document | None, options: argparse.Namespace
+) -> Generated:
+    return generate(
+        seen,
+        existing,
+        name=policy.name.removesuffix(".policy"),
+        options=Options(options.names, options.tight, frozenset(options.allow_opaque)),
+        arm=options.arm,
+    )
+
+
 def _merge(
     policy: Path, recording: Path, run: Run, observations: tuple[Observation, ...], options: argparse.Namespace
 ) -> Learned:
@@ -259,13 +304,7 @@ def _merge(
         whole = merge(Recording() if options.fresh else old, Recording((run,), observations))
         existing = parse_file(policy) if policy.exists() and not options.fresh else None
         seen = whole.observations if options.tight else whole.of_run(run.id)
-        generated = generate(
-            seen,
-            existing,
-            name=policy.name.removesuffix(".policy"),
-            options=Options(options.names, options.tight, frozenset(options.allow_opaque)),
-            arm=options.arm,
-        )
+        generated = _generate(policy, seen, existing, options)
         if existing is None or generated.document is not existing:
             atomic.write(policy, generated.document.text().encode())
         done.append((whole, existing, generated))

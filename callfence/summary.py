@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from callfence.text import command_line
 from policygen.confidence import confidence
 from policygen.model import Always, Entry, Or
 from policygen.naming import format_entry
@@ -12,6 +13,7 @@ from policygen.normal import normal_expression
 from tracer.abi import table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import TextIO
 
@@ -51,6 +53,19 @@ def print_summary(learned: Learned, file: TextIO) -> None:
         print(f"  {label:{width}}  {text}", file=file)
     for line in lines:
         print(f"  {line}", file=file)
+    file.flush()
+
+
+def print_check(learned: Learned, accept: Sequence[str], file: TextIO) -> None:
+    """What `learn --check` found: the new lines, and `accept`, the command that accepts them."""
+    new = bool(learned.generated.new)
+    print(f"{learned.policy}: {f'new behaviour, {_new(learned)}' if new else 'nothing new'}", file=file)
+    for line in _news(learned):
+        print(f"  {line}", file=file)
+    for gap in (*learned.run.gaps, *learned.generated.gaps):
+        print(f"  not observed: {gap}", file=file)
+    if new:
+        print(f"to accept it, run this, and commit {learned.policy}:\n  {command_line(accept)}", file=file)
     file.flush()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from policygen.extend import Options, extend
+from policygen.extend import Options, constrained, extend
 from policygen.naming import format_entry
 from policygen.observation import Observation, kept
 from tracer.abi import Arch, Event, table
@@ -26,15 +26,22 @@ class Advice(NamedTuple):
 def advise(policy: Policy, file: str, event: Event) -> Advice:
     """The entry with which the policy allows the call and its like, besides all that it allows already.
 
-    It is what `learn` would write, which generalises: pointers and sizes are free, for instance.
+    It is what `learn` would write, which generalises: pointers and sizes are free, for instance, unless the entry
+    constrains them already.
     """
     arch = Arch.from_audit(event.arch)
     if arch is None or event.number not in table(arch).by_number:
         return Advice(file, "no policy can allow it", "")
     calls, number = table(arch), event.number
-    observation = Observation(event.arch, number, kept(calls, event), "", (1,), "", event.arguments)
     section = policy.entries.get(arch)
     present = section.get(number) if section else None
+    held = constrained(present.expression) if present else frozenset()
+    plain = calls.by_number[number].arguments
+    arguments = (
+        argument.value(register) if index in held else value
+        for index, (argument, register, value) in enumerate(zip(plain, event.arguments, kept(calls, event), strict=False))
+    )
+    observation = Observation(event.arch, number, tuple(arguments), "", (1,), "", event.arguments)
     options = Options(allow_opaque=(calls.by_number[number].name,))
     extended = extend(present, policy.default, (observation,), calls, options)
     if extended.refused or extended.entry is None:

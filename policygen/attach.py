@@ -142,9 +142,17 @@ def _alternatives(arch: Arch, number: int, entry: Entry, spans: Sequence[Span]) 
     if not isinstance(entry.expression, Or):
         return []
     parts = set(entry.expression.parts)
-    normal = ((span, normal_expression(arch, number, span.expression)) for span in spans)
-    found = [(span, alternative) for span, alternative in normal if alternative in parts]
-    return sorted(found, key=lambda pair: pair[0].start)
+    found: Alternatives = []
+    end = 0
+    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
+        if span.start < end:
+            continue  # it stands in parentheses within an alternative
+        if not isinstance(span.expression, Or):
+            end = span.end
+        alternative = normal_expression(arch, number, span.expression)
+        if alternative in parts:
+            found.append((span, alternative))
+    return found
 
 
 def _remarks(text: str, mine: Sequence[Comment], start: int, alternatives: Alternatives) -> Remarks:

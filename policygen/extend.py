@@ -71,7 +71,7 @@ def extend(
     allowed = tuple(observation for observation in observations if observation not in against)
     if not known.new:
         return Extended(entry, (), allowed, known.refused)
-    held = _constrained(entry.expression) if entry else ()
+    held = constrained(entry.expression) if entry else ()
     found = generalise(known.new, calls, names_only=options.names_only, tight=options.tight, held=held)
     before = _alternatives(entry)
     after = minimise(_joined(before, found.rules, calls, number), calls.by_number[number].arguments)
@@ -108,17 +108,17 @@ def _alternatives(entry: Entry | None) -> tuple[Expression, ...]:
     return entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
 
 
-def _constrained(expression: Expression) -> frozenset[int]:
+def constrained(expression: Expression) -> frozenset[int]:
     """The arguments that every alternative compares."""
     match expression:
         case Condition(index):
             return frozenset((index,))
         case And(parts):
-            return frozenset().union(*map(_constrained, parts))
+            return frozenset().union(*map(constrained, parts))
         case Or(parts):
-            return frozenset.intersection(*map(_constrained, parts))
+            return frozenset.intersection(*map(constrained, parts))
         case Not(part):
-            return _constrained(part)
+            return constrained(part)
         case Always():
             return frozenset()
 

@@ -131,7 +131,7 @@ def generalise(
         rule = _tightened(rule, groups[name], calls) if tight else rule
         rules.append(rule)
         for observation in groups[name]:
-            widenings.update(_widenings(rule, observation, calls))
+            widenings.update(widenings_of(rule, observation, calls))
     return Generalised(tuple(rules), widenings)
 
 
@@ -176,7 +176,7 @@ def _few_values(index: int, observations: Sequence[Observation]) -> Element:
     return Condition(index, Operator.ONE_OF, values=tuple(sorted(runs)))
 
 
-def _widenings(rule: Rule, observation: Observation, calls: Table) -> list[Widened]:
+def widenings_of(rule: Rule, observation: Observation, calls: Table) -> list[Widened]:
     """How the rule allows more than the observation.  A pointer, which no policy could constrain, is not counted."""
     found = []
     for index, (element, meaning) in enumerate(

@@ -44,6 +44,11 @@ def argument_word(space: Space, index: int) -> Word:
     return _variables(space, _ARGUMENTS + 64 * index, 64)
 
 
+def shift(index: int) -> int:
+    """Where an argument's lowest bit is in a point, as an integer of BITS bits."""
+    return BITS - _ARGUMENTS - 64 * (index + 1)
+
+
 def data_words(space: Space) -> tuple[Word, ...]:
     """struct seccomp_data in the order of `bpf.words`."""
     wide = [_variables(space, _IP, 64), *(argument_word(space, index) for index in range(6))]

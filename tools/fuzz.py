@@ -104,7 +104,7 @@ def _mended(data: bytes) -> bytes:
 
 
 TARGETS = {"policy": policy, "recording": recording, "filter": filter_}
-WORDS = ("allow", "deny", "errno", "else", "if", "in", "has", "include", "arch", "table", "mmap: ", "prot", "flags", "&&", "||", "!(")
+WORDS = "allow deny errno else if in has include arch table default log mmap: prot flags PROT_READ && || !( #".split()
 """What a search by single bytes would be long in finding."""
 
 
@@ -127,8 +127,8 @@ def seeds(target: str) -> list[bytes]:
 _RECORDING = """\
 {"callfence recording": 1, "runs": 1, "observations": 2}
 {"id": "9f2c", "started": 17, "command": ["./app", "-x"], "status": 0, "complete": true, "gaps": [], "warm": false}
-{"arch": 3221225534, "number": 3, "arguments": [3], "executable": "/a", "counts": [1], "site": "a+1", "example": [3, 0, 0, 0, 0, 0]}
-{"arch": 3221225534, "number": 9, "arguments": [null], "executable": "", "counts": [2], "site": "", "example": [0, 0, 0, 0, 0, 0]}
+{"arch": 3221225534, "number": 3, "arguments": [3], "executable": "/", "counts": [1], "site": "a", "example": [3,0,0,0,0,0]}
+{"arch": 3221225534, "number": 9, "arguments": [null], "executable": "", "counts": [2], "site": "", "example": [0,0,0,0,0,0]}
 """
 
 

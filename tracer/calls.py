@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ENOSYS: Final = 38  # asm-generic/errno.h
 CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h
 TCSETS: Final = range(0x5402, 0x5405)  # TCSETS, TCSETSW, TCSETSF: asm-generic/ioctls.h
+SECCOMP_FLAG_TSYNC: Final = 1
 SECCOMP_SET_MODE: Final = (0, 1)  # SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER: linux/seccomp.h
 OPAQUE: Final = ("clone3", "openat2", "io_uring_setup")
 """Calls whose arguments are in memory or a ring, where no filter sees them.  libc falls back on ENOSYS."""
@@ -117,24 +118,35 @@ class Calls:
             self._loop.processor.disable()
 
     def _prctl(self, task: Task, event: Event) -> None:
-        if event.arguments[0] & 0xFFFFFFFF == kernel.PR_SET_SECCOMP:
-            self._look_before_filters(task)
+        option = event.arguments[0] & 0xFFFFFFFF
+        if option == kernel.PR_SET_SECCOMP:
+            self._look_before_filters(task, "one")
+        elif option == kernel.PR_GET_SECCOMP and task.filtered and not task.other_filter:
+            kernel.skip_call(task.tid)  # the only filter is ours
 
     def _seccomp(self, task: Task, event: Event) -> None:
         if event.arguments[0] & 0xFFFFFFFF in SECCOMP_SET_MODE:
-            self._look_before_filters(task)
+            self._look_before_filters(task, "all" if event.arguments[1] & SECCOMP_FLAG_TSYNC else "one")
 
-    def _look_before_filters(self, task: Task) -> None:
-        """A filter of the program's own may answer calls before ours is heard: from now on, look before both.
-
-        All threads: they may be given the filter too (SECCOMP_FILTER_FLAG_TSYNC).
-        """
+    def _look_before_filters(self, task: Task, whose: str) -> None:
+        """A filter of the program's own may answer calls before ours is heard: from now on, look before both."""
+        task.installing = whose
         for other in list(self._loop.tasks.values()):
-            if other.tgid == task.tgid and other.request == PTRACE_CONT:
+            is_meant = other is task or (whose == "all" and other.tgid == task.tgid)
+            if is_meant and other.request == PTRACE_CONT:
                 other.request = PTRACE_SYSCALL
                 if other is not task:
                     with contextlib.suppress(PtraceError):  # it is ending
                         kernel.interrupt(other.tid)
+
+    def installed(self, task: Task, failed: bool) -> None:
+        """At the exit stop of a call that `_look_before_filters` has seen."""
+        whose, task.installing = task.installing, ""
+        for other in list(self._loop.tasks.values()):
+            if other is task or (whose == "all" and other.tgid == task.tgid):
+                other.other_filter |= not failed
+                if other.filtered and not other.other_filter:
+                    other.request = PTRACE_CONT
 
     def _ptrace(self, task: Task, event: Event) -> None:
         self._gap(f"{task.executable} uses ptrace, which fails on a program that is being learned")

@@ -50,6 +50,7 @@ OPTION_FOLLOW: Final = 1 << EVENT_FORK | 1 << EVENT_VFORK | 1 << EVENT_CLONE | 1
 OPTION_SECCOMP: Final = 1 << EVENT_SECCOMP
 OPTION_EXITKILL: Final = 1 << 20
 
+OFFSET_IS_ERROR: Final = 32  # struct ptrace_syscall_info, exit.is_error
 OP_ENTRY: Final = 1
 OP_EXIT: Final = 2
 OP_SECCOMP: Final = 3
@@ -64,6 +65,7 @@ WALL: Final = 0x40000000
 
 # linux/prctl.h, linux/seccomp.h
 PR_SET_NO_NEW_PRIVS: Final = 38
+PR_GET_SECCOMP: Final = 21
 PR_SET_SECCOMP: Final = 22
 SECCOMP_MODE_FILTER: Final = 2
 RECORDING_DATUM: Final = 0xCA11
@@ -157,10 +159,10 @@ def poke_user(tid: int, offset: int, value: int) -> None:
     ptrace_pokeuser(tid, offset, value)
 
 
-def skip_call(tid: int, error: int) -> None:
-    """At a seccomp stop: have the call not run and fail with `error` (seccomp(2), SECCOMP_RET_TRACE: number -1)."""
+def skip_call(tid: int, error: int = 0) -> None:
+    """At a seccomp stop: have the call not run and fail with `error`, or return 0 (seccomp(2), SECCOMP_RET_TRACE)."""
     poke_user(tid, OFFSET_ORIG_RAX, (1 << 64) - 1)
-    poke_user(tid, OFFSET_RAX, (1 << 64) - error)
+    poke_user(tid, OFFSET_RAX, -error & (1 << 64) - 1)
 
 
 def set_breakpoint(tid: int, address: int) -> int:

@@ -21,7 +21,9 @@ from tracer.kernel import (
     EVENT_FORK,
     EVENT_STOP,
     EVENT_VFORK,
+    OFFSET_IS_ERROR,
     OP_ENTRY,
+    OP_EXIT,
     OP_SECCOMP,
     PTRACE_CONT,
     PTRACE_DETACH,
@@ -36,12 +38,13 @@ from tracer.kernel import (
 )
 from tracer.processor import SharedProcessor
 from tracer.tally import Recorder, Tally
-from tracer.task import Task, privilege_lost
+from tracer.task import Task, dies_only_untraced, privilege_lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 STOP_SIGNALS: Final = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
+FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
 MANY_STOPS: Final = 64
 """So many calls of one task are taken together when its rate is looked at."""
 FAST: Final = MANY_STOPS / 2000
@@ -183,7 +186,8 @@ class Loop:
         elif event == EVENT_STOP:
             self._group_stop_or_trap(task, signum)
         elif event == 0:
-            self._resume(task, self._signal(task, signum))
+            if (delivered := self._signal(task, signum)) is not None:
+                self._resume(task, delivered)
         else:
             # Where it fails the task is dying, or its files may not be read.
             with contextlib.suppress(PtraceError, OSError):
@@ -201,14 +205,22 @@ class Loop:
         if task.tid == self.initial:
             self.on_stop()
 
-    def _signal(self, task: Task, signum: int) -> int:
-        """What to deliver at a signal-delivery stop: the signal itself, but for the trap that is ours."""
+    def _signal(self, task: Task, signum: int) -> int | None:
+        """What to deliver at a signal-delivery stop: the signal itself, but for the trap that is ours.
+
+        None: the task was let go of, and dies of it.
+        """
         if signum == signal.SIGTRAP and self._entry is not None and task.tid == self.initial and not task.recorded:
             task.recorded = self._entry.reached(task.tid)
             return 0 if task.recorded else signum
-        if task.tgid == self.initial:
-            with contextlib.suppress(PtraceError):
+        with contextlib.suppress(PtraceError):
+            if task.tgid == self.initial:
                 self.delivered[signum] = (kernel.sender(task.tid), time.monotonic())
+            if signum in FAULTS and kernel.sender(task.tid) == 0 and dies_only_untraced(task.tid, signum):
+                # As long as it is traced the kernel spares it (signal.c, force_sig_info_to_task) and the fault repeats.
+                self.family.drop(task.tid)
+                resume(PTRACE_DETACH, task.tid)
+                return None
         return signum
 
     def _event(self, task: Task, event: int) -> None:
@@ -247,6 +259,8 @@ class Loop:
         info = self._info
         if info.read(task.tid) or info.read(task.tid):
             task.counted = info.bytes[0] == OP_ENTRY and task.recorded
+            if task.installing and info.bytes[0] == OP_EXIT:
+                self.calls.installed(task, failed=bool(info.bytes[OFFSET_IS_ERROR]))
             if task.counted:
                 task.stops += 1
                 self._tally.count(task, info.bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -134,13 +135,14 @@ def trace(
             kernel.seize(launch.pid, OPTIONS)
         except PtraceError as error:
             os.kill(launch.pid, signal.SIGKILL)
-            os.waitpid(launch.pid, 0)
+            with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored; those traced report nevertheless
+                os.waitpid(launch.pid, 0)
             raise TracerError(_not_permitted(error)) from None
         task = loop.family.add(launch.pid, launch.pid)
         task.recorded = False
         if has_filter(os.getpid()):
             # What a filter in force refuses, ours does not get to see: look before both, at two more stops a call.
-            task.request = kernel.PTRACE_SYSCALL
+            task.request, task.other_filter = kernel.PTRACE_SYSCALL, True
         loop.processor.pin(task)
         launch.go()
         _run(loop, _Started(loop, tick, exited))

@@ -60,10 +60,6 @@ class Dispositions:
             signal.SIGPIPE: signal.SIG_DFL,
             signal.SIGXFSZ: signal.SIG_DFL,
         }
-        if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
-            # With SIGCHLD ignored the kernel reaps our children itself and their statuses are lost.
-            self.handlers[signal.SIGCHLD] = signal.SIG_IGN
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def restore(self) -> None:
         """In this process, at the end."""
@@ -85,6 +81,7 @@ class SignalThread(threading.Thread):
         self._interval = interval
         self._ended = False
         self._stop_asked = False
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Raises TracerError."""
@@ -127,10 +124,11 @@ class SignalThread(threading.Thread):
 
         Never before the program: while we are stopped, none of its tasks gets past a system call.
         """
-        signum = self._target.stopped()
-        if not self._stop_asked or not signum:
-            return
-        self._stop_asked = False
+        with self._lock:  # both threads come here
+            signum = self._target.stopped()
+            if not self._stop_asked or not signum:
+                return
+            self._stop_asked = False
         if signum != signal.SIGSTOP and signal.getsignal(signum) is signal.SIG_DFL:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
             os.kill(os.getpid(), signum)

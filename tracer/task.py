@@ -23,6 +23,8 @@ class Task:
         "executable",
         "filtered",
         "hot",
+        "installing",
+        "other_filter",
         "own_affinity",
         "recorded",
         "request",
@@ -44,6 +46,10 @@ class Task:
         """It has our recording filter: every task does, except where we attached to a running process."""
         self.recorded = True
         """False until the program itself runs: the launcher's calls are not its behaviour."""
+        self.other_filter = False
+        """A filter that is not ours is in force."""
+        self.installing = ""
+        """'one' or 'all' (threads) while it is in a call that installs a filter of the program's."""
         self.counted = False
         """Under PTRACE_SYSCALL: the call that it is in was counted at its entry stop."""
         self.affinity: set[int] | None = None
@@ -69,6 +75,7 @@ class Task:
         """What a task passes on to one that it makes, and to the leader whose place it takes by execve."""
         self.request = other.request
         self.filtered = other.filtered
+        self.other_filter = other.other_filter
         self.recorded = other.recorded
         self.affinity = other.affinity
         self.own_affinity = other.own_affinity
@@ -110,6 +117,17 @@ def has_filter(tid: int) -> bool:
         return "\nSeccomp:\t0" not in Path(f"{proc()}/{tid}/status").read_text(errors="replace")
     except OSError:
         return True
+
+
+def dies_only_untraced(tid: int, signum: int) -> bool:
+    """Whether a task is the init of a pid namespace and has no handler for a fault's signal."""
+    try:
+        status = Path(f"{proc()}/{tid}/status").read_text(errors="replace")
+    except OSError:
+        return False
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    pids = fields["NSpid"].split()
+    return len(pids) > 1 and pids[-1] == "1" and not int(fields["SigCgt"], 16) >> signum - 1 & 1
 
 
 def call_site(tid: int, ip: int) -> str:

@@ -87,6 +87,7 @@ def test_odd_environment_mask_and_dispositions(program, plain, learn, tmp_path):
     found = [learn(inside, "arguments", under=oddly).done, learn(signals, "state", under=oddly).done]
     assert [done.stdout for done in found] == [done.stdout for done in wanted]
     assert [done.returncode for done in found] == [0, 0]
+    assert learn("/bin/sh", "-c", "exit 5", under=oddly).done.returncode == 5  # SIGCHLD is ignored there
 
 
 def test_many_arguments(program, same):
@@ -211,7 +212,7 @@ def test_an_alarm_set_before_the_execve(program, learn):
 
 
 def test_when_learn_is_killed_so_is_the_program(tmp_path):
-    command = [*LEARN, "-q", "-o", tmp_path / "k.policy", "sh", "-c", "echo $$; sleep 60"]
+    command = [*LEARN, "-q", "-o", tmp_path / "k.policy", "sh", "-c", "echo $$; while :; do :; done"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     program = int(process.stdout.readline())
     process.kill()

@@ -149,6 +149,10 @@ class Table:
         """
         return _newest(self.arch, version)
 
+    def versions(self) -> list[tuple[int, int]]:
+        """The kernel versions that brought calls, oldest first; the last is the newest of the table."""
+        return [version for version, _ in _versions(self.arch)]
+
     def _joint(self, number: int) -> _Joint | None:
         if number not in self._joints:
             self._joints[number] = _joint(self.arch, self.by_number[number])

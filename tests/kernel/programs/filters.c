@@ -229,7 +229,15 @@ static void before_another(void) {
 
 static void refused(void) { CHECK(syscall(SYS_getpriority, 0, 0) == -1 && errno == 77); }
 
-MAIN({"with_errno", with_errno}, {"by_prctl", by_prctl}, {"killing", killing}, {"killing_a_thread", killing_a_thread},
+static void none_yet(void) {
+    CHECK(prctl(PR_GET_SECCOMP) == 0);
+    CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, NULL) == -1 && errno == EFAULT);
+    CHECK(prctl(PR_GET_SECCOMP) == 0);
+    install(SYS_getpriority, SECCOMP_RET_ERRNO | 77, 0);
+    CHECK(prctl(PR_GET_SECCOMP) == 2);
+}
+
+MAIN({"none_yet", none_yet}, {"with_errno", with_errno}, {"by_prctl", by_prctl}, {"killing", killing}, {"killing_a_thread", killing_a_thread},
      {"trapping", trapping}, {"tracing", tracing}, {"logging", logging}, {"notifying", notifying},
      {"for_all_threads", for_all_threads}, {"for_one_thread", for_one_thread}, {"precedence", precedence},
      {"signals_and_filters", signals_and_filters}, {"before_another", before_another}, {"refused", refused})

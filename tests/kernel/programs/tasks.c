@@ -170,6 +170,20 @@ static void namespaces(void) {
     expect_end(pid, 8);
 }
 
+static void init_faults(void) {
+    if (unshare(CLONE_NEWPID)) {
+        puts("needs root");
+        return;
+    }
+    pid_t pid = fork();
+    if (pid == 0) {
+        CHECK(getpid() == 1);
+        *(volatile int *)8 = 1;
+        _exit(1);
+    }
+    expect_end(pid, -SIGSEGV);
+}
+
 static void user_namespace(void) {
     if (unshare(CLONE_NEWUSER)) {
         puts("no user namespaces here");
@@ -475,7 +489,7 @@ static void restarted_calls(void) {
 
 MAIN({"kinds_of_birth", kinds_of_birth}, {"clone_parent", clone_parent}, {"registers_kept", registers_kept},
      {"vfork_waits", vfork_waits}, {"daemonised", daemonised}, {"subreaper", subreaper},
-     {"killed_parents", killed_parents}, {"namespaces", namespaces}, {"user_namespace", user_namespace},
+     {"killed_parents", killed_parents}, {"namespaces", namespaces}, {"init_faults", init_faults}, {"user_namespace", user_namespace},
      {"reused_pids", reused_pids}, {"inherited_and_waited", inherited_and_waited},
      {"exec_from_thread", exec_from_thread}, {"exec_behind_leader", exec_behind_leader}, {"exec_race", exec_race},
      {"many_exec_races", many_exec_races}, {"exec_chain", exec_chain}, {"leader_first", leader_first},

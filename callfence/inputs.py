@@ -1,0 +1,63 @@
+"""The files that the commands which judge policies are given."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policygen import bpf
+from policygen.document import Document, PolicyError, parse
+from policygen.lexer import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class InputError(Exception):
+    """Bad input.  `str()` is what to tell the user."""
+
+
+def content(name: str) -> bytes:
+    """The bytes of a file; `-` is standard input.  Raises InputError."""
+    try:
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from error
+
+
+def document(name: str, data: bytes | None = None) -> Document:
+    """The policy in a file, whose content may be read already.  Raises InputError."""
+    if data is None:
+        data = content(name)
+    shown = "<stdin>" if name == "-" else name
+    try:
+        return parse(decode(data, shown), shown, read=lambda path: decode(Path(path).read_bytes(), path))
+    except PolicyError as error:
+        raise InputError(str(error)) from error
+
+
+def program(name: str, data: bytes | None = None) -> bytes:
+    """The filter in a file: an array of struct sock_filter, as the kernel takes it.  Raises InputError."""
+    if data is None:
+        data = content(name)
+    try:
+        bpf.decode(data)
+    except bpf.InvalidProgramError as error:
+        raise InputError(f"{name}: not a filter that the kernel would load: {error}") from error
+    return data
+
+
+def is_program(data: bytes) -> bool:
+    """Whether a file's content is meant to be a filter: no policy has NULs, and every filter has."""
+    return b"\0" in data
+
+
+def judged(command: str, work: Callable[[], int]) -> int:
+    """The exit status of a command: 2, and the reason on standard error, for bad input."""
+    try:
+        return work()
+    except InputError as error:
+        message = str(error)
+        print(message if "\n" in message else f"callfence {command}: {message}", file=sys.stderr)
+        return 2
