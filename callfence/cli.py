@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "why": "say what stands behind each rule of a policy, or why it denies a call",
     "allow": "add to a policy the line that enforce prints",
     "merge": "merge recordings, or policies, into one; git's merge driver too",
+    "lint": "say what is dangerous in policies, and why",
     "doctor": "say what works on this machine, and what to do about the rest",
 }
 

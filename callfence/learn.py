@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import sys
 import time
-import traceback
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -84,6 +82,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _fail(f"{what}; nothing was changed there", FAILED)
     except Exception:
+        import traceback
+
         # A bug of ours.  Python's own status for it, 1, could be taken for the program's.
         _fail(f"internal error, please report it:\n{traceback.format_exc()}", FAILED)
     end_like(status)
@@ -153,7 +153,7 @@ def _learn(options: argparse.Namespace) -> int | None:
     with _progress(options, recorder) as tick:
         outcome = _trace(program, known, options, recorder, tick)
     run = Run(
-        id=secrets.token_hex(8),
+        id=os.urandom(8).hex(),
         started=started,
         command=tuple(options.command) or (name,),
         status=None if outcome.status is None else os.waitstatus_to_exitcode(outcome.status),

@@ -39,6 +39,8 @@ def express(space: Space, where: int, arch: Arch, number: int, limit: int) -> Ex
     arguments = operands(arch, number).syscall.arguments
     if space.support(where) & ~nameable(arch, number):
         return None
+    if (refused := _all_but(space, where, arguments)) is not None:
+        return normal_expression(arch, number, refused)
     found = _by_order(space, where, arguments, limit)
     cubes = regions.alternatives(space, where, limit if found is None else min(limit, len(found)))
     if cubes is not None and (found is None or len(cubes) <= len(found)):
@@ -97,6 +99,24 @@ def _masked(index: int, mask: int, value: int, argument: Argument) -> list[Expre
     if rest := value & ~field:
         parts.append(Condition(index, Operator.HAS, rest))
     return [*parts, Condition(index, Operator.IN, argument.mask & ~zeros)]
+
+
+def _all_but(space: Space, where: int, arguments: Sequence[Argument]) -> Expression | None:
+    """The set as what one comparison of bits does not hold for, if it is that."""
+    cubes = regions.alternatives(space, space.invert(where), 1)
+    if cubes is None or len(cubes) != 1 or len(cubes[0]) != 1:
+        return None
+    index, mask, value = cubes[0][0]
+    if arguments[index].kind not in _BITS or mask.bit_count() == 1:
+        return None
+    (refused, *more) = _masked(index, mask, value, arguments[index])
+    match refused:
+        case Condition(operator=Operator.EQ) if not more:
+            return Condition(index, Operator.NE, refused.value)
+        case Condition(operator=Operator.MASKED, value=0) if not more:
+            return Condition(index, Operator.ANY, mask)
+        case _:
+            return Not(And((refused, *more)))
 
 
 def _by_order(space: Space, where: int, arguments: Sequence[Argument], limit: int) -> list[Expression] | None:

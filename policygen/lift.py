@@ -182,7 +182,9 @@ class _Lifting:
                 continue
             here = space.both(self._is_arch(arch), space.equal(number_word, constant(number, 32)))
             if number in calls.by_number:
-                entries[number] = self._entry(arch, number, answer, here, policy)
+                entry = self._entry(arch, number, answer, here, policy)
+                if entry != Entry(Always(True), policy.default):
+                    entries[number] = entry
             else:
                 odd.append(f"{number} ({self._answers_text(answer)})")
                 self.excepted = space.either(here, self.excepted)

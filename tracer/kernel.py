@@ -36,6 +36,7 @@ PTRACE_GETSIGINFO: Final = 0x4202
 PTRACE_SEIZE: Final = 0x4206
 PTRACE_INTERRUPT: Final = 0x4207
 PTRACE_LISTEN: Final = 0x4208
+PTRACE_SECCOMP_GET_FILTER: Final = 0x420C
 PTRACE_GET_SYSCALL_INFO: Final = 0x420E
 
 EVENT_FORK: Final = 1
@@ -139,6 +140,18 @@ def event_message(tid: int) -> int:
     message = ctypes.c_ulong()
     ptrace(PTRACE_GETEVENTMSG, tid, 0, ctypes.addressof(message))
     return message.value
+
+
+def filter_length(tid: int, index: int) -> int:
+    """How many instructions a filter of a stopped task has; 0 is the last installed one.  Raises PtraceError."""
+    return int(ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, 0))
+
+
+def filter_content(tid: int, index: int, length: int) -> bytes:
+    """The instructions of that filter (struct sock_filter, 8 bytes each).  Raises PtraceError."""
+    buffer = ctypes.create_string_buffer(8 * length)
+    ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, ctypes.addressof(buffer))
+    return buffer.raw
 
 
 def sender(tid: int) -> int:

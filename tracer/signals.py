@@ -131,7 +131,7 @@ class SignalThread(threading.Thread):
             self._stop_asked = False
         if signum != signal.SIGSTOP and signal.getsignal(signum) is signal.SIG_DFL:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
-            os.kill(os.getpid(), signum)
+            signal.pthread_kill(threading.get_ident(), signum)  # not to the process: sigtimedwait could take it
             signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
         else:
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -60,7 +60,7 @@ def test_learn_as_a_job(terminal, prefix):
     shell = terminal(BASH)
     shell.prompt()
     shell.command(f"{prefix}sh -c 'echo up; read word; echo got $word; sleep 300'")
-    shell.expect("up")
+    shell.expect("up\r\n")
     shell.send("\x1a")
     shell.expect(r"\[1]\+ +Stopped  +")
     shell.prompt()
@@ -108,7 +108,7 @@ def test_interrupts_reach_the_program_once(terminal, prefix):
     shell = terminal(BASH)
     shell.prompt()
     shell.command(f"{prefix}{command}")
-    shell.expect("up")
+    shell.expect("up\r\n")
     for count in (1, 2, 3):
         shell.send("\x03")
         assert shell.expect(r"n is (\d)")[1] == str(count)
@@ -124,7 +124,7 @@ def test_interrupts_reach_the_program_once(terminal, prefix):
 def test_a_hangup_reaches_the_program(terminal, tmp_path, prefix):
     (tmp_path / "program.py").write_text(HANGS_UP)
     one = terminal(f"{prefix}{sys.executable} -u program.py")
-    one.expect("up")
+    one.expect("up\r\n")
     one.close()
     assert (tmp_path / "hung-up").exists()
 
@@ -132,6 +132,6 @@ def test_a_hangup_reaches_the_program(terminal, tmp_path, prefix):
 HANGS_UP = """
 import os, signal, time
 signal.signal(signal.SIGHUP, lambda *_: (open("hung-up", "w"), exit(3)))
-os.write(1, b"up\n")
+os.write(1, b"up\\n")
 time.sleep(20)
 """

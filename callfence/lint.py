@@ -1,0 +1,114 @@
+"""`callfence lint`: what a reviewer should look at in a policy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from callfence.text import on_one_line, plural
+from policygen.catalogue import Level
+from policygen.document import PolicyError, parse_file
+from policygen.lexer import decode
+from policygen.lint import Finding, lint
+from policygen.naming import format_call
+from tracer.abi import table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policygen.document import Document
+
+DESCRIPTION = """\
+Look for what is dangerous in policies, by what they allow and not by how it is written.  A comment `# why: REASON` on an
+entry, or above it, accepts what is found there."""
+
+
+def main(arguments: list[str]) -> int:
+    """0: nothing that is not accepted; 1: something is; 2: bad input."""
+    parser = argparse.ArgumentParser(prog="callfence lint", description=DESCRIPTION, allow_abbrev=False)
+    add = parser.add_argument
+    add("--level", choices=[*Level], type=Level, default=Level.WARNING, help="the least to tell (default: warning)")
+    add("--accepted", action="store_true", help="tell what is accepted, too")
+    add("--format", choices=["text", "json"], default="text")
+    add("policies", nargs="+", metavar="POLICY")
+    options = parser.parse_args(arguments)
+    found: list[tuple[str, Document, Finding]] = []
+    broken = False
+    for name in options.policies:
+        try:
+            document = parse_file(name)
+        except PolicyError as error:
+            print(error, file=sys.stderr)
+            broken = True
+        except OSError as error:
+            print(f"callfence lint: {name}: {error.strerror}", file=sys.stderr)
+            broken = True
+        else:
+            found += [(name, document, one) for one in lint(document) if one.level.rank >= options.level.rank]
+    shown = [one for one in found if options.accepted or not one[2].accepted]
+    if options.format == "json":
+        print(json.dumps({"findings": [_object(name, finding) for name, _, finding in shown]}, indent=2))
+    else:
+        _print(shown, found)
+    if broken:
+        return 2
+    return int(any(not finding.accepted for _, _, finding in found))
+
+
+def line_of(policy: str, finding: Finding) -> int | None:
+    """The line of the file that a finding is about, from 1; None if that is in an included file, or not written out."""
+    arch, lines = "x86_64", decode(Path(policy).read_bytes(), policy).splitlines()
+    for number, line in enumerate(lines, 1):
+        words = line.split("#")[0].split()
+        if words[:1] == ["arch"] and len(words) > 1:
+            arch = words[1]
+        if finding.arch is None and words[:1] == [finding.name]:
+            return number
+        if finding.arch == arch and re.match(rf"\s*(sys_)?{finding.name}\s*:", line):
+            return number
+    return None
+
+
+def _place(policy: str, finding: Finding) -> str:
+    line = line_of(policy, finding)
+    return policy if line is None else f"{policy}:{line}"
+
+
+def _print(shown: Sequence[tuple[str, Document, Finding]], found: Sequence[tuple[str, Document, Finding]]) -> None:
+    for name, document, finding in shown:
+        print(f"{_place(name, finding)}: {finding.level}: {finding.name}: it {finding.grants} [{finding.rule}]")
+        if finding.arch is not None:
+            number = table(finding.arch).by_name[finding.name].number
+            print(f"  entry   {on_one_line(finding.arch, number, document.policy.entries[finding.arch][number])}")
+        if finding.example is not None:
+            print(f"  allows  {format_call(finding.example)}")
+        print(f"  why     {finding.why}")
+        print(f"  safer   {finding.safer}")
+        print(f"  source  {finding.source}")
+        if finding.accepted:
+            print(f"  accepted: {finding.accepted}")
+    accepted = sum(bool(finding.accepted) for _, _, finding in found)
+    levels = [finding.level for _, _, finding in found if not finding.accepted]
+    parts = [plural(levels.count(level), level) for level in reversed([*Level]) if level in levels]
+    print(f"{', '.join(parts) or 'nothing to tell'}{f'; {accepted} accepted' if accepted else ''}")
+
+
+def _object(policy: str, finding: Finding) -> dict[str, object]:
+    return {
+        "file": policy,
+        "line": line_of(policy, finding),
+        "rule": finding.rule,
+        "level": finding.level,
+        "arch": finding.arch,
+        "name": finding.name,
+        "grants": finding.grants,
+        "why": finding.why,
+        "safer": finding.safer,
+        "source": finding.source,
+        "example": format_call(finding.example) if finding.example else None,
+        "accepted": finding.accepted or None,
+    }

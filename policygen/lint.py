@@ -1,0 +1,240 @@
+"""What a reviewer should look at in a policy, found by what it means: each check is a function in `CHECKS`.
+
+A comment `# why: ...` on an entry, a rule, a setting or an include, or above it, accepts what is found there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from policygen.algebra import FALSE, TRUE, Space, TooComplexError
+from policygen.catalogue import Danger, Level, of_call, region_of
+from policygen.compare import example
+from policygen.known import permits
+from policygen.layout import Comments, Remarks, Section
+from policygen.minimise import minimise
+from policygen.model import Always, And, Condition, Entry, Not, Or
+from policygen.naming import format_expression
+from policygen.region import space, truth
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from policygen.document import Document
+    from policygen.model import Action, Expression
+    from tracer.abi import Argument, Event
+
+WHY = "# why:"
+"""Begins a comment that accepts a finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    rule: str
+    """Stable: the row of the catalogue, or the check."""
+    level: Level
+    arch: Arch | None
+    """None for a setting."""
+    name: str
+    """The call's, or the setting's word."""
+    grants: str
+    """What is found: follows `it` in a sentence."""
+    why: str
+    safer: str
+    source: str
+    example: Event | None
+    """A call that is allowed, without a task."""
+    accepted: str
+    """The reason in a `# why:` comment; '' if nobody has accepted it."""
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """The gravest first."""
+        return (-self.level.rank, self.arch is not None, self.arch and list(Arch).index(self.arch), self.name, self.rule)
+
+
+def lint(document: Document) -> tuple[Finding, ...]:
+    """All findings, accepted ones too, in a total order: the gravest first."""
+    return tuple(sorted({finding for check in CHECKS for finding in check(document)}, key=lambda finding: finding.order))
+
+
+# Checks
+
+
+def grants(document: Document) -> Iterator[Finding]:
+    """What the entries allow of what is in the catalogue."""
+    default = document.policy.default
+    for arch, number, entry in _entries(document):
+        rows = of_call(arch, number)
+        if not rows:
+            continue
+        accepted, reasons = _reasons(document, arch, number)
+        bare = _without(entry, reasons)
+        for danger in rows:
+            sets = space()
+            try:
+                found = _granted(sets, danger, arch, number, entry, default)
+                if found == FALSE:
+                    continue
+                unaccepted = not accepted and _granted(sets, danger, arch, number, bare, default) != FALSE
+            except TooComplexError:
+                yield _too_complex(arch, number)
+                break
+            reason = accepted or ("" if unaccepted else "; ".join(dict.fromkeys(reasons.values())))
+            yield _finding(danger, arch, number, example(sets, found, arch, number), reason)
+
+
+def permissive_settings(document: Document) -> Iterator[Finding]:
+    """Settings that allow what no entry names."""
+    policy, settings = document.policy, document.layout.settings
+    if permits(policy.default):
+        reason = _why(settings.get("default", Comments()))
+        grants_all = "allows every call that no entry names"
+        why = "what is not thought of is allowed: each dangerous call has to be named"
+        safer = "default kill, or default errno EPERM"
+        yield _setting("default-allow", Level.DANGER, "default", grants_all, why, safer, reason)
+    if permits(policy.unknown):
+        reason = _why(settings.get("unknown", Comments()))
+        why = "nobody can know yet what they do"
+        grants_new = "allows calls that are newer than its table"
+        yield _setting("unknown-allow", Level.DANGER, "unknown", grants_new, why, "unknown errno ENOSYS", reason)
+
+
+def idle_rules(document: Document) -> Iterator[Finding]:
+    """Rules that never hold, or that the others cover: whoever reads them takes them for something."""
+    for arch, number, entry in _entries(document):
+        arguments = table(arch).by_number[number].arguments
+        parts = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
+        sets = space()
+        try:
+            never = [part for part in parts if part != Always(False) and truth(sets, part, arguments) == FALSE]
+        except TooComplexError:
+            continue  # told by `grants` where it matters
+        kept = minimise(parts, arguments) if len(parts) > 1 else parts
+        accepted, reasons = _reasons(document, arch, number)
+        for part in parts:
+            if part in never or part not in kept:
+                what = "contradicts itself, so that it never holds" if part in never else "is covered by the others"
+                text = f"has a rule that {what}: {format_expression(arch, number, part)}"
+                yield Finding(
+                    "contradiction" if part in never else "covered-rule",
+                    Level.WARNING if part in never else Level.NOTE,
+                    arch,
+                    table(arch).by_number[number].name,
+                    text,
+                    "whoever reads it takes it for something",
+                    "take the rule out, or write what was meant",
+                    "docs/policy-language.md",
+                    None,
+                    accepted or reasons.get(part, ""),
+                )
+
+
+CHECKS: tuple[Callable[[Document], Iterable[Finding]], ...] = (grants, permissive_settings, idle_rules)
+
+
+# What the checks share
+
+
+def _entries(document: Document) -> Iterator[tuple[Arch, int, Entry]]:
+    for arch, section in document.policy.entries.items():
+        for number, entry in section.items():
+            yield arch, number, entry
+
+
+def granted(sets: Space, danger: Danger, arch: Arch, number: int, allowed: int) -> int:
+    """Of a set of calls, what the row is about.  Not for rows about a free argument."""
+    arguments = table(arch).by_number[number].arguments
+    return sets.both(truth(sets, region_of(danger, arch, number), arguments), allowed)
+
+
+def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry, default: Action) -> int:
+    """The calls that an entry allows of what the row is about."""
+    arguments = table(arch).by_number[number].arguments
+    if not danger.free:
+        return granted(sets, danger, arch, number, permitted(sets, entry, default, arguments))
+    index = next(i for i, argument in enumerate(arguments) if argument.name == danger.free)
+    parts = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
+    if not permits(entry.action):
+        parts = ()  # what it refuses by name, it constrains
+    loose = [Entry(part, entry.action) for part in parts if index not in _compared(part)]
+    region = FALSE
+    for one in loose:
+        region = sets.either(permitted(sets, one, default, arguments), region)
+    return region
+
+
+def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Argument]) -> int:
+    """The set of calls that an entry lets run.  Raises TooComplexError."""
+    holds = truth(sets, entry.expression, arguments)
+    then, other = permits(entry.action), permits(entry.otherwise or default)
+    if then == other:
+        return TRUE if then else FALSE
+    return holds if then else sets.invert(holds)
+
+
+def _compared(expression: Expression) -> frozenset[int]:
+    """The arguments that an expression compares in all of its alternatives."""
+    match expression:
+        case Condition(index):
+            return frozenset((index,))
+        case And(parts):
+            return frozenset().union(*map(_compared, parts))
+        case Or(parts):
+            return frozenset.intersection(*map(_compared, parts))
+        case Not(part):
+            return _compared(part)
+        case Always():
+            return frozenset()
+
+
+def _without(entry: Entry, reasons: dict[Expression, str]) -> Entry:
+    """The entry less the alternatives that somebody has accepted; for an entry of another shape, itself."""
+    if not reasons or not isinstance(entry.expression, Or) or not permits(entry.action):
+        return entry
+    rest = tuple(part for part in entry.expression.parts if part not in reasons)
+    return replace(entry, expression=Or(rest) if rest else Always(False))
+
+
+def _reasons(document: Document, arch: Arch, number: int) -> tuple[str, dict[Expression, str]]:
+    """The reason why the whole entry is accepted, if any, and those of its alternatives."""
+    section = document.layout.sections.get(arch, Section())
+    remarks = section.entries.get(number, Remarks())
+    for include in section.includes:
+        if number in include.entries.get(arch, {}):
+            return _why(include.comments), {}
+    reasons = {part: _why(comments) for part, comments in remarks.alternatives.items()}
+    return _why(remarks.entry), {part: reason for part, reason in reasons.items() if reason}
+
+
+def _why(comments: Comments) -> str:
+    found = (line.removeprefix(WHY).strip() for line in comments.all() if line.startswith(WHY))
+    return "; ".join(filter(None, found))
+
+
+def _finding(danger: Danger, arch: Arch, number: int, example: Event, accepted: str) -> Finding:
+    name = table(arch).by_number[number].name
+    return Finding(
+        danger.id, danger.level, arch, name, danger.grants, danger.why, danger.safer, danger.source, example, accepted
+    )
+
+
+def _setting(rule: str, level: Level, word: str, what: str, why: str, safer: str, accepted: str) -> Finding:
+    return Finding(rule, level, None, word, what, why, safer, "docs/policy-language.md", None, accepted)
+
+
+def _too_complex(arch: Arch, number: int) -> Finding:
+    return Finding(
+        "too-complex",
+        Level.WARNING,
+        arch,
+        table(arch).by_number[number].name,
+        "has conditions that are too entangled to judge",
+        "what nobody can judge, nobody has reviewed",
+        "fewer arguments in one rule, or fewer rules",
+        "docs/policy-language.md",
+        None,
+        "",
+    )

@@ -1,0 +1,65 @@
+"""The filters of a live process, read back from the kernel: nothing of it is changed, and it goes on as it was."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from tracer import kernel
+from tracer.errors import TracerError
+from tracer.kernel import PtraceError
+
+
+def read_filters(pid: int) -> list[bytes]:
+    """The filters of a process or thread, each an array of struct sock_filter, the last installed first; none if it has
+    none.  Raises TracerError if they cannot be read: it takes CAP_SYS_ADMIN, no filter on this process itself, a kernel
+    with CONFIG_CHECKPOINT_RESTORE (ptrace(2), PTRACE_SECCOMP_GET_FILTER), and a process that nobody traces."""
+    try:
+        kernel.seize(pid, 0)
+    except PtraceError as error:
+        raise TracerError(f"process {pid} cannot be stopped: {_reason(error, pid)}") from error
+    pending = 0
+    try:
+        kernel.interrupt(pid)
+        pending = _stopped(pid)
+        return _filters(pid)
+    except PtraceError as error:
+        raise TracerError(f"the filters of process {pid} cannot be read: {_reason(error, pid)}") from error
+    finally:
+        kernel.resume(kernel.PTRACE_DETACH, pid, pending)
+
+
+def _stopped(pid: int) -> int:
+    """Wait for the stop; the signal that was about to be delivered at it, which detaching has to deliver, or 0."""
+    _, status = os.waitpid(pid, kernel.WALL)
+    if not os.WIFSTOPPED(status):
+        raise TracerError(f"process {pid} has ended")
+    return 0 if status >> 16 else os.WSTOPSIG(status)
+
+
+def _filters(pid: int) -> list[bytes]:
+    found: list[bytes] = []
+    while True:
+        try:
+            length = kernel.filter_length(pid, len(found))
+        except PtraceError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL):  # no more of them; no filters at all
+                return found
+            raise
+        found.append(kernel.filter_content(pid, len(found), length))
+
+
+def _reason(error: PtraceError, pid: int) -> str:
+    match error.errno:
+        case errno.ESRCH:
+            return "there is no such process"
+        case errno.EPERM:
+            return f"not permitted, or it is traced already (TracerPid in /proc/{pid}/status)"
+        case errno.EACCES:
+            return "it takes CAP_SYS_ADMIN, and no filter on this process"
+        case errno.EIO:
+            return "this kernel was built without CONFIG_CHECKPOINT_RESTORE"
+        case errno.EMEDIUMTYPE:
+            return "the kernel has not kept what they were made from"
+        case number:
+            return os.strerror(number or errno.EINVAL)
