@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "allow": "add to a policy the line that enforce prints",
     "merge": "merge recordings, or policies, into one; git's merge driver too",
     "lint": "say what is dangerous in policies, and why",
+    "git-setup": "make git show and merge policies by what they mean",
     "doctor": "say what works on this machine, and what to do about the rest",
 }
 
@@ -49,4 +50,4 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         hint = did_you_mean(name, COMMANDS) or f"the commands are: {', '.join(COMMANDS)}"
         print(f"callfence: unknown command '{name}': {hint}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(import_module(f"callfence.{name}").main(arguments[1:]))
+    sys.exit(import_module(f"callfence.{name.replace('-', '_')}").main(arguments[1:]))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _WIDER = (Verdict.WIDER, Verdict.INCOMPARABLE)
-_SAYS = {
+SAYS = {
     Verdict.WIDER: "NEW allows all that OLD does, and more",
     Verdict.NARROWER: "NEW allows nothing that OLD does not, and less",
     Verdict.INCOMPARABLE: "NEW allows some calls that OLD does not, and no longer allows others",
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 def as_text(comparison: Comparison) -> Iterator[str]:
     """The comparison in plain text: the verdict, then each difference with its example, by architecture."""
     if comparison.verdict is not Verdict.EQUAL:
-        yield f"{comparison.verdict}: {_SAYS[comparison.verdict]}"
+        yield f"{comparison.verdict}: {SAYS[comparison.verdict]}"
     elif comparison.differences:
         yield "equal: both allow the same calls, but some are answered otherwise"
     else:
@@ -68,7 +68,7 @@ def as_text(comparison: Comparison) -> Iterator[str]:
 def difference_lines(difference: Difference) -> Iterator[str]:
     """Which calls, one alternative a line, and below it what happens to them."""
     start = f"  {difference.change.value} {_name(difference)}: "
-    for text in _rules(difference):
+    for text in rule_texts(difference):
         yield f"{start}{text}"
         start = f"{'|| ':>{len(start)}}"
     before, after = format_action(difference.before), format_action(difference.after)
@@ -81,7 +81,7 @@ def _name(difference: Difference) -> str:
     return table(difference.arch).by_number[difference.number].name
 
 
-def _rules(difference: Difference) -> list[str]:
+def rule_texts(difference: Difference) -> list[str]:
     if not difference.rules:
         return ["where no short condition says"]
     if difference.rules == (Always(True),):

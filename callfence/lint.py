@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.sarif import Result, Rule, sarif
 from callfence.text import on_one_line, plural
 from policygen.catalogue import Level
 from policygen.document import PolicyError, parse_file
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from policygen.document import Document
+    from tracer.abi import Arch
 
 DESCRIPTION = """\
 Look for what is dangerous in policies, by what they allow and not by how it is written.  A comment `# why: REASON` on an
@@ -33,7 +35,7 @@ def main(arguments: list[str]) -> int:
     add = parser.add_argument
     add("--level", choices=[*Level], type=Level, default=Level.WARNING, help="the least to tell (default: warning)")
     add("--accepted", action="store_true", help="tell what is accepted, too")
-    add("--format", choices=["text", "json"], default="text")
+    add("--format", choices=["text", "json", "sarif"], default="text")
     add("policies", nargs="+", metavar="POLICY")
     options = parser.parse_args(arguments)
     found: list[tuple[str, Document, Finding]] = []
@@ -52,6 +54,8 @@ def main(arguments: list[str]) -> int:
     shown = [one for one in found if options.accepted or not one[2].accepted]
     if options.format == "json":
         print(json.dumps({"findings": [_object(name, finding) for name, _, finding in shown]}, indent=2))
+    elif options.format == "sarif":
+        print(json.dumps(sarif([_result(name, finding) for name, _, finding in found]), indent=2))
     else:
         _print(shown, found)
     if broken:
@@ -60,17 +64,26 @@ def main(arguments: list[str]) -> int:
 
 
 def line_of(policy: str, finding: Finding) -> int | None:
-    """The line of the file that a finding is about, from 1; None if that is in an included file, or not written out."""
-    arch, lines = "x86_64", decode(Path(policy).read_bytes(), policy).splitlines()
-    for number, line in enumerate(lines, 1):
+    """The line of the file that a finding is about, from 1; None if it is in an included file, or not written out."""
+    if finding.arch is not None:
+        return line_of_call(policy, finding.arch, finding.name)
+    words = [line.split("#")[0].split()[:1] for line in _source(policy)]
+    return words.index([finding.name]) + 1 if [finding.name] in words else None
+
+
+def line_of_call(policy: str, arch: Arch, name: str) -> int | None:
+    """The line of the file that the entry of a call begins on."""
+    section = "x86_64"
+    for number, line in enumerate(_source(policy), 1):
         words = line.split("#")[0].split()
-        if words[:1] == ["arch"] and len(words) > 1:
-            arch = words[1]
-        if finding.arch is None and words[:1] == [finding.name]:
-            return number
-        if finding.arch == arch and re.match(rf"\s*(sys_)?{finding.name}\s*:", line):
+        section = words[1] if words[:1] == ["arch"] and len(words) > 1 else section
+        if section == arch and re.match(rf"\s*(sys_)?{name}\s*:", line):
             return number
     return None
+
+
+def _source(policy: str) -> list[str]:
+    return decode(Path(policy).read_bytes(), policy).splitlines()
 
 
 def _place(policy: str, finding: Finding) -> str:
@@ -112,3 +125,11 @@ def _object(policy: str, finding: Finding) -> dict[str, object]:
         "example": format_call(finding.example) if finding.example else None,
         "accepted": finding.accepted or None,
     }
+
+
+def _result(policy: str, finding: Finding) -> Result:
+    full, help_ = f"A policy that {finding.grants}: {finding.why}.", f"Safer: {finding.safer}. See {finding.source}."
+    short = finding.grants.partition(":")[0]
+    message = f"{finding.name}: it {finding.grants}: {finding.why}"
+    line, identity = line_of(policy, finding), f"{finding.arch} {finding.name} {finding.grants}"
+    return Result(Rule(finding.rule, short, full, help_), finding.level, message, policy, line, identity, finding.accepted)

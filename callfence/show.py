@@ -62,7 +62,7 @@ def _of_process(pid: int) -> list[tuple[str, bytes]]:
         raise InputError(str(error)) from error
     if not found:
         raise InputError(f"process {pid} has no filter")
-    return [(f"process {pid}, filter {place} of {len(found)}", one) for place, one in enumerate(reversed(found), 1)]
+    return [(f"process {pid}, filter {place} of {len(found)}", one) for place, one in enumerate(found, 1)]
 
 
 def _filters(filters: Iterable[tuple[str, bytes]], *, instructions: bool) -> int:

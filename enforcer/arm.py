@@ -39,7 +39,7 @@ class ArmError(Exception):
 
 def seize(pid: int) -> None:
     """Trace the process from now on; it dies if this process does."""
-    kernel.ptrace(kernel.PTRACE_SEIZE, pid, 0, _OPTIONS)
+    kernel.ptrace(kernel.PTRACE_SEIZE, pid, 0, _OPTIONS | _FORK_OPTIONS)
 
 
 def probe_listener(pidfd: int) -> None:
@@ -52,8 +52,13 @@ def probe_listener(pidfd: int) -> None:
 
 
 def until_exec(pid: int) -> None:
-    """Follow a seized process to the exit stop of its first successful execve.  GoneError if there is none."""
-    while _next_event(pid) != kernel.PTRACE_EVENT_EXEC:
+    """Follow a seized process to the exit stop of its first successful execve.  GoneError if there is none.
+
+    ArmError, with the process at the exit of a call, if it starts a thread or a process before."""
+    while (event := _next_event(pid)) != kernel.PTRACE_EVENT_EXEC:
+        if event in _FORK_EVENTS:
+            _end_new(pid)
+            raise ArmError("it starts a thread or a process before its execve, which could not be confined")
         inject.resume(kernel.PTRACE_CONT, pid)
     _leave_call(pid)
 
@@ -64,7 +69,6 @@ def until_entry(pid: int) -> None:
     ArmError, with the process at the exit of a call, if it starts a thread or a process before: that would not be
     confined by what is installed here.
     """
-    kernel.ptrace(kernel.PTRACE_SETOPTIONS, pid, 0, _OPTIONS | _FORK_OPTIONS)
     while True:
         entry = _entry_point(pid)
         if kernel.get_registers(pid)[inject.RIP] == entry:  # no dynamic loader
@@ -78,10 +82,7 @@ def until_entry(pid: int) -> None:
             _leave_call(pid)
             continue
         if event in _FORK_EVENTS:
-            new = kernel.event_message(pid)
-            if not os.path.exists(f"/proc/{pid}/task/{new}"):
-                os.kill(new, kernel.SIGKILL)  # a process; a thread goes with the program
-            _leave_call(pid)
+            _end_new(pid)
             raise ArmError(
                 "it starts a thread or a process before its entry point, which could not be confined; "
                 "arm at exec instead: --arm exec"
@@ -174,6 +175,14 @@ def _leave_call(pid: int) -> None:
     status = inject.wait(pid)
     if os.WSTOPSIG(status) != inject.SYSCALL_STOP:
         raise ArmError(f"it stopped with status {status:#x} instead of leaving its call")
+
+
+def _end_new(pid: int) -> None:
+    """At a fork's event stop: end what was started, and take the process to the exit of its call."""
+    new = kernel.event_message(pid)
+    if not os.path.exists(f"/proc/{pid}/task/{new}"):
+        os.kill(new, kernel.SIGKILL)  # a process; a thread goes with the program
+    _leave_call(pid)
 
 
 def _entry_point(pid: int) -> int:

@@ -84,9 +84,9 @@ def confine(
 
 def _arm(program: int, filter_: bytes, pidfd: int, *, at_entry: bool, stderr: int) -> int:
     """From seized to armed and let go; the listener.  On failure the program ends with our status, and so do we."""
-    arm.until_exec(program)
     surgery = None
     try:
+        arm.until_exec(program)
         if at_entry:
             arm.until_entry(program)
         surgery = inject.Surgery(program)

@@ -37,6 +37,7 @@ WALL = 0x40000000  # linux/wait.h
 
 # linux/seccomp.h
 SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL = 1, 2
+SECCOMP_FILTER_FLAG_TSYNC = 1 << 0
 SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
 SECCOMP_RET_USER_NOTIF = 0x7FC00000
 SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
@@ -179,7 +180,9 @@ def can_notify() -> bool:
 
 
 def install(program: bytes, flags: int) -> int:
-    """Put a filter on this process; a listener's descriptor under SECCOMP_FILTER_FLAG_NEW_LISTENER, else 0."""
+    """Put a filter on this thread; a listener's descriptor under SECCOMP_FILTER_FLAG_NEW_LISTENER, else 0.
+
+    Under SECCOMP_FILTER_FLAG_TSYNC on all threads of the process, or on none: then the id of one that has other filters."""
     reference = ctypes.byref(_Program(len(program) // 8, program))
     return _syscall("seccomp", _SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, reference)
 

@@ -57,7 +57,7 @@ def run(
         else:
             if not os.access(found, os.R_OK):  # then no memory of it can be written either (ptrace(2), "dumpable")
                 raise EnforceError(f"{os.fsdecode(found)} cannot be read, so it cannot be armed at its execve; {_HINT}")
-            _be_seized(filter_, reporter, at_entry=arm == "entry", stderr=stderr)
+            be_seized(filter_, reporter, at_entry=arm == "entry", stderr=stderr)
             kernel.set_no_new_privs()
             _restore_signals()
     except OSError as error:
@@ -94,8 +94,9 @@ def _restore_signals() -> None:
         kernel.disposition(kernel.SIGPIPE, kernel.SIG_DFL)
 
 
-def _be_seized(filter_: bytes, reporter: Reporter | None, *, at_entry: bool, stderr: int) -> None:
-    """Start the helper and return once it traces this process."""
+def be_seized(filter_: bytes, reporter: Reporter | None, *, at_entry: bool, stderr: int) -> None:
+    """Start the helper and return once it traces this process, to confine it at its next execve; until then this process
+    may start no other and no thread.  EnforceError if it cannot be traced."""
     program = os.getpid()
     commands, command = os.pipe()
     answer, answers = os.pipe()
@@ -158,9 +159,8 @@ def _require_kernel(reporter: Reporter | None) -> None:
 
 def _explain(refusal: str) -> str:
     """Why this process may not be traced, and the way out."""
-    tracer = _tracer()
-    if tracer:
-        return f"this process is traced already (by pid {tracer}), so it cannot be armed at its execve; {_HINT}"
+    if pid := tracer():
+        return f"this process is traced already (by pid {pid}), so it cannot be armed at its execve; {_HINT}"
     try:
         with open(_YAMA) as file:
             scope = file.read().strip()
@@ -171,7 +171,7 @@ def _explain(refusal: str) -> str:
     return f"{refusal}: ptrace is not permitted here (a container's rules?), so the program cannot be armed; {_HINT}"
 
 
-def _tracer() -> str:
+def tracer() -> str:
     """The pid of who traces this process, or ''."""
     try:
         with open("/proc/self/status") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen.document import parse
+from policygen.model import Always
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Danger:
     """Stable: other tools keep it."""
     level: Level
     calls: tuple[str, ...]
-    """Names of calls; an architecture need not have all of them."""
+    """Names of calls, of which an architecture need not have all; or the word of a setting."""
     where: str
     """Which of the calls, as a condition of the policy language; '' is all of them."""
     free: str
@@ -71,9 +73,21 @@ def of_call(arch: Arch, number: int) -> tuple[Danger, ...]:
     return tuple(danger for danger in dangers() if name in danger.calls)
 
 
+def of_setting(word: str) -> Danger:
+    """The row about a setting that allows."""
+    return next(danger for danger in dangers() if danger.calls == (word,))
+
+
 @cache
 def region_of(danger: Danger, arch: Arch, number: int) -> Expression:
-    """Which of the calls of that number the row is about; for a row about a free argument, all."""
-    name = table(arch).by_number[number].name
-    text = f"arch {arch}\n{name}: {danger.where or 'allow'}\n"
+    """Which of the calls of that number the row is about; for a row about a free argument, all.
+
+    All as well where the architecture has the row's arguments behind a pointer: i386's first mmap.
+    """
+    call = table(arch).by_number[number]
+    name = call.name
+    compared = {argument.name for argument in call.arguments if not argument.kind.is_pointer}
+    if compared.isdisjoint(re.findall(r"\w+", danger.where)):
+        return Always(True)
+    text = f"arch {arch}\n{name}: {danger.where}\n"
     return parse(text, f"lint.tsv, {danger.id}").policy.entries[arch][number].expression

@@ -118,8 +118,8 @@ class _Lifting:
         foreign = self._of_arch(0)
         found = {arch: self._of_arch(arch.audit) for arch in Arch}
         sections = {arch: function for arch, function in found.items() if function != foreign}
-        if not sections:
-            sections = {Arch.X86_64: foreign}
+        if Arch.X86_64 not in sections and (foreign != self.kill or not sections):
+            sections = {Arch.X86_64: foreign, **sections}
         theirs = TRUE
         for arch in sections:
             theirs = self.space.both(theirs, self.space.invert(self._is_arch(arch)))
@@ -205,6 +205,14 @@ class _Lifting:
                 self._except(space.both(self._is_arch(arch), x32), f"x32 calls ({text}), which a policy always kills")
             above = space.both(above, space.invert(x32))
         unknown = space.leaf(bpf.ret(policy.unknown))
+        negative = space.both(above, number[0])
+        if space.choose(negative, function, unknown) != unknown:
+            values = space.values(space.choose(negative, function, unknown)) - {space.value(unknown)}
+            texts = " or ".join(format_action(bpf.action(value)) for value in sorted(map(_integer, values)))
+            whole = not space.support(space.choose(negative, function, unknown)) & (1 << 448) - 1
+            text = f"negative numbers, which are no calls ({texts} here; {format_action(policy.unknown)} in the policy)"
+            self._except(space.both(self._is_arch(arch), negative), text, whole=whole)
+        above = space.both(above, space.invert(negative))
         if space.choose(above, function, unknown) != unknown:
             text = f"numbers of {arch} above {newest}, of which not all get {format_action(policy.unknown)} here"
             self._except(space.both(self._is_arch(arch), above), text, whole=False)
@@ -226,7 +234,7 @@ class _Lifting:
             self._except(here, f"{name}, whose condition has too many alternatives: denied in this policy", whole=False)
             return Entry(Always(True), strictest((answers.action, answers.otherwise, policy.default)))
         # allowing where something holds, reads best, unless it is much longer
-        found.sort(key=lambda one: _length(one[2]) * (1 if runs(one[0]) and not runs(one[1]) else _LONGER))
+        found.sort(key=lambda one: _length(one[2]) * (1 if runs(one[0]) and not runs(one[1]) else _LONGER) + runs(one[1]))
         action, otherwise, expression = found[0]
         return Entry(expression, action, None if otherwise == policy.default else otherwise)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from policygen.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.catalogue import Danger, Level, of_call, region_of
+from policygen.catalogue import Danger, Level, of_call, of_setting, region_of
 from policygen.compare import example
 from policygen.known import permits
 from policygen.layout import Comments, Remarks, Section
@@ -83,23 +83,16 @@ def grants(document: Document) -> Iterator[Finding]:
                 yield _too_complex(arch, number)
                 break
             reason = accepted or ("" if unaccepted else "; ".join(dict.fromkeys(reasons.values())))
-            yield _finding(danger, arch, number, example(sets, found, arch, number), reason)
+            name = table(arch).by_number[number].name
+            yield _finding(danger, arch, name, example(sets, found, arch, number), reason)
 
 
 def permissive_settings(document: Document) -> Iterator[Finding]:
     """Settings that allow what no entry names."""
-    policy, settings = document.policy, document.layout.settings
-    if permits(policy.default):
-        reason = _why(settings.get("default", Comments()))
-        grants_all = "allows every call that no entry names"
-        why = "what is not thought of is allowed: each dangerous call has to be named"
-        safer = "default kill, or default errno EPERM"
-        yield _setting("default-allow", Level.DANGER, "default", grants_all, why, safer, reason)
-    if permits(policy.unknown):
-        reason = _why(settings.get("unknown", Comments()))
-        why = "nobody can know yet what they do"
-        grants_new = "allows calls that are newer than its table"
-        yield _setting("unknown-allow", Level.DANGER, "unknown", grants_new, why, "unknown errno ENOSYS", reason)
+    settings = document.layout.settings
+    for word, action in (("default", document.policy.default), ("unknown", document.policy.unknown)):
+        if permits(action):
+            yield _finding(of_setting(word), None, word, None, _why(settings.get(word, Comments())))
 
 
 def idle_rules(document: Document) -> Iterator[Finding]:
@@ -155,15 +148,20 @@ def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry,
     arguments = table(arch).by_number[number].arguments
     if not danger.free:
         return granted(sets, danger, arch, number, permitted(sets, entry, default, arguments))
-    index = next(i for i, argument in enumerate(arguments) if argument.name == danger.free)
     parts = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
     if not permits(entry.action):
         parts = ()  # what it refuses by name, it constrains
-    loose = [Entry(part, entry.action) for part in parts if index not in _compared(part)]
+    loose = [Entry(part, entry.action) for part in parts if leaves_free(part, danger, arch, number)]
     region = FALSE
     for one in loose:
         region = sets.either(permitted(sets, one, default, arguments), region)
     return region
+
+
+def leaves_free(rule: Expression, danger: Danger, arch: Arch, number: int) -> bool:
+    """Whether a rule does not compare the argument that the row is about."""
+    arguments = table(arch).by_number[number].arguments
+    return next(i for i, argument in enumerate(arguments) if argument.name == danger.free) not in _compared(rule)
 
 
 def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Argument]) -> int:
@@ -214,15 +212,10 @@ def _why(comments: Comments) -> str:
     return "; ".join(filter(None, found))
 
 
-def _finding(danger: Danger, arch: Arch, number: int, example: Event, accepted: str) -> Finding:
-    name = table(arch).by_number[number].name
+def _finding(danger: Danger, arch: Arch | None, name: str, event: Event | None, accepted: str) -> Finding:
     return Finding(
-        danger.id, danger.level, arch, name, danger.grants, danger.why, danger.safer, danger.source, example, accepted
+        danger.id, danger.level, arch, name, danger.grants, danger.why, danger.safer, danger.source, event, accepted
     )
-
-
-def _setting(rule: str, level: Level, word: str, what: str, why: str, safer: str, accepted: str) -> Finding:
-    return Finding(rule, level, None, word, what, why, safer, "docs/policy-language.md", None, accepted)
 
 
 def _too_complex(arch: Arch, number: int) -> Finding:

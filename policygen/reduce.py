@@ -88,15 +88,16 @@ def _expression(
 ) -> Expression:
     """What holds in those combinations, of the possible ones, and in no other."""
 
-    def is_where(chosen: set[Truth]) -> bool:
-        return chosen.intersection(possible) == where
-
-    if is_where({(True, True)}):
-        return _conjunction(arch, number, mine, theirs)
-    if is_where({(True, True), (True, False)}):
-        return mine
-    if is_where({(True, True), (False, True)}):
-        return theirs
+    for chosen, negative in ((where, False), (frozenset(possible) - where, True)):
+        simple = None
+        if chosen == {(True, True)}.intersection(possible):
+            simple = _conjunction(arch, number, mine, theirs)
+        elif chosen == {(True, True), (True, False)}.intersection(possible):
+            simple = mine
+        elif chosen == {(True, True), (False, True)}.intersection(possible):
+            simple = theirs
+        if simple is not None:
+            return negated(simple) if negative else simple
     return Or(tuple(And((mine if a else negated(mine), theirs if b else negated(theirs))) for a, b in sorted(where)))
 
 

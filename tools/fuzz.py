@@ -2,7 +2,7 @@
 
     fuzz.py TARGET [SECONDS [FOLDER]]
 
-TARGET is policy, recording or filter.  FOLDER (build/fuzz/TARGET) keeps the inputs that reached new code from one time
+TARGET is policy, recording, filter or lift.  FOLDER (build/fuzz/TARGET) keeps the inputs that reached new code from one time
 to the next; an input that breaks something is left there as crash-*, timeout-* or oom-*, and the exit status is not 0.
 Needs atheris (`pip install atheris`), which the project itself does not depend on.
 """
@@ -18,8 +18,9 @@ with atheris.instrument_imports(include=["policygen", "tracer.abi", "json"]):
     from policygen import bpf, recording_file, region, symbolic
     from policygen.algebra import Space, TooComplexError
     from policygen.compile import CompileError, compile_policy
-    from policygen.document import PolicyError, parse
+    from policygen.document import PolicyError, new_document, parse
     from policygen.lexer import decode
+    from policygen.lift import lift
     from policygen.model import Policy
     from policygen.recording import Recording, merge
 
@@ -103,8 +104,20 @@ def _mended(data: bytes) -> bytes:
     return bpf.encode(bpf.decode(bpf.encode([*made, bpf.Instruction(bpf.RET | bpf.K, k=bpf.KILL_PROCESS)])))
 
 
-TARGETS = {"policy": policy, "recording": recording, "filter": filter_}
-WORDS = "allow deny errno else if in has include arch table default log mmap: prot flags PROT_READ && || !( #".split()
+def lifted(data: bytes) -> None:
+    """Any filter that can be followed is read back into a policy, which `lift` proves; that reads back from its text."""
+    program = _mended(data)
+    try:
+        symbolic.function(Space(region.BITS, limit=5_000), program)
+        found = lift(program)
+    except (symbolic.UnsupportedError, TooComplexError):
+        return
+    if not found.remarks:
+        assert parse(new_document(found.policy, "it").text()).policy == found.policy
+
+
+TARGETS = {"policy": policy, "recording": recording, "filter": filter_, "lift": lifted}
+WORDS = ("allow", "errno", "else", "if", "in", "has", "include", "arch", "mmap: ", "prot", "flags", "&&", "||", "!(", "#")
 """What a search by single bytes would be long in finding."""
 
 

@@ -11,9 +11,11 @@ from tracer.kernel import PtraceError
 
 
 def read_filters(pid: int) -> list[bytes]:
-    """The filters of a process or thread, each an array of struct sock_filter, the last installed first; none if it has
-    none.  Raises TracerError if they cannot be read: it takes CAP_SYS_ADMIN, no filter on this process itself, a kernel
-    with CONFIG_CHECKPOINT_RESTORE (ptrace(2), PTRACE_SECCOMP_GET_FILTER), and a process that nobody traces."""
+    """The filters of a process or thread, each an array of struct sock_filter, in the order in which they were installed
+    (kernel/seccomp.c get_nth_filter; ptrace(2) has it the other way round); none if it has none.
+
+    Raises TracerError if they cannot be read: it takes CAP_SYS_ADMIN, no filter on this process itself, a kernel with
+    CONFIG_CHECKPOINT_RESTORE (ptrace(2), PTRACE_SECCOMP_GET_FILTER), and a process that nobody traces."""
     try:
         kernel.seize(pid, 0)
     except PtraceError as error:

@@ -143,7 +143,7 @@ def event_message(tid: int) -> int:
 
 
 def filter_length(tid: int, index: int) -> int:
-    """How many instructions a filter of a stopped task has; 0 is the last installed one.  Raises PtraceError."""
+    """How many instructions a filter of a stopped task has; 0 is the first installed one.  Raises PtraceError."""
     return int(ptrace(PTRACE_SECCOMP_GET_FILTER, tid, index, 0))
 
 

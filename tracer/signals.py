@@ -62,7 +62,9 @@ class Dispositions:
         }
 
     def restore(self) -> None:
-        """In this process, at the end."""
+        """In this process, at the end.  What came for the program and too late for it must not end us."""
+        while signal.sigtimedwait(TAKEN, 0) is not None:
+            pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
 
     def restore_in_child(self) -> None:

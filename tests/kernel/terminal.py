@@ -29,6 +29,11 @@ class Terminal:
         os.close(slave)
         self._seen = ""
 
+    def key(self, text):
+        """Press a control key, when what was started before has had the time to wait."""
+        time.sleep(0.2)
+        self.send(text)
+
     def send(self, text):
         os.write(self._master, text.encode())
 

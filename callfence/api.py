@@ -1,0 +1,63 @@
+"""`callfence.apply`: a program confines itself, as the prctl of 2011 would have let it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal
+
+from enforcer import kernel, launch
+from enforcer.errors import EnforceError
+from policygen.compile import compile_policy
+from policygen.document import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Filters = str | Mapping[int | str, str | int]
+
+
+def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
+    """Confine this process by a policy, for good; children inherit it.  Takes no privilege.
+
+    `filters` is a policy's text, or a mapping of system calls (x86_64; names with or without `sys_`, or numbers) to
+    what stands behind the colon of an entry: `{"sys_read": "fd == 0", 1: 1, "exit_group": "allow"}`.  What it does not
+    allow meets its default, which is to kill the process unless the text says otherwise.  Its `arm` does not matter.
+
+    "now": when this returns, every thread is confined.  The interpreter needs calls of its own (munmap, futex,
+    rt_sigaction, exit_group ...), which the policy has to allow.  Each further call can only reduce what is allowed.
+
+    "on_exec": this process goes on as it is, and what it executes next is confined from its first instruction.  Until
+    then it may have one thread and start no process: if it does, it ends with status 125, since what it starts could
+    not be confined.  Can be asked for once.
+
+    PolicyError (a ValueError for `when` and for an entry of several lines) and CompileError for the policy; EnforceError
+    or OSError if the kernel refuses: nothing has changed then, but that no_new_privs may be set.
+    """
+    if when not in ("now", "on_exec"):
+        raise ValueError(f"when is 'now' or 'on_exec', not {when!r}")
+    text = filters if isinstance(filters, str) else _text(filters)
+    program = compile_policy(parse(text, "<filters>").policy)
+    if when == "on_exec":
+        _on_exec(program)
+    kernel.set_no_new_privs()
+    if when == "now":
+        thread = kernel.install(program, kernel.SECCOMP_FILTER_FLAG_TSYNC)
+        if thread:
+            raise EnforceError(f"thread {thread} has a filter of its own, so no filter can be put on all threads")
+
+
+def _text(filters: Mapping[int | str, str | int]) -> str:
+    lines = [f"{call}: {int(value) if isinstance(value, int) else value}" for call, value in filters.items()]
+    for line in lines:
+        if len(line.splitlines()) != 1:
+            raise ValueError(f"an entry is one line: {line!r}")
+    return "\n".join(lines)
+
+
+def _on_exec(program: bytes) -> None:
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise EnforceError(f"there are {threads} threads, and another might execute something: apply before they start")
+    if pid := launch.tracer():
+        raise EnforceError(f"this process is traced already (by pid {pid}): by a debugger, or for an earlier 'on_exec'")
+    launch.be_seized(program, None, at_entry=False, stderr=2)

@@ -1,0 +1,114 @@
+"""`callfence.apply`, in processes of their own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+CALLS = "brk close exit exit_group fstat futex ioctl lseek madvise mmap munmap read rt_sigaction rt_sigprocmask write"
+INTERPRETER = "".join(f"{call}: 1\n" for call in CALLS.split(" "))
+"""What Python itself needs until its end."""
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    start = f"import os, sys, threading, callfence\nINTERPRETER = {INTERPRETER!r}\n{program}"
+    return subprocess.run([sys.executable, "-c", start, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_text_is_applied_at_once() -> None:
+    done = run(
+        "callfence.apply('default errno EPERM\\n' + INTERPRETER)\nprint('on')\n"
+        "try: os.mkdir('/x')\nexcept OSError as e: print(e.errno)"
+    )
+    assert (done.stdout, done.returncode) == ("on\n1\n", 0), done.stderr
+
+
+def test_the_default_kills() -> None:
+    done = run("callfence.apply(INTERPRETER)\nos.write(1, b'on')\nos.mkdir('/x')\nprint('off')")
+    assert (done.stdout, done.returncode) == ("on", -signal.SIGSYS)
+
+
+def test_names_and_numbers() -> None:
+    """39 is getpid; write is allowed to standard output alone."""
+    done = run(
+        "callfence.apply({39: 'errno EACCES', 'sys_write': 'fd == 1', 231: True, 'exit': 1, 'mkdir': 'kill', 'rt_sigaction': 1,"
+        " 'munmap': 1, 'futex': 1, 'brk': 1, 'mmap': 1})\nos.write(1, b'a')\nos.write(2, b'b')"
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("a", "", -signal.SIGSYS)
+
+
+def test_each_further_call_reduces() -> None:
+    done = run(
+        "callfence.apply('default allow\\nunknown allow\\nmkdir: errno EPERM')\n"
+        "callfence.apply('default allow\\nunknown allow\\nmkdir: allow\\nrmdir: errno EBUSY')\n"
+        "for call in os.mkdir, os.rmdir:\n    try: call('/x')\n    except OSError as e: print(e.errno)"
+    )
+    assert (done.stdout, done.returncode) == ("1\n16\n", 0), done.stderr
+
+
+def test_every_thread_is_confined() -> None:
+    done = run(
+        "go = threading.Event(); seen = []\n"
+        "def other():\n    go.wait()\n    try: os.mkdir('/x')\n    except OSError as e: seen.append(e.errno)\n"
+        "t = threading.Thread(target=other); t.start()\n"
+        "callfence.apply('default allow\\nunknown allow\\nmkdir: errno EBUSY'); go.set(); t.join(); print(seen)"
+    )
+    assert (done.stdout, done.returncode) == ("[16]\n", 0), done.stderr
+
+
+def test_on_exec_confines_what_is_executed() -> None:
+    done = run(
+        "callfence.apply('default allow\\nmkdir: errno EBUSY\\nmkdirat: errno EBUSY\\nexecve: kill', when='on_exec')\n"
+        "os.mkdir(sys.argv[1] + 'a'); os.rmdir(sys.argv[1] + 'a')\n"
+        "os.execvp('mkdir', ['mkdir', sys.argv[1]])",
+        "/tmp/callfence-test-api",
+    )
+    assert done.returncode == 1
+    assert "busy" in done.stderr
+
+
+def test_on_exec_leaves_no_child_and_keeps_the_pid() -> None:
+    done = run(
+        "callfence.apply('default allow\\nunknown allow\\nmkdir: errno EBUSY', when='on_exec')\n"
+        "print(os.getpid(), flush=True)\n"
+        "os.execvp('sh', ['sh', '-c', 'echo $$; grep Seccomp_filters /proc/$$/status; cat /proc/$$/task/$$/children'])"
+    )
+    first, second, filters, *children = done.stdout.splitlines()
+    assert first == second
+    assert filters.split() == ["Seccomp_filters:", "1"]
+    assert len("".join(children).split()) <= 1  # cat itself
+
+
+STARTS = ["os.fork()", "import subprocess; subprocess.run(['true'])", "threading.Thread(target=print).start()"]
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_nothing_gets_away_before_the_execve(start: str) -> None:
+    done = run(f"callfence.apply('default allow', when='on_exec')\n{start}\nprint('away')")
+    assert (done.stdout, done.returncode) == ("", 125)
+    assert "starts a thread or a process before its execve" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("callfence.apply('read: fd = 1')", "<filters>:1:10"),
+        ("callfence.apply({'read': 'fd == 1', 'nosuch': 1})", "nosuch"),
+        ("callfence.apply({'read': 'allow\\nwrite: allow'})", "an entry is one line"),
+        ("callfence.apply('read: 1', when='later')", "when is 'now' or 'on_exec'"),
+        ("threading.Timer(1, print).start(); callfence.apply('', when='on_exec')", "2 threads"),
+        ("callfence.apply('', when='on_exec'); callfence.apply('', when='on_exec')", "traced already"),
+    ],
+)
+def test_mistakes_change_nothing(program: str, message: str) -> None:
+    done = run(f"try:\n    {program}\nexcept Exception as e: print(e)\nos.getppid()")
+    assert message in done.stdout
+    assert done.returncode == 0
+
+
+def test_importing_is_cheap() -> None:
+    done = run("print([name for name in ('policygen', 'enforcer', 'ctypes') if name in sys.modules])")
+    assert done.stdout == "[]\n"
