@@ -8,9 +8,10 @@ from pathlib import Path
 import enforce
 import learn_vs_strace
 import memory
+import proof
 from harness import machine
 
-BENCHMARKS = (learn_vs_strace, memory, enforce)
+BENCHMARKS = (learn_vs_strace, memory, enforce, proof)
 
 
 def main(arguments: list[str]) -> None:

@@ -58,9 +58,9 @@ def _allow(options: argparse.Namespace) -> int:
     document = parse_file(options.policy)
     policy = document.policy
     arch = options.arch or next(iter(policy.entries))
-    wanted = parse_lines("\n".join(options.line), arch)
+    wanted = [parse_lines(line, arch) for line in options.line]
     said: list[str] = []
-    for of, section in wanted.entries.items():
+    for of, section in (item for lines in wanted for item in lines.entries.items()):
         for number, entry in section.items():
             name = table(of).by_number[number].name
             old = policy.entries.get(of, {}).get(number)

@@ -11,12 +11,18 @@ from policygen.algebra import TooComplexError
 from policygen.compare import Change, Comparison, Difference, Verdict, compare
 from policygen.model import ALLOW, Always
 from policygen.naming import format_action, format_call, format_expression
+from policygen.risk import ranked
 from tracer.abi import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from policygen.document import Document
+    from policygen.risk import Ranked
 
 _WIDER = (Verdict.WIDER, Verdict.INCOMPARABLE)
+MANY_RISKS = 4
+"""Risks that the text names; other formats name all."""
 SAYS = {
     Verdict.WIDER: "NEW allows all that OLD does, and more",
     Verdict.NARROWER: "NEW allows nothing that OLD does not, and less",
@@ -30,44 +36,84 @@ def main(arguments: list[str]) -> int:
         "Say what NEW allows that OLD does not (+), what it no longer allows (-), and what it answers otherwise (~): "
         "exactly, over all calls, each with an example.  Formatting, order and comments make no difference."
     )
-    parser = argparse.ArgumentParser(prog="callfence diff", description=description, allow_abbrev=False)
+    usage = "callfence diff [OPTION ...] OLD NEW\n       callfence diff [OPTION ...] --git REVISION[..REVISION] FILE"
+    parser = argparse.ArgumentParser(prog="callfence diff", usage=usage, description=description, allow_abbrev=False)
     parser.add_argument("--exit-code", action="store_true", help="exit with 1 if NEW allows something that OLD does not")
+    parser.add_argument("--format", choices=["text", "json", "md", "sarif"], default="text", help="default: text")
+    parser.add_argument("--git", metavar="REVISION", help="compare FILE as of then with FILE now, or as of a later REVISION")
     parser.add_argument("old", metavar="OLD", help="a policy file; - is standard input")
-    parser.add_argument("new", metavar="NEW")
+    parser.add_argument("new", metavar="NEW", nargs="?")
     options = parser.parse_args(arguments)
+    if (options.git is None) == (options.new is None):
+        parser.error("give two policies, or --git REVISION and one file")
 
     def work() -> int:
-        old, new = document(options.old), document(options.new)
+        old, new = _documents(options)
         try:
             comparison = compare(old.policy, new.policy)
+            differences = ranked(old.policy, new.policy, comparison)
         except TooComplexError as error:
             raise InputError(f"the policies are too complex to be compared: {error}") from error
-        print("\n".join(as_text(comparison)))
+        print(_formatted(options, comparison, differences))
         return int(options.exit_code and comparison.verdict in _WIDER)
 
     return judged("diff", work)
 
 
-def as_text(comparison: Comparison) -> Iterator[str]:
-    """The comparison in plain text: the verdict, then each difference with its example, by architecture."""
+def _documents(options: argparse.Namespace) -> tuple[Document, Document]:
+    if options.git is None:
+        return document(options.old), document(options.new)
+    from callfence.git_files import document_at
+
+    before, between, after = options.git.partition("..")
+    new = document_at(after or "HEAD", options.old) if between else document(options.old)
+    return document_at(before or "HEAD", options.old), new
+
+
+def _formatted(options: argparse.Namespace, comparison: Comparison, differences: Sequence[Ranked]) -> str:
+    if options.format == "text":
+        return "\n".join(as_text(comparison, differences))
+    from callfence import diff_formats
+
+    file = options.new or options.old
+    if options.format == "json":
+        return diff_formats.as_json(comparison, differences)
+    if options.format == "md":
+        return diff_formats.as_markdown(comparison, differences, file)
+    return diff_formats.as_sarif(comparison, differences, file)
+
+
+def as_text(comparison: Comparison, differences: Sequence[Ranked]) -> Iterator[str]:
+    """The comparison in plain text: the verdict, the gravest risks, then each difference with its example."""
     if comparison.verdict is not Verdict.EQUAL:
         yield f"{comparison.verdict}: {SAYS[comparison.verdict]}"
     elif comparison.differences:
         yield "equal: both allow the same calls, but some are answered otherwise"
     else:
         yield "equal: both answer every call alike"
+    yield from _risks(differences)
     before, after = comparison.arms
     if before != after:
         yield f"arm {before} -> {after}"
-    for arch, of_arch in groupby(comparison.differences, key=lambda one: one.arch):
+    for arch, of_arch in groupby((one.difference for one in differences), key=lambda one: one.arch):
         yield f"arch {arch}"
         for difference in of_arch:
             yield from difference_lines(difference)
 
 
+def _risks(differences: Sequence[Ranked]) -> Iterator[str]:
+    """What of the catalogue became possible, the gravest first."""
+    found = [(row, call_name(one.difference)) for one in differences for row in one.dangers]
+    found.sort(key=lambda pair: -pair[0].level.rank)
+    for row, name in found[:MANY_RISKS]:
+        yield f"{row.level}: {name}: it newly {row.grants} [{row.id}]"
+    if len(found) > MANY_RISKS:
+        yield f"... and {len(found) - MANY_RISKS} risks more"
+
+
 def difference_lines(difference: Difference) -> Iterator[str]:
     """Which calls, one alternative a line, and below it what happens to them."""
-    start = f"  {difference.change.value} {_name(difference)}: "
+    start = f"  {difference.change.value} {call_name(difference)}: "
     for text in rule_texts(difference):
         yield f"{start}{text}"
         start = f"{'|| ':>{len(start)}}"
@@ -75,7 +121,7 @@ def difference_lines(difference: Difference) -> Iterator[str]:
     yield f"      {before} -> {after}, for example {format_call(difference.example)}"
 
 
-def _name(difference: Difference) -> str:
+def call_name(difference: Difference) -> str:
     if difference.number is None:
         return "every call that neither names"
     return table(difference.arch).by_number[difference.number].name

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from callfence.diff import SAYS, rule_texts
+from callfence.diff import SAYS, call_name, rule_texts
 from callfence.lint import line_of_call
 from callfence.sarif import Result, Rule, sarif
 from policygen.catalogue import Level
 from policygen.compare import Change, Verdict
 from policygen.naming import format_action, format_call
-from tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +41,7 @@ def _object(one: Ranked) -> dict[str, object]:
     difference = one.difference
     return {
         "arch": difference.arch,
-        "name": _name(difference),
+        "name": call_name(difference),
         "change": _HEADINGS[difference.change].lower(),
         "before": format_action(difference.before),
         "after": format_action(difference.after),
@@ -62,7 +61,7 @@ def as_markdown(comparison: Comparison, differences: Sequence[Ranked], new: str)
     for one in differences:
         for row in one.dangers:
             if row.level is not Level.NOTE:
-                lines.append(f"- **{row.level}**: `{_name(one.difference)}` {row.grants}: {row.why}. Safer: {row.safer}.")
+                lines.append(f"- **{row.level}**: `{call_name(one.difference)}` {row.grants}: {row.why}. Safer: {row.safer}.")
     before, after = comparison.arms
     if before != after:
         lines += [f"- the filter takes effect with `arm {after}`, before with `arm {before}`"]
@@ -78,7 +77,7 @@ def as_markdown(comparison: Comparison, differences: Sequence[Ranked], new: str)
 
 
 def _row(difference: Difference) -> str:
-    rules = "<br>".join(_code(f"{_name(difference)}: {text}") for text in rule_texts(difference))
+    rules = "<br>".join(_code(f"{call_name(difference)}: {text}") for text in rule_texts(difference))
     answer = f"{format_action(difference.before)} → {format_action(difference.after)}"
     return f"| {rules} | {answer} | {_code(format_call(difference.example))} |"
 
@@ -95,7 +94,7 @@ def as_sarif(comparison: Comparison, differences: Sequence[Ranked], new: str) ->
         difference = one.difference
         if difference.change is not Change.MORE:
             continue
-        name, rules = _name(difference), " || ".join(rule_texts(difference))
+        name, rules = call_name(difference), " || ".join(rule_texts(difference))
         line = None if difference.number is None else line_of_call(new, difference.arch, name)
         where = f"{difference.arch} {name}"
         for row in one.dangers:
@@ -112,10 +111,3 @@ def as_sarif(comparison: Comparison, differences: Sequence[Ranked], new: str) ->
 
 def rule_of(row: Danger) -> Rule:
     return Rule(row.id, row.grants, f"A policy that {row.grants}: {row.why}.", f"Safer: {row.safer}. See {row.source}.")
-
-
-def _name(difference: Difference) -> str:
-    if difference.number is None:
-        return "every call that neither names"
-    call = table(difference.arch).by_number.get(difference.number)
-    return call.name if call else f"call {difference.number}"

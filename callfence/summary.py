@@ -116,7 +116,10 @@ def _new(learned: Learned) -> str:
     if not new:
         return "nothing"
     first = sum(one.first for one in new)
-    return f"{first} syscalls, and more of {len(new) - first} others"
+    more = len(new) - first
+    parts = [f"{first} syscall{'' if first == 1 else 's'}"] * bool(first)
+    parts += [f"more of {more} that {'was' if more == 1 else 'were'} allowed in part"] * bool(more)
+    return ", and ".join(parts)
 
 
 def _news(learned: Learned) -> list[str]:

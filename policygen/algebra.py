@@ -118,8 +118,8 @@ class Space:
             variable = min(self._variable[a], self._variable[b])
             if variable == self.bits:
                 return point
-            low_a, high_a = self._branches(a, variable)
-            low_b, high_b = self._branches(b, variable)
+            low_a, high_a = self.branches(a, variable)
+            low_b, high_b = self.branches(b, variable)
             if low_a != low_b:
                 a, b = low_a, low_b
             else:
@@ -219,8 +219,8 @@ class Space:
             if found is not None:
                 return found
             variable = min(self._variable[least], self._variable[most])
-            least0, least1 = self._branches(least, variable)
-            most0, most1 = self._branches(most, variable)
+            least0, least1 = self.branches(least, variable)
+            most0, most1 = self.branches(most, variable)
             cubes0, union0 = cover(self.choose(most1, FALSE, least0), most0)
             cubes1, union1 = cover(self.choose(most0, FALSE, least1), most1)
             rest = self.either(self.choose(union0, FALSE, least0), self.choose(union1, FALSE, least1))
@@ -241,7 +241,8 @@ class Space:
         except (TooComplexError, _TooManyCubesError):
             return None
 
-    def _branches(self, function: int, variable: int) -> tuple[int, int]:
+    def branches(self, function: int, variable: int) -> tuple[int, int]:
+        """The function where the variable is 0 and where it is 1; it must depend on no variable before that one."""
         if self._variable[function] == variable:
             return self._low[function], self._high[function]
         return function, function

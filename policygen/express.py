@@ -46,10 +46,11 @@ def express(space: Space, where: int, arch: Arch, number: int, limit: int) -> Ex
     if cubes is not None and (found is None or len(cubes) <= len(found)):
         single = len(cubes) == 1 and len(cubes[0]) == 1
         if found is None or len(cubes) < len(found) or (single and arguments[cubes[0][0][0]].kind in _BITS):
-            found = [_conjunction(one, arguments) for cube in cubes for one in _by_value(cube, arguments)]
+            named = [_conjunction(one, arguments) for cube in cubes for one in _by_value(cube, arguments)]
+            found = list(minimise(named, arguments)) if len(named) > len(cubes) else named
     if found is None:
         return None
-    return normal_expression(arch, number, Or(minimise(found, arguments)))
+    return normal_expression(arch, number, Or(tuple(found)))
 
 
 def nameable(arch: Arch, number: int) -> int:
@@ -169,11 +170,10 @@ def _intervals(space: Space, where: int, index: int, argument: Argument) -> list
             else:
                 found.append((first, last))
             return len(found) <= _MAX_INTERVALS
-        place = 1 << shift + bit
-        halves = [space.fixed(node, (place, 0)), space.fixed(node, (place, place))]
+        low, high = space.branches(node, regions.BITS - 1 - shift - bit)
         if offset >> bit & 1:
-            halves.reverse()
-        return walk(halves[0], bit - 1, first) and walk(halves[1], bit - 1, first + (1 << bit))
+            low, high = high, low
+        return walk(low, bit - 1, first) and walk(high, bit - 1, first + (1 << bit))
 
     if not walk(where, argument.width - 1, 0):
         return None

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
     from policygen.model import Expression
 
-MAX_RULES = 512
+MAX_RULES = 256
 """Alternatives of one entry; what takes more is not written as a policy."""
+MAX_ALL_RULES = 4096
+"""Those of all entries together: no filter of so many could be compiled again."""
 
 _LONGER = 4
 """How many alternatives of a condition to allow one of a condition to deny is worth."""
@@ -76,6 +78,8 @@ class _Lifting:
     def __init__(self, space: Space, program: bytes) -> None:
         self.space = space
         self.remarks: list[Remark] = []
+        self.rules = 0
+        """How many alternatives there are so far."""
         self.excepted = FALSE
         """The set that the remarks are about."""
         self.kill = space.leaf(bpf.ret(KILL))
@@ -221,13 +225,14 @@ class _Lifting:
         answers = self._two(arch, number, self._seen_by_kernel(arch, number, answer, here), here)
         if answers.where in (FALSE, TRUE):
             return Entry(Always(True), answers.action if answers.where == TRUE else answers.otherwise)
+        limit = min(MAX_RULES, MAX_ALL_RULES - self.rules)
         found = [
             (action, otherwise, expression)
             for action, where, otherwise in (
                 answers,
                 _Answers(answers.otherwise, self.space.invert(answers.where), answers.action),
             )
-            if (expression := express(self.space, where, arch, number, MAX_RULES))
+            if limit > 0 and (expression := express(self.space, where, arch, number, limit))
         ]
         if not found:
             name = table(arch).by_number[number].name
@@ -236,6 +241,7 @@ class _Lifting:
         # allowing where something holds, reads best, unless it is much longer
         found.sort(key=lambda one: _length(one[2]) * (1 if runs(one[0]) and not runs(one[1]) else _LONGER) + runs(one[1]))
         action, otherwise, expression = found[0]
+        self.rules += _length(expression)
         return Entry(expression, action, None if otherwise == policy.default else otherwise)
 
     def _seen_by_kernel(self, arch: Arch, number: int, answer: int, here: int) -> int:

@@ -22,7 +22,7 @@ from ptrace.error import PtraceError
 from tracer.errors import TracerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["PtraceError"]
 
@@ -160,6 +160,24 @@ def sender(tid: int) -> int:
     ptrace(PTRACE_GETSIGINFO, tid, 0, ctypes.addressof(siginfo))
     code, pid = struct.unpack_from("8xi4xi", siginfo)  # siginfo_t: si_code, and si_pid of those that somebody sent
     return int(pid) if code <= 0 else 0
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+def wait_for_signal(signals: Iterable[int], seconds: float) -> tuple[int, int, int] | None:
+    """sigtimedwait(2): (signal, si_code, si_pid) of one of `signals`, which are blocked; None after `seconds`, or before.
+
+    signal.sigtimedwait of CPython 3.11 returns what is on its stack when it is interrupted (as by SIGCONT) at its end.
+    """
+    wanted = (ctypes.c_uint64 * 16)(sum(1 << signum - 1 for signum in signals))  # sigset_t: 1024 bits
+    siginfo = ctypes.create_string_buffer(128)
+    timeout = _Timespec(int(seconds), int(seconds % 1 * 1e9))
+    if _libc.sigtimedwait(wanted, siginfo, ctypes.byref(timeout)) == -1:
+        return None
+    signum, code, pid = struct.unpack_from("i4xi4xi", siginfo)
+    return int(signum), int(code), int(pid)
 
 
 def is_thread_of(tid: int, tgid: int) -> bool:

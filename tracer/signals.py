@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Final, Protocol
 
+from tracer import kernel
 from tracer.errors import TracerError
 
 TERMINAL_STOPS: Final = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
@@ -63,7 +64,7 @@ class Dispositions:
 
     def restore(self) -> None:
         """In this process, at the end.  What came for the program and too late for it must not end us."""
-        while signal.sigtimedwait(TAKEN, 0) is not None:
+        while kernel.wait_for_signal(TAKEN, 0):
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
 
@@ -94,11 +95,11 @@ class SignalThread(threading.Thread):
 
     def run(self) -> None:
         while not self._ended:
-            info = signal.sigtimedwait(TAKEN, self._interval)
+            info = kernel.wait_for_signal(TAKEN, self._interval)
             if info is None:
                 self._target.tick()
             elif not self._ended:
-                self._take(info.si_signo, info.si_code, info.si_pid)
+                self._take(*info)
 
     def _take(self, signum: int, code: int, sender: int) -> None:
         """`code` > 0: from the kernel."""

@@ -39,7 +39,8 @@ def from_members(space: Space, points: set[int]) -> int:
     return result
 
 
-sets = st.sets(st.sampled_from(POINTS))
+some = st.sampled_from(POINTS)
+sets = st.sets(some)
 
 
 @given(sets, sets, sets)
@@ -184,3 +185,31 @@ def test_the_words_of_the_data_are_where_they_belong() -> None:
 def test_arguments_are_six() -> None:
     assert region.event((1 << 512) - 1) == region.Event(0xFFFFFFFF, 0xFFFFFFFF, ((1 << 64) - 1,) * 6, (1 << 64) - 1)
     assert Arch.from_audit(region.event(Arch.I386.audit << 480).arch) is Arch.I386
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1 << BITS, max_size=1 << BITS), some, some)
+def test_functions_are_taken_apart(letters: list[str], cared: int, values: int) -> None:
+    space = Space(BITS)
+    leaves = {letter: space.leaf(letter) for letter in "abc"}
+    function = leaves["a"]
+    for letter in "bc":
+        where = from_members(space, {point for point in POINTS if letters[point] == letter})
+        function = space.choose(where, leaves[letter], function)
+    assert space.values(function) == set(letters)
+    for letter, leaf in leaves.items():
+        assert members(space, space.where(function, leaf)) == {point for point in POINTS if letters[point] == letter}
+    matters = {bit for bit in range(BITS) if any(letters[point] != letters[point ^ 1 << bit] for point in POINTS)}
+    assert space.support(function) == sum(1 << bit for bit in matters)
+    fixed = space.fixed(function, (cared, values))
+    assert [space.value(space.at(fixed, point)) for point in POINTS] == [
+        letters[point & ~cared | values & cared] for point in POINTS
+    ]
+
+
+@given(sets, some)
+def test_always_is_whatever_the_variables_are(points: set[int], variables: int) -> None:
+    space = Space(BITS)
+    always = space.always(from_members(space, points), variables)
+    others = [submask for submask in POINTS if submask & ~variables == 0]
+    expected = {point for point in POINTS if all(point & ~variables | submask in points for submask in others)}
+    assert members(space, always) == expected

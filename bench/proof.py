@@ -1,0 +1,55 @@
+"""What proving and comparing cost, on the largest policy there is among the samples and on one of every call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import LEARN, Spread, alternate, run, scratch, table
+
+from policygen.document import new_document, parse_file
+from policygen.model import Always, Entry, Policy
+from tracer.abi import Arch
+from tracer.abi import table as calls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TITLE = "proofs"
+ROUNDS = 10
+CALLFENCE = LEARN.parent / "callfence"
+SAMPLES = Path(__file__).parent.parent / "samples"
+COMMANDS = {
+    "callfence verify": ("verify", "{}"),
+    "callfence diff, with itself less one call": ("diff", "{}", "less.policy"),
+    "callfence show --bpf": ("show", "--bpf", "filter.bpf"),
+}
+
+
+def section() -> str:
+    """The measurements, as Markdown."""
+    from policygen.compile import compile_policy
+
+    sample = max(SAMPLES.glob("*.policy"), key=lambda path: len(parse_file(path).text()))
+    every = Policy({Arch.X86_64: {number: Entry(Always(True)) for number in calls(Arch.X86_64).by_number}})
+    columns: list[dict[str, Spread]] = []
+    for policy in (parse_file(sample).policy, every):
+        with scratch() as folder, scratch() as home:
+            _, *rest = policy.entries[Arch.X86_64].items()
+            less = Policy({**policy.entries, Arch.X86_64: dict(rest)}, policy.table, policy.arm, policy.default, policy.unknown)
+            (folder / "it.policy").write_text(new_document(policy, "it").text())
+            (folder / "less.policy").write_text(new_document(less, "it").text())
+            (folder / "filter.bpf").write_bytes(compile_policy(policy))
+
+            def timed(words: tuple[str, ...], folder: Path = folder, home: Path = home) -> Callable[[], float]:
+                command = [CALLFENCE, *(word.replace("{}", "it.policy") for word in words)]
+                return lambda: run(command, folder, home).seconds
+
+            columns.append(alternate({name: timed(words) for name, words in COMMANDS.items()}, ROUNDS))
+    rows = [(name, *(column[name].milliseconds() for column in columns)) for name in COMMANDS]
+    header = ("ms, the command's start included", f"samples/{sample.name}", "every call allowed")
+    return f"Median of {ROUNDS} (least-most).\n\n{table(header, rows)}"
+
+
+if __name__ == "__main__":
+    print(section())

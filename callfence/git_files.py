@@ -1,0 +1,42 @@
+"""Policies in the history of a git repository."""
+
+from __future__ import annotations
+
+import subprocess
+
+from callfence.inputs import InputError
+from policygen.document import Document, PolicyError, parse
+from policygen.lexer import decode
+
+
+def document_at(revision: str, name: str) -> Document:
+    """The policy in a file as of a revision, with the files that it includes as of then.  Raises InputError.
+
+    `name` is relative to the current folder.  A file that is not there then is an empty policy.
+    """
+    if revision.startswith("-"):
+        raise InputError(f"{revision} is no revision")
+    if not _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"):
+        raise InputError(f"{revision} is no revision of a git repository here")
+    listed = _git("ls-tree", "--name-only", revision, "--", f"./{name}")
+
+    def read(path: str) -> str:
+        content = _git("show", f"{revision}:./{path}")
+        if content is None:
+            raise FileNotFoundError(2, "it is not in that revision", path)
+        return decode(content, path)
+
+    try:
+        return parse(read(name) if listed else "", name, read=read)
+    except PolicyError as error:
+        error.filename = f"{revision}:{error.filename}"
+        raise InputError(str(error)) from error
+
+
+def _git(*arguments: str) -> bytes | None:
+    """What git prints; None if it fails."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, check=False)
+    except FileNotFoundError:
+        raise InputError("--git needs git, which is not installed") from None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,176 @@
+"""`callfence diff` as a reviewer reads it: the danger first, and few lines; and as machines read it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CALLFENCE = [sys.executable, "-m", "callfence"]
+OLD = {
+    "clone3": "errno ENOSYS",
+    "close": "allow",
+    "clone": "clone_flags == CLONE_CHILD_CLEARTID|CLONE_CHILD_SETTID|SIGCHLD",
+    "mmap": "prot == PROT_READ && flags == MAP_PRIVATE || prot == PROT_READ|PROT_WRITE && flags in MAP_PRIVATE|MAP_ANONYMOUS",
+    "openat": "flags & O_ACCMODE == O_RDONLY && flags in O_CLOEXEC",
+    "read": "allow",
+    "setuid": "deny",
+    "socket": "family == AF_UNIX && type == SOCK_STREAM && protocol == 0",
+    "write": "allow",
+}
+THREAD = "CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD|CLONE_SYSVSEM|CLONE_SETTLS"
+TCP = "family == AF_INET && type == SOCK_STREAM|SOCK_CLOEXEC && protocol == IPPROTO_TCP"
+CHANGES: dict[str, tuple[dict[str, str], str, str]] = {
+    "gains networking": ({"socket": f"{OLD['socket']} || {TCP}", "connect": "allow"}, "wider", "network"),
+    "starts a subprocess": ({"execve": "allow", "wait4": "allow", "pipe2": "flags == O_CLOEXEC"}, "wider", "execute"),
+    "moves from fork to threads": (
+        {"clone": f"clone_flags == {THREAD}", "futex": "op == FUTEX_WAIT_PRIVATE || op == FUTEX_WAKE_PRIVATE"},
+        "incomparable",
+        "",
+    ),
+    "gets a new libc": (
+        {"rseq": "flags == 0", "getrandom": "flags == GRND_NONBLOCK", "newfstatat": "flag == AT_EMPTY_PATH"},
+        "wider",
+        "",
+    ),
+    "switches malloc": (
+        {"madvise": "behavior == MADV_DONTNEED || behavior == MADV_FREE", "mremap": "flags == MREMAP_MAYMOVE"},
+        "wider",
+        "",
+    ),
+    "adds io_uring": ({"io_uring_setup": "allow", "io_uring_enter": "flags == 0"}, "wider", "io-uring"),
+    "drops root": ({"setuid": "allow", "setgid": "allow", "setgroups": "allow"}, "wider", "identity"),
+    "an implant that opens a reverse shell": (
+        {"socket": f"{OLD['socket']} || {TCP}", "connect": "allow", "dup2": "allow", "execve": "allow"},
+        "wider",
+        "execute",
+    ),
+    "makes code at run time": ({"mmap": f"{OLD['mmap']} || prot == PROT_READ|PROT_WRITE|PROT_EXEC"}, "wider", "write-exec"),
+    "clone3 with flags that nobody sees": ({"clone3": "allow"}, "wider", "clone3"),
+}
+
+
+def text(entries: dict[str, str]) -> str:
+    return "".join(f"{name}: {body}\n" for name, body in entries.items())
+
+
+def diff(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*CALLFENCE, "diff", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    (tmp_path / "old.policy").write_text(text(OLD))
+    (tmp_path / "new.policy").write_text(text({**OLD, **request.param}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pair", "verdict", "danger"), CHANGES.values(), ids=list(CHANGES), indirect=["pair"]
+)
+def test_a_change_is_read_in_a_minute(pair: Path, verdict: str, danger: str) -> None:
+    lines = diff(pair, "old.policy", "new.policy").stdout.splitlines()
+    assert len(lines) <= 15
+    assert lines[0].startswith(f"{verdict}: ")
+    named = [line for line in lines[:3] if f"[{danger}]" in line]
+    assert bool(named) is bool(danger), lines[:3]
+    assert danger or not any("[" in line for line in lines)
+
+
+REVERSE_SHELL = [CHANGES["an implant that opens a reverse shell"][0]]
+
+
+@pytest.mark.parametrize("pair", REVERSE_SHELL, indirect=True)
+def test_json(pair: Path) -> None:
+    found = json.loads(diff(pair, "--format", "json", "old.policy", "new.policy").stdout)
+    assert found["verdict"] == "wider"
+    risks = {one["name"]: [risk["id"] for risk in one["risks"]] for one in found["differences"]}
+    assert risks == {"execve": ["execute"], "socket": ["network"], "connect": [], "dup2": []}
+    assert list(risks)[:2] == ["execve", "socket"]  # the gravest first
+
+
+@pytest.mark.parametrize("pair", REVERSE_SHELL, indirect=True)
+def test_markdown(pair: Path) -> None:
+    shown = diff(pair, "--format", "md", "old.policy", "new.policy").stdout
+    assert shown.startswith("**`new.policy`: wider**")
+    assert "- **warning**: `execve` starts other programs" in shown
+    rows = [line for line in shown.splitlines() if line.startswith("| `")]
+    assert len(rows) == 4
+    assert all(row.replace("\\|", "").count("|") == 4 for row in rows)  # three cells, whatever is in the code
+
+
+@pytest.mark.parametrize("pair", REVERSE_SHELL, indirect=True)
+def test_sarif_is_stable_when_lines_move(pair: Path) -> None:
+    def results() -> list[dict[str, object]]:
+        log = json.loads(diff(pair, "--format", "sarif", "old.policy", "new.policy").stdout)
+        assert log["version"] == "2.1.0"
+        (run,) = log["runs"]
+        rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+        for result in run["results"]:
+            assert rules[result["ruleIndex"]] == result["ruleId"]
+            assert result["message"]["text"]
+            assert result["level"] in ("error", "warning", "note")
+        found: list[dict[str, object]] = run["results"]
+        return found
+
+    before = results()
+    assert {result["ruleId"] for result in before} == {"execute", "network", "new-behaviour"}
+    (pair / "new.policy").write_text("# a comment\n\n" + (pair / "new.policy").read_text())
+    after = results()
+    assert [one["partialFingerprints"] for one in before] == [one["partialFingerprints"] for one in after]
+    assert [one["locations"] for one in before] != [one["locations"] for one in after]
+
+
+@pytest.mark.parametrize("pair", [{}], indirect=True)
+def test_form_makes_no_difference(pair: Path) -> None:
+    (pair / "new.policy").write_text("# comments\n" + text(dict(reversed(OLD.items()))))
+    for form in ("text", "md"):
+        assert "equal" in diff(pair, "--format", form, "--exit-code", "old.policy", "new.policy").stdout
+    assert json.loads(diff(pair, "--format", "json", "old.policy", "new.policy").stdout)["differences"] == []
+    assert json.loads(diff(pair, "--format", "sarif", "old.policy", "new.policy").stdout)["runs"][0]["results"] == []
+
+
+def test_what_no_entry_names(tmp_path: Path) -> None:
+    (tmp_path / "old.policy").write_text("default errno EPERM\nread: allow\n")
+    (tmp_path / "new.policy").write_text("default allow\nunknown allow\nread: allow\n")
+    lines = diff(tmp_path, "old.policy", "new.policy").stdout.splitlines()
+    assert {line.rpartition("[")[2] for line in lines[1:3]} == {"default-allow]", "unknown-allow]"}
+
+
+def test_between_revisions(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=x", "-c", "user.email=x", "-c", "init.defaultBranch=main")
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+
+    folder = tmp_path / "policies"
+    folder.mkdir()
+    git("init", "-q")
+    for body in ("read: allow\n", "read: allow\nwrite: allow\n"):
+        (folder / "part.policy").write_text(body)
+        (folder / "a.policy").write_text("include part.policy\nclose: allow\n")
+        git("add", "-A")
+        git("commit", "-q", "-m", "x")
+    (folder / "part.policy").write_text("read: allow\n")
+    (folder / "a.policy").write_text("include part.policy\nclose: allow\nptrace: allow\n")
+    assert "+ write: allow" in diff(folder, "--git", "HEAD~1..HEAD", "a.policy").stdout
+    assert "+ write: allow" in diff(tmp_path, "--git", "HEAD~1..HEAD", "policies/a.policy").stdout
+    now = diff(folder, "--git", "HEAD", "a.policy").stdout
+    assert "incomparable" in now and "+ ptrace: allow" in now and "- write: allow" in now
+    done = diff(folder, "--git", "nowhere", "a.policy")
+    assert (done.returncode, "nowhere is no revision" in done.stderr) == (2, True)
+
+
+def test_a_file_that_a_revision_does_not_have(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True, timeout=60)
+    identity = ("-c", "user.name=x", "-c", "user.email=x")
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "x"], cwd=tmp_path, check=True, timeout=60)
+    (tmp_path / "a.policy").write_text("read: allow\n")
+    done = diff(tmp_path, "--git", "HEAD", "a.policy")
+    assert (done.returncode, "+ read: allow" in done.stdout) == (0, True)
