@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Final, NoReturn
@@ -23,6 +24,9 @@ COMMANDS: Final = {
     "git-setup": "make git show and merge policies by what they mean",
     "doctor": "say what works on this machine, and what to do about the rest",
 }
+
+PIPE_CLOSED: Final = 128 + 13
+"""As a shell says it of a program that SIGPIPE ended."""
 
 USAGE: Final = """\
 usage: callfence COMMAND [ARGUMENT ...]
@@ -50,4 +54,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         hint = did_you_mean(name, COMMANDS) or f"the commands are: {', '.join(COMMANDS)}"
         print(f"callfence: unknown command '{name}': {hint}", file=sys.stderr)
         sys.exit(2)
-    sys.exit(import_module(f"callfence.{name.replace('-', '_')}").main(arguments[1:]))
+    try:
+        status = import_module(f"callfence.{name.replace('-', '_')}").main(arguments[1:])
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has enough: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
+        status = PIPE_CLOSED
+    sys.exit(status)

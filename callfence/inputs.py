@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+MAX_SIZE = 64 << 20
+"""Bytes: a hundred thousand rules take 3 MiB, and a device without end must not fill the memory."""
+
+
 class InputError(Exception):
     """Bad input.  `str()` is what to tell the user."""
 
@@ -21,9 +26,16 @@ class InputError(Exception):
 def content(name: str) -> bytes:
     """The bytes of a file; `-` is standard input.  Raises InputError."""
     try:
-        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        if name == "-":
+            data = sys.stdin.buffer.read(MAX_SIZE + 1)
+        else:
+            with open(name, "rb") as file:
+                data = file.read(MAX_SIZE + 1)
     except OSError as error:
         raise InputError(f"{name}: {error.strerror}") from error
+    if len(data) > MAX_SIZE:
+        raise InputError(f"{name}: more than {MAX_SIZE >> 20} MiB, which is no policy and no filter")
+    return data
 
 
 def document(name: str, data: bytes | None = None) -> Document:
@@ -54,7 +66,10 @@ def is_program(data: bytes) -> bool:
 
 
 def judged(command: str, work: Callable[[], int]) -> int:
-    """The exit status of a command: 2, and the reason on standard error, for bad input."""
+    """The exit status of a command: 2, and the reason on standard error, for bad input.
+
+    A reader of its output that has gone (`callfence diff A B | head`) ends it without a word, by SIGPIPE."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         return work()
     except InputError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
 
 from callfence import __version__
 from policygen.catalogue import Level
@@ -58,7 +59,7 @@ def sarif(results: Sequence[Result]) -> dict[str, object]:
 
 
 def _result(result: Result, index: int) -> dict[str, object]:
-    place: dict[str, object] = {"artifactLocation": {"uri": result.file}}
+    place: dict[str, object] = {"artifactLocation": {"uri": quote(result.file)}}
     if result.line is not None:
         place["region"] = {"startLine": result.line}
     made: dict[str, object] = {

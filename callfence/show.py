@@ -54,12 +54,16 @@ def _policy(name: str, *, instructions: bool) -> int:
 def _of_process(pid: int) -> list[tuple[str, bytes]]:
     """The filters of a process, each with a name, in the order in which they were installed."""
     from tracer.errors import TracerError
-    from tracer.filters import read_filters
+    from tracer.filters import filter_counts, read_filters
 
     try:
         found = read_filters(pid)
     except TracerError as error:
         raise InputError(str(error)) from error
+    others = sorted(thread for thread, count in filter_counts(pid).items() if count != len(found))
+    if others:
+        hint = f"thread {others[0]}, given as the PID, shows those of one of {len(others)}"
+        print(f"callfence show: not all threads of process {pid} have the same filters: {hint}", file=sys.stderr)
     if not found:
         raise InputError(f"process {pid} has no filter")
     return [(f"process {pid}, filter {place} of {len(found)}", one) for place, one in enumerate(found, 1)]

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from callfence.files import recording_path
 from callfence.text import command_line, on_one_line, plural, printable
+from enforcer.advice import advise
 from policygen import recording_file
 from policygen.denial import explain, parse_call
-from policygen.document import PolicyError, parse_file
+from policygen.document import PolicyError, parse, parse_file
 from policygen.errors import did_you_mean
-from policygen.extend import allowing_line
+from policygen.join import alternatives
 from policygen.known import permits
-from policygen.model import Entry
+from policygen.model import Entry, Or
 from policygen.naming import format_action, format_call, format_expression
 from policygen.normal import first_argument
 from policygen.provenance import Origin, provenance
@@ -183,10 +184,23 @@ def _denial(path: Path, document: Document, event: Event) -> int:
             print(f"  fails: {format_expression(arch, event.number, part)}, for {value} is {_value(event, index)}")
     if permits(found.action):
         return 0
-    line = allowing_line(event)
-    if line is not None:
-        print(f"  to allow it: callfence allow {shlex.quote(str(path))} {shlex.quote(line)}")
+    advice = advise(policy, str(path), event)
+    if not advice.line:
+        print(f"  {printable(advice.what)}")
+        return 1
+    elsewhere = arch is not next(iter(policy.entries))
+    line = _new_part(arch, event.number, found.entry, advice.line)
+    command = ["callfence", "allow", *(["--arch", str(arch)] if elsewhere else []), str(path), line]
+    print(f"  to allow it: {shlex.join(command)}")
     return 1
+
+
+def _new_part(arch: Arch, number: int, present: Entry | None, line: str) -> str:
+    """Of an entry that would allow a call, the alternatives that the present one does not have."""
+    entry = parse(line if line.startswith("arch ") else f"arch {arch}\n{line}").policy.entries[arch][number]
+    known = alternatives(present.expression) if present else ()
+    new = tuple(one for one in alternatives(entry.expression) if one not in known)
+    return on_one_line(arch, number, Entry(Or(new) if len(new) > 1 else new[0]))
 
 
 def _value(event: Event, index: int) -> str:

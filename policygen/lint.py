@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from policygen.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.catalogue import Danger, Level, of_call, of_setting, region_of
 from policygen.compare import example
+from policygen.extend import constrained
 from policygen.known import permits
 from policygen.layout import Comments, Remarks, Section
 from policygen.minimise import minimise
-from policygen.model import Always, And, Condition, Entry, Not, Or
+from policygen.model import Always, Entry, Or
 from policygen.naming import format_expression
 from policygen.region import space, truth
 from tracer.abi import Arch, table
@@ -161,7 +162,7 @@ def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry,
 def leaves_free(rule: Expression, danger: Danger, arch: Arch, number: int) -> bool:
     """Whether a rule does not compare the argument that the row is about."""
     arguments = table(arch).by_number[number].arguments
-    return next(i for i, argument in enumerate(arguments) if argument.name == danger.free) not in _compared(rule)
+    return next(i for i, argument in enumerate(arguments) if argument.name == danger.free) not in constrained(rule)
 
 
 def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Argument]) -> int:
@@ -171,21 +172,6 @@ def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Ar
     if then == other:
         return TRUE if then else FALSE
     return holds if then else sets.invert(holds)
-
-
-def _compared(expression: Expression) -> frozenset[int]:
-    """The arguments that an expression compares in all of its alternatives."""
-    match expression:
-        case Condition(index):
-            return frozenset((index,))
-        case And(parts):
-            return frozenset().union(*map(_compared, parts))
-        case Or(parts):
-            return frozenset.intersection(*map(_compared, parts))
-        case Not(part):
-            return _compared(part)
-        case Always():
-            return frozenset()
 
 
 def _without(entry: Entry, reasons: dict[Expression, str]) -> Entry:

@@ -137,12 +137,15 @@ class Loop:
             if self._unresumed or self.family.early or not self.tasks:
                 return self._poll()
             stop = os.waitpid(-1, WALL)
-            if len(self.tasks) > 1:
-                # waitpid favours the first in its list: take all that have stopped, so that a busy one starves nobody.
+        except ChildProcessError:
+            return None
+        if len(self.tasks) > 1:
+            # waitpid favours the first in its list: take all that have stopped, so that a busy one starves nobody.
+            try:  # not contextlib's: it would cost something at every stop
                 while (more := os.waitpid(-1, WALL | os.WNOHANG))[0]:
                     self._queue.append(more)
-        except ChildProcessError:
-            return self._queue.popleft() if self._queue else None
+            except ChildProcessError:
+                pass  # `stop` is among the last ones
         return stop
 
     def _poll(self) -> tuple[int, int] | None:

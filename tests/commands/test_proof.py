@@ -77,6 +77,7 @@ def test_libseccomp_by_itself_is_refuted(folder: Path) -> None:
     [
         (("verify", "broken.policy"), "broken.policy:1:10"),
         (("verify", "nosuch"), "callfence verify: nosuch: No such file"),
+        (("verify", "/dev/zero"), "/dev/zero: more than 64 MiB"),
         (("verify", "bad.bpf"), "not a filter that the kernel would load: 7 bytes"),
         (("verify", "old.policy", "--bpf", "bad.bpf"), "bad.bpf: not a filter"),
         (("verify", "old.bpf", "--bpf", "all.bpf"), "old.bpf is a filter"),
@@ -129,6 +130,15 @@ def test_a_filter_is_shown_as_its_policy(folder: Path) -> None:
     assert callfence(folder, "verify", "old.bpf").returncode == 0
 
 
+def test_a_reader_that_has_gone_is_no_error(folder: Path) -> None:
+    command = [sys.executable, "-m", "callfence", "show", "--bpf", "old.bpf"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, cwd=folder, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
 def test_what_no_policy_says_is_told(folder: Path) -> None:
     done = callfence(folder, "show", "--bpf", "all.bpf")
     assert done.returncode == 1
@@ -179,6 +189,27 @@ def test_the_filters_of_a_process(folder: Path, confined: subprocess.Popen[str])
     confined.stdin.write("still there\n")
     confined.stdin.flush()
     assert confined.stdout.readline() == "still there\n"
+
+
+@needs_root
+def test_threads_that_differ_are_told(folder: Path) -> None:
+    program = (
+        "import threading\nfrom enforcer import kernel\n"
+        "def confine():\n"
+        "    kernel.set_no_new_privs(); kernel.install(bytes([6, 0, 0, 0, 0, 0, 255, 127]), 0)\n"
+        "    print(threading.get_native_id(), flush=True); input()\n"
+        "threading.Thread(target=confine).start()"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        thread = process.stdout.readline().strip()
+        whole = callfence(folder, "show", "--pid", str(process.pid))
+        one = callfence(folder, "show", "--pid", thread)
+        process.stdin.write("\n")
+    assert (whole.returncode, process.returncode) == (2, 0)
+    assert f"thread {thread}, given as the PID, shows those of one of 1" in whole.stderr
+    assert "default allow" in one.stdout
 
 
 def state(pid: int) -> str:

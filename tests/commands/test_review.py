@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -89,14 +90,24 @@ def test_what_why_suggests_allows_the_call(learned: Path, tmp_path: Path) -> Non
     policy.write_text((learned / "it.policy").read_text().replace("kill: ", "# liveness\nkill: "))
     call = "kill(pid=7, sig=SIGTERM)"
     said = run(tmp_path, "why", "it.policy", call).stdout.splitlines()[-1]
-    assert "callfence allow it.policy 'kill: sig == SIGTERM'" in said
-    done = run(tmp_path, "allow", "it.policy", "kill: sig == SIGTERM")
+    command = shlex.split(said)
+    assert command[-4:] == ["callfence", "allow", "it.policy", "kill: sig == SIGTERM"]
+    done = run(tmp_path, *command[-3:])
     assert (done.returncode, done.stdout) == (0, "it.policy: kill\n  + kill: sig == SIGTERM\n")
     assert run(tmp_path, "why", "it.policy", call).returncode == 0
     assert "# liveness\nkill: sig == 0\n   || sig == SIGTERM\n" in policy.read_text()
     before = state(tmp_path)
     assert "allowed already" in run(tmp_path, "allow", "it.policy", "kill: sig == SIGTERM").stdout
     assert state(tmp_path) == before
+
+
+def test_what_an_entry_constrains_stays_constrained(tmp_path: Path) -> None:
+    (tmp_path / "a.policy").write_text("read: allow\n\narch i386\nread: fd == 0\n")
+    said = run(tmp_path, "why", "--arch", "i386", "a.policy", "read(fd=5, buf=NULL, count=1)").stdout.splitlines()[-1]
+    command = shlex.split(said)
+    assert command[-3:] == ["i386", "a.policy", "read: fd == 5"]
+    assert run(tmp_path, *command[-5:]).returncode == 0
+    assert "read: fd == 0\n   || fd == 5\n" in (tmp_path / "a.policy").read_text()
 
 
 def test_allow_covers_what_is_narrower(tmp_path: Path) -> None:
@@ -182,3 +193,10 @@ def test_check_needs_a_policy(tmp_path: Path) -> None:
     assert done.returncode == 125
     assert "no policy to check against" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_has_enough(tmp_path: Path) -> None:
+    (tmp_path / "a.policy").write_text("socket: allow\nptrace: allow\n")
+    shell = f"{sys.executable} -m callfence lint --format json a.policy | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("141\n", "")

@@ -28,7 +28,8 @@ def commands(block: str) -> list[str]:
 
 def session(blocks: list[str], folder: Path) -> list[str]:
     """The blocks again, with what one shell prints for each command."""
-    script = "".join(f"{command}\nstatus=$?; echo '{MARK}'; (exit $status)\n" for block in blocks for command in commands(block))
+    typed = [command for block in blocks for command in commands(block)]
+    script = "".join(f"{command}\nstatus=$?; echo '{MARK}'; (exit $status)\n" for command in typed)
     wrapper = folder / "bin" / "callfence"
     wrapper.parent.mkdir()
     wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -m callfence "$@"\n')
@@ -61,4 +62,5 @@ def test_the_page_is_what_happens(tmp_path: Path) -> None:
     happened = BLOCK.sub(lambda match: f"```console\n{next(made)}```\n", page)
     if os.environ.get("CALLFENCE_UPDATE"):
         PAGE.write_text(happened)
+        return
     assert happened == page

@@ -1,0 +1,55 @@
+"""The order in which statuses are taken, with a kernel that a test plays."""
+
+from __future__ import annotations
+
+import os
+
+from tracer.loop import Loop
+
+
+class Recorder:
+    generation = 0
+
+    def hot_mask(self, arch, number):
+        return 0
+
+    def slot(self, executable, event, site):
+        return [0]
+
+    def gap(self, what):
+        pass
+
+
+def loop_over(monkeypatch, *answers):
+    """A loop of two tasks whose waitpid gives the answers, then ECHILD."""
+    loop = Loop(Recorder())
+    for tid in (1 << 22, (1 << 22) + 1):
+        loop.family.add(tid, tid)
+    left = iter(answers)
+
+    def waitpid(pid, options):
+        answer = next(left, None)
+        if answer is None:
+            raise ChildProcessError
+        return answer
+
+    monkeypatch.setattr(os, "waitpid", waitpid)
+    return loop
+
+
+def test_no_status_is_lost_when_the_last_ones_end_at_once(monkeypatch):
+    loop = loop_over(monkeypatch, (11, 0), (12, 3))
+    assert [loop._next(), loop._next(), loop._next()] == [(11, 0), (12, 3), None]
+
+
+def test_all_that_have_stopped_are_taken_before_one_is_resumed(monkeypatch):
+    loop = loop_over(monkeypatch, (11, 1), (12, 2), (13, 3), (0, 0), (11, 4))
+    assert [loop._next() for _ in range(3)] == [(11, 1), (12, 2), (13, 3)]
+    assert loop._next() == (11, 4)
+
+
+def test_the_initial_status_is_kept(monkeypatch):
+    loop = loop_over(monkeypatch, (1 << 22, 3), ((1 << 22) + 1, 0))
+    loop.initial = 1 << 22
+    loop.run()
+    assert (loop.status, loop.tasks) == (3, {})
