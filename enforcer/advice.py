@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.extend import Options, constrained, extend
@@ -21,6 +22,8 @@ class Advice(NamedTuple):
     """To be followed by the lines."""
     line: str
     """An entry of the policy language, which may go over several lines; '' if no entry would help."""
+    command: str = ""
+    """The shell command that does it; '' likewise."""
 
 
 def advise(policy: Policy, file: str, event: Event) -> Advice:
@@ -47,8 +50,10 @@ def advise(policy: Policy, file: str, event: Event) -> Advice:
     if extended.refused or extended.entry is None:
         return Advice(file, f"{file} refuses it in so many words", "")
     line = format_entry(arch, number, extended.entry)
+    option = "" if arch is next(iter(policy.entries), None) else f"--arch {arch} "
+    command = f"callfence allow {option}{shlex.quote(file)} {shlex.quote(' '.join(line.split()))}"
     if section is None:
-        return Advice(file, f"to allow it, add to the end of {file}:", f"arch {arch}\n{line}")
+        return Advice(file, f"to allow it, add to the end of {file}:", f"arch {arch}\n{line}", command)
     where = file if len(policy.entries) == 1 else f"{file}, section `arch {arch}`"
     what = f"replace its entry in {where}, with" if present else f"add to {where}"
-    return Advice(file, f"to allow it, {what}:", line)
+    return Advice(file, f"to allow it, {what}:", line, command)

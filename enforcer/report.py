@@ -54,6 +54,8 @@ class Violation:
         ]
         for advice in self.advice:
             lines += [f"  {advice.what}", *(f"    {part}" for part in advice.line.splitlines())]
+            if advice.command:
+                lines.append(f"  or run: {advice.command}")
         return "".join(f"{_printable(line)}\n" for line in lines)
 
     def json(self, count: int) -> str:

@@ -197,6 +197,7 @@ def test_check_needs_a_policy(tmp_path: Path) -> None:
 
 def test_a_reader_that_has_enough(tmp_path: Path) -> None:
     (tmp_path / "a.policy").write_text("socket: allow\nptrace: allow\n")
-    shell = f"{sys.executable} -m callfence lint --format json a.policy | true; echo ${{PIPESTATUS[0]}}"
+    many = " ".join(["a.policy"] * 40)  # more than a pipe holds (pipe(7)), so that it is closed before all is written
+    shell = f"{sys.executable} -m callfence lint --format json {many} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("141\n", "")

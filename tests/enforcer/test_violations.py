@@ -37,6 +37,7 @@ def test_a_killed_call_is_explained(place):
         f"  by {place.folder}/calls (pid PID) at SITE\n"
         "  to allow it, add to calls.policy:\n"
         "    mprotect: prot == PROT_READ|PROT_EXEC\n"
+        "  or run: callfence allow calls.policy 'mprotect: prot == PROT_READ|PROT_EXEC'\n"
     )
 
 
@@ -50,17 +51,19 @@ def test_a_failed_call_is_explained_and_the_program_goes_on(place):
         "  to allow it, replace its entry in calls.policy, with:\n"
         "    mprotect: prot == PROT_READ\n"
         "           || prot == PROT_READ|PROT_WRITE\n"
+        "  or run: callfence allow calls.policy 'mprotect: prot == PROT_READ || prot == PROT_READ|PROT_WRITE'\n"
         "enforce: denied getppid(): it fails with EACCES\n"
         f"  by {place.folder}/calls (pid PID) at SITE\n"
         "  to allow it, add to calls.policy:\n"
         "    getppid: allow\n"
+        "  or run: callfence allow calls.policy 'getppid: allow'\n"
     )
 
 
 def test_the_line_that_is_named_does_allow_the_call(place):
     place.policy(ERRNO)
     argument = "10,4096,8192,3"
-    line = place.enforce(place.calls(), argument).stderr.splitlines()[-1]
+    line = place.enforce(place.calls(), argument).stderr.splitlines()[-2]
     place.policy(ERRNO + line.strip() + "\n")
     done = place.enforce(place.calls(), argument)
     assert (done.stdout, done.stderr) == ("-12\n", ""), "ENOMEM: it reached the kernel"
@@ -112,12 +115,15 @@ def test_an_i386_program(place):
     place.policy("arch i386\n" + ERRNO.replace("default errno EACCES\n", ""))
     done = place.enforce(place.calls("-m32"), "20")
     assert done.returncode == -signal.SIGSYS
-    assert normalised(done.stderr).endswith("  to allow it, add to calls.policy:\n    getpid: allow\n")
+    assert normalised(done.stderr).endswith(
+        "  to allow it, add to calls.policy:\n    getpid: allow\n  or run: callfence allow calls.policy 'getpid: allow'\n"
+    )
     place.policy(FLOOR)
     done = place.enforce(place.calls("-m32"), "20")
     assert done.returncode == -signal.SIGSYS
     assert normalised(done.stderr).endswith(
         "  to allow it, add to the end of calls.policy:\n    arch i386\n    getpid: allow\n"
+        "  or run: callfence allow --arch i386 calls.policy 'getpid: allow'\n"
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import z3
 
 from policygen import bpf
-from policygen.model import KILL, Action, Always, And, Condition, Expression, Not, Operator, Or, Policy
+from policygen.model import KILL, Action, ActionKind, Always, And, Condition, Expression, Not, Operator, Or, Policy
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
@@ -36,6 +36,23 @@ def difference(program: bytes, policy: Policy, refused: Action = KILL) -> Event 
 
     a, b, c, d, e, f = map(value, REGISTERS)
     return Event(value(ARCH), value(NUMBER), (a, b, c, d, e, f), value(IP))
+
+
+def gained(old: Policy, new: Policy) -> bool:
+    """Whether some call gets further (denied, asked about, run) under the new policy than under the old one."""
+
+    def freedom(policy: Policy) -> z3.BitVecRef:
+        ret = _policy(policy, KILL)
+        runs, asks = z3.UGE(ret, _ret(Action(ActionKind.LOG))), ret == _ret(Action(ActionKind.NOTIFY))
+        degree = z3.If(runs, z3.BitVecVal(2, 2), z3.If(asks, z3.BitVecVal(1, 2), z3.BitVecVal(0, 2)))
+        return z3.If(ret == _ret(KILL), z3.BitVecVal(0, 2), degree)
+
+    solver = z3.Solver()
+    solver.set("timeout", 60_000)
+    solver.add(z3.UGT(freedom(new), freedom(old)))
+    answer = solver.check()
+    assert answer != z3.unknown, solver.reason_unknown()
+    return bool(answer == z3.sat)
 
 
 Word = z3.BitVecRef

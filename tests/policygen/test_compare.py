@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import oracle
 import pytest
 import strategies
 from examples import EXAMPLES
@@ -61,6 +62,15 @@ def test_differences_are_all_there_are(both: tuple[Policy, Policy], data: st.Dat
                 for one in comparison.differences
                 if (one.arch, one.before, one.after) == (arch, before, after) and one.number in (event.number, None)
             ]
+
+
+@often
+@given(pairs())
+def test_z3_agrees(both: tuple[Policy, Policy]) -> None:
+    old, new = both
+    changes = {one.change for one in compare(old, new).differences}
+    assert (Change.MORE in changes) == oracle.gained(old, new)
+    assert (Change.LESS in changes) == oracle.gained(new, old)
 
 
 @often
