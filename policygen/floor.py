@@ -35,7 +35,7 @@ CLONE_THREAD = 0x00010000
 """linux/sched.h"""
 
 THREADS = "floor: how threads wait for one another, as timing has it"
-"""Why a program that starts threads may use all of `FUTEX_OPERATIONS` once it is seen to use futex."""
+"""Why a program that starts threads may use all of `FUTEX_OPERATIONS`."""
 
 FUTEX_OPERATIONS = (
     "FUTEX_WAIT_PRIVATE",

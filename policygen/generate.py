@@ -109,12 +109,16 @@ def _placed(observations: Iterable[Observation]) -> tuple[Placed, list[str]]:
             placed[arch, number] = tuple(one.fitted(table(arch)) for one in seen)
         else:
             gaps.append(_gap(arch, audit, number))
+    return _in_order(placed), gaps
+
+
+def _in_order(placed: Placed) -> Placed:
     order = list(Arch)
-    return dict(sorted(placed.items(), key=lambda item: (order.index(item[0][0]), _name(*item[0])))), gaps
+    return dict(sorted(placed.items(), key=lambda item: (order.index(item[0][0]), _name(*item[0]))))
 
 
 def _with_waits(placed: Placed, policy: Policy) -> Placed:
-    """With every way in which threads may wait for one another, where the program has threads that do.
+    """With every way in which threads may wait for one another, where the program starts threads.
 
     Not if the policy allows all that was seen of that already: then somebody may have removed the others.
     """
@@ -123,13 +127,13 @@ def _with_waits(placed: Placed, policy: Policy) -> Placed:
         calls = table(arch)
         clone, futex = (placed.get((arch, calls.by_name[name].number), ()) for name in ("clone", "futex"))
         threads = [seen for seen in clone if seen.example[0] & CLONE_THREAD]
-        if threads and futex and not all(_permitted(policy, seen.event) for seen in (*threads, *futex)):
+        if threads and not all(_permitted(policy, seen.event) for seen in (*threads, *futex)):
             waits = tuple(
                 Observation(arch.audit, event.number, kept(calls, event), "", (1,), "", event.arguments)
                 for event in _waits(arch)
             )
-            found[arch, futex[0].number] = futex + waits
-    return found
+            found[arch, calls.by_name["futex"].number] = futex + waits
+    return _in_order(found)
 
 
 def _waits(arch: Arch) -> tuple[Event, ...]:
