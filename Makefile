@@ -9,7 +9,8 @@ help:
 	@echo 'make demo     learn a sample, show its policy, run it confined, see a denial explained'
 	@echo 'make test     the tests, all of them (.ci/run lists the packages they need)'
 	@echo 'make check    ruff and mypy --strict'
-	@echo 'make fuzz     random policies and calls, for FUZZ_SECONDS=60'
+	@echo 'make fuzz     hostile files and random policies, FUZZ_SECONDS=60 for each of four targets'
+	@echo 'make soak     random process trees under learn, for SOAK_SECONDS=7200'
 	@echo 'make bench    what learn and enforce cost; writes docs/benchmarks.md'
 	@echo 'make corpus   real programs learned and enforced; writes docs/corpus.md'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
@@ -27,8 +28,12 @@ check: $(VENV)/developer
 
 # Hypothesis remembers what failed in .hypothesis, so `make test` tries it again.
 fuzz: $(VENV)/developer
-	end=$$(($$(date +%s) + $(FUZZ_SECONDS))); while [ $$(date +%s) -lt $$end ]; do \
-		$(BIN)/python -m pytest -q -m hypothesis --hypothesis-seed=random tests || exit; done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
+	for target in policy recording filter lift; do $(BIN)/python tools/fuzz.py $$target $(FUZZ_SECONDS) || exit; done
+	$(BIN)/python -m pytest -q -m hypothesis --hypothesis-seed=random tests
+
+soak: $(VENV)/installed
+	$(BIN)/python tools/soak.py $(SOAK_SECONDS)
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/run.py docs/benchmarks.md
@@ -61,4 +66,4 @@ clean:
 	rm -rf $(VENV) build samples/build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test check fuzz bench corpus samples clean python-is-new-enough
+.PHONY: help demo test check fuzz soak bench corpus samples clean python-is-new-enough
