@@ -41,7 +41,7 @@ def advise(policy: Policy, file: str, event: Event) -> Advice:
     held = constrained(present.expression) if present else frozenset()
     plain = calls.by_number[number].arguments
     arguments = (
-        argument.value(register) if index in held else value
+        argument.value(register) if value is None and index in held else value
         for index, (argument, register, value) in enumerate(zip(plain, event.arguments, kept(calls, event), strict=False))
     )
     observation = Observation(event.arch, number, tuple(arguments), "", (1,), "", event.arguments)
