@@ -6,26 +6,25 @@ import argparse
 import os
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from callfence import __version__, filters
+from callfence import __version__, filters, learning
 from callfence.ending import end_like
 from callfence.files import policy_path, recording_path
-from callfence.summary import Learned, print_check, print_summary
+from callfence.progress import progress
+from callfence.summary import print_summary
 from enforcer.errors import FAILED, EnforceError
 from enforcer.launch import initial_environment
 from enforcer.program import failure, locate
 from policygen import atomic, libseccomp, recording_file
 from policygen.compile import CompileError
-from policygen.document import Document, PolicyError, parse_file
-from policygen.extend import Options
+from policygen.document import PolicyError
 from policygen.fold import Folder
-from policygen.generate import Generated, generate
 from policygen.libseccomp import LibseccompError
 from policygen.model import Arm
-from policygen.recording import Recording, Run, merge
+from policygen.recording import Run
 from policygen.recording_file import RecordingError
 from policygen.replay import ReplayError
 from tracer import session
@@ -34,9 +33,8 @@ from tracer.errors import StartError, TracerError
 from tracer.launch import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
-    from policygen.observation import Observation
     from tracer.loop import Loop
 
 DESCRIPTION = """\
@@ -48,10 +46,6 @@ files: NAME.policy in the current folder (-o chooses another) and .callfence/NAM
 of PROGRAM.  Exit status: the program's own; a signal that ended it ends learn too; 125 learn failed, 126 PROGRAM cannot
 be executed, 127 PROGRAM was not found.  ^C reaches the program as it would without learn; what was seen is kept.
 If learn itself is killed, so is the program; one attached to with -p goes on."""
-
-
-_NEW_BEHAVIOUR = 1 << 8
-"""The wait status of exit(1) (wait(2))."""
 
 
 class _Recorder(Folder):
@@ -97,7 +91,7 @@ def _fail(message: str, status: int) -> NoReturn:
     os._exit(status)
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="learn",
         usage="learn [OPTION ...] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] -p PID",
@@ -125,18 +119,23 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("-q", "--quiet", action="store_true", help="no progress and no summary")
     add("-V", "--version", action="version", version=f"callfence {__version__}")
     add("command", metavar="PROGRAM", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    commands = parser()
+    options = commands.parse_args(arguments)
     options.accept = ["learn", *arguments]
     if options.check:
         options.accept.remove("--check")  # the first one: what comes after the program's name is its own
     if options.command[:1] == ["--"]:
         del options.command[0]
     if options.pid is None and not options.command:
-        parser.error("no program given")
+        commands.error("no program given")
     if options.check and (options.fresh or options.tight):
-        parser.error("--check compares with the policy that there is: not with --fresh, not with --tight")
+        commands.error("--check compares with the policy that there is: not with --fresh, not with --tight")
     if options.pid is not None and options.command:
-        parser.error("give either a program or -p PID, not both")
+        commands.error("give either a program or -p PID, not both")
     return options
 
 
@@ -150,8 +149,12 @@ def _learn(options: argparse.Namespace) -> int | None:
 
     recorder = _Recorder()
     started = time.time_ns()
-    with _progress(options, recorder) as tick:
+    with progress(lambda: len(recorder), quiet=options.quiet, warm=bool(known)) as tick:
         outcome = _trace(program, known, options, recorder, tick)
+    if not outcome.started:
+        if sys.stderr is not None:
+            print(f"learn: {name} was killed in its execve, before it ran: nothing is learned of it", file=sys.stderr)
+        return outcome.status
     run = Run(
         id=os.urandom(8).hex(),
         started=started,
@@ -163,8 +166,8 @@ def _learn(options: argparse.Namespace) -> int | None:
     )
     observations = recorder.observations()
     if options.check:
-        return _check(policy, run, observations, options, outcome.status)
-    learned = _merge(policy, recording, run, observations, options)
+        return learning.check(policy, run, observations, options, outcome.status)
+    learned = learning.add(policy, recording, run, observations, options)
     if not options.quiet and sys.stderr is not None:
         print_summary(learned, sys.stderr)
     return outcome.status
@@ -228,90 +231,9 @@ def _trace(
         raise failure(program.argv[0], error.errno) from None
 
 
-@contextmanager
-def _progress(options: argparse.Namespace, recorder: _Recorder) -> Iterator[Callable[[Loop], None]]:
-    """What the tracer is to call some times a second: draws on a terminal in whose foreground we are, else does nothing."""
-    if options.quiet or sys.stderr is None or not sys.stderr.isatty():
-        yield lambda loop: None
-        return
-    from callfence import terminal
-
-    loops: list[Loop] = []
-    started = time.monotonic()
-
-    def figures() -> str:
-        loop = loops[-1]
-        return (
-            f"learning  {time.monotonic() - started:.0f} s  {loop.family.processes} processes  "
-            f"{loop.family.calls:,} calls  {len(recorder)} distinct"
-        )
-
-    def hidden() -> bool:
-        try:
-            return loops[-1].calls.interactive or os.tcgetpgrp(2) != os.getpgrp()
-        except OSError:  # it has hung up
-            return True
-
-    with terminal.progress(figures, hidden) as draw:
-
-        def tick(loop: Loop) -> None:
-            loops[:] = [loop]
-            draw()
-
-        yield tick
-
-
 def _say_that_it_goes_on(loop: Loop) -> None:
     """A daemon has left its starter; learn stays, for without it the daemon's calls would fail."""
     if sys.stderr is not None:
         count = len({task.tgid for task in loop.tasks.values()})
         processes = "a process" if count == 1 else f"{count} processes"
         print(f"learn: the program has ended; still learning {processes} that it left (^C ends them)", file=sys.stderr)
-
-
-def _check(
-    policy: Path, run: Run, observations: tuple[Observation, ...], options: argparse.Namespace, status: int | None
-) -> int | None:
-    """Show what the policy does not allow of a run.  The wait status that learn ends with: the program's own failure
-    takes precedence."""
-    existing = parse_file(policy)
-    generated = _generate(policy, observations, existing, options)
-    learned = Learned(policy, Recording((run,), observations), run, existing, generated)
-    if sys.stderr is not None and not (options.quiet and not generated.new):
-        print_check(learned, options.accept, sys.stderr)
-    return _NEW_BEHAVIOUR if generated.new and not status else status
-
-
-def _generate(
-    policy: Path, seen: Sequence[Observation], existing: Document | None, options: argparse.Namespace
-) -> Generated:
-    return generate(
-        seen,
-        existing,
-        name=policy.name.removesuffix(".policy"),
-        options=Options(options.names, options.tight, frozenset(options.allow_opaque)),
-        arm=options.arm,
-    )
-
-
-def _merge(
-    policy: Path, recording: Path, run: Run, observations: tuple[Observation, ...], options: argparse.Namespace
-) -> Learned:
-    """Add the run to the recording, and what is new to the policy, under one lock."""
-    done: list[tuple[Recording, Document | None, Generated]] = []
-
-    def change(old: Recording) -> Recording:
-        whole = merge(Recording() if options.fresh else old, Recording((run,), observations))
-        existing = parse_file(policy) if policy.exists() and not options.fresh else None
-        seen = whole.observations if options.tight else whole.of_run(run.id)
-        generated = _generate(policy, seen, existing, options)
-        if existing is None or generated.document is not existing:
-            atomic.write(policy, generated.document.text().encode())
-        done.append((whole, existing, generated))
-        return whole
-
-    if options.fresh:
-        recording.unlink(missing_ok=True)
-    recording_file.update(recording, change)
-    whole, existing, generated = done[0]
-    return Learned(policy, whole, run, existing, generated)

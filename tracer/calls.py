@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 ENOSYS: Final = 38  # asm-generic/errno.h
 CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h
-TCSETS: Final = range(0x5402, 0x5405)  # TCSETS, TCSETSW, TCSETSF: asm-generic/ioctls.h
 SECCOMP_FLAG_TSYNC: Final = 1
 SECCOMP_SET_MODE: Final = (0, 1)  # SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER: linux/seccomp.h
 OPAQUE: Final = ("clone3", "openat2", "io_uring_setup")
 """Calls whose arguments are in memory or a ring, where no filter sees them.  libc falls back on ENOSYS."""
+
+WRITES: Final = ("write", "writev", "pwritev2", "sendfile", "splice")
+"""Calls that may put something on a terminal; a ring can too, but is seldom used for that."""
 
 
 class Calls:
@@ -35,13 +37,13 @@ class Calls:
 
     def __init__(self, loop: Loop, allow_opaque: frozenset[str], gap: Callable[[str], None]) -> None:
         """`allow_opaque`: names of OPAQUE calls to let through.  `gap`: is told what can't be observed."""
-        self.interactive = False
-        """The program has changed a terminal's modes: it draws on it itself."""
         self._changed: dict[int, tuple[int, int]] = {}
         """By tid, the register of a clone that was changed, and what it held."""
         self._loop = loop
         self._gap = gap
         self._handlers: dict[int, dict[int, Handler]] = {}
+        self._writes: dict[int, list[int]] = {}
+        self._do: Callable[[], None] = lambda: None
         by_name: dict[str, Handler] = {
             "clone": self._clone,
             "sched_getaffinity": self._affinity,
@@ -51,14 +53,14 @@ class Calls:
             "seccomp": self._seccomp,
             "prctl": self._prctl,
             "ptrace": self._ptrace,
-            "ioctl": self._ioctl,
         }
         by_name |= {name: self._opaque for name in OPAQUE if name not in allow_opaque}
         for arch in (Arch.X86_64, Arch.I386):
             known = table(arch).by_name
             self._handlers[arch.audit] = {known[name].number: handler for name, handler in by_name.items()}
-        self.special = frozenset(self._handlers[Arch.X86_64.audit])
-        """x86_64's numbers that have a handler."""
+            self._writes[arch.audit] = [known[name].number for name in WRITES]
+        self.special = set(self._handlers[Arch.X86_64.audit])
+        """x86_64's numbers that have a handler: the loop looks into it by itself."""
 
     def handle(self, task: Task, info: bytearray) -> None:
         """At the stop of a call that is about to run."""
@@ -151,9 +153,19 @@ class Calls:
     def _ptrace(self, task: Task, event: Event) -> None:
         self._gap(f"{task.executable} uses ptrace, which fails on a program that is being learned")
 
-    def _ioctl(self, task: Task, event: Event) -> None:
-        if event.arguments[1] & 0xFFFFFFFF in TCSETS:
-            self.interactive = True
+    def before_output(self, do: Callable[[], None]) -> None:
+        """Have `do` called, once, before the next call by which the program could write to a terminal."""
+        self._do = do
+        for audit, handlers in self._handlers.items():
+            handlers.update(dict.fromkeys(self._writes[audit], self._output))
+        self.special.update(self._writes[Arch.X86_64.audit])
+
+    def _output(self, task: Task, event: Event) -> None:
+        for audit, handlers in self._handlers.items():
+            for number in self._writes[audit]:
+                handlers.pop(number, None)
+        self.special.difference_update(self._writes[Arch.X86_64.audit])
+        self._do()
 
 
 def _read_path(tid: int, address: int) -> bytes:

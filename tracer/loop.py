@@ -65,6 +65,8 @@ class Loop:
         """Wait status of the initial process, once it has ended."""
         self.ended = 0.0
         """When that was (time.monotonic)."""
+        self.started = False
+        """The initial process has made its first execve."""
         self.from_entry = False
         """Record from the initial program's ELF entry point on, instead of from its execve."""
         self.on_stop: Callable[[], None] = lambda: None
@@ -242,6 +244,7 @@ class Loop:
     def _exec(self, task: Task) -> None:
         self.family.executed(task, former=kernel.event_message(task.tid))
         task.stopped = 0
+        self.started |= task.tid == self.initial
         if not task.recorded and task.tid == self.initial and self._entry is None:
             if self.from_entry:
                 self._entry = EntryPoint(task.tid)

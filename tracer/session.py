@@ -43,6 +43,8 @@ class Outcome:
     """Wait status of the initial process; None when we let go of it."""
     processes: int
     calls: int
+    started: bool = True
+    """False when it was killed in its execve, past the point of no return: nothing of it ever ran."""
 
 
 class _Started:
@@ -149,7 +151,7 @@ def trace(
         launch.check()
     finally:
         dispositions.restore()
-    return Outcome(loop.status, loop.family.processes, loop.family.calls)
+    return Outcome(loop.status, loop.family.processes, loop.family.calls, loop.started)
 
 
 def attach(

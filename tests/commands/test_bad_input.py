@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import struct
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -50,6 +52,21 @@ def test_a_program_that_cannot_run(command: tuple[str, ...], tmp_path: Path, pro
     done = run(tmp_path, *command, "--", program)
     assert (done.returncode, done.stderr) == (status, f"{command[0]}: {says}\n")
     assert (tmp_path / "it.policy").read_text() == POLICY
+
+
+def test_a_program_that_the_kernel_kills_in_its_execve(tmp_path: Path) -> None:
+    """Its segment is where only the kernel's memory can be, which is found out when the old program is gone already."""
+    program = tmp_path / "impossible"
+    header = struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0x401000, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, 0xFFFF_8000_0000_0000, 0, 0x1000, 0x1000, 0x1000)
+    program.write_bytes(b"\x7fELF\2\1\1" + bytes(9) + header + segment + bytes(4096))
+    program.chmod(0o755)
+    plain = subprocess.run([program], check=False)
+    assert plain.returncode == -signal.SIGSEGV
+    done = run(tmp_path, "learn", "./impossible")
+    assert done.returncode == plain.returncode
+    assert done.stderr == "learn: ./impossible was killed in its execve, before it ran: nothing is learned of it\n"
+    assert not (tmp_path / "impossible.policy").exists()
 
 
 MISTAKES = [

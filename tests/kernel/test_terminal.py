@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -135,3 +136,39 @@ signal.signal(signal.SIGHUP, lambda *_: (open("hung-up", "w"), exit(3)))
 os.write(1, b"up\\n")
 time.sleep(20)
 """
+
+
+DRAWN = re.compile("\x1b\\[J\x1bD\x1bM\x1b7\x1bE\x1b\\[2mlearning [^\x1b]*\x1b\\[m\x1b8")
+"""The progress line, drawn below the cursor, which is put back."""
+SLOW = "for i in 1 2 3; do echo line $i; sleep 0.4; done; printf prompt:; read word; echo got $word"
+
+
+def test_progress_is_erased_before_the_program_writes(terminal, tmp_path):
+    (tmp_path / "slow.sh").write_text(SLOW)
+    learn = terminal(f"env TERM=xterm {sys.executable} -m callfence learn -o p.policy sh slow.sh")
+    before_prompt = learn.expect("(?s)^.*prompt:").group()
+    after_prompt = learn.expect(DRAWN).group()
+    assert after_prompt.startswith("\x1b[J")
+    learn.send("word\n")
+    before_prompt += learn.expect("(?s)^.*?\x1b\\[Jgot word").group().removesuffix("got word")
+    assert learn.wait() == 0
+    assert len(DRAWN.findall(before_prompt)) >= 3
+    for after in DRAWN.split(before_prompt)[1:]:
+        assert after in ("", "\r\n") or after.startswith("\x1b[J"), before_prompt
+    assert DRAWN.sub("", before_prompt).replace("\x1b[J", "").split() == ["line", "1", "line", "2", "line", "3", "prompt:"]
+
+
+@pytest.mark.parametrize("why_not", ["TERM=dumb", "TERM=xterm again"])
+def test_no_progress_where_it_could_not_be_erased(terminal, tmp_path, why_not):
+    (tmp_path / "slow.sh").write_text(SLOW)
+    environment, *again = why_not.split()
+    command = f"env {environment} {sys.executable} -m callfence learn -o p.policy sh slow.sh"
+    if again:  # known writes do not stop
+        learn = terminal(command)
+        learn.send("word\n")
+        assert learn.wait() == 0
+    learn = terminal(command)
+    assert learn.expect("(?s)^.*prompt:").group().split() == ["line", "1", "line", "2", "line", "3", "prompt:"]
+    learn.send("word\n")
+    learn.expect("got word")
+    assert learn.wait() == 0

@@ -1,0 +1,71 @@
+"""What becomes of a run that learn has watched: its policy and recording, or what of it is new to them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from callfence.summary import Learned, print_check
+from policygen import atomic, recording_file
+from policygen.document import Document, parse_file
+from policygen.extend import Options
+from policygen.generate import Generated, generate
+from policygen.recording import Recording, Run, merge
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from policygen.observation import Observation
+
+_NEW_BEHAVIOUR = 1 << 8
+"""The wait status of exit(1) (wait(2))."""
+
+
+def check(
+    policy: Path, run: Run, observations: tuple[Observation, ...], options: argparse.Namespace, status: int | None
+) -> int | None:
+    """Show what the policy does not allow of a run.  The wait status that learn ends with: the program's own failure
+    takes precedence."""
+    existing = parse_file(policy)
+    generated = _generate(policy, observations, existing, options)
+    learned = Learned(policy, Recording((run,), observations), run, existing, generated)
+    if sys.stderr is not None and not (options.quiet and not generated.new):
+        print_check(learned, options.accept, sys.stderr)
+    return _NEW_BEHAVIOUR if generated.new and not status else status
+
+
+def _generate(
+    policy: Path, seen: Sequence[Observation], existing: Document | None, options: argparse.Namespace
+) -> Generated:
+    return generate(
+        seen,
+        existing,
+        name=policy.name.removesuffix(".policy"),
+        options=Options(options.names, options.tight, frozenset(options.allow_opaque)),
+        arm=options.arm,
+    )
+
+
+def add(
+    policy: Path, recording: Path, run: Run, observations: tuple[Observation, ...], options: argparse.Namespace
+) -> Learned:
+    """Add the run to the recording, and what is new to the policy, under one lock."""
+    done: list[tuple[Recording, Document | None, Generated]] = []
+
+    def change(old: Recording) -> Recording:
+        whole = merge(Recording() if options.fresh else old, Recording((run,), observations))
+        existing = parse_file(policy) if policy.exists() and not options.fresh else None
+        seen = whole.observations if options.tight else whole.of_run(run.id)
+        generated = _generate(policy, seen, existing, options)
+        if existing is None or generated.document is not existing:
+            atomic.write(policy, generated.document.text().encode())
+        done.append((whole, existing, generated))
+        return whole
+
+    if options.fresh:
+        recording.unlink(missing_ok=True)
+    recording_file.update(recording, change)
+    whole, existing, generated = done[0]
+    return Learned(policy, whole, run, existing, generated)

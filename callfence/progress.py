@@ -1,0 +1,99 @@
+"""What is seen of learning while it goes on: a line below the one at which the program's output has arrived."""
+
+from __future__ import annotations
+
+import os
+import sys
+import termios
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tracer.loop import Loop
+
+REFRESH: Final = 0.25
+"""Seconds between two drawings."""
+LOCAL_MODES: Final = 3
+"""Where c_lflag is in what termios.tcgetattr returns."""
+
+# ECMA-48 and DEC's VT100, which the terminals of today and Linux's console understand.
+ERASE_BELOW: Final = "\x1b[J"
+ROOM_BELOW: Final = "\x1bD\x1bM"
+"""Down and up again, which scrolls at the bottom, and keeps the column."""
+SAVE, RESTORE, NEXT_LINE, DIM, PLAIN = "\x1b7", "\x1b8", "\x1bE", "\x1b[2m", "\x1b[m"
+
+
+class _Line:
+    """The line, drawn by one thread and erased by another.  The cursor stays where the program has left it."""
+
+    def __init__(self) -> None:
+        self._visible = False
+        self._drawn = time.monotonic()
+        self._lock = threading.Lock()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._drawn >= REFRESH
+
+    def draw(self, text: str, watch: Callable[[], None]) -> None:
+        """Draw, once `watch` has seen to it that the line is erased before the program writes."""
+        with self._lock:
+            watch()
+            room = (os.get_terminal_size(2).columns or 80) - 1  # 0: nobody has said
+            self._say(f"{ERASE_BELOW}{ROOM_BELOW}{SAVE}{NEXT_LINE}{DIM}{text[:room]}{PLAIN}{RESTORE}")
+            self._visible = True
+
+    def erase(self) -> None:
+        with self._lock:
+            if self._visible:
+                self._say(ERASE_BELOW)
+            self._visible = False
+
+    def _say(self, text: str) -> None:
+        self._drawn = time.monotonic()
+        with suppress(OSError):  # it has hung up
+            os.write(2, text.encode())
+
+
+@contextmanager
+def progress(distinct: Callable[[], int], *, quiet: bool, warm: bool) -> Iterator[Callable[[Loop], None]]:
+    """What the tracer is to call some times a second: draws on a terminal in whose foreground we are, else does nothing.
+
+    `distinct` is how many observations there are.  When `warm`, the program's writes are known and do not stop, so that
+    the line could not be erased in time; nothing is drawn then if they may go to a terminal.
+    """
+    is_dumb = os.environ.get("TERM", "dumb") in ("dumb", "unknown")
+    if quiet or is_dumb or sys.stderr is None or not sys.stderr.isatty() or (warm and os.isatty(1)):
+        yield lambda loop: None
+        return
+    line = _Line()
+    started = time.monotonic()
+    interactive = False
+
+    def hidden() -> bool:
+        nonlocal interactive
+        try:
+            interactive |= not termios.tcgetattr(2)[LOCAL_MODES] & termios.ICANON  # a program that draws by itself
+            return interactive or os.tcgetpgrp(2) != os.getpgrp()
+        except (OSError, termios.error):  # it has hung up
+            return True
+
+    def tick(loop: Loop) -> None:
+        if not line.due():
+            return
+        if hidden():
+            line.erase()
+            return
+        text = (
+            f"learning  {time.monotonic() - started:.0f} s  {loop.family.processes} processes  "
+            f"{loop.family.calls:,} calls  {distinct()} distinct"
+        )
+        line.draw(text, lambda: loop.calls.before_output(line.erase))
+
+    try:
+        yield tick
+    finally:
+        line.erase()
