@@ -5,28 +5,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from callfence import __version__, filters, learning
+from callfence import __version__, filters
 from callfence.ending import end_like
 from callfence.files import policy_path, recording_path
 from callfence.progress import progress
-from callfence.summary import print_summary
 from enforcer.errors import FAILED, EnforceError
 from enforcer.launch import initial_environment
 from enforcer.program import failure, locate
-from policygen import atomic, libseccomp, recording_file
-from policygen.compile import CompileError
-from policygen.document import PolicyError
+from policygen import atomic, recording_file
 from policygen.fold import Folder
-from policygen.libseccomp import LibseccompError
-from policygen.model import Arm
 from policygen.recording import Run
-from policygen.recording_file import RecordingError
-from policygen.replay import ReplayError
 from tracer import session
 from tracer.calls import OPAQUE
 from tracer.errors import StartError, TracerError
@@ -70,17 +64,27 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _learn(options)
-    except (PolicyError, RecordingError, CompileError, LibseccompError, TracerError, EnforceError, ReplayError) as error:
-        _fail(str(error), error.status if isinstance(error, EnforceError) else FAILED)
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        _fail(f"{what}; nothing was changed there", FAILED)
-    except Exception:
-        import traceback
-
-        # A bug of ours.  Python's own status for it, 1, could be taken for the program's.
-        _fail(f"internal error, please report it:\n{traceback.format_exc()}", FAILED)
+    except Exception as error:  # Python's own status for a bug of ours, 1, could be taken for the program's
+        _fail(_explained(error), error.status if isinstance(error, EnforceError) else FAILED)
     end_like(status)
+
+
+def _explained(error: Exception) -> str:
+    from policygen.compile import CompileError
+    from policygen.document import PolicyError
+    from policygen.libseccomp import LibseccompError
+    from policygen.recording_file import RecordingError
+    from policygen.replay import ReplayError
+
+    if isinstance(error, OSError):
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return f"{what}; nothing was changed there"
+    expected = (PolicyError, RecordingError, CompileError, LibseccompError, TracerError, EnforceError, ReplayError)
+    if isinstance(error, expected):
+        return str(error)
+    import traceback
+
+    return f"internal error, please report it:\n{''.join(traceback.format_exception(error))}"
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -107,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     add("--fresh", action="store_true", help="start over: replace the policy and its recording")
     add("--names", action="store_true", help="learn names only, no arguments")
     add("--tight", action="store_true", help="constrain descriptors and sizes too, where several runs agree on few values")
-    add("--arm", choices=[*Arm], type=Arm, help="when the filter takes effect; `entry` records from there on (default: exec)")
+    add("--arm", choices=["now", "exec", "entry"], help="when the filter takes effect, and recording begins (default: exec)")
     add(
         "--allow-opaque",
         metavar="NAME",
@@ -149,7 +153,8 @@ def _learn(options: argparse.Namespace) -> int | None:
 
     recorder = _Recorder()
     started = time.time_ns()
-    with progress(lambda: len(recorder), quiet=options.quiet, warm=bool(known)) as tick:
+    with progress(lambda: len(recorder), quiet=options.quiet, warm=bool(known)) as draw:
+        tick = _preparing(draw, options) if known else draw
         outcome = _trace(program, known, options, recorder, tick)
     if not outcome.started:
         if sys.stderr is not None:
@@ -165,10 +170,14 @@ def _learn(options: argparse.Namespace) -> int | None:
         warm=bool(known),
     )
     observations = recorder.observations()
+    from callfence import learning
+
     if options.check:
         return learning.check(policy, run, observations, options, outcome.status)
     learned = learning.add(policy, recording, run, observations, options)
     if not options.quiet and sys.stderr is not None:
+        from callfence.summary import print_summary
+
         print_summary(learned, sys.stderr)
     return outcome.status
 
@@ -194,7 +203,6 @@ def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> 
     machine = os.uname()
     if machine.sysname != "Linux" or machine.machine not in ("x86_64", "i686"):  # the latter is setarch(8)'s
         raise TracerError(f"learn runs on Linux on x86_64, and this is {machine.sysname} on {machine.machine}")
-    libseccomp.require()
     known = b""
     if not options.fresh:
         if policy.exists():
@@ -205,6 +213,10 @@ def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> 
         if not policy.exists():
             raise TracerError(f"{policy}: there is no policy to check against; learn without --check writes one")
         return known
+    if not known:  # which there would not be without it
+        from policygen import libseccomp
+
+        libseccomp.require()
     recording.parent.mkdir(exist_ok=True)
     for path in (policy, recording):
         atomic.check_writable(path)
@@ -222,13 +234,34 @@ def _trace(
             program,
             recorder,
             allow_opaque=allow_opaque,
-            from_entry=options.arm is Arm.ENTRY,
+            from_entry=options.arm == "entry",
             known=known,
             tick=tick,
             exited=_say_that_it_goes_on,
         )
     except StartError as error:
         raise failure(program.argv[0], error.errno) from None
+
+
+def _preparing(tick: Callable[[Loop], None], options: argparse.Namespace) -> Callable[[Loop], None]:
+    """`tick`, which on its first call starts to import what will be needed when the program has ended.
+
+    While known behaviour runs the tracer has nothing to do, and these imports take as long as the rest of a start."""
+
+    def prepare() -> None:
+        from callfence import learning, summary  # noqa: F401
+
+        if not options.quiet and sys.stderr is not None and sys.stderr.isatty():
+            from callfence import terminal  # noqa: F401
+
+    thread = threading.Thread(target=prepare, daemon=True)
+
+    def first(loop: Loop) -> None:
+        if not thread.ident:
+            thread.start()
+        tick(loop)
+
+    return first
 
 
 def _say_that_it_goes_on(loop: Loop) -> None:

@@ -10,6 +10,7 @@ from policygen import atomic, recording_file
 from policygen.document import Document, parse_file
 from policygen.extend import Options
 from policygen.generate import Generated, generate
+from policygen.model import Arm
 from policygen.recording import Recording, Run, merge
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _generate(
         existing,
         name=policy.name.removesuffix(".policy"),
         options=Options(options.names, options.tight, frozenset(options.allow_opaque)),
-        arm=options.arm,
+        arm=Arm(options.arm) if options.arm else None,
     )
 
 

@@ -84,7 +84,8 @@ def generate(
         notes = _notes(policy)
         document = existing.with_policy(policy, notes) if existing else new_document(policy, name, notes)
     allowed = [(table(arch), seen) for (arch, _), one in extended.items() for seen in one.allowed]
-    replay(compile_policy(document.policy), allowed)
+    if allowed or document is not existing:  # else there is nothing to write, and nothing to replay
+        replay(compile_policy(document.policy), allowed)
     widenings = {widened: count for one in extended.values() for widened, count in one.widenings.items()}
     return Generated(
         document,

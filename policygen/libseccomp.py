@@ -9,12 +9,14 @@ would translate them by name and turn `socket` into `socketcall` as well.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import select
 import signal
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from policygen import bpf
@@ -81,7 +83,13 @@ def generate(default: int, rules: Sequence[Rule], seconds: float = SECONDS) -> l
 
 
 def require() -> None:
-    """LibseccompError if there is no libseccomp: for those who want to know before they need it."""
+    """LibseccompError if there is no libseccomp: for those who want to know before they need it.
+
+    Importing pyseccomp runs ldconfig(8) twice, 9 ms; that is needed only to say what is wrong."""
+    if find_spec("pyseccomp"):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL("libseccomp.so.2")
+            return
     _library()
 
 

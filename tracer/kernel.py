@@ -12,14 +12,21 @@ import errno
 import os
 import signal
 import struct
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from ptrace.binding.func import PTRACE_GETEVENTMSG, ptrace, ptrace_pokeuser
-from ptrace.binding.func import ptrace_getregs as _getregs
-from ptrace.binding.func import ptrace_setregs as _setregs
-from ptrace.error import PtraceError
+# python-ptrace finds libc by running ldconfig(8), which takes 8 ms of every start of learn; it is the one we have loaded.
+_found = ModuleType("ptrace.ctypes_libc")
+_found.libc = ctypes.CDLL(None, use_errno=True)  # type: ignore[attr-defined]
+sys.modules.setdefault(_found.__name__, _found)
 
-from tracer.errors import TracerError
+from ptrace.binding.func import PTRACE_GETEVENTMSG, ptrace, ptrace_pokeuser  # noqa: E402
+from ptrace.binding.func import ptrace_getregs as _getregs  # noqa: E402
+from ptrace.binding.func import ptrace_setregs as _setregs  # noqa: E402
+from ptrace.error import PtraceError  # noqa: E402
+
+from tracer.errors import TracerError  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
