@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from harness import ENFORCE, LEARN, Spread, Words, alternate, run, scratch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from harness import BIN, ENFORCE, LEARN, Figure, Section, Spread, alternate, require, run, scratch, table, timed
 
 TITLE = "enforce"
 STARTS = 20
 ROUNDS = 5
 COPY = ("dd", "if=/dev/zero", "of=/dev/null", "bs=1", "count=500000")
 """A million calls."""
+FIREJAIL = ("firejail", "--quiet", "--noprofile", "--seccomp", "true")
 
 
-def section() -> str:
-    """The measurements, as Markdown."""
+def section() -> Section:
+    """The measurements."""
+    require("firejail")
     with scratch() as folder, scratch() as home:
-
-        def timed(words: Words) -> Callable[[], float]:
-            return lambda: run(words, folder, home).seconds
-
         run([LEARN, "-q", "-o", "true.policy", "--", "true"], folder, home)
         run([LEARN, "-q", "-o", "dd.policy", "--", *COPY], folder, home)
         starts = alternate(
             {
-                "the program alone": timed(["true"]),
-                "an empty Python, for scale": timed([ENFORCE.parent / "python", "-S", "-c", "pass"]),
-                "enforce": timed([ENFORCE, "-p", "true.policy", "--", "true"]),
-                "enforce --quiet-kernel": timed([ENFORCE, "--quiet-kernel", "-p", "true.policy", "--", "true"]),
+                "the program alone": timed(["true"], folder, home),
+                "a bare interpreter (python3 -I -S -c pass)": timed([BIN / "python3", "-I", "-S", "-c", "pass"], folder, home),
+                "enforce": timed([ENFORCE, "-p", "true.policy", "--", "true"], folder, home),
+                "enforce --quiet-kernel": timed([ENFORCE, "--quiet-kernel", "-p", "true.policy", "--", "true"], folder, home),
+                "firejail, its filter alone": timed(FIREJAIL, folder, home),
             },
             STARTS,
         )
         calls = alternate(
             {
-                "the program alone": timed(COPY),
-                "enforce": timed([ENFORCE, "-p", "dd.policy", "--", *COPY]),
+                "the program alone": timed(COPY, folder, home),
+                "enforce": timed([ENFORCE, "-p", "dd.policy", "--", *COPY], folder, home),
             },
             ROUNDS,
         )
-    return (
+    text = (
         f"Starting `true`: median of {STARTS} (least-most), the compiled filter in the cache.\n\n"
         f"{table(('', 'ms'), rows(starts))}\n"
         f"A million allowed calls: median of {ROUNDS} (least-most).\n\n{table(('', 'ms'), rows(calls))}"
+    )
+    _, bare, ours, _, firejail = (one.median for one in starts.values())
+    return Section(
+        text,
+        (
+            Figure("enforce's start beyond a bare interpreter's", 12, (ours - bare) * 1000, " ms"),
+            Figure("enforce's start / firejail's", 0.9, ours / firejail),
+        ),
     )
 
 
@@ -53,4 +55,4 @@ def rows(spreads: dict[str, Spread]) -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    print(section())
+    print(section().text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Words = Sequence[str | Path]
+HERE = Path(__file__).parent
+PATH = os.defpath + ":/usr/sbin:/sbin"
 BIN = Path(sys.executable).parent
 LEARN, ENFORCE = BIN / "learn", BIN / "enforce"
 
@@ -46,6 +49,36 @@ class Spread:
         return f"{self.median * 1e3:,.0f} ({self.least * 1e3:,.0f}-{self.most * 1e3:,.0f})"
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured number that has a goal."""
+
+    name: str
+    goal: float
+    measured: float
+    unit: str = ""
+    is_floor: bool = False
+    """Whether the goal is a least, not a most."""
+
+    @property
+    def is_kept(self) -> bool:
+        return self.measured >= self.goal if self.is_floor else self.measured <= self.goal
+
+    def row(self) -> tuple[str, str, str, str]:
+        bound = "at least" if self.is_floor else "at most"
+        kept = "yes" if self.is_kept else "**no**"
+        return self.name, f"{bound} {self.goal:g}{self.unit}", f"{self.measured:.3g}{self.unit}", kept
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What a benchmark has found."""
+
+    text: str
+    """Markdown."""
+    figures: tuple[Figure, ...] = ()
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """An empty folder to work in, which is also the home of what runs there."""
@@ -55,7 +88,7 @@ def scratch() -> Iterator[Path]:
 
 def run(words: Words, folder: Path, home: Path | None = None) -> Spent:
     """Run a command whose output goes nowhere; raises CalledProcessError if it fails."""
-    environment = {"PATH": os.defpath + ":/usr/sbin:/sbin", "HOME": str(home or folder), "LC_ALL": "C.UTF-8"}
+    environment = {"PATH": PATH, "HOME": str(home or folder), "LC_ALL": "C.UTF-8"}
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         child = subprocess.Popen(
@@ -83,6 +116,24 @@ def alternate(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
             if number:
                 seconds[name].append(spent)
     return {name: Spread.of(values) for name, values in seconds.items()}
+
+
+def timed(words: Words, folder: Path, home: Path | None = None) -> Callable[[], float]:
+    """Runs a command, and returns the seconds that it took."""
+    return lambda: run(words, folder, home).seconds
+
+
+def require(*programs: str) -> None:
+    """Raises SystemExit unless the programs are there."""
+    if missing := [name for name in programs if not shutil.which(name, path=PATH)]:
+        raise SystemExit(f"bench: these are missing: {', '.join(missing)}; .ci/run lists their packages")
+
+
+def compiled(source: str, folder: Path, *flags: str) -> Path:
+    """A C program of this folder, built."""
+    program = folder / Path(source).stem
+    subprocess.run(["cc", "-O2", "-o", program, HERE / source, *flags], check=True)
+    return program
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

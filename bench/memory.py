@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from harness import LEARN, run, scratch, table
+from harness import LEARN, Figure, Section, run, scratch, table
 
 TITLE = "learn's memory"
 LIMIT_MIB = 100
 CALLS = (100_000, 1_000_000, 10_000_000)
 
 
-def section() -> str:
-    """The measurements, as Markdown."""
+def section() -> Section:
+    """The measurements."""
     rows, peak = [], 0.0
     for calls in CALLS:
         with scratch() as folder:
@@ -18,11 +18,9 @@ def section() -> str:
             spent = run([LEARN, "--fresh", "-q", "-o", "b.policy", "--", *copy], folder)
         peak = spent.peak_kib / 1024
         rows.append([f"{calls:,}", f"{peak:.1f}", f"{spent.seconds:.1f}", f"{spent.seconds / calls * 1e6:.1f}"])
-    return (
-        f"{table(('calls', 'peak resident MiB', 'seconds', 'us per call'), rows)}\n"
-        f"The limit is {LIMIT_MIB} MiB at 10 million calls: {'kept' if peak < LIMIT_MIB else '**not kept**'}.\n"
-    )
+    text = table(("calls", "peak resident MiB", "seconds", "us per call"), rows)
+    return Section(text, (Figure("learn's memory at 10 million calls", LIMIT_MIB, peak, " MiB"),))
 
 
 if __name__ == "__main__":
-    print(section())
+    print(section().text)

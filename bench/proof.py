@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import LEARN, Spread, alternate, run, scratch, table
+from harness import LEARN, Figure, Section, Spread, Words, alternate, run, scratch, table
 
 from policygen.document import new_document, parse_file
 from policygen.model import Always, Entry, Policy
@@ -26,8 +26,8 @@ COMMANDS = {
 }
 
 
-def section() -> str:
-    """The measurements, as Markdown."""
+def section() -> Section:
+    """The measurements."""
     from policygen.compile import compile_policy
 
     sample = max(SAMPLES.glob("*.policy"), key=lambda path: len(parse_file(path).text()))
@@ -42,14 +42,21 @@ def section() -> str:
             (folder / "filter.bpf").write_bytes(compile_policy(policy))
 
             def timed(words: tuple[str, ...], folder: Path = folder, home: Path = home) -> Callable[[], float]:
-                command = [CALLFENCE, *(word.replace("{}", "it.policy") for word in words)]
+                command: Words = [CALLFENCE, *(word.replace("{}", "it.policy") for word in words)]
                 return lambda: run(command, folder, home).seconds
 
             columns.append(alternate({name: timed(words) for name, words in COMMANDS.items()}, ROUNDS))
     rows = [(name, *(column[name].milliseconds() for column in columns)) for name in COMMANDS]
     header = ("ms, the command's start included", f"samples/{sample.name}", "every call allowed")
-    return f"Median of {ROUNDS} (least-most).\n\n{table(header, rows)}"
+    verify, diff, _ = (columns[0][name].median for name in COMMANDS)
+    return Section(
+        f"Median of {ROUNDS} (least-most).\n\n{table(header, rows)}",
+        (
+            Figure(f"callfence verify, {sample.name}", 1, verify, " s"),
+            Figure(f"callfence diff, {sample.name}", 0.5, diff, " s"),
+        ),
+    )
 
 
 if __name__ == "__main__":
-    print(section())
+    print(section().text)

@@ -95,7 +95,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 # A plain PyDLL call without errno bookkeeping: 0.9 us a request against 2.6 us through python-ptrace's wrapper
-# (bench/learn_vs_strace.py prints both).  Holding the interpreter's lock is fine: this process has one thread.
+# (bench/stop.py prints both).  Holding the interpreter's lock is fine: this process has one thread.
 _ptrace = ctypes.PyDLL(None).ptrace
 _ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 _ptrace.restype = ctypes.c_long

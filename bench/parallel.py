@@ -1,0 +1,35 @@
+"""A program that computes on every processor keeps them while it is learned."""
+
+from __future__ import annotations
+
+import os
+
+from harness import LEARN, Figure, Section, alternate, compiled, scratch, table, timed
+
+TITLE = "computing in parallel"
+ROUNDS = 5
+STEPS = 2_000
+"""Millions, in each thread: some seconds, of which learn's own start and end are little."""
+GOAL = 1.05
+
+
+def section() -> Section:
+    """The measurements."""
+    with scratch() as folder:
+        threads = str(os.cpu_count() or 1)
+        words = (compiled("compute.c", folder, "-pthread"), threads, str(STEPS))
+        spread = alternate(
+            {
+                "native": timed(words, folder),
+                "first learn": timed([LEARN, "--fresh", "-q", "-o", "b.policy", "--", *words], folder),
+            },
+            ROUNDS,
+        )
+    native, learn = (one.median for one in spread.values())
+    rows = [(name, one.milliseconds()) for name, one in spread.items()]
+    text = f"{threads} threads of {STEPS:,} million steps; median of {ROUNDS} (least-most).\n\n{table(('', 'ms'), rows)}"
+    return Section(text, (Figure("computing in parallel: first learn / native", GOAL, learn / native),))
+
+
+if __name__ == "__main__":
+    print(section().text)
