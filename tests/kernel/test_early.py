@@ -1,0 +1,55 @@
+"""A child's first stop that is reported before its parent's event.
+
+Which comes first is the kernel's chance.  Here it is none: each new task's first stop is taken from the kernel at its
+parent's event, and given to the tracer before it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+REORDERED = """
+import os
+import sys
+import time
+from pathlib import Path
+
+from tracer import kernel
+
+taken, held, early = os.waitpid, [], 0
+
+def waitpid(pid, flags):
+    global early
+    if held:
+        return held.pop()
+    stop = taken(pid, flags)
+    if stop[0] and stop[1] >> 16 in (kernel.EVENT_FORK, kernel.EVENT_VFORK, kernel.EVENT_CLONE):
+        child, end = kernel.event_message(stop[0]), time.monotonic() + 5
+        while time.monotonic() < end:
+            first = taken(child, kernel.WALL | os.WNOHANG)
+            if first[0]:
+                early += 1
+                held.append(stop)
+                Path(sys.argv[1]).write_text(str(early))
+                return first
+    return stop
+
+os.waitpid = waitpid
+from callfence.learn import main
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("tasks", ["kinds_of_birth"]), ("tasks", ["vfork_waits"]), ("storms", ["short_processes", "300"])]
+)
+def test_a_first_stop_before_the_parents_event(program, plain, tmp_path, name, arguments):
+    (tmp_path / "reordered.py").write_text(REORDERED)
+    built = program(name)
+    assert plain(built, *arguments).returncode == 0
+    learn = (sys.executable, tmp_path / "reordered.py", tmp_path / "early", "-o", tmp_path / "p.policy")
+    done = plain(*learn, built, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert int((tmp_path / "early").read_text()) >= (300 if name == "storms" else 1)
