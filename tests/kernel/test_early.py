@@ -23,7 +23,11 @@ taken, held, early = os.waitpid, [], 0
 def waitpid(pid, flags):
     global early
     if held:
-        return held.pop()
+        parents, child = held.pop()
+        time.sleep(0.002)
+        if taken(child, kernel.WALL | os.WNOHANG)[0]:
+            sys.exit("it went on before it was known whose child it is")
+        return parents
     stop = taken(pid, flags)
     if stop[0] and stop[1] >> 16 in (kernel.EVENT_FORK, kernel.EVENT_VFORK, kernel.EVENT_CLONE):
         child, end = kernel.event_message(stop[0]), time.monotonic() + 5
@@ -31,7 +35,7 @@ def waitpid(pid, flags):
             first = taken(child, kernel.WALL | os.WNOHANG)
             if first[0]:
                 early += 1
-                held.append(stop)
+                held.append((stop, child))
                 Path(sys.argv[1]).write_text(str(early))
                 return first
     return stop
