@@ -88,6 +88,8 @@ def test_calls_through_the_vsyscall_page_are_recorded(program, plain, learn):
     if plain(program("ways"), "vsyscall").returncode:
         pytest.skip("no vsyscall page here")
     assert learn(program("ways"), "vsyscall").calls()[X86_64, 96] == 1
+    behind = learn(program("filters"), "vsyscalls", options=("-q", "--fresh"))
+    assert behind.calls()[X86_64, 96] == 3  # where every other call has an entry stop
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,17 @@ static void none_yet(void) {
     CHECK(prctl(PR_GET_SECCOMP) == 2);
 }
 
+static void vsyscalls(void) {
+    int (*gettimeofday_at)(struct timeval *, void *) = (void *)0xffffffffff600000;
+    struct timeval now;
+    install(SYS_getpriority, SECCOMP_RET_ERRNO | 77, 0);
+    for (int i = 0; i < 3; i++) {
+        CHECK(gettimeofday_at(&now, NULL) == 0);
+    }
+}
+
 MAIN({"none_yet", none_yet}, {"with_errno", with_errno}, {"by_prctl", by_prctl}, {"killing", killing}, {"killing_a_thread", killing_a_thread},
      {"trapping", trapping}, {"tracing", tracing}, {"logging", logging}, {"notifying", notifying},
      {"for_all_threads", for_all_threads}, {"for_one_thread", for_one_thread}, {"precedence", precedence},
-     {"signals_and_filters", signals_and_filters}, {"before_another", before_another}, {"refused", refused})
+     {"signals_and_filters", signals_and_filters}, {"before_another", before_another}, {"refused", refused},
+     {"vsyscalls", vsyscalls})
