@@ -6,23 +6,32 @@ import sys
 from pathlib import Path
 
 import enforce
-import learn_vs_strace
+import filter_cost
+import learning
 import memory
+import parallel
 import proof
-from harness import machine
+import servers
+import stop
+from harness import Figure, machine, table
 
-BENCHMARKS = (learn_vs_strace, memory, enforce, proof)
+BENCHMARKS = (learning, stop, parallel, servers, memory, enforce, filter_cost, proof)
 
 
 def main(arguments: list[str]) -> None:
-    text = f"# Benchmarks\n\nWritten by `make bench` on {machine()}.\n"
+    written = f"Written by `make bench` on {machine()}."
+    text, figures = "", list[Figure]()
     for benchmark in BENCHMARKS:
         print(f"bench: {benchmark.TITLE} ...", file=sys.stderr)
-        text += f"\n## {benchmark.TITLE}\n\n{benchmark.section()}"
+        section = benchmark.section()
+        text += f"\n## {benchmark.TITLE}\n\n{section.text}"
+        figures += section.figures
+    goals = table(("figure", "goal", "measured", "kept"), [figure.row() for figure in figures])
+    page = f"# Benchmarks\n\n{written}\n\n## The goals\n\n{goals}{text}"
     if arguments:
-        Path(arguments[0]).write_text(text)
+        Path(arguments[0]).write_text(page)
     else:
-        print(text)
+        print(page)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,17 @@
 
 __version__ = "0.1.0"
 
-__all__ = ["apply"]
+__all__ = ["apply", "confine"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from callfence.api import apply
+    from callfence.api import apply, confine
 
 
 def __getattr__(name: str) -> object:
-    """`callfence.apply`, loaded when it is asked for: the commands start without it (PEP 562)."""
-    if name == "apply":
-        from callfence.api import apply
+    """`callfence.apply` and `callfence.confine`, loaded when asked for: the commands start without them (PEP 562)."""
+    if name in __all__:
+        from callfence import api
 
-        return apply
+        return getattr(api, name)
     raise AttributeError(f"module 'callfence' has no attribute {name!r}")

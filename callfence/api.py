@@ -1,10 +1,13 @@
-"""`callfence.apply`: a program confines itself, as the prctl of 2011 would have let it."""
+"""`callfence.apply` and `callfence.confine`: a program confines itself, as the prctl of 2011 would have let it."""
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Literal
 
+from callfence import filters as policy_files
+from callfence.files import policy_path
 from enforcer import kernel, launch
 from enforcer.errors import EnforceError
 from policygen.compile import compile_policy
@@ -37,13 +40,39 @@ def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
         raise ValueError(f"when is 'now' or 'on_exec', not {when!r}")
     text = filters if isinstance(filters, str) else _text(filters)
     program = compile_policy(parse(text, "<filters>").policy)
-    if when == "on_exec":
-        _on_exec(program)
-    kernel.set_no_new_privs()
     if when == "now":
-        thread = kernel.install(program, kernel.SECCOMP_FILTER_FLAG_TSYNC)
-        if thread:
-            raise EnforceError(f"thread {thread} has a filter of its own, so no filter can be put on all threads")
+        _confine_threads(program)
+    else:
+        _on_exec(program)
+        kernel.set_no_new_privs()
+
+
+def confine(policy: str | os.PathLike[str] | None = None) -> None:
+    """Confine this process by a policy file, for good: when this returns, every thread is confined, and so is whatever
+    they start.  Takes no privilege.
+
+    `policy` is what `learn` writes; if None, it is `NAME.policy` in the current folder, NAME being the basename of the
+    running script.  Its `arm` does not matter.  The filter comes from the cache that `enforce` uses.
+
+    The kernel alone answers: a call that the policy does not allow meets its default action, and nothing is printed.  Run
+    the program under `enforce` instead to have it explained.
+
+    EnforceError, which says why, or OSError if the kernel refuses: nothing has changed then, but that no_new_privs may be
+    set.
+    """
+    if policy is None:
+        script = sys.argv[0] if sys.argv else ""
+        if script in ("", "-", "-c", "-m"):
+            raise EnforceError("there is no script whose name the policy could have: name it, confine('NAME.policy')")
+        policy = policy_path(script)
+    _confine_threads(policy_files.compiled(os.path.normpath(policy), "silent").filter)
+
+
+def _confine_threads(program: bytes) -> None:
+    kernel.set_no_new_privs()
+    thread = kernel.install(program, kernel.SECCOMP_FILTER_FLAG_TSYNC)
+    if thread:
+        raise EnforceError(f"thread {thread} has a filter of its own, so no filter can be put on all threads")
 
 
 def _text(filters: Mapping[int | str, str | int]) -> str:

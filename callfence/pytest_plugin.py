@@ -1,0 +1,103 @@
+"""The pytest plugin: `pytest --callfence-learn` and `pytest --callfence-enforce`, the test suite being the workload.
+
+pytest executes itself anew under `learn` or `enforce`, with the interpreter and the arguments it was started with, before
+it has loaded any conftest or started to capture output.  So the whole run is seen, from the interpreter's first call to its
+last, with the processes that the tests start and the workers of pytest-xdist; terminal and exit status are pytest's own.
+
+Every pytest of an environment that callfence is installed in loads this: nothing is imported beyond pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+MODES = ("learn", "enforce")
+POLICY = "pytest.policy"
+"""In pytest's root folder, unless the flag names another."""
+_WHOLE = "CALLFENCE_PYTEST"
+"""Environment variable: the mode, and the pid of the process that `learn` or `enforce` took over."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("callfence")
+    for mode, text in zip(MODES, ("merge what this run does into POLICY", "run confined by POLICY"), strict=True):
+        group.addoption(
+            f"--callfence-{mode}", metavar="POLICY", nargs="?", const="", help=f"{text} (default: {POLICY} in the root folder)"
+        )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of the wrapper that starts to capture output
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
+    wanted = _wanted(early_config)
+    if len(wanted) > 1:
+        raise pytest.UsageError("--callfence-learn and --callfence-enforce: give one of the two")
+    for mode in wanted:
+        _execute(early_config, mode)
+    return (yield)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    words = {"learn": "learning {}", "enforce": "confined by {}"}
+    return [f"callfence: {words[mode].format(_policy(config, mode))}" for mode in _wanted(config)]
+
+
+def _value(config: pytest.Config, mode: str) -> str | None:
+    """Of the flag: "" if it names no policy, None if it was not given."""
+    value: str | None = getattr(config.known_args_namespace, f"callfence_{mode}", None)
+    return value
+
+
+def _wanted(config: pytest.Config) -> list[str]:
+    """The modes whose flags were given."""
+    return [mode for mode in MODES if _value(config, mode) is not None]
+
+
+def _execute(config: pytest.Config, mode: str) -> None:
+    """Become `learn` or `enforce` of this pytest; return if it is one already."""
+    outer, _, pid = os.environ.get(_WHOLE, "").partition(" ")
+    if pid.isdigit() and _descends_from(int(pid)):
+        if outer != mode:
+            raise pytest.UsageError(f"--callfence-{mode}: this pytest was started by one under --callfence-{outer}")
+        return
+    if config.invocation_params.args != tuple(sys.argv[1:]):
+        raise pytest.UsageError(
+            f"--callfence-{mode}: a program has called pytest.main(), and pytest cannot start that anew: "
+            f"run `{mode}` on the program"
+        )
+    policy = _policy(config, mode)
+    flag = f"--callfence-{mode}"
+    arguments = [f"{flag}={policy}" if argument == flag else argument for argument in sys.orig_argv[1:]]
+    option = {"learn": "-o", "enforce": "-p"}[mode]
+    # -P: a folder of one of our names, in the current one, is not ours
+    command = [sys.executable, "-P", "-m", "callfence", mode, option, policy, "--", sys.executable, *arguments]
+    os.execve(sys.executable, command, {**os.environ, _WHOLE: f"{mode} {os.getpid()}"})
+
+
+def _policy(config: pytest.Config, mode: str) -> str:
+    flag = f"--callfence-{mode}"
+    value = _value(config, mode) or ""
+    if not value or flag in config.invocation_params.args:  # without `=`, argparse has taken the next argument for its value
+        return os.path.relpath(config.rootpath / POLICY)
+    if not value.endswith(".policy"):
+        raise pytest.UsageError(f"{flag}: {value!r} is not the name of a policy: write {flag}=NAME.policy")
+    return value
+
+
+def _descends_from(pid: int) -> bool:
+    """Whether this is that process or has it among its ancestors, as far as they can be seen."""
+    one, parent = os.getpid(), os.getppid()
+    while one != pid and parent > 0:
+        one = parent
+        try:
+            with open(f"/proc/{one}/stat", "rb") as file:
+                parent = int(file.read().rpartition(b")")[2].split()[1])  # proc_pid_stat(5): ppid follows the state
+        except OSError:  # another user's (proc(5), hidepid)
+            parent = 0
+    return one == pid
