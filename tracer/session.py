@@ -151,6 +151,8 @@ def trace(
         launch.check()
     finally:
         dispositions.restore()
+    if not loop.started and loop.status is not None and os.WIFEXITED(loop.status):
+        raise TracerError("the kernel did not show the program's execve, so nothing of it was recorded")
     return Outcome(loop.status, loop.family.processes, loop.family.calls, loop.started)
 
 
