@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.files import recording_path
+from callfence.inputs import InputError, judged
+from callfence.symbols import Site, Symbols
 from callfence.text import command_line, on_one_line, plural, printable
 from enforcer.advice import advise
 from policygen import recording_file
 from policygen.denial import explain, parse_call
-from policygen.document import PolicyError, parse, parse_file
+from policygen.document import parse, parse_file
 from policygen.errors import did_you_mean
 from policygen.join import alternatives
 from policygen.known import permits
@@ -22,7 +26,6 @@ from policygen.naming import format_action, format_call, format_expression
 from policygen.normal import first_argument
 from policygen.provenance import Origin, provenance
 from policygen.recording import Recording
-from policygen.recording_file import RecordingError
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -37,32 +40,41 @@ if TYPE_CHECKING:
 MANY_SITES = 8
 """Call sites of one rule that are listed."""
 
+_REPORTED = re.compile(r'(?: at |"site": ")([^\s"]+\+0x[0-9a-f]+)')
+"""The call site in a report of `enforce`, or in a line of its log."""
+
 DESCRIPTION = """\
 Say what stands behind each rule of a policy, or of one SYSCALL: runs, programs, first call sites, an example, and how the
 rule allows more than was seen.  Given a CALL as enforce reports it, say which rule comes nearest and what of it fails."""
 
 
-def main(arguments: list[str]) -> int:
-    """0; 1 if the policy has no entry for the call, or denies it; 2 for bad input."""
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="callfence why", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the call (default: the first that the policy has)")
     parser.add_argument("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
     parser.add_argument("policy", metavar="POLICY", type=Path)
     parser.add_argument("about", metavar="SYSCALL|CALL", nargs="?", help="openat, or 'openat(dfd=AT_FDCWD, flags=O_RDWR)'")
-    options = parser.parse_args(arguments)
-    try:
-        document = parse_file(options.policy)
-        if options.about and "(" in options.about:
-            arch = options.arch or next(iter(document.policy.entries))
-            return _denial(options.policy, document, parse_call(options.about, arch))
-        return _rules(document, _recording(options), options)
-    except (PolicyError, RecordingError) as error:
-        print(error, file=sys.stderr)
-    except ValueError as error:
-        print(f"callfence why: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"callfence why: {error.filename}: {error.strerror}", file=sys.stderr)
-    return 2
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0; 1 if the policy has no entry for the call, or denies it; 2 for bad input."""
+    options = parser().parse_args(arguments)
+    return judged("why", lambda: _why(options))
+
+
+def _why(options: argparse.Namespace) -> int:
+    document = parse_file(options.policy)
+    if options.about and "(" in options.about:
+        arch = options.arch or next(iter(document.policy.entries))
+        try:
+            event = parse_call(options.about, arch)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        status = _denial(options.policy, document, event)
+        _print_place(options)
+        return status
+    return _rules(document, _recording(options), options)
 
 
 def _recording(options: argparse.Namespace) -> Recording:
@@ -74,13 +86,13 @@ def _recording(options: argparse.Namespace) -> Recording:
 
 
 def _rules(document: Document, recording: Recording, options: argparse.Namespace) -> int:
-    """Raises ValueError for a syscall that no architecture has."""
+    """Raises InputError for a syscall that no architecture has."""
     policy = document.policy
     arches = [options.arch] if options.arch else list(policy.entries)
     name = (options.about or "").removeprefix("sys_")
     if name and not any(name in table(arch).by_name for arch in arches):
         hint = did_you_mean(name, table(arches[0]).by_name)
-        raise ValueError(f"no syscall is named {name}{': ' if hint else ''}{hint}")
+        raise InputError(f"no syscall is named {name}{': ' if hint else ''}{hint}")
     found = [
         one
         for arch in arches
@@ -92,53 +104,62 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         print(f"{name or options.policy}: no entry, so the default: {format_action(policy.default)}")
         return 1
     arch = None
+    symbols = Symbols()
     for one in found:
         if len(policy.entries) > 1 and one.arch is not arch:
             arch = one.arch
             print(f"arch {arch}\n")
-        print("\n".join(_lines(one)))
+        print("\n".join(_lines(one, recording, symbols)))
         print()
     for line in _runs(found, recording):
         print(line)
+    for line in symbols.problems():
+        print(printable(line))
     return 0
 
 
-def _lines(one: Provenance) -> Iterator[str]:
+def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[str]:
     """What is said of one rule."""
     yield on_one_line(one.arch, one.number, one.rule)
-    calls, runs = sum(seen.count for seen in one.observations), _columns(one.observations)
+    calls, runs = sum(seen.count for seen in one.observations), columns_of(one.observations)
     if one.note:
         yield f"  {one.note}"
     if one.observations:
         numbers = ", ".join(str(column + 1) for column in runs)
         origin = "seen" if one.note else str(one.origin)
         yield f"  {origin}; {plural(calls, 'call')} in run{'s' if len(runs) > 1 else ''} {numbers}"
-        yield from _sites(one.observations)
+        yield from site_lines(one.observations, recording, symbols)
     elif one.origin is Origin.UNSEEN:
         yield f"  {one.origin}"
     if one.widenings and permits(one.rule.action):
-        yield f"  wider than seen: {_widened(one)}"
+        yield f"  wider than seen: {widened(one)}"
 
 
-def _columns(observations: Sequence[Observation]) -> list[int]:
+def columns_of(observations: Sequence[Observation]) -> list[int]:
     return sorted({column for seen in observations for column, count in enumerate(seen.counts) if count})
 
 
-def _sites(observations: Sequence[Observation]) -> Iterator[str]:
-    """Who made the calls, and from where first; the most frequent first."""
-    groups: dict[tuple[str, str], list[Observation]] = {}
-    for seen in observations:
-        groups.setdefault((seen.executable, seen.site), []).append(seen)
-    ordered = sorted(groups.items(), key=lambda item: (-sum(seen.count for seen in item[1]), item[0]))
+def site_lines(observations: Sequence[Observation], recording: Recording, symbols: Symbols) -> Iterator[str]:
+    """Who made the calls, and from where first."""
+    ordered = by_site(observations)
     for (executable, site), those in ordered[:MANY_SITES]:
         count = plural(sum(seen.count for seen in those), "call")
-        yield f"  {printable(executable)}, first at {printable(site)}: {count}, such as"
+        place = symbols.describe(site, recording.runs[columns_of(those)[0]].started)
+        yield f"  {printable(executable)}, first at {printable(place)}: {count}, such as"
         yield f"    {format_call(those[0].event)}"
     if len(ordered) > MANY_SITES:
         yield f"  ... and {len(ordered) - MANY_SITES} call sites more"
 
 
-def _widened(one: Provenance) -> str:
+def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], list[Observation]]]:
+    """Those of each executable and first call site, the most frequent first."""
+    groups: dict[tuple[str, str], list[Observation]] = {}
+    for seen in observations:
+        groups.setdefault((seen.executable, seen.site), []).append(seen)
+    return sorted(groups.items(), key=lambda item: (-sum(seen.count for seen in item[1]), item[0]))
+
+
+def widened(one: Provenance) -> str:
     """`dfd, mode: any value; flags: any combination of the bits seen`."""
     arguments = _meanings(one)
     by_way: dict[Widening, list[str]] = {}
@@ -153,7 +174,7 @@ def _meanings(one: Provenance) -> tuple[Argument, ...]:
 
 def _runs(found: Sequence[Provenance], recording: Recording) -> Iterator[str]:
     """The runs that the rules come from."""
-    columns = _columns([seen for one in found for seen in one.observations])
+    columns = columns_of([seen for one in found for seen in one.observations])
     for column in columns:
         run = recording.runs[column]
         status = "not seen to its end" if run.status is None else f"status {run.status}"
@@ -193,6 +214,23 @@ def _denial(path: Path, document: Document, event: Event) -> int:
     command = ["callfence", "allow", *(["--arch", str(arch)] if elsewhere else []), str(path), line]
     print(f"  to allow it: {shlex.join(command)}")
     return 1
+
+
+def _print_place(options: argparse.Namespace) -> None:
+    """The name of the call site in a report, if the recording knows which file of that name it is in."""
+    named = _REPORTED.search(options.about)
+    path = options.recording or recording_path(options.policy)
+    site = Site.parse(named[1]) if named and path.exists() else None
+    if site is None:
+        return
+    recorded = {Site.parse(seen.site) for seen in recording_file.load(path).observations}
+    files = {replace(one, offset=site.offset) for one in recorded if one and one.is_in(site.file)}
+    if len(files) == 1:
+        symbols = Symbols()
+        if name := symbols.name(files.pop()):
+            print(f"  called at {printable(f'{site} ({name})')}")
+        for line in symbols.problems():
+            print(f"  {printable(line)}")
 
 
 def _new_part(arch: Arch, number: int, present: Entry | None, line: str) -> str:

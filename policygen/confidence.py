@@ -10,17 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from policygen.floor import FLOOR
-from policygen.generalise import learned
-from policygen.rule import join, key
-from tracer.abi import Arch, table
+from policygen.needs import known_from, last_new, needed, needs
+from tracer.abi import Arch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from policygen.observation import Observation
     from policygen.recording import Recording, Run
-    from policygen.rule import Rule
 
 
 class Unseen(StrEnum):
@@ -57,16 +51,14 @@ def confidence(recording: Recording, *, names_only: bool = False) -> Confidence:
     runs = recording.runs
     lonely: set[int] = set()
     last, single = -1, set()
-    # From here on it is known that no later run needed the same.
-    known_from = max((column for column, run in enumerate(runs) if run.warm), default=0)
-    for (arch, number), rules in _by_rule(recording.observations, names_only):
-        columns = sorted(rules)
-        last = max(last, _last_new(columns, rules))
-        if len(columns) == 1 and columns[0] >= known_from:
-            single.add((arch, number))
-        lonely.update(column for column in _needed(columns, rules) if column >= known_from)
+    start = known_from(runs)
+    for need in needs(recording.observations, names_only=names_only):
+        last = max(last, last_new(need))
+        if len(need.rules) == 1 and need.columns[0] >= start:
+            single.add((need.arch, need.number))
+        lonely.update(column for column in needed(need) if column >= start)
     several = len(runs) > 1
-    quiet = len(runs) - 1 - last if known_from else len(runs)
+    quiet = len(runs) - 1 - last if start else len(runs)
     return Confidence(
         runs=len(runs),
         chance=len(lonely) / len(runs) if several else None,
@@ -96,59 +88,3 @@ _SIGNAL_RETURNS = {
     (Arch.I386.audit, 173),
     (Arch.AARCH64.audit, 139),
 }
-
-Column = int
-"""Index of a run in its recording."""
-
-
-def _by_rule(observations: Iterable[Observation], names_only: bool) -> list[tuple[tuple[int, int], dict[Column, Rule]]]:
-    """For each rule that all runs together give: its call, and how much of it each run gives that has some.
-
-    Without the floor, which a policy has in any case.
-    """
-    found: dict[tuple[int, int, tuple[object, ...]], dict[Column, Rule]] = {}
-    for observation in observations:
-        rule = _rule(observation, names_only)
-        if rule is None:
-            continue
-        runs = found.setdefault((observation.arch, observation.number, key(rule)), {})
-        for column, count in enumerate(observation.counts):
-            if count:
-                runs[column] = join(runs.get(column, rule), rule)
-    return [((arch, number), runs) for (arch, number, _), runs in found.items()]
-
-
-def _rule(observation: Observation, names_only: bool) -> Rule | None:
-    """The rule that an observation needs; None for the floor."""
-    arch = Arch.from_audit(observation.arch)
-    calls = table(arch) if arch else None
-    if calls is None or observation.number not in calls.by_number:
-        return ()
-    if calls.by_number[observation.number].name in FLOOR:
-        return None
-    return () if names_only else learned(observation.fitted(calls), calls)
-
-
-def _last_new(columns: Sequence[Column], rules: dict[Column, Rule]) -> Column:
-    """The last run that widened the rule, the runs taken in their order."""
-    last, so_far = columns[0], rules[columns[0]]
-    for column in columns[1:]:
-        wider = join(so_far, rules[column])
-        if wider != so_far:
-            last, so_far = column, wider
-    return last
-
-
-def _needed(columns: Sequence[Column], rules: dict[Column, Rule]) -> list[Column]:
-    """The runs without which the rule would be missing, or narrower."""
-    if len(columns) == 1:
-        return list(columns)
-    before = [rules[columns[0]]]  # before[i]: of the runs up to i
-    for column in columns[1:]:
-        before.append(join(before[-1], rules[column]))
-    after = [rules[columns[-1]]]
-    for column in reversed(columns[:-1]):
-        after.append(join(rules[column], after[-1]))
-    after.reverse()  # after[i]: of the runs from i on
-    others = [after[1], *(join(before[i - 1], after[i + 1]) for i in range(1, len(columns) - 1)), before[-2]]
-    return [column for column, rule in zip(columns, others, strict=True) if rule != before[-1]]

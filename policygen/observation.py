@@ -32,7 +32,8 @@ class Observation:
     counts: tuple[int, ...]
     """How often, in each run of the recording, in the order of its runs."""
     site: str
-    """Call site of the first event."""
+    """Call site of the first event: `/path/file+0xoffset (build id)`, the offset being that in the file; without the
+    parentheses where none is known, and without folders in older recordings.  `[name]+0xoffset` or `?` elsewhere."""
     example: Registers
     """The registers of the first event."""
 
@@ -57,12 +58,21 @@ class Observation:
 
     @property
     def order(self) -> tuple[object, ...]:
-        """Total sort key: that of `key`, with None before any value."""
-        arguments = tuple((value is not None, value or 0) for value in self.arguments)
-        return (self.arch, self.number, arguments, self.executable)
+        """Total sort key: `order` of its `key`."""
+        return order(self.key)
 
 
 Key = tuple[int, int, tuple[int | None, ...], str]
+_LEAST = -(1 << 64)
+"""Before any value of an argument."""
+
+
+def order(key: Key) -> tuple[object, ...]:
+    """A total sort key for the keys of observations, with None before any value."""
+    arch, number, arguments, executable = key
+    if None in arguments:
+        return (arch, number, tuple([_LEAST if value is None else value for value in arguments]), executable)
+    return key
 
 
 def kept(calls: Table, event: Event) -> tuple[int | None, ...]:

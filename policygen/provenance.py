@@ -33,6 +33,7 @@ class Origin(StrEnum):
     LEARNED = "learned"
     CHANGED = "changed by hand: what was seen of it would be written otherwise"
     NOTED = "put there by learn, seen or not"
+    PORTABLE = "no recorded run needed it: put there for other C libraries, or by hand, or learned from runs not recorded here"
     UNSEEN = "no recorded run needed it: written by hand, or learned from runs that are not recorded here"
 
 
@@ -57,7 +58,7 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
     """What stands behind each rule of the entry of a call, which the policy has, in the entry's order."""
     calls = table(arch)
     entry = document.policy.entries[arch][number]
-    note = _note(document, arch, number)
+    note = note_of(document, arch, number)
     seen = tuple(
         one.fitted(calls) for one in recording.observations if (one.arch, one.number) == (arch.audit, number)
     )
@@ -69,7 +70,7 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
         if note and not behind:
             origin = Origin.NOTED
         elif not behind:
-            origin = Origin.UNSEEN
+            origin = Origin.PORTABLE if document.policy.portable else Origin.UNSEEN
         else:
             origin = Origin.LEARNED if alternative in would_be or note else Origin.CHANGED
         rule = Entry(alternative, entry.action, entry.otherwise)
@@ -77,7 +78,8 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
     return tuple(found)
 
 
-def _note(document: Document, arch: Arch, number: int) -> str:
+def note_of(document: Document, arch: Arch, number: int) -> str:
+    """The note that a tool left on the entry of a call, without its `#`; or ''."""
     section = document.layout.sections.get(arch)
     remarks = section.entries.get(number, Remarks()) if section else Remarks()
     return next((line.removeprefix("# ") for line in remarks.entry.all() if is_note(line)), "")

@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tracer.abi import Arch, Event
-from tracer.task import call_site
+from tracer.site import call_site
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the tracer knows of one task, and where a call came from."""
+"""What the tracer knows of one task."""
 
 from __future__ import annotations
 
@@ -128,24 +128,6 @@ def dies_only_untraced(tid: int, signum: int) -> bool:
     fields = dict(line.split(":", 1) for line in status.splitlines())
     pids = fields["NSpid"].split()
     return len(pids) > 1 and pids[-1] == "1" and not int(fields["SigCgt"], 16) >> signum - 1 & 1
-
-
-def call_site(tid: int, ip: int) -> str:
-    """`library+0xoffset` of an instruction, the offset being that in the file; `[anonymous]+0x…` outside of any file.
-
-    '?' when the maps can't be read: never an error, since the call itself has been seen.
-    """
-    try:
-        with open(f"{proc()}/{tid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
-            for line in maps:
-                fields = line.rstrip("\n").split(None, 5)
-                start, end = (int(part, 16) for part in fields[0].split("-"))
-                if start <= ip < end:
-                    name = os.path.basename(fields[5]) if len(fields) > 5 else "[anonymous]"
-                    return f"{name}+{ip - start + int(fields[2], 16):#x}"
-    except (OSError, ValueError):
-        pass
-    return "?"
 
 
 def privilege_lost(pid: int) -> str | None:

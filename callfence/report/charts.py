@@ -1,0 +1,93 @@
+"""A curve as inline SVG, with its description in words for whoever does not see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from callfence.report.markup import Html, element, join, scrolling
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_WIDTH: Final = 560
+_HEIGHT: Final = 230
+_LEFT: Final = 44
+_RIGHT: Final = 16
+_TOP: Final = 12
+_BOTTOM: Final = 32
+_TICKS: Final = 4
+"""Horizontal lines, about."""
+_MANY_POINTS: Final = 60
+"""More would hide the line below their marks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    x: float
+    """0 at the left, 1 at the right."""
+    y: int
+    hollow: bool
+    """Of a warm run."""
+
+
+def curve(identity: str, title: str, description: str, points: Sequence[Point], labels: Sequence[tuple[float, str]]) -> Html:
+    """A staircase through the points, which go to the right and up; the ids on the page begin with `identity`."""
+    top, step = _scale(max((point.y for point in points), default=0))
+    grid = join(*(_rule(value, top) for value in range(0, top + 1, step)))
+    marks = join(*(_mark(point, top) for point in points if len(points) <= _MANY_POINTS))
+    names = join(*(_label(x, text) for x, text in labels))
+    path = _stairs(points, top)
+    drawing = element(
+        "svg",
+        element("title", title, id=f"{identity}-title"),
+        element("desc", description, id=f"{identity}-description"),
+        grid,
+        element("path", d=f"{path}V{_y(0, top):.1f}H{_x(points[0].x):.1f}Z", class_="area"),
+        element("path", d=path, class_="line"),
+        marks,
+        names,
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        role="img",
+        aria_labelledby=f"{identity}-title {identity}-description",
+    )
+    return element("figure", scrolling(drawing, title), element("figcaption", title))
+
+
+def _x(x: float) -> float:
+    return _LEFT + x * (_WIDTH - _LEFT - _RIGHT)
+
+
+def _y(y: int, top: int) -> float:
+    return _TOP + (1 - y / top) * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _scale(greatest: int) -> tuple[int, int]:
+    """A round number that is not below, and the distance of the lines: 1, 2 or 5 times a power of ten."""
+    step = 1
+    while step * _TICKS < greatest:
+        step = step * 5 // 2 if str(step)[0] == "2" else step * 2
+    return max(-(-greatest // step) * step, step), step
+
+
+def _rule(value: int, top: int) -> Html:
+    y = f"{_y(value, top):.1f}"
+    line = element("path", d=f"M{_LEFT} {y}H{_WIDTH - _RIGHT}", class_="grid")
+    return join(line, element("text", str(value), x=_LEFT - 8, y=y, text_anchor="end", dominant_baseline="middle"))
+
+
+def _stairs(points: Sequence[Point], top: int) -> str:
+    first, *others = points
+    start = f"M{_x(first.x):.1f} {_y(first.y, top):.1f}"
+    return start + "".join(f"H{_x(point.x):.1f}V{_y(point.y, top):.1f}" for point in others)
+
+
+def _mark(point: Point, top: int) -> Html:
+    kind = "mark hollow" if point.hollow else "mark"
+    return element("circle", cx=f"{_x(point.x):.1f}", cy=f"{_y(point.y, top):.1f}", r=4, class_=kind)
+
+
+def _label(x: float, text: str) -> Html:
+    """Centred, unless it would reach over the edge."""
+    anchor = "middle" if len(text) < 5 else "start" if x == 0 else "end"
+    return element("text", text, x=f"{_x(x):.1f}", y=_HEIGHT - 10, text_anchor=anchor)

@@ -1,0 +1,101 @@
+"""What a report tells, gathered from a policy, its recording, and another policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from callfence.sure import has_names_only
+from policygen.compare import compare
+from policygen.confidence import confidence
+from policygen.discovery import discovery
+from policygen.lint import lint
+from policygen.programs import programs
+from policygen.provenance import provenance
+from policygen.recording import Recording
+from policygen.risk import ranked
+
+if TYPE_CHECKING:
+    from policygen.catalogue import Level
+    from policygen.compare import Comparison
+    from policygen.confidence import Confidence
+    from policygen.discovery import Discovery
+    from policygen.document import Document
+    from policygen.lint import Finding
+    from policygen.programs import Program
+    from policygen.provenance import Provenance
+    from policygen.risk import Ranked
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """Another policy, and what the report's own answers differently."""
+
+    name: str
+    comparison: Comparison
+    differences: tuple[Ranked, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    name: str
+    """The policy's file, as on the command line."""
+    document: Document
+    recording: Recording
+    """Empty where there is none."""
+    recorded_in: str
+    """The recording's file; '' where there is none."""
+    findings: tuple[Finding, ...]
+    """The gravest first, accepted ones too."""
+    sure: Confidence
+    discovery: Discovery
+    programs: tuple[Program, ...]
+    rules: tuple[Provenance, ...]
+    """In the policy's order."""
+    against: Against | None
+
+    @property
+    def open_findings(self) -> tuple[Finding, ...]:
+        """Those that nobody has accepted."""
+        return tuple(finding for finding in self.findings if not finding.accepted)
+
+    @property
+    def gravest(self) -> Level | None:
+        """None if there is nothing to tell."""
+        return self.open_findings[0].level if self.open_findings else None
+
+
+def gather(
+    name: str, document: Document, recording: tuple[str, Recording] | None, other: tuple[str, Document] | None
+) -> Report:
+    """Raises algebra.TooComplexError for policies that cannot be compared."""
+    recorded_in, seen = recording or ("", Recording())
+    names_only = has_names_only(document.policy)
+    return Report(
+        name,
+        document,
+        seen,
+        recorded_in,
+        lint(document),
+        confidence(seen, names_only=names_only),
+        discovery(seen, names_only=names_only),
+        programs(seen),
+        tuple(
+            one
+            for arch, entries in document.policy.entries.items()
+            for number in entries
+            for one in provenance(document, seen, arch, number)
+        ),
+        _against(document, *other) if other else None,
+    )
+
+
+def _against(document: Document, name: str, other: Document) -> Against:
+    comparison = compare(other.policy, document.policy)
+    return Against(name, comparison, ranked(other.policy, document.policy, comparison))
+
+
+def calls_of(report: Report) -> list[int]:
+    """How many calls each run's observations stand for."""
+    seen = report.recording.observations
+    return [sum(one.counts[column] for one in seen) for column in range(len(report.recording.runs))]

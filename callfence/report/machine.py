@@ -1,0 +1,117 @@
+"""A report as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from callfence import lint
+from callfence.diff_formats import as_json as differences
+from callfence.report.content import calls_of
+from callfence.sure import call_name, name_of, newest
+from callfence.text import on_one_line, printable
+from callfence.why import by_site, columns_of, widened
+from policygen.naming import format_call
+
+if TYPE_CHECKING:
+    from callfence.report.content import Report
+    from policygen.provenance import Provenance
+
+
+def as_json(report: Report) -> str:
+    """One object.  Runs are numbered from 1; names of files are printable, as in the page."""
+    against = report.against
+    found: dict[str, object] = {
+        "policy": report.name,
+        "recording": report.recorded_in or None,
+        "risk": report.gravest,
+        "findings": [lint.as_object(report.name, finding) for finding in report.findings],
+        "sure": _sure(report),
+        "runs": _runs(report),
+        "programs": _programs(report),
+        "rules": [_rule(one) for one in report.rules],
+        "against": None,
+    }
+    if against is not None:
+        found["against"] = {"policy": against.name, **json.loads(differences(against.comparison, against.differences))}
+    return json.dumps(found, indent=2)
+
+
+def _sure(report: Report) -> dict[str, object]:
+    sure, estimate = report.sure, report.discovery.estimate
+    known = [step.alone for step in report.discovery.steps if step.alone is not None]
+    return {
+        "runs": sure.runs,
+        "chance": sure.chance,
+        "at_most": sure.at_most,
+        "left_out": {"runs": len(known), "missed": sum(known)},
+        "good_turing": asdict(estimate) if estimate else None,
+        "last_new": sure.last_new.id if sure.last_new else None,
+        "single": [call_name(*call) for call in sure.single],
+        "growing": [
+            {
+                "arch": one.arch,
+                "name": name_of(one),
+                "argument": one.argument.name,
+                "first": one.first,
+                "total": one.total,
+                "newest": newest(one),
+                "run": one.column + 1,
+            }
+            for one in report.discovery.growing
+        ],
+        "not_exercised": list(sure.unseen),
+    }
+
+
+def _runs(report: Report) -> list[dict[str, object]]:
+    return [
+        {
+            "id": run.id,
+            "started": run.started,
+            "command": [printable(word) for word in run.command],
+            "status": run.status,
+            "complete": run.complete,
+            "warm": run.warm,
+            "gaps": [printable(gap) for gap in run.gaps],
+            "calls": calls,
+            **asdict(step),
+        }
+        for run, step, calls in zip(report.recording.runs, report.discovery.steps, calls_of(report), strict=True)
+    ]
+
+
+def _programs(report: Report) -> list[dict[str, object]]:
+    return [
+        {
+            "executable": printable(one.executable),
+            "first": one.is_first,
+            "started_by_one_of": [printable(name) for name in one.starters],
+            "runs": [column + 1 for column in one.runs],
+            "syscalls": [{"audit_arch": audit, "number": number, "name": call_name(audit, number), "calls": count}
+                         for (audit, number), count in one.syscalls.items()],
+        }
+        for one in report.programs
+    ]
+
+
+def _rule(one: Provenance) -> dict[str, object]:
+    return {
+        "arch": one.arch,
+        "rule": on_one_line(one.arch, one.number, one.rule),
+        "origin": one.origin.name.lower(),
+        "note": one.note or None,
+        "runs": [column + 1 for column in columns_of(one.observations)],
+        "calls": sum(seen.count for seen in one.observations),
+        "wider_than_seen": widened(one) or None,
+        "sites": [
+            {
+                "executable": printable(executable),
+                "site": printable(site),
+                "calls": sum(seen.count for seen in those),
+                "example": format_call(those[0].event),
+            }
+            for (executable, site), those in by_site(one.observations)
+        ],
+    }

@@ -1,0 +1,83 @@
+"""HTML as values: whatever becomes text or the value of an attribute is escaped on the way."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from callfence.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_VOID: Final = ("meta", "br", "wbr")
+"""Elements without an end tag, of those that the report has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Html:
+    """A piece of markup: nothing in it is escaped any more."""
+
+    text: str
+
+
+Child = Html | str
+"""A `str` is text: escaped, and made printable, since names of files come from the program."""
+
+
+def element(name: str, /, *children: Child, **attributes: str | int) -> Html:
+    """`<name ...>children</name>`.  `class_` is the attribute class, `aria_label` is aria-label."""
+    given = "".join(f' {key.rstrip("_").replace("_", "-")}="{_escape(str(value))}"' for key, value in attributes.items())
+    if name in _VOID:
+        return Html(f"<{name}{given}>")
+    return Html(f"<{name}{given}>{join(*children).text}</{name}>")
+
+
+def join(*children: Child) -> Html:
+    """One after the other."""
+    return Html("".join(child.text if isinstance(child, Html) else _escape(child) for child in children))
+
+
+def lines(*children: Child) -> Html:
+    """Each on a line of the source, for whoever reads that."""
+    return Html("\n".join(join(child).text for child in children))
+
+
+def code(text: str) -> Html:
+    return element("code", text)
+
+
+def items(children: Iterable[Child], **attributes: str | int) -> Html:
+    """An unordered list."""
+    return element("ul", *(element("li", child) for child in children), **attributes)
+
+
+def terms(pairs: Iterable[tuple[str, Child]]) -> Html:
+    """A list of terms and what is said of each."""
+    return element("dl", *(join(element("dt", term), element("dd", said)) for term, said in pairs))
+
+
+def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Child]], *, numbers: Iterable[int] = ()) -> Html:
+    """A table whose rows are named by their first cell; `numbers` are the columns to be aligned as such.
+
+    What is too wide for the window scrolls, with the keyboard too.
+    """
+    right = frozenset(numbers)
+    kinds: list[dict[str, str | int]] = [{"class_": "number"} if index in right else {} for index in range(len(columns))]
+    head = element("tr", *(element("th", name, scope="col", **kind) for name, kind in zip(columns, kinds, strict=True)))
+    body = []
+    for first, *others in rows:
+        cells = (element("td", cell, **kind) for cell, kind in zip(others, kinds[1:], strict=True))
+        body.append(element("tr", element("th", first, scope="row", **kinds[0]), *cells))
+    whole = element("table", element("caption", caption), element("thead", head), element("tbody", lines(*body)))
+    return scrolling(whole, caption)
+
+
+def scrolling(content: Html, name: str) -> Html:
+    """A region that scrolls sideways."""
+    return element("div", content, class_="scroll", role="region", tabindex=0, aria_label=name)
+
+
+def _escape(text: str) -> str:
+    return html.escape(printable(text))

@@ -1,0 +1,83 @@
+"""The rules of a policy, each with what stands behind it."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from callfence.report.markup import Child, Html, code, element, items, join, lines, terms
+from callfence.report.overview import anchor, badge
+from callfence.symbols import Site
+from callfence.text import on_one_line, plural
+from callfence.why import MANY_SITES, by_site, columns_of, widened
+from policygen.known import permits
+from policygen.naming import format_call
+from policygen.provenance import Origin
+from tracer.abi import table
+
+if TYPE_CHECKING:
+    from callfence.report.content import Report
+    from policygen.lint import Finding
+    from policygen.provenance import Provenance
+    from tracer.abi import Event
+
+_SHORT = {Origin.CHANGED: "by hand", Origin.NOTED: "floor", Origin.UNSEEN: "not seen"}
+
+
+def rules(report: Report) -> Html:
+    """All of them, by architecture and call; each unfolds."""
+    parts = []
+    for arch, of_arch in groupby(report.rules, key=lambda one: one.arch):
+        parts.append(element("h3", "Architecture ", code(arch)))
+        details = []
+        for number, group in groupby(of_arch, key=lambda one: one.number):
+            name = table(arch).by_number[number].name
+            found = [one for one in report.findings if (one.arch, one.name) == (arch, name)]
+            for index, one in enumerate(group):
+                details.append(_rule(one, found, {} if index else {"id": anchor(arch, name)}))
+        parts.append(lines(*details))
+    return join(*parts) if parts else element("p", "The policy has no rules: its default meets every call.")
+
+
+def _rule(one: Provenance, findings: list[Finding], identity: dict[str, str]) -> Html:
+    badges: list[Child] = []
+    level = next((finding.level for finding in findings if not finding.accepted), None)
+    if level is not None and permits(one.rule.action):
+        badges.append(badge(level))
+    if one.origin in _SHORT and not (one.note and one.observations):
+        badges.append(badge(_SHORT[one.origin], "plain"))
+    calls = sum(seen.count for seen in one.observations)
+    if calls:
+        said = f"{plural(calls, 'call')} in {plural(len(columns_of(one.observations)), 'run')}"
+        badges.append(element("span", said, class_="muted"))
+    rule = on_one_line(one.arch, one.number, one.rule)
+    summary = element("summary", code(rule), " ", *(join(child, " ") for child in badges))
+    return element("details", summary, _behind(one, findings), class_="rule", **identity)
+
+
+def _behind(one: Provenance, findings: list[Finding]) -> Html:
+    pairs: list[tuple[str, Child]] = []
+    if one.note:
+        pairs.append(("Note", one.note))
+    if not one.note or not one.observations:
+        pairs.append(("Origin", str(one.origin)))
+    if one.observations:
+        pairs.append(("Runs", ", ".join(str(column + 1) for column in columns_of(one.observations))))
+    if one.widenings and permits(one.rule.action):
+        pairs.append(("Wider than seen", widened(one)))
+    pairs += [(f"Risk ({finding.level})", f"the entry {finding.grants}") for finding in findings]
+    if not one.observations:
+        return terms(pairs)
+    sites = by_site(one.observations)
+    shown = [_site(*whose, those[0].event, sum(seen.count for seen in those)) for whose, those in sites[:MANY_SITES]]
+    if len(sites) > MANY_SITES:
+        shown.append(join(f"... and at {plural(len(sites) - MANY_SITES, 'more place')}"))
+    pairs.append(("Seen", items(shown)))
+    return terms(pairs)
+
+
+def _site(executable: str, site: str, event: Event, count: int) -> Html:
+    place = Site.parse(site)
+    return join(
+        code(executable), f", first at {place or site}: {plural(count, 'call')}, such as ", code(format_call(event))
+    )

@@ -1,0 +1,146 @@
+"""How sure: the runs, what each of them brought, and the estimates."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from callfence.report.charts import Point, curve
+from callfence.report.content import calls_of
+from callfence.report.markup import Child, Html, code, element, items, join, table, terms
+from callfence.sure import call_name, expected, name_of, newest
+from callfence.text import command_line, plural
+
+if TYPE_CHECKING:
+    from callfence.report.content import Report
+    from policygen.discovery import Growing
+    from policygen.recording import Run
+
+_MANY_LABELS = 12
+"""Runs that the axis has room to number."""
+_MANY_RUNS = 20
+"""A longer table is folded."""
+
+
+def how_sure(report: Report) -> Html:
+    runs = report.recording.runs
+    if not runs:
+        return element("p", "There is no recording, so nothing is known of the runs behind the policy.")
+    parts = [_estimates(report)]
+    if len(runs) > 1:
+        parts.append(element("div", *_curves(report), class_="charts"))
+    parts.append(_runs(report))
+    parts += [element("h3", "Arguments that still grow"), _growing(report)]
+    parts += [element("h3", "Seen in one run only"), _single(report)]
+    return join(*parts)
+
+
+def _estimates(report: Report) -> Html:
+    sure, found = report.sure, report.discovery
+    if sure.chance is None:
+        said = "One run says nothing about the next one. Learn more of them, and different ones."
+        return element("p", said)
+    alone = [step.alone for step in found.steps]
+    known = [one for one in alone if one is not None]
+    pairs: list[tuple[str, Child]] = [("Runs", str(sure.runs))]
+    more = sum(bool(step.new or step.wider) for step in found.steps[1:])
+    pairs.append(("Run by run", f"{more} of {plural(sure.runs - 1, 'later run')} needed more than the runs before it gave"))
+    missed = f"{sum(known)} of {len(known)} runs would have been missed by a policy learned from all the others"
+    if len(known) < len(alone):
+        missed += "; of the rest it is not known, since a warm run does not record what is allowed already"
+    pairs.append(("Leave one run out", missed))
+    if found.estimate is None:
+        pairs.append(("Good-Turing", "needs runs that are not warm: it is not known which rules a warm run needed again"))
+    else:
+        text = f"{plural(found.estimate.once, 'rule')} seen in one run only, so {expected(found.estimate.expected)}"
+        pairs.append(("Good-Turing", f"{text} on average in one more run like these"))
+        unfound = round(found.estimate.unfound)
+        least = f"about {plural(unfound, 'rule')} at least" if unfound else "no sign of any rule"
+        pairs.append(("Not found yet", f"{least}, by Chao's lower bound"))
+    if sure.at_most is not None:
+        pairs.append(("Bound", f"under {sure.at_most:.0%} that one more run needs something new, with 95 % confidence"))
+    if sure.last_new is not None:
+        number = [run.id for run in report.recording.runs].index(sure.last_new.id) + 1
+        pairs.append(("Last new rule", f"came with run {number} of {sure.runs}"))
+    note = "All of this speaks of runs like those recorded, and of no others."
+    return join(terms(pairs), element("p", note, class_="muted"))
+
+
+def _curves(report: Report) -> list[Html]:
+    """Over runs, and over time if there was any between them."""
+    runs, steps = report.recording.runs, report.discovery.steps
+    last = len(runs) - 1
+    jumps = [f"run {index + 1}: {step.total}" for index, step in enumerate(steps) if step.new]
+    description = f"Rules found up to each run, where a run brought any. {', '.join(jumps) or 'None was found'}."
+    every = -(-len(runs) // _MANY_LABELS)
+    points = [Point(index / last, step.total, runs[index].warm) for index, step in enumerate(steps)]
+    labels = [(index / last, str(index + 1)) for index in range(0, len(runs), every)]
+    charts = [curve("by-run", "Rules found, run by run", description, points, labels)]
+    span = runs[-1].started - runs[0].started
+    if span:
+        points = [
+            Point((run.started - runs[0].started) / span, step.total, run.warm)
+            for run, step in zip(runs, steps, strict=True)
+        ]
+        ends = [(0.0, _time(runs[0])), (1.0, _time(runs[-1]))]
+        longest = max(after.started - before.started for before, after in pairwise(runs))
+        description = f"The same over the time at which the runs began: {ends[0][1]} to {ends[1][1]}."
+        description += f" The longest time between two runs is {plural(round(longest / 1e9), 'second')}."
+        charts.append(curve("by-time", "Rules found, over time", description, points, ends))
+    return charts
+
+
+def _runs(report: Report) -> Html:
+    """The alternative to the curves, and more."""
+    rows = []
+    for number, (run, step, calls) in enumerate(
+        zip(report.recording.runs, report.discovery.steps, calls_of(report), strict=True), 1
+    ):
+        brought = str(step.new) + (f", {step.wider} wider" if step.wider else "")
+        kind = "warm" if run.warm else "full" if run.complete else "in part"
+        command = code(command_line(run.command))
+        began = element("time", _time(run))
+        rows.append((str(number), began, command, _ending(run), kind, f"{calls:,}", brought, str(step.total)))
+    columns = ("Run", "Began (UTC)", "Command", "Ended", "Recorded", "Calls", "New rules", "Rules so far")
+    caption = "Runs, and what each of them brought"
+    note = "A warm run records only what the policy did not allow by then; its mark in the curves is hollow."
+    warm = [element("p", note, class_="muted")] if any(run.warm for run in report.recording.runs) else []
+    whole = join(table(caption, columns, rows, numbers=(0, 5, 6, 7)), *warm)
+    if len(rows) <= _MANY_RUNS:
+        return whole
+    return element("details", element("summary", f"All {plural(len(rows), 'run')}"), whole, class_="more")
+
+
+def _time(run: Run) -> str:
+    """To the second, as the recording has it."""
+    return datetime.fromtimestamp(run.started // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _ending(run: Run) -> str:
+    if run.status is None:
+        return "not seen to its end"
+    return f"status {run.status}" if run.status >= 0 else f"signal {-run.status}"
+
+
+def _growing(report: Report) -> Html:
+    if len(report.recording.runs) < 2:
+        return element("p", "One run says nothing about it.")
+    if not report.discovery.growing:
+        return element("p", "None: the later half of the runs brought no value, and no flag, that the first half had not.")
+    caption = "Arguments of which the later half of the runs still brought new values or flags"
+    rows = [_growing_row(one) for one in report.discovery.growing]
+    return table(caption, ("Argument", "First run", "By now", "Newest", "In run"), rows, numbers=(1, 2, 4))
+
+
+def _growing_row(one: Growing) -> tuple[Child, ...]:
+    name = code(f"{name_of(one)}: {one.argument.name}")
+    return (name, str(one.first), str(one.total), code(newest(one)), str(one.column + 1))
+
+
+def _single(report: Report) -> Html:
+    if len(report.recording.runs) < 2:
+        return element("p", "Everything: there is one run.")
+    if not report.sure.single:
+        return element("p", "No rule, as far as is known.")
+    return items((code(call_name(*call)) for call in report.sure.single), class_="words")

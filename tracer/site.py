@@ -1,0 +1,87 @@
+"""Where a call came from: the file that the instruction is mapped from, the offset in it, and which build of it that is."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from typing import TYPE_CHECKING
+
+from tracer.task import proc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+_NOTE_SEGMENT = 4  # PT_NOTE, elf.h
+_BUILD_ID = 3  # NT_GNU_BUILD_ID, elf.h
+_LONGEST = 4096
+"""Bytes of a note segment, and segments, that are looked at: the real ones have a few dozen."""
+_builds: dict[tuple[str, str, str], str] = {}
+"""Build ids by device, inode and path, since a site is asked for with each new observation."""
+
+
+def call_site(tid: int, ip: int) -> str:
+    """`/path/library+0xoffset (build id)` of an instruction, the offset being that in the file.
+
+    Without the parentheses where the file has no build id; `[anonymous]+0x...` outside of any file.
+    '?' when the maps can't be read: never an error, since the call itself has been seen.
+    """
+    try:
+        with open(f"{proc()}/{tid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
+            for line in maps:
+                fields = line.rstrip("\n").split(None, 5)
+                start, end = (int(part, 16) for part in fields[0].split("-"))
+                if start <= ip < end:
+                    name = fields[5] if len(fields) > 5 else "[anonymous]"
+                    site = f"{name}+{ip - start + int(fields[2], 16):#x}"
+                    file = (fields[3], fields[4], name)
+                    if name[0] == "/" and file not in _builds:
+                        _builds[file] = _build_id(f"{proc()}/{tid}/root{name}")
+                    return f"{site} ({_builds[file]})" if _builds.get(file) else site
+    except (OSError, ValueError):
+        pass
+    return "?"
+
+
+def _build_id(path: str) -> str:
+    """The GNU build id of a file in hexadecimal; '' if there is none."""
+    try:
+        with open(path, "rb", opener=_regular) as file:
+            return next((note.hex() for note in _build_notes(file)), "")
+    except (OSError, ValueError, struct.error):
+        return ""
+
+
+def _regular(path: str, flags: int) -> int:
+    """Opens what is no device: opening one can do something."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path}: no regular file")
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _build_notes(file: BinaryIO) -> Iterator[bytes]:
+    """The contents of an ELF file's build id notes (elf(5)), of either class, little-endian."""
+    head = file.read(64)
+    if head[:4] != b"\x7fELF":
+        return
+    wide = head[4] == 2
+    table, size, count = struct.unpack_from("<32xQ14xHH" if wide else "<28xI10xHH", head)
+    for index in range(min(count, _LONGEST)):
+        file.seek(table + index * size)
+        segment = file.read(size)
+        kind, offset, length = struct.unpack_from("<I4xQ16xQ" if wide else "<II8xI", segment)
+        if kind == _NOTE_SEGMENT:
+            file.seek(offset)
+            yield from _notes(file.read(min(length, _LONGEST)))
+
+
+def _notes(data: bytes) -> Iterator[bytes]:
+    """The contents of the build id notes in a segment; names and contents are padded to 4 bytes."""
+    at = 0
+    while at + 12 <= len(data):
+        named, length, kind = struct.unpack_from("<III", data, at)
+        start = at + 12 + (named + 3) // 4 * 4
+        if (data[at + 12 : at + 12 + named], kind) == (b"GNU\0", _BUILD_ID):
+            yield data[start : start + length]
+        at = start + (length + 3) // 4 * 4
