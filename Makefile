@@ -16,6 +16,7 @@ help:
 	@echo 'make bench    what learn and enforce cost; writes docs/benchmarks.md'
 	@echo 'make corpus   real programs learned and enforced; writes docs/corpus.md'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
+	@echo 'make commands the completions and manual pages of the commands; writes completions/ and man/'
 	@echo 'make clean    remove what was made'
 
 demo: $(VENV)/installed
@@ -46,6 +47,14 @@ corpus: $(VENV)/developer
 samples: $(VENV)/developer
 	$(BIN)/python -m pytest tests/programs/test_samples.py tests/programs/test_changes.py --update-policies
 
+commands: completions manuals
+
+completions: $(VENV)/developer
+	$(BIN)/python tools/make_completions.py completions
+
+manuals: $(VENV)/installed
+	$(BIN)/python tools/make_manuals.py man
+
 $(VENV)/python: | python-is-new-enough
 	$(PYTHON) -m venv $(VENV) || \
 		{ rm -rf $(VENV); echo 'callfence: the venv module is missing; on Debian: apt-get install python3-venv' >&2; exit 1; }
@@ -68,4 +77,4 @@ clean:
 	rm -rf $(VENV) build samples/build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test check fuzz soak bench corpus samples clean python-is-new-enough
+.PHONY: help demo test check fuzz soak bench corpus samples commands completions manuals clean python-is-new-enough

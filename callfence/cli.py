@@ -18,9 +18,13 @@ COMMANDS: Final = {
     "reduce": "print a policy less what another does not allow, or --check that it is less",
     "fmt": "rewrite policies in canonical form, or --check that they are",
     "why": "say what stands behind each rule of a policy, or why it denies a call",
+    "review": "judge what a policy newly allows, change by change: accept, reject, edit",
     "allow": "add to a policy the line that enforce prints",
+    "report": "write what a reviewer wants to see of a policy into one HTML file",
     "merge": "merge recordings, or policies, into one; git's merge driver too",
     "lint": "say what is dangerous in policies, and why",
+    "export": "write a policy for another program: containers, systemd, ...",
+    "import": "read a policy that another program has",
     "git-setup": "make git show and merge policies by what they mean",
     "doctor": "say what works on this machine, and what to do about the rest",
 }
@@ -55,10 +59,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         print(f"callfence: unknown command '{name}': {hint}", file=sys.stderr)
         sys.exit(2)
     try:
-        status = import_module(f"callfence.{name.replace('-', '_')}").main(arguments[1:])
+        status = import_module(module_of(name)).main(arguments[1:])
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read it has enough: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
         status = PIPE_CLOSED
     sys.exit(status)
+
+
+def module_of(name: str) -> str:
+    """The module that has a command's `main` and `parser`."""
+    return f"callfence.{'import_' if name == 'import' else name.replace('-', '_')}"  # `import` is a keyword

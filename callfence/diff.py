@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from callfence.inputs import InputError, document, judged
 from policygen.algebra import TooComplexError
+from policygen.catalogue import dangers
 from policygen.compare import Change, Comparison, Difference, Verdict, compare
 from policygen.model import ALLOW, Always
 from policygen.naming import format_action, format_call, format_expression
@@ -17,12 +18,15 @@ from tracer.abi import table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from policygen.catalogue import Danger
     from policygen.document import Document
     from policygen.risk import Ranked
 
 _WIDER = (Verdict.WIDER, Verdict.INCOMPARABLE)
 MANY_RISKS = 4
 """Risks that the text names; other formats name all."""
+MANY_LINES = 15
+"""What a reviewer reads in a minute."""
 SAYS = {
     Verdict.WIDER: "NEW allows all that OLD does, and more",
     Verdict.NARROWER: "NEW allows nothing that OLD does not, and less",
@@ -30,8 +34,7 @@ SAYS = {
 }
 
 
-def main(arguments: list[str]) -> int:
-    """0; 1: --exit-code, and NEW allows something that OLD does not; 2: bad input."""
+def parser() -> argparse.ArgumentParser:
     description = (
         "Say what NEW allows that OLD does not (+), what it no longer allows (-), and what it answers otherwise (~): "
         "exactly, over all calls, each with an example.  Formatting, order and comments make no difference."
@@ -39,13 +42,20 @@ def main(arguments: list[str]) -> int:
     usage = "callfence diff [OPTION ...] OLD NEW\n       callfence diff [OPTION ...] --git REVISION[..REVISION] FILE"
     parser = argparse.ArgumentParser(prog="callfence diff", usage=usage, description=description, allow_abbrev=False)
     parser.add_argument("--exit-code", action="store_true", help="exit with 1 if NEW allows something that OLD does not")
+    parser.add_argument("--full", action="store_true", help="each difference with its example, however many there are")
     parser.add_argument("--format", choices=["text", "json", "md", "sarif"], default="text", help="default: text")
     parser.add_argument("--git", metavar="REVISION", help="compare FILE as of then with FILE now, or as of a later REVISION")
     parser.add_argument("old", metavar="OLD", help="a policy file; - is standard input")
     parser.add_argument("new", metavar="NEW", nargs="?")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0; 1: --exit-code, and NEW allows something that OLD does not; 2: bad input."""
+    command = parser()
+    options = command.parse_args(arguments)
     if (options.git is None) == (options.new is None):
-        parser.error("give two policies, or --git REVISION and one file")
+        command.error("give two policies, or --git REVISION and one file")
 
     def work() -> int:
         old, new = _documents(options)
@@ -72,7 +82,7 @@ def _documents(options: argparse.Namespace) -> tuple[Document, Document]:
 
 def _formatted(options: argparse.Namespace, comparison: Comparison, differences: Sequence[Ranked]) -> str:
     if options.format == "text":
-        return "\n".join(as_text(comparison, differences))
+        return "\n".join(as_text(comparison, differences, full=options.full))
     from callfence import diff_formats
 
     file = options.new or options.old
@@ -83,8 +93,31 @@ def _formatted(options: argparse.Namespace, comparison: Comparison, differences:
     return diff_formats.as_sarif(comparison, differences, file)
 
 
-def as_text(comparison: Comparison, differences: Sequence[Ranked]) -> Iterator[str]:
-    """The comparison in plain text: the verdict, the gravest risks, then each difference with its example."""
+def as_text(comparison: Comparison, differences: Sequence[Ranked], *, full: bool = False) -> Iterator[str]:
+    """The comparison in plain text: the verdict, the gravest risks, then each difference with its example.
+
+    Unless it is to be `full`, what would take more than `MANY_LINES` is told shortly (see diff_short).
+    """
+    head = [*_head(comparison, differences)]
+    yield from head
+    by_arch = [(arch, [*those]) for arch, those in groupby(differences, key=lambda one: one.difference.arch)]
+    details = [line for one in differences for line in difference_lines(one.difference)]
+    if not full and len(head) + len(by_arch) + len(details) > MANY_LINES:
+        from callfence.diff_short import short
+
+        room = (MANY_LINES - len(head) - 1) // len(by_arch) - 1
+        for arch, those in by_arch:
+            yield f"arch {arch}"
+            yield from short(those, room)
+        yield "--full tells each with its rules and an example"
+        return
+    for arch, those in by_arch:
+        yield f"arch {arch}"
+        for one in those:
+            yield from difference_lines(one.difference)
+
+
+def _head(comparison: Comparison, differences: Sequence[Ranked]) -> Iterator[str]:
     if comparison.verdict is not Verdict.EQUAL:
         yield f"{comparison.verdict}: {SAYS[comparison.verdict]}"
     elif comparison.differences:
@@ -95,20 +128,28 @@ def as_text(comparison: Comparison, differences: Sequence[Ranked]) -> Iterator[s
     before, after = comparison.arms
     if before != after:
         yield f"arm {before} -> {after}"
-    for arch, of_arch in groupby((one.difference for one in differences), key=lambda one: one.arch):
-        yield f"arch {arch}"
-        for difference in of_arch:
-            yield from difference_lines(difference)
+
+
+def risks(differences: Sequence[Ranked]) -> list[tuple[Danger, list[str]]]:
+    """What of the catalogue became possible, and by which calls: the gravest first, then in the catalogue's order."""
+    found: dict[Danger, list[str]] = {}
+    for one in differences:
+        for row in one.dangers:
+            names = found.setdefault(row, [])
+            if (name := call_name(one.difference)) not in names:
+                names.append(name)
+    order = dangers()
+    return sorted(found.items(), key=lambda item: (-item[0].level.rank, order.index(item[0])))
 
 
 def _risks(differences: Sequence[Ranked]) -> Iterator[str]:
-    """What of the catalogue became possible, the gravest first."""
-    found = [(row, call_name(one.difference)) for one in differences for row in one.dangers]
-    found.sort(key=lambda pair: -pair[0].level.rank)
-    for row, name in found[:MANY_RISKS]:
-        yield f"{row.level}: {name}: it newly {row.grants} [{row.id}]"
+    found = risks(differences)
+    for row, names in found[:MANY_RISKS]:
+        yield f"{row.level}: {', '.join(names)}: it newly {row.grants} [{row.id}]"
     if len(found) > MANY_RISKS:
         yield f"... and {len(found) - MANY_RISKS} risks more"
+    if not found and any(one.difference.change is Change.MORE for one in differences):
+        yield "no known risk became possible"
 
 
 def difference_lines(difference: Difference) -> Iterator[str]:

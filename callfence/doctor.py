@@ -31,10 +31,14 @@ class Finding:
     """Whether learn or enforce cannot do their work without it."""
 
 
+def parser() -> argparse.ArgumentParser:
+    description = "Try what callfence needs, on this machine and as this user."
+    return argparse.ArgumentParser(prog="callfence doctor", description=description, allow_abbrev=False)
+
+
 def main(arguments: list[str]) -> int:
     """0: all works; 1: something that is needed does not."""
-    description = "Try what callfence needs, on this machine and as this user."
-    argparse.ArgumentParser(prog="callfence doctor", description=description).parse_args(arguments)
+    parser().parse_args(arguments)
     findings = [check() for check in CHECKS]
     for finding in findings:
         mark = "ok  " if finding.works else "FAIL" if finding.needed else "note"

@@ -16,40 +16,68 @@ from enforcer.reporter import Reporter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
     from collections.abc import Sequence
     from typing import NoReturn
 
     from callfence.cache import Compiled
     from policygen.model import Policy
 
-HELP = """\
-usage: enforce [OPTION ...] [--] PROGRAM [ARGUMENT ...]
-
+DESCRIPTION = """\
 Run PROGRAM confined by its policy: it keeps its pid, terminal and exit status, and can make only the system calls
 that the policy allows.  Everything it starts is confined as well.  A call that is not allowed is explained on
-standard error, with the line to add to the policy, and then fails or kills, as the policy says.
+standard error, with the line to add to the policy, and then fails or kills, as the policy says."""
 
-  -p, --policy FILE   the policy; default: NAME.policy in the current folder, NAME being the program's name.
-                      Given more than once: a call must be allowed by each
-  --arm now|exec|entry
-                      when to begin, instead of when the policy says:
-                        now    before the execve, which the policy must then allow; needs no ptrace
-                        exec   with the program's first instruction
-                        entry  behind the dynamic loader, at the program's entry point
-  --log FILE          append violations to FILE, one JSON object a line, instead of standard error
-  --audit             report violations but allow them: nothing is enforced
-  --quiet-kernel      no reports and no helper process: the kernel alone answers
-  -V, --version       print the version
-  -h, --help          print this
-
+EPILOG = """\
 Exit status: the program's own; 125 if it could not be confined, 126 if it cannot be executed, 127 if it was not found.
+`learn PROGRAM` writes a policy."""
 
-`learn PROGRAM` writes a policy.
-"""
+OPTIONS = (
+    (
+        ("-p", "--policy"),
+        "FILE",
+        "the policy; default: NAME.policy in the current folder, NAME being the program's name.  "
+        "Given more than once: a call must be allowed by each",
+    ),
+    (
+        ("--arm",),
+        "now|exec|entry",
+        "when to begin, instead of when the policy says: `now`, before the execve, which the policy must then allow (needs no "
+        "ptrace); `exec`, with the program's first instruction; `entry`, behind the dynamic loader, at its entry point",
+    ),
+    (("--log",), "FILE", "append violations to FILE, one JSON object a line, instead of standard error"),
+    (("--audit",), "", "report violations but allow them: nothing is enforced"),
+    (("--quiet-kernel",), "", "no reports and no helper process: the kernel alone answers"),
+)
+"""Names, value and help of each option; what is no value but words joined by `|` has to be one of them."""
 
-_VALUED = {"-p": "--policy", "--policy": "--policy", "--arm": "--arm", "--log": "--log"}
-_FLAGS = ("--audit", "--quiet-kernel")
+_VALUED = {name: names[-1] for names, value, _ in OPTIONS if value for name in names}
+_FLAGS = tuple(names[-1] for names, value, _ in OPTIONS if not value)
 _ARMS = ("now", "exec", "entry")  # the earlier, the stricter
+
+
+def parser() -> ArgumentParser:
+    """For --help, completions and manual pages: argparse is not loaded when a program is started."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="enforce",
+        usage="enforce [OPTION ...] [--] PROGRAM [ARGUMENT ...]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for names, value, text in OPTIONS:
+        if "|" in value:
+            parser.add_argument(*names, choices=value.split("|"), help=text)
+        elif value:
+            parser.add_argument(*names, metavar=value, help=text)
+        else:
+            parser.add_argument(*names, action="store_true", help=text)
+    parser.add_argument("-V", "--version", action="version", version=f"enforce {__version__}")
+    parser.add_argument("command", metavar="PROGRAM", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
 
 
 class Options:
@@ -107,7 +135,7 @@ def _enforce(options: Options, environment: Sequence[bytes], stderr: int) -> NoR
 def _wants_text(arguments: Sequence[str]) -> str:
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
-        return HELP
+        return parser().format_help()
     return f"enforce {__version__}\n" if first in ("-V", "--version") else ""
 
 

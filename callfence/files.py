@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policygen import atomic
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 
 def policy_path(program: str) -> Path:
@@ -14,3 +21,9 @@ def policy_path(program: str) -> Path:
 def recording_path(policy: Path) -> Path:
     """`.callfence/NAME.rec` beside `NAME.policy`."""
     return policy.parent / ".callfence" / f"{policy.name.removesuffix('.policy')}.rec"
+
+
+def locked(policy: Path) -> AbstractContextManager[None]:
+    """Keeps learn, which holds this lock while it writes the policy, waiting; there is none where it never ran."""
+    recording = recording_path(policy)
+    return atomic.locked(recording) if recording.parent.is_dir() else nullcontext()

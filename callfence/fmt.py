@@ -11,13 +11,17 @@ from policygen.document import PolicyError, parse, parse_file
 from policygen.lexer import decode
 
 
-def main(arguments: list[str]) -> int:
-    """0: nothing to do, or done; 1: --check found a difference; 2: bad input."""
+def parser() -> argparse.ArgumentParser:
     description = "Rewrite policies in canonical form, keeping their comments."
     parser = argparse.ArgumentParser(prog="callfence fmt", description=description, allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file would change")
     parser.add_argument("policies", nargs="+", metavar="POLICY", help="a file; - is standard input, written to standard output")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0: nothing to do, or done; 1: --check found a difference; 2: bad input."""
+    options = parser().parse_args(arguments)
     worst = 0
     for name in options.policies:
         try:

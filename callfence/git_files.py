@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 from callfence.inputs import InputError
@@ -12,16 +13,18 @@ from policygen.lexer import decode
 def document_at(revision: str, name: str) -> Document:
     """The policy in a file as of a revision, with the files that it includes as of then.  Raises InputError.
 
-    `name` is relative to the current folder.  A file that is not there then is an empty policy.
+    A relative `name` is so to the current folder.  A file that is not there then is an empty policy.
     """
     if revision.startswith("-"):
         raise InputError(f"{revision} is no revision")
     if not _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"):
         raise InputError(f"{revision} is no revision of a git repository here")
-    listed = _git("ls-tree", "--name-only", revision, "--", f"./{name}")
+    listed = _git("ls-tree", "--name-only", revision, "--", f"./{os.path.relpath(name)}")
+    if listed is None:
+        raise InputError(f"{name} is not in the git repository of the current folder")
 
     def read(path: str) -> str:
-        content = _git("show", f"{revision}:./{path}")
+        content = _git("show", f"{revision}:./{os.path.relpath(path)}")
         if content is None:
             raise FileNotFoundError(2, "it is not in that revision", path)
         return decode(content, path)

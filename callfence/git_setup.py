@@ -23,9 +23,13 @@ ATTRIBUTES: Final = (
 )
 
 
+def parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog="callfence git-setup", description=DESCRIPTION, allow_abbrev=False)
+
+
 def main(arguments: list[str]) -> int:
     """0; 2: not in a git repository, or it cannot be written to."""
-    argparse.ArgumentParser(prog="callfence git-setup", description=DESCRIPTION, allow_abbrev=False).parse_args(arguments)
+    parser().parse_args(arguments)
     try:
         top = Path(_git("rev-parse", "--show-toplevel").removesuffix("\n"))
         for name, value in _settings().items():

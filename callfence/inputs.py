@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen import bpf
+from policygen.algebra import TooComplexError
 from policygen.document import Document, PolicyError, parse
+from policygen.join import JoinError
 from policygen.lexer import decode
+from policygen.recording_file import RecordingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,26 +26,32 @@ class InputError(Exception):
     """Bad input.  `str()` is what to tell the user."""
 
 
-def content(name: str) -> bytes:
+def content(name: str, limit: int = MAX_SIZE) -> bytes:
     """The bytes of a file; `-` is standard input.  Raises InputError."""
     try:
         if name == "-":
-            data = sys.stdin.buffer.read(MAX_SIZE + 1)
+            data = sys.stdin.buffer.read(limit + 1)
         else:
             with open(name, "rb") as file:
-                data = file.read(MAX_SIZE + 1)
+                data = file.read(limit + 1)
     except OSError as error:
         raise InputError(f"{name}: {error.strerror}") from error
-    if len(data) > MAX_SIZE:
-        raise InputError(f"{name}: more than {MAX_SIZE >> 20} MiB, which is no policy and no filter")
+    if len(data) > limit:
+        what = "no policy and no filter" if limit == MAX_SIZE else "too long to be read"
+        raise InputError(f"{name}: more than {limit >> 20} MiB, which is {what}")
     return data
 
 
 def document(name: str, data: bytes | None = None) -> Document:
-    """The policy in a file, whose content may be read already.  Raises InputError."""
+    """The policy in a file, whose content may be read already; or what a container profile (JSON) says, with a word about
+    that on standard error.  Raises InputError."""
     if data is None:
         data = content(name)
     shown = "<stdin>" if name == "-" else name
+    if data.lstrip()[:1] == b"{":  # no policy begins so
+        from callfence.import_ import profile
+
+        return profile(shown, data)
     try:
         return parse(decode(data, shown), shown, read=lambda path: decode(Path(path).read_bytes(), path))
     except PolicyError as error:
@@ -72,7 +81,11 @@ def judged(command: str, work: Callable[[], int]) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         return work()
-    except InputError as error:
+    except (PolicyError, RecordingError) as error:
+        print(error, file=sys.stderr)
+    except (InputError, JoinError, TooComplexError) as error:
         message = str(error)
         print(message if "\n" in message else f"callfence {command}: {message}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        print(f"callfence {command}: {f'{error.filename}: ' if error.filename else ''}{error.strerror}", file=sys.stderr)
+    return 2

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.inputs import InputError
+from callfence.inputs import document as read
 from callfence.sarif import Result, Rule, sarif
 from callfence.text import on_one_line, plural
 from policygen.catalogue import Level
-from policygen.document import PolicyError, parse_file
 from policygen.lexer import decode
 from policygen.lint import Finding, lint
 from policygen.naming import format_call
@@ -29,31 +30,33 @@ Look for what is dangerous in policies, by what they allow and not by how it is 
 entry, or above it, accepts what is found there."""
 
 
-def main(arguments: list[str]) -> int:
-    """0: nothing that is not accepted; 1: something is; 2: bad input."""
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="callfence lint", description=DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
     add("--level", choices=[*Level], type=Level, default=Level.WARNING, help="the least to tell (default: warning)")
     add("--accepted", action="store_true", help="tell what is accepted, too")
     add("--format", choices=["text", "json", "sarif"], default="text")
     add("policies", nargs="+", metavar="POLICY")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0: nothing that is not accepted; 1: something is; 2: bad input."""
+    options = parser().parse_args(arguments)
     found: list[tuple[str, Document, Finding]] = []
     broken = False
     for name in options.policies:
         try:
-            document = parse_file(name)
-        except PolicyError as error:
-            print(error, file=sys.stderr)
-            broken = True
-        except OSError as error:
-            print(f"callfence lint: {name}: {error.strerror}", file=sys.stderr)
+            document = read(name)
+        except InputError as error:
+            message = str(error)
+            print(message if "\n" in message else f"callfence lint: {message}", file=sys.stderr)
             broken = True
         else:
             found += [(name, document, one) for one in lint(document) if one.level.rank >= options.level.rank]
     shown = [one for one in found if options.accepted or not one[2].accepted]
     if options.format == "json":
-        print(json.dumps({"findings": [_object(name, finding) for name, _, finding in shown]}, indent=2))
+        print(json.dumps({"findings": [as_object(name, finding) for name, _, finding in shown]}, indent=2))
     elif options.format == "sarif":
         print(json.dumps(sarif([_result(name, finding) for name, _, finding in found]), indent=2))
     else:
@@ -110,7 +113,7 @@ def _print(shown: Sequence[tuple[str, Document, Finding]], found: Sequence[tuple
     print(f"{', '.join(parts) or 'nothing to tell'}{f'; {accepted} accepted' if accepted else ''}")
 
 
-def _object(policy: str, finding: Finding) -> dict[str, object]:
+def as_object(policy: str, finding: Finding) -> dict[str, object]:
     return {
         "file": policy,
         "line": line_of(policy, finding),

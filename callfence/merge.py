@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.inputs import judged
 from policygen import atomic, recording_file
 from policygen.document import Document, PolicyError, parse, parse_file
 from policygen.join import JoinError
 from policygen.lexer import decode
 from policygen.markers import with_markers
 from policygen.recording import merge
-from policygen.recording_file import RecordingError
 from policygen.threeway import merge_documents
 from policygen.unite import unite
 
@@ -30,8 +30,7 @@ DRIVER = """git's merge driver (`callfence git-setup`): merge what the two branc
 NAME is where the file belongs"""
 
 
-def main(arguments: list[str]) -> int:
-    """0; 1: --driver left conflicts; 2: bad input."""
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="callfence merge",
         usage="callfence merge -o OUT FILE|FOLDER ...\n       callfence merge --driver BASE OURS THEIRS [NAME]",
@@ -41,20 +40,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="NAME.rec or NAME.policy; may be one of the inputs")
     parser.add_argument("--driver", action="store_true", help=DRIVER)
     parser.add_argument("inputs", metavar="FILE", type=Path, nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0; 1: --driver left conflicts; 2: bad input."""
+    command = parser()
+    options = command.parse_args(arguments)
     if options.driver == (options.output is not None):
-        parser.error("give either -o OUT or --driver")
-    try:
-        if options.driver:
-            return _drive(options.inputs, parser)
-        return _fold(options.output, options.inputs)
-    except (PolicyError, RecordingError) as error:
-        print(error, file=sys.stderr)
-    except JoinError as error:
-        print(f"callfence merge: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"callfence merge: {error.filename}: {error.strerror}", file=sys.stderr)
-    return 2
+        command.error("give either -o OUT or --driver")
+    if options.driver and len(options.inputs) not in (3, 4):
+        command.error("--driver takes BASE OURS THEIRS, and the file's name")
+    return judged("merge", lambda: _drive(options.inputs) if options.driver else _fold(options.output, options.inputs))
 
 
 def _fold(output: Path, inputs: list[Path]) -> int:
@@ -64,7 +61,7 @@ def _fold(output: Path, inputs: list[Path]) -> int:
     if not files:
         raise JoinError(f"no {'recording' if recordings else 'policy'} is in {', '.join(map(str, inputs))}")
     if recordings:
-        recording_file.save(output, merge(*map(recording_file.load, files)))
+        recording_file.save(output, recording_file.load_all(files))
         return 0
     whole = parse_file(files[0]).inlined()
     for file in files[1:]:
@@ -85,10 +82,8 @@ def _files(given: Path, suffix: str) -> Iterator[Path]:
             yield from sorted(path for path in folder.iterdir() if path.suffix == suffix and path.is_file())
 
 
-def _drive(inputs: list[Path], parser: argparse.ArgumentParser) -> int:
+def _drive(inputs: list[Path]) -> int:
     """The merge into OURS, with conflict markers where one is left."""
-    if len(inputs) not in (3, 4):
-        parser.error("--driver takes BASE OURS THEIRS, and the file's name")
     base, ours, theirs = inputs[:3]
     name = inputs[3] if len(inputs) > 3 else ours
     contents = [path.read_bytes() for path in (base, ours, theirs)]

@@ -7,13 +7,11 @@ import sys
 
 from callfence.diff import difference_lines
 from callfence.inputs import InputError, document, judged
-from policygen.algebra import TooComplexError
 from policygen.compare import Change, Verdict, compare, verdict
 from policygen.reduce import reduce
 
 
-def main(arguments: list[str]) -> int:
-    """0; 1: --check, and B allows something that A does not; 2: bad input."""
+def parser() -> argparse.ArgumentParser:
     description = (
         "Print policy A, reduced by B: a system call that B names keeps only what both allow, one that B does not name "
         "stays as A has it.  With --check: prove that B allows nothing that A does not, or show what it does."
@@ -22,20 +20,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="print no policy; exit with 1 if B allows more than A")
     parser.add_argument("a", metavar="A", help="a policy file; - is standard input")
     parser.add_argument("b", metavar="B")
-    options = parser.parse_args(arguments)
+    return parser
 
-    def work() -> int:
-        try:
-            return _check(options.a, options.b) if options.check else _reduce(options.a, options.b)
-        except (TooComplexError, ValueError) as error:
-            raise InputError(str(error)) from error
 
-    return judged("reduce", work)
+def main(arguments: list[str]) -> int:
+    """0; 1: --check, and B allows something that A does not; 2: bad input."""
+    options = parser().parse_args(arguments)
+    work = _check if options.check else _reduce
+    return judged("reduce", lambda: work(options.a, options.b))
 
 
 def _reduce(a: str, b: str) -> int:
     before, by = document(a), document(b)
-    policy = reduce(before.policy, by.policy)
+    try:
+        policy = reduce(before.policy, by.policy)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     if compare(before.policy, policy).verdict not in (Verdict.EQUAL, Verdict.NARROWER):
         raise AssertionError("the reduced policy allows more than it did")
     sys.stdout.write(before.with_policy(policy).inlined().text())

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def main(arguments: list[str]) -> int:
-    """0; 1: a filter does what no policy says; 2: bad input."""
+def parser() -> argparse.ArgumentParser:
     description = (
         "Print a policy in canonical form, its includes resolved, or what it is compiled to; or print a filter, from a "
         "file or of a running process, as a policy.  What no policy can say of a filter is told in comments."
@@ -31,15 +30,20 @@ def main(arguments: list[str]) -> int:
     what.add_argument("policy", metavar="POLICY", nargs="?", help="a policy file; - is standard input")
     what.add_argument("--bpf", metavar="FILE", help="a file with a filter: an array of struct sock_filter")
     what.add_argument("--pid", metavar="PID", type=int, help="a running process, whose filters are read (CAP_SYS_ADMIN)")
-    options = parser.parse_args(arguments)
+    return parser
 
-    def work() -> int:
-        if options.policy is not None:
-            return _policy(options.policy, instructions=options.filter)
-        found = _of_process(options.pid) if options.bpf is None else [(f"the filter in {options.bpf}", program(options.bpf))]
-        return _filters(found, instructions=options.filter)
 
-    return judged("show", work)
+def main(arguments: list[str]) -> int:
+    """0; 1: a filter does what no policy says; 2: bad input."""
+    options = parser().parse_args(arguments)
+    return judged("show", lambda: _show(options))
+
+
+def _show(options: argparse.Namespace) -> int:
+    if options.policy is not None:
+        return _policy(options.policy, instructions=options.filter)
+    found = _of_process(options.pid) if options.bpf is None else [(f"the filter in {options.bpf}", program(options.bpf))]
+    return _filters(found, instructions=options.filter)
 
 
 def _policy(name: str, *, instructions: bool) -> int:

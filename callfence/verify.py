@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from tracer.abi import Event
 
 
-def main(arguments: list[str]) -> int:
-    """0: proved; 1: not the policy, and a call shows it; 2: bad input, or nothing can be proved."""
+def parser() -> argparse.ArgumentParser:
     description = (
         "Prove that a filter answers every call as its policy does, over all values of all arguments, or print a call "
         "on which it does not.  A policy is compiled, for the kernel alone and for reports; a filter by itself is read "
@@ -30,7 +29,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="callfence verify", description=description, allow_abbrev=False)
     parser.add_argument("--bpf", metavar="FILE", help="a filter that is to be POLICY: an array of struct sock_filter")
     parser.add_argument("file", metavar="POLICY|FILTER", help="a file; - is standard input")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0: proved; 1: not the policy, and a call shows it; 2: bad input, or nothing can be proved."""
+    options = parser().parse_args(arguments)
 
     def work() -> int:
         data = content(options.file)

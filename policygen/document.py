@@ -91,6 +91,8 @@ def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Docum
         "default": "# what happens to every call not allowed below",
         "unknown": "# calls newer than the table",
     }
+    if policy.portable:
+        settings["portable"] = "# learn and merge add what other C libraries do instead"
     layout = Layout((f"# callfence policy for: {shown}",), {word: Comments((), c) for word, c in settings.items()})
     return Document(policy, layout).with_policy(policy, notes)
 
@@ -104,7 +106,7 @@ def _section(section: Section, policy: Policy, arch: Arch, notes: Mapping[int, s
         if number in entries:
             kept[number] = remarks
         else:
-            end += tuple(line for line in _all(_without_notes(remarks)) if line)
+            end += tuple(line for line in _without_notes(remarks).all() if line)
     for number, note in (notes or {}).items():
         if number in entries:
             kept[number] = _with_note(kept.get(number, Remarks()), note)
@@ -141,14 +143,9 @@ def _with_note(remarks: Remarks, note: str) -> Remarks:
     return replace(remarks, entry=Comments((), text).join(remarks.entry))
 
 
-def _all(remarks: Remarks) -> tuple[str, ...]:
-    """Every comment of an entry."""
-    return remarks.entry.all() + tuple(line for comments in remarks.alternatives.values() for line in comments.all())
-
-
 def _orphans(section: Section) -> tuple[str, ...]:
     """Every comment of a section that is no longer there."""
     lines = section.arch.all() + tuple(line for include in section.includes for line in include.comments.all())
     for remarks in section.entries.values():
-        lines += _all(_without_notes(remarks))
+        lines += _without_notes(remarks).all()
     return tuple(line for line in lines + section.end if line)

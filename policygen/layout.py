@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from policygen.model import Entry, Expression
     from tracer.abi import Arch
 
-SETTINGS = ("callfence", "table", "arm", "default", "unknown")
+SETTINGS = ("callfence", "table", "arm", "default", "unknown", "portable")
 """The words that begin a setting, in canonical order; `arch`, which stands after the first, opens a section."""
 
-NOTE_WORDS = ("floor", "opaque")
+NOTE_WORDS = ("floor", "opaque", "portable")
 """The words that begin a note, `# WORD: text`: a comment that a tool writes on an entry, and replaces."""
 
 
@@ -66,6 +66,10 @@ class Remarks:
     entry: Comments = Comments()
     alternatives: Mapping[Expression, Comments] = field(default_factory=dict)
     """Those on one of several alternatives, which stand on lines of their own."""
+
+    def all(self) -> tuple[str, ...]:
+        """Every comment."""
+        return self.entry.all() + tuple(line for comments in self.alternatives.values() for line in comments.all())
 
     def settled(self, expression: Expression) -> Remarks:
         """The same as they will be read back once they are printed with that expression.

@@ -76,6 +76,15 @@ class Terminal:
                     break
         return self._process.wait(max(0.1, end - time.monotonic()))
 
+    def rest(self):
+        """What came since the last match, when the program has ended."""
+        while select.select([self._master], [], [], 0.1)[0]:
+            try:
+                self._seen += os.read(self._master, 4096).decode(errors="replace")
+            except OSError:
+                break
+        return self._seen
+
     def close(self):
         if self._master == -1:
             return

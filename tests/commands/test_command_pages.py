@@ -1,0 +1,95 @@
+"""completions/ and man/ are what the parsers say; `make commands` writes them anew."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from callfence.cli import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "man").iterdir())
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("tool", "folder"), [("make_completions.py", "completions"), ("make_manuals.py", "man")])
+def test_what_is_committed_is_what_the_parsers_say(tmp_path: Path, tool: str, folder: str) -> None:
+    subprocess.run([sys.executable, ROOT / "tools" / tool, tmp_path], check=True, timeout=120)
+    assert tree(ROOT / folder) == tree(tmp_path), "run `make commands`, and read the difference"
+
+
+def test_each_command_has_a_page() -> None:
+    names = {page.name for page in PAGES}
+    expected = {f"{name if name in ('learn', 'enforce') else f'callfence-{name}'}.1" for name in COMMANDS}
+    assert names == expected | {"callfence.1", "callfence-policy.5"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_groff_has_nothing_to_say(page: Path) -> None:
+    command = ["groff", "-man", "-ww", "-Tutf8", "-P-cbou", "-rLL=200n", page]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    assert done.stdout.count("\n") > 15
+    assert not re.search(r"\\f|``|\*\*", done.stdout)
+
+
+def test_the_page_says_what_help_says() -> None:
+    shown = subprocess.run(
+        ["groff", "-man", "-Tutf8", "-P-cbou", "-rLL=400n", ROOT / "man" / "enforce.1"],
+        capture_output=True, text=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+    told = subprocess.run([sys.executable, "-m", "callfence", "enforce", "--help"], capture_output=True, text=True, check=True)
+    for option in set(re.findall(r"--[a-z-]+", told.stdout)) - {"--help"}:
+        assert option in shown
+    assert "append violations to FILE, one JSON object a line, instead of standard error" in shown
+    assert "125 if it could not be confined" in shown
+
+
+DRIVER = """
+source "$1"
+COMP_WORDS=("${@:2}") COMP_CWORD=$(($# - 2))
+COMPREPLY=()
+compopt() { :; }
+"_shtab_${2//-/_}" 2>&1
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("learn", "--ch"), {"--check"}),
+        (("learn", "--arm", "e"), {"exec", "entry"}),
+        (("learn", "--allow-opaque", "io"), {"io_uring_setup"}),
+        (("learn", "-o", "no"), {"notes.policy"}),
+        (("learn", "./to"), {"./tool"}),
+        (("enforce", "--quiet"), {"--quiet-kernel"}),
+        (("enforce", "-p", "notes"), {"notes.policy"}),
+        (("callfence", "re"), {"reduce", "report", "review"}),
+        (("callfence", "diff", "--format", "s"), {"sarif"}),
+        (("callfence", "review", "--re"), {"--reject-all"}),
+        (("callfence", "lint", "note"), {"notes.policy"}),
+        (("callfence", "enforce", "--aud"), {"--audit"}),
+    ],
+)
+def test_bash_completes(tmp_path: Path, words: tuple[str, ...], expected: set[str]) -> None:
+    (tmp_path / "notes.policy").touch()
+    (tmp_path / "tool").touch()
+    command = ["bash", "--norc", "--noprofile", "-c", DRIVER, "bash", ROOT / "completions" / "bash" / words[0], *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert set(done.stdout.split()) == expected
+
+
+def test_the_wheel_installs_them() -> None:
+    import tomllib
+
+    files = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+    found = {path for patterns in files.values() for pattern in patterns for path in ROOT.glob(pattern)}
+    assert found == {path for folder in ("completions", "man") for path in (ROOT / folder).rglob("*") if path.is_file()}

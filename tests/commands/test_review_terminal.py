@@ -1,0 +1,244 @@
+"""`callfence review`, answered on a terminal and refused without one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "kernel"))
+from terminal import Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+REVIEW = [sys.executable, "-m", "callfence", "review"]
+OLD = """\
+callfence 1
+arch x86_64
+table 6.18
+arm exec
+default kill
+unknown errno ENOSYS
+
+close: allow
+# reads
+openat: flags in O_CLOEXEC  # plainly
+read: fd == 0
+"""
+NEW = OLD.replace("O_CLOEXEC", "O_CLOEXEC|O_DIRECTORY") + "    || fd == 5\nexecve: allow\nsync: allow\n"
+"""In the order of the questions: execve, openat, read, sync."""
+QUESTION = r"\[\?\]: "
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "old.policy").write_text(OLD)
+    (tmp_path / "app.policy").write_text(NEW)
+    return tmp_path
+
+
+@pytest.fixture
+def review(folder: Path) -> Iterator[Callable[..., Terminal]]:
+    """`review("a", "r")`: the terminal after these answers, each given to a question."""
+    opened: list[Terminal] = []
+
+    def start(*answers: str, command: tuple[str, ...] = (), against: str = "old.policy") -> Terminal:
+        opened.append(Terminal([*command, *REVIEW, "--against", against, "app.policy"], folder))
+        for answer in answers:
+            opened[-1].expect(QUESTION)
+            opened[-1].send(f"{answer}\n")
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+def canonical(folder: Path, text: str) -> str:
+    path = folder / "expected.policy"
+    path.write_text(text)
+    subprocess.run([sys.executable, "-m", "callfence", "fmt", path], check=True, timeout=60)
+    return path.read_text()
+
+
+def test_what_is_shown(review: Callable[..., Terminal]) -> None:
+    terminal = review()
+    shown = terminal.expect(rf"(?s).*{QUESTION}")[0].replace("\r\n", "\n")
+    assert shown.startswith(
+        "\n(1 of 4)\n"
+        "warning: execve: it newly starts other programs [execute]\n"
+        "  why     each program on the machine is then at hand, a shell too, although under this policy\n"
+        "  safer   a process of its own, with its own policy, for what must be started\n"
+        "  + execve: allow\n"
+        "  allows  execve(filename=NULL, argv=NULL, envp=NULL)\n"
+        "  seen    in no recorded run\n"
+        "[a]ccept "
+    )
+    terminal.send("s\n")
+    shown = terminal.expect(rf"(?s).*{QUESTION}")[0].replace("\r\n", "\n")
+    assert "  - openat: flags in O_CLOEXEC\n  + openat: flags in O_DIRECTORY|O_CLOEXEC\n  new     flags" in shown
+
+
+def test_each_is_judged(folder: Path, review: Callable[..., Terminal]) -> None:
+    terminal = review("r", "reject", "a", "s")
+    terminal.expect(r"app.policy: 1 accepted, 2 rejected, 1 undecided\r\n  - execve: allow")
+    terminal.expect(r"commit app.policy")
+    assert terminal.wait() == 1
+    assert (folder / "app.policy").read_text() == canonical(folder, OLD + "    || fd == 5\nsync: allow\n")
+
+
+def test_a_reason_is_kept(folder: Path, review: Callable[..., Terminal]) -> None:
+    terminal = review("a")
+    terminal.expect(r"why\?[^\n]*none\) ")
+    terminal.send("one\u200btwo\n")
+    terminal.expect(r"why\?[^\n]*none\) ")
+    terminal.send("it runs the hooks\n")
+    terminal.expect(QUESTION)
+    terminal.send("all\n")
+    assert terminal.wait() == 0
+    assert "execve: allow                  # why: it runs the hooks\n" in (folder / "app.policy").read_text()
+    lint = [sys.executable, "-m", "callfence", "lint", "app.policy"]
+    assert subprocess.run(lint, cwd=folder, capture_output=True, timeout=60, check=False).returncode == 0
+    again = review()
+    again.expect(r"execve: allow")
+    again.expect(QUESTION)
+    again.send("a\n")
+    assert again.expect(rf"why\?|{QUESTION}")[0] != "why?"
+
+
+def test_back_and_help(folder: Path, review: Callable[..., Terminal]) -> None:
+    terminal = review("r", "b", "?")
+    terminal.expect("leave the file as it was")
+    terminal.expect(QUESTION)
+    terminal.send("a\n")
+    terminal.expect(r"why\?[^\n]*none\) ")
+    terminal.send("\n")
+    terminal.expect(QUESTION)
+    terminal.send("q\n")
+    terminal.expect(r"app.policy: 1 accepted, 3 undecided")
+    assert terminal.wait() == 1
+    assert (folder / "app.policy").read_text() == NEW
+
+
+@pytest.mark.parametrize("end", ["q\n", "\x04"])
+def test_to_quit_keeps_what_is_decided(folder: Path, review: Callable[..., Terminal], end: str) -> None:
+    terminal = review("r")
+    terminal.expect(QUESTION)
+    terminal.send(end)
+    terminal.expect(r"app.policy: 1 rejected, 3 undecided")
+    assert terminal.wait() == 1
+    assert (folder / "app.policy").read_text() == canonical(folder, NEW.replace("execve: allow\n", ""))
+
+
+def test_an_interrupt_leaves_the_file(folder: Path, review: Callable[..., Terminal]) -> None:
+    before = (folder / "app.policy").stat()
+    terminal = review("r", "r")
+    terminal.expect(QUESTION)
+    terminal.key("\x03")
+    terminal.expect("app.policy: left as it was")
+    assert terminal.wait() == -signal.SIGINT
+    after = (folder / "app.policy").stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+def test_to_edit_on_the_line(folder: Path, review: Callable[..., Terminal]) -> None:
+    terminal = review("s", "s", "e", command=("sh", "-c", 'stty echo; exec "$@"', "sh"))
+    terminal.expect(r"edit \(empty: as it was\): read: fd == 5")
+    terminal.send("\x15read: fd = 6\n")  # ^U empties the line
+    terminal.expect(r"LINE:1:10: ")
+    terminal.expect(r"\n           \^\r\n")
+    terminal.expect(r"edit \(empty: as it was\): read: fd = 6")
+    terminal.send("\x15write: fd == 6\n")
+    terminal.expect("it is to be the entry of read alone")
+    terminal.expect(r"edit \(")
+    terminal.send("\x15read: errno EPERM\n")
+    terminal.expect("it is to answer as before, under other conditions")
+    terminal.expect(r"edit \(")
+    terminal.send("\x15read: fd in {6, 7}\n")
+    terminal.expect(r"\(3 of 4\)\r\n")
+    terminal.expect(r"\+ read: fd in \{6, 7\}")
+    terminal.expect(QUESTION)
+    terminal.send("a\n")
+    terminal.expect(QUESTION)
+    terminal.send("q\n")
+    assert terminal.wait() == 1
+    expected = NEW.replace("|| fd == 5", "|| fd in {6, 7}")
+    assert (folder / "app.policy").read_text() == canonical(folder, expected)
+
+
+def test_to_edit_with_an_editor(folder: Path, review: Callable[..., Terminal]) -> None:
+    script = "cat $1 >> seen\nread -r line < next; echo \"$line\" > $1; echo 'read: fd == 9' > next\n"
+    (folder / "edit").write_text(f"#!/bin/sh\n{script}")
+    (folder / "edit").chmod(0o755)
+    (folder / "next").write_text("read: fd == FOO\n")
+    terminal = review("s", "s", "e", command=("env", "EDITOR=./edit"))
+    terminal.expect(r"LINE:1:")
+    terminal.expect(r"Enter edits it again")
+    terminal.send("\n")
+    terminal.expect(r"\+ read: fd == 9")
+    terminal.expect(QUESTION)
+    terminal.send("all\n")
+    assert terminal.wait() == 1
+    assert (folder / "app.policy").read_text() == canonical(folder, NEW.replace("|| fd == 5", "|| fd == 9"))
+    assert (folder / "seen").read_text() == "read: fd == 5\nread: fd == FOO\n"
+
+
+def test_what_is_learned_meanwhile_is_undecided(folder: Path, review: Callable[..., Terminal]) -> None:
+    terminal = review("r", "a", "a")
+    terminal.expect(QUESTION)  # it has read the file
+    (folder / "app.policy").write_text(NEW + "fsync: allow\n")
+    terminal.send("a\n")
+    terminal.expect(r"3 accepted, 1 rejected, 1 undecided")
+    assert terminal.wait() == 1
+    assert (folder / "app.policy").read_text() == canonical(folder, NEW.replace("execve", "fsync"))
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*REVIEW, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_without_a_terminal(folder: Path) -> None:
+    done = run(folder, "--against", "old.policy", "app.policy")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--accept-all or --reject-all" in done.stderr and "callfence diff" in done.stderr
+    assert (folder / "app.policy").read_text() == NEW
+    done = run(folder, "--accept-all", "--against", "old.policy", "app.policy")
+    assert (done.returncode, (folder / "app.policy").read_text()) == (0, NEW)
+    assert done.stdout.startswith("app.policy: 4 accepted\n")
+    done = run(folder, "--reject-all", "--against", "old.policy", "app.policy")
+    assert (done.returncode, (folder / "app.policy").read_text()) == (0, canonical(folder, OLD))
+    done = run(folder, "--against", "old.policy", "app.policy")
+    assert (done.returncode, done.stdout) == (0, "app.policy: nothing to review: it allows no more than old.policy does\n")
+
+
+def test_the_committed_version(folder: Path) -> None:
+    assert "no revision of a git repository here" in run(folder, "app.policy").stderr
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x"]
+    (folder / "app.policy").write_text(OLD)
+    for command in (["init", "-q"], ["add", "app.policy"], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *command], cwd=folder, check=True, timeout=60)
+    (folder / "app.policy").write_text(NEW)
+    for name in ("app.policy", str(folder / "app.policy")):
+        assert run(folder, "--accept-all", name).stdout.splitlines()[0] == f"{name}: 4 accepted"
+    outside = folder.parent / f"{folder.name}.policy"
+    outside.write_text(NEW)
+    assert run(folder, "--reject-all", f"../{outside.name}").returncode == 2
+    assert outside.read_text() == NEW
+    outside.unlink()
+
+
+@pytest.mark.parametrize("spoil", ["read: fd = 0\n", "", None])
+def test_bad_input(folder: Path, spoil: str | None) -> None:
+    if spoil is None:
+        (folder / "app.policy").unlink()
+    else:
+        (folder / "app.policy").write_text(spoil or OLD + "\0")
+    done = run(folder, "--reject-all", "--against", "old.policy", "app.policy")
+    assert done.returncode == 2
+    assert done.stderr.startswith(("app.policy:", "callfence review: app.policy:"))

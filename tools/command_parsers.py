@@ -1,0 +1,39 @@
+"""The argument parsers of all commands, for what is made of them: completions, manual pages."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from callfence.cli import COMMANDS, module_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """That of a subcommand of `callfence`."""
+    parser: argparse.ArgumentParser = import_module(module_of(name)).parser()
+    return parser
+
+
+def whole() -> argparse.ArgumentParser:
+    """That of `callfence`, with its subcommands; it is not what parses its command line, which loads one of them only."""
+    description = "Learn what a program asks of the kernel, review it, enforce it."
+    parser = argparse.ArgumentParser(prog="callfence", description=description)
+    parser.add_argument("-V", "--version", action="store_true", help="print the version")
+    subparsers = parser.add_subparsers(metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        one = parser_of(name)
+        subparsers.add_parser(name, help=text, description=one.description, parents=[one], add_help=False, usage=one.usage)
+    return parser
+
+
+def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return parser._actions  # argparse has no public way to list them
+
+
+def standalone() -> Mapping[str, argparse.ArgumentParser]:
+    """By the name of the program."""
+    return {"learn": parser_of("learn"), "enforce": parser_of("enforce"), "callfence": whole()}
