@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from callfence.diff import SAYS, call_name, rule_texts
+from callfence.diff import SAYS, call_name, risks, rule_texts
 from callfence.lint import line_of_call
 from callfence.sarif import Result, Rule, sarif
 from policygen.catalogue import Level
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from policygen.risk import Ranked
 
 NEW_BEHAVIOUR = Rule("new-behaviour", "more is allowed", "The policy allows calls that it did not.", "Ask what needs them.")
-_HEADINGS = {Change.MORE: "Became possible", Change.LESS: "No longer possible", Change.OTHER: "Answered otherwise"}
+HEADINGS = {Change.MORE: "Became possible", Change.LESS: "No longer possible", Change.OTHER: "Answered otherwise"}
 _SAID = 60_000
 """Characters of Markdown: GitHub takes 65,536 in a comment."""
 
@@ -42,7 +42,7 @@ def _object(one: Ranked) -> dict[str, object]:
     return {
         "arch": difference.arch,
         "name": call_name(difference),
-        "change": _HEADINGS[difference.change].lower(),
+        "change": HEADINGS[difference.change].lower(),
         "before": format_action(difference.before),
         "after": format_action(difference.after),
         "rules": rule_texts(difference),
@@ -58,14 +58,14 @@ def as_markdown(comparison: Comparison, differences: Sequence[Ranked], new: str)
     """For a comment on a pull request: the verdict, the risks, and a table for each kind of change."""
     said = SAYS.get(comparison.verdict, "both allow the same calls")
     lines = [f"**`{new}`: {comparison.verdict}**: {said}.", ""]
-    for one in differences:
-        for row in one.dangers:
-            if row.level is not Level.NOTE:
-                lines.append(f"- **{row.level}**: `{call_name(one.difference)}` {row.grants}: {row.why}. Safer: {row.safer}.")
+    for row, names in risks(differences):
+        calls = ", ".join(f"`{name}`" for name in names)
+        reason = "" if row.level is Level.NOTE else f": {row.why}. Safer: {row.safer}"
+        lines.append(f"- **{row.level}**: {calls}: it newly {row.grants}{reason}.")
     before, after = comparison.arms
     if before != after:
         lines += [f"- the filter takes effect with `arm {after}`, before with `arm {before}`"]
-    for change, heading in _HEADINGS.items():
+    for change, heading in HEADINGS.items():
         those = [one for one in differences if one.difference.change is change]
         if those:
             lines += ["", f"{heading}:", "", "| calls | answer | for example |", "|---|---|---|"]

@@ -27,7 +27,7 @@ TIMEOUT = 120
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("callfence")
-    group.addoption("--update-policies", action="store_true", help="rewrite samples/*.policy with what learn writes")
+    group.addoption("--update-policies", action="store_true", help="rewrite samples/*.policy and golden diffs")
     group.addoption("--write-corpus", metavar="FILE", help="write the table of learned and enforced programs to FILE")
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +103,7 @@ def test_json(pair: Path) -> None:
 def test_markdown(pair: Path) -> None:
     shown = diff(pair, "--format", "md", "old.policy", "new.policy").stdout
     assert shown.startswith("**`new.policy`: wider**")
-    assert "- **warning**: `execve` starts other programs" in shown
+    assert "- **warning**: `execve`: it newly starts other programs" in shown
     rows = [line for line in shown.splitlines() if line.startswith("| `")]
     assert len(rows) == 4
     assert all(row.replace("\\|", "").count("|") == 4 for row in rows)  # three cells, whatever is in the code
@@ -174,3 +177,32 @@ def test_a_file_that_a_revision_does_not_have(tmp_path: Path) -> None:
     (tmp_path / "a.policy").write_text("read: allow\n")
     done = diff(tmp_path, "--git", "HEAD", "a.policy")
     assert (done.returncode, "+ read: allow" in done.stdout) == (0, True)
+
+
+EVERYTHING = {arch: "".join(f"{name}: allow\n" for name in table(arch).by_name) for arch in Arch}
+"""A policy's entries for an architecture, each risk of the catalogue among them."""
+
+
+@pytest.mark.parametrize("arches", [[Arch.X86_64], [Arch.X86_64, Arch.I386]], ids=str)
+def test_what_is_told_shortly_leaves_no_call_out(arches: list[Arch], tmp_path: Path) -> None:
+    (tmp_path / "old.policy").write_text("".join(f"arch {arch}\nread: fd == 0\n" for arch in arches))
+    (tmp_path / "new.policy").write_text("".join(f"arch {arch}\n{EVERYTHING[arch]}" for arch in arches))
+    short = diff(tmp_path, "old.policy", "new.policy").stdout
+    sections = short.split("arch ")[1:]
+    for arch, section in zip(arches, sections, strict=True):
+        told = set(re.findall(r"\w+", section))
+        assert told >= set(table(arch).by_name)
+    full = diff(tmp_path, "--full", "old.policy", "new.policy").stdout
+    assert full.count("for example") == sum(len(table(arch).by_number) for arch in arches)
+
+
+def test_conditions_are_told_while_there_is_room(tmp_path: Path) -> None:
+    (tmp_path / "old.policy").write_text(text(OLD))
+    (tmp_path / "new.policy").write_text(text({**OLD, **dict.fromkeys(("fsync", "fchdir", "ftruncate"), "fd == 1")}))
+    lines = diff(tmp_path, "old.policy", "new.policy").stdout.splitlines()
+    assert sum("for example" in line for line in lines) == 3
+    more = dict.fromkeys(("fsync", "fchdir", "ftruncate", "fdatasync", "flock", "syncfs", "fstat"), "fd == 1")
+    (tmp_path / "new.policy").write_text(text({**OLD, **more}))
+    lines = diff(tmp_path, "old.policy", "new.policy").stdout.splitlines()
+    assert [line.strip() for line in lines if line.startswith("  ")] == sorted(f"+ {name}: fd == 1" for name in more)
+    assert lines[-1] == "--full tells each with its rules and an example"

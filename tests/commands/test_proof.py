@@ -100,7 +100,7 @@ def test_diff(folder: Path) -> None:
     done = callfence(folder, "diff", "old.policy", "new.policy")
     assert done.returncode == 0
     assert done.stdout == (
-        "wider: NEW allows all that OLD does, and more\narch x86_64\n"
+        "wider: NEW allows all that OLD does, and more\nno known risk became possible\narch x86_64\n"
         "  + read: fd == 2\n      kill -> allow, for example read(fd=2, buf=NULL, count=0)\n"
     )
 

@@ -126,3 +126,48 @@ def test_the_gravest_comes_first() -> None:
     levels = [finding.level.rank for finding in lint(parse("socket: allow\nexecve: allow\nptrace: allow\n"))]
     assert levels == sorted(levels, reverse=True)
     assert {Level.DANGER.rank, Level.NOTE.rank} <= set(levels)
+
+
+PROMISED = """
+    ptrace process_vm_readv process_vm_writev bpf perf_event_open userfaultfd keyctl add_key request_key
+    mount umount2 move_mount open_tree fsopen fsconfig fsmount fspick mount_setattr pivot_root chroot unshare setns clone3
+    io_uring_setup io_uring_enter io_uring_register execve execveat personality init_module finit_module delete_module
+    kexec_load kexec_file_load mknod
+"""
+
+
+@pytest.mark.parametrize("name", PROMISED.split())
+def test_calls_that_a_reviewer_is_always_told_of(name: str) -> None:
+    assert any(finding.level is not Level.NOTE for finding in lint(parse(f"{name}: allow\n")))
+
+
+@pytest.mark.parametrize(
+    ("rule", "row"),
+    [
+        ("clone: clone_flags has CLONE_NEWUSER", "user-namespace-clone"),
+        ("unshare: unshare_flags == CLONE_NEWUSER", "user-namespace"),
+        ("mmap: prot == PROT_READ|PROT_WRITE|PROT_EXEC", "write-exec"),
+        ("pkey_mprotect: prot == PROT_WRITE|PROT_EXEC", "write-exec"),
+        ("ioctl: cmd == TIOCSTI", "tiocsti"),
+        ("ioctl: cmd == TIOCLINUX", "tioclinux"),
+        ("ioctl: fd == 0", "any-ioctl"),
+        ("prctl: arg2 == 0", "any-prctl"),
+        ("clone: newsp == 0", "any-clone"),
+        ("socket: type == SOCK_STREAM", "any-socket"),
+        ("socket: family == AF_INET && type == SOCK_RAW|SOCK_CLOEXEC", "raw-socket"),
+        ("socket: family == AF_PACKET && type == SOCK_DGRAM", "packet-socket"),
+        ("socket: family == AF_NETLINK && type == SOCK_RAW && protocol == NETLINK_NETFILTER", "netfilter"),
+        ("socket: family == AF_NETLINK && type == SOCK_RAW && protocol == NETLINK_ROUTE", "netlink"),
+        ("socket: family == AF_ALG", "alg-socket"),
+        ("socket: family == AF_VSOCK", "vsock"),
+        ("mknodat: mode & 0o170000 == S_IFBLK", "device-node"),
+    ],
+)
+def test_arguments_that_a_reviewer_is_always_told_of(rule: str, row: str) -> None:
+    assert row in rules(rule)
+
+
+def test_sources_are_well_formed() -> None:
+    for danger in dangers():
+        for cve in re.findall(r"CVE\S*", f"{danger.why} {danger.source}"):
+            assert re.fullmatch(r"CVE-20[0-9]{2}-[0-9]{4,5}[,;)]?", cve), (danger.id, cve)

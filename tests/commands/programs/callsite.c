@@ -1,0 +1,18 @@
+/* Makes one call, from a function that nothing exports. */
+#include <sys/syscall.h>
+
+static __attribute__((noinline)) long calls_getppid(void)
+{
+    long result;
+#ifdef __i386__
+    __asm__ volatile("int $0x80" : "=a"(result) : "a"(SYS_getppid) : "memory");
+#else
+    __asm__ volatile("syscall" : "=a"(result) : "a"(SYS_getppid) : "rcx", "r11", "memory");
+#endif
+    return result;
+}
+
+int main(void)
+{
+    return calls_getppid() < 0;
+}

