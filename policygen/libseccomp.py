@@ -9,14 +9,13 @@ would translate them by name and turn `socket` into `socketcall` as well.
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import ctypes.util
 import os
 import resource
 import select
 import signal
 import time
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from policygen import bpf
@@ -83,17 +82,17 @@ def generate(default: int, rules: Sequence[Rule], seconds: float = SECONDS) -> l
 
 
 def require() -> None:
-    """LibseccompError if there is no libseccomp: for those who want to know before they need it.
-
-    Importing pyseccomp runs ldconfig(8) twice, 9 ms; that is needed only to say what is wrong."""
-    if find_spec("pyseccomp"):
-        with contextlib.suppress(OSError):
-            ctypes.CDLL("libseccomp.so.2")
-            return
+    """LibseccompError if there is no libseccomp: for those who want to know before they need it."""
     _library()
 
 
+def _soname(name: str) -> str:
+    return {"c": "libc.so.6", "seccomp": "libseccomp.so.2"}[name]
+
+
 def _library() -> Any:
+    find = ctypes.util.find_library
+    ctypes.util.find_library = _soname  # pyseccomp runs ldconfig(8) with it, twice: 9 ms, for what the loader knows
     try:
         import pyseccomp
     except ImportError as error:
@@ -102,6 +101,8 @@ def _library() -> Any:
         raise LibseccompError(
             f"libseccomp is missing ({error}): install the package libseccomp2 (Debian, Ubuntu) or libseccomp"
         ) from error
+    finally:
+        ctypes.util.find_library = find
     return pyseccomp
 
 

@@ -473,8 +473,13 @@ def test_libseccomp_is_imported_only_when_it_is_needed() -> None:
 
 def test_a_missing_libseccomp_is_named_with_its_package() -> None:
     code = """
-import ctypes.util
-ctypes.util.find_library = lambda name: None
+import ctypes
+load = ctypes.CDLL
+def without(name, *arguments, **options):
+    if "seccomp" in (name or ""):
+        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+    return load(name, *arguments, **options)
+ctypes.CDLL = without
 from policygen.compile import CompileError, compile_policy
 from policygen.document import parse
 try:
