@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tracer.loop import Loop
+from tracer.loop import TURNS, Loop
 
 
 class Recorder:
@@ -21,8 +21,9 @@ class Recorder:
 
 
 def loop_over(monkeypatch, *answers):
-    """A loop of two tasks whose waitpid gives the answers, then ECHILD."""
+    """A loop of two tasks, at its turn to take all that have stopped, whose waitpid gives the answers, then ECHILD."""
     loop = Loop(Recorder())
+    loop._turns = TURNS - 1
     for tid in (1 << 22, (1 << 22) + 1):
         loop.family.add(tid, tid)
     left = iter(answers)
@@ -42,10 +43,12 @@ def test_no_status_is_lost_when_the_last_ones_end_at_once(monkeypatch):
     assert [loop._next(), loop._next(), loop._next()] == [(11, 0), (12, 3), None]
 
 
-def test_all_that_have_stopped_are_taken_before_one_is_resumed(monkeypatch):
-    loop = loop_over(monkeypatch, (11, 1), (12, 2), (13, 3), (0, 0), (11, 4))
+def test_at_times_all_that_have_stopped_are_taken_before_one_is_resumed(monkeypatch):
+    busy = [(11, turn) for turn in range(TURNS - 1)]
+    loop = loop_over(monkeypatch, (11, 1), (12, 2), (13, 3), (0, 0), *busy, (11, 4), (12, 5), (0, 0))
     assert [loop._next() for _ in range(3)] == [(11, 1), (12, 2), (13, 3)]
-    assert loop._next() == (11, 4)
+    assert [loop._next() for _ in busy] == busy  # one by one, until it is the turn of all again
+    assert [loop._next() for _ in range(2)] == [(11, 4), (12, 5)]
 
 
 def test_the_initial_status_is_kept(monkeypatch):
