@@ -129,7 +129,7 @@ def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[
         origin = "seen" if one.note else str(one.origin)
         yield f"  {origin}; {plural(calls, 'call')} in run{'s' if len(runs) > 1 else ''} {numbers}"
         yield from site_lines(one.observations, recording, symbols)
-    elif one.origin is Origin.UNSEEN:
+    elif one.origin in (Origin.UNSEEN, Origin.PORTABLE):
         yield f"  {one.origin}"
     if one.widenings and permits(one.rule.action):
         yield f"  wider than seen: {widened(one)}"

@@ -34,6 +34,8 @@ class Options:
     """Hold free arguments to the values seen, where the evidence is good."""
     allow_opaque: Collection[str] = ()
     """Which of the calls that hide their arguments (`floor.OPAQUE`) to allow."""
+    portable: bool = False
+    """Make the policy fit other C libraries too (`policygen.portable`), if it does not already."""
 
 
 DEFAULTS = Options()
@@ -55,12 +57,19 @@ class Extended:
 
 
 def extend(
-    entry: Entry | None, default: Action, observations: Sequence[Observation], calls: Table, options: Options
+    entry: Entry | None,
+    default: Action,
+    observations: Sequence[Observation],
+    calls: Table,
+    options: Options,
+    *,
+    by_hand: bool = True,
 ) -> Extended:
     """The entry that allows what `entry` does and the observations, all of that one call.
 
     `default` is what the policy does where the entry says nothing.  An alternative that a person wrote or narrowed is
-    kept.  If every alternative constrains some argument, so do those that are added, as far as its values were kept.
+    kept.  If every alternative constrains some argument, so do those that are added, as far as its values were kept;
+    unless nothing of the entry is known to be `by_hand`.
     """
     number = observations[0].number
     name = calls.by_number[number].name
@@ -71,7 +80,7 @@ def extend(
     allowed = tuple(observation for observation in observations if observation not in against)
     if not known.new:
         return Extended(entry, (), allowed, known.refused)
-    held = constrained(entry.expression) if entry else ()
+    held = constrained(entry.expression) if entry and by_hand else ()
     found = generalise(known.new, calls, names_only=options.names_only, tight=options.tight, held=held)
     before = _alternatives(entry)
     after = minimise(_joined(before, found.rules, calls, number), calls.by_number[number].arguments)

@@ -78,6 +78,7 @@ class Widening(StrEnum):
     """A way in which a rule allows more than was seen."""
 
     FLOOR = "allowed whether seen or not"
+    PORTABLE = "what other C libraries do instead"
     NAMES = "any arguments"
     FREE = "any value"
     UNION = "any combination of the bits seen"

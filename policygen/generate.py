@@ -12,9 +12,12 @@ from policygen.evaluate import evaluate
 from policygen.extend import DEFAULTS, Extended, Options, extend
 from policygen.floor import ARMED_BEFORE, CLONE_THREAD, FLOOR, FUTEX_OPERATIONS, OPAQUE, THREADS, VISIBLE_NO_MORE
 from policygen.generalise import Widened, Widening
+from policygen.join import alternatives
 from policygen.known import permits
 from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy
 from policygen.observation import Observation, kept
+from policygen.portable import Grown, made_portable, with_equivalents
+from policygen.provenance import note_of
 from policygen.replay import replay
 from tracer.abi import X32_BIT, Arch, Event, constants, table
 
@@ -73,15 +76,20 @@ def generate(
     placed, gaps = _placed(observations)
     start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
     placed = _with_waits(placed, start)
+    noted = _portable_notes(existing)
     extended = {
-        (arch, number): extend(start.entries[arch].get(number), start.default, seen, table(arch), options)
+        (arch, number): extend(
+            start.entries[arch].get(number), start.default, seen, table(arch), options, by_hand=(arch, number) not in noted
+        )
         for (arch, number), seen in placed.items()
     }
-    policy = _with_entries(start, extended)
+    grown = _grown(old, _with_entries(start, extended), extended, options)
+    policy = grown.policy
     if existing is not None and policy == old:
         document = existing
     else:
-        notes = _notes(policy)
+        unseen = {call: note for call, note in noted.items() if call not in extended or not extended[call].added}
+        notes = {**unseen, **grown.reasons, **_notes(policy)}
         document = existing.with_policy(policy, notes) if existing else new_document(policy, name, notes)
     allowed = [(table(arch), seen) for (arch, _), one in extended.items() for seen in one.allowed]
     if allowed or document is not existing:  # else there is nothing to write, and nothing to replay
@@ -89,14 +97,15 @@ def generate(
     widenings = {widened: count for one in extended.values() for widened, count in one.widenings.items()}
     return Generated(
         document,
-        tuple(_new(old, extended)),
-        _floor_widenings(old, start) | widenings,
+        tuple(_new(old, policy, extended, grown)),
+        _floor_widenings(old, start) | widenings | _portable_widenings(grown),
         tuple(seen for one in extended.values() for seen in one.refused),
         tuple(gaps),
     )
 
 
-Placed = dict[tuple[Arch, int], tuple[Observation, ...]]
+Call = tuple[Arch, int]
+Placed = dict[Call, tuple[Observation, ...]]
 
 
 def _placed(observations: Iterable[Observation]) -> tuple[Placed, list[str]]:
@@ -183,6 +192,25 @@ def _with_entries(policy: Policy, extended: Mapping[tuple[Arch, int], Extended])
     return replace(policy, entries=entries, table=version)
 
 
+def _grown(old: Policy, policy: Policy, extended: Mapping[Call, Extended], options: Options) -> Grown:
+    """The policy with the equivalents of what was added; of all that it allows, where it was not portable before."""
+    if old.portable:
+        return with_equivalents(policy, {call: one.added for call, one in extended.items() if one.added})
+    return made_portable(policy) if options.portable else Grown(policy, (), {})
+
+
+def _portable_notes(existing: Document | None) -> dict[Call, str]:
+    """The reasons of entries that are no more than equivalents."""
+    if existing is None:
+        return {}
+    found = {
+        (arch, number): note_of(existing, arch, number)
+        for arch, section in existing.policy.entries.items()
+        for number in section
+    }
+    return {call: note for call, note in found.items() if note.startswith("portable: ")}
+
+
 def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:
     """The reasons of entries that come from `floor`."""
     notes = {}
@@ -200,10 +228,18 @@ def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:
     return notes
 
 
-def _new(old: Policy, extended: Mapping[tuple[Arch, int], Extended]) -> Iterator[New]:
-    for (arch, number), one in extended.items():
-        if one.entry is not None and one.added:
-            yield New(arch, number, one.entry, one.added, number not in old.entries.get(arch, {}))
+def _new(old: Policy, policy: Policy, extended: Mapping[Call, Extended], grown: Grown) -> Iterator[New]:
+    seen = [call for call, one in extended.items() if one.entry is not None and one.added]
+    for arch, number in _in_order(dict.fromkeys((*seen, *grown.grown), ())):
+        entry, before = policy.entries[arch][number], old.entries.get(arch, {}).get(number)
+        known = alternatives(before.expression) if before else ()
+        added = tuple(one for one in alternatives(entry.expression) if one not in known)
+        yield New(arch, number, entry, added, before is None)
+
+
+def _portable_widenings(grown: Grown) -> dict[Widened, int]:
+    """The equivalents, which no observation stands behind."""
+    return {Widened(arch.audit, number, -1, Widening.PORTABLE): 0 for arch, number in grown.grown}
 
 
 def _floor_widenings(old: Policy, start: Policy) -> dict[Widened, int]:

@@ -22,7 +22,7 @@ class JoinError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
+class Form:
     """An entry as: carried out with `action` where `allowed` holds, `refusal` elsewhere (None: the default)."""
 
     allowed: Expression
@@ -31,18 +31,18 @@ class _Form:
     refusal: Action | None
 
 
-def _form(entry: Entry, default: Action) -> _Form:
+def form_of(entry: Entry, default: Action) -> Form:
     other = entry.otherwise or default
     if entry.expression == Always(False):
-        return _Form(Always(False), None, entry.otherwise)
+        return Form(Always(False), None, entry.otherwise)
     if permits(entry.action):
         if permits(other) and entry.expression != Always(True):
             raise JoinError("an entry that carries a call out in two ways is joined by hand")
-        return _Form(entry.expression, entry.action, entry.otherwise)
+        return Form(entry.expression, entry.action, entry.otherwise)
     if entry.expression == Always(True):
-        return _Form(Always(False), None, entry.action)
+        return Form(Always(False), None, entry.action)
     if permits(other):
-        return _Form(Not(entry.expression), other, entry.action)
+        return Form(Not(entry.expression), other, entry.action)
     raise JoinError("an entry that refuses in two ways is joined by hand")
 
 
@@ -56,7 +56,7 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
         return a
     if a is None or b is None:
         return None if permits(default) else a or b
-    one, other = _form(a, default), _form(b, default)
+    one, other = form_of(a, default), form_of(b, default)
     actions = {form.action for form in (one, other) if form.action}
     refusals = {form.refusal for form in (one, other) if form.refusal}
     if len(actions) > 1:
@@ -94,7 +94,7 @@ def refuses(arch: Arch, number: int, entry: Entry | None, wanted: Expression, de
     """
     if entry is None:
         return False
-    form = _form(entry, default)
+    form = form_of(entry, default)
     if form.refusal is None and form.allowed != Always(False):
         return False
     arguments = table(arch).by_number[number].arguments

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from policygen.observation import Observation
+    from policygen.rule import Rule
     from tracer.abi import Argument
     from tracer.abi.table import Table
+
+_MANY = 2000
+"""Rules judged in one space, which has room for a million nodes: each takes up to 400."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +50,22 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
     if entry is None:
         return Known(() if permits(default) else tuple(observations), ())
     plain = calls.by_number[observations[0].number].arguments
-    sets = space()
-    allowed, refused = _regions(sets, entry, default, plain)
-    new: list[Observation] = []
-    against: list[Observation] = []
-    for observation in observations:
-        seen = truth(sets, expression(literal(observation, calls), plain), plain)
-        rest = sets.choose(allowed, FALSE, seen)
-        if rest != FALSE:
-            (new if sets.choose(refused, FALSE, rest) != FALSE else against).append(observation)
-    return Known(tuple(new), tuple(against))
+    rules = [literal(observation, calls) for observation in observations]
+    different = list(dict.fromkeys(rules))
+    new: set[Rule] = set()
+    against: set[Rule] = set()
+    for first in range(0, len(different), _MANY):
+        sets = space()
+        allowed, refused = regions(sets, entry, default, plain)
+        for rule in different[first : first + _MANY]:
+            rest = sets.choose(allowed, FALSE, truth(sets, expression(rule, plain), plain))
+            if rest != FALSE:
+                (new if sets.choose(refused, FALSE, rest) != FALSE else against).add(rule)
+    both = list(zip(observations, rules, strict=True))
+    return Known(tuple(one for one, rule in both if rule in new), tuple(one for one, rule in both if rule in against))
 
 
-def _regions(sets: Space, entry: Entry, default: Action, plain: Sequence[Argument]) -> tuple[int, int]:
+def regions(sets: Space, entry: Entry, default: Action, plain: Sequence[Argument]) -> tuple[int, int]:
     """Where the call is allowed, and where the entry itself refuses it."""
     if entry.expression == Always(False) and entry.otherwise is None:
         return FALSE, TRUE  # `deny`: written to say just that

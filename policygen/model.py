@@ -155,6 +155,8 @@ class Policy:
     """For every known call that no entry decides."""
     unknown: Action = ENOSYS
     """For numbers above the newest of `table`."""
+    portable: bool = False
+    """Whether learning and merging add the equivalents of what they add (`policygen.portable`).  It decides no call."""
 
     def __post_init__(self) -> None:
         frozen = {arch: MappingProxyType(dict(entries)) for arch, entries in self.entries.items()}

@@ -2,7 +2,7 @@
 
     file    = { [ setting | "include" FILE | entry ] [ comment ] newline }
     setting = "callfence" 1 | "arch" ARCH | "table" VERSION | "arm" ("now" | "exec" | "entry")
-            | "default" action | "unknown" action | "on_next_syscall" ":" ("1" | "0")
+            | "default" action | "unknown" action | "portable" | "on_next_syscall" ":" ("1" | "0")
     entry   = SYSCALL ":" ( "allow" | "1" | "deny" | "0" | action | [ action "if" ] expression [ "else" action ] )
     action  = "allow" | "kill" | "errno" ERRNO | "trap" | "log" | "notify"
 """
@@ -160,6 +160,8 @@ class _FileParser:
                 self._set(token, replace(self.settings, default=action(cursor, "the action of a setting")))
             case "unknown":
                 self._set(token, replace(self.settings, unknown=action(cursor, "the action of a setting")))
+            case "portable":
+                self._set(token, replace(self.settings, portable=True))
         return ("setting", name)
 
     def _set(self, token: Token, settings: Policy) -> None:

@@ -49,9 +49,11 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
         "default": format_action(policy.default),
         "unknown": format_action(policy.unknown),
     }
+    if policy.portable:
+        values["portable"] = ""
     lines = []
     for word, value in values.items():
-        lines += _commented([f"{word} {value}"], layout.settings.get(word, Comments()))
+        lines += _commented([f"{word} {value}".rstrip()], layout.settings.get(word, Comments()))
         if word == "callfence":
             lines += _commented([f"arch {first}"], layout.sections.get(first, Section()).arch)
     return lines

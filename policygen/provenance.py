@@ -32,6 +32,7 @@ class Origin(StrEnum):
 
     LEARNED = "learned"
     CHANGED = "changed by hand: what was seen of it would be written otherwise"
+    EXTENDED = "learned, and extended for other C libraries or by hand"
     NOTED = "put there by learn, seen or not"
     PORTABLE = "no recorded run needed it: put there for other C libraries, or by hand, or learned from runs not recorded here"
     UNSEEN = "no recorded run needed it: written by hand, or learned from runs that are not recorded here"
@@ -72,7 +73,8 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
         elif not behind:
             origin = Origin.PORTABLE if document.policy.portable else Origin.UNSEEN
         else:
-            origin = Origin.LEARNED if alternative in would_be or note else Origin.CHANGED
+            changed = Origin.EXTENDED if document.policy.portable else Origin.CHANGED
+            origin = Origin.LEARNED if alternative in would_be or note else changed
         rule = Entry(alternative, entry.action, entry.otherwise)
         found.append(Provenance(arch, number, rule, origin, note, behind, _widenings(alternative, behind, calls)))
     return tuple(found)

@@ -12,6 +12,7 @@ from policygen.minimise import minimise
 from policygen.model import ALLOW, Action, Always, And, Entry, Or
 from policygen.naming import format_action, format_entry
 from policygen.normal import normal, normal_entry
+from policygen.portable import made_portable
 from policygen.reconcile import reconcile
 from policygen.region import space, truth
 from tracer.abi import Arch, Argument, table
@@ -53,6 +54,8 @@ def merge_documents(base: Document, ours: Document, theirs: Document) -> tuple[D
     changed it to different things, or what they have made of one rule cannot be written as rules of theirs, is a conflict.
     """
     a, b, c = base.policy, ours.policy, theirs.policy
+    if _pick(a.portable, b.portable, c.portable):  # what a side has added to a policy that was not, gets its equivalents
+        a, b, c = (one if one.portable else made_portable(one).policy for one in (a, b, c))
     conflicts: list[Conflict] = []
     policy = _settings(a, b, c, conflicts)
     entries: dict[Arch, dict[int, Entry]] = {}
@@ -77,6 +80,7 @@ def _pick(base: T, ours: T, theirs: T) -> T:
 
 def _settings(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy:
     policy = replace(b, table=max(b.table, c.table) if b.table != a.table != c.table else _pick(a.table, b.table, c.table))
+    policy = replace(policy, portable=_pick(a.portable, b.portable, c.portable))  # of two values both sides have the new one
     for word in ("arm", "default", "unknown"):
         old, mine, other = (getattr(one, word) for one in (a, b, c))
         try:

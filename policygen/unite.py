@@ -9,6 +9,7 @@ from policygen.document import Document
 from policygen.join import JoinError, join_entries
 from policygen.layout import Layout
 from policygen.naming import format_action
+from policygen.portable import made_portable
 from policygen.reconcile import reconcile
 from tracer.abi import Arch, table
 
@@ -20,9 +21,9 @@ def unite(ours: Document, theirs: Document) -> Document:
     """The document that allows what either does, with the comments of both.
 
     Raises JoinError where the two differ in something that has no union: a setting, or the way to refuse a call.  The
-    table is the newer one.  An architecture that only one of them knows is known.
+    table is the newer one.  An architecture that only one of them knows is known.  It is portable if one of them is.
     """
-    a, b = ours.policy, theirs.policy
+    a, b = _equally_portable(ours.policy, theirs.policy)
     for word, one, other in (
         ("arm", a.arm, b.arm),
         ("default", format_action(a.default), format_action(b.default)),
@@ -32,6 +33,13 @@ def unite(ours: Document, theirs: Document) -> Document:
             raise JoinError(f"one says `{word} {one}`, the other `{word} {other}`: make both the same")
     policy = replace(a, table=max(a.table, b.table), entries={arch: _section(a, b, arch) for arch in Arch if _has(a, b, arch)})
     return Document(a, reconcile(Layout(), ours.layout, theirs.layout)).with_policy(policy)
+
+
+def _equally_portable(a: Policy, b: Policy) -> tuple[Policy, Policy]:
+    """If one of them is portable, so is what the other brings."""
+    if a.portable == b.portable:
+        return a, b
+    return (a, made_portable(b).policy) if a.portable else (made_portable(a).policy, b)
 
 
 def _has(a: Policy, b: Policy, arch: Arch) -> bool:

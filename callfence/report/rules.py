@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from policygen.provenance import Provenance
     from tracer.abi import Event
 
-_SHORT = {Origin.CHANGED: "by hand", Origin.NOTED: "floor", Origin.UNSEEN: "not seen"}
+_SHORT = {
+    Origin.CHANGED: "by hand",
+    Origin.EXTENDED: "extended",
+    Origin.NOTED: "floor",
+    Origin.PORTABLE: "not seen",
+    Origin.UNSEEN: "not seen",
+}
 
 
 def rules(report: Report) -> Html:

@@ -90,3 +90,9 @@ def test_joint_meaning_needs_the_selector() -> None:
 )
 def test_action(action: Action, expected: str) -> None:
     assert format_action(action) == expected
+
+
+def test_a_named_value_with_the_highest_bit_prints_by_its_name() -> None:
+    """_IOR commands have it, and ioctl's `cmd` is unsigned."""
+    text = "ioctl: cmd == TCGETS2\n"
+    assert parse(text).text().endswith(f"\n{text}")
