@@ -1,0 +1,155 @@
+"""What other programs that filter system calls read and write: one module a format.
+
+A module that writes has `export(policy, options) -> Exported`; one that reads has `read(data, filename, options) ->
+Imported`, or, if what it reads is what programs did and not what they may do, `record(data, filename, options) ->
+Recording`.  All are pure.  `read` and `record` raise ImportFormatError, `export` ExportError.
+
+A *loss* is a way in which what is written, or read, does not mean what the other side says.  None is ever silent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from tracer.abi import Arch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from policygen.model import Policy
+
+
+class ExportError(Exception):
+    """The policy has no such form, not even with losses.  `str()` is what to tell the user."""
+
+
+class ImportFormatError(Exception):
+    """A file that is not of the format.  `str()` is what to tell the user, position included."""
+
+
+class Direction(StrEnum):
+    """How what is written (or read) relates to the policy (or the file) that it comes from."""
+
+    WIDER = "wider"
+    """It lets calls run that the policy does not."""
+    NARROWER = "narrower"
+    """It stops calls that the policy lets run."""
+    OTHER = "other"
+    """As many calls run, but those that do not are answered otherwise, or the filter takes effect at another moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One thing that the target cannot say."""
+
+    direction: Direction
+    what: str
+    """One sentence without a capital or a full stop: what is meant otherwise, and why."""
+    calls: tuple[str, ...] = ()
+    """Names of the calls it is about, ascending; none: every call, or no call in particular."""
+
+    def __post_init__(self) -> None:
+        if not self.what or "\n" in self.what:
+            raise ValueError(f"a loss is said in one line: {self.what!r}")
+        object.__setattr__(self, "calls", tuple(sorted(set(self.calls))))
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """One call that was added on export because the target's own code makes it after loading the filter."""
+
+    call: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    data: bytes
+    """The file's whole content."""
+    losses: tuple[Loss, ...] = ()
+    additions: tuple[Addition, ...] = ()
+    beside: tuple[str, bytes] | None = None
+    """A second file that belongs to it: what its name has instead of the first's suffix, and its content."""
+    use: str = ""
+    """How it is given to its target, for people; `{file}` stands for the file's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    policy: Policy
+    losses: tuple[Loss, ...] = ()
+    """In which the policy is wider or narrower than the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says beyond the policy or the file; each format takes what it needs."""
+
+    name: str = "app"
+    """Of the program: names resources and units.  Letters, digits, `-`, `_`, `.`."""
+    runtime: str = ""
+    """Container runtime: writing adds its own calls (runtimes.tsv), reading takes it that it reads the file; or ''."""
+    no_new_privileges: bool = False
+    """Writing: the container runs with no_new_privs, where runtimes make fewer calls of their own."""
+    arch: Arch = Arch.X86_64
+    """Reading: the machine that the file is meant for, where the file leaves that open."""
+    kernel: tuple[int, int] | None = None
+    """Reading: the kernel version that conditions on it are judged by; None is the newest known."""
+    capabilities: frozenset[str] = field(default_factory=frozenset)
+    """Reading: CAP_* names that the container has, by which conditional rules are judged."""
+    program: str = ""
+    """Reading the log of several programs: whose records to take, by path or its last part; '' for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A row of the registry."""
+
+    title: str
+    module: str
+    """Within this package."""
+    exports: bool = False
+    reads: bool = False
+    """A policy."""
+    records: bool = False
+    """A recording."""
+
+
+FORMATS: Final[Mapping[str, Format]] = {
+    "oci": Format("OCI runtime and Docker JSON: docker, podman, containerd, CRI-O", "oci", exports=True, reads=True),
+    "k8s": Format("Kubernetes Localhost profile, and the pod's securityContext", "k8s", exports=True),
+    "spo": Format("Kubernetes Security Profiles Operator, SeccompProfile v1beta1", "spo", exports=True, reads=True),
+    "systemd": Format("systemd: a drop-in of a unit", "systemd", exports=True),
+    "bwrap": Format("bubblewrap: a filter for --seccomp FD", "bwrap", exports=True),
+    "bpf": Format("raw filter: an array of struct sock_filter", "bpf", exports=True, reads=True),
+    "c": Format("C source of the filter and of a loader", "c", exports=True),
+    "minijail": Format("minijail: a policy for minijail0 -S", "minijail", exports=True, reads=True),
+    "kafel": Format("nsjail and kafel: a policy for nsjail --seccomp_policy", "kafel", exports=True, reads=True),
+    "firejail": Format("firejail: lines of a profile", "firejail", exports=True),
+    "strace": Format("a log of `strace -f -o FILE`, as a recording", "strace", records=True),
+    "recording": Format("a recording of callfence's own, of any number of runs", "recorded", records=True),
+    "audit": Format("audit records of seccomp (SECCOMP, 1326), as a recording of names", "audit", records=True),
+}
+"""Every format by the name it goes by on command lines."""
+
+
+def module(name: str) -> Any:
+    """The module of a format, imported now.  KeyError for a name that is no format."""
+    return import_module(f"{__name__}.{FORMATS[name].module}")
+
+
+def names(*, exports: bool = False, reads: bool = False, records: bool = False) -> list[str]:
+    """The formats that can do any of what is asked for, in the registry's order."""
+
+    def can(one: Format) -> bool:
+        return (exports and one.exports) or (reads and one.reads) or (records and one.records)
+
+    return [name for name, one in FORMATS.items() if can(one)]
+
+
+def wider(losses: Iterable[Loss]) -> list[Loss]:
+    """Those that let more run than was asked for."""
+    return [loss for loss in losses if loss.direction is Direction.WIDER]

@@ -1,0 +1,70 @@
+"""firejail: lines of a profile that filter calls by name, for firejail 0.9.74 (firejail(1), --seccomp.keep)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policygen.compare import runs
+from policygen.formats import Direction, Exported, Loss
+from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, spoken, with_calls
+from policygen.model import ALLOW, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
+from policygen.naming import format_action
+from tracer.abi import table
+
+if TYPE_CHECKING:
+    from policygen.formats import Options
+
+# src/lib/syscall.c, the group @default-keep: in every list of calls to keep
+_KEPT = "firejail keeps it in every list, for its own use before the program is executed"
+CALLS = EXECVE | {"execveat": _KEPT, "prctl": _KEPT}
+_SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
+_FOREIGN = Loss(
+    Direction.OTHER,
+    "calls of i386 and of x32 meet the profile's error action, and what firejail kills is the thread that calls",
+)
+_PERSONALITY = {"personality": "where it blocks other architectures firejail lets no program change its execution domain"}
+
+
+def export(policy: Policy, options: Options) -> Exported:
+    meant, added = with_calls(explicit(native(policy)), CALLS)
+    names = names_only(meant)
+    default = spoken(names.default, KILL, _SPOKEN)
+    error = KILL if runs(default) else default
+    section = {number: spoken(entry.action, error, _SPOKEN) for number, entry in names.entries[NATIVE].items()}
+    listed = []
+    for name, call in sorted(table(NATIVE).by_name.items()):
+        action = section.get(call.number, default)
+        word = name if _named(call.number) else f"${call.number}"
+        if runs(action) and not runs(default):
+            listed.append(word)
+        elif not runs(action) and action != default:
+            listed.append(f"{word}:{_word(action)}")
+    lines = [
+        f"# System calls of {options.name}, made by `callfence export --to firejail` for firejail 0.9.74.",
+        *([f"seccomp.{'drop' if runs(default) else 'keep'} {','.join(listed)}"] if listed else []),
+        "seccomp.block-secondary",
+        f"seccomp-error-action {_word(error)}",
+    ]
+    lost = losses(policy, _effect(policy, section, default, error), "firejail", added, _PERSONALITY)
+    use = "firejail --profile={file} PROGRAM; or these lines in /etc/firejail/PROGRAM.local"
+    return Exported(("\n".join(lines) + "\n").encode(), (*lost, _FOREIGN), added, use=use)
+
+
+def _named(number: int) -> bool:
+    """Whether firejail 0.9.74 has a name for the call (`firejail --debug-syscalls`); it ignores names that it does not know,
+    without a word."""
+    return number <= 334 or 424 <= number <= 440
+
+
+def _word(action: Action) -> str:
+    return format_action(action).removeprefix("errno ")
+
+
+def _effect(policy: Policy, section: dict[int, Action], default: Action, error: Action) -> Policy:
+    """What the profile does, but for other architectures."""
+    entries = {number: Entry(Always(True), action) for number, action in section.items()}
+    call = table(NATIVE).by_name["personality"]
+    if runs(section.get(call.number, default)):
+        query = call.arguments[0].value(0xFFFFFFFF)  # personality(2): asks, and changes nothing
+        entries[call.number] = Entry(Condition(0, Operator.ONE_OF, values=tuple(sorted((0, query)))), ALLOW, error)
+    return Policy({NATIVE: entries}, table(NATIVE).versions()[-1], policy.arm, default, default)

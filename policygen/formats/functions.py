@@ -1,0 +1,31 @@
+"""Filters of one architecture that are texts in another language: functions from events to return values, then policies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from policygen import bpf, region
+from policygen.algebra import Space, constant
+from policygen.formats.effect import NATIVE
+from policygen.formats.lifted import imported
+from policygen.lift import lift_function
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from policygen.formats import Imported, Loss
+
+ERRNO: Final = 0x00050000  # SECCOMP_RET_ERRNO (linux/seccomp.h), and below it the error number
+
+
+def policy_of(space: Space, answers: Mapping[int, int], default: int, losses: tuple[Loss, ...] = ()) -> Imported:
+    """The policy of a filter for NATIVE calls that kills the thread for those of any other architecture.
+
+    `answers`: for each number the function, over the arguments, to what the filter returns; `default` is the value it
+    returns for other numbers.  Raises algebra.TooComplexError."""
+    section = space.leaf(default)
+    for number, answer in answers.items():
+        here = space.equal(region.number_word(space), constant(number, 32))
+        section = space.choose(here, answer, section)
+    native = space.equal(region.arch_word(space), constant(NATIVE.audit, 32))
+    return imported(lift_function(space, space.choose(native, section, space.leaf(bpf.KILL_THREAD))), losses)

@@ -1,0 +1,20 @@
+"""What lifting remarks on, as losses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policygen.formats import Direction, Imported, Loss
+
+if TYPE_CHECKING:
+    from policygen.lift import Lifted
+
+
+def imported(lifted: Lifted, more: tuple[Loss, ...] = ()) -> Imported:
+    """A policy that was read back from a filter or from a function of events."""
+    losses = []
+    for remark in lifted.remarks:
+        directions = [d for d, held in ((Direction.WIDER, remark.wider), (Direction.NARROWER, remark.narrower)) if held]
+        calls = (remark.call,) if remark.call else ()
+        losses += [Loss(direction, remark.text, calls) for direction in directions or [Direction.OTHER]]
+    return Imported(lifted.policy, (*losses, *more))

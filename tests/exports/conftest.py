@@ -1,0 +1,21 @@
+"""What the tests of exports share: the program that they confine, and its policy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "policygen")]  # strategies are there
+
+
+@pytest.fixture(scope="session")
+def probe(compile_c: Callable[..., Path]) -> Path:
+    """Makes the system calls that its arguments say; see its source."""
+    return compile_c(HERE / "programs" / "probe.c", "-nostdlib", "-static")

@@ -1,0 +1,116 @@
+"""Every export that callfence can read is read back: the same policy, or as much wider or narrower as it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import strategies
+from announced import check
+from examples import EXAMPLES
+from hypothesis import HealthCheck, given, settings
+from installed import PROBE_POLICY
+
+from policygen import formats
+from policygen.compare import compare
+from policygen.compile import CompileError, compile_policy
+from policygen.document import parse, parse_file
+from policygen.formats import Direction, ExportError, Options
+from policygen.model import ActionKind, Arm, Policy
+from tracer.abi import Arch
+
+ROOT = Path(__file__).parent.parent.parent
+OPTIONS = Options(name="it")
+SAMPLES = {path.stem: parse_file(path).policy for path in sorted((ROOT / "samples").glob("*.policy"))}
+POLICIES = {
+    "probe": parse(PROBE_POLICY).policy,
+    "denies a few": parse(
+        "default allow\nunknown errno ENOSYS\nptrace: kill\nbpf: errno EPERM\nioctl: kill if cmd == TIOCSTI else allow\n"
+    ).policy,
+    "old table": parse("table 6.1\ndefault errno EPERM\nunknown errno ENOSYS\nread: allow\n").policy,
+    "logs": parse("default log\nwrite: fd == 1 || fd == 2\nmemfd_create: trap\nsetuid: notify\n").policy,
+    "negative": parse("openat: dfd == AT_FDCWD\nsetpriority: niceval < -3 || niceval > 99\nchmod: mode != 0777\n").policy,
+    "two architectures": parse("arch x86_64\nread: allow\narch i386\nread: allow\n").policy,
+    "everything opaque": parse("clone3: errno ENOSYS\nopenat2: errno ENOSYS\nclone: allow\n").policy,
+}
+
+
+def read_back(name: str, policy: Policy) -> None:
+    exported = formats.module(name).export(policy, OPTIONS)
+    imported = formats.module(name).read(exported.data, "it", OPTIONS)
+    check(policy, exported, imported.policy)
+
+
+@pytest.mark.parametrize("name", ["minijail", "kafel"])
+@pytest.mark.parametrize("policy", (SAMPLES | POLICIES).values(), ids=SAMPLES | POLICIES)
+def test_what_is_read_back_differs_as_it_was_said(policy: Policy, name: str) -> None:
+    read_back(name, policy)
+
+
+@pytest.mark.parametrize("name", ["bpf", "bwrap"])
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_filters_differ_as_it_was_said(policy: Policy, name: str) -> None:
+    """Those of the samples come back word for word: tests/policygen/test_lift.py."""
+    exported = formats.module(name).export(policy, OPTIONS)
+    check(policy, exported, formats.module("bpf").read(exported.data, "it", OPTIONS).policy)
+
+
+@pytest.mark.parametrize("name", ["minijail", "kafel"])
+@settings(deadline=None, max_examples=EXAMPLES // 3, suppress_health_check=list(HealthCheck))
+@given(policy=strategies.policies((Arch.X86_64,), max_entries=3))
+def test_any_policy_is_read_back(policy: Policy, name: str) -> None:
+    try:
+        compile_policy(policy)
+        read_back(name, policy)
+    except CompileError:
+        return  # too large for any filter
+    except ExportError as error:
+        assert "limit" in str(error)
+
+
+@pytest.mark.parametrize("default", ["allow", "log", "kill", "errno EPERM", "trap"])
+@pytest.mark.parametrize("name", ["systemd", "firejail", "minijail", "kafel"])
+def test_what_is_denied_stays_denied(name: str, default: str) -> None:
+    """Whatever actions the target lacks: it may only lack conditions and names, and add calls of its own."""
+    text = f"default {default}\nptrace: trap\nsetns: notify\nbpf: errno EPERM\nsocket: kill\nlistxattrat: trap\n"
+    exported = formats.module(name).export(parse(text).policy, OPTIONS)
+    more = {call for loss in formats.wider(exported.losses) for call in loss.calls}
+    assert more <= {"execve", "write", "execveat", "prctl"}
+
+
+def test_bpf_is_the_filter_itself() -> None:
+    policy = SAMPLES["httpd"]
+    exported = formats.module("bpf").export(policy, OPTIONS)
+    assert exported.data == compile_policy(policy)
+    assert not compare(policy, formats.module("bpf").read(exported.data, "it", OPTIONS).policy).differences
+    assert not formats.wider(exported.losses)
+
+
+@pytest.mark.parametrize("name", ["systemd", "minijail", "kafel", "firejail", "bwrap", "c"])
+def test_a_policy_for_another_architecture_is_refused(name: str) -> None:
+    policy = Policy({Arch.AARCH64: {}})
+    with pytest.raises(ExportError, match="x86_64"):
+        formats.module(name).export(policy, OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["systemd", "kafel", "firejail", "bwrap", "c"])
+def test_what_is_armed_later_is_told(name: str) -> None:
+    policy = replace(SAMPLES["hello"], arm=Arm.ENTRY)
+    losses = formats.module(name).export(policy, OPTIONS).losses
+    assert any(loss.direction is Direction.NARROWER and "dynamic loader" in loss.what for loss in losses)
+
+
+@pytest.mark.parametrize("name", ["bpf", "bwrap", "c", "kafel", "minijail", "systemd", "firejail"])
+def test_that_nobody_is_asked_is_told(name: str) -> None:
+    policy = parse("read: notify\nwrite: allow\n").policy
+    assert any(entry.action.kind is ActionKind.NOTIFY for entry in policy.entries[Arch.X86_64].values())
+    told = formats.module(name).export(policy, OPTIONS).losses
+    assert any("read" in loss.calls or "ENOSYS" in loss.what for loss in told)
+
+
+def test_x32_calls_that_nsjail_lets_run_are_told() -> None:
+    """A policy kills them whatever its default; Kafel has the default for every number that has no rule."""
+    for default, direction in (("allow", Direction.WIDER), ("errno EPERM", Direction.OTHER), ("kill", None)):
+        losses = formats.module("kafel").export(parse(f"default {default}\n").policy, OPTIONS).losses
+        assert [loss.direction for loss in losses if "x32" in loss.what] == ([direction] if direction else [])
