@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Handler = Callable[["Task", Event], None]
 
 ENOSYS: Final = 38  # asm-generic/errno.h
+O_ACCMODE: Final = 3  # asm-generic/fcntl.h
 CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h
 SECCOMP_FLAG_TSYNC: Final = 1
 SECCOMP_SET_MODE: Final = (0, 1)  # SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER: linux/seccomp.h
@@ -115,7 +116,11 @@ class Calls:
         if not self._loop.processor.in_use:
             return
         known = table(Arch.from_audit(event.arch) or Arch.X86_64).by_name
-        path = _read_path(task.tid, event.arguments[event.number != known["open"].number])
+        index = int(event.number != known["open"].number)
+        flags = event.arguments[index + 1]
+        if flags & O_ACCMODE == os.O_WRONLY or flags & os.O_DIRECTORY:
+            return  # no way to read one
+        path = _read_path(task.tid, event.arguments[index])
         if path.rstrip(b"/").endswith(b"status"):
             self._loop.processor.disable()
 
