@@ -11,7 +11,7 @@ help:
 	@echo 'make demo     learn a sample, show its policy, run it confined, see a denial explained'
 	@echo 'make test     the tests, all of them (.ci/run lists the packages they need)'
 	@echo 'make check    ruff and mypy --strict'
-	@echo 'make fuzz     hostile files and random policies, FUZZ_SECONDS=60 for each of four targets'
+	@echo 'make fuzz     hostile files and random policies, FUZZ_SECONDS=60 for each of five targets'
 	@echo 'make soak     random process trees under learn, for SOAK_SECONDS=7200'
 	@echo 'make bench    what learn and enforce cost; writes docs/benchmarks.md'
 	@echo 'make corpus   real programs learned and enforced; writes docs/corpus.md'
@@ -32,7 +32,7 @@ check: $(VENV)/developer
 # Hypothesis remembers what failed in .hypothesis, so `make test` tries it again.
 fuzz: $(VENV)/developer
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris
-	for target in policy recording filter lift; do $(BIN)/python tools/fuzz.py $$target $(FUZZ_SECONDS) || exit; done
+	for target in policy recording filter lift formats; do $(BIN)/python tools/fuzz.py $$target $(FUZZ_SECONDS) || exit; done
 	$(BIN)/python -m pytest -q -m hypothesis --hypothesis-seed=random tests
 
 soak: $(VENV)/installed

@@ -2,8 +2,9 @@
 
     fuzz.py TARGET [SECONDS [FOLDER]]
 
-TARGET is policy, recording, filter or lift.  FOLDER (build/fuzz/TARGET) keeps the inputs that reached new code from one time
-to the next; an input that breaks something is left there as crash-*, timeout-* or oom-*, and the exit status is not 0.
+TARGET is policy, recording, filter, lift or formats.  FOLDER (build/fuzz/TARGET) keeps the inputs that reached new code
+from one time to the next; an input that breaks something is left there as crash-*, timeout-* or oom-*, and the exit status
+is not 0.
 Needs atheris (`pip install atheris`), which the project itself does not depend on.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["policygen", "tracer.abi", "json"]):
-    from policygen import bpf, recording_file, region, symbolic
+    from policygen import bpf, formats, recording_file, region, symbolic
     from policygen.algebra import Space, TooComplexError
     from policygen.compile import CompileError, compile_policy
     from policygen.document import PolicyError, new_document, parse
@@ -116,7 +117,28 @@ def lifted(data: bytes) -> None:
         assert parse(new_document(found.policy, "it").text()).policy == found.policy
 
 
-TARGETS = {"policy": policy, "recording": recording, "filter": filter_, "lift": lifted}
+READERS = {name: formats.module(name) for name in ("oci", "minijail", "kafel", "strace", "audit")}
+
+
+def foreign(data: bytes) -> None:
+    """What another program reads or writes is a policy that reads back from its text, a recording that is written as it
+    was read, or an ImportFormatError.  The first byte says which format."""
+    name = list(READERS)[data[0] % len(READERS)] if data else "oci"
+    reader, rest = READERS[name], data[1:]
+    try:
+        if formats.FORMATS[name].records:
+            found = reader.record(rest, "it", formats.Options())
+            assert recording_file.parse(recording_file.text(found).encode("ascii"), "it") == found
+        else:
+            made = reader.read(rest, "it", formats.Options()).policy
+            assert parse(new_document(made, "it").text()).policy == made
+    except formats.ImportFormatError as error:
+        assert str(error)
+    except TooComplexError:
+        return
+
+
+TARGETS = {"policy": policy, "recording": recording, "filter": filter_, "lift": lifted, "formats": foreign}
 WORDS = ("allow", "errno", "else", "if", "in", "has", "include", "arch", "mmap: ", "prot", "flags", "&&", "||", "!(", "#")
 """What a search by single bytes would be long in finding."""
 
@@ -126,6 +148,9 @@ def seeds(target: str) -> list[bytes]:
     policies = sorted((ROOT / "samples").glob("*.policy"))
     if target == "policy":
         return [one.read_bytes() for one in policies]
+    if target == "formats":
+        profiles = [b"\0" + one.read_bytes() for one in sorted((ROOT / "tests/data/profiles").glob("*.json"))]
+        return [bytes([place]) + text.encode() for place, text in enumerate(_FOREIGN)] + profiles
     if target == "recording":
         return [recording_file.text(Recording()).encode(), _RECORDING.encode()]
     made = []
@@ -136,6 +161,16 @@ def seeds(target: str) -> list[bytes]:
             print(f"fuzz: {one.name}: {error}", file=sys.stderr)
     return [*made, compile_policy(Policy({}))]
 
+
+_FOREIGN = (
+    '{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read", "socket"], "action": "SCMP_ACT_ALLOW", "args": '
+    '[{"index": 0, "value": 1, "valueTwo": 3, "op": "SCMP_CMP_MASKED_EQ"}]}]}',
+    "read: arg0 == 1 || arg0 == 2\nopenat: arg2 & 3; return EPERM\nclose: 1\n",
+    "#define x 3\nPOLICY a { ALLOW { read(fd, buf, count) { fd == x }, close } KILL { ptrace } } USE a DEFAULT ERRNO(1)\n",
+    '12 openat(AT_FDCWD, "/etc/passwd", O_RDONLY|O_CLOEXEC) = 3\n12 read(3, "x"..., 832) = 832\n12 +++ exited with 0 +++\n',
+    'type=SECCOMP msg=audit(1.2:3): auid=0 uid=0 gid=0 ses=1 pid=1 comm="a" exe="/bin/a" sig=31 arch=c000003e '
+    "syscall=59 compat=0 ip=0x7f code=0x0\n",
+)
 
 _RECORDING = """\
 {"callfence recording": 1, "runs": 1, "observations": 2}
