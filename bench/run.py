@@ -11,11 +11,12 @@ import learning
 import memory
 import parallel
 import proof
+import recordings
 import servers
 import stop
 from harness import Figure, machine, table
 
-BENCHMARKS = (learning, stop, parallel, servers, memory, enforce, filter_cost, proof)
+BENCHMARKS = (learning, stop, parallel, servers, memory, enforce, filter_cost, proof, recordings)
 
 
 def main(arguments: list[str]) -> None:

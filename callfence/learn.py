@@ -70,6 +70,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _explained(error: Exception) -> str:
+    from callfence.inputs import InputError
     from policygen.compile import CompileError
     from policygen.document import PolicyError
     from policygen.libseccomp import LibseccompError
@@ -79,7 +80,7 @@ def _explained(error: Exception) -> str:
     if isinstance(error, OSError):
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return f"{what}; nothing was changed there"
-    expected = (PolicyError, RecordingError, CompileError, LibseccompError, TracerError, EnforceError, ReplayError)
+    expected = (InputError, PolicyError, RecordingError, CompileError, LibseccompError, TracerError, EnforceError, ReplayError)
     if isinstance(error, expected):
         return str(error)
     import traceback
@@ -111,6 +112,8 @@ def parser() -> argparse.ArgumentParser:
     add("--fresh", action="store_true", help="start over: replace the policy and its recording")
     add("--names", action="store_true", help="learn names only, no arguments")
     add("--tight", action="store_true", help="constrain descriptors and sizes too, where several runs agree on few values")
+    add("--portable", action="store_true", help="allow what other C libraries do instead, too: now, and in later merges")
+    add("--within", metavar="BASE", help="never allow what this policy or container profile (JSON) forbids, and show it")
     add("--arm", choices=["now", "exec", "entry"], help="when the filter takes effect, and recording begins (default: exec)")
     add(
         "--allow-opaque",
@@ -136,8 +139,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         del options.command[0]
     if options.pid is None and not options.command:
         commands.error("no program given")
-    if options.check and (options.fresh or options.tight):
-        commands.error("--check compares with the policy that there is: not with --fresh, not with --tight")
+    if options.check and (options.fresh or options.tight or options.portable):
+        commands.error("--check compares with the policy that there is: not with --fresh, --tight or --portable")
+    if options.tight and options.portable:
+        commands.error("give either --tight or --portable: descriptors and sizes differ from one C library to another")
     if options.pid is not None and options.command:
         commands.error("give either a program or -p PID, not both")
     return options
@@ -154,7 +159,7 @@ def _learn(options: argparse.Namespace) -> int | None:
     recorder = _Recorder()
     started = time.time_ns()
     with progress(lambda: len(recorder), quiet=options.quiet, warm=bool(known)) as draw:
-        tick = _preparing(draw, options) if known else draw
+        tick = _preparing(draw, options)
         outcome = _trace(program, known, options, recorder, tick)
     if not outcome.started:
         if sys.stderr is not None:
@@ -209,6 +214,12 @@ def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> 
             known = filters.compiled(str(policy), "warm").filter
         if recording.exists() and not options.check:
             recording_file.load(recording)
+    if options.within is not None:
+        from callfence import baseline
+
+        options.base = baseline.read(options.within)
+        if known and not baseline.is_within(policy, options.base):
+            known = b""  # so that what the policy allows and the baseline forbids is seen
     if options.check:
         if not policy.exists():
             raise TracerError(f"{policy}: there is no policy to check against; learn without --check writes one")
@@ -246,7 +257,8 @@ def _trace(
 def _preparing(tick: Callable[[Loop], None], options: argparse.Namespace) -> Callable[[Loop], None]:
     """`tick`, which on its first call starts to import what will be needed when the program has ended.
 
-    While known behaviour runs the tracer has nothing to do, and these imports take as long as the rest of a start."""
+    While known behaviour runs, or the program computes or waits, the tracer has nothing to do; and these imports take as
+    long as the rest of a start."""
 
     def prepare() -> None:
         from callfence import learning, summary  # noqa: F401

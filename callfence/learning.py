@@ -12,6 +12,7 @@ from policygen.extend import Options
 from policygen.generate import Generated, generate
 from policygen.model import Arm
 from policygen.recording import Recording, Run, merge
+from policygen.within import forbidden, generate_within
 
 if TYPE_CHECKING:
     import argparse
@@ -32,6 +33,7 @@ def check(
     existing = parse_file(policy)
     generated = _generate(policy, observations, existing, options)
     learned = Learned(policy, Recording((run,), observations), run, existing, generated)
+    _tell_forbidden(observations, options)
     if sys.stderr is not None and not (options.quiet and not generated.new):
         print_check(learned, options.accept, sys.stderr)
     return _NEW_BEHAVIOUR if generated.new and not status else status
@@ -40,13 +42,19 @@ def check(
 def _generate(
     policy: Path, seen: Sequence[Observation], existing: Document | None, options: argparse.Namespace
 ) -> Generated:
-    return generate(
-        seen,
-        existing,
-        name=policy.name.removesuffix(".policy"),
-        options=Options(options.names, options.tight, frozenset(options.allow_opaque)),
-        arm=Arm(options.arm) if options.arm else None,
-    )
+    how = Options(options.names, options.tight, frozenset(options.allow_opaque), options.portable)
+    arm = Arm(options.arm) if options.arm else None
+    name = policy.name.removesuffix(".policy")
+    if options.within is None:
+        return generate(seen, existing, name=name, options=how, arm=arm)
+    return generate_within(seen, existing, options.base, name=name, options=how, arm=arm)
+
+
+def _tell_forbidden(observations: tuple[Observation, ...], options: argparse.Namespace) -> None:
+    if options.within is not None and sys.stderr is not None:
+        from callfence.baseline import print_forbidden
+
+        print_forbidden(options.within, options.base, forbidden(observations, options.base), sys.stderr)
 
 
 def add(
@@ -69,4 +77,5 @@ def add(
         recording.unlink(missing_ok=True)
     recording_file.update(recording, change)
     whole, existing, generated = done[0]
+    _tell_forbidden(observations, options)
     return Learned(policy, whole, run, existing, generated)

@@ -99,7 +99,7 @@ class Space:
         """Where the two words, of one length, are equal."""
         result = TRUE
         for x, y in zip(reversed(a), reversed(b), strict=True):
-            same = x if y == TRUE else self.invert(self.differ(x, y))
+            same = x if y == TRUE else self.invert(x if y == FALSE else self.differ(x, y))
             result = self.choose(same, result, FALSE)
         return result
 

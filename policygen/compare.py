@@ -123,7 +123,7 @@ def _call(old: Policy, new: Policy, arch: Arch, number: int) -> list[Difference]
         for there, other in after:
             both = space.both(where, there)
             if both != FALSE and action != other:
-                key = (_change(action, other), action, other)
+                key = (change_of(action, other), action, other)
                 found[key] = space.either(found.get(key, FALSE), both)
     return [
         Difference(
@@ -153,7 +153,8 @@ def runs(action: Action) -> bool:
     return _FREEDOM.get(action.kind, 0) > 0
 
 
-def _change(before: Action, after: Action) -> Change:
+def change_of(before: Action, after: Action) -> Change:
+    """What becomes of a call that meets another action."""
     gained = _FREEDOM.get(after.kind, 0) - _FREEDOM.get(before.kind, 0)
     return Change.OTHER if not gained else Change.MORE if gained > 0 else Change.LESS
 

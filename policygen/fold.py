@@ -23,7 +23,7 @@ from policygen.observation import Observation, kept
 from tracer.abi import Arch, Event, Kind, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from tracer.abi.table import Table
 
@@ -71,14 +71,15 @@ class Folder:
             mask = self._masks[arch, number] = self._mask(arch, number)
         return mask
 
-    def slot(self, executable: str, event: Event, site: Callable[[], str]) -> Slot:
+    def slot(self, executable: str, event: Event, site: Callable[[], str], unknown: Collection[int] = ()) -> Slot:
         """The counter of the observation that the event folds to; the event itself is not yet counted in it.
 
-        `site` is called only if the observation is new.
+        `site` is called only if the observation is new.  `unknown` are arguments, none that is constrained, whose
+        registers are not known: of them no values are kept from then on.
         """
         call = (event.arch, event.number)
         slots = self._slots.setdefault(call, {})
-        key = (executable, self._arguments(event))
+        key = (executable, self._arguments(event, unknown))
         slot = slots.get(key)
         if slot is None:
             slot = slots[key] = [0, site(), event.arguments]
@@ -128,7 +129,7 @@ class Folder:
             }
         return self._evidence[arch, number]
 
-    def _arguments(self, event: Event) -> tuple[int | None, ...]:
+    def _arguments(self, event: Event, unknown: Collection[int]) -> tuple[int | None, ...]:
         known = _table(event.arch, event.number)
         if known is None:
             return ()
@@ -138,7 +139,7 @@ class Folder:
         for index, seen in list(evident.items()):
             value = plain[index].value(event.arguments[index])
             seen.add(value)
-            if len(seen) > EVIDENCE:
+            if index in unknown or len(seen) > EVIDENCE:
                 self._give_up(event.arch, event.number, index)
             else:
                 arguments[index] = value

@@ -46,6 +46,12 @@ class Remark:
     text: str
     whole: bool
     """Whether the text says all there is to know; else the instructions have the rest."""
+    call: str = ""
+    """The one call that it is about, or ''."""
+    wider: bool = False
+    """Whether the policy lets some of those calls run that the filter does not."""
+    narrower: bool = False
+    """Whether it does not let some run that the filter does."""
 
     def __str__(self) -> str:
         return self.text
@@ -63,7 +69,15 @@ def lift(program: bytes) -> Lifted:
 
     Raises bpf.InvalidProgramError, symbolic.UnsupportedError or algebra.TooComplexError if the filter could not be
     loaded or followed."""
-    return _Lifting(region.space(), program).result()
+    space = region.space()
+    return lift_function(space, symbolic.function(space, program))
+
+
+def lift_function(space: Space, function: int) -> Lifted:
+    """The policy that a function from events (`region`) to return values (`bpf.ret`) is, however it came about.
+
+    Raises algebra.TooComplexError."""
+    return _Lifting(space, function).result()
 
 
 class _Answers(NamedTuple):
@@ -75,15 +89,16 @@ class _Answers(NamedTuple):
 
 
 class _Lifting:
-    def __init__(self, space: Space, program: bytes) -> None:
+    def __init__(self, space: Space, function: int) -> None:
         self.space = space
-        self.remarks: list[Remark] = []
+        self.remarks: list[tuple[Remark, int]] = []
+        """Each with the set of events that it is about, FALSE if no calls run that did not, or the reverse."""
         self.rules = 0
         """How many alternatives there are so far."""
         self.excepted = FALSE
         """The set that the remarks are about."""
         self.kill = space.leaf(bpf.ret(KILL))
-        self.function = self._in_words(symbolic.function(space, program))
+        self.function = self._in_words(function)
 
     def result(self) -> Lifted:
         sections = self._sections()
@@ -95,18 +110,32 @@ class _Lifting:
         choose = self.space.choose
         if choose(self.excepted, self.kill, self.function) != choose(self.excepted, self.kill, decided):
             raise AssertionError("the policy that was read back is not what the filter does")
-        return Lifted(policy, tuple(dict.fromkeys(self.remarks)))
+        before, after = self._runs(self.function), self._runs(decided)
+        more, less = (self.space.both(a, self.space.invert(b)) for a, b in ((after, before), (before, after)))
+        directed = (
+            replace(remark, wider=self.space.both(where, more) != FALSE, narrower=self.space.both(where, less) != FALSE)
+            for remark, where in self.remarks
+        )
+        return Lifted(policy, tuple(dict.fromkeys(directed)))
 
-    def _except(self, where: int, text: str, *, whole: bool = True) -> None:
+    def _runs(self, function: int) -> int:
+        """The set of events that may run."""
+        result = FALSE
+        for ret in self.space.values(function):
+            if runs(bpf.action(_integer(ret))):
+                result = self.space.either(self.space.where(function, self.space.leaf(ret)), result)
+        return result
+
+    def _except(self, where: int, text: str, *, whole: bool = True, call: str = "") -> None:
         self.excepted = self.space.either(where, self.excepted)
-        self.remarks.append(Remark(text, whole))
+        self.remarks.append((Remark(text, whole, call), where))
 
     def _in_words(self, function: int) -> int:
         """The function with the return values that no action has put into words."""
         for ret in sorted(value for value in self.space.values(function) if isinstance(value, int)):
             said, text = _said(ret)
             if text:
-                self.remarks.append(Remark(text, True))
+                self.remarks.append((Remark(text, True), FALSE))
                 where = self.space.where(function, self.space.leaf(ret))
                 function = self.space.choose(where, self.space.leaf(bpf.ret(said)), function)
         return function
@@ -180,6 +209,7 @@ class _Lifting:
         default = space.leaf(bpf.ret(policy.default))
         entries: dict[int, Entry] = {}
         odd: list[str] = []
+        no_calls = FALSE
         for number in range(newest + 1):
             answer = self._of_number(function, number)
             if answer == default:
@@ -191,9 +221,9 @@ class _Lifting:
                     entries[number] = entry
             else:
                 odd.append(f"{number} ({self._answers_text(answer)})")
-                self.excepted = space.either(here, self.excepted)
+                no_calls = space.either(here, no_calls)
         if odd:
-            self._except(FALSE, f"numbers of {arch} that are no calls: {', '.join(odd)}", whole=True)
+            self._except(no_calls, f"numbers of {arch} that are no calls: {', '.join(odd)}", whole=True)
         self._edges(arch, function, policy, newest)
         return entries
 
@@ -236,7 +266,8 @@ class _Lifting:
         ]
         if not found:
             name = table(arch).by_number[number].name
-            self._except(here, f"{name}, whose condition has too many alternatives: denied in this policy", whole=False)
+            text = f"{name}, whose condition has too many alternatives: denied in this policy"
+            self._except(here, text, whole=False, call=name)
             return Entry(Always(True), strictest((answers.action, answers.otherwise, policy.default)))
         # allowing where something holds, reads best, unless it is much longer
         found.sort(key=lambda one: _length(one[2]) * (1 if runs(one[0]) and not runs(one[1]) else _LONGER) + runs(one[1]))
@@ -257,6 +288,7 @@ class _Lifting:
             self.space.both(here, self.space.invert(zero)),
             f"{name} with something in the bits {self._names(arch, number, ignored)} that the kernel ignores; "
             "the policy ignores them too",
+            call=name,
         )
         return self.space.fixed(answer, (ignored, 0))
 
@@ -289,15 +321,17 @@ class _Lifting:
             allowed = space.either(allowed, space.where(answer, space.leaf(bpf.ret(action))))
         if hidden := space.support(answer) & ~nameable(arch, number):
             what = "the instruction pointer" if hidden & _POINTER else f"the addresses {self._names(arch, number, hidden)}"
+            text = f"{name}, which is also judged by {what}: "
             if free and len(free) < len(actions):
-                self._except(here, f"{name}, which is also judged by {what}: denied where it may be denied", whole=False)
+                self._except(here, text + "denied where it may be denied", whole=False, call=name)
                 denied = strictest(action for action in actions if not runs(action))
                 return _Answers(strictest(free), space.always(allowed, ~nameable(arch, number)), denied)
-            self._except(here, f"{name}, which is also judged by {what}: always answered by the strictest", whole=False)
+            self._except(here, text + "always answered by the strictest", whole=False, call=name)
             return _Answers(strictest(actions), TRUE, strictest(actions))
         if len(actions) > 2:
             texts = ", ".join(map(format_action, actions))
-            self._except(here, f"{name}, which has more than two answers ({texts}): the strictest instead", whole=False)
+            text = f"{name}, which has more than two answers ({texts}): the strictest instead"
+            self._except(here, text, whole=False, call=name)
             denials = [action for action in actions if not runs(action)] or actions
             return _Answers(strictest(free), allowed, strictest(denials)) if free else _Answers(strictest(actions), TRUE, KILL)
         first, last = actions[0], actions[-1]

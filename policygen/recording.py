@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from policygen.observation import Key, Observation, Registers
+from policygen.garbage import no_search
+from policygen.observation import Key, Observation, Registers, order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ class Recording:
     observations: tuple[Observation, ...] = ()
 
     def __post_init__(self) -> None:
-        wrong = first_wrong_run(self.runs), first_wrong_observation(self.observations, len(self.runs))
-        if wrong != (None, None):
-            raise ValueError(f"run or observation {wrong} out of order, given twice, or not counted for each run")
+        """Raises WrongPlaceError."""
+        _check_runs(self.runs)
+        _check_observations(self.observations, len(self.runs))
 
     def of_run(self, run_id: str) -> tuple[Observation, ...]:
         """What one of the runs did, with the counts of all of them."""
@@ -62,27 +63,56 @@ def merge(*recordings: Recording) -> Recording:
     A run that several have is taken once (the complete one, if they differ), with the greater of its counts.
     Call site and example of an observation are those of the earliest run that it was seen in.
     """
+    return fold((run for recording in recordings for run in recording.runs), recordings)
+
+
+@no_search()
+def fold(runs: Iterable[Run], recordings: Iterable[Recording]) -> Recording:
+    """`merge` of recordings that are taken one at a time, so that they need not be in memory together.
+
+    `runs` are those of all of them, in any order.  Raises KeyError for a recording with another run.
+    """
     found: dict[str, Run] = {}
-    for run in (run for recording in recordings for run in recording.runs):
+    for run in runs:
         found[run.id] = max(run, found.get(run.id, run), key=_completeness)
-    runs = tuple(sorted(found.values(), key=lambda run: run.order))
-    column = {run.id: index for index, run in enumerate(runs)}
-    rows: dict[Key, list[int]] = {}
-    firsts: dict[Key, tuple[int, str, Registers]] = {}
+    ordered = tuple(sorted(found.values(), key=lambda run: run.order))
+    column = {run.id: index for index, run in enumerate(ordered)}
+    folded: dict[Key, _Folded] = {}
     for recording in recordings:
         columns = [column[run.id] for run in recording.runs]
-        for observation in recording.observations:
-            key = observation.key
-            row = rows.setdefault(key, [0] * len(runs))
-            earliest = len(runs)
-            for index, count in zip(columns, observation.counts, strict=True):
+        for seen in recording.observations:
+            key = seen.key
+            one = folded.get(key)
+            if one is None:
+                one = folded[key] = _Folded([], [], (len(ordered), "", seen.example))
+            earliest = len(ordered)
+            for at, count in zip(columns, seen.counts, strict=True):
                 if count:
-                    row[index] = max(row[index], count)
-                    earliest = min(earliest, index)
-            first = (earliest, observation.site, observation.example)
-            firsts[key] = min(first, firsts.get(key, first))
-    observations = [Observation(*key, tuple(row), *firsts[key][1:]) for key, row in rows.items()]
-    return Recording(runs, tuple(sorted(observations, key=lambda observation: observation.order)))
+                    one.columns.append(at)
+                    one.counts.append(count)
+                    earliest = min(earliest, at)
+            if earliest <= one.first[0]:
+                one.first = min(one.first, (earliest, seen.site, seen.example))
+    # Popped one by one, because rows for many runs take much more memory than what they are made of.
+    observations = [_observation(key, folded.pop(key), len(ordered)) for key in sorted(folded, key=order)]
+    return Recording(ordered, tuple(observations))
+
+
+@dataclass(slots=True)
+class _Folded:
+    """An observation while recordings are folded: how often it was seen, in which of the runs."""
+
+    columns: list[int]
+    counts: list[int]
+    first: tuple[int, str, Registers]
+    """The earliest run, the call site and the example there."""
+
+
+def _observation(key: Key, folded: _Folded, runs: int) -> Observation:
+    row = [0] * runs
+    for at, count in zip(folded.columns, folded.counts, strict=True):
+        row[at] = max(row[at], count)
+    return Observation(*key, tuple(row), *folded.first[1:])
 
 
 def _completeness(run: Run) -> tuple[object, ...]:
@@ -90,22 +120,28 @@ def _completeness(run: Run) -> tuple[object, ...]:
     return (run.complete, run.status is not None, run.status or 0, run.started, run.command, run.gaps, run.warm)
 
 
-def first_wrong_run(runs: Sequence[Run]) -> int | None:
-    """Index of a run that cannot stand where it stands."""
+class WrongPlaceError(ValueError):
+    """A run or an observation that cannot stand where it stands."""
+
+    def __init__(self, index: int, *, is_run: bool) -> None:
+        what = "run" if is_run else "observation"
+        super().__init__(f"{what} {index} out of order, given twice, or not counted for each run")
+        self.index = index
+        self.is_run = is_run
+
+
+def _check_runs(runs: Sequence[Run]) -> None:
     known: set[str] = set()
     for index, run in enumerate(runs):
         if run.id in known or (index and runs[index - 1].order >= run.order):
-            return index
+            raise WrongPlaceError(index, is_run=True)
         known.add(run.id)
-    return None
 
 
-def first_wrong_observation(observations: Sequence[Observation], runs: int) -> int | None:
-    """Index of an observation that cannot stand where it stands, in a recording of that many runs."""
+def _check_observations(observations: Sequence[Observation], runs: int) -> None:
     before: tuple[object, ...] = ()
-    for index, observation in enumerate(observations):
-        order = observation.order
-        if order <= before or len(observation.counts) != runs or not any(observation.counts):
-            return index
-        before = order
-    return None
+    for index, one in enumerate(observations):
+        place = order((one.arch, one.number, one.arguments, one.executable))
+        if place <= before or len(one.counts) != runs or not any(one.counts):
+            raise WrongPlaceError(index, is_run=False)
+        before = place

@@ -29,11 +29,15 @@ class ReplayError(Exception):
 def replay(program: bytes, observations: Iterable[tuple[Table, Observation]]) -> None:
     """Runs the filter on the events of every observation, given with the table that has its call.  Raises ReplayError
     unless the filter lets each of them pass."""
+    passed: set[Event] = set()
     for calls, observation in observations:
         for event in events(observation, calls):
+            if event in passed:
+                continue
             action = bpf.action(bpf.run(program, event))
             if not permits(action):
                 raise ReplayError(observation, event, action)
+            passed.add(event)
 
 
 def events(observation: Observation, calls: Table) -> tuple[Event, Event, Event]:

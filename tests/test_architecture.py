@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "callfence": {"callfence", "enforcer", "policygen", "tracer", "tracer.abi"},
 }
 ONE_PLACE = {"ptrace": "tracer/kernel.py", "pyseccomp": "policygen/libseccomp.py", "rich": "callfence/terminal.py"}
+ONE_PLACE |= {"yaml": "policygen/formats/spo.py"}
 
 
 def _folder(name: str) -> str:

@@ -23,10 +23,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from policygen.compare import compare
+from policygen.document import parse_file
+from policygen.formats import Options, oci
+from policygen.formats.runtimes import with_own_calls
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from conftest import Commands
+
+    from policygen.compare import Difference
 
     Normalise = Callable[[bytes], bytes]
 
@@ -302,6 +309,7 @@ def test_program(
     corpus(program.name, learned.errors, enforced == plain, len(violations))
     assert violations == []
     assert enforced == plain
+    assert as_a_profile(policy) == []
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
@@ -346,6 +354,15 @@ def test_service(service: Service, commands: Commands, corpus: Callable[..., Non
     corpus(service.name, learned.errors, enforced == plain, len(violations))
     assert violations == []
     assert enforced == plain
+    assert as_a_profile(policy) == []
+
+
+def as_a_profile(policy: Path) -> list[Difference]:
+    """What is not the same in the container profile that a policy is exported as, read back."""
+    learned = parse_file(policy).policy
+    exported = oci.export(learned, Options(runtime="runc"))
+    read = oci.read(exported.data, "profile.json", Options(runtime="runc")).policy
+    return list(compare(with_own_calls(learned, "runc").policy, read).differences)
 
 
 GIT = {

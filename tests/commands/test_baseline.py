@@ -1,0 +1,84 @@
+"""`learn --within`: a baseline is never exceeded, and what the program did that it forbids is shown."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CALLFENCE = [sys.executable, "-m", "callfence"]
+DOCKER = Path(__file__).parents[1] / "data" / "profiles" / "docker.json"
+
+
+def run(folder: Path, *words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    ran = subprocess.run([*words], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == status, ran.stderr
+    return ran
+
+
+def learn(folder: Path, *words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    return run(folder, *CALLFENCE, "learn", "-o", "it.policy", *words, status=status)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """All that `true` does, and errors for the rest."""
+    run(tmp_path, *CALLFENCE, "learn", "-q", "-o", "true.policy", "true")
+    text = (tmp_path / "true.policy").read_text().replace("default kill  ", "default errno EPERM")
+    (tmp_path / "base.policy").write_text(text)
+    return tmp_path / "base.policy"
+
+
+def test_what_the_baseline_forbids_is_shown_and_not_allowed(base: Path, tmp_path: Path) -> None:
+    ran = learn(tmp_path, "--within", base, "--", "sh", "-c", "echo hello; exit 3", status=3)
+    assert ran.stdout == "hello\n"
+    assert f"{base} forbids what the program did" in ran.stderr
+    assert "1 x write(fd=1, buf=0x" in ran.stderr
+    assert "by /usr/bin/dash: errno EPERM" in ran.stderr
+    assert "\nwrite: errno EPERM\n" in (tmp_path / "it.policy").read_text()
+    run(tmp_path, *CALLFENCE, "reduce", "--check", base, "it.policy")
+    before = (tmp_path / "it.policy").read_bytes()
+    assert "forbids" in learn(tmp_path, "-q", "--within", base, "--", "sh", "-c", "echo hello; exit 3", status=3).stderr
+    assert (tmp_path / "it.policy").read_bytes() == before
+
+
+def test_a_policy_that_exceeds_it_is_cut_back(base: Path, tmp_path: Path) -> None:
+    learn(tmp_path, "-q", "--", "sh", "-c", "echo hello")
+    ran = learn(tmp_path, "--within", base, "--", "sh", "-c", "echo hello")
+    assert "write(fd=1" in ran.stderr, "what the policy allowed is seen, too"
+    run(tmp_path, *CALLFENCE, "reduce", "--check", base, "it.policy")
+
+
+def test_check_writes_nothing_and_fails_for_what_may_be_added_alone(base: Path, tmp_path: Path) -> None:
+    learn(tmp_path, "-q", "--within", base, "--", "true")
+    before = (tmp_path / "it.policy").read_bytes()
+    only_forbidden = learn(tmp_path, "--check", "--within", base, "--", "sh", "-c", "echo hello")
+    assert "forbids what the program did" in only_forbidden.stderr
+    (tmp_path / "wider.policy").write_text(base.read_text() + "write: allow\n")
+    new = learn(tmp_path, "--check", "--within", "wider.policy", "--", "sh", "-c", "echo hello", status=1)
+    assert "+ write: allow" in new.stderr
+    assert (tmp_path / "it.policy").read_bytes() == before
+
+
+def test_a_container_profile_is_a_baseline(tmp_path: Path) -> None:
+    ran = learn(tmp_path, "--within", DOCKER, "--", "unshare", "--user", "true")
+    assert "unshare(unshare_flags=CLONE_NEWUSER)" in ran.stderr
+    assert "\nunshare: errno EPERM\n" in (tmp_path / "it.policy").read_text()
+    quiet = learn(tmp_path, "--fresh", "--within", DOCKER, "--", "cat", "/etc/passwd")
+    assert "forbids" not in quiet.stderr
+
+
+def test_a_baseline_that_cannot_be_read_stops_before_the_program_runs(tmp_path: Path) -> None:
+    for name, content, told in (("none", None, "none: No such file"), ("bad", "nosuchcall: 1\n", "bad:1:1: ")):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        ran = learn(tmp_path, "--within", name, "--", "touch", "ran", status=125)
+        assert told in ran.stderr
+        assert not (tmp_path / "ran").exists()
+    (tmp_path / "base").write_text("exit: 1\n")
+    (tmp_path / "it.policy").write_text("default allow\n")
+    ran = learn(tmp_path, "--within", "base", "--", "touch", "ran", status=125)
+    assert "its default lets calls run" in ran.stderr
+    assert not (tmp_path / "ran").exists()
