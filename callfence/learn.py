@@ -43,11 +43,16 @@ If learn itself is killed, so is the program; one attached to with -p goes on.""
 
 
 class _Recorder(Folder):
-    """What becomes of the tracer's events: the folder's observations, and what could not be observed."""
+    """What becomes of the tracer's events: the folder's observations, who executed what, and what could not be observed."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.execs: set[tuple[str, str]] = set()
         self.gaps: dict[str, None] = {}
+
+    def executed(self, before: str, after: str) -> None:
+        if "?" not in (before, after):
+            self.execs.add((before, after))
 
     def gap(self, what: str) -> None:
         self.gaps.setdefault(what)
@@ -173,6 +178,7 @@ def _learn(options: argparse.Namespace) -> int | None:
         complete=program is not None,
         gaps=tuple(sorted(recorder.gaps)),
         warm=bool(known),
+        executed=tuple(sorted(recorder.execs)),
     )
     observations = recorder.observations()
     from callfence import learning

@@ -30,6 +30,9 @@ class Run:
     """What could not be observed, ascending."""
     warm: bool = False
     """Whether what the policy allowed then ran unrecorded: only what was new to it is here."""
+    executed: tuple[tuple[str, str], ...] = ()
+    """Which executable started which, itself becoming it or in a new process: pairs, ascending.  '' started what the run
+    began with.  Empty where nothing is known of it."""
 
     @property
     def order(self) -> tuple[int, str]:
@@ -117,7 +120,7 @@ def _observation(key: Key, folded: _Folded, runs: int) -> Observation:
 
 def _completeness(run: Run) -> tuple[object, ...]:
     """Which of two accounts of one run is the better one; a total order, so that merging has none."""
-    return (run.complete, run.status is not None, run.status or 0, run.started, run.command, run.gaps, run.warm)
+    return (run.complete, run.status is not None, run.status or 0, run.started, run.command, run.gaps, run.warm, run.executed)
 
 
 class WrongPlaceError(ValueError):

@@ -2,15 +2,15 @@
 
 ASCII text, a JSON value a line: a header, the runs, the observations, each in ascending order.
 
-    {"callfence recording": 1, "runs": 2, "observations": 1}
+    {"callfence recording": 2, "runs": 2, "observations": 1}
     {"id": "9f2c", "started": 1700000000000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
-     "warm": false}
+     "warm": false, "executed": [["", "/bin/app"]]}
     {"id": "b01d", "started": 1700000060000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
-     "warm": false}
+     "warm": false, "executed": [["", "/bin/app"], ["/bin/app", "/bin/ls"]]}
     {"arch": 3221225534, "number": 3, "arguments": [3], "executable": "/bin/app", "counts": [1, 4],
      "site": "/lib/libc.so.6+0x11b2c4 (93f70d1a)", "example": [3, 0, 0, 0, 0, 0]}
 
-(a run and an observation are one line each in the file).
+(a run and an observation are one line each in the file).  Format 1 is the same without "executed", and is read, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 import reprlib
 import sys
 from collections.abc import Mapping
-from itertools import chain, islice, starmap
+from itertools import chain, islice, pairwise, starmap
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2
 _MAGIC = "callfence recording"
 _MANY = 4096
 """Lines that are read at once."""
@@ -75,11 +75,11 @@ def load_all(paths: Sequence[Path]) -> Recording:
 def _runs(path: Path) -> Sequence[Run]:
     """The runs of a recording alone."""
     with path.open("rb") as file:
-        count, _ = _header(_decoded(file.readline()), str(path))
+        count, _, shape = _header(_decoded(file.readline()), str(path))
         lines = [_decoded(line).removesuffix("\n") for line in islice(file, min(count, sys.maxsize))]
     if len(lines) < count:
         return load(path).runs  # which says what is wrong
-    return tuple(starmap(Run, _rows(["", *lines], 1, 1 + count, str(path), _RUN)))
+    return tuple(starmap(_run, _rows(["", *lines], 1, 1 + count, str(path), shape)))
 
 
 def save(path: Path, recording: Recording) -> None:
@@ -112,13 +112,13 @@ def text(recording: Recording) -> str:
 def parse(data: bytes, filename: str) -> Recording:
     """The inverse of `text`.  Raises RecordingError, which names `filename` and the line."""
     lines = _decoded(data).split("\n")
-    runs, observations = _header(lines[0], filename)
+    runs, observations, shape = _header(lines[0], filename)
     if lines.pop() or len(lines) <= runs + observations:
         message = f"truncated: the header promises {runs + observations + 1} lines; take a whole copy, or delete it"
         raise RecordingError(filename, len(lines) + 1, message)
     if len(lines) > runs + observations + 1:
         raise RecordingError(filename, runs + observations + 2, "more lines than the header promises")
-    found = tuple(starmap(Run, _rows(lines, 1, 1 + runs, filename, _RUN)))
+    found = tuple(starmap(_run, _rows(lines, 1, 1 + runs, filename, shape)))
     seen = tuple(starmap(Observation, _rows(lines, 1 + runs, len(lines), filename, _OBSERVATION)))
     try:
         return Recording(found, seen)
@@ -131,20 +131,26 @@ def _decoded(data: bytes) -> str:
     return data.decode("ascii", errors="replace")
 
 
-def _header(line: str, filename: str) -> tuple[int, int]:
-    """How many runs and observations follow."""
+def _header(line: str, filename: str) -> tuple[int, int, Shape]:
+    """How many runs and observations follow, and the fields of a run."""
     try:
         header = json.loads(line)
         version = header[_MAGIC]
     except (ValueError, RecursionError, TypeError, LookupError):
         raise RecordingError(filename, 1, "not a callfence recording") from None
-    if version != FORMAT:
-        message = f"format {version!r}, but this callfence reads format {FORMAT}: it was written by another version"
+    if type(version) is not int or version not in _RUNS:
+        message = f"format {version!r}, but this callfence reads formats 1 to {FORMAT}: it was written by another version"
         raise RecordingError(filename, 1, message)
     runs, observations = header.get("runs"), header.get("observations")
     if not (_are_integers((runs, observations), 0)):
         raise RecordingError(filename, 1, "corrupt: no number of runs and observations")
-    return runs, observations
+    return runs, observations, _RUNS[version]
+
+
+def _run(*values: Any) -> Run:
+    """A run of the values of its line, which end with its pairs, or have none in format 1."""
+    end = len(_RUNS[1])
+    return Run(*values[:end], *(tuple((sys.intern(who), sys.intern(what)) for who, what in pairs) for pairs in values[end:]))
 
 
 def _rows(lines: Sequence[str], start: int, end: int, filename: str, shape: Shape) -> Iterator[tuple[Any, ...]]:
@@ -229,6 +235,14 @@ def _are_lists(values: Sequence[Any]) -> bool:
     return set(map(type, values)) == {list}
 
 
+def _are_pairs(values: Sequence[Any]) -> bool:
+    if not _are_lists(values):
+        return False
+    together = [*chain.from_iterable(values)]
+    are_pairs = not together or (_are_texts(together) and set(map(len, together)) == {2})
+    return are_pairs and all(one < following for pairs in values for one, following in pairwise(pairs))
+
+
 def _are_statuses(values: Sequence[Any]) -> bool:
     known = [value for value in values if value is not None]
     return not known or _are_integers(known, -64, 256)
@@ -262,7 +276,10 @@ _RUN: Shape = {
     "complete": _are_flags,
     "gaps": _are_texts,
     "warm": _are_flags,
+    "executed": _are_pairs,
 }
+_RUNS: Mapping[int, Shape] = {1: {name: are for name, are in _RUN.items() if name != "executed"}, FORMAT: _RUN}
+"""By format."""
 _OBSERVATION: Shape = {
     "arch": _are_u32,
     "number": _are_u32,

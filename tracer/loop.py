@@ -68,7 +68,7 @@ class Loop:
         self.ended = 0.0
         """When that was (time.monotonic)."""
         self.started = False
-        """The initial process has made its first execve."""
+        """The initial process has made its first execve, or had when we attached to it."""
         self.from_entry = False
         """Record from the initial program's ELF entry point on, instead of from its execve."""
         self.on_stop: Callable[[], None] = lambda: None
@@ -244,7 +244,9 @@ class Loop:
             self._exec(task)
 
     def _exec(self, task: Task) -> None:
+        before = task.executable if self.started else ""
         self.family.executed(task, former=kernel.event_message(task.tid))
+        self._recorder.executed(before, task.executable)
         task.stopped = 0
         self.started |= task.tid == self.initial
         if not task.recorded and task.tid == self.initial and self._entry is None:

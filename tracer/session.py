@@ -175,6 +175,8 @@ def attach(
     former = signal.signal(WAKE, lambda signum, frame: loop.release())
     try:
         _seize_threads(loop, pid)
+        loop.started = True
+        recorder.executed("", next(iter(loop.tasks.values())).executable)
         _run(loop, _Attached(loop, tick))
     finally:
         signal.signal(WAKE, former)

@@ -35,6 +35,12 @@ class Recorder(Protocol):
     def slot(self, executable: str, event: Event, site: Callable[[], str]) -> list[int]:
         """The counter (its first element) of the observation that `event` belongs to."""
 
+    def executed(self, before: str, after: str) -> None:
+        """A process of the executable `before`, often one that was made for it, has become one of `after` by an execve.
+
+        '' is whoever started the program, '?' one that could not be read.  Told of each, whether calls are recorded or not.
+        """
+
     def gap(self, what: str) -> None:
         """Something that could not be observed, in words."""
 

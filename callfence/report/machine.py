@@ -87,7 +87,7 @@ def _programs(report: Report) -> list[dict[str, object]]:
         {
             "executable": printable(one.executable),
             "first": one.is_first,
-            "started_by_one_of": [printable(name) for name in one.starters],
+            "started_by": [printable(name) for name in one.starters],
             "runs": [column + 1 for column in one.runs],
             "syscalls": [{"audit_arch": audit, "number": number, "name": call_name(audit, number), "calls": count}
                          for (audit, number), count in one.syscalls.items()],

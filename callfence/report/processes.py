@@ -1,9 +1,8 @@
-"""Which executables ran, which of them can have started which, and which calls each made."""
+"""Which executables ran, which of them started which, and which calls each made."""
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import groupby
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from callfence.report.markup import Child, Html, code, element, items, join, table
@@ -12,80 +11,77 @@ from callfence.text import plural
 from tracer.abi import Arch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from callfence.report.content import Report
     from policygen.programs import Program
 
 _SHADES = 4
+_UNKNOWN = "Not known what first started these:"
 
 
 def tree(report: Report) -> Html:
-    """Nested where one executable alone can have started another; else in groups, by those that can have."""
+    """Below what a run began with stands what it started, and so on; last, those of which that is not known."""
     if not report.programs:
         return element("p", "There is no recording, so it is not known which executables ran.")
-    note = (
-        "A recording counts calls by executable and does not hold whose child a process was. An executable stands below "
-        "another if no other one executed anything in the runs that had it; where several did, all of them are named."
-    )
-    roots = [one for one in report.programs if one.is_first]
-    parts = [element("p", note, class_="muted"), _nested(roots, report.programs)]
-    nested = _below(roots, report.programs)
-    others = [one for one in report.programs if one not in nested]
-    for starters, group in groupby(sorted(others, key=_group), key=_group):
-        parts += [element("p", *_heading(starters)), items((_line(one) for one in group), class_="tree")]
+    note = "Below an executable stand those that it started: those that it became, and those that its child processes became."
+    started: defaultdict[str, list[Program]] = defaultdict(list)
+    for one in report.programs:
+        for starter in one.starters:
+            started[starter].append(one)
+    shown: dict[str, int] = {}
+    parts = [element("p", note, class_="muted"), _nested([one for one in report.programs if one.is_first], started, shown)]
+    for in_circles in (False, True):
+        others = [one for one in report.programs if one.executable not in shown and bool(one.starters) == in_circles]
+        if others:
+            parts += [element("p", _UNKNOWN), _nested(others, started, shown)]
     return join(*parts)
 
 
-def _group(one: Program) -> tuple[int, tuple[str, ...]]:
-    return (0 if one.is_first is None and one.executes else 1 if one.starters else 2, one.starters)
+def _nested(tops: Sequence[Program], started: Mapping[str, Sequence[Program]], shown: dict[str, int]) -> Html:
+    """What an executable started stands where that is nearest to the top; its other lines are linked to that one.
+
+    `shown` are those that have their place, numbered.  No recursion: a chain of them may be longer than Python's stack.
+    """
+    lines = [(one, -1) for one in tops]
+    places = set()
+    for at, (one, _) in enumerate(lines):  # which become more meanwhile
+        if one.executable not in shown:
+            shown[one.executable] = len(shown)
+            places.add(at)
+            lines += [(child, at) for child in started.get(one.executable, ())]
+    below: defaultdict[int, list[Html]] = defaultdict(list)
+    for at, (one, above) in reversed([*enumerate(lines)]):
+        identity = f"program-{shown[one.executable]}"
+        if at in places:
+            line = join(_line(one, id=identity), items(reversed(below[at]), class_="tree") if below[at] else "")
+        elif one.executable in started:
+            line = join(_line(one), "; ", element("a", "what it started", href=f"#{identity}"))
+        else:
+            line = _line(one)
+        below[above].append(line)
+    return items(reversed(below[-1]), class_="tree") if tops else join()
 
 
-def _heading(group: tuple[int, tuple[str, ...]]) -> list[Child]:
-    kind, starters = group
-    if kind == 0:
-        return ["Not known which of these a run began with:"]
-    if kind == 2:
-        return ["Not known what started these:"]
-    names = [part for name in starters for part in (" or ", code(name))][1:]
-    return ["First started by ", *names, ":"]
-
-
-def _nested(those: Sequence[Program], everything: Sequence[Program]) -> Html:
-    if not those:
-        return join()
-    return items((join(_line(one), _nested(_children(one, everything), everything)) for one in those), class_="tree")
-
-
-def _children(parent: Program, everything: Sequence[Program]) -> list[Program]:
-    """No cycle can begin at one that was first: what has a single starter was not."""
-    return [one for one in everything if one.starters == (parent.executable,)]
-
-
-def _below(those: Sequence[Program], everything: Sequence[Program]) -> list[Program]:
-    return [*those, *(one for parent in those for one in _below(_children(parent, everything), everything))]
-
-
-def _line(one: Program) -> Html:
-    said = [plural(one.calls, "call"), plural(len(one.syscalls), "syscall"), plural(len(one.runs), "run")]
-    if one.executes:
-        said.append(plural(one.executes, "execve"))
-    return join(code(one.executable), " ", element("span", ", ".join(said), class_="muted"))
+def _line(one: Program, **attributes: str) -> Html:
+    said = (plural(one.calls, "call"), plural(len(one.syscalls), "syscall"), plural(len(one.runs), "run"))
+    return join(element("code", one.executable, **attributes), " ", element("span", ", ".join(said), class_="muted"))
 
 
 def matrix(report: Report) -> Html:
     """How often each executable made each call."""
-    if not report.programs:
-        return element("p", "There is no recording.")
-    names = _short_names([one.executable for one in report.programs])
-    calls = sorted({call for one in report.programs for call in one.syscalls}, key=lambda call: (_arch(call), call_name(*call)))
+    those = [one for one in report.programs if one.syscalls]
+    if not those:
+        return element("p", "No call is recorded.")
+    names = _short_names([one.executable for one in those])
+    calls = sorted({call for one in those for call in one.syscalls}, key=lambda call: (_arch(call), call_name(*call)))
     several = len({audit for audit, _ in calls}) > 1
-    greatest = max(count for one in report.programs for count in one.syscalls.values())
+    greatest = max(count for one in those for count in one.syscalls.values())
     rows: list[tuple[Child, ...]] = []
     for call in calls:
         name = f"{_arch(call)} {call_name(*call)}" if several else call_name(*call)
-        cells = [_cell(one.syscalls.get(call, 0), greatest) for one in report.programs]
-        total = sum(one.syscalls.get(call, 0) for one in report.programs)
+        cells = [_cell(one.syscalls.get(call, 0), greatest) for one in those]
+        total = sum(one.syscalls.get(call, 0) for one in those)
         rows.append((code(name), f"{total:,}", *cells))
     columns = ("Syscall", "All", *names)
     caption = "Calls of each executable, over all runs"

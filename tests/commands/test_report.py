@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -126,7 +128,8 @@ def test_a_real_policy_in_a_browser(learned: Path, tmp_path: Path) -> None:
     said = " ".join(page.said)
     for words in ("wider", "socket", "Leave one run out", "Good-Turing", "Became possible", "reaches the network"):
         assert words in said
-    assert out.read_text().count('<ul class="tree">') == 2  # sh, and what it started
+    below = [os.path.realpath(shutil.which(name, path="/usr/bin") or "") for name in ("ls", "python3", "wc")]
+    assert tree(out.read_text()) == [f"  {os.path.realpath('/bin/sh')}", *(f"    {path}" for path in below)]
     assert page.tags["svg"] == 2 and page.tags["details"] > 30
     assert "rule-x86_64-socket" in page.ids
 
@@ -182,6 +185,74 @@ def test_an_empty_policy(tmp_path: Path) -> None:
     checked(run(tmp_path, "report", "a.policy", "--against", "a.policy").stdout)
 
 
+def reported(folder: Path, *executed: tuple[str, str], calls: tuple[str, ...] = ()) -> str:
+    """The page of a recording of one run, in which some executables made a call."""
+    seen = Folder()
+    for program in calls:
+        seen.slot(program, Event(Arch.X86_64.audit, NUMBERS["getpid"], (0, 0, 0, 0, 0, 0)), str)[0] += 1
+    it = Run("1", 1, ("x",), 0, True, executed=tuple(sorted(executed)))
+    recording_file.save(folder / "it.rec", Recording((it,), seen.observations()))
+    (folder / "it.policy").write_text("getpid: allow\n")
+    done = run(folder, "report", "it.policy", "--recording", "it.rec")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def tree(page: str) -> list[str]:
+    """The process tree's lines, each indented by its depth, and the headings between."""
+    lines, depth = [], 0
+    section = page[page.index('id="processes"') : page.index('id="matrix"')]
+    for part in re.findall(r"<ul|</ul>|<p>.*?</p>|<li>.*?(?=<ul|</li>)", section):
+        depth += {"<ul": 1, "</ul>": -1}.get(part, 0)
+        if "<code" in part or part.startswith("<p>Not"):
+            text = re.sub(r'<span.*?</span>|<a href="#([\w-]+)">', r" \1 ", part)
+            lines.append("  " * depth + " ".join(re.sub("<[^>]*>", "", text).split()))
+    return lines
+
+
+def test_the_process_tree(tmp_path: Path) -> None:
+    """Shells start each other, and one that nobody was seen to start, starts something."""
+    pairs = [("", "/sh"), ("/sh", "/sh"), ("/sh", "/make"), ("/make", "/sh"), ("/make", "/cc"), ("/sh", "/cc"), ("/old", "/cc")]
+    page = reported(tmp_path, *pairs, calls=("/cc", "/old", "/sh"))
+    checked(page)
+    assert tree(page) == [
+        "  /sh",
+        "    /cc",
+        "    /make",
+        "      /cc",
+        "      /sh ; program-0 what it started",
+        "    /sh ; program-0 what it started",
+        "Not known what first started these:",
+        "  /old",
+        "    /cc",
+    ]
+    assert '<code id="program-0">/sh</code>' in page
+    assert ">cc</th>" in page and ">make</th>" not in page  # no call of it is recorded
+    found = json.loads(run(tmp_path, "report", "it.policy", "--recording", "it.rec", "--format", "json").stdout)
+    said = {one["executable"]: (one["first"], one["started_by"]) for one in found["programs"]}
+    assert said["/sh"] == (True, ["/make", "/sh"]) and said["/old"] == (False, [])
+
+
+def test_a_process_tree_without_a_beginning(tmp_path: Path) -> None:
+    page = reported(tmp_path, ("/make", "/sh"), ("/sh", "/make"), calls=("/nobody",))
+    assert tree(page) == [
+        "Not known what first started these:",
+        "  /nobody",
+        "Not known what first started these:",
+        "  /make",
+        "    /sh ; program-2 what it started",
+        "  /sh",
+        "    /make ; program-1 what it started",
+    ]
+
+
+def test_a_process_tree_deeper_than_pythons_stack(tmp_path: Path) -> None:
+    names = ["", *(f"/{number:04}" for number in range(1500))]
+    page = reported(tmp_path, *pairwise(names))
+    assert tree(page)[-1] == "  " * 1500 + "/1499"
+    assert "No call is recorded." in page
+
+
 def test_names_are_never_markup(tmp_path: Path) -> None:
     """Of programs, words of their command lines, gaps, call sites, files of policies."""
     parts = []
@@ -192,7 +263,9 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
             for program in (HOSTILE, f"{HOSTILE}2"):
                 folder.slot(program, event, lambda: f"{HOSTILE}+0x1")[0] += 10**index
         when = index * 86_400 * 10**9
-        parts.append(Recording((Run(f"{HOSTILE}{index}", when, (HOSTILE,), 0, True, (HOSTILE,)),), folder.observations()))
+        pairs = ("", HOSTILE), (HOSTILE, HOSTILE)
+        seen = Run(f"{HOSTILE}{index}", when, (HOSTILE,), 0, True, (HOSTILE,), executed=pairs)
+        parts.append(Recording((seen,), folder.observations()))
     name = "<img src=x onerror=alert(1)>.policy"
     (tmp_path / name).write_text("openat: allow  # why: </code><script>alert(2)</script>\nexecve: allow\nlistxattr: allow\n")
     recording_file.save(tmp_path / "it.rec", merge(*parts))
@@ -200,7 +273,7 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     page = checked(done.stdout)
     assert "script" not in page.tags and "img" not in page.tags
-    assert f"<code>{HARMLESS}</code>" in done.stdout
+    assert f"<code>{HARMLESS}</code>" in done.stdout and f'<code id="program-0">{HARMLESS}</code>' in done.stdout
     assert "<script" not in done.stdout and "\x1b" not in done.stdout and "\u202e" not in done.stdout
     assert "&lt;img src=x onerror=alert(1)&gt;.policy" in done.stdout
     found = json.loads(run(tmp_path, "report", name, "--recording", "it.rec", "--format", "json").stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from policygen import recording_file
 
 LEARN = (sys.executable, "-m", "callfence", "learn", "-q")
 GETPPID = 110
@@ -92,6 +95,16 @@ def test_until_its_end(running, attach, tmp_path):
     ends_well(running)
     assert learner.wait(10) == 0, learner.stderr.read()
     assert {GETPPID, 231} <= recorded(tmp_path)  # exit_group
+
+
+def test_what_it_starts_is_known_to_be_started_by_it(attach, tmp_path):
+    process = subprocess.Popen(["/bin/sh", "-c", "read line; env true; exit 3"], stdin=subprocess.PIPE)
+    learner = attach(process)
+    process.communicate(b"go\n", timeout=20)
+    assert (process.returncode, learner.wait(10)) == (3, 3), learner.stderr.read()
+    shell, env, true = (os.path.realpath(shutil.which(name)) for name in ("sh", "env", "true"))
+    (run,) = recording_file.load(tmp_path / ".callfence" / "a.rec").runs
+    assert run.executed == tuple(sorted([("", shell), (shell, env), (env, true)]))
 
 
 def test_a_killed_learn_leaves_it_running(running, attach, tmp_path):

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from policygen import atomic
 from policygen.observation import Observation
 from policygen.recording import Recording, Run, merge
-from policygen.recording_file import RecordingError, load, parse, save, text, update
+from policygen.recording_file import RecordingError, load, load_all, parse, save, text, update
 
 X86_64 = 0xC000003E
 
 
 def run(name: str, started: int = 0, **changes: object) -> Run:
-    values = {"command": ("./app",), "status": 0, "complete": True, "gaps": ()} | changes
+    values = {"command": ("./app",), "status": 0, "complete": True, "gaps": (), "executed": (("", "/app"),)} | changes
     return Run(name, started, **values)  # type: ignore[arg-type]
 
 
@@ -88,6 +88,12 @@ def test_the_complete_account_of_a_run_wins() -> None:
     assert merge(part, whole) == merge(whole, part) == whole
 
 
+@given(st.permutations([run("a", executed=pairs) for pairs in [(), (("", "/app"),), (("", "/app"), ("/app", "/bin/ls"))]]))
+def test_who_executed_what_is_one_account_of_a_run(accounts: list[Run]) -> None:
+    whole = max(accounts, key=lambda one: len(one.executed))
+    assert merge(*(Recording((one,)) for one in accounts)) == Recording((whole,))
+
+
 def test_a_recording_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError):
         Recording((run("a"), run("a")))
@@ -101,7 +107,8 @@ def test_a_recording_that_cannot_be_is_refused() -> None:
 
 def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
     name = os.fsdecode(b"/bin/caf\xe9\n")
-    recording = Recording((run("a", command=(name, "")),), (observation(3, 1, executable=name),))
+    seen = run("a", command=(name, ""), executed=(("", name), (name, "/\U0001f600")))
+    recording = Recording((seen,), (observation(3, 1, executable=name),))
     save(tmp_path / "x.rec", recording)
     assert load(tmp_path / "x.rec") == recording
 
@@ -127,7 +134,9 @@ def changed(line: int, **fields: object) -> str:
         ("[1, 2]\n", "1: not a callfence recording"),
         ("[" * 100_000, "1: not a callfence recording"),
         ("\x7fELF\x02\x01\x00\xff", "1: not a callfence recording"),
-        (changed(1, **{"callfence recording": 2}), "1: format 2, but this callfence reads format 1"),
+        (changed(1, **{"callfence recording": 3}), "1: format 3, but this callfence reads formats 1 to 2"),
+        (changed(1, **{"callfence recording": True}), "1: format True, but"),
+        (changed(1, **{"callfence recording": 1}), "2: corrupt: not an object of id, started"),
         (changed(1, runs=-1), "1: corrupt: no number of runs"),
         (changed(1, observations="2"), "1: corrupt: no number of runs"),
         ("".join(lines()[:4]), "5: truncated"),
@@ -141,6 +150,13 @@ def changed(line: int, **fields: object) -> str:
         (changed(2, status=256), "2: corrupt: status is 256"),
         (changed(2, complete=1), "2: corrupt: complete is 1"),
         (changed(2, command="./app"), "2: corrupt: command is './app'"),
+        (changed(2, executed=None), "2: corrupt: executed is None"),
+        (changed(2, executed=["/app"]), "2: corrupt: executed is ['/app']"),
+        (changed(2, executed=[["", "/app", ""]]), "2: corrupt: executed is"),
+        (changed(2, executed=[["", 1]]), "2: corrupt: executed is"),
+        (changed(2, executed=[["", {"a": 1}]]), "2: corrupt: executed is"),
+        (changed(2, executed=[["", "/app"], ["", "/app"]]), "2: corrupt: executed is"),
+        (changed(3, executed=[["/b", "/a"], ["", "/b"]]), "3: corrupt: executed is"),
         (changed(3, id="a"), "3: corrupt: out of order, given twice"),
         (changed(4, number=1 << 32), "4: corrupt: number is 4294967296"),
         (changed(4, arch="x86_64"), "4: corrupt: arch is 'x86_64'"),
@@ -159,6 +175,18 @@ def test_bad_files_are_refused_with_their_line(content: str, message: str) -> No
     with pytest.raises(RecordingError) as error:
         parse(content.encode("latin-1"), "app.rec")
     assert str(error.value).startswith(f"app.rec:{message}")
+
+
+def test_format_1_is_read_and_written_as_the_newest(tmp_path: Path) -> None:
+    header, *rows = map(json.loads, lines())
+    for row in rows[:2]:
+        del row["executed"]
+    path = tmp_path / "app.rec"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ({**header, "callfence recording": 1}, *rows)))
+    expected = Recording((run("a", executed=()), run("b", 1, executed=())), (observation(3, 1, 2), observation(4, 0, 1)))
+    assert load(path) == load_all([path]) == expected
+    update(path, lambda old: old)
+    assert load(path) == expected and path.read_text().startswith('{"callfence recording": 2,')
 
 
 def add(name: str, recording: Recording) -> Recording:

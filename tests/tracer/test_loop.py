@@ -16,6 +16,9 @@ class Recorder:
     def slot(self, executable, event, site):
         return [0]
 
+    def executed(self, before, after):
+        pass
+
     def gap(self, what):
         pass
 
