@@ -47,6 +47,17 @@ FUTEX_OPERATIONS = (
 """What glibc, musl, Go and Rust make of locks, conditions and joins.  Whether a lock is found taken, and so which of them
 a run needs, hangs on chance."""
 
+PAUSE = "floor: how one waits a moment for another, as timing has it"
+"""Why a program that starts processes or threads may sleep as `PAUSES` do: whether it finds one of them where it wants it,
+or has to look again later, hangs on chance."""
+
+STARTS = ("clone", "fork", "vfork")
+
+PAUSES = ("clock_nanosleep", "clock_nanosleep_time64")
+
+PAUSE_ARGUMENTS = (("CLOCK_REALTIME", "0"), ("CLOCK_MONOTONIC", "TIMER_ABSTIME"))
+"""What glibc makes of sleep, usleep and nanosleep, and CPython of time.sleep (since 3.11; subprocess polls so)."""
+
 OPAQUE: Mapping[str, str] = {
     "clone3": "opaque: flags are behind a pointer; libc falls back to clone",
     "openat2": "opaque: flags are behind a pointer; programs fall back to openat",

@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 from policygen.fold import EVIDENCE
 from policygen.model import Condition, Operator
 from policygen.rule import Element, Flags, Rule, join, key
-from tracer.abi import Argument, Kind
+from tracer.abi import Argument, Kind, constants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from policygen.observation import Observation
+    from tracer.abi import Arch
     from tracer.abi.table import Table
 
 
@@ -141,11 +144,27 @@ def learned(observation: Observation, calls: Table, held: Collection[int] = ()) 
     meanings = calls.arguments(observation.number, observation.example)
     rule: list[Element] = []
     for index, (meaning, value) in enumerate(zip(meanings, observation.arguments, strict=True)):
-        element = None if value is None else TREATMENT[meaning.kind](meaning, index, value)
+        element = None
+        if value is not None and not _is_left_over(meaning, observation.example[index], calls.arch):
+            element = TREATMENT[meaning.kind](meaning, index, value)
         if element is None and value is not None and index in held:
             element = Condition(index, Operator.EQ, value)
         rule.append(element)
     return tuple(rule)
+
+
+def _is_left_over(argument: Argument, register: int, arch: Arch) -> bool:
+    """Whether the call was made without these flags, as `syscall(SYS_pidfd_open)` is to ask whether the kernel has it.
+
+    The register then has an address from before, and the half of it that the kernel takes is another in every run: it has
+    bits without a name.  No number has the upper half of an address in the stack, a library, or a position-independent
+    program and its heap: those are above two thirds of the address space (ELF_ET_DYN_BASE, arch/x86/include/asm/elf.h).
+    Of other kinds than flags a value is kept even so: nothing that decides what a call does becomes free by chance.
+    """
+    if argument.kind is not Kind.FLAGS or argument.width != 32 or not 0x5555 <= register >> 32 <= 0x7FFF:
+        return False
+    names = constants.family(argument.constants, arch).names if argument.constants else {}
+    return bool(register & argument.mask & ~reduce(or_, names.values(), 0))
 
 
 def literal(observation: Observation, calls: Table) -> Rule:

@@ -10,7 +10,19 @@ from policygen.compile import compile_policy
 from policygen.document import Document, new_document
 from policygen.evaluate import evaluate
 from policygen.extend import DEFAULTS, Extended, Options, extend
-from policygen.floor import ARMED_BEFORE, CLONE_THREAD, FLOOR, FUTEX_OPERATIONS, OPAQUE, THREADS, VISIBLE_NO_MORE
+from policygen.floor import (
+    ARMED_BEFORE,
+    CLONE_THREAD,
+    FLOOR,
+    FUTEX_OPERATIONS,
+    OPAQUE,
+    PAUSE,
+    PAUSE_ARGUMENTS,
+    PAUSES,
+    STARTS,
+    THREADS,
+    VISIBLE_NO_MORE,
+)
 from policygen.generalise import Widened, Widening
 from policygen.join import alternatives
 from policygen.known import permits
@@ -27,6 +39,7 @@ if TYPE_CHECKING:
 _ALLOWED = Entry(Always(True))
 _NEWEST = Policy({}).table
 _ARMING = "execve"
+_WAITING = ("futex", *PAUSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,28 +141,40 @@ def _in_order(placed: Placed) -> Placed:
 
 
 def _with_waits(placed: Placed, policy: Policy) -> Placed:
-    """With every way in which threads may wait for one another, where the program starts threads.
+    """With every way in which threads may wait for one another, where the program starts threads; and with a pause, where
+    it starts any tasks.
 
     Not if the policy allows all that was seen of that already: then somebody may have removed the others.
     """
     found = dict(placed)
     for arch in policy.entries:
-        calls = table(arch)
-        clone, futex = (placed.get((arch, calls.by_name[name].number), ()) for name in ("clone", "futex"))
-        threads = [seen for seen in clone if seen.example[0] & CLONE_THREAD]
-        if threads and not all(_permitted(policy, seen.event) for seen in (*threads, *futex)):
-            waits = tuple(
-                Observation(arch.audit, event.number, kept(calls, event), "", (1,), "", event.arguments)
-                for event in _waits(arch)
-            )
-            found[arch, calls.by_name["futex"].number] = futex + waits
+        starts = [seen for name in STARTS for seen in _of(placed, arch, name)]
+        threads = [seen for seen in _of(placed, arch, "clone") if seen.example[0] & CLONE_THREAD]
+        for name in _WAITING:
+            causes, seen = threads if name == "futex" else starts, _of(placed, arch, name)
+            if causes and name in table(arch).by_name and not all(_permitted(policy, one.event) for one in (*causes, *seen)):
+                found[arch, table(arch).by_name[name].number] = seen + tuple(
+                    Observation(arch.audit, event.number, kept(table(arch), event), "", (1,), "", event.arguments)
+                    for event in _waits(arch, name)
+                )
     return _in_order(found)
 
 
-def _waits(arch: Arch) -> tuple[Event, ...]:
-    number = table(arch).by_name["futex"].number
-    operations = [sum(constants.value(name, arch) or 0 for name in text.split("|")) for text in FUTEX_OPERATIONS]
-    return tuple(Event(arch.audit, number, (0, operation, 0, 0, 0, 0)) for operation in operations)
+def _of(placed: Placed, arch: Arch, name: str) -> tuple[Observation, ...]:
+    call = table(arch).by_name.get(name)
+    return placed.get((arch, call.number), ()) if call else ()
+
+
+def _waits(arch: Arch, name: str) -> tuple[Event, ...]:
+    """The ways in which tasks may need to wait for one another by the call `name`."""
+    ways = [("0", operation) for operation in FUTEX_OPERATIONS] if name == "futex" else PAUSE_ARGUMENTS
+    number = table(arch).by_name[name].number
+    return tuple(Event(arch.audit, number, (_bits(first, arch), _bits(second, arch), 0, 0, 0, 0)) for first, second in ways)
+
+
+def _bits(names: str, arch: Arch) -> int:
+    """The value of `A|B`, or 0."""
+    return sum(constants.value(name, arch) or 0 for name in names.split("|"))
 
 
 def _permitted(policy: Policy, event: Event) -> bool:
@@ -223,8 +248,11 @@ def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:
                 notes[arch, number] = FLOOR.get(name) or VISIBLE_NO_MORE[name]
             elif entry == Entry(Always(True), ENOSYS) and name in OPAQUE:
                 notes[arch, number] = OPAQUE[name]
-            elif name == "futex" and entry != _ALLOWED and all(_permitted(policy, event) for event in _waits(arch)):
-                notes[arch, number] = THREADS
+            elif name in _WAITING and entry != _ALLOWED and all(_permitted(policy, one) for one in _waits(arch, name)):
+                if name == "futex":
+                    notes[arch, number] = THREADS
+                elif any(_name(arch, other) in STARTS for other in section):
+                    notes[arch, number] = PAUSE
     return notes
 
 

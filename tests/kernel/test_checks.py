@@ -16,7 +16,8 @@ CHECKS = {
     "filters": "none_yet with_errno by_prctl killing killing_a_thread trapping tracing logging notifying for_all_threads "
     "for_one_thread precedence signals_and_filters",
     "ways": "mixed vsyscall odd_numbers clocks",
-    "processors": "after_many_calls in_status of_threads of_children over_exec chosen of_another",
+    "processors": "after_many_calls in_status of_threads of_children over_exec chosen of_another asked_often "
+    "with_a_deadline",
     "storms": "killed_trees",
 }
 GOOD = {"leader_first": 7}
@@ -35,6 +36,12 @@ def test_a_32_bit_program_notices_nothing(program, same, check):
     learned = same(program("signals", "-m32", "-static"), check)
     assert learned.done.returncode == 0
     assert {arch for arch, _ in learned.calls()} == {I386}
+
+
+@pytest.mark.parametrize(("options", "said"), [((), b"no clone3\n"), (("--allow-opaque", "clone3"), b"clone3\n")])
+def test_no_child_is_left_without_its_tracer(program, learn, options, said):
+    learned = learn(program("tasks"), "untraced", options=("-q", *options))
+    assert (learned.done.returncode, learned.done.stdout) == (0, said), learned.done.stderr
 
 
 X86_64, I386 = 0xC000003E, 0x40000003

@@ -77,6 +77,13 @@ def written(name: str, text: str) -> Expression:
             "level == SOL_SOCKET && optname == SO_REUSEADDR || level == SOL_TCP && optname == TCP_NODELAY",
         ),
         (["kill 4711 SIGTERM", "kill 4712 SIGTERM", "kill 4711 0"], "sig == 0 || sig == SIGTERM"),
+        # an address that was left in the register of flags which the call was made without
+        (["pidfd_open 7 0", "pidfd_open 0 0x559cbeb85010"], "allow"),
+        (["pidfd_open 7 PIDFD_NONBLOCK|0x559c00000000"], "flags == PIDFD_NONBLOCK"),
+        (["pidfd_open 7 0x10|0xdead00000000"], "flags == 0x10"),
+        (["kill 4711 SIGTERM|0x55d0e3f60000"], "sig == 0xe3f6000f"),
+        (["ioctl 0 TIOCSTI|0x7ffc00000000"], "cmd == TIOCSTI"),
+        (["mprotect 0x1000 4096 0x7f0000000001"], "prot == PROT_READ|0x7f0000000000"),
         # a command and the argument that it gives a meaning to
         (["fcntl 3 F_GETFD 0xbeef", "fcntl 3 F_GETFD 0xdead"], "cmd == F_GETFD"),
         (["fcntl 3 F_SETLK 0x7fff0000"], "cmd == F_SETLK"),

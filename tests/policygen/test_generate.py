@@ -252,6 +252,20 @@ def test_ways_to_wait_that_were_removed_stay_away() -> None:
     assert learn(*THREADED, existing=narrowed).document is narrowed
 
 
+def test_what_starts_others_may_wait_a_moment() -> None:
+    pause = "clock_nanosleep: which_clock == CLOCK_MONOTONIC && flags == TIMER_ABSTIME  # floor: how one waits a moment"
+    other = "              || which_clock == CLOCK_REALTIME && flags == 0\n"
+    for start in ("clone SIGCHLD", "fork", "vfork"):
+        text = learn(start, "read 1").document.text()
+        assert pause in text
+        assert other in text
+        narrowed = parse(text.replace(other, ""))
+        assert learn(start, existing=narrowed).document is narrowed
+        assert pause in learn(start, existing=learn("read 1").document).document.text()
+        assert pause in learn(start, existing=learn("clock_nanosleep").document).document.text()
+    assert "flags == 0\n" in learn("clock_nanosleep").document.text()
+
+
 def test_names_only() -> None:
     found = learn("ioctl 1 FIONBIO", "mmap", existing=policy("ioctl: cmd == TCGETS"), names_only=True)
     assert entries(found.document) == entries(policy("ioctl: allow\nmmap: allow"))

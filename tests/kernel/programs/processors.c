@@ -140,6 +140,29 @@ static void of_another(void) {
     expect_end(pid, -SIGKILL);
 }
 
+static void asked_often(void) {
+    work(3000);
+    for (int i = 0; i < 500; i++) {
+        same();
+    }
+}
+
+/* The kernel takes a deadline only for a task that may use all processors (sched(7)). */
+static void with_a_deadline(void) {
+    struct {
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } attributes = {sizeof attributes, 6 /* SCHED_DEADLINE */, 0, 0, 0, 10000000, 30000000, 30000000};
+    work(3000);
+    long result = syscall(SYS_sched_setattr, 0, &attributes, 0);
+    printf("%ld %d\n", result, result ? errno : 0); /* as without, whether permitted or not */
+    work(3000);
+    same();
+}
+
 static void unchanged(void) { same(); }
 
 __attribute__((constructor)) static void remember(void) {
@@ -152,4 +175,4 @@ __attribute__((constructor)) static void remember(void) {
 
 MAIN({"after_many_calls", after_many_calls}, {"in_status", in_status}, {"of_threads", of_threads},
      {"of_children", of_children}, {"over_exec", over_exec}, {"chosen", chosen}, {"of_another", of_another},
-     {"unchanged", unchanged})
+     {"unchanged", unchanged}, {"asked_often", asked_often}, {"with_a_deadline", with_a_deadline})

@@ -1,0 +1,18 @@
+"""What is not the same in two runs of a program is no violation."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+ENFORCE = (sys.executable, "-m", "callfence", "enforce")
+
+
+@pytest.mark.parametrize(("check", "later"), [("left_over", ()), ("look_again", ("slowly",))])
+def test_what_is_chance_is_allowed(program, plain, learn, check, later):
+    learned = learn(program("chance"), check)
+    assert learned.done.returncode == 0, learned.done.stderr
+    for _ in range(2):  # the addresses differ
+        done = plain(*ENFORCE, "-p", learned.policy, program("chance"), check, *later)
+        assert (done.returncode, done.stderr) == (0, b"")
