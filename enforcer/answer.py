@@ -120,11 +120,14 @@ def _end(task: int, *, trap: bool) -> None:
     in any case, although without the siginfo of SECCOMP_RET_TRAP, which only the kernel can send.
     """
     try:
-        with open(f"/proc/{task}/status") as file:
-            status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
-    except OSError:  # no /proc here: kill(2) takes a thread for its process
+        _signal(task, trap=trap)
+    except Exception:  # no /proc here, or whatever else: kill(2) takes a thread for its process
         os.kill(task, kernel.SIGKILL)
-        return
+
+
+def _signal(task: int, *, trap: bool) -> None:
+    with open(f"/proc/{task}/status", errors="replace") as file:  # a process may have any bytes for a name
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
     process = int(status["Tgid"])
     bit = 1 << (kernel.SIGSYS - 1)
     deaf = any(int(status[mask], 16) & bit for mask in ("SigBlk", "SigIgn", "SigCgt"))

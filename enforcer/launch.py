@@ -174,7 +174,7 @@ def _explain(refusal: str) -> str:
 def tracer() -> str:
     """The pid of who traces this process, or ''."""
     try:
-        with open("/proc/self/status") as file:
+        with open("/proc/self/status", errors="replace") as file:
             lines = file.read().splitlines()
     except OSError:
         return ""

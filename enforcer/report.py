@@ -182,7 +182,7 @@ def _consequence(action: Action, event: Event, *, audit: bool) -> str:
 def _process(task: int) -> int:
     """The process that a thread belongs to; the thread itself if it has gone."""
     try:
-        with open(f"/proc/{task}/status") as file:
+        with open(f"/proc/{task}/status", errors="replace") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
     except (OSError, StopIteration):
         return task

@@ -37,7 +37,7 @@ def filter_counts(pid: int) -> dict[int, int]:
     counts: dict[int, int] = {}
     try:
         for name in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{name}/status") as file:
+            with open(f"/proc/{pid}/task/{name}/status", errors="replace") as file:
                 fields = dict(line.split(":", 1) for line in file.read().splitlines() if ":" in line)
             if count := fields.get("Seccomp_filters"):
                 counts[int(name)] = int(count)

@@ -235,6 +235,16 @@ def test_names_from_the_program_cannot_drive_the_terminal(place):
     assert f"  by {place.folder}/\\x1b[31m\\x0aenforce: denied\\xff (pid " in done.stderr
 
 
+def test_a_process_whose_name_is_no_text_is_killed_too(place):
+    """The name stands in /proc/PID/status, which is read to kill it."""
+    place.policy(KILL)
+    place.calls()
+    (place.folder / "calls").rename(place.folder / "b\udcff")
+    done = place.enforce("-p", "calls.policy", "./b\udcff", "110")
+    assert (done.returncode, done.stdout) == (-signal.SIGSYS, "")
+    assert f"denied getppid(): the process is killed\n  by {place.folder}/b\\xff (pid " in done.stderr
+
+
 def test_the_first_process_of_a_namespace_can_be_killed(place):
     """It ignores signals from inside its namespace, where the helper is."""
     if os.getuid() != 0:
