@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_MAGIC = b"callfence filter 1\n"
+_MAGIC = b"callfence filter 2\n"
 _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
 
@@ -25,11 +25,13 @@ _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
 class Compiled:
     """A filter, when to arm it, and what it was compiled from."""
 
-    __slots__ = ("arm", "filter", "sources")
+    __slots__ = ("arm", "expects_listener", "filter", "sources")
 
-    def __init__(self, filter_: bytes, arm: str, sources: Sequence[tuple[str, bytes]]) -> None:
+    def __init__(self, filter_: bytes, arm: str, sources: Sequence[tuple[str, bytes]], *, expects_listener: bool) -> None:
         self.filter = filter_
         self.arm = arm
+        self.expects_listener = expects_listener
+        """The policy lets the program have a listener of its own (`policygen.listener`)."""
         self.sources = tuple(sources)
         """Name and content of each file: the policy's first, then those it includes, as they were read."""
 
@@ -44,12 +46,12 @@ def load(path: str, variant: str, read: Callable[[str], bytes]) -> Compiled | No
         return None
     try:
         fields = _fields(_content(folder, _name(path, variant)))
-        if len(fields) < 5 or fields[0] != _made_by(variant):
+        if len(fields) < 6 or fields[0] != _made_by(variant):
             return None
-        sources = [(os.fsdecode(name), text) for name, text in zip(fields[3::2], fields[4::2], strict=True)]
+        sources = [(os.fsdecode(name), text) for name, text in zip(fields[4::2], fields[5::2], strict=True)]
         if sources[0][0] != path or any(read(name) != text for name, text in sources):
             return None
-        return Compiled(fields[2], fields[1].decode(), sources)
+        return Compiled(fields[3], fields[1].decode(), sources, expects_listener=fields[2] == b"1")
     except (OSError, ValueError):
         return None
     finally:
@@ -61,7 +63,7 @@ def store(compiled: Compiled, variant: str) -> None:
     folder = _folder(create=True)
     if folder is None:
         return
-    fields = [_made_by(variant), compiled.arm.encode(), compiled.filter]
+    fields = [_made_by(variant), compiled.arm.encode(), b"%d" % compiled.expects_listener, compiled.filter]
     for name, text in compiled.sources:
         fields += [os.fsencode(name), text]
     body = b"".join(len(one).to_bytes(4, "little") + one for one in fields)

@@ -11,7 +11,7 @@ import sys
 
 from callfence import __version__, filters
 from enforcer import launch, program
-from enforcer.errors import EnforceError
+from enforcer.errors import FAILED, EnforceError
 from enforcer.reporter import Reporter
 
 TYPE_CHECKING = False
@@ -97,7 +97,11 @@ def main(arguments: list[str] | None = None) -> int:
     launch.forget_interrupt_handler()
     arguments = sys.argv[1:] if arguments is None else arguments
     if wanted := _wants_text(arguments):
-        sys.stdout.write(wanted)
+        try:
+            os.write(1, wanted.encode())
+        except OSError as error:
+            _say(f"enforce: standard output: {error.strerror}", 2)
+            return FAILED
         return 0
     environment = launch.initial_environment()
     stderr = 2 if _is_open(2) else -1
@@ -111,16 +115,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _enforce(options: Options, environment: Sequence[bytes], stderr: int) -> NoReturn:
     name = options.argv[0]
+    path = program.locate(os.fsencode(name), environment)  # what is mistyped has no policy either
     files = options.policies or [_default_policy(name)]
-    compiled = [filters.compiled(os.path.normpath(file), "silent" if options.quiet else "report") for file in files]
+    files = [os.path.normpath(file) for file in files]
+    compiled = [filters.compiled(file, "silent" if options.quiet else "report") for file in files]
+    is_quiet = options.quiet
+    if not (is_quiet or options.audit) and any(one.expects_listener for one in compiled):
+        # A chain of filters has one listener (seccomp(2), EBUSY): it is the program's.
+        compiled = [filters.compiled(file, "silent") for file in files]
+        is_quiet = True
+        _say(f"enforce: {name} may listen to a filter of its own, so violations are not reported (--quiet-kernel)", stderr)
     reporter = None
-    if not options.quiet:
+    if not is_quiet:
         log = _open_log(options.log) if options.log else stderr
         reporter = Reporter(log, lambda: _policies(compiled), json=bool(options.log), audit=options.audit)
     if options.audit:
         _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
-    path = next(filter(os.path.isfile, program.candidates(os.fsencode(name), environment)), b"")
-    if path and program.loses_privilege(path):
+    if program.loses_privilege(path):
         _say(f"enforce: {name} runs without the privilege of its set-id bits or capabilities (no_new_privs)", stderr)
     launch.run(
         [os.fsencode(argument) for argument in options.argv],

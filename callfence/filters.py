@@ -33,6 +33,7 @@ def compiled(path: str, variant: Variant) -> cache.Compiled:
         raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
     from policygen.compile import CompileError, compile_policy
     from policygen.errors import PolicyError
+    from policygen.listener import expects_listener
 
     def read(name: str) -> bytes:
         source.append((name, _read(name)))
@@ -51,7 +52,7 @@ def compiled(path: str, variant: Variant) -> cache.Compiled:
         raise EnforceError(str(error)) from error
     except CompileError as error:
         raise EnforceError(f"{path}: {error}") from error
-    made = cache.Compiled(filter_, str(policy.arm), source)
+    made = cache.Compiled(filter_, str(policy.arm), source, expects_listener=expects_listener(policy))
     cache.store(made, variant)
     return made
 

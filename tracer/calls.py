@@ -47,8 +47,10 @@ class Calls:
         self._do: Callable[[], None] = lambda: None
         by_name: dict[str, Handler] = {
             "clone": self._clone,
+            "clone3": self._clone3,
             "sched_getaffinity": self._affinity,
             "sched_setaffinity": self._setaffinity,
+            "sched_setattr": self._affinity,  # a deadline is only for a task that may use all processors (sched(7))
             "open": self._open,
             "openat": self._open,
             "seccomp": self._seccomp,
@@ -89,6 +91,11 @@ class Calls:
             kernel.poke_user(task.tid, register, flags & ~CLONE_UNTRACED)
             self._changed[task.tid] = (register, flags)
 
+    def _clone3(self, task: Task, event: Event) -> None:
+        """Where it is let through, CLONE_UNTRACED still fails: of clone, which is tried next, it can be taken away."""
+        if kernel.peek(task.tid, event.arguments[0]) & CLONE_UNTRACED:  # struct clone_args begins with the flags
+            self._opaque(task, event)
+
     def announced(self, task: Task, child: Task) -> None:
         """At the event of a clone: task and child (that one when it has stopped) get the register back."""
         if changed := self._changed.pop(task.tid, None):
@@ -104,6 +111,7 @@ class Calls:
         """Whoever asks for an affinity gets to see the true one; for another task's, its pid may be a namespace's."""
         if event.arguments[0] & 0xFFFFFFFF in (0, task.tid):
             self._loop.processor.release(task.tid)
+            task.checked = 0.0  # nor is it pinned again at this very stop
         else:
             self._loop.processor.disable()
 

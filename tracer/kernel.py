@@ -203,14 +203,20 @@ def skip_call(tid: int, error: int = 0) -> None:
     poke_user(tid, OFFSET_RAX, -error & (1 << 64) - 1)
 
 
-def set_breakpoint(tid: int, address: int) -> int:
-    """Write an int3 at `address` and return the word that was there (64 bits).  Raises PtraceError."""
+def peek(tid: int, address: int) -> int:
+    """The word (64 bits) at an address of a stopped task.  Raises PtraceError."""
     word = ctypes.c_ulong()
     # The system call stores the word through its data argument; only glibc's wrapper returns it.
     if _libc.syscall(SYS_PTRACE, PTRACE_PEEKDATA, tid, ctypes.c_void_p(address), ctypes.byref(word)) == -1:
         raise PtraceError("PTRACE_PEEKDATA", errno=ctypes.get_errno(), pid=tid)
-    ptrace(PTRACE_POKEDATA, tid, address, word.value & ~0xFF | 0xCC)
     return word.value
+
+
+def set_breakpoint(tid: int, address: int) -> int:
+    """Write an int3 at `address` and return the word that was there (64 bits).  Raises PtraceError."""
+    word = peek(tid, address)
+    ptrace(PTRACE_POKEDATA, tid, address, word & ~0xFF | 0xCC)
+    return word
 
 
 def clear_breakpoint(tid: int, address: int, word: int) -> bool:

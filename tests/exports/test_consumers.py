@@ -161,7 +161,12 @@ def running() -> Iterator[Callable[[list[str], str], int]]:
 
     def start(command: list[str], name: str) -> int:
         process = subprocess.Popen([*command, "wait"], stdin=subprocess.DEVNULL)
-        pid = waiting(name)
+        try:
+            pid = waiting(name)
+        except BaseException:
+            process.kill()
+            process.wait(30)
+            raise
         started.append((process, pid))
         return pid
 

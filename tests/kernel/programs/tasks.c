@@ -30,6 +30,30 @@ static void kinds_of_birth(void) {
     }
 }
 
+/* As libc does it: clone where clone3 fails with ENOSYS.  No tracer may be left behind a filter that asks for one. */
+static void untraced(void) {
+    uint64_t args[8] = {CLONE_UNTRACED, 0, 0, 0, SIGCHLD}; /* struct clone_args: flags, ..., exit_signal */
+    long pid = syscall(SYS_clone3, args, sizeof args);
+    if (pid == -1 && errno == ENOSYS) {
+        pid = syscall(SYS_clone, CLONE_UNTRACED | SIGCHLD, 0, 0, 0, 0);
+    }
+    if (pid == 0) {
+        _exit(getppid() > 0 ? 5 : 6);
+    }
+    CHECK(pid > 0 && args[0] == CLONE_UNTRACED);
+    expect_end(pid, 5);
+    args[0] = 0;
+    pid = syscall(SYS_clone3, args, sizeof args);
+    if (pid == 0) {
+        _exit(4);
+    }
+    printf("%s\n", pid == -1 && errno == ENOSYS ? "no clone3" : "clone3");
+    CHECK(syscall(SYS_clone3, 1, sizeof args) == -1 && errno == (pid == -1 ? ENOSYS : EFAULT));
+    if (pid > 0) {
+        expect_end(pid, 4);
+    }
+}
+
 static void clone_parent(void) {
     int ends[2];
     CHECK(pipe(ends) == 0);
@@ -487,7 +511,7 @@ static void restarted_calls(void) {
     expect_end(pid, 0);
 }
 
-MAIN({"kinds_of_birth", kinds_of_birth}, {"clone_parent", clone_parent}, {"registers_kept", registers_kept},
+MAIN({"kinds_of_birth", kinds_of_birth}, {"clone_parent", clone_parent}, {"untraced", untraced}, {"registers_kept", registers_kept},
      {"vfork_waits", vfork_waits}, {"daemonised", daemonised}, {"subreaper", subreaper},
      {"killed_parents", killed_parents}, {"namespaces", namespaces}, {"init_faults", init_faults}, {"user_namespace", user_namespace},
      {"reused_pids", reused_pids}, {"inherited_and_waited", inherited_and_waited},

@@ -1,0 +1,27 @@
+"""Programs with filters of their own, under enforce with the policy that was learned of them."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+ENFORCE = (sys.executable, "-m", "callfence", "enforce")
+FILTERS = "trapping notifying for_all_threads precedence"
+
+
+@pytest.mark.parametrize("check", FILTERS.split())
+def test_filters_of_the_program_work_behind_the_policys(program, plain, learn, check):
+    """`notifying` has a listener, of which a chain of filters has one: enforce leaves it to the program."""
+    learned = learn(program("filters"), check)
+    done = plain(*ENFORCE, "-p", learned.policy, program("filters"), check)
+    assert done.returncode == 0, done.stderr
+    assert (b"violations are not reported" in done.stderr) == (check == "notifying")
+
+
+def test_an_audit_keeps_the_listener(program, plain, learn):
+    """Without it, what the policy does not allow would be denied."""
+    learned = learn(program("filters"), "notifying")
+    done = plain(*ENFORCE, "--audit", "-p", learned.policy, program("filters"), "notifying")
+    assert done.returncode == 99
+    assert b"nothing is enforced" in done.stderr
