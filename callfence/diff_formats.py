@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from callfence.diff import SAYS, call_name, risks, rule_texts
 from callfence.lint import line_of_call
 from callfence.sarif import Result, Rule, sarif
+from callfence.text import printable
 from policygen.catalogue import Level
 from policygen.compare import Change, Verdict
 from policygen.naming import format_action, format_call
@@ -57,7 +58,8 @@ def _object(one: Ranked) -> dict[str, object]:
 def as_markdown(comparison: Comparison, differences: Sequence[Ranked], new: str) -> str:
     """For a comment on a pull request: the verdict, the risks, and a table for each kind of change."""
     said = SAYS.get(comparison.verdict, "both allow the same calls")
-    lines = [f"**`{new}`: {comparison.verdict}**: {said}.", ""]
+    name = printable(new).replace("`", "'")
+    lines = [f"**`{name}`: {comparison.verdict}**: {said}.", ""]
     for row, names in risks(differences):
         calls = ", ".join(f"`{name}`" for name in names)
         reason = "" if row.level is Level.NOTE else f": {row.why}. Safer: {row.safer}"

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from callfence.inputs import InputError, content, tell
 from policygen import atomic
-from policygen.document import PolicyError, parse, parse_file
+from policygen.document import PolicyError, parse, read_text
 from policygen.lexer import decode
 
 
@@ -27,10 +28,13 @@ def main(arguments: list[str]) -> int:
         try:
             worst = max(worst, _format(name, check=options.check))
         except PolicyError as error:
-            print(error, file=sys.stderr)
+            tell(str(error))
+            worst = 2
+        except InputError as error:
+            tell(f"callfence fmt: {error}")
             worst = 2
         except OSError as error:
-            print(f"callfence fmt: {name}: {error.strerror}", file=sys.stderr)
+            tell(f"callfence fmt: {name}: {error.strerror}")
             worst = 2
     return worst
 
@@ -38,16 +42,15 @@ def main(arguments: list[str]) -> int:
 def _format(name: str, *, check: bool) -> int:
     """0 or 1.  Raises PolicyError, OSError."""
     if name == "-":
-        before = decode(sys.stdin.buffer.read(), "<stdin>")
-        after = parse(before, "<stdin>", read=lambda path: decode(Path(path).read_bytes(), path)).text()
+        before = decode(content(name), "<stdin>")
+        after = parse(before, "<stdin>", read=read_text).text()
         if not check:
             sys.stdout.write(after)
     else:
-        path = Path(name)
-        before = decode(path.read_bytes(), name)
-        after = parse_file(path).text()
+        before = read_text(name)
+        after = parse(before, name, read=read_text).text()
         if not check and after != before:
-            atomic.write(path, after.encode())
+            atomic.write(Path(name), after.encode())
     if check and after != before:
         print(f"{name}: not in canonical form; `callfence fmt {name}` rewrites it", file=sys.stderr)
         return 1

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.text import printable
 from policygen import bpf
 from policygen.algebra import TooComplexError
-from policygen.document import Document, PolicyError, parse
+from policygen.document import MAX_SIZE, Document, PolicyError, parse, read_text
 from policygen.join import JoinError
 from policygen.lexer import decode
 from policygen.recording_file import RecordingError
@@ -18,16 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-MAX_SIZE = 64 << 20
-"""Bytes: a hundred thousand rules take 3 MiB, and a device without end must not fill the memory."""
-
-
 class InputError(Exception):
     """Bad input.  `str()` is what to tell the user."""
 
 
 def content(name: str, limit: int = MAX_SIZE) -> bytes:
-    """The bytes of a file; `-` is standard input.  Raises InputError."""
+    """The bytes of a file; `-` is standard input.  Raises InputError, also for more than `limit` bytes: a device without end
+    must not fill the memory."""
     try:
         if name == "-":
             data = sys.stdin.buffer.read(limit + 1)
@@ -53,7 +50,7 @@ def document(name: str, data: bytes | None = None) -> Document:
 
         return profile(shown, data)
     try:
-        return parse(decode(data, shown), shown, read=lambda path: decode(Path(path).read_bytes(), path))
+        return parse(decode(data, shown), shown, read=read_text)
     except PolicyError as error:
         raise InputError(str(error)) from error
 
@@ -82,10 +79,15 @@ def judged(command: str, work: Callable[[], int]) -> int:
     try:
         return work()
     except (PolicyError, RecordingError) as error:
-        print(error, file=sys.stderr)
+        tell(str(error))
     except (InputError, JoinError, TooComplexError) as error:
         message = str(error)
-        print(message if "\n" in message else f"callfence {command}: {message}", file=sys.stderr)
+        tell(message if "\n" in message else f"callfence {command}: {message}")
     except OSError as error:
-        print(f"callfence {command}: {f'{error.filename}: ' if error.filename else ''}{error.strerror}", file=sys.stderr)
+        tell(f"callfence {command}: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")
     return 2
+
+
+def tell(message: str) -> None:
+    """On standard error; what it quotes of a file must not drive the reader's terminal."""
+    print("\n".join(map(printable, message.split("\n"))), file=sys.stderr)

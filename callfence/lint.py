@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.inputs import InputError
+from callfence.inputs import InputError, tell
 from callfence.inputs import document as read
 from callfence.sarif import Result, Rule, sarif
 from callfence.text import on_one_line, plural
 from policygen.catalogue import Level
-from policygen.lexer import decode
+from policygen.document import read_text
 from policygen.lint import Finding, lint
 from policygen.naming import format_call
 from tracer.abi import table
@@ -50,7 +48,7 @@ def main(arguments: list[str]) -> int:
             document = read(name)
         except InputError as error:
             message = str(error)
-            print(message if "\n" in message else f"callfence lint: {message}", file=sys.stderr)
+            tell(message if "\n" in message else f"callfence lint: {message}")
             broken = True
         else:
             found += [(name, document, one) for one in lint(document) if one.level.rank >= options.level.rank]
@@ -60,7 +58,7 @@ def main(arguments: list[str]) -> int:
     elif options.format == "sarif":
         print(json.dumps(sarif([_result(name, finding) for name, _, finding in found]), indent=2))
     else:
-        _print(shown, found)
+        _print(shown, found, broken=broken)
     if broken:
         return 2
     return int(any(not finding.accepted for _, _, finding in found))
@@ -86,7 +84,8 @@ def line_of_call(policy: str, arch: Arch, name: str) -> int | None:
 
 
 def _source(policy: str) -> list[str]:
-    return decode(Path(policy).read_bytes(), policy).splitlines()
+    """None of standard input, which has been read."""
+    return [] if policy == "-" else read_text(policy).splitlines()
 
 
 def _place(policy: str, finding: Finding) -> str:
@@ -94,7 +93,9 @@ def _place(policy: str, finding: Finding) -> str:
     return policy if line is None else f"{policy}:{line}"
 
 
-def _print(shown: Sequence[tuple[str, Document, Finding]], found: Sequence[tuple[str, Document, Finding]]) -> None:
+def _print(
+    shown: Sequence[tuple[str, Document, Finding]], found: Sequence[tuple[str, Document, Finding]], *, broken: bool
+) -> None:
     for name, document, finding in shown:
         print(f"{_place(name, finding)}: {finding.level}: {finding.name}: it {finding.grants} [{finding.rule}]")
         if finding.arch is not None:
@@ -110,7 +111,8 @@ def _print(shown: Sequence[tuple[str, Document, Finding]], found: Sequence[tuple
     accepted = sum(bool(finding.accepted) for _, _, finding in found)
     levels = [finding.level for _, _, finding in found if not finding.accepted]
     parts = [plural(levels.count(level), level) for level in reversed([*Level]) if level in levels]
-    print(f"{', '.join(parts) or 'nothing to tell'}{f'; {accepted} accepted' if accepted else ''}")
+    if found or not broken:
+        print(f"{', '.join(parts) or 'nothing to tell'}{f'; {accepted} accepted' if accepted else ''}")
 
 
 def as_object(policy: str, finding: Finding) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from callfence.text import plural
+from callfence.text import plural, printable
 from policygen.formats import Direction
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def loss_lines(losses: Iterable[Loss], than: str) -> list[str]:
         names = ", ".join(loss.calls[:MANY])
         if len(loss.calls) > MANY:
             names += f" and {plural(len(loss.calls) - MANY, 'call')} more"
-        lines.append(f"{relation}: {loss.what}{': ' if names else ''}{names}")
+        lines.append(printable(f"{relation}: {loss.what}{': ' if names else ''}{names}"))
     return lines
 
 

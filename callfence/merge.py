@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from callfence.inputs import judged
 from policygen import atomic, recording_file
-from policygen.document import Document, PolicyError, parse, parse_file
+from policygen.document import Document, PolicyError, parse, parse_file, read_text
 from policygen.join import JoinError
 from policygen.lexer import decode
 from policygen.markers import with_markers
@@ -107,7 +107,7 @@ def _parsed(content: bytes, name: Path, path: Path) -> Document:
     """The file as it would be read where it belongs, for its includes; what is wrong is told by the version's own name."""
     text = decode(content, str(path))
     try:
-        return parse(text, str(name), read=lambda include: decode(Path(include).read_bytes(), include))
+        return parse(text, str(name), read=read_text)
     except PolicyError as error:
         if error.filename == str(name):
             error.filename = f"{name} ({path.name})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,9 @@ class Symbols:
             self._problems["pyelftools is not installed (pip install 'callfence[symbols]')"] = set()
             return None
         try:
+            if not stat.S_ISREG(os.stat(place.file).st_mode):  # a recording may name a pipe, or a device that opening starts
+                self._problem("it is no regular file", place)
+                return None
             with open(place.file, "rb") as file:
                 elf = ELFFile(file)
                 build = _build(elf)

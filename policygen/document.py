@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen.errors import PolicyError
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from policygen.model import Policy
 
 __all__ = ["NOTE_WORDS", "Document", "PolicyError", "new_document", "parse", "parse_file"]
+
+MAX_SIZE = 64 << 20
+"""Bytes of a policy's file: a hundred thousand rules take 3 MiB."""
 
 Notes = Mapping[tuple[Arch, int], str]
 """What the tools have to say on the entries of syscalls: `WORD: text`, with one of NOTE_WORDS."""
@@ -75,11 +78,18 @@ def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] |
 def parse_file(path: str | os.PathLike[str]) -> Document:
     """The document in a file; raises PolicyError, and OSError if the file itself cannot be read."""
 
-    def read(name: str) -> str:
-        return decode(Path(name).read_bytes(), name)
-
     filename = os.fspath(path)
-    return parse(read(filename), filename, read=read)
+    return parse(read_text(filename), filename, read=read_text)
+
+
+def read_text(name: str) -> str:
+    """The text of a policy's file.  Raises PolicyError if it is not UTF-8, and OSError, also for one that is too long to be a
+    policy: what a policy includes may be a device without end."""
+    with open(name, "rb") as file:
+        data = file.read(MAX_SIZE + 1)
+    if len(data) > MAX_SIZE:
+        raise OSError(errno.EFBIG, f"more than {MAX_SIZE >> 20} MiB, which is no policy", name)
+    return decode(data, name)
 
 
 def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Document:

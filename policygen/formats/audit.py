@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from hashlib import sha256
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from policygen.formats import ImportFormatError
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from policygen.formats import Options
 
 _RECORD = re.compile(r"\btype=(?:SECCOMP|1326)\b")
-_TIME = re.compile(r"\baudit\((\d+)\.(\d{3}):\d+\)")
+_TIME = re.compile(r"\baudit\((\d{1,10})\.(\d{3}):\d+\)")
 _FIELD = re.compile(r'(?<!\S)([a-z]+)=("[^"]*"|\S+)')
 _HEX = re.compile(r"(?:[0-9A-F]{2})+")
+_MANY = 12
+"""Programs that a gap names."""
 _NO_ARGUMENTS = "arguments are not in audit records: what is made of them allows calls whatever their arguments"
 
 
@@ -36,7 +39,8 @@ def record(data: bytes, filename: str, options: Options) -> Recording:
     found: Counter[tuple[int, int, str]] = Counter()
     sites: dict[tuple[int, int, str], str] = {}
     started = 0
-    for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
+    for number, raw in enumerate(BytesIO(data), 1):
+        line = raw.decode("utf-8", "surrogateescape")
         start = _RECORD.search(line)
         if start is None:
             continue
@@ -56,7 +60,8 @@ def record(data: bytes, filename: str, options: Options) -> Recording:
     gaps = [_NO_ARGUMENTS]
     programs = sorted({executable for _, _, executable in found})
     if len(programs) > 1:
-        gaps.append(f"records of {len(programs)} programs are taken together: {', '.join(programs)}; --program takes one's")
+        named = ", ".join(programs[:_MANY]) + (" ..." if len(programs) > _MANY else "")
+        gaps.append(f"records of {len(programs)} programs are taken together: {named}; --program takes one's")
     run_id = sha256(data + options.program.encode()).hexdigest()[:16]
     run = Run(run_id, started, (programs[0],), None, False, tuple(sorted(gaps)))
     seen = [_observation(*call, count, sites[call]) for call, count in found.items()]

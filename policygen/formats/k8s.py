@@ -4,6 +4,8 @@ The kubelet reads profiles below /var/lib/kubelet/seccomp of its node (kubernete
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING
 
 from policygen.formats import Exported
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 
 FOLDER = "profiles"
 """Below the kubelet's own."""
+
+
+def resource_name(name: str) -> str:
+    """The nearest name that Kubernetes gives to resources and containers: lower-case letters, digits, `-` (RFC 1123)."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-")
 
 
 def export(policy: Policy, options: Options) -> Exported:
@@ -35,7 +42,7 @@ def _snippet(options: Options) -> str:
     return f"""\
 spec:
   containers:
-    - name: {options.name}
+    - name: {json.dumps(resource_name(options.name))}
       securityContext:
 {escalation}        seccompProfile:
           type: Localhost

@@ -54,6 +54,10 @@ def read(data: bytes, filename: str, options: Options) -> Imported:
         raise ImportFormatError(f"{filename}: no policy says what it does: {error}") from error
 
 
+_MAX_USED = 1 << 16
+"""Rules that are taken from other policies: each may use another one twice, which thirty lines make thousands of millions."""
+
+
 class _Rule(NamedTuple):
     ret: int
     number: int
@@ -67,6 +71,8 @@ class _Reader:
         self.tokens = Tokens(filename, text)
         self.constants: dict[str, int] = {}
         self.policies: dict[str, list[_Rule]] = {}
+        self.used = 0
+        """Rules that were taken from other policies."""
 
     def read(self) -> Imported:
         tokens = self.tokens
@@ -118,6 +124,9 @@ class _Reader:
             name = tokens.identifier("a policy's name")
             if name not in self.policies:
                 tokens.fail(f"no policy is named {name} so far", back=1)
+            self.used += len(self.policies[name])
+            if self.used > _MAX_USED:
+                tokens.fail(f"policies use more than {_MAX_USED} rules of others", back=1)
             return list(self.policies[name])
         ret = self._action()
         tokens.need("{")

@@ -152,20 +152,26 @@ def _holds(space: Space, one: Comparison, bits: int) -> int:
 def _for_container(profile: Profile, options: Options) -> tuple[Profile, list[Loss]]:
     """The profile as it is for one container on one machine, and what was decided by assumption."""
     rules: list[Rule] = []
-    left_out: list[str] = []
+    left_out: dict[Direction, list[str]] = {}
     caps: set[str] = set()
     for rule in profile.rules:
         caps.update(rule.includes.caps, rule.excludes.caps)
         if _meant(rule.includes, rule.excludes, options):
             rules.append(rule)
         elif rule.includes.caps:
-            left_out += rule.names
+            left_out.setdefault(_without(rule, profile), []).extend(rule.names)
     missing = sorted(caps - options.capabilities)
     losses = []
     if missing:
         what = f"judged for a container without {', '.join(missing)} (--cap gives one); left out for that"
-        losses.append(Loss(Direction.NARROWER, what, tuple(left_out)))
+        losses = [Loss(direction, what, tuple(names)) for direction, names in (left_out or {Direction.NARROWER: []}).items()]
     return replace(profile, rules=tuple(rules)), losses
+
+
+def _without(rule: Rule, profile: Profile) -> Direction:
+    """How a policy that lacks a rule of the profile relates to it."""
+    has, default = (_freedom(return_value(one.act, one.errno)) for one in (rule, Rule((), profile.default, profile.errno)))
+    return Direction.NARROWER if has > default else Direction.WIDER if has < default else Direction.OTHER
 
 
 def _meant(includes: Where, excludes: Where, options: Options) -> bool:
@@ -208,12 +214,9 @@ def _about(profile: Profile, sections: list[Arch]) -> Iterator[Loss]:
     if profile.flags:
         yield Loss(Direction.OTHER, f"the flags {', '.join(profile.flags)}, which change no answer")
     known = {name for arch in Arch for name in table(arch).by_name}
-    default = _freedom(return_value(profile.default, profile.errno))
     strange: dict[Direction, list[str]] = {}
     for rule in profile.rules:
-        freedom = _freedom(return_value(rule.act, rule.errno))
-        direction = Direction.NARROWER if freedom > default else Direction.WIDER if freedom < default else Direction.OTHER
-        strange.setdefault(direction, []).extend(name for name in rule.names if name not in known)
+        strange.setdefault(_without(rule, profile), []).extend(name for name in rule.names if name not in known)
     for direction, names in strange.items():
         if names:
             yield Loss(direction, "names that no architecture known here has, skipped as runtimes skip those", tuple(names))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING
 
 from policygen import region
@@ -103,8 +104,9 @@ def _alternatives(call: Syscall, expression: Expression) -> Iterator[Rule]:
     for alternative in expression.parts if isinstance(expression, Or) else (expression,):
         parts = alternative.parts if isinstance(alternative, And) else (alternative,)
         conditions = [part for part in parts if isinstance(part, Condition)]
-        if len(conditions) == len(parts):
-            for rules in product(*(_condition(call, condition) for condition in conditions)):
+        choices = [_condition(call, condition) for condition in conditions]
+        if len(conditions) == len(parts) and prod(map(len, choices)) <= MAX_LABELS:
+            for rules in product(*choices):
                 yield tuple(atom for rule in rules for atom in rule)
         else:
             yield from _cubes(call, alternative)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 _WORD = (1 << 64) - 1
 _MAX_DEPTH = 64
-_ATOM = re.compile(r"arg(\d+)\s+(==|!=|<=|>=|<|>|&|in)\s+(\S+)")
+_DIGITS = 80
+"""More than any number has that fits."""
+_ATOM = re.compile(r"arg(\d{1,3})\s+(==|!=|<=|>=|<|>|&|in)\s+(\S+)")
 _CONSTANT = re.compile(r"\s*(~)?(?:(\()|([A-Za-z_]\w*)|(-?(?:0[xX][0-9a-fA-F]+|\d+))(?!\w))")
 _OTHER = "is of compile_seccomp_policy.py, not of minijail0 -S: compile it with that and import the result with --from bpf"
 
@@ -129,33 +131,33 @@ class _Reader:
 
     def _constant(self, text: str) -> int:
         """64 bits: constants and numbers, complemented and joined by `|`."""
-        value, rest = self._joined(text)
-        if rest:
-            self._fail(f"{text!r} is no constant from {rest!r} on")
+        value, end = self._joined(text, 0)
+        if end < len(text):
+            self._fail(f"{text!r} is no constant from {text[end:]!r} on")
         return value
 
-    def _joined(self, text: str, depth: int = 0) -> tuple[int, str]:
-        """The value, and the text behind it."""
+    def _joined(self, text: str, at: int, depth: int = 0) -> tuple[int, int]:
+        """The value of what begins there, and the place behind it."""
         if depth > _MAX_DEPTH:
             self._fail(f"a constant is nested more than {_MAX_DEPTH} deep")
         value = 0
         while True:
-            match = _CONSTANT.match(text)
+            match = _CONSTANT.match(text, at)
             if not match:
-                self._fail(f"{text!r} is no constant")
+                self._fail(f"{text[at:]!r} is no constant")
             complement, parenthesis, name, number = match.groups()
-            text = text[match.end() :]
+            at = match.end()
             if parenthesis:
-                one, text = self._joined(text, depth + 1)
-                if not text.startswith(")"):
+                one, at = self._joined(text, at, depth + 1)
+                if not text.startswith(")", at):
                     self._fail("a parenthesis is not closed")
-                text = text[1:]
+                at += 1
             else:
                 one = self._named(name) if name else self._integer(number)
             value |= (~one if complement else one) & _WORD
-            if not text.startswith("|"):
-                return value, text
-            text = text[1:]
+            if not text.startswith("|", at):
+                return value, at
+            at += 1
 
     def _named(self, name: str) -> int:
         value = constants.value(name, NATIVE)
@@ -167,11 +169,11 @@ class _Reader:
         digits = text.removeprefix("-")
         base = 16 if digits[:2].lower() == "0x" else 8 if digits[0] == "0" else 10
         try:
-            value = int(text, base)
+            value = int(text, base) if len(text) < _DIGITS else 1 << 64
         except ValueError:
             self._fail(f"{text} is no number: an octal one has digits 0-7")
         if not -(1 << 63) <= value <= _WORD:
-            self._fail(f"{text} does not fit in 64 bits")
+            self._fail(f"{text[:_DIGITS]} does not fit in 64 bits")
         return value
 
     def _fail(self, message: str) -> NoReturn:

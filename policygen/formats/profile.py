@@ -133,13 +133,24 @@ def _rule_object(rule: Rule) -> dict[str, Any]:
 def load(data: bytes, filename: str) -> Any:
     """Any JSON value; ImportFormatError with line and column."""
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_doubles)
     except UnicodeDecodeError as error:
         raise ImportFormatError(f"{filename}: not UTF-8 text, at byte {error.start + 1}") from None
     except json.JSONDecodeError as error:
         raise ImportFormatError(f"{filename}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    except ValueError as error:  # a field twice; a number of thousands of digits (int_max_str_digits)
+        raise ImportFormatError(f"{filename}: not a profile: {error}") from None
     except RecursionError:
         raise ImportFormatError(f"{filename}: nested too deeply for a profile") from None
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; ValueError for a field given twice, of which one runtime takes the first and another the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found
 
 
 def read(found: Any, filename: str) -> Profile:
@@ -188,7 +199,10 @@ class _Reader:
 
     def _rule(self, node: _Node) -> Rule:
         self._object(node, _RULE)
-        names = self._texts(node.field("names")) or (self._text(node.field("name")),)
+        names = self._texts(node.field("names"))
+        if names and node.field("name").value:  # Docker refuses it, others take one of the two
+            raise self._error(node.field("name"), "there is `names` too, and one of them only may be there")
+        names = names or (self._text(node.field("name")),)
         comparisons = tuple(map(self._comparison, self._list(node.field("args"))))
         comment = node.field("comment")
         return Rule(
@@ -198,7 +212,7 @@ class _Reader:
             comparisons,
             self._where(node.field("includes")),
             self._where(node.field("excludes")),
-            "" if comment.value is None else self._text(comment),
+            "" if comment.value is None else self._string(comment),
         )
 
     def _comparison(self, node: _Node) -> Comparison:
@@ -212,7 +226,7 @@ class _Reader:
             return Where()
         self._object(node, _WHERE)
         kernel = node.field("minKernel")
-        version = re.match(r"(\d+)\.(\d+)", self._text(kernel)) if kernel.value else None
+        version = re.match(r"(\d{1,9})\.(\d{1,9})", self._text(kernel)) if kernel.value else None
         if kernel.value and not version:
             raise self._error(kernel, "a kernel version is X.Y, as 4.8")
         return Where(
@@ -250,10 +264,17 @@ class _Reader:
             raise self._error(node, "must be a list [...]")
         return (_Node(value, f"{node.path}[{place}]") for place, value in enumerate(node.value))
 
-    def _text(self, node: _Node) -> str:
+    def _string(self, node: _Node) -> str:
         if not isinstance(node.value, str):
             raise self._error(node, "must be a string")
         return node.value
+
+    def _text(self, node: _Node) -> str:
+        """A string that may stand in a message, and in a comment of a policy."""
+        text = self._string(node)
+        if not text.isprintable():
+            raise self._error(node, f"has characters that nobody would see: {text!a}")
+        return text
 
     def _texts(self, node: _Node) -> tuple[str, ...]:
         return tuple(map(self._text, self._list(node)))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from policygen.compare import runs
 from policygen.formats import Direction, Exported, Imported, ImportFormatError, Loss
 from policygen.formats import profile as profiles
+from policygen.formats.k8s import resource_name
 from policygen.formats.meaning import policy_of
 from policygen.formats.profile import Op
 from policygen.formats.written import profile_of
@@ -76,7 +77,7 @@ def _yaml(profile: Profile, name: str) -> Iterator[str]:
     yield f"apiVersion: {API}"
     yield f"kind: {KIND}"
     yield "metadata:"
-    yield f"  name: {json.dumps(name.lower())}"
+    yield f"  name: {json.dumps(resource_name(name))}"
     yield "spec:"
     yield f"  defaultAction: {profile.default}"
     yield from _list("  architectures:", profile.architectures, 2)
@@ -117,6 +118,8 @@ def read(data: bytes, filename: str, options: Options) -> Imported:
     profile = profiles.read({name: spec[name] for name in _SPEC if name in spec}, filename)
     imported = policy_of(profile, options, filename)
     if base := spec.get("baseProfileName"):
+        if not isinstance(base, str) or not base.isprintable():
+            raise ImportFormatError(f"{filename}: spec.baseProfileName: must be a name, not {base!a}")
         lost = Loss(Direction.NARROWER, f"what the base profile {base} has, which is another resource")
         imported = replace(imported, losses=(*imported.losses, lost))
     return imported
@@ -131,7 +134,12 @@ def _documents(data: bytes, filename: str) -> list[Any]:
         hint = "pip install 'callfence[yaml]', or give it as JSON (kubectl get -o json)"
         raise ImportFormatError(f"{filename}: reading YAML takes PyYAML: {hint}") from error
     try:
+        # Some lines in which each element stands for a thousand would fill the memory once they are followed.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
+            raise ImportFormatError(f"{filename}: has aliases (*NAME): write out what they stand for")
         return list(yaml.safe_load_all(data))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        text = " ".join(str(error).split())
+    except ImportFormatError:
+        raise
+    except Exception as error:  # besides its own, PyYAML lets through whatever a scalar that does not fit its tag leads to
+        text = " ".join(str(error).split()) or type(error).__name__
         raise ImportFormatError(f"{filename}: not YAML: {text}") from error

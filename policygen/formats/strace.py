@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from hashlib import sha256
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from policygen.floor import OPAQUE
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
     from tracer.abi import Argument
 
 _PREFIX = re.compile(
-    r"(?:\[pid +(?P<seen>\d+)(?:<[^>]*>)?\] +|(?P<pid>\d+)(?:<[^>]*>)? +)?"  # on a terminal; in a file
-    r"(?:\(?\+? *\d+:\d\d:\d\d(?:\.\d+)? |\(?\+? *(?P<epoch>\d+)\.(?P<part>\d+)\)? )*"  # -t, -tt, -ttt, -r
+    r"(?:\[pid +(?P<seen>\d{1,10})(?:<[^>]*>)?\] +|(?P<pid>\d{1,10})(?:<[^>]*>)? +)?"  # on a terminal; in a file
+    r"(?:\(?\+? *\d{1,2}:\d\d:\d\d(?:\.\d+)? |\(?\+? *(?P<epoch>\d{1,10})\.(?P<part>\d+)\)? )*"  # -t, -tt, -ttt, -r
 )
-_ENDED = re.compile(r"\+\+\+ (?:exited with (\d+)|killed by (SIG\w+)(?: \(core dumped\))?|superseded by .*) \+\+\+")
-_MODE = re.compile(r"\[ Process PID=(\d+) runs in (\S+)(?: bit)? mode\. \]")
+_ENDED = re.compile(r"\+\+\+ (?:exited with (\d{1,3})|killed by (SIG\w+)(?: \(core dumped\))?|superseded by .*) \+\+\+")
+_MODE = re.compile(r"\[ Process PID=(\d{1,10}) runs in (\S+)(?: bit)? mode\. \]")
 _RESUMED = re.compile(r"<\.\.\. (\w+|\?\?\?) resumed>\s?")
-_UNFINISHED = re.compile(r"\s*<unfinished \.\.\.>$")
+_UNFINISHED = "<unfinished ...>"
 _ARCHES = {"64": Arch.X86_64, "32": Arch.I386}
 _FORKS = ("clone", "clone3", "fork", "vfork")
 _NO_SITE = "?"
@@ -45,11 +46,11 @@ def record(data: bytes, filename: str, options: Options) -> Recording:
     The run's id is made of the log, so the same log is always the same run.  `options.arch` is the machine.
     """
     log = _Log(filename, options.arch)
-    *lines, rest = data.decode("utf-8", "surrogateescape").split("\n")
-    for number, line in enumerate(lines, 1):
-        log.read(number, line.rstrip("\r"))
-    if rest:
-        log.gap("lines are cut off: strace was killed, or the log was not copied whole", len(lines) + 1)
+    for number, line in enumerate(BytesIO(data), 1):  # one at a time: as text, all of them take several times as much
+        if line.endswith(b"\n"):
+            log.read(number, line.decode("utf-8", "surrogateescape").rstrip("\r\n"))
+        else:
+            log.gap("lines are cut off: strace was killed, or the log was not copied whole", number)
     return log.recording(sha256(data).hexdigest()[:16])
 
 
@@ -64,6 +65,7 @@ class _Log:
         self._begun: dict[int, tuple[int, str]] = {}
         """Calls of which the end is yet to come, by process: line and text."""
         self._executables: dict[int, str] = {}
+        self._executed: set[tuple[str, str]] = set()
         self._folder = Folder()
         self._gaps: Counter[str] = Counter()
         self._gap_lines: dict[str, int] = {}
@@ -80,7 +82,8 @@ class _Log:
         gaps = [f"{what} ({count} in the log, first in line {self._gap_lines[what]})" for what, count in self._gaps.items()]
         complete = self._command is not None and self._status is not None
         command = self._command or (self._filename,)
-        run = Run(run_id, self._started, command, self._status, complete, tuple(sorted(gaps)))
+        executed = tuple(sorted(self._executed))
+        run = Run(run_id, self._started, command, self._status, complete, tuple(sorted(gaps)), executed=executed)
         return Recording((run,), self._folder.observations())
 
     def gap(self, what: str, line: int) -> None:
@@ -105,8 +108,8 @@ class _Log:
                 self.gap("calls whose beginning is not in the log", number)
             else:
                 self._call(pid, begun[0], begun[1] + text[resumed.end() :], column)
-        elif unfinished := _UNFINISHED.search(text):
-            self._begun[pid] = (number, text[: unfinished.start()])
+        elif text.endswith(_UNFINISHED):
+            self._begun[pid] = (number, text.removesuffix(_UNFINISHED).rstrip())
             self._executable(pid)
         else:
             self._call(pid, number, text, column)
@@ -135,7 +138,7 @@ class _Log:
             self._first = pid
         executable, arch = self._executable(pid), self._arches.get(pid, self._arch)
         if call.name in ("execve", "execveat") and call.result == 0:
-            self._executed(pid, call)
+            self._execute(pid, call, "" if starts else executable)
         if call.name in _FORKS and call.result is not None and call.result > 0:
             self._executables.setdefault(call.result, executable)
         if starts:
@@ -154,9 +157,11 @@ class _Log:
                 why = f"{call.name} is a call of {other}, and nothing before it says that this is one of its processes"
                 raise ImportFormatError(f"{position}: {why}: run strace with --quiet=none")
 
-    def _executed(self, pid: int, call: Call) -> None:
+    def _execute(self, pid: int, call: Call, starter: str) -> None:
         path = call.arguments[call.name == "execveat"] if call.arguments else ""
-        self._executables[pid] = unquoted(path) if path.startswith('"') else _NO_SITE
+        after = self._executables[pid] = (unquoted(path) if path.startswith('"') else "") or _NO_SITE
+        if _NO_SITE not in (starter, after):
+            self._executed.add((starter, after))
         self._arches.pop(pid, None)
 
     def _observe(self, number: int, call: Call, executable: str, arch: Arch | None) -> None:

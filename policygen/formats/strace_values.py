@@ -7,7 +7,7 @@ no value here; neither has a name that the tables do not have.  (strace 6.13, `d
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tracer.abi import Arch, constants
@@ -15,16 +15,20 @@ from tracer.abi import Arch, constants
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-QUOTED = r'"(?:[^"\\]|\\.)*"'
-_COMMENT = r"/\*.*?\*/"
-_DECORATION = r"(?<=\w)<(?!<)(?:->|[^>])*>"  # of -y, -yy and -Y: `3</etc/passwd>`, in which `<` and `>` are escaped
+# Each pattern is found in time linear in the line, also where what it begins with is never closed.
+QUOTED = r'"(?:[^"\\]|\\.)*+(?:"|\Z)'
+_COMMENT = r"/\*(?:(?!/\*).)*?\*/"
+# of -y, -yy and -Y: `3</etc/passwd>`, in which `<` and `>` are escaped; `1</dev/pts/0<char 136:0>>`
+_DECORATION = r"(?<=\w)<(?!<)(?:->|[^<>]|<(?:->|[^<>])*+>)*>"
 _TOKEN = re.compile(rf"{QUOTED}|{_COMMENT}|{_DECORATION}|(?P<open>[\[({{])|(?P<close>[\])}}])|(?P<comma>,)|(?P<bar>\|)")
 _NO_VALUE = re.compile(rf"{_COMMENT}|{_DECORATION}")
 _POINTED_TO = ('"', "{", "[", "~[", "@", "<", "...")
-_NUMBER = re.compile(r"-?(?:0x[0-9a-f]+|0[0-7]*|[1-9]\d*)", re.ASCII)
+_NUMBER = re.compile(r"-?(?:0x[0-9a-f]{1,64}|0[0-7]{,64}|[1-9]\d{,64})", re.ASCII)
 _FUNCTION = re.compile(r"(\w+)\((.*)\)")
 _FIRST_REALTIME = 32
 """strace counts real-time signals from the kernel's first one (asm-generic/signal.h SIGRTMIN), not from libc's."""
+_MAX_DEPTH = 8
+"""Terms within terms, as in `makedev(0x1, 0x3)`."""
 _DIRECTIONS = {"_IOC_NONE": 0, "_IOC_WRITE": 1, "_IOC_READ": 2}
 """asm-generic/ioctl.h"""
 
@@ -81,7 +85,7 @@ def split(text: str, start: int = 0, *, separator: str = "comma") -> tuple[list[
     return parts, None if end is None else end + 1
 
 
-@cache
+@lru_cache(maxsize=1 << 16)
 def value(text: str, arch: Arch) -> int | None:
     """The value of an argument, negative if it is printed so; None for what a pointer points to, or nothing.
 
@@ -95,7 +99,7 @@ def value(text: str, arch: Arch) -> int | None:
     first, _, _ = plain.partition(" or ")  # several names of one ioctl
     result = 0
     for term in _terms(first):
-        result |= _term(term, arch)
+        result |= _term(term, arch, _MAX_DEPTH)
     return result
 
 
@@ -110,7 +114,9 @@ def _terms(text: str) -> Iterator[str]:
     return (part for _, part in split(text, separator="bar")[0])
 
 
-def _term(text: str, arch: Arch) -> int:
+def _term(text: str, arch: Arch, depth: int) -> int:
+    if not depth:
+        raise UnnamedError(text)
     if (plain := integer(text)) is not None:
         return plain
     if not text:
@@ -121,18 +127,18 @@ def _term(text: str, arch: Arch) -> int:
     if text.startswith("SIGRT_") and (place := integer(text[6:])) is not None:
         return _FIRST_REALTIME + place
     shifted, _, by = text.partition("<<")
-    if by and 0 <= (places := _term(by, arch)) < 64:
-        return _term(shifted, arch) << places
+    if by and 0 <= (places := _term(by, arch, depth - 1)) < 64:
+        return _term(shifted, arch, depth - 1) << places
     if match := _FUNCTION.fullmatch(text):
         arguments = [part for _, part in split(match[2])[0]]
         if match[1] == "makedev" and len(arguments) == 2:
-            major, minor = (_term(part, arch) for part in arguments)
+            major, minor = (_term(part, arch, depth - 1) for part in arguments)
             return minor & 0xFF | major << 8 | (minor & ~0xFF) << 12  # new_encode_dev (linux/kdev_t.h)
         if match[1] == "IOPRIO_PRIO_VALUE" and len(arguments) == 2:
-            return _term(arguments[0], arch) << 13 | _term(arguments[1], arch)
+            return _term(arguments[0], arch, depth - 1) << 13 | _term(arguments[1], arch, depth - 1)
         if match[1] == "_IOC" and len(arguments) == 4:
             direction = sum(_DIRECTIONS.get(one, 0) for one in _terms(arguments[0]))
-            kind, number, size = (_term(part, arch) for part in arguments[1:])
+            kind, number, size = (_term(part, arch, depth - 1) for part in arguments[1:])
             return direction << 30 | size << 16 | kind << 8 | number
     raise UnnamedError(text)
 

@@ -31,7 +31,7 @@ GITLAB = ROOT / "templates" / "callfence.gitlab-ci.yml"
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
 COMMANDS = Path(sys.executable).parent
 TOKEN = "not-a-secret"
-QUIET = "read line < /proc/self/cmdline; kill -0 $$"
+QUIET = "read line < /proc/self/cmdline; kill -0 $$; echo quiet >&2"
 SHELL = ["bash", "--noprofile", "--norc", "-eo", "pipefail"]
 """What the runner makes of `shell: bash` (docs.github.com, "Workflow syntax", jobs.<job_id>.steps[*].shell)."""
 
@@ -43,14 +43,20 @@ class Server:
     url: str = ""
     comments: dict[int, str] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    strangers: tuple[int, ...] = ()
+    """Comments of people who may not write to the repository; the others are the job's own."""
     refuses: bool = False
+
+    def comment(self, number: int, body: str) -> dict[str, Any]:
+        who = {"user": {"type": "Bot"}, "author_association": "NONE"}
+        return {"id": number, "body": body, **who, **({"user": {"type": "User"}} if number in self.strangers else {})}
 
     def answer(self, method: str, path: str, body: bytes, authorization: str | None) -> tuple[int, Any]:
         self.requests.append(f"{method} {path}")
         if self.refuses or authorization != f"Bearer {TOKEN}":
             return 403, {"message": "Resource not accessible by integration"}
         if (method, path) == ("GET", "/repos/o/r/issues/7/comments?per_page=100"):
-            return 200, [{"id": number, "body": text} for number, text in self.comments.items()]
+            return 200, [self.comment(number, text) for number, text in self.comments.items()]
         if (method, path) == ("POST", "/repos/o/r/issues/7/comments"):
             self.comments[100 + len(self.comments)] = json.loads(body)["body"]
             return 201, {}
@@ -236,11 +242,26 @@ def test_new_behaviour_fails_the_job_and_is_told(runner: Runner, server: Server)
     before = (runner.repository / "it.policy").read_bytes()
     assert runner.run(policy="it.policy", run=MORE) == 1, runner.said
     (comment,) = server.comments.values()
-    assert "~~~~text\nit.policy: new behaviour, 1 syscall\n  + umask: allow\n" in comment
+    assert "\n\n    it.policy: new behaviour, 1 syscall\n      + umask: allow\n" in comment
     assert "learn -o it.policy" in comment
     assert runner.outputs["check"]["new"] == "true"
     assert (runner.repository / "it.policy").read_bytes() == before
     assert git(runner.repository, "status", "--porcelain", "it.policy") == ""
+
+
+def test_the_program_writes_nothing_into_the_comment(runner: Runner, server: Server) -> None:
+    """Its standard error is in learn's log: neither does it pass for learn's own, nor does it end the quotation."""
+    forged = 'echo "it.policy: new behaviour, 9 syscalls" >&2; echo "~~~~" >&2; echo "@all" >&2'
+    assert runner.run(policy="./it.policy", run=f"sh -c '{QUIET}; umask 077; {forged}'") == 1, runner.said
+    (comment,) = server.comments.values()
+    assert "\n\n    it.policy: new behaviour, 1 syscall\n      + umask: allow\n" in comment
+    assert "    it.policy: new behaviour, 9" not in comment and "\n@all" not in comment
+    assert runner.outputs["check"]["new"] == "true"
+
+
+def test_a_run_without_anything_new_is_not_forged(runner: Runner) -> None:
+    assert runner.run(policy="it.policy", run=f"sh -c '{QUIET}; echo \"it.policy: new behaviour, 9\" >&2'") == 0, runner.said
+    assert runner.outputs["check"]["new"] == "false"
 
 
 def test_the_programs_own_failure_comes_first(runner: Runner, server: Server) -> None:
@@ -254,6 +275,22 @@ def test_one_comment_that_is_kept_up_to_date(runner: Runner, server: Server) -> 
     assert list(server.comments) == [5, 6, 8]
     assert server.comments[6].startswith("<!-- callfence it.policy -->\n**`it.policy`: wider**")
     assert server.requests[-1] == "PATCH /repos/o/r/issues/comments/6"
+
+
+def test_a_strangers_comment_is_left_alone(runner: Runner, server: Server) -> None:
+    """Whose comment it is can change it afterwards."""
+    server.comments, server.strangers = {6: "<!-- callfence it.policy -->\nall is well"}, (6,)
+    assert runner.run(policy="it.policy", run=SAME) == 0, runner.said
+    assert server.comments.pop(6) == "<!-- callfence it.policy -->\nall is well"
+    assert next(iter(server.comments.values())).startswith("<!-- callfence it.policy -->\n**`it.policy`: wider**")
+
+
+def test_a_long_report_is_cut_to_what_a_comment_holds(runner: Runner, server: Server) -> None:
+    long = "#" * 70_000
+    server.comments = {}
+    assert runner.run(policy="it.policy", run=f"sh -c '{QUIET}; umask 077; : {long}'") == 1, runner.said
+    (comment,) = server.comments.values()
+    assert len(comment) == 65_000
 
 
 def test_a_fork_may_not_comment(runner: Runner, server: Server) -> None:
@@ -279,6 +316,11 @@ def test_a_push_is_compared_with_the_commit_before(runner: Runner, server: Serve
 def test_a_base_that_is_not_there(runner: Runner) -> None:
     assert runner.run(policy="it.policy", run=SAME, base="0123456789" * 4) == 2
     assert "::error::" in runner.said and "fetch-depth" in runner.said
+
+
+def test_a_base_that_is_an_option(runner: Runner) -> None:
+    assert runner.run(policy="it.policy", base="--upload-pack=touch pwned") == 2
+    assert "is no revision" in runner.said
 
 
 def test_a_shallow_clone_fetches_the_base(runner: Runner, tmp_path: Path) -> None:

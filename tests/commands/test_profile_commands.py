@@ -87,6 +87,22 @@ def test_bad_input(words: tuple[str | Path, ...], message: str) -> None:
     assert message in callfence(*words, status=2)[1]
 
 
+def test_what_a_file_says_does_not_drive_the_terminal(tmp_path: Path) -> None:
+    name = tmp_path / "a\x1b[2J"
+    name.write_text('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [], "x\\u001b[2J": 1}')
+    _, err = callfence("import", "--from", "oci", name, status=2)
+    assert "a\\x1b[2J: x\\x1b[2J: is not known here" in err
+    name.write_text('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["no such"], "action": "SCMP_ACT_ERRNO"}]}')
+    out, err = callfence("import", "--from", "oci", name)
+    assert "wider than the file: names that no architecture known here has" in out
+    assert "\x1b" not in out + err
+
+
+def test_the_line_that_says_how_to_use_it_can_be_pasted(tmp_path: Path) -> None:
+    _, err = callfence("export", "--to", "bwrap", "-o", tmp_path / "a b;c", HELLO)
+    assert f"9<'{tmp_path}/a b;c'\n" in err
+
+
 def test_import_prints_a_policy_with_what_it_does_not_say() -> None:
     out, err = callfence("import", "--from", "oci", DOCKER)
     policy = parse(out).policy
@@ -109,6 +125,11 @@ def test_a_profile_is_compared_with_a_policy_in_one_command() -> None:
     assert out.startswith("narrower: NEW allows nothing that OLD does not, and less\n")
     assert f"callfence: {DOCKER} is read as a container profile" in err
     assert callfence("diff", DOCKER, DOCKER)[0].startswith("equal")
+
+
+def test_standard_input_is_linted() -> None:
+    out, _ = callfence("lint", "-", stdin="ptrace: allow\n", status=1)
+    assert out.startswith("-: danger: ptrace: ")
 
 
 def test_a_profile_is_linted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -122,6 +123,14 @@ def test_a_file_that_is_no_elf_file(content: bytes, tmp_path: Path) -> None:
     found = Symbols()
     assert found.describe(f"{tmp_path}/broken+0x10 (00)") == "broken+0x10"
     assert len(list(found.problems())) == 1
+
+
+def test_what_a_recording_names_is_opened_only_if_it_is_a_file(tmp_path: Path) -> None:
+    """A pipe would keep us waiting, and some devices act on being opened."""
+    os.mkfifo(tmp_path / "pipe")
+    found = Symbols()
+    assert found.describe(f"{tmp_path}/pipe+0x10") == "pipe+0x10"
+    assert list(found.problems()) == [f"no symbols of {tmp_path}/pipe: it is no regular file"]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,9 @@ def test_kafel(text: str, expected: str) -> None:
         ("read: arg0 == " + "(" * 5000, "it:1: a constant is nested more than 64 deep"),
         ("read: arg0 == 1; kill", "it:1: 'kill' is no `return ERROR`"),
         ("read: 1\\", "it:1: the last line goes on"),
+        ("read: arg" + "1" * 5000 + " == 1", "is no comparison"),
+        ("read: arg0 == " + "1" * 5000, "does not fit in 64 bits"),
+        ("read: arg0 == " + "1|" * 100_000, "'' is no constant"),
         ("@include ./other.policy", "it:1: includes are not followed"),
         ("@default kill-process", "compile_seccomp_policy.py"),
         ("{read, write}: 1", "compile_seccomp_policy.py"),
@@ -120,6 +123,10 @@ def test_minijails_mistakes(text: str, message: str) -> None:
         ('#include "other"', "it:1:10: '\"' is not of the language"),
         ("#define a 1\n#define a 2", "it:2:11: a is defined already, as 1"),
         ("ALLOW { read { " + "(" * 300 + "fd == 1" + ")" * 300 + "} }", "nested more than 200 deep"),
+        (
+            "POLICY a0 { ALLOW { read } }" + "".join(f"POLICY a{n} {{ USE a{n - 1}, USE a{n - 1} }}" for n in range(1, 40)),
+            "policies use more than 65536 rules of others",
+        ),
         ("ALLOW { read { " + "!" * 5000 + "(fd == 1) } }", "nested more than 200 deep"),
     ],
 )
@@ -149,6 +156,14 @@ def test_what_is_too_much_for_minijail_is_refused() -> None:
     text = "ioctl: " + " || ".join(f"cmd == {number}" for number in range(0x5400, 0x5580)) + "\n"
     with pytest.raises(ExportError, match="takes 4096; `--to bpf` has no such limit"):
         formats.module("minijail").export(parse(text).policy, Options())
+
+
+def test_many_values_that_a_call_must_not_have() -> None:
+    """Each of them is an alternative for each of its bits, all of which would be multiplied with one another."""
+    text = "dup: " + " && ".join(f"fildes != {number}" for number in range(40)) + "\n"
+    made = formats.module("minijail").export(parse(text).policy, Options())
+    back = formats.module("minijail").read(made.data, "it", Options()).policy
+    assert {one.number for one in compare(parse(text).policy, back).differences} == {None}
 
 
 def test_minijail_word_for_word() -> None:

@@ -55,6 +55,17 @@ def test_the_run_is_dated_and_says_what_is_missing() -> None:
     assert "whatever their arguments" in run.gaps[0]
 
 
+def test_many_programs_are_told_of_shortly() -> None:
+    lines = [line(41, exe=f'"/bin/{number:03}"') for number in range(100)]
+    (gap,) = [one for one in record("\n".join(lines).encode(), "audit.log", Options()).runs[0].gaps if "programs" in one]
+    assert "100 programs" in gap and "/bin/011 ..." in gap and "/bin/012" not in gap
+
+
+def test_a_time_that_no_clock_tells_is_none() -> None:
+    text = line(41).replace("1700000000", "1" * 5000)
+    assert record(text.encode(), "audit.log", Options()).runs[0].started == 0
+
+
 def test_policies_made_of_them_have_names_alone() -> None:
     document = generate(record(line(41).encode(), "a", Options()).observations, None, name="a").document
     assert "\nsocket: allow\n" in document.text()

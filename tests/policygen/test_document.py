@@ -469,3 +469,10 @@ def test_any_rewrite_reads_back(old: Policy, new: Policy) -> None:
     text = document.text()
     assert parse(text) == document
     assert text == Document(document.policy, new_document(new, "x").layout).text()
+
+
+def test_what_is_included_is_read_no_further_than_a_policy_can_reach(tmp_path: Path) -> None:
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "it.policy").write_text("include endless\n")
+    with pytest.raises(PolicyError, match=r"it\.policy:1:9: .*endless cannot be read: more than 64 MiB, which is no policy"):
+        parse_file(tmp_path / "it.policy")

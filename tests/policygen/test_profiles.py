@@ -176,6 +176,17 @@ def test_what_a_policy_cannot_say_is_told(
     ), read(found).losses
 
 
+def test_what_is_left_out_for_a_capability_says_in_which_direction() -> None:
+    """A rule that denies makes the policy wider where it is missing."""
+    for act, default, direction in [
+        ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", Direction.NARROWER),
+        ("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW", Direction.WIDER),
+    ]:
+        found = profile({"names": ["chroot"], "action": act, "includes": {"caps": ["CAP_SYS_CHROOT"]}})
+        losses = read({**found, "defaultAction": default}).losses
+        assert [loss.direction for loss in losses if loss.calls == ("chroot",)] == [direction]
+
+
 # Bad input
 
 BAD = [
@@ -212,6 +223,26 @@ BAD = [
         json.dumps(profile(architectures=["SCMP_ARCH_X86"], archMap=[{"architecture": "a", "subArchitectures": []}])).encode(),
         "p.json: archMap: there is `architectures` too",
     ),
+    (
+        b'{"defaultAction": "SCMP_ACT_ERRNO", "defaultAction": "SCMP_ACT_ALLOW"}',
+        "p.json: not a profile: the field 'defaultAction' is given twice",
+    ),
+    (
+        b'{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": ' + b"1" * 5000 + b"}",
+        "p.json: not a profile: Exceeds the limit",
+    ),
+    (
+        json.dumps(profile({"names": ["dup"], "name": "read", **ALLOWED})).encode(),
+        "p.json: syscalls[0].name: there is `names` too",
+    ),
+    (
+        json.dumps(profile(architectures=["SCMP_ARCH_X86_64", "a\x1b[2J"])).encode(),
+        r"p.json: architectures[1]: has characters that nobody would see: 'a\x1b[2J'",
+    ),
+    (
+        json.dumps(profile({"names": ["dup"], **ALLOWED, "includes": {"minKernel": "1" * 5000 + ".1"}})).encode(),
+        "p.json: syscalls[0].includes.minKernel: a kernel version is X.Y",
+    ),
 ]
 
 
@@ -231,6 +262,14 @@ def test_bad_profiles(data: bytes, message: str) -> None:
         (b"kind: SeccompProfile\nspec: 1\n", "p: spec: must be an object"),
         (b"kind: SeccompProfile\nspec: {defaultActio: a}\n", "p: spec.defaultActio: is not known here"),
         (b"kind: SeccompProfile\nspec: {defaultAction: a}\n", "p: defaultAction: a is none of"),
+        (b"a: 2001-99-99", "p: not YAML: month must be in 1..12"),
+        (b"a: !!bool foo", "p: not YAML: 'foo'"),
+        (b"a: !!timestamp foo", "p: not YAML: 'NoneType' object"),
+        (b"a: &a [b]\nc: [*a, *a]\n", "p: has aliases (*NAME): write out"),
+        (
+            b'{"kind": "SeccompProfile", "spec": {"baseProfileName": "a\\n", "defaultAction": "SCMP_ACT_LOG"}}',
+            "p: spec.baseProfileName: must be a name",
+        ),
     ],
 )
 def test_bad_resources(data: bytes, message: str) -> None:

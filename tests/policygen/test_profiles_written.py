@@ -224,13 +224,21 @@ def test_the_operators_resource_as_json_and_with_a_base() -> None:
     assert any("runc-v1.4.2" in loss.what and loss.direction is Direction.NARROWER for loss in found.losses)
 
 
+def test_resources_have_names_that_kubernetes_takes() -> None:
+    meant = policy("exit: allow\n")
+    for name, made in [("1", "1"), ("My_app.v2", "my-app-v2"), ("a-", "a"), ("x" * 70, "x" * 63)]:
+        pod = k8s.export(meant, Options(name=name)).beside
+        assert pod is not None and f'    - name: "{made}"\n' in pod[1].decode()
+        assert f'  name: "{made}"\n' in spo.export(meant, Options(name=name)).data.decode()
+
+
 def test_the_pod_that_uses_a_profile() -> None:
     exported = k8s.export(policy("exit: allow\n"), Options(name="web", runtime="runc", no_new_privileges=True))
     assert exported.data == oci.export(policy("exit: allow\n"), Options(runtime="runc", no_new_privileges=True)).data
     assert exported.beside is not None
     assert exported.beside[0] == ".pod.yaml"
     assert exported.beside[1].decode() == (
-        "spec:\n  containers:\n    - name: web\n      securityContext:\n        allowPrivilegeEscalation: false\n"
+        "spec:\n  containers:\n    - name: \"web\"\n      securityContext:\n        allowPrivilegeEscalation: false\n"
         "        seccompProfile:\n          type: Localhost\n          localhostProfile: profiles/web.json\n"
     )
     assert "/var/lib/kubelet/seccomp/profiles/web.json" in exported.use

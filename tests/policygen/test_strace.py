@@ -39,6 +39,8 @@ def calls(recording: Recording) -> list[str]:
         ("AT_FDCWD", -100),
         ("AT_FDCWD</home/a, b>", -100),
         ("3<TCP:[127.0.0.1:1->127.0.0.1:2]>", 3),
+        ("1</dev/pts/0<char 136:0>>", 1),
+        ("4</tmp/a->", 4),
         ("NULL", 0),
         ('"/etc/passwd"', None),
         ("{st_mode=S_IFREG|0644, ...}", None),
@@ -145,6 +147,17 @@ def test_children_have_their_parents_executable_until_they_execute() -> None:
     assert found == {
         "clone": "/bin/app", "getpid": "/bin/app", "execve": "/bin/app", "getppid": "/bin/café", "wait4": "/bin/app",
     }  # fmt: skip
+    assert log.runs[0].executed == (("", "/bin/app"), ("/bin/app", "/bin/café"))
+
+
+def test_who_executed_what_is_not_guessed() -> None:
+    log = read(
+        '8 execve("/bin/a", ["a"], 0x1) = 0',  # of a process that nothing is known of
+        '8 execveat(3, "", ["b"], 0x1, AT_EMPTY_PATH) = 0',
+        '8 execve("/bin/c", ["c"], 0x1) = 0',
+        '8 execve("/bin/d", ["d"], 0x1) = -1 ENOENT (No such file or directory)',
+    )
+    assert log.runs[0].executed == (("", "/bin/app"),)
 
 
 def test_lines_that_are_no_calls_are_passed_over() -> None:
@@ -192,6 +205,36 @@ def test_other_lines_are_errors_with_their_position(text: str, position: str) ->
     with pytest.raises(ImportFormatError) as error:
         record(text.encode(), "a", Options())
     assert str(error.value).startswith(position)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"7 read({'1' * 5000}, 0, 0) = 0",
+        f"7 read(1, 0, 0) = {'1' * 5000}",
+        f"7 mmap(NULL, 1, {'1<<' * 2000}1, 0, 0, 0) = 0",
+        f"7 mmap(NULL, 1, {'makedev(' * 500}1{',1)' * 500}, 0, 0, 0) = 0",
+        f"7 read({' ' * 100_000}, 1) = 0",
+        f"7 read({'/*' * 50_000}, 1) = 0",
+        f"7 read({'a<' * 50_000}, 1) = 0",
+    ],
+    ids=["argument", "result", "shifts", "calls", "blanks", "comments", "names of files"],
+)
+def test_a_long_line_is_read_in_time_and_without_recursion(line: str) -> None:
+    """What takes time that grows with the square of these lengths takes a minute, and more."""
+    read(line)
+
+
+@pytest.mark.parametrize("line", ['7 read(1, "a, 1) = 0', '7 read(1, "' + r"\"" * 50_000 + ", 1) = 0"])
+def test_a_string_that_is_not_closed_goes_to_the_end_of_the_line(line: str) -> None:
+    with pytest.raises(ImportFormatError, match="the arguments of read are not closed"):
+        read(line)
+
+
+def test_numbers_that_no_process_has_are_no_processes() -> None:
+    with pytest.raises(ImportFormatError, match="expected a call"):
+        read(f"{'1' * 5000} read(1, 0, 0) = 0")
+    assert read("7 getpid() = 7", f"7 +++ exited with {'1' * 3} +++").runs[0].status == 111
 
 
 def test_a_last_line_that_is_cut_off_is_a_gap() -> None:
