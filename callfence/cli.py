@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Final, NoReturn
 
@@ -32,6 +33,9 @@ COMMANDS: Final = {
 PIPE_CLOSED: Final = 128 + 13
 """As a shell says it of a program that SIGPIPE ended."""
 
+INTERRUPTED: Final = 2
+"""The wait status of a program that SIGINT ended."""
+
 USAGE: Final = """\
 usage: callfence COMMAND [ARGUMENT ...]
 
@@ -43,29 +47,76 @@ usage: callfence COMMAND [ARGUMENT ...]
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Never returns: exits with the subcommand's status; 2 for a mistake in the command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    name = arguments[0] if arguments else "--help"
-    if name in ("-h", "--help", "help"):
-        width = max(map(len, COMMANDS))
-        listing = "\n".join(f"  {command:{width}}  {text}" for command, text in COMMANDS.items())
-        print(USAGE.format(listing))
-        sys.exit(0 if arguments else 2)
-    if name in ("-V", "--version"):
-        print(f"callfence {__version__}")
-        sys.exit(0)
-    if name not in COMMANDS:
-        from policygen.errors import did_you_mean
-
-        hint = did_you_mean(name, COMMANDS) or f"the commands are: {', '.join(COMMANDS)}"
-        print(f"callfence: unknown command '{name}': {hint}", file=sys.stderr)
-        sys.exit(2)
+    if arguments[:1] == ["help"] and arguments[1:]:  # of one command
+        arguments = [arguments[1], "--help"]
+    status: int | str | None = 0
     try:
-        status = import_module(module_of(name)).main(arguments[1:])
+        try:
+            status = _run(arguments)
+        except SystemExit as ended:  # argparse's, for --help
+            status = ended.code
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read it has enough: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
         status = PIPE_CLOSED
+    except KeyboardInterrupt:  # what was being written has been taken back
+        from callfence.ending import end_like
+
+        end_like(INTERRUPTED)
+    except OSError as error:
+        if status != 2:  # not told yet
+            with suppress(OSError):
+                print(f"callfence: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        status = 2
     sys.exit(status)
+
+
+def learn() -> NoReturn:
+    """The `learn` command is `callfence learn`."""
+    main(["learn", *sys.argv[1:]])
+
+
+def _run(arguments: list[str]) -> int:
+    name = arguments[0] if arguments else "--help"
+    if name in ("learn", "enforce"):  # the program's descriptors are its own, closed ones too
+        return _main_of(name, arguments[1:])
+    _occupy_closed()
+    if name in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        listing = "\n".join(f"  {command:{width}}  {text}" for command, text in COMMANDS.items())
+        print(USAGE.format(listing))
+        return 0 if arguments else 2
+    if name in ("-V", "--version"):
+        print(f"callfence {__version__}")
+        return 0
+    if name not in COMMANDS:
+        from policygen.errors import did_you_mean
+
+        hint = did_you_mean(name, COMMANDS) or f"the commands are: {', '.join(COMMANDS)}"
+        print(f"callfence: unknown command '{name}': {hint}", file=sys.stderr)
+        return 2
+    return _main_of(name, arguments[1:])
+
+
+def _main_of(name: str, arguments: list[str]) -> int:
+    status: int = import_module(module_of(name)).main(arguments)
+    return status
+
+
+def _occupy_closed() -> None:
+    """Standard input and output that were closed when we were started fail when they are used, with EBADF; errors that
+    nobody wants to see go nowhere.
+
+    Left closed, the numbers would go to the next files that are opened, and print() would print errors to standard output.
+    """
+    for number, (name, mode) in enumerate((("stdin", os.O_WRONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY))):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, mode)  # gets the lowest number that is free: this one
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 -- until we end
 
 
 def module_of(name: str) -> str:

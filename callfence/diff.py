@@ -72,6 +72,8 @@ def main(arguments: list[str]) -> int:
 
 def _documents(options: argparse.Namespace) -> tuple[Document, Document]:
     if options.git is None:
+        if options.old == options.new == "-":
+            raise InputError("OLD and NEW cannot both be standard input")
         return document(options.old), document(options.new)
     from callfence.git_files import document_at
 

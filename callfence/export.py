@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.files import output
 from callfence.inputs import InputError, document, judged
 from callfence.losses import as_objects, loss_lines
 from policygen import formats
@@ -38,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--no-new-privs", action="store_true", help="the container has no_new_privs: its runtime calls less")
     add("--name", help="of the program, in resources and units (default: the policy file's)")
     add("--losses", metavar="FILE", help="write what the target cannot say, and what was added, to FILE as JSON")
-    add("-o", "--output", metavar="FILE", help="write to FILE instead of standard output")
+    add("-o", "--output", metavar="FILE", type=output, help="write to FILE instead of standard output")
     add("policy", metavar="POLICY", help="a policy file; - is standard input")
     return parser
 
@@ -102,7 +104,8 @@ def _put(options: argparse.Namespace, exported: Exported) -> None:
         else:
             _write(str(Path(options.output).with_suffix(suffix)), data)
     if exported.use:
-        print(f"use it: {exported.use.format(file=options.output or 'FILE')}", file=sys.stderr)
+        file = shlex.quote(options.output) if options.output else "FILE"
+        print(f"use it: {exported.use.format(file=file)}", file=sys.stderr)
 
 
 def _write(name: str, data: bytes) -> None:

@@ -23,6 +23,11 @@ def recording_path(policy: Path) -> Path:
     return policy.parent / ".callfence" / f"{policy.name.removesuffix('.policy')}.rec"
 
 
+def output(name: str) -> str | None:
+    """What `-o` names: None for `-`, which is standard output as it is without the option."""
+    return None if name == "-" else name
+
+
 def locked(policy: Path) -> AbstractContextManager[None]:
     """Keeps learn, which holds this lock while it writes the policy, waiting; there is none where it never ran."""
     recording = recording_path(policy)

@@ -18,7 +18,7 @@ def document_at(revision: str, name: str) -> Document:
     if revision.startswith("-"):
         raise InputError(f"{revision} is no revision")
     if not _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"):
-        raise InputError(f"{revision} is no revision of a git repository here")
+        raise InputError(f"{revision} is no revision of a git repository here; a file to compare with may be named instead")
     listed = _git("ls-tree", "--name-only", revision, "--", f"./{os.path.relpath(name)}")
     if listed is None:
         raise InputError(f"{name} is not in the git repository of the current folder")

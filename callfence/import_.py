@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.files import output
 from callfence.inputs import InputError, content, judged
 from callfence.losses import comment_lines, loss_lines
 from policygen import formats
@@ -45,7 +46,13 @@ def parser() -> argparse.ArgumentParser:
     add("--runtime", default="", choices=["runc", "crun"], help="what reads the file; runc answers newer calls in its own way")
     add("--program", default="", metavar="NAME", help="audit: only the records of this executable, by path or its last part")
     add("--within", metavar="BASE", help="recordings: never allow what this policy or container profile (JSON) forbids")
-    add("-o", "--output", metavar="POLICY", help="write to POLICY instead of standard output; of a recording, see above")
+    add(
+        "-o",
+        "--output",
+        metavar="POLICY",
+        type=output,
+        help="write to POLICY instead of standard output; of a recording, see above",
+    )
     add("file", metavar="FILE", help="- is standard input")
     return parser
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import signal
 import sys
 import threading
 import time
@@ -69,6 +71,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _learn(options)
+    except KeyboardInterrupt:  # while the policy is made; before that, ^C is the program's
+        with suppress(OSError, AttributeError):
+            sys.stderr.write("learn: interrupted\n")
+        end_like(signal.SIGINT)
     except Exception as error:  # Python's own status for a bug of ours, 1, could be taken for the program's
         _fail(_explained(error), error.status if isinstance(error, EnforceError) else FAILED)
     end_like(status)
@@ -104,7 +110,7 @@ def _fail(message: str, status: int) -> NoReturn:
 def parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="learn",
-        usage="learn [OPTION ...] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] -p PID",
+        usage="learn [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] -p PID",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -144,6 +150,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         del options.command[0]
     if options.pid is None and not options.command:
         commands.error("no program given")
+    if options.output == Path("-"):
+        commands.error("-o -: a policy is a file, since the next run is merged into it")
     if options.check and (options.fresh or options.tight or options.portable):
         commands.error("--check compares with the policy that there is: not with --fresh, --tight or --portable")
     if options.tight and options.portable:
@@ -189,7 +197,8 @@ def _learn(options: argparse.Namespace) -> int | None:
     if not options.quiet and sys.stderr is not None:
         from callfence.summary import print_summary
 
-        print_summary(learned, sys.stderr)
+        with suppress(OSError):  # it has hung up, or is a full disk: what was learned is written
+            print_summary(learned, sys.stderr)
     return outcome.status
 
 
@@ -204,6 +213,8 @@ def _name_of(pid: int) -> str:
         return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
     except FileNotFoundError:
         raise TracerError(f"no process {pid}") from None
+    except PermissionError:
+        raise TracerError(f"process {pid} may not be traced: it is another user's, or has privileges") from None
 
 
 def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> bytes:
@@ -215,11 +226,13 @@ def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> 
     if machine.sysname != "Linux" or machine.machine not in ("x86_64", "i686"):  # the latter is setarch(8)'s
         raise TracerError(f"learn runs on Linux on x86_64, and this is {machine.sysname} on {machine.machine}")
     known = b""
+    if policy.exists() and not policy.is_file():  # reading a pipe could wait forever
+        raise TracerError(f"the policy {policy} is not a regular file")
     if not options.fresh:
         if policy.exists():
             known = filters.compiled(str(policy), "warm").filter
         if recording.exists() and not options.check:
-            recording_file.load(recording)
+            _load(recording)
     if options.within is not None:
         from callfence import baseline
 
@@ -234,10 +247,27 @@ def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> 
         from policygen import libseccomp
 
         libseccomp.require()
-    recording.parent.mkdir(exist_ok=True)
-    for path in (policy, recording):
-        atomic.check_writable(path)
+    if not policy.parent.is_dir():
+        raise TracerError(f"{policy}: there is no folder {policy.parent}")
+    try:
+        recording.parent.mkdir(exist_ok=True)
+        for path in (policy, recording):
+            atomic.check_writable(path)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS):
+            raise
+        raise TracerError(f"{error.filename}: {error.strerror}; -o chooses another policy") from error
     return b"" if options.tight else known
+
+
+def _load(recording: Path) -> None:
+    """Raises TracerError if the file there is no recording."""
+    if not recording.is_file():
+        raise TracerError(f"{recording}: is not a regular file")
+    try:
+        recording_file.load(recording)
+    except recording_file.RecordingError as error:
+        raise TracerError(f"{error}\n  remove the file, or start over with --fresh, which replaces the policy too") from error
 
 
 def _trace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from callfence.summary import Learned, print_check
@@ -35,7 +36,8 @@ def check(
     learned = Learned(policy, Recording((run,), observations), run, existing, generated)
     _tell_forbidden(observations, options)
     if sys.stderr is not None and not (options.quiet and not generated.new):
-        print_check(learned, options.accept, sys.stderr)
+        with suppress(OSError):  # nobody can be told; the status says it, too
+            print_check(learned, options.accept, sys.stderr)
     return _NEW_BEHAVIOUR if generated.new and not status else status
 
 
@@ -64,7 +66,7 @@ def add(
     done: list[tuple[Recording, Document | None, Generated]] = []
 
     def change(old: Recording) -> Recording:
-        whole = merge(Recording() if options.fresh else old, Recording((run,), observations))
+        whole = merge(old, Recording((run,), observations))
         existing = parse_file(policy) if policy.exists() and not options.fresh else None
         seen = whole.observations if options.tight else whole.of_run(run.id)
         generated = _generate(policy, seen, existing, options)
@@ -73,9 +75,11 @@ def add(
         done.append((whole, existing, generated))
         return whole
 
-    if options.fresh:
-        recording.unlink(missing_ok=True)
-    recording_file.update(recording, change)
+    if options.fresh:  # whatever is there is replaced, but not before there is something else
+        with atomic.locked(recording):
+            recording_file.save(recording, change(Recording()))
+    else:
+        recording_file.update(recording, change)
     whole, existing, generated = done[0]
     _tell_forbidden(observations, options)
     return Learned(policy, whole, run, existing, generated)

@@ -87,8 +87,9 @@ def progress(distinct: Callable[[], int], *, quiet: bool, warm: bool) -> Iterato
         if hidden():
             line.erase()
             return
+        processes = loop.family.processes
         text = (
-            f"learning  {time.monotonic() - started:.0f} s  {loop.family.processes} processes  "
+            f"learning  {time.monotonic() - started:.0f} s  {processes} process{'' if processes == 1 else 'es'}  "
             f"{loop.family.calls:,} calls  {distinct()} distinct"
         )
         line.draw(text, lambda: loop.calls.before_output(line.erase))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from callfence.sure import call_name, has_names_only, sureness
-from callfence.text import command_line
+from callfence.text import command_line, plural, printable
 from policygen.confidence import confidence
 from policygen.discovery import discovery
 from policygen.model import Always, Entry, Or
@@ -63,7 +63,7 @@ def print_check(learned: Learned, accept: Sequence[str], file: TextIO) -> None:
     for line in _news(learned):
         print(f"  {line}", file=file)
     for gap in (*learned.run.gaps, *learned.generated.gaps):
-        print(f"  not observed: {gap}", file=file)
+        print(f"  not observed: {printable(gap)}", file=file)
     if new:
         print(f"to accept it, run this, and commit {learned.policy}:\n  {command_line(accept)}", file=file)
     file.flush()
@@ -75,18 +75,19 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     sure = confidence(learned.recording, names_only=names_only)
     calls = sum(seen.counts[_column(learned)] for seen in learned.recording.observations)
     rows = [
-        ("this run", f"{calls:,} calls{' looked at' if learned.run.warm else ''}, {_ending(learned.run)}"),
+        ("this run", f"{plural(calls, 'call')}{' looked at' if learned.run.warm else ''}, {_ending(learned.run)}"),
         ("policy", size_of(policy)),
         ("new", _new(learned)),
     ]
     if learned.generated.widenings:
-        widened = sum(learned.generated.widenings.values())
-        rows.append(("widened", f"{widened} observations in {len(learned.generated.widenings)} places beyond what was seen"))
+        widened = plural(sum(learned.generated.widenings.values()), "observation")
+        places = plural(len(learned.generated.widenings), "place")
+        rows.append(("widened", f"{widened} in {places} beyond what was seen"))
     rows += [
         ("how sure", sureness(sure, discovery(learned.recording, names_only=names_only))),
         ("not exercised", "; ".join(sure.unseen) or "nothing that a recording shows"),
     ]
-    rows += [("not observed", gap) for gap in (*learned.run.gaps, *learned.generated.gaps)]
+    rows += [("not observed", printable(gap)) for gap in (*learned.run.gaps, *learned.generated.gaps)]
     for seen in learned.generated.refused:
         rows.append(("refused", f"{call_name(seen.arch, seen.number)}: the policy denies it in so many words; left so"))
     return rows
@@ -107,7 +108,8 @@ def size_of(policy: Policy) -> str:
     entries = [entry for section in policy.entries.values() for entry in section.values()]
     rules = sum(_alternatives(entry.expression) for entry in entries)
     constrained = sum(not isinstance(entry.expression, Always) for entry in entries)
-    return f"{len(entries)} syscalls, {rules} rules, {constrained} syscalls with conditions on arguments"
+    conditions = f"{plural(constrained, 'syscall')} with conditions on arguments"
+    return f"{plural(len(entries), 'syscall')}, {plural(rules, 'rule')}, {conditions}"
 
 
 def _alternatives(expression: Expression) -> int:
@@ -122,7 +124,7 @@ def _new(learned: Learned) -> str:
         return "nothing"
     first = sum(one.first for one in new)
     more = len(new) - first
-    parts = [f"{first} syscall{'' if first == 1 else 's'}"] * bool(first)
+    parts = [plural(first, "syscall")] * bool(first)
     parts += [f"more of {more} that {'was' if more == 1 else 'were'} allowed in part"] * bool(more)
     return ", and ".join(parts)
 
@@ -137,7 +139,7 @@ def _news(learned: Learned) -> list[str]:
         for line in format_entry(new.arch, new.number, _added(new)).splitlines()
     ]
     if len(lines) > MANY_NEW:
-        lines[MANY_NEW:] = [f"... and {len(lines) - MANY_NEW} lines more"]
+        lines[MANY_NEW:] = [f"... and {plural(len(lines) - MANY_NEW, 'line')} more"]
     return lines
 
 

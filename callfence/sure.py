@@ -23,7 +23,8 @@ def sureness(sure: Confidence, found: Discovery) -> str:
         return "one run says nothing about the next one: learn more of them"
     text = f"{sure.runs} runs; "
     if sure.at_most is not None:
-        text += f"none is known to need a rule that the others do not: under {sure.at_most:.0%} that one more would (95 % sure)"
+        text += "none is known to need a rule that the others do not: "
+        text += f"under {sure.at_most:.0%} that one more would, with 95% confidence"
     else:
         text += f"about {sure.chance:.0%} that one more run needs something new"
     if found.estimate is not None and found.estimate.once:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
+from enforcer.text import printable, word
 from policygen.naming import format_entry
 
 if TYPE_CHECKING:
@@ -13,16 +13,12 @@ if TYPE_CHECKING:
     from policygen.model import Entry
     from tracer.abi import Arch
 
-
-def printable(text: str) -> str:
-    """Names of files come from the program: they must not drive the reader's terminal, or forge a line."""
-    valid = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in valid)
+__all__ = ["command_line", "on_one_line", "plural", "printable"]
 
 
 def command_line(words: Sequence[str]) -> str:
     """As one would type it."""
-    return printable(shlex.join(words))
+    return " ".join(map(word, words))
 
 
 def on_one_line(arch: Arch, number: int, entry: Entry) -> str:

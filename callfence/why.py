@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +14,15 @@ from callfence.inputs import InputError, judged
 from callfence.symbols import Site, Symbols
 from callfence.text import command_line, on_one_line, plural, printable
 from enforcer.advice import advise
+from enforcer.text import file_word
 from policygen import recording_file
 from policygen.denial import explain, parse_call
 from policygen.document import parse, parse_file
 from policygen.errors import did_you_mean
 from policygen.join import alternatives
 from policygen.known import permits
-from policygen.model import Entry, Or
-from policygen.naming import format_action, format_call, format_expression
+from policygen.model import And, Entry, Or
+from policygen.naming import determined, format_action, format_call, format_expression
 from policygen.normal import first_argument
 from policygen.provenance import Origin, provenance
 from policygen.recording import Recording
@@ -199,10 +199,11 @@ def _denial(path: Path, document: Document, event: Event) -> int:
         print(f"  its entry says so: {on_one_line(arch, event.number, found.entry)}")
     else:
         print(f"  nearest rule: {on_one_line(arch, event.number, Entry(found.nearest, found.entry.action))}")
+        known = determined(found.nearest.parts if isinstance(found.nearest, And) else (found.nearest,), ())
         for part in found.failing:
             index = first_argument(part)
             value = table(arch).by_number[event.number].arguments[index].name
-            print(f"  fails: {format_expression(arch, event.number, part)}, for {value} is {_value(event, index)}")
+            print(f"  fails: {format_expression(arch, event.number, part, known)}, for {value} is {_value(event, index)}")
     if permits(found.action):
         return 0
     advice = advise(policy, str(path), event)
@@ -211,8 +212,8 @@ def _denial(path: Path, document: Document, event: Event) -> int:
         return 1
     elsewhere = arch is not next(iter(policy.entries))
     line = _new_part(arch, event.number, found.entry, advice.line)
-    command = ["callfence", "allow", *(["--arch", str(arch)] if elsewhere else []), str(path), line]
-    print(f"  to allow it: {shlex.join(command)}")
+    option = ["--arch", str(arch)] * elsewhere
+    print(f"  to allow it: {command_line(['callfence', 'allow', *option])} {file_word(str(path))} {command_line([line])}")
     return 1
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
+from enforcer.text import file_word, word
 from policygen.extend import Options, constrained, extend
 from policygen.naming import format_entry
 from policygen.observation import Observation, kept
@@ -51,7 +51,7 @@ def advise(policy: Policy, file: str, event: Event) -> Advice:
         return Advice(file, f"{file} refuses it in so many words", "")
     line = format_entry(arch, number, extended.entry)
     option = "" if arch is next(iter(policy.entries), None) else f"--arch {arch} "
-    command = f"callfence allow {option}{shlex.quote(file)} {shlex.quote(' '.join(line.split()))}"
+    command = f"callfence allow {option}{file_word(file)} {word(' '.join(line.split()))}"
     if section is None:
         return Advice(file, f"to allow it, add to the end of {file}:", f"arch {arch}\n{line}", command)
     where = file if len(policy.entries) == 1 else f"{file}, section `arch {arch}`"

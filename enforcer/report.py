@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from enforcer.advice import Advice, advise
 from enforcer.callsite import call_site
 from enforcer.output import Output
+from enforcer.text import printable
 from policygen.evaluate import evaluate
 from policygen.extend import allowing_line
 from policygen.model import Action, ActionKind
@@ -56,7 +57,7 @@ class Violation:
             lines += [f"  {advice.what}", *(f"    {part}" for part in advice.line.splitlines())]
             if advice.command:
                 lines.append(f"  or run: {advice.command}")
-        return "".join(f"{_printable(line)}\n" for line in lines)
+        return "".join(f"{printable(line)}\n" for line in lines)
 
     def json(self, count: int) -> str:
         """One line: names as in the policy language, numbers as the kernel has them, registers in hexadecimal."""
@@ -146,7 +147,7 @@ class Reports:
             text = violation.text()
         else:
             verb = "would have denied" if violation.audit else "denied"
-            text = _printable(f"enforce: {verb} {count} times, by {violation.executable}: {violation.call}") + "\n"
+            text = printable(f"enforce: {verb} {count} times, by {violation.executable}: {violation.call}") + "\n"
         self._write(text, violation.process)
 
     def _write(self, text: str, process: int) -> None:
@@ -193,9 +194,3 @@ def _executable(process: int) -> str:
         return os.readlink(f"/proc/{process}/exe")
     except OSError:
         return "an unknown program"
-
-
-def _printable(text: str) -> str:
-    """Names of files come from the program: they must not drive the reader's terminal, or forge a line."""
-    valid = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in valid)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.files import recording_path
+from callfence.files import output, recording_path
 from callfence.inputs import InputError, document, judged
 from callfence.report.content import gather
 from callfence.report.machine import as_json
@@ -28,7 +28,7 @@ one."""
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="callfence report", description=DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
-    add("-o", "--output", metavar="FILE", type=Path, help="default: standard output")
+    add("-o", "--output", metavar="FILE", type=output, help="default: standard output")
     add("--against", metavar="POLICY", help="show, too, what differs from that policy")
     add("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
     add("--format", choices=["html", "json"], default="html")
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
             sys.stdout.write(text)
             return 0
         try:
-            atomic.write(options.output, text.encode())
+            atomic.write(Path(options.output), text.encode())
         except OSError as error:
             raise InputError(f"{error.filename}: {error.strerror}") from error
         return 0

@@ -174,6 +174,34 @@ def test_an_unreadable_policy(tmp_path: Path) -> None:
     assert "none.policy cannot be read: No such file or directory; `learn` writes one" in done.stderr
 
 
+def test_what_could_not_be_read_is_not_praised(tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text(POLICY)
+    assert run(tmp_path, "lint", "it.policy").stdout == "nothing to tell\n"
+    assert run(tmp_path, "lint", "none.policy", "it.policy").stdout == ""
+
+
+def test_the_way_out_of_a_broken_recording(tmp_path: Path) -> None:
+    assert run(tmp_path, "learn", "-q", "true").returncode == 0
+    policy, recording = tmp_path / "true.policy", tmp_path / ".callfence/true.rec"
+    before = policy.read_text()
+    recording.write_text("garbage\n")
+    done = run(tmp_path, "learn", "true")
+    assert done.returncode == 125
+    assert done.stderr.startswith("learn: .callfence/true.rec:1: not a callfence recording\n  remove the file, or start over")
+    assert (policy.read_text(), recording.read_text()) == (before, "garbage\n")
+    assert run(tmp_path, "learn", "-q", "--fresh", "true").returncode == 0
+    assert (policy.read_text(), recording.read_text() != "garbage\n") == (before, True)
+
+
+def test_starting_over_keeps_the_recording_until_there_is_another(tmp_path: Path) -> None:
+    assert run(tmp_path, "learn", "-q", "true").returncode == 0
+    before = (tmp_path / ".callfence/true.rec").read_bytes()
+    done = run(tmp_path, "learn", "--fresh", "true", before=("prlimit", "--fsize=1000", "--"))
+    assert done.returncode == 125
+    assert "true.policy: File too large" in done.stderr
+    assert (tmp_path / ".callfence/true.rec").read_bytes() == before
+
+
 def test_a_symbolic_link_is_not_followed_when_writing(tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
     target.write_text(POLICY)
@@ -198,6 +226,10 @@ def test_the_mode_of_a_policy_is_kept(tmp_path: Path) -> None:
         (["learn"], 125, "learn: no program given; see learn --help\n"),
         (["learn", "--frsh", "true"], 125, "learn: unrecognized arguments: --frsh; see learn --help\n"),
         (["learn", "-p", "1", "true"], 125, "learn: give either a program or -p PID, not both; see learn --help\n"),
+        (["learn", "-o", "none/it.policy", "true"], 125, "learn: none/it.policy: there is no folder none\n"),
+        (["learn", "-o", "/dev/full", "true"], 125, "learn: the policy /dev/full is not a regular file\n"),
+        (["diff", "-", "-"], 2, "callfence diff: OLD and NEW cannot both be standard input\n"),
+        (["lint", "none.policy"], 2, "callfence lint: none.policy: No such file or directory\n"),
         (["learn", "-p", "999999999"], 125, "learn: no process 999999999\n"),
         (["show", "none.policy"], 2, "callfence show: none.policy: No such file or directory\n"),
         (["fmt", "none.policy"], 2, "callfence fmt: none.policy: No such file or directory\n"),

@@ -85,6 +85,14 @@ def test_why_a_call_is_denied(learned: Path, call: str, status: int, said: str) 
     assert said in done.stdout + done.stderr
 
 
+def test_why_names_values_by_the_rule_that_they_are_in(tmp_path: Path) -> None:
+    rule = "family == AF_INET && type == SOCK_STREAM && protocol == IPPROTO_TCP"
+    (tmp_path / "it.policy").write_text(f"socket: {rule}\n")
+    said = run(tmp_path, "why", "it.policy", "socket(family=AF_INET6)").stdout
+    fails = [line.strip().removeprefix("fails: ").split(", for ")[0] for line in said.splitlines() if "fails: " in line]
+    assert fails == rule.split(" && ")
+
+
 def test_what_why_suggests_allows_the_call(learned: Path, tmp_path: Path) -> None:
     policy = tmp_path / "it.policy"
     policy.write_text((learned / "it.policy").read_text().replace("kill: ", "# liveness\nkill: "))

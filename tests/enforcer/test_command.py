@@ -41,6 +41,11 @@ def test_mistakes(arguments, message, place):
     assert (done.returncode, done.stdout, done.stderr) == (125, "", f"enforce: {message}\n")
 
 
+def test_a_mistyped_program_is_not_found_rather_than_its_policy(place):
+    done = place.enforce("no-such-program")
+    assert (done.returncode, done.stdout, done.stderr) == (127, "", "enforce: no-such-program: not found\n")
+
+
 def test_help_and_version(place):
     from callfence import __version__
 

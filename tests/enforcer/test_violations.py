@@ -6,8 +6,12 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
+
+from callfence.text import command_line
 
 FLOOR = "read: allow\nwrite: allow\nexit_group: allow\n"
 KILL = FLOOR
@@ -257,3 +261,17 @@ def test_the_first_process_of_a_namespace_can_be_killed(place):
     place.policy(KILL + "getpid: allow\nwait4: allow\n")
     done = place.enforce(place.calls(), "39", "61,-1", under=under)
     assert (done.returncode, done.stdout) == (9, "1\n-10\n"), "and it has no child to wait for"
+
+
+@pytest.mark.parametrize("name", ["-x.policy", "two\nlines'.policy", "\x1b[31m \\x41\udcff.policy"])
+def test_what_is_suggested_can_be_pasted_whatever_the_file_is_called(name, place, tmp_path):
+    place.policy(KILL, name)
+    done = place.enforce(f"--policy={name}", place.calls(), "110")
+    suggested = done.stderr.splitlines()[-1].removeprefix("  or run: ")
+    assert suggested.isprintable()
+    for line in (suggested, command_line(["printf", "%s", name])):
+        ours = line.replace("callfence allow", f"{sys.executable} -m callfence allow", 1)
+        done = subprocess.run(["bash", "-c", ours], cwd=place.folder, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == os.fsencode(name)
+    assert "getppid: allow" in (place.folder / name).read_text()

@@ -1,0 +1,100 @@
+"""Where output goes: to closed and full streams, to a reader that has enough, to `-`; and what ^C leaves of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CALLFENCE = f"{sys.executable} -m callfence"
+POLICY = "callfence 1\narch x86_64\ntable 6.18\narm exec\ndefault kill\nunknown errno ENOSYS\n\nread: allow\nwrite: allow\n"
+PRINTING = ("--help", "-V", "show --help", "help show", "show it.policy", "lint it.policy", "report it.policy", "why it.policy")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "it.policy").write_text(POLICY)
+    return tmp_path
+
+
+def shell(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "LC_ALL": "C.UTF-8"}
+    environment.pop("PYTHONUNBUFFERED", None)
+    line = line.replace("callfence ", f"{CALLFENCE} ", 1)
+    command = ["sh", "-c", line]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("command", PRINTING)
+@pytest.mark.parametrize(("where", "why"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")])
+def test_what_cannot_be_printed_is_told(folder: Path, command: str, where: str, why: str) -> None:
+    done = shell(folder, f"callfence {command} {where}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].endswith(why)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_standard_input_that_was_closed(folder: Path) -> None:
+    done = shell(folder, "callfence show - <&-")
+    assert (done.returncode, done.stderr) == (2, "callfence show: -: Bad file descriptor\n")
+
+
+def test_errors_do_not_go_to_standard_output_if_nobody_wants_them(folder: Path) -> None:
+    told = shell(folder, "callfence export --to bpf it.policy | cksum")
+    untold = shell(folder, "callfence export --to bpf it.policy 2>&- | cksum")
+    assert told.stderr
+    assert (untold.returncode, untold.stdout, untold.stderr) == (0, told.stdout, "")
+
+
+@pytest.mark.parametrize("command", PRINTING)
+def test_a_reader_that_has_gone(folder: Path, command: str) -> None:
+    done = shell(folder, f"{{ callfence {command}; echo $? >&2; }} 2>it.err | true")
+    assert done.returncode == 0
+    assert (folder / "it.err").read_text().splitlines()[-1] in ("0", "141")
+    assert "Traceback" not in (folder / "it.err").read_text()
+
+
+def test_help_of_a_command(folder: Path) -> None:
+    assert shell(folder, "callfence help show").stdout == shell(folder, "callfence show --help").stdout
+
+
+@pytest.mark.parametrize("command", ["export --to oci", "report", "import --from minijail"])
+def test_an_output_named_by_a_dash_is_standard_output(folder: Path, command: str) -> None:
+    if command.startswith("import"):
+        (folder / "it.policy").write_text("read: 1\n")
+    plain = shell(folder, f"callfence {command} it.policy").stdout
+    assert plain
+    assert shell(folder, f"callfence {command} -o - it.policy").stdout == plain
+    assert not (folder / "-").exists()
+
+
+def test_learn_wants_a_file(folder: Path) -> None:
+    done = shell(folder, "callfence learn -o - true")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("learn: -o -: a policy is a file")
+    assert not (folder / "-").exists()
+
+
+def test_a_full_disk_for_the_summary_is_no_failure_to_learn(folder: Path) -> None:
+    done = shell(folder, "callfence learn -o new.policy sh -c 'exit 3' 2>/dev/full")
+    assert done.returncode == 3
+    assert "exit_group: allow" in (folder / "new.policy").read_text()
+
+
+def test_an_interrupt(folder: Path) -> None:
+    """It ends a command as it ends a program that does not know of it, and without a word."""
+    os.mkfifo(folder / "pipe")
+    command = [sys.executable, "-m", "callfence", "show", "pipe"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    with process, open(folder / "pipe", "w"):  # which it has opened, too
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (-signal.SIGINT, "")
