@@ -70,7 +70,8 @@ def learned(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Pro
     project = Project(tmp_path_factory.mktemp("project"), commands)
     (project.folder / "tests").mkdir()
     (project.folder / "tests" / "test_suite.py").write_text(SUITE)
-    (project.folder / "pytest.ini").write_text("[pytest]\n")
+    # Where pytest puts folders by default, what it removes at the end depends on how many runs the machine has seen.
+    (project.folder / "pytest.ini").write_text("[pytest]\naddopts = --basetemp=work\n")
     first = project.pytest("--callfence-learn", "tests")
     assert first.returncode == 0, first.stderr.decode()
     assert b"callfence: learning " in first.stdout
