@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
 FUZZ_SECONDS ?= 60
+# In two processes, each test file in one of them.
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 # A path instead of setuptools' import hook, which would take 10 ms of every start.
 EDITABLE := --config-settings editable_mode=compat
 

@@ -15,15 +15,28 @@ LEARN = (sys.executable, "-m", "callfence", "learn")
 ENFORCE = (sys.executable, "-m", "callfence", "enforce")
 
 
+def show_to_all(folder):
+    """Let other users into one of pytest's folders."""
+    for one in (folder, *folder.parents):
+        if one.stat().st_mode & 0o005 == 0o005:
+            return
+        one.chmod(0o755)
+
+
+@pytest.fixture
+def shown_path(tmp_path):
+    """Like tmp_path, and other users may look into it."""
+    show_to_all(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def program(tmp_path_factory):
     """program("tasks", "-m32") -> the path of programs/tasks.c, compiled with those flags."""
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc")
     folder = tmp_path_factory.mktemp("programs")
-    folder.chmod(0o755)
-    for parent in folder.parents[:2]:
-        parent.chmod(0o755)  # some tests run them as another user
+    show_to_all(folder)  # some tests run them as another user
     done = {}
 
     def built(name, *flags):

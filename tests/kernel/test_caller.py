@@ -167,12 +167,11 @@ def test_odd_names(program, plain, tmp_path, name):
 
 
 @root
-def test_an_unreadable_program_as_somebody_else(program, learn, tmp_path):
-    target = tmp_path / "unreadable"
+def test_an_unreadable_program_as_somebody_else(program, learn, shown_path):
+    shown_path.chmod(0o777)
+    target = shown_path / "unreadable"
     shutil.copy(program("ways"), target)
     target.chmod(0o111)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o777 if folder == tmp_path else 0o755)
     other = ("setpriv", "--reuid=61234", "--regid=61234", "--clear-groups")
     if subprocess.run([*other, sys.executable, "-c", "import callfence"], capture_output=True, check=False).returncode:
         pytest.skip("another user cannot read this installation")
@@ -180,12 +179,10 @@ def test_an_unreadable_program_as_somebody_else(program, learn, tmp_path):
 
 
 @root
-def test_a_set_user_id_program_runs_without_and_it_is_said_once(program, learn, tmp_path):
-    target = tmp_path / "set-user-id"
+def test_a_set_user_id_program_runs_without_and_it_is_said_once(program, learn, shown_path):
+    target = shown_path / "set-user-id"
     shutil.copy(program("inside"), target)
     target.chmod(0o755 | stat.S_ISUID)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
     command = f"{target} arguments; {target} arguments"
     learned = learn("setpriv", "--reuid=61234", "--regid=61234", "--clear-groups", "sh", "-c", command)
     assert learned.done.returncode == 0
