@@ -7,6 +7,7 @@ not run, and the process is killed, which no policy can ask more than.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import select
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 def serve(program: int, listener: int, reporter: Reporter) -> NoReturn:
     """Answer calls until the last confined task has ended.  `program` is a pidfd of the first one."""
+    gc.enable()  # whoever started us may do without, for the start
     answers = Answers(listener, reporter)
     poller = select.poll()
     poller.register(listener, select.POLLIN)

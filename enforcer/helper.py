@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from enforcer import arm, inject, kernel
+from enforcer import answer, arm, inject, kernel
 from enforcer.errors import FAILED
 
 TYPE_CHECKING = False
@@ -69,8 +69,6 @@ def confine(
     os.write(answers, b"ok\n")
     os.close(answers)
     os.close(commands)
-    from enforcer import answer  # while the program is being executed; what is on disk may change once it runs
-
     try:
         listener = _arm(program, filter_, pidfd, at_entry=at_entry, stderr=stderr)
     except inject.GoneError:
