@@ -44,7 +44,7 @@ def print_forbidden(name: str, base: Policy, forbidden: Sequence[Observation], f
     """For each call: how often, an example, by what program, and what the baseline answers."""
     if not forbidden:
         return
-    made = plural(sum(one.count for one in forbidden), "call")
+    made = plural(sum(one.calls for one in forbidden), "call")
     print(f"{name} forbids what the program did, in {made}; it is not added to the policy:", file=file)
     rows = [_row(base, list(those)) for _, those in groupby(forbidden, key=lambda one: (one.arch, one.number))]
     width = max(len(count) for count, _ in rows)
@@ -60,4 +60,4 @@ def _row(base: Policy, those: Sequence[Observation]) -> tuple[str, str]:
     first = those[0]
     answers = {format_action(evaluate(base, one.event)) for one in those} - {"allow", "log"}
     answer = ", ".join(sorted(answers)) or "allowed in part"
-    return f"{sum(one.count for one in those):,}", f"{format_call(first.event)} by {printable(first.executable)}: {answer}"
+    return f"{sum(one.calls for one in those):,}", f"{format_call(first.event)} by {printable(first.executable)}: {answer}"

@@ -17,7 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_MAGIC = b"callfence filter 2\n"
+_MAGIC = b"callfence filter 3\n"
+_YES = b"y"
 _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
 
@@ -25,13 +26,17 @@ _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
 class Compiled:
     """A filter, when to arm it, and what it was compiled from."""
 
-    __slots__ = ("arm", "expects_listener", "filter", "sources")
+    __slots__ = ("arm", "expects_listener", "filter", "is_settled", "sources")
 
-    def __init__(self, filter_: bytes, arm: str, sources: Sequence[tuple[str, bytes]], *, expects_listener: bool) -> None:
+    def __init__(
+        self, filter_: bytes, arm: str, sources: Sequence[tuple[str, bytes]], *, expects_listener: bool, is_settled: bool
+    ) -> None:
         self.filter = filter_
         self.arm = arm
         self.expects_listener = expects_listener
         """The policy lets the program have a listener of its own (`policygen.listener`)."""
+        self.is_settled = is_settled
+        """Learning a run that does nothing new leaves the policy as it is (`policygen.generate`)."""
         self.sources = tuple(sources)
         """Name and content of each file: the policy's first, then those it includes, as they were read."""
 
@@ -46,12 +51,15 @@ def load(path: str, variant: str, read: Callable[[str], bytes]) -> Compiled | No
         return None
     try:
         fields = _fields(_content(folder, _name(path, variant)))
-        if len(fields) < 6 or fields[0] != _made_by(variant):
+        if len(fields) < 7 or fields[0] != _made_by(variant):
             return None
-        sources = [(os.fsdecode(name), text) for name, text in zip(fields[4::2], fields[5::2], strict=True)]
+        sources = [(os.fsdecode(name), text) for name, text in zip(fields[5::2], fields[6::2], strict=True)]
         if sources[0][0] != path or any(read(name) != text for name, text in sources):
             return None
-        return Compiled(fields[3], fields[1].decode(), sources, expects_listener=fields[2] == b"1")
+        expects_listener, is_settled = (field == _YES for field in fields[2:4])
+        return Compiled(
+            fields[4], fields[1].decode(), sources, expects_listener=expects_listener, is_settled=is_settled
+        )
     except (OSError, ValueError):
         return None
     finally:
@@ -63,7 +71,8 @@ def store(compiled: Compiled, variant: str) -> None:
     folder = _folder(create=True)
     if folder is None:
         return
-    fields = [_made_by(variant), compiled.arm.encode(), b"%d" % compiled.expects_listener, compiled.filter]
+    facts = [_YES if fact else b"" for fact in (compiled.expects_listener, compiled.is_settled)]
+    fields = [_made_by(variant), compiled.arm.encode(), *facts, compiled.filter]
     for name, text in compiled.sources:
         fields += [os.fsencode(name), text]
     body = b"".join(len(one).to_bytes(4, "little") + one for one in fields)

@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
             _say(f"enforce: standard output: {error.strerror}", 2)
             return FAILED
         return 0
-    environment = launch.initial_environment()
+    environment = program.initial_environment()
     stderr = 2 if _is_open(2) else -1
     try:
         options = _parse(arguments)
@@ -198,7 +198,7 @@ def _default_policy(name: str) -> str:
 def _policies(compiled: Sequence[Compiled]) -> list[tuple[str, Policy]]:
     """The policies again, from the texts that the filters were compiled from."""
     return [
-        (path, filters.parsed(path, content, dict(one.sources).__getitem__))
+        (path, filters.parsed(path, content, dict(one.sources).__getitem__).policy)
         for one in compiled
         for path, content in one.sources[:1]
     ]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal
 
-    from policygen.model import Policy
+    from policygen.document import Document
 
     Variant = Literal["report", "silent", "warm"]
 
@@ -42,30 +42,34 @@ def compiled(path: str, variant: Variant) -> cache.Compiled:
         source.append((name, _read(name)))
         return source[-1][1]
 
+    is_settled = False
     try:
-        policy = parsed(path, source[0][1], read)
+        document = parsed(path, source[0][1], read)
+        policy = document.policy
         if variant == "warm":
+            from policygen.generate import generate
             from policygen.warm import recording_filter
             from tracer.kernel import RET_RECORD
 
             filter_ = recording_filter(policy, RET_RECORD)
+            is_settled = generate((), document, name="").document is document
         else:
             filter_ = compile_policy(policy, report=variant == "report")
     except PolicyError as error:
         raise EnforceError(str(error)) from error
     except CompileError as error:
         raise EnforceError(f"{path}: {error}") from error
-    made = cache.Compiled(filter_, str(policy.arm), source, expects_listener=expects_listener(policy))
+    made = cache.Compiled(filter_, str(policy.arm), source, expects_listener=expects_listener(policy), is_settled=is_settled)
     cache.store(made, variant)
     return made
 
 
-def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Policy:
-    """The policy in a file's content; `read` gives that of the files it includes.  Raises PolicyError."""
+def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
+    """The document in a file's content; `read` gives that of the files it includes.  Raises PolicyError."""
     from policygen.document import parse
     from policygen.lexer import decode
 
-    return parse(decode(content, path), path, read=lambda name: decode(read(name), name)).policy
+    return parse(decode(content, path), path, read=lambda name: decode(read(name), name))
 
 
 def _read(path: str) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from policygen.compile import CompileError
 from policygen.document import parse_file
 from policygen.formats import ImportFormatError
 from policygen.generate import generate
-from policygen.libseccomp import LibseccompError
+from policygen.library import LibseccompError
 from policygen.recording import Recording, merge
 from policygen.within import forbidden, generate_within
 
@@ -97,6 +96,6 @@ def _read(name: str, file: str, given: Options) -> Recording:
         raise InputError(str(error)) from error
     path = Path(file)
     if path.is_file():  # where the log has no dates, the file has one
-        runs = (replace(run, started=run.started or path.stat().st_mtime_ns) for run in recording.runs)
-        recording = replace(recording, runs=tuple(runs))
+        runs = (run._replace(started=run.started or path.stat().st_mtime_ns) for run in recording.runs)
+        recording = Recording(tuple(runs), recording.observations)
     return recording

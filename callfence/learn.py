@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import signal
 import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,11 +20,10 @@ from callfence.ending import end_like
 from callfence.files import policy_path, recording_path
 from callfence.progress import progress
 from enforcer.errors import FAILED, EnforceError
-from enforcer.launch import initial_environment
-from enforcer.program import failure, locate
+from enforcer.program import failure, initial_environment, locate
 from policygen import atomic, recording_file
 from policygen.fold import Folder
-from policygen.recording import Run
+from policygen.recording import Recording, Run, merge
 from tracer import session
 from tracer.calls import OPAQUE
 from tracer.errors import StartError, TracerError
@@ -31,6 +32,7 @@ from tracer.launch import Program
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from callfence.cache import Compiled
     from tracer.loop import Loop
 
 DESCRIPTION = """\
@@ -61,6 +63,11 @@ class _Recorder(Folder):
 
 
 class _Parser(argparse.ArgumentParser):
+    def format_help(self) -> str:
+        """As wide as the terminal.  To ask that takes 3 ms, and every option that is added would ask."""
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         """125: argparse's own 2 could be the program's."""
         _fail(f"{message}; see learn --help", FAILED)
@@ -68,6 +75,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Never returns: ends as the program ended, or with 125-127."""
+    gc.freeze()  # what has been imported stays
+    gc.enable()  # see cli.learn
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _learn(options)
@@ -84,7 +93,7 @@ def _explained(error: Exception) -> str:
     from callfence.inputs import InputError
     from policygen.compile import CompileError
     from policygen.document import PolicyError
-    from policygen.libseccomp import LibseccompError
+    from policygen.library import LibseccompError
     from policygen.recording_file import RecordingError
     from policygen.replay import ReplayError
 
@@ -113,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
         usage="learn [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] -p PID",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -171,9 +180,8 @@ def _learn(options: argparse.Namespace) -> int | None:
 
     recorder = _Recorder()
     started = time.time_ns()
-    with progress(lambda: len(recorder), quiet=options.quiet, warm=bool(known)) as draw:
-        tick = _preparing(draw, options)
-        outcome = _trace(program, known, options, recorder, tick)
+    with progress(lambda: len(recorder), quiet=options.quiet, warm=known is not None) as draw:
+        outcome = _trace(program, known, options, recorder, _preparing(draw, options, recorder, known))
     if not outcome.started:
         if sys.stderr is not None:
             print(f"learn: {name} was killed in its execve, before it ran: nothing is learned of it", file=sys.stderr)
@@ -185,10 +193,14 @@ def _learn(options: argparse.Namespace) -> int | None:
         status=None if outcome.status is None else os.waitstatus_to_exitcode(outcome.status),
         complete=program is not None,
         gaps=tuple(sorted(recorder.gaps)),
-        warm=bool(known),
+        warm=known is not None,
         executed=tuple(sorted(recorder.execs)),
     )
     observations = recorder.observations()
+    if not observations and _leaves_all_as_it_is(known, options):
+        if not options.check:
+            recording_file.update(recording, lambda old: merge(old, Recording((run,))))
+        return outcome.status
     from callfence import learning
 
     if options.check:
@@ -200,6 +212,13 @@ def _learn(options: argparse.Namespace) -> int | None:
         with suppress(OSError):  # it has hung up, or is a full disk: what was learned is written
             print_summary(learned, sys.stderr)
     return outcome.status
+
+
+def _leaves_all_as_it_is(known: Compiled | None, options: argparse.Namespace) -> bool:
+    """Whether a run in which nothing was new has nothing to be told, and changes nothing but the recording: then most of
+    what has to be loaded for either is not needed."""
+    changes = options.arm or options.portable or options.within
+    return known is not None and known.is_settled and options.quiet and not changes
 
 
 def _program(command: list[str]) -> Program:
@@ -217,20 +236,20 @@ def _name_of(pid: int) -> str:
         raise TracerError(f"process {pid} may not be traced: it is another user's, or has privileges") from None
 
 
-def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> bytes:
+def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> Compiled | None:
     """Find out before the program runs what would keep its behaviour from being written.  Raises what `_learn` does.
 
-    Returns the filter that lets run what the policy knows already; none where all is to be recorded.
+    Returns the policy's filter that lets run what it knows already; none where all is to be recorded.
     """
     machine = os.uname()
     if machine.sysname != "Linux" or machine.machine not in ("x86_64", "i686"):  # the latter is setarch(8)'s
         raise TracerError(f"learn runs on Linux on x86_64, and this is {machine.sysname} on {machine.machine}")
-    known = b""
+    known = None
     if policy.exists() and not policy.is_file():  # reading a pipe could wait forever
         raise TracerError(f"the policy {policy} is not a regular file")
     if not options.fresh:
         if policy.exists():
-            known = filters.compiled(str(policy), "warm").filter
+            known = filters.compiled(str(policy), "warm")
         if recording.exists() and not options.check:
             _load(recording)
     if options.within is not None:
@@ -238,15 +257,15 @@ def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> 
 
         options.base = baseline.read(options.within)
         if known and not baseline.is_within(policy, options.base):
-            known = b""  # so that what the policy allows and the baseline forbids is seen
+            known = None  # so that what the policy allows and the baseline forbids is seen
     if options.check:
         if not policy.exists():
             raise TracerError(f"{policy}: there is no policy to check against; learn without --check writes one")
         return known
     if not known:  # which there would not be without it
-        from policygen import libseccomp
+        from policygen import library
 
-        libseccomp.require()
+        library.require()
     if not policy.parent.is_dir():
         raise TracerError(f"{policy}: there is no folder {policy.parent}")
     try:
@@ -257,7 +276,7 @@ def _check_files(policy: Path, recording: Path, options: argparse.Namespace) -> 
         if error.errno not in (errno.EACCES, errno.EROFS):
             raise
         raise TracerError(f"{error.filename}: {error.strerror}; -o chooses another policy") from error
-    return b"" if options.tight else known
+    return None if options.tight else known
 
 
 def _load(recording: Path) -> None:
@@ -271,7 +290,11 @@ def _load(recording: Path) -> None:
 
 
 def _trace(
-    program: Program | None, known: bytes, options: argparse.Namespace, recorder: _Recorder, tick: Callable[[Loop], None]
+    program: Program | None,
+    known: Compiled | None,
+    options: argparse.Namespace,
+    recorder: _Recorder,
+    tick: Callable[[Loop], None],
 ) -> session.Outcome:
     allow_opaque = frozenset(options.allow_opaque)
     if program is None:
@@ -282,7 +305,7 @@ def _trace(
             recorder,
             allow_opaque=allow_opaque,
             from_entry=options.arm == "entry",
-            known=known,
+            known=known.filter if known else b"",
             tick=tick,
             exited=_say_that_it_goes_on,
         )
@@ -290,8 +313,10 @@ def _trace(
         raise failure(program.argv[0], error.errno) from None
 
 
-def _preparing(tick: Callable[[Loop], None], options: argparse.Namespace) -> Callable[[Loop], None]:
-    """`tick`, which on its first call starts to import what will be needed when the program has ended.
+def _preparing(
+    tick: Callable[[Loop], None], options: argparse.Namespace, recorder: _Recorder, known: Compiled | None
+) -> Callable[[Loop], None]:
+    """`tick`, which starts to import what will be needed when the program has ended, once it is clear that it will be.
 
     While known behaviour runs, or the program computes or waits, the tracer has nothing to do; and these imports take as
     long as the rest of a start."""
@@ -305,7 +330,7 @@ def _preparing(tick: Callable[[Loop], None], options: argparse.Namespace) -> Cal
     thread = threading.Thread(target=prepare, daemon=True)
 
     def first(loop: Loop) -> None:
-        if not thread.ident:
+        if not thread.ident and (len(recorder) or (known and not _leaves_all_as_it_is(known, options))):
             thread.start()
         tick(loop)
 

@@ -121,7 +121,7 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
 def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[str]:
     """What is said of one rule."""
     yield on_one_line(one.arch, one.number, one.rule)
-    calls, runs = sum(seen.count for seen in one.observations), columns_of(one.observations)
+    calls, runs = sum(seen.calls for seen in one.observations), columns_of(one.observations)
     if one.note:
         yield f"  {one.note}"
     if one.observations:
@@ -143,7 +143,7 @@ def site_lines(observations: Sequence[Observation], recording: Recording, symbol
     """Who made the calls, and from where first."""
     ordered = by_site(observations)
     for (executable, site), those in ordered[:MANY_SITES]:
-        count = plural(sum(seen.count for seen in those), "call")
+        count = plural(sum(seen.calls for seen in those), "call")
         place = symbols.describe(site, recording.runs[columns_of(those)[0]].started)
         yield f"  {printable(executable)}, first at {printable(place)}: {count}, such as"
         yield f"    {format_call(those[0].event)}"
@@ -156,7 +156,7 @@ def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], 
     groups: dict[tuple[str, str], list[Observation]] = {}
     for seen in observations:
         groups.setdefault((seen.executable, seen.site), []).append(seen)
-    return sorted(groups.items(), key=lambda item: (-sum(seen.count for seen in item[1]), item[0]))
+    return sorted(groups.items(), key=lambda item: (-sum(seen.calls for seen in item[1]), item[0]))
 
 
 def widened(one: Provenance) -> str:

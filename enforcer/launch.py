@@ -67,16 +67,6 @@ def run(
     raise failure(argv[0], problem)
 
 
-def initial_environment() -> list[bytes]:
-    """The environment as this process was given it: CPython may have changed its copy (PEP 538, LC_CTYPE)."""
-    try:
-        with open("/proc/self/environ", "rb") as file:
-            block = file.read()
-    except OSError:
-        return [name + b"=" + value for name, value in os.environb.items()]
-    return block.split(b"\0")[:-1]
-
-
 def forget_interrupt_handler() -> None:
     """Let ^C end this process as it would end the program, not with a traceback."""
     if kernel.disposition(kernel.SIGINT, kernel.SIG_DFL) == kernel.SIG_IGN:

@@ -1,4 +1,4 @@
-"""Finding and executing a program by name as execvp(3) does, on bytes."""
+"""Finding and executing a program by name as execvp(3) does, with the environment that we were given, on bytes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 _DEFAULT_PATH = b"/bin:/usr/bin"  # glibc's _CS_PATH
 _NOT_HERE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # glibc posix/execvpe.c
 _NO_TEXT = {errno.ENOENT: "not found", errno.ENOTDIR: "not found"}
+
+
+def initial_environment() -> list[bytes]:
+    """The environment as this process was given it: CPython may have changed its copy (PEP 538, LC_CTYPE)."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            block = file.read()
+    except OSError:
+        return [name + b"=" + value for name, value in os.environb.items()]
+    return block.split(b"\0")[:-1]
 
 
 def candidates(name: bytes, environment: Sequence[bytes]) -> list[bytes]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from policygen import bpf, region
 from policygen.algebra import FALSE, MAX_CUBES, TRUE, TooComplexError
 from policygen.bpf import Instruction
-from policygen.libseccomp import LibseccompError, Rule, generate
+from policygen.library import LibseccompError
+from policygen.libseccomp import Rule, generate
 from policygen.model import KILL, Action, Entry, Policy
 from policygen.naming import format_call
 from policygen.verify import NOTIFY, reported, verify

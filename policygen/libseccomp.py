@@ -1,4 +1,4 @@
-"""libseccomp, through pyseccomp: the only module that imports it.
+"""What libseccomp makes of rules, through pyseccomp.
 
 It is given numbers and masked equality only, never orderings, which it miscompiles; it runs in a child, since it can
 hang; and nothing here is trusted: `compile` proves the whole filter before anybody sees it.  It always compiles for its
@@ -9,17 +9,16 @@ would translate them by name and turn `socket` into `socketcall` as well.
 from __future__ import annotations
 
 import contextlib
-import ctypes.util
 import os
 import resource
 import select
 import signal
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policygen import bpf
 from policygen.bpf import Instruction
+from policygen.library import LibseccompError, pyseccomp
 from tracer.abi import X32_BIT
 
 if TYPE_CHECKING:
@@ -36,12 +35,7 @@ Comparison = tuple[int, int, int]
 """(index, mask, value): `argument & mask == value` over 64 bits."""
 
 
-class LibseccompError(Exception):
-    """libseccomp is missing, refused the rules, died or did not come to an end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """One call, what is returned for it, and when."""
 
     number: int
@@ -58,7 +52,7 @@ def generate(default: int, rules: Sequence[Rule], seconds: float = SECONDS) -> l
     the number no x32 number.  LibseccompError as described there."""
     if not rules:
         return [Instruction(bpf.RET | bpf.K, k=default)]
-    library = _library()
+    library = pyseccomp()
     # libseccomp asks the running kernel about actions, and refuses a rule with the default one: give it placeholders
     rets = [default, *sorted({rule.ret for rule in rules} - {default})]
     placeholders = {ret: library.ERRNO(1 + place) for place, ret in enumerate(rets)}
@@ -79,31 +73,6 @@ def generate(default: int, rules: Sequence[Rule], seconds: float = SECONDS) -> l
     return _shorten(
         [one._replace(k=meant.get(one.k, one.k)) if one.code == bpf.RET | bpf.K else one for one in exported]
     )
-
-
-def require() -> None:
-    """LibseccompError if there is no libseccomp: for those who want to know before they need it."""
-    _library()
-
-
-def _soname(name: str) -> str:
-    return {"c": "libc.so.6", "seccomp": "libseccomp.so.2"}[name]
-
-
-def _library() -> Any:
-    find = ctypes.util.find_library
-    ctypes.util.find_library = _soname  # pyseccomp runs ldconfig(8) with it, twice: 9 ms, for what the loader knows
-    try:
-        import pyseccomp
-    except ImportError as error:
-        raise LibseccompError(f"pyseccomp is missing ({error}): pip install pyseccomp") from error
-    except (RuntimeError, OSError) as error:  # it finds no shared library, or one that cannot be loaded
-        raise LibseccompError(
-            f"libseccomp is missing ({error}): install the package libseccomp2 (Debian, Ubuntu) or libseccomp"
-        ) from error
-    finally:
-        ctypes.util.find_library = find
-    return pyseccomp
 
 
 def _exported(program: Any) -> bytes:

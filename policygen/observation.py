@@ -5,8 +5,7 @@ What makes two events equal is decided here, argument by argument: `kept` is wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tracer.abi import Argument, Event, Kind
 
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
 Registers = tuple[int, int, int, int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """Equal events: the same call, with the same kept arguments, made by the same executable."""
 
     arch: int
@@ -38,7 +36,7 @@ class Observation:
     """The registers of the first event."""
 
     @property
-    def count(self) -> int:
+    def calls(self) -> int:
         return sum(self.counts)
 
     @property
@@ -49,7 +47,7 @@ class Observation:
     def fitted(self, calls: Table) -> Observation:
         """With as many arguments as the call has in the table; recorded with older tables it may have none."""
         arity = len(calls.by_number[self.number].arguments)
-        return self if len(self.arguments) == arity else replace(self, arguments=(None,) * arity)
+        return self if len(self.arguments) == arity else self._replace(arguments=(None,) * arity)
 
     @property
     def key(self) -> Key:

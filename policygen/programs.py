@@ -39,7 +39,7 @@ def programs(recording: Recording) -> tuple[Program, ...]:
     runs: defaultdict[str, set[Column]] = defaultdict(set)
     starters: defaultdict[str, set[str]] = defaultdict(set)
     for observation in recording.observations:
-        syscalls[observation.executable][observation.arch, observation.number] += observation.count
+        syscalls[observation.executable][observation.arch, observation.number] += observation.calls
         runs[observation.executable].update(column for column, count in enumerate(observation.counts) if count)
     for column, run in enumerate(recording.runs):
         for before, after in run.executed:

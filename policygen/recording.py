@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.garbage import no_search
 from policygen.observation import Key, Observation, Registers, order
@@ -12,8 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One run of a program under observation."""
 
     id: str
@@ -39,20 +37,24 @@ class Run:
         return (self.started, self.id)
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
+class _Parts(NamedTuple):
+    runs: tuple[Run, ...]
+    observations: tuple[Observation, ...]
+
+
+class Recording(_Parts):
     """Runs, ascending by `Run.order`, and their observations, ascending by `Observation.order`.
 
     Every observation counts for each of the runs, and was seen in at least one.
     """
 
-    runs: tuple[Run, ...] = ()
-    observations: tuple[Observation, ...] = ()
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
+    def __new__(cls, runs: tuple[Run, ...] = (), observations: tuple[Observation, ...] = ()) -> Recording:
         """Raises WrongPlaceError."""
-        _check_runs(self.runs)
-        _check_observations(self.observations, len(self.runs))
+        _check_runs(runs)
+        _check_observations(observations, len(runs))
+        return super().__new__(cls, runs, observations)
 
     def of_run(self, run_id: str) -> tuple[Observation, ...]:
         """What one of the runs did, with the counts of all of them."""
@@ -87,7 +89,7 @@ def fold(runs: Iterable[Run], recordings: Iterable[Recording]) -> Recording:
             key = seen.key
             one = folded.get(key)
             if one is None:
-                one = folded[key] = _Folded([], [], (len(ordered), "", seen.example))
+                one = folded[key] = _Folded((len(ordered), "", seen.example))
             earliest = len(ordered)
             for at, count in zip(columns, seen.counts, strict=True):
                 if count:
@@ -101,14 +103,16 @@ def fold(runs: Iterable[Run], recordings: Iterable[Recording]) -> Recording:
     return Recording(ordered, tuple(observations))
 
 
-@dataclass(slots=True)
 class _Folded:
     """An observation while recordings are folded: how often it was seen, in which of the runs."""
 
-    columns: list[int]
-    counts: list[int]
-    first: tuple[int, str, Registers]
-    """The earliest run, the call site and the example there."""
+    __slots__ = ("columns", "counts", "first")
+
+    def __init__(self, first: tuple[int, str, Registers]) -> None:
+        self.columns: list[int] = []
+        self.counts: list[int] = []
+        self.first = first
+        """The earliest run, the call site and the example there."""
 
 
 def _observation(key: Key, folded: _Folded, runs: int) -> Observation:

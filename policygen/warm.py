@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING
 from policygen import bpf
 from policygen.compile import compile_policy
 from policygen.floor import OPAQUE
-from policygen.model import ALLOW, ENOSYS, Action, ActionKind, Always, Entry, Policy
+from policygen.model import ALLOW, ENOSYS, Action, ActionKind, Always, And, Condition, Entry, Expression, Operator, Policy
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-WATCHED = ("clone", "ptrace", "prctl", "sched_getaffinity", "sched_setaffinity", "seccomp")
-"""Calls at which a tracer has something to do, known or not."""
+_CLONE_UNTRACED = 0x00800000  # linux/sched.h
+_SECCOMP_OPTIONS = (21, 22)  # PR_GET_SECCOMP, PR_SET_SECCOMP: linux/prctl.h
+
+UNWATCHED: Mapping[str, Expression] = {
+    "clone": Condition(0, Operator.MASKED, 0, _CLONE_UNTRACED),
+    "prctl": And(tuple(Condition(0, Operator.NE, option) for option in _SECCOMP_OPTIONS)),
+    "ptrace": Always(False),
+    "seccomp": Always(False),
+}
+"""Calls at which a tracer has something to do, known or not, and when it has not."""
 
 _NOTIFY = Action(ActionKind.NOTIFY)
 
@@ -25,8 +33,8 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
 
     `stop` is what it returns for a call that is to be recorded (32 bits).
 
-    What it lets run is exactly what the policy allows, less WATCHED; opaque calls that the policy fails with ENOSYS fail
-    so without a stop.  Nothing else is answered here, so that the program runs as it would without a policy.
+    What it lets run is exactly what the policy allows, where it is UNWATCHED; opaque calls that the policy fails with
+    ENOSYS fail so without a stop.  Nothing else is answered here, so that the program runs as it would without a policy.
     """
     entries = {arch: _known(arch, section) for arch, section in policy.entries.items()}
     stopping = replace(policy, entries=entries, default=_NOTIFY, unknown=_NOTIFY)
@@ -41,7 +49,9 @@ def _known(arch: Arch, section: Mapping[int, Entry]) -> dict[int, Entry]:
     names = {number: table(arch).by_number[number].name for number in section}
     known = {}
     for number, entry in section.items():
-        opaque = names[number] in OPAQUE and entry == Entry(Always(True), ENOSYS)
-        if opaque or (entry.action == ALLOW and names[number] not in WATCHED):
-            known[number] = entry if opaque else Entry(entry.expression)
+        if names[number] in OPAQUE and entry == Entry(Always(True), ENOSYS):
+            known[number] = entry
+        elif entry.action == ALLOW:
+            unwatched = UNWATCHED.get(names[number])
+            known[number] = Entry(And((entry.expression, unwatched)) if unwatched else entry.expression)
     return known

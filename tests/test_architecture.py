@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "enforcer": {"enforcer", "policygen", "tracer.abi"},
     "callfence": {"callfence", "enforcer", "policygen", "tracer", "tracer.abi"},
 }
-ONE_PLACE = {"ptrace": "tracer/kernel.py", "pyseccomp": "policygen/libseccomp.py", "rich": "callfence/terminal.py"}
+ONE_PLACE = {"ptrace": "tracer/kernel.py", "pyseccomp": "policygen/library.py", "rich": "callfence/terminal.py"}
 ONE_PLACE |= {"yaml": "policygen/formats/spo.py"}
 
 

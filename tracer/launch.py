@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tracer import kernel
 from tracer.errors import StartError, TracerError
@@ -17,8 +16,7 @@ OPTIONS = kernel.OPTION_FOLLOW | kernel.OPTION_SECCOMP | kernel.OPTION_SYSGOOD |
 """EXITKILL: a program whose tracer is gone would be left with a filter that fails every call with ENOSYS."""
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(NamedTuple):
     """What to run: everything as the kernel takes it, bytes."""
 
     path: bytes

@@ -8,9 +8,8 @@ import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer import kernel
 from tracer.errors import TracerError
@@ -35,8 +34,7 @@ WAKE: Final = signal.SIGURG
 """Interrupts the main thread's waitpid.  Ignored by default, so that one that comes late does no harm."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a run ended."""
 
     status: int | None

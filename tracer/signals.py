@@ -94,6 +94,7 @@ class SignalThread(threading.Thread):
             raise TracerError("no thread can be started: the limit of processes (ulimit -u) is reached") from None
 
     def run(self) -> None:
+        self._target.tick()
         while not self._ended:
             info = kernel.wait_for_signal(TAKEN, self._interval)
             if info is None:

@@ -103,13 +103,13 @@ def _rule(one: Provenance) -> dict[str, object]:
         "origin": one.origin.name.lower(),
         "note": one.note or None,
         "runs": [column + 1 for column in columns_of(one.observations)],
-        "calls": sum(seen.count for seen in one.observations),
+        "calls": sum(seen.calls for seen in one.observations),
         "wider_than_seen": widened(one) or None,
         "sites": [
             {
                 "executable": printable(executable),
                 "site": printable(site),
-                "calls": sum(seen.count for seen in those),
+                "calls": sum(seen.calls for seen in those),
                 "example": format_call(those[0].event),
             }
             for (executable, site), those in by_site(one.observations)

@@ -52,7 +52,7 @@ def _rule(one: Provenance, findings: list[Finding], identity: dict[str, str]) ->
         badges.append(badge(level))
     if one.origin in _SHORT and not (one.note and one.observations):
         badges.append(badge(_SHORT[one.origin], "plain"))
-    calls = sum(seen.count for seen in one.observations)
+    calls = sum(seen.calls for seen in one.observations)
     if calls:
         said = f"{plural(calls, 'call')} in {plural(len(columns_of(one.observations)), 'run')}"
         badges.append(element("span", said, class_="muted"))
@@ -75,7 +75,7 @@ def _behind(one: Provenance, findings: list[Finding]) -> Html:
     if not one.observations:
         return terms(pairs)
     sites = by_site(one.observations)
-    shown = [_site(*whose, those[0].event, sum(seen.count for seen in those)) for whose, those in sites[:MANY_SITES]]
+    shown = [_site(*whose, those[0].event, sum(seen.calls for seen in those)) for whose, those in sites[:MANY_SITES]]
     if len(sites) > MANY_SITES:
         shown.append(join(f"... and at {plural(len(sites) - MANY_SITES, 'more place')}"))
     pairs.append(("Seen", items(shown)))

@@ -91,7 +91,7 @@ def _rules(word: str, call: Syscall, expression: Expression, taken: set[str]) ->
         return
     plain = [argument.name.lstrip("_") for argument in call.arguments]  # an identifier begins with a letter
     names = [f"{name}_" if name in taken or name in KEYWORDS else name for name in plain]
-    arguments = [replace(argument, name=name) for argument, name in zip(call.arguments, names, strict=True)]
+    arguments = [argument._replace(name=name) for argument, name in zip(call.arguments, names, strict=True)]
     for alternative in expression.parts if isinstance(expression, Or) else (expression,):
         yield f"{word}({', '.join(names)}) {{ {_expression(alternative, arguments)} }}"
 

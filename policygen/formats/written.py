@@ -19,8 +19,9 @@ from policygen.formats.meaning import SCMP, decisions, return_value
 from policygen.formats.profile import Comparison, Op, Profile, Rule
 from policygen.formats.runtimes import with_own_calls
 from policygen.formats.unsaid import MAX_ENTRIES, act_of, has_boundary, instead, unsaid
-from policygen.libseccomp import LibseccompError, generate
+from policygen.library import LibseccompError
 from policygen.libseccomp import Rule as Given
+from policygen.libseccomp import generate
 from policygen.model import Action
 from policygen.naming import format_action
 from policygen.reduce import strictest

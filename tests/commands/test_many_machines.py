@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +127,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, monkey
     def changed(path: Path) -> Recording:
         recording = real(path)
         (run,) = recording.runs
-        return replace(recording, runs=(replace(run, id="other"),))
+        return Recording((run._replace(id="other"),), recording.observations)
 
     monkeypatch.setattr(recording_file, "load", changed)
     with pytest.raises(recording_file.RecordingError, match="was written to while it was read"):

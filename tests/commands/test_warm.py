@@ -46,6 +46,33 @@ def test_the_second_run_stops_rarely_and_changes_nothing(tmp_path: Path) -> None
     assert "new            nothing" in second.stderr
 
 
+def test_of_what_is_known_nothing_is_recorded_and_nothing_is_rewritten(tmp_path: Path) -> None:
+    """Processes and their ends, and calls that are failed for all: none of them stops."""
+    command = ("sh", "-c", "i=0; while [ $i -lt 9 ]; do /bin/true; i=$((i+1)); done | cat; exit 3")
+    assert learn(tmp_path, *command, options=("-q",)).returncode == 3
+    policy = tmp_path / "it.policy"
+    before = policy.read_bytes(), policy.stat().st_ino
+    for _ in range(2):
+        done = learn(tmp_path, *command, options=("-q",))
+        assert (done.returncode, done.stderr) == (3, "")
+    assert (policy.read_bytes(), policy.stat().st_ino) == before
+    assert [counts(tmp_path, run) > 0 for run in range(3)] == [True, False, False]
+    executed = [run["executed"] for run in runs(tmp_path)]
+    assert executed[0] == executed[1] == executed[2] != []
+
+
+def test_a_policy_by_hand_gets_its_floor_even_if_nothing_is_new(tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text("default allow\n")
+    assert learn(tmp_path, "true", options=("-q",)).returncode == 0
+    policy = (tmp_path / "it.policy").read_text()
+    learned = learn(tmp_path, "true")
+    assert "new            nothing" in learned.stderr
+    assert (tmp_path / "it.policy").read_text() == policy
+    (tmp_path / "it.policy").write_text(policy.replace("rt_sigreturn: allow", "rt_sigreturn: deny") + "# by hand\n")
+    assert learn(tmp_path, "true", options=("-q", "--arm", "entry")).returncode == 0
+    assert "arm entry\n" in (tmp_path / "it.policy").read_text()
+
+
 def test_what_is_new_is_learned(tmp_path: Path) -> None:
     learn(tmp_path, *DD)
     again = learn(tmp_path, "dd", "if=/dev/zero", "of=out", "bs=1", "count=3", "conv=fsync", "status=none")

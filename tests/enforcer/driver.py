@@ -11,7 +11,8 @@ import struct
 import sys
 
 from enforcer.errors import EnforceError
-from enforcer.launch import initial_environment, run
+from enforcer.launch import run
+from enforcer.program import initial_environment
 
 
 def program(numbers):

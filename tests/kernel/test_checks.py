@@ -31,6 +31,30 @@ def test_the_program_notices_nothing(program, same, name, check):
     assert same(program(name), check).done.returncode == GOOD.get(check, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("tasks", "kinds_of_birth"),
+        ("tasks", "untraced"),
+        ("tasks", "exec_from_thread"),
+        ("filters", "none_yet"),
+        ("filters", "by_prctl"),
+        ("filters", "for_all_threads"),
+        ("processors", "after_many_calls"),
+        ("processors", "in_status"),
+        ("processors", "chosen"),
+        ("signals", "state"),
+    ],
+)
+def test_nor_when_all_that_it_does_is_known(program, learn, name, check):
+    """What the tracer must see still stops."""
+    first = learn(program(name), check)
+    policy = first.policy.read_bytes()
+    again = learn(program(name), check)
+    assert (again.done.returncode, again.done.stdout, again.done.stderr) == (0, first.done.stdout, b"")
+    assert again.policy.read_bytes() == policy
+
+
 @pytest.mark.parametrize("check", ["every_one_once", "faults", "interrupted", "state"])
 def test_a_32_bit_program_notices_nothing(program, same, check):
     learned = same(program("signals", "-m32", "-static"), check)

@@ -21,7 +21,7 @@ def line(syscall: object, exe: str = '"/usr/bin/app"', arch: str = "c000003e", s
 
 def read(*lines: str, program: str = "") -> list[tuple[int, int, str, int]]:
     recording = record("\n".join(lines).encode(), "audit.log", Options(program=program))
-    return [(one.arch, one.number, one.executable, one.count) for one in recording.observations]
+    return [(one.arch, one.number, one.executable, one.calls) for one in recording.observations]
 
 
 def test_records_are_counted_by_call_and_program() -> None:

@@ -86,7 +86,7 @@ def test_what_is_kept(one: Event, arguments: tuple[int | None, ...]) -> None:
 )
 def test_what_the_tables_do_not_have_is_kept_by_number(one: Event) -> None:
     other = Event(one.arch, one.number, (9, 9, 9, 9, 9, 9))
-    assert [(o.arch, o.number, o.arguments, o.count) for o in fold([one, other])] == [(one.arch, one.number, (), 2)]
+    assert [(o.arch, o.number, o.arguments, o.calls) for o in fold([one, other])] == [(one.arch, one.number, (), 2)]
     assert Folder().hot_mask(one.arch, one.number) == REGISTER
 
 
@@ -96,7 +96,7 @@ def test_site_is_asked_for_once_and_the_example_is_the_first() -> None:
     for buffer in (0x1000, 0x2000):
         folder.slot("/app", event("read", 3, buffer, 1), lambda: next(sites))[0] += 1
     (observation,) = folder.observations()
-    assert (observation.site, observation.example[1], observation.count) == ("first", 0x1000, 2)
+    assert (observation.site, observation.example[1], observation.calls) == ("first", 0x1000, 2)
     assert observation.event == event("read", 3, 0x1000, 1)
 
 
@@ -115,7 +115,7 @@ def test_evidence_is_given_up_argument_by_argument() -> None:
     assert (len(folder.observations()), folder.generation) == (EVIDENCE, 0)
     folder.slot("/other", event("write", 1, 0, EVIDENCE), str)[0] += 1
     assert folder.generation == 1
-    assert [(o.executable, o.arguments, o.count) for o in folder.observations()] == [
+    assert [(o.executable, o.arguments, o.calls) for o in folder.observations()] == [
         ("/app", (1, None, None), EVIDENCE),
         ("/other", (1, None, None), 1),
     ]
@@ -139,7 +139,7 @@ def test_memory_is_bounded_by_what_is_constrained() -> None:
             registers[1:4] = [generator.randrange(3) for _ in range(3)]
         folder.slot("/app", event(name, *registers), str)[0] += 1
     observations = folder.observations()
-    assert sum(o.count for o in observations) == 20_000
+    assert sum(o.calls for o in observations) == 20_000
     assert len(observations) < 2_000
 
 

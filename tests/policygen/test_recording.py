@@ -78,7 +78,7 @@ def test_merge_counts_each_run_once_and_keeps_the_earliest_site() -> None:
     both = merge(late, early, late)
     assert [r.id for r in both.runs] == ["a", "b"]
     assert [(o.number, o.counts, o.site) for o in both.observations] == [(3, (5, 7), "early"), (4, (0, 1), "libc+0x1")]
-    assert both.observations[0].count == 12
+    assert both.observations[0].calls == 12
     assert both.of_run("a") == both.observations[:1]
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from test_algebra import point_of
 from test_bpf import CODES, event, random_program
 
-from policygen import bpf, libseccomp, symbolic
+from policygen import bpf, library, libseccomp, symbolic
 from policygen.algebra import Space, TooComplexError
 from policygen.bpf import Instruction
 from policygen.compile import CompileError, compile_policy
@@ -225,14 +225,14 @@ def mremap_policy(rules: Rules) -> Policy:
 
 def handed_over_raw(rules: Rules, seconds: float = 20) -> bytes:
     """What libseccomp makes of rules with orderings."""
-    library = libseccomp._library()
+    pyseccomp = library.pyseccomp()
 
     def work() -> bytes:
-        program = library.SyscallFilter(library.KILL_PROCESS)
-        program.set_attr(library.Attr.ACT_BADARCH, library.KILL_PROCESS)
+        program = pyseccomp.SyscallFilter(pyseccomp.KILL_PROCESS)
+        program.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
         for rule in rules:
-            comparisons = [library.Arg(i, getattr(library, operator.name), value) for i, operator, value in rule]
-            program.add_rule(library.ALLOW, MREMAP, *comparisons)
+            comparisons = [pyseccomp.Arg(i, getattr(pyseccomp, operator.name), value) for i, operator, value in rule]
+            program.add_rule(pyseccomp.ALLOW, MREMAP, *comparisons)
         return libseccomp._exported(program)
 
     return libseccomp._in_child(work, seconds)
@@ -254,7 +254,7 @@ def test_what_libseccomp_miscompiles(rules: Rules, call: tuple[int, int, int]) -
 
 def test_what_libseccomp_hangs_on() -> None:
     rules: Rules = [((0, GT, 5), (1, LT, 7)), ((0, GT, 5), (1, EQ, 9))]
-    with pytest.raises(libseccomp.LibseccompError, match="did not come to an end within 1 s"):
+    with pytest.raises(library.LibseccompError, match="did not come to an end within 1 s"):
         handed_over_raw(rules, seconds=1)
     assert verify(compile_policy(mremap_policy(rules)), mremap_policy(rules)) is None
 

@@ -5,8 +5,8 @@ Values only.  The tables that fill them are data files beside this one, read by 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Arch(StrEnum):
@@ -91,8 +91,7 @@ _CONSTRAINED = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(NamedTuple):
     """One argument of one call."""
 
     name: str
@@ -121,8 +120,7 @@ class Argument:
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class Syscall:
+class Syscall(NamedTuple):
     """One call of one architecture."""
 
     number: int
@@ -130,8 +128,7 @@ class Syscall:
     arguments: tuple[Argument, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One call as the kernel's filter sees it (struct seccomp_data), and the task that made it."""
 
     arch: int

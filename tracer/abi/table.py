@@ -5,11 +5,10 @@ Read from the tables beside this file on first use: syscalls_ARCH.tsv, joint.tsv
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tracer.abi import constants
 from tracer.abi.model import Arch, Argument, Kind, Syscall
@@ -33,8 +32,7 @@ def _argument(cell: str) -> Argument:
     return Argument(name, ctype, int(width[1:]), width[0] == "s", Kind(kind), family, int(exact or "0", 16))
 
 
-@dataclass(frozen=True, slots=True)
-class _Joint:
+class _Joint(NamedTuple):
     """What one call's arguments mean where another one, the selector, has some value."""
 
     selector: int
@@ -86,7 +84,7 @@ def _joint(arch: Arch, call: Syscall) -> _Joint | None:
                 index = names.index(target)
                 family = rest[0] if rest else ""
                 exact = int(rest[1], 0) if rest[1:] else 0
-                arguments[index] = replace(arguments[index], kind=Kind(kind), constants=family, exact=exact)
+                arguments[index] = arguments[index]._replace(kind=Kind(kind), constants=family, exact=exact)
             found[value] = tuple(arguments)
     return _Joint(selector, values, tuple(bits.items())) if selector >= 0 else None
 
