@@ -68,6 +68,14 @@ def test_no_child_is_left_without_its_tracer(program, learn, options, said):
     assert (learned.done.returncode, learned.done.stdout) == (0, said), learned.done.stderr
 
 
+def test_nor_where_only_the_childs_call_is_new(program, learn):
+    policy = learn(program("tasks"), "untraced").policy
+    whole = policy.read_text()
+    policy.write_text(whole.replace("getppid: allow\n", ""))
+    assert learn(program("tasks"), "untraced").done.returncode == 0
+    assert policy.read_text() == whole
+
+
 X86_64, I386 = 0xC000003E, 0x40000003
 GETPRIORITY, GETPID, CLOSE, X32 = 140, 39, 3, 0x40000000
 
