@@ -28,6 +28,19 @@ CROWD: Final = 16
 """Tasks above which none is asked whether it waits: that takes 15 us each."""
 
 
+class _Sharer:
+    """A task on the tracer's processor."""
+
+    __slots__ = ("before", "maker", "task")
+
+    def __init__(self, task: Task, maker: int) -> None:
+        self.task = task
+        self.maker = maker
+        """Who made it, by tid; 0 if it came here later."""
+        self.before = task.stops
+        """How many stops it had at the last tick, less those that its children have had since."""
+
+
 class SharedProcessor:
     """Which tasks share the tracer's processor.  `tick` belongs to another thread than the rest."""
 
@@ -35,8 +48,8 @@ class SharedProcessor:
         self._tracer = threading.get_native_id()
         self._own = os.sched_getaffinity(0)
         self._processor = {_current_processor()} & self._own or {min(self._own)}
-        self._pinned: dict[int, tuple[Task, int]] = {}
-        """By tid, with the stops that it had at the last tick."""
+        self._pinned: dict[int, _Sharer] = {}
+        """By tid."""
         self._enabled = len(self._own) > 1
         """Off for good once the program may see affinities where we can't be in time to restore them."""
         self._lock = threading.Lock()
@@ -63,7 +76,7 @@ class SharedProcessor:
         with self._lock:
             child.affinity = parent.affinity
             if _affinity(child.tid) == self._processor:
-                self._add(child)
+                self._add(child, parent.tid)
                 if not self._enabled:
                     self._release(child.tid)
 
@@ -71,8 +84,9 @@ class SharedProcessor:
         """`task`, in whose place thread `former` is now, after an execve, has that one's affinity."""
         with self._lock:
             self._pinned.pop(task.tid, None)
-            if entry := self._pinned.pop(former, None):
-                self._pinned[task.tid] = (task, entry[1])
+            if sharer := self._pinned.pop(former, None):
+                sharer.task = task
+                self._pinned[task.tid] = sharer
             self._rest()
 
     def release(self, tid: int) -> None:
@@ -81,10 +95,12 @@ class SharedProcessor:
             self._release(tid)
 
     def forget(self, tid: int) -> None:
-        """The task has ended."""
+        """The task has ended.  Who starts one short-lived task after the other stops as often as they do."""
         if tid in self._pinned:
             with self._lock:
-                self._pinned.pop(tid, None)
+                ended = self._pinned.pop(tid, None)
+                if ended and (maker := self._pinned.get(ended.maker)):
+                    maker.before -= ended.task.stops - ended.before
                 self._rest()
 
     def disable(self) -> None:
@@ -101,20 +117,20 @@ class SharedProcessor:
         with self._lock:
             is_crowd = len(self._pinned) > CROWD
             few = FEW_STOPS if len(self._pinned) == 1 else FEW_STOPS_OF_MANY
-            for tid, (task, stops) in list(self._pinned.items()):
-                if task.stops - stops < few and (is_crowd or _runs(tid)):
+            for tid, sharer in list(self._pinned.items()):
+                if sharer.task.stops - sharer.before < few and (is_crowd or _runs(tid)):
                     self._release(tid)
                 else:
-                    self._pinned[tid] = (task, task.stops)
+                    sharer.before = sharer.task.stops
 
-    def _add(self, task: Task) -> None:
+    def _add(self, task: Task, maker: int = 0) -> None:
         if not self._pinned:
             _set_affinity(self._tracer, self._processor)
-        self._pinned[task.tid] = (task, task.stops)
+        self._pinned[task.tid] = _Sharer(task, maker)
 
     def _release(self, tid: int) -> None:
-        if entry := self._pinned.pop(tid, None):
-            _set_affinity(tid, entry[0].affinity or self._own)
+        if sharer := self._pinned.pop(tid, None):
+            _set_affinity(tid, sharer.task.affinity or self._own)
             self._rest()
 
     def _rest(self) -> None:

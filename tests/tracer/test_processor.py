@@ -1,0 +1,81 @@
+"""Who keeps the tracer's processor.  What a program can see of it is tested in tests/kernel, with programs that look."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tracer import processor
+from tracer.processor import FEW_STOPS_OF_MANY, SharedProcessor
+from tracer.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ALL, OURS = {0, 1}, {0}
+
+
+@pytest.fixture
+def affinities(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, set[int]]]:
+    """By tid; all tasks run."""
+    found: dict[int, set[int]] = {}
+
+    def change(tid: int, processors: set[int]) -> bool:
+        found[tid] = set(processors)
+        return True
+
+    monkeypatch.setattr(processor.os, "sched_getaffinity", lambda tid: set(found.get(tid, ALL)))
+    monkeypatch.setattr(processor, "_set_affinity", change)
+    monkeypatch.setattr(processor, "_current_processor", lambda: 0)
+    monkeypatch.setattr(processor, "_runs", lambda tid: True)
+    yield found
+
+
+def busy(task: Task, stops: int) -> Task:
+    task.stops += stops
+    return task
+
+
+def child_of(parent: Task, tid: int, shared: SharedProcessor, affinities: dict[int, set[int]]) -> Task:
+    child = parent.child(tid, tid)
+    affinities[tid] = set(affinities[parent.tid])
+    shared.inherit(parent, child)
+    return child
+
+
+def test_one_that_computes_is_released_and_one_that_stops_often_is_not(affinities: dict[int, set[int]]) -> None:
+    shared, computing, calling = SharedProcessor(), Task(5, 5), Task(6, 6)
+    shared.pin(computing)
+    shared.pin(calling)
+    assert affinities[5] == affinities[6] == OURS
+    busy(computing, FEW_STOPS_OF_MANY - 1)
+    busy(calling, FEW_STOPS_OF_MANY)
+    shared.tick()
+    assert (affinities[5], affinities[6]) == (ALL, OURS)
+
+
+def test_who_starts_tasks_that_stop_often_keeps_it(affinities: dict[int, set[int]]) -> None:
+    """A shell that loops over short commands makes few calls itself."""
+    shared, shell, other = SharedProcessor(), Task(5, 5), Task(6, 6)
+    shared.pin(shell)
+    shared.pin(other)
+    for tid in (7, 8):
+        middle = child_of(shell, tid, shared, affinities)
+        grandchild = child_of(middle, tid + 10, shared, affinities)
+        busy(grandchild, FEW_STOPS_OF_MANY // 2)
+        shared.forget(grandchild.tid)
+        shared.forget(middle.tid)
+    shared.tick()
+    assert (affinities[5], affinities[6]) == (OURS, ALL)
+    shared.tick()  # what they did counts once
+    assert affinities[5] == ALL
+
+
+def test_the_tracer_leaves_its_processor_with_the_last_one(affinities: dict[int, set[int]]) -> None:
+    shared, task = SharedProcessor(), Task(5, 5)
+    shared.pin(task)
+    tracer = next(tid for tid in affinities if tid != 5)
+    assert affinities[tracer] == OURS
+    shared.tick()
+    assert affinities[tracer] == affinities[5] == ALL
