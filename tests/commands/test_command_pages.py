@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -85,6 +86,51 @@ def test_bash_completes(tmp_path: Path, words: tuple[str, ...], expected: set[st
     command = ["bash", "--norc", "--noprofile", "-c", DRIVER, "bash", ROOT / "completions" / "bash" / words[0], *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert set(done.stdout.split()) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("callfence di", {"diff"}),
+        ("callfence diff --format ", {"text", "json", "md", "sarif"}),
+        ("learn --arm ", {"now", "exec", "entry"}),
+        ("enforce --au", {"--audit"}),
+    ],
+)
+def test_fish_completes(tmp_path: Path, line: str, expected: set[str]) -> None:
+    name = line.split()[0]
+    script = f"source {ROOT}/completions/fish/{name}.fish; complete -C '{line}'"
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    command = ["fish", "--no-config", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert {row.partition("\t")[0] for row in done.stdout.splitlines()} == expected
+
+
+ZSH = r"""
+zmodload zsh/zpty
+zpty -b shell zsh -f -i
+zpty -w shell "PS1='' fpath=($1 \$fpath); autoload -U compinit; compinit -D -u; $2() {}; print RE''ADY"
+zpty -r shell text '*READY*'
+zpty -n -w shell "$3"$'\t'
+zpty -r shell text "*$4*" && print found
+zpty -d shell
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("callfence di", "callfence diff "),
+        ("callfence diff --for", "callfence diff --format "),
+        ("learn --ar", "learn --arm "),
+        ("enforce --po", "enforce --policy "),
+    ],
+)
+def test_zsh_completes(tmp_path: Path, line: str, end: str) -> None:
+    command = ["zsh", "-f", "-c", ZSH, "zsh", ROOT / "completions" / "zsh", line.split()[0], line, end]
+    environment = {"PATH": os.defpath, "HOME": str(tmp_path), "TERM": "dumb", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "found\n"
 
 
 def test_the_wheel_installs_them() -> None:
