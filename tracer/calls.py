@@ -10,7 +10,7 @@ from tracer import kernel
 from tracer.abi import Arch, table
 from tracer.kernel import PTRACE_CONT, PTRACE_SYSCALL, PtraceError
 from tracer.tally import event_of
-from tracer.task import has_filter, proc
+from tracer.task import has_filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,18 +183,8 @@ class Calls:
 
 def _read_path(tid: int, address: int) -> bytes:
     """A string in a task's memory, as far as 4 KiB; b'' when it can't be read."""
-    try:
-        memory = os.open(f"{proc()}/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        room = 4096 - address % 4096
-        text = os.pread(memory, room, address)
-        if b"\0" not in text:
-            with contextlib.suppress(OSError):
-                text += os.pread(memory, 4096, address + room)
-        return text.partition(b"\0")[0]
-    except (OSError, OverflowError):
-        return b""
-    finally:
-        os.close(memory)
+    room = kernel.PAGE - address % kernel.PAGE
+    text = kernel.read_memory(tid, address, room)
+    if b"\0" not in text:
+        text += kernel.read_memory(tid, address + room, kernel.PAGE)
+    return text.partition(b"\0")[0]

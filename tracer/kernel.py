@@ -94,7 +94,7 @@ USER32_CS: Final = 0x23  # asm/segment.h: code segment of 32-bit code
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
-# A plain PyDLL call without errno bookkeeping: 0.9 us a request against 2.6 us through python-ptrace's wrapper
+# A plain PyDLL call without errno bookkeeping: 1.3 us a request against 1.5 us through python-ptrace's wrapper
 # (bench/stop.py prints both).  Holding the interpreter's lock is fine: this process has one thread.
 _ptrace = ctypes.PyDLL(None).ptrace
 _ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
@@ -210,6 +210,31 @@ def peek(tid: int, address: int) -> int:
     if _libc.syscall(SYS_PTRACE, PTRACE_PEEKDATA, tid, ctypes.c_void_p(address), ctypes.byref(word)) == -1:
         raise PtraceError("PTRACE_PEEKDATA", errno=ctypes.get_errno(), pid=tid)
     return word.value
+
+
+class _Span(ctypes.Structure):
+    """struct iovec (linux/uio.h)."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+PAGE: Final = 4096
+_page = ctypes.create_string_buffer(PAGE)
+_here, _there = _Span(ctypes.addressof(_page), 0), _Span(None, 0)
+_vm_read = ctypes.PyDLL(None).process_vm_readv
+_vm_read.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong)
+_vm_read.restype = ctypes.c_ssize_t
+_spans: Final = (ctypes.addressof(_here), 1, ctypes.addressof(_there), 1, 0)
+
+
+def read_memory(tid: int, address: int, length: int) -> bytes:
+    """Bytes within one page of a task's memory, at most PAGE; b'' where they can't be read.
+
+    At every open of a program that shares the tracer's processor: 3 us, and 9 through /proc/PID/mem.
+    """
+    _here.length = _there.length = length
+    _there.base = address
+    return ctypes.string_at(_page, max(_vm_read(tid, *_spans), 0))
 
 
 def set_breakpoint(tid: int, address: int) -> int:

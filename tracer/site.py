@@ -29,17 +29,17 @@ def call_site(tid: int, ip: int) -> str:
     """
     try:
         with open(f"{proc()}/{tid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
-            for line in maps:
-                fields = line.rstrip("\n").split(None, 5)
-                start, end = (int(part, 16) for part in fields[0].split("-"))
-                if start <= ip < end:
-                    name = fields[5] if len(fields) > 5 else "[anonymous]"
-                    site = f"{name}+{ip - start + int(fields[2], 16):#x}"
-                    file = (fields[3], fields[4], name)
-                    if name[0] == "/" and file not in _builds:
-                        _builds[file] = _build_id(f"{proc()}/{tid}/root{name}")
-                    return f"{site} ({_builds[file]})" if _builds.get(file) else site
-    except (OSError, ValueError):
+            line = next(line for line in maps if int(line[line.index("-") + 1 : line.index(" ")], 16) > ip)  # ascending
+            fields = line.rstrip("\n").split(None, 5)
+            start = int(line[: line.index("-")], 16)
+            if start <= ip:
+                name = fields[5] if len(fields) > 5 else "[anonymous]"
+                site = f"{name}+{ip - start + int(fields[2], 16):#x}"
+                file = (fields[3], fields[4], name)
+                if name[0] == "/" and file not in _builds:
+                    _builds[file] = _build_id(f"{proc()}/{tid}/root{name}")
+                return f"{site} ({_builds[file]})" if _builds.get(file) else site
+    except (OSError, ValueError, StopIteration):
         pass
     return "?"
 
