@@ -78,7 +78,7 @@ def test_a_pod_records_ships_and_the_job_folds(tmp_path: Path) -> None:
     for pod, program in (("a", ["cat", "/etc/passwd"]), ("b", ["ls", "/"])):
         folder = tmp_path / pod
         folder.mkdir()
-        learn = [word.replace("/work", str(folder)) for word in app["command"]]
+        learn = [word.replace("/scratch", str(folder)) for word in app["command"]]
         subprocess.run([*learn, *program], check=True, capture_output=True, env=environment(app, tmp_path))
         shipping = environment(ship, tmp_path, FROM=folder, TO=shared / "recordings", POD=pod)
         with subprocess.Popen(words(ship), env=shipping) as sidecar:
