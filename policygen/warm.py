@@ -19,6 +19,7 @@ _SECCOMP_OPTIONS = (21, 22)  # PR_GET_SECCOMP, PR_SET_SECCOMP: linux/prctl.h
 
 UNWATCHED: Mapping[str, Expression] = {
     "clone": Condition(0, Operator.MASKED, 0, _CLONE_UNTRACED),
+    "clone3": Always(False),
     "prctl": And(tuple(Condition(0, Operator.NE, option) for option in _SECCOMP_OPTIONS)),
     "ptrace": Always(False),
     "seccomp": Always(False),

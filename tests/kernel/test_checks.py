@@ -68,11 +68,12 @@ def test_no_child_is_left_without_its_tracer(program, learn, options, said):
     assert (learned.done.returncode, learned.done.stdout) == (0, said), learned.done.stderr
 
 
-def test_nor_where_only_the_childs_call_is_new(program, learn):
-    policy = learn(program("tasks"), "untraced").policy
+@pytest.mark.parametrize("options", [(), ("--allow-opaque", "clone3")])
+def test_nor_where_only_the_childs_call_is_new(program, learn, options):
+    policy = learn(program("tasks"), "untraced", options=("-q", *options)).policy
     whole = policy.read_text()
     policy.write_text(whole.replace("getppid: allow\n", ""))
-    assert learn(program("tasks"), "untraced").done.returncode == 0
+    assert learn(program("tasks"), "untraced", options=("-q", *options)).done.returncode == 0
     assert policy.read_text() == whole
 
 
