@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from callfence.files import output
 from callfence.inputs import InputError, document, judged
 from callfence.losses import as_objects, loss_lines
+from enforcer.text import file_word
 from policygen import formats
 from policygen.atomic import write
 from policygen.formats import ExportError, Options
@@ -104,7 +104,7 @@ def _put(options: argparse.Namespace, exported: Exported) -> None:
         else:
             _write(str(Path(options.output).with_suffix(suffix)), data)
     if exported.use:
-        file = shlex.quote(options.output) if options.output else "FILE"
+        file = file_word(options.output) if options.output else "FILE"
         print(f"use it: {exported.use.format(file=file)}", file=sys.stderr)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from enforcer import arm, helper, kernel
+from enforcer import answer, arm, helper, kernel
 from enforcer.errors import EnforceError
 
 TYPE_CHECKING = False
@@ -68,8 +68,6 @@ def install(filter_: bytes, reporter: Reporter | None) -> object:
 def _take(program: int, shared: mmap, reporter: Reporter) -> NoReturn:
     """The helper: wait for the listener, take the table of descriptors for itself, and serve."""
     import time
-
-    from enforcer import answer
 
     pidfd = kernel.pidfd_open(program)
     shared[_READY] = 1
