@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("callfence")
     group.addoption("--update-policies", action="store_true", help="rewrite samples/*.policy and golden diffs")
     group.addoption("--write-corpus", metavar="FILE", help="write the table of learned and enforced programs to FILE")
+
+
+def pytest_configure() -> None:
+    """Programs under test inherit what is ignored here: a shell's background job ignores ^C, one under nohup a hangup."""
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True, slots=True)
