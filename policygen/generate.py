@@ -88,7 +88,7 @@ def generate(
     old = existing.policy if existing else Policy({})
     placed, gaps = _placed(observations)
     start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
-    placed = _with_waits(placed, start)
+    placed = _with_waits(placed, start, options)
     noted = _portable_notes(existing)
     extended = {
         (arch, number): extend(
@@ -140,16 +140,19 @@ def _in_order(placed: Placed) -> Placed:
     return dict(sorted(placed.items(), key=lambda item: (order.index(item[0][0]), _name(*item[0]))))
 
 
-def _with_waits(placed: Placed, policy: Policy) -> Placed:
+def _with_waits(placed: Placed, policy: Policy, options: Options) -> Placed:
     """With every way in which threads may wait for one another, where the program starts threads; and with a pause, where
-    it starts any tasks.
+    it starts any tasks.  A clone3 that is let through may do either: nobody sees which.
 
     Not if the policy allows all that was seen of that already: then somebody may have removed the others.
     """
     found = dict(placed)
     for arch in policy.entries:
-        starts = [seen for name in STARTS for seen in _of(placed, arch, name)]
-        threads = [seen for seen in _of(placed, arch, "clone") if seen.example[0] & CLONE_THREAD]
+        opaque = _of(placed, arch, "clone3")
+        if "clone3" not in options.allow_opaque and not all(_permitted(policy, one.event) for one in opaque):
+            opaque = ()  # it fails
+        starts = [*opaque, *(seen for name in STARTS for seen in _of(placed, arch, name))]
+        threads = [*opaque, *(seen for seen in _of(placed, arch, "clone") if seen.example[0] & CLONE_THREAD)]
         for name in _WAITING:
             causes, seen = threads if name == "futex" else starts, _of(placed, arch, name)
             if causes and name in table(arch).by_name and not all(_permitted(policy, one.event) for one in (*causes, *seen)):
@@ -175,6 +178,10 @@ def _waits(arch: Arch, name: str) -> tuple[Event, ...]:
 def _bits(names: str, arch: Arch) -> int:
     """The value of `A|B`, or 0."""
     return sum(constants.value(name, arch) or 0 for name in names.split("|"))
+
+
+def _starts(name: str, entry: Entry) -> bool:
+    return name in STARTS or (name == "clone3" and entry == _ALLOWED)
 
 
 def _permitted(policy: Policy, event: Event) -> bool:
@@ -251,7 +258,7 @@ def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:
             elif name in _WAITING and entry != _ALLOWED and all(_permitted(policy, one) for one in _waits(arch, name)):
                 if name == "futex":
                     notes[arch, number] = THREADS
-                elif any(_name(arch, other) in STARTS for other in section):
+                elif any(_starts(_name(arch, other), one) for other, one in section.items()):
                     notes[arch, number] = PAUSE
     return notes
 
