@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 _PREFIX = re.compile(
     r"(?:\[pid +(?P<seen>\d{1,10})(?:<[^>]*>)?\] +|(?P<pid>\d{1,10})(?:<[^>]*>)? +)?"  # on a terminal; in a file
     r"(?:\(?\+? *\d{1,2}:\d\d:\d\d(?:\.\d+)? |\(?\+? *(?P<epoch>\d{1,10})\.(?P<part>\d+)\)? )*"  # -t, -tt, -ttt, -r
+    r"(?:\[ *(?:\d{1,4}|[0-9a-f]{8}|[0-9a-f]{16}|\?+)\] )*"  # -n, -i
 )
+_ASIDES = (" > ", " | ")
+"""What lines begin with that belong to the call before: callers (-k), and what was read or written (-e read, -e write)."""
+_SUMMARY = b"% time "
+"""How a table of figures begins (-C): nothing comes after it."""
 _ENDED = re.compile(r"\+\+\+ (?:exited with (\d{1,3})|killed by (SIG\w+)(?: \(core dumped\))?|superseded by .*) \+\+\+")
 _MODE = re.compile(r"\[ Process PID=(\d{1,10}) runs in (\S+)(?: bit)? mode\. \]")
 _RESUMED = re.compile(r"<\.\.\. (\w+|\?\?\?) resumed>\s?")
@@ -47,6 +52,8 @@ def record(data: bytes, filename: str, options: Options) -> Recording:
     """
     log = _Log(filename, options.arch)
     for number, line in enumerate(BytesIO(data), 1):  # one at a time: as text, all of them take several times as much
+        if line.startswith(_SUMMARY):
+            break
         if line.endswith(b"\n"):
             log.read(number, line.decode("utf-8", "surrogateescape").rstrip("\r\n"))
         else:
@@ -91,6 +98,8 @@ class _Log:
         self._gap_lines.setdefault(what, line)
 
     def read(self, number: int, line: str) -> None:
+        if line.startswith(_ASIDES):
+            return
         prefix = _PREFIX.match(line)
         assert prefix is not None  # it matches nothing, too
         pid, text, column = int(prefix["seen"] or prefix["pid"] or 0), line[prefix.end() :], prefix.end() + 1

@@ -60,6 +60,18 @@ def test_a_log_and_learning_give_the_same_policy(name: str, tmp_path: Path) -> N
         assert "callfence import: log: " not in told.replace("callfence import: log: pointers are not printed", "")
 
 
+@pytest.mark.parametrize(
+    "flags", ["-n", "-i", "-n -i -ttt -T", "-k", "-C", "-e read=all -e write=all", "-r -Y -yy -v -xx -s 4096"]
+)
+def test_whatever_else_strace_prints_the_calls_are_the_same(flags: str, tmp_path: Path) -> None:
+    policies = []
+    for log, more in (("plain", []), ("other", flags.split())):
+        run(tmp_path, "strace", "-f", "-o", log, *more, *PROGRAMS["awk"])
+        made = run(tmp_path, *CALLFENCE, "import", "--from", "strace", log).stdout
+        policies.append(made.partition("\n")[2])
+    assert policies[0] == policies[1]
+
+
 def test_recordings_of_logs_merge_and_are_added_to(tmp_path: Path) -> None:
     for name, command in (("a", ["true"]), ("b", ["cat", "/etc/passwd"])):
         run(tmp_path, "strace", "-f", "-o", f"{name}.log", *command)
