@@ -13,8 +13,8 @@ CHECKS = {
     "user_namespace reused_pids inherited_and_waited exec_from_thread exec_behind_leader exec_race many_exec_races "
     "exec_chain leader_first ended_in_stops killed_while_stopped group_stop init_faults group_stop_of_100 signal_while_stopped "
     "restarted_calls",
-    "filters": "none_yet with_errno by_prctl killing killing_a_thread trapping tracing logging notifying for_all_threads "
-    "for_one_thread precedence signals_and_filters",
+    "filters": "none_yet with_errno by_prctl killing killing_a_thread trapping tracing logging notifying asking_for_flags "
+    "for_all_threads for_one_thread precedence signals_and_filters",
     "ways": "mixed vsyscall odd_numbers clocks",
     "processors": "after_many_calls in_status of_threads of_children over_exec chosen of_another asked_often "
     "with_a_deadline",

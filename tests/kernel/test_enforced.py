@@ -7,7 +7,7 @@ import sys
 import pytest
 
 ENFORCE = (sys.executable, "-m", "callfence", "enforce")
-FILTERS = "trapping notifying for_all_threads precedence"
+FILTERS = "trapping notifying asking_for_flags for_all_threads precedence"
 
 
 @pytest.mark.parametrize("check", FILTERS.split())

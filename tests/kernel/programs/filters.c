@@ -237,6 +237,14 @@ static void none_yet(void) {
     CHECK(prctl(PR_GET_SECCOMP) == 2);
 }
 
+/* As libseccomp asks for what the kernel can do: what is known fails for the want of a filter. */
+static void asking_for_flags(void) {
+    for (unsigned flags = 0; flags < 32; flags++) {
+        CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, NULL) == -1 && (errno == EFAULT || errno == EINVAL));
+    }
+    CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, NULL) == -1 && errno == EFAULT);
+}
+
 static void vsyscalls(void) {
     int (*gettimeofday_at)(struct timeval *, void *) = (void *)0xffffffffff600000;
     struct timeval now;
@@ -247,7 +255,7 @@ static void vsyscalls(void) {
 }
 
 MAIN({"none_yet", none_yet}, {"with_errno", with_errno}, {"by_prctl", by_prctl}, {"killing", killing}, {"killing_a_thread", killing_a_thread},
-     {"trapping", trapping}, {"tracing", tracing}, {"logging", logging}, {"notifying", notifying},
+     {"trapping", trapping}, {"tracing", tracing}, {"logging", logging}, {"notifying", notifying}, {"asking_for_flags", asking_for_flags},
      {"for_all_threads", for_all_threads}, {"for_one_thread", for_one_thread}, {"precedence", precedence},
      {"signals_and_filters", signals_and_filters}, {"before_another", before_another}, {"refused", refused},
      {"vsyscalls", vsyscalls})
