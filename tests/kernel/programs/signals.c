@@ -202,9 +202,13 @@ static void interrupted(void) {
 
 static void child_states(void) {
     siginfo_t info;
+    int seen[2];
+    char byte;
+    CHECK(pipe(seen) == 0);
     pid_t pid = fork();
     if (pid == 0) {
         raise(SIGSTOP);
+        CHECK(read(seen[0], &byte, 1) == 1); /* once it has stopped again, nobody can wait for its having continued */
         raise(SIGTSTP);
         _exit(7);
     }
@@ -212,6 +216,7 @@ static void child_states(void) {
     CHECK(waitid(P_PID, pid, &info, WSTOPPED) == 0 && info.si_code == CLD_STOPPED && info.si_status == SIGSTOP);
     kill(pid, SIGCONT);
     CHECK(waitid(P_PID, pid, &info, WCONTINUED) == 0 && info.si_code == CLD_CONTINUED && info.si_status == SIGCONT);
+    CHECK(write(seen[1], "", 1) == 1);
     CHECK(waitid(P_PID, pid, &info, WSTOPPED | WEXITED) == 0);
     /* SIGTSTP stops nobody in an orphaned process group */
     if (info.si_code == CLD_STOPPED) {
