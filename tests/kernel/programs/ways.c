@@ -22,7 +22,7 @@ static void vsyscall(void) {
     int (*gettimeofday_at)(struct timeval *, void *) = (void *)0xffffffffff600000;
     struct timeval now = {0};
     signal(SIGSEGV, exit); /* where there is none */
-    CHECK(gettimeofday_at(&now, NULL) == 0 && now.tv_sec == time(NULL));
+    CHECK(gettimeofday_at(&now, NULL) == 0 && labs(now.tv_sec - time(NULL)) <= 1); /* time(2) lags behind */
 }
 #else
 static void mixed(void) { CHECK(syscall(SYS_getpid) == getpid()); }
