@@ -31,10 +31,10 @@ def expects_listener(policy: Policy) -> bool:
         entry = entries.get(table(arch).by_name["seccomp"].number)
         if entry is None or isinstance(entry.expression, Always):
             continue
-        flags = (flags for flags in range(_FLAGS) if flags & _NEW_LISTENER)
+        listening = (flags for flags in range(_FLAGS) if flags & _NEW_LISTENER)
         receive = constants.value(_RECEIVE, arch)
         assert receive is not None
-        if _allows(policy, arch, "seccomp", ((_SET_MODE_FILTER, one) for one in flags)) and _allows(
+        if _allows(policy, arch, "seccomp", ((_SET_MODE_FILTER, flags) for flags in listening)) and _allows(
             policy, arch, "ioctl", ((descriptor, receive) for descriptor in range(_DESCRIPTORS))
         ):
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -125,8 +126,9 @@ def test_odd_numbers_are_recorded(program, learn):
 
 
 def test_calls_through_the_vsyscall_page_are_recorded(program, plain, learn):
-    if plain(program("ways"), "vsyscall").returncode:
-        pytest.skip("no vsyscall page here")
+    if "[vsyscall]" not in Path("/proc/self/maps").read_text():
+        pytest.skip("the kernel was started with vsyscall=none: there is no such page to call")
+    assert plain(program("ways"), "vsyscall").returncode == 0
     assert learn(program("ways"), "vsyscall").calls()[X86_64, 96] == 1
     behind = learn(program("filters"), "vsyscalls", options=("-q", "--fresh"))
     assert behind.calls()[X86_64, 96] == 3  # where every other call has an entry stop
