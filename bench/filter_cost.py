@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import peers
 from harness import Figure, Section, Spread, alternate, compiled, scratch, table
 
-from policygen import bpf
-from policygen.compile import compile_policy
-from policygen.document import parse, parse_file
+from policygen.filter import bpf
+from policygen.filter.compile import compile_policy
+from policygen.language.document import parse, parse_file
 from policygen.model import ALLOW
 from tracer.abi import Arch, Event
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pyseccomp
 
-from policygen import bpf, region
-from policygen.algebra import MAX_CUBES
-from policygen.bpf import Instruction
+from policygen.filter import bpf
+from policygen.filter.bpf import Instruction
 from policygen.model import ALLOW, Policy
+from policygen.sets import region
+from policygen.sets.algebra import MAX_CUBES
 from tracer.abi import Arch, table
 
 FIREJAIL = tuple(Path("/usr/lib/x86_64-linux-gnu/firejail", name) for name in ("seccomp.32", "seccomp"))

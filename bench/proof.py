@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness import LEARN, Figure, Section, Spread, Words, alternate, run, scratch, table
 
-from policygen.document import new_document, parse_file
+from policygen.language.document import new_document, parse_file
 from policygen.model import Always, Entry, Policy
 from tracer.abi import Arch
 from tracer.abi import table as calls
@@ -28,7 +28,7 @@ COMMANDS = {
 
 def section() -> Section:
     """The measurements."""
-    from policygen.compile import compile_policy
+    from policygen.filter.compile import compile_policy
 
     sample = max(SAMPLES.glob("*.policy"), key=lambda path: len(parse_file(path).text()))
     every = Policy({Arch.X86_64: {number: Entry(Always(True)) for number in calls(Arch.X86_64).by_number}})

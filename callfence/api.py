@@ -6,12 +6,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, Literal
 
-from callfence import filters as policy_files
-from callfence.files import policy_path
+from callfence.enforcing import filters as policy_files
+from callfence.shared.files import policy_path
 from enforcer import kernel, launch
 from enforcer.errors import EnforceError
-from policygen.compile import compile_policy
-from policygen.document import parse
+from policygen.filter.compile import compile_policy
+from policygen.language.document import parse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

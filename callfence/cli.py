@@ -31,6 +31,9 @@ COMMANDS: Final = {
     "doctor": "say what works on this machine, and what to do about the rest",
 }
 
+_ELSEWHERE: Final = {"learn": "callfence.learning.command", "enforce": "callfence.enforcing.command"}
+"""Commands whose module is not in `commands/`: each composes a folder of its own."""
+
 PIPE_CLOSED: Final = 128 + 13
 """As a shell says it of a program that SIGPIPE ended."""
 
@@ -62,7 +65,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
         status = PIPE_CLOSED
     except KeyboardInterrupt:  # what was being written has been taken back
-        from callfence.ending import end_like
+        from callfence.shared.ending import end_like
 
         end_like(INTERRUPTED)
     except OSError as error:
@@ -123,4 +126,6 @@ def _occupy_closed() -> None:
 
 def module_of(name: str) -> str:
     """The module that has a command's `main` and `parser`."""
-    return f"callfence.{'import_' if name == 'import' else name.replace('-', '_')}"  # `import` is a keyword
+    if name in _ELSEWHERE:
+        return _ELSEWHERE[name]
+    return f"callfence.commands.{'import_' if name == 'import' else name.replace('-', '_')}"  # `import` is a keyword

@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 import sys
 
-from enforcer import answer, arm, inject, kernel
+from enforcer import kernel
+from enforcer.arming import arm, inject
 from enforcer.errors import FAILED
+from enforcer.reporting import answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import NoReturn
 
-    from enforcer.reporter import Reporter
+    from enforcer.reporting.reporter import Reporter
 
 _SIGNALS = 64  # _NSIG, asm/signal.h
 _LIMIT = 1 << 20  # file descriptors; closing goes through close_range(2), so the number costs nothing

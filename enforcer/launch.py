@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from enforcer.reporter import Reporter
+    from enforcer.reporting.reporter import Reporter
 
 _YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 _HINT = "arm before it, with a policy that allows the execve: --arm now"
@@ -48,7 +48,7 @@ def run(
     held = None
     try:
         if arm == "now":
-            from enforcer import early
+            from enforcer.arming import early
 
             paths = [found]
             kernel.set_no_new_privs()

@@ -156,7 +156,7 @@ class Policy:
     unknown: Action = ENOSYS
     """For numbers above the newest of `table`."""
     portable: bool = False
-    """Whether learning and merging add the equivalents of what they add (`policygen.portable`).  It decides no call."""
+    """Whether learning and merging add the equivalents of what they add (`learning.portable`).  It decides no call."""
 
     def __post_init__(self) -> None:
         frozen = {arch: MappingProxyType(dict(entries)) for arch, entries in self.entries.items()}

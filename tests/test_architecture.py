@@ -15,8 +15,8 @@ MAY_IMPORT = {
     "enforcer": {"enforcer", "policygen", "tracer.abi"},
     "callfence": {"callfence", "enforcer", "policygen", "tracer", "tracer.abi"},
 }
-ONE_PLACE = {"ptrace": "tracer/kernel.py", "pyseccomp": "policygen/library.py", "rich": "callfence/terminal.py"}
-ONE_PLACE |= {"yaml": "policygen/formats/spo.py"}
+ONE_PLACE = {"ptrace": "tracer/kernel.py", "pyseccomp": "policygen/filter/library.py", "rich": "callfence/shared/terminal.py"}
+ONE_PLACE |= {"yaml": "policygen/formats/containers/spo.py"}
 
 
 def _folder(name: str) -> str:

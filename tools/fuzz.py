@@ -16,14 +16,17 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["policygen", "tracer.abi", "json"]):
-    from policygen import bpf, formats, recording_file, region, symbolic
-    from policygen.algebra import Space, TooComplexError
-    from policygen.compile import CompileError, compile_policy
-    from policygen.document import PolicyError, new_document, parse
-    from policygen.lexer import decode
-    from policygen.lift import lift
+    from policygen import formats
+    from policygen.filter import bpf, symbolic
+    from policygen.filter.compile import CompileError, compile_policy
+    from policygen.filter.lift import lift
+    from policygen.language.document import PolicyError, new_document, parse
+    from policygen.language.lexer import decode
     from policygen.model import Policy
-    from policygen.recording import Recording, merge
+    from policygen.recording import recording_file
+    from policygen.recording.runs import Recording, merge
+    from policygen.sets import region
+    from policygen.sets.algebra import Space, TooComplexError
 
 ROOT = Path(__file__).parent.parent
 SLOWEST = 10

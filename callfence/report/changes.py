@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from callfence.diff import call_name, rule_texts
-from callfence.diff_formats import HEADINGS
+from callfence.commands.diff import call_name, rule_texts
+from callfence.judging.diff_formats import HEADINGS
 from callfence.report.markup import Child, Html, code, element, items, join, table
 from callfence.report.overview import badge
-from policygen.naming import format_action, format_call
+from policygen.language.naming import format_action, format_call
 
 if TYPE_CHECKING:
     from callfence.report.content import Against
-    from policygen.risk import Ranked
+    from policygen.review.risk import Ranked
 
 
 def changes(against: Against) -> Html:

@@ -5,26 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from callfence.sure import has_names_only
-from policygen.compare import compare
-from policygen.confidence import confidence
-from policygen.discovery import discovery
-from policygen.lint import lint
-from policygen.programs import programs
-from policygen.provenance import provenance
-from policygen.recording import Recording
-from policygen.risk import ranked
+from callfence.learning.sure import has_names_only
+from policygen.completeness.confidence import confidence
+from policygen.completeness.discovery import discovery
+from policygen.completeness.programs import programs
+from policygen.recording.runs import Recording
+from policygen.review.lint import lint
+from policygen.review.provenance import provenance
+from policygen.review.risk import ranked
+from policygen.sets.compare import compare
 
 if TYPE_CHECKING:
-    from policygen.catalogue import Level
-    from policygen.compare import Comparison
-    from policygen.confidence import Confidence
-    from policygen.discovery import Discovery
-    from policygen.document import Document
-    from policygen.lint import Finding
-    from policygen.programs import Program
-    from policygen.provenance import Provenance
-    from policygen.risk import Ranked
+    from policygen.completeness.confidence import Confidence
+    from policygen.completeness.discovery import Discovery
+    from policygen.completeness.programs import Program
+    from policygen.language.document import Document
+    from policygen.review.catalogue import Level
+    from policygen.review.lint import Finding
+    from policygen.review.provenance import Provenance
+    from policygen.review.risk import Ranked
+    from policygen.sets.compare import Comparison
 
 
 @dataclass(frozen=True, slots=True)

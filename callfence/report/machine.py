@@ -6,17 +6,17 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from callfence import lint
-from callfence.diff_formats import as_json as differences
+from callfence.commands import lint
+from callfence.commands.why import by_site, columns_of, widened
+from callfence.judging.diff_formats import as_json as differences
+from callfence.learning.sure import call_name, name_of, newest
 from callfence.report.content import calls_of
-from callfence.sure import call_name, name_of, newest
-from callfence.text import on_one_line, printable
-from callfence.why import by_site, columns_of, widened
-from policygen.naming import format_call
+from callfence.shared.text import on_one_line, printable
+from policygen.language.naming import format_call
 
 if TYPE_CHECKING:
     from callfence.report.content import Report
-    from policygen.provenance import Provenance
+    from policygen.review.provenance import Provenance
 
 
 def as_json(report: Report) -> str:

@@ -6,7 +6,7 @@ import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from callfence.text import printable
+from callfence.shared.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from callfence.diff import SAYS
+from callfence.commands.diff import SAYS
+from callfence.learning.summary import size_of
 from callfence.report.markup import Child, Html, code, element, items, join, lines, terms
-from callfence.summary import size_of
-from callfence.text import on_one_line, plural
-from policygen.catalogue import Level
-from policygen.naming import format_action, format_call
+from callfence.shared.text import on_one_line, plural
+from policygen.language.naming import format_action, format_call
+from policygen.review.catalogue import Level
 from tracer.abi import table
 
 if TYPE_CHECKING:
     from callfence.report.content import Report
-    from policygen.lint import Finding
+    from policygen.review.lint import Finding
 
 _RISK = {
     Level.DANGER: "A way out of the policy, or into the kernel, is open.",

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from callfence.learning.sure import call_name
 from callfence.report.markup import Child, Html, code, element, items, join, table
-from callfence.sure import call_name
-from callfence.text import plural
+from callfence.shared.text import plural
 from tracer.abi import Arch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from callfence.report.content import Report
-    from policygen.programs import Program
+    from policygen.completeness.programs import Program
 
 _SHADES = 4
 _UNKNOWN = "Not known what first started these:"

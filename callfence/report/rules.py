@@ -5,20 +5,20 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from callfence.commands.why import MANY_SITES, by_site, columns_of, widened
+from callfence.judging.symbols import Site
 from callfence.report.markup import Child, Html, code, element, items, join, lines, terms
 from callfence.report.overview import anchor, badge
-from callfence.symbols import Site
-from callfence.text import on_one_line, plural
-from callfence.why import MANY_SITES, by_site, columns_of, widened
-from policygen.known import permits
-from policygen.naming import format_call
-from policygen.provenance import Origin
+from callfence.shared.text import on_one_line, plural
+from policygen.language.naming import format_call
+from policygen.learning.known import permits
+from policygen.review.provenance import Origin
 from tracer.abi import table
 
 if TYPE_CHECKING:
     from callfence.report.content import Report
-    from policygen.lint import Finding
-    from policygen.provenance import Provenance
+    from policygen.review.lint import Finding
+    from policygen.review.provenance import Provenance
     from tracer.abi import Event
 
 _SHORT = {

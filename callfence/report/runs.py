@@ -6,16 +6,16 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from callfence.learning.sure import call_name, expected, name_of, newest
 from callfence.report.charts import Point, curve
 from callfence.report.content import calls_of
 from callfence.report.markup import Child, Html, code, element, items, join, table, terms
-from callfence.sure import call_name, expected, name_of, newest
-from callfence.text import command_line, plural
+from callfence.shared.text import command_line, plural
 
 if TYPE_CHECKING:
     from callfence.report.content import Report
-    from policygen.discovery import Growing
-    from policygen.recording import Run
+    from policygen.completeness.discovery import Growing
+    from policygen.recording.runs import Run
 
 _MANY_LABELS = 12
 """Runs that the axis has room to number."""

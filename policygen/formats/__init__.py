@@ -119,19 +119,19 @@ class Format:
 
 
 FORMATS: Final[Mapping[str, Format]] = {
-    "oci": Format("OCI runtime and Docker JSON: docker, podman, containerd, CRI-O", "oci", exports=True, reads=True),
-    "k8s": Format("Kubernetes Localhost profile, and the pod's securityContext", "k8s", exports=True),
-    "spo": Format("Kubernetes Security Profiles Operator, SeccompProfile v1beta1", "spo", exports=True, reads=True),
-    "systemd": Format("systemd: a drop-in of a unit", "systemd", exports=True),
+    "oci": Format("OCI runtime and Docker JSON: docker, podman, containerd, CRI-O", "containers.oci", exports=True, reads=True),
+    "k8s": Format("Kubernetes Localhost profile, and the pod's securityContext", "containers.k8s", exports=True),
+    "spo": Format("Kubernetes Security Profiles Operator, SeccompProfile v1beta1", "containers.spo", exports=True, reads=True),
+    "systemd": Format("systemd: a drop-in of a unit", "systemd.systemd", exports=True),
     "bwrap": Format("bubblewrap: a filter for --seccomp FD", "bwrap", exports=True),
     "bpf": Format("raw filter: an array of struct sock_filter", "bpf", exports=True, reads=True),
     "c": Format("C source of the filter and of a loader", "c", exports=True),
-    "minijail": Format("minijail: a policy for minijail0 -S", "minijail", exports=True, reads=True),
-    "kafel": Format("nsjail and kafel: a policy for nsjail --seccomp_policy", "kafel", exports=True, reads=True),
+    "minijail": Format("minijail: a policy for minijail0 -S", "minijail.minijail", exports=True, reads=True),
+    "kafel": Format("nsjail and kafel: a policy for nsjail --seccomp_policy", "kafel.kafel", exports=True, reads=True),
     "firejail": Format("firejail: lines of a profile", "firejail", exports=True),
-    "strace": Format("a log of `strace -f -o FILE`, as a recording", "strace", records=True),
+    "strace": Format("a log of `strace -f -o FILE`, as a recording", "logs.strace", records=True),
     "recording": Format("a recording of callfence's own, of any number of runs", "recorded", records=True),
-    "audit": Format("audit records of seccomp (SECCOMP, 1326), as a recording of names", "audit", records=True),
+    "audit": Format("audit records of seccomp (SECCOMP, 1326), as a recording of names", "logs.audit", records=True),
 }
 """Every format by the name it goes by on command lines."""
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen import bpf
-from policygen.algebra import TooComplexError
-from policygen.compile import CompileError, compile_policy
+from policygen.filter import bpf
+from policygen.filter.compile import CompileError, compile_policy
+from policygen.filter.lift import lift
+from policygen.filter.symbolic import UnsupportedError
 from policygen.formats import Direction, Exported, ExportError, Imported, ImportFormatError, Loss
 from policygen.formats.lifted import imported
-from policygen.lift import lift
 from policygen.model import ActionKind, Arm
-from policygen.symbolic import UnsupportedError
+from policygen.sets.algebra import TooComplexError
 
 if TYPE_CHECKING:
     from policygen.formats import Options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen import bpf
+from policygen.filter import bpf
 from policygen.formats import Exported
 from policygen.formats.armed import armed
 from policygen.formats.effect import EXECVE

@@ -8,18 +8,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from policygen import region
-from policygen.compare import Change, answers, compare, runs
 from policygen.formats import Addition, Direction, ExportError, Loss
+from policygen.language.naming import format_action
 from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, Policy
-from policygen.naming import format_action
-from policygen.reduce import strictest
+from policygen.sets import region
+from policygen.sets.compare import Change, answers, compare, runs
+from policygen.sets.reduce import strictest
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from policygen.compare import Difference
+    from policygen.sets.compare import Difference
 
 NATIVE = Arch.X86_64
 """The one architecture of formats that cannot tell several apart."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.compare import runs
 from policygen.formats import Direction, Exported, Loss
 from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, spoken, with_calls
+from policygen.language.naming import format_action
 from policygen.model import ALLOW, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
-from policygen.naming import format_action
+from policygen.sets.compare import runs
 from tracer.abi import table
 
 if TYPE_CHECKING:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from policygen import bpf, region
-from policygen.algebra import Space, constant
+from policygen.filter import bpf
+from policygen.filter.lift import lift_function
 from policygen.formats.effect import NATIVE
 from policygen.formats.lifted import imported
-from policygen.lift import lift_function
+from policygen.sets import region
+from policygen.sets.algebra import Space, constant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

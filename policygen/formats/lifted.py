@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from policygen.formats import Direction, Imported, Loss
 
 if TYPE_CHECKING:
-    from policygen.lift import Lifted
+    from policygen.filter.lift import Lifted
 
 
 def imported(lifted: Lifted, more: tuple[Loss, ...] = ()) -> Imported:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen import recording_file
+from policygen.recording import recording_file
 
 if TYPE_CHECKING:
     from policygen.formats import Options
-    from policygen.recording import Recording
+    from policygen.recording.runs import Recording
 
 
 def record(data: bytes, filename: str, options: Options) -> Recording:

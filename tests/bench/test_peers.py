@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen import bpf, region, symbolic
-from policygen.algebra import constant
-from policygen.document import parse_file
+from policygen.filter import bpf, symbolic
+from policygen.language.document import parse_file
 from policygen.model import ALLOW
+from policygen.sets import region
+from policygen.sets.algebra import constant
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:

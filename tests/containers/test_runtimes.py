@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.compare import compare
-from policygen.document import parse
-from policygen.formats import Options, oci
-from policygen.formats.runtimes import own_calls
+from policygen.formats import Options
+from policygen.formats.containers import oci
+from policygen.formats.containers.runtimes import own_calls
+from policygen.language.document import parse
+from policygen.sets.compare import compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable

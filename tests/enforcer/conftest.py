@@ -13,7 +13,7 @@ import pytest
 
 HERE = Path(__file__).parent
 DRIVER = HERE / "driver.py"
-START = "import sys; from callfence.enforce import main; sys.exit(main())"
+START = "import sys; from callfence.enforcing.command import main; sys.exit(main())"
 RAW = ("-static", "-nostdlib", "-fno-stack-protector", "-fno-pic", "-no-pie")
 
 

@@ -26,7 +26,7 @@ def cached(place, tmp_path):
         place.command = plain
         assert (done.stdout == "-13\n") == denied
         before = done.stderr.split("enforce: denied")[0]
-        return "policygen.compile" in before
+        return "policygen.filter.compile" in before
 
     return place, tmp_path / "cache" / "callfence", compiles
 
@@ -52,7 +52,7 @@ STANDALONE = """
 import sys
 place = sys.argv.index("--")
 sys.path[:0] = sys.argv[1:place]
-from callfence.enforce import main
+from callfence.enforcing.command import main
 sys.exit(main(sys.argv[place + 1:]))
 """
 

@@ -7,8 +7,8 @@ from itertools import product
 import pytest
 
 from enforcer.chain import MAX_INSTRUCTIONS, chain
-from policygen import bpf
-from policygen.bpf import Instruction
+from policygen.filter import bpf
+from policygen.filter.bpf import Instruction
 from tracer.abi import Event
 
 ALLOW, LOG, KILL, ERRNO, NOTIFY = 0x7FFF0000, 0x7FFC0000, 0x80000000, 0x00050001, 0x7FC00000

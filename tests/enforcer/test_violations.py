@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from callfence.text import command_line
+from callfence.shared.text import command_line
 
 FLOOR = "read: allow\nwrite: allow\nexit_group: allow\n"
 KILL = FLOOR

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from policygen.compare import Change, compare
 from policygen.formats import Direction
 from policygen.model import Always, Entry
+from policygen.sets.compare import Change, compare
 from tracer.abi import table
 
 if TYPE_CHECKING:

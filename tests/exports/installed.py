@@ -6,15 +6,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policygen import bpf, region, symbolic
-from policygen.algebra import FALSE
-from policygen.lift import lift_function
+from policygen.filter import bpf, symbolic
+from policygen.filter.lift import lift_function
 from policygen.model import ActionKind
+from policygen.sets import region
+from policygen.sets.algebra import FALSE
 from tracer.filters import read_filters
 
 if TYPE_CHECKING:
-    from policygen.algebra import Space
     from policygen.model import Policy
+    from policygen.sets.algebra import Space
 
 PROBE_POLICY = """\
 default kill

@@ -16,8 +16,8 @@ from announced import check
 from installed import PROBE_POLICY, policy_of, waiting
 
 from policygen import formats
-from policygen.document import parse, parse_file
 from policygen.formats import Options
+from policygen.language.document import parse, parse_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from installed import PROBE_POLICY
 
 from policygen import formats
-from policygen.compare import compare
-from policygen.compile import CompileError, compile_policy
-from policygen.document import parse, parse_file
+from policygen.filter.compile import CompileError, compile_policy
 from policygen.formats import Direction, ExportError, Options
+from policygen.language.document import parse, parse_file
 from policygen.model import ActionKind, Arm, Policy
+from policygen.sets.compare import compare
 from tracer.abi import Arch
 
 ROOT = Path(__file__).parent.parent.parent
@@ -51,7 +51,7 @@ def test_what_is_read_back_differs_as_it_was_said(policy: Policy, name: str) -> 
 @pytest.mark.parametrize("name", ["bpf", "bwrap"])
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_filters_differ_as_it_was_said(policy: Policy, name: str) -> None:
-    """Those of the samples come back word for word: tests/policygen/test_lift.py."""
+    """Those of the samples come back word for word: tests/policygen/filter/test_lift.py."""
     exported = formats.module(name).export(policy, OPTIONS)
     check(policy, exported, formats.module("bpf").read(exported.data, "it", OPTIONS).policy)
 

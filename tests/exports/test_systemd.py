@@ -15,9 +15,10 @@ import pytest
 from announced import check
 from installed import PROBE_POLICY, combined
 
-from policygen.document import parse
-from policygen.formats import Direction, Options, systemd, wider
-from policygen.formats.systemd_groups import grouped, groups
+from policygen.formats import Direction, Options, wider
+from policygen.formats.systemd import systemd
+from policygen.formats.systemd.groups import grouped, groups
+from policygen.language.document import parse
 from tracer.abi import Arch, table
 
 HERE = Path(__file__).parent

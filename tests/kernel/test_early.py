@@ -41,7 +41,7 @@ def waitpid(pid, flags):
     return stop
 
 os.waitpid = waitpid
-from callfence.learn import main
+from callfence.learning.command import main
 main(sys.argv[2:])
 """
 

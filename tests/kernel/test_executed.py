@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from policygen import recording_file
+from policygen.recording import recording_file
 
 
 @pytest.fixture

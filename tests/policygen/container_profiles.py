@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import pyseccomp
 
-from policygen import bpf, region, symbolic
-from policygen.compare import Change, compare
-from policygen.document import parse
-from policygen.formats import Direction, Loss, Options, oci
-from policygen.formats.meaning import decisions, multiplexed, return_value
-from policygen.formats.profile import Act, Profile
+from policygen.filter import bpf, symbolic
+from policygen.formats import Direction, Loss, Options
+from policygen.formats.containers import oci
+from policygen.formats.containers.meaning import decisions, multiplexed, return_value
+from policygen.formats.containers.profile import Act, Profile
+from policygen.language.document import parse
 from policygen.model import Action, ActionKind
+from policygen.sets import region
+from policygen.sets.compare import Change, compare
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from policygen.compare import Difference
     from policygen.formats import Exported, Imported
     from policygen.model import Policy
+    from policygen.sets.compare import Difference
 
 ROOT = Path(__file__).parent.parent.parent
 SAMPLES = sorted((ROOT / "samples").glob("*.policy"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import z3
 
-from policygen import bpf
+from policygen.filter import bpf
 from policygen.model import KILL, Action, ActionKind, Always, And, Condition, Expression, Not, Operator, Or, Policy
 from tracer.abi import Arch, Event, table
 

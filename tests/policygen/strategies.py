@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from policygen.language.operands import BITWISE, operands
 from policygen.model import (
     ALLOW,
     Action,
@@ -19,7 +20,6 @@ from policygen.model import (
     Or,
     Policy,
 )
-from policygen.operands import BITWISE, operands
 from tracer.abi import X32_BIT, Arch, Argument, Event, table
 
 WORD = (1 << 64) - 1

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policygen.document import parse
 from policygen.evaluate import evaluate, holds
+from policygen.language.document import parse
+from policygen.language.naming import format_action
 from policygen.model import KILL, Condition, Operator
-from policygen.naming import format_action
 from tracer.abi import X32_BIT, Arch, Argument, Event, Kind, table
 
 WORD = (1 << 64) - 1

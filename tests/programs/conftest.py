@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from policygen.document import parse, parse_file
 from policygen.evaluate import evaluate
+from policygen.language.document import parse, parse_file
 from tracer.abi import Arch, Event
 
 if TYPE_CHECKING:

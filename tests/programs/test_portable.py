@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.document import parse_file
 from policygen.evaluate import evaluate
-from policygen.known import permits
+from policygen.language.document import parse_file
+from policygen.learning.known import permits
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:

@@ -23,17 +23,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.compare import compare
-from policygen.document import parse_file
-from policygen.formats import Options, oci
-from policygen.formats.runtimes import with_own_calls
+from policygen.formats import Options
+from policygen.formats.containers import oci
+from policygen.formats.containers.runtimes import with_own_calls
+from policygen.language.document import parse_file
+from policygen.sets.compare import compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from conftest import Commands
 
-    from policygen.compare import Difference
+    from policygen.sets.compare import Difference
 
     Normalise = Callable[[bytes], bytes]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from policygen.document import parse_file
 from policygen.evaluate import evaluate
+from policygen.language.document import parse_file
 from policygen.model import ALLOW, KILL
 from tracer.abi import Arch, Event, constants, table
 

@@ -1,0 +1,143 @@
+"""`callfence allow`: add to a policy what enforce says would allow a call."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from callfence.shared.files import locked
+from callfence.shared.inputs import judged
+from callfence.shared.text import on_one_line
+from policygen.language.document import PolicyError, parse, parse_file
+from policygen.learning.portable import with_equivalents
+from policygen.model import ALLOW, Entry, Policy
+from policygen.recording import atomic
+from policygen.sets.algebra import TooComplexError
+from policygen.sets.join import JoinError, alternatives, join_entries, refuses
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policygen.model import Expression
+
+DESCRIPTION = """\
+Add to POLICY what LINE allows: an entry as enforce prints it, or several.  Its rules join those that are there, comments
+stay.  What the policy refuses in so many words stays refused, unless --force is given."""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="callfence allow", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the entry (default: the first that the policy has)")
+    parser.add_argument("--force", action="store_true", help="allow what the policy refuses in so many words, too")
+    parser.add_argument("policy", metavar="POLICY", type=Path)
+    parser.add_argument("line", metavar="LINE", nargs="+", help="'openat: flags == O_RDONLY'")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0: allowed now, or before; 1: the policy refuses it in so many words; 2: bad input."""
+    options = parser().parse_args(arguments)
+
+    def work() -> int:
+        with locked(options.policy):
+            return _allow(options)
+
+    return judged("allow", work)
+
+
+def _allow(options: argparse.Namespace) -> int:
+    """Raises PolicyError, JoinError, OSError; nothing is written then."""
+    document = parse_file(options.policy)
+    policy = document.policy
+    arch = options.arch or next(iter(policy.entries))
+    wanted = [parse_lines(line, arch) for line in options.line]
+    said: list[str] = []
+    added: dict[tuple[Arch, int], tuple[Expression, ...]] = {}
+    for of, section in (item for lines in wanted for item in lines.entries.items()):
+        for number, entry in section.items():
+            name = table(of).by_number[number].name
+            old = policy.entries.get(of, {}).get(number)
+            try:
+                against = not options.force and refuses(of, number, old, entry.expression, policy.default)
+                new = join_entries(of, number, old, entry, policy.default)
+            except (JoinError, TooComplexError) as error:
+                raise JoinError(f"{options.policy}: {name}: {error}; edit the policy instead") from None
+            if against and old is not None:
+                print(f"{options.policy}: refuses it in so many words: {on_one_line(of, number, old)}", file=sys.stderr)
+                print("  nothing is changed; --force allows it all the same", file=sys.stderr)
+                return 1
+            if new is None or new == old:
+                said.append(f"{options.policy}: {name}: allowed already")
+            else:
+                policy = _with_entry(policy, of, number, new)
+                added[of, number] = (*added.get((of, number), ()), *alternatives(entry.expression))
+                said.append(f"{options.policy}: {name}")
+                said += [f"  {line}" for line in _changes(of, number, old, new)]
+    if policy.portable:
+        given, policy = policy, with_equivalents(policy, added).policy
+        said += _equivalents(given, policy)
+    if policy != document.policy:
+        atomic.write(options.policy, document.with_policy(policy).text().encode())
+    print("\n".join(said))
+    return 0
+
+
+def _equivalents(given: Policy, policy: Policy) -> Iterator[str]:
+    """What the second policy allows besides what the first does, since it is portable."""
+    for arch, section in policy.entries.items():
+        for number, entry in section.items():
+            old = given.entries[arch].get(number)
+            if entry != old:
+                yield f"  portable: {table(arch).by_number[number].name}"
+                yield from (f"    {line}" for line in _changes(arch, number, old, entry))
+
+
+def parse_entries(text: str, arch: Arch) -> Policy:
+    """The policy whose entries a text holds, at least one, for `arch` unless it says otherwise.  Raises PolicyError."""
+    head = "" if text.lstrip().startswith("arch ") else f"arch {arch}\n"
+    try:
+        policy = parse(head + text, "LINE").policy
+    except PolicyError as error:
+        error.line -= head.count("\n")
+        raise
+    if not any(policy.entries.values()):
+        raise PolicyError("LINE", 1, 1, "no entry is given", text, "NAME: allow, or NAME: CONDITION")
+    return policy
+
+
+def parse_lines(text: str, arch: Arch) -> Policy:
+    """The same; PolicyError also for an entry that does more than allow."""
+    policy = parse_entries(text, arch)
+    for of, section in policy.entries.items():
+        for number, entry in section.items():
+            if entry.action != ALLOW or entry.otherwise or not alternatives(entry.expression):
+                line = on_one_line(of, number, entry)
+                hint = f"{table(of).by_number[number].name}: allow, or a condition"
+                raise PolicyError("LINE", 1, 1, "the entry does not just allow", line, hint, len(line))
+    return policy
+
+
+def _with_entry(policy: Policy, arch: Arch, number: int, entry: Entry) -> Policy:
+    newest = Policy({}).table
+    version = policy.table if number <= table(arch).newest(policy.table) else newest
+    entries = {**policy.entries, arch: {**policy.entries.get(arch, {}), number: entry}}
+    return replace(policy, entries=entries, table=version)
+
+
+def _changes(arch: Arch, number: int, old: Entry | None, new: Entry) -> Iterator[str]:
+    """The rules that are gone and those that have come, or both entries where more has changed."""
+    if old is None:
+        yield f"+ {on_one_line(arch, number, new)}"
+    elif (old.action, old.otherwise) != (new.action, new.otherwise):
+        yield f"- {on_one_line(arch, number, old)}"
+        yield f"+ {on_one_line(arch, number, new)}"
+    else:
+        before, after = alternatives(old.expression), alternatives(new.expression)
+        for sign, these, others in (("-", before, after), ("+", after, before)):
+            for one in these:
+                if one not in others:
+                    yield f"{sign} {on_one_line(arch, number, replace(new, expression=one))}"

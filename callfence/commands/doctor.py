@@ -1,0 +1,149 @@
+"""`callfence doctor`: what works on this machine, and what to do about the rest."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from callfence import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECONDS: Final = 30
+"""So long a probe may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    works: bool
+    what: str
+    advice: str = ""
+    """What to do about it, where it does not work."""
+    needed: bool = True
+    """Whether learn or enforce cannot do their work without it."""
+
+
+def parser() -> argparse.ArgumentParser:
+    description = "Try what callfence needs, on this machine and as this user."
+    return argparse.ArgumentParser(prog="callfence doctor", description=description, allow_abbrev=False)
+
+
+def main(arguments: list[str]) -> int:
+    """0: all works; 1: something that is needed does not."""
+    parser().parse_args(arguments)
+    findings = [check() for check in CHECKS]
+    for finding in findings:
+        mark = "ok  " if finding.works else "FAIL" if finding.needed else "note"
+        print(f"{mark}  {finding.what}")
+        if not finding.works:
+            print(f"      -> {finding.advice}")
+    return int(any(finding.needed and not finding.works for finding in findings))
+
+
+def _machine() -> Finding:
+    machine = os.uname()
+    what = f"{machine.sysname} {machine.release} on {machine.machine}, Python {sys.version.split()[0]}, callfence {__version__}"
+    works = (machine.sysname, machine.machine) == ("Linux", "x86_64")
+    return Finding(works, what, "learn and enforce run on Linux on x86_64 only")
+
+
+def _modules() -> Finding:
+    """The import names are generic: another package of that name would be found instead of ours."""
+    home = Path(__file__).parents[2]
+    foreign = []
+    for name in ("tracer", "policygen", "enforcer"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or Path(spec.origin).parent.parent != home:
+            foreign.append(f"{name} ({spec.origin if spec else 'missing'})")
+    advice = f"another package has the name of {', '.join(foreign)}: install callfence by itself (pipx, uv tool, a venv)"
+    return Finding(not foreign, "the packages tracer, policygen and enforcer are callfence's", advice)
+
+
+def _libseccomp() -> Finding:
+    from policygen.filter.compile import CompileError, compile_policy
+    from policygen.language.document import parse
+
+    try:
+        compile_policy(parse("read: fd == 0\n").policy)
+    except CompileError as error:
+        return Finding(False, "libseccomp compiles policies", str(error))
+    return Finding(True, "libseccomp compiles policies, and what it writes is proved")
+
+
+def _actions() -> Finding:
+    path = Path("/proc/sys/kernel/seccomp/actions_avail")
+    try:
+        available = path.read_text().split()
+    except OSError:
+        return Finding(False, "the kernel has seccomp filters", f"{path} is missing: a kernel with CONFIG_SECCOMP_FILTER")
+    missing = {"kill_process", "errno", "trace", "user_notif"} - {*available}
+    advice = f"the kernel lacks {', '.join(sorted(missing))}: Linux 5.6 or newer is needed"
+    return Finding(not missing, f"seccomp actions: {' '.join(available)}", advice)
+
+
+def _ptrace_scope() -> Finding:
+    path = Path("/proc/sys/kernel/yama/ptrace_scope")
+    scope = path.read_text().strip() if path.exists() else "0"
+    advice = "enforce --arm now works without ptrace; learn needs an administrator to set it to 1"
+    return Finding(scope in "01", f"kernel.yama.ptrace_scope is {scope}{'' if path.exists() else ' (no Yama)'}", advice)
+
+
+def _surroundings() -> Finding:
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+    filtered, traced = status.get("Seccomp", "0") != "0", status.get("TracerPid", "0") != "0"
+    what = f"uid {os.geteuid()}, no filter here, not traced"
+    notes = []
+    if filtered:
+        notes.append("this process is under a seccomp filter already (a container's?): callfence's are added to it")
+    if traced:
+        notes.append("this process is traced already: what it starts can't be learned, and armed only with --arm now")
+    return Finding(not notes, what, "; ".join(notes), needed=traced)
+
+
+def _learn() -> Finding:
+    return _probe("learn", "records a program", "see the findings above; in a container, allow ptrace")
+
+
+def _enforce() -> Finding:
+    return _probe("enforce", "confines a program at its execve and explains denials", "try --quiet-kernel, or --arm now")
+
+
+def _probe(command: str, what: str, advice: str) -> Finding:
+    """Do the thing itself, with `true`, in a folder that is removed again."""
+    with tempfile.TemporaryDirectory() as folder:
+        policy = Path(folder, "true.policy")
+        policy.write_text("default allow\n")
+        arguments = ["-q", "--fresh", "-o", str(policy)] if command == "learn" else ["-p", str(policy)]
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "callfence", command, *arguments, "true"],
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Finding(False, f"{command} {what}", f"it did not end within {SECONDS} s")
+    said = done.stderr.strip().splitlines()
+    return Finding(done.returncode == 0, f"{command} {what}", f"{said[-1] if said else f'status {done.returncode}'}; {advice}")
+
+
+CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
+    _machine,
+    _modules,
+    _libseccomp,
+    _actions,
+    _ptrace_scope,
+    _surroundings,
+    _learn,
+    _enforce,
+)

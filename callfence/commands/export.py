@@ -1,0 +1,115 @@
+"""`callfence export`: a policy in the form that another program takes, and what that form cannot say."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from callfence.judging.losses import as_objects, loss_lines
+from callfence.shared.files import output
+from callfence.shared.inputs import InputError, document, judged
+from enforcer.text import file_word
+from policygen import formats
+from policygen.formats import ExportError, Options
+from policygen.recording.atomic import write
+
+if TYPE_CHECKING:
+    from policygen.formats import Exported
+
+DESCRIPTION = """\
+Write a policy for another program.  What that program cannot say is told on standard error, and whether the meaning
+becomes wider (more calls run) or narrower (fewer do); --strict writes nothing if it becomes wider."""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="callfence export",
+        description=DESCRIPTION,
+        epilog="formats:\n" + "\n".join(f"  {name:10} {formats.FORMATS[name].title}" for name in formats.names(exports=True)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--to", metavar="FORMAT", required=True, choices=formats.names(exports=True), help="what to write; see below")
+    add("--strict", action="store_true", help="refuse (status 1) what would let more calls run than the policy does")
+    add("--runtime", metavar="NAME", default="", help="add what this container runtime calls under the filter: runc, crun")
+    add("--no-new-privs", action="store_true", help="the container has no_new_privs: its runtime calls less")
+    add("--name", help="of the program, in resources and units (default: the policy file's)")
+    add("--losses", metavar="FILE", help="write what the target cannot say, and what was added, to FILE as JSON")
+    add("-o", "--output", metavar="FILE", type=output, help="write to FILE instead of standard output")
+    add("policy", metavar="POLICY", help="a policy file; - is standard input")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0; 1: --strict, and the result would be wider than the policy; 2: bad input."""
+    options = parser().parse_args(arguments)
+    return judged("export", lambda: _export(options))
+
+
+def _export(options: argparse.Namespace) -> int:
+    shown = document(options.policy)
+    name = options.name or _name(options.policy)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        raise InputError(f"--name {name}: letters, digits, '-', '_' and '.' only")
+    given = Options(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs)
+    try:
+        exported = formats.module(options.to).export(shown.policy, given)
+    except ExportError as error:
+        raise InputError(f"{options.policy}: {error}") from error
+    refused = options.strict and formats.wider(exported.losses)
+    _tell(options, exported)
+    if options.losses:
+        described = {
+            "format": options.to,
+            "policy": options.policy,
+            "losses": as_objects(exported.losses),
+            "added": [{"call": one.call, "why": one.why} for one in exported.additions],
+        }
+        _write(options.losses, (json.dumps(described, indent=2) + "\n").encode())
+    if refused:
+        print("callfence export: nothing is written, since --strict was given", file=sys.stderr)
+        return 1
+    _put(options, exported)
+    return 0
+
+
+def _name(policy: str) -> str:
+    stem = "app" if policy == "-" else Path(policy).name.removesuffix(".policy")
+    return re.sub(r"[^\w.-]", "-", stem, flags=re.ASCII).lstrip("-._") or "app"
+
+
+def _tell(options: argparse.Namespace, exported: Exported) -> None:
+    lines = loss_lines(exported.losses, f"than {options.policy}")
+    lines += [f"added: {one.call}: {one.why}" for one in exported.additions]
+    for line in lines:
+        print(f"callfence export: {line}", file=sys.stderr)
+
+
+def _put(options: argparse.Namespace, exported: Exported) -> None:
+    """The result to where it was asked for; a second file beside it, or, without a first one, to standard error."""
+    if options.output is None:
+        sys.stdout.buffer.write(exported.data)
+        sys.stdout.buffer.flush()
+    else:
+        _write(options.output, exported.data)
+    if exported.beside is not None:
+        suffix, data = exported.beside
+        if options.output is None:
+            sys.stderr.write(data.decode())
+        else:
+            _write(str(Path(options.output).with_suffix(suffix)), data)
+    if exported.use:
+        file = file_word(options.output) if options.output else "FILE"
+        print(f"use it: {exported.use.format(file=file)}", file=sys.stderr)
+
+
+def _write(name: str, data: bytes) -> None:
+    try:
+        write(Path(name), data)
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from error

@@ -1,0 +1,75 @@
+"""`callfence git-setup`: git shows and merges policies by what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from policygen.recording import atomic
+
+DESCRIPTION = """\
+Set up the git repository of the current folder: `git diff` says what a policy newly allows, and merges join policies by
+meaning and recordings by run.  Adds lines to .gitattributes, to be committed, and the commands to the repository's own
+configuration, which each clone sets up for itself.  May be run again."""
+
+ATTRIBUTES: Final = (
+    "*.policy diff=callfence merge=callfence",
+    "**/.callfence/*.rec -diff merge=callfence linguist-generated",
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog="callfence git-setup", description=DESCRIPTION, allow_abbrev=False)
+
+
+def main(arguments: list[str]) -> int:
+    """0; 2: not in a git repository, or it cannot be written to."""
+    parser().parse_args(arguments)
+    try:
+        top = Path(_git("rev-parse", "--show-toplevel").removesuffix("\n"))
+        for name, value in _settings().items():
+            _git("config", "--local", name, value)
+            print(f"git config {name} {shlex.quote(value)}")
+        added = _add_attributes(top / ".gitattributes")
+    except subprocess.CalledProcessError as error:
+        print(f"callfence git-setup: {error.stderr.strip()}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        hint = "; install git" if error.filename == "git" else ""
+        print(f"callfence git-setup: {error.filename}: {error.strerror}{hint}", file=sys.stderr)
+        return 2
+    for line in added:
+        print(f".gitattributes: {line}")
+    print(f"{'commit .gitattributes; ' if added else ''}done")
+    return 0
+
+
+def _settings() -> dict[str, str]:
+    ours = "callfence" if shutil.which("callfence") else f"{shlex.quote(sys.executable)} -m callfence"
+    # Called with: path, old file, its hash, its mode, new file ... (git(1), GIT_EXTERNAL_DIFF).  A version that is no
+    # policy, or one whose includes are not beside it in git's temporary folder, is shown by lines.
+    script = f'echo "policy $1"; {ours} diff "$2" "$5" 2>/dev/null || diff -u "$2" "$5" || :'
+    return {
+        "diff.callfence.command": f"sh -c {shlex.quote(script)} --",
+        "merge.callfence.name": "policies by meaning, recordings by run",
+        "merge.callfence.driver": f"{ours} merge --driver %O %A %B %P",
+    }
+
+
+def _add_attributes(path: Path) -> list[str]:
+    """The lines that were missing."""
+    text = path.read_text() if path.exists() else ""
+    missing = [line for line in ATTRIBUTES if line not in text.splitlines()]
+    if missing:
+        start = text if text.endswith("\n") or not text else f"{text}\n"
+        atomic.write(path, "\n".join([start.removesuffix("\n"), *missing, ""]).lstrip("\n").encode())
+    return missing
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,128 @@
+"""`callfence import`: a policy from what another program reads or writes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from callfence.judging.losses import comment_lines, loss_lines
+from callfence.shared.files import output
+from callfence.shared.inputs import InputError, content, judged
+from policygen import formats
+from policygen.formats import ImportFormatError, Options
+from policygen.language.document import new_document
+from policygen.recording.atomic import write
+from tracer.abi import Arch
+
+if TYPE_CHECKING:
+    from policygen.language.document import Document
+
+DESCRIPTION = """\
+Read what another program filters system calls by, and print it as a policy.  What no policy can say of it is told on
+standard error and in comments, and whether the policy is wider or narrower there.
+
+Logs of what a program did become a recording.  With -o NAME.policy it is added to NAME.policy and .callfence/NAME.rec as
+`learn` adds a run, with -o NAME.rec to that recording alone, for `callfence merge`."""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="callfence import",
+        description=DESCRIPTION,
+        epilog="formats:\n" + "\n".join(f"  {name:10} {formats.FORMATS[name].title}" for name in _NAMES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--from", dest="format", metavar="FORMAT", required=True, choices=_NAMES, help="what to read; see below")
+    add("--strict", action="store_true", help="refuse (status 1) what a policy could only say wider")
+    add("--arch", choices=[*Arch], type=Arch, default=Arch.X86_64, help="the machine it is for, if the file leaves that open")
+    add("--kernel", metavar="X.Y", type=_kernel, help="the kernel by which rules with a minKernel are judged (default: newest)")
+    add("--cap", metavar="CAP_NAME", action="append", default=[], type=_capability, help="that the container has; repeatable")
+    add("--runtime", default="", choices=["runc", "crun"], help="what reads the file; runc answers newer calls in its own way")
+    add("--program", default="", metavar="NAME", help="audit: only the records of this executable, by path or its last part")
+    add("--within", metavar="BASE", help="recordings: never allow what this policy or container profile (JSON) forbids")
+    add(
+        "-o",
+        "--output",
+        metavar="POLICY",
+        type=output,
+        help="write to POLICY instead of standard output; of a recording, see above",
+    )
+    add("file", metavar="FILE", help="- is standard input")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0; 1: --strict, and the policy would be wider than the file; 2: bad input."""
+    options = parser().parse_args(arguments)
+    return judged("import", lambda: _import(options))
+
+
+_NAMES = formats.names(reads=True, records=True)
+
+
+def _kernel(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)\.(\d+)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"a kernel version is X.Y, as 6.1: not {text}")
+    return int(match[1]), int(match[2])
+
+
+def _capability(text: str) -> str:
+    if not re.fullmatch(r"CAP_[A-Z0-9_]+", text):
+        raise argparse.ArgumentTypeError(f"a capability is named as in CAP_SYS_ADMIN: not {text}")
+    return text
+
+
+def _import(options: argparse.Namespace) -> int:
+    given = Options(
+        runtime=options.runtime,
+        arch=options.arch,
+        kernel=options.kernel,
+        capabilities=frozenset(options.cap),
+        program=options.program,
+    )
+    if formats.FORMATS[options.format].records:
+        from callfence.learning.import_recording import import_recording
+
+        return import_recording(options, given)
+    made, losses = read_policy(options.format, options.file, content(options.file), given)
+    for line in loss_lines(losses, f"than {options.file}"):
+        print(f"callfence import: {line}", file=sys.stderr)
+    if options.strict and formats.wider(losses):
+        print("callfence import: nothing is written, since --strict was given", file=sys.stderr)
+        return 1
+    if options.output is None:
+        sys.stdout.write(made.text())
+        return 0
+    try:
+        write(Path(options.output), made.text().encode())
+    except OSError as error:
+        raise InputError(f"{options.output}: {error.strerror}") from error
+    return 0
+
+
+def read_policy(name: str, file: str, data: bytes, options: Options) -> tuple[Document, tuple[formats.Loss, ...]]:
+    """What a file of that format says, its losses in comments too.  Raises InputError."""
+    try:
+        imported = formats.module(name).read(data, file, options)
+    except ImportFormatError as error:
+        raise InputError(str(error)) from error
+    made = new_document(imported.policy, f"{file} ({name})")
+    layout = replace(made.layout, header=(*made.layout.header, *comment_lines(imported.losses, "than the file")))
+    return replace(made, layout=layout), imported.losses
+
+
+def profile(name: str, data: bytes) -> Document:
+    """What a container profile says, as `import --from oci` reads it, and what a policy cannot say on standard error."""
+    made, losses = read_policy("oci", name, data, Options())
+    hint = "`callfence import --from oci` has --cap, --kernel and --runtime"
+    print(f"callfence: {name} is read as a container profile ({hint})", file=sys.stderr)
+    for line in loss_lines(losses, f"than {name}"):
+        print(f"callfence: {line}", file=sys.stderr)
+    return made

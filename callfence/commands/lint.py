@@ -1,0 +1,140 @@
+"""`callfence lint`: what a reviewer should look at in a policy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import TYPE_CHECKING
+
+from callfence.judging.sarif import Result, Rule, sarif
+from callfence.shared.inputs import InputError, tell
+from callfence.shared.inputs import document as read
+from callfence.shared.text import on_one_line, plural
+from policygen.language.document import read_text
+from policygen.language.naming import format_call
+from policygen.review.catalogue import Level
+from policygen.review.lint import Finding, lint
+from tracer.abi import table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policygen.language.document import Document
+    from tracer.abi import Arch
+
+DESCRIPTION = """\
+Look for what is dangerous in policies, by what they allow and not by how it is written.  A comment `# why: REASON` on an
+entry, or above it, accepts what is found there."""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="callfence lint", description=DESCRIPTION, allow_abbrev=False)
+    add = parser.add_argument
+    add("--level", choices=[*Level], type=Level, default=Level.WARNING, help="the least to tell (default: warning)")
+    add("--accepted", action="store_true", help="tell what is accepted, too")
+    add("--format", choices=["text", "json", "sarif"], default="text")
+    add("policies", nargs="+", metavar="POLICY")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0: nothing that is not accepted; 1: something is; 2: bad input."""
+    options = parser().parse_args(arguments)
+    found: list[tuple[str, Document, Finding]] = []
+    broken = False
+    for name in options.policies:
+        try:
+            document = read(name)
+        except InputError as error:
+            message = str(error)
+            tell(message if "\n" in message else f"callfence lint: {message}")
+            broken = True
+        else:
+            found += [(name, document, one) for one in lint(document) if one.level.rank >= options.level.rank]
+    shown = [one for one in found if options.accepted or not one[2].accepted]
+    if options.format == "json":
+        print(json.dumps({"findings": [as_object(name, finding) for name, _, finding in shown]}, indent=2))
+    elif options.format == "sarif":
+        print(json.dumps(sarif([_result(name, finding) for name, _, finding in found]), indent=2))
+    else:
+        _print(shown, found, broken=broken)
+    if broken:
+        return 2
+    return int(any(not finding.accepted for _, _, finding in found))
+
+
+def line_of(policy: str, finding: Finding) -> int | None:
+    """The line of the file that a finding is about, from 1; None if it is in an included file, or not written out."""
+    if finding.arch is not None:
+        return line_of_call(policy, finding.arch, finding.name)
+    words = [line.split("#")[0].split()[:1] for line in _source(policy)]
+    return words.index([finding.name]) + 1 if [finding.name] in words else None
+
+
+def line_of_call(policy: str, arch: Arch, name: str) -> int | None:
+    """The line of the file that the entry of a call begins on."""
+    section = "x86_64"
+    for number, line in enumerate(_source(policy), 1):
+        words = line.split("#")[0].split()
+        section = words[1] if words[:1] == ["arch"] and len(words) > 1 else section
+        if section == arch and re.match(rf"\s*(sys_)?{name}\s*:", line):
+            return number
+    return None
+
+
+def _source(policy: str) -> list[str]:
+    """None of standard input, which has been read."""
+    return [] if policy == "-" else read_text(policy).splitlines()
+
+
+def _place(policy: str, finding: Finding) -> str:
+    line = line_of(policy, finding)
+    return policy if line is None else f"{policy}:{line}"
+
+
+def _print(
+    shown: Sequence[tuple[str, Document, Finding]], found: Sequence[tuple[str, Document, Finding]], *, broken: bool
+) -> None:
+    for name, document, finding in shown:
+        print(f"{_place(name, finding)}: {finding.level}: {finding.name}: it {finding.grants} [{finding.rule}]")
+        if finding.arch is not None:
+            number = table(finding.arch).by_name[finding.name].number
+            print(f"  entry   {on_one_line(finding.arch, number, document.policy.entries[finding.arch][number])}")
+        if finding.example is not None:
+            print(f"  allows  {format_call(finding.example)}")
+        print(f"  why     {finding.why}")
+        print(f"  safer   {finding.safer}")
+        print(f"  source  {finding.source}")
+        if finding.accepted:
+            print(f"  accepted: {finding.accepted}")
+    accepted = sum(bool(finding.accepted) for _, _, finding in found)
+    levels = [finding.level for _, _, finding in found if not finding.accepted]
+    parts = [plural(levels.count(level), level) for level in reversed([*Level]) if level in levels]
+    if found or not broken:
+        print(f"{', '.join(parts) or 'nothing to tell'}{f'; {accepted} accepted' if accepted else ''}")
+
+
+def as_object(policy: str, finding: Finding) -> dict[str, object]:
+    return {
+        "file": policy,
+        "line": line_of(policy, finding),
+        "rule": finding.rule,
+        "level": finding.level,
+        "arch": finding.arch,
+        "name": finding.name,
+        "grants": finding.grants,
+        "why": finding.why,
+        "safer": finding.safer,
+        "source": finding.source,
+        "example": format_call(finding.example) if finding.example else None,
+        "accepted": finding.accepted or None,
+    }
+
+
+def _result(policy: str, finding: Finding) -> Result:
+    full, help_ = f"A policy that {finding.grants}: {finding.why}.", f"Safer: {finding.safer}. See {finding.source}."
+    short = finding.grants.partition(":")[0]
+    message = f"{finding.name}: it {finding.grants}: {finding.why}"
+    line, identity = line_of(policy, finding), f"{finding.arch} {finding.name} {finding.grants}"
+    return Result(Rule(finding.rule, short, full, help_), finding.level, message, policy, line, identity, finding.accepted)

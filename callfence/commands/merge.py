@@ -1,0 +1,121 @@
+"""`callfence merge`: recordings or policies of several runs, machines or branches in one."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from callfence.shared.inputs import judged
+from policygen.language.document import Document, PolicyError, parse, parse_file, read_text
+from policygen.language.lexer import decode
+from policygen.merging.markers import with_markers
+from policygen.merging.threeway import merge_documents
+from policygen.merging.unite import unite
+from policygen.recording import atomic, recording_file
+from policygen.recording.runs import merge
+from policygen.sets.join import JoinError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DESCRIPTION = """\
+Merge recordings, or policies, into one.  A recording has all runs of all of them, each once: the order does not matter.  A
+policy allows what any of them allows, and has the comments of all.  Of a folder, its *.rec, .callfence/*.rec and *.policy
+are taken: those of the kind that OUT is."""
+
+DRIVER = """git's merge driver (`callfence git-setup`): merge what the two branches have changed since BASE into OURS.
+NAME is where the file belongs"""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="callfence merge",
+        usage="callfence merge -o OUT FILE|FOLDER ...\n       callfence merge --driver BASE OURS THEIRS [NAME]",
+        description=DESCRIPTION,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="NAME.rec or NAME.policy; may be one of the inputs")
+    parser.add_argument("--driver", action="store_true", help=DRIVER)
+    parser.add_argument("inputs", metavar="FILE", type=Path, nargs="+", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0; 1: --driver left conflicts; 2: bad input."""
+    command = parser()
+    options = command.parse_args(arguments)
+    if options.driver == (options.output is not None):
+        command.error("give either -o OUT or --driver")
+    if options.driver and len(options.inputs) not in (3, 4):
+        command.error("--driver takes BASE OURS THEIRS, and the file's name")
+    return judged("merge", lambda: _drive(options.inputs) if options.driver else _fold(options.output, options.inputs))
+
+
+def _fold(output: Path, inputs: list[Path]) -> int:
+    """Raises JoinError, PolicyError, RecordingError, OSError; nothing is written then."""
+    recordings = output.suffix == ".rec"
+    files = [file for given in inputs for file in _files(given, ".rec" if recordings else ".policy")]
+    if not files:
+        raise JoinError(f"no {'recording' if recordings else 'policy'} is in {', '.join(map(str, inputs))}")
+    if recordings:
+        recording_file.save(output, recording_file.load_all(files))
+        return 0
+    whole = parse_file(files[0]).inlined()
+    for file in files[1:]:
+        try:
+            whole = unite(whole, parse_file(file).inlined())
+        except JoinError as error:
+            raise JoinError(f"{file} and those before it: {error}") from None
+    atomic.write(output, whole.text().encode())
+    return 0
+
+
+def _files(given: Path, suffix: str) -> Iterator[Path]:
+    if not given.is_dir():
+        yield given
+        return
+    for folder in (given, given / ".callfence"):
+        if folder.is_dir():
+            yield from sorted(path for path in folder.iterdir() if path.suffix == suffix and path.is_file())
+
+
+def _drive(inputs: list[Path]) -> int:
+    """The merge into OURS, with conflict markers where one is left."""
+    base, ours, theirs = inputs[:3]
+    name = inputs[3] if len(inputs) > 3 else ours
+    contents = [path.read_bytes() for path in (base, ours, theirs)]
+    if contents[1].startswith(b'{"callfence recording"'):
+        recording_file.save(ours, merge(*(recording_file.parse(content, str(name)) for content in contents[1:])))
+        return 0
+    try:
+        documents = [_parsed(content, name, path) for content, path in zip(contents, (base, ours, theirs), strict=True)]
+    except PolicyError as error:
+        print(error, file=sys.stderr)
+        return _merge_lines(name, base, ours, theirs)
+    merged, conflicts = merge_documents(*documents)
+    text = with_markers(merged, conflicts)
+    atomic.write(ours, text.encode())
+    for conflict in conflicts:
+        print(f"{name}: conflict in {conflict.name}: {conflict.why}", file=sys.stderr)
+    return int(bool(conflicts))
+
+
+def _parsed(content: bytes, name: Path, path: Path) -> Document:
+    """The file as it would be read where it belongs, for its includes; what is wrong is told by the version's own name."""
+    text = decode(content, str(path))
+    try:
+        return parse(text, str(name), read=read_text)
+    except PolicyError as error:
+        if error.filename == str(name):
+            error.filename = f"{name} ({path.name})"
+        raise
+
+
+def _merge_lines(name: Path, base: Path, ours: Path, theirs: Path) -> int:
+    """Where a version cannot be read, its lines can still be merged; somebody has to look at it then."""
+    print(f"callfence merge: {name}: a version cannot be read, so lines are merged, not meanings", file=sys.stderr)
+    subprocess.run(["git", "merge-file", str(ours), str(base), str(theirs)], check=False)
+    return 1

@@ -1,0 +1,56 @@
+"""`callfence reduce`: a policy less what another one does not allow; or the proof that one is a reduction of another."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from callfence.commands.diff import difference_lines
+from callfence.shared.inputs import InputError, document, judged
+from policygen.sets.compare import Change, Verdict, compare, verdict
+from policygen.sets.reduce import reduce
+
+
+def parser() -> argparse.ArgumentParser:
+    description = (
+        "Print policy A, reduced by B: a system call that B names keeps only what both allow, one that B does not name "
+        "stays as A has it.  With --check: prove that B allows nothing that A does not, or show what it does."
+    )
+    parser = argparse.ArgumentParser(prog="callfence reduce", description=description, allow_abbrev=False)
+    parser.add_argument("--check", action="store_true", help="print no policy; exit with 1 if B allows more than A")
+    parser.add_argument("a", metavar="A", help="a policy file; - is standard input")
+    parser.add_argument("b", metavar="B")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0; 1: --check, and B allows something that A does not; 2: bad input."""
+    options = parser().parse_args(arguments)
+    work = _check if options.check else _reduce
+    return judged("reduce", lambda: work(options.a, options.b))
+
+
+def _reduce(a: str, b: str) -> int:
+    before, by = document(a), document(b)
+    try:
+        policy = reduce(before.policy, by.policy)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if compare(before.policy, policy).verdict not in (Verdict.EQUAL, Verdict.NARROWER):
+        raise AssertionError("the reduced policy allows more than it did")
+    sys.stdout.write(before.with_policy(policy).inlined().text())
+    return 0
+
+
+def _check(a: str, b: str) -> int:
+    comparison = compare(document(a).policy, document(b).policy)
+    if comparison.verdict in (Verdict.EQUAL, Verdict.NARROWER):
+        print(f"proved: {b} allows nothing that {a} does not")
+        return 0
+    print(f"{b} allows what {a} does not:")
+    if verdict(one.change for one in comparison.differences) in (Verdict.EQUAL, Verdict.NARROWER):
+        print(f"  it takes effect later: arm {comparison.arms[0]} -> {comparison.arms[1]}")
+    for difference in comparison.differences:
+        if difference.change is Change.MORE:
+            print("\n".join(difference_lines(difference)))
+    return 1

@@ -1,0 +1,74 @@
+"""`callfence report`: one file that shows what a policy allows, why, how dangerous that is, and how sure one may be."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from callfence.report.content import gather
+from callfence.report.machine import as_json
+from callfence.report.page import page
+from callfence.shared.files import output, recording_path
+from callfence.shared.inputs import InputError, document, judged
+from policygen.recording import atomic, recording_file
+from policygen.recording.recording_file import RecordingError
+from policygen.sets.algebra import TooComplexError
+
+if TYPE_CHECKING:
+    from policygen.recording.runs import Recording
+
+DESCRIPTION = """\
+Write what a reviewer wants to see of a policy into one HTML file, to be read offline: its risks, how sure one may be of it,
+which executables made which calls, and what stands behind each rule.  The recording beside the policy is used, if there is
+one."""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="callfence report", description=DESCRIPTION, allow_abbrev=False)
+    add = parser.add_argument
+    add("-o", "--output", metavar="FILE", type=output, help="default: standard output")
+    add("--against", metavar="POLICY", help="show, too, what differs from that policy")
+    add("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
+    add("--format", choices=["html", "json"], default="html")
+    add("policy", metavar="POLICY", help="a policy file")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0; 2 for bad input, or if the file cannot be written."""
+    options = parser().parse_args(arguments)
+
+    def work() -> int:
+        if "-" in (options.policy, options.against):
+            raise InputError("a report names the files that it is of, so standard input cannot be one: write - as ./-")
+        other = (options.against, document(options.against)) if options.against is not None else None
+        try:
+            report = gather(options.policy, document(options.policy), _recording(options), other)
+        except TooComplexError as error:
+            raise InputError(f"the policies are too complex to be compared: {error}") from error
+        text = page(report) if options.format == "html" else as_json(report) + "\n"
+        if options.output is None:
+            sys.stdout.write(text)
+            return 0
+        try:
+            atomic.write(Path(options.output), text.encode())
+        except OSError as error:
+            raise InputError(f"{error.filename}: {error.strerror}") from error
+        return 0
+
+    return judged("report", work)
+
+
+def _recording(options: argparse.Namespace) -> tuple[str, Recording] | None:
+    """The recording and its name; None if there is none, and none was named."""
+    path = options.recording or recording_path(Path(options.policy))
+    if options.recording is None and not path.exists():
+        return None
+    try:
+        return str(path), recording_file.load(path)
+    except RecordingError as error:
+        raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error

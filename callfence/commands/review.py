@@ -1,0 +1,171 @@
+"""`callfence review`: the changes of a policy judged one by one, on a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from callfence.commands.diff import difference_lines, rule_texts
+from callfence.commands.why import site_lines
+from callfence.judging.ask import Asker
+from callfence.judging.symbols import Symbols
+from callfence.shared.files import locked, recording_path
+from callfence.shared.git_files import document_at
+from callfence.shared.inputs import InputError, document, judged
+from callfence.shared.text import on_one_line
+from policygen.language.naming import format_action, format_call
+from policygen.model import Entry
+from policygen.recording import atomic, recording_file
+from policygen.recording.runs import Recording
+from policygen.review.changes import EntryChange, PolicyChange, SettingChange, changes
+from policygen.review.provenance import provenance
+from policygen.review.resolve import Answer, Decision, resolve
+from policygen.sets.compare import Change, compare
+from tracer.abi import table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from policygen.language.document import Document
+
+DESCRIPTION = """\
+Judge what POLICY newly allows, change by change, the gravest first: what it is, why it matters, who made the calls.  What
+is rejected is taken out of the file, and what it had replaced is put back; all else stays, comments too.  Commit what is
+accepted: until then it is a change."""
+
+EPILOG = """\
+At the question: ^D is q.  ^C leaves the file as it was.  Exit status: 0 all is decided; 1 something is not; 2 bad input, or
+no terminal; 130 ^C."""
+
+NO_TERMINAL = (
+    "to ask, it needs a terminal: `callfence diff --git HEAD {policy}` shows what is new, "
+    "--accept-all or --reject-all judges all of it"
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="callfence review", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    against = parser.add_mutually_exclusive_group()
+    against.add_argument("--against", metavar="OLD", help="the policy file to compare with, instead of a revision of POLICY")
+    against.add_argument("--git", metavar="REVISION", default="HEAD", help="of POLICY, to compare with (default: HEAD)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--accept-all", action="store_true", help="ask nothing, accept every change")
+    how.add_argument("--reject-all", action="store_true", help="ask nothing, reject every change")
+    parser.add_argument("policy", metavar="POLICY")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0: all is decided; 1: something is not; 2: bad input, or no terminal to ask at.  ^C ends the process."""
+    options = parser().parse_args(arguments)
+    return judged("review", lambda: _review(options))
+
+
+def _review(options: argparse.Namespace) -> int:
+    path = Path(options.policy)
+    new = _read(path)
+    old = document(options.against) if options.against else document_at(options.git, options.policy)
+    found = changes(old.policy, new.policy)
+    if not found:
+        print(f"{path}: nothing to review: it allows no more than {_name(options)} does")
+        return 0
+    if options.accept_all or options.reject_all:
+        answer = Answer.ACCEPT if options.accept_all else Answer.REJECT
+        decisions = {change: Decision(answer) for change in found}
+    elif not (sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty()):
+        raise InputError(NO_TERMINAL.format(policy=path))
+    else:
+        atomic.check_writable(path)
+        try:
+            decisions = Asker(old, new, found, _describer(path, new)).ask()
+        except KeyboardInterrupt:
+            print(f"\n{path}: left as it was")
+            sys.stdout.flush()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+    return _write(path, old, decisions)
+
+
+def _read(path: Path) -> Document:
+    if str(path) == "-":
+        raise InputError("the policy to review is a file, which is written again")
+    return document(str(path))
+
+
+def _name(options: argparse.Namespace) -> str:
+    return str(options.against or options.git)
+
+
+def _write(path: Path, old: Document, decisions: Mapping[PolicyChange, Decision]) -> int:
+    """Applies the decisions to the file as it is by now: learn may have added to it meanwhile, which is then undecided."""
+    with locked(path):
+        before = _read(path)
+        found = changes(old.policy, before.policy)
+        after = resolve(old, before, decisions)
+        if after.text() != before.text():
+            atomic.write(path, after.text().encode())
+    answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in found]
+    print(f"{path}: {', '.join(f'{answers.count(answer)} {answer}' for answer in Answer if answer in answers)}")
+    for one in compare(before.policy, after.policy).differences:
+        print("\n".join(difference_lines(one)))
+    if Answer.ACCEPT in answers:
+        print(f"commit {path}: until then, what is accepted is asked again")
+    return int(Answer.SKIP in answers)
+
+
+def _describer(path: Path, new: Document) -> Callable[[PolicyChange], Iterator[str]]:
+    recorded = recording_path(path)
+    recording = recording_file.load(recorded) if recorded.exists() else Recording()
+    symbols = Symbols()
+
+    def describe(change: PolicyChange) -> Iterator[str]:
+        yield from _dangers(change)
+        yield from _what(change)
+        if isinstance(change, EntryChange):
+            yield from _callers(change)
+
+    def _callers(change: EntryChange) -> Iterator[str]:
+        if change.after is None or change.number not in new.policy.entries[change.arch]:
+            return
+        behind = provenance(new, recording, change.arch, change.number)
+        mine = [one for one in behind if change.whole or one.rule.expression == change.after.expression]
+        if not mine:  # edited: nobody wrote it yet
+            return
+        seen = tuple(observation for one in mine for observation in one.observations)
+        lines = [*site_lines(seen, recording, symbols)] or ["  in no recorded run"]
+        yield from (f"  {'' if place else 'seen':7} {line[2:]}" for place, line in enumerate(lines))
+
+    return describe
+
+
+def _dangers(change: PolicyChange) -> Iterator[str]:
+    name = change.word if isinstance(change, SettingChange) else table(change.arch).by_number[change.number].name
+    rows = dict.fromkeys(row for one in change.found for row in one.dangers)
+    for row in rows:
+        yield f"{row.level}: {name}: it newly {row.grants} [{row.id}]"
+        yield f"  why     {row.why}"
+        yield f"  safer   {row.safer}"
+
+
+def _what(change: PolicyChange) -> Iterator[str]:
+    if isinstance(change, SettingChange):
+        if change.before:
+            yield f"  - {change.word} {change.before}"
+        yield f"  + {change.word} {change.after}".rstrip()
+    else:
+        gone = [change.before] if change.whole else [Entry(part) for part in change.replaced]
+        for sign, entries in (("-", gone), ("+", [change.after])):
+            for entry in entries:
+                if entry is not None:
+                    yield f"  {sign} {on_one_line(change.arch, change.number, entry)}"
+    for one in change.found:
+        difference = one.difference
+        if difference.change is Change.LESS:
+            continue
+        if isinstance(change, EntryChange) and change.replaced:
+            yield f"  new     {' || '.join(rule_texts(difference))}"
+        word = "allows" if difference.change is Change.MORE else format_action(difference.after)
+        yield f"  {word:7} {format_call(difference.example)}"

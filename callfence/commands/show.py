@@ -1,0 +1,103 @@
+"""`callfence show`: a policy as callfence reads it, or a filter as a policy."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from callfence.shared.inputs import InputError, document, judged, program
+from policygen.filter import bpf
+from policygen.filter.compile import CompileError, compile_policy
+from policygen.filter.lift import lift
+from policygen.filter.symbolic import UnsupportedError
+from policygen.language.document import new_document
+from policygen.sets.algebra import TooComplexError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def parser() -> argparse.ArgumentParser:
+    description = (
+        "Print a policy in canonical form, its includes resolved, or what it is compiled to; or print a filter, from a "
+        "file or of a running process, as a policy.  What no policy can say of a filter is told in comments."
+    )
+    parser = argparse.ArgumentParser(prog="callfence show", description=description, allow_abbrev=False)
+    parser.add_argument("--filter", action="store_true", help="print instructions instead")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("policy", metavar="POLICY", nargs="?", help="a policy file; - is standard input")
+    what.add_argument("--bpf", metavar="FILE", help="a file with a filter: an array of struct sock_filter")
+    what.add_argument("--pid", metavar="PID", type=int, help="a running process, whose filters are read (CAP_SYS_ADMIN)")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0; 1: a filter does what no policy says; 2: bad input."""
+    options = parser().parse_args(arguments)
+    return judged("show", lambda: _show(options))
+
+
+def _show(options: argparse.Namespace) -> int:
+    if options.policy is not None:
+        return _policy(options.policy, instructions=options.filter)
+    found = _of_process(options.pid) if options.bpf is None else [(f"the filter in {options.bpf}", program(options.bpf))]
+    return _filters(found, instructions=options.filter)
+
+
+def _policy(name: str, *, instructions: bool) -> int:
+    shown = document(name)
+    try:
+        sys.stdout.write(bpf.disassemble(compile_policy(shown.policy)) + "\n" if instructions else shown.inlined().text())
+    except CompileError as error:
+        raise InputError(f"{name}: {error}") from error
+    return 0
+
+
+def _of_process(pid: int) -> list[tuple[str, bytes]]:
+    """The filters of a process, each with a name, in the order in which they were installed."""
+    from tracer.errors import TracerError
+    from tracer.filters import filter_counts, read_filters
+
+    try:
+        found = read_filters(pid)
+    except TracerError as error:
+        raise InputError(str(error)) from error
+    others = sorted(thread for thread, count in filter_counts(pid).items() if count != len(found))
+    if others:
+        hint = f"thread {others[0]}, given as the PID, shows those of one of {len(others)}"
+        print(f"callfence show: not all threads of process {pid} have the same filters: {hint}", file=sys.stderr)
+    if not found:
+        raise InputError(f"process {pid} has no filter")
+    return [(f"process {pid}, filter {place} of {len(found)}", one) for place, one in enumerate(found, 1)]
+
+
+def _filters(filters: Iterable[tuple[str, bytes]], *, instructions: bool) -> int:
+    worst = 0
+    for place, (name, filter_) in enumerate(filters):
+        if place:
+            print()
+        if instructions:
+            print(f"# {name}")
+            print(bpf.disassemble(filter_))
+        else:
+            worst = max(worst, _lifted(name, filter_))
+    return worst
+
+
+def _lifted(name: str, filter_: bytes) -> int:
+    """0 if the policy that is printed says all that the filter does, else 1."""
+    try:
+        lifted = lift(filter_)
+    except (UnsupportedError, TooComplexError) as error:
+        print(f"# {name}: no policy says what it does ({error}); its instructions:")
+        print(bpf.disassemble(filter_))
+        return 1
+    made = new_document(lifted.policy, name)
+    remarks = [f"# not said: {remark}" for remark in lifted.remarks]
+    if not all(remark.whole for remark in lifted.remarks):
+        remarks += ["# its instructions:", *(f"# {line}" for line in bpf.disassemble(filter_).splitlines())]
+    layout = replace(made.layout, header=(*made.layout.header, *remarks))
+    sys.stdout.write(replace(made, layout=layout).text())
+    return int(bool(remarks))

@@ -1,0 +1,91 @@
+"""`callfence verify`: the proof that a filter is its policy, or a call on which it is not."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from callfence.shared.inputs import InputError, content, document, is_program, judged, program
+from policygen.evaluate import evaluate
+from policygen.filter import bpf
+from policygen.filter.compile import CompileError, WrongFilterError, compile_policy
+from policygen.filter.lift import lift
+from policygen.filter.symbolic import UnsupportedError
+from policygen.filter.verify import reported, verify
+from policygen.language.naming import format_action, format_call
+from policygen.sets.algebra import TooComplexError
+
+if TYPE_CHECKING:
+    from policygen.model import Policy
+    from tracer.abi import Event
+
+
+def parser() -> argparse.ArgumentParser:
+    description = (
+        "Prove that a filter answers every call as its policy does, over all values of all arguments, or print a call "
+        "on which it does not.  A policy is compiled, for the kernel alone and for reports; a filter by itself is read "
+        "back into a policy, as `callfence show --bpf` prints it."
+    )
+    parser = argparse.ArgumentParser(prog="callfence verify", description=description, allow_abbrev=False)
+    parser.add_argument("--bpf", metavar="FILE", help="a filter that is to be POLICY: an array of struct sock_filter")
+    parser.add_argument("file", metavar="POLICY|FILTER", help="a file; - is standard input")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0: proved; 1: not the policy, and a call shows it; 2: bad input, or nothing can be proved."""
+    options = parser().parse_args(arguments)
+
+    def work() -> int:
+        data = content(options.file)
+        try:
+            if is_program(data):
+                if options.bpf:
+                    raise InputError(f"{options.file} is a filter: it takes a policy to compare {options.bpf} with")
+                return _read_back(options.file, program(options.file, data))
+            policy = document(options.file, data).policy
+            return _is_policy(program(options.bpf), policy) if options.bpf else _compiled(options.file, policy)
+        except (UnsupportedError, TooComplexError) as error:
+            raise InputError(f"{options.bpf or options.file}: nothing is proved: {error}") from error
+
+    return judged("verify", work)
+
+
+def _compiled(name: str, policy: Policy) -> int:
+    lengths = []
+    for report in (False, True):
+        try:
+            lengths.append(len(compile_policy(policy, report=report)) // 8)
+        except WrongFilterError as error:
+            return _refuted(error.program, error.event, reported(policy) if report else policy)
+        except CompileError as error:
+            raise InputError(f"{name}: {error}") from error
+    print(f"proved: the filter ({lengths[0]} instructions; {lengths[1]} with reports) is the policy, for every call")
+    return 0
+
+
+def _is_policy(filter_: bytes, policy: Policy) -> int:
+    wrong = verify(filter_, policy)
+    if wrong is not None and verify(filter_, policy, report=True) is not None:
+        return _refuted(filter_, wrong, policy)
+    suffix = "" if wrong is None else "; what it denies is left to a supervisor, as in `enforce` with reports"
+    print(f"proved: the filter is the policy, for every call{suffix}")
+    return 0
+
+
+def _read_back(name: str, filter_: bytes) -> int:
+    lifted = lift(filter_)
+    for remark in lifted.remarks:
+        print(f"not said by any policy: {remark}")
+    if lifted.remarks:
+        return 1
+    print(f"proved: the filter is the policy that `callfence show --bpf {name}` prints, for every call")
+    return 0
+
+
+def _refuted(filter_: bytes, event: Event, policy: Policy) -> int:
+    print("not the policy: for example")
+    print(f"  {format_call(event)}")
+    print(f"  the policy answers  {format_action(evaluate(policy, event))}")
+    print(f"  the filter answers  {bpf.action_text(bpf.run(filter_, event))}")
+    return 1

@@ -1,0 +1,248 @@
+"""`callfence why`: what stands behind the rules of a policy, and why it denies a call."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from callfence.judging.symbols import Site, Symbols
+from callfence.shared.files import recording_path
+from callfence.shared.inputs import InputError, judged
+from callfence.shared.text import command_line, on_one_line, plural, printable
+from enforcer.reporting.advice import advise
+from enforcer.text import file_word
+from policygen.errors import did_you_mean
+from policygen.language.document import parse, parse_file
+from policygen.language.naming import determined, format_action, format_call, format_expression
+from policygen.language.normal import first_argument
+from policygen.learning.known import permits
+from policygen.model import And, Entry, Or
+from policygen.recording import recording_file
+from policygen.recording.runs import Recording
+from policygen.review.denial import explain, parse_call
+from policygen.review.provenance import Origin, provenance
+from policygen.sets.join import alternatives
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from policygen.language.document import Document
+    from policygen.learning.generalise import Widening
+    from policygen.recording.observation import Observation
+    from policygen.review.provenance import Provenance
+    from tracer.abi import Argument, Event
+
+MANY_SITES = 8
+"""Call sites of one rule that are listed."""
+
+_REPORTED = re.compile(r'(?: at |"site": ")([^\s"]+\+0x[0-9a-f]+)')
+"""The call site in a report of `enforce`, or in a line of its log."""
+
+DESCRIPTION = """\
+Say what stands behind each rule of a policy, or of one SYSCALL: runs, programs, first call sites, an example, and how the
+rule allows more than was seen.  Given a CALL as enforce reports it, say which rule comes nearest and what of it fails."""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="callfence why", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the call (default: the first that the policy has)")
+    parser.add_argument("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
+    parser.add_argument("policy", metavar="POLICY", type=Path)
+    parser.add_argument("about", metavar="SYSCALL|CALL", nargs="?", help="openat, or 'openat(dfd=AT_FDCWD, flags=O_RDWR)'")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0; 1 if the policy has no entry for the call, or denies it; 2 for bad input."""
+    options = parser().parse_args(arguments)
+    return judged("why", lambda: _why(options))
+
+
+def _why(options: argparse.Namespace) -> int:
+    document = parse_file(options.policy)
+    if options.about and "(" in options.about:
+        arch = options.arch or next(iter(document.policy.entries))
+        try:
+            event = parse_call(options.about, arch)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        status = _denial(options.policy, document, event)
+        _print_place(options)
+        return status
+    return _rules(document, _recording(options), options)
+
+
+def _recording(options: argparse.Namespace) -> Recording:
+    path = options.recording or recording_path(options.policy)
+    if options.recording is None and not path.exists():
+        print(f"callfence why: no recording is at {path}: nothing is known of what was seen", file=sys.stderr)
+        return Recording()
+    return recording_file.load(path)
+
+
+def _rules(document: Document, recording: Recording, options: argparse.Namespace) -> int:
+    """Raises InputError for a syscall that no architecture has."""
+    policy = document.policy
+    arches = [options.arch] if options.arch else list(policy.entries)
+    name = (options.about or "").removeprefix("sys_")
+    if name and not any(name in table(arch).by_name for arch in arches):
+        hint = did_you_mean(name, table(arches[0]).by_name)
+        raise InputError(f"no syscall is named {name}{': ' if hint else ''}{hint}")
+    found = [
+        one
+        for arch in arches
+        for number in policy.entries.get(arch, {})
+        if name in ("", table(arch).by_number[number].name)
+        for one in provenance(document, recording, arch, number)
+    ]
+    if not found:
+        print(f"{name or options.policy}: no entry, so the default: {format_action(policy.default)}")
+        return 1
+    arch = None
+    symbols = Symbols()
+    for one in found:
+        if len(policy.entries) > 1 and one.arch is not arch:
+            arch = one.arch
+            print(f"arch {arch}\n")
+        print("\n".join(_lines(one, recording, symbols)))
+        print()
+    for line in _runs(found, recording):
+        print(line)
+    for line in symbols.problems():
+        print(printable(line))
+    return 0
+
+
+def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[str]:
+    """What is said of one rule."""
+    yield on_one_line(one.arch, one.number, one.rule)
+    calls, runs = sum(seen.calls for seen in one.observations), columns_of(one.observations)
+    if one.note:
+        yield f"  {one.note}"
+    if one.observations:
+        numbers = ", ".join(str(column + 1) for column in runs)
+        origin = "seen" if one.note else str(one.origin)
+        yield f"  {origin}; {plural(calls, 'call')} in run{'s' if len(runs) > 1 else ''} {numbers}"
+        yield from site_lines(one.observations, recording, symbols)
+    elif one.origin in (Origin.UNSEEN, Origin.PORTABLE):
+        yield f"  {one.origin}"
+    if one.widenings and permits(one.rule.action):
+        yield f"  wider than seen: {widened(one)}"
+
+
+def columns_of(observations: Sequence[Observation]) -> list[int]:
+    return sorted({column for seen in observations for column, count in enumerate(seen.counts) if count})
+
+
+def site_lines(observations: Sequence[Observation], recording: Recording, symbols: Symbols) -> Iterator[str]:
+    """Who made the calls, and from where first."""
+    ordered = by_site(observations)
+    for (executable, site), those in ordered[:MANY_SITES]:
+        count = plural(sum(seen.calls for seen in those), "call")
+        place = symbols.describe(site, recording.runs[columns_of(those)[0]].started)
+        yield f"  {printable(executable)}, first at {printable(place)}: {count}, such as"
+        yield f"    {format_call(those[0].event)}"
+    if len(ordered) > MANY_SITES:
+        yield f"  ... and {len(ordered) - MANY_SITES} call sites more"
+
+
+def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], list[Observation]]]:
+    """Those of each executable and first call site, the most frequent first."""
+    groups: dict[tuple[str, str], list[Observation]] = {}
+    for seen in observations:
+        groups.setdefault((seen.executable, seen.site), []).append(seen)
+    return sorted(groups.items(), key=lambda item: (-sum(seen.calls for seen in item[1]), item[0]))
+
+
+def widened(one: Provenance) -> str:
+    """`dfd, mode: any value; flags: any combination of the bits seen`."""
+    arguments = _meanings(one)
+    by_way: dict[Widening, list[str]] = {}
+    for index, way in one.widenings:
+        by_way.setdefault(way, []).append(arguments[index].name)
+    return "; ".join(f"{', '.join(names)}: {way}" for way, names in by_way.items())
+
+
+def _meanings(one: Provenance) -> tuple[Argument, ...]:
+    return table(one.arch).by_number[one.number].arguments
+
+
+def _runs(found: Sequence[Provenance], recording: Recording) -> Iterator[str]:
+    """The runs that the rules come from."""
+    columns = columns_of([seen for one in found for seen in one.observations])
+    for column in columns:
+        run = recording.runs[column]
+        status = "not seen to its end" if run.status is None else f"status {run.status}"
+        if run.status is not None and run.status < 0:
+            status = f"signal {-run.status}"
+        yield f"run {column + 1}  {run.id[:8]}  {status}  {command_line(run.command)}"
+    if warm := sum(run.warm for column, run in enumerate(recording.runs) if column not in columns):
+        yield f"{plural(warm, 'warm run')} more: what the policy allowed by then was not looked at"
+
+
+def _denial(path: Path, document: Document, event: Event) -> int:
+    policy = document.policy
+    arch = Arch.from_audit(event.arch)
+    assert arch is not None
+    found = explain(policy, event)
+    print(f"{format_call(event)}\n  the policy says: {format_action(found.action)}")
+    if arch not in policy.entries:
+        print(f"  it has no section `arch {arch}`")
+    elif found.entry is None:
+        print("  it has no entry for the call, so this is its default")
+    elif found.nearest is None or not found.failing:
+        print(f"  its entry says so: {on_one_line(arch, event.number, found.entry)}")
+    else:
+        print(f"  nearest rule: {on_one_line(arch, event.number, Entry(found.nearest, found.entry.action))}")
+        known = determined(found.nearest.parts if isinstance(found.nearest, And) else (found.nearest,), ())
+        for part in found.failing:
+            index = first_argument(part)
+            value = table(arch).by_number[event.number].arguments[index].name
+            print(f"  fails: {format_expression(arch, event.number, part, known)}, for {value} is {_value(event, index)}")
+    if permits(found.action):
+        return 0
+    advice = advise(policy, str(path), event)
+    if not advice.line:
+        print(f"  {printable(advice.what)}")
+        return 1
+    elsewhere = arch is not next(iter(policy.entries))
+    line = _new_part(arch, event.number, found.entry, advice.line)
+    option = ["--arch", str(arch)] * elsewhere
+    print(f"  to allow it: {command_line(['callfence', 'allow', *option])} {file_word(str(path))} {command_line([line])}")
+    return 1
+
+
+def _print_place(options: argparse.Namespace) -> None:
+    """The name of the call site in a report, if the recording knows which file of that name it is in."""
+    named = _REPORTED.search(options.about)
+    path = options.recording or recording_path(options.policy)
+    site = Site.parse(named[1]) if named and path.exists() else None
+    if site is None:
+        return
+    recorded = {Site.parse(seen.site) for seen in recording_file.load(path).observations}
+    files = {replace(one, offset=site.offset) for one in recorded if one and one.is_in(site.file)}
+    if len(files) == 1:
+        symbols = Symbols()
+        if name := symbols.name(files.pop()):
+            print(f"  called at {printable(f'{site} ({name})')}")
+        for line in symbols.problems():
+            print(f"  {printable(line)}")
+
+
+def _new_part(arch: Arch, number: int, present: Entry | None, line: str) -> str:
+    """Of an entry that would allow a call, the alternatives that the present one does not have."""
+    entry = parse(line if line.startswith("arch ") else f"arch {arch}\n{line}").policy.entries[arch][number]
+    known = alternatives(present.expression) if present else ()
+    new = tuple(one for one in alternatives(entry.expression) if one not in known)
+    return on_one_line(arch, number, Entry(Or(new) if len(new) > 1 else new[0]))
+
+
+def _value(event: Event, index: int) -> str:
+    """An argument as a report of the call has it."""
+    shown = format_call(event).partition("(")[2].removesuffix(")").split(", ")
+    return shown[index].partition("=")[2]

@@ -1,0 +1,228 @@
+"""`enforce`: run a program confined by its policy.
+
+On every start of the program: arguments are parsed by hand, and nothing that parses or compiles policies is imported
+when the filter is in the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from callfence import __version__
+from callfence.enforcing import filters
+from enforcer import launch, program
+from enforcer.errors import FAILED, EnforceError
+from enforcer.reporting.reporter import Reporter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+    from callfence.enforcing.cache import Compiled
+    from policygen.model import Policy
+
+DESCRIPTION = """\
+Run PROGRAM confined by its policy: it keeps its pid, terminal and exit status, and can make only the system calls
+that the policy allows.  Everything it starts is confined as well.  A call that is not allowed is explained on
+standard error, with the line to add to the policy, and then fails or kills, as the policy says."""
+
+EPILOG = """\
+Exit status: the program's own; 125 if it could not be confined, 126 if it cannot be executed, 127 if it was not found.
+`learn PROGRAM` writes a policy."""
+
+OPTIONS = (
+    (
+        ("-p", "--policy"),
+        "FILE",
+        "the policy; default: NAME.policy in the current folder, NAME being the program's name.  "
+        "Given more than once: a call must be allowed by each",
+    ),
+    (
+        ("--arm",),
+        "now|exec|entry",
+        "when to begin, instead of when the policy says: `now`, before the execve, which the policy must then allow (needs no "
+        "ptrace); `exec`, with the program's first instruction; `entry`, behind the dynamic loader, at its entry point",
+    ),
+    (("--log",), "FILE", "append violations to FILE, one JSON object a line, instead of standard error"),
+    (("--audit",), "", "report violations but allow them: nothing is enforced"),
+    (("--quiet-kernel",), "", "no reports and no helper process: the kernel alone answers"),
+)
+"""Names, value and help of each option; what is no value but words joined by `|` has to be one of them."""
+
+_VALUED = {name: names[-1] for names, value, _ in OPTIONS if value for name in names}
+_FLAGS = tuple(names[-1] for names, value, _ in OPTIONS if not value)
+_ARMS = ("now", "exec", "entry")  # the earlier, the stricter
+
+
+def parser() -> ArgumentParser:
+    """For --help, completions and manual pages: argparse is not loaded when a program is started."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="enforce",
+        usage="enforce [OPTION ...] [--] PROGRAM [ARGUMENT ...]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for names, value, text in OPTIONS:
+        if "|" in value:
+            parser.add_argument(*names, choices=value.split("|"), help=text)
+        elif value:
+            parser.add_argument(*names, metavar=value, help=text)
+        else:
+            parser.add_argument(*names, action="store_true", help=text)
+    parser.add_argument("-V", "--version", action="version", version=f"enforce {__version__}")
+    parser.add_argument("command", metavar="PROGRAM", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+class Options:
+    """The command line, understood."""
+
+    def __init__(self) -> None:
+        self.policies: list[str] = []
+        self.arm = ""
+        self.log = ""
+        self.audit = False
+        self.quiet = False
+        self.argv: list[str] = []
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Becomes the program; returns only if it could not, with the exit status, having said why."""
+    launch.forget_interrupt_handler()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if wanted := _wants_text(arguments):
+        try:
+            os.write(1, wanted.encode())
+        except OSError as error:
+            _say(f"enforce: standard output: {error.strerror}", 2)
+            return FAILED
+        return 0
+    environment = program.initial_environment()
+    stderr = 2 if _is_open(2) else -1
+    try:
+        options = _parse(arguments)
+        _enforce(options, environment, stderr)
+    except EnforceError as error:
+        _say(f"enforce: {error}", stderr)
+        return error.status
+
+
+def _enforce(options: Options, environment: Sequence[bytes], stderr: int) -> NoReturn:
+    name = options.argv[0]
+    path = program.locate(os.fsencode(name), environment)  # what is mistyped has no policy either
+    files = options.policies or [_default_policy(name)]
+    files = [os.path.normpath(file) for file in files]
+    compiled = [filters.compiled(file, "silent" if options.quiet else "report") for file in files]
+    is_quiet = options.quiet
+    if not (is_quiet or options.audit) and any(one.expects_listener for one in compiled):
+        # A chain of filters has one listener (seccomp(2), EBUSY): it is the program's.
+        compiled = [filters.compiled(file, "silent") for file in files]
+        is_quiet = True
+        _say(f"enforce: {name} may listen to a filter of its own, so violations are not reported (--quiet-kernel)", stderr)
+    reporter = None
+    if not is_quiet:
+        log = _open_log(options.log) if options.log else stderr
+        reporter = Reporter(log, lambda: _policies(compiled), json=bool(options.log), audit=options.audit)
+    if options.audit:
+        _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
+    if program.loses_privilege(path):
+        _say(f"enforce: {name} runs without the privilege of its set-id bits or capabilities (no_new_privs)", stderr)
+    launch.run(
+        [os.fsencode(argument) for argument in options.argv],
+        environment,
+        [one.filter for one in compiled],
+        options.arm or min((one.arm for one in compiled), key=_ARMS.index),
+        reporter,
+        stderr=stderr,
+    )
+
+
+def _wants_text(arguments: Sequence[str]) -> str:
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help"):
+        return parser().format_help()
+    return f"enforce {__version__}\n" if first in ("-V", "--version") else ""
+
+
+def _parse(arguments: Sequence[str]) -> Options:
+    """EnforceError, with the way out, for a mistake."""
+    options = Options()
+    rest = list(arguments)
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        option = rest.pop(0)
+        if option == "--":
+            break
+        name, separator, value = option.partition("=")
+        if option.startswith("-p") and len(option) > 2:
+            name, separator, value = "-p", "=", option[2:]
+        if name in _VALUED:
+            if not separator and not rest:
+                raise EnforceError(f"{name} needs a value; `enforce --help` says which")
+            _set(options, _VALUED[name], value if separator else rest.pop(0))
+        elif option in _FLAGS:
+            options.audit |= option == "--audit"
+            options.quiet |= option == "--quiet-kernel"
+        else:
+            hint = "options of the program come after its name" if rest else "`enforce --help` lists them"
+            raise EnforceError(f"unknown option {option}: {hint}")
+    options.argv = rest
+    if not rest:
+        raise EnforceError("no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more")
+    if options.quiet and (options.audit or options.log):
+        other = "--audit" if options.audit else "--log"
+        raise EnforceError(f"{other} needs the helper process that --quiet-kernel goes without: give one of the two")
+    return options
+
+
+def _set(options: Options, name: str, value: str) -> None:
+    if name == "--policy":
+        options.policies.append(value)
+    elif name == "--log":
+        options.log = value
+    elif value in _ARMS:
+        options.arm = value
+    else:
+        raise EnforceError(f"--arm {value}: must be now, exec or entry")
+
+
+def _default_policy(name: str) -> str:
+    return f"{os.path.basename(name.rstrip('/')) or 'program'}.policy"
+
+
+def _policies(compiled: Sequence[Compiled]) -> list[tuple[str, Policy]]:
+    """The policies again, from the texts that the filters were compiled from."""
+    return [
+        (path, filters.parsed(path, content, dict(one.sources).__getitem__).policy)
+        for one in compiled
+        for path, content in one.sources[:1]
+    ]
+
+
+def _open_log(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise EnforceError(f"the log {path} cannot be opened: {error.strerror}") from error
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _say(text: str, stderr: int) -> None:
+    try:
+        if stderr >= 0:
+            os.write(stderr, os.fsencode(text) + b"\n")
+    except OSError:
+        return

@@ -1,0 +1,1 @@
+"""Comparisons, findings and changes -> text, JSON, Markdown and SARIF, and the questions of `review`."""

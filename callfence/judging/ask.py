@@ -1,0 +1,187 @@
+"""The questions of `callfence review`, one for each change, and what is answered to them on a terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from callfence.commands.allow import parse_entries
+from callfence.shared.text import on_one_line
+from policygen.language.document import PolicyError, parse
+from policygen.review.catalogue import Level
+from policygen.review.changes import EntryChange, PolicyChange, SettingChange, with_found
+from policygen.review.lint import WHY, lint
+from policygen.review.resolve import Answer, Decision, takes_reason
+from tracer.abi import table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from policygen.language.document import Document
+    from policygen.model import Entry
+
+QUESTION: Final = "[a]ccept [r]eject [e]dit [s]kip [b]ack [all] [q]uit [?]: "
+HELP: Final = """\
+  a  accept it: it stays in the policy
+  r  reject it: it is taken out, and what it had replaced is put back.  A run that does the same is learned again,
+     unless the policy says `NAME: deny`
+  e  edit it, in $VISUAL or $EDITOR, or here; what was allowed before stays allowed
+  s  leave it undecided: it stays in the policy
+  b  back to the one before
+  all, in full: accept this and all that follow; they are of less and less known risk
+  q  leave this and all that follow undecided, and write what is decided; so does ^D
+  ^C leave the file as it was"""
+WORDS: Final = ("accept", "reject", "edit", "skip", "back", "quit", "help")
+
+
+class Asker:
+    """A dialogue about the changes of one policy."""
+
+    def __init__(
+        self, old: Document, new: Document, found: Sequence[PolicyChange], describe: Callable[[PolicyChange], Iterable[str]]
+    ) -> None:
+        self._old = old
+        self._new = new
+        self._found = found
+        self._describe = describe
+        self._accepted = {(one.arch, one.name, one.rule) for one in lint(new) if one.accepted}
+
+    def ask(self) -> dict[PolicyChange, Decision]:
+        """What was decided, until q or ^D.  Raises KeyboardInterrupt for ^C."""
+        decisions: dict[PolicyChange, Decision] = {}
+        index = 0
+        try:
+            while index < len(self._found):
+                decision, go = self._decide(index, self._found[index])
+                if decision is not None:
+                    decisions[self._found[index]] = decision
+                if go == "all":
+                    return decisions | dict.fromkeys(self._found[index + 1 :], Decision(Answer.ACCEPT))
+                index = max(0, index - 1) if go == "back" else index + 1
+        except EOFError:
+            print()
+        return decisions
+
+    def _decide(self, index: int, change: PolicyChange) -> tuple[Decision | None, Literal["on", "back", "all"]]:
+        """What to do with a change, if anything, and where to go from there.  EOFError: no further."""
+        shown = change
+        self._show(index, shown)
+        while True:
+            word = read_line(QUESTION).strip().lower()
+            instead = shown.after if isinstance(shown, EntryChange) and shown is not change else None
+            if word == "all":
+                return Decision(Answer.ACCEPT, instead), "all"
+            match next((known for known in WORDS if word and known.startswith(word)), ""):
+                case "accept":
+                    return Decision(Answer.ACCEPT, instead, self._why(shown)), "on"
+                case "reject":
+                    return Decision(Answer.REJECT), "on"
+                case "skip":
+                    return Decision(Answer.SKIP), "on"
+                case "back":
+                    return None, "back"
+                case "quit":
+                    raise EOFError
+                case "edit" if isinstance(shown, EntryChange) and shown.after is not None:
+                    edited = self._edit(shown, shown.after)
+                    if edited is not None:
+                        shown = edited
+                        self._show(index, shown)
+                case "edit":
+                    print("  there is no line to edit: accept or reject it, and edit the policy")
+                case _:
+                    print(HELP)
+
+    def _show(self, index: int, change: PolicyChange) -> None:
+        print(f"\n({index + 1} of {len(self._found)})")
+        for line in self._describe(change):
+            print(line)
+
+    def _why(self, change: PolicyChange) -> str:
+        """The reason for what lint would warn of; '' for none, and where there is one."""
+        arch, name = (None, change.word) if isinstance(change, SettingChange) else (change.arch, _name(change))
+        rows = [row for one in change.found for row in one.dangers if row.level.rank >= Level.WARNING.rank]
+        if all((arch, name, row.id) in self._accepted for row in rows) or not takes_reason(self._new, change):
+            return ""
+        while True:
+            reason = read_line(f"why? (becomes a `{WHY}` comment; empty: none) ").strip()
+            try:
+                parse(f"{WHY} {reason}")
+            except PolicyError as error:
+                print(f"  {error.message}")
+            else:
+                return reason
+
+    def _edit(self, change: EntryChange, entry: Entry) -> EntryChange | None:
+        """The change with another entry; None if it is to stay as it is."""
+        text = on_one_line(change.arch, change.number, entry)
+        while True:
+            text = _edited(text)
+            if not text.strip():
+                return None
+            try:
+                return with_found(self._old.policy, replace(change, after=_parsed(change, entry, text)), self._new.policy.table)
+            except PolicyError as error:
+                print(error)
+            if _editor() and read_line("Enter edits it again, b leaves it as it was: ").strip():
+                return None
+
+
+def _name(change: EntryChange) -> str:
+    return table(change.arch).by_number[change.number].name
+
+
+def _parsed(change: EntryChange, entry: Entry, text: str) -> Entry:
+    """The one entry of the change's call.  Raises PolicyError for any other, and for one that answers otherwise."""
+    policy = parse_entries(text, change.arch)
+    found = policy.entries.get(change.arch, {})
+    line = text.strip().splitlines()[0]
+    if [*found] != [change.number] or len(policy.entries) > 1:
+        raise PolicyError("LINE", 1, 1, f"it is to be the entry of {_name(change)} alone", line, length=len(line))
+    edited = found[change.number]
+    if not change.whole and (edited.action, edited.otherwise) != (entry.action, entry.otherwise):
+        message = "it is to answer as before, under other conditions"
+        raise PolicyError("LINE", 1, 1, message, line, "to allow nothing of it, reject it", len(line))
+    return edited
+
+
+def read_line(prompt: str, text: str = "") -> str:
+    """A line from the terminal, with `text` to begin with where it can be edited.  EOFError, KeyboardInterrupt."""
+    try:
+        import readline
+    except ImportError:  # Python may be built without it: the prompt then shows what there is
+        return input(f"{prompt}[{text}] " if text else prompt) or text
+    readline.set_startup_hook((lambda: readline.insert_text(text)) if text else None)
+    try:
+        return input(prompt)
+    finally:
+        readline.set_startup_hook(None)
+
+
+def _editor() -> str:
+    return os.environ.get("VISUAL") or os.environ.get("EDITOR") or ""
+
+
+def _edited(text: str) -> str:
+    """The text as edited; '' to leave it."""
+    if not _editor():
+        return read_line("edit (empty: as it was): ", text)
+    with tempfile.TemporaryDirectory(prefix="callfence-") as folder:
+        path = Path(folder, "line.policy")
+        path.write_text(f"{text.rstrip()}\n")
+        # The terminal's signals are the editor's, as git has it.
+        editor = subprocess.Popen(["sh", "-c", f'{_editor()} "$@"', "sh", path])
+        old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            status = editor.wait()
+        finally:
+            signal.signal(signal.SIGINT, old)
+        if status:
+            print(f"  {_editor()} ended with status {status}: it stays as it was")
+            return ""
+        return path.read_text()

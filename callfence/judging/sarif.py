@@ -1,0 +1,75 @@
+"""Findings in SARIF 2.1.0 (docs.oasis-open.org/sarif/sarif/v2.1.0), which code-scanning services read."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from callfence import __version__
+from policygen.review.catalogue import Level
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
+LEVELS: Final = {Level.DANGER: "error", Level.WARNING: "warning", Level.NOTE: "note"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    id: str
+    short: str
+    full: str
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    rule: Rule
+    level: Level
+    message: str
+    file: str
+    line: int | None
+    identity: str
+    """What makes it the same result in another version of the file: neither line numbers nor order."""
+    accepted: str = ""
+
+
+def sarif(results: Sequence[Result]) -> dict[str, object]:
+    """The log of one run."""
+    rules = sorted({result.rule.id: result.rule for result in results}.values(), key=lambda rule: rule.id)
+    index = {rule.id: number for number, rule in enumerate(rules)}
+    driver = {
+        "name": "callfence",
+        "version": __version__,
+        "rules": [
+            {
+                "id": rule.id,
+                "shortDescription": {"text": rule.short},
+                "fullDescription": {"text": rule.full},
+                "help": {"text": rule.help},
+            }
+            for rule in rules
+        ],
+    }
+    run = {"tool": {"driver": driver}, "results": [_result(result, index[result.rule.id]) for result in results]}
+    return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def _result(result: Result, index: int) -> dict[str, object]:
+    place: dict[str, object] = {"artifactLocation": {"uri": quote(result.file)}}
+    if result.line is not None:
+        place["region"] = {"startLine": result.line}
+    made: dict[str, object] = {
+        "ruleId": result.rule.id,
+        "ruleIndex": index,
+        "level": LEVELS[result.level],
+        "message": {"text": result.message},
+        "locations": [{"physicalLocation": place}],
+        "partialFingerprints": {"callfence/v1": f"{zlib.crc32(f'{result.rule.id} {result.identity}'.encode()):08x}"},
+    }
+    if result.accepted:
+        made["suppressions"] = [{"kind": "inSource", "justification": result.accepted}]
+    return made

@@ -1,0 +1,102 @@
+"""`callfence import` of what programs were seen to do: a recording, and the policy that learning makes of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from callfence.learning import baseline
+from callfence.learning.summary import size_of
+from callfence.shared.files import recording_path
+from callfence.shared.inputs import InputError, content
+from callfence.shared.text import plural, printable
+from policygen import formats
+from policygen.filter.compile import CompileError
+from policygen.filter.library import LibseccompError
+from policygen.formats import ImportFormatError
+from policygen.language.document import parse_file
+from policygen.learning.generate import generate
+from policygen.learning.within import forbidden, generate_within
+from policygen.recording import atomic, recording_file
+from policygen.recording.runs import Recording, merge
+
+if TYPE_CHECKING:
+    import argparse
+
+    from policygen.formats import Options
+    from policygen.language.document import Document
+    from policygen.learning.generate import Generated
+
+MAX_LOG = 2 << 30
+"""Bytes: an hour of strace takes some hundred MiB."""
+
+
+def import_recording(options: argparse.Namespace, given: Options) -> int:
+    """Into NAME.rec, into NAME.policy and its recording as `learn` does, or as a policy to standard output.
+
+    Raises InputError and what `inputs.judged` tells.
+    """
+    output = Path(options.output) if options.output else None
+    if output is not None and output.suffix not in (".policy", ".rec"):
+        raise InputError(f"{output}: a recording is written to NAME.rec, or to NAME.policy and its recording")
+    recording = _read(options.format, options.file, given)
+    for gap in dict.fromkeys(gap for run in recording.runs for gap in run.gaps):
+        print(printable(f"callfence import: {options.file}: {gap}"), file=sys.stderr)
+    if output is None:
+        generated = _generate(recording, None, f"{options.file} ({options.format})", options)
+        sys.stdout.write(generated.document.text())
+    elif output.suffix == ".policy":
+        _into_policy(output, recording, options)
+    else:
+        recording_file.update(output, lambda old: merge(old, recording))
+    return 0
+
+
+def _into_policy(policy: Path, recording: Recording, options: argparse.Namespace) -> None:
+    """Adds the runs to the policy and its recording, under one lock, and says what the policy is then."""
+
+    def change(old: Recording) -> Recording:
+        existing = parse_file(policy) if policy.exists() else None
+        generated = _generate(recording, existing, policy.name.removesuffix(".policy"), options)
+        if generated.document is not existing:
+            atomic.write(policy, generated.document.text().encode())
+        new = plural(len(generated.new), "call") if existing else "everything"
+        print(
+            f"{policy}: {plural(len(recording.runs), 'run')}, {size_of(generated.document.policy)}; new: {new}", file=sys.stderr
+        )
+        return merge(old, recording)
+
+    recording_file.update(recording_path(policy), change)
+
+
+def _generate(recording: Recording, existing: Document | None, name: str, options: argparse.Namespace) -> Generated:
+    """Says what no policy can allow, and what the baseline forbids.  Raises InputError."""
+    try:
+        if options.within is None:
+            generated = generate(recording.observations, existing, name=name)
+        else:
+            base = baseline.read(options.within)
+            try:
+                generated = generate_within(recording.observations, existing, base, name=name)
+            except ValueError as error:
+                raise InputError(f"{name}: {error}") from error
+            baseline.print_forbidden(options.within, base, forbidden(recording.observations, base), sys.stderr)
+    except (CompileError, LibseccompError) as error:
+        raise InputError(str(error)) from error
+    for gap in generated.gaps:
+        print(f"callfence import: {options.file}: {gap}", file=sys.stderr)
+    return generated
+
+
+def _read(name: str, file: str, given: Options) -> Recording:
+    """Raises InputError."""
+    try:
+        recording: Recording = formats.module(name).record(content(file, MAX_LOG), file, given)
+    except ImportFormatError as error:
+        raise InputError(str(error)) from error
+    path = Path(file)
+    if path.is_file():  # where the log has no dates, the file has one
+        runs = (run._replace(started=run.started or path.stat().st_mtime_ns) for run in recording.runs)
+        recording = Recording(tuple(runs), recording.observations)
+    return recording

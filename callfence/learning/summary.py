@@ -1,0 +1,147 @@
+"""What `learn` says at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from callfence.learning.sure import call_name, has_names_only, sureness
+from callfence.shared.text import command_line, plural, printable
+from policygen.completeness.confidence import confidence
+from policygen.completeness.discovery import discovery
+from policygen.language.naming import format_entry
+from policygen.language.normal import normal_expression
+from policygen.model import Always, Entry, Or
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import TextIO
+
+    from policygen.language.document import Document
+    from policygen.learning.generate import Generated, New
+    from policygen.model import Expression, Policy
+    from policygen.recording.runs import Recording, Run
+
+MANY_NEW = 40
+"""Lines of new behaviour that are shown; the policy's own diff shows the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A run that has been added to its recording and its policy."""
+
+    policy: Path
+    recording: Recording
+    run: Run
+    existing: Document | None
+    generated: Generated
+
+
+def print_summary(learned: Learned, file: TextIO) -> None:
+    """The new behaviour, then the table: drawn on a terminal, plain lines elsewhere."""
+    rows = _rows(learned)
+    lines = _news(learned)
+    if file.isatty():
+        from callfence.shared import terminal
+
+        terminal.print_summary(f"learned {learned.policy}", rows, lines, file)
+        return
+    width = max(len(label) for label, _ in rows)
+    print(f"learned {learned.policy}", file=file)
+    for label, text in rows:
+        print(f"  {label:{width}}  {text}", file=file)
+    for line in lines:
+        print(f"  {line}", file=file)
+    file.flush()
+
+
+def print_check(learned: Learned, accept: Sequence[str], file: TextIO) -> None:
+    """What `learn --check` found: the new lines, and `accept`, the command that accepts them."""
+    new = bool(learned.generated.new)
+    print(f"{learned.policy}: {f'new behaviour, {_new(learned)}' if new else 'nothing new'}", file=file)
+    for line in _news(learned):
+        print(f"  {line}", file=file)
+    for gap in (*learned.run.gaps, *learned.generated.gaps):
+        print(f"  not observed: {printable(gap)}", file=file)
+    if new:
+        print(f"to accept it, run this, and commit {learned.policy}:\n  {command_line(accept)}", file=file)
+    file.flush()
+
+
+def _rows(learned: Learned) -> list[tuple[str, str]]:
+    policy = learned.generated.document.policy
+    names_only = has_names_only(policy)
+    sure = confidence(learned.recording, names_only=names_only)
+    calls = sum(seen.counts[_column(learned)] for seen in learned.recording.observations)
+    rows = [
+        ("this run", f"{plural(calls, 'call')}{' looked at' if learned.run.warm else ''}, {_ending(learned.run)}"),
+        ("policy", size_of(policy)),
+        ("new", _new(learned)),
+    ]
+    if learned.generated.widenings:
+        widened = plural(sum(learned.generated.widenings.values()), "observation")
+        places = plural(len(learned.generated.widenings), "place")
+        rows.append(("widened", f"{widened} in {places} beyond what was seen"))
+    rows += [
+        ("how sure", sureness(sure, discovery(learned.recording, names_only=names_only))),
+        ("not exercised", "; ".join(sure.unseen) or "nothing that a recording shows"),
+    ]
+    rows += [("not observed", printable(gap)) for gap in (*learned.run.gaps, *learned.generated.gaps)]
+    for seen in learned.generated.refused:
+        rows.append(("refused", f"{call_name(seen.arch, seen.number)}: the policy denies it in so many words; left so"))
+    return rows
+
+
+def _column(learned: Learned) -> int:
+    return [run.id for run in learned.recording.runs].index(learned.run.id)
+
+
+def _ending(run: Run) -> str:
+    if run.status is None:
+        return "let go of while running"
+    return f"exit status {run.status}" if run.status >= 0 else f"ended by signal {-run.status}"
+
+
+def size_of(policy: Policy) -> str:
+    """`52 syscalls, 63 rules, 17 syscalls with conditions on arguments`."""
+    entries = [entry for section in policy.entries.values() for entry in section.values()]
+    rules = sum(_alternatives(entry.expression) for entry in entries)
+    constrained = sum(not isinstance(entry.expression, Always) for entry in entries)
+    conditions = f"{plural(constrained, 'syscall')} with conditions on arguments"
+    return f"{plural(len(entries), 'syscall')}, {plural(rules, 'rule')}, {conditions}"
+
+
+def _alternatives(expression: Expression) -> int:
+    return len(expression.parts) if isinstance(expression, Or) else 1
+
+
+def _new(learned: Learned) -> str:
+    new = learned.generated.new
+    if learned.existing is None:
+        return "everything: there was no policy before"
+    if not new:
+        return "nothing"
+    first = sum(one.first for one in new)
+    more = len(new) - first
+    parts = [plural(first, "syscall")] * bool(first)
+    parts += [f"more of {more} that {'was' if more == 1 else 'were'} allowed in part"] * bool(more)
+    return ", and ".join(parts)
+
+
+def _news(learned: Learned) -> list[str]:
+    """The alternatives that an existing policy did not have, as lines of the policy language."""
+    if learned.existing is None:
+        return []
+    lines = [
+        f"+ {line}"
+        for new in learned.generated.new
+        for line in format_entry(new.arch, new.number, _added(new)).splitlines()
+    ]
+    if len(lines) > MANY_NEW:
+        lines[MANY_NEW:] = [f"... and {plural(len(lines) - MANY_NEW, 'line')} more"]
+    return lines
+
+
+def _added(new: New) -> Entry:
+    return Entry(normal_expression(new.arch, new.number, Or(new.alternatives)), new.entry.action)

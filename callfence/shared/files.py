@@ -1,0 +1,34 @@
+"""Where a program's policy and recording are, unless the command line says otherwise."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policygen.recording import atomic
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+
+def policy_path(program: str) -> Path:
+    """`NAME.policy` in the current folder, NAME being the basename of the program."""
+    return Path(f"{os.path.basename(program.rstrip('/')) or 'program'}.policy")
+
+
+def recording_path(policy: Path) -> Path:
+    """`.callfence/NAME.rec` beside `NAME.policy`."""
+    return policy.parent / ".callfence" / f"{policy.name.removesuffix('.policy')}.rec"
+
+
+def output(name: str) -> str | None:
+    """What `-o` names: None for `-`, which is standard output as it is without the option."""
+    return None if name == "-" else name
+
+
+def locked(policy: Path) -> AbstractContextManager[None]:
+    """Keeps learn, which holds this lock while it writes the policy, waiting; there is none where it never ran."""
+    recording = recording_path(policy)
+    return atomic.locked(recording) if recording.parent.is_dir() else nullcontext()

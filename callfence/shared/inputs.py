@@ -1,0 +1,93 @@
+"""The files that the commands which judge policies are given."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from callfence.shared.text import printable
+from policygen.filter import bpf
+from policygen.language.document import MAX_SIZE, Document, PolicyError, parse, read_text
+from policygen.language.lexer import decode
+from policygen.recording.recording_file import RecordingError
+from policygen.sets.algebra import TooComplexError
+from policygen.sets.join import JoinError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class InputError(Exception):
+    """Bad input.  `str()` is what to tell the user."""
+
+
+def content(name: str, limit: int = MAX_SIZE) -> bytes:
+    """The bytes of a file; `-` is standard input.  Raises InputError, also for more than `limit` bytes: a device without end
+    must not fill the memory."""
+    try:
+        if name == "-":
+            data = sys.stdin.buffer.read(limit + 1)
+        else:
+            with open(name, "rb") as file:
+                data = file.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from error
+    if len(data) > limit:
+        what = "no policy and no filter" if limit == MAX_SIZE else "too long to be read"
+        raise InputError(f"{name}: more than {limit >> 20} MiB, which is {what}")
+    return data
+
+
+def document(name: str, data: bytes | None = None) -> Document:
+    """The policy in a file, whose content may be read already; or what a container profile (JSON) says, with a word about
+    that on standard error.  Raises InputError."""
+    if data is None:
+        data = content(name)
+    shown = "<stdin>" if name == "-" else name
+    if data.lstrip()[:1] == b"{":  # no policy begins so
+        from callfence.commands.import_ import profile
+
+        return profile(shown, data)
+    try:
+        return parse(decode(data, shown), shown, read=read_text)
+    except PolicyError as error:
+        raise InputError(str(error)) from error
+
+
+def program(name: str, data: bytes | None = None) -> bytes:
+    """The filter in a file: an array of struct sock_filter, as the kernel takes it.  Raises InputError."""
+    if data is None:
+        data = content(name)
+    try:
+        bpf.decode(data)
+    except bpf.InvalidProgramError as error:
+        raise InputError(f"{name}: not a filter that the kernel would load: {error}") from error
+    return data
+
+
+def is_program(data: bytes) -> bool:
+    """Whether a file's content is meant to be a filter: no policy has NULs, and every filter has."""
+    return b"\0" in data
+
+
+def judged(command: str, work: Callable[[], int]) -> int:
+    """The exit status of a command: 2, and the reason on standard error, for bad input.
+
+    A reader of its output that has gone (`callfence diff A B | head`) ends it without a word, by SIGPIPE."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        return work()
+    except (PolicyError, RecordingError) as error:
+        tell(str(error))
+    except (InputError, JoinError, TooComplexError) as error:
+        message = str(error)
+        tell(message if "\n" in message else f"callfence {command}: {message}")
+    except OSError as error:
+        tell(f"callfence {command}: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")
+    return 2
+
+
+def tell(message: str) -> None:
+    """On standard error; what it quotes of a file must not drive the reader's terminal."""
+    print("\n".join(map(printable, message.split("\n"))), file=sys.stderr)

@@ -1,0 +1,84 @@
+"""`arm now`: this process installs the filter on itself, and then executes the program under it.
+
+Needs no ptrace.  The listener reaches the helper through a shared table of descriptors (CLONE_FILES), because under
+an arbitrary filter no call can be relied on to hand it over; for the same reason both sides wait by looking at shared
+memory.  In the program the execve closes it: listeners are close-on-exec (seccomp_unotify(2)).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from enforcer import helper, kernel
+from enforcer.arming import arm
+from enforcer.errors import EnforceError
+from enforcer.reporting import answer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from mmap import mmap
+    from typing import NoReturn
+
+    from enforcer.reporting.reporter import Reporter
+
+_READY, _INSTALLED, _TAKEN = 0, 1, 2  # flags: bytes of the shared page; the descriptor's number follows them
+_NUMBER = slice(8, 12)
+_PAUSE = 0.0001  # seconds
+_SPINS = 200_000_000
+"""Looks at the shared page, some seconds, before the helper is given up."""
+
+
+def install(filter_: bytes, reporter: Reporter | None) -> object:
+    """Confine this process.  With a reporter, a helper answers from then on.  OSError if the kernel refuses.
+
+    The result must be held until the execve: releasing it would be a call, which the filter may deny.
+    """
+    if reporter is None:
+        kernel.install(filter_, 0)
+        return None
+    import gc
+    import mmap
+    import time
+
+    from enforcer.launch import in_helper
+
+    shared = mmap.mmap(-1, mmap.PAGESIZE)
+    program = os.getpid()
+    if in_helper(kernel.CLONE_FILES):
+        helper.guarded(lambda: _take(program, shared, reporter))
+    while not shared[_READY]:
+        time.sleep(_PAUSE)
+    gc.disable()  # from here on, no call may be made but the execve
+    flags = kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER
+    try:
+        listener = kernel.install(filter_, flags | kernel.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise EnforceError(arm.BUSY) from error
+        if error.errno != errno.EINVAL:  # before Linux 5.19
+            raise
+        listener = kernel.install(filter_, flags)
+    shared[_NUMBER] = listener.to_bytes(4, "little")
+    shared[_INSTALLED] = 1
+    for _ in range(_SPINS):
+        if shared[_TAKEN]:
+            return shared
+    raise EnforceError("the helper process died")
+
+
+def _take(program: int, shared: mmap, reporter: Reporter) -> NoReturn:
+    """The helper: wait for the listener, take the table of descriptors for itself, and serve."""
+    import time
+
+    pidfd = kernel.pidfd_open(program)
+    shared[_READY] = 1
+    while not shared[_INSTALLED]:
+        if helper.has_ended(pidfd):
+            os._exit(0)
+        time.sleep(_PAUSE)
+    listener = int.from_bytes(shared[_NUMBER], "little")
+    kernel.unshare_files()
+    shared[_TAKEN] = 1
+    helper.withdraw(d for d in (pidfd, listener, reporter.descriptor) if d >= 0)
+    answer.serve(pidfd, listener, reporter)

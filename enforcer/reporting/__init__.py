@@ -1,0 +1,1 @@
+"""Calls that the filter did not allow -> their answers (`answer`) and reports."""

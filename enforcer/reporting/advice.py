@@ -1,0 +1,59 @@
+"""What to change in a policy for a call that it did not allow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from enforcer.text import file_word, word
+from policygen.language.naming import format_entry
+from policygen.learning.extend import Options, constrained, extend
+from policygen.recording.observation import Observation, kept
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from policygen.model import Policy
+
+
+class Advice(NamedTuple):
+    """What to do with which lines of which file."""
+
+    file: str
+    what: str
+    """To be followed by the lines."""
+    line: str
+    """An entry of the policy language, which may go over several lines; '' if no entry would help."""
+    command: str = ""
+    """The shell command that does it; '' likewise."""
+
+
+def advise(policy: Policy, file: str, event: Event) -> Advice:
+    """The entry with which the policy allows the call and its like, besides all that it allows already.
+
+    It is what `learn` would write, which generalises: pointers and sizes are free, for instance, unless the entry
+    constrains them already.
+    """
+    arch = Arch.from_audit(event.arch)
+    if arch is None or event.number not in table(arch).by_number:
+        return Advice(file, "no policy can allow it", "")
+    calls, number = table(arch), event.number
+    section = policy.entries.get(arch)
+    present = section.get(number) if section else None
+    held = constrained(present.expression) if present else frozenset()
+    plain = calls.by_number[number].arguments
+    arguments = (
+        argument.value(register) if value is None and index in held else value
+        for index, (argument, register, value) in enumerate(zip(plain, event.arguments, kept(calls, event), strict=False))
+    )
+    observation = Observation(event.arch, number, tuple(arguments), "", (1,), "", event.arguments)
+    options = Options(allow_opaque=(calls.by_number[number].name,))
+    extended = extend(present, policy.default, (observation,), calls, options)
+    if extended.refused or extended.entry is None:
+        return Advice(file, f"{file} refuses it in so many words", "")
+    line = format_entry(arch, number, extended.entry)
+    option = "" if arch is next(iter(policy.entries), None) else f"--arch {arch} "
+    command = f"callfence allow {option}{file_word(file)} {word(' '.join(line.split()))}"
+    if section is None:
+        return Advice(file, f"to allow it, add to the end of {file}:", f"arch {arch}\n{line}", command)
+    where = file if len(policy.entries) == 1 else f"{file}, section `arch {arch}`"
+    what = f"replace its entry in {where}, with" if present else f"add to {where}"
+    return Advice(file, f"to allow it, {what}:", line, command)

@@ -1,0 +1,90 @@
+"""How sure one may be that a policy learned from some runs fits the next one.
+
+Runs are taken as draws from all the ways in which the program is used.  If they were all alike (the same input each
+time), the estimate speaks of runs like these, and of no others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from policygen.completeness.needs import known_from, last_new, needed, needs
+from tracer.abi import Arch
+
+if TYPE_CHECKING:
+    from policygen.recording.runs import Recording, Run
+
+
+class Unseen(StrEnum):
+    """What no run has exercised, as far as a recording can tell: it knows the calls, not their results."""
+
+    SIGNAL = "no signal handler returned"
+    SHUTDOWN = "no run was observed to its own exit: each was ended by a signal or not followed to the end"
+    FAILURE = "no run ended with a failure status"
+    VARIETY = "every run had the same command line"
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """What a recording's runs say about the next one."""
+
+    runs: int
+    chance: float | None
+    """Estimated chance that one more run needs a rule that the others do not give: the share of the runs of which that
+    is true, seen from all others (Good and Turing's estimate, with runs for draws).  None for fewer than two runs, of
+    which nothing can be said.  What a warm run needs of the policy it ran with is not recorded, so that no rule
+    from before one counts as needed by a single run: the estimate is then that of the runs since."""
+    at_most: float | None
+    """With no such run, the chance that would still give that outcome one time in twenty: 1 - 0.05**(1/runs);
+    with warm runs, only those since the last new rule are counted."""
+    last_new: Run | None
+    """The run that brought the last rule, or part of one, that no earlier run gave."""
+    single: tuple[tuple[int, int], ...]
+    """The calls (arch, number) that have a rule seen in one run only, as far as is known; ascending."""
+    unseen: tuple[Unseen, ...]
+
+
+def confidence(recording: Recording, *, names_only: bool = False) -> Confidence:
+    """With `names_only`, for a policy that was learned so."""
+    runs = recording.runs
+    lonely: set[int] = set()
+    last, single = -1, set()
+    start = known_from(runs)
+    for need in needs(recording.observations, names_only=names_only):
+        last = max(last, last_new(need))
+        if len(need.rules) == 1 and need.columns[0] >= start:
+            single.add((need.arch, need.number))
+        lonely.update(column for column in needed(need) if column >= start)
+    several = len(runs) > 1
+    quiet = len(runs) - 1 - last if start else len(runs)
+    return Confidence(
+        runs=len(runs),
+        chance=len(lonely) / len(runs) if several else None,
+        at_most=1 - 0.05 ** (1 / quiet) if several and quiet and not lonely else None,
+        last_new=runs[last] if last >= 0 else None,
+        single=tuple(sorted(single)),
+        unseen=unseen(recording),
+    )
+
+
+def unseen(recording: Recording) -> tuple[Unseen, ...]:
+    runs = recording.runs
+    numbers = {(observation.arch, observation.number) for observation in recording.observations}
+    found = {
+        Unseen.SIGNAL: numbers.isdisjoint(_SIGNAL_RETURNS),
+        Unseen.SHUTDOWN: not any(run.complete and run.status is not None and run.status >= 0 for run in runs),
+        Unseen.FAILURE: not any(run.status is not None and run.status > 0 for run in runs),
+        Unseen.VARIETY: len(runs) > 1 and len({run.command for run in runs}) == 1,
+    }
+    return tuple(what for what, is_unseen in found.items() if is_unseen)
+
+
+# asm/unistd_64.h, asm/unistd_32.h (sigreturn and rt_sigreturn), asm-generic/unistd.h
+_SIGNAL_RETURNS = {
+    (Arch.X86_64.audit, 15),
+    (Arch.I386.audit, 119),
+    (Arch.I386.audit, 173),
+    (Arch.AARCH64.audit, 139),
+}

@@ -1,0 +1,57 @@
+"""Which executables a recording has, and which of them started which."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from policygen.completeness.needs import Column
+    from policygen.recording.runs import Recording
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One executable of a recording."""
+
+    executable: str
+    syscalls: Mapping[tuple[int, int], int]
+    """How often it made each call (AUDIT_ARCH_*, number), over all runs."""
+    runs: tuple[Column, ...]
+    """Those in which it ran."""
+    is_first: bool
+    """Whether a run began with it."""
+    starters: tuple[str, ...]
+    """The executables that started it, ascending; itself may be one.  Empty, too, where nothing is known of it."""
+
+    @property
+    def calls(self) -> int:
+        """How many it made, over all runs.  A warm run counts only what was new then."""
+        return sum(self.syscalls.values())
+
+
+def programs(recording: Recording) -> tuple[Program, ...]:
+    """By executable."""
+    syscalls: defaultdict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
+    runs: defaultdict[str, set[Column]] = defaultdict(set)
+    starters: defaultdict[str, set[str]] = defaultdict(set)
+    for observation in recording.observations:
+        syscalls[observation.executable][observation.arch, observation.number] += observation.calls
+        runs[observation.executable].update(column for column, count in enumerate(observation.counts) if count)
+    for column, run in enumerate(recording.runs):
+        for before, after in run.executed:
+            runs[after].add(column)
+            starters[after].add(before)
+    return tuple(
+        Program(
+            one,
+            dict(sorted(syscalls[one].items())),
+            tuple(sorted(those)),
+            "" in starters[one],
+            tuple(sorted(starters[one] - {""})),
+        )
+        for one, those in sorted(runs.items())
+    )

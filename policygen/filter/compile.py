@@ -1,0 +1,191 @@
+"""A policy's filter: our own dispatch around programs that libseccomp writes, proved before it is returned.
+
+    ld arch            foreign -> kill                                  } once
+    ld nr              newer than the table -> unknown, x32 -> kill     }
+    calls of another base -> its program                                } for each architecture
+    the program of the default base ... the programs of the other bases }
+
+libseccomp's programs have one default action each, which it must not mix within a call (it miscompiles that).  A *base*
+is that action: of an entry's two answers one becomes the base and the other is written as rules, whichever takes fewer
+masked comparisons.  So `a != 0 && b != 0` is two rules that deny over a base that allows, instead of 1,024 that allow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from policygen.filter import bpf
+from policygen.filter.bpf import Instruction
+from policygen.filter.library import LibseccompError
+from policygen.filter.libseccomp import Rule, generate
+from policygen.filter.verify import NOTIFY, reported, verify
+from policygen.language.naming import format_call
+from policygen.model import KILL, Action, Entry, Policy
+from policygen.sets import region
+from policygen.sets.algebra import FALSE, MAX_CUBES, TRUE, TooComplexError
+from tracer.abi import X32_BIT, Arch, table
+
+if TYPE_CHECKING:
+    from policygen.filter.libseccomp import Comparison
+    from tracer.abi import Event
+
+_LOAD = bpf.LD | bpf.ABS
+_RET, _JA = bpf.RET | bpf.K, bpf.JMP | bpf.JA
+_JEQ, _JGT, _JGE = (bpf.JMP | jump | bpf.K for jump in (bpf.JEQ, bpf.JGT, bpf.JGE))
+
+
+class CompileError(Exception):
+    """The policy has no filter: it is too large, libseccomp is missing or failed, or what it wrote is wrong."""
+
+
+class WrongFilterError(CompileError):
+    """What libseccomp wrote is not the policy; nobody has used it."""
+
+    def __init__(self, program: bytes, event: Event) -> None:
+        super().__init__(
+            f"libseccomp wrote a wrong filter for this policy, which was not used: it answers {format_call(event)} "
+            f"with {bpf.action_text(bpf.run(program, event))}"
+        )
+        self.program = program
+        self.event = event
+
+
+def compile_policy(policy: Policy, *, report: bool = False) -> bytes:
+    """The policy's filter: struct sock_filter, 8 bytes each, host byte order, at most 4096 of them; proved equal to
+    the policy on every input.  CompileError if there is none.
+
+    With `report`, denials that the policy does not write are left to a supervisor: see `verify.reported`."""
+    meant, refused = (reported(policy), NOTIFY) if report else (policy, KILL)
+    try:
+        instructions = _program(meant, refused)
+        if len(instructions) > bpf.MAX_INSTRUCTIONS:
+            raise CompileError(_too_large(meant, instructions))
+        program = bpf.encode(instructions)
+        wrong = verify(program, policy, report)
+    except LibseccompError as error:
+        raise CompileError(str(error)) from error
+    except TooComplexError as error:
+        raise CompileError(f"the filter is too complex to be proved: {error}") from error
+    if wrong is not None:
+        raise WrongFilterError(program, wrong)
+    return program
+
+
+def _program(policy: Policy, refused: Action) -> list[Instruction]:
+    sections = {arch: _section(policy, arch, refused) for arch in Arch if arch in policy.entries}
+    jumps: list[Instruction] = []
+    distance = 1  # from the end of the jumps: the return for foreign architectures comes first
+    for place, (arch, section) in enumerate(sections.items(), 1):
+        behind = 2 * (len(sections) - place)
+        jumps += [Instruction(_JEQ, 0, 1, arch.audit), Instruction(_JA, k=behind + distance)]
+        distance += len(section)
+    return [
+        Instruction(_LOAD, k=bpf.ARCH),
+        *jumps,
+        Instruction(_RET, k=bpf.ret(refused)),
+        *(instruction for section in sections.values() for instruction in section),
+    ]
+
+
+def _section(policy: Policy, arch: Arch, refused: Action) -> list[Instruction]:
+    """The filter for calls of one architecture."""
+    bases: dict[Action, list[Rule]] = {policy.default: []}
+    for number, entry in sorted(policy.entries[arch].items()):
+        plan = _plan(policy, arch, number, entry)
+        if plan.base != plan.answer:
+            bases.setdefault(plan.base, []).append(Rule(number, bpf.ret(plan.answer), plan.alternatives))
+    programs = [generate(bpf.ret(base), rules) for base, rules in bases.items()]
+    numbers = [[rule.number for rule in rules] for rules in bases.values()]
+    dispatch: list[Instruction] = []
+    distance = sum(map(len, programs))
+    for place in range(len(programs) - 1, 0, -1):
+        distance -= len(programs[place])
+        for number in numbers[place]:
+            dispatch = [Instruction(_JEQ, 0, 1, number), Instruction(_JA, k=len(dispatch) + distance), *dispatch]
+    return [*_edges(policy, arch, refused), *dispatch, *(one for program in programs for one in program)]
+
+
+def _edges(policy: Policy, arch: Arch, refused: Action) -> list[Instruction]:
+    """Numbers that no entry can have; leaves the number in the accumulator."""
+    newest = table(arch).newest(policy.table)
+    unknown = Instruction(_RET, k=bpf.ret(policy.unknown))
+    if arch is not Arch.X86_64:
+        return [Instruction(_LOAD, k=bpf.NUMBER), Instruction(_JGT, 0, 1, newest), unknown]
+    return [
+        Instruction(_LOAD, k=bpf.NUMBER),
+        Instruction(_JGT, 0, 4, newest),
+        Instruction(_JGT, 1, 0, 2 * X32_BIT - 1),  # larger ones are negative: no call of any kind
+        Instruction(_JGE, 1, 0, X32_BIT),
+        unknown,
+        Instruction(_RET, k=bpf.ret(refused)),
+    ]
+
+
+class _Plan(NamedTuple):
+    """One entry, as rules over a base."""
+
+    base: Action
+    answer: Action
+    """What the rules return."""
+    alternatives: tuple[tuple[Comparison, ...], ...]
+
+
+def _plan(policy: Policy, arch: Arch, number: int, entry: Entry) -> _Plan:
+    syscall = table(arch).by_number.get(number)
+    if syscall is None:
+        raise CompileError(f"{arch} has no system call {number}")
+    otherwise = entry.otherwise or policy.default
+    space = region.space()
+    try:
+        holds = region.truth(space, entry.expression, syscall.arguments)
+        if holds in (TRUE, FALSE) or entry.action == otherwise:
+            return _Plan(policy.default, entry.action if holds == TRUE else otherwise, ((),))
+        ways = [(otherwise, entry.action, holds), (entry.action, otherwise, space.invert(holds))]
+        ways.sort(key=lambda way: way[0] != policy.default)
+        plan, limit = None, MAX_CUBES
+        for base, answer, where in ways:
+            alternatives = region.alternatives(space, where, limit)
+            if alternatives is not None:
+                plan = _Plan(base, answer, alternatives)
+                limit = len(alternatives) // 4  # another base costs a detour, so it must be much shorter
+    except TooComplexError as error:
+        raise CompileError(f"the condition of {syscall.name} is too complex: {error}") from error
+    if plan is None:
+        raise CompileError(f"the condition of {syscall.name} takes more than {MAX_CUBES} masked comparisons")
+    return plan
+
+
+def _too_large(policy: Policy, instructions: list[Instruction]) -> str:
+    """The message that names the calls to which most of the instructions belong."""
+    shares = []
+    for arch, entries in policy.entries.items():
+        for number in entries:
+            share = _share(instructions, arch, number)
+            name = table(arch).by_number[number].name
+            shares.append((-share, f"{name} {share}" if len(policy.entries) == 1 else f"{name} ({arch}) {share}"))
+    largest = ", ".join(text for _, text in sorted(shares)[:5])
+    return (
+        f"the filter needs {len(instructions)} instructions; the kernel takes {bpf.MAX_INSTRUCTIONS}. "
+        f"Most belong to: {largest}. Fewer alternatives or wider conditions there make it smaller"
+    )
+
+
+def _share(instructions: list[Instruction], arch: Arch, number: int) -> int:
+    """How many instructions look at that call's arguments."""
+    known = {bpf.ARCH: arch.audit, bpf.NUMBER: number}
+    reached: set[tuple[int, int | None]] = set()
+    ahead: list[tuple[int, int | None]] = [(0, None)]
+    while ahead:
+        place = ahead.pop()
+        if place in reached:
+            continue
+        reached.add(place)
+        pc, accumulator = place
+        one = instructions[pc]
+        targets = bpf.successors(pc, one)
+        if one.code == _LOAD:
+            accumulator = known.get(one.k)
+        elif len(targets) == 2 and accumulator is not None:
+            targets = targets[:1] if bpf.jumps(one.code & 0xF0, accumulator, one.k) else targets[1:]
+        ahead += [(target, accumulator) for target in targets]
+    return len({pc for pc, accumulator in reached if accumulator is None})

@@ -1,0 +1,370 @@
+"""A filter back into a policy, whoever wrote it.
+
+The policy is proved to answer as the filter does on every call but those that a *remark* names: what the language has
+no words for is said, never changed in silence, and the policy is then the stricter of the two.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from policygen.filter import bpf, symbolic
+from policygen.language.naming import format_action
+from policygen.language.normal import normal
+from policygen.language.operands import operands
+from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy
+from policygen.sets import region
+from policygen.sets.algebra import FALSE, TRUE, Space, constant
+from policygen.sets.compare import runs
+from policygen.sets.express import express, nameable
+from policygen.sets.reduce import strictest
+from tracer.abi import X32_BIT, Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+    from policygen.model import Expression
+
+MAX_RULES = 256
+"""Alternatives of one entry; what takes more is not written as a policy."""
+MAX_ALL_RULES = 4096
+"""Those of all entries together: no filter of so many could be compiled again."""
+
+_LONGER = 4
+"""How many alternatives of a condition to allow one of a condition to deny is worth."""
+_ARGUMENTS = (1 << region.BITS - 64) - (1 << 64)
+"""The bits of a point that are the arguments."""
+_POINTER = (1 << 64) - 1
+"""Those of the instruction pointer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Calls for which the policy is not what the filter does."""
+
+    text: str
+    whole: bool
+    """Whether the text says all there is to know; else the instructions have the rest."""
+    call: str = ""
+    """The one call that it is about, or ''."""
+    wider: bool = False
+    """Whether the policy lets some of those calls run that the filter does not."""
+    narrower: bool = False
+    """Whether it does not let some run that the filter does."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Lifted:
+    policy: Policy
+    remarks: tuple[Remark, ...]
+    """None: the policy's own filter is equivalent."""
+
+
+def lift(program: bytes) -> Lifted:
+    """The policy that a filter is.
+
+    Raises bpf.InvalidProgramError, symbolic.UnsupportedError or algebra.TooComplexError if the filter could not be
+    loaded or followed."""
+    space = region.space()
+    return lift_function(space, symbolic.function(space, program))
+
+
+def lift_function(space: Space, function: int) -> Lifted:
+    """The policy that a function from events (`region`) to return values (`bpf.ret`) is, however it came about.
+
+    Raises algebra.TooComplexError."""
+    return _Lifting(space, function).result()
+
+
+class _Answers(NamedTuple):
+    """What one call gets: at most two actions."""
+
+    action: Action
+    where: int
+    otherwise: Action
+
+
+class _Lifting:
+    def __init__(self, space: Space, function: int) -> None:
+        self.space = space
+        self.remarks: list[tuple[Remark, int]] = []
+        """Each with the set of events that it is about, FALSE if no calls run that did not, or the reverse."""
+        self.rules = 0
+        """How many alternatives there are so far."""
+        self.excepted = FALSE
+        """The set that the remarks are about."""
+        self.kill = space.leaf(bpf.ret(KILL))
+        self.function = self._in_words(function)
+
+    def result(self) -> Lifted:
+        sections = self._sections()
+        default, unknown, version = self._settings(sections)
+        policy = Policy({arch: {} for arch in sections}, version, default=default, unknown=unknown)
+        entries = {arch: self._entries(arch, function, policy) for arch, function in sections.items()}
+        policy = normal(replace(policy, entries=entries))
+        decided = region.decisions(self.space, policy)
+        choose = self.space.choose
+        if choose(self.excepted, self.kill, self.function) != choose(self.excepted, self.kill, decided):
+            raise AssertionError("the policy that was read back is not what the filter does")
+        before, after = self._runs(self.function), self._runs(decided)
+        more, less = (self.space.both(a, self.space.invert(b)) for a, b in ((after, before), (before, after)))
+        directed = (
+            replace(remark, wider=self.space.both(where, more) != FALSE, narrower=self.space.both(where, less) != FALSE)
+            for remark, where in self.remarks
+        )
+        return Lifted(policy, tuple(dict.fromkeys(directed)))
+
+    def _runs(self, function: int) -> int:
+        """The set of events that may run."""
+        result = FALSE
+        for ret in self.space.values(function):
+            if runs(bpf.action(_integer(ret))):
+                result = self.space.either(self.space.where(function, self.space.leaf(ret)), result)
+        return result
+
+    def _except(self, where: int, text: str, *, whole: bool = True, call: str = "") -> None:
+        self.excepted = self.space.either(where, self.excepted)
+        self.remarks.append((Remark(text, whole, call), where))
+
+    def _in_words(self, function: int) -> int:
+        """The function with the return values that no action has put into words."""
+        for ret in sorted(value for value in self.space.values(function) if isinstance(value, int)):
+            said, text = _said(ret)
+            if text:
+                self.remarks.append((Remark(text, True), FALSE))
+                where = self.space.where(function, self.space.leaf(ret))
+                function = self.space.choose(where, self.space.leaf(bpf.ret(said)), function)
+        return function
+
+    def _constant(self, function: int) -> Action | None:
+        values = self.space.values(function)
+        return bpf.action(_integer(next(iter(values)))) if len(values) == 1 else None
+
+    # Architectures
+
+    def _sections(self) -> dict[Arch, int]:
+        """The architectures that the filter tells from others, with what it does with their calls."""
+        foreign = self._of_arch(0)
+        found = {arch: self._of_arch(arch.audit) for arch in Arch}
+        sections = {arch: function for arch, function in found.items() if function != foreign}
+        if Arch.X86_64 not in sections and (foreign != self.kill or not sections):
+            sections = {Arch.X86_64: foreign, **sections}
+        theirs = TRUE
+        for arch in sections:
+            theirs = self.space.both(theirs, self.space.invert(self._is_arch(arch)))
+        rest = self.space.choose(theirs, self.function, self.kill)
+        if rest != self.kill:
+            text = self._answers_text(foreign)
+            self._except(theirs, f"calls of other architectures ({text}), which a policy always kills")
+        return sections
+
+    def _of_arch(self, audit: int) -> int:
+        return self.space.fixed(self.function, (bpf.WORD << 480, audit << 480))
+
+    def _is_arch(self, arch: Arch) -> int:
+        return self.space.equal(region.arch_word(self.space), constant(arch.audit, 32))
+
+    def _answers_text(self, function: int) -> str:
+        action = self._constant(function)
+        return f"{format_action(action)} here" if action else "judged here by number and arguments like others"
+
+    # Settings
+
+    def _settings(self, sections: dict[Arch, int]) -> tuple[Action, Action, tuple[int, int]]:
+        """The default, what is done with newer numbers, and the table, with which the fewest entries are needed."""
+        answers: dict[Arch, dict[int, Action | None]] = {}
+        for arch, function in sections.items():
+            newest = max(table(arch).by_number)
+            answers[arch] = {number: self._constant(self._of_number(function, number)) for number in range(newest + 2)}
+        every = [(arch, number, action) for arch, found in answers.items() for number, action in found.items()]
+        # A number that is no call can have no entry, so the default must be theirs where there are any.
+        gaps = [action for arch, number, action in every if number not in table(arch).by_number and action][: -len(sections)]
+        default = _commonest(gaps) or _commonest(action for _, _, action in every) or KILL
+        unknown = _commonest(answers[arch][max(answers[arch])] for arch in sections) or KILL
+        best = None
+        for version in table(next(iter(sections))).versions():
+            ends = {arch: table(arch).newest(version) for arch in sections}
+            cost = sum(action != default for arch, number, action in every if number <= ends[arch])
+            newer = [action for arch, number, action in every if number > ends[arch]]
+            newest = version == table(next(iter(sections))).versions()[-1]
+            if (newest or all(action == unknown for action in newer)) and (best is None or cost <= best[0]):
+                best = (cost, version)
+        if best is None:
+            raise AssertionError("a table has at least one version")
+        return default, unknown, best[1]
+
+    def _of_number(self, function: int, number: int) -> int:
+        return self.space.fixed(function, (bpf.WORD << 448, number << 448))
+
+    # Calls
+
+    def _entries(self, arch: Arch, function: int, policy: Policy) -> dict[int, Entry]:
+        space, calls = self.space, table(arch)
+        newest = calls.newest(policy.table)
+        number_word = region.number_word(space)
+        default = space.leaf(bpf.ret(policy.default))
+        entries: dict[int, Entry] = {}
+        odd: list[str] = []
+        no_calls = FALSE
+        for number in range(newest + 1):
+            answer = self._of_number(function, number)
+            if answer == default:
+                continue
+            here = space.both(self._is_arch(arch), space.equal(number_word, constant(number, 32)))
+            if number in calls.by_number:
+                entry = self._entry(arch, number, answer, here, policy)
+                if entry != Entry(Always(True), policy.default):
+                    entries[number] = entry
+            else:
+                odd.append(f"{number} ({self._answers_text(answer)})")
+                no_calls = space.either(here, no_calls)
+        if odd:
+            self._except(no_calls, f"numbers of {arch} that are no calls: {', '.join(odd)}", whole=True)
+        self._edges(arch, function, policy, newest)
+        return entries
+
+    def _edges(self, arch: Arch, function: int, policy: Policy, newest: int) -> None:
+        """What the filter does with numbers that no entry can have."""
+        space, number = self.space, region.number_word(self.space)
+        above = space.greater(number, constant(newest, 32))
+        x32 = FALSE
+        if arch is Arch.X86_64:
+            x32 = space.both(space.equal(number[:2], (FALSE, TRUE)), above)
+            if space.choose(x32, function, self.kill) != self.kill:
+                text = self._answers_text(self._of_number(function, X32_BIT))
+                self._except(space.both(self._is_arch(arch), x32), f"x32 calls ({text}), which a policy always kills")
+            above = space.both(above, space.invert(x32))
+        unknown = space.leaf(bpf.ret(policy.unknown))
+        negative = space.both(above, number[0])
+        if space.choose(negative, function, unknown) != unknown:
+            values = space.values(space.choose(negative, function, unknown)) - {space.value(unknown)}
+            texts = " or ".join(format_action(bpf.action(value)) for value in sorted(map(_integer, values)))
+            whole = not space.support(space.choose(negative, function, unknown)) & (1 << 448) - 1
+            text = f"negative numbers, which are no calls ({texts} here; {format_action(policy.unknown)} in the policy)"
+            self._except(space.both(self._is_arch(arch), negative), text, whole=whole)
+        above = space.both(above, space.invert(negative))
+        if space.choose(above, function, unknown) != unknown:
+            text = f"numbers of {arch} above {newest}, of which not all get {format_action(policy.unknown)} here"
+            self._except(space.both(self._is_arch(arch), above), text, whole=False)
+
+    def _entry(self, arch: Arch, number: int, answer: int, here: int, policy: Policy) -> Entry:
+        answers = self._two(arch, number, self._seen_by_kernel(arch, number, answer, here), here)
+        if answers.where in (FALSE, TRUE):
+            return Entry(Always(True), answers.action if answers.where == TRUE else answers.otherwise)
+        limit = min(MAX_RULES, MAX_ALL_RULES - self.rules)
+        found = [
+            (action, otherwise, expression)
+            for action, where, otherwise in (
+                answers,
+                _Answers(answers.otherwise, self.space.invert(answers.where), answers.action),
+            )
+            if limit > 0 and (expression := express(self.space, where, arch, number, limit))
+        ]
+        if not found:
+            name = table(arch).by_number[number].name
+            text = f"{name}, whose condition has too many alternatives: denied in this policy"
+            self._except(here, text, whole=False, call=name)
+            return Entry(Always(True), strictest((answers.action, answers.otherwise, policy.default)))
+        # allowing where something holds, reads best, unless it is much longer
+        found.sort(key=lambda one: _length(one[2]) * (1 if runs(one[0]) and not runs(one[1]) else _LONGER) + runs(one[1]))
+        action, otherwise, expression = found[0]
+        self.rules += _length(expression)
+        return Entry(expression, action, None if otherwise == policy.default else otherwise)
+
+    def _seen_by_kernel(self, arch: Arch, number: int, answer: int, here: int) -> int:
+        """Without what depends on bits of registers that the kernel does not look at: as if those were zero."""
+        arguments = operands(arch, number).syscall.arguments
+        looked_at = sum(argument.mask << region.shift(index) for index, argument in enumerate(arguments))
+        ignored = self.space.support(answer) & _ARGUMENTS & ~looked_at
+        if not ignored:
+            return answer
+        name = table(arch).by_number[number].name
+        zero = self._zero(ignored)
+        self._except(
+            self.space.both(here, self.space.invert(zero)),
+            f"{name} with something in the bits {self._names(arch, number, ignored)} that the kernel ignores; "
+            "the policy ignores them too",
+            call=name,
+        )
+        return self.space.fixed(answer, (ignored, 0))
+
+    def _zero(self, bits: int) -> int:
+        """The set in which all those bits are zero."""
+        result = TRUE
+        for place in range(region.BITS):
+            if bits >> place & 1:
+                variable = self.space.variable(region.BITS - 1 - place)
+                result = self.space.both(self.space.invert(variable), result)
+        return result
+
+    def _names(self, arch: Arch, number: int, bits: int) -> str:
+        arguments = operands(arch, number).syscall.arguments
+        names = [
+            f"of {arguments[index].name}" if index < len(arguments) else f"of argument {index + 1}"
+            for index in range(6)
+            if bits >> region.shift(index) & ((1 << 64) - 1)
+        ]
+        return ", ".join(names)
+
+    def _two(self, arch: Arch, number: int, answer: int, here: int) -> _Answers:
+        """The answer as one that conditions can name, with two actions at most; stricter where it has to be another."""
+        space = self.space
+        name = table(arch).by_number[number].name
+        actions = [bpf.action(_integer(value)) for value in sorted(map(_integer, space.values(answer)))]
+        free = [action for action in actions if runs(action)]
+        allowed = FALSE
+        for action in free:
+            allowed = space.either(allowed, space.where(answer, space.leaf(bpf.ret(action))))
+        if hidden := space.support(answer) & ~nameable(arch, number):
+            what = "the instruction pointer" if hidden & _POINTER else f"the addresses {self._names(arch, number, hidden)}"
+            text = f"{name}, which is also judged by {what}: "
+            if free and len(free) < len(actions):
+                self._except(here, text + "denied where it may be denied", whole=False, call=name)
+                denied = strictest(action for action in actions if not runs(action))
+                return _Answers(strictest(free), space.always(allowed, ~nameable(arch, number)), denied)
+            self._except(here, text + "always answered by the strictest", whole=False, call=name)
+            return _Answers(strictest(actions), TRUE, strictest(actions))
+        if len(actions) > 2:
+            texts = ", ".join(map(format_action, actions))
+            text = f"{name}, which has more than two answers ({texts}): the strictest instead"
+            self._except(here, text, whole=False, call=name)
+            denials = [action for action in actions if not runs(action)] or actions
+            return _Answers(strictest(free), allowed, strictest(denials)) if free else _Answers(strictest(actions), TRUE, KILL)
+        first, last = actions[0], actions[-1]
+        return _Answers(last, space.where(answer, space.leaf(bpf.ret(last))), first)
+
+
+def _said(ret: int) -> tuple[Action, str]:
+    """The action for a return value, and how it differs from what the value does, or ''."""
+    kind, datum = ret & bpf.ACTION_MASK, ret & bpf.DATA_MASK
+    if kind == bpf.KILL_THREAD:
+        return KILL, "kills the thread that calls, where the policy says kill (the process)"
+    if kind == bpf.TRACE:
+        return ENOSYS, "asks a tracer (SECCOMP_RET_TRACE), where the policy fails the call with ENOSYS, as without a tracer"
+    if kind == bpf.ret(Action(ActionKind.ERRNO, 1)) & bpf.ACTION_MASK and datum == 0:
+        return KILL, "skips calls and has them succeed (errno 0), where the policy kills"
+    action = bpf.action(ret)
+    if action.kind is ActionKind.TRAP and datum:
+        return action, f"gives signal handlers the datum {datum} (si_errno), where the policy's traps have 0"
+    return action, ""
+
+
+def _integer(value: Hashable) -> int:
+    if not isinstance(value, int):
+        raise TypeError(value)
+    return value
+
+
+def _commonest(actions: Iterable[Action | None]) -> Action | None:
+    """Of those that occur most the first."""
+    counted = Counter(action for action in actions if action is not None)
+    return counted.most_common(1)[0][0] if counted else None
+
+
+def _length(expression: Expression) -> int:
+    return len(getattr(expression, "parts", (expression,)))

@@ -1,0 +1,216 @@
+"""A filter on all inputs at once: the function from events to its return value.
+
+Classic BPF only jumps forward, so one pass down the program finds every state in which each instruction can be
+reached, and one pass up combines what follows.  Every operation of the language is modelled exactly, bit by bit; what
+would grow out of hand (`algebra.TooComplexError`) or cannot be written as a function to constants
+(`UnsupportedError`) is refused, never approximated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policygen.filter import bpf
+from policygen.model import Action, ActionKind
+from policygen.sets import region
+from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from policygen.sets.region import Word
+
+    Registers = tuple[Word | None, ...]
+
+_A, _X, _M = 0, 1, 2  # places in Registers: the accumulator, the index register, then the scratch words
+_REGISTERS = 2 + bpf.SCRATCH
+
+MAX_STATES = 100_000
+"""A filter of libseccomp has about one for each instruction; one that counts along its paths has exponentially many."""
+
+
+class UnsupportedError(Exception):
+    """The program does what cannot be followed for all inputs."""
+
+
+def function(space: Space, program: bytes) -> int:
+    """The program's return value, normalised (`meaning`), as a function over `region`'s space.
+
+    InvalidProgramError if the kernel would not load it, UnsupportedError or algebra.TooComplexError if it cannot be
+    followed exactly."""
+    instructions = bpf.decode(program)
+    live = _live(instructions)
+    data = region.data_words(space)
+    zero = constant(0, 32)
+    start: Registers = tuple(zero if name in live[0] else None for name in range(_REGISTERS))
+    reached: list[dict[Registers, int]] = [{} for _ in instructions]
+    reached[0][start] = FALSE
+    following: dict[tuple[int, Registers], Registers] = {}
+    for pc, instruction in enumerate(instructions):
+        for registers in reached[pc]:
+            after = _step(space, pc, instruction, registers, data)
+            following[pc, registers] = after
+            if len(following) > MAX_STATES:
+                raise TooComplexError(f"more than {MAX_STATES} states of the registers")
+            for target in bpf.successors(pc, instruction):
+                reached[target][_only(after, live[target])] = FALSE
+    for pc in range(len(instructions) - 1, -1, -1):
+        instruction = instructions[pc]
+        for registers in reached[pc]:
+            after = following[pc, registers]
+            values = [reached[t][_only(after, live[t])] for t in bpf.successors(pc, instruction)]
+            reached[pc][registers] = _value(space, pc, instruction, registers, values)
+    return reached[0][start]
+
+
+def meaning(ret: int) -> int:
+    """The return value without the differences that nobody can see (kernel/seccomp.c __seccomp_filter)."""
+    kind = ret & bpf.ACTION_MASK
+    if kind in (bpf.TRACE, bpf.ret(Action(ActionKind.TRAP))) or ret == _ERRNO_0:
+        return ret  # whose datum is seen by the tracer, by the signal's handler, as success of the call
+    return kind if kind == bpf.KILL_THREAD else bpf.ret(bpf.action(ret))
+
+
+_ERRNO_0 = bpf.ret(Action(ActionKind.ERRNO, 1)) - 1
+
+
+def _only(registers: Registers, live: frozenset[int]) -> Registers:
+    """Without what is not read again, so that paths that differ in nothing else meet."""
+    return tuple(word if name in live else None for name, word in enumerate(registers))
+
+
+def _live(instructions: tuple[bpf.Instruction, ...]) -> list[frozenset[int]]:
+    """For each instruction, the registers whose value before it can matter."""
+    live: list[frozenset[int]] = [frozenset()] * len(instructions)
+    for pc in range(len(instructions) - 1, -1, -1):
+        after = frozenset().union(*(live[target] for target in bpf.successors(pc, instructions[pc])))
+        reads, writes = _uses(instructions[pc])
+        live[pc] = after - writes | reads
+    return live
+
+
+def _uses(instruction: bpf.Instruction) -> tuple[frozenset[int], frozenset[int]]:
+    """The registers that the instruction reads, and those that it overwrites."""
+    code, k = instruction.code, instruction.k
+    kind = code & 7
+    reads: tuple[int, ...] = ()
+    writes: tuple[int, ...] = ()
+    if kind in (bpf.LD, bpf.LDX):
+        reads = (_M + k,) if code & 0xE0 == bpf.MEM else ()
+        writes = (_A if kind == bpf.LD else _X,)
+    elif kind in (bpf.ST, bpf.STX):
+        reads, writes = (_A if kind == bpf.ST else _X,), (_M + k,)
+    elif kind == bpf.MISC:
+        reads, writes = ((_A,), (_X,)) if code == bpf.MISC | bpf.TAX else ((_X,), (_A,))
+    elif kind == bpf.RET:
+        reads = (_A,) if code & bpf.A else ()
+    elif code != bpf.JMP | bpf.JA:
+        reads = (_A, _X) if code & bpf.X else (_A,)
+        writes = (_A,) if kind == bpf.ALU else ()
+    return frozenset(reads), frozenset(writes)
+
+
+def _word(registers: Registers, name: int) -> Word:
+    word = registers[name]
+    if word is None:
+        raise AssertionError("a register that is read was taken for dead")
+    return word
+
+
+def _step(
+    space: Space, pc: int, instruction: bpf.Instruction, registers: Registers, data: tuple[Word, ...]
+) -> Registers:
+    """The registers after the instruction."""
+    code, k = instruction.code, instruction.k
+    kind = code & 7
+    if kind in (bpf.LD, bpf.LDX):
+        mode = code & 0xE0
+        if mode == bpf.ABS:
+            word = data[k >> 2]
+        elif mode == bpf.MEM:
+            word = _word(registers, _M + k)
+        else:
+            word = constant(bpf.DATA_SIZE if mode == bpf.LEN else k, 32)
+        target = _A if kind == bpf.LD else _X
+    elif kind in (bpf.ST, bpf.STX):
+        word = _word(registers, _A if kind == bpf.ST else _X)
+        target = _M + k
+    elif kind == bpf.MISC:
+        source, target = (_A, _X) if code == bpf.MISC | bpf.TAX else (_X, _A)
+        word = _word(registers, source)
+    elif kind == bpf.ALU:
+        word, target = _compute(space, pc, code, _word(registers, _A), _operand(instruction, registers)), _A
+    else:
+        return registers
+    return (*registers[:target], word, *registers[target + 1 :])
+
+
+def _operand(instruction: bpf.Instruction, registers: Registers) -> Word:
+    return _word(registers, _X) if instruction.code & bpf.X else constant(instruction.k, 32)
+
+
+def _number(word: Word) -> int | None:
+    """The value of a constant word, or None."""
+    if any(bit not in (FALSE, TRUE) for bit in word):
+        return None
+    return int("".join(map(str, word)), 2)
+
+
+def _compute(space: Space, pc: int, code: int, a: Word, operand: Word) -> Word:
+    operation = code & 0xF0
+    bitwise: dict[int, Callable[[int, int], int]] = {
+        bpf.AND: space.both,
+        bpf.OR: space.either,
+        bpf.XOR: space.differ,
+    }
+    if operation in bitwise:
+        return tuple(map(bitwise[operation], a, operand))
+    if operation == bpf.ADD:
+        return _sum(space, a, operand, FALSE)
+    if operation == bpf.SUB:
+        return _sum(space, a, tuple(map(space.invert, operand)), TRUE)
+    if operation == bpf.NEG:
+        return _sum(space, constant(0, 32), tuple(map(space.invert, a)), TRUE)
+    number, value = _number(operand), _number(a)
+    if number is not None and operation in (bpf.LSH, bpf.RSH):
+        zeros = constant(0, number & 31)
+        return (*a[number & 31 :], *zeros) if operation == bpf.LSH else (*zeros, *a[: 32 - (number & 31)])
+    if number is not None and value is not None and (operation != bpf.DIV or number):
+        return constant(bpf.compute(operation, value, number), 32)
+    raise UnsupportedError(f"instruction {pc}: {_NAMES[operation]} of values that the input decides is not supported")
+
+
+_NAMES = {bpf.MUL: "multiplication", bpf.DIV: "division", bpf.LSH: "shift", bpf.RSH: "shift"}
+
+
+def _sum(space: Space, a: Word, b: Word, carry: int) -> Word:
+    bits = []
+    for x, y in zip(reversed(a), reversed(b), strict=True):
+        differ = space.differ(x, y)
+        bits.append(space.differ(differ, carry))
+        carry = space.choose(differ, carry, x)
+    return tuple(reversed(bits))
+
+
+def _value(space: Space, pc: int, instruction: bpf.Instruction, registers: Registers, values: list[int]) -> int:
+    """The program's function from this instruction on, given that of its successors."""
+    code = instruction.code
+    if code & 7 == bpf.RET:
+        ret = _number(_word(registers, _A)) if code & bpf.A else instruction.k
+        if ret is None:
+            raise UnsupportedError(f"instruction {pc}: a return value that the input decides is not supported")
+        return space.leaf(meaning(ret))
+    if len(values) == 1:
+        return values[0]
+    a, operand = _word(registers, _A), _operand(instruction, registers)
+    jump = code & 0xF0
+    if jump == bpf.JEQ:
+        condition = space.equal(a, operand)
+    elif jump == bpf.JSET:
+        common = tuple(map(space.both, a, operand))
+        condition = space.invert(space.equal(common, constant(0, 32)))
+    elif jump == bpf.JGT:
+        condition = space.greater(a, operand)
+    else:
+        condition = space.invert(space.greater(operand, a))
+    return space.choose(condition, *values)

@@ -1,0 +1,64 @@
+"""The proof that a filter is its policy and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from policygen.evaluate import evaluate
+from policygen.filter import bpf, symbolic
+from policygen.model import KILL, Action, ActionKind, Always, Entry, Policy
+from policygen.sets import region
+from tracer.abi import X32_BIT, Arch, Event, table
+
+NOTIFY = Action(ActionKind.NOTIFY)
+
+
+def verify(program: bytes, policy: Policy, report: bool = False) -> Event | None:
+    """None if the filter answers as `evaluate` (with `report`: as `reported`) on every input; else an event on which
+    they differ.
+
+    The event may be one that no kernel produces, such as an i386 call with something in the upper half of a register:
+    the filter is held to the policy there too.  InvalidProgramError, symbolic.UnsupportedError and
+    algebra.TooComplexError if the filter cannot be loaded or followed: nothing is known then.
+    """
+    meant, refused = (reported(policy), NOTIFY) if report else (policy, KILL)
+    space = region.space()
+    actual = symbolic.function(space, program)
+    point = space.difference(actual, region.decisions(space, meant, refused))
+    if point is None:
+        return None
+    event = region.event(point)
+    if symbolic.meaning(bpf.run(program, event)) == bpf.ret(_answer(meant, event, refused)):
+        raise AssertionError(f"the proof and the reference semantics disagree about {event}")
+    return event
+
+
+def _answer(policy: Policy, event: Event, refused: Action) -> Action:
+    arch = Arch.from_audit(event.arch)
+    foreign = arch is None or arch not in policy.entries
+    x32 = arch is Arch.X86_64 and X32_BIT <= event.number < 2 * X32_BIT
+    return refused if foreign or x32 else evaluate(policy, event)
+
+
+def reported(policy: Policy) -> Policy:
+    """The policy as a filter answers it whose denials a supervisor explains.
+
+    What falls to a default that kills or fails the call is notified instead; what an entry writes stays.  A default
+    that traps stays too, as no supervisor can raise that signal.  `close` is never denied without the supervisor: it
+    is the call with which the listener is taken out of the program.
+    """
+    default = _notified(policy.default) if policy.default.kind is not ActionKind.TRAP else policy.default
+    entries = {arch: dict(section) for arch, section in policy.entries.items()}
+    for arch, section in entries.items():
+        close = table(arch).by_name["close"].number
+        entry = section.get(close, Entry(Always(False)))
+        otherwise = _notified(entry.otherwise or policy.default)
+        section[close] = replace(entry, action=_notified(entry.action), otherwise=otherwise)
+    return replace(policy, entries=entries, default=default)
+
+
+_DENIALS = (ActionKind.KILL, ActionKind.ERRNO, ActionKind.TRAP)
+
+
+def _notified(action: Action) -> Action:
+    return NOTIFY if action.kind in _DENIALS else action

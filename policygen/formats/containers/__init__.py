@@ -1,0 +1,1 @@
+"""Profiles of container runtimes and Kubernetes, in JSON or YAML -> policies, and back."""

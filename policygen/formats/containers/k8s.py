@@ -1,0 +1,50 @@
+"""Kubernetes: a Localhost profile for the nodes, and what the pod says to use it.
+
+The kubelet reads profiles below /var/lib/kubelet/seccomp of its node (kubernetes.io/docs/tutorials/security/seccomp)."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from policygen.formats import Exported
+from policygen.formats.containers.oci import json_bytes
+from policygen.formats.containers.written import profile_of
+
+if TYPE_CHECKING:
+    from policygen.formats import Options
+    from policygen.model import Policy
+
+FOLDER = "profiles"
+"""Below the kubelet's own."""
+
+
+def resource_name(name: str) -> str:
+    """The nearest name that Kubernetes gives to resources and containers: lower-case letters, digits, `-` (RFC 1123)."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-")
+
+
+def export(policy: Policy, options: Options) -> Exported:
+    written = profile_of(policy, options)
+    place = f"/var/lib/kubelet/seccomp/{FOLDER}/{options.name}.json"
+    return Exported(
+        json_bytes(written.profile),
+        written.losses,
+        written.additions,
+        beside=(".pod.yaml", _snippet(options).encode()),
+        use=f"copy {{file}} to {place} on every node, and put the rest into the pod",
+    )
+
+
+def _snippet(options: Options) -> str:
+    escalation = "        allowPrivilegeEscalation: false\n" if options.no_new_privileges else ""
+    return f"""\
+spec:
+  containers:
+    - name: {json.dumps(resource_name(options.name))}
+      securityContext:
+{escalation}        seccompProfile:
+          type: Localhost
+          localhostProfile: {FOLDER}/{options.name}.json
+"""

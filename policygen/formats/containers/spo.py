@@ -1,0 +1,145 @@
+"""Kubernetes Security Profiles Operator: the resource SeccompProfile, security-profiles-operator.x-k8s.io/v1beta1.
+
+Its fields are those of an OCI profile, less `defaultErrnoRet` and comments, and with values of 63 bits (the operator's
+deploy/base-crds/crds/seccompprofile.yaml).  Written as YAML; read as JSON, or as YAML with PyYAML (the extra `yaml`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from policygen.formats import Direction, Exported, Imported, ImportFormatError, Loss
+from policygen.formats.containers import profile as profiles
+from policygen.formats.containers.k8s import resource_name
+from policygen.formats.containers.meaning import policy_of
+from policygen.formats.containers.profile import Op
+from policygen.formats.containers.written import profile_of
+from policygen.sets.compare import runs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from policygen.formats import Options
+    from policygen.formats.containers.profile import Profile, Rule
+    from policygen.model import Policy
+
+KIND = "SeccompProfile"
+API = "security-profiles-operator.x-k8s.io/v1beta1"
+LIMIT = 1 << 63
+"""Values are of the format int64."""
+_SPEC = ("defaultAction", "architectures", "flags", "syscalls", "listenerPath", "listenerMetadata")
+_OTHERS = frozenset(("baseProfileName", "state", "disabled"))
+
+
+# Writing
+
+
+def export(policy: Policy, options: Options) -> Exported:
+    written = profile_of(policy, options)
+    losses, rules = [*written.losses], []
+    cut: dict[bool, list[str]] = {True: [], False: []}
+    for rule in written.profile.rules:
+        fitted = _fitted(rule)
+        rules += [fitted] if fitted else []
+        if fitted != rule:
+            cut[fitted is None] += rule.names
+    fewer, more = Direction.NARROWER, Direction.WIDER
+    if runs(policy.default):  # rules deny
+        fewer, more = more, fewer
+    if cut[False]:
+        what = "the highest of 64 bits of an argument is not compared, since the resource's numbers have 63"
+        losses.append(Loss(more, what, tuple(cut[False])))
+    if cut[True]:
+        what = "alternatives in which the highest of 64 bits is set are left out, since the resource's numbers have 63"
+        losses.append(Loss(fewer, what, tuple(cut[True])))
+    if written.profile.errno not in (None, profiles.EPERM):
+        losses.append(Loss(Direction.OTHER, "calls that get the default fail with EPERM: the resource has no other number"))
+    lines = _yaml(replace(written.profile, rules=tuple(rules)), options.name)
+    text = "\n".join(lines) + "\n"
+    return Exported(text.encode(), tuple(losses), written.additions, use="kubectl apply -f {file}")
+
+
+def _fitted(rule: Rule) -> Rule | None:
+    """The rule in numbers of 63 bits, which hold for more arguments; None if it is about the highest bit being set."""
+    comparisons = []
+    for one in rule.comparisons:
+        if one.op is Op.MASKED_EQ and one.value_two < LIMIT:
+            one = replace(one, value=one.value % LIMIT)
+        elif max(one.value, one.value_two) >= LIMIT:
+            return None
+        comparisons.append(one)
+    return replace(rule, comparisons=tuple(comparisons))
+
+
+def _yaml(profile: Profile, name: str) -> Iterator[str]:
+    yield f"apiVersion: {API}"
+    yield f"kind: {KIND}"
+    yield "metadata:"
+    yield f"  name: {json.dumps(resource_name(name))}"
+    yield "spec:"
+    yield f"  defaultAction: {profile.default}"
+    yield from _list("  architectures:", profile.architectures, 2)
+    yield "  syscalls:" if profile.rules else "  syscalls: []"
+    for rule in profile.rules:
+        if rule.comment:
+            yield f"    # {rule.comment}"
+        yield f"    - action: {rule.act}"
+        if rule.errno is not None:
+            yield f"      errnoRet: {rule.errno}"
+        yield from _list("      names:", rule.names, 6)
+        if rule.comparisons:
+            yield "      args:"
+        for one in rule.comparisons:
+            yield f"        - {{index: {one.index}, op: {one.op}, value: {one.value}, valueTwo: {one.value_two}}}"
+
+
+def _list(head: str, values: Sequence[str], indent: int) -> Iterator[str]:
+    yield head
+    for value in values:
+        yield f"{' ' * indent}  - {value}"
+
+
+# Reading
+
+
+def read(data: bytes, filename: str, options: Options) -> Imported:
+    found = [one for one in _documents(data, filename) if isinstance(one, dict) and one.get("kind") == KIND]
+    if len(found) != 1:
+        raise ImportFormatError(f"{filename}: has {len(found)} resources of kind {KIND}; give a file with one")
+    spec = found[0].get("spec")
+    if not isinstance(spec, dict):
+        raise ImportFormatError(f"{filename}: spec: must be an object")
+    for name in spec:
+        if name not in _SPEC and name not in _OTHERS:
+            known = ", ".join((*_SPEC, *sorted(_OTHERS)))
+            raise ImportFormatError(f"{filename}: spec.{name}: is not known here; there are {known}")
+    profile = profiles.read({name: spec[name] for name in _SPEC if name in spec}, filename)
+    imported = policy_of(profile, options, filename)
+    if base := spec.get("baseProfileName"):
+        if not isinstance(base, str) or not base.isprintable():
+            raise ImportFormatError(f"{filename}: spec.baseProfileName: must be a name, not {base!a}")
+        lost = Loss(Direction.NARROWER, f"what the base profile {base} has, which is another resource")
+        imported = replace(imported, losses=(*imported.losses, lost))
+    return imported
+
+
+def _documents(data: bytes, filename: str) -> list[Any]:
+    if data.lstrip()[:1] == b"{":
+        return [profiles.load(data, filename)]
+    try:
+        import yaml
+    except ImportError as error:
+        hint = "pip install 'callfence[yaml]', or give it as JSON (kubectl get -o json)"
+        raise ImportFormatError(f"{filename}: reading YAML takes PyYAML: {hint}") from error
+    try:
+        # Some lines in which each element stands for a thousand would fill the memory once they are followed.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
+            raise ImportFormatError(f"{filename}: has aliases (*NAME): write out what they stand for")
+        return list(yaml.safe_load_all(data))
+    except ImportFormatError:
+        raise
+    except Exception as error:  # besides its own, PyYAML lets through whatever a scalar that does not fit its tag leads to
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ImportFormatError(f"{filename}: not YAML: {text}") from error

@@ -1,0 +1,227 @@
+"""A policy as a profile for container runtimes.
+
+libseccomp, which runc and crun give the profile to, miscompiles comparisons by order and knows no 32-bit arguments, so
+every condition becomes masked equalities; a call's rules exclude one another; and the filter that libseccomp makes here of
+the profile is proved to be the profile's meaning before anybody sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from policygen.filter import bpf, symbolic
+from policygen.filter.library import LibseccompError
+from policygen.filter.libseccomp import Rule as Given
+from policygen.filter.libseccomp import generate
+from policygen.formats import Addition, Direction, ExportError, Loss, Options
+from policygen.formats.containers.meaning import SCMP, decisions, return_value
+from policygen.formats.containers.profile import Comparison, Op, Profile, Rule
+from policygen.formats.containers.runtimes import with_own_calls
+from policygen.formats.containers.unsaid import MAX_ENTRIES, act_of, has_boundary, instead, unsaid
+from policygen.language.naming import format_action
+from policygen.model import Action
+from policygen.sets import region
+from policygen.sets.algebra import TRUE, TooComplexError
+from policygen.sets.compare import answers, runs
+from policygen.sets.reduce import strictest
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policygen.model import Policy
+
+MAX_ALTERNATIVES = 512
+"""Of one call and one action; each becomes an entry of the profile."""
+
+Masked = tuple[tuple[int, int, int], ...]
+"""An alternative as `region.alternatives` gives it; an empty one always holds."""
+Plan = tuple[tuple[Action, tuple[Masked, ...]], ...]
+"""What one call gets where it is not the default: actions, and the alternatives in which they are taken."""
+Plans = Mapping[Arch, Mapping[str, Plan]]
+"""By name, for each architecture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    profile: Profile
+    losses: tuple[Loss, ...]
+    additions: tuple[Addition, ...]
+
+
+def profile_of(policy: Policy, options: Options) -> Written:
+    """The profile that says what the policy does, and what it cannot say.  Raises ExportError."""
+    if Arch.I386 in policy.entries and Arch.X86_64 not in policy.entries:
+        raise ExportError("a profile always holds for the machine's own calls, and this policy has only those of i386")
+    policy, additions, more = with_own_calls(policy, options.runtime, gaining=not options.no_new_privileges)
+    losses = list(more)
+    plans: dict[Arch, dict[str, Plan]] = {arch: _plans(policy, arch, losses) for arch in policy.entries}
+    archs = _agreeing(plans, losses)
+    profile = _profile(policy, plans, archs, options, additions)
+    for call in _miscompiled(profile, archs[0], policy):
+        losses += _one_action_losses(policy, plans[archs[0]][call], call)
+        plans = {arch: _with_one_action(policy, call, of_arch) for arch, of_arch in plans.items()}
+        profile = _profile(policy, plans, archs, options, additions)
+    if left := _miscompiled(profile, archs[0], policy):
+        raise ExportError(f"libseccomp miscompiles what a profile can say of {', '.join(left)}")
+    losses += unsaid(policy, profile, options.runtime)
+    return Written(profile, tuple(losses), additions)
+
+
+# Calls
+
+
+def _plans(policy: Policy, arch: Arch, losses: list[Loss]) -> dict[str, Plan]:
+    """By name; without calls that get the default whatever their arguments."""
+    plans: dict[str, Plan] = {}
+    for number in policy.entries[arch]:
+        name = table(arch).by_number[number].name
+        space = region.space()
+        plan: list[tuple[Action, tuple[Masked, ...]]] = []
+        try:
+            for where, action in answers(space, policy, arch, number):
+                alternatives = region.alternatives(space, where, MAX_ALTERNATIVES) if where != TRUE else ((),)
+                if alternatives is None:
+                    raise TooComplexError(f"more than {MAX_ALTERNATIVES} alternatives")
+                plan.append((action, alternatives))
+        except TooComplexError as error:
+            actions = [policy.entries[arch][number].action, policy.entries[arch][number].otherwise or policy.default]
+            plan = [(strictest(actions), ((),))]
+            what = f"its condition takes {error}: always {format_action(plan[0][0])}"
+            losses += instead(plan[0][0], actions, what, [name])
+        plan = [(action, alternatives) for action, alternatives in plan if action != policy.default]
+        if plan:
+            plans[name] = tuple(plan)
+    return plans
+
+
+def _agreeing(plans: Plans, losses: list[Loss]) -> tuple[Arch, ...]:
+    """The architectures that one list of names can speak for: the machine's, and others of which it says the same."""
+    first, *others = (arch for arch in Arch if arch in plans)
+    agreeing = [first]
+    for arch in others:
+        shared = [name for name in table(first).by_name if name in table(arch).by_name]
+        differing = [name for name in shared if _narrowed(plans[first].get(name, ()), arch) != plans[arch].get(name, ())]
+        if differing:
+            what = f"calls of {arch}, which are killed: a profile says the same for all architectures, the policy does not of"
+            losses.append(Loss(Direction.NARROWER, what, tuple(differing)))
+        else:
+            agreeing.append(arch)
+    return tuple(agreeing)
+
+
+def _narrowed(plan: Plan, arch: Arch) -> Plan:
+    """As libseccomp has it for that architecture: on one of 32 bits without the upper halves."""
+    bits = (1 << arch.bits) - 1
+
+    def low(masked: Masked) -> Masked:
+        return tuple((index, mask & bits, value & bits) for index, mask, value in masked if mask & bits)
+
+    return tuple((action, tuple(map(low, alternatives))) for action, alternatives in plan)
+
+
+def _with_one_action(policy: Policy, name: str, plans: Mapping[str, Plan]) -> dict[str, Plan]:
+    """With one action instead of two for that call: what does not run gets the default, if that does not run either."""
+    if name not in plans:
+        return dict(plans)
+    kept = tuple(one for one in plans[name] if runs(one[0]))
+    if runs(policy.default) or not kept:
+        kept = ((strictest([action for action, _ in plans[name]]), ((),)),)
+    return {**plans, name: kept}
+
+
+def _one_action_losses(policy: Policy, plan: Plan, name: str) -> Iterator[Loss]:
+    actions = [action for action, _ in plan]
+    if runs(policy.default) or not any(map(runs, actions)):
+        text = "libseccomp cannot be given two actions for it: always the strictest"
+        return instead(strictest(actions), [*actions, policy.default], text, [name])
+    text = f"libseccomp cannot be given two actions for it: {format_action(policy.default)} where it is denied"
+    return instead(policy.default, [action for action in actions if not runs(action)], text, [name])
+
+
+# The profile
+
+
+def _profile(
+    policy: Policy, plans: Plans, archs: tuple[Arch, ...], options: Options, additions: tuple[Addition, ...]
+) -> Profile:
+    added = {one.call: one.why for one in additions}
+    names: dict[tuple[Action, Masked, str], list[str]] = {}
+    for name in sorted({name for arch in archs for name in plans[arch]}):
+        plan = next(plans[arch][name] for arch in archs if name in plans[arch])
+        for action, alternatives in plan:
+            for masked in alternatives:
+                names.setdefault((action, masked, added.get(name, "")), []).append(name)
+    if len(names) >= MAX_ENTRIES and len(set(added.values())) > 1:  # one reason for all is one entry for most
+        short = tuple(replace(one, why=f"{options.runtime} itself, before the program") for one in additions)
+        return _profile(policy, plans, archs, options, short)
+    rules = [_rule(tuple(of), action, masked, comment) for (action, masked, comment), of in names.items()]
+    rules.sort(key=lambda rule: (bool(rule.comparisons), rule.comment, rule.act, rule.errno or 0, rule.names))
+    if has_boundary(policy) and options.runtime in ("", "runc"):
+        rules += _boundary(policy, archs, {name for rule in rules for name in rule.names})
+    scmp = {arch: name for name, arch in SCMP.items()}
+    act, errno = act_of(policy.default)
+    return Profile(act, tuple(rules), tuple(scmp[arch] for arch in archs), errno)
+
+
+def _rule(names: tuple[str, ...], action: Action, masked: Masked, comment: str) -> Rule:
+    comparisons = tuple(
+        Comparison(index, Op.EQ, value) if mask == (1 << 64) - 1 else Comparison(index, Op.MASKED_EQ, mask, value)
+        for index, mask, value in masked
+    )
+    act, errno = act_of(action)
+    return Rule(names, act, errno, comparisons, comment=comment)
+
+
+def _boundary(policy: Policy, archs: tuple[Arch, ...], named: set[str]) -> Iterator[Rule]:
+    """The calls up to the newest of the policy's table that come after all others, with the default action: runc fails
+    with ENOSYS what comes after the last one that is named."""
+    after: set[str] = set()
+    for arch in archs:
+        calls = table(arch)
+        last = max((calls.by_name[name].number for name in named if name in calls.by_name), default=0)
+        after.update(calls.by_number[nr].name for nr in calls.by_number if last < nr <= calls.newest(policy.table))
+    if after:
+        comment = "the default, said so that runc takes no call of Linux {}.{} for an unknown one".format(*policy.table)
+        yield Rule(tuple(sorted(after)), *act_of(policy.default), comment=comment)
+
+
+# What libseccomp makes of it
+
+
+def _miscompiled(profile: Profile, arch: Arch, policy: Policy) -> list[str]:
+    """The calls to which libseccomp's filter answers otherwise than the profile means.  ExportError without a filter."""
+    default = return_value(profile.default, profile.errno)
+    given = [
+        Given(table(arch).by_name[name].number, return_value(rule.act, rule.errno), (_masked(rule),))
+        for rule in profile.rules
+        for name in rule.names
+        if name in table(arch).by_name and return_value(rule.act, rule.errno) != default
+    ]
+    try:
+        program = generate(default, given)
+        if len(program) > bpf.MAX_INSTRUCTIONS:
+            raise ExportError(f"the runtime's filter would need {len(program)} instructions; the kernel takes 4096")
+        space = region.space()
+        entered = [bpf.Instruction(bpf.LD | bpf.ABS, k=bpf.NUMBER), *program]
+        made = symbolic.function(space, bpf.encode(entered))
+        meant = decisions(space, profile, [arch])
+        found = []
+        for number in sorted({one.number for one in given}):
+            here = (bpf.WORD << 480 | bpf.WORD << 448, arch.audit << 480 | number << 448)
+            if space.fixed(made, here) != space.fixed(meant, here):
+                found.append(table(arch).by_number[number].name)
+    except LibseccompError as error:
+        raise ExportError(str(error)) from error
+    except TooComplexError as error:
+        raise ExportError(f"too complex to be proved: {error}") from error
+    return found
+
+
+def _masked(rule: Rule) -> Masked:
+    whole = (1 << 64) - 1
+    return tuple(
+        (one.index, whole, one.value) if one.op is Op.EQ else (one.index, one.value, one.value_two) for one in rule.comparisons
+    )

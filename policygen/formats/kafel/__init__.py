@@ -1,0 +1,1 @@
+"""Kafel, the language of nsjail's policies -> policies, and back."""

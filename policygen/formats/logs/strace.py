@@ -1,0 +1,217 @@
+"""strace's output as a recording: `strace -f -o FILE`, symbolic or numeric (`-X raw`, `-e raw=all`).
+
+One run.  The execve with which strace starts the program is not part of it, as it is not when learning.  What the log
+does not say becomes a gap of the run, with its number and first line; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from hashlib import sha256
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from policygen.formats import ImportFormatError
+from policygen.formats.logs.strace_call import Call, SyntaxProblem, UnreadableError, event, parse
+from policygen.formats.logs.strace_values import split, unquoted
+from policygen.learning.floor import OPAQUE
+from policygen.recording.fold import Folder
+from policygen.recording.runs import Recording, Run
+from tracer.abi import Arch, constants, table
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from policygen.formats import Options
+    from tracer.abi import Argument
+
+_PREFIX = re.compile(
+    r"(?:\[pid +(?P<seen>\d{1,10})(?:<[^>]*>)?\] +|(?P<pid>\d{1,10})(?:<[^>]*>)? +)?"  # on a terminal; in a file
+    r"(?:\(?\+? *\d{1,2}:\d\d:\d\d(?:\.\d+)? |\(?\+? *(?P<epoch>\d{1,10})\.(?P<part>\d+)\)? )*"  # -t, -tt, -ttt, -r
+    r"(?:\[ *(?:\d{1,4}|[0-9a-f]{8}|[0-9a-f]{16}|\?+)\] )*"  # -n, -i
+)
+_ASIDES = (" > ", " | ")
+"""What lines begin with that belong to the call before: callers (-k), and what was read or written (-e read, -e write)."""
+_SUMMARY = b"% time "
+"""How a table of figures begins (-C): nothing comes after it."""
+_ENDED = re.compile(r"\+\+\+ (?:exited with (\d{1,3})|killed by (SIG\w+)(?: \(core dumped\))?|superseded by .*) \+\+\+")
+_MODE = re.compile(r"\[ Process PID=(\d{1,10}) runs in (\S+)(?: bit)? mode\. \]")
+_RESUMED = re.compile(r"<\.\.\. (\w+|\?\?\?) resumed>\s?")
+_UNFINISHED = "<unfinished ...>"
+_ARCHES = {"64": Arch.X86_64, "32": Arch.I386}
+_FORKS = ("clone", "clone3", "fork", "vfork")
+_NO_SITE = "?"
+_HIDDEN = "pointers are not printed: 0 stands for them in the examples of calls"
+
+
+def record(data: bytes, filename: str, options: Options) -> Recording:
+    """The run that the log tells of.  Raises ImportFormatError for a line that strace does not write.
+
+    The run's id is made of the log, so the same log is always the same run.  `options.arch` is the machine.
+    """
+    log = _Log(filename, options.arch)
+    for number, line in enumerate(BytesIO(data), 1):  # one at a time: as text, all of them take several times as much
+        if line.startswith(_SUMMARY):
+            break
+        if line.endswith(b"\n"):
+            log.read(number, line.decode("utf-8", "surrogateescape").rstrip("\r\n"))
+        else:
+            log.gap("lines are cut off: strace was killed, or the log was not copied whole", number)
+    return log.recording(sha256(data).hexdigest()[:16])
+
+
+class _Log:
+    """What is known after some lines."""
+
+    def __init__(self, filename: str, arch: Arch) -> None:
+        self._filename = filename
+        self._arch = arch
+        self._arches: dict[int, Arch | None] = {}
+        """Of processes that are not the machine's; None for x32."""
+        self._begun: dict[int, tuple[int, str]] = {}
+        """Calls of which the end is yet to come, by process: line and text."""
+        self._executables: dict[int, str] = {}
+        self._executed: set[tuple[str, str]] = set()
+        self._folder = Folder()
+        self._gaps: Counter[str] = Counter()
+        self._gap_lines: dict[str, int] = {}
+        self._first: int | None = None
+        self._command: tuple[str, ...] | None = None
+        self._status: int | None = None
+        self._started = 0
+
+    def recording(self, run_id: str) -> Recording:
+        for number, text in self._begun.values():
+            self._call(0, number, text, 1, is_whole=False)
+        if self._first is None:
+            raise ImportFormatError(f"{self._filename}:1:1: no call is in it: not the output of strace")
+        gaps = [f"{what} ({count} in the log, first in line {self._gap_lines[what]})" for what, count in self._gaps.items()]
+        complete = self._command is not None and self._status is not None
+        command = self._command or (self._filename,)
+        executed = tuple(sorted(self._executed))
+        run = Run(run_id, self._started, command, self._status, complete, tuple(sorted(gaps)), executed=executed)
+        return Recording((run,), self._folder.observations())
+
+    def gap(self, what: str, line: int) -> None:
+        self._gaps[what] += 1
+        self._gap_lines.setdefault(what, line)
+
+    def read(self, number: int, line: str) -> None:
+        if line.startswith(_ASIDES):
+            return
+        prefix = _PREFIX.match(line)
+        assert prefix is not None  # it matches nothing, too
+        pid, text, column = int(prefix["seen"] or prefix["pid"] or 0), line[prefix.end() :], prefix.end() + 1
+        if prefix["epoch"] and not self._started and len(prefix["epoch"]) > 8:  # -ttt, not -r
+            self._started = int(prefix["epoch"] + prefix["part"].ljust(9, "0")[:9])
+        if not text or text.startswith("strace: ") or (text.startswith("--- ") and text.endswith(" ---")):
+            return
+        if ended := _ENDED.fullmatch(text):
+            self._ended(pid, number, ended)
+        elif mode := _MODE.fullmatch(text):
+            self._arches[int(mode[1]) if prefix["pid"] or prefix["seen"] else pid] = _ARCHES.get(mode[2])
+        elif resumed := _RESUMED.match(text):
+            begun = self._begun.pop(pid, None)
+            if begun is None:
+                self.gap("calls whose beginning is not in the log", number)
+            else:
+                self._call(pid, begun[0], begun[1] + text[resumed.end() :], column)
+        elif text.endswith(_UNFINISHED):
+            self._begun[pid] = (number, text.removesuffix(_UNFINISHED).rstrip())
+            self._executable(pid)
+        else:
+            self._call(pid, number, text, column)
+
+    def _ended(self, pid: int, number: int, ended: re.Match[str]) -> None:
+        if pid in self._begun:
+            begun, text = self._begun.pop(pid)
+            self._call(pid, begun, text, 1, is_whole=False)
+        if pid == self._first and (ended[1] or ended[2]):
+            signal = constants.value(ended[2], self._arch) if ended[2] else None
+            self._status = int(ended[1]) if ended[1] else -signal if signal else None
+        self._arches.pop(pid, None)
+        self._executables.pop(pid, None)
+
+    def _call(self, pid: int, number: int, text: str, column: int, *, is_whole: bool = True) -> None:
+        if text.startswith("???("):
+            self.gap("calls that strace could not read", number)
+            return
+        try:
+            call = parse(text, is_whole=is_whole)
+        except SyntaxProblem as problem:
+            position = f"{self._filename}:{number}:{column + problem.place}"
+            raise ImportFormatError(f"{position}: {problem}; callfence reads what `strace -f -o FILE` writes") from None
+        starts = self._first is None and call.name == "execve" and call.result == 0
+        if self._first is None:
+            self._first = pid
+        executable, arch = self._executable(pid), self._arches.get(pid, self._arch)
+        if call.name in ("execve", "execveat") and call.result == 0:
+            self._execute(pid, call, "" if starts else executable)
+        if call.name in _FORKS and call.result is not None and call.result > 0:
+            self._executables.setdefault(call.result, executable)
+        if starts:
+            self._command = _words(call.arguments[1]) if len(call.arguments) > 1 else None
+            self._command = self._command or (self._executables[pid],)
+        else:
+            self._check_arch(call, arch, f"{self._filename}:{number}:{column}")
+            self._observe(number, call, executable, arch)
+
+    def _check_arch(self, call: Call, arch: Arch | None, position: str) -> None:
+        """With -o alone, strace does not say which processes are 32-bit ones, and most calls have one name in both."""
+        if arch is None or call.name in table(arch).by_name:
+            return
+        for other in Arch:
+            if call.name in table(other).by_name:
+                why = f"{call.name} is a call of {other}, and nothing before it says that this is one of its processes"
+                raise ImportFormatError(f"{position}: {why}: run strace with --quiet=none")
+
+    def _execute(self, pid: int, call: Call, starter: str) -> None:
+        path = call.arguments[call.name == "execveat"] if call.arguments else ""
+        after = self._executables[pid] = (unquoted(path) if path.startswith('"') else "") or _NO_SITE
+        if _NO_SITE not in (starter, after):
+            self._executed.add((starter, after))
+        self._arches.pop(pid, None)
+
+    def _observe(self, number: int, call: Call, executable: str, arch: Arch | None) -> None:
+        if arch is None:
+            self.gap("calls of the x32 architecture", number)
+            return
+        if call.name in OPAQUE and not call.is_enosys:
+            self.gap(
+                f"{call.name} is answered with ENOSYS when learning, and what is then done instead is not in the log: run "
+                f"strace with `-e inject={call.name}:error=ENOSYS`",
+                number,
+            )
+        try:
+            seen, missing = event(call, arch)
+        except UnreadableError as error:
+            self.gap(str(error), number)
+            return
+        if any(argument.kind.is_pointer for argument in _arguments(arch, seen.number, missing)):
+            self.gap(_HIDDEN, number)
+        self._folder.slot(executable, seen, lambda: _NO_SITE, missing)[0] += 1
+
+    def _executable(self, pid: int) -> str:
+        """Of a process seen for the first time, that of its parent, if just one is yet to return from making one."""
+        if pid not in self._executables:
+            forking = {
+                self._executables[parent]
+                for parent, (_, text) in self._begun.items()
+                if text.startswith(tuple(f"{name}(" for name in _FORKS))
+            }
+            self._executables[pid] = forking.pop() if len(forking) == 1 else _NO_SITE
+        return self._executables[pid]
+
+
+def _arguments(arch: Arch, number: int, indices: Collection[int]) -> list[Argument]:
+    call = table(arch).by_number.get(number)
+    return [argument for index, argument in enumerate(call.arguments) if index in indices] if call else []
+
+
+def _words(text: str) -> tuple[str, ...] | None:
+    """The strings of `["ls", "-l"]`; None if it is not printed as that."""
+    if not text.startswith("["):
+        return None
+    parts, _ = split(text, 1)
+    return tuple(unquoted(part) if part.startswith('"') else part for _, part in parts)

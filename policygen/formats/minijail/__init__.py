@@ -1,0 +1,1 @@
+"""minijail's policies -> policies, and back."""

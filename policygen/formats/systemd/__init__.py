@@ -1,0 +1,1 @@
+"""Policies -> drop-ins of systemd units."""

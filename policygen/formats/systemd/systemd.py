@@ -1,0 +1,147 @@
+"""systemd: a drop-in that filters a unit's calls by name (systemd.exec(5)), for systemd 257.
+
+A list of allowed calls fails every call that systemd does not know with ENOSYS, and for that reason cannot fail a known one
+with ENOSYS: libseccomp refuses a rule that equals its default, and the unit does not start (status 228/SECCOMP; seen with
+257.13).  So where a policy needs that, RestrictNamespaces= does it for clone3, which it always fails so; else every
+denied call is failed with ENOSYS, which lets the same calls run.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from policygen.formats import Direction, Exported, Loss
+from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, possible, spoken, with_calls
+from policygen.formats.systemd.groups import IMPLIED, KNOWN, grouped, groups
+from policygen.language.naming import format_action
+from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
+from policygen.sets import region
+from policygen.sets.algebra import FALSE
+from policygen.sets.compare import answers, runs
+from tracer.abi import constants, table
+
+if TYPE_CHECKING:
+    from policygen.formats import Options
+
+# src/core/exec-invoke.c apply_syscall_filter() adds write; execve is in @default, which a list of denied calls lacks
+CALLS = EXECVE | {"write": "it tells its manager when it executes the program, after the filter has taken effect"}
+_REASONS = dict.fromkeys(set(table(NATIVE).by_name) - groups()[KNOWN], "systemd 257 does not know these calls")
+_EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
+_FOREIGN = Loss(Direction.OTHER, "calls of i386 and of x32 kill the thread that makes them, and not the whole process")
+_SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
+
+# src/shared/seccomp-util.c seccomp_restrict_namespaces()
+_NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "NEWNET", "NEWTIME")
+
+
+def export(policy: Policy, options: Options) -> Exported:
+    meant, added = with_calls(explicit(native(policy)), CALLS)
+    names = _said(names_only(meant))
+    made = _denying(names) if runs(names.default) else _allowing(names, restrict=_unshares_nothing(meant))
+    lost = losses(policy, made.effect, "systemd", added, _REASONS)
+    text = f"# System calls of {options.name}, made by `callfence export --to systemd` for systemd 257.\n[Service]\n{made.text}"
+    use = f"save as /etc/systemd/system/{options.name}.service.d/callfence.conf; systemctl daemon-reload"
+    return Exported(text.encode(), (*lost, _FOREIGN), added, use=use)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    text: str
+    """The lines of the section."""
+    effect: Policy
+    """What they do, but for numbers that are no calls."""
+
+
+def _said(policy: Policy) -> Policy:
+    """The policy in the actions that systemd has."""
+    default = spoken(policy.default, KILL, _SPOKEN)
+    denied = KILL if runs(default) else default
+    entries = {
+        number: replace(entry, action=spoken(entry.action, denied, _SPOKEN)) for number, entry in policy.entries[NATIVE].items()
+    }
+    return replace(policy, entries={NATIVE: entries}, default=default)
+
+
+def _allowing(policy: Policy, *, restrict: bool) -> _Made:
+    """A list of allowed calls, from which is taken what systemd adds to it."""
+    calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
+    answered = {name: section[calls[name].number].action for name in _known() if calls[name].number in section}
+    allowed = {name for name, action in answered.items() if runs(action)}
+    failed = {name: action for name, action in answered.items() if not runs(action)}
+    restrict = restrict and failed.get("clone3") == ENOSYS
+    if restrict:
+        allowed.add("clone3")
+        del failed["clone3"]
+    default = ENOSYS if ENOSYS in (policy.default, *failed.values()) else policy.default
+    failed = {name: action for name, action in failed.items() if action != default}
+    entries = {}
+    for name, call in calls.items():
+        action = ALLOW if name in allowed else failed.get(name, default) if name in groups()[KNOWN] else ENOSYS
+        entries[call.number] = Entry(Always(True), action)
+    if restrict:
+        _restrict(entries)
+    denied = grouped(groups()[IMPLIED] - allowed - set(failed))
+    denied += [f"{name}:{_word(action)}" for name, action in sorted(failed.items())]
+    lines = _list("SystemCallFilter", grouped(allowed)) + _list("SystemCallFilter", denied, "~")
+    text = _section(lines, default, restrict=restrict)
+    return _Made(text, Policy({NATIVE: entries}, policy.table, policy.arm, default, ENOSYS))
+
+
+def _denying(policy: Policy) -> _Made:
+    """A list of denied calls: what systemd does not know is allowed."""
+    calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
+    answered = {name: section[calls[name].number].action for name in _known() if calls[name].number in section}
+    denied = {name: action for name, action in answered.items() if not runs(action)}
+    listed = [f"{name}:{_word(action)}" for name, action in sorted(denied.items())]
+    entries = {calls[name].number: Entry(Always(True), action) for name, action in denied.items()}
+    text = _section(_list("SystemCallFilter", listed, "~"), KILL, restrict=False)
+    return _Made(text, Policy({NATIVE: entries}, policy.table, policy.arm, ALLOW, ALLOW))
+
+
+def _known() -> list[str]:
+    return sorted(groups()[KNOWN])
+
+
+def _section(lines: list[str], default: Action, *, restrict: bool) -> str:
+    """The lines in a drop-in, which replaces what the unit says: an empty value clears the list."""
+    lines = ["SystemCallFilter=", *lines, f"SystemCallErrorNumber={_word(default)}"]
+    lines += ["SystemCallArchitectures=", "SystemCallArchitectures=native"]
+    if restrict:
+        lines.append("RestrictNamespaces=yes")
+    return "\n".join([*lines, "NoNewPrivileges=yes"]) + "\n"
+
+
+def _list(setting: str, words: list[str], prefix: str = "") -> list[str]:
+    """As several assignments, each of which adds to the list."""
+    return [f"{setting}={prefix}{line}" for line in textwrap.wrap(" ".join(words), 100, break_on_hyphens=False)]
+
+
+def _word(action: Action) -> str:
+    return format_action(action).removeprefix("errno ")
+
+
+def _flags() -> int:
+    values = [constants.value(f"CLONE_{name}", NATIVE) for name in _NAMESPACES]
+    return sum(value for value in values if value is not None)
+
+
+def _unshares_nothing(policy: Policy) -> bool:
+    """Whether the policy lets no call run that RestrictNamespaces= fails."""
+    calls = table(NATIVE).by_name
+    if any(runs(action) for name in ("unshare", "setns") for action in possible(policy, calls[name].number)):
+        return False
+    space, clone = region.space(), calls["clone"]
+    some = region.truth(space, Condition(0, Operator.ANY, _flags()), clone.arguments)
+    found = answers(space, policy, NATIVE, clone.number)
+    return all(space.both(where, some) == FALSE for where, action in found if runs(action))
+
+
+def _restrict(entries: dict[int, Entry]) -> None:
+    """RestrictNamespaces=yes, put on before the list: where both deny a call, the list answers."""
+    calls = table(NATIVE).by_name
+    entries[calls["clone3"].number] = Entry(Always(True), ENOSYS)
+    clone = calls["clone"].number
+    if entries[clone].action == ALLOW:
+        entries[clone] = Entry(Condition(0, Operator.MASKED, 0, _flags()), ALLOW, _EPERM)

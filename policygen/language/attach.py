@@ -1,0 +1,178 @@
+"""Which comment belongs to what: to the line that it stands on, or above."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from policygen.language.expressions import Span
+from policygen.language.layout import Comments, Include, Layout, Remarks, Section, is_note
+from policygen.language.normal import normal_expression
+from policygen.model import Entry, Expression, Or
+from tracer.abi import Arch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policygen.language.lexer import Comment
+
+Place = (
+    tuple[Literal["setting"], str]
+    | tuple[Literal["arch"], Arch]
+    | tuple[Literal["include"], Arch, Include]
+    | tuple[Literal["entry"], Arch, int, Entry]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A statement: where in the text it stands, and what it says."""
+
+    start: int
+    end: int
+    place: Place
+    spans: tuple[Span, ...] = ()
+    """For an entry, where its alternatives stand."""
+
+
+def attach(text: str, items: Sequence[Item], comments: Sequence[Comment]) -> Layout:
+    """The layout of a text: its statements in order, with the comments that belong to each."""
+    starts = [item.start for item in items]
+    on: defaultdict[int, list[Comment]] = defaultdict(list)
+    for comment in comments:
+        # The statement that begins last before the comment, if the comment is in it or on its line; else the next.
+        index = bisect_right(starts, comment.start) - 1
+        inside = index >= 0 and (comment.start < items[index].end or not comment.alone)
+        on[index if inside else index + 1].append(comment)
+    header, rest = _header(text, items, on[0])
+    on[0] = rest
+    settings: dict[str, Comments] = {}
+    sections: dict[Arch, _Section] = {}
+    arch = Arch.X86_64
+    for index, item in enumerate(items):
+        mine = on[index]
+        match item.place:
+            case ("setting", name) if mine:
+                settings[name] = _comments(text, mine, item.start)
+            case ("arch", new):
+                found = _comments(text, mine, item.start)
+                if sections:
+                    below, above = _last_paragraph(found.above)
+                    sections.setdefault(arch, _Section()).end += below
+                    found = Comments(above, found.trailing)
+                arch = new
+                sections.setdefault(arch, _Section()).arch = found
+            case ("include", arch, include):
+                found = _comments(text, mine, item.start)
+                sections.setdefault(arch, _Section()).includes.append(replace(include, comments=found))
+            case ("entry", arch, number, entry):
+                section = sections.setdefault(arch, _Section())
+                if mine:
+                    alternatives = _alternatives(arch, number, entry, item.spans)
+                    remarks = _remarks(text, mine, item.start, alternatives)
+                    section.entries[number] = remarks.settled(entry.expression)
+    sections.setdefault(arch, _Section()).end += _lines(text, on[len(items)], len(text)) if items else ()
+    frozen = {name: section.frozen() for name, section in sections.items()}
+    return Layout(header, settings, {name: section for name, section in frozen.items() if section != Section()})
+
+
+class _Section:
+    """A Section while it grows."""
+
+    def __init__(self) -> None:
+        self.arch = Comments()
+        self.includes: list[Include] = []
+        self.entries: dict[int, Remarks] = {}
+        self.end: tuple[str, ...] = ()
+
+    def frozen(self) -> Section:
+        end = self.end[:-1] if self.end[-1:] == ("",) else self.end
+        return Section(self.arch, tuple(self.includes), self.entries, end)
+
+
+def _header(text: str, items: Sequence[Item], first: list[Comment]) -> tuple[tuple[str, ...], list[Comment]]:
+    """The comments at the top of the file that are about the file, and the others of the first statement.
+
+    Above an entry that is all but the last paragraph, which is about the entry.
+    """
+    if not items:
+        return _lines(text, first, len(text)), []
+    start = items[0].start
+    above = [comment for comment in first if comment.start < start]
+    lines = _lines(text, above, start)
+    if items[0].place[0] in ("setting", "arch"):
+        return lines, first[len(above) :]
+    header, own = _last_paragraph(lines)
+    return header, first[len(above) - len(own) :]
+
+
+def _last_paragraph(lines: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Comment lines up to the last blank line, and those after it."""
+    after = next((count for count, line in enumerate(reversed(lines)) if not line), len(lines))
+    return lines[: len(lines) - after], lines[len(lines) - after :]
+
+
+def _lines(text: str, comments: Sequence[Comment], end: int) -> tuple[str, ...]:
+    """Comments as lines of their own, a blank line where the text has some between them or before `end`."""
+    lines: list[str] = []
+    for index, comment in enumerate(comments):
+        lines.append(comment.text)
+        following = comments[index + 1].start if index + 1 < len(comments) else end
+        if text.count("\n", comment.start + len(comment.text), following) > 1:
+            lines.append("")
+    return tuple(lines)
+
+
+def _comments(text: str, mine: Sequence[Comment], start: int) -> Comments:
+    """The comments of a statement that begins at `start` and is one line in the canonical text."""
+    above = [comment for comment in mine if comment.start < start]
+    found = Comments(_lines(text, above, start))
+    for comment in mine[len(above) :]:
+        found = found.join(Comments((), comment.text))
+    return found
+
+
+Alternatives = list[tuple[Span, Expression]]
+
+
+def _alternatives(arch: Arch, number: int, entry: Entry, spans: Sequence[Span]) -> Alternatives:
+    """Where each of an entry's several alternatives stands."""
+    if not isinstance(entry.expression, Or):
+        return []
+    parts = set(entry.expression.parts)
+    found: Alternatives = []
+    end = 0
+    for span in sorted(spans, key=lambda span: (span.start, -span.end)):
+        if span.start < end:
+            continue  # it stands in parentheses within an alternative
+        if not isinstance(span.expression, Or):
+            end = span.end
+        alternative = normal_expression(arch, number, span.expression)
+        if alternative in parts:
+            found.append((span, alternative))
+    return found
+
+
+def _remarks(text: str, mine: Sequence[Comment], start: int, alternatives: Alternatives) -> Remarks:
+    """The comments of an entry that begins at `start`, those on one of several alternatives by the alternative."""
+    above = [comment for comment in mine if comment.start < start]
+    entry = Comments(_lines(text, above, start))
+    others: dict[Expression, Comments] = {}
+    for comment in mine[len(above) :]:
+        own = Comments((comment.text,)) if comment.alone else Comments((), comment.text)
+        if not alternatives or is_note(comment.text):
+            entry = entry.join(own)
+        else:
+            alternative = _alternative(alternatives, comment)
+            others[alternative] = others.get(alternative, Comments()).join(own)
+    return Remarks(entry, others)
+
+
+def _alternative(alternatives: Alternatives, comment: Comment) -> Expression:
+    """The alternative that a comment stands on or in, else the one that it stands above."""
+    begun = bisect_right(alternatives, comment.start, key=lambda pair: pair[0].start)
+    if begun and (not comment.alone or comment.start < alternatives[begun - 1][0].end):
+        return alternatives[begun - 1][1]
+    return alternatives[min(begun, len(alternatives) - 1)][1]

@@ -1,0 +1,57 @@
+"""A place in a policy's tokens, from which the parsers read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policygen.errors import PolicyError
+    from policygen.language.lexer import Source, Token
+
+
+class Cursor:
+    """Moves over the tokens of one text, never past the last, which is `end`."""
+
+    def __init__(self, source: Source, tokens: Sequence[Token]) -> None:
+        self.source = source
+        self._tokens = tokens
+        self._index = 0
+
+    @property
+    def token(self) -> Token:
+        """The one that is read next."""
+        return self._tokens[self._index]
+
+    @property
+    def following(self) -> Token:
+        """The one after that."""
+        return self._tokens[min(self._index + 1, len(self._tokens) - 1)]
+
+    @property
+    def previous_end(self) -> int:
+        """Where the token that was read last ends."""
+        return self._tokens[self._index - 1].end if self._index else 0
+
+    def take(self) -> Token:
+        token = self._tokens[self._index]
+        self._index += token.kind != "end"
+        return token
+
+    def accept(self, text: str) -> Token | None:
+        """The next token if it is this mark or word, else None."""
+        return self.take() if self.token.text == text and self.token.kind in ("mark", "word") else None
+
+    def at_line_end(self) -> bool:
+        return self.token.kind in ("newline", "end")
+
+    def error(self, message: str, token: Token | None = None, hint: str = "") -> PolicyError:
+        """A mistake at a token, by default the next one."""
+        at = token or self.token
+        return self.source.error(message, at.start, max(at.end, at.start + 1), hint)
+
+    def expected(self, what: str, hint: str = "") -> PolicyError:
+        """A mistake: the next token is not what must stand here."""
+        found = "the line ends" if self.at_line_end() else f"`{self.token.text}` stands"
+        return self.error(f"{found} where {what} is expected", hint=hint)

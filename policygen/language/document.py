@@ -1,0 +1,161 @@
+"""A policy and the text that it is written in, comments and all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from policygen.errors import PolicyError
+from policygen.language.layout import NOTE_WORDS, Comments, Include, Layout, Remarks, Section, is_note
+from policygen.language.lexer import decode
+from policygen.language.normal import normal
+from policygen.language.parser import parse_policy
+from policygen.language.printer import print_policy
+from tracer.abi import Arch
+
+if TYPE_CHECKING:
+    from policygen.model import Policy
+
+__all__ = ["NOTE_WORDS", "Document", "PolicyError", "new_document", "parse", "parse_file"]
+
+MAX_SIZE = 64 << 20
+"""Bytes of a policy's file: a hundred thousand rules take 3 MiB."""
+
+Notes = Mapping[tuple[Arch, int], str]
+"""What the tools have to say on the entries of syscalls: `WORD: text`, with one of NOTE_WORDS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A policy in normal form, and where its comments and includes stand."""
+
+    policy: Policy
+    layout: Layout = field(default_factory=Layout)
+
+    def text(self) -> str:
+        """The canonical form, comments kept.  Reading it gives an equal document."""
+        return print_policy(self.policy, self.layout)
+
+    def inlined(self) -> Document:
+        """The same with the entries of included files written out, so that it stands by itself."""
+        sections = {arch: replace(section, includes=()) for arch, section in self.layout.sections.items()}
+        return Document(self.policy, replace(self.layout, sections=sections))
+
+    def with_policy(self, policy: Policy, notes: Notes | None = None) -> Document:
+        """The same text saying something else.
+
+        Comments stay on what is still there.  That on an alternative that is gone moves above the syscall's entry,
+        that on an entry that is gone below the section's last; that of an architecture that is gone to the top.
+        `notes` replace those of the last rewrite; None leaves them.  An include whose file says other than the new
+        policy becomes a comment, and its entries are written here.
+        """
+        policy = normal(policy)
+        sections: dict[Arch, Section] = {}
+        header = self.layout.header
+        for arch in Arch:
+            section = self.layout.sections.get(arch, Section())
+            if arch in policy.entries:
+                own = None if notes is None else {n: note for (of, n), note in notes.items() if of is arch}
+                sections[arch] = _section(section, policy, arch, own)
+            else:
+                header += _orphans(section)
+        sections = {arch: section for arch, section in sections.items() if section != Section()}
+        return Document(policy, replace(self.layout, header=header, sections=sections))
+
+
+def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] | None = None) -> Document:
+    """The document that a text is; raises PolicyError.
+
+    `read` gives the text of an included file by its name, which is relative to where `filename` is relative to; it
+    raises OSError.  Without it, `include` is an error.
+    """
+    return Document(*parse_policy(text, filename, read))
+
+
+def parse_file(path: str | os.PathLike[str]) -> Document:
+    """The document in a file; raises PolicyError, and OSError if the file itself cannot be read."""
+
+    filename = os.fspath(path)
+    return parse(read_text(filename), filename, read=read_text)
+
+
+def read_text(name: str) -> str:
+    """The text of a policy's file.  Raises PolicyError if it is not UTF-8, and OSError, also for one that is too long to be a
+    policy: what a policy includes may be a device without end."""
+    with open(name, "rb") as file:
+        data = file.read(MAX_SIZE + 1)
+    if len(data) > MAX_SIZE:
+        raise OSError(errno.EFBIG, f"more than {MAX_SIZE >> 20} MiB, which is no policy", name)
+    return decode(data, name)
+
+
+def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Document:
+    """The document of a policy that has no text yet, for the program of that name."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    settings = {
+        "table": "# kernel whose syscall table the policy was written against",
+        "arm": "# now | exec | entry",
+        "default": "# what happens to every call not allowed below",
+        "unknown": "# calls newer than the table",
+    }
+    if policy.portable:
+        settings["portable"] = "# learn and merge add what other C libraries do instead"
+    layout = Layout((f"# callfence policy for: {shown}",), {word: Comments((), c) for word, c in settings.items()})
+    return Document(policy, layout).with_policy(policy, notes)
+
+
+def _section(section: Section, policy: Policy, arch: Arch, notes: Mapping[int, str] | None) -> Section:
+    entries = policy.entries[arch]
+    kept: dict[int, Remarks] = {}
+    end = section.end
+    for number, remarks in section.entries.items():
+        remarks = remarks if notes is None else _without_notes(remarks)
+        if number in entries:
+            kept[number] = remarks
+        else:
+            end += tuple(line for line in _without_notes(remarks).all() if line)
+    for number, note in (notes or {}).items():
+        if number in entries:
+            kept[number] = _with_note(kept.get(number, Remarks()), note)
+    kept = {number: remarks.settled(entries[number].expression) for number, remarks in kept.items()}
+    kept = {number: remarks for number, remarks in kept.items() if remarks != Remarks()}
+    includes = [include for include in section.includes if _still_says(include, policy)]
+    gone = [include for include in section.includes if not _still_says(include, policy)]
+    for include in gone:
+        end += (*include.comments.all(), f"# include {include.path}: what it held is written here, for it changed")
+    return Section(section.arch, tuple(includes), kept, end)
+
+
+def _still_says(include: Include, policy: Policy) -> bool:
+    """Whether the policy holds every entry of the included file as it is there."""
+    return all(
+        policy.entries.get(arch, {}).get(number) == entry
+        for arch, entries in include.entries.items()
+        for number, entry in entries.items()
+    )
+
+
+def _without_notes(remarks: Remarks) -> Remarks:
+    entry = remarks.entry
+    above = tuple(line for line in entry.above if not is_note(line))
+    trailing = "" if is_note(entry.trailing) else entry.trailing
+    return replace(remarks, entry=Comments(above, trailing))
+
+
+def _with_note(remarks: Remarks, note: str) -> Remarks:
+    """The comments with a note: on the entry's line, or above it if another comment is there already."""
+    text = f"# {note}"
+    if not is_note(text) or "\n" in text:
+        raise ValueError(f"a note begins with one of {', '.join(NOTE_WORDS)}, and is one line: {note!r}")
+    return replace(remarks, entry=Comments((), text).join(remarks.entry))
+
+
+def _orphans(section: Section) -> tuple[str, ...]:
+    """Every comment of a section that is no longer there."""
+    lines = section.arch.all() + tuple(line for include in section.includes for line in include.comments.all())
+    for remarks in section.entries.values():
+        lines += _without_notes(remarks).all()
+    return tuple(line for line in lines + section.end if line)

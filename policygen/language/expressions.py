@@ -1,0 +1,231 @@
+"""The grammar of expressions, loosest first:
+
+    expression = all { "||" all }
+    all        = unit { "&&" unit }
+    unit       = "!" unit | "(" expression ")" | condition
+    condition  = NAME ("==" | "!=" | "<" | "<=" | ">" | ">=" | "in" | "has") value
+               | NAME "in" "{" value { "," value } "}"
+               | NAME "&" value [ ("==" | "!=") value ]       also "(" NAME "&" value ")" ("==" | "!=") value
+    value      = term { "|" term } | "(" value ")"
+    term       = CONSTANT | INTEGER
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from policygen.errors import did_you_mean
+from policygen.language.operands import BITWISE, ORDERINGS, OperandError, Operands, parse_integer, pattern, trivial
+from policygen.model import And, Condition, Expression, Not, Operator, Or
+
+if TYPE_CHECKING:
+    from policygen.language.cursor import Cursor
+    from policygen.language.lexer import Token
+
+MAX_DEPTH = 64
+"""Of `!` and parentheses in each other: far more than can be read, far less than Python's recursion limit."""
+
+_COMPARISONS = {
+    operator.value: operator for operator in (Operator.EQ, Operator.NE, Operator.HAS, *ORDERINGS)
+}
+
+
+_WHOLE = ~0
+"""The field of a constant that is the value of a whole argument: of an enumeration, not of a set of bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """One constant or number of a value."""
+
+    token: Token
+    bits: int
+    field: int
+    """The bits of the field whose value it is; 0 if its bits can be combined with others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where in the text an alternative stands, for the comments on it."""
+
+    start: int
+    end: int
+    expression: Expression
+
+
+@dataclass(slots=True)
+class ExpressionParser:
+    """Reads one expression over the arguments of one call from where the cursor is."""
+
+    cursor: Cursor
+    operands: Operands
+    spans: list[Span]
+    """What stands between `||`, in the order read; filled while parsing."""
+
+    def expression(self, depth: int = 0) -> Expression:
+        parts: list[Expression] = []
+        while True:
+            start = self.cursor.token.start
+            part = self._all(depth)
+            self.spans.append(Span(start, self.cursor.previous_end, part))
+            parts.extend(part.parts if isinstance(part, Or) else (part,))
+            if not self.cursor.accept("||"):
+                return parts[0] if len(parts) == 1 else Or(tuple(parts))
+
+    def _all(self, depth: int) -> Expression:
+        parts: list[Expression] = []
+        while True:
+            part = self._unit(depth)
+            parts.extend(part.parts if isinstance(part, And) else (part,))
+            if not self.cursor.accept("&&"):
+                return parts[0] if len(parts) == 1 else And(tuple(parts))
+
+    def _unit(self, depth: int) -> Expression:
+        cursor = self.cursor
+        if depth > MAX_DEPTH:
+            raise cursor.error(f"parentheses and `!` are nested deeper than {MAX_DEPTH}")
+        if cursor.accept("!"):
+            if cursor.token.text not in ("!", "("):
+                raise cursor.expected("a parenthesis", "what `!` negates stands in parentheses: !(fd == 1)")
+            return Not(self._unit(depth + 1) if cursor.token.text == "!" else self._group(depth))
+        if cursor.token.text == "(":
+            start = cursor.token
+            inner = self._group(depth)
+            if isinstance(inner, Condition) and inner.operator is Operator.ANY and cursor.token.text in ("==", "!="):
+                return self._masked(inner.index, inner.value, start)
+            return inner
+        return self._condition()
+
+    def _group(self, depth: int) -> Expression:
+        """What stands in the parentheses that begin here."""
+        cursor = self.cursor
+        opened = cursor.take()
+        inner = self.expression(depth + 1)
+        if cursor.accept(")"):
+            return inner
+        if cursor.at_line_end() or cursor.token.text == ":":
+            raise cursor.error("this parenthesis is never closed", opened)
+        raise cursor.expected("`)`, `&&` or `||`")
+
+    def _condition(self) -> Expression:
+        start = self.cursor.token
+        index = self._argument()
+        cursor = self.cursor
+        operator = cursor.token
+        if operator.text in _COMPARISONS:
+            cursor.take()
+            compared = _COMPARISONS[operator.text]
+            return self._meaningful(Condition(index, compared, self._value(index, compared)), start)
+        if cursor.accept("in"):
+            if opened := cursor.accept("{"):
+                return Condition(index, Operator.ONE_OF, values=self._set(index, opened))
+            value = self._value(index, Operator.IN)
+            if value == 0:  # no bit at all, which == says plainly
+                return Condition(index, Operator.EQ, 0)
+            return self._meaningful(Condition(index, Operator.IN, value), start)
+        if cursor.accept("&"):
+            mask = self._value(index, Operator.ANY)
+            if cursor.token.text in ("==", "!="):
+                return self._masked(index, mask, start)
+            return self._meaningful(Condition(index, Operator.ANY, mask), start)
+        raise cursor.expected("an operator", "one of == != < <= > >= in has &")
+
+    def _argument(self) -> int:
+        """The argument whose name is read."""
+        cursor, syscall = self.cursor, self.operands.syscall
+        if cursor.token.kind != "word":
+            hint = "the argument comes first: fd == 1" if cursor.token.kind == "number" else ""
+            raise cursor.expected("an argument's name", hint or self._arguments())
+        token = cursor.take()
+        index = self.operands.index(token.text)
+        if index is None:
+            hint = did_you_mean(token.text, self.operands.constrainable()) or self._arguments()
+            raise cursor.error(f"{syscall.name} has no argument {token.text}", token, hint)
+        if self.operands.is_pointer(index):
+            raise cursor.error(
+                f"{token.text} is a pointer and cannot be compared",
+                token,
+                "the kernel's filter sees the address, which differs in every run, and cannot look behind it",
+            )
+        return index
+
+    def _arguments(self) -> str:
+        names, syscall = self.operands.constrainable(), self.operands.syscall.name
+        if not names:
+            return f"{syscall} has no argument that can be compared: write allow, deny or an action"
+        return f"{syscall}'s arguments are {', '.join(names)}"
+
+    def _masked(self, index: int, mask: int, start: Token) -> Expression:
+        """`x & mask == value`, at the `==` or `!=`."""
+        negated = self.cursor.take().text == "!="
+        value = self._value(index, Operator.MASKED)
+        if negated and value == 0:
+            return self._meaningful(Condition(index, Operator.ANY, mask), start)
+        condition = self._meaningful(Condition(index, Operator.MASKED, value, mask), start)
+        return Not(condition) if negated else condition
+
+    def _meaningful(self, condition: Condition, start: Token) -> Condition:
+        """The condition, unless the argument does not matter to it."""
+        truth = trivial(self.operands.syscall.arguments[condition.index], condition)
+        if truth is None:
+            return condition
+        message = f"this condition {'always' if truth else 'never'} holds"
+        hint = "write `allow`, or leave it out" if truth else "write `deny`, or leave it out"
+        raise self.cursor.source.error(message, start.start, self.cursor.previous_end, hint)
+
+    def _set(self, index: int, opened: Token) -> tuple[int, ...]:
+        cursor = self.cursor
+        if cursor.token.text == "}":
+            raise cursor.error("no value is in an empty set, so this condition never holds", opened, "write `deny`")
+        values = {self._value(index, Operator.ONE_OF)}
+        while cursor.accept(","):
+            values.add(self._value(index, Operator.ONE_OF))
+        if not cursor.accept("}"):
+            if cursor.at_line_end():
+                raise cursor.error("this set is never closed", opened)
+            raise cursor.expected("`,` or `}`")
+        return tuple(sorted(values))
+
+    def _value(self, index: int, operator: Operator) -> int:
+        """A value to compare with: as the C type reads it, or for operators on bits the unsigned pattern."""
+        cursor = self.cursor
+        opened = cursor.accept("(")
+        bits, fields = 0, dict[int, _Term]()
+        while True:
+            term = self._term(index, operator)
+            if operator not in BITWISE:
+                self._check_field(term, fields.setdefault(term.field, term))
+            bits |= term.bits
+            if not cursor.accept("|"):
+                break
+        if opened and not cursor.accept(")"):
+            raise cursor.error("this parenthesis is never closed", opened)
+        return bits if operator in BITWISE else self.operands.syscall.arguments[index].value(bits)
+
+    def _check_field(self, term: _Term, first: _Term) -> None:
+        """Of a field of bits that is one value, no two values may be joined."""
+        if term.field and term.bits != first.bits:
+            names = f"{first.token.text} and {term.token.text}"
+            hint = f"either of them is written {{{first.token.text}, {term.token.text}}}, after `in`"
+            raise self.cursor.error(f"{names} cannot be joined: they are two values, not bits", term.token, hint)
+
+    def _term(self, index: int, operator: Operator) -> _Term:
+        cursor = self.cursor
+        token = cursor.token
+        argument = self.operands.syscall.arguments[index]
+        if token.kind not in ("word", "number"):
+            raise cursor.expected("a constant or a number")
+        cursor.take()
+        try:
+            if token.kind == "number":
+                number, decimal = parse_integer(token.text)
+                return _Term(token, pattern(argument, number, operator, decimal=decimal), 0)
+            value, field = self.operands.constant(index, token.text)
+            bits = pattern(argument, value, operator, decimal=False)
+        except OperandError as error:
+            raise cursor.error(error.message, token, error.hint) from None
+        if operator in BITWISE and field == _WHOLE and bits:
+            hint = f"write {argument.name} == {token.text}, or {argument.name} in {{{token.text}, ...}}"
+            raise cursor.error(f"{token.text} is one value, not bits", token, hint)
+        return _Term(token, bits, field)

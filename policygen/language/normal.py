@@ -1,0 +1,109 @@
+"""The normal form: of all ways to write the same structure, one.
+
+Nested `&&` and `||` are flat, alternatives and conditions are in order and none is there twice, what always or never
+holds is not in a larger expression, and `in` no bits is `== 0`.  Else the structure stays as it was written.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from policygen.language.naming import Known, determined, format_expression
+from policygen.language.operands import trivial
+from policygen.model import ALLOW, Always, And, Condition, Entry, Expression, Not, Operator, Or, Policy
+from tracer.abi import Arch, Argument, table
+
+
+def normal(policy: Policy) -> Policy:
+    """The policy with every entry in normal form, architectures and entries in the order they are printed in."""
+    entries = {}
+    for arch in Arch:
+        if arch in policy.entries:
+            calls = table(arch).by_number
+            numbers = sorted(policy.entries[arch], key=lambda number: calls[number].name)
+            entries[arch] = {number: normal_entry(arch, number, policy.entries[arch][number]) for number in numbers}
+    return replace(policy, entries=entries)
+
+
+def normal_entry(arch: Arch, number: int, entry: Entry) -> Entry:
+    expression = normal_expression(arch, number, entry.expression)
+    if not isinstance(expression, Always):
+        return replace(entry, expression=expression)
+    if expression.value:
+        return Entry(expression, entry.action)
+    return Entry(expression, ALLOW) if entry.otherwise is None else Entry(Always(True), entry.otherwise)
+
+
+def normal_expression(arch: Arch, number: int, expression: Expression) -> Expression:
+    arguments = table(arch).by_number[number].arguments
+    expression = _flatten(arguments, expression)
+    while True:  # removing the repeated can leave a single part, to be flattened again: it gets smaller every time
+        arranged = _arrange(arch, number, expression, ())
+        flat = _flatten(arguments, arranged)
+        if flat == arranged:
+            return arranged
+        expression = flat
+
+
+def _flatten(arguments: tuple[Argument, ...], expression: Expression) -> Expression:
+    match expression:
+        case Always():
+            return expression
+        case Condition(index, operator, value):
+            truth = trivial(arguments[index], expression)
+            if truth is not None:
+                return Always(truth)
+            return Condition(index, Operator.EQ, 0) if operator is Operator.IN and value == 0 else expression
+        case Not(part):
+            inner = _flatten(arguments, part)
+            return Always(not inner.value) if isinstance(inner, Always) else Not(inner)
+        case And(parts) | Or(parts):
+            kind = type(expression)
+            decisive = Always(kind is Or)
+            flat: list[Expression] = []
+            for part in parts:
+                inner = _flatten(arguments, part)
+                if inner == decisive:
+                    return decisive
+                if not isinstance(inner, Always):
+                    flat.extend(inner.parts if isinstance(inner, And | Or) and type(inner) is kind else (inner,))
+            if len(flat) > 1:
+                return kind(tuple(flat))
+            return flat[0] if flat else Always(kind is And)
+
+
+def _arrange(arch: Arch, number: int, expression: Expression, known: Known) -> Expression:
+    """Parts in the order of their text, in which numbers count as numbers; those of an `&&` first by argument."""
+    match expression:
+        case Not(part):
+            return Not(_arrange(arch, number, part, known))
+        case And(parts) | Or(parts):
+            conjunction = isinstance(expression, And)
+            inner = determined(parts, known) if conjunction else known
+            keyed = []
+            for part in dict.fromkeys(_arrange(arch, number, part, inner) for part in parts):
+                text = format_expression(arch, number, part, inner)
+                keyed.append((first_argument(part) if conjunction else 0, _natural(text), text, part))
+            ordered = tuple(key[-1] for key in sorted(keyed, key=lambda key: key[:-1]))
+            return type(expression)(ordered) if len(ordered) > 1 else ordered[0]
+        case _:
+            return expression
+
+
+def first_argument(expression: Expression) -> int:
+    """The lowest index of an argument that an expression compares."""
+    match expression:
+        case Condition(index):
+            return index
+        case Not(part):
+            return first_argument(part)
+        case And(parts) | Or(parts):
+            return min(map(first_argument, parts))
+        case _:
+            return 0
+
+
+def _natural(text: str) -> tuple[str | int, ...]:
+    """A key that orders 9 before 10."""
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", text)))

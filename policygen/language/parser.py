@@ -1,0 +1,246 @@
+"""The grammar of a policy file: settings, sections, includes, entries.
+
+    file    = { [ setting | "include" FILE | entry ] [ comment ] newline }
+    setting = "callfence" 1 | "arch" ARCH | "table" VERSION | "arm" ("now" | "exec" | "entry")
+            | "default" action | "unknown" action | "portable" | "on_next_syscall" ":" ("1" | "0")
+    entry   = SYSCALL ":" ( "allow" | "1" | "deny" | "0" | action | [ action "if" ] expression [ "else" action ] )
+    action  = "allow" | "kill" | "errno" ERRNO | "trap" | "log" | "notify"
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NoReturn
+
+from policygen.errors import PolicyError, did_you_mean
+from policygen.language.attach import Item, Place, attach
+from policygen.language.cursor import Cursor
+from policygen.language.entries import body, syscall
+from policygen.language.expressions import ExpressionParser, Span
+from policygen.language.layout import SETTINGS, Include, Layout
+from policygen.language.lexer import Comment, Source, Token, source, tokenise
+from policygen.language.normal import normal_entry
+from policygen.language.operands import operands
+from policygen.language.phrases import action, integer, one_of, version
+from policygen.model import Arm, Entry, Policy
+from tracer.abi import Arch, table
+
+FORMAT = 1
+"""The version of the language."""
+
+MAX_INCLUDES = 16
+"""How deep files may include each other."""
+
+MAX_PATH = 4096
+"""linux/limits.h PATH_MAX."""
+
+Read = Callable[[str], str]
+"""Reads an included file, named relative to where the first file's name is relative to; raises OSError."""
+
+_ARMS = {"0": Arm.NOW, "1": Arm.EXEC}
+
+
+@dataclass(slots=True)
+class _Context:
+    """What a file has in common with those that it includes, and they with each other."""
+
+    read: Read | None
+    seen: dict[tuple[Arch, int], tuple[Source, int]] = field(default_factory=dict)
+    """Where each syscall's entry stands."""
+    included: dict[tuple[Arch, str], tuple[Source, int]] = field(default_factory=dict)
+
+
+def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, Layout]:
+    """The policy, in normal form, and the layout of its text; raises PolicyError."""
+    made = source(text, filename)
+    parser = _FileParser(_Context(read), made, (posixpath.normpath(filename),), None, Arch.X86_64)
+    comments = parser.parse()
+    return parser.policy(), attach(made.text, parser.items, comments)
+
+
+class _FileParser:
+    """Reads one file; makes another for each that it includes."""
+
+    def __init__(
+        self, context: _Context, text: Source, chain: tuple[str, ...], outer: Policy | None, arch: Arch
+    ) -> None:
+        self.context = context
+        self.source = text
+        self.chain = chain
+        """The files that are being read, this one last."""
+        self.outer = outer
+        """The settings of the including policy, with which this file's must agree."""
+        self.arch = arch
+        self.settings = outer or Policy({})
+        self.places: dict[str, Token] = {}
+        """Where each setting was made."""
+        self.entries: dict[Arch, dict[int, Entry]] = {}
+        self.items: list[Item] = []
+        self.first: Token | None = None
+        """The first entry or include, which ends the settings."""
+        self.cursor: Cursor
+
+    def parse(self) -> list[Comment]:
+        """Read the whole file; its comments are left to be attached to `items`."""
+        tokens, comments = tokenise(self.source)
+        self.cursor = Cursor(self.source, tokens)
+        while self.cursor.token.kind != "end":
+            place = self._statement()
+            self.items.append(place)
+            if not self.cursor.at_line_end():
+                hint = "`else` follows a condition" if self.cursor.token.text == "else" else ""
+                raise self.cursor.expected("the end of the line", hint)
+            if self.cursor.token.kind == "newline":
+                self.cursor.take()
+        if not self.entries and self.outer is None:
+            self.entries[self.arch] = {}
+        return comments
+
+    def policy(self) -> Policy:
+        return replace(self.settings, entries=self.entries)
+
+    def _statement(self) -> Item:
+        cursor = self.cursor
+        token = cursor.token
+        place: Place
+        spans: list[Span] = []
+        if token.kind == "include":
+            place = self._include(cursor.take())
+        elif cursor.following.text == ":":
+            cursor.take()
+            cursor.take()
+            place = self._on_next_syscall(token) if token.text == "on_next_syscall" else self._entry(token, spans)
+        elif token.kind == "word" and token.text in (*SETTINGS, "arch"):
+            cursor.take()
+            place = self._arch(token) if token.text == "arch" else self._setting(token)
+        else:
+            self._no_statement(token)
+        return Item(token.start, cursor.previous_end, place, tuple(spans))
+
+    def _no_statement(self, token: Token) -> NoReturn:
+        if token.text == "include":
+            raise self.cursor.error("include names no file", token, "include FILE")
+        if token.kind not in ("word", "number"):
+            raise self.cursor.error(f"`{token.text}` begins no line of a policy", token)
+        words = [*SETTINGS, "arch", "include"]
+        hint = did_you_mean(token.text, words) or f"a setting is one of {', '.join(words)}"
+        if token.text.removeprefix("sys_") in table(self.arch).by_name:
+            hint = f"an entry has a colon: {token.text}: allow"
+        raise self.cursor.error(f"no setting is named {token.text}", token, hint)
+
+    # Settings
+
+    def _claim(self, name: str, token: Token) -> None:
+        """Note where a setting is made; it may be made once, before the first entry."""
+        if first := self.places.get(name):
+            raise self.cursor.error(f"{name} is set twice", token, f"first at {self.source.place(first.start)}")
+        self.places[name] = token
+
+    def _setting(self, token: Token) -> Place:
+        name = token.text
+        if self.first:
+            hint = f"the first is at {self.source.place(self.first.start)}"
+            raise self.cursor.error("settings stand before the first entry", token, hint)
+        self._claim(name, token)
+        cursor = self.cursor
+        value = cursor.token
+        match name:
+            case "callfence":
+                written = integer(cursor, "a format version")
+                if written != FORMAT:
+                    hint = f"this callfence reads version {FORMAT}"
+                    raise cursor.error(f"the policy is written in version {written} of the language", value, hint)
+            case "table":
+                self._set(token, replace(self.settings, table=version(cursor)))
+            case "arm":
+                self._set(token, replace(self.settings, arm=Arm(one_of(cursor, "arming", list(Arm)))))
+            case "default":
+                self._set(token, replace(self.settings, default=action(cursor, "the action of a setting")))
+            case "unknown":
+                self._set(token, replace(self.settings, unknown=action(cursor, "the action of a setting")))
+            case "portable":
+                self._set(token, replace(self.settings, portable=True))
+        return ("setting", name)
+
+    def _set(self, token: Token, settings: Policy) -> None:
+        self.settings = settings
+        if self.outer not in (None, settings):
+            hint = "leave it out here, or make both the same"
+            raise self.cursor.error("an included file sets this otherwise than the including one", token, hint)
+
+    def _on_next_syscall(self, token: Token) -> Place:
+        """The setting of 2011, which may stand anywhere."""
+        self._claim("arm", token)
+        value = self.cursor.token.text
+        if value not in _ARMS:
+            raise self.cursor.expected("1 (arm exec) or 0 (arm now)")
+        self.cursor.take()
+        self._set(token, replace(self.settings, arm=_ARMS[value]))
+        return ("setting", "arm")
+
+    def _arch(self, token: Token) -> Place:
+        arch = Arch(one_of(self.cursor, "architecture", list(Arch)))
+        self._claim(f"arch {arch}", token)
+        self.arch = arch
+        self.entries.setdefault(arch, {})
+        return ("arch", arch)
+
+    # Entries
+
+    def _entry(self, token: Token, spans: list[Span]) -> Place:
+        self.first = self.first or token
+        number = syscall(self.cursor, token, self.arch, self.settings.table)
+        if seen := self.context.seen.get((self.arch, number)):
+            name = table(self.arch).by_number[number].name
+            hint = f"first at {seen[0].place(seen[1])}; join the two by ||"
+            raise self.cursor.error(f"{name} is given twice", token, hint)
+        self.context.seen[self.arch, number] = (self.source, token.start)
+        parser = ExpressionParser(self.cursor, operands(self.arch, number), spans)
+        entry = normal_entry(self.arch, number, body(self.cursor, token, parser))
+        self.entries.setdefault(self.arch, {})[number] = entry
+        return ("entry", self.arch, number, entry)
+
+    # Includes
+
+    def _include(self, token: Token) -> Place:
+        self.first = self.first or token
+        if len(token.text) >= MAX_PATH:
+            raise self.cursor.error(f"a file's name has less than {MAX_PATH} characters", token)
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.source.filename), token.text))
+        read = self.context.read
+        if read is None:
+            raise self.cursor.error("this text has no folder to include files from", token)
+        if posixpath.isabs(token.text):
+            hint = "name it relative to the file that includes it"
+            raise self.cursor.error("an included file has a relative name", token, hint)
+        if path in self.chain:
+            hint = " -> ".join((*self.chain[self.chain.index(path) :], path))
+            raise self.cursor.error(f"{token.text} includes itself", token, hint)
+        if len(self.chain) > MAX_INCLUDES:
+            raise self.cursor.error(f"files include each other deeper than {MAX_INCLUDES}", token)
+        if first := self.context.included.get((self.arch, path)):
+            hint = f"first at {first[0].place(first[1])}"
+            raise self.cursor.error(f"{token.text} is included twice", token, hint)
+        self.context.included[self.arch, path] = (self.source, token.start)
+        inner = self._included(token, path, read)
+        self.entries.setdefault(self.arch, {})
+        for arch, entries in inner.entries.items():
+            self.entries.setdefault(arch, {}).update(entries)
+        return ("include", self.arch, Include(token.text, inner.entries))
+
+    def _included(self, token: Token, path: str, read: Read) -> _FileParser:
+        chain = (self.source.place(token.start), *self.source.chain)
+        try:
+            text = read(path)
+        except OSError as error:
+            raise self.cursor.error(f"{path} cannot be read: {error.strerror or error}", token) from None
+        except PolicyError as error:  # not UTF-8
+            error.chain = chain
+            raise
+        parser = _FileParser(
+            self.context, source(text, path, chain), (*self.chain, path), self.settings, self.arch
+        )
+        parser.parse()
+        return parser

@@ -1,0 +1,88 @@
+"""The canonical text of a policy: equal policies with equal layouts give equal bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policygen.language.layout import Comments, Layout, Remarks, Section
+from policygen.language.naming import entry_lines, format_action
+from policygen.model import Or, Policy
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from policygen.model import Entry
+
+COMMENT_COLUMN = 31
+"""Where trailing comments begin, from 0, on lines short enough to leave two blanks before."""
+
+
+def print_policy(policy: Policy, layout: Layout) -> str:
+    """The text of a policy in normal form.  Raises ValueError for one that names no architecture."""
+    arches = [arch for arch in Arch if arch in policy.entries]
+    if not arches:
+        raise ValueError("a policy names at least one architecture")
+    included = {
+        (arch, number)
+        for section in layout.sections.values()
+        for include in section.includes
+        for arch, entries in include.entries.items()
+        for number in entries
+    }
+    lines = [*layout.header, *_settings(policy, arches[0], layout)]
+    for arch in arches:
+        section = layout.sections.get(arch, Section())
+        if arch is not arches[0]:
+            lines += ["", *_commented([f"arch {arch}"], section.arch)]
+        own = {number: entry for number, entry in policy.entries[arch].items() if (arch, number) not in included}
+        for block in _section(arch, own, section):
+            lines += ["", *block]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
+    values = {
+        "callfence": "1",
+        "table": "{}.{}".format(*policy.table),
+        "arm": policy.arm,
+        "default": format_action(policy.default),
+        "unknown": format_action(policy.unknown),
+    }
+    if policy.portable:
+        values["portable"] = ""
+    lines = []
+    for word, value in values.items():
+        lines += _commented([f"{word} {value}".rstrip()], layout.settings.get(word, Comments()))
+        if word == "callfence":
+            lines += _commented([f"arch {first}"], layout.sections.get(first, Section()).arch)
+    return lines
+
+
+def _section(arch: Arch, entries: Mapping[int, Entry], section: Section) -> Iterable[list[str]]:
+    """The blocks of a section that blank lines set apart: includes, entries, what comes after them."""
+    includes = [line for include in section.includes for line in _commented([include.line], include.comments)]
+    own = []
+    for call in sorted((table(arch).by_number[number] for number in entries), key=lambda call: call.name):
+        own += _entry(arch, call.number, entries[call.number], section.entries.get(call.number, Remarks()))
+    return [block for block in (includes, own, list(section.end)) if block]
+
+
+def _entry(arch: Arch, number: int, entry: Entry, remarks: Remarks) -> list[str]:
+    lines = entry_lines(arch, number, entry)
+    comments = [Comments()] * len(lines)
+    if isinstance(entry.expression, Or):
+        for index, alternative in enumerate(entry.expression.parts):
+            comments[index] = remarks.alternatives.get(alternative, Comments())
+    comments[0] = remarks.entry.join(comments[0])
+    return _commented(lines, *comments)
+
+
+def _commented(lines: list[str], *comments: Comments) -> list[str]:
+    """Lines with the comments on each."""
+    out: list[str] = []
+    for line, comment in zip(lines, comments, strict=True):
+        indentation = line[: len(line) - len(line.lstrip())]
+        out += [f"{indentation}{above}".rstrip() for above in comment.above]
+        out.append(f"{line:<{COMMENT_COLUMN - 2}}  {comment.trailing}" if comment.trailing else line)
+    return out

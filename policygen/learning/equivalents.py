@@ -1,0 +1,141 @@
+"""Calls that stand for one another in different C libraries: equivalents.tsv and libc.tsv, read on first use."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policygen.language.document import parse
+from policygen.language.operands import operands
+from policygen.model import Always, And, Condition
+from policygen.sets.join import alternatives
+from tracer.abi import table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from policygen.model import Entry, Expression
+    from tracer.abi import Arch
+
+Conjunction = tuple[Condition, ...]
+"""Conditions that hold together; none: whatever the arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two calls of a link."""
+
+    number: int
+    entry: Entry
+    """What it is done with: allowed under a condition; or failed, whatever the arguments."""
+    alternatives: tuple[Conjunction, ...]
+    """The condition of the entry."""
+
+    @property
+    def held(self) -> frozenset[int]:
+        """The arguments that the condition compares."""
+        return frozenset(condition.index for conditions in self.alternatives for condition in conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """An argument that both calls have."""
+
+    source: int
+    """Its index there: 0-5."""
+    target: int
+    free: int
+    """Bits that need not be the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Whoever may make the one call may make the other."""
+
+    source: Side
+    target: Side
+    carried: tuple[Carried, ...]
+    strict: bool
+    """Whether the two are the same: then the other has no freedom that the one has not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a C library does on its own."""
+
+    side: Side
+    loader: bool
+    """Whether it is done before the program's entry point."""
+    why: str
+
+
+@cache
+def links(arch: Arch) -> Mapping[int, tuple[Link, ...]]:
+    """The links from each call of an architecture, in the table's order; `=` rows are two."""
+    found: defaultdict[int, list[Link]] = defaultdict(list)
+    for call, way, other, carried, _ in _rows("equivalents.tsv"):
+        one, two = _side(arch, call), _side(arch, other)
+        if one is None or two is None:
+            continue
+        named = [_carried(arch, one.number, two.number, word) for word in carried.split()]
+        pairs = tuple(pair for pair in named if pair is not None)
+        found[one.number].append(Link(one, two, pairs, way == "="))
+        if way == "=" and (one != two):
+            back = tuple(Carried(pair.target, pair.source, pair.free) for pair in pairs)
+            found[two.number].append(Link(two, one, back, True))
+    return {number: tuple(those) for number, those in found.items()}
+
+
+@cache
+def own_calls(arch: Arch) -> tuple[Own, ...]:
+    """What C libraries do on their own on an architecture, in the table's order."""
+    rows = [(when, entry, why) for when, of, entry, why in _rows("libc.tsv") if of in ("-", arch)]
+    sides = [(_side(arch, entry), when == "loader", why) for when, entry, why in rows]
+    return tuple(Own(side, loader, why) for side, loader, why in sides if side is not None)
+
+
+def simple(expression: Expression) -> Conjunction | None:
+    """The conditions of an alternative that is nothing but a conjunction of them."""
+    if expression == Always(True):
+        return ()
+    parts = expression.parts if isinstance(expression, And) else (expression,)
+    conditions = tuple(part for part in parts if isinstance(part, Condition))
+    return conditions if len(conditions) == len(parts) else None
+
+
+def _rows(name: str) -> Iterator[list[str]]:
+    lines = Path(__file__).with_name(name).read_text("utf-8").splitlines()
+    rows = (line.split("\t") for line in lines if not line.startswith("#"))
+    next(rows)
+    return rows
+
+
+def _side(arch: Arch, cell: str) -> Side | None:
+    """The call and condition of a cell; None if the architecture has no such call, or one that takes a pointer to its
+    arguments (mmap of i386)."""
+    name, colon, _ = cell.partition(":")
+    call = table(arch).by_name.get(name)
+    if call is None or (colon and not operands(arch, call.number).constrainable()):
+        return None
+    policy = parse(f"arch {arch}\n{cell if colon else f'{cell}: allow'}", f"{name} of equivalents.tsv or libc.tsv").policy
+    ((number, entry),) = policy.entries[arch].items()
+    found = [simple(one) for one in alternatives(entry.expression)]
+    conjunctions = tuple(one for one in found if one is not None)
+    if len(conjunctions) < len(found):
+        raise ValueError(f"more than a conjunction of conditions: {cell}")
+    return Side(number, entry, conjunctions)
+
+
+def _carried(arch: Arch, source: int, target: int, word: str) -> Carried | None:
+    """The pair that a word names; None where the architecture's calls do not share it: one takes a pointer to its
+    arguments (select of i386), or the widths differ (ids of 16 bits), so that bits are not the same bits."""
+    names, _, bit = word.partition("~")
+    first, _, second = names.partition(":")
+    one, two = operands(arch, source), operands(arch, target)
+    a, b = one.index(first), two.index(second or first)
+    if a is None or b is None or one.syscall.arguments[a].width != two.syscall.arguments[b].width:
+        return None
+    return Carried(a, b, one.constant(a, bit)[0] if bit else 0)

@@ -1,0 +1,150 @@
+"""The entry of one call, extended by what was observed of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from policygen.language.naming import format_entry
+from policygen.learning.floor import OPAQUE
+from policygen.learning.generalise import Widened, Widening, generalise, learned
+from policygen.learning.known import sort_out
+from policygen.learning.rule import expression, join, key, read
+from policygen.model import ENOSYS, Always, And, Condition, Entry, Expression, Not, Or
+from policygen.recording.observation import Observation, kept
+from policygen.sets.minimise import minimise
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from policygen.learning.rule import Rule
+    from policygen.model import Action
+    from tracer.abi.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to learn."""
+
+    names_only: bool = False
+    """Names alone, no arguments."""
+    tight: bool = False
+    """Hold free arguments to the values seen, where the evidence is good."""
+    allow_opaque: Collection[str] = ()
+    """Which of the calls that hide their arguments (`floor.OPAQUE`) to allow."""
+    portable: bool = False
+    """Make the policy fit other C libraries too (`policygen.learning.portable`), if it does not already."""
+
+
+DEFAULTS = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """An entry, and how it came about."""
+
+    entry: Entry | None
+    """None where the policy's default will do."""
+    added: tuple[Expression, ...] = ()
+    """The alternatives that it did not have."""
+    allowed: tuple[Observation, ...] = ()
+    """The observations that it allows."""
+    refused: tuple[Observation, ...] = ()
+    """The observations that the policy refuses in so many words; those are not added."""
+    widenings: Mapping[Widened, int] = field(default_factory=dict)
+
+
+def extend(
+    entry: Entry | None,
+    default: Action,
+    observations: Sequence[Observation],
+    calls: Table,
+    options: Options,
+    *,
+    by_hand: bool = True,
+) -> Extended:
+    """The entry that allows what `entry` does and the observations, all of that one call.
+
+    `default` is what the policy does where the entry says nothing.  An alternative that a person wrote or narrowed is
+    kept.  If every alternative constrains some argument, so do those that are added, as far as its values were kept;
+    unless nothing of the entry is known to be `by_hand`.
+    """
+    number = observations[0].number
+    name = calls.by_number[number].name
+    if name in OPAQUE and entry in (None, Entry(Always(True), ENOSYS)):
+        return _opaque(name, entry, observations, options)
+    known = sort_out(entry, default, observations, calls)
+    against = set(known.refused)
+    allowed = tuple(observation for observation in observations if observation not in against)
+    if not known.new:
+        return Extended(entry, (), allowed, known.refused)
+    held = constrained(entry.expression) if entry and by_hand else ()
+    found = generalise(known.new, calls, names_only=options.names_only, tight=options.tight, held=held)
+    before = _alternatives(entry)
+    after = minimise(_joined(before, found.rules, calls, number), calls.by_number[number].arguments)
+    whole = after[0] if len(after) == 1 else Or(after)
+    added = tuple(alternative for alternative in after if alternative not in before)
+    extended = Entry(whole) if entry is None else replace(entry, expression=whole)
+    return Extended(extended, added, allowed, known.refused, found.widenings)
+
+
+def allowing_line(event: Event) -> str | None:
+    """The policy's entry that would allow this call and its like; None if no policy can (another architecture, an x32
+    call, a number that no table has).  It belongs to the section of the event's architecture."""
+    arch = Arch.from_audit(event.arch)
+    if arch is None or event.number not in table(arch).by_number:
+        return None
+    calls = table(arch)
+    observation = Observation(event.arch, event.number, kept(calls, event), "", (1,), "", event.arguments)
+    rule = learned(observation, calls)
+    return format_entry(arch, event.number, Entry(expression(rule, calls.by_number[event.number].arguments)))
+
+
+def _opaque(name: str, entry: Entry | None, observations: Sequence[Observation], options: Options) -> Extended:
+    if name not in options.allow_opaque:
+        return Extended(Entry(Always(True), ENOSYS), () if entry else (Always(True),))
+    first = observations[0]
+    widened = Widened(first.arch, first.number, -1, Widening.NAMES)
+    allowed = tuple(observations)
+    return Extended(Entry(Always(True)), (Always(True),), allowed, widenings={widened: len(allowed)})
+
+
+def _alternatives(entry: Entry | None) -> tuple[Expression, ...]:
+    if entry is None:
+        return ()
+    return entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
+
+
+def constrained(expression: Expression) -> frozenset[int]:
+    """The arguments that every alternative compares."""
+    match expression:
+        case Condition(index):
+            return frozenset((index,))
+        case And(parts):
+            return frozenset().union(*map(constrained, parts))
+        case Or(parts):
+            return frozenset.intersection(*map(constrained, parts))
+        case Not(part):
+            return constrained(part)
+        case Always():
+            return frozenset()
+
+
+def _joined(alternatives: Sequence[Expression], rules: Sequence[Rule], calls: Table, number: int) -> tuple[Expression, ...]:
+    """The alternatives and the rules, rules with the same key joined.
+
+    Learning never leaves two alternatives with one key.  Where there are two, a person has split them: they stay.
+    """
+    arguments = calls.by_number[number].arguments
+    written = [read(alternative, calls, number) for alternative in alternatives]
+    times = Counter(key(rule) for rule in written if rule is not None)
+    new = {key(rule): rule for rule in rules}
+    joined = []
+    for alternative, rule in zip(alternatives, written, strict=True):
+        if rule is not None and key(rule) in new and times[key(rule)] == 1:
+            joined.append(expression(join(rule, new.pop(key(rule))), arguments))
+        else:
+            joined.append(alternative)
+    return (*joined, *(expression(rule, arguments) for rule in new.values()))

@@ -1,0 +1,216 @@
+"""From observations to rules: what a policy allows because of what was seen.
+
+One named function for each way of treating an argument; `TREATMENT` says which kind is treated how.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING
+
+from policygen.learning.rule import Element, Flags, Rule, join, key
+from policygen.model import Condition, Operator
+from policygen.recording.fold import EVIDENCE
+from tracer.abi import Argument, Kind, constants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from policygen.recording.observation import Observation
+    from tracer.abi import Arch
+    from tracer.abi.table import Table
+
+
+def exact(_: Argument, index: int, value: int) -> Element:
+    """Only this value: selectors, signals, and bits that are dangerous together."""
+    return Condition(index, Operator.EQ, value)
+
+
+def clock(_: Argument, index: int, value: int) -> Element:
+    """Only this clock; but every negative one, for they carry a pid or a descriptor."""
+    return Condition(index, Operator.LT, 0) if value < 0 else Condition(index, Operator.EQ, value)
+
+
+def union(argument: Argument, index: int, value: int) -> Element:
+    """The bits seen, which add up; the bits of `Argument.exact` do not, they are one value."""
+    return Flags(value & argument.mask, False, argument.exact)
+
+
+def field(argument: Argument, index: int, value: int) -> Element:
+    """The exact bits as they are, the others free."""
+    return Condition(index, Operator.MASKED, value, argument.exact)
+
+
+def free(argument: Argument, index: int, value: int) -> Element:
+    """Any value."""
+    return None
+
+
+TIGHT_RUNS = 3
+"""Fewer runs are no evidence for holding a free argument to the values seen."""
+
+_TIGHT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID))
+"""Kinds that are held so.  Numbers of other kinds are not: some of them hang on timing (futex's `val`), and some are left
+over in a register that the call does not read."""
+
+TREATMENT: Mapping[Kind, Callable[[Argument, int, int], Element]] = {
+    Kind.SELECTOR: exact,
+    Kind.SIGNAL: exact,
+    Kind.PROTECTION: exact,
+    Kind.CLOCK: clock,
+    Kind.FLAGS: union,
+    Kind.FIELD: field,
+    Kind.FD: free,
+    Kind.DIRFD: free,
+    Kind.POINTER: free,
+    Kind.PATH: free,
+    Kind.ADDRESS: free,
+    Kind.SIZE: free,
+    Kind.OFFSET: free,
+    Kind.ID: free,
+    Kind.MODE: free,
+    Kind.NUMBER: free,
+}
+
+
+class Widening(StrEnum):
+    """A way in which a rule allows more than was seen."""
+
+    FLOOR = "allowed whether seen or not"
+    PORTABLE = "what other C libraries do instead"
+    NAMES = "any arguments"
+    FREE = "any value"
+    UNION = "any combination of the bits seen"
+    REST = "any value of the other bits"
+    NEGATIVE = "any negative value"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Widened:
+    """A widening, and what it was applied to."""
+
+    arch: int
+    number: int
+    index: int
+    """Which argument: 0-5; -1 for the whole call."""
+    widening: Widening
+
+
+@dataclass(frozen=True, slots=True)
+class Generalised:
+    rules: tuple[Rule, ...]
+    widenings: Mapping[Widened, int]
+    """How many observations each was applied to."""
+
+
+def generalise(
+    observations: Sequence[Observation],
+    calls: Table,
+    *,
+    names_only: bool = False,
+    tight: bool = False,
+    held: Collection[int] = (),
+) -> Generalised:
+    """The rules for the observations of one call (one architecture, one number).
+
+    `held` are arguments that keep their values even if they would be free, where the observations have them.
+    """
+    if names_only:
+        arity = len(calls.by_number[observations[0].number].arguments)
+        widened = Widened(observations[0].arch, observations[0].number, -1, Widening.NAMES)
+        return Generalised(((None,) * arity,), {widened: len(observations)})
+    groups: dict[tuple[object, ...], list[Observation]] = {}
+    joined: dict[tuple[object, ...], Rule] = {}
+    for observation in observations:
+        rule = learned(observation, calls, held)
+        groups.setdefault(key(rule), []).append(observation)
+        joined[key(rule)] = join(joined.get(key(rule), rule), rule)
+    widenings: Counter[Widened] = Counter()
+    rules = []
+    for name, rule in joined.items():
+        rule = _tightened(rule, groups[name], calls) if tight else rule
+        rules.append(rule)
+        for observation in groups[name]:
+            widenings.update(widenings_of(rule, observation, calls))
+    return Generalised(tuple(rules), widenings)
+
+
+def learned(observation: Observation, calls: Table, held: Collection[int] = ()) -> Rule:
+    """The rule that one observation gives rise to."""
+    meanings = calls.arguments(observation.number, observation.example)
+    rule: list[Element] = []
+    for index, (meaning, value) in enumerate(zip(meanings, observation.arguments, strict=True)):
+        element = None
+        if value is not None and not _is_left_over(meaning, observation.example[index], calls.arch):
+            element = TREATMENT[meaning.kind](meaning, index, value)
+        if element is None and value is not None and index in held:
+            element = Condition(index, Operator.EQ, value)
+        rule.append(element)
+    return tuple(rule)
+
+
+def _is_left_over(argument: Argument, register: int, arch: Arch) -> bool:
+    """Whether the call was made without these flags, as `syscall(SYS_pidfd_open)` is to ask whether the kernel has it.
+
+    The register then has an address from before, and the half of it that the kernel takes is another in every run: it has
+    bits without a name.  No number has the upper half of an address in the stack, a library, or a position-independent
+    program and its heap: those are above two thirds of the address space (ELF_ET_DYN_BASE, arch/x86/include/asm/elf.h).
+    Of other kinds than flags a value is kept even so: nothing that decides what a call does becomes free by chance.
+    """
+    if argument.kind is not Kind.FLAGS or argument.width != 32 or not 0x5555 <= register >> 32 <= 0x7FFF:
+        return False
+    names = constants.family(argument.constants, arch).names if argument.constants else {}
+    return bool(register & argument.mask & ~reduce(or_, names.values(), 0))
+
+
+def literal(observation: Observation, calls: Table) -> Rule:
+    """The rule that allows just what the observation stands for: what it kept, and any value of what it did not."""
+    return learned(observation, calls, range(len(observation.arguments)))
+
+
+def _tightened(rule: Rule, observations: Sequence[Observation], calls: Table) -> Rule:
+    """The rule with free arguments held to the values seen, where the evidence is good."""
+    meanings = calls.arguments(observations[0].number, observations[0].example)  # one key, so one meaning
+    return tuple(
+        _few_values(index, observations) if element is None and meaning.kind in _TIGHT else element
+        for index, (element, meaning) in enumerate(zip(rule, meanings, strict=True))
+    )
+
+
+def _few_values(index: int, observations: Sequence[Observation]) -> Element:
+    """The values of an argument as a condition, if there are few and no run is alone with one of them."""
+    runs: dict[int, set[int]] = {}
+    for observation in observations:
+        value = observation.arguments[index]
+        if value is None:
+            return None
+        runs.setdefault(value, set()).update(run for run, count in enumerate(observation.counts) if count)
+    if len(set().union(*runs.values())) < TIGHT_RUNS or len(runs) > EVIDENCE or min(map(len, runs.values())) < 2:
+        return None
+    if len(runs) == 1:
+        return Condition(index, Operator.EQ, min(runs))
+    return Condition(index, Operator.ONE_OF, values=tuple(sorted(runs)))
+
+
+def widenings_of(rule: Rule, observation: Observation, calls: Table) -> list[Widened]:
+    """How the rule allows more than the observation.  A pointer, which no policy could constrain, is not counted."""
+    found = []
+    for index, (element, meaning) in enumerate(
+        zip(rule, calls.arguments(observation.number, observation.example), strict=True)
+    ):
+        widening = None
+        if element is None and not meaning.kind.is_pointer:
+            widening = Widening.FREE
+        elif isinstance(element, Flags) and element.several:
+            widening = Widening.UNION
+        elif isinstance(element, Condition) and element.operator is Operator.MASKED:
+            widening = Widening.REST
+        elif isinstance(element, Condition) and element.operator is Operator.LT:
+            widening = Widening.NEGATIVE
+        if widening is not None:
+            found.append(Widened(observation.arch, observation.number, index, widening))
+    return found

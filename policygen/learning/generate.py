@@ -1,0 +1,291 @@
+"""Observations, and the policy there is, if any -> the policy that allows both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from policygen.evaluate import evaluate
+from policygen.filter.compile import compile_policy
+from policygen.language.document import Document, new_document
+from policygen.learning.extend import DEFAULTS, Extended, Options, extend
+from policygen.learning.floor import (
+    ARMED_BEFORE,
+    CLONE_THREAD,
+    FLOOR,
+    FUTEX_OPERATIONS,
+    OPAQUE,
+    PAUSE,
+    PAUSE_ARGUMENTS,
+    PAUSES,
+    STARTS,
+    THREADS,
+    VISIBLE_NO_MORE,
+)
+from policygen.learning.generalise import Widened, Widening
+from policygen.learning.known import permits
+from policygen.learning.portable import Grown, made_portable, with_equivalents
+from policygen.learning.replay import replay
+from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy
+from policygen.recording.observation import Observation, kept
+from policygen.review.provenance import note_of
+from policygen.sets.join import alternatives
+from tracer.abi import X32_BIT, Arch, Event, constants, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+_ALLOWED = Entry(Always(True))
+_NEWEST = Policy({}).table
+_ARMING = "execve"
+_WAITING = ("futex", *PAUSES)
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """What the policy did not say of a call before."""
+
+    arch: Arch
+    number: int
+    entry: Entry
+    """As it is now."""
+    alternatives: tuple[Expression, ...]
+    """Those that it did not have."""
+    first: bool
+    """Whether there was no entry at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    document: Document
+    """The existing one itself, if nothing has changed."""
+    new: tuple[New, ...]
+    """By architecture, then by the call's name.  Without the floor."""
+    widenings: Mapping[Widened, int]
+    """How what is new allows more than was seen, and for how many observations each; the floor included."""
+    refused: tuple[Observation, ...]
+    """What was seen but not added, because the policy refuses it in so many words."""
+    gaps: tuple[str, ...]
+    """What was seen and no policy can allow."""
+
+
+def generate(
+    observations: Iterable[Observation],
+    existing: Document | None,
+    *,
+    name: str,
+    options: Options = DEFAULTS,
+    arm: Arm | None = None,
+) -> Generated:
+    """The policy for the program of that name, which allows what the existing one does and what was observed.
+
+    `arm` None is that of the existing policy, `exec` for a new one.  Of the observations' counts only their number
+    (of runs) and whether they are zero matters, and that for `tight` alone: the same behaviour gives the same text.
+    Raises CompileError if the policy has no filter, and ReplayError, a bug of ours, if the filter denies what was
+    observed.
+    """
+    old = existing.policy if existing else Policy({})
+    placed, gaps = _placed(observations)
+    start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
+    placed = _with_waits(placed, start, options)
+    noted = _portable_notes(existing)
+    extended = {
+        (arch, number): extend(
+            start.entries[arch].get(number), start.default, seen, table(arch), options, by_hand=(arch, number) not in noted
+        )
+        for (arch, number), seen in placed.items()
+    }
+    grown = _grown(old, _with_entries(start, extended), extended, options)
+    policy = grown.policy
+    if existing is not None and policy == old:
+        document = existing
+    else:
+        unseen = {call: note for call, note in noted.items() if call not in extended or not extended[call].added}
+        notes = {**unseen, **grown.reasons, **_notes(policy)}
+        document = existing.with_policy(policy, notes) if existing else new_document(policy, name, notes)
+    allowed = [(table(arch), seen) for (arch, _), one in extended.items() for seen in one.allowed]
+    if allowed or document is not existing:  # else there is nothing to write, and nothing to replay
+        replay(compile_policy(document.policy), allowed)
+    widenings = {widened: count for one in extended.values() for widened, count in one.widenings.items()}
+    return Generated(
+        document,
+        tuple(_new(old, policy, extended, grown)),
+        _floor_widenings(old, start) | widenings | _portable_widenings(grown),
+        tuple(seen for one in extended.values() for seen in one.refused),
+        tuple(gaps),
+    )
+
+
+Call = tuple[Arch, int]
+Placed = dict[Call, tuple[Observation, ...]]
+
+
+def _placed(observations: Iterable[Observation]) -> tuple[Placed, list[str]]:
+    """The observations of each call that a policy can name, in the order of architecture and name, and the others."""
+    placed: Placed = {}
+    gaps = []
+    ordered = sorted(observations, key=lambda seen: seen.order)
+    for (audit, number), seen in groupby(ordered, key=lambda seen: (seen.arch, seen.number)):
+        arch = Arch.from_audit(audit)
+        if arch is not None and number in table(arch).by_number:
+            placed[arch, number] = tuple(one.fitted(table(arch)) for one in seen)
+        else:
+            gaps.append(_gap(arch, audit, number))
+    return _in_order(placed), gaps
+
+
+def _in_order(placed: Placed) -> Placed:
+    order = list(Arch)
+    return dict(sorted(placed.items(), key=lambda item: (order.index(item[0][0]), _name(*item[0]))))
+
+
+def _with_waits(placed: Placed, policy: Policy, options: Options) -> Placed:
+    """With every way in which threads may wait for one another, where the program starts threads; and with a pause, where
+    it starts any tasks.  A clone3 that is let through may do either: nobody sees which.
+
+    Not if the policy allows all that was seen of that already: then somebody may have removed the others.
+    """
+    found = dict(placed)
+    for arch in policy.entries:
+        opaque = _of(placed, arch, "clone3")
+        if "clone3" not in options.allow_opaque and not all(_permitted(policy, one.event) for one in opaque):
+            opaque = ()  # it fails
+        starts = [*opaque, *(seen for name in STARTS for seen in _of(placed, arch, name))]
+        threads = [*opaque, *(seen for seen in _of(placed, arch, "clone") if seen.example[0] & CLONE_THREAD)]
+        for name in _WAITING:
+            causes, seen = threads if name == "futex" else starts, _of(placed, arch, name)
+            if causes and name in table(arch).by_name and not all(_permitted(policy, one.event) for one in (*causes, *seen)):
+                found[arch, table(arch).by_name[name].number] = seen + tuple(
+                    Observation(arch.audit, event.number, kept(table(arch), event), "", (1,), "", event.arguments)
+                    for event in _waits(arch, name)
+                )
+    return _in_order(found)
+
+
+def _of(placed: Placed, arch: Arch, name: str) -> tuple[Observation, ...]:
+    call = table(arch).by_name.get(name)
+    return placed.get((arch, call.number), ()) if call else ()
+
+
+def _waits(arch: Arch, name: str) -> tuple[Event, ...]:
+    """The ways in which tasks may need to wait for one another by the call `name`."""
+    ways = [("0", operation) for operation in FUTEX_OPERATIONS] if name == "futex" else PAUSE_ARGUMENTS
+    number = table(arch).by_name[name].number
+    return tuple(Event(arch.audit, number, (_bits(first, arch), _bits(second, arch), 0, 0, 0, 0)) for first, second in ways)
+
+
+def _bits(names: str, arch: Arch) -> int:
+    """The value of `A|B`, or 0."""
+    return sum(constants.value(name, arch) or 0 for name in names.split("|"))
+
+
+def _starts(name: str, entry: Entry) -> bool:
+    return name in STARTS or (name == "clone3" and entry == _ALLOWED)
+
+
+def _permitted(policy: Policy, event: Event) -> bool:
+    return permits(evaluate(policy, event))
+
+
+def _gap(arch: Arch | None, audit: int, number: int) -> str:
+    if arch is None:
+        return f"call {number} of architecture {audit:#x}, which callfence does not know: it will be killed"
+    if arch is Arch.X86_64 and X32_BIT <= number < 2 * X32_BIT:
+        return f"x32 call {number - X32_BIT}: it will be killed"
+    if number > table(arch).newest(_NEWEST):
+        return f"call {number} of {arch}, newer than the table of {'.'.join(map(str, _NEWEST))}: as `unknown` says"
+    return f"number {number} of {arch}, which is no call: as `default` says"
+
+
+def _with_floor(old: Policy, arches: Sequence[Arch], arm: Arm) -> Policy:
+    """The policy with the floor in each architecture that it has no entries for; what a person removed stays away."""
+    entries = {}
+    for arch in Arch:
+        section = dict(old.entries.get(arch, {}))
+        calls = table(arch).by_name
+        if arch in arches and not section:
+            section = {calls[name].number: _ALLOWED for name in FLOOR if name in calls}
+        if arm is Arm.NOW and arch.bits == 64:  # that of the Python which execs
+            section.setdefault(calls[_ARMING].number, _ALLOWED)
+        if arch in arches or arch in old.entries:
+            entries[arch] = section
+    return replace(old, entries=entries, arm=arm)
+
+
+def _with_entries(policy: Policy, extended: Mapping[tuple[Arch, int], Extended]) -> Policy:
+    entries = {arch: dict(section) for arch, section in policy.entries.items()}
+    version = policy.table
+    for (arch, number), one in extended.items():
+        if one.entry is not None:
+            entries[arch][number] = one.entry
+            if number > table(arch).newest(version):
+                version = _NEWEST  # no entry can be written for a call that the policy's own table does not have
+    return replace(policy, entries=entries, table=version)
+
+
+def _grown(old: Policy, policy: Policy, extended: Mapping[Call, Extended], options: Options) -> Grown:
+    """The policy with the equivalents of what was added; of all that it allows, where it was not portable before."""
+    if old.portable:
+        return with_equivalents(policy, {call: one.added for call, one in extended.items() if one.added})
+    return made_portable(policy) if options.portable else Grown(policy, (), {})
+
+
+def _portable_notes(existing: Document | None) -> dict[Call, str]:
+    """The reasons of entries that are no more than equivalents."""
+    if existing is None:
+        return {}
+    found = {
+        (arch, number): note_of(existing, arch, number)
+        for arch, section in existing.policy.entries.items()
+        for number in section
+    }
+    return {call: note for call, note in found.items() if note.startswith("portable: ")}
+
+
+def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:
+    """The reasons of entries that come from `floor`."""
+    notes = {}
+    for arch, section in policy.entries.items():
+        for number, entry in section.items():
+            name = _name(arch, number)
+            if entry == _ALLOWED and policy.arm is Arm.NOW and name == _ARMING:
+                notes[arch, number] = ARMED_BEFORE
+            elif entry == _ALLOWED and (name in FLOOR or name in VISIBLE_NO_MORE):
+                notes[arch, number] = FLOOR.get(name) or VISIBLE_NO_MORE[name]
+            elif entry == Entry(Always(True), ENOSYS) and name in OPAQUE:
+                notes[arch, number] = OPAQUE[name]
+            elif name in _WAITING and entry != _ALLOWED and all(_permitted(policy, one) for one in _waits(arch, name)):
+                if name == "futex":
+                    notes[arch, number] = THREADS
+                elif any(_starts(_name(arch, other), one) for other, one in section.items()):
+                    notes[arch, number] = PAUSE
+    return notes
+
+
+def _new(old: Policy, policy: Policy, extended: Mapping[Call, Extended], grown: Grown) -> Iterator[New]:
+    seen = [call for call, one in extended.items() if one.entry is not None and one.added]
+    for arch, number in _in_order(dict.fromkeys((*seen, *grown.grown), ())):
+        entry, before = policy.entries[arch][number], old.entries.get(arch, {}).get(number)
+        known = alternatives(before.expression) if before else ()
+        added = tuple(one for one in alternatives(entry.expression) if one not in known)
+        yield New(arch, number, entry, added, before is None)
+
+
+def _portable_widenings(grown: Grown) -> dict[Widened, int]:
+    """The equivalents, which no observation stands behind."""
+    return {Widened(arch.audit, number, -1, Widening.PORTABLE): 0 for arch, number in grown.grown}
+
+
+def _floor_widenings(old: Policy, start: Policy) -> dict[Widened, int]:
+    """The floor's entries, which no observation stands behind."""
+    return {
+        Widened(arch.audit, number, -1, Widening.FLOOR): 0
+        for arch, section in start.entries.items()
+        for number in section
+        if number not in old.entries.get(arch, {})
+    }
+
+
+def _name(arch: Arch, number: int) -> str:
+    return table(arch).by_number[number].name

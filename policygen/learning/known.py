@@ -1,0 +1,83 @@
+"""What a policy already says about observations.
+
+What it says in so many words stays as it is, be it a permission or a refusal; what falls to its default is learned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from policygen.learning.generalise import literal
+from policygen.learning.rule import expression
+from policygen.model import Action, ActionKind, Always, Entry
+from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
+from policygen.sets.region import space, truth
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policygen.learning.rule import Rule
+    from policygen.recording.observation import Observation
+    from tracer.abi import Argument
+    from tracer.abi.table import Table
+
+_MANY = 2000
+"""Rules judged in one space, which has room for a million nodes: each takes up to 400."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Observations of one call, by what the policy says of them.  One that it allows is in neither."""
+
+    new: tuple[Observation, ...]
+    """Some of the events folded into it fall to a default that does not allow them."""
+    refused: tuple[Observation, ...]
+    """All that the policy does not allow of it, an entry refuses in so many words."""
+
+
+def permits(action: Action) -> bool:
+    """Whether the call is carried out."""
+    return action.kind in (ActionKind.ALLOW, ActionKind.LOG)
+
+
+def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observation], calls: Table) -> Known:
+    """What an entry, or its absence, says of observations of its call.
+
+    An observation of which nothing is known but an example counts as new unless the entry allows all that it may
+    stand for: better a rule too many in the diff than a denial.
+    """
+    if entry is None:
+        return Known(() if permits(default) else tuple(observations), ())
+    plain = calls.by_number[observations[0].number].arguments
+    rules = [literal(observation, calls) for observation in observations]
+    different = list(dict.fromkeys(rules))
+    new: set[Rule] = set()
+    against: set[Rule] = set()
+    for first in range(0, len(different), _MANY):
+        sets = space()
+        allowed, refused = regions(sets, entry, default, plain)
+        for rule in different[first : first + _MANY]:
+            rest = sets.choose(allowed, FALSE, truth(sets, expression(rule, plain), plain))
+            if rest != FALSE:
+                (new if sets.choose(refused, FALSE, rest) != FALSE else against).add(rule)
+    both = list(zip(observations, rules, strict=True))
+    return Known(tuple(one for one, rule in both if rule in new), tuple(one for one, rule in both if rule in against))
+
+
+def regions(sets: Space, entry: Entry, default: Action, plain: Sequence[Argument]) -> tuple[int, int]:
+    """Where the call is allowed, and where the entry itself refuses it."""
+    if entry.expression == Always(False) and entry.otherwise is None:
+        return FALSE, TRUE  # `deny`: written to say just that
+    try:
+        holds = truth(sets, entry.expression, plain)
+    except TooComplexError:
+        return FALSE, FALSE
+    fails = sets.invert(holds)
+    allowed = refused = FALSE
+    for region, action in ((holds, entry.action), (fails, entry.otherwise)):
+        if permits(action or default):
+            allowed = sets.either(region, allowed)
+        elif action is not None:
+            refused = sets.either(region, refused)
+    return allowed, refused

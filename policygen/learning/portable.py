@@ -1,0 +1,216 @@
+"""A policy that also fits other C libraries: with the equivalents of what it allows.
+
+They are written out as entries like any other, so nothing that judges a policy has to know of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from policygen.language.normal import normal, normal_entry
+from policygen.learning.carry import image
+from policygen.learning.equivalents import Conjunction, links, own_calls, simple
+from policygen.learning.known import permits, regions
+from policygen.model import ALLOW, Always, And, Arm, Condition, Entry, Expression, Operator, Or, Policy
+from policygen.sets import region
+from policygen.sets.algebra import FALSE, TRUE, TooComplexError
+from policygen.sets.join import Form, JoinError, alternatives, form_of, join_entries
+from policygen.sets.minimise import minimise
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from policygen.learning.equivalents import Link
+    from policygen.model import Action
+    from tracer.abi import Argument
+
+Call = tuple[Arch, int]
+
+_MAX_CUBES = 64
+"""Alternatives as which a condition of a shape that learning does not write is looked at; one that takes more has no
+equivalents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """A policy with the equivalents of what it allows."""
+
+    policy: Policy
+    grown: tuple[Call, ...]
+    """The calls that it allows more of."""
+    reasons: Mapping[Call, str]
+    """Of those that had no entry before, what each is there for: a note (`layout.NOTE_WORDS`)."""
+
+
+def made_portable(policy: Policy) -> Grown:
+    """The policy with its `portable` line, the equivalents of all that it allows, and what C libraries do on their own.
+
+    Nothing is added that an entry refuses in so many words, or that the policy's table does not have.  Idempotent, and
+    never narrower.
+    """
+    policy = normal(policy)
+    growth = _Growth(replace(policy, portable=True))
+    for arch, section in policy.entries.items():
+        for own in own_calls(arch) if section else ():
+            if not own.loader or policy.arm is not Arm.ENTRY:
+                for conditions in own.side.alternatives:
+                    growth.add((arch, own.side.number), conditions, ALLOW, own.why)
+        for number, entry in section.items():
+            made = _allowed(entry, policy.default)
+            if made is not None and made.action is not None:
+                growth.follow((arch, number), alternatives(made.allowed), made.action)
+    return growth.result()
+
+
+def with_equivalents(policy: Policy, new: Mapping[Call, Iterable[Expression]]) -> Grown:
+    """The policy with the equivalents of some of what it allows: alternatives of the entries of those calls.
+
+    The others' are not looked at again: what a person has taken out of them does not come back.
+    """
+    growth = _Growth(policy)
+    for (arch, number), parts in new.items():
+        action = policy.entries[arch][number].action
+        if permits(action):
+            growth.follow((arch, number), parts, action)
+    return growth.result()
+
+
+def _allowed(entry: Entry, default: Action) -> Form | None:
+    try:
+        return form_of(entry, default)
+    except JoinError:
+        return None
+
+
+class _Growth:
+    """A policy while it grows: what is allowed is followed along the links until nothing is new."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.sets = region.space()
+        self.known: dict[Call, tuple[int, int]] = {}
+        """What each call's entry allows by now, and what it refuses in so many words."""
+        self.parts: dict[Call, list[Expression]] = {}
+        self.actions: dict[Call, Action] = {}
+        self.reasons: dict[Call, str] = {}
+        self.failing: dict[Call, Entry] = {}
+        self.ahead: deque[tuple[Call, Conjunction, Action]] = deque()
+
+    def follow(self, call: Call, parts: Iterable[Expression], action: Action) -> None:
+        """Look at what may stand for alternatives that are allowed already."""
+        self.ahead.extend((call, conditions, action) for part in parts for conditions in self._conjunctions(call, part))
+
+    def add(self, call: Call, conditions: Conjunction, action: Action, reason: str) -> None:
+        """Allow more of a call, and follow that; unless it is allowed, refused, or no call of the policy's table."""
+        arch, number = call
+        if number > table(arch).newest(self.policy.table) or not self._takes(call, action):
+            return
+        if call not in self.known:
+            self.known[call] = self._regions(call)
+        allowed, refused = self.known[call]
+        conditions = self._tidy(call, conditions)
+        expression = And(conditions) if conditions else Always(True)
+        where = region.truth(self.sets, expression, table(arch).by_number[number].arguments)
+        if self.sets.choose(allowed, FALSE, where) == FALSE or self.sets.both(refused, where) != FALSE:
+            return
+        self.known[call] = self.sets.either(where, allowed), refused
+        self.parts.setdefault(call, []).append(expression)
+        self.actions[call] = action
+        self.reasons.setdefault(call, f"portable: {reason}")
+        self.ahead.append((call, conditions, action))
+
+    def result(self) -> Grown:
+        while self.ahead:
+            call, conditions, action = self.ahead.popleft()
+            for link in links(call[0]).get(call[1], ()):
+                self._step(call, conditions, action, link)
+        entries = {arch: dict(section) for arch, section in self.policy.entries.items()}
+        for call, entry in self.failing.items():
+            if call not in self.parts:
+                entries[call[0]].setdefault(call[1], entry)
+        for (arch, number), parts in self.parts.items():
+            fewest = minimise(parts, table(arch).by_number[number].arguments)
+            more = normal_entry(arch, number, Entry(Or(fewest), self.actions[arch, number]))
+            joined = join_entries(arch, number, entries[arch].get(number), more, self.policy.default)
+            if joined is not None:
+                entries[arch][number] = joined
+        policy = normal(replace(self.policy, entries=entries))
+        changed = [
+            (arch, number)
+            for arch, section in policy.entries.items()
+            for number, entry in section.items()
+            if entry != self.policy.entries[arch].get(number)
+        ]
+        fresh = {call: self.reasons[call] for call in changed if call in self.reasons and not self._old(call)}
+        return Grown(policy, tuple(changed), fresh)
+
+    def _step(self, call: Call, conditions: Conjunction, action: Action, link: Link) -> None:
+        target = (call[0], link.target.number)
+        ours = table(call[0]).by_number[call[1]].arguments
+        theirs = table(call[0]).by_number[target[1]].arguments
+        for here in link.source.alternatives:
+            if region.truth(self.sets, And((*conditions, *here)), ours) == FALSE:
+                continue
+            if not permits(link.target.entry.action):
+                if not self._old(target) and not permits(self.policy.default):
+                    self.failing.setdefault(target, link.target.entry)
+                continue
+            carried = image(conditions, here, link, ours, theirs)
+            if carried is not None:
+                word = "as" if link.strict else "with"
+                for there in link.target.alternatives:
+                    for one in carried:
+                        self.add(target, (*one, *there), action, f"{word} {table(call[0]).by_number[call[1]].name}")
+
+    def _old(self, call: Call) -> Entry | None:
+        return self.policy.entries[call[0]].get(call[1])
+
+    def _takes(self, call: Call, action: Action) -> bool:
+        """Whether the entry, old or new, can allow more with that action."""
+        if self.actions.get(call, action) != action:
+            return False
+        old = self._old(call)
+        if old is None:
+            return True
+        made = _allowed(old, self.policy.default)
+        return made is not None and made.action in (None, action)
+
+    def _regions(self, call: Call) -> tuple[int, int]:
+        default, old = self.policy.default, self._old(call)
+        if old is None:
+            return (TRUE if permits(default) else FALSE), FALSE
+        return regions(self.sets, old, default, table(call[0]).by_number[call[1]].arguments)
+
+    def _tidy(self, call: Call, conditions: Conjunction) -> Conjunction:
+        """Without conditions that the others imply."""
+        arguments = table(call[0]).by_number[call[1]].arguments
+        kept = list(dict.fromkeys(conditions))
+        for condition in sorted(kept, key=lambda condition: condition.operator is Operator.EQ):
+            others = [other for other in kept if other != condition]
+            held = region.truth(self.sets, And(tuple(others)), arguments)
+            if self.sets.choose(region.truth(self.sets, condition, arguments), FALSE, held) == FALSE:
+                kept = others
+        return tuple(kept)
+
+    def _conjunctions(self, call: Call, part: Expression) -> Iterator[Conjunction]:
+        """An alternative as conjunctions of conditions."""
+        conditions = simple(part)
+        if conditions is not None:
+            yield conditions
+            return
+        arguments = table(call[0]).by_number[call[1]].arguments
+        try:
+            cubes = region.alternatives(self.sets, region.truth(self.sets, part, arguments), _MAX_CUBES)
+        except TooComplexError:
+            return  # no policy whose filter can be proved has it
+        for cube in cubes or ():
+            yield tuple(_masked(index, value, mask, arguments[index]) for index, mask, value in cube)
+
+
+def _masked(index: int, value: int, mask: int, argument: Argument) -> Condition:
+    if mask == argument.mask:
+        return Condition(index, Operator.EQ, argument.value(value))
+    return Condition(index, Operator.MASKED, value, mask)

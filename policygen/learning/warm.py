@@ -1,0 +1,58 @@
+"""The filter for recording a program whose policy is known: what the policy allows runs, all else stops for the tracer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from policygen.filter import bpf
+from policygen.filter.compile import compile_policy
+from policygen.learning.floor import OPAQUE
+from policygen.model import ALLOW, ENOSYS, Action, ActionKind, Always, And, Condition, Entry, Expression, Operator, Policy
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CLONE_UNTRACED = 0x00800000  # linux/sched.h
+_SECCOMP_OPTIONS = (21, 22)  # PR_GET_SECCOMP, PR_SET_SECCOMP: linux/prctl.h
+
+UNWATCHED: Mapping[str, Expression] = {
+    "clone": Condition(0, Operator.MASKED, 0, _CLONE_UNTRACED),
+    "clone3": Always(False),
+    "prctl": And(tuple(Condition(0, Operator.NE, option) for option in _SECCOMP_OPTIONS)),
+    "ptrace": Always(False),
+    "seccomp": Always(False),
+}
+"""Calls at which a tracer has something to do, known or not, and when it has not."""
+
+_NOTIFY = Action(ActionKind.NOTIFY)
+
+
+def recording_filter(policy: Policy, stop: int) -> bytes:
+    """The filter, as an array of struct sock_filter (8 bytes each, host byte order).  Raises CompileError.
+
+    `stop` is what it returns for a call that is to be recorded (32 bits).
+
+    What it lets run is exactly what the policy allows, where it is UNWATCHED; opaque calls that the policy fails with
+    ENOSYS fail so without a stop.  Nothing else is answered here, so that the program runs as it would without a policy.
+    """
+    entries = {arch: _known(arch, section) for arch, section in policy.entries.items()}
+    stopping = replace(policy, entries=entries, default=_NOTIFY, unknown=_NOTIFY)
+    instructions = bpf.decode(compile_policy(stopping, report=True))
+    notify = bpf.ret(_NOTIFY)
+    return bpf.encode(
+        [one._replace(k=stop) if one.code == bpf.RET | bpf.K and one.k == notify else one for one in instructions]
+    )
+
+
+def _known(arch: Arch, section: Mapping[int, Entry]) -> dict[int, Entry]:
+    names = {number: table(arch).by_number[number].name for number in section}
+    known = {}
+    for number, entry in section.items():
+        if names[number] in OPAQUE and entry == Entry(Always(True), ENOSYS):
+            known[number] = entry
+        elif entry.action == ALLOW:
+            unwatched = UNWATCHED.get(names[number])
+            known[number] = Entry(And((entry.expression, unwatched)) if unwatched else entry.expression)
+    return known

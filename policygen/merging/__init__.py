@@ -1,0 +1,1 @@
+"""Several policies -> one: the union (`unite`), or git's three-way merge (`threeway`)."""

@@ -1,0 +1,189 @@
+"""The merge of two policies that descend from a third, by what they mean and not by their lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from policygen.language.document import Document
+from policygen.language.naming import format_action, format_entry
+from policygen.language.normal import normal, normal_entry
+from policygen.language.reconcile import reconcile
+from policygen.learning.portable import made_portable
+from policygen.model import ALLOW, Action, Always, And, Entry, Or
+from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
+from policygen.sets.join import alternatives
+from policygen.sets.minimise import minimise
+from policygen.sets.region import space, truth
+from tracer.abi import Arch, Argument, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from policygen.model import Expression, Policy
+
+T = TypeVar("T")
+
+MAX_PRODUCT = 1024
+"""Pairs of alternatives that are looked at where both sides narrow a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Where the three mean different things that have no merge; the merged document has ours there."""
+
+    arch: Arch | None
+    """None for a setting."""
+    name: str
+    """Of the call, or the word of the setting."""
+    why: str
+    base: str
+    """As it is written in each of the three, several lines perhaps; '' where it is not there."""
+    ours: str
+    theirs: str
+
+
+class _ConflictError(Exception):
+    pass
+
+
+def merge_documents(base: Document, ours: Document, theirs: Document) -> tuple[Document, tuple[Conflict, ...]]:
+    """The merge, and the conflicts in it.
+
+    For each call, and each set of arguments: what only one side has changed is as that side says.  Where the sides have
+    changed it to different things, or what they have made of one rule cannot be written as rules of theirs, is a conflict.
+    """
+    a, b, c = base.policy, ours.policy, theirs.policy
+    if _pick(a.portable, b.portable, c.portable):  # what a side has added to a policy that was not, gets its equivalents
+        a, b, c = (one if one.portable else made_portable(one).policy for one in (a, b, c))
+    conflicts: list[Conflict] = []
+    policy = _settings(a, b, c, conflicts)
+    entries: dict[Arch, dict[int, Entry]] = {}
+    for arch in Arch:
+        if arch in b.entries or arch in c.entries:
+            section = _section(a, b, c, arch, conflicts)
+            there = _pick(arch in a.entries, arch in b.entries, arch in c.entries)
+            if there or section:
+                entries[arch] = section
+    policy = normal(replace(policy, entries=entries))
+    return Document(b, reconcile(base.layout, ours.layout, theirs.layout)).with_policy(policy), tuple(conflicts)
+
+
+def _pick(base: T, ours: T, theirs: T) -> T:
+    """What the side that has changed it says; _ConflictError if both have, differently."""
+    if ours in (base, theirs):
+        return theirs
+    if theirs == base:
+        return ours
+    raise _ConflictError("both sides have changed it")
+
+
+def _settings(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy:
+    policy = replace(b, table=max(b.table, c.table) if b.table != a.table != c.table else _pick(a.table, b.table, c.table))
+    policy = replace(policy, portable=_pick(a.portable, b.portable, c.portable))  # of two values both sides have the new one
+    for word in ("arm", "default", "unknown"):
+        old, mine, other = (getattr(one, word) for one in (a, b, c))
+        try:
+            policy = replace(policy, **{word: _pick(old, mine, other)})
+        except _ConflictError as error:
+            texts = (f"{word} {format_action(one) if isinstance(one, Action) else one}" for one in (old, mine, other))
+            conflicts.append(Conflict(None, word, str(error), *texts))
+    return policy
+
+
+def _section(a: Policy, b: Policy, c: Policy, arch: Arch, conflicts: list[Conflict]) -> dict[int, Entry]:
+    section: dict[int, Entry] = {}
+    before, mine, other = (policy.entries.get(arch, {}) for policy in (a, b, c))
+    for number in dict.fromkeys((*mine, *other)):
+        three = (before.get(number), mine.get(number), other.get(number))
+        try:
+            entry = merge_entry(arch, number, *three)
+        except (_ConflictError, TooComplexError) as error:
+            texts = (format_entry(arch, number, one) if one else "" for one in three)
+            conflicts.append(Conflict(arch, table(arch).by_number[number].name, str(error), *texts))
+            entry = three[1] or three[2]
+        if entry is not None:
+            section[number] = entry
+    return section
+
+
+def merge_entry(arch: Arch, number: int, base: Entry | None, ours: Entry | None, theirs: Entry | None) -> Entry | None:
+    try:
+        return _pick(base, ours, theirs)
+    except _ConflictError:
+        pass
+    arguments = table(arch).by_number[number].arguments
+    sets = space()
+    expected = _merged(sets, *(outcomes(sets, entry, arguments) for entry in (base, ours, theirs)))
+    for candidate in _candidates(base, ours, theirs, arguments):
+        entry = normal_entry(arch, number, candidate)
+        if outcomes(sets, entry, arguments) == expected:
+            gone = entry.expression == Always(False) and None in (ours, theirs)
+            return None if gone else entry
+    raise _ConflictError("one side allows more of a rule of which the other allows less")
+
+
+Outcomes = dict[Action | None, int]
+"""The sets of calls that get each action; None is the policy's default.  Every call is in one; none is empty."""
+
+
+def outcomes(sets: Space, entry: Entry | None, arguments: Sequence[Argument]) -> Outcomes:
+    if entry is None:
+        return {None: TRUE}
+    region = truth(sets, entry.expression, arguments)
+    found: Outcomes = {}
+    for action, where in ((entry.action, region), (entry.otherwise, sets.invert(region))):
+        if where != FALSE:
+            found[action] = sets.either(where, found.get(action, FALSE))
+    return found
+
+
+def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Outcomes:
+    """Call by call, what the side that has changed it says."""
+
+    def same(a: Outcomes, b: Outcomes) -> int:
+        region = FALSE
+        for action in a:
+            region = sets.either(region, sets.both(a[action], b.get(action, FALSE)))
+        return region
+
+    unchanged_here, unchanged_there = same(ours, base), same(theirs, base)
+    agreed = sets.either(sets.either(unchanged_here, unchanged_there), same(ours, theirs))
+    if agreed != TRUE:
+        raise _ConflictError("the two sides answer some of its calls differently, and neither as before")
+    found = {}
+    for action in dict.fromkeys((*ours, *theirs)):
+        region = sets.choose(unchanged_here, theirs.get(action, FALSE), ours.get(action, FALSE))
+        if region != FALSE:
+            found[action] = region
+    return found
+
+
+def _candidates(
+    base: Entry | None, ours: Entry | None, theirs: Entry | None, arguments: Sequence[Argument]
+) -> Iterator[Entry]:
+    """Ways to write a merge out of the alternatives that there are, the plainest first; most of them are wrong."""
+    yield from (entry for entry in (ours, theirs) if entry)
+    nothing = Entry(Always(False), ALLOW)
+    a, b, c = (entry or nothing for entry in (base, ours, theirs))
+    try:
+        action, otherwise = _pick(a.action, b.action, c.action), _pick(a.otherwise, b.otherwise, c.otherwise)
+    except _ConflictError:
+        return
+    before, mine, other = (alternatives(entry.expression) for entry in (a, b, c))
+    kept = [one for one in mine if one in other or one not in before]
+    added = [one for one in other if one not in before and one not in mine]
+    yield Entry(_any((*kept, *added), arguments), action, otherwise)
+    yield Entry(_any((*mine, *other), arguments), action, otherwise)
+    if len(mine) * len(other) <= MAX_PRODUCT:
+        both = tuple(one if one == two else And((one, two)) for one in mine for two in other)
+        yield Entry(_any(both, arguments), action, otherwise)
+
+
+def _any(parts: Sequence[Expression], arguments: Sequence[Argument]) -> Expression:
+    sets = space()
+    parts = [part for part in parts if truth(sets, part, arguments) != FALSE]
+    fewest = minimise(parts, arguments) if parts else ()
+    if not fewest:
+        return Always(False)
+    return fewest[0] if len(fewest) == 1 else Or(fewest)

@@ -1,0 +1,61 @@
+"""Several policies in one, which allows what any of them does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from policygen.language.document import Document
+from policygen.language.layout import Layout
+from policygen.language.naming import format_action
+from policygen.language.reconcile import reconcile
+from policygen.learning.portable import made_portable
+from policygen.sets.join import JoinError, join_entries
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from policygen.model import Entry, Policy
+
+
+def unite(ours: Document, theirs: Document) -> Document:
+    """The document that allows what either does, with the comments of both.
+
+    Raises JoinError where the two differ in something that has no union: a setting, or the way to refuse a call.  The
+    table is the newer one.  An architecture that only one of them knows is known.  It is portable if one of them is.
+    """
+    a, b = _equally_portable(ours.policy, theirs.policy)
+    for word, one, other in (
+        ("arm", a.arm, b.arm),
+        ("default", format_action(a.default), format_action(b.default)),
+        ("unknown", format_action(a.unknown), format_action(b.unknown)),
+    ):
+        if one != other:
+            raise JoinError(f"one says `{word} {one}`, the other `{word} {other}`: make both the same")
+    policy = replace(a, table=max(a.table, b.table), entries={arch: _section(a, b, arch) for arch in Arch if _has(a, b, arch)})
+    return Document(a, reconcile(Layout(), ours.layout, theirs.layout)).with_policy(policy)
+
+
+def _equally_portable(a: Policy, b: Policy) -> tuple[Policy, Policy]:
+    """If one of them is portable, so is what the other brings."""
+    if a.portable == b.portable:
+        return a, b
+    return (a, made_portable(b).policy) if a.portable else (made_portable(a).policy, b)
+
+
+def _has(a: Policy, b: Policy, arch: Arch) -> bool:
+    return arch in a.entries or arch in b.entries
+
+
+def _section(a: Policy, b: Policy, arch: Arch) -> dict[int, Entry]:
+    if arch not in a.entries or arch not in b.entries:
+        return dict(a.entries.get(arch) or b.entries.get(arch) or {})
+    section = {}
+    for number in dict.fromkeys((*a.entries[arch], *b.entries[arch])):
+        one, other = (policy.entries[arch].get(number) for policy in (a, b))
+        try:
+            entry = join_entries(arch, number, one, other, a.default)
+        except JoinError as error:
+            raise JoinError(f"{table(arch).by_number[number].name}: {error}") from None
+        if entry is not None:
+            section[number] = entry
+    return section

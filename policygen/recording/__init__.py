@@ -1,0 +1,1 @@
+"""Events -> observations, folded (`fold`), and recordings of runs: merged (`runs`), read and written (`recording_file`)."""

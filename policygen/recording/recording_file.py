@@ -1,0 +1,291 @@
+"""The recording file, `.callfence/NAME.rec`.
+
+ASCII text, a JSON value a line: a header, the runs, the observations, each in ascending order.
+
+    {"callfence recording": 2, "runs": 2, "observations": 1}
+    {"id": "9f2c", "started": 1700000000000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
+     "warm": false, "executed": [["", "/bin/app"]]}
+    {"id": "b01d", "started": 1700000060000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
+     "warm": false, "executed": [["", "/bin/app"], ["/bin/app", "/bin/ls"]]}
+    {"arch": 3221225534, "number": 3, "arguments": [3], "executable": "/bin/app", "counts": [1, 4],
+     "site": "/lib/libc.so.6+0x11b2c4 (93f70d1a)", "example": [3, 0, 0, 0, 0, 0]}
+
+(a run and an observation are one line each in the file).  Format 1 is the same without "executed", and is read, too.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import sys
+from collections.abc import Mapping
+from itertools import chain, islice, pairwise, starmap
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from policygen.recording import atomic
+from policygen.recording.garbage import no_search
+from policygen.recording.observation import Observation
+from policygen.recording.runs import Recording, Run, WrongPlaceError, fold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+FORMAT = 2
+_MAGIC = "callfence recording"
+_MANY = 4096
+"""Lines that are read at once."""
+
+
+class RecordingError(Exception):
+    """A file that is not a recording, or no longer one.  `str()` is `file:line: message`."""
+
+    def __init__(self, filename: str, line: int, message: str) -> None:
+        super().__init__(f"{filename}:{line}: {message}")
+        self.filename = filename
+        self.line = line
+        self.message = message
+
+
+def load(path: Path) -> Recording:
+    """The recording in a file.  Raises RecordingError, or OSError if it cannot be read."""
+    return parse(path.read_bytes(), str(path))
+
+
+def load_all(paths: Sequence[Path]) -> Recording:
+    """The recordings in several files as one (`recording.merge`), of which one at a time is in memory.
+
+    Raises what `load` does.
+    """
+    once = {path: load(path) for path in paths if not path.is_file()}  # a pipe, which cannot be read again
+
+    def recordings() -> Iterator[Recording]:
+        for path in paths:
+            recording = once.get(path) or load(path)
+            if not known.issuperset(run.id for run in recording.runs):
+                raise RecordingError(str(path), 1, "was written to while it was read: try again")
+            yield recording
+
+    runs = [run for path in paths for run in (once[path].runs if path in once else _runs(path))]
+    known = {run.id for run in runs}
+    return fold(runs, recordings())
+
+
+def _runs(path: Path) -> Sequence[Run]:
+    """The runs of a recording alone."""
+    with path.open("rb") as file:
+        count, _, shape = _header(_decoded(file.readline()), str(path))
+        lines = [_decoded(line).removesuffix("\n") for line in islice(file, min(count, sys.maxsize))]
+    if len(lines) < count:
+        return load(path).runs  # which says what is wrong
+    return tuple(starmap(_run, _rows(["", *lines], 1, 1 + count, str(path), shape)))
+
+
+def save(path: Path, recording: Recording) -> None:
+    """Writes the file atomically (see `atomic.write`); raises OSError with the old one whole."""
+    atomic.write(path, text(recording).encode("ascii"))
+
+
+def update(path: Path, change: Callable[[Recording], Recording]) -> Recording:
+    """Replaces the recording in the file (an empty one, if there is none) by what `change` makes of it.
+
+    Whoever else updates it meanwhile waits, so nothing is lost.  Creates the folder.
+    """
+    path.parent.mkdir(exist_ok=True)
+    with atomic.locked(path):
+        recording = change(load(path) if path.exists() else Recording())
+        save(path, recording)
+    return recording
+
+
+def text(recording: Recording) -> str:
+    """The file's content."""
+    runs, observations = recording.runs, recording.observations
+    lines: list[dict[str, object]] = [{_MAGIC: FORMAT, "runs": len(runs), "observations": len(observations)}]
+    lines += [{name: getattr(run, name) for name in _RUN} for run in runs]
+    lines += [{name: getattr(observation, name) for name in _OBSERVATION} for observation in observations]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+@no_search()
+def parse(data: bytes, filename: str) -> Recording:
+    """The inverse of `text`.  Raises RecordingError, which names `filename` and the line."""
+    lines = _decoded(data).split("\n")
+    runs, observations, shape = _header(lines[0], filename)
+    if lines.pop() or len(lines) <= runs + observations:
+        message = f"truncated: the header promises {runs + observations + 1} lines; take a whole copy, or delete it"
+        raise RecordingError(filename, len(lines) + 1, message)
+    if len(lines) > runs + observations + 1:
+        raise RecordingError(filename, runs + observations + 2, "more lines than the header promises")
+    found = tuple(starmap(_run, _rows(lines, 1, 1 + runs, filename, shape)))
+    seen = tuple(starmap(Observation, _rows(lines, 1 + runs, len(lines), filename, _OBSERVATION)))
+    try:
+        return Recording(found, seen)
+    except WrongPlaceError as wrong:
+        line = wrong.index + (2 if wrong.is_run else 2 + runs)
+        raise RecordingError(filename, line, "corrupt: out of order, given twice, or not counted for each run") from None
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode("ascii", errors="replace")
+
+
+def _header(line: str, filename: str) -> tuple[int, int, Shape]:
+    """How many runs and observations follow, and the fields of a run."""
+    try:
+        header = json.loads(line)
+        version = header[_MAGIC]
+    except (ValueError, RecursionError, TypeError, LookupError):
+        raise RecordingError(filename, 1, "not a callfence recording") from None
+    if type(version) is not int or version not in _RUNS:
+        message = f"format {version!r}, but this callfence reads formats 1 to {FORMAT}: it was written by another version"
+        raise RecordingError(filename, 1, message)
+    runs, observations = header.get("runs"), header.get("observations")
+    if not (_are_integers((runs, observations), 0)):
+        raise RecordingError(filename, 1, "corrupt: no number of runs and observations")
+    return runs, observations, _RUNS[version]
+
+
+def _run(*values: Any) -> Run:
+    """A run of the values of its line, which end with its pairs, or have none in format 1."""
+    end = len(_RUNS[1])
+    return Run(*values[:end], *(tuple((sys.intern(who), sys.intern(what)) for who, what in pairs) for pairs in values[end:]))
+
+
+def _rows(lines: Sequence[str], start: int, end: int, filename: str, shape: Shape) -> Iterator[tuple[Any, ...]]:
+    """The values of those lines, in the order of `shape`, whose fields each must have and no others.
+
+    Many lines are read as one JSON value, which is several times as fast; one by one, only to say which line is wrong.
+    """
+    for first in range(start, end, _MANY):
+        some = lines[first : min(first + _MANY, end)]
+        columns = _columns(some, shape)
+        if columns is None:
+            rows = [_row(line, number, filename, shape) for number, line in enumerate(some, first + 1)]
+            columns = [list(column) for column in zip(*rows, strict=True)]
+        yield from zip(*map(_hashable, columns), strict=True)
+
+
+def _columns(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
+    """The values of each field, of lines that hold an object each; None if anything is wrong with one of them.
+
+    No value that `shape` accepts has an object within, so objects that stand at the ends of lines are whole lines.
+    """
+    whole = ",\n".join(lines)
+    if not (whole.startswith("{") and whole.endswith("}") and whole.count("},\n{") == len(lines) - 1):
+        return None
+    try:
+        rows = json.loads(f"[{whole}]")
+        columns = [list(map(itemgetter(name), rows)) for name in shape]
+    except (ValueError, RecursionError, TypeError, LookupError):
+        return None
+    is_valid = len(rows) == len(lines) and set(map(len, rows)) == {len(shape)}
+    return columns if is_valid and all(are(column) for are, column in zip(shape.values(), columns, strict=True)) else None
+
+
+def _row(line: str, number: int, filename: str, shape: Shape) -> list[Any]:
+    """The values of one line."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        raise RecordingError(filename, number, "corrupt: not JSON") from None
+    if not isinstance(row, dict) or row.keys() != shape.keys():
+        raise RecordingError(filename, number, f"corrupt: not an object of {', '.join(shape)}")
+    for name, are_valid in shape.items():
+        if not are_valid([row[name]]):
+            raise RecordingError(filename, number, f"corrupt: {name} is {reprlib.repr(row[name])}")
+    return [row[name] for name in shape]
+
+
+def _hashable(column: Sequence[Any]) -> Iterable[Any]:
+    """Lists as tuples, equal texts as one."""
+    kind = type(column[0])
+    return map(tuple, column) if kind is list else map(sys.intern, column) if kind is str else column
+
+
+# Each tells whether the values of a field, in one or more lines, are what they must be.
+
+
+def _are_integers(values: Sequence[Any], low: int, high: int = 1 << 64) -> bool:
+    return set(map(type, values)) == {int} and min(values) >= low and max(values) < high  # bool is an int, but not here
+
+
+def _are_u32(values: Sequence[Any]) -> bool:
+    return _are_integers(values, 0, 1 << 32)
+
+
+def _are_times(values: Sequence[Any]) -> bool:
+    return _are_integers(values, 0)
+
+
+def _are_flags(values: Sequence[Any]) -> bool:
+    return set(map(type, values)) == {bool}
+
+
+def _are_text(values: Sequence[Any]) -> bool:
+    return set(map(type, values)) == {str}
+
+
+def _are_texts(values: Sequence[Any]) -> bool:
+    return _are_lists(values) and set(map(type, chain.from_iterable(values))) <= {str}
+
+
+def _are_lists(values: Sequence[Any]) -> bool:
+    return set(map(type, values)) == {list}
+
+
+def _are_pairs(values: Sequence[Any]) -> bool:
+    if not _are_lists(values):
+        return False
+    together = [*chain.from_iterable(values)]
+    are_pairs = not together or (_are_texts(together) and set(map(len, together)) == {2})
+    return are_pairs and all(one < following for pairs in values for one, following in pairwise(pairs))
+
+
+def _are_statuses(values: Sequence[Any]) -> bool:
+    known = [value for value in values if value is not None]
+    return not known or _are_integers(known, -64, 256)
+
+
+def _are_arguments(values: Sequence[Any]) -> bool:
+    if not _are_lists(values) or max(map(len, values)) > 6:
+        return False
+    known = [value for value in chain.from_iterable(values) if value is not None]
+    return not known or _are_integers(known, -1 << 63)
+
+
+def _are_counts(values: Sequence[Any]) -> bool:
+    if not _are_lists(values) or min(map(len, values)) == 0 or set(map(type, chain.from_iterable(values))) != {int}:
+        return False
+    return all(min(value) >= 0 for value in values)
+
+
+def _are_registers(values: Sequence[Any]) -> bool:
+    return _are_lists(values) and set(map(len, values)) == {6} and _are_integers([*chain.from_iterable(values)], 0)
+
+
+Shape = Mapping[str, "Callable[[Sequence[Any]], bool]"]
+
+# Fields in the order of the classes.
+_RUN: Shape = {
+    "id": _are_text,
+    "started": _are_times,
+    "command": _are_texts,
+    "status": _are_statuses,
+    "complete": _are_flags,
+    "gaps": _are_texts,
+    "warm": _are_flags,
+    "executed": _are_pairs,
+}
+_RUNS: Mapping[int, Shape] = {1: {name: are for name, are in _RUN.items() if name != "executed"}, FORMAT: _RUN}
+"""By format."""
+_OBSERVATION: Shape = {
+    "arch": _are_u32,
+    "number": _are_u32,
+    "arguments": _are_arguments,
+    "executable": _are_text,
+    "counts": _are_counts,
+    "site": _are_text,
+    "example": _are_registers,
+}

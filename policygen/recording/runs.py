@@ -1,0 +1,154 @@
+"""Recordings: what one or more runs were observed to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from policygen.recording.garbage import no_search
+from policygen.recording.observation import Key, Observation, Registers, order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+class Run(NamedTuple):
+    """One run of a program under observation."""
+
+    id: str
+    """Unique among all runs everywhere: random, made by whoever records."""
+    started: int
+    """Nanoseconds since the epoch.  Runs are ordered by it, and then by id."""
+    command: tuple[str, ...]
+    """Bytes that are not UTF-8 are surrogate-escaped."""
+    status: int | None
+    """Exit status 0-255, or -N if signal N ended it; None if its end was not observed."""
+    complete: bool
+    """Whether it was observed from its execve to its end."""
+    gaps: tuple[str, ...] = ()
+    """What could not be observed, ascending."""
+    warm: bool = False
+    """Whether what the policy allowed then ran unrecorded: only what was new to it is here."""
+    executed: tuple[tuple[str, str], ...] = ()
+    """Which executable started which, itself becoming it or in a new process: pairs, ascending.  '' started what the run
+    began with.  Empty where nothing is known of it."""
+
+    @property
+    def order(self) -> tuple[int, str]:
+        return (self.started, self.id)
+
+
+class _Parts(NamedTuple):
+    runs: tuple[Run, ...]
+    observations: tuple[Observation, ...]
+
+
+class Recording(_Parts):
+    """Runs, ascending by `Run.order`, and their observations, ascending by `Observation.order`.
+
+    Every observation counts for each of the runs, and was seen in at least one.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, runs: tuple[Run, ...] = (), observations: tuple[Observation, ...] = ()) -> Recording:
+        """Raises WrongPlaceError."""
+        _check_runs(runs)
+        _check_observations(observations, len(runs))
+        return super().__new__(cls, runs, observations)
+
+    def of_run(self, run_id: str) -> tuple[Observation, ...]:
+        """What one of the runs did, with the counts of all of them."""
+        column = [run.id for run in self.runs].index(run_id)
+        return tuple(observation for observation in self.observations if observation.counts[column])
+
+
+def merge(*recordings: Recording) -> Recording:
+    """All runs of the recordings: commutative, associative, idempotent.
+
+    A run that several have is taken once (the complete one, if they differ), with the greater of its counts.
+    Call site and example of an observation are those of the earliest run that it was seen in.
+    """
+    return fold((run for recording in recordings for run in recording.runs), recordings)
+
+
+@no_search()
+def fold(runs: Iterable[Run], recordings: Iterable[Recording]) -> Recording:
+    """`merge` of recordings that are taken one at a time, so that they need not be in memory together.
+
+    `runs` are those of all of them, in any order.  Raises KeyError for a recording with another run.
+    """
+    found: dict[str, Run] = {}
+    for run in runs:
+        found[run.id] = max(run, found.get(run.id, run), key=_completeness)
+    ordered = tuple(sorted(found.values(), key=lambda run: run.order))
+    column = {run.id: index for index, run in enumerate(ordered)}
+    folded: dict[Key, _Folded] = {}
+    for recording in recordings:
+        columns = [column[run.id] for run in recording.runs]
+        for seen in recording.observations:
+            key = seen.key
+            one = folded.get(key)
+            if one is None:
+                one = folded[key] = _Folded((len(ordered), "", seen.example))
+            earliest = len(ordered)
+            for at, count in zip(columns, seen.counts, strict=True):
+                if count:
+                    one.columns.append(at)
+                    one.counts.append(count)
+                    earliest = min(earliest, at)
+            if earliest <= one.first[0]:
+                one.first = min(one.first, (earliest, seen.site, seen.example))
+    # Popped one by one, because rows for many runs take much more memory than what they are made of.
+    observations = [_observation(key, folded.pop(key), len(ordered)) for key in sorted(folded, key=order)]
+    return Recording(ordered, tuple(observations))
+
+
+class _Folded:
+    """An observation while recordings are folded: how often it was seen, in which of the runs."""
+
+    __slots__ = ("columns", "counts", "first")
+
+    def __init__(self, first: tuple[int, str, Registers]) -> None:
+        self.columns: list[int] = []
+        self.counts: list[int] = []
+        self.first = first
+        """The earliest run, the call site and the example there."""
+
+
+def _observation(key: Key, folded: _Folded, runs: int) -> Observation:
+    row = [0] * runs
+    for at, count in zip(folded.columns, folded.counts, strict=True):
+        row[at] = max(row[at], count)
+    return Observation(*key, tuple(row), *folded.first[1:])
+
+
+def _completeness(run: Run) -> tuple[object, ...]:
+    """Which of two accounts of one run is the better one; a total order, so that merging has none."""
+    return (run.complete, run.status is not None, run.status or 0, run.started, run.command, run.gaps, run.warm, run.executed)
+
+
+class WrongPlaceError(ValueError):
+    """A run or an observation that cannot stand where it stands."""
+
+    def __init__(self, index: int, *, is_run: bool) -> None:
+        what = "run" if is_run else "observation"
+        super().__init__(f"{what} {index} out of order, given twice, or not counted for each run")
+        self.index = index
+        self.is_run = is_run
+
+
+def _check_runs(runs: Sequence[Run]) -> None:
+    known: set[str] = set()
+    for index, run in enumerate(runs):
+        if run.id in known or (index and runs[index - 1].order >= run.order):
+            raise WrongPlaceError(index, is_run=True)
+        known.add(run.id)
+
+
+def _check_observations(observations: Sequence[Observation], runs: int) -> None:
+    before: tuple[object, ...] = ()
+    for index, one in enumerate(observations):
+        place = order((one.arch, one.number, one.arguments, one.executable))
+        if place <= before or len(one.counts) != runs or not any(one.counts):
+            raise WrongPlaceError(index, is_run=False)
+        before = place

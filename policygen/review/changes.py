@@ -1,0 +1,136 @@
+"""The changes between two versions of a policy, to be judged one by one.
+
+A *change* is an alternative of an entry that allows more than the old entry did, or what cannot be judged in parts: an
+entry that answers otherwise, a setting.  What only allows less is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from policygen.language.naming import format_action
+from policygen.language.normal import normal_entry
+from policygen.learning.known import permits
+from policygen.model import Arm, Entry, Expression, Or, Policy
+from policygen.review.risk import Ranked, ranked
+from policygen.sets.algebra import FALSE
+from policygen.sets.compare import Change, Verdict, compare
+from policygen.sets.join import alternatives
+from policygen.sets.region import space, truth
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SETTINGS = ("table", "arm", "default", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChange:
+    word: str
+    """Of `SETTINGS`; `arch NAME` for a section whose unnamed calls are newly allowed."""
+    before: str
+    """As the policy language has the value; '' for a section."""
+    after: str
+    found: tuple[Ranked, ...]
+    """What differs over the calls that no entry names; nothing for `arm`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryChange:
+    arch: Arch
+    number: int
+    before: Entry | None
+    """The old entry."""
+    after: Entry | None
+    """The new one, with one alternative alone unless `whole`.  None: there is no entry any more."""
+    whole: bool
+    found: tuple[Ranked, ...]
+    """What differs from the old policy with this change alone."""
+
+    @property
+    def replaced(self) -> tuple[Expression, ...]:
+        """The old alternatives that are in no more than this one."""
+        if self.whole or self.before is None or self.after is None:
+            return ()
+        sets = space()
+        arguments = table(self.arch).by_number[self.number].arguments
+        outside = sets.invert(truth(sets, self.after.expression, arguments))
+        parts = alternatives(self.before.expression)
+        return tuple(part for part in parts if sets.both(truth(sets, part, arguments), outside) == FALSE)
+
+
+PolicyChange = SettingChange | EntryChange
+
+
+def changes(old: Policy, new: Policy) -> tuple[PolicyChange, ...]:
+    """What to judge, the gravest first; settings before entries, those by architecture and name.
+
+    Raises TooComplexError."""
+    found: list[PolicyChange] = [*_settings(old, new)]
+    for arch in Arch:
+        before, after = old.entries.get(arch, {}), new.entries.get(arch, {})
+        numbers = sorted({*before, *after}, key=lambda number: table(arch).by_number[number].name)
+        for number in numbers:
+            if arch in new.entries and before.get(number) != after.get(number):
+                found += _of_call(old, new, arch, number)
+    return tuple(sorted(found, key=lambda change: -max((one.rank for one in change.found), default=-1)))
+
+
+def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
+    for word in SETTINGS:
+        before, after = getattr(old, word), getattr(new, word)
+        policy = replace(old, **{word: after})
+        comparison = compare(old, policy)
+        wider = comparison.verdict in (Verdict.WIDER, Verdict.INCOMPARABLE)
+        if wider or any(one.change is Change.OTHER for one in comparison.differences):
+            yield SettingChange(word, _value(before), _value(after), ranked(old, policy, comparison))
+    for arch in new.entries:
+        if arch not in old.entries and permits(new.default):
+            without = replace(old, entries={})
+            yield SettingChange(f"arch {arch}", "", "", _found(without, replace(new, entries={arch: {}})))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return ".".join(map(str, value))
+    return str(value) if isinstance(value, Arm) else format_action(value)  # type: ignore[arg-type]
+
+
+def _of_call(old: Policy, new: Policy, arch: Arch, number: int) -> list[EntryChange]:
+    """Judged under the old settings, since new ones may be rejected."""
+    before, after = old.entries.get(arch, {}).get(number), new.entries[arch].get(number)
+    whole = after is None or not _in_parts(before, after, old)
+    ones = [after] if whole or after is None else [
+        replace(after, expression=part)
+        for part in alternatives(after.expression)
+        if before is None or part not in alternatives(before.expression)
+    ]
+    made = [with_found(old, EntryChange(arch, number, before, one, whole, ()), new.table) for one in ones]
+    return [change for change in made if any(one.difference.change is not Change.LESS for one in change.found)]
+
+
+def _in_parts(before: Entry | None, after: Entry, old: Policy) -> bool:
+    """Whether each alternative of the entry allows something by itself, and they do nothing else."""
+    if not permits(after.action) or permits(after.otherwise or old.default):
+        return False
+    return before is None or (before.action, before.otherwise) == (after.action, after.otherwise)
+
+
+def with_found(old: Policy, change: EntryChange, newest: tuple[int, int]) -> EntryChange:
+    """The change with what it makes of the old policy; `newest` is the new policy's table.  Raises TooComplexError."""
+    after = change.after
+    if after is not None and not change.whole and change.before is not None:
+        parts = (*alternatives(change.before.expression), *alternatives(after.expression))
+        after = normal_entry(change.arch, change.number, replace(after, expression=Or(parts)))
+    base = replace(old, table=max(old.table, newest))
+    one, other = (
+        replace(base, entries={change.arch: {} if entry is None else {change.number: entry}})
+        for entry in (change.before, after)
+    )
+    return replace(change, found=_found(one, other))
+
+
+def _found(old: Policy, new: Policy) -> tuple[Ranked, ...]:
+    return ranked(old, new, compare(old, new))

@@ -1,0 +1,98 @@
+"""Why a policy answers one call as it does: the rule that comes nearest, and what of it fails."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from policygen.errors import did_you_mean
+from policygen.evaluate import evaluate, holds
+from policygen.language.document import PolicyError, parse
+from policygen.language.operands import OperandError, parse_integer
+from policygen.model import Always, And, Condition, Or
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from policygen.model import Action, Entry, Expression, Policy
+
+_CALL = re.compile(r"(\w+)\(([^()]*)\)")
+_REGISTER = re.compile(r" \(register 0x[0-9a-f]+\)")
+_WORD = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a policy says of a call."""
+
+    action: Action
+    entry: Entry | None
+    """That of the call; None if there is none."""
+    nearest: Expression | None
+    """The alternative of which the fewest conditions fail; None without an entry with conditions."""
+    failing: tuple[Expression, ...]
+    """The conditions of it that fail; none if it holds."""
+
+
+def parse_call(text: str, arch: Arch) -> Event:
+    """The call in a text as `naming.format_call` writes it, perhaps with other words around it: a report of `enforce`.
+
+    Arguments that are not given are 0.  Raises ValueError, with what is wrong.
+    """
+    match = _CALL.search(_REGISTER.sub("", text))
+    if match is None:
+        raise ValueError(f"no call is in {text!r}: write it as `enforce` reports it, NAME(ARGUMENT=VALUE, ...)")
+    name, given = match.groups()
+    call = table(arch).by_name.get(name.removeprefix("sys_"))
+    if call is None:
+        hint = did_you_mean(name, table(arch).by_name)
+        raise ValueError(f"{arch} has no syscall {name}{': ' if hint else ''}{hint}")
+    index = {argument.name: number for number, argument in enumerate(call.arguments)}
+    registers = [0] * 6
+    conditions = []
+    for part in filter(None, map(str.strip, given.split(","))):
+        argument, _, value = (piece.strip() for piece in part.partition("="))
+        if argument not in index:
+            raise ValueError(f"{call.name} has no argument {argument}: they are {', '.join(index)}")
+        if call.arguments[index[argument]].kind.is_pointer:
+            registers[index[argument]] = _pointer(value)
+        else:
+            conditions.append(f"{argument} == {value}")
+    if conditions:
+        for condition in _conditions(f"arch {arch}\n{call.name}: {' && '.join(conditions)}\n", arch, call.number):
+            registers[condition.index] = condition.value & call.arguments[condition.index].mask
+    a, b, c, d, e, f = registers
+    return Event(arch.audit, call.number, (a, b, c, d, e, f))
+
+
+def _pointer(value: str) -> int:
+    try:
+        return parse_integer(value)[0] & _WORD
+    except OperandError:
+        return 0  # NULL, or not written out: no policy can tell
+
+
+def _conditions(text: str, arch: Arch, number: int) -> list[Condition]:
+    try:
+        expression = parse(text).policy.entries[arch][number].expression
+    except PolicyError as error:
+        raise ValueError(f"{error.message}{': ' if error.hint else ''}{error.hint}") from None
+    parts = expression.parts if isinstance(expression, And) else (expression,)
+    return [part for part in parts if isinstance(part, Condition)]
+
+
+def explain(policy: Policy, event: Event) -> Explanation:
+    """What the policy says of a call that its tables have."""
+    action = evaluate(policy, event)
+    arch = Arch.from_audit(event.arch)
+    entry = policy.entries.get(arch, {}).get(event.number) if arch else None
+    if arch is None or entry is None or isinstance(entry.expression, Always):
+        return Explanation(action, entry, None, ())
+    arguments = table(arch).by_number[event.number].arguments
+    alternatives = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
+    failing = []
+    for alternative in alternatives:
+        parts = alternative.parts if isinstance(alternative, And) else (alternative,)
+        failing.append(tuple(part for part in parts if not holds(part, arguments, event.arguments)))
+    nearest = min(range(len(alternatives)), key=lambda index: len(failing[index]))
+    return Explanation(action, entry, alternatives[nearest], failing[nearest])

@@ -1,0 +1,219 @@
+"""What a reviewer should look at in a policy, found by what it means: each check is a function in `CHECKS`.
+
+A comment `# why: ...` on an entry, a rule, a setting or an include, or above it, accepts what is found there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from policygen.language.layout import Comments, Remarks, Section
+from policygen.language.naming import format_expression
+from policygen.learning.extend import constrained
+from policygen.learning.known import permits
+from policygen.model import Always, Entry, Or
+from policygen.review.catalogue import Danger, Level, of_call, of_setting, region_of
+from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
+from policygen.sets.compare import example
+from policygen.sets.minimise import minimise
+from policygen.sets.region import space, truth
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from policygen.language.document import Document
+    from policygen.model import Action, Expression
+    from tracer.abi import Argument, Event
+
+WHY = "# why:"
+"""Begins a comment that accepts a finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    rule: str
+    """Stable: the row of the catalogue, or the check."""
+    level: Level
+    arch: Arch | None
+    """None for a setting."""
+    name: str
+    """The call's, or the setting's word."""
+    grants: str
+    """What is found: follows `it` in a sentence."""
+    why: str
+    safer: str
+    source: str
+    example: Event | None
+    """A call that is allowed, without a task."""
+    accepted: str
+    """The reason in a `# why:` comment; '' if nobody has accepted it."""
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """The gravest first."""
+        return (-self.level.rank, self.arch is not None, self.arch and list(Arch).index(self.arch), self.name, self.rule)
+
+
+def lint(document: Document) -> tuple[Finding, ...]:
+    """All findings, accepted ones too, in a total order: the gravest first."""
+    return tuple(sorted({finding for check in CHECKS for finding in check(document)}, key=lambda finding: finding.order))
+
+
+# Checks
+
+
+def grants(document: Document) -> Iterator[Finding]:
+    """What the entries allow of what is in the catalogue."""
+    default = document.policy.default
+    for arch, number, entry in _entries(document):
+        rows = of_call(arch, number)
+        if not rows:
+            continue
+        accepted, reasons = _reasons(document, arch, number)
+        bare = _without(entry, reasons)
+        for danger in rows:
+            sets = space()
+            try:
+                found = _granted(sets, danger, arch, number, entry, default)
+                if found == FALSE:
+                    continue
+                unaccepted = not accepted and _granted(sets, danger, arch, number, bare, default) != FALSE
+            except TooComplexError:
+                yield _too_complex(arch, number)
+                break
+            reason = accepted or ("" if unaccepted else "; ".join(dict.fromkeys(reasons.values())))
+            name = table(arch).by_number[number].name
+            yield _finding(danger, arch, name, example(sets, found, arch, number), reason)
+
+
+def permissive_settings(document: Document) -> Iterator[Finding]:
+    """Settings that allow what no entry names."""
+    settings = document.layout.settings
+    for word, action in (("default", document.policy.default), ("unknown", document.policy.unknown)):
+        if permits(action):
+            yield _finding(of_setting(word), None, word, None, _why(settings.get(word, Comments())))
+
+
+def idle_rules(document: Document) -> Iterator[Finding]:
+    """Rules that never hold, or that the others cover: whoever reads them takes them for something."""
+    for arch, number, entry in _entries(document):
+        arguments = table(arch).by_number[number].arguments
+        parts = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
+        sets = space()
+        try:
+            never = [part for part in parts if part != Always(False) and truth(sets, part, arguments) == FALSE]
+        except TooComplexError:
+            continue  # told by `grants` where it matters
+        kept = minimise(parts, arguments) if len(parts) > 1 else parts
+        accepted, reasons = _reasons(document, arch, number)
+        for part in parts:
+            if part in never or part not in kept:
+                what = "contradicts itself, so that it never holds" if part in never else "is covered by the others"
+                text = f"has a rule that {what}: {format_expression(arch, number, part)}"
+                yield Finding(
+                    "contradiction" if part in never else "covered-rule",
+                    Level.WARNING if part in never else Level.NOTE,
+                    arch,
+                    table(arch).by_number[number].name,
+                    text,
+                    "whoever reads it takes it for something",
+                    "take the rule out, or write what was meant",
+                    "docs/policy-language.md",
+                    None,
+                    accepted or reasons.get(part, ""),
+                )
+
+
+CHECKS: tuple[Callable[[Document], Iterable[Finding]], ...] = (grants, permissive_settings, idle_rules)
+
+
+# What the checks share
+
+
+def _entries(document: Document) -> Iterator[tuple[Arch, int, Entry]]:
+    for arch, section in document.policy.entries.items():
+        for number, entry in section.items():
+            yield arch, number, entry
+
+
+def granted(sets: Space, danger: Danger, arch: Arch, number: int, allowed: int) -> int:
+    """Of a set of calls, what the row is about.  Not for rows about a free argument."""
+    arguments = table(arch).by_number[number].arguments
+    return sets.both(truth(sets, region_of(danger, arch, number), arguments), allowed)
+
+
+def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry, default: Action) -> int:
+    """The calls that an entry allows of what the row is about."""
+    arguments = table(arch).by_number[number].arguments
+    if not danger.free:
+        return granted(sets, danger, arch, number, permitted(sets, entry, default, arguments))
+    parts = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
+    if not permits(entry.action):
+        parts = ()  # what it refuses by name, it constrains
+    loose = [Entry(part, entry.action) for part in parts if leaves_free(part, danger, arch, number)]
+    region = FALSE
+    for one in loose:
+        region = sets.either(permitted(sets, one, default, arguments), region)
+    return region
+
+
+def leaves_free(rule: Expression, danger: Danger, arch: Arch, number: int) -> bool:
+    """Whether a rule does not compare the argument that the row is about."""
+    arguments = table(arch).by_number[number].arguments
+    return next(i for i, argument in enumerate(arguments) if argument.name == danger.free) not in constrained(rule)
+
+
+def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Argument]) -> int:
+    """The set of calls that an entry lets run.  Raises TooComplexError."""
+    holds = truth(sets, entry.expression, arguments)
+    then, other = permits(entry.action), permits(entry.otherwise or default)
+    if then == other:
+        return TRUE if then else FALSE
+    return holds if then else sets.invert(holds)
+
+
+def _without(entry: Entry, reasons: dict[Expression, str]) -> Entry:
+    """The entry less the alternatives that somebody has accepted; for an entry of another shape, itself."""
+    if not reasons or not isinstance(entry.expression, Or) or not permits(entry.action):
+        return entry
+    rest = tuple(part for part in entry.expression.parts if part not in reasons)
+    return replace(entry, expression=Or(rest) if rest else Always(False))
+
+
+def _reasons(document: Document, arch: Arch, number: int) -> tuple[str, dict[Expression, str]]:
+    """The reason why the whole entry is accepted, if any, and those of its alternatives."""
+    section = document.layout.sections.get(arch, Section())
+    remarks = section.entries.get(number, Remarks())
+    for include in section.includes:
+        if number in include.entries.get(arch, {}):
+            return _why(include.comments), {}
+    reasons = {part: _why(comments) for part, comments in remarks.alternatives.items()}
+    return _why(remarks.entry), {part: reason for part, reason in reasons.items() if reason}
+
+
+def _why(comments: Comments) -> str:
+    found = (line.removeprefix(WHY).strip() for line in comments.all() if line.startswith(WHY))
+    return "; ".join(filter(None, found))
+
+
+def _finding(danger: Danger, arch: Arch | None, name: str, event: Event | None, accepted: str) -> Finding:
+    return Finding(
+        danger.id, danger.level, arch, name, danger.grants, danger.why, danger.safer, danger.source, event, accepted
+    )
+
+
+def _too_complex(arch: Arch, number: int) -> Finding:
+    return Finding(
+        "too-complex",
+        Level.WARNING,
+        arch,
+        table(arch).by_number[number].name,
+        "has conditions that are too entangled to judge",
+        "what nobody can judge, nobody has reviewed",
+        "fewer arguments in one rule, or fewer rules",
+        "docs/policy-language.md",
+        None,
+        "",
+    )

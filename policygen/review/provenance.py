@@ -1,0 +1,124 @@
+"""From a policy's rules back to the observations behind them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from policygen.language.layout import Remarks, is_note
+from policygen.language.normal import normal_expression
+from policygen.learning.generalise import Widening, generalise, literal, widenings_of
+from policygen.learning.rule import expression, read
+from policygen.model import Entry, Or
+from policygen.sets.algebra import FALSE, TooComplexError
+from policygen.sets.minimise import minimise
+from policygen.sets.region import space, truth
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from policygen.language.document import Document
+    from policygen.model import Expression
+    from policygen.recording.observation import Observation
+    from policygen.recording.runs import Recording
+    from tracer.abi.table import Table
+
+
+class Origin(StrEnum):
+    """How a rule came into the policy, as far as its recording can tell."""
+
+    LEARNED = "learned"
+    CHANGED = "changed by hand: what was seen of it would be written otherwise"
+    EXTENDED = "learned, and extended for other C libraries or by hand"
+    NOTED = "put there by learn, seen or not"
+    PORTABLE = "no recorded run needed it: put there for other C libraries, or by hand, or learned from runs not recorded here"
+    UNSEEN = "no recorded run needed it: written by hand, or learned from runs that are not recorded here"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """One rule, and what stands behind it."""
+
+    arch: Arch
+    number: int
+    rule: Entry
+    """The entry with this one alternative."""
+    origin: Origin
+    note: str
+    """The note that learn left on the entry, without its `#`; or ''."""
+    observations: tuple[Observation, ...]
+    """Those of which the rule covers some event, in the recording's order."""
+    widenings: Mapping[tuple[int, Widening], int]
+    """How it allows more than was seen: which argument, in what way, for how many observations; by argument."""
+
+
+def provenance(document: Document, recording: Recording, arch: Arch, number: int) -> tuple[Provenance, ...]:
+    """What stands behind each rule of the entry of a call, which the policy has, in the entry's order."""
+    calls = table(arch)
+    entry = document.policy.entries[arch][number]
+    note = note_of(document, arch, number)
+    seen = tuple(
+        one.fitted(calls) for one in recording.observations if (one.arch, one.number) == (arch.audit, number)
+    )
+    would_be = _would_be(arch, seen, calls)
+    alternatives = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
+    found = []
+    for alternative in alternatives:
+        behind = _covered(alternative, seen, calls)
+        if note and not behind:
+            origin = Origin.NOTED
+        elif not behind:
+            origin = Origin.PORTABLE if document.policy.portable else Origin.UNSEEN
+        else:
+            changed = Origin.EXTENDED if document.policy.portable else Origin.CHANGED
+            origin = Origin.LEARNED if alternative in would_be or note else changed
+        rule = Entry(alternative, entry.action, entry.otherwise)
+        found.append(Provenance(arch, number, rule, origin, note, behind, _widenings(alternative, behind, calls)))
+    return tuple(found)
+
+
+def note_of(document: Document, arch: Arch, number: int) -> str:
+    """The note that a tool left on the entry of a call, without its `#`; or ''."""
+    section = document.layout.sections.get(arch)
+    remarks = section.entries.get(number, Remarks()) if section else Remarks()
+    return next((line.removeprefix("# ") for line in remarks.entry.all() if is_note(line)), "")
+
+
+def _would_be(arch: Arch, seen: Sequence[Observation], calls: Table) -> set[Expression]:
+    """The alternatives that learning makes of the observations, in each of its ways."""
+    if not seen:
+        return set()
+    number = seen[0].number
+    arguments = calls.by_number[number].arguments
+    found: set[Expression] = set()
+    for names_only, tight in ((False, False), (False, True), (True, False)):
+        rules = generalise(seen, calls, names_only=names_only, tight=tight).rules
+        whole = tuple(expression(rule, arguments) for rule in rules)
+        found.update(normal_expression(arch, number, one) for one in (*whole, *minimise(whole, arguments)))
+    return found
+
+
+def _covered(alternative: Expression, seen: Sequence[Observation], calls: Table) -> tuple[Observation, ...]:
+    """The observations that stand for some event for which the alternative holds."""
+    if not seen:
+        return ()
+    arguments = calls.by_number[seen[0].number].arguments
+    sets = space()
+    try:
+        region = truth(sets, alternative, arguments)
+        events = [truth(sets, expression(literal(one, calls), arguments), arguments) for one in seen]
+        return tuple(one for one, those in zip(seen, events, strict=True) if sets.both(region, those) != FALSE)
+    except TooComplexError:
+        return tuple(seen)  # rather more than was behind it than less
+
+
+def _widenings(
+    alternative: Expression, behind: Sequence[Observation], calls: Table
+) -> dict[tuple[int, Widening], int]:
+    if not behind or (rule := read(alternative, calls, behind[0].number)) is None:
+        return {}
+    found = Counter((one.index, one.widening) for seen in behind for one in widenings_of(rule, seen, calls))
+    return dict(sorted(found.items()))

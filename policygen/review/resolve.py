@@ -1,0 +1,170 @@
+"""The policy that is left when the changes between two versions of it have been judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from policygen.language.document import Document
+from policygen.language.layout import Comments, Remarks, Section
+from policygen.language.normal import normal_entry
+from policygen.model import And, Entry, Expression, Or, Policy
+from policygen.review.changes import SETTINGS, EntryChange, PolicyChange, SettingChange, changes
+from policygen.review.lint import WHY
+from policygen.sets.algebra import FALSE
+from policygen.sets.join import alternatives
+from policygen.sets.region import space, truth
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+
+class Answer(StrEnum):
+    ACCEPT = "accepted"
+    REJECT = "rejected"
+    SKIP = "undecided"
+    """Stays in the policy, as what is accepted does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    answer: Answer
+    instead: Entry | None = None
+    """What is accepted in its place."""
+    why: str = ""
+    """The text of the `# why:` comment that it gets; one line."""
+
+
+_UNDECIDED = Decision(Answer.SKIP)
+
+
+def resolve(old: Document, new: Document, decisions: Mapping[PolicyChange, Decision]) -> Document:
+    """The new document without what was rejected of its changes, and with the reasons for what was accepted.
+
+    It allows nothing that `new` does not, but what was edited, and what a rejected setting or whole entry had allowed.  What
+    a rejected change had replaced is there again; a rejected table stays as far as an entry needs it.  Comments stay, those
+    of an entry that is as before where they were.  Decisions on what is no change of these two are passed over.  Raises
+    TooComplexError.
+    """
+    judged = {change: decisions.get(change, _UNDECIDED) for change in changes(old.policy, new.policy)}
+    policy = _with_entries(old.policy, new.policy, judged)
+    for change, decision in judged.items():
+        if isinstance(change, SettingChange) and decision.answer is Answer.REJECT:
+            policy = _without_setting(old.policy, policy, change.word)
+    if not policy.entries:  # every section is rejected, and there is no policy without one
+        policy = replace(policy, entries=old.policy.entries)
+    document = _with_old_comments(old, new, policy).with_policy(policy)
+    for change, decision in judged.items():
+        if decision.why and decision.answer is Answer.ACCEPT:
+            document = _with_reason(document, change, decision)
+    return document
+
+
+def _with_entries(old: Policy, new: Policy, judged: Mapping[PolicyChange, Decision]) -> Policy:
+    entries = {arch: dict(section) for arch, section in new.entries.items()}
+    of_calls = [change for change in judged if isinstance(change, EntryChange)]
+    of_calls.sort(key=lambda change: (change.arch, change.number))
+    for (arch, number), group in groupby(of_calls, key=lambda change: (change.arch, change.number)):
+        entry = _judged(new.entries[arch].get(number), {change: judged[change] for change in group})
+        if entry is None:
+            entries[arch].pop(number, None)
+        else:
+            entries[arch][number] = entry
+    kept = {arch: section for arch, section in entries.items() if section or arch in old.entries or not new.entries[arch]}
+    return replace(new, entries=kept)
+
+
+def _judged(new: Entry | None, decisions: Mapping[EntryChange, Decision]) -> Entry | None:
+    """The entry of one call, given all decisions about it."""
+    gone = [change for change, one in decisions.items() if one.answer is Answer.REJECT or one.instead]
+    if not gone:
+        return new
+    first = gone[0]
+    instead = [one.instead for one in decisions.values() if one.instead]
+    if first.whole or new is None:
+        return instead[0] if instead else first.before
+    dropped = [change.after.expression for change in gone if change.after]
+    rest = [part for part in alternatives(new.expression) if part not in dropped]
+    parts = [*rest, *_restored(first, rest, dropped), *(entry.expression for entry in instead)]
+    if not parts and (first.before is None or not alternatives(first.before.expression)):
+        return first.before
+    if not parts and new.otherwise is None:  # by hand, what was allowed had been replaced by what is rejected
+        return None
+    return normal_entry(first.arch, first.number, replace(new, expression=Or(tuple(parts))))
+
+
+def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence[Expression]) -> Iterator[Expression]:
+    """What of the old entry only the dropped alternatives still allowed, as it was written where all of it was."""
+    if change.before is None:
+        return
+    sets = space()
+    arguments = table(change.arch).by_number[change.number].arguments
+    still, lost = (truth(sets, Or(tuple(parts)), arguments) if parts else FALSE for parts in (rest, dropped))
+    for part in alternatives(change.before.expression):
+        missing = sets.both(truth(sets, part, arguments), sets.invert(still))
+        if sets.both(missing, lost) != FALSE:
+            whole = sets.both(missing, sets.invert(lost)) == FALSE
+            yield part if whole else And((part, Or(tuple(dropped))))
+
+
+def _without_setting(old: Policy, policy: Policy, word: str) -> Policy:
+    if word.startswith("arch "):
+        gone = Arch(word.removeprefix("arch "))
+        return replace(policy, entries={arch: section for arch, section in policy.entries.items() if arch is not gone})
+    newer = any(max(section, default=0) > table(arch).newest(old.table) for arch, section in policy.entries.items())
+    return policy if word == "table" and newer else replace(policy, **{word: getattr(old, word)})
+
+
+def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document:
+    """The new document, with the comments of what is again as it was on the lines where they were, if it is the same ones."""
+    sections = dict(new.layout.sections)
+    for arch, section in sections.items():
+        before, entries = old.layout.sections.get(arch, Section()), dict(section.entries)
+        for number, remarks in entries.items():
+            was = before.entries.get(number, Remarks())
+            same = policy.entries.get(arch, {}).get(number) == old.policy.entries.get(arch, {}).get(number)
+            if same and sorted(was.all()) == sorted(remarks.all()):
+                entries[number] = was
+        sections[arch] = replace(section, entries=entries)
+    return Document(new.policy, replace(new.layout, sections=sections))
+
+
+def takes_reason(document: Document, change: PolicyChange) -> bool:
+    """Whether a `# why:` can be written to the change: not if an included file has it."""
+    if isinstance(change, SettingChange):
+        return True
+    section = document.layout.sections.get(change.arch, Section())
+    return not any(change.number in include.entries.get(change.arch, {}) for include in section.includes)
+
+
+def _with_reason(document: Document, change: PolicyChange, decision: Decision) -> Document:
+    comment = Comments((), f"{WHY} {decision.why}")
+    layout = document.layout
+    if isinstance(change, SettingChange):
+        if change.word not in SETTINGS:
+            arch = Arch(change.word.removeprefix("arch "))
+            section = layout.sections.get(arch, Section())
+            return _with_section(document, arch, replace(section, arch=section.arch.join(comment)))
+        settings = {**layout.settings, change.word: layout.settings.get(change.word, Comments()).join(comment)}
+        return Document(document.policy, replace(layout, settings=settings))
+    entry = decision.instead or change.after
+    now = document.policy.entries[change.arch].get(change.number)
+    if entry is None or now is None:
+        return document
+    section = layout.sections.get(change.arch, Section())
+    remarks = section.entries.get(change.number, Remarks())
+    part = next((part for part in alternatives(entry.expression) if part in alternatives(now.expression)), None)
+    if isinstance(now.expression, Or) and part is not None:
+        others = {**remarks.alternatives, part: remarks.alternatives.get(part, Comments()).join(comment)}
+        remarks = replace(remarks, alternatives=others)
+    else:
+        remarks = replace(remarks, entry=remarks.entry.join(comment))
+    entries = {**section.entries, change.number: remarks.settled(now.expression)}
+    return _with_section(document, change.arch, replace(section, entries=entries))
+
+
+def _with_section(document: Document, arch: Arch, section: Section) -> Document:
+    return Document(document.policy, replace(document.layout, sections={**document.layout.sections, arch: section}))

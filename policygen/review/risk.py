@@ -1,0 +1,62 @@
+"""How dangerous it is, what one policy allows and another does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from policygen.learning.known import permits
+from policygen.review.catalogue import Danger, of_call, of_setting
+from policygen.review.lint import granted, leaves_free
+from policygen.sets.algebra import FALSE
+from policygen.sets.compare import Change, Comparison, Difference, answers
+from policygen.sets.region import space
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from policygen.model import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A difference, and what of the catalogue became possible with it, the gravest first."""
+
+    difference: Difference
+    dangers: tuple[Danger, ...]
+
+    @property
+    def rank(self) -> int:
+        """-1 where nothing of the catalogue became possible."""
+        return self.dangers[0].level.rank if self.dangers else -1
+
+
+def ranked(old: Policy, new: Policy, comparison: Comparison) -> tuple[Ranked, ...]:
+    """The differences of `compare(old, new)`: by architecture, the gravest first, then what became possible, then by name."""
+    found = [Ranked(one, _dangers(old, new, one)) for one in comparison.differences]
+    return tuple(sorted(found, key=lambda one: (list(Arch).index(one.difference.arch), -one.rank, one.difference.order)))
+
+
+def _dangers(old: Policy, new: Policy, difference: Difference) -> tuple[Danger, ...]:
+    """Judged by the set of calls itself, so that it does not matter how the difference is told."""
+    if difference.change is not Change.MORE or not permits(difference.after):
+        return ()
+    arch, number = difference.arch, difference.example.number
+    if difference.number is None:
+        return (of_setting("default" if number <= table(arch).newest(new.table) else "unknown"),)
+    rows = of_call(arch, number) if number in table(arch).by_number else ()
+    sets = space()
+    region = FALSE
+    for where, before in answers(sets, old, arch, number):
+        for there, after in answers(sets, new, arch, number):
+            if (before, after) == (difference.before, difference.after):
+                region = sets.either(sets.both(where, there), region)
+    found = [
+        row
+        for row in rows
+        if (
+            any(leaves_free(rule, row, arch, number) for rule in difference.rules)
+            if row.free
+            else granted(sets, row, arch, number, region) != FALSE
+        )
+    ]
+    return tuple(sorted(found, key=lambda row: -row.level.rank))

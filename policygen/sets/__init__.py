@@ -1,0 +1,3 @@
+"""Policies and expressions as exact sets of calls (`algebra`, `region`) -> comparisons, joins, reductions, shortest
+expressions.
+"""

@@ -1,0 +1,192 @@
+"""What two policies answer differently: exactly, for every call, with an example for each difference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from policygen.model import KILL, Action, ActionKind, Always, Arm, Expression, Or, Policy
+from policygen.sets import region
+from policygen.sets.algebra import FALSE, TRUE, Space
+from policygen.sets.express import express
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_FREEDOM = {ActionKind.NOTIFY: 1, ActionKind.LOG: 2, ActionKind.ALLOW: 2}
+"""How far a call gets: not at all (0), as far as a supervisor lets it, or it runs."""
+_ARMS = {Arm.NOW: 0, Arm.EXEC: 1, Arm.ENTRY: 2}
+"""The later a filter takes effect, the more runs without it."""
+_MAX_RULES = 8
+"""A difference that takes more alternatives than this is told by its example alone."""
+
+
+class Verdict(StrEnum):
+    """What the second of two policies lets run, in relation to the first."""
+
+    EQUAL = "equal"
+    NARROWER = "narrower"
+    WIDER = "wider"
+    INCOMPARABLE = "incomparable"
+    """More of some, less of others."""
+
+
+class Change(StrEnum):
+    MORE = "+"
+    """Became possible."""
+    LESS = "-"
+    """Is no longer possible."""
+    OTHER = "~"
+    """As possible as before, but answered otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Calls that meet another action than before, all of them `before` and then `after`."""
+
+    arch: Arch
+    number: int | None
+    """None: every call of the architecture that neither policy names, as far as `example` is one of them."""
+    change: Change
+    before: Action
+    after: Action
+    rules: tuple[Expression, ...]
+    """Which calls: alternatives joined by OR, in the policy language; empty if that cannot be said shortly."""
+    example: Event
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Total sort key."""
+        name = "" if self.number is None else table(self.arch).by_number[self.number].name
+        arch = list(Arch).index(self.arch)
+        change = ("+-~".index(self.change), self.before.kind, self.before.errno, self.after.kind, self.after.errno)
+        return (arch, self.number is None, name, *change, self.example.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    differences: tuple[Difference, ...]
+    """In their order; none if the filters answer every call alike."""
+    arms: tuple[Arm, Arm]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Over all calls, and over when the filters take effect."""
+        changes = {difference.change for difference in self.differences}
+        before, after = (_ARMS[arm] for arm in self.arms)
+        if before != after:
+            changes.add(Change.MORE if after > before else Change.LESS)
+        return verdict(changes)
+
+
+def verdict(changes: Iterable[Change]) -> Verdict:
+    found = set(changes)
+    if Change.MORE in found:
+        return Verdict.INCOMPARABLE if Change.LESS in found else Verdict.WIDER
+    return Verdict.NARROWER if Change.LESS in found else Verdict.EQUAL
+
+
+def compare(old: Policy, new: Policy) -> Comparison:
+    """Every difference in what the policies answer, architecture by architecture and call by call.
+
+    Raises algebra.TooComplexError for conditions whose sets cannot be computed."""
+    found: list[Difference] = []
+    for arch in Arch:
+        if arch in old.entries or arch in new.entries:
+            named = {*old.entries.get(arch, ()), *new.entries.get(arch, ())}
+            for number in named:
+                found += _call(old, new, arch, number)
+            for number in _others(old, new, arch, named):
+                found += [replace(one, number=None) for one in _call(old, new, arch, number)]
+    return Comparison(tuple(sorted(found, key=lambda one: one.order)), (old.arm, new.arm))
+
+
+def _others(old: Policy, new: Policy, arch: Arch, named: set[int]) -> list[int]:
+    """A call for each way in which the two policies answer what neither names: in both tables, in one, in none."""
+    calls = table(arch)
+    ends = sorted({calls.newest(policy.table) for policy in (old, new)})
+    starts = [0, *(end + 1 for end in ends)]
+    examples = []
+    for start, end in zip(starts, [*ends, ends[-1] + 1], strict=True):
+        unnamed = [number for number in range(start, end + 1) if number not in named]
+        examples += sorted(unnamed, key=lambda number: (number not in calls.by_number, number))[:1]
+    return examples
+
+
+def _call(old: Policy, new: Policy, arch: Arch, number: int) -> list[Difference]:
+    space = region.space()
+    found: dict[tuple[Change, Action, Action], int] = {}
+    after = answers(space, new, arch, number)
+    for where, action in answers(space, old, arch, number):
+        for there, other in after:
+            both = space.both(where, there)
+            if both != FALSE and action != other:
+                key = (change_of(action, other), action, other)
+                found[key] = space.either(found.get(key, FALSE), both)
+    return [
+        Difference(
+            arch, number, *key, _rules(space, where, key[0], old, new, arch, number), example(space, where, arch, number)
+        )
+        for key, where in found.items()
+    ]
+
+
+def answers(space: Space, policy: Policy, arch: Arch, number: int) -> list[tuple[int, Action]]:
+    """What the policy does with a call that is no x32 one: sets of its arguments, together everything, and actions."""
+    if arch not in policy.entries:
+        return [(TRUE, KILL)]
+    calls = table(arch)
+    if number > calls.newest(policy.table):
+        return [(TRUE, policy.unknown)]
+    entry = policy.entries[arch].get(number)
+    if entry is None:
+        return [(TRUE, policy.default)]
+    holds = region.truth(space, entry.expression, calls.by_number[number].arguments)
+    pairs = [(holds, entry.action), (space.invert(holds), entry.otherwise or policy.default)]
+    return [(where, action) for where, action in pairs if where != FALSE]
+
+
+def runs(action: Action) -> bool:
+    """Whether a call may run."""
+    return _FREEDOM.get(action.kind, 0) > 0
+
+
+def change_of(before: Action, after: Action) -> Change:
+    """What becomes of a call that meets another action."""
+    gained = _FREEDOM.get(after.kind, 0) - _FREEDOM.get(before.kind, 0)
+    return Change.OTHER if not gained else Change.MORE if gained > 0 else Change.LESS
+
+
+def example(space: Space, where: int, arch: Arch, number: int) -> Event:
+    """A call of a set of arguments, which is not empty: of its simplest ones."""
+    point = space.difference(FALSE, where)
+    if point is None:
+        raise ValueError("no call is in the empty set")
+    return Event(arch.audit, number, region.event(point).arguments)
+
+
+def _rules(
+    space: Space, where: int, change: Change, old: Policy, new: Policy, arch: Arch, number: int
+) -> tuple[Expression, ...]:
+    """The set in the policy language: as the alternatives that were written, if it is some of them; else computed."""
+    if where == TRUE or number not in table(arch).by_number:
+        return (Always(True),) if where == TRUE else ()
+    policy = old if change is Change.LESS else new
+    entry = policy.entries[arch].get(number) if arch in policy.entries else None
+    if entry is not None:
+        written = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
+        arguments = table(arch).by_number[number].arguments
+        rest, mine = where, []
+        for alternative in written:
+            holds = region.truth(space, alternative, arguments)
+            if holds != FALSE and space.both(holds, space.invert(where)) == FALSE:
+                rest = space.both(rest, space.invert(holds))
+                mine.append(alternative)
+        if rest == FALSE and mine:
+            return tuple(mine)
+    found = express(space, where, arch, number, _MAX_RULES)
+    if found is None:
+        return ()
+    return found.parts if isinstance(found, Or) else (found,)

@@ -1,0 +1,180 @@
+"""Sets of calls back into the policy language: the inverse of `region.truth`."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+from typing import TYPE_CHECKING
+
+from policygen.language.normal import normal_expression
+from policygen.language.operands import operands
+from policygen.model import Always, And, Condition, Expression, Not, Operator, Or
+from policygen.sets import region as regions
+from policygen.sets.algebra import FALSE, TRUE, Space
+from policygen.sets.minimise import minimise
+from tracer.abi import Arch, Argument, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_BITS = frozenset((Kind.FLAGS, Kind.PROTECTION, Kind.FIELD, Kind.MODE))
+"""Kinds that are compared by their bits rather than by order."""
+_NAMED = frozenset((Kind.SELECTOR, Kind.SIGNAL, Kind.CLOCK, Kind.PROTECTION))
+"""Kinds whose values have names: few of them are better named one by one."""
+_FEW = 4
+"""Free bits, or their number of values, up to which values are named one by one."""
+_MAX_INTERVALS = 16
+
+Masked = tuple[int, int, int]
+"""(index, mask, value): `argument & mask == value`."""
+Interval = tuple[int, int]
+"""First and last of consecutive values, as the C type reads them."""
+
+
+def express(space: Space, where: int, arch: Arch, number: int, limit: int) -> Expression | None:
+    """An expression, in normal form, that holds for the call's arguments exactly in the set; None if it takes more than
+    `limit` alternatives, or if the set depends on what no condition can name: pointers, bits beyond an argument's type,
+    anything but arguments."""
+    if where in (TRUE, FALSE):
+        return Always(where == TRUE)
+    arguments = operands(arch, number).syscall.arguments
+    if space.support(where) & ~nameable(arch, number):
+        return None
+    if (refused := _all_but(space, where, arguments)) is not None:
+        return normal_expression(arch, number, refused)
+    found = _by_order(space, where, arguments, limit)
+    cubes = regions.alternatives(space, where, limit if found is None else min(limit, len(found)))
+    if cubes is not None and (found is None or len(cubes) <= len(found)):
+        single = len(cubes) == 1 and len(cubes[0]) == 1
+        if found is None or len(cubes) < len(found) or (single and arguments[cubes[0][0][0]].kind in _BITS):
+            named = [_conjunction(one, arguments) for cube in cubes for one in _by_value(cube, arguments)]
+            found = list(minimise(named, arguments)) if len(named) > len(cubes) else named
+    if found is None:
+        return None
+    return normal_expression(arch, number, Or(tuple(found)))
+
+
+def nameable(arch: Arch, number: int) -> int:
+    """The bits of a point (`region`) that conditions on the call's arguments can compare."""
+    known = operands(arch, number)
+    bits = 0
+    for index, argument in enumerate(known.syscall.arguments):
+        if not known.is_pointer(index):
+            bits |= argument.mask << regions.shift(index)
+    return bits
+
+
+def negated(expression: Expression) -> Expression:
+    """An expression that holds where the other does not."""
+    return expression.part if isinstance(expression, Not) else Not(expression)
+
+
+def _by_value(cube: Sequence[Masked], arguments: Sequence[Argument]) -> Iterator[tuple[Masked, ...]]:
+    """The cube as several, in which arguments whose values have names have one value, if those are few."""
+    choices: list[list[Masked]] = []
+    for index, mask, value in cube:
+        argument = arguments[index]
+        free = [1 << bit for bit in range(argument.width) if argument.mask & ~mask & 1 << bit]
+        if argument.kind in _NAMED and len(free) <= _FEW:
+            sums = [sum(chosen) for size in range(len(free) + 1) for chosen in combinations(free, size)]
+            choices.append([(index, argument.mask, value | more) for more in sums])
+        else:
+            choices.append([(index, mask, value)])
+    return product(*choices)
+
+
+def _conjunction(cube: Sequence[Masked], arguments: Sequence[Argument]) -> Expression:
+    return And(tuple(part for index, mask, value in cube for part in _masked(index, mask, value, arguments[index])))
+
+
+def _masked(index: int, mask: int, value: int, argument: Argument) -> list[Expression]:
+    """`argument & mask == value` in the words that suit its kind."""
+    if mask == argument.mask:
+        return [Condition(index, Operator.EQ, argument.value(value))]
+    zeros = mask & ~value
+    if value and not zeros:
+        return [Condition(index, Operator.HAS, value)]
+    if argument.kind not in _BITS or zeros.bit_count() <= argument.width // 2:
+        return [Condition(index, Operator.MASKED, value, mask)]
+    field = mask & argument.exact if argument.exact & ~mask == 0 else 0  # open's access mode is compared as a whole
+    parts: list[Expression] = [Condition(index, Operator.MASKED, value & field, field)] if field else []
+    if rest := value & ~field:
+        parts.append(Condition(index, Operator.HAS, rest))
+    return [*parts, Condition(index, Operator.IN, argument.mask & ~zeros)]
+
+
+def _all_but(space: Space, where: int, arguments: Sequence[Argument]) -> Expression | None:
+    """The set as what one comparison of bits does not hold for, if it is that."""
+    cubes = regions.alternatives(space, space.invert(where), 1)
+    if cubes is None or len(cubes) != 1 or len(cubes[0]) != 1:
+        return None
+    index, mask, value = cubes[0][0]
+    if arguments[index].kind not in _BITS or mask.bit_count() == 1:
+        return None
+    (refused, *more) = _masked(index, mask, value, arguments[index])
+    match refused:
+        case Condition(operator=Operator.EQ) if not more:
+            return Condition(index, Operator.NE, refused.value)
+        case Condition(operator=Operator.MASKED, value=0) if not more:
+            return Condition(index, Operator.ANY, mask)
+        case _:
+            return Not(And((refused, *more)))
+
+
+def _by_order(space: Space, where: int, arguments: Sequence[Argument], limit: int) -> list[Expression] | None:
+    """Alternatives that compare one argument by its value, if only one decides and it does not take too many."""
+    support = space.support(where)
+    index = next((i for i, a in enumerate(arguments) if support & ~(a.mask << regions.shift(i)) == 0), None)
+    if index is None:
+        return None
+    intervals = _intervals(space, where, index, arguments[index])
+    if intervals is None or len(intervals) > limit:
+        return None
+    half = 1 << arguments[index].width - 1
+    low, high = (-half, half - 1) if arguments[index].signed else (0, arguments[index].mask)
+    starts = [low, *(last + 1 for _, last in intervals)]
+    ends = [*(first - 1 for first, _ in intervals), high]
+    gaps = [(first, last) for first, last in zip(starts, ends, strict=True) if first <= last]
+    if len(gaps) < len(intervals) and all(first == last for first, last in gaps):
+        return [And(tuple(Condition(index, Operator.NE, first) for first, _ in gaps))]
+    few = 1 << _FEW if arguments[index].kind in _NAMED else 2
+    if all(last - first < few for first, last in intervals):
+        intervals = [(value, value) for first, last in intervals for value in range(first, last + 1)]
+    return [_between(index, first, last, low, high) for first, last in intervals]
+
+
+def _between(index: int, first: int, last: int, low: int, high: int) -> Expression:
+    if first == last:
+        return Condition(index, Operator.EQ, first)
+    parts = []
+    if first > low:
+        parts.append(Condition(index, Operator.GE, first))
+    if last < high:
+        parts.append(Condition(index, Operator.LE, last))
+    return And(tuple(parts))
+
+
+def _intervals(space: Space, where: int, index: int, argument: Argument) -> list[Interval] | None:
+    """The values of the argument in a set that nothing else decides, ascending; None if they are too scattered."""
+    found: list[Interval] = []
+    shift = regions.shift(index)
+    offset = 1 << argument.width - 1 if argument.signed else 0  # signed values in the order of unsigned ones
+
+    def walk(node: int, bit: int, first: int) -> bool:
+        """The values from `first` on that the bits from `bit` down can make."""
+        if node == FALSE:
+            return True
+        if node == TRUE:
+            last = first + (2 << bit) - 1 if bit >= 0 else first
+            if found and found[-1][1] == first - 1:
+                found[-1] = (found[-1][0], last)
+            else:
+                found.append((first, last))
+            return len(found) <= _MAX_INTERVALS
+        low, high = space.branches(node, regions.BITS - 1 - shift - bit)
+        if offset >> bit & 1:
+            low, high = high, low
+        return walk(low, bit - 1, first) and walk(high, bit - 1, first + (1 << bit))
+
+    if not walk(where, argument.width - 1, 0):
+        return None
+    return [(first - offset, last - offset) for first, last in found]

@@ -1,0 +1,102 @@
+"""The union of two entries of one call: what either allows, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from policygen.language.normal import normal_entry, normal_expression
+from policygen.learning.known import permits
+from policygen.model import Always, Entry, Expression, Not, Or
+from policygen.sets.algebra import FALSE, TRUE, TooComplexError
+from policygen.sets.minimise import minimise
+from policygen.sets.region import space, truth
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from policygen.model import Action
+
+
+class JoinError(Exception):
+    """Two entries that no entry can stand for; `str()` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """An entry as: carried out with `action` where `allowed` holds, `refusal` elsewhere (None: the default)."""
+
+    allowed: Expression
+    action: Action | None
+    """None where nothing is allowed."""
+    refusal: Action | None
+
+
+def form_of(entry: Entry, default: Action) -> Form:
+    other = entry.otherwise or default
+    if entry.expression == Always(False):
+        return Form(Always(False), None, entry.otherwise)
+    if permits(entry.action):
+        if permits(other) and entry.expression != Always(True):
+            raise JoinError("an entry that carries a call out in two ways is joined by hand")
+        return Form(entry.expression, entry.action, entry.otherwise)
+    if entry.expression == Always(True):
+        return Form(Always(False), None, entry.action)
+    if permits(other):
+        return Form(Not(entry.expression), other, entry.action)
+    raise JoinError("an entry that refuses in two ways is joined by hand")
+
+
+def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, default: Action) -> Entry | None:
+    """The entry that allows what either does; None is no entry.  In normal form; one of the two, if it does so already.
+
+    What neither allows is refused as one of them says, in so many words if it does.  Raises JoinError where they refuse
+    or carry out in different ways.
+    """
+    if a == b:
+        return a
+    if a is None or b is None:
+        return None if permits(default) else a or b
+    one, other = form_of(a, default), form_of(b, default)
+    actions = {form.action for form in (one, other) if form.action}
+    refusals = {form.refusal for form in (one, other) if form.refusal}
+    if len(actions) > 1:
+        raise JoinError("one carries the call out otherwise than the other")
+    if len(refusals) > 1:
+        raise JoinError("each refuses what it does not allow in a way of its own")
+    arguments = table(arch).by_number[number].arguments
+    sets = space()
+    try:
+        regions = [truth(sets, form.allowed, arguments) for form in (one, other)]
+        both = sets.either(*regions)
+    except TooComplexError as error:
+        raise JoinError(str(error)) from None
+    refusal = next(iter(refusals), None)
+    for entry, form, region in ((a, one, regions[0]), (b, other, regions[1])):
+        if region == both and (form.refusal == refusal or both == TRUE):
+            return entry
+    whole = normal_expression(arch, number, Or((one.allowed, other.allowed)))
+    parts = minimise(alternatives(whole), arguments)
+    expression = parts[0] if len(parts) == 1 else Or(parts)
+    return normal_entry(arch, number, Entry(expression, next(iter(actions)), refusal))
+
+
+def alternatives(expression: Expression) -> tuple[Expression, ...]:
+    """Those of an entry's expression; none if it never holds."""
+    if expression == Always(False):
+        return ()
+    return expression.parts if isinstance(expression, Or) else (expression,)
+
+
+def refuses(arch: Arch, number: int, entry: Entry | None, wanted: Expression, default: Action) -> bool:
+    """Whether an entry refuses, in so many words, something of what is wanted.
+
+    Raises JoinError or TooComplexError where that cannot be told.
+    """
+    if entry is None:
+        return False
+    form = form_of(entry, default)
+    if form.refusal is None and form.allowed != Always(False):
+        return False
+    arguments = table(arch).by_number[number].arguments
+    sets = space()
+    return sets.choose(truth(sets, form.allowed, arguments), FALSE, truth(sets, wanted, arguments)) != FALSE

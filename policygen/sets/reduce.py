@@ -1,0 +1,116 @@
+"""One policy that is another one reduced by a third: what both allow, where the third has something to say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING
+
+from policygen.language.normal import normal
+from policygen.model import Action, ActionKind, Always, And, Entry, Expression, Or, Policy
+from policygen.sets import region
+from policygen.sets.algebra import FALSE
+from policygen.sets.compare import runs
+from policygen.sets.express import negated
+from policygen.sets.minimise import minimise
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_STRICTEST = [ActionKind.KILL, ActionKind.TRAP, ActionKind.ERRNO, ActionKind.NOTIFY, ActionKind.LOG, ActionKind.ALLOW]
+"""Of several filters' answers the kernel takes the first of these (seccomp(2))."""
+_MAX_PRODUCTS = 256
+"""Pairs of alternatives up to which an intersection is written as alternatives again."""
+
+Truth = tuple[bool, bool]
+"""Whether the first policy's expression holds, and the second's."""
+
+
+def reduce(policy: Policy, by: Policy) -> Policy:
+    """The policy, less what the other one does not allow of the calls that it names; all else stays.
+
+    Where a call is dropped it meets the action that the other writes for it, else the policy's default (else, if that
+    lets calls run, the other's).  An entry has two answers: if three are needed, denials become the strictest of them.
+    """
+    entries = {}
+    for arch, section in policy.entries.items():
+        entries[arch] = dict(section)
+        for number, entry in by.entries.get(arch, {}).items():
+            if number <= table(arch).newest(policy.table):
+                entries[arch][number] = _entry(arch, number, policy, section.get(number, Entry(Always(False))), by, entry)
+            elif runs(policy.unknown):
+                name = table(arch).by_number[number].name
+                raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise its table")
+    return normal(replace(policy, entries=entries))
+
+
+def strictest(actions: Iterable[Action]) -> Action:
+    """What the kernel does if several filters answer this; of equal kinds the last."""
+    return min(reversed(list(actions)), key=lambda action: _STRICTEST.index(action.kind))
+
+
+def _entry(arch: Arch, number: int, policy: Policy, mine: Entry, by: Policy, theirs: Entry) -> Entry:
+    answers: dict[Truth, Action] = {}
+    for here, there in product((True, False), repeat=2):
+        own = mine.action if here else mine.otherwise or policy.default
+        other = theirs.action if there else theirs.otherwise or by.default
+        written = there or theirs.otherwise is not None
+        if runs(own) and not runs(other) and not written and not runs(policy.default):
+            other = policy.default
+        answers[here, there] = strictest((own, other)) if runs(own) else own
+    possible = _possible(arch, number, mine.expression, theirs.expression)
+    actions = list(dict.fromkeys(answers[truth] for truth in possible))
+    denials = [action for action in actions if not runs(action)]
+    if len(actions) > 2:
+        if len(actions) - len(denials) > 1:
+            raise ValueError(f"{table(arch).by_number[number].name}: no entry can both allow and log, and deny as well")
+        answers = {truth: action if runs(action) else strictest(denials) for truth, action in answers.items()}
+        actions = list(dict.fromkeys(answers[truth] for truth in possible))
+    actions.sort(key=lambda action: (not runs(action), action == policy.default))
+    if len(actions) == 1:
+        return Entry(Always(True), actions[0]) if actions[0] != policy.default or runs(actions[0]) else Entry(Always(False))
+    where = frozenset(truth for truth in possible if answers[truth] == actions[0])
+    expression = _expression(arch, number, mine.expression, theirs.expression, where, possible)
+    return Entry(expression, actions[0], None if actions[1] == policy.default else actions[1])
+
+
+def _possible(arch: Arch, number: int, mine: Expression, theirs: Expression) -> list[Truth]:
+    """Which combinations some call has."""
+    space, arguments = region.space(), table(arch).by_number[number].arguments
+    a, b = (region.truth(space, expression, arguments) for expression in (mine, theirs))
+    sets = {True: (a, b), False: (space.invert(a), space.invert(b))}
+    return [(x, y) for x, y in product((True, False), repeat=2) if space.both(sets[x][0], sets[y][1]) != FALSE]
+
+
+def _expression(
+    arch: Arch, number: int, mine: Expression, theirs: Expression, where: frozenset[Truth], possible: list[Truth]
+) -> Expression:
+    """What holds in those combinations, of the possible ones, and in no other."""
+
+    for chosen, negative in ((where, False), (frozenset(possible) - where, True)):
+        simple = None
+        if chosen == {(True, True)}.intersection(possible):
+            simple = _conjunction(arch, number, mine, theirs)
+        elif chosen == {(True, True), (True, False)}.intersection(possible):
+            simple = mine
+        elif chosen == {(True, True), (False, True)}.intersection(possible):
+            simple = theirs
+        if simple is not None:
+            return negated(simple) if negative else simple
+    return Or(tuple(And((mine if a else negated(mine), theirs if b else negated(theirs))) for a, b in sorted(where)))
+
+
+def _conjunction(arch: Arch, number: int, mine: Expression, theirs: Expression) -> Expression:
+    """Where both hold, as alternatives, without those that nothing meets or others cover."""
+    left, right = (one.parts if isinstance(one, Or) else (one,) for one in (mine, theirs))
+    if len(left) * len(right) > _MAX_PRODUCTS:
+        return And((mine, theirs))
+    space, arguments = region.space(), table(arch).by_number[number].arguments
+    found: list[Expression] = []
+    for a, b in product(left, right):
+        x, y = region.truth(space, a, arguments), region.truth(space, b, arguments)
+        both = space.both(x, y)
+        if both != FALSE:
+            found.append(a if both == x else b if both == y else And((a, b)))
+    return Or(minimise(found, arguments))

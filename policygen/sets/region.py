@@ -1,0 +1,169 @@
+"""What a filter can be asked, as 512 bits, and the sets and functions of it that a policy describes.
+
+The variables of the `Space`, most significant bit of each word first: arch (32), number (32), the six arguments (64
+each), instruction pointer (64).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policygen.filter import bpf
+from policygen.model import KILL, Action, Always, And, Condition, Expression, Not, Operator, Or, Policy
+from policygen.sets.algebra import FALSE, TRUE, Space, constant
+from tracer.abi import X32_BIT, Arch, Event, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tracer.abi import Argument
+
+BITS = 512
+_ARCH, _NUMBER, _ARGUMENTS, _IP = 0, 32, 64, 448
+Word = tuple[int, ...]
+
+
+def space() -> Space:
+    return Space(BITS)
+
+
+def _variables(space: Space, first: int, count: int) -> Word:
+    return tuple(space.variable(number) for number in range(first, first + count))
+
+
+def arch_word(space: Space) -> Word:
+    return _variables(space, _ARCH, 32)
+
+
+def number_word(space: Space) -> Word:
+    return _variables(space, _NUMBER, 32)
+
+
+def argument_word(space: Space, index: int) -> Word:
+    """64 bits."""
+    return _variables(space, _ARGUMENTS + 64 * index, 64)
+
+
+def shift(index: int) -> int:
+    """Where an argument's lowest bit is in a point, as an integer of BITS bits."""
+    return BITS - _ARGUMENTS - 64 * (index + 1)
+
+
+def data_words(space: Space) -> tuple[Word, ...]:
+    """struct seccomp_data in the order of `bpf.words`."""
+    wide = [_variables(space, _IP, 64), *(argument_word(space, index) for index in range(6))]
+    return (number_word(space), arch_word(space), *(half for word in wide for half in (word[32:], word[:32])))
+
+
+def event(point: int) -> Event:
+    """The event at a point of the space."""
+    arch, number = point >> 480, point >> 448 & bpf.WORD
+    a, b, c, d, e, f, ip = (point >> shift & ((1 << 64) - 1) for shift in range(384, -64, -64))
+    return Event(arch, number, (a, b, c, d, e, f), ip)
+
+
+def alternatives(space: Space, region: int, limit: int) -> tuple[tuple[tuple[int, int, int], ...], ...] | None:
+    """A set that only arguments decide, as alternatives; each is a conjunction of (index, mask, value), at most one
+    for an argument, true where `argument & mask == value`.  None as `Space.cubes`."""
+    cubes = space.cubes(region, limit)
+    if cubes is None:
+        return None
+    pairs = [(event(care).arguments, event(value).arguments) for care, value in cubes]
+    return tuple(tuple((i, mask, values[i]) for i, mask in enumerate(masks) if mask) for masks, values in pairs)
+
+
+def truth(space: Space, expression: Expression, arguments: Sequence[Argument]) -> int:
+    """The set in which the expression holds for a call with those arguments."""
+    match expression:
+        case Always(value):
+            return TRUE if value else FALSE
+        case Not(part):
+            return space.invert(truth(space, part, arguments))
+        case And(parts):
+            result = TRUE
+            for part in parts:
+                result = space.both(truth(space, part, arguments), result)
+            return result
+        case Or(parts):
+            result = FALSE
+            for part in parts:
+                result = space.either(truth(space, part, arguments), result)
+            return result
+        case Condition():
+            return _condition(space, expression, arguments[expression.index])
+
+
+def _condition(space: Space, condition: Condition, argument: Argument) -> int:
+    width, value = argument.width, condition.value
+    word = argument_word(space, condition.index)[64 - width :]
+
+    def masked(mask: int, value: int) -> int:
+        bits = constant(mask, width)
+        chosen = [bit if keep else FALSE for bit, keep in zip(word, bits, strict=True)]
+        return space.equal(chosen, constant(value, width))
+
+    def greater(a: Word, b: Word) -> int:
+        if not argument.signed:
+            return space.greater(a, b)
+        # with the sign bits swapped the unsigned order is the signed one
+        return space.greater((b[0], *a[1:]), (a[0], *b[1:]))
+
+    whole, other = argument.mask, constant(value, width)
+    for number in condition.values or (value,):
+        if not -(whole >> 1) - 1 <= number <= whole:
+            raise ValueError(f"{number} does not fit the {width} bits of {argument.name}")
+    match condition.operator:
+        case Operator.EQ:
+            region = masked(whole, value)
+        case Operator.NE:
+            region = space.invert(masked(whole, value))
+        case Operator.GT:
+            region = greater(word, other)
+        case Operator.LE:
+            region = space.invert(greater(word, other))
+        case Operator.LT:
+            region = greater(other, word)
+        case Operator.GE:
+            region = space.invert(greater(other, word))
+        case Operator.IN:
+            region = masked(whole & ~value, 0)
+        case Operator.HAS:
+            region = masked(value, value)
+        case Operator.ANY:
+            region = space.invert(masked(value, 0))
+        case Operator.MASKED:
+            region = masked(condition.mask, value)
+        case Operator.ONE_OF:
+            region = FALSE
+            for value in condition.values:
+                region = space.either(masked(whole, value), region)
+    return region
+
+
+def decisions(space: Space, policy: Policy, refused: Action = KILL) -> int:
+    """The function from events to the filter's return value (`bpf.ret`) that the policy describes, as
+    `policygen.evaluate` does event by event.  Foreign architectures and x32 calls get `refused`."""
+    leaf = {action: space.leaf(bpf.ret(action)) for action in _actions(policy, refused)}
+    number, arch = number_word(space), arch_word(space)
+    result = leaf[refused]
+    for name, entries in policy.entries.items():
+        calls = table(name)
+        section = leaf[policy.default]
+        for nr, entry in entries.items():
+            holds = truth(space, entry.expression, calls.by_number[nr].arguments)
+            verdict = space.choose(holds, leaf[entry.action], leaf[entry.otherwise or policy.default])
+            section = space.choose(space.equal(number, constant(nr, 32)), verdict, section)
+        newer = space.greater(number, constant(calls.newest(policy.table), 32))
+        section = space.choose(newer, leaf[policy.unknown], section)
+        if name is Arch.X86_64:
+            below = space.greater(constant(X32_BIT, 32), number)
+            above = space.greater(number, constant(2 * X32_BIT - 1, 32))
+            section = space.choose(space.either(below, above), section, leaf[refused])
+        result = space.choose(space.equal(arch, constant(name.audit, 32)), section, result)
+    return result
+
+
+def _actions(policy: Policy, refused: Action) -> set[Action]:
+    entries = [entry for section in policy.entries.values() for entry in section.values()]
+    written = {action for entry in entries for action in (entry.action, entry.otherwise) if action}
+    return written | {refused, policy.unknown, policy.default}

@@ -1,0 +1,242 @@
+"""`callfence verify`, `diff`, `reduce` and `show` of filters, as commands."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from policygen.filter.compile import compile_policy
+from policygen.filter.libseccomp import Rule, generate
+from policygen.language.document import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ALLOW_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
+
+
+def callfence(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "callfence", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "old.policy").write_text("read: fd == 1\nwrite: allow\n")
+    (tmp_path / "new.policy").write_text("# another\nwrite: 1\nread: fd in {2, 1}\n")
+    (tmp_path / "less.policy").write_text("write: 0")
+    (tmp_path / "broken.policy").write_text("read: fd = 1\n")
+    (tmp_path / "old.bpf").write_bytes(compile_policy(parse("read: fd == 1\nwrite: allow\n").policy))
+    (tmp_path / "all.bpf").write_bytes(ALLOW_ALL)
+    (tmp_path / "bad.bpf").write_bytes(ALLOW_ALL[:-1])
+    return tmp_path
+
+
+def test_a_policy_is_proved(folder: Path) -> None:
+    done = callfence(folder, "verify", "old.policy")
+    assert done.returncode == 0
+    assert done.stdout.startswith("proved: ")
+
+
+def test_a_filter_is_its_policy(folder: Path) -> None:
+    assert callfence(folder, "verify", "old.policy", "--bpf", "old.bpf").returncode == 0
+    report = compile_policy(parse("read: fd == 1\nwrite: allow\n").policy, report=True)
+    (folder / "report.bpf").write_bytes(report)
+    assert callfence(folder, "verify", "old.policy", "--bpf", "report.bpf").returncode == 0
+
+
+def test_a_counterexample_is_a_call_with_both_answers(folder: Path) -> None:
+    done = callfence(folder, "verify", "new.policy", "--bpf", "old.bpf")
+    assert done.returncode == 1
+    assert done.stdout == (
+        "not the policy: for example\n  read(fd=2, buf=NULL, count=0)\n"
+        "  the policy answers  allow\n  the filter answers  kill\n"
+    )
+
+
+def test_libseccomp_by_itself_is_refuted(folder: Path) -> None:
+    """It compares all 64 bits, never numbers above the table, and leaves foreign architectures to the first jump."""
+    raw = b"".join(struct.pack("=HBBI", *one) for one in generate(0x80000000, [Rule(0, 0x7FFF0000, (((0, 2**64 - 1, 1),),))]))
+    start = struct.pack("=HBBI", 0x20, 0, 0, 0)
+    (folder / "raw.bpf").write_bytes(start + raw)
+    done = callfence(folder, "verify", "old.policy", "--bpf", "raw.bpf")
+    assert done.returncode == 1
+    assert "the filter answers" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("verify", "broken.policy"), "broken.policy:1:10"),
+        (("verify", "nosuch"), "callfence verify: nosuch: No such file"),
+        (("verify", "/dev/zero"), "/dev/zero: more than 64 MiB"),
+        (("verify", "bad.bpf"), "not a filter that the kernel would load: 7 bytes"),
+        (("verify", "old.policy", "--bpf", "bad.bpf"), "bad.bpf: not a filter"),
+        (("verify", "old.bpf", "--bpf", "all.bpf"), "old.bpf is a filter"),
+        (("diff", "old.policy", "broken.policy"), "broken.policy:1:10"),
+        (("reduce", "old.policy", "nosuch"), "nosuch: No such file"),
+        (("reduce", "--check", "broken.policy", "old.policy"), "broken.policy:1:10"),
+        (("show", "--bpf", "bad.bpf"), "7 bytes are not a whole number"),
+        (("show", "--pid", str(2**22 + 1)), "there is no such process"),
+        (("show", "--pid", str(os.getpid())), "has no filter"),
+    ],
+)
+def test_bad_input(folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = callfence(folder, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_diff(folder: Path) -> None:
+    done = callfence(folder, "diff", "old.policy", "new.policy")
+    assert done.returncode == 0
+    assert done.stdout == (
+        "wider: NEW allows all that OLD does, and more\nno known risk became possible\narch x86_64\n"
+        "  + read: fd == 2\n      kill -> allow, for example read(fd=2, buf=NULL, count=0)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status"), [("old", "new", 1), ("new", "old", 0), ("old", "old", 0), ("old", "less", 0), ("less", "old", 1)]
+)
+def test_exit_code_of_diff(folder: Path, old: str, new: str, status: int) -> None:
+    assert callfence(folder, "diff", "--exit-code", f"{old}.policy", f"{new}.policy").returncode == status
+
+
+def test_reduce(folder: Path) -> None:
+    made = callfence(folder, "reduce", "old.policy", "less.policy")
+    assert made.returncode == 0
+    assert made.stdout.endswith("\nread: fd == 1\nwrite: deny\n")
+    (folder / "made.policy").write_text(made.stdout)
+    assert callfence(folder, "reduce", "--check", "old.policy", "made.policy").returncode == 0
+    more = callfence(folder, "reduce", "--check", "made.policy", "old.policy")
+    assert more.returncode == 1
+    assert "+ write: allow\n      kill -> allow, for example write(fd=0, buf=NULL, count=0)" in more.stdout
+
+
+def test_a_filter_is_shown_as_its_policy(folder: Path) -> None:
+    done = callfence(folder, "show", "--bpf", "old.bpf")
+    assert done.returncode == 0
+    assert done.stdout.endswith("\nread: fd == 1\nwrite: allow\n")
+    assert callfence(folder, "verify", "old.bpf").returncode == 0
+
+
+def test_a_reader_that_has_gone_is_no_error(folder: Path) -> None:
+    command = [sys.executable, "-m", "callfence", "show", "--bpf", "old.bpf"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, cwd=folder, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
+def test_what_no_policy_says_is_told(folder: Path) -> None:
+    done = callfence(folder, "show", "--bpf", "all.bpf")
+    assert done.returncode == 1
+    assert "# not said: x32 calls (allow here), which a policy always kills\n" in done.stdout
+    assert "default allow" in done.stdout
+    verified = callfence(folder, "verify", "all.bpf")
+    assert verified.returncode == 1
+    assert "not said by any policy: x32 calls" in verified.stdout
+
+
+def test_a_filter_that_cannot_be_followed_is_disassembled(folder: Path) -> None:
+    program = b"".join(struct.pack("=HBBI", *one) for one in [(0x20, 0, 0, 16), (0x16, 0, 0, 0)])
+    (folder / "odd.bpf").write_bytes(program)
+    done = callfence(folder, "show", "--bpf", "odd.bpf")
+    assert done.returncode == 1
+    assert done.stdout.endswith("   0: ld args[0].low\n   1: ret a\n")
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="reading filters takes CAP_SYS_ADMIN")
+
+
+@pytest.fixture
+def confined() -> Iterator[subprocess.Popen[str]]:
+    """A process with two filters that answers each line on its standard input."""
+    program = (
+        "import callfence, os\n"
+        "callfence.apply('default allow\\nunknown allow\\nrmdir: errno EPERM')\n"
+        "callfence.apply('default allow\\nunknown allow\\nmkdir: kill if mode == 0o7')\n"
+        "print('ready', flush=True)\nwhile True: print(input(), flush=True)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", program], text=True, **pipes)  # type: ignore[call-overload]
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@needs_root
+def test_the_filters_of_a_process(folder: Path, confined: subprocess.Popen[str]) -> None:
+    assert confined.stdin and confined.stdout
+    done = callfence(folder, "show", "--pid", str(confined.pid))
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.split("\n\n# callfence policy for: ")
+    assert f"process {confined.pid}, filter 1 of 2" in first
+    assert "rmdir: errno EPERM" in first
+    assert "mkdir: mode != 07 else kill" in second
+    confined.stdin.write("still there\n")
+    confined.stdin.flush()
+    assert confined.stdout.readline() == "still there\n"
+
+
+@needs_root
+def test_threads_that_differ_are_told(folder: Path) -> None:
+    program = (
+        "import threading\nfrom enforcer import kernel\n"
+        "def confine():\n"
+        "    kernel.set_no_new_privs(); kernel.install(bytes([6, 0, 0, 0, 0, 0, 255, 127]), 0)\n"
+        "    print(threading.get_native_id(), flush=True); input()\n"
+        "threading.Thread(target=confine).start()"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        thread = process.stdout.readline().strip()
+        whole = callfence(folder, "show", "--pid", str(process.pid))
+        one = callfence(folder, "show", "--pid", thread)
+        process.stdin.write("\n")
+    assert (whole.returncode, process.returncode) == (2, 0)
+    assert f"thread {thread}, given as the PID, shows those of one of 1" in whole.stderr
+    assert "default allow" in one.stdout
+
+
+def state(pid: int) -> str:
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+@needs_root
+def test_a_stopped_process_stays_stopped(folder: Path, confined: subprocess.Popen[str]) -> None:
+    os.kill(confined.pid, signal.SIGSTOP)
+    while state(confined.pid) != "T":
+        time.sleep(0.01)
+    assert callfence(folder, "show", "--pid", str(confined.pid)).returncode == 0
+    time.sleep(0.1)
+    assert state(confined.pid) == "T"
+    os.kill(confined.pid, signal.SIGCONT)
+    while state(confined.pid) == "T":
+        time.sleep(0.01)
+
+
+@needs_root
+def test_a_confined_reader_is_refused(folder: Path, confined: subprocess.Popen[str]) -> None:
+    program = (
+        "import sys, callfence; from callfence.commands.show import main\n"
+        "callfence.apply('default allow\\nunknown allow')\nsys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "--pid", str(confined.pid)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "it takes CAP_SYS_ADMIN, and no filter on this process" in done.stderr

@@ -1,0 +1,65 @@
+"""How sure, in the words that `learn` ends with."""
+
+from __future__ import annotations
+
+import pytest
+
+from callfence.learning.sure import has_names_only, sureness
+from policygen.completeness.confidence import confidence
+from policygen.completeness.discovery import discovery
+from policygen.language.document import parse
+from policygen.recording.fold import Folder
+from policygen.recording.runs import Recording, Run, merge
+from tracer.abi import Arch, Event, table
+
+NAMES = table(Arch.X86_64).by_name
+Call = tuple[str, int]
+
+
+def said(*runs: list[Call], warm: bool = False) -> str:
+    parts = []
+    for index, calls in enumerate(runs):
+        folder = Folder()
+        for name, first in calls:
+            folder.slot("/app", Event(Arch.X86_64.audit, NAMES[name].number, (first, 0, 0, 0, 0, 0)), str)[0] += 1
+        run = Run(f"r{index}", index, ("./app",), 0, True, warm=warm and index > 0)
+        parts.append(Recording((run,), folder.observations()))
+    seen = merge(*parts)
+    return sureness(confidence(seen), discovery(seen))
+
+
+READ, WRITE, KEEP, DUMP = ("read", 0), ("write", 0), ("prctl", 8), ("prctl", 4)
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([[READ]], "one run says nothing about the next one: learn more of them"),
+        (
+            [[READ], [READ, WRITE]],
+            "2 runs; about 50% that one more run needs something new, 0.5 new rules on average; the last new rule came with"
+            " run r1; seen in one run only: write",
+        ),
+        (
+            [[READ, KEEP], [READ, KEEP, DUMP]],
+            "2 runs; about 50% that one more run needs something new, 0.5 new rules on average; the last new rule came with"
+            " run r1; seen in one run only: prctl; still growing: prctl option",
+        ),
+        (
+            [[READ]] * 3,
+            "3 runs; none is known to need a rule that the others do not: under 63% that one more would, with 95% confidence;"
+            " the last new rule came with run r0",
+        ),
+    ],
+)
+def test_what_is_said(runs: list[list[Call]], expected: str) -> None:
+    assert said(*runs) == expected
+
+
+def test_warm_runs_give_no_average() -> None:
+    assert "on average" not in said([READ], [WRITE], warm=True)
+
+
+@pytest.mark.parametrize(("text", "names"), [("read: allow\n", True), ("read: allow\nwrite: fd == 1\n", False)])
+def test_a_policy_of_names(text: str, names: bool) -> None:
+    assert has_names_only(parse(text).policy) is names

@@ -1,0 +1,164 @@
+"""Names of call sites in `callfence why`: right, or none and the reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from callfence.judging import symbols
+from callfence.judging.symbols import Site, Symbols
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Commands
+
+SOURCE = Path(__file__).parent / "programs" / "callsite.c"
+CALLFENCE = [sys.executable, "-m", "callfence"]
+NAMED = re.compile(r"first at callsite\+0x[0-9a-f]+ \(calls_getppid\+0x[0-9a-f]+\): 1 call")
+BARE = re.compile(r"first at callsite\+0x[0-9a-f]+: 1 call")
+
+
+def learn(program: Path, commands: Commands, folder: Path) -> Path:
+    """The policy of a copy of the program."""
+    copy = folder / "callsite"
+    shutil.copy(program, copy)
+    policy = folder / "callsite.policy"
+    ran = commands.learn(policy, [copy], folder)
+    assert ran.returncode == 0, ran.stderr.decode()
+    return policy
+
+
+def why(policy: Path, *about: str) -> list[str]:
+    done = subprocess.run(
+        [*CALLFENCE, "why", policy, *about], cwd=policy.parent, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def recorded(policy: Path, name: str = "callsite") -> str:
+    """The call site in a file of that name, as the recording has it."""
+    rows = map(json.loads, (policy.parent / ".callfence" / "callsite.rec").read_text().splitlines())
+    return next(row["site"] for row in rows if f"/{name}+" in row.get("site", ""))
+
+
+@pytest.mark.parametrize("flags", [(), ("-static",), ("-no-pie",), ("-m32",), ("-Wl,--build-id=none",)], ids=" ".join)
+def test_a_function_that_nothing_exports(
+    flags: tuple[str, ...], compile_c: Callable[..., Path], commands: Commands, tmp_path: Path
+) -> None:
+    policy = learn(compile_c(SOURCE, *flags), commands, tmp_path)
+    lines = why(policy, "getppid")
+    assert NAMED.search("\n".join(lines))
+    assert not any("no symbols" in line for line in lines)
+
+
+def test_a_stripped_file_has_no_names_and_says_so_once(
+    compile_c: Callable[..., Path], commands: Commands, tmp_path: Path
+) -> None:
+    policy = learn(compile_c(SOURCE, "-s", "-static"), commands, tmp_path)
+    lines = why(policy)
+    assert BARE.search("\n".join(lines))
+    assert [line for line in lines if "no symbols" in line] == [f"no symbols of {tmp_path}/callsite: it is stripped"]
+
+
+def test_what_a_library_exports_has_a_name_though_it_is_stripped(
+    compile_c: Callable[..., Path], commands: Commands, tmp_path: Path
+) -> None:
+    """Not openat itself, which the loader calls by a name of its own."""
+    policy = learn(compile_c(SOURCE), commands, tmp_path)
+    assert re.search(r"libc\.so\.6\+0x[0-9a-f]+ \(_exit\+0x[0-9a-f]+\)", "\n".join(why(policy, "exit_group")))
+
+
+def test_the_build_id_is_recorded(compile_c: Callable[..., Path], commands: Commands, tmp_path: Path) -> None:
+    policy = learn(compile_c(SOURCE), commands, tmp_path)
+    notes = subprocess.run(["readelf", "-n", tmp_path / "callsite"], capture_output=True, text=True, check=True).stdout
+    place = Site.parse(recorded(policy))
+    assert place is not None
+    assert place.file == f"{tmp_path}/callsite"
+    assert place.build and f"Build ID: {place.build}\n" in notes
+
+
+def test_separate_debug_files(
+    compile_c: Callable[..., Path], commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = compile_c(SOURCE)
+    policy = learn(compile_c(SOURCE, "-s"), commands, tmp_path)
+    site = recorded(policy)
+    place = Site.parse(site)
+    assert place is not None
+    assert Symbols().describe(site) == f"callsite+{place.offset:#x}"
+    kept = tmp_path / "debug" / place.build[:2] / f"{place.build[2:]}.debug"
+    kept.parent.mkdir(parents=True)
+    subprocess.run(["objcopy", "--only-keep-debug", whole, kept], check=True)
+    monkeypatch.setattr(symbols, "DEBUG", tmp_path / "debug")
+    assert re.search(r"\(calls_getppid\+0x[0-9a-f]+\)$", Symbols().describe(site))
+
+
+@pytest.mark.parametrize("flags", [(), ("-Wl,--build-id=none",)], ids=["build id", "no build id"])
+def test_another_file_is_there_now(
+    flags: tuple[str, ...], compile_c: Callable[..., Path], commands: Commands, tmp_path: Path
+) -> None:
+    policy = learn(compile_c(SOURCE, *flags), commands, tmp_path)
+    assert NAMED.search("\n".join(why(policy, "getppid")))
+    shutil.copy(compile_c(SOURCE, *flags, "-O0"), tmp_path / "callsite")
+    lines = why(policy, "getppid")
+    assert BARE.search("\n".join(lines))
+    assert lines[-1] == f"no symbols of {tmp_path}/callsite: it is no longer the file that was recorded"
+    (tmp_path / "callsite").unlink()
+    assert why(policy, "getppid")[-1] == f"no symbols of {tmp_path}/callsite: No such file or directory"
+
+
+@pytest.mark.parametrize("content", [b"\x7fELF\x02\x01\x01" + b"\xff" * 200, b"", b"#!/bin/sh\n"])
+def test_a_file_that_is_no_elf_file(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "broken").write_bytes(content)
+    found = Symbols()
+    assert found.describe(f"{tmp_path}/broken+0x10 (00)") == "broken+0x10"
+    assert len(list(found.problems())) == 1
+
+
+def test_what_a_recording_names_is_opened_only_if_it_is_a_file(tmp_path: Path) -> None:
+    """A pipe would keep us waiting, and some devices act on being opened."""
+    os.mkfifo(tmp_path / "pipe")
+    found = Symbols()
+    assert found.describe(f"{tmp_path}/pipe+0x10") == "pipe+0x10"
+    assert list(found.problems()) == [f"no symbols of {tmp_path}/pipe: it is no regular file"]
+
+
+@pytest.mark.parametrize(
+    ("site", "said"),
+    [("libc.so.6+0x11b2c4", "libc.so.6+0x11b2c4"), ("?", "?"), ("[anonymous]+0x10", "[anonymous]+0x10"), ("", "")],
+)
+def test_sites_without_a_file(site: str, said: str) -> None:
+    """Recordings of older versions have the file's name without its folder."""
+    found = Symbols()
+    assert found.describe(site) == said
+    assert list(found.problems()) == []
+
+
+def test_without_pyelftools(compile_c: Callable[..., Path], commands: Commands, tmp_path: Path) -> None:
+    policy = learn(compile_c(SOURCE), commands, tmp_path)
+    why = "from callfence.commands.why import main; sys.exit(main(sys.argv[1:]))"
+    program = f"import sys; sys.modules['elftools'] = None; {why}"
+    done = subprocess.run([sys.executable, "-c", program, policy], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert BARE.search(done.stdout)
+    assert done.stdout.count("no symbols: pyelftools is not installed (pip install 'callfence[symbols]')") == 1
+
+
+def test_the_place_of_a_denied_call(compile_c: Callable[..., Path], commands: Commands, tmp_path: Path) -> None:
+    policy = learn(compile_c(SOURCE), commands, tmp_path)
+    policy.write_text(policy.read_text().replace("getppid: allow\n", ""))
+    logged = commands.enforce(policy, [tmp_path / "callsite"], tmp_path)
+    printed = commands.plain([Path(sys.executable).parent / "enforce", "-p", policy, tmp_path / "callsite"], tmp_path)
+    for report in (json.dumps(logged.violations[0]), printed.stderr.decode()):
+        said = why(policy, report)[-1]
+        assert re.fullmatch(r"  called at callsite\+0x[0-9a-f]+ \(calls_getppid\+0x[0-9a-f]+\)", said)

@@ -1,0 +1,51 @@
+"""Which executables a recording shows, and who started which."""
+
+from __future__ import annotations
+
+from policygen.completeness.programs import Program, programs
+from policygen.recording.fold import Folder
+from policygen.recording.runs import Recording, Run, merge
+from tracer.abi import Arch, Event, table
+
+NUMBERS = {name: call.number for name, call in table(Arch.X86_64).by_name.items()}
+
+
+def recorded(index: int, seen: dict[str, list[str]], *executed: tuple[str, str]) -> Recording:
+    """A run in which executables made those calls."""
+    folder = Folder()
+    for executable, calls in seen.items():
+        for name in calls:
+            folder.slot(executable, Event(Arch.X86_64.audit, NUMBERS[name], (0, 0, 0, 0, 0, 0)), str)[0] += 1
+    run = Run(f"r{index}", index, ("./x",), 0, True, executed=tuple(sorted(executed)))
+    return Recording((run,), folder.observations())
+
+
+def found(*recordings: Recording) -> dict[str, Program]:
+    return {one.executable: one for one in programs(merge(*recordings))}
+
+
+def test_starters_of_all_runs_add_up() -> None:
+    shown = found(
+        recorded(0, {"/a": ["read", "execve"], "/b": ["read"]}, ("", "/a"), ("/a", "/b"), ("/a", "/a")),
+        recorded(1, {"/b": ["read"]}, ("", "/b")),
+        recorded(2, {"/b": ["read"], "/c": ["execve"]}, ("", "/c"), ("/c", "/b")),
+    )
+    assert {name: (one.is_first, one.starters) for name, one in shown.items()} == {
+        "/a": (True, ("/a",)),
+        "/b": (True, ("/a", "/c")),
+        "/c": (True, ()),
+    }
+    assert [one.runs for one in shown.values()] == [(0,), (0, 1, 2), (2,)]
+    assert (shown["/a"].calls, shown["/b"].calls) == (2, 3)
+    assert shown["/b"].syscalls == {(Arch.X86_64.audit, NUMBERS["read"]): 3}
+
+
+def test_one_of_which_no_call_is_recorded_ran_nevertheless() -> None:
+    """As in a warm run, for which all that it does is known."""
+    shown = found(recorded(0, {"/b": ["read"]}, ("", "/a"), ("/a", "/b")))
+    assert (shown["/a"].calls, shown["/a"].runs, shown["/a"].is_first) == (0, (0,), True)
+
+
+def test_nothing_is_guessed_of_runs_that_do_not_say() -> None:
+    shown = found(recorded(0, {"/a": ["vfork", "execve"], "/b": ["read"]}))
+    assert [(one.is_first, one.starters) for one in shown.values()] == [(False, ()), (False, ())]

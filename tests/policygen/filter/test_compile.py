@@ -1,0 +1,528 @@
+"""From a policy to the filter that the kernel runs: three judges, one verdict."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import strategies
+from examples import EXAMPLES
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
+from probe import Probe
+
+from policygen.evaluate import evaluate
+from policygen.filter import bpf, library, libseccomp
+from policygen.filter import compile as compiler
+from policygen.filter.compile import CompileError, compile_policy
+from policygen.filter.verify import reported, verify
+from policygen.language.document import parse
+from policygen.model import (
+    ALLOW,
+    ENOSYS,
+    KILL,
+    Action,
+    ActionKind,
+    Always,
+    And,
+    Condition,
+    Entry,
+    Expression,
+    Not,
+    Operator,
+    Or,
+    Policy,
+)
+from tracer.abi import X32_BIT, Arch, Event, table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from policygen.filter.bpf import Instruction
+
+X86_64, I386 = Arch.X86_64, Arch.I386
+NOTIFY, LOG, TRAP = (Action(kind) for kind in (ActionKind.NOTIFY, ActionKind.LOG, ActionKind.TRAP))
+EXDEV = Action(ActionKind.ERRNO, 18)
+FULL = (1 << 64) - 1
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    folder: Path = tmp_path_factory.mktemp("probe")
+    return Probe(folder)
+
+
+def event(arch: Arch, number: int, *arguments: int) -> Event:
+    a, b, c, d, e, f = (*arguments, *(0,) * (6 - len(arguments)))
+    return Event(arch.audit, number, (a, b, c, d, e, f))
+
+
+# Calls that do no harm whatever their arguments: lseek dup umask getpriority fadvise64
+LSEEK, DUP, UMASK, GETPRIORITY, FADVISE64 = 8, 32, 95, 140, 221
+LSEEK_32, DUP_32, UMASK_32, GETPRIORITY_32 = 19, 41, 60, 96
+
+Row = tuple[Arch, int, tuple[int, ...], Action]
+VERDICTS: list[tuple[str, list[Row]]] = [
+    (
+        "lseek: allow",
+        [
+            (X86_64, LSEEK, (1, 2, 3), ALLOW),
+            (X86_64, DUP, (1,), EXDEV),
+            (I386, LSEEK_32, (1,), KILL),
+            (X86_64, LSEEK | X32_BIT, (1,), KILL),
+            (X86_64, 2 * X32_BIT - 1, (), KILL),
+            (X86_64, 600, (), ENOSYS),
+            (X86_64, X32_BIT - 1, (), ENOSYS),
+            (X86_64, 2 * X32_BIT, (), ENOSYS),
+            (X86_64, 0xFFFFFFFF, (), ENOSYS),
+        ],
+    ),
+    (
+        "dup: fildes == 7",
+        [
+            (X86_64, DUP, (7,), ALLOW),
+            (X86_64, DUP, (7 | 1 << 32,), ALLOW),
+            (X86_64, DUP, (7 | FULL << 32 & FULL,), ALLOW),
+            (X86_64, DUP, (8,), EXDEV),
+            (X86_64, DUP, (0,), EXDEV),
+            (X86_64, DUP, (7 << 32,), EXDEV),
+        ],
+    ),
+    (
+        "umask: mask == -1",
+        [
+            (X86_64, UMASK, (0xFFFFFFFF,), ALLOW),
+            (X86_64, UMASK, (FULL,), ALLOW),
+            (X86_64, UMASK, (0x7FFFFFFF,), EXDEV),
+            (X86_64, UMASK, (0,), EXDEV),
+        ],
+    ),
+    (
+        "umask: mask < 0",
+        [
+            (X86_64, UMASK, (0x80000000,), ALLOW),
+            (X86_64, UMASK, (0xFFFFFFFF,), ALLOW),
+            (X86_64, UMASK, (0x7FFFFFFF,), EXDEV),
+            (X86_64, UMASK, (0xFFFFFFFF00000000,), EXDEV),
+            (X86_64, UMASK, (0,), EXDEV),
+        ],
+    ),
+    (
+        "dup: fildes >= 0x80000000",
+        [
+            (X86_64, DUP, (0x80000000,), ALLOW),
+            (X86_64, DUP, (FULL,), ALLOW),
+            (X86_64, DUP, (0x7FFFFFFF,), EXDEV),
+            (X86_64, DUP, (FULL << 32 & FULL,), EXDEV),
+        ],
+    ),
+    (
+        "lseek: offset >= 4096 && offset < 10000",
+        [
+            (X86_64, LSEEK, (1, 4095), EXDEV),
+            (X86_64, LSEEK, (1, 4096), ALLOW),
+            (X86_64, LSEEK, (1, 9999), ALLOW),
+            (X86_64, LSEEK, (1, 10000), EXDEV),
+            (X86_64, LSEEK, (1, 5000 | 1 << 32), EXDEV),
+            (X86_64, LSEEK, (1, FULL), EXDEV),
+        ],
+    ),
+    (
+        "lseek: offset > -3 && offset <= 0x100000000",
+        [
+            (X86_64, LSEEK, (1, FULL - 1), ALLOW),
+            (X86_64, LSEEK, (1, FULL - 2), EXDEV),
+            (X86_64, LSEEK, (1, 0), ALLOW),
+            (X86_64, LSEEK, (1, 1 << 32), ALLOW),
+            (X86_64, LSEEK, (1, (1 << 32) + 1), EXDEV),
+            (X86_64, LSEEK, (1, 0xFFFFFFFE), ALLOW),
+            (X86_64, LSEEK, (1, 1 << 63), EXDEV),
+        ],
+    ),
+    (
+        "lseek: fd != 0 && offset != 0 && whence != 0",
+        [
+            (X86_64, LSEEK, (1, 1 << 63, 1), ALLOW),
+            (X86_64, LSEEK, (1 << 31, 1, 1 << 31), ALLOW),
+            (X86_64, LSEEK, (1 << 32, 1, 1), EXDEV),
+            (X86_64, LSEEK, (1, 0, 1), EXDEV),
+            (X86_64, LSEEK, (1, 1, 0), EXDEV),
+            (X86_64, DUP, (), EXDEV),
+        ],
+    ),
+    (
+        "fadvise64: (fd == 1 && advice in {1, 2, 4} || len has 0x300000000 && !(advice == 3)) else errno EPERM",
+        [
+            (X86_64, FADVISE64, (1, 0, 0, 4), ALLOW),
+            (X86_64, FADVISE64, (1, 0, 0, 3), Action(ActionKind.ERRNO, 1)),
+            (X86_64, FADVISE64, (2, 0, 0x700000000, 4), ALLOW),
+            (X86_64, FADVISE64, (2, 0, 0x700000000, 3), Action(ActionKind.ERRNO, 1)),
+            (X86_64, FADVISE64, (2, 0, 0x3, 4), Action(ActionKind.ERRNO, 1)),
+            (X86_64, LSEEK, (), EXDEV),
+        ],
+    ),
+    (
+        "dup: errno ENOSYS\nlseek: trap\numask: log\nfadvise64: kill\ngetpriority: notify",
+        [
+            (X86_64, DUP, (), ENOSYS),
+            (X86_64, LSEEK, (), TRAP),
+            (X86_64, UMASK, (), LOG),
+            (X86_64, FADVISE64, (), KILL),
+            (X86_64, GETPRIORITY, (), NOTIFY),
+        ],
+    ),
+    (
+        "dup: fildes == 1 else trap\nlseek: fd == 1 else kill\n"
+        "umask: mask == 1 else log\ngetpriority: which == 1 else allow",
+        [
+            (X86_64, DUP, (1,), ALLOW),
+            (X86_64, DUP, (2,), TRAP),
+            (X86_64, LSEEK, (1,), ALLOW),
+            (X86_64, LSEEK, (2,), KILL),
+            (X86_64, UMASK, (2,), LOG),
+            (X86_64, GETPRIORITY, (2,), ALLOW),
+            (X86_64, FADVISE64, (), EXDEV),
+        ],
+    ),
+    (
+        "lseek: fd == 1\narch i386\nlseek: offset == -2\ndup: fildes in 3",
+        [
+            (X86_64, LSEEK, (1,), ALLOW),
+            (X86_64, LSEEK, (0, 0xFFFFFFFE), EXDEV),
+            (I386, LSEEK_32, (0, 0xFFFFFFFE), ALLOW),
+            (I386, LSEEK_32, (1,), EXDEV),
+            (I386, DUP_32, (3,), ALLOW),
+            (I386, DUP_32, (4,), EXDEV),
+            (I386, UMASK_32, (), EXDEV),
+            (I386, 600, (), ENOSYS),
+            (I386, X32_BIT | LSEEK_32, (), ENOSYS),
+        ],
+    ),
+    (
+        "arch i386\numask: allow",
+        [
+            (I386, UMASK_32, (), ALLOW),
+            (X86_64, UMASK_32, (), KILL),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "rows"), VERDICTS, ids=[text.split("\n")[0] for text, _ in VERDICTS])
+def test_verdicts(text: str, rows: list[Row], probe: Probe) -> None:
+    policy = parse(f"callfence 1\ndefault errno EXDEV\n{text}\n").policy
+    program = compile_policy(policy)
+    expected = [(event(arch, number, *arguments), action) for arch, number, arguments, action in rows]
+    for one, action in expected:
+        assert evaluate(policy, one) == action
+        assert bpf.action(bpf.run(program, one)) == action
+    probe.agrees(program, expected)
+
+
+many = settings(
+    deadline=None,
+    max_examples=3 * EXAMPLES,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+)
+
+
+@many
+@given(st.data())
+def test_random_policies_are_what_the_interpreter_runs(data: st.DataObject) -> None:
+    policy = data.draw(strategies.policies())
+    report = data.draw(st.booleans())
+    program = compiled(policy, report)
+    for _ in range(5):
+        one = data.draw(strategies.events(policy))
+        verdict = bpf.action(bpf.run(program, one))
+        arch = Arch.from_audit(one.arch)
+        if report and (arch not in policy.entries or (arch is X86_64 and X32_BIT <= one.number < 2 * X32_BIT)):
+            assert verdict == NOTIFY
+        else:
+            assert verdict == evaluate(reported(policy) if report else policy, one)
+
+
+def compiled(policy: Policy, report: bool = False) -> bytes:
+    """The filter, or a rejected example where there is no room for it."""
+    try:
+        return compile_policy(policy, report=report)
+    except CompileError as error:
+        if "instructions" not in str(error) and "masked comparisons" not in str(error):
+            raise
+        reject()
+
+
+HARMLESS = {X86_64: (LSEEK, DUP, UMASK, GETPRIORITY, FADVISE64), I386: (LSEEK_32, DUP_32, UMASK_32, GETPRIORITY_32)}
+
+
+@st.composite
+def harmless(draw: st.DrawFn) -> tuple[Policy, list[Event]]:
+    """A policy about calls that do no harm, and such calls."""
+    entries = {}
+    for arch, numbers in HARMLESS.items():
+        chosen = draw(st.lists(st.sampled_from(numbers), max_size=3, unique=True))
+        entries[arch] = {number: draw(strategies.entries(arch, number)) for number in chosen}
+    policy = Policy(entries, default=draw(strategies.actions()))
+    drawn = draw(st.lists(strategies.events(policy), min_size=8, max_size=8))
+    made = [one for one in drawn if one.number in HARMLESS.get(Arch.from_audit(one.arch) or Arch.AARCH64, ())]
+    return policy, made
+
+
+@settings(many, max_examples=EXAMPLES)
+@given(harmless())
+def test_random_policies_are_what_the_kernel_runs(probe: Probe, example: tuple[Policy, list[Event]]) -> None:
+    policy, events = example
+    program = compiled(policy)
+    probe.agrees(program, [(one, evaluate(policy, one)) for one in events])
+
+
+# What the kernel does with it
+
+
+def is_constant(program: bytes, arch: Arch, number: int) -> bool:
+    """Whether the kernel finds out, when the filter is loaded, that it allows the call whatever its arguments:
+    seccomp_is_const_allow (kernel/seccomp.c, since 5.11).  It then never runs the filter for it."""
+    accumulator = pc = 0
+    instructions = bpf.decode(program)
+    while True:
+        code, jt, jf, k = instructions[pc]
+        pc += 1
+        if code == bpf.LD | bpf.ABS and k in (bpf.NUMBER, bpf.ARCH):
+            accumulator = number if k == bpf.NUMBER else arch.audit
+        elif code == bpf.RET | bpf.K:
+            return k == bpf.ret(ALLOW)
+        elif code == bpf.JMP | bpf.JA:
+            pc += k
+        elif code & 0xF == bpf.JMP | bpf.K:
+            pc += jt if bpf.jumps(code & 0xF0, accumulator, k) else jf
+        elif code == bpf.ALU | bpf.AND | bpf.K:
+            accumulator &= k
+        else:
+            return False
+
+
+def large_policy() -> Policy:
+    """Every other call of x86_64 and i386 allowed, many of the others under a condition of their first argument."""
+    entries = {}
+    for arch in (X86_64, I386):
+        section = {}
+        for place, number in enumerate(sorted(table(arch).by_number)):
+            arguments = table(arch).by_number[number].arguments
+            if place % 2 == 0:
+                section[number] = Entry(Always(True))
+            elif arguments and place % 3:
+                otherwise = (None, Action(ActionKind.ERRNO, 1), Action(ActionKind.ERRNO, 13))[place % 5 // 2]
+                section[number] = Entry(Condition(0, Operator.EQ, place % 7), otherwise=otherwise)
+        entries[arch] = section
+    return Policy(entries)
+
+
+def test_calls_that_are_always_allowed_cost_nothing() -> None:
+    policy = large_policy()
+    program = compile_policy(policy)
+    always = {
+        (arch, number)
+        for arch, entries in policy.entries.items()
+        for number, entry in entries.items()
+        if entry.expression == Always(True)
+    }
+    for arch in policy.entries:
+        for number in range(500):
+            assert is_constant(program, arch, number) == ((arch, number) in always), (arch, number)
+
+
+def test_a_large_policy_is_compiled_and_proved_quickly() -> None:
+    policy = large_policy()
+    program = compile_policy(policy)
+    start = time.process_time()
+    assert verify(program, policy) is None
+    assert time.process_time() - start < 3  # about 0.3 s on an idle machine
+    assert len(program) // 8 < 2000
+
+
+def test_deep_conditions_of_every_bit() -> None:
+    """As deep as the parser allows, over all the 64-bit arguments that a call has."""
+    expression: Expression = And(tuple(Condition(index, Operator.EQ, FULL >> 1) for index in range(5)))
+    for level in range(64):
+        expression = Or((Condition(level % 5, Operator.EQ, level), And((Not(Not(expression)),))))
+    policy = Policy({X86_64: {table(X86_64).by_name["mremap"].number: Entry(expression)}})
+    assert verify(compile_policy(policy), policy) is None
+
+
+def test_the_order_of_the_entries_does_not_show() -> None:
+    policy = large_policy()
+    backwards = Policy({arch: dict(reversed(entries.items())) for arch, entries in reversed(policy.entries.items())})
+    assert compile_policy(policy) == compile_policy(backwards)
+
+
+def test_i386_sockets_are_not_let_in_through_socketcall() -> None:
+    """Asked for i386 by name, libseccomp allows `socketcall` too wherever `socket` is allowed."""
+    policy = parse("callfence 1\narch i386\nsocket: family == 2\n").policy
+    program = compile_policy(policy)
+    assert bpf.action(bpf.run(program, event(I386, 359, 2))) == ALLOW
+    assert bpf.action(bpf.run(program, event(I386, 102, 1))) == KILL
+
+
+# Reports
+
+
+def test_reports_take_the_place_of_the_default() -> None:
+    policy = parse("callfence 1\nread: fd == 0\nwrite: fd == 1 else kill\nclone3: errno ENOSYS\n").policy
+    program = compile_policy(policy, report=True)
+    close = table(X86_64).by_name["close"].number
+    for one, action in [
+        (event(X86_64, 0, 0), ALLOW),
+        (event(X86_64, 0, 1), NOTIFY),
+        (event(X86_64, 1, 2), KILL),
+        (event(X86_64, 435), ENOSYS),
+        (event(X86_64, 39), NOTIFY),
+        (event(X86_64, close), NOTIFY),
+        (event(X86_64, 0 | X32_BIT), NOTIFY),
+        (event(X86_64, 5000), ENOSYS),
+        (event(I386, 3), NOTIFY),
+        (Event(0x40000028, 3), NOTIFY),
+    ]:
+        assert bpf.action(bpf.run(program, one)) == action, one
+    assert verify(program, policy, report=True) is None
+    assert verify(program, policy) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "closing", "other"),
+    [
+        ("default errno EPERM", NOTIFY, NOTIFY),
+        ("default kill\nclose: errno EPERM", NOTIFY, NOTIFY),
+        ("default kill\nclose: kill", NOTIFY, NOTIFY),
+        ("default kill\nclose: fd == 9 else trap", NOTIFY, NOTIFY),
+        ("default trap", NOTIFY, TRAP),
+        ("default log", LOG, LOG),
+        ("default allow", ALLOW, ALLOW),
+        ("default kill\nclose: allow", ALLOW, NOTIFY),
+    ],
+)
+def test_close_is_never_denied_without_the_supervisor(text: str, closing: Action, other: Action) -> None:
+    program = compile_policy(parse(f"callfence 1\n{text}\n").policy, report=True)
+    close = table(X86_64).by_name["close"].number
+    assert bpf.action(bpf.run(program, event(X86_64, close, 5))) == closing
+    assert bpf.action(bpf.run(program, event(X86_64, LSEEK, 5))) == other
+
+
+# Refusals
+
+
+def test_a_filter_that_is_too_large_names_the_largest_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scattered(count: int) -> tuple[int, ...]:
+        return tuple(sorted(place * 0x9E3779B1 & 0x7FFFFFFF for place in range(count)))
+
+    pairs = (And((Condition(0, Operator.EQ, fd), Condition(2, Operator.EQ, fd << 20))) for fd in range(60))
+    entries = {
+        DUP: Entry(Condition(0, Operator.ONE_OF, values=scattered(30))),
+        UMASK: Entry(Condition(0, Operator.ONE_OF, values=scattered(90))),
+        LSEEK: Entry(Condition(0, Operator.EQ, 5)),
+        FADVISE64: Entry(Or(tuple(pairs))),
+    }
+    policy = Policy({X86_64: entries})
+    needed = len(compile_policy(policy)) // 8
+    monkeypatch.setattr(bpf, "MAX_INSTRUCTIONS", needed - 1)
+    size = rf"needs {needed} instructions; the kernel takes {needed - 1}\. Most belong to: "
+    with pytest.raises(CompileError, match=size) as caught:
+        compile_policy(policy)
+    named = str(caught.value).split("Most belong to: ")[1].split(". ")[0].split(", ")
+    assert [name.split()[0] for name in named] == ["fadvise64", "umask", "dup", "lseek"]
+    shares = [int(name.split()[1]) for name in named]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.9 * needed < sum(shares) < 1.1 * needed
+
+
+def test_a_condition_that_no_filter_can_hold() -> None:
+    other = And(tuple(Condition(index, Operator.NE, 0) for index in range(3)))
+    some = Or(tuple(Condition(index, Operator.EQ, 7) for index in range(3)))
+    condition = And((other, Or((some, And(tuple(Condition(index, Operator.GE, 1000) for index in range(3)))))))
+    with pytest.raises(CompileError, match=r"the condition of lseek takes more than 4096 masked comparisons"):
+        compile_policy(Policy({X86_64: {LSEEK: Entry(condition)}}))
+
+
+def test_a_call_that_does_not_exist() -> None:
+    with pytest.raises(CompileError, match="x86_64 has no system call 400"):
+        compile_policy(Policy({X86_64: {400: Entry(Always(True))}}))
+
+
+def test_what_libseccomp_gets_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(default: int, rules: list[libseccomp.Rule]) -> list[Instruction]:
+        numbers = {1: 0}  # answers for `write` what was asked for `read`
+        changed = [libseccomp.Rule(numbers.get(r.number, r.number), r.ret, r.alternatives) for r in rules]
+        return libseccomp.generate(default, changed)
+
+    monkeypatch.setattr(compiler, "generate", wrong)
+    with pytest.raises(CompileError, match=r"libseccomp wrote a wrong filter .* read\(.* with allow"):
+        compile_policy(parse("callfence 1\nwrite: fd == 1\n").policy)
+
+
+# libseccomp, at arm's length
+
+
+def test_libseccomp_is_imported_only_when_it_is_needed() -> None:
+    code = "import sys, policygen.filter.compile; sys.exit('pyseccomp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_missing_libseccomp_is_named_with_its_package() -> None:
+    code = """
+import ctypes
+load = ctypes.CDLL
+def without(name, *arguments, **options):
+    if "seccomp" in (name or ""):
+        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+    return load(name, *arguments, **options)
+ctypes.CDLL = without
+from policygen.filter.compile import CompileError, compile_policy
+from policygen.language.document import parse
+try:
+    compile_policy(parse("callfence 1\\nread: allow\\n").policy)
+except CompileError as error:
+    print(error)
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "libseccomp is missing" in output
+    assert "libseccomp2" in output
+
+
+def test_a_hang_is_ended_and_leaves_no_child() -> None:
+    def hang() -> bytes:
+        while True:
+            pass
+
+    start = time.monotonic()
+    with pytest.raises(library.LibseccompError, match=r"did not come to an end within 0\.2 s"):
+        libseccomp._in_child(hang, 0.2)
+    assert time.monotonic() - start < 5
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_crash_is_told() -> None:
+    with pytest.raises(library.LibseccompError, match="crashed"):
+        libseccomp._in_child(lambda: os.kill(os.getpid(), signal.SIGKILL) or b"", 5)
+
+
+def test_a_refusal_is_told() -> None:
+    rule = libseccomp.Rule(LSEEK, bpf.ret(ALLOW), (((0, FULL, 1), (0, FULL, 2)),))  # one argument twice
+    with pytest.raises(library.LibseccompError, match=r"refused the rules: .*Invalid argument"):
+        libseccomp.generate(bpf.ret(KILL), [rule])
+
+
+def test_an_ignored_sigchld_does_not_matter() -> None:
+    code = """
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+from policygen.filter.compile import compile_policy
+from policygen.language.document import parse
+print(len(compile_policy(parse("callfence 1\\nread: allow\\n").policy)) > 0)
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output == "True\n"

@@ -1,0 +1,183 @@
+"""Filters read back into policies: equal to what they were made from, and what no policy says is told."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import strategies
+from examples import EXAMPLES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_verify import dup_filter
+
+from policygen.filter import bpf
+from policygen.filter.bpf import Instruction
+from policygen.filter.compile import CompileError, compile_policy
+from policygen.filter.lift import lift
+from policygen.filter.verify import verify
+from policygen.language.document import new_document, parse, parse_file
+from policygen.language.naming import format_entry
+from policygen.sets import region
+from policygen.sets.algebra import FALSE
+from policygen.sets.compare import Verdict, compare
+from policygen.sets.express import express
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from policygen.model import Policy
+
+SAMPLES = sorted((Path(__file__).parents[3] / "samples").glob("*.policy"))
+X86_64 = Arch.X86_64
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_the_samples_come_back_word_for_word(path: Path) -> None:
+    policy = parse_file(path).policy
+    lifted = lift(compile_policy(policy))
+    assert not lifted.remarks
+    assert lifted.policy == policy
+
+
+@settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@given(strategies.policies())
+def test_what_is_read_back_compiles_to_an_equivalent_filter(policy: Policy) -> None:
+    """Everything that a policy can say, short of conditions with very many alternatives."""
+    try:
+        program = compile_policy(policy)
+    except CompileError:
+        return
+    lifted = lift(program)
+    if lifted.remarks:
+        assert all("too many alternatives" in str(remark) for remark in lifted.remarks), lifted.remarks
+        return
+    assert verify(program, lifted.policy) is None
+    comparison = compare(policy, lifted.policy)
+    assert not comparison.differences
+    assert verify(compile_policy(lifted.policy), policy) is None
+    assert parse(new_document(lifted.policy, "it").text()).policy == lifted.policy
+
+
+@settings(deadline=None, max_examples=2 * EXAMPLES, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_a_set_is_expressed_exactly(data: st.DataObject) -> None:
+    number = data.draw(st.sampled_from(sorted(table(X86_64).by_number)))
+    expression = data.draw(strategies.expressions(X86_64, number))
+    space = region.space()
+    arguments = table(X86_64).by_number[number].arguments
+    where = region.truth(space, expression, arguments)
+    found = express(space, where, X86_64, number, 64)
+    assert found is None or region.truth(space, found, arguments) == where
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "read: fd <= 2",
+        "read: fd != 7",
+        "lseek: whence == SEEK_CUR\n    || whence == SEEK_SET",
+        "getrandom: flags in GRND_NONBLOCK",
+        "getrandom: !(flags in GRND_NONBLOCK)",
+        "openat: flags & O_ACCMODE == O_RDONLY && flags in O_CLOEXEC",
+        "ioctl: cmd != TIOCSTI",
+        "read: fd <= 70 && fd >= 3",
+        "mprotect: prot == PROT_READ|PROT_EXEC",
+        "clone: clone_flags has CLONE_NEWUSER else errno EPERM",
+        "clone3: errno ENOSYS",
+    ],
+)
+def test_the_words_are_those_of_a_person(entry: str) -> None:
+    policy = parse(entry).policy
+    [(number, lifted)] = lift(compile_policy(policy)).policy.entries[X86_64].items()
+    assert format_entry(X86_64, number, lifted) == entry
+
+
+LOW, HIGH = Instruction(bpf.LD | bpf.ABS, k=16), Instruction(bpf.LD | bpf.ABS, k=20)
+IS_7 = Instruction(bpf.JMP | bpf.JEQ | bpf.K, 1, 0, 7)
+IP = Instruction(bpf.LD | bpf.ABS, k=8)
+
+
+@pytest.mark.parametrize(
+    ("program", "remark", "entry"),
+    [
+        (dup_filter(LOW, IS_7), "", "dup: fildes == 7"),
+        (dup_filter(LOW, IS_7, foreign=bpf.ret(bpf.action(0x50001))), "other architectures (errno EPERM", "dup: fildes == 7"),
+        (dup_filter(LOW, IS_7, foreign=bpf.KILL_THREAD), "kills the thread", "dup: fildes == 7"),
+        (dup_filter(LOW, IS_7, x32=0x50026), "x32 calls (errno ENOSYS", "dup: fildes == 7"),
+        (
+            dup_filter(HIGH, Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 2, 0), LOW, IS_7),
+            "dup with something in the bits of fildes",
+            "dup: fildes == 7",
+        ),
+        (dup_filter(IP, IS_7), "the instruction pointer", "dup: deny"),
+    ],
+    ids=["all is said", "foreign", "thread", "x32", "upper half", "instruction pointer"],
+)
+def test_what_no_policy_says_is_told(program: bytes, remark: str, entry: str) -> None:
+    lifted = lift(program)
+    assert [remark in str(one) for one in lifted.remarks] == [True] * bool(remark)
+    number = table(X86_64).by_name["dup"].number
+    found = lifted.policy.entries[X86_64].get(number)
+    assert (format_entry(X86_64, number, found) if found else "dup: deny") == entry
+
+
+def test_a_filter_that_allows_everything() -> None:
+    lifted = lift(bpf.encode([Instruction(bpf.RET | bpf.K, k=0x7FFF0000)]))
+    assert [str(remark) for remark in lifted.remarks] == [
+        "calls of other architectures (allow here), which a policy always kills",
+        "x32 calls (allow here), which a policy always kills",
+    ]
+    assert compare(parse("default allow\nunknown allow\n").policy, lifted.policy).verdict is Verdict.EQUAL
+
+
+def test_an_address_that_is_compared_is_denied_where_it_may_be() -> None:
+    """execve: only if the first argument's low half is 7."""
+    start = list(bpf.decode(dup_filter(LOW, IS_7)))
+    number = table(X86_64).by_name["execve"].number
+    start[9] = start[9]._replace(k=number)
+    lifted = lift(bpf.encode(start))
+    assert "the addresses of filename" in str(lifted.remarks[0])
+    assert not lifted.remarks[0].whole
+    assert number not in lifted.policy.entries[X86_64]
+
+
+def test_the_empty_set_is_never() -> None:
+    assert express(region.space(), FALSE, X86_64, 0, 1) is not None
+
+
+def test_a_container_runtimes_profile_as_libseccomp_compiles_it() -> None:
+    """The shapes of moby's default profile: three architectures, values, a mask, and what 64-bit comparisons see."""
+    seccomp = pytest.importorskip("pyseccomp")
+    made = seccomp.SyscallFilter(seccomp.ERRNO(1))
+    made.add_arch(seccomp.Arch.X86)
+    made.add_arch(seccomp.Arch.X32)
+    for name in ("read", "write", "exit_group", "socketcall"):
+        made.add_rule(seccomp.ALLOW, name)
+    for persona in (0, 8, 0x20000, 0x20008, 0xFFFFFFFF):
+        made.add_rule(seccomp.ALLOW, "personality", seccomp.Arg(0, seccomp.EQ, persona))
+    made.add_rule(seccomp.ALLOW, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, 0x7E020000, 0))
+    made.add_rule(seccomp.ALLOW, "socket", seccomp.Arg(0, seccomp.NE, 40))
+    made.add_rule(seccomp.ERRNO(38), "clone3")
+    with tempfile.TemporaryFile() as file:
+        made.export_bpf(file)
+        file.seek(0)
+        lifted = lift(file.read())
+    assert [str(remark) for remark in lifted.remarks if "bits of" not in str(remark)] == [
+        "kills the thread that calls, where the policy says kill (the process)",
+        "x32 calls (allow here), which a policy always kills",
+    ]
+    assert all(remark.whole for remark in lifted.remarks)
+    namespaces = "CLONE_NEWNS|CLONE_NEWCGROUP|CLONE_NEWUTS|CLONE_NEWIPC|CLONE_NEWUSER|CLONE_NEWPID|CLONE_NEWNET"
+    expected = f"""\
+clone: clone_flags & {namespaces} == 0
+clone3: errno ENOSYS
+exit_group: allow
+personality: personality in {{0, 8, 0x20000, 0x20008, -1}}
+read: allow
+socket: family != AF_VSOCK
+write: allow
+"""
+    text = f"default errno EPERM\nunknown errno EPERM\narch x86_64\n{expected}arch i386\n{expected}socketcall: allow\n"
+    assert compare(parse(text).policy, lifted.policy).differences == ()

@@ -1,0 +1,30 @@
+"""Which policies leave the one listener of a chain of filters to the program."""
+
+from __future__ import annotations
+
+import pytest
+
+from policygen.filter.listener import expects_listener
+from policygen.language.document import parse
+
+FILTER = "seccomp: op == SECCOMP_SET_MODE_FILTER && flags in SECCOMP_FILTER_FLAG_TSYNC|SECCOMP_FILTER_FLAG_NEW_LISTENER"
+RECEIVE = "ioctl: cmd == TCGETS || cmd == SECCOMP_IOCTL_NOTIF_RECV"
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        (f"{RECEIVE}\n{FILTER}", True),
+        (f"ioctl: fd == 9 && cmd == SECCOMP_IOCTL_NOTIF_RECV\n{FILTER}", True),
+        (f"ioctl: allow\n{FILTER}", True),
+        (FILTER, False),
+        (f"ioctl: cmd == TCGETS\n{FILTER}", False),
+        (f"{RECEIVE}\nseccomp: allow", False),
+        (f"{RECEIVE}\nseccomp: op == SECCOMP_SET_MODE_FILTER && flags == SECCOMP_FILTER_FLAG_TSYNC", False),
+        (f"{RECEIVE}\nseccomp: op == SECCOMP_GET_ACTION_AVAIL", False),
+        (RECEIVE, False),
+        (f"{RECEIVE}\nseccomp: errno EPERM", False),
+    ],
+)
+def test_a_listener_is_made_and_heard(entries: str, expected: bool) -> None:
+    assert expects_listener(parse(f"callfence 1\n{entries}\n").policy) is expected

@@ -1,0 +1,245 @@
+"""Container profiles, written: read back equal, or as much wider or narrower as was said."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import strategies
+from container_profiles import (
+    ALLOWED,
+    CAPABILITIES,
+    MASKED,
+    NUMBER,
+    PUBLISHED,
+    RUNTIMES,
+    SAMPLES,
+    assert_all_is_said,
+    assert_is_what_libseccomp_makes,
+    compiled,
+    is_said,
+    policy,
+    profile,
+    read,
+)
+from examples import EXAMPLES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from policygen.filter import bpf
+from policygen.formats import Direction, ExportError, Loss, Options
+from policygen.formats.containers import k8s, oci, spo
+from policygen.formats.containers import profile as profiles
+from policygen.formats.containers.runtimes import own_calls, with_own_calls
+from policygen.language.document import parse, parse_file
+from policygen.model import ALLOW
+from policygen.sets.compare import Change, compare
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from policygen.formats import Exported
+    from policygen.model import Policy
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_a_sample_is_read_back_equal_but_for_calls_newer_than_its_table(path: Path, runtime: str) -> None:
+    meant = with_own_calls(parse_file(path).policy, runtime).policy
+    exported = oci.export(parse_file(path).policy, Options(runtime=runtime))
+    back = oci.read(exported.data, path.name, Options(runtime=runtime))
+    differences = compare(meant, back.policy).differences
+    assert all(one.number is None and one.example.number > table(Arch.X86_64).newest(meant.table) for one in differences)
+    assert (runtime == "runc") == (not differences)
+    assert not [loss for loss in exported.losses if loss.direction is Direction.WIDER]
+    assert_all_is_said(meant, exported, runtime)
+
+
+@pytest.mark.parametrize("capabilities", [frozenset(), CAPABILITIES], ids=["plain", "capabilities"])
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_a_published_profile_goes_through_the_policy_unchanged(path: Path, capabilities: frozenset[str]) -> None:
+    imported = oci.read(path.read_bytes(), path.name, Options(capabilities=capabilities))
+    exported = oci.export(imported.policy, Options())
+    again = oci.read(exported.data, path.name, Options())
+    assert compare(imported.policy, again.policy).differences == ()
+    for entry in json.loads(exported.data)["syscalls"]:
+        indices = [arg["index"] for arg in entry.get("args", ())]
+        assert len(indices) == len(set(indices)), "runc and crun would take either"
+
+
+@settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@given(strategies.policies(), st.sampled_from(RUNTIMES))
+def test_no_loss_is_silent(meant: Policy, runtime: str) -> None:
+    try:
+        exported = oci.export(meant, Options(runtime=runtime))
+    except ExportError as error:
+        assert any(word in str(error) for word in ("only those of i386", "instructions", "miscompiles", "too complex"))
+        return
+    assert_all_is_said(with_own_calls(meant, runtime).policy, exported, runtime)
+    assert exported == oci.export(meant, Options(runtime=runtime))
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_what_is_written_is_what_libseccomp_makes_of_it(path: Path) -> None:
+    written = oci.export(parse_file(path).policy, Options(runtime="runc")).data
+    assert_is_what_libseccomp_makes(profiles.read(json.loads(written), path.name), [Arch.X86_64])
+
+
+
+# Writing
+
+
+def test_calls_with_equal_conditions_share_an_entry() -> None:
+    exported = oci.export(policy("read: fd == 1 || fd == 2\nwrite: fd == 1\nexit: allow\ndup: allow\n"), Options())
+    entries = [(entry["names"], entry.get("args")) for entry in json.loads(exported.data)["syscalls"]]
+    one, two = ([{"index": 0, "value": 0xFFFFFFFF, "valueTwo": fd, "op": MASKED}] for fd in (1, 2))
+    assert entries[:3] == [(["dup", "exit"], None), (["read"], two), (["read", "write"], one)]
+
+
+def test_an_int_is_compared_without_its_upper_half() -> None:
+    exported = oci.export(policy("dup: fildes == 3\n"), Options())
+    event = Event(Arch.X86_64.audit, NUMBER["dup"], (3 | 1 << 40, 0, 0, 0, 0, 0))
+    assert bpf.run(compiled(profiles.read(json.loads(exported.data), "p"), [Arch.X86_64]), event) == bpf.ret(ALLOW)
+
+
+def test_two_actions_for_one_call() -> None:
+    meant = policy("prlimit64: pid == 0 else errno EPERM\nioctl: kill if cmd == TIOCSTI else allow\n")
+    exported = oci.export(meant, Options(runtime="runc"))
+    assert compare(with_own_calls(meant, "runc").policy, read(exported.data, runtime="runc").policy).differences == ()
+
+
+def test_what_takes_too_many_entries_is_denied_and_said() -> None:
+    exported = oci.export(policy("dup2: oldfd != 7 && newfd != 9\n"), Options())
+    assert Loss(Direction.NARROWER, "its condition takes more than 512 alternatives: always kill", ("dup2",)) in exported.losses
+
+
+def test_many_entries_are_said_and_the_runtimes_own_take_few_of_them() -> None:
+    def exported(alternatives: int) -> Exported:
+        values = ", ".join(str(3 * value) for value in range(alternatives))
+        return oci.export(policy(f"dup: fildes in {{{values}}}\nexit: allow\n"), Options(runtime="runc"))
+
+    few, many = (exported(number) for number in (90, 180))
+    assert len(json.loads(few.data)["syscalls"]) <= 128
+    assert not any("entries" in loss.what for loss in few.losses)
+    assert any("which runtimes that take no more than 128 refuse" in loss.what for loss in many.losses)
+    assert "runc itself, before the program" in {entry.get("comment") for entry in json.loads(few.data)["syscalls"]}
+    assert few.additions == many.additions
+
+
+def test_architectures_that_differ_are_left_to_be_killed() -> None:
+    both = policy("read: allow\narch i386\nread: allow\n")
+    assert json.loads(oci.export(both, Options()).data)["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]
+    differing = oci.export(policy("read: allow\narch i386\nwrite: allow\n"), Options())
+    assert json.loads(differing.data)["architectures"] == ["SCMP_ARCH_X86_64"]
+    assert any(loss.calls == ("read", "write") and loss.direction is Direction.NARROWER for loss in differing.losses)
+    with pytest.raises(ExportError, match="only those of i386"):
+        oci.export(policy("arch i386\nread: allow\n"), Options())
+
+
+@pytest.mark.parametrize(
+    ("text", "runtime", "direction", "words"),
+    [
+        ("", "crun", Direction.OTHER, "calls newer than Linux 6.18 get kill with crun, not errno ENOSYS"),
+        ("unknown allow\n", "crun", Direction.NARROWER, "get kill with crun, not allow"),
+        ("unknown kill\n", "runc", Direction.OTHER, "get errno ENOSYS with runc, not kill"),
+        ("default allow\n", "runc", Direction.WIDER, "get allow with runc, not errno ENOSYS"),
+        ("", "", Direction.NARROWER, "without --runtime"),
+        ("arm entry\n", "crun", Direction.NARROWER, "dynamic loader"),
+        ("", "crun", Direction.OTHER, "killing the thread"),
+    ],
+)
+def test_what_a_profile_cannot_say_is_told(text: str, runtime: str, direction: Direction, words: str) -> None:
+    exported = oci.export(policy(f"{text}exit: allow\n"), Options(runtime=runtime))
+    assert any(loss.direction is direction and words in loss.what for loss in exported.losses), exported.losses
+
+
+# The runtimes' own calls
+
+
+@pytest.mark.parametrize("own", own_calls(), ids=lambda own: f"{own.runtime} {own.entry.partition(':')[0]} {own.versions}")
+def test_every_row_of_the_runtimes_is_an_entry_with_a_reason(own: Any) -> None:
+    (entries,) = parse(own.entry).policy.entries.values()
+    assert len(entries) == 1 and own.why and own.versions[0].isdigit() and own.runtime in ("crun", "runc")
+
+
+def test_own_calls_are_added_visibly_and_only_on_request() -> None:
+    meant = policy("exit_group: allow\nprctl: option == PR_SET_NAME\n")
+    assert oci.export(meant, Options()).additions == ()
+    exported = oci.export(meant, Options(runtime="crun", no_new_privileges=True))
+    assert [one.call for one in exported.additions] == ["close", "close_range", "execve"]
+    comments = {entry["names"][0]: entry["comment"] for entry in json.loads(exported.data)["syscalls"] if "comment" in entry}
+    assert comments["execve"] == "crun 1.21 itself, before the program: executes the program"
+    gaining = oci.export(meant, Options(runtime="crun"))
+    assert "prctl" in [one.call for one in gaining.additions]
+    assert with_own_calls(meant, "").policy is meant
+    with pytest.raises(ExportError, match="there are crun, runc"):
+        oci.export(meant, Options(runtime="youki"))
+
+
+def test_an_own_call_that_the_policy_answers_otherwise_is_not_added() -> None:
+    meant = policy("faccessat2: errno EPERM\nclose: errno EBADF if fd == 1 else errno EPERM\n")
+    added = with_own_calls(meant, "runc")
+    number = NUMBER["close"]
+    assert added.policy.entries[Arch.X86_64][number] == meant.entries[Arch.X86_64][number]
+    assert [loss.calls for loss in added.losses] == [("close",)]
+
+
+# Other files of the same content
+
+
+def test_the_operators_resource() -> None:
+    meant = policy("exit: allow\nmmap: flags in MAP_PRIVATE\n")
+    exported = spo.export(meant, Options(name="My-App", runtime="crun", no_new_privileges=True))
+    text = exported.data.decode()
+    assert text.startswith(
+        "apiVersion: security-profiles-operator.x-k8s.io/v1beta1\nkind: SeccompProfile\nmetadata:\n"
+        '  name: "my-app"\nspec:\n  defaultAction: SCMP_ACT_KILL_PROCESS\n'
+    )
+    assert "    # crun 1.21 itself, before the program: executes the program\n" in text
+    cut = [loss for loss in exported.losses if loss.direction is Direction.WIDER]
+    assert [loss.calls for loss in cut] == [("mmap",)]
+    back = spo.read(exported.data, "p.yaml", Options())
+    differences = compare(with_own_calls(meant, "crun", gaining=False).policy, back.policy).differences
+    assert [(one.change, one.number) for one in differences if one.number is not None] == [(Change.MORE, NUMBER["mmap"])]
+
+
+@pytest.mark.parametrize("path", [*SAMPLES, *PUBLISHED[-1:]], ids=lambda path: path.stem)
+def test_the_resource_is_read_back_as_much_wider_as_it_says(path: Path) -> None:
+    published = path.suffix == ".json"
+    meant = oci.read(path.read_bytes(), path.name, Options()).policy if published else parse_file(path).policy
+    exported = spo.export(meant, Options())
+    back = spo.read(exported.data, "p.yaml", Options())
+    differences = compare(meant, back.policy).differences
+    assert [one for one in differences if one.number is not None and not is_said(one, exported.losses)] == []
+
+
+def test_the_operators_resource_as_json_and_with_a_base() -> None:
+    resource = {"kind": "SeccompProfile", "spec": {**profile({"names": ["dup"], **ALLOWED}), "baseProfileName": "runc-v1.4.2"}}
+    found = spo.read(json.dumps(resource).encode(), "p.json", Options())
+    assert list(found.policy.entries[Arch.X86_64]) == [NUMBER["dup"]]
+    assert any("runc-v1.4.2" in loss.what and loss.direction is Direction.NARROWER for loss in found.losses)
+
+
+def test_resources_have_names_that_kubernetes_takes() -> None:
+    meant = policy("exit: allow\n")
+    for name, made in [("1", "1"), ("My_app.v2", "my-app-v2"), ("a-", "a"), ("x" * 70, "x" * 63)]:
+        pod = k8s.export(meant, Options(name=name)).beside
+        assert pod is not None and f'    - name: "{made}"\n' in pod[1].decode()
+        assert f'  name: "{made}"\n' in spo.export(meant, Options(name=name)).data.decode()
+
+
+def test_the_pod_that_uses_a_profile() -> None:
+    exported = k8s.export(policy("exit: allow\n"), Options(name="web", runtime="runc", no_new_privileges=True))
+    assert exported.data == oci.export(policy("exit: allow\n"), Options(runtime="runc", no_new_privileges=True)).data
+    assert exported.beside is not None
+    assert exported.beside[0] == ".pod.yaml"
+    assert exported.beside[1].decode() == (
+        "spec:\n  containers:\n    - name: \"web\"\n      securityContext:\n        allowPrivilegeEscalation: false\n"
+        "        seccompProfile:\n          type: Localhost\n          localhostProfile: profiles/web.json\n"
+    )
+    assert "/var/lib/kubelet/seccomp/profiles/web.json" in exported.use

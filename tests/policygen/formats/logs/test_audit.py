@@ -1,0 +1,86 @@
+"""Audit records of seccomp: names, and nothing that they do not say."""
+
+from __future__ import annotations
+
+import pytest
+
+from policygen.formats import ImportFormatError, Options
+from policygen.formats.logs.audit import record
+from policygen.learning.generate import generate
+from tracer.abi import Arch
+
+RECORD = (
+    "type=SECCOMP msg=audit(1700000000.123:{serial}): auid=1000 uid=1000 gid=1000 ses=1 subj=unconfined pid=7 "
+    'comm="app" exe={exe} sig=31 arch={arch} syscall={syscall} compat=0 ip=0x7f12 code=0x80000000'
+)
+
+
+def line(syscall: object, exe: str = '"/usr/bin/app"', arch: str = "c000003e", serial: int = 1) -> str:
+    return RECORD.format(syscall=syscall, exe=exe, arch=arch, serial=serial)
+
+
+def read(*lines: str, program: str = "") -> list[tuple[int, int, str, int]]:
+    recording = record("\n".join(lines).encode(), "audit.log", Options(program=program))
+    return [(one.arch, one.number, one.executable, one.calls) for one in recording.observations]
+
+
+def test_records_are_counted_by_call_and_program() -> None:
+    x86_64, i386 = Arch.X86_64.audit, Arch.I386.audit
+    assert read(
+        line(41),
+        "type=SYSCALL msg=audit(1700000000.123:1): arch=c000003e syscall=41 a0=2 a1=1",
+        "kernel: [   12.5] audit: type=1326 " + line(41, serial=2).removeprefix("type=SECCOMP msg="),
+        line(102, arch="40000003"),
+        line(42, exe="2F746D702F61206220"),
+        line("connect", arch="x86_64"),
+    ) == [
+        (i386, 102, "/usr/bin/app", 1),
+        (x86_64, 41, "/usr/bin/app", 2),
+        (x86_64, 42, "/tmp/a b ", 1),
+        (x86_64, 42, "/usr/bin/app", 1),
+    ]
+
+
+def test_one_program_of_several() -> None:
+    lines = (line(41), line(42, exe='"/bin/other"'))
+    assert [row[1] for row in read(*lines, program="other")] == [42]
+    assert [row[1] for row in read(*lines, program="/usr/bin/app")] == [41]
+    gaps = record("\n".join(lines).encode(), "a", Options()).runs[0].gaps
+    assert any("/bin/other, /usr/bin/app" in gap for gap in gaps)
+
+
+def test_the_run_is_dated_and_says_what_is_missing() -> None:
+    (run,) = record(line(41).encode(), "a", Options()).runs
+    assert (run.started, run.complete) == (1_700_000_000_123_000_000, False)
+    assert "whatever their arguments" in run.gaps[0]
+
+
+def test_many_programs_are_told_of_shortly() -> None:
+    lines = [line(41, exe=f'"/bin/{number:03}"') for number in range(100)]
+    (gap,) = [one for one in record("\n".join(lines).encode(), "audit.log", Options()).runs[0].gaps if "programs" in one]
+    assert "100 programs" in gap and "/bin/011 ..." in gap and "/bin/012" not in gap
+
+
+def test_a_time_that_no_clock_tells_is_none() -> None:
+    text = line(41).replace("1700000000", "1" * 5000)
+    assert record(text.encode(), "audit.log", Options()).runs[0].started == 0
+
+
+def test_policies_made_of_them_have_names_alone() -> None:
+    document = generate(record(line(41).encode(), "a", Options()).observations, None, name="a").document
+    assert "\nsocket: allow\n" in document.text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a: no record of type SECCOMP"),
+        ("x\n" + line(41).replace("arch=c000003e ", ""), "a:2:1: a SECCOMP record without arch="),
+        (line(41, arch="zz"), "a:1:1: arch=zz is no architecture"),
+        (line("frob"), "a:1:1: syscall=frob is no call"),
+    ],
+)
+def test_what_is_no_record_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(ImportFormatError) as error:
+        record(text.encode(), "a", Options())
+    assert str(error.value).startswith(message)

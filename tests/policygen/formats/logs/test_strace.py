@@ -1,0 +1,273 @@
+"""strace's output back into registers: line by line, and what a log says of processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policygen.formats import ImportFormatError, Options
+from policygen.formats.logs.strace import record
+from policygen.formats.logs.strace_call import UnreadableError, event, parse
+from policygen.formats.logs.strace_values import UnnamedError, unquoted, value
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from policygen.recording.runs import Recording
+
+START = '7 execve("/bin/app", ["app", "-x"], 0x7ffe /* 3 vars */) = 0\n'
+
+
+def read(*lines: str) -> Recording:
+    return record((START + "".join(f"{line}\n" for line in lines)).encode(), "app.log", Options())
+
+
+def calls(recording: Recording) -> list[str]:
+    names = table(Arch.X86_64).by_number
+    return [names[one.number].name for one in recording.observations]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3", 3),
+        ("-1", -1),
+        ("0x80000 /* O_RDONLY|O_CLOEXEC */", 0x80000),
+        ("O_RDONLY|O_CLOEXEC", 0x80000),
+        ("AT_FDCWD", -100),
+        ("AT_FDCWD</home/a, b>", -100),
+        ("3<TCP:[127.0.0.1:1->127.0.0.1:2]>", 3),
+        ("1</dev/pts/0<char 136:0>>", 1),
+        ("4</tmp/a->", 4),
+        ("NULL", 0),
+        ('"/etc/passwd"', None),
+        ("{st_mode=S_IFREG|0644, ...}", None),
+        ("[{iov_base=\"a\", iov_len=1}]", None),
+        ("~[RTMIN RT_1]", None),
+        ("0x7f0000001000 /* 5 entries */", 0x7F0000001000),
+        ("S_IFCHR|0666", 0o20666),
+        ("makedev(0x1, 0x3)", 0x103),
+        ("makedev(0x1, 0x1003)", 0x1000103),
+        ("_IOC(_IOC_READ|_IOC_WRITE, 0x54, 0x1, 0x20)", 0xC0205401),
+        ("IOPRIO_PRIO_VALUE(IOPRIO_CLASS_BE, 4)", 2 << 13 | 4),
+        ("TCGETS or SNDCTL_TMR_TIMEBASE", 0x5401),
+        ("SIGRT_1", 33),
+        ("21<<MAP_HUGE_SHIFT", 21 << 26),
+        ("PROT_READ|0x8", 9),
+        ("CLONE_CHILD_CLEARTID|SIGCHLD", 0x200011),
+        ("|0x900", 0x900),
+    ],
+)  # fmt: skip
+def test_values(text: str, expected: int | None) -> None:
+    assert value(text, Arch.X86_64) == expected
+
+
+def test_a_name_without_a_value_is_none() -> None:
+    with pytest.raises(UnnamedError, match="PROT_NOSUCH"):
+        value("PROT_READ|PROT_NOSUCH", Arch.X86_64)
+
+
+@pytest.mark.parametrize(
+    ("line", "registers", "missing"),
+    [
+        ('openat(AT_FDCWD, "a,b)\\"", O_RDONLY|O_CLOEXEC) = 3', ((1 << 64) - 100, 0, 0x80000, 0, 0, 0), {1, 3, 4, 5}),
+        ("openat(0xffffff9c, 0x7f01, 0x80000, 0) = 0x3", (0xFFFFFF9C, 0x7F01, 0x80000, 0, 0, 0), {4, 5}),
+        ("clone(child_stack=NULL, flags=CLONE_VM|17, child_tidptr=0x9) = 5", (0x111, 0, 0, 9, 0, 0), {2, 4, 5}),
+        ("clone(0x1200011, 0, 0, 0x7f01, 0) = 0x18", (0x1200011, 0, 0, 0x7F01, 0, 0), {5}),
+        ("futex(0x10, FUTEX_WAIT_BITSET_PRIVATE, 2, NULL, FUTEX_BITSET_MATCH_ANY) = 0", (16, 0x89, 2, 0, 0, 0), {4, 5}),
+        ("preadv2(3, [], 1, 0, RWF_NOWAIT) = 0", (3, 0, 1, 0, 0, 8), {1, 3, 4}),
+        ("mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f",
+         (0, 8192, 3, 0x22, (1 << 64) - 1, 0), set()),
+        ("rt_sigreturn({mask=[]}) = 0", (0, 0, 0, 0, 0, 0), {0, 1, 2, 3, 4, 5}),
+    ],
+)  # fmt: skip
+def test_registers(line: str, registers: tuple[int, ...], missing: set[int]) -> None:
+    seen, unknown = event(parse(line), Arch.X86_64)
+    assert (seen.arguments, unknown) == (registers, missing)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("ioctl(1, NOSUCHCMD, 0x1) = 0", "ioctl: cmd: NOSUCHCMD has no value here"),
+        ("ioctl(1) = 0", "ioctl: cmd: its value is not printed"),
+        ("frobnicate(1) = 0", "frobnicate: no call of x86_64 has that name"),
+    ],
+)
+def test_what_is_not_known_is_no_observation(line: str, message: str) -> None:
+    with pytest.raises(UnreadableError, match=message):
+        event(parse(line), Arch.X86_64)
+    recording = read(f"7 {line}", f"7 {line}", "7 getpid() = 7")
+    assert calls(recording) == ["getpid"]
+    assert recording.runs[0].gaps == (f"{message} (2 in the log, first in line 2)",)
+
+
+def test_i386_calls_that_share_a_name_are_not_guessed() -> None:
+    log = read("7 [ Process PID=7 runs in 32 bit mode. ]", "7 socket(AF_UNIX, SOCK_STREAM, 0) = 3", "7 getpid() = 7")
+    assert [(one.arch, one.number) for one in log.observations] == [(Arch.I386.audit, 20)]
+    assert "socketcall" in log.runs[0].gaps[0]
+
+
+def test_the_start_is_not_part_of_the_run_and_names_it() -> None:
+    log = read("7 getpid() = 7", "7 +++ exited with 3 +++")
+    assert calls(log) == ["getpid"]
+    (run,) = log.runs
+    assert (run.command, run.status, run.complete) == (("app", "-x"), 3, True)
+    assert read("7 +++ killed by SIGKILL +++").runs[0].status == -9
+    assert read("7 getpid() = 7").runs[0].complete is False
+
+
+def test_two_halves_of_a_call_are_one() -> None:
+    log = read(
+        '7 openat(AT_FDCWD, "a", O_RDONLY <unfinished ...>',
+        "8 getpid() = 8",
+        "7 <... openat resumed>) = 3",
+        "7 exit_group(0 <unfinished ...>",
+        "7 +++ exited with 0 +++",
+    )
+    assert sorted(calls(log)) == ["exit_group", "getpid", "openat"]
+    late = record(b"7 <... read resumed>\"\", 1) = 0\n7 getpid() = 7\n", "a", Options())
+    assert "beginning is not in the log" in late.runs[0].gaps[0]
+
+
+def test_children_have_their_parents_executable_until_they_execute() -> None:
+    log = read(
+        "7 clone(child_stack=NULL, flags=SIGCHLD <unfinished ...>",
+        "8 getpid() = 8",
+        "7 <... clone resumed>, child_tidptr=0x1) = 8",
+        '8 execve("/bin/caf\\303\\251", ["c"], 0x1) = 0',
+        "8 getppid() = 7",
+        "8 +++ exited with 0 +++",
+        "7 wait4(-1, NULL, 0, NULL) = 8",
+    )
+    names = table(Arch.X86_64).by_number
+    found = {names[one.number].name: one.executable for one in log.observations}
+    assert found == {
+        "clone": "/bin/app", "getpid": "/bin/app", "execve": "/bin/app", "getppid": "/bin/café", "wait4": "/bin/app",
+    }  # fmt: skip
+    assert log.runs[0].executed == (("", "/bin/app"), ("/bin/app", "/bin/café"))
+
+
+def test_who_executed_what_is_not_guessed() -> None:
+    log = read(
+        '8 execve("/bin/a", ["a"], 0x1) = 0',  # of a process that nothing is known of
+        '8 execveat(3, "", ["b"], 0x1, AT_EMPTY_PATH) = 0',
+        '8 execve("/bin/c", ["c"], 0x1) = 0',
+        '8 execve("/bin/d", ["d"], 0x1) = -1 ENOENT (No such file or directory)',
+    )
+    assert log.runs[0].executed == (("", "/bin/app"),)
+
+
+def test_lines_that_are_no_calls_are_passed_over() -> None:
+    log = read(
+        "7 --- SIGCHLD {si_signo=SIGCHLD, si_code=CLD_EXITED} ---",
+        "strace: Process 8 attached",
+        "[pid     7] getpid() = 7",
+        "7 10:11:12.123456 gettid() = 7 <0.000010>",
+        "7      0.000012 getuid() = 0",
+        "7 restart_syscall(<... resuming interrupted read ...>) = 0",
+        "",
+    )
+    assert sorted(calls(log)) == ["getpid", "gettid", "getuid", "restart_syscall"]
+
+
+def test_dates_of_the_log_are_those_of_the_run() -> None:
+    log = record(b"1700000000.250000 getpid() = 7\n", "a", Options())
+    assert log.runs[0].started == 1_700_000_000_250_000_000
+
+
+def test_calls_that_hide_their_arguments_are_told_of() -> None:
+    hidden = read("7 clone3({flags=CLONE_VM}, 88) = 8").runs[0].gaps
+    assert any("inject=clone3:error=ENOSYS" in gap for gap in hidden)
+    refused = read("7 clone3({flags=CLONE_VM}, 88) = -1 ENOSYS (Function not implemented) (INJECTED)").runs[0].gaps
+    assert not any("inject" in gap for gap in refused)
+
+
+def test_the_same_log_is_the_same_run() -> None:
+    assert read("7 getpid() = 7") == read("7 getpid() = 7")
+    assert read("7 getpid() = 7").runs[0].id != read("7 gettid() = 7").runs[0].id
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        ("7 getpid() = 7\n7 what is this\n", "a:2:3: expected a call"),
+        ("7 umask(077) = 022\n7 umask(099) = 0 0\n7 x\n", "a:3:3: expected a call"),
+        ("7 getpid( = 7\n", "a:1:14: the arguments of getpid are not closed"),
+        ("7 getpid() : 7\n", "a:1:11: expected ` = `"),
+        ("", "a:1:1: no call is in it"),
+        ("7 getpid() = 7\n7 mmap2(NULL, 8192, PROT_READ, MAP_PRIVATE, -1, 0) = 0xf7f3b000\n", "a:2:3: mmap2 is a call of i386"),
+    ],
+)
+def test_other_lines_are_errors_with_their_position(text: str, position: str) -> None:
+    with pytest.raises(ImportFormatError) as error:
+        record(text.encode(), "a", Options())
+    assert str(error.value).startswith(position)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"7 read({'1' * 5000}, 0, 0) = 0",
+        f"7 read(1, 0, 0) = {'1' * 5000}",
+        f"7 mmap(NULL, 1, {'1<<' * 2000}1, 0, 0, 0) = 0",
+        f"7 mmap(NULL, 1, {'makedev(' * 500}1{',1)' * 500}, 0, 0, 0) = 0",
+        f"7 read({' ' * 100_000}, 1) = 0",
+        f"7 read({'/*' * 50_000}, 1) = 0",
+        f"7 read({'a<' * 50_000}, 1) = 0",
+    ],
+    ids=["argument", "result", "shifts", "calls", "blanks", "comments", "names of files"],
+)
+def test_a_long_line_is_read_in_time_and_without_recursion(line: str) -> None:
+    """What takes time that grows with the square of these lengths takes a minute, and more."""
+    read(line)
+
+
+@pytest.mark.parametrize("line", ['7 read(1, "a, 1) = 0', '7 read(1, "' + r"\"" * 50_000 + ", 1) = 0"])
+def test_a_string_that_is_not_closed_goes_to_the_end_of_the_line(line: str) -> None:
+    with pytest.raises(ImportFormatError, match="the arguments of read are not closed"):
+        read(line)
+
+
+def test_numbers_that_no_process_has_are_no_processes() -> None:
+    with pytest.raises(ImportFormatError, match="expected a call"):
+        read(f"{'1' * 5000} read(1, 0, 0) = 0")
+    assert read("7 getpid() = 7", f"7 +++ exited with {'1' * 3} +++").runs[0].status == 111
+
+
+def test_a_last_line_that_is_cut_off_is_a_gap() -> None:
+    log = record((START + "7 getpid() = 7\n7 opena").encode(), "a", Options())
+    assert calls(log) == ["getpid"]
+    assert log.runs[0].gaps[0].startswith("lines are cut off")
+
+
+def test_values_that_are_not_printed_are_not_kept_as_evidence() -> None:
+    log = read('7 openat(AT_FDCWD, "a", O_RDONLY) = 3', '7 openat(AT_FDCWD, "a", O_WRONLY|O_CREAT, 0644) = 3')
+    assert [one.arguments[3] for one in log.observations] == [None, 0]
+
+
+def test_strings() -> None:
+    assert unquoted(r'"a\n\303\251\x41\"\\"...') == 'a\né' + 'A"\\...'
+
+
+PIECES = st.sampled_from(
+    [
+        *('7 ', 'openat(', 'clone(', 'flags=', 'AT_FDCWD', 'O_RDONLY|', '0', '08', '0x', '-1', '"', '\\', '(', ')', '{', '}'),
+        *('[', ']', ', ', ' = ', '?', '<', '>', ' <unfinished ...>', '<... openat resumed>', '/*', '*/', '<<', 'SIGRT_'),
+        *('makedev(', '_IOC(', '\n', '...', '+++ exited with 0 +++', '[ Process PID=7 runs in 32 bit mode. ]', 'execve('),
+        *(' = 0', '10:11:12.5 ', '\udcff', 'é'),
+    ]
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(PIECES, max_size=30).map("".join))
+def test_any_text_is_a_log_or_an_error_with_its_position(text: str) -> None:
+    try:
+        recording = record((START + text).encode("utf-8", "surrogateescape"), "a", Options())
+    except ImportFormatError as error:
+        assert str(error).startswith("a:")
+    else:
+        assert len(recording.runs) == 1

@@ -1,0 +1,131 @@
+"""Learning inside a baseline: nothing that it forbids, and all the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policygen.evaluate import evaluate
+from policygen.language.document import Document, parse
+from policygen.learning.known import permits
+from policygen.learning.within import forbidden, generate_within, within
+from policygen.recording.fold import Folder
+from policygen.sets.compare import Change, compare
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from policygen.learning.generate import Generated
+    from policygen.model import Policy
+    from policygen.recording.observation import Observation
+
+CALLS = table(Arch.X86_64)
+SEEN = (
+    ("getpid",), ("close", 3), ("socket", 2, 1, 0), ("socket", 1, 1, 0), ("mmap", 0, 4096, 3, 0x22), ("mmap", 0, 4096, 5, 2),
+    ("mprotect", 0, 4096, 1), ("openat", 3, 0, 0x80000), ("openat", 3, 0, 0x42), ("fcntl", 3, 2, 1), ("kill", 5, 9),
+)  # fmt: skip
+
+
+def event(name: str, *arguments: int) -> Event:
+    a, b, c, d, e, f = (*arguments, *[0] * (6 - len(arguments)))
+    return Event(Arch.X86_64.audit, CALLS.by_name[name].number, (a, b, c, d, e, f))
+
+
+def observe(*calls: tuple[str | int, ...]) -> tuple[Observation, ...]:
+    folder = Folder()
+    for name, *arguments in calls:
+        folder.slot("/app", event(str(name), *map(int, arguments)), str)[0] += 1
+    return folder.observations()
+
+
+def learn(base: str, *calls: tuple[str | int, ...], existing: str = "") -> Generated:
+    document = parse(existing) if existing else None
+    return generate_within(observe(*calls), document, parse(base).policy, name="app")
+
+
+def entries(document: Document) -> set[str]:
+    return {line for line in document.text().splitlines() if ":" in line and not line.startswith("#")}
+
+
+def test_what_the_baseline_does_not_name_is_forbidden() -> None:
+    made = learn("getpid: 1\nexit: 1\n", ("getpid",), ("close", 3))
+    assert {line.partition(" #")[0].rstrip() for line in entries(made.document)} == {"getpid: allow", "exit: allow"}
+    against = forbidden(observe(("getpid",), ("close", 3)), parse("getpid: 1\n").policy)
+    assert [CALLS.by_number[one.number].name for one in against] == ["close"]
+
+
+def test_what_was_widened_beyond_it_is_cut_back() -> None:
+    base = "openat: flags & O_ACCMODE == O_RDONLY && flags in O_CLOEXEC\n"
+    made = learn(base, ("openat", 3, 0, 0x80000), ("openat", 3, 0, 0))
+    assert evaluate(made.document.policy, event("openat", 3, 0, 0x80000)).kind == "allow"
+    assert compare(parse(base).policy, made.document.policy).verdict in ("equal", "narrower")
+
+
+def test_a_call_that_was_made_fails_as_the_baseline_fails_it() -> None:
+    made = learn("default errno EPERM\nkill: errno EACCES\ngetpid: 1\n", ("close", 3), ("kill", 1, 9), ("getpid",))
+    assert {"close: errno EPERM", "kill: errno EACCES"} < entries(made.document)
+    assert evaluate(made.document.policy, event("getppid")).kind == "kill"
+
+
+def test_what_a_call_may_do_within_the_baseline_can_be_learned_later() -> None:
+    base = "socket: family in {AF_UNIX, AF_INET} else errno EACCES\n"
+    first = learn(base, ("socket", 1, 1, 0), ("socket", 16, 3, 0))
+    later = learn(base, ("socket", 2, 1, 0), existing=first.document.text())
+    assert not later.refused
+    assert evaluate(later.document.policy, event("socket", 2, 1, 0)).kind == "allow"
+    assert evaluate(later.document.policy, event("socket", 16, 3, 0)).kind == "kill"
+
+
+def test_a_policy_that_is_wider_is_reduced_and_one_that_is_within_stays_itself() -> None:
+    base = "getpid: 1\nclose: 1\n"
+    wide = learn(base, ("getpid",), existing="# mine\ngetpid: 1\nkill: 1\n")
+    assert "kill:" not in wide.document.text()
+    assert "# mine" in wide.document.text()
+    assert wide.new == ()
+    document = parse("getpid: allow\n")
+    assert generate_within(observe(("getpid",)), document, parse(base).policy, name="app").document is document
+
+
+def test_new_is_what_is_left() -> None:
+    base = "getpid: 1\nsocket: family == AF_UNIX\n"
+    made = learn(base, ("getpid",), ("socket", 1, 1, 0), ("kill", 1, 9), existing="getpid: 1\n")
+    assert [CALLS.by_number[one.number].name for one in made.new] == ["socket"]
+
+
+def test_a_default_that_allows_cannot_be_reduced() -> None:
+    with pytest.raises(ValueError, match="its default"):
+        within(parse("default allow\n").policy, parse("getpid: 1\n").policy)
+
+
+def test_architectures_without_a_section_are_forbidden() -> None:
+    both = parse("arch x86_64\ngetpid: 1\narch i386\ngetpid: 1\n").policy
+    assert list(within(both, parse("getpid: 1\n").policy).entries) == [Arch.X86_64]
+
+
+BASES = st.lists(
+    st.sampled_from(
+        (
+            "getpid: 1", "close: fd == 3", "socket: family == AF_UNIX", "mmap: prot in PROT_READ|PROT_WRITE else errno EPERM",
+            "mprotect: errno EPERM", "openat: flags & O_ACCMODE == O_RDONLY", "fcntl: kill if cmd == F_SETFD else allow",
+            "kill: sig != SIGKILL", "exit_group: 1", "futex: 1",
+        )
+    ),
+    unique_by=lambda line: line.partition(":")[0],
+)  # fmt: skip
+
+
+@settings(max_examples=30, deadline=None)
+@given(BASES, st.sampled_from(("kill", "errno EPERM", "allow")), st.lists(st.sampled_from(SEEN), min_size=1, unique=True))
+def test_never_wider_and_everything_that_may_be(base: list[str], default: str, calls: list[tuple[str | int, ...]]) -> None:
+    baseline: Policy = parse(f"default {default}\n" + "\n".join(base) + "\n").policy
+    seen = observe(*calls)
+    made = generate_within(seen, None, baseline, name="app").document.policy
+    assert all(one.change is not Change.MORE for one in compare(baseline, made).differences)
+    against = forbidden(seen, baseline)
+    for one in seen:
+        if one not in against:
+            assert permits(evaluate(made, one.event))
+        elif not permits(evaluate(baseline, one.event)):
+            assert not permits(evaluate(made, one.event))

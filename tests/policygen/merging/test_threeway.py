@@ -1,0 +1,150 @@
+"""Joining and merging entries, call by call against the reference semantics."""
+
+from __future__ import annotations
+
+import pytest
+from examples import EXAMPLES
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from strategies import actions, entries, events
+
+from policygen.evaluate import evaluate
+from policygen.language.document import parse
+from policygen.language.normal import normal_entry
+from policygen.learning.known import permits
+from policygen.merging.threeway import _ConflictError, merge_documents, merge_entry
+from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Entry, Policy
+from policygen.sets.join import JoinError, join_entries, refuses
+from tracer.abi import Arch, Event, table
+
+ARCH = Arch.X86_64
+CALLS = [table(ARCH).by_name[name].number for name in ("read", "mmap", "ioctl", "fork")]
+SLOW = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def answer(entry: Entry | None, event: Event, default: Action = KILL) -> Action:
+    section = {} if entry is None else {event.number: entry}
+    return evaluate(Policy({ARCH: section}, default=default), event)
+
+
+@st.composite
+def cases(draw: st.DrawFn, count: int) -> tuple[int, list[Entry | None]]:
+    """A call, and entries of it, some of them alike."""
+    number = draw(st.sampled_from(CALLS))
+    made = [normal_entry(ARCH, number, draw(entries(ARCH, number))) for _ in range(count)]
+    plain: list[Entry | None] = [Entry(entry.expression) for entry in made]
+    choice = st.sampled_from([None, *made, *plain, *plain, *plain])
+    return number, [draw(choice) for _ in range(count)]
+
+
+@SLOW
+@given(st.data(), cases(2), actions())
+def test_a_union_allows_what_either_does(
+    data: st.DataObject, case: tuple[int, list[Entry | None]], default: Action
+) -> None:
+    number, (a, b) = case
+    try:
+        joined = join_entries(ARCH, number, a, b, default)
+    except JoinError:
+        assume(False)
+    entry = data.draw(st.sampled_from([one for one in (a, b) if one] or [Entry(Always(True))]))
+    event = data.draw(events(Policy({ARCH: {number: entry}})))
+    assume(event.arch == ARCH.audit and event.number == number)
+    either = permits(answer(a, event, default)) or permits(answer(b, event, default))
+    assert permits(answer(joined, event, default)) is either
+
+
+@SLOW
+@given(st.data(), cases(3))
+def test_a_merge_is_call_by_call_what_the_side_that_changed_it_says(
+    data: st.DataObject, case: tuple[int, list[Entry | None]]
+) -> None:
+    number, (base, ours, theirs) = case
+    try:
+        merged = merge_entry(ARCH, number, base, ours, theirs)
+    except _ConflictError:
+        assume(False)
+    entry = data.draw(st.sampled_from([one for one in (base, ours, theirs) if one] or [Entry(Always(True))]))
+    event = data.draw(events(Policy({ARCH: {number: entry}})))
+    assume(event.arch == ARCH.audit and event.number == number)
+    before, here, there, now = (answer(one, event) for one in (base, ours, theirs, merged))
+    assert now == (there if here == before else here)
+    assert there in (before, now) or here in (before, there)
+
+
+READ = table(ARCH).by_name["read"].number
+
+
+def entry(text: str) -> Entry | None:
+    return parse(text).policy.entries[ARCH].get(READ)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "joined"),
+    [
+        ("read: fd == 0", "read: fd == 1", "read: fd == 0 || fd == 1"),
+        ("read: fd in {0, 1}", "read: fd == 1", "read: fd in {0, 1}"),
+        ("read: fd == 0", "", "read: fd == 0"),
+        ("read: errno ENOSYS", "read: fd == 0", "read: fd == 0 else errno ENOSYS"),
+        ("read: kill if fd == 0 else allow", "read: fd == 1", "read: kill if fd == 0 else allow"),
+        ("read: deny", "read: allow", "read: allow"),
+        ("read: errno ENOSYS", "", "read: errno ENOSYS"),
+        ("", "", ""),
+    ],
+)
+def test_unions(a: str, b: str, joined: str) -> None:
+    for one, other in ((a, b), (b, a)):
+        assert join_entries(ARCH, READ, entry(one), entry(other), KILL) == entry(joined)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("read: errno EPERM", "read: errno EACCES"),
+        ("read: fd == 0 else errno EPERM", "read: errno EACCES"),
+        ("read: log", "read: fd == 0"),
+        ("read: kill if fd == 0 else errno EPERM", "read: allow"),
+    ],
+)
+def test_what_has_no_union(a: str, b: str) -> None:
+    with pytest.raises(JoinError):
+        join_entries(ARCH, READ, entry(a), entry(b), KILL)
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted", "refused"),
+    [
+        ("read: deny", "read: fd == 1", True),
+        ("read: errno EPERM", "read: fd == 1", True),
+        ("read: fd == 0 else errno EPERM", "read: fd == 1", True),
+        ("read: fd == 0 else errno EPERM", "read: fd == 0", False),
+        ("read: fd == 0", "read: fd == 1", False),
+        ("read: kill if fd == 0 else allow", "read: fd == 0", True),
+        ("", "read: allow", False),
+    ],
+)
+def test_refusals_in_so_many_words(written: str, wanted: str, refused: bool) -> None:
+    want = entry(wanted)
+    assert want is not None and want.action == ALLOW
+    assert refuses(ARCH, READ, entry(written), want.expression, KILL) is refused
+
+
+def test_comments_merge_too() -> None:
+    base = parse("# top\nread: allow  # one\nwrite: allow  # two\n")
+    ours = parse("# top\n# ours\nread: allow  # ONE\nwrite: allow  # two\n")
+    theirs = parse("# top\nread: allow  # one\nwrite: allow\nclose: allow  # three\n")
+    merged, conflicts = merge_documents(base, ours, theirs)
+    assert not conflicts
+    text = merged.text()
+    assert all(comment in text for comment in ("# top\n", "# ours\n", "# ONE", "# three"))
+    assert "# one" not in text
+    assert "# two" not in text
+
+
+def test_an_architecture_that_one_side_adds_is_there() -> None:
+    base, theirs = parse("read: allow\n"), parse("read: allow\narch i386\nclose: allow\n")
+    merged, _ = merge_documents(base, parse("read: allow\nwrite: allow\n"), theirs)
+    assert list(merged.policy.entries) == [Arch.X86_64, Arch.I386]
+    merged, _ = merge_documents(theirs, theirs, base)
+    assert list(merged.policy.entries) == [Arch.X86_64]
+    assert merged.policy.unknown == ENOSYS

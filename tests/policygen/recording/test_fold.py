@@ -1,0 +1,194 @@
+"""Folding: the same observations whatever the order, few of them, and a mask that the loop may trust."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from policygen.recording.fold import EVIDENCE, Folder
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from policygen.recording.observation import Observation
+
+X86_64 = Arch.X86_64.audit
+CALLS = table(Arch.X86_64)
+REGISTER = (1 << 64) - 1
+
+
+def number(name: str) -> int:
+    return CALLS.by_name[name].number
+
+
+def event(name: str, *registers: int) -> Event:
+    padded = [register & REGISTER for register in registers] + [0] * (6 - len(registers))
+    return Event(X86_64, number(name), tuple(padded))  # type: ignore[arg-type]
+
+
+def fold(events: Iterable[Event], executable: str = "/app") -> tuple[Observation, ...]:
+    folder = Folder()
+    for one in events:
+        folder.slot(executable, one, lambda: "libc+0x1")[0] += 1
+    return folder.observations()
+
+
+def kept(*events: Event) -> list[tuple[int | None, ...]]:
+    return [observation.arguments for observation in fold(events)]
+
+
+def raw(one: Event) -> int:
+    return sum(value << 64 * index for index, value in enumerate((one.number, *one.arguments)))
+
+
+def bare(observations: Sequence[Observation]) -> list[tuple[object, ...]]:
+    """Without what is the first event's."""
+    return [(*observation.key, observation.counts) for observation in observations]
+
+
+@pytest.mark.parametrize(
+    ("one", "arguments"),
+    [
+        (event("socket", 2, 1, 6), (2, 1, 6)),
+        (event("socket", 2 | 0xDEAD << 32, 1 | 1 << 63, 6), (2, 1, 6)),
+        (event("read", 3, 0x7FFF_0000, 4096), (3, None, 4096)),
+        (event("mprotect", 0x7FFF_0000, 4096, 3), (None, 4096, 3)),
+        (event("kill", 4711, 15), (4711, 15)),
+        (event("openat", -100, 0x7FFF_0000, 0o101, 0o4755), (-100, None, 0o101, 0o4000)),
+        (event("openat", 0xFFFF_FF9C, 0x7FFF_0000, 0o101, 0o755), (-100, None, 0o101, 0)),
+        (event("clock_gettime", 1, 0x7FFF_0000), (1, None)),
+        (event("clock_gettime", -6, 0x7FFF_0000), (-1, None)),
+        (event("clock_gettime", -47110 & 0xFFFF_FFFF, 0x7FFF_0000), (-1, None)),
+        (event("ioctl", 1, 0x5401, 0x7FFF_0000), (1, 0x5401, None)),
+        (event("ioctl", 1, 0x5401, 7), (1, 0x5401, None)),
+        (event("futex", 0x7FFF_0000, 129, 1, 0x7FFF_1000), (None, 129, 1, None, None, 0)),
+        (event("exit_group", 3), (3,)),
+        (event("getpid"), ()),
+    ],
+)
+def test_what_is_kept(one: Event, arguments: tuple[int | None, ...]) -> None:
+    assert kept(one) == [arguments]
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        Event(X86_64, 0xFFFF_FFFF, (1, 2, 3, 4, 5, 6)),
+        Event(X86_64, 0x4000_0001, (1, 2, 3, 4, 5, 6)),
+        Event(X86_64, 5000, (1, 2, 3, 4, 5, 6)),
+        Event(0x1234, 1, (1, 2, 3, 4, 5, 6)),
+    ],
+)
+def test_what_the_tables_do_not_have_is_kept_by_number(one: Event) -> None:
+    other = Event(one.arch, one.number, (9, 9, 9, 9, 9, 9))
+    assert [(o.arch, o.number, o.arguments, o.calls) for o in fold([one, other])] == [(one.arch, one.number, (), 2)]
+    assert Folder().hot_mask(one.arch, one.number) == REGISTER
+
+
+def test_site_is_asked_for_once_and_the_example_is_the_first() -> None:
+    folder = Folder()
+    sites = iter(["first"])
+    for buffer in (0x1000, 0x2000):
+        folder.slot("/app", event("read", 3, buffer, 1), lambda: next(sites))[0] += 1
+    (observation,) = folder.observations()
+    assert (observation.site, observation.example[1], observation.calls) == ("first", 0x1000, 2)
+    assert observation.event == event("read", 3, 0x1000, 1)
+
+
+def test_executables_are_told_apart() -> None:
+    folder = Folder()
+    for executable in ("/b", "/a", "/b"):
+        folder.slot(executable, event("getpid"), str)[0] += 1
+    assert [(o.executable, o.counts) for o in folder.observations()] == [("/a", (1,)), ("/b", (2,))]
+
+
+def test_evidence_is_given_up_argument_by_argument() -> None:
+    folder = Folder()
+    mask = folder.hot_mask(X86_64, number("write"))
+    for size in range(EVIDENCE):
+        folder.slot("/app", event("write", 1, 0, size), str)[0] += 1
+    assert (len(folder.observations()), folder.generation) == (EVIDENCE, 0)
+    folder.slot("/other", event("write", 1, 0, EVIDENCE), str)[0] += 1
+    assert folder.generation == 1
+    assert [(o.executable, o.arguments, o.calls) for o in folder.observations()] == [
+        ("/app", (1, None, None), EVIDENCE),
+        ("/other", (1, None, None), 1),
+    ]
+    assert folder.hot_mask(X86_64, number("write")) == mask & ~(REGISTER << 64 * 3)
+
+
+def test_constrained_arguments_are_never_given_up() -> None:
+    folder = Folder()
+    for command in range(1000):
+        folder.slot("/app", event("ioctl", command, command, 0), str)[0] += 1
+    assert [o.arguments for o in folder.observations()] == [(None, command, None) for command in range(1000)]
+
+
+def test_memory_is_bounded_by_what_is_constrained() -> None:
+    generator = random.Random(1)
+    names = ["read", "mmap", "pread64", "futex", "kill", "lseek", "wait4"]
+    folder = Folder()
+    for _ in range(20_000):
+        registers = [generator.getrandbits(64) for _ in range(6)]
+        if (name := generator.choice(names)) in ("mmap", "futex", "kill", "lseek", "wait4"):
+            registers[1:4] = [generator.randrange(3) for _ in range(3)]
+        folder.slot("/app", event(name, *registers), str)[0] += 1
+    observations = folder.observations()
+    assert sum(o.calls for o in observations) == 20_000
+    assert len(observations) < 2_000
+
+
+names = st.sampled_from(["read", "openat", "fcntl", "prctl", "setsockopt", "futex", "clock_nanosleep", "mmap", "clone"])
+words = st.one_of(st.integers(0, 12), st.integers(0, REGISTER), st.sampled_from([-1 & REGISTER, 0o100, 1 << 31]))
+some_events = st.builds(lambda name, *registers: event(name, *registers), names, *[words] * 6)
+
+
+@given(st.lists(some_events, max_size=40), st.randoms(use_true_random=False))
+def test_order_does_not_matter(events: list[Event], generator: random.Random) -> None:
+    shuffled = list(events)
+    generator.shuffle(shuffled)
+    assert bare(fold(events)) == bare(fold(shuffled))
+
+
+@given(some_events, st.lists(words, min_size=6, max_size=6))
+@example(event("fcntl", 3, 6, 0x7FFF_0000), [0] * 6)
+def test_bits_outside_the_mask_do_not_matter(one: Event, noise: list[int]) -> None:
+    folder = Folder()
+    mask = folder.hot_mask(X86_64, one.number)
+    changed = (raw(one) & mask) | (sum(word << 64 * (i + 1) for i, word in enumerate(noise)) & ~mask)
+    registers = tuple(changed >> 64 * (i + 1) & REGISTER for i in range(6))
+    slot = folder.slot("/app", one, str)
+    assert folder.slot("/app", Event(X86_64, one.number, registers), str) is slot  # type: ignore[arg-type]
+
+
+@given(st.lists(some_events, max_size=60))
+def test_the_loops_cache_counts_every_event(events: list[Event]) -> None:
+    folder, cache, masks, generation = Folder(), {}, {}, 0
+    for one in events:
+        if one.number not in masks:
+            masks[one.number] = folder.hot_mask(X86_64, one.number)
+        slot = cache.get(raw(one) & masks[one.number])
+        if slot is None:
+            slot = folder.slot("/app", one, lambda: "libc+0x1")
+            if folder.generation != generation:
+                generation = folder.generation
+                cache.clear()
+                masks.clear()
+            cache[raw(one) & folder.hot_mask(X86_64, one.number)] = slot
+        slot[0] += 1
+    assert bare(folder.observations()) == bare(fold(events))
+
+
+def test_no_variant_reads_an_argument_otherwise_than_the_plain_one() -> None:
+    """What is kept is read at the plain width; a policy's conditions are too."""
+    for arch in (Arch.X86_64, Arch.I386):
+        for nr, syscall in table(arch).by_number.items():
+            for variant in table(arch).variants(nr):
+                assert [(a.name, a.width, a.signed) for a in variant] == [
+                    (a.name, a.width, a.signed) for a in syscall.arguments
+                ]

@@ -1,0 +1,317 @@
+"""Recordings: merging is a join, and the file is either whole or refused with its line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policygen.recording import atomic
+from policygen.recording.observation import Observation
+from policygen.recording.recording_file import RecordingError, load, load_all, parse, save, text, update
+from policygen.recording.runs import Recording, Run, merge
+
+X86_64 = 0xC000003E
+
+
+def run(name: str, started: int = 0, **changes: object) -> Run:
+    values = {"command": ("./app",), "status": 0, "complete": True, "gaps": (), "executed": (("", "/app"),)} | changes
+    return Run(name, started, **values)  # type: ignore[arg-type]
+
+
+def observation(number: int = 3, *counts: int, **changes: object) -> Observation:
+    values = {"arguments": (None,), "executable": "/app", "site": "libc+0x1", "example": (3, 0, 0, 0, 0, 0)} | changes
+    return Observation(X86_64, number, counts=counts or (1,), **values)  # type: ignore[arg-type]
+
+
+@st.composite
+def one_run(draw: st.DrawFn, name: str) -> Recording:
+    numbers = draw(st.sets(st.integers(0, 4)))
+    seen = [
+        observation(
+            number,
+            draw(st.integers(1, 3)),
+            arguments=draw(st.sampled_from([(None,), (-1,), (2**64 - 1,)])),
+            site=draw(st.sampled_from("ab")),
+        )
+        for number in sorted(numbers)
+    ]
+    return Recording((run(name, started=ord(name) % 3),), tuple(seen))
+
+
+@st.composite
+def shards(draw: st.DrawFn) -> list[Recording]:
+    """Recordings that share runs, as shards that were merged before do."""
+    runs = [draw(one_run(name)) for name in "abcd"]
+    chosen = st.lists(st.sampled_from(runs), max_size=4)
+    return [merge(*draw(chosen)) for _ in range(3)]
+
+
+@given(shards())
+def test_merge_is_commutative_associative_and_idempotent(recordings: list[Recording]) -> None:
+    a, b, c = recordings
+    assert merge(a, b) == merge(b, a)
+    assert merge(a, merge(b, c)) == merge(merge(a, b), c) == merge(a, b, c)
+    assert merge(a, a) == a == merge(a)
+    assert merge(a, Recording()) == a
+
+
+@given(shards())
+def test_file_gives_back_what_was_written(recordings: list[Recording]) -> None:
+    recording = merge(*recordings)
+    assert parse(text(recording).encode(), "x.rec") == recording
+
+
+def test_merge_counts_each_run_once_and_keeps_the_earliest_site() -> None:
+    early = Recording((run("a", started=1),), (observation(3, 5, site="early"),))
+    late = Recording((run("b", started=2),), (observation(3, 7, site="a late one"), observation(4, 1)))
+    both = merge(late, early, late)
+    assert [r.id for r in both.runs] == ["a", "b"]
+    assert [(o.number, o.counts, o.site) for o in both.observations] == [(3, (5, 7), "early"), (4, (0, 1), "libc+0x1")]
+    assert both.observations[0].calls == 12
+    assert both.of_run("a") == both.observations[:1]
+
+
+def test_the_complete_account_of_a_run_wins() -> None:
+    part = Recording((run("a", complete=False, status=None),), (observation(3, 2),))
+    whole = Recording((run("a"),), (observation(3, 9),))
+    assert merge(part, whole) == merge(whole, part) == whole
+
+
+@given(st.permutations([run("a", executed=pairs) for pairs in [(), (("", "/app"),), (("", "/app"), ("/app", "/bin/ls"))]]))
+def test_who_executed_what_is_one_account_of_a_run(accounts: list[Run]) -> None:
+    whole = max(accounts, key=lambda one: len(one.executed))
+    assert merge(*(Recording((one,)) for one in accounts)) == Recording((whole,))
+
+
+def test_a_recording_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError):
+        Recording((run("a"), run("a")))
+    with pytest.raises(ValueError):
+        Recording((run("a"),), (observation(3, 0),))
+    with pytest.raises(ValueError):
+        Recording((run("a"),), (observation(3, 1), observation(3, 1)))
+    with pytest.raises(ValueError):
+        Recording((run("a"),), (observation(3, 1, 1),))
+
+
+def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
+    name = os.fsdecode(b"/bin/caf\xe9\n")
+    seen = run("a", command=(name, ""), executed=(("", name), (name, "/\U0001f600")))
+    recording = Recording((seen,), (observation(3, 1, executable=name),))
+    save(tmp_path / "x.rec", recording)
+    assert load(tmp_path / "x.rec") == recording
+
+
+def lines() -> list[str]:
+    recording = Recording((run("a"), run("b", 1)), (observation(3, 1, 2), observation(4, 0, 1)))
+    return text(recording).splitlines(keepends=True)
+
+
+def changed(line: int, **fields: object) -> str:
+    """The example file with fields of one line (from 1) changed."""
+    file = lines()
+    file[line - 1] = json.dumps({**json.loads(file[line - 1]), **fields}) + "\n"
+    return "".join(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "1: not a callfence recording"),
+        ("\n", "1: not a callfence recording"),
+        ("# callfence policy\ncallfence 1\n", "1: not a callfence recording"),
+        ("[1, 2]\n", "1: not a callfence recording"),
+        ("[" * 100_000, "1: not a callfence recording"),
+        ("\x7fELF\x02\x01\x00\xff", "1: not a callfence recording"),
+        (changed(1, **{"callfence recording": 3}), "1: format 3, but this callfence reads formats 1 to 2"),
+        (changed(1, **{"callfence recording": True}), "1: format True, but"),
+        (changed(1, **{"callfence recording": 1}), "2: corrupt: not an object of id, started"),
+        (changed(1, runs=-1), "1: corrupt: no number of runs"),
+        (changed(1, observations="2"), "1: corrupt: no number of runs"),
+        ("".join(lines()[:4]), "5: truncated"),
+        ("".join(lines())[:-1], "5: truncated"),
+        ("".join(lines())[:-20], "5: truncated"),
+        ("".join([*lines(), "\n"]), "6: more lines than the header promises"),
+        ("".join([*lines()[:2], "<<<<<<< HEAD\n", *lines()[3:]]), "3: corrupt: not JSON"),
+        ("".join([*lines()[:3], "[" * 100_000 + "\n", *lines()[4:]]), "4: corrupt: not JSON"),
+        ("".join([*lines()[:3], "{}\n", *lines()[4:]]), "4: corrupt: not an object of arch, number"),
+        (changed(4, extra=1), "4: corrupt: not an object of arch, number"),
+        (changed(2, status=256), "2: corrupt: status is 256"),
+        (changed(2, complete=1), "2: corrupt: complete is 1"),
+        (changed(2, command="./app"), "2: corrupt: command is './app'"),
+        (changed(2, executed=None), "2: corrupt: executed is None"),
+        (changed(2, executed=["/app"]), "2: corrupt: executed is ['/app']"),
+        (changed(2, executed=[["", "/app", ""]]), "2: corrupt: executed is"),
+        (changed(2, executed=[["", 1]]), "2: corrupt: executed is"),
+        (changed(2, executed=[["", {"a": 1}]]), "2: corrupt: executed is"),
+        (changed(2, executed=[["", "/app"], ["", "/app"]]), "2: corrupt: executed is"),
+        (changed(3, executed=[["/b", "/a"], ["", "/b"]]), "3: corrupt: executed is"),
+        (changed(3, id="a"), "3: corrupt: out of order, given twice"),
+        (changed(4, number=1 << 32), "4: corrupt: number is 4294967296"),
+        (changed(4, arch="x86_64"), "4: corrupt: arch is 'x86_64'"),
+        (changed(4, arguments=[True]), "4: corrupt: arguments is [True]"),
+        (changed(4, arguments=[1 << 64]), "4: corrupt: arguments is [18446744073709551616]"),
+        (changed(4, example=[0] * 5), "4: corrupt: example is [0, 0, 0, 0, 0]"),
+        (changed(4, counts=[1, -1]), "4: corrupt: counts is [1, -1]"),
+        (changed(4, counts=[]), "4: corrupt: counts is []"),
+        (changed(4, counts=[1]), "4: corrupt: out of order, given twice, or not counted"),
+        (changed(5, counts=[0, 0]), "5: corrupt: out of order, given twice, or not counted"),
+        (changed(5, number=2), "5: corrupt: out of order"),
+        (changed(5, number=3), "5: corrupt: out of order"),
+    ],
+)
+def test_bad_files_are_refused_with_their_line(content: str, message: str) -> None:
+    with pytest.raises(RecordingError) as error:
+        parse(content.encode("latin-1"), "app.rec")
+    assert str(error.value).startswith(f"app.rec:{message}")
+
+
+def test_format_1_is_read_and_written_as_the_newest(tmp_path: Path) -> None:
+    header, *rows = map(json.loads, lines())
+    for row in rows[:2]:
+        del row["executed"]
+    path = tmp_path / "app.rec"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ({**header, "callfence recording": 1}, *rows)))
+    expected = Recording((run("a", executed=()), run("b", 1, executed=())), (observation(3, 1, 2), observation(4, 0, 1)))
+    assert load(path) == load_all([path]) == expected
+    update(path, lambda old: old)
+    assert load(path) == expected and path.read_text().startswith('{"callfence recording": 2,')
+
+
+def add(name: str, recording: Recording) -> Recording:
+    return merge(recording, Recording((run(name),), (observation(3, 1),)))
+
+
+def test_update_creates_and_extends(tmp_path: Path) -> None:
+    path = tmp_path / ".callfence" / "app.rec"
+    for name in "ab":
+        update(path, partial(add, name))
+    assert [r.id for r in load(path).runs] == ["a", "b"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["app.rec"]
+
+
+def test_update_leaves_a_corrupt_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "app.rec"
+    path.write_text("precious\n")
+    with pytest.raises(RecordingError):
+        update(path, partial(add, "a"))
+    assert path.read_text() == "precious\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+_UPDATE = """
+import sys
+from pathlib import Path
+from policygen.recording.runs import Recording, Run, merge
+from policygen.recording.recording_file import update
+for i in range(int(sys.argv[3])):
+    new = Recording((Run(f"{sys.argv[2]}-{i}", i, (), 0, True),))
+    update(Path(sys.argv[1]), lambda old: merge(old, new))
+"""
+
+
+def test_two_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "app.rec"
+    writers = [subprocess.Popen([sys.executable, "-c", _UPDATE, str(path), name, "40"]) for name in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert len(load(path).runs) == 120
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_killed_writer_leaves_the_file_whole_and_the_lock_free(tmp_path: Path) -> None:
+    path = tmp_path / "app.rec"
+    for attempt in range(5):
+        writer = subprocess.Popen([sys.executable, "-c", _UPDATE, str(path), f"k{attempt}", "100000"])
+        deadline = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.01 * attempt)
+        writer.kill()
+        writer.wait()
+        before = len(load(path).runs)
+        assert before > 0
+        update(path, partial(add, f"after{attempt}"))
+        assert len(load(path).runs) == before + 1
+
+
+def test_scale(tmp_path: Path) -> None:
+    """One more run to ten of 5,000 observations each."""
+    seen = [observation(n // 50, *[1] * 10, arguments=(n,)) for n in range(5000)]
+    save(tmp_path / "app.rec", Recording(tuple(run(f"r{i}", i) for i in range(10)), tuple(seen)))
+    new = Recording((run("new", 10),), tuple(observation(n // 50, 1, arguments=(n,)) for n in range(5000)))
+    started = time.process_time()
+    update(tmp_path / "app.rec", lambda old: merge(old, new))
+    assert time.process_time() - started < 1
+    assert load(tmp_path / "app.rec").observations[0].counts == (1,) * 11
+
+
+class TestAtomic:
+    def test_keeps_the_mode_and_follows_umask_for_a_new_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "app.policy"
+        before = os.umask(0o027)
+        try:
+            atomic.write(path, b"new")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        path.chmod(0o604)
+        atomic.write(path, b"newer")
+        assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"newer", 0o604)
+
+    def test_refuses_what_is_no_file_of_its_own(self, tmp_path: Path) -> None:
+        target = tmp_path / "target"
+        target.write_text("precious")
+        link = tmp_path / "link"
+        link.symlink_to(target)
+        with pytest.raises(OSError, match="is a symbolic link"):
+            atomic.write(link, b"new")
+        with pytest.raises(OSError, match="not a regular file"):
+            atomic.write(tmp_path, b"new")
+        with pytest.raises(OSError, match="not a regular file"):
+            atomic.write(Path("/dev/null"), b"new")
+        with pytest.raises(FileNotFoundError):
+            atomic.write(tmp_path / "missing" / "file", b"new")
+        for path in (link, tmp_path, Path("/dev/null"), tmp_path / "missing" / "file"):
+            with pytest.raises(OSError):
+                atomic.check_writable(path)
+        atomic.check_writable(target)
+        atomic.check_writable(tmp_path / "new")
+        assert target.read_text() == "precious"
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "target"]
+
+    @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+    def test_a_full_disk_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+        path = tmp_path / "app.policy"
+        path.write_text("old")
+
+        def fail(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        if call == "write":
+            real = os.open
+            monkeypatch.setattr(os, "open", lambda *_: real("/dev/full", os.O_WRONLY))  # full(4): each write fails so
+        else:
+            monkeypatch.setattr(*((os, call) if call == "fsync" else (Path, call)), fail)
+        with pytest.raises(OSError) as error:
+            atomic.write(path, b"new" * 10_000)
+        assert error.value.errno == errno.ENOSPC
+        monkeypatch.undo()
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_lock_in_the_way_of_a_link_is_not_followed(self, tmp_path: Path) -> None:
+        (tmp_path / ".app.policy.lock").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(OSError) as error, atomic.locked(tmp_path / "app.policy"):
+            pass
+        assert error.value.errno == errno.ELOOP

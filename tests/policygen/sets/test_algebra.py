@@ -1,0 +1,216 @@
+"""The set algebra, against all points of small spaces and against the reference semantics."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING
+
+import pytest
+import strategies
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from policygen.evaluate import evaluate, holds
+from policygen.filter import bpf
+from policygen.model import KILL
+from policygen.sets import region
+from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BITS = 6
+POINTS = range(1 << BITS)
+
+slow = settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+def members(space: Space, region: int) -> set[int]:
+    return {point for point in range(1 << space.bits) if space.at(region, point) == TRUE}
+
+
+def from_members(space: Space, points: set[int]) -> int:
+    word = tuple(space.variable(number) for number in range(space.bits))
+    result = FALSE
+    for point in sorted(points):
+        result = space.either(space.equal(word, constant(point, space.bits)), result)
+    return result
+
+
+some = st.sampled_from(POINTS)
+sets = st.sets(some)
+
+
+@given(sets, sets, sets)
+def test_operations_are_those_of_sets(a: set[int], b: set[int], c: set[int]) -> None:
+    space = Space(BITS)
+    x, y, z = (from_members(space, points) for points in (a, b, c))
+    assert members(space, x) == a
+    assert members(space, space.both(x, y)) == a & b
+    assert members(space, space.either(x, y)) == a | b
+    assert members(space, space.differ(x, y)) == a ^ b
+    assert members(space, space.invert(x)) == set(POINTS) - a
+    assert members(space, space.choose(x, y, z)) == a & b | c - a
+    assert (x == y) == (a == b)
+
+
+@given(sets, sets)
+def test_a_difference_is_found_if_there_is_one(a: set[int], b: set[int]) -> None:
+    space = Space(BITS)
+    point = space.difference(from_members(space, a), from_members(space, b))
+    assert (point is None) == (a == b)
+    assert point is None or point in a ^ b
+
+
+def test_leaves_are_values() -> None:
+    space = Space(BITS)
+    function = space.choose(space.variable(0), space.leaf("high"), space.leaf("low"))
+    assert space.value(space.at(function, 0b100000)) == "high"
+    assert space.value(space.at(function, 0b011111)) == "low"
+    assert space.leaf("low") == space.leaf("low") != space.leaf("high")
+    # a leaf is never taken for a set
+    assert len({space.leaf(0), space.leaf(1), FALSE, TRUE}) == 4
+
+
+@pytest.mark.parametrize(
+    ("compare", "expected"), [(Space.equal, operator.eq), (Space.greater, operator.gt)], ids=["equal", "greater"]
+)
+def test_comparisons_of_words(
+    compare: Callable[[Space, tuple[int, ...], tuple[int, ...]], int], expected: Callable[[int, int], bool]
+) -> None:
+    space = Space(BITS)
+    half = BITS // 2
+    a = tuple(space.variable(number) for number in range(half))
+    b = tuple(space.variable(number) for number in range(half, BITS))
+    both = {(high << half) + low for high in range(8) for low in range(8) if expected(high, low)}
+    assert members(space, compare(space, a, b)) == both
+    for value in range(8):
+        assert members(space, compare(space, a, constant(value, half))) == {
+            point for point in POINTS if expected(point >> half, value)
+        }
+        assert members(space, compare(space, constant(value, half), a)) == {
+            point for point in POINTS if expected(value, point >> half)
+        }
+
+
+@given(sets)
+def test_cubes_are_the_set_and_none_is_superfluous(points: set[int]) -> None:
+    space = Space(BITS)
+    cubes = space.cubes(from_members(space, points))
+    assert cubes is not None
+    covered = [{point for point in POINTS if point & care == value} for care, value in cubes]
+    assert set().union(*covered) == points
+    for place in range(len(covered)):
+        assert set().union(*covered[:place], *covered[place + 1 :]) != points
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [(0, 0), (1, 1), (0x1000, 1), (0x1001, 2), (10_000, 5), (0xFFFFFFFF, 32), (1 << 63, 1)],
+)
+def test_an_ordering_is_a_few_masked_comparisons(value: int, count: int) -> None:
+    """`argument < value` over 64 bits takes one for each bit that is set in the value."""
+    space = region.space()
+    below = space.greater(constant(value, 64), region.argument_word(space, 2))
+    alternatives = region.alternatives(space, below, 64)
+    assert alternatives is not None
+    assert len(alternatives) == count
+    assert all([index for index, _, _ in alternative] == [2] for alternative in alternatives)
+
+
+def test_too_many_cubes_are_refused() -> None:
+    space = region.space()
+    zero = [space.equal(region.argument_word(space, index), constant(0, 64)) for index in range(3)]
+    some_zero = space.either(zero[0], space.either(zero[1], zero[2]))
+    assert space.cubes(space.invert(some_zero)) is None  # 64 * 64 * 64
+    assert len(space.cubes(some_zero) or ()) == 3
+
+
+def test_too_many_nodes_are_refused() -> None:
+    space = Space(region.BITS, limit=10_000)
+    words = [region.argument_word(space, index)[32:] for index in range(2)]
+    with pytest.raises(TooComplexError):
+        # each bit decides about one of the other word, far away in the order of the variables
+        result = FALSE
+        for a, b in zip(*words, strict=True):
+            result = space.either(space.both(a, b), result)
+
+
+@slow
+@given(st.data())
+def test_an_expression_is_the_set_where_it_holds(data: st.DataObject) -> None:
+    policy = data.draw(strategies.policies(max_entries=1).filter(lambda policy: any(policy.entries.values())))
+    space = region.space()
+    event = data.draw(strategies.events(policy))
+    for arch, entries in policy.entries.items():
+        for number, entry in entries.items():
+            arguments = table(arch).by_number[number].arguments
+            expected = holds(entry.expression, arguments, event.arguments)
+            assert space.at(region.truth(space, entry.expression, arguments), point_of(event)) == expected
+
+
+@slow
+@given(st.data())
+def test_a_policy_is_the_function_that_evaluates_it(data: st.DataObject) -> None:
+    policy = data.draw(strategies.policies())
+    space = region.space()
+    function = region.decisions(space, policy, KILL)
+    for _ in range(5):
+        event = data.draw(strategies.events(policy))
+        ret = space.value(space.at(function, point_of(event)))
+        assert ret == bpf.ret(evaluate(policy, event)), event
+
+
+def point_of(event: region.Event) -> int:
+    point = event.arch << 32 | event.number
+    for word in (*event.arguments, event.ip):
+        point = point << 64 | word
+    assert region.event(point) == event
+    return point
+
+
+def test_the_words_of_the_data_are_where_they_belong() -> None:
+    """Each word of struct seccomp_data, as `bpf.words` reads it from an event and as the space holds it."""
+    space = region.space()
+    for place, word in enumerate(region.data_words(space)):
+        point = space.difference(space.equal(word, constant(0xDEADBEEF, 32)), FALSE)
+        assert point is not None
+        expected = [0] * 16
+        expected[place] = 0xDEADBEEF
+        assert list(bpf.words(region.event(point))) == expected
+
+
+def test_arguments_are_six() -> None:
+    assert region.event((1 << 512) - 1) == region.Event(0xFFFFFFFF, 0xFFFFFFFF, ((1 << 64) - 1,) * 6, (1 << 64) - 1)
+    assert Arch.from_audit(region.event(Arch.I386.audit << 480).arch) is Arch.I386
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1 << BITS, max_size=1 << BITS), some, some)
+def test_functions_are_taken_apart(letters: list[str], cared: int, values: int) -> None:
+    space = Space(BITS)
+    leaves = {letter: space.leaf(letter) for letter in "abc"}
+    function = leaves["a"]
+    for letter in "bc":
+        where = from_members(space, {point for point in POINTS if letters[point] == letter})
+        function = space.choose(where, leaves[letter], function)
+    assert space.values(function) == set(letters)
+    for letter, leaf in leaves.items():
+        assert members(space, space.where(function, leaf)) == {point for point in POINTS if letters[point] == letter}
+    matters = {bit for bit in range(BITS) if any(letters[point] != letters[point ^ 1 << bit] for point in POINTS)}
+    assert space.support(function) == sum(1 << bit for bit in matters)
+    fixed = space.fixed(function, (cared, values))
+    assert [space.value(space.at(fixed, point)) for point in POINTS] == [
+        letters[point & ~cared | values & cared] for point in POINTS
+    ]
+
+
+@given(sets, some)
+def test_always_is_whatever_the_variables_are(points: set[int], variables: int) -> None:
+    space = Space(BITS)
+    always = space.always(from_members(space, points), variables)
+    others = [submask for submask in POINTS if submask & ~variables == 0]
+    expected = {point for point in POINTS if all(point & ~variables | submask in points for submask in others)}
+    assert members(space, always) == expected

@@ -1,0 +1,302 @@
+"""The tables of system calls: complete, every argument with a kind somebody chose, joint meanings that refer to what exists."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tracer.abi import Arch, Argument, Kind, constants, table
+
+ROOT = Path(__file__).resolve().parents[3]
+HEADERS = {
+    Arch.X86_64: "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
+    Arch.I386: "/usr/include/x86_64-linux-gnu/asm/unistd_32.h",
+    Arch.AARCH64: "/usr/include/aarch64-linux-gnu/asm/unistd_64.h",
+}
+
+JOINT = {"protocol", "optname"}
+"""Arguments whose constants depend on another's value: joint.tsv."""
+NAMELESS = {"sysfs option", "modify_ldt func", "iopl level", "ioperm turn_on", "vm86 cmd"}
+"""Selectors whose values have no C names in the headers."""
+FIELDLESS = {"ioprio_set ioprio"}
+"""The class is shifted by a macro; no constant has the shifted value."""
+RESERVED = {
+    *("process_vm_readv", "process_vm_writev", "sched_setattr", "sched_getattr", "copy_file_range", "pkey_alloc"),
+    *("pidfd_getfd", "process_madvise", "landlock_add_rule", "process_mrelease", "set_mempolicy_home_node"),
+    *("cachestat", "statmount", "lsm_set_self_attr", "lsm_list_modules", "mseal"),
+}
+"""Calls for whose `flags` no bit is defined in Linux 6.12."""
+
+
+def argument(arch: Arch, call: str, name: str, *registers: int) -> Argument:
+    """An argument as the registers give it meaning."""
+    syscalls = table(arch)
+    number = syscalls.by_name[call].number
+    meanings = syscalls.arguments(number, (*registers, *(0,) * (6 - len(registers))))
+    return next(meaning for meaning in meanings if meaning.name == name)
+
+
+@pytest.mark.parametrize("arch", Arch)
+def test_every_number_of_the_headers_has_a_row(arch: Arch) -> None:
+    path = Path(HEADERS[arch])
+    if not path.exists():
+        pytest.skip(f"{path} is not installed (linux-libc-dev)")
+    found = {
+        name: int(number)
+        for name, number in re.findall(r"^#define __NR_(\w+) (\d+)$", path.read_text(), re.MULTILINE)
+        if name != "syscalls"
+    }
+    rows = {name: call.number for name, call in table(arch).by_name.items()}
+    assert len(found) > 300
+    assert {name: rows.get(name) for name in found} == found
+
+
+@pytest.mark.parametrize("arch", Arch)
+def test_numbers_are_those_of_libseccomp(arch: Arch) -> None:
+    """libseccomp generates its numbers from the kernel's tables too, but on its own."""
+    resolve = ctypes.CDLL("libseccomp.so.2").seccomp_syscall_resolve_name_arch
+    wrong = {}
+    for name, call in table(arch).by_name.items():
+        number = resolve(arch.audit, name.encode())
+        if number >= 0 and number != call.number:
+            wrong[name] = (number, call.number)
+    assert not wrong
+
+
+@pytest.mark.parametrize("arch", Arch)
+def test_rows_are_consistent(arch: Arch) -> None:
+    syscalls = table(arch)
+    assert len(syscalls.by_number) == len(syscalls.by_name)
+    for call in syscalls.by_number.values():
+        names = [one.name for one in call.arguments]
+        assert len(names) <= 6 and len(set(names)) == len(names), call
+        for one in call.arguments:
+            assert one.width in (8, 16, 32, 64) and one.width <= arch.bits, (call.name, one)
+            assert not one.exact & ~one.mask, (call.name, one)
+            assert bool(one.exact) or one.kind is not Kind.FIELD, (call.name, one)
+            if "*" in one.ctype:
+                assert one.kind.is_pointer and one.width == arch.bits, (call.name, one)
+
+
+@pytest.mark.parametrize("arch", Arch)
+def test_what_has_names_has_a_family_of_constants(arch: Arch) -> None:
+    named = {family for family in constants.families() if any(constants.family(family, one).names for one in Arch)}
+    nameless = set()
+    for call in table(arch).by_number.values():
+        for one in call.arguments:
+            if one.constants:
+                assert constants.family(one.constants, arch) and one.constants in named, (call.name, one.name)
+            elif one.kind.is_constrained and one.name not in JOINT:
+                nameless.add(f"{call.name} {one.name}")
+    assert nameless <= NAMELESS | FIELDLESS | {f"{call} flags" for call in RESERVED}
+
+
+def joint_rows() -> list[list[str]]:
+    lines = (ROOT / "tracer/abi/joint.tsv").read_text().splitlines()
+    return [line.split("\t") for line in lines if not line.startswith("#")][1:]
+
+
+@pytest.mark.parametrize("row", joint_rows(), ids=lambda row: " ".join(row[:4]))
+def test_a_joint_meaning_refers_to_what_exists(row: list[str]) -> None:
+    calls, selector, values, targets, kind, *rest = row
+    for call in calls.split(","):
+        arches = [arch for arch in Arch if call in table(arch).by_name]
+        names = [[one.name for one in table(arch).by_name[call].arguments] for arch in arches]
+        assert any({selector, *targets.split(",")} <= set(known) for known in names), call
+    assert Kind(kind)
+    if rest and rest[0]:
+        assert all(constants.family(rest[0], arch) for arch in Arch)
+    for value in values.split(","):
+        name = value.removeprefix("&")
+        assert name.isdigit() or any(constants.value(name, arch) is not None for arch in Arch), value
+
+
+@pytest.mark.parametrize("arch", Arch)
+def test_a_call_has_one_selector_and_no_value_twice(arch: Arch) -> None:
+    rows = joint_rows()
+    for call in table(arch).by_name:
+        mine = [row for row in rows if call in row[0].split(",")]
+        assert len({row[1] for row in mine}) <= 1, call
+        said = [(value, target) for row in mine for value in row[2].split(",") for target in row[3].split(",")]
+        assert len(said) == len(set(said)), call
+
+
+@pytest.mark.parametrize("arch", Arch)
+def test_joint_meaning_changes_no_type(arch: Arch) -> None:
+    syscalls = table(arch)
+    for number, call in syscalls.by_number.items():
+        variants = syscalls.variants(number)
+        assert variants[0] == call.arguments
+        for variant in variants:
+            assert [(one.name, one.ctype, one.width, one.signed) for one in variant] == [
+                (one.name, one.ctype, one.width, one.signed) for one in call.arguments
+            ]
+
+
+@pytest.mark.parametrize("arch", Arch)
+def test_variants_are_all_that_arguments_can_answer(arch: Arch) -> None:
+    syscalls = table(arch)
+    values = {one for row in joint_rows() for value in row[2].split(",") if (one := constants.value(value, arch))}
+    for number, call in syscalls.by_number.items():
+        variants = set(syscalls.variants(number))
+        answers = {syscalls.arguments(number, (value,) * 6) for value in (0, *values)}
+        assert answers <= variants, call.name
+
+
+PLAIN = [
+    # arch, call, argument, C type, width, signed, kind, constants, exact.  The types are the kernel's SYSCALL_DEFINEs.
+    ("x86_64", "openat", "dfd", "int", 32, True, "dirfd", "dirfd", 0),
+    ("x86_64", "openat", "flags", "int", 32, True, "flags", "open_flags", 3),
+    ("x86_64", "read", "count", "size_t", 64, False, "size", "", 0),
+    ("x86_64", "lseek", "offset", "off_t", 64, True, "offset", "", 0),
+    ("x86_64", "mprotect", "prot", "unsigned long", 64, False, "protection", "prot", 0),
+    ("x86_64", "clone", "clone_flags", "unsigned long", 32, False, "protection", "clone_flags", 0),
+    ("x86_64", "clock_gettime", "which_clock", "const clockid_t", 32, True, "clock", "clock", 0),
+    ("x86_64", "fchmodat", "mode", "umode_t", 16, False, "field", "file_mode", 0o7000),
+    ("x86_64", "mknodat", "mode", "umode_t", 16, False, "field", "file_mode", 0o177000),
+    ("x86_64", "tgkill", "sig", "int", 32, True, "signal", "signal", 0),
+    ("x86_64", "rt_sigaction", "sig", "int", 32, True, "number", "signal", 0),
+    ("x86_64", "rseq", "sig", "u32", 32, False, "number", "", 0),
+    ("x86_64", "ioctl", "cmd", "unsigned int", 32, False, "selector", "ioctl", 0),
+    ("x86_64", "writev", "fd", "unsigned long", 32, False, "fd", "", 0),
+    ("x86_64", "mmap", "fd", "unsigned long", 32, True, "fd", "", 0),
+    ("x86_64", "shmat", "shmflg", "int", 32, True, "protection", "shmat_flags", 0),
+    ("x86_64", "kexec_file_load", "flags", "unsigned long", 64, False, "flags", "kexec_file_flags", 0),
+    ("x86_64", "file_setattr", "at_flags", "unsigned int", 32, False, "flags", "at_flags", 0),
+    ("i386", "mmap", "arg", "struct mmap_arg_struct32 *", 32, False, "pointer", "", 0),
+    ("i386", "mmap2", "prot", "unsigned long", 32, False, "protection", "prot", 0),
+    ("i386", "setuid", "uid", "old_uid_t", 16, False, "id", "", 0),
+    ("i386", "setuid32", "uid", "uid_t", 32, False, "id", "", 0),
+    ("i386", "socketcall", "call", "int", 32, True, "selector", "socketcall", 0),
+    ("i386", "_llseek", "offset_high", "unsigned long", 32, False, "offset", "", 0),
+    ("aarch64", "fadvise64", "len", "loff_t", 64, True, "size", "", 0),
+]
+
+
+@pytest.mark.parametrize("row", PLAIN, ids=lambda row: " ".join(row[:3]))
+def test_an_argument(row: tuple[str, str, str, str, int, bool, str, str, int]) -> None:
+    arch, call, name, ctype, width, signed, kind, family, exact = row
+    one = next(one for one in table(Arch(arch)).by_name[call].arguments if one.name == name)
+    assert one == Argument(name, ctype, width, signed, Kind(kind), family, exact)
+
+
+ORDERS = {
+    ("x86_64", "clone"): "clone_flags newsp parent_tidptr child_tidptr tls",
+    ("aarch64", "clone"): "clone_flags newsp parent_tidptr tls child_tidptr",
+    ("i386", "clone"): "clone_flags newsp parent_tidptr tls child_tidptr",
+    ("i386", "pread64"): "fd ubuf count poslo poshi",
+    ("i386", "fallocate"): "fd mode offset_lo offset_hi len_lo len_hi",
+    ("i386", "fcntl64"): "fd cmd arg",
+    ("x86_64", "tuxcall"): "",
+}
+
+
+@pytest.mark.parametrize(("arch", "call"), ORDERS)
+def test_the_order_of_arguments(arch: str, call: str) -> None:
+    assert " ".join(one.name for one in table(Arch(arch)).by_name[call].arguments) == ORDERS[arch, call]
+
+
+JOINTS = [
+    # call, registers, argument, kind, constants
+    ("fcntl", (3, "F_SETFL"), "arg", "flags", "open_flags"),
+    ("fcntl", (3, "F_SETLK"), "arg", "pointer", ""),
+    ("fcntl", (3, "F_GETFD"), "arg", "number", ""),
+    ("fcntl", (3, "F_DUPFD_CLOEXEC"), "arg", "fd", ""),
+    ("setsockopt", (3, "SOL_SOCKET"), "optname", "selector", "so_options"),
+    ("setsockopt", (3, "SOL_TCP"), "optname", "selector", "tcp_options"),
+    ("getsockopt", (3, 9999), "optname", "selector", ""),
+    ("socket", ("AF_NETLINK",), "protocol", "selector", "netlink_protocol"),
+    ("socket", ("AF_INET6",), "protocol", "selector", "ip_protocol"),
+    ("socket", ("AF_UNIX",), "protocol", "selector", ""),
+    ("prctl", ("PR_SET_NAME",), "arg2", "pointer", ""),
+    ("prctl", ("PR_SET_PDEATHSIG",), "arg2", "signal", "signal"),
+    ("prctl", ("PR_CAP_AMBIENT",), "arg3", "selector", "capability"),
+    ("prctl", ("PR_SET_NO_NEW_PRIVS",), "arg3", "number", ""),
+    ("openat", (0, 0, "O_CREAT"), "mode", "field", "file_mode"),
+    ("openat", (0, 0, "O_TMPFILE"), "mode", "field", "file_mode"),
+    ("openat", (0, 0, "O_DIRECTORY"), "mode", "number", "file_mode"),
+    ("mknodat", (0, 0, "S_IFBLK"), "dev", "selector", ""),
+    ("mknodat", (0, 0, "S_IFIFO"), "dev", "number", ""),
+    ("ptrace", ("PTRACE_SEIZE",), "data", "flags", "ptrace_options"),
+    ("fcntl", (3, 0xFFFFFFFF), "arg", "number", ""),
+]
+
+
+@pytest.mark.parametrize("row", JOINTS, ids=str)
+def test_a_joint_meaning(row: tuple[str, tuple[str | int, ...], str, str, str]) -> None:
+    call, given, name, kind, family = row
+    registers = []
+    for value in given:
+        known = constants.value(value, Arch.X86_64) if isinstance(value, str) else value
+        assert known is not None, value
+        registers.append(known)
+    found = argument(Arch.X86_64, call, name, *registers)
+    assert (found.kind, found.constants) == (Kind(kind), family)
+
+
+def test_the_selector_is_read_at_its_width() -> None:
+    dirty = 0xDEADBEEF << 32 | constants.value("F_SETFL", Arch.X86_64)  # type: ignore[operator]
+    assert argument(Arch.X86_64, "fcntl", "arg", 3, dirty).kind is Kind.FLAGS
+
+
+@pytest.mark.parametrize(
+    ("version", "number"),
+    [((5, 4), 435), ((5, 8), 439), ((5, 15), 448), ((6, 1), 450), ((6, 7), 456), ((6, 12), 462), ((6, 18), 469)],
+)
+def test_the_newest_number_of_a_kernel(version: tuple[int, int], number: int) -> None:
+    assert {table(arch).newest(version) for arch in Arch} == {number}
+
+
+def test_an_architecture_can_be_late() -> None:
+    """glibc's history of syscall-names.list: 6.7 "enables map_shadow_stack for architectures previously missing it"."""
+    assert [table(arch).newest((6, 6)) for arch in (Arch.X86_64, Arch.I386, Arch.AARCH64)] == [453, 452, 452]
+
+
+@pytest.mark.parametrize("version", [(4, 19), (6, 19), (7, 0)])
+def test_a_kernel_that_the_table_does_not_know(version: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"5\.1 to 6\.18"):
+        table(Arch.X86_64).newest(version)
+
+
+KERNEL = """
+import ctypes, os, tempfile
+libc = ctypes.CDLL(None, use_errno=True)
+high = 1 << 40
+def call(number, *arguments):
+    ctypes.set_errno(0)
+    return libc.syscall(*(ctypes.c_long(one) for one in (number, *arguments))), ctypes.get_errno()
+class iovec(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+with tempfile.NamedTemporaryFile() as file:
+    text = ctypes.create_string_buffer(b"12345678")
+    vector = iovec(ctypes.addressof(text), 8)
+    print("writev", call(20, file.fileno() | high, ctypes.addressof(vector), 1))
+    at, error = call(9, 0, 4096, 1, 2, file.fileno() | high, 0)
+    print("mmap", error)
+    print("mprotect", call(10, at, 4096, 1 | high))
+    path = ctypes.create_string_buffer(os.fsencode(file.name))
+    print("chmod", call(90, ctypes.addressof(path), 0o600 | 1 << 16), oct(os.stat(file.name).st_mode & 0o7777))
+pid, error = call(56, 17 | high, 0, 0, 0, 0)
+if pid == 0:
+    os._exit(0)
+print("clone", pid > 0 and os.waitpid(pid, 0)[1])
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the calls are made by their x86_64 numbers")
+def test_the_kernel_reads_as_many_bits_as_the_table_says() -> None:
+    """Bits above the width are set in each call: all are ignored but in mprotect's `prot`, which has 64."""
+    done = subprocess.run([sys.executable, "-c", KERNEL], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == [
+        "writev (8, 0)",
+        "mmap 0",
+        "mprotect (-1, 22)",
+        "chmod (0, 0) 0o600",
+        "clone 0",
+    ]
