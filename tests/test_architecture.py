@@ -8,19 +8,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+SHARED = {"tracer.errors", "tracer.linux", "tracer.abi"}
+"""What every package may import: the kinds of errors, the kernel's numbers (no imports of their own), the ABI's tables."""
 MAY_IMPORT = {
-    "tracer.abi": {"tracer.abi"},
-    "tracer": {"tracer", "tracer.abi"},
-    "policygen": {"policygen", "tracer.abi"},
-    "enforcer": {"enforcer", "policygen", "tracer.abi"},
-    "callfence": {"callfence", "enforcer", "policygen", "tracer", "tracer.abi"},
+    **{module: SHARED for module in SHARED},
+    "tracer": {"tracer", *SHARED},
+    "policygen": {"policygen", *SHARED},
+    "enforcer": {"enforcer", "policygen", *SHARED},
+    "callfence": {"callfence", "enforcer", "policygen", "tracer", *SHARED},
 }
 ONE_PLACE = {"ptrace": "tracer/kernel.py", "pyseccomp": "policygen/filter/library.py", "rich": "callfence/shared/terminal.py"}
 ONE_PLACE |= {"yaml": "policygen/formats/containers/spo.py"}
 
 
 def _folder(name: str) -> str:
-    return "tracer.abi" if (name + ".").startswith("tracer.abi.") else name.split(".")[0]
+    return next((one for one in SHARED if f"{name}.".startswith(f"{one}.")), name.split(".")[0])
 
 
 def _imports(path: Path) -> set[str]:

@@ -1,13 +1,40 @@
-"""What the tracer says when it cannot do its work."""
+"""What can go wrong: one base class and its three kinds, never mixed.  Every package's exceptions derive from these.
+
+`str()` of each is what to tell the user, without the command's name.
+"""
+
+from __future__ import annotations
 
 
-class TracerError(Exception):
+class CallfenceError(Exception):
+    """An error that callfence expects and explains; any other exception is a bug."""
+
+
+class UserError(CallfenceError):
+    """The user's: a file, a policy, a command line or an environment that cannot be used as it is."""
+
+
+class KernelError(CallfenceError):
+    """The kernel refused: which call, and with which errno."""
+
+    def __init__(self, message: str, call: str = "", errno: int = 0) -> None:
+        super().__init__(message)
+        self.call = call
+        """The system call or ptrace request; "" if there was more than one."""
+        self.errno = errno
+        """0 if the refusal has none."""
+
+
+class InternalError(CallfenceError):
+    """Ours: callfence contradicts itself, or what it is built on gave a wrong answer."""
+
+
+class TracerError(CallfenceError):
     """The kernel does not let us trace.  `str()` is one line for the user."""
 
 
-class StartError(Exception):
+class StartError(KernelError):
     """The execve of the program failed, with this errno."""
 
     def __init__(self, errno: int) -> None:
-        super().__init__(errno)
-        self.errno = errno
+        super().__init__(str(errno), "execve", errno)
