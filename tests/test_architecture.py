@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 SHARED = {"tracer.errors", "tracer.linux", "tracer.abi"}
 """What every package may import: the kinds of errors, the kernel's numbers (no imports of their own), the ABI's tables."""
 MAY_IMPORT = {
-    **{module: SHARED for module in SHARED},
+    **dict.fromkeys(SHARED, SHARED),
     "tracer": {"tracer", *SHARED},
     "policygen": {"policygen", *SHARED},
     "enforcer": {"enforcer", "policygen", *SHARED},

@@ -1,0 +1,116 @@
+"""The kernel's numbers and small facts that more than one file needs, under the names that its headers give them.
+
+`learn` and `enforce` import this on every start, so it imports nothing.  What only one file needs stays there.
+"""
+
+# linux/ptrace.h: requests
+PTRACE_PEEKDATA, PTRACE_POKEDATA, PTRACE_PEEKUSER, PTRACE_POKEUSER = 2, 5, 3, 6
+PTRACE_CONT, PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_DETACH, PTRACE_SYSCALL = 7, 12, 13, 17, 24
+PTRACE_SETOPTIONS, PTRACE_GETEVENTMSG, PTRACE_GETSIGINFO = 0x4200, 0x4201, 0x4202
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_LISTEN = 0x4206, 0x4207, 0x4208
+PTRACE_GETSIGMASK, PTRACE_SETSIGMASK = 0x420A, 0x420B
+PTRACE_SECCOMP_GET_FILTER, PTRACE_GET_SYSCALL_INFO = 0x420C, 0x420E
+
+# linux/ptrace.h: events, in bits 16 to 23 of a wait status
+PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK, PTRACE_EVENT_CLONE, PTRACE_EVENT_EXEC = 1, 2, 3, 4
+PTRACE_EVENT_SECCOMP, PTRACE_EVENT_STOP = 7, 128
+
+# linux/ptrace.h: options
+PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEFORK, PTRACE_O_TRACEVFORK, PTRACE_O_TRACECLONE = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+PTRACE_O_TRACEEXEC, PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 1 << 4, 1 << 7, 1 << 20
+
+# linux/ptrace.h: struct ptrace_syscall_info, `op` and the offsets of its fields in bytes
+PTRACE_SYSCALL_INFO_ENTRY, PTRACE_SYSCALL_INFO_EXIT, PTRACE_SYSCALL_INFO_SECCOMP = 1, 2, 3
+INFO_OP, INFO_ARCH, INFO_IP, INFO_SP = 0, 4, 8, 16
+INFO_NUMBER, INFO_ARGUMENTS = 24, 32
+"""At a call's entry and at a seccomp stop."""
+INFO_RESULT, INFO_IS_ERROR = 24, 32
+"""At a call's exit."""
+INFO_DATUM = 80
+"""The datum of SECCOMP_RET_TRACE, 32 bits, at a seccomp stop."""
+INFO_SIZE = 88
+
+# sys/user.h: struct user_regs_struct of x86_64, indices of its 64-bit words; a 32-bit tracee has eax in RAX, and so on
+RBP, RBX, R10, R9, R8, RAX, RCX, RDX, RSI, RDI = 4, 5, 7, 8, 9, 10, 11, 12, 13, 14
+ORIG_RAX, RIP, CS, RSP = 15, 16, 17, 19
+USER_REGS = 27
+"""How many words it has."""
+USER32_CS = 0x23
+"""The code segment while the processor is in 32-bit mode (asm/segment.h, __USER32_CS)."""
+
+# linux/wait.h
+WALL = 0x40000000
+"""__WALL: wait for children that send no SIGCHLD too."""
+
+# linux/seccomp.h
+SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL = 0, 1, 2
+SECCOMP_MODE_FILTER = 2
+"""For PR_SET_SECCOMP."""
+SECCOMP_FILTER_FLAG_TSYNC, SECCOMP_FILTER_FLAG_LOG = 1 << 0, 1 << 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
+SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_THREAD = 0x80000000, 0x00000000
+SECCOMP_RET_TRAP, SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF = 0x00030000, 0x00050000, 0x7FC00000
+SECCOMP_RET_TRACE, SECCOMP_RET_LOG, SECCOMP_RET_ALLOW = 0x7FF00000, 0x7FFC0000, 0x7FFF0000
+SECCOMP_RET_ACTION_FULL, SECCOMP_RET_DATA = 0xFFFF0000, 0x0000FFFF
+
+# linux/filter.h, linux/bpf_common.h: struct sock_filter {u16 code; u8 jt, jf; u32 k}
+BPF_INSTRUCTION = 8
+"""Bytes."""
+BPF_MAXINSNS = 4096
+BPF_RET_K, BPF_JA = 0x06, 0x05  # BPF_RET | BPF_K, BPF_JMP | BPF_JA
+
+# linux/audit.h
+AUDIT_ARCH_X86_64, AUDIT_ARCH_I386, AUDIT_ARCH_AARCH64 = 0xC000003E, 0x40000003, 0xC00000B7
+X32_BIT = 0x40000000
+"""__X32_SYSCALL_BIT (asm/unistd.h): in the number of a call of the x32 ABI."""
+
+# linux/prctl.h
+PR_SET_DUMPABLE, PR_GET_SECCOMP, PR_SET_SECCOMP = 4, 21, 22
+PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 37, 38
+PR_SET_PTRACER = 0x59616D61
+
+AT_ENTRY = 9  # linux/auxvec.h
+YAMA_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
+
+OPAQUE = ("clone3", "openat2", "io_uring_setup")
+"""Calls whose arguments are in memory or a ring, where no filter sees them.  Programs fall back to others on ENOSYS."""
+
+
+def yama_scope() -> str:
+    """kernel.yama.ptrace_scope, "0" to "3"; "" without Yama (admin-guide/LSM/Yama.rst)."""
+    try:
+        with open(YAMA_SCOPE) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def entry_point(pid: int, cs: int) -> int | None:
+    """The address at which the program of a process begins after its dynamic loader (AT_ENTRY); None if it has none.
+
+    `cs` is the process's code segment register: the vector's words are as wide as the program's pointers (proc(5)).
+    Raises OSError.
+    """
+    with open(f"/proc/{pid}/auxv", "rb") as file:
+        vector = file.read()
+    size = 4 if cs == USER32_CS else 8
+    words = [int.from_bytes(vector[at : at + size], "little") for at in range(0, len(vector), size)]
+    return dict(zip(words[::2], words[1::2], strict=False)).get(AT_ENTRY)
+
+
+def privilege_lost(path: str | bytes, uid: int, gid: int) -> str:
+    """What no_new_privs keeps from a process with these effective ids when it executes the file (execve(2)):
+    "set-user-id", "set-group-id", "capabilities", or "" for nothing."""
+    import os
+    import stat
+
+    try:
+        file = os.stat(path)
+        if file.st_mode & stat.S_ISUID and file.st_uid != uid:
+            return "set-user-id"
+        set_group_id = stat.S_ISGID | stat.S_IXGRP  # without the second bit it means mandatory locking
+        if file.st_mode & set_group_id == set_group_id and file.st_gid != gid:
+            return "set-group-id"
+        return "capabilities" if uid != 0 and os.getxattr(path, "security.capability") else ""
+    except OSError:
+        return ""
