@@ -1,8 +1,8 @@
 """The commands and the public Python API: the only place that composes tracer, policygen and enforcer."""
 
-__version__ = "0.1.0"
+from callfence.version import __version__
 
-__all__ = ["apply", "confine"]
+__all__ = ["__version__", "apply", "confine"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Final, NoReturn
 
-from callfence import __version__
+from callfence.version import __version__
 
 COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from command_parsers import actions, parser_of
 from roff import bold, escape, inline, italic, line, markdown, paragraphs
 
-from callfence import __version__
 from callfence.cli import COMMANDS, module_of
+from callfence.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

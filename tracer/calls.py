@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tracer.abi import Event
-    from tracer.loop import Loop
+    from tracer.processor import SharedProcessor
     from tracer.task import Task
 
     Handler = Callable[["Task", Event], None]
@@ -36,11 +36,19 @@ WRITES: Final = ("write", "writev", "pwritev2", "sendfile", "splice")
 class Calls:
     """The handlers by architecture and number."""
 
-    def __init__(self, loop: Loop, allow_opaque: frozenset[str], gap: Callable[[str], None]) -> None:
-        """`allow_opaque`: names of OPAQUE calls to let through.  `gap`: is told what can't be observed."""
+    def __init__(
+        self,
+        tasks: dict[int, Task],
+        processor: SharedProcessor,
+        allow_opaque: frozenset[str],
+        gap: Callable[[str], None],
+    ) -> None:
+        """`tasks`: those that are followed, by tid.  `allow_opaque`: names of OPAQUE calls to let through.  `gap` is told
+        what cannot be observed."""
         self._changed: dict[int, tuple[int, int]] = {}
         """By tid, the register of a clone that was changed, and what it held."""
-        self._loop = loop
+        self._tasks = tasks
+        self._processor = processor
         self._gap = gap
         self._handlers: dict[int, dict[int, Handler]] = {}
         self._writes: dict[int, list[int]] = {}
@@ -110,10 +118,10 @@ class Calls:
     def _affinity(self, task: Task, event: Event) -> None:
         """Whoever asks for an affinity gets to see the true one; for another task's, its pid may be a namespace's."""
         if event.arguments[0] & 0xFFFFFFFF in (0, task.tid):
-            self._loop.processor.release(task.tid)
+            self._processor.release(task.tid)
             task.checked = 0.0  # nor is it pinned again at this very stop
         else:
-            self._loop.processor.disable()
+            self._processor.disable()
 
     def _setaffinity(self, task: Task, event: Event) -> None:
         self._affinity(task, event)
@@ -121,7 +129,7 @@ class Calls:
 
     def _open(self, task: Task, event: Event) -> None:
         """/proc/PID/status shows an affinity: whoever opens one gets to see the true ones, from now on."""
-        if not self._loop.processor.in_use:
+        if not self._processor.in_use:
             return
         known = table(Arch.from_audit(event.arch) or Arch.X86_64).by_name
         index = int(event.number != known["open"].number)
@@ -130,7 +138,7 @@ class Calls:
             return  # no way to read one
         path = _read_path(task.tid, event.arguments[index])
         if path.rstrip(b"/").endswith(b"status"):
-            self._loop.processor.disable()
+            self._processor.disable()
 
     def _prctl(self, task: Task, event: Event) -> None:
         option = event.arguments[0] & 0xFFFFFFFF
@@ -146,7 +154,7 @@ class Calls:
     def _look_before_filters(self, task: Task, whose: str) -> None:
         """A filter of the program's own may answer calls before ours is heard: from now on, look before both."""
         task.installing = whose
-        for other in list(self._loop.tasks.values()):
+        for other in list(self._tasks.values()):
             is_meant = other is task or (whose == "all" and other.tgid == task.tgid)
             if is_meant and other.request == PTRACE_CONT:
                 other.request = PTRACE_SYSCALL
@@ -157,7 +165,7 @@ class Calls:
     def installed(self, task: Task, failed: bool) -> None:
         """At the exit stop of a call that `_look_before_filters` has seen."""
         whose, task.installing = task.installing, ""
-        for other in list(self._loop.tasks.values()):
+        for other in list(self._tasks.values()):
             if other is task or (whose == "all" and other.tgid == task.tgid):
                 other.other_filter |= not failed
                 if other.filtered and not other.other_filter:

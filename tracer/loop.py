@@ -82,7 +82,7 @@ class Loop:
         self._tally = Tally(recorder)
         self.family = Family(self._tally, self.processor)
         self.tasks = self.family.tasks
-        self.calls = Calls(self, allow_opaque, recorder.gap)
+        self.calls = Calls(self.tasks, self.processor, allow_opaque, recorder.gap)
         self._info = SyscallInfo()
         self._unresumed: dict[int, tuple[int, int]] = {}
         """Tasks that could not be resumed (request, signal): they are dying, or it was a passing fault."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from callfence import __version__
+from callfence.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable

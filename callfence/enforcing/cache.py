@@ -97,7 +97,7 @@ def store(compiled: Compiled, variant: str) -> None:
 
 def _made_by(variant: str) -> bytes:
     """What identifies the code and tables that compiled a variant: every file's name, size and time of change."""
-    from callfence import __version__
+    from callfence.version import __version__
 
     parts = [__version__, variant]
     folders = [f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi"]  # importing them to ask for their place takes longer

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-from callfence import __version__
 from callfence.enforcing import filters
+from callfence.version import __version__
 from enforcer import launch, program
 from enforcer.errors import FAILED, EnforceError
 from enforcer.reporting.reporter import Reporter

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from callfence import __version__
+from callfence.version import __version__
 from policygen.review.catalogue import Level
 
 if TYPE_CHECKING:

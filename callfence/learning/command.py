@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from callfence import __version__
 from callfence.enforcing import filters
 from callfence.learning.progress import progress
 from callfence.shared.ending import end_like
 from callfence.shared.files import policy_path, recording_path
+from callfence.version import __version__
 from enforcer.errors import FAILED, EnforceError
 from enforcer.program import failure, initial_environment, locate
 from policygen.recording import atomic, recording_file
