@@ -130,10 +130,10 @@ def foreign(data: bytes) -> None:
     reader, rest = READERS[name], data[1:]
     try:
         if formats.FORMATS[name].records:
-            found = reader.record(rest, "it", formats.Options())
+            found = reader.record(rest, "it", formats.FormatOptions())
             assert recording_file.parse(recording_file.text(found).encode("ascii"), "it") == found
         else:
-            made = reader.read(rest, "it", formats.Options()).policy
+            made = reader.read(rest, "it", formats.FormatOptions()).policy
             assert parse(new_document(made, "it").text()).policy == made
     except formats.ImportFormatError as error:
         assert str(error)

@@ -14,7 +14,7 @@ from callfence.shared.files import output
 from callfence.shared.inputs import InputError, document, judged
 from enforcer.text import file_word
 from policygen import formats
-from policygen.formats import ExportError, Options
+from policygen.formats import ExportError, FormatOptions
 from policygen.recording.atomic import write
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _export(options: argparse.Namespace) -> int:
     name = options.name or _name(options.policy)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise InputError(f"--name {name}: letters, digits, '-', '_' and '.' only")
-    given = Options(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs)
+    given = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs)
     try:
         exported = formats.module(options.to).export(shown.policy, given)
     except ExportError as error:

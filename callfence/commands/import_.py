@@ -13,7 +13,7 @@ from callfence.judging.losses import comment_lines, loss_lines
 from callfence.shared.files import output
 from callfence.shared.inputs import InputError, content, judged
 from policygen import formats
-from policygen.formats import ImportFormatError, Options
+from policygen.formats import FormatOptions, ImportFormatError
 from policygen.language.document import new_document
 from policygen.recording.atomic import write
 from tracer.abi import Arch
@@ -80,7 +80,7 @@ def _capability(text: str) -> str:
 
 
 def _import(options: argparse.Namespace) -> int:
-    given = Options(
+    given = FormatOptions(
         runtime=options.runtime,
         arch=options.arch,
         kernel=options.kernel,
@@ -107,7 +107,7 @@ def _import(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_policy(name: str, file: str, data: bytes, options: Options) -> tuple[Document, tuple[formats.Loss, ...]]:
+def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
     """What a file of that format says, its losses in comments too.  Raises InputError."""
     try:
         imported = formats.module(name).read(data, file, options)
@@ -120,7 +120,7 @@ def read_policy(name: str, file: str, data: bytes, options: Options) -> tuple[Do
 
 def profile(name: str, data: bytes) -> Document:
     """What a container profile says, as `import --from oci` reads it, and what a policy cannot say on standard error."""
-    made, losses = read_policy("oci", name, data, Options())
+    made, losses = read_policy("oci", name, data, FormatOptions())
     hint = "`callfence import --from oci` has --cap, --kernel and --runtime"
     print(f"callfence: {name} is read as a container profile ({hint})", file=sys.stderr)
     for line in loss_lines(losses, f"than {name}"):

@@ -24,7 +24,7 @@ from policygen.recording.runs import Recording, merge
 if TYPE_CHECKING:
     import argparse
 
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
     from policygen.language.document import Document
     from policygen.learning.generate import Generated
 
@@ -32,7 +32,7 @@ MAX_LOG = 2 << 30
 """Bytes: an hour of strace takes some hundred MiB."""
 
 
-def import_recording(options: argparse.Namespace, given: Options) -> int:
+def import_recording(options: argparse.Namespace, given: FormatOptions) -> int:
     """Into NAME.rec, into NAME.policy and its recording as `learn` does, or as a policy to standard output.
 
     Raises InputError and what `inputs.judged` tells.
@@ -89,7 +89,7 @@ def _generate(recording: Recording, existing: Document | None, name: str, option
     return generated
 
 
-def _read(name: str, file: str, given: Options) -> Recording:
+def _read(name: str, file: str, given: FormatOptions) -> Recording:
     """Raises InputError."""
     try:
         recording: Recording = formats.module(name).record(content(file, MAX_LOG), file, given)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from callfence.learning.sure import has_names_only
 from policygen.completeness.confidence import confidence
 from policygen.completeness.discovery import discovery
-from policygen.completeness.programs import programs
+from policygen.completeness.executables import executables
 from policygen.recording.runs import Recording
 from policygen.review.lint import lint
 from policygen.review.provenance import provenance
@@ -18,7 +18,7 @@ from policygen.sets.compare import compare
 if TYPE_CHECKING:
     from policygen.completeness.confidence import Confidence
     from policygen.completeness.discovery import Discovery
-    from policygen.completeness.programs import Program
+    from policygen.completeness.executables import Executable
     from policygen.language.document import Document
     from policygen.review.catalogue import Level
     from policygen.review.lint import Finding
@@ -49,7 +49,7 @@ class Report:
     """The gravest first, accepted ones too."""
     sure: Confidence
     discovery: Discovery
-    programs: tuple[Program, ...]
+    programs: tuple[Executable, ...]
     rules: tuple[Provenance, ...]
     """In the policy's order."""
     against: Against | None
@@ -79,7 +79,7 @@ def gather(
         lint(document),
         confidence(seen, names_only=names_only),
         discovery(seen, names_only=names_only),
-        programs(seen),
+        executables(seen),
         tuple(
             one
             for arch, entries in document.policy.entries.items()

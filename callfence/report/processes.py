@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from callfence.report.content import Report
-    from policygen.completeness.programs import Program
+    from policygen.completeness.executables import Executable
 
 _SHADES = 4
 _UNKNOWN = "Not known what first started these:"
@@ -25,7 +25,7 @@ def tree(report: Report) -> Html:
     if not report.programs:
         return element("p", "There is no recording, so it is not known which executables ran.")
     note = "Below an executable stand those that it started: those that it became, and those that its child processes became."
-    started: defaultdict[str, list[Program]] = defaultdict(list)
+    started: defaultdict[str, list[Executable]] = defaultdict(list)
     for one in report.programs:
         for starter in one.starters:
             started[starter].append(one)
@@ -38,7 +38,7 @@ def tree(report: Report) -> Html:
     return join(*parts)
 
 
-def _nested(tops: Sequence[Program], started: Mapping[str, Sequence[Program]], shown: dict[str, int]) -> Html:
+def _nested(tops: Sequence[Executable], started: Mapping[str, Sequence[Executable]], shown: dict[str, int]) -> Html:
     """What an executable started stands where that is nearest to the top; its other lines are linked to that one.
 
     `shown` are those that have their place, numbered.  No recursion: a chain of them may be longer than Python's stack.
@@ -63,7 +63,7 @@ def _nested(tops: Sequence[Program], started: Mapping[str, Sequence[Program]], s
     return items(reversed(below[-1]), class_="tree") if tops else join()
 
 
-def _line(one: Program, **attributes: str) -> Html:
+def _line(one: Executable, **attributes: str) -> Html:
     said = (plural(one.calls, "call"), plural(len(one.syscalls), "syscall"), plural(len(one.runs), "run"))
     return join(element("code", one.executable, **attributes), " ", element("span", ", ".join(said), class_="muted"))
 

@@ -85,7 +85,7 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class FormatOptions:
     """What the command line says beyond the policy or the file; each format takes what it needs."""
 
     name: str = "app"

@@ -14,11 +14,11 @@ from policygen.model import ActionKind, Arm
 from policygen.sets.algebra import TooComplexError
 
 if TYPE_CHECKING:
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
     from policygen.model import Policy
 
 
-def export(policy: Policy, options: Options) -> Exported:
+def export(policy: Policy, options: FormatOptions) -> Exported:
     """The policy's filter, exactly."""
     losses = []
     if policy.arm is not Arm.NOW:
@@ -30,7 +30,7 @@ def export(policy: Policy, options: Options) -> Exported:
     return Exported(compiled(policy), tuple(losses), use="seccomp(SECCOMP_SET_MODE_FILTER, 0, {{len, {file}}})")
 
 
-def read(data: bytes, filename: str, options: Options) -> Imported:
+def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
     try:
         return imported(lift(data))
     except bpf.InvalidProgramError as error:

@@ -9,7 +9,7 @@ from policygen.formats.armed import armed
 from policygen.formats.effect import EXECVE
 
 if TYPE_CHECKING:
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
     from policygen.model import Policy
 
 # bubblewrap.c, do_init() and the end of main(), after seccomp_programs_apply(); seen with 0.12.0 under strace
@@ -20,6 +20,6 @@ CALLS = EXECVE | {
 }
 
 
-def export(policy: Policy, options: Options) -> Exported:
+def export(policy: Policy, options: FormatOptions) -> Exported:
     data, losses, added = armed(policy, "bubblewrap", CALLS)
     return Exported(data, losses, added, use="bwrap ... --seccomp 9 PROGRAM ... 9<{file}")

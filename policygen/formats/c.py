@@ -10,7 +10,7 @@ from policygen.formats.armed import armed
 from policygen.formats.effect import EXECVE
 
 if TYPE_CHECKING:
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
     from policygen.model import Policy
 
 _SOURCE = """\
@@ -66,7 +66,7 @@ int main(int argc, char **argv)
 """
 
 
-def export(policy: Policy, options: Options) -> Exported:
+def export(policy: Policy, options: FormatOptions) -> Exported:
     data, losses, added = armed(policy, "the loader", EXECVE)
     rows = (f"\t{{{code:#04x}, {jt}, {jf}, {k:#010x}}}," for code, jt, jf, k in bpf.decode(data))
     source = _SOURCE.format(name=options.name, filter="\n".join(rows))

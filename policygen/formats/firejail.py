@@ -12,7 +12,7 @@ from policygen.sets.compare import runs
 from tracer.abi import table
 
 if TYPE_CHECKING:
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
 
 # src/lib/syscall.c, the group @default-keep: in every list of calls to keep
 _KEPT = "firejail keeps it in every list, for its own use before the program is executed"
@@ -25,7 +25,7 @@ _FOREIGN = Loss(
 _PERSONALITY = {"personality": "where it blocks other architectures firejail lets no program change its execution domain"}
 
 
-def export(policy: Policy, options: Options) -> Exported:
+def export(policy: Policy, options: FormatOptions) -> Exported:
     meant, added = with_calls(explicit(native(policy)), CALLS)
     names = names_only(meant)
     default = spoken(names.default, KILL, _SPOKEN)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from policygen.recording import recording_file
 
 if TYPE_CHECKING:
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
     from policygen.recording.runs import Recording
 
 
-def record(data: bytes, filename: str, options: Options) -> Recording:
+def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
     """Raises recording_file.RecordingError."""
     return recording_file.parse(data, filename)

@@ -16,7 +16,7 @@ from announced import check
 from installed import PROBE_POLICY, policy_of, waiting
 
 from policygen import formats
-from policygen.formats import Options
+from policygen.formats import FormatOptions
 from policygen.language.document import parse, parse_file
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def test_arguments_are_judged(name: str, call: str, confine: Callable[[str], lis
 
 
 def test_firejail_knows_no_arguments_as_was_said(confine: Callable[[str], list[str]], policy_file: Path) -> None:
-    losses = formats.module("firejail").export(parse_file(policy_file).policy, Options()).losses
+    losses = formats.module("firejail").export(parse_file(policy_file).policy, FormatOptions()).losses
     assert {"socket", "setpriority", "ioctl"} <= {call for loss in formats.wider(losses) for call in loss.calls}
     result = run(confine("firejail"), "141,0,0,19")
     assert (result.stdout.split(), result.returncode) == (["0"], 0)
@@ -183,7 +183,7 @@ def test_the_kernels_filter_differs_from_the_policy_as_was_said(
 ) -> None:
     policy = parse_file(policy_file).policy
     real = policy_of(running(confine(name), str(probe)))
-    check(policy, formats.module(name).export(policy, Options()), real)
+    check(policy, formats.module(name).export(policy, FormatOptions()), real)
 
 
 @needs_root
@@ -197,4 +197,4 @@ def test_the_kernels_filter_of_a_sample(
     policy = parse(text).policy
     command = _command(name, exported(name, tmp_path / "it.policy", tmp_path / f"it.{name}"))
     real = policy_of(running([*command, str(probe)], str(probe)))
-    check(policy, formats.module(name).export(policy, Options()), real)
+    check(policy, formats.module(name).export(policy, FormatOptions()), real)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from installed import PROBE_POLICY
 
 from policygen import formats
-from policygen.formats import Direction, ExportError, ImportFormatError, Options
+from policygen.formats import Direction, ExportError, FormatOptions, ImportFormatError
 from policygen.language.document import parse
 from policygen.sets.compare import compare
 
@@ -56,7 +56,7 @@ KAFEL = [
 
 def check(name: str, text: str, expected: str) -> None:
     """Without what a text says nothing about: other calls are killed, and newer ones."""
-    imported = formats.module(name).read(text.encode(), "it", Options())
+    imported = formats.module(name).read(text.encode(), "it", FormatOptions())
     settings = "" if "default" in expected else "default kill\nunknown kill\n"
     assert compare(parse(settings + expected).policy, imported.policy).differences == ()
 
@@ -98,7 +98,7 @@ def test_kafel(text: str, expected: str) -> None:
 )
 def test_minijails_mistakes(text: str, message: str) -> None:
     with pytest.raises(ImportFormatError) as caught:
-        formats.module("minijail").read(text.encode(), "it", Options())
+        formats.module("minijail").read(text.encode(), "it", FormatOptions())
     assert message in str(caught.value)
 
 
@@ -132,43 +132,43 @@ def test_minijails_mistakes(text: str, message: str) -> None:
 )
 def test_kafels_mistakes(text: str, message: str) -> None:
     with pytest.raises(ImportFormatError) as caught:
-        formats.module("kafel").read(text.encode(), "it", Options())
+        formats.module("kafel").read(text.encode(), "it", FormatOptions())
     assert message in str(caught.value)
 
 
 def test_what_the_two_compilers_of_minijail_disagree_on_is_told() -> None:
-    losses = formats.module("minijail").read(b"mprotect: arg2 == 1; return EPERM", "it", Options()).losses
+    losses = formats.module("minijail").read(b"mprotect: arg2 == 1; return EPERM", "it", FormatOptions()).losses
     assert [loss.calls for loss in losses if "other way round" in loss.what] == [("mprotect",)]
 
 
 def test_upper_halves_of_registers_are_told() -> None:
     """The kernel looks at the lower half of an int; minijail compares all of the register."""
-    losses = formats.module("minijail").read(b"dup: arg0 == 5", "it", Options()).losses
+    losses = formats.module("minijail").read(b"dup: arg0 == 5", "it", FormatOptions()).losses
     assert [loss.direction for loss in losses if loss.calls == ("dup",)] == [Direction.WIDER]
 
 
 def test_a_filter_that_the_kernel_would_not_load() -> None:
     with pytest.raises(ImportFormatError, match="it: not a filter that the kernel would load"):
-        formats.module("bpf").read(b"no filter", "it", Options())
+        formats.module("bpf").read(b"no filter", "it", FormatOptions())
 
 
 def test_what_is_too_much_for_minijail_is_refused() -> None:
     text = "ioctl: " + " || ".join(f"cmd == {number}" for number in range(0x5400, 0x5580)) + "\n"
     with pytest.raises(ExportError, match="takes 4096; `--to bpf` has no such limit"):
-        formats.module("minijail").export(parse(text).policy, Options())
+        formats.module("minijail").export(parse(text).policy, FormatOptions())
 
 
 def test_many_values_that_a_call_must_not_have() -> None:
     """Each of them is an alternative for each of its bits, all of which would be multiplied with one another."""
     text = "dup: " + " && ".join(f"fildes != {number}" for number in range(40)) + "\n"
-    made = formats.module("minijail").export(parse(text).policy, Options())
-    back = formats.module("minijail").read(made.data, "it", Options()).policy
+    made = formats.module("minijail").export(parse(text).policy, FormatOptions())
+    back = formats.module("minijail").read(made.data, "it", FormatOptions()).policy
     assert {one.number for one in compare(parse(text).policy, back).differences} == {None}
 
 
 def test_minijail_word_for_word() -> None:
     text = PROBE_POLICY.replace("niceval >= -3 && ", "")
-    made = formats.module("minijail").export(parse(text).policy, Options(name="probe"))
+    made = formats.module("minijail").export(parse(text).policy, FormatOptions(name="probe"))
     assert made.data.decode() == """\
 # System calls of probe, made by `callfence export --to minijail` for x86_64.
 # clone: clone_flags == CLONE_VM|CLONE_SIGHAND|CLONE_THREAD
@@ -193,7 +193,7 @@ write: 1
 
 
 def test_firejail_word_for_word() -> None:
-    made = formats.module("firejail").export(parse(PROBE_POLICY).policy, Options(name="probe"))
+    made = formats.module("firejail").export(parse(PROBE_POLICY).policy, FormatOptions(name="probe"))
     assert made.data.decode() == """\
 # System calls of probe, made by `callfence export --to firejail` for firejail 0.9.74.
 seccomp.keep clone,clone3:ENOSYS,execve,execveat,exit_group,$449,getppid:EACCES,getuid,ioctl,lseek,pause,\
@@ -202,13 +202,13 @@ seccomp.block-secondary
 seccomp-error-action kill
 """
     denying = parse("default allow\nunknown allow\nptrace: kill\nbpf: errno EPERM\n").policy
-    made = formats.module("firejail").export(denying, Options(name="it"))
+    made = formats.module("firejail").export(denying, FormatOptions(name="it"))
     assert made.data.decode().splitlines()[1] == "seccomp.drop bpf:EPERM,ptrace:kill"
 
 
 def test_kafel_word_for_word() -> None:
     text = "clone3: errno ENOSYS\nmprotect: prot == PROT_READ\nfsconfig: cmd == FSCONFIG_SET_FLAG\nread: allow\n"
-    made = formats.module("kafel").export(parse(text).policy, Options(name="a-b"))
+    made = formats.module("kafel").export(parse(text).policy, FormatOptions(name="a-b"))
     assert made.data.decode() == """\
 // System calls of a-b, made by `callfence export --to kafel` for nsjail 3.6 on x86_64.
 #define clone3 435
@@ -273,6 +273,6 @@ WORDS = {
 def test_any_text_is_read_or_refused(name: str, data: st.DataObject) -> None:
     words = data.draw(st.lists(st.sampled_from(WORDS[name].split(" ")) | st.text(max_size=3), max_size=20))
     try:
-        formats.module(name).read(" ".join(words).encode(errors="replace"), "it", Options())
+        formats.module(name).read(" ".join(words).encode(errors="replace"), "it", FormatOptions())
     except ImportFormatError as error:
         assert str(error).startswith("it:")

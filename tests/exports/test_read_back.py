@@ -14,14 +14,14 @@ from installed import PROBE_POLICY
 
 from policygen import formats
 from policygen.filter.compile import CompileError, compile_policy
-from policygen.formats import Direction, ExportError, Options
+from policygen.formats import Direction, ExportError, FormatOptions
 from policygen.language.document import parse, parse_file
 from policygen.model import ActionKind, Arm, Policy
 from policygen.sets.compare import compare
 from tracer.abi import Arch
 
 ROOT = Path(__file__).parent.parent.parent
-OPTIONS = Options(name="it")
+OPTIONS = FormatOptions(name="it")
 SAMPLES = {path.stem: parse_file(path).policy for path in sorted((ROOT / "samples").glob("*.policy"))}
 POLICIES = {
     "probe": parse(PROBE_POLICY).policy,

@@ -15,7 +15,7 @@ import pytest
 from announced import check
 from installed import PROBE_POLICY, combined
 
-from policygen.formats import Direction, Options, wider
+from policygen.formats import Direction, FormatOptions, wider
 from policygen.formats.systemd import systemd
 from policygen.formats.systemd.groups import grouped, groups
 from policygen.language.document import parse
@@ -48,7 +48,7 @@ RUNS = {
 
 
 def exported(name: str) -> str:
-    return systemd.export(parse(POLICIES[name]).policy, Options(name=name)).data.decode()
+    return systemd.export(parse(POLICIES[name]).policy, FormatOptions(name=name)).data.decode()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_unit_runs_as_its_policy_says(name: str, results: dict[str, dict[str, 
 def test_the_kernels_filters_differ_from_the_policy_as_was_said(name: str, results: dict[str, dict[str, Any]]) -> None:
     policy = parse(POLICIES[name]).policy
     real = combined([bytes.fromhex(program) for program in results[f"filter-{name}"]["filters"]])
-    check(policy, systemd.export(policy, Options()), real)
+    check(policy, systemd.export(policy, FormatOptions()), real)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -130,7 +130,7 @@ def test_groups_stand_for_their_calls_where_all_of_them_are_allowed() -> None:
 
 def test_the_drop_in_word_for_word() -> None:
     text = "clone3: errno ENOSYS\nclone: clone_flags == CLONE_VM\nread: fd == 0\nptrace: errno EPERM\nwrite: allow\n"
-    made = systemd.export(parse(text).policy, Options(name="it"))
+    made = systemd.export(parse(text).policy, FormatOptions(name="it"))
     assert made.data.decode() == """\
 # System calls of it, made by `callfence export --to systemd` for systemd 257.
 [Service]

@@ -13,7 +13,7 @@ from policygen.formats.containers.oci import json_bytes
 from policygen.formats.containers.written import profile_of
 
 if TYPE_CHECKING:
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
     from policygen.model import Policy
 
 FOLDER = "profiles"
@@ -25,7 +25,7 @@ def resource_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-")
 
 
-def export(policy: Policy, options: Options) -> Exported:
+def export(policy: Policy, options: FormatOptions) -> Exported:
     written = profile_of(policy, options)
     place = f"/var/lib/kubelet/seccomp/{FOLDER}/{options.name}.json"
     return Exported(
@@ -37,7 +37,7 @@ def export(policy: Policy, options: Options) -> Exported:
     )
 
 
-def _snippet(options: Options) -> str:
+def _snippet(options: FormatOptions) -> str:
     escalation = "        allowPrivilegeEscalation: false\n" if options.no_new_privileges else ""
     return f"""\
 spec:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
 from policygen.filter.lift import lift_function
-from policygen.formats import Direction, Imported, ImportFormatError, Loss, Options
-from policygen.formats.containers.profile import EPERM, Act, Comparison, Op, Profile, Rule, Where
+from policygen.formats import Direction, FormatOptions, Imported, ImportFormatError, Loss
+from policygen.formats.containers.profile import EPERM, Act, Op, Profile, ProfileRule, RegisterComparison, Where
 from policygen.formats.lifted import imported
 from policygen.model import ENOSYS, KILL, Action, ActionKind
 from policygen.sets import region
@@ -54,7 +54,7 @@ def return_value(act: Act, errno: int | None) -> int:
     return base | (EPERM if errno is None else errno)
 
 
-def policy_of(profile: Profile, options: Options, filename: str) -> Imported:
+def policy_of(profile: Profile, options: FormatOptions, filename: str) -> Imported:
     """The policy that lets run what a runtime with this profile does.  Raises ImportFormatError."""
     chosen, losses = _for_container(profile, options)
     sections, more = _architectures(chosen, options)
@@ -77,7 +77,7 @@ def decisions(space: Space, profile: Profile, sections: Iterable[Arch], runtime:
     for arch in sections:
         calls = table(arch).by_name
         section = space.leaf(default)
-        named: dict[int, list[Rule]] = {}
+        named: dict[int, list[ProfileRule]] = {}
         for rule in profile.rules:
             for name in rule.names:
                 if name in calls:
@@ -97,7 +97,7 @@ def decisions(space: Space, profile: Profile, sections: Iterable[Arch], runtime:
     return result
 
 
-def _answer(space: Space, rules: list[Rule], default: int, bits: int) -> int:
+def _answer(space: Space, rules: list[ProfileRule], default: int, bits: int) -> int:
     """What one call gets, whose arguments have that many bits."""
     given = [(rule, return_value(rule.act, rule.errno)) for rule in rules]
     given = [(rule, ret) for rule, ret in given if ret != default]
@@ -116,7 +116,7 @@ def _strictness(ret: int) -> int:
     return -(signed & ~bpf.DATA_MASK)
 
 
-def _where(space: Space, rule: Rule, bits: int = 64) -> int:
+def _where(space: Space, rule: ProfileRule, bits: int = 64) -> int:
     indices = [one.index for one in rule.comparisons]
     either = len(set(indices)) < len(indices)
     result = FALSE if either else TRUE
@@ -126,7 +126,7 @@ def _where(space: Space, rule: Rule, bits: int = 64) -> int:
     return result
 
 
-def _holds(space: Space, one: Comparison, bits: int) -> int:
+def _holds(space: Space, one: RegisterComparison, bits: int) -> int:
     """On an architecture of 32 bits, libseccomp compares the lower halves of register and value alone."""
     word, value = region.argument_word(space, one.index)[-bits:], constant(one.value, bits)
     match one.op:
@@ -150,9 +150,9 @@ def _holds(space: Space, one: Comparison, bits: int) -> int:
 # Which rules, and for which architectures
 
 
-def _for_container(profile: Profile, options: Options) -> tuple[Profile, list[Loss]]:
+def _for_container(profile: Profile, options: FormatOptions) -> tuple[Profile, list[Loss]]:
     """The profile as it is for one container on one machine, and what was decided by assumption."""
-    rules: list[Rule] = []
+    rules: list[ProfileRule] = []
     left_out: dict[Direction, list[str]] = {}
     caps: set[str] = set()
     for rule in profile.rules:
@@ -169,13 +169,13 @@ def _for_container(profile: Profile, options: Options) -> tuple[Profile, list[Lo
     return replace(profile, rules=tuple(rules)), losses
 
 
-def _without(rule: Rule, profile: Profile) -> Direction:
+def _without(rule: ProfileRule, profile: Profile) -> Direction:
     """How a policy that lacks a rule of the profile relates to it."""
-    has, default = (_freedom(return_value(one.act, one.errno)) for one in (rule, Rule((), profile.default, profile.errno)))
+    has, default = _freedom(return_value(rule.act, rule.errno)), _freedom(return_value(profile.default, profile.errno))
     return Direction.NARROWER if has > default else Direction.WIDER if has < default else Direction.OTHER
 
 
-def _meant(includes: Where, excludes: Where, options: Options) -> bool:
+def _meant(includes: Where, excludes: Where, options: FormatOptions) -> bool:
     names = _GO[options.arch]
 
     def old_enough(version: tuple[int, int]) -> bool:
@@ -191,7 +191,7 @@ def _meant(includes: Where, excludes: Where, options: Options) -> bool:
     )
 
 
-def _architectures(profile: Profile, options: Options) -> tuple[list[Arch], list[Loss]]:
+def _architectures(profile: Profile, options: FormatOptions) -> tuple[list[Arch], list[Loss]]:
     """Those of the policy: the machine's, and others that the profile lets through."""
     native = next(name for name, arch in SCMP.items() if arch is options.arch)
     named = list(profile.architectures)
@@ -244,7 +244,7 @@ def multiplexed(profile: Profile) -> tuple[str, ...]:
 def _overlapping(profile: Profile) -> Iterator[str]:
     """Names with rules of different actions that hold for the same arguments, none of them without comparisons."""
     default = return_value(profile.default, profile.errno)
-    by_name: dict[str, list[Rule]] = {}
+    by_name: dict[str, list[ProfileRule]] = {}
     for rule in profile.rules:
         if return_value(rule.act, rule.errno) != default:
             for name in rule.names:

@@ -11,11 +11,11 @@ from policygen.formats.containers.meaning import policy_of
 from policygen.formats.containers.written import profile_of
 
 if TYPE_CHECKING:
-    from policygen.formats import Imported, Options
+    from policygen.formats import FormatOptions, Imported
     from policygen.model import Policy
 
 
-def export(policy: Policy, options: Options) -> Exported:
+def export(policy: Policy, options: FormatOptions) -> Exported:
     written = profile_of(policy, options)
     more = " --security-opt no-new-privileges" if options.no_new_privileges else ""
     return Exported(
@@ -26,7 +26,7 @@ def export(policy: Policy, options: Options) -> Exported:
     )
 
 
-def read(data: bytes, filename: str, options: Options) -> Imported:
+def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
     return policy_of(profiles.read(profiles.load(data, filename), filename), options, filename)
 
 

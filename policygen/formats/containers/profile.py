@@ -55,7 +55,7 @@ class Act(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class RegisterComparison:
     index: int
     op: Op
     value: int
@@ -75,13 +75,13 @@ class Where:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ProfileRule:
     """One entry of `syscalls`: for each of the names, `act` where all comparisons hold."""
 
     names: tuple[str, ...]
     act: Act
     errno: int | None = None
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[RegisterComparison, ...] = ()
     includes: Where = Where()
     excludes: Where = Where()
     comment: str = ""
@@ -90,7 +90,7 @@ class Rule:
 @dataclass(frozen=True, slots=True)
 class Profile:
     default: Act
-    rules: tuple[Rule, ...]
+    rules: tuple[ProfileRule, ...]
     architectures: tuple[str, ...] = ()
     """SCMP_ARCH_*, besides that of the machine, which always is one."""
     errno: int | None = None
@@ -114,7 +114,7 @@ def as_object(profile: Profile) -> dict[str, Any]:
     }
 
 
-def _rule_object(rule: Rule) -> dict[str, Any]:
+def _rule_object(rule: ProfileRule) -> dict[str, Any]:
     args = [
         {"index": one.index, "value": one.value, "valueTwo": one.value_two, "op": one.op} for one in rule.comparisons
     ]
@@ -156,7 +156,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read(found: Any, filename: str) -> Profile:
     """The profile that a JSON object is.  Every unknown field or value is an error: what is not understood could be what
     keeps a call from running."""
-    return _Reader(filename).profile(_Node(found, ""))
+    return _ProfileReader(filename).profile(_Node(found, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ _WHERE = frozenset(("caps", "arches", "minKernel"))
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class _ProfileReader:
     filename: str
 
     def profile(self, node: _Node) -> Profile:
@@ -197,7 +197,7 @@ class _Reader:
         rules = tuple(map(self._rule, self._list(node.field("syscalls"))))
         return Profile(default, rules, architectures, errno, flags, tuple(pairs))
 
-    def _rule(self, node: _Node) -> Rule:
+    def _rule(self, node: _Node) -> ProfileRule:
         self._object(node, _RULE)
         names = self._texts(node.field("names"))
         if names and node.field("name").value:  # Docker refuses it, others take one of the two
@@ -205,7 +205,7 @@ class _Reader:
         names = names or (self._text(node.field("name")),)
         comparisons = tuple(map(self._comparison, self._list(node.field("args"))))
         comment = node.field("comment")
-        return Rule(
+        return ProfileRule(
             names,
             self._choice(node.field("action"), Act),
             self._errno(node, "errnoRet", "errno"),
@@ -215,11 +215,11 @@ class _Reader:
             "" if comment.value is None else self._string(comment),
         )
 
-    def _comparison(self, node: _Node) -> Comparison:
+    def _comparison(self, node: _Node) -> RegisterComparison:
         self._object(node, _ARG)
         op = self._choice(node.field("op"), Op)
         value, two = (self._integer(node.field(name), 1 << 64) for name in ("value", "valueTwo"))
-        return Comparison(self._integer(node.field("index"), 6), op, value or 0, (two or 0) if op is Op.MASKED_EQ else 0)
+        return RegisterComparison(self._integer(node.field("index"), 6), op, value, two if op is Op.MASKED_EQ else 0)
 
     def _where(self, node: _Node) -> Where:
         if node.value is None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class RuntimeCall:
     """One call of a runtime's own."""
 
     runtime: str
@@ -45,9 +45,9 @@ class Added(NamedTuple):
 
 
 @cache
-def own_calls() -> tuple[Own, ...]:
+def own_calls() -> tuple[RuntimeCall, ...]:
     lines = (Path(__file__).parent / "runtimes.tsv").read_text("utf-8").splitlines()
-    return tuple(Own(*line.split("\t")) for line in lines if not line.startswith("#"))
+    return tuple(RuntimeCall(*line.split("\t")) for line in lines if not line.startswith("#"))
 
 
 def with_own_calls(policy: Policy, runtime: str, *, gaining: bool = True) -> Added:
@@ -80,5 +80,5 @@ def with_own_calls(policy: Policy, runtime: str, *, gaining: bool = True) -> Add
     return Added(replace(policy, entries={**policy.entries, arch: entries}), tuple(additions), tuple(losses))
 
 
-def _entries(own: Own, arch: Arch) -> dict[int, Entry]:
+def _entries(own: RuntimeCall, arch: Arch) -> dict[int, Entry]:
     return dict(parse(f"arch {arch}\n{own.entry}\n", "runtimes.tsv").policy.entries[arch])

@@ -21,8 +21,8 @@ from policygen.sets.compare import runs
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from policygen.formats import Options
-    from policygen.formats.containers.profile import Profile, Rule
+    from policygen.formats import FormatOptions
+    from policygen.formats.containers.profile import Profile, ProfileRule
     from policygen.model import Policy
 
 KIND = "SeccompProfile"
@@ -36,7 +36,7 @@ _OTHERS = frozenset(("baseProfileName", "state", "disabled"))
 # Writing
 
 
-def export(policy: Policy, options: Options) -> Exported:
+def export(policy: Policy, options: FormatOptions) -> Exported:
     written = profile_of(policy, options)
     losses, rules = [*written.losses], []
     cut: dict[bool, list[str]] = {True: [], False: []}
@@ -61,7 +61,7 @@ def export(policy: Policy, options: Options) -> Exported:
     return Exported(text.encode(), tuple(losses), written.additions, use="kubectl apply -f {file}")
 
 
-def _fitted(rule: Rule) -> Rule | None:
+def _fitted(rule: ProfileRule) -> ProfileRule | None:
     """The rule in numbers of 63 bits, which hold for more arguments; None if it is about the highest bit being set."""
     comparisons = []
     for one in rule.comparisons:
@@ -104,7 +104,7 @@ def _list(head: str, values: Sequence[str], indent: int) -> Iterator[str]:
 # Reading
 
 
-def read(data: bytes, filename: str, options: Options) -> Imported:
+def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
     found = [one for one in _documents(data, filename) if isinstance(one, dict) and one.get("kind") == KIND]
     if len(found) != 1:
         raise ImportFormatError(f"{filename}: has {len(found)} resources of kind {KIND}; give a file with one")

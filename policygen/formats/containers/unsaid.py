@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from policygen.formats import Direction, Loss
 from policygen.formats.containers.meaning import SCMP, multiplexed
-from policygen.formats.containers.profile import Act, Profile, Rule
+from policygen.formats.containers.profile import Act, Profile, ProfileRule
 from policygen.language.naming import format_action
 from policygen.model import ENOSYS, Action, ActionKind, Arm, Policy
 from policygen.sets.compare import Change, change_of, runs
@@ -101,7 +101,7 @@ def _number(name: str, arch: Arch) -> int:
     return call.number if call else 0
 
 
-def _action(rule: Rule) -> Action:
+def _action(rule: ProfileRule) -> Action:
     kind = next(kind for kind, act in _ACT.items() if act is rule.act)
     return Action(kind, (rule.errno or 0) if kind is ActionKind.ERRNO else 0)
 

@@ -15,9 +15,9 @@ from policygen.filter import bpf, symbolic
 from policygen.filter.library import LibseccompError
 from policygen.filter.libseccomp import Rule as Given
 from policygen.filter.libseccomp import generate
-from policygen.formats import Addition, Direction, ExportError, Loss, Options
+from policygen.formats import Addition, Direction, ExportError, FormatOptions, Loss
 from policygen.formats.containers.meaning import SCMP, decisions, return_value
-from policygen.formats.containers.profile import Comparison, Op, Profile, Rule
+from policygen.formats.containers.profile import Op, Profile, ProfileRule, RegisterComparison
 from policygen.formats.containers.runtimes import with_own_calls
 from policygen.formats.containers.unsaid import MAX_ENTRIES, act_of, has_boundary, instead, unsaid
 from policygen.language.naming import format_action
@@ -51,7 +51,7 @@ class Written:
     additions: tuple[Addition, ...]
 
 
-def profile_of(policy: Policy, options: Options) -> Written:
+def profile_of(policy: Policy, options: FormatOptions) -> Written:
     """The profile that says what the policy does, and what it cannot say.  Raises ExportError."""
     if Arch.I386 in policy.entries and Arch.X86_64 not in policy.entries:
         raise ExportError("a profile always holds for the machine's own calls, and this policy has only those of i386")
@@ -145,7 +145,7 @@ def _one_action_losses(policy: Policy, plan: Plan, name: str) -> Iterator[Loss]:
 
 
 def _profile(
-    policy: Policy, plans: Plans, archs: tuple[Arch, ...], options: Options, additions: tuple[Addition, ...]
+    policy: Policy, plans: Plans, archs: tuple[Arch, ...], options: FormatOptions, additions: tuple[Addition, ...]
 ) -> Profile:
     added = {one.call: one.why for one in additions}
     names: dict[tuple[Action, Masked, str], list[str]] = {}
@@ -166,16 +166,18 @@ def _profile(
     return Profile(act, tuple(rules), tuple(scmp[arch] for arch in archs), errno)
 
 
-def _rule(names: tuple[str, ...], action: Action, masked: Masked, comment: str) -> Rule:
+def _rule(names: tuple[str, ...], action: Action, masked: Masked, comment: str) -> ProfileRule:
     comparisons = tuple(
-        Comparison(index, Op.EQ, value) if mask == (1 << 64) - 1 else Comparison(index, Op.MASKED_EQ, mask, value)
+        RegisterComparison(index, Op.EQ, value)
+        if mask == (1 << 64) - 1
+        else RegisterComparison(index, Op.MASKED_EQ, mask, value)
         for index, mask, value in masked
     )
     act, errno = act_of(action)
-    return Rule(names, act, errno, comparisons, comment=comment)
+    return ProfileRule(names, act, errno, comparisons, comment=comment)
 
 
-def _boundary(policy: Policy, archs: tuple[Arch, ...], named: set[str]) -> Iterator[Rule]:
+def _boundary(policy: Policy, archs: tuple[Arch, ...], named: set[str]) -> Iterator[ProfileRule]:
     """The calls up to the newest of the policy's table that come after all others, with the default action: runc fails
     with ENOSYS what comes after the last one that is named."""
     after: set[str] = set()
@@ -185,7 +187,7 @@ def _boundary(policy: Policy, archs: tuple[Arch, ...], named: set[str]) -> Itera
         after.update(calls.by_number[nr].name for nr in calls.by_number if last < nr <= calls.newest(policy.table))
     if after:
         comment = "the default, said so that runc takes no call of Linux {}.{} for an unknown one".format(*policy.table)
-        yield Rule(tuple(sorted(after)), *act_of(policy.default), comment=comment)
+        yield ProfileRule(tuple(sorted(after)), *act_of(policy.default), comment=comment)
 
 
 # What libseccomp makes of it
@@ -220,7 +222,7 @@ def _miscompiled(profile: Profile, arch: Arch, policy: Policy) -> list[str]:
     return found
 
 
-def _masked(rule: Rule) -> Masked:
+def _masked(rule: ProfileRule) -> Masked:
     whole = (1 << 64) - 1
     return tuple(
         (one.index, whole, one.value) if one.op is Op.EQ else (one.index, one.value, one.value_two) for one in rule.comparisons

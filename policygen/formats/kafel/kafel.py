@@ -22,7 +22,7 @@ from tracer.abi import table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
     from tracer.abi import Argument, Syscall
 
 __all__ = ["export", "read"]
@@ -40,7 +40,7 @@ _FEW = 16
 """Operands joined in a row; more are paired, since an expression may be 200 deep (src/expression.h)."""
 
 
-def export(policy: Policy, options: Options) -> Exported:
+def export(policy: Policy, options: FormatOptions) -> Exported:
     meant, added = with_calls(unheard(explicit(native(policy))), EXECVE)
     effect = normal(replace(meant, unknown=meant.default))
     lost = (*losses(policy, effect, "nsjail", added), *_x32(effect.default), _FOREIGN)

@@ -20,7 +20,7 @@ from policygen.sets.algebra import TRUE, TooComplexError
 from tracer.abi import table
 
 if TYPE_CHECKING:
-    from policygen.formats import Imported, Options
+    from policygen.formats import FormatOptions, Imported
 
 _ACTIONS = {
     "ALLOW": bpf.ret(ALLOW),
@@ -47,10 +47,10 @@ _RENAMED = {
 }
 
 
-def read(data: bytes, filename: str, options: Options) -> Imported:
+def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
     """The policy of a file for `nsjail --seccomp_policy`."""
     try:
-        return _Reader(filename, data.decode("utf-8", "replace")).read()
+        return _KafelReader(filename, data.decode("utf-8", "replace")).read()
     except TooComplexError as error:
         raise ImportFormatError(f"{filename}: no policy says what it does: {error}") from error
 
@@ -66,7 +66,7 @@ class _Rule(NamedTuple):
     """The set of arguments for which it decides."""
 
 
-class _Reader:
+class _KafelReader:
     def __init__(self, filename: str, text: str) -> None:
         self.space = region.space()
         self.tokens = Tokens(filename, text)

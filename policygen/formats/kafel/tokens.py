@@ -19,7 +19,7 @@ KEYWORDS: Final = frozenset((
 ))
 
 
-class Token(NamedTuple):
+class KafelToken(NamedTuple):
     kind: str
     """`number`, `word`, `sign`, or `end` for what comes after the last one."""
     text: str
@@ -35,7 +35,7 @@ class Tokens:
         self.at = 0
         """Which token is next; may be set back."""
 
-    def _split(self) -> list[Token]:
+    def _split(self) -> list[KafelToken]:
         found = []
         at = 0
         while at < len(self._text):
@@ -43,14 +43,14 @@ class Tokens:
             if not match:
                 self._fail_at(at, f"{self._text[at]!r} is not of the language")
             if match.lastgroup != "space":
-                found.append(Token(str(match.lastgroup), match[0], at))
+                found.append(KafelToken(str(match.lastgroup), match[0], at))
             at = match.end()
-        return [*found, Token("end", "", len(self._text))]
+        return [*found, KafelToken("end", "", len(self._text))]
 
-    def next(self) -> Token:
+    def next(self) -> KafelToken:
         return self._tokens[self.at]
 
-    def step(self) -> Token:
+    def step(self) -> KafelToken:
         token = self.next()
         self.at = min(self.at + 1, len(self._tokens) - 1)
         return token

@@ -19,7 +19,7 @@ from policygen.recording.runs import Recording, Run
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
 
 _RECORD = re.compile(r"\btype=(?:SECCOMP|1326)\b")
 _TIME = re.compile(r"\baudit\((\d{1,10})\.(\d{3}):\d+\)")
@@ -30,7 +30,7 @@ _MANY = 12
 _NO_ARGUMENTS = "arguments are not in audit records: what is made of them allows calls whatever their arguments"
 
 
-def record(data: bytes, filename: str, options: Options) -> Recording:
+def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
     """The records of `options.program` (a path, or the last part of one; '' for all programs) as one run.
 
     Other lines are passed over.  Raises ImportFormatError for a record without architecture or call, and if there is

@@ -23,7 +23,7 @@ from tracer.abi import Arch, constants, table
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
     from tracer.abi import Argument
 
 _PREFIX = re.compile(
@@ -45,7 +45,7 @@ _NO_SITE = "?"
 _HIDDEN = "pointers are not printed: 0 stands for them in the examples of calls"
 
 
-def record(data: bytes, filename: str, options: Options) -> Recording:
+def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
     """The run that the log tells of.  Raises ImportFormatError for a line that strace does not write.
 
     The run's id is made of the log, so the same log is always the same run.  `options.arch` is the machine.

@@ -29,7 +29,7 @@ from tracer.abi import Argument, table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
     from tracer.abi import Syscall
 
 __all__ = ["export", "read"]
@@ -40,11 +40,11 @@ _THREAD = Loss(Direction.OTHER, "what minijail kills is the thread that calls, a
 _WORD = (1 << 64) - 1
 _WAY_OUT = "`--to bpf` has no such limit: minijail0 --seccomp-bpf-binary FILE"
 
-Rule = tuple[str, ...]
+Atoms = tuple[str, ...]
 """Atoms joined by AND."""
 
 
-def export(policy: Policy, options: Options) -> Exported:
+def export(policy: Policy, options: FormatOptions) -> Exported:
     meant = normal(unheard(native(policy)))
     entries, lines, halves = {}, [], []
     instructions, labels = 4, 0
@@ -99,7 +99,7 @@ def _mixed(entry: Entry, denied: Action) -> Entry:
     return Entry(expression, ALLOW, otherwise)
 
 
-def _alternatives(call: Syscall, expression: Expression) -> Iterator[Rule]:
+def _alternatives(call: Syscall, expression: Expression) -> Iterator[Atoms]:
     """An expression as minijail has it: rules joined by OR."""
     for alternative in expression.parts if isinstance(expression, Or) else (expression,):
         parts = alternative.parts if isinstance(alternative, And) else (alternative,)
@@ -112,7 +112,7 @@ def _alternatives(call: Syscall, expression: Expression) -> Iterator[Rule]:
             yield from _cubes(call, alternative)
 
 
-def _condition(call: Syscall, condition: Condition) -> list[Rule]:
+def _condition(call: Syscall, condition: Condition) -> list[Atoms]:
     """One comparison as rules joined by OR."""
     index = condition.index
     argument = call.arguments[index]
@@ -157,7 +157,7 @@ def _intervals(argument: Argument, condition: Condition) -> Iterator[tuple[int, 
                 yield max(first, half) | extension, last | extension
 
 
-def _between(index: int, first: int, last: int) -> Rule:
+def _between(index: int, first: int, last: int) -> Atoms:
     if first == last:
         return (f"arg{index} == {first:#x}",)
     return (
@@ -173,14 +173,14 @@ def _passed(argument: Argument, value: int) -> list[int]:
     return [bits, extended] if bits >> argument.width - 1 and extended != bits else [bits]
 
 
-def _masked(index: int, mask: int, value: int) -> Rule:
+def _masked(index: int, mask: int, value: int) -> Atoms:
     """`argument & mask == value`: bits that are zero by `in`, each of the others by `&`."""
     ones = [1 << bit for bit in range(64) if value >> bit & 1]
     zeros = mask & ~value
     return (*([f"arg{index} in {_WORD & ~zeros:#x}"] if zeros else []), *(f"arg{index} & {bit:#x}" for bit in ones))
 
 
-def _cubes(call: Syscall, expression: Expression) -> Iterator[Rule]:
+def _cubes(call: Syscall, expression: Expression) -> Iterator[Atoms]:
     """Any expression as rules of masked comparisons."""
     space = region.space()
     found = region.alternatives(space, region.truth(space, expression, call.arguments), MAX_LABELS)
@@ -190,7 +190,7 @@ def _cubes(call: Syscall, expression: Expression) -> Iterator[Rule]:
         yield tuple(atom for index, mask, value in cube for atom in _masked(index, mask, value))
 
 
-def _looks_at_upper_half(call: Syscall, rules: Sequence[Rule]) -> bool:
+def _looks_at_upper_half(call: Syscall, rules: Sequence[Atoms]) -> bool:
     narrow = [
         f"arg{index} {operator} "
         for index, argument in enumerate(call.arguments)

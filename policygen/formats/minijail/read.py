@@ -22,7 +22,7 @@ from tracer.abi import constants, table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
 
 _WORD = (1 << 64) - 1
 _MAX_DEPTH = 64
@@ -33,15 +33,15 @@ _CONSTANT = re.compile(r"\s*(~)?(?:(\()|([A-Za-z_]\w*)|(-?(?:0[xX][0-9a-fA-F]+|\
 _OTHER = "is of compile_seccomp_policy.py, not of minijail0 -S: compile it with that and import the result with --from bpf"
 
 
-def read(data: bytes, filename: str, options: Options) -> Imported:
+def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
     """The policy of a file for `minijail0 -S` on x86_64."""
     try:
-        return _Reader(filename).read(data.decode("utf-8", "replace"))
+        return _MinijailReader(filename).read(data.decode("utf-8", "replace"))
     except TooComplexError as error:
         raise ImportFormatError(f"{filename}: no policy says what it does: {error}") from error
 
 
-class _Reader:
+class _MinijailReader:
     def __init__(self, filename: str) -> None:
         self.filename = filename
         self.line = 0

@@ -23,7 +23,7 @@ from policygen.sets.compare import answers, runs
 from tracer.abi import constants, table
 
 if TYPE_CHECKING:
-    from policygen.formats import Options
+    from policygen.formats import FormatOptions
 
 # src/core/exec-invoke.c apply_syscall_filter() adds write; execve is in @default, which a list of denied calls lacks
 CALLS = EXECVE | {"write": "it tells its manager when it executes the program, after the filter has taken effect"}
@@ -36,7 +36,7 @@ _SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
 _NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "NEWNET", "NEWTIME")
 
 
-def export(policy: Policy, options: Options) -> Exported:
+def export(policy: Policy, options: FormatOptions) -> Exported:
     meant, added = with_calls(explicit(native(policy)), CALLS)
     names = _said(names_only(meant))
     made = _denying(names) if runs(names.default) else _allowing(names, restrict=_unshares_nothing(meant))

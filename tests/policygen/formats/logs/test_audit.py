@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policygen.formats import ImportFormatError, Options
+from policygen.formats import FormatOptions, ImportFormatError
 from policygen.formats.logs.audit import record
 from policygen.learning.generate import generate
 from tracer.abi import Arch
@@ -20,7 +20,7 @@ def line(syscall: object, exe: str = '"/usr/bin/app"', arch: str = "c000003e", s
 
 
 def read(*lines: str, program: str = "") -> list[tuple[int, int, str, int]]:
-    recording = record("\n".join(lines).encode(), "audit.log", Options(program=program))
+    recording = record("\n".join(lines).encode(), "audit.log", FormatOptions(program=program))
     return [(one.arch, one.number, one.executable, one.calls) for one in recording.observations]
 
 
@@ -45,29 +45,29 @@ def test_one_program_of_several() -> None:
     lines = (line(41), line(42, exe='"/bin/other"'))
     assert [row[1] for row in read(*lines, program="other")] == [42]
     assert [row[1] for row in read(*lines, program="/usr/bin/app")] == [41]
-    gaps = record("\n".join(lines).encode(), "a", Options()).runs[0].gaps
+    gaps = record("\n".join(lines).encode(), "a", FormatOptions()).runs[0].gaps
     assert any("/bin/other, /usr/bin/app" in gap for gap in gaps)
 
 
 def test_the_run_is_dated_and_says_what_is_missing() -> None:
-    (run,) = record(line(41).encode(), "a", Options()).runs
+    (run,) = record(line(41).encode(), "a", FormatOptions()).runs
     assert (run.started, run.complete) == (1_700_000_000_123_000_000, False)
     assert "whatever their arguments" in run.gaps[0]
 
 
 def test_many_programs_are_told_of_shortly() -> None:
     lines = [line(41, exe=f'"/bin/{number:03}"') for number in range(100)]
-    (gap,) = [one for one in record("\n".join(lines).encode(), "audit.log", Options()).runs[0].gaps if "programs" in one]
+    (gap,) = [one for one in record("\n".join(lines).encode(), "audit.log", FormatOptions()).runs[0].gaps if "programs" in one]
     assert "100 programs" in gap and "/bin/011 ..." in gap and "/bin/012" not in gap
 
 
 def test_a_time_that_no_clock_tells_is_none() -> None:
     text = line(41).replace("1700000000", "1" * 5000)
-    assert record(text.encode(), "audit.log", Options()).runs[0].started == 0
+    assert record(text.encode(), "audit.log", FormatOptions()).runs[0].started == 0
 
 
 def test_policies_made_of_them_have_names_alone() -> None:
-    document = generate(record(line(41).encode(), "a", Options()).observations, None, name="a").document
+    document = generate(record(line(41).encode(), "a", FormatOptions()).observations, None, name="a").document
     assert "\nsocket: allow\n" in document.text()
 
 
@@ -82,5 +82,5 @@ def test_policies_made_of_them_have_names_alone() -> None:
 )
 def test_what_is_no_record_is_an_error(text: str, message: str) -> None:
     with pytest.raises(ImportFormatError) as error:
-        record(text.encode(), "a", Options())
+        record(text.encode(), "a", FormatOptions())
     assert str(error.value).startswith(message)

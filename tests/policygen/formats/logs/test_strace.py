@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policygen.formats import ImportFormatError, Options
+from policygen.formats import FormatOptions, ImportFormatError
 from policygen.formats.logs.strace import record
 from policygen.formats.logs.strace_call import UnreadableError, event, parse
 from policygen.formats.logs.strace_values import UnnamedError, unquoted, value
@@ -21,7 +21,7 @@ START = '7 execve("/bin/app", ["app", "-x"], 0x7ffe /* 3 vars */) = 0\n'
 
 
 def read(*lines: str) -> Recording:
-    return record((START + "".join(f"{line}\n" for line in lines)).encode(), "app.log", Options())
+    return record((START + "".join(f"{line}\n" for line in lines)).encode(), "app.log", FormatOptions())
 
 
 def calls(recording: Recording) -> list[str]:
@@ -128,7 +128,7 @@ def test_two_halves_of_a_call_are_one() -> None:
         "7 +++ exited with 0 +++",
     )
     assert sorted(calls(log)) == ["exit_group", "getpid", "openat"]
-    late = record(b"7 <... read resumed>\"\", 1) = 0\n7 getpid() = 7\n", "a", Options())
+    late = record(b"7 <... read resumed>\"\", 1) = 0\n7 getpid() = 7\n", "a", FormatOptions())
     assert "beginning is not in the log" in late.runs[0].gaps[0]
 
 
@@ -174,7 +174,7 @@ def test_lines_that_are_no_calls_are_passed_over() -> None:
 
 
 def test_dates_of_the_log_are_those_of_the_run() -> None:
-    log = record(b"1700000000.250000 getpid() = 7\n", "a", Options())
+    log = record(b"1700000000.250000 getpid() = 7\n", "a", FormatOptions())
     assert log.runs[0].started == 1_700_000_000_250_000_000
 
 
@@ -203,7 +203,7 @@ def test_the_same_log_is_the_same_run() -> None:
 )
 def test_other_lines_are_errors_with_their_position(text: str, position: str) -> None:
     with pytest.raises(ImportFormatError) as error:
-        record(text.encode(), "a", Options())
+        record(text.encode(), "a", FormatOptions())
     assert str(error.value).startswith(position)
 
 
@@ -238,7 +238,7 @@ def test_numbers_that_no_process_has_are_no_processes() -> None:
 
 
 def test_a_last_line_that_is_cut_off_is_a_gap() -> None:
-    log = record((START + "7 getpid() = 7\n7 opena").encode(), "a", Options())
+    log = record((START + "7 getpid() = 7\n7 opena").encode(), "a", FormatOptions())
     assert calls(log) == ["getpid"]
     assert log.runs[0].gaps[0].startswith("lines are cut off")
 
@@ -266,7 +266,7 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=30).map("".join))
 def test_any_text_is_a_log_or_an_error_with_its_position(text: str) -> None:
     try:
-        recording = record((START + text).encode("utf-8", "surrogateescape"), "a", Options())
+        recording = record((START + text).encode("utf-8", "surrogateescape"), "a", FormatOptions())
     except ImportFormatError as error:
         assert str(error).startswith("a:")
     else:

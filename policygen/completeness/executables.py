@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class Executable:
     """One executable of a recording."""
 
     executable: str
@@ -33,7 +33,7 @@ class Program:
         return sum(self.syscalls.values())
 
 
-def programs(recording: Recording) -> tuple[Program, ...]:
+def executables(recording: Recording) -> tuple[Executable, ...]:
     """By executable."""
     syscalls: defaultdict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
     runs: defaultdict[str, set[Column]] = defaultdict(set)
@@ -46,7 +46,7 @@ def programs(recording: Recording) -> tuple[Program, ...]:
             runs[after].add(column)
             starters[after].add(before)
     return tuple(
-        Program(
+        Executable(
             one,
             dict(sorted(syscalls[one].items())),
             tuple(sorted(those)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policygen.completeness.programs import Program, programs
+from policygen.completeness.executables import Executable, executables
 from policygen.recording.fold import Folder
 from policygen.recording.runs import Recording, Run, merge
 from tracer.abi import Arch, Event, table
@@ -20,8 +20,8 @@ def recorded(index: int, seen: dict[str, list[str]], *executed: tuple[str, str])
     return Recording((run,), folder.observations())
 
 
-def found(*recordings: Recording) -> dict[str, Program]:
-    return {one.executable: one for one in programs(merge(*recordings))}
+def found(*recordings: Recording) -> dict[str, Executable]:
+    return {one.executable: one for one in executables(merge(*recordings))}
 
 
 def test_starters_of_all_runs_add_up() -> None:
