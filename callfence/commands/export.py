@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.judging.losses import as_objects, loss_lines
 from callfence.shared.files import output
-from callfence.shared.inputs import InputError, document, judged
+from callfence.shared.inputs import document, judged
+from callfence.shared.losses import as_objects, loss_lines
 from enforcer.text import file_word
 from policygen import formats
 from policygen.formats import ExportError, FormatOptions
 from policygen.recording.atomic import write
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from policygen.formats import Exported
@@ -55,12 +56,12 @@ def _export(options: argparse.Namespace) -> int:
     shown = document(options.policy)
     name = options.name or _name(options.policy)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
-        raise InputError(f"--name {name}: letters, digits, '-', '_' and '.' only")
+        raise UserError(f"--name {name}: letters, digits, '-', '_' and '.' only")
     given = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs)
     try:
         exported = formats.module(options.to).export(shown.policy, given)
     except ExportError as error:
-        raise InputError(f"{options.policy}: {error}") from error
+        raise UserError(f"{options.policy}: {error}") from error
     refused = options.strict and formats.wider(exported.losses)
     _tell(options, exported)
     if options.losses:
@@ -112,4 +113,4 @@ def _write(name: str, data: bytes) -> None:
     try:
         write(Path(name), data)
     except OSError as error:
-        raise InputError(f"{name}: {error.strerror}") from error
+        raise UserError(f"{name}: {error.strerror}") from error

@@ -6,10 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from callfence.shared.inputs import InputError, content, tell
+from callfence.shared.inputs import content, tell
 from policygen.language.document import PolicyError, parse, read_text
 from policygen.language.lexer import decode
 from policygen.recording import atomic
+from tracer.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> int:
         except PolicyError as error:
             tell(str(error))
             worst = 2
-        except InputError as error:
+        except UserError as error:
             tell(f"callfence fmt: {error}")
             worst = 2
         except OSError as error:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from callfence.judging.losses import comment_lines, loss_lines
 from callfence.shared.files import output
-from callfence.shared.inputs import InputError, content, judged
+from callfence.shared.inputs import content, judged
+from callfence.shared.losses import loss_lines
+from callfence.shared.profiles import read_policy
 from policygen import formats
-from policygen.formats import FormatOptions, ImportFormatError
-from policygen.language.document import new_document
+from policygen.formats import FormatOptions
 from policygen.recording.atomic import write
 from tracer.abi import Arch
-
-if TYPE_CHECKING:
-    from policygen.language.document import Document
+from tracer.errors import UserError
 
 DESCRIPTION = """\
 Read what another program filters system calls by, and print it as a policy.  What no policy can say of it is told on
@@ -103,26 +99,5 @@ def _import(options: argparse.Namespace) -> int:
     try:
         write(Path(options.output), made.text().encode())
     except OSError as error:
-        raise InputError(f"{options.output}: {error.strerror}") from error
+        raise UserError(f"{options.output}: {error.strerror}") from error
     return 0
-
-
-def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
-    """What a file of that format says, its losses in comments too.  Raises InputError."""
-    try:
-        imported = formats.module(name).read(data, file, options)
-    except ImportFormatError as error:
-        raise InputError(str(error)) from error
-    made = new_document(imported.policy, f"{file} ({name})")
-    layout = replace(made.layout, header=(*made.layout.header, *comment_lines(imported.losses, "than the file")))
-    return replace(made, layout=layout), imported.losses
-
-
-def profile(name: str, data: bytes) -> Document:
-    """What a container profile says, as `import --from oci` reads it, and what a policy cannot say on standard error."""
-    made, losses = read_policy("oci", name, data, FormatOptions())
-    hint = "`callfence import --from oci` has --cap, --kernel and --runtime"
-    print(f"callfence: {name} is read as a container profile ({hint})", file=sys.stderr)
-    for line in loss_lines(losses, f"than {name}"):
-        print(f"callfence: {line}", file=sys.stderr)
-    return made

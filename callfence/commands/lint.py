@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from typing import TYPE_CHECKING
 
+from callfence.judging.lines import line_of
 from callfence.judging.sarif import Result, Rule, sarif
-from callfence.shared.inputs import InputError, tell
 from callfence.shared.inputs import document as read
+from callfence.shared.inputs import tell
 from callfence.shared.text import on_one_line, plural
-from policygen.language.document import read_text
 from policygen.language.naming import format_call
 from policygen.review.catalogue import Level
 from policygen.review.lint import Finding, lint
 from tracer.abi import table
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from policygen.language.document import Document
-    from tracer.abi import Arch
 
 DESCRIPTION = """\
 Look for what is dangerous in policies, by what they allow and not by how it is written.  A comment `# why: REASON` on an
@@ -46,7 +45,7 @@ def main(arguments: list[str]) -> int:
     for name in options.policies:
         try:
             document = read(name)
-        except InputError as error:
+        except UserError as error:
             message = str(error)
             tell(message if "\n" in message else f"callfence lint: {message}")
             broken = True
@@ -62,30 +61,6 @@ def main(arguments: list[str]) -> int:
     if broken:
         return 2
     return int(any(not finding.accepted for _, _, finding in found))
-
-
-def line_of(policy: str, finding: Finding) -> int | None:
-    """The line of the file that a finding is about, from 1; None if it is in an included file, or not written out."""
-    if finding.arch is not None:
-        return line_of_call(policy, finding.arch, finding.name)
-    words = [line.split("#")[0].split()[:1] for line in _source(policy)]
-    return words.index([finding.name]) + 1 if [finding.name] in words else None
-
-
-def line_of_call(policy: str, arch: Arch, name: str) -> int | None:
-    """The line of the file that the entry of a call begins on."""
-    section = "x86_64"
-    for number, line in enumerate(_source(policy), 1):
-        words = line.split("#")[0].split()
-        section = words[1] if words[:1] == ["arch"] and len(words) > 1 else section
-        if section == arch and re.match(rf"\s*(sys_)?{name}\s*:", line):
-            return number
-    return None
-
-
-def _source(policy: str) -> list[str]:
-    """None of standard input, which has been read."""
-    return [] if policy == "-" else read_text(policy).splitlines()
 
 
 def _place(policy: str, finding: Finding) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from callfence.commands.diff import difference_lines
-from callfence.shared.inputs import InputError, document, judged
+from callfence.judging.differences import difference_lines
+from callfence.shared.inputs import document, judged
 from policygen.sets.compare import Change, Verdict, compare, verdict
 from policygen.sets.reduce import reduce
+from tracer.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,7 +36,7 @@ def _reduce(a: str, b: str) -> int:
     try:
         policy = reduce(before.policy, by.policy)
     except ValueError as error:
-        raise InputError(str(error)) from error
+        raise UserError(str(error)) from error
     if compare(before.policy, policy).verdict not in (Verdict.EQUAL, Verdict.NARROWER):
         raise AssertionError("the reduced policy allows more than it did")
     sys.stdout.write(before.with_policy(policy).inlined().text())

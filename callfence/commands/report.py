@@ -11,10 +11,11 @@ from callfence.report.content import gather
 from callfence.report.machine import as_json
 from callfence.report.page import page
 from callfence.shared.files import output, recording_path
-from callfence.shared.inputs import InputError, document, judged
+from callfence.shared.inputs import document, judged
 from policygen.recording import atomic, recording_file
 from policygen.recording.recording_file import RecordingError
 from policygen.sets.algebra import TooComplexError
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from policygen.recording.runs import Recording
@@ -42,12 +43,12 @@ def main(arguments: list[str]) -> int:
 
     def work() -> int:
         if "-" in (options.policy, options.against):
-            raise InputError("a report names the files that it is of, so standard input cannot be one: write - as ./-")
+            raise UserError("a report names the files that it is of, so standard input cannot be one: write - as ./-")
         other = (options.against, document(options.against)) if options.against is not None else None
         try:
             report = gather(options.policy, document(options.policy), _recording(options), other)
         except TooComplexError as error:
-            raise InputError(f"the policies are too complex to be compared: {error}") from error
+            raise UserError(f"the policies are too complex to be compared: {error}") from error
         text = page(report) if options.format == "html" else as_json(report) + "\n"
         if options.output is None:
             sys.stdout.write(text)
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
         try:
             atomic.write(Path(options.output), text.encode())
         except OSError as error:
-            raise InputError(f"{error.filename}: {error.strerror}") from error
+            raise UserError(f"{error.filename}: {error.strerror}") from error
         return 0
 
     return judged("report", work)
@@ -69,6 +70,6 @@ def _recording(options: argparse.Namespace) -> tuple[str, Recording] | None:
     try:
         return str(path), recording_file.load(path)
     except RecordingError as error:
-        raise InputError(str(error)) from error
+        raise UserError(str(error)) from error
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+        raise UserError(f"{path}: {error.strerror}") from error

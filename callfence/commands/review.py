@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.commands.diff import difference_lines, rule_texts
-from callfence.commands.why import site_lines
 from callfence.judging.ask import Asker
+from callfence.judging.differences import difference_lines, rule_texts
+from callfence.judging.sites import site_lines
 from callfence.judging.symbols import Symbols
 from callfence.shared.files import locked, recording_path
 from callfence.shared.git_files import document_at
-from callfence.shared.inputs import InputError, document, judged
+from callfence.shared.inputs import document, judged
 from callfence.shared.text import on_one_line
 from policygen.language.naming import format_action, format_call
 from policygen.model import Entry
@@ -25,6 +25,7 @@ from policygen.review.provenance import provenance
 from policygen.review.resolve import Answer, Decision, resolve
 from policygen.sets.compare import Change, compare
 from tracer.abi import table
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -76,7 +77,7 @@ def _review(options: argparse.Namespace) -> int:
         answer = Answer.ACCEPT if options.accept_all else Answer.REJECT
         decisions = {change: Decision(answer) for change in found}
     elif not (sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty()):
-        raise InputError(NO_TERMINAL.format(policy=path))
+        raise UserError(NO_TERMINAL.format(policy=path))
     else:
         atomic.check_writable(path)
         try:
@@ -91,7 +92,7 @@ def _review(options: argparse.Namespace) -> int:
 
 def _read(path: Path) -> Document:
     if str(path) == "-":
-        raise InputError("the policy to review is a file, which is written again")
+        raise UserError("the policy to review is a file, which is written again")
     return document(str(path))
 
 

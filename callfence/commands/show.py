@@ -7,13 +7,14 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from callfence.shared.inputs import InputError, document, judged, program
+from callfence.shared.inputs import document, judged, program
 from policygen.filter import bpf
 from policygen.filter.compile import CompileError, compile_policy
 from policygen.filter.lift import lift
 from policygen.filter.symbolic import UnsupportedError
 from policygen.language.document import new_document
 from policygen.sets.algebra import TooComplexError
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +52,7 @@ def _policy(name: str, *, instructions: bool) -> int:
     try:
         sys.stdout.write(bpf.disassemble(compile_policy(shown.policy)) + "\n" if instructions else shown.inlined().text())
     except CompileError as error:
-        raise InputError(f"{name}: {error}") from error
+        raise UserError(f"{name}: {error}") from error
     return 0
 
 
@@ -63,13 +64,13 @@ def _of_process(pid: int) -> list[tuple[str, bytes]]:
     try:
         found = read_filters(pid)
     except TracerError as error:
-        raise InputError(str(error)) from error
+        raise UserError(str(error)) from error
     others = sorted(thread for thread, count in filter_counts(pid).items() if count != len(found))
     if others:
         hint = f"thread {others[0]}, given as the PID, shows those of one of {len(others)}"
         print(f"callfence show: not all threads of process {pid} have the same filters: {hint}", file=sys.stderr)
     if not found:
-        raise InputError(f"process {pid} has no filter")
+        raise UserError(f"process {pid} has no filter")
     return [(f"process {pid}, filter {place} of {len(found)}", one) for place, one in enumerate(found, 1)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from callfence.shared.inputs import InputError, content, document, is_program, judged, program
+from callfence.shared.inputs import content, document, is_program, judged, program
 from policygen.evaluate import evaluate
 from policygen.filter import bpf
 from policygen.filter.compile import CompileError, WrongFilterError, compile_policy
@@ -14,6 +14,7 @@ from policygen.filter.symbolic import UnsupportedError
 from policygen.filter.verify import reported, verify
 from policygen.language.naming import format_action, format_call
 from policygen.sets.algebra import TooComplexError
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from policygen.model import Policy
@@ -41,12 +42,12 @@ def main(arguments: list[str]) -> int:
         try:
             if is_program(data):
                 if options.bpf:
-                    raise InputError(f"{options.file} is a filter: it takes a policy to compare {options.bpf} with")
+                    raise UserError(f"{options.file} is a filter: it takes a policy to compare {options.bpf} with")
                 return _read_back(options.file, program(options.file, data))
             policy = document(options.file, data).policy
             return _is_policy(program(options.bpf), policy) if options.bpf else _compiled(options.file, policy)
         except (UnsupportedError, TooComplexError) as error:
-            raise InputError(f"{options.bpf or options.file}: nothing is proved: {error}") from error
+            raise UserError(f"{options.bpf or options.file}: nothing is proved: {error}") from error
 
     return judged("verify", work)
 
@@ -59,7 +60,7 @@ def _compiled(name: str, policy: Policy) -> int:
         except WrongFilterError as error:
             return _refuted(error.program, error.event, reported(policy) if report else policy)
         except CompileError as error:
-            raise InputError(f"{name}: {error}") from error
+            raise UserError(f"{name}: {error}") from error
     print(f"proved: the filter ({lengths[0]} instructions; {lengths[1]} with reports) is the policy, for every call")
     return 0
 

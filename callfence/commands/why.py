@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.judging.sites import columns_of, site_lines, widened
 from callfence.judging.symbols import Site, Symbols
 from callfence.shared.files import recording_path
-from callfence.shared.inputs import InputError, judged
+from callfence.shared.inputs import judged
 from callfence.shared.text import command_line, on_one_line, plural, printable
 from enforcer.reporting.advice import advise
 from enforcer.text import file_word
@@ -27,18 +28,14 @@ from policygen.review.denial import explain, parse_call
 from policygen.review.provenance import Origin, provenance
 from policygen.sets.join import alternatives
 from tracer.abi import Arch, table
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from policygen.language.document import Document
-    from policygen.learning.generalise import Widening
-    from policygen.recording.observation import Observation
     from policygen.review.provenance import Provenance
-    from tracer.abi import Argument, Event
-
-MANY_SITES = 8
-"""Call sites of one rule that are listed."""
+    from tracer.abi import Event
 
 _REPORTED = re.compile(r'(?: at |"site": ")([^\s"]+\+0x[0-9a-f]+)')
 """The call site in a report of `enforce`, or in a line of its log."""
@@ -70,7 +67,7 @@ def _why(options: argparse.Namespace) -> int:
         try:
             event = parse_call(options.about, arch)
         except ValueError as error:
-            raise InputError(str(error)) from error
+            raise UserError(str(error)) from error
         status = _denial(options.policy, document, event)
         _print_place(options)
         return status
@@ -86,13 +83,13 @@ def _recording(options: argparse.Namespace) -> Recording:
 
 
 def _rules(document: Document, recording: Recording, options: argparse.Namespace) -> int:
-    """Raises InputError for a syscall that no architecture has."""
+    """Raises UserError for a syscall that no architecture has."""
     policy = document.policy
     arches = [options.arch] if options.arch else list(policy.entries)
     name = (options.about or "").removeprefix("sys_")
     if name and not any(name in table(arch).by_name for arch in arches):
         hint = did_you_mean(name, table(arches[0]).by_name)
-        raise InputError(f"no syscall is named {name}{': ' if hint else ''}{hint}")
+        raise UserError(f"no syscall is named {name}{': ' if hint else ''}{hint}")
     found = [
         one
         for arch in arches
@@ -133,43 +130,6 @@ def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[
         yield f"  {one.origin}"
     if one.widenings and permits(one.rule.action):
         yield f"  wider than seen: {widened(one)}"
-
-
-def columns_of(observations: Sequence[Observation]) -> list[int]:
-    return sorted({column for seen in observations for column, count in enumerate(seen.counts) if count})
-
-
-def site_lines(observations: Sequence[Observation], recording: Recording, symbols: Symbols) -> Iterator[str]:
-    """Who made the calls, and from where first."""
-    ordered = by_site(observations)
-    for (executable, site), those in ordered[:MANY_SITES]:
-        count = plural(sum(seen.calls for seen in those), "call")
-        place = symbols.describe(site, recording.runs[columns_of(those)[0]].started)
-        yield f"  {printable(executable)}, first at {printable(place)}: {count}, such as"
-        yield f"    {format_call(those[0].event)}"
-    if len(ordered) > MANY_SITES:
-        yield f"  ... and {len(ordered) - MANY_SITES} call sites more"
-
-
-def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], list[Observation]]]:
-    """Those of each executable and first call site, the most frequent first."""
-    groups: dict[tuple[str, str], list[Observation]] = {}
-    for seen in observations:
-        groups.setdefault((seen.executable, seen.site), []).append(seen)
-    return sorted(groups.items(), key=lambda item: (-sum(seen.calls for seen in item[1]), item[0]))
-
-
-def widened(one: Provenance) -> str:
-    """`dfd, mode: any value; flags: any combination of the bits seen`."""
-    arguments = _meanings(one)
-    by_way: dict[Widening, list[str]] = {}
-    for index, way in one.widenings:
-        by_way.setdefault(way, []).append(arguments[index].name)
-    return "; ".join(f"{', '.join(names)}: {way}" for way, names in by_way.items())
-
-
-def _meanings(one: Provenance) -> tuple[Argument, ...]:
-    return table(one.arch).by_number[one.number].arguments
 
 
 def _runs(found: Sequence[Provenance], recording: Recording) -> Iterator[str]:

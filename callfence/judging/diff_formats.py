@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from callfence.commands.diff import SAYS, call_name, risks, rule_texts
-from callfence.commands.lint import line_of_call
+from callfence.judging.differences import SAYS, call_name, risks, rule_texts
+from callfence.judging.lines import line_of_call
 from callfence.judging.sarif import Result, Rule, sarif
 from callfence.shared.text import printable
 from policygen.language.naming import format_action, format_call

@@ -6,7 +6,7 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from callfence.commands.diff import call_name, difference_lines, rule_texts
+from callfence.judging.differences import call_name, difference_lines, rule_texts
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, Always
 from policygen.sets.compare import Change

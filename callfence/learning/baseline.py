@@ -5,13 +5,14 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from callfence.shared.inputs import InputError, document
+from callfence.shared.inputs import document
 from callfence.shared.text import plural, printable
 from policygen.evaluate import evaluate
 from policygen.language.document import parse_file
 from policygen.language.naming import format_action, format_call
 from policygen.language.normal import normal
 from policygen.learning.within import within
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,18 +27,18 @@ MANY = 40
 
 
 def read(name: str) -> Policy:
-    """A policy, or a container profile (JSON).  Raises InputError."""
+    """A policy, or a container profile (JSON).  Raises UserError."""
     return document(name).policy
 
 
 def is_within(policy: Path, base: Policy) -> bool:
-    """Whether a policy allows nothing that the baseline does not.  Raises InputError if it cannot be reduced to it, and
+    """Whether a policy allows nothing that the baseline does not.  Raises UserError if it cannot be reduced to it, and
     PolicyError."""
     existing = parse_file(policy).policy
     try:
         return within(existing, base) == normal(existing)
     except ValueError as error:
-        raise InputError(f"{policy}: {error}") from error
+        raise UserError(f"{policy}: {error}") from error
 
 
 def print_forbidden(name: str, base: Policy, forbidden: Sequence[Observation], file: TextIO) -> None:

@@ -91,17 +91,17 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _explained(error: Exception) -> str:
-    from callfence.shared.inputs import InputError
     from policygen.filter.compile import CompileError
     from policygen.filter.library import LibseccompError
     from policygen.language.document import PolicyError
     from policygen.learning.replay import ReplayError
     from policygen.recording.recording_file import RecordingError
+    from tracer.errors import UserError
 
     if isinstance(error, OSError):
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return f"{what}; nothing was changed there"
-    expected = (InputError, PolicyError, RecordingError, CompileError, LibseccompError, TracerError, EnforceError, ReplayError)
+    expected = (UserError, PolicyError, RecordingError, CompileError, LibseccompError, TracerError, EnforceError, ReplayError)
     if isinstance(error, expected):
         return str(error)
     import traceback

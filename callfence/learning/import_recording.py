@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from callfence.learning import baseline
 from callfence.learning.summary import size_of
 from callfence.shared.files import recording_path
-from callfence.shared.inputs import InputError, content
+from callfence.shared.inputs import content
 from callfence.shared.text import plural, printable
 from policygen import formats
 from policygen.filter.compile import CompileError
@@ -20,6 +20,7 @@ from policygen.learning.generate import generate
 from policygen.learning.within import forbidden, generate_within
 from policygen.recording import atomic, recording_file
 from policygen.recording.runs import Recording, merge
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
@@ -35,11 +36,11 @@ MAX_LOG = 2 << 30
 def import_recording(options: argparse.Namespace, given: FormatOptions) -> int:
     """Into NAME.rec, into NAME.policy and its recording as `learn` does, or as a policy to standard output.
 
-    Raises InputError and what `inputs.judged` tells.
+    Raises UserError and what `inputs.judged` tells.
     """
     output = Path(options.output) if options.output else None
     if output is not None and output.suffix not in (".policy", ".rec"):
-        raise InputError(f"{output}: a recording is written to NAME.rec, or to NAME.policy and its recording")
+        raise UserError(f"{output}: a recording is written to NAME.rec, or to NAME.policy and its recording")
     recording = _read(options.format, options.file, given)
     for gap in dict.fromkeys(gap for run in recording.runs for gap in run.gaps):
         print(printable(f"callfence import: {options.file}: {gap}"), file=sys.stderr)
@@ -71,7 +72,7 @@ def _into_policy(policy: Path, recording: Recording, options: argparse.Namespace
 
 
 def _generate(recording: Recording, existing: Document | None, name: str, options: argparse.Namespace) -> Generated:
-    """Says what no policy can allow, and what the baseline forbids.  Raises InputError."""
+    """Says what no policy can allow, and what the baseline forbids.  Raises UserError."""
     try:
         if options.within is None:
             generated = generate(recording.observations, existing, name=name)
@@ -80,21 +81,21 @@ def _generate(recording: Recording, existing: Document | None, name: str, option
             try:
                 generated = generate_within(recording.observations, existing, base, name=name)
             except ValueError as error:
-                raise InputError(f"{name}: {error}") from error
+                raise UserError(f"{name}: {error}") from error
             baseline.print_forbidden(options.within, base, forbidden(recording.observations, base), sys.stderr)
     except (CompileError, LibseccompError) as error:
-        raise InputError(str(error)) from error
+        raise UserError(str(error)) from error
     for gap in generated.gaps:
         print(f"callfence import: {options.file}: {gap}", file=sys.stderr)
     return generated
 
 
 def _read(name: str, file: str, given: FormatOptions) -> Recording:
-    """Raises InputError."""
+    """Raises UserError."""
     try:
         recording: Recording = formats.module(name).record(content(file, MAX_LOG), file, given)
     except ImportFormatError as error:
-        raise InputError(str(error)) from error
+        raise UserError(str(error)) from error
     path = Path(file)
     if path.is_file():  # where the log has no dates, the file has one
         runs = (run._replace(started=run.started or path.stat().st_mtime_ns) for run in recording.runs)

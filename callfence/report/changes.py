@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from callfence.commands.diff import call_name, rule_texts
 from callfence.judging.diff_formats import HEADINGS
+from callfence.judging.differences import call_name, rule_texts
 from callfence.report.markup import Child, Html, code, element, items, join, table
 from callfence.report.overview import badge
 from policygen.language.naming import format_action, format_call

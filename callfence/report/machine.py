@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from callfence.commands import lint
-from callfence.commands.why import by_site, columns_of, widened
 from callfence.judging.diff_formats import as_json as differences
+from callfence.judging.sites import by_site, columns_of, widened
 from callfence.learning.sure import call_name, name_of, newest
 from callfence.report.content import calls_of
 from callfence.shared.text import on_one_line, printable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from callfence.commands.diff import SAYS
+from callfence.judging.differences import SAYS
 from callfence.learning.summary import size_of
 from callfence.report.markup import Child, Html, code, element, items, join, lines, terms
 from callfence.shared.text import on_one_line, plural

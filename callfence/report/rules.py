@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from callfence.commands.why import MANY_SITES, by_site, columns_of, widened
+from callfence.judging.sites import MANY_SITES, by_site, columns_of, widened
 from callfence.judging.symbols import Site
 from callfence.report.markup import Child, Html, code, element, items, join, lines, terms
 from callfence.report.overview import anchor, badge

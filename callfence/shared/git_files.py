@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 
-from callfence.shared.inputs import InputError
 from policygen.language.document import Document, PolicyError, parse
 from policygen.language.lexer import decode
+from tracer.errors import UserError
 
 
 def document_at(revision: str, name: str) -> Document:
-    """The policy in a file as of a revision, with the files that it includes as of then.  Raises InputError.
+    """The policy in a file as of a revision, with the files that it includes as of then.  Raises UserError.
 
     A relative `name` is so to the current folder.  A file that is not there then is an empty policy.
     """
     if revision.startswith("-"):
-        raise InputError(f"{revision} is no revision")
+        raise UserError(f"{revision} is no revision")
     if not _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"):
-        raise InputError(f"{revision} is no revision of a git repository here; a file to compare with may be named instead")
+        raise UserError(f"{revision} is no revision of a git repository here; a file to compare with may be named instead")
     listed = _git("ls-tree", "--name-only", revision, "--", f"./{os.path.relpath(name)}")
     if listed is None:
-        raise InputError(f"{name} is not in the git repository of the current folder")
+        raise UserError(f"{name} is not in the git repository of the current folder")
 
     def read(path: str) -> str:
         content = _git("show", f"{revision}:./{os.path.relpath(path)}")
@@ -33,7 +33,7 @@ def document_at(revision: str, name: str) -> Document:
         return parse(read(name) if listed else "", name, read=read)
     except PolicyError as error:
         error.filename = f"{revision}:{error.filename}"
-        raise InputError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def _git(*arguments: str) -> bytes | None:
@@ -41,5 +41,5 @@ def _git(*arguments: str) -> bytes | None:
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, check=False)
     except FileNotFoundError:
-        raise InputError("--git needs git, which is not installed") from None
+        raise UserError("--git needs git, which is not installed") from None
     return done.stdout if done.returncode == 0 else None

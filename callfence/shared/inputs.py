@@ -13,17 +13,14 @@ from policygen.language.lexer import decode
 from policygen.recording.recording_file import RecordingError
 from policygen.sets.algebra import TooComplexError
 from policygen.sets.join import JoinError
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class InputError(Exception):
-    """Bad input.  `str()` is what to tell the user."""
-
-
 def content(name: str, limit: int = MAX_SIZE) -> bytes:
-    """The bytes of a file; `-` is standard input.  Raises InputError, also for more than `limit` bytes: a device without end
+    """The bytes of a file; `-` is standard input.  Raises UserError, also for more than `limit` bytes: a device without end
     must not fill the memory."""
     try:
         if name == "-":
@@ -32,37 +29,37 @@ def content(name: str, limit: int = MAX_SIZE) -> bytes:
             with open(name, "rb") as file:
                 data = file.read(limit + 1)
     except OSError as error:
-        raise InputError(f"{name}: {error.strerror}") from error
+        raise UserError(f"{name}: {error.strerror}") from error
     if len(data) > limit:
         what = "no policy and no filter" if limit == MAX_SIZE else "too long to be read"
-        raise InputError(f"{name}: more than {limit >> 20} MiB, which is {what}")
+        raise UserError(f"{name}: more than {limit >> 20} MiB, which is {what}")
     return data
 
 
 def document(name: str, data: bytes | None = None) -> Document:
     """The policy in a file, whose content may be read already; or what a container profile (JSON) says, with a word about
-    that on standard error.  Raises InputError."""
+    that on standard error.  Raises UserError."""
     if data is None:
         data = content(name)
     shown = "<stdin>" if name == "-" else name
     if data.lstrip()[:1] == b"{":  # no policy begins so
-        from callfence.commands.import_ import profile
+        from callfence.shared.profiles import profile
 
         return profile(shown, data)
     try:
         return parse(decode(data, shown), shown, read=read_text)
     except PolicyError as error:
-        raise InputError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def program(name: str, data: bytes | None = None) -> bytes:
-    """The filter in a file: an array of struct sock_filter, as the kernel takes it.  Raises InputError."""
+    """The filter in a file: an array of struct sock_filter, as the kernel takes it.  Raises UserError."""
     if data is None:
         data = content(name)
     try:
         bpf.decode(data)
     except bpf.InvalidProgramError as error:
-        raise InputError(f"{name}: not a filter that the kernel would load: {error}") from error
+        raise UserError(f"{name}: not a filter that the kernel would load: {error}") from error
     return data
 
 
@@ -80,7 +77,7 @@ def judged(command: str, work: Callable[[], int]) -> int:
         return work()
     except (PolicyError, RecordingError) as error:
         tell(str(error))
-    except (InputError, JoinError, TooComplexError) as error:
+    except (UserError, JoinError, TooComplexError) as error:
         message = str(error)
         tell(message if "\n" in message else f"callfence {command}: {message}")
     except OSError as error:

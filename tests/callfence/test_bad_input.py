@@ -158,9 +158,9 @@ def test_ptrace_is_not_permitted(command: tuple[str, ...], tmp_path: Path) -> No
 def test_another_architecture(command: tuple[str, ...], tmp_path: Path) -> None:
     """What it would say on one that has tables only; uname's answer is what tells."""
     script = (
-        "import os, sys, importlib; real = os.uname();"
+        "import os, sys, importlib; from callfence.cli import module_of; real = os.uname();"
         "os.uname = lambda: os.uname_result((real[0], real[1], real[2], real[3], 'aarch64'));"
-        "sys.exit(importlib.import_module(f'callfence.{sys.argv[1]}').main(sys.argv[2:]))"
+        "sys.exit(importlib.import_module(module_of(sys.argv[1])).main(sys.argv[2:]))"
     )
     arguments = [sys.executable, "-c", script, *command, "true"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)

@@ -1,0 +1,59 @@
+"""What was seen that a rule allows: who made the calls, from where first, and how the rule is wider."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from callfence.shared.text import plural, printable
+from policygen.language.naming import format_call
+from tracer.abi import table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from callfence.judging.symbols import Symbols
+    from policygen.learning.generalise import Widening
+    from policygen.recording.observation import Observation
+    from policygen.recording.runs import Recording
+    from policygen.review.provenance import Provenance
+    from tracer.abi import Argument
+
+MANY_SITES = 8
+"""Call sites of one rule that are listed."""
+
+
+def columns_of(observations: Sequence[Observation]) -> list[int]:
+    return sorted({column for seen in observations for column, count in enumerate(seen.counts) if count})
+
+
+def site_lines(observations: Sequence[Observation], recording: Recording, symbols: Symbols) -> Iterator[str]:
+    """Who made the calls, and from where first."""
+    ordered = by_site(observations)
+    for (executable, site), those in ordered[:MANY_SITES]:
+        count = plural(sum(seen.calls for seen in those), "call")
+        place = symbols.describe(site, recording.runs[columns_of(those)[0]].started)
+        yield f"  {printable(executable)}, first at {printable(place)}: {count}, such as"
+        yield f"    {format_call(those[0].event)}"
+    if len(ordered) > MANY_SITES:
+        yield f"  ... and {len(ordered) - MANY_SITES} call sites more"
+
+
+def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], list[Observation]]]:
+    """Those of each executable and first call site, the most frequent first."""
+    groups: dict[tuple[str, str], list[Observation]] = {}
+    for seen in observations:
+        groups.setdefault((seen.executable, seen.site), []).append(seen)
+    return sorted(groups.items(), key=lambda item: (-sum(seen.calls for seen in item[1]), item[0]))
+
+
+def widened(one: Provenance) -> str:
+    """`dfd, mode: any value; flags: any combination of the bits seen`."""
+    arguments = _meanings(one)
+    by_way: dict[Widening, list[str]] = {}
+    for index, way in one.widenings:
+        by_way.setdefault(way, []).append(arguments[index].name)
+    return "; ".join(f"{', '.join(names)}: {way}" for way, names in by_way.items())
+
+
+def _meanings(one: Provenance) -> tuple[Argument, ...]:
+    return table(one.arch).by_number[one.number].arguments
