@@ -371,7 +371,7 @@ def test_gitlab(command: str, status: int, runner: Runner, server: Server) -> No
     report = (runner.repository / "callfence.md").read_text()
     assert report.startswith("**`it.policy`: wider**")
     assert ("+ umask: allow" in report) is (status != 0)
-    assert json.loads((runner.repository / "callfence.judging.sarif").read_text())["version"] == "2.1.0"
+    assert json.loads((runner.repository / "callfence.sarif").read_text())["version"] == "2.1.0"
     assert server.requests == []
 
 

@@ -5,13 +5,10 @@ With CALLFENCE_UPDATE set, a page is written anew instead, to be read through.""
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 import console
+import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 

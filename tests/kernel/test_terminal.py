@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from terminal import Terminal
 
 LEARN = f"{sys.executable} -m callfence learn -q -o p.policy "

@@ -7,13 +7,15 @@ import struct
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import event
 from examples import EXAMPLES
+from filters import random_program
 from probe import Probe
 
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind
-from tracer.abi import Arch, Event
+from tracer.abi import Event
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,11 +28,6 @@ GETPPID = 110  # takes no argument: all six registers are the filter's alone
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
     folder: Path = tmp_path_factory.mktemp("probe")
     return Probe(folder)
-
-
-def event(*arguments: int, number: int = GETPPID) -> Event:
-    a, b, c, d, e, f = (*arguments, *(0,) * (6 - len(arguments)))
-    return Event(Arch.X86_64.audit, number, (a, b, c, d, e, f))
 
 
 REFUSED = [
@@ -86,7 +83,7 @@ def test_programs_that_the_kernel_refuses(name: str, instructions: list[Instruct
     program = bpf.encode(instructions)
     with pytest.raises(bpf.InvalidProgramError):
         bpf.decode(program)
-    [[outcome]] = probe.run([(program, [event()])])
+    [[outcome]] = probe.run([(program, [event(GETPPID)])])
     assert outcome.error == 22  # EINVAL
 
 
@@ -94,47 +91,13 @@ def test_programs_that_the_kernel_refuses(name: str, instructions: list[Instruct
 def test_programs_that_the_kernel_loads(name: str, instructions: list[Instruction], probe: Probe) -> None:
     program = bpf.encode(instructions)
     assert bpf.decode(program) == tuple(instructions)
-    [[outcome]] = probe.run([(program, [event()])])
+    [[outcome]] = probe.run([(program, [event(GETPPID)])])
     assert (outcome.error, outcome.returned) == (0, True)
 
 
 def test_not_a_whole_number_of_instructions() -> None:
     with pytest.raises(bpf.InvalidProgramError, match="12 bytes"):
         bpf.decode(bpf.encode([ALLOWED]) + b"abcd")
-
-
-CODES = sorted(bpf.OPCODES - {bpf.RET | bpf.K, bpf.RET | bpf.A})
-
-
-def random_program(source: random.Random, length: int, codes: list[int] = CODES) -> list[Instruction]:
-    """A valid program of such opcodes, without a return."""
-    instructions: list[Instruction] = []
-    # words are written first, so that a read on any path is of a written one
-    for word in range(3):
-        instructions += [Instruction(bpf.LD | bpf.ABS, k=4 * source.randrange(4, 16)), Instruction(bpf.ST, k=word)]
-    instructions += [
-        Instruction(bpf.LD | bpf.ABS, k=4 * source.randrange(4, 16)),
-        Instruction(bpf.MISC | bpf.TAX),
-        Instruction(bpf.LD | bpf.ABS, k=4 * source.randrange(4, 16)),
-    ]
-    for left in range(length, 0, -1):
-        code = source.choice(codes)
-        k = source.choice([0, 1, 3, 31, 0x80000000, 0xFFFFFFFF, source.getrandbits(32)])
-        jt = jf = 0
-        if code == bpf.LD | bpf.ABS:
-            k = 4 * source.choice([0, 1, *range(4, 16)])  # not the instruction pointer, which no caller chooses
-        elif code in (bpf.LD | bpf.MEM, bpf.LDX | bpf.MEM, bpf.ST, bpf.STX):
-            k = source.randrange(3)
-        elif code in (bpf.ALU | bpf.LSH | bpf.K, bpf.ALU | bpf.RSH | bpf.K):
-            k &= 31
-        elif code == bpf.ALU | bpf.DIV | bpf.K:
-            k = k or 7
-        elif code == bpf.JMP | bpf.JA:
-            k = source.randrange(left)
-        elif code & 7 == bpf.JMP:
-            jt, jf = source.randrange(left), source.randrange(left)
-        instructions.append(Instruction(code, jt, jf, k))
-    return instructions
 
 
 def test_the_kernel_computes_the_same(probe: Probe) -> None:
@@ -150,7 +113,7 @@ def test_the_kernel_computes_the_same(probe: Probe) -> None:
                 Instruction(bpf.ALU | bpf.OR | bpf.K, k=0x50800),
                 Instruction(bpf.RET | bpf.A),
             ]
-            events = [event(*(source.choice([0, 1, 31, source.getrandbits(64)]) for _ in range(6))) for _ in range(2)]
+            events = [event(GETPPID, *(source.choice([0, 1, 31, source.getrandbits(64)]) for _ in range(6))) for _ in range(2)]
             jobs.append((bpf.encode([*body, *show]), events))
     for (program, events), outcomes in zip(jobs, probe.run(jobs), strict=True):
         for one, outcome in zip(events, outcomes, strict=True):
@@ -179,7 +142,7 @@ def test_the_kernel_computes_the_same(probe: Probe) -> None:
 )
 def test_return_values(ret: int, action: Action, probe: Probe) -> None:
     assert bpf.action(ret) == action
-    probe.agrees(bpf.encode([Instruction(bpf.RET | bpf.K, k=ret)]), [(event(), action)])
+    probe.agrees(bpf.encode([Instruction(bpf.RET | bpf.K, k=ret)]), [(event(GETPPID), action)])
 
 
 @pytest.mark.parametrize("kind", list(ActionKind))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 import strategies
 from examples import EXAMPLES
+from filters import HIGH, IS_7, LOW, dup_filter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_verify import dup_filter
 
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
@@ -94,8 +94,6 @@ def test_the_words_are_those_of_a_person(entry: str) -> None:
     assert format_entry(X86_64, number, lifted) == entry
 
 
-LOW, HIGH = Instruction(bpf.LD | bpf.ABS, k=16), Instruction(bpf.LD | bpf.ABS, k=20)
-IS_7 = Instruction(bpf.JMP | bpf.JEQ | bpf.K, 1, 0, 7)
 IP = Instruction(bpf.LD | bpf.ABS, k=8)
 
 

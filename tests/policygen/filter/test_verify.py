@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import oracle
 import pytest
 import strategies
+from calls import event, point_of
 from examples import EXAMPLES
+from filters import CODES, HIGH, IS_7, LOW, dup_filter, random_program
 from hypothesis import HealthCheck, given, settings
-from test_algebra import point_of
-from test_bpf import CODES, event, random_program
 
 from policygen.evaluate import evaluate
 from policygen.filter import bpf, library, libseccomp, symbolic
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 EPERM = Action(ActionKind.ERRNO, 1)
+GETPPID = 110
 
 
 def errno(number: int) -> Instruction:
@@ -57,7 +58,7 @@ def test_random_programs_are_followed_exactly() -> None:
         followed += 1
         for _ in range(20):
             words = [source.choice([0, 1, 31, 1 << 31, source.getrandbits(32)]) for _ in range(12)]
-            one = event(*(low | high << 32 for low, high in zip(words[:6], words[6:], strict=True)))
+            one = event(GETPPID, *(low | high << 32 for low, high in zip(words[:6], words[6:], strict=True)))
             assert space.value(space.at(function, point_of(one))) == symbolic.meaning(bpf.run(program, one))
     assert followed > 4 * EXAMPLES
 
@@ -107,31 +108,6 @@ def test_a_program_that_the_kernel_would_refuse_is_not_judged() -> None:
 
 
 LSEEK, DUP, MREMAP = 8, 32, 25
-
-
-def dup_filter(
-    *comparison: Instruction, x32: int = bpf.KILL_PROCESS, foreign: int = bpf.KILL_PROCESS, unknown: int = 0x50026
-) -> bytes:
-    """A filter written by hand for `dup: fildes == 7`, x86_64, default kill."""
-    newest = table(Arch.X86_64).newest((6, 18))
-    start = [
-        Instruction(bpf.LD | bpf.ABS, k=4),
-        Instruction(bpf.JMP | bpf.JEQ | bpf.K, 1, 0, Arch.X86_64.audit),
-        Instruction(bpf.RET | bpf.K, k=foreign),
-        Instruction(bpf.LD | bpf.ABS, k=0),
-        Instruction(bpf.JMP | bpf.JGT | bpf.K, 0, 4, newest),
-        Instruction(bpf.JMP | bpf.JSET | bpf.K, 1, 0, 0x80000000),
-        Instruction(bpf.JMP | bpf.JSET | bpf.K, 1, 0, X32_BIT),
-        Instruction(bpf.RET | bpf.K, k=unknown),
-        Instruction(bpf.RET | bpf.K, k=x32),
-        Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, len(comparison), DUP),
-    ]
-    ends = [Instruction(bpf.RET | bpf.K, k=bpf.KILL_PROCESS), Instruction(bpf.RET | bpf.K, k=0x7FFF0000)]
-    return bpf.encode([*start, *comparison, *ends])
-
-
-LOW, HIGH = Instruction(bpf.LD | bpf.ABS, k=16), Instruction(bpf.LD | bpf.ABS, k=20)
-IS_7 = Instruction(bpf.JMP | bpf.JEQ | bpf.K, 1, 0, 7)
 DUP_7 = Policy({Arch.X86_64: {DUP: Entry(Condition(0, Operator.EQ, 7))}})
 
 
@@ -241,7 +217,7 @@ def handed_over_raw(rules: Rules, seconds: float = 20) -> bytes:
 @pytest.mark.parametrize(("rules", "call"), MISCOMPILED)
 def test_what_libseccomp_miscompiles(rules: Rules, call: tuple[int, int, int]) -> None:
     policy = mremap_policy(rules)
-    shown = event(*call, number=MREMAP)
+    shown = event(MREMAP, *call)
     raw = handed_over_raw(rules)
     assert bpf.action(bpf.run(raw, shown)) != evaluate(policy, shown)
     found = verify(raw, policy)

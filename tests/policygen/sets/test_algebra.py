@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import strategies
+from calls import point_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -162,14 +163,6 @@ def test_a_policy_is_the_function_that_evaluates_it(data: st.DataObject) -> None
         event = data.draw(strategies.events(policy))
         ret = space.value(space.at(function, point_of(event)))
         assert ret == bpf.ret(evaluate(policy, event)), event
-
-
-def point_of(event: region.Event) -> int:
-    point = event.arch << 32 | event.number
-    for word in (*event.arguments, event.ip):
-        point = point << 64 | word
-    assert region.event(point) == event
-    return point
 
 
 def test_the_words_of_the_data_are_where_they_belong() -> None:

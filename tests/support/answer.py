@@ -6,7 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "kernel"))
 from terminal import Terminal
 
 QUESTION = r"(?s).*?(\[\?\]|none\)): "
