@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tracer.abi import Arch  # noqa: TC001 -- dataclasses read it
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 MAX_ERRNO = 4095
 """The kernel caps the datum of SECCOMP_RET_ERRNO at this (linux/err.h MAX_ERRNO)."""
@@ -49,6 +49,28 @@ class Action:
                 raise ValueError(f"errno {self.errno} is not in 1-{MAX_ERRNO}")
         elif self.errno:
             raise ValueError(f"{self.kind} has no errno")
+
+    @property
+    def lets_run(self) -> bool:
+        """Whether the call is carried out."""
+        return self.kind in (ActionKind.ALLOW, ActionKind.LOG)
+
+    @property
+    def may_run(self) -> bool:
+        """Whether the call is carried out, or is if a supervisor says so; without a supervisor it fails (ENOSYS)."""
+        return self.lets_run or self.kind is ActionKind.NOTIFY
+
+
+_PRECEDENCE = (ActionKind.KILL, ActionKind.TRAP, ActionKind.ERRNO, ActionKind.NOTIFY, ActionKind.LOG, ActionKind.ALLOW)
+"""The kernel's order, first the one that wins (seccomp(2), "the action value ... of highest precedence")."""
+
+
+def strictest(actions: Iterable[Action]) -> Action:
+    """Return what the kernel does if filters, installed in this order, answer a call with these actions.
+
+    Of several errors it is the one of the filter that was installed last (kernel/seccomp.c seccomp_run_filters).
+    """
+    return min(reversed(list(actions)), key=lambda action: _PRECEDENCE.index(action.kind))
 
 
 ALLOW = Action(ActionKind.ALLOW)

@@ -20,7 +20,6 @@ from policygen.errors import did_you_mean
 from policygen.language.document import parse, parse_file
 from policygen.language.naming import determined, format_action, format_call, format_expression
 from policygen.language.normal import first_argument
-from policygen.learning.known import permits
 from policygen.model import And, Entry, Or
 from policygen.recording import recording_file
 from policygen.recording.runs import Recording
@@ -128,7 +127,7 @@ def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[
         yield from site_lines(one.observations, recording, symbols)
     elif one.origin in (Origin.UNSEEN, Origin.PORTABLE):
         yield f"  {one.origin}"
-    if one.widenings and permits(one.rule.action):
+    if one.widenings and one.rule.action.lets_run:
         yield f"  wider than seen: {widened(one)}"
 
 
@@ -164,7 +163,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
             index = first_argument(part)
             value = table(arch).by_number[event.number].arguments[index].name
             print(f"  fails: {format_expression(arch, event.number, part, known)}, for {value} is {_value(event, index)}")
-    if permits(found.action):
+    if found.action.lets_run:
         return 0
     advice = advise(policy, str(path), event)
     if not advice.line:

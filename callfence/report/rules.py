@@ -11,7 +11,6 @@ from callfence.report.markup import Child, Html, code, element, items, join, lin
 from callfence.report.overview import anchor, badge
 from callfence.shared.text import on_one_line, plural
 from policygen.language.naming import format_call
-from policygen.learning.known import permits
 from policygen.review.provenance import Origin
 from tracer.abi import table
 
@@ -48,7 +47,7 @@ def rules(report: Report) -> Html:
 def _rule(one: Provenance, findings: list[Finding], identity: dict[str, str]) -> Html:
     badges: list[Child] = []
     level = next((finding.level for finding in findings if not finding.accepted), None)
-    if level is not None and permits(one.rule.action):
+    if level is not None and one.rule.action.lets_run:
         badges.append(badge(level))
     if one.origin in _SHORT and not (one.note and one.observations):
         badges.append(badge(_SHORT[one.origin], "plain"))
@@ -69,7 +68,7 @@ def _behind(one: Provenance, findings: list[Finding]) -> Html:
         pairs.append(("Origin", str(one.origin)))
     if one.observations:
         pairs.append(("Runs", ", ".join(str(column + 1) for column in columns_of(one.observations))))
-    if one.widenings and permits(one.rule.action):
+    if one.widenings and one.rule.action.lets_run:
         pairs.append(("Wider than seen", widened(one)))
     pairs += [(f"Risk ({finding.level})", f"the entry {finding.grants}") for finding in findings]
     if not one.observations:

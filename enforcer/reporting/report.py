@@ -15,7 +15,7 @@ from enforcer.text import printable
 from policygen.evaluate import evaluate
 from policygen.language.naming import format_call
 from policygen.learning.extend import allowing_line
-from policygen.model import Action, ActionKind
+from policygen.model import Action, ActionKind, strictest
 from tracer.abi import Arch, Event, constants
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 _DISTINCT = 1000
 """Different violations that are described; a program that makes up more of them must not fill memory and log."""
-_STRICTEST = (ActionKind.KILL, ActionKind.TRAP, ActionKind.ERRNO, ActionKind.NOTIFY, ActionKind.LOG, ActionKind.ALLOW)
-"""The kernel's precedence between filters (seccomp(2))."""
-_PERMITTING = (ActionKind.LOG, ActionKind.ALLOW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +93,9 @@ class Reports:
         """The strictest action of all policies for the call.  Tells about it, but trouble with that changes nothing."""
         event = Event(asked.arch, asked.number, tuple(asked.arguments), asked.ip, asked.task)
         verdicts = [evaluate(policy, event) for _, policy in self._policies]
-        action = min(verdicts, key=lambda verdict: _STRICTEST.index(verdict.kind))
+        action = strictest(reversed(verdicts))  # of several errors the first, as the chain of their filters answers
         judged = zip(self._policies, verdicts, strict=True)
-        denying = [one for one, verdict in judged if verdict.kind not in _PERMITTING]
+        denying = [one for one, verdict in judged if not verdict.lets_run]
         try:
             self._tell(asked, event, action, denying)
         except Exception as error:

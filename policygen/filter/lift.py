@@ -14,12 +14,10 @@ from policygen.filter import bpf, symbolic
 from policygen.language.naming import format_action
 from policygen.language.normal import normal
 from policygen.language.operands import operands
-from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy
+from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, strictest
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, constant
-from policygen.sets.compare import runs
 from policygen.sets.express import express, nameable
-from policygen.sets.reduce import strictest
 from tracer.abi import X32_BIT, Arch, table
 
 if TYPE_CHECKING:
@@ -123,7 +121,7 @@ class _Lifting:
         """The set of events that may run."""
         result = FALSE
         for ret in self.space.values(function):
-            if runs(bpf.action(_integer(ret))):
+            if bpf.action(_integer(ret)).may_run:
                 result = self.space.either(self.space.where(function, self.space.leaf(ret)), result)
         return result
 
@@ -271,7 +269,7 @@ class _Lifting:
             self._except(here, text, whole=False, call=name)
             return Entry(Always(True), strictest((answers.action, answers.otherwise, policy.default)))
         # allowing where something holds, reads best, unless it is much longer
-        found.sort(key=lambda one: _length(one[2]) * (1 if runs(one[0]) and not runs(one[1]) else _LONGER) + runs(one[1]))
+        found.sort(key=lambda one: _length(one[2]) * (1 if one[0].may_run and not one[1].may_run else _LONGER) + one[1].may_run)
         action, otherwise, expression = found[0]
         self.rules += _length(expression)
         return Entry(expression, action, None if otherwise == policy.default else otherwise)
@@ -316,7 +314,7 @@ class _Lifting:
         space = self.space
         name = table(arch).by_number[number].name
         actions = [bpf.action(_integer(value)) for value in sorted(map(_integer, space.values(answer)))]
-        free = [action for action in actions if runs(action)]
+        free = [action for action in actions if action.may_run]
         allowed = FALSE
         for action in free:
             allowed = space.either(allowed, space.where(answer, space.leaf(bpf.ret(action))))
@@ -325,7 +323,7 @@ class _Lifting:
             text = f"{name}, which is also judged by {what}: "
             if free and len(free) < len(actions):
                 self._except(here, text + "denied where it may be denied", whole=False, call=name)
-                denied = strictest(action for action in actions if not runs(action))
+                denied = strictest(action for action in actions if not action.may_run)
                 return _Answers(strictest(free), space.always(allowed, ~nameable(arch, number)), denied)
             self._except(here, text + "always answered by the strictest", whole=False, call=name)
             return _Answers(strictest(actions), TRUE, strictest(actions))
@@ -333,7 +331,7 @@ class _Lifting:
             texts = ", ".join(map(format_action, actions))
             text = f"{name}, which has more than two answers ({texts}): the strictest instead"
             self._except(here, text, whole=False, call=name)
-            denials = [action for action in actions if not runs(action)] or actions
+            denials = [action for action in actions if not action.may_run] or actions
             return _Answers(strictest(free), allowed, strictest(denials)) if free else _Answers(strictest(actions), TRUE, KILL)
         first, last = actions[0], actions[-1]
         return _Answers(last, space.where(answer, space.leaf(bpf.ret(last))), first)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from policygen.evaluate import evaluate
-from policygen.model import ActionKind, Always
+from policygen.model import Always
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
@@ -44,4 +44,4 @@ def expects_listener(policy: Policy) -> bool:
 def _allows(policy: Policy, arch: Arch, name: str, arguments: Iterable[tuple[int, int]]) -> bool:
     number = table(arch).by_name[name].number
     events = (Event(arch.audit, number, (*two, 0, 0, 0, 0)) for two in arguments)
-    return any(evaluate(policy, event).kind in (ActionKind.ALLOW, ActionKind.LOG) for event in events)
+    return any(evaluate(policy, event).lets_run for event in events)

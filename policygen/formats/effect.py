@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from policygen.formats import Addition, Direction, ExportError, Loss
 from policygen.language.naming import format_action
-from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, Policy
+from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, Policy, strictest
 from policygen.sets import region
-from policygen.sets.compare import Change, answers, compare, runs
-from policygen.sets.reduce import strictest
+from policygen.sets.compare import Change, answers, compare
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ def with_calls(policy: Policy, calls: Mapping[str, str]) -> tuple[Policy, tuple[
 def possible(policy: Policy, number: int) -> list[Action]:
     """What one NATIVE call may be answered with, those that let it run first."""
     found = dict.fromkeys(action for _, action in answers(region.space(), policy, NATIVE, number))
-    return sorted(found, key=lambda action: (not runs(action), action != ALLOW))
+    return sorted(found, key=lambda action: (not action.may_run, action != ALLOW))
 
 
 def names_only(policy: Policy) -> Policy:
@@ -66,7 +65,7 @@ def names_only(policy: Policy) -> Policy:
     entries = {}
     for number in policy.entries[NATIVE]:
         found = possible(policy, number)
-        entries[number] = Entry(Always(True), found[0] if runs(found[0]) else strictest(found))
+        entries[number] = Entry(Always(True), found[0] if found[0].may_run else strictest(found))
     return replace(policy, entries={NATIVE: entries})
 
 

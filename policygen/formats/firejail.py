@@ -8,7 +8,6 @@ from policygen.formats import Direction, Exported, Loss
 from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, spoken, with_calls
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
-from policygen.sets.compare import runs
 from tracer.abi import table
 
 if TYPE_CHECKING:
@@ -29,19 +28,19 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
     meant, added = with_calls(explicit(native(policy)), CALLS)
     names = names_only(meant)
     default = spoken(names.default, KILL, _SPOKEN)
-    error = KILL if runs(default) else default
+    error = KILL if default.may_run else default
     section = {number: spoken(entry.action, error, _SPOKEN) for number, entry in names.entries[NATIVE].items()}
     listed = []
     for name, call in sorted(table(NATIVE).by_name.items()):
         action = section.get(call.number, default)
         word = name if _named(call.number) else f"${call.number}"
-        if runs(action) and not runs(default):
+        if action.may_run and not default.may_run:
             listed.append(word)
-        elif not runs(action) and action != default:
+        elif not action.may_run and action != default:
             listed.append(f"{word}:{_word(action)}")
     lines = [
         f"# System calls of {options.name}, made by `callfence export --to firejail` for firejail 0.9.74.",
-        *([f"seccomp.{'drop' if runs(default) else 'keep'} {','.join(listed)}"] if listed else []),
+        *([f"seccomp.{'drop' if default.may_run else 'keep'} {','.join(listed)}"] if listed else []),
         "seccomp.block-secondary",
         f"seccomp-error-action {_word(error)}",
     ]
@@ -64,7 +63,7 @@ def _effect(policy: Policy, section: dict[int, Action], default: Action, error: 
     """What the profile does, but for other architectures."""
     entries = {number: Entry(Always(True), action) for number, action in section.items()}
     call = table(NATIVE).by_name["personality"]
-    if runs(section.get(call.number, default)):
+    if section.get(call.number, default).may_run:
         query = call.arguments[0].value(0xFFFFFFFF)  # personality(2): asks, and changes nothing
         entries[call.number] = Entry(Condition(0, Operator.ONE_OF, values=tuple(sorted((0, query)))), ALLOW, error)
     return Policy({NATIVE: entries}, table(NATIVE).versions()[-1], policy.arm, default, default)

@@ -24,7 +24,6 @@ from policygen.learning.floor import (
     VISIBLE_NO_MORE,
 )
 from policygen.learning.generalise import Widened, Widening
-from policygen.learning.known import permits
 from policygen.learning.portable import Grown, made_portable, with_equivalents
 from policygen.learning.replay import replay
 from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy
@@ -185,7 +184,7 @@ def _starts(name: str, entry: Entry) -> bool:
 
 
 def _permitted(policy: Policy, event: Event) -> bool:
-    return permits(evaluate(policy, event))
+    return evaluate(policy, event).lets_run
 
 
 def _gap(arch: Arch | None, audit: int, number: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
-from policygen.model import Action, ActionKind, Always, Entry
+from policygen.model import Action, Always, Entry
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.region import space, truth
 
@@ -36,11 +36,6 @@ class Known:
     """All that the policy does not allow of it, an entry refuses in so many words."""
 
 
-def permits(action: Action) -> bool:
-    """Whether the call is carried out."""
-    return action.kind in (ActionKind.ALLOW, ActionKind.LOG)
-
-
 def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observation], calls: Table) -> Known:
     """What an entry, or its absence, says of observations of its call.
 
@@ -48,7 +43,7 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
     stand for: better a rule too many in the diff than a denial.
     """
     if entry is None:
-        return Known(() if permits(default) else tuple(observations), ())
+        return Known(() if default.lets_run else tuple(observations), ())
     plain = calls.by_number[observations[0].number].arguments
     rules = [literal(observation, calls) for observation in observations]
     different = list(dict.fromkeys(rules))
@@ -76,7 +71,7 @@ def regions(sets: Space, entry: Entry, default: Action, plain: Sequence[Argument
     fails = sets.invert(holds)
     allowed = refused = FALSE
     for region, action in ((holds, entry.action), (fails, entry.otherwise)):
-        if permits(action or default):
+        if (action or default).lets_run:
             allowed = sets.either(region, allowed)
         elif action is not None:
             refused = sets.either(region, refused)

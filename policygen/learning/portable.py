@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from policygen.language.normal import normal, normal_entry
 from policygen.learning.carry import image
 from policygen.learning.equivalents import Conjunction, links, own_calls, simple
-from policygen.learning.known import permits, regions
+from policygen.learning.known import regions
 from policygen.model import ALLOW, Always, And, Arm, Condition, Entry, Expression, Operator, Or, Policy
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, TooComplexError
@@ -73,7 +73,7 @@ def with_equivalents(policy: Policy, new: Mapping[Call, Iterable[Expression]]) -
     growth = _Growth(policy)
     for (arch, number), parts in new.items():
         action = policy.entries[arch][number].action
-        if permits(action):
+        if action.lets_run:
             growth.follow((arch, number), parts, action)
     return growth.result()
 
@@ -154,8 +154,8 @@ class _Growth:
         for here in link.source.alternatives:
             if region.truth(self.sets, And((*conditions, *here)), ours) == FALSE:
                 continue
-            if not permits(link.target.entry.action):
-                if not self._old(target) and not permits(self.policy.default):
+            if not link.target.entry.action.lets_run:
+                if not self._old(target) and not self.policy.default.lets_run:
                     self.failing.setdefault(target, link.target.entry)
                 continue
             carried = image(conditions, here, link, ours, theirs)
@@ -181,7 +181,7 @@ class _Growth:
     def _regions(self, call: Call) -> tuple[int, int]:
         default, old = self.policy.default, self._old(call)
         if old is None:
-            return (TRUE if permits(default) else FALSE), FALSE
+            return (TRUE if default.lets_run else FALSE), FALSE
         return regions(self.sets, old, default, table(call[0]).by_number[call[1]].arguments)
 
     def _tidy(self, call: Call, conditions: Conjunction) -> Conjunction:

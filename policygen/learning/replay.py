@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
-from policygen.learning.known import permits
 from tracer.abi import Event, Kind
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def replay(program: bytes, observations: Iterable[tuple[Table, Observation]]) ->
             if event in passed:
                 continue
             action = bpf.action(bpf.run(program, event))
-            if not permits(action):
+            if not action.lets_run:
                 raise ReplayError(observation, event, action)
             passed.add(event)
 

@@ -11,7 +11,7 @@ from policygen.learning.extend import DEFAULTS
 from policygen.learning.generate import Generated, New, generate
 from policygen.learning.known import sort_out
 from policygen.model import KILL, Action, ActionKind, Always, Entry, Policy
-from policygen.sets.compare import Change, compare, runs
+from policygen.sets.compare import Change, compare
 from policygen.sets.join import alternatives
 from policygen.sets.reduce import reduce
 from tracer.abi import Arch, table
@@ -70,14 +70,14 @@ def within(policy: Policy, base: Policy) -> Policy:
     Unlike `reduce`, calls that the baseline does not name are forbidden as well, if its default stops them.  Raises
     ValueError if the policy's own default lets run what the baseline's stops.
     """
-    if runs(policy.default) and not runs(base.default):
+    if policy.default.may_run and not base.default.may_run:
         raise ValueError("its default lets calls run that the baseline's stops: write `default kill`, or `errno`")
     entries = {
-        arch: {n: one for n, one in section.items() if n in base.entries.get(arch, {}) or runs(_unnamed(base, arch, n))}
+        arch: {n: one for n, one in section.items() if n in base.entries.get(arch, {}) or _unnamed(base, arch, n).may_run}
         for arch, section in policy.entries.items()
         if arch in base.entries
     }
-    unknown = policy.unknown if runs(base.unknown) or not runs(policy.unknown) else base.unknown
+    unknown = policy.unknown if base.unknown.may_run or not policy.unknown.may_run else base.unknown
     return _reduced(replace(policy, entries=entries or {arch: {} for arch in policy.entries}, unknown=unknown), base)
 
 
@@ -96,7 +96,7 @@ def _with_errors(policy: Policy, against: Iterable[Observation], base: Policy) -
 def _reduced(policy: Policy, base: Policy) -> Policy:
     """`reduce` by the baseline's entries for calls that the policy has something to say of."""
     relevant: Mapping[Arch, Mapping[int, Entry]] = {
-        arch: {n: one for n, one in section.items() if n in policy.entries.get(arch, {}) or runs(policy.default)}
+        arch: {n: one for n, one in section.items() if n in policy.entries.get(arch, {}) or policy.default.may_run}
         for arch, section in base.entries.items()
     }
     reduced = reduce(policy, replace(base, entries=relevant))

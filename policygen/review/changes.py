@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from policygen.language.naming import format_action
 from policygen.language.normal import normal_entry
-from policygen.learning.known import permits
 from policygen.model import Arm, Entry, Expression, Or, Policy
 from policygen.review.risk import Ranked, ranked
 from policygen.sets.algebra import FALSE
@@ -87,7 +86,7 @@ def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
         if wider or any(one.change is Change.OTHER for one in comparison.differences):
             yield SettingChange(word, _value(before), _value(after), ranked(old, policy, comparison))
     for arch in new.entries:
-        if arch not in old.entries and permits(new.default):
+        if arch not in old.entries and new.default.may_run:
             without = replace(old, entries={})
             yield SettingChange(f"arch {arch}", "", "", _found(without, replace(new, entries={arch: {}})))
 
@@ -113,7 +112,7 @@ def _of_call(old: Policy, new: Policy, arch: Arch, number: int) -> list[EntryCha
 
 def _in_parts(before: Entry | None, after: Entry, old: Policy) -> bool:
     """Whether each alternative of the entry allows something by itself, and they do nothing else."""
-    if not permits(after.action) or permits(after.otherwise or old.default):
+    if not after.action.may_run or (after.otherwise or old.default).may_run:
         return False
     return before is None or (before.action, before.otherwise) == (after.action, after.otherwise)
 

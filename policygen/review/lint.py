@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
 from policygen.learning.extend import constrained
-from policygen.learning.known import permits
 from policygen.model import Always, Entry, Or
 from policygen.review.catalogue import Danger, Level, of_call, of_setting, region_of
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
@@ -92,7 +91,7 @@ def permissive_settings(document: Document) -> Iterator[Finding]:
     """Settings that allow what no entry names."""
     settings = document.layout.settings
     for word, action in (("default", document.policy.default), ("unknown", document.policy.unknown)):
-        if permits(action):
+        if action.lets_run:
             yield _finding(of_setting(word), None, word, None, _why(settings.get(word, Comments())))
 
 
@@ -150,7 +149,7 @@ def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry,
     if not danger.free:
         return granted(sets, danger, arch, number, permitted(sets, entry, default, arguments))
     parts = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
-    if not permits(entry.action):
+    if not entry.action.lets_run:
         parts = ()  # what it refuses by name, it constrains
     loose = [Entry(part, entry.action) for part in parts if leaves_free(part, danger, arch, number)]
     region = FALSE
@@ -168,7 +167,7 @@ def leaves_free(rule: Expression, danger: Danger, arch: Arch, number: int) -> bo
 def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Argument]) -> int:
     """The set of calls that an entry lets run.  Raises TooComplexError."""
     holds = truth(sets, entry.expression, arguments)
-    then, other = permits(entry.action), permits(entry.otherwise or default)
+    then, other = entry.action.lets_run, (entry.otherwise or default).lets_run
     if then == other:
         return TRUE if then else FALSE
     return holds if then else sets.invert(holds)
@@ -176,7 +175,7 @@ def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Ar
 
 def _without(entry: Entry, reasons: dict[Expression, str]) -> Entry:
     """The entry less the alternatives that somebody has accepted; for an entry of another shape, itself."""
-    if not reasons or not isinstance(entry.expression, Or) or not permits(entry.action):
+    if not reasons or not isinstance(entry.expression, Or) or not entry.action.lets_run:
         return entry
     rest = tuple(part for part in entry.expression.parts if part not in reasons)
     return replace(entry, expression=Or(rest) if rest else Always(False))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from policygen.learning.known import permits
 from policygen.review.catalogue import Danger, of_call, of_setting
 from policygen.review.lint import granted, leaves_free
 from policygen.sets.algebra import FALSE
@@ -38,7 +37,7 @@ def ranked(old: Policy, new: Policy, comparison: Comparison) -> tuple[Ranked, ..
 
 def _dangers(old: Policy, new: Policy, difference: Difference) -> tuple[Danger, ...]:
     """Judged by the set of calls itself, so that it does not matter how the difference is told."""
-    if difference.change is not Change.MORE or not permits(difference.after):
+    if difference.change is not Change.MORE or not difference.after.lets_run:
         return ()
     arch, number = difference.arch, difference.example.number
     if difference.number is None:

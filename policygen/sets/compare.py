@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from policygen.model import KILL, Action, ActionKind, Always, Arm, Expression, Or, Policy
+from policygen.model import KILL, Action, Always, Arm, Expression, Or, Policy
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space
 from policygen.sets.express import express
@@ -15,8 +15,6 @@ from tracer.abi import Arch, Event, table
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_FREEDOM = {ActionKind.NOTIFY: 1, ActionKind.LOG: 2, ActionKind.ALLOW: 2}
-"""How far a call gets: not at all (0), as far as a supervisor lets it, or it runs."""
 _ARMS = {Arm.NOW: 0, Arm.EXEC: 1, Arm.ENTRY: 2}
 """The later a filter takes effect, the more runs without it."""
 _MAX_RULES = 8
@@ -148,15 +146,10 @@ def answers(space: Space, policy: Policy, arch: Arch, number: int) -> list[tuple
     return [(where, action) for where, action in pairs if where != FALSE]
 
 
-def runs(action: Action) -> bool:
-    """Whether a call may run."""
-    return _FREEDOM.get(action.kind, 0) > 0
-
-
 def change_of(before: Action, after: Action) -> Change:
     """What becomes of a call that meets another action."""
-    gained = _FREEDOM.get(after.kind, 0) - _FREEDOM.get(before.kind, 0)
-    return Change.OTHER if not gained else Change.MORE if gained > 0 else Change.LESS
+    now, then = ((action.may_run, action.lets_run) for action in (after, before))  # a supervisor's leave is between
+    return Change.OTHER if now == then else Change.MORE if now > then else Change.LESS
 
 
 def example(space: Space, where: int, arch: Arch, number: int) -> Event:

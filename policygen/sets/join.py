@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.language.normal import normal_entry, normal_expression
-from policygen.learning.known import permits
 from policygen.model import Always, Entry, Expression, Not, Or
 from policygen.sets.algebra import FALSE, TRUE, TooComplexError
 from policygen.sets.minimise import minimise
@@ -35,13 +34,13 @@ def form_of(entry: Entry, default: Action) -> Form:
     other = entry.otherwise or default
     if entry.expression == Always(False):
         return Form(Always(False), None, entry.otherwise)
-    if permits(entry.action):
-        if permits(other) and entry.expression != Always(True):
+    if entry.action.lets_run:
+        if other.lets_run and entry.expression != Always(True):
             raise JoinError("an entry that carries a call out in two ways is joined by hand")
         return Form(entry.expression, entry.action, entry.otherwise)
     if entry.expression == Always(True):
         return Form(Always(False), None, entry.action)
-    if permits(other):
+    if other.lets_run:
         return Form(Not(entry.expression), other, entry.action)
     raise JoinError("an entry that refuses in two ways is joined by hand")
 
@@ -55,7 +54,7 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
     if a == b:
         return a
     if a is None or b is None:
-        return None if permits(default) else a or b
+        return None if default.lets_run else a or b
     one, other = form_of(a, default), form_of(b, default)
     actions = {form.action for form in (one, other) if form.action}
     refusals = {form.refusal for form in (one, other) if form.refusal}

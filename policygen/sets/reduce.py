@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING
 
 from policygen.language.normal import normal
-from policygen.model import Action, ActionKind, Always, And, Entry, Expression, Or, Policy
+from policygen.model import Action, Always, And, Entry, Expression, Or, Policy, strictest
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
-from policygen.sets.compare import runs
 from policygen.sets.express import negated
 from policygen.sets.minimise import minimise
 from tracer.abi import Arch, table
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-_STRICTEST = [ActionKind.KILL, ActionKind.TRAP, ActionKind.ERRNO, ActionKind.NOTIFY, ActionKind.LOG, ActionKind.ALLOW]
-"""Of several filters' answers the kernel takes the first of these (seccomp(2))."""
 _MAX_PRODUCTS = 256
 """Pairs of alternatives up to which an intersection is written as alternatives again."""
 
@@ -39,15 +32,10 @@ def reduce(policy: Policy, by: Policy) -> Policy:
         for number, entry in by.entries.get(arch, {}).items():
             if number <= table(arch).newest(policy.table):
                 entries[arch][number] = _entry(arch, number, policy, section.get(number, Entry(Always(False))), by, entry)
-            elif runs(policy.unknown):
+            elif policy.unknown.may_run:
                 name = table(arch).by_number[number].name
                 raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise its table")
     return normal(replace(policy, entries=entries))
-
-
-def strictest(actions: Iterable[Action]) -> Action:
-    """What the kernel does if several filters answer this; of equal kinds the last."""
-    return min(reversed(list(actions)), key=lambda action: _STRICTEST.index(action.kind))
 
 
 def _entry(arch: Arch, number: int, policy: Policy, mine: Entry, by: Policy, theirs: Entry) -> Entry:
@@ -56,20 +44,20 @@ def _entry(arch: Arch, number: int, policy: Policy, mine: Entry, by: Policy, the
         own = mine.action if here else mine.otherwise or policy.default
         other = theirs.action if there else theirs.otherwise or by.default
         written = there or theirs.otherwise is not None
-        if runs(own) and not runs(other) and not written and not runs(policy.default):
+        if own.may_run and not other.may_run and not written and not policy.default.may_run:
             other = policy.default
-        answers[here, there] = strictest((own, other)) if runs(own) else own
+        answers[here, there] = strictest((own, other)) if own.may_run else own
     possible = _possible(arch, number, mine.expression, theirs.expression)
     actions = list(dict.fromkeys(answers[truth] for truth in possible))
-    denials = [action for action in actions if not runs(action)]
+    denials = [action for action in actions if not action.may_run]
     if len(actions) > 2:
         if len(actions) - len(denials) > 1:
             raise ValueError(f"{table(arch).by_number[number].name}: no entry can both allow and log, and deny as well")
-        answers = {truth: action if runs(action) else strictest(denials) for truth, action in answers.items()}
+        answers = {truth: action if action.may_run else strictest(denials) for truth, action in answers.items()}
         actions = list(dict.fromkeys(answers[truth] for truth in possible))
-    actions.sort(key=lambda action: (not runs(action), action == policy.default))
+    actions.sort(key=lambda action: (not action.may_run, action == policy.default))
     if len(actions) == 1:
-        return Entry(Always(True), actions[0]) if actions[0] != policy.default or runs(actions[0]) else Entry(Always(False))
+        return Entry(Always(True), actions[0]) if actions[0] != policy.default or actions[0].may_run else Entry(Always(False))
     where = frozenset(truth for truth in possible if answers[truth] == actions[0])
     expression = _expression(arch, number, mine.expression, theirs.expression, where, possible)
     return Entry(expression, actions[0], None if actions[1] == policy.default else actions[1])

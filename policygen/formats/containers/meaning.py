@@ -19,7 +19,6 @@ from policygen.formats.lifted import imported
 from policygen.model import ENOSYS, KILL, Action, ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
-from policygen.sets.compare import runs
 from tracer.abi import X32_BIT, Arch, table
 
 if TYPE_CHECKING:
@@ -268,6 +267,6 @@ def _overlapping(profile: Profile) -> Iterator[str]:
 
 def _freedom(ret: int) -> bool:
     try:
-        return runs(bpf.action(ret))
+        return bpf.action(ret).may_run
     except ValueError:  # killing a thread, asking a tracer
         return False

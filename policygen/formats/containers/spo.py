@@ -16,7 +16,6 @@ from policygen.formats.containers.k8s import resource_name
 from policygen.formats.containers.meaning import policy_of
 from policygen.formats.containers.profile import Op
 from policygen.formats.containers.written import profile_of
-from policygen.sets.compare import runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,7 +45,7 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
         if fitted != rule:
             cut[fitted is None] += rule.names
     fewer, more = Direction.NARROWER, Direction.WIDER
-    if runs(policy.default):  # rules deny
+    if policy.default.may_run:  # rules deny
         fewer, more = more, fewer
     if cut[False]:
         what = "the highest of 64 bits of an argument is not compared, since the resource's numbers have 63"

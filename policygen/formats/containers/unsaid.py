@@ -9,7 +9,7 @@ from policygen.formats.containers.meaning import SCMP, multiplexed
 from policygen.formats.containers.profile import Act, Profile, ProfileRule
 from policygen.language.naming import format_action
 from policygen.model import ENOSYS, Action, ActionKind, Arm, Policy
-from policygen.sets.compare import Change, change_of, runs
+from policygen.sets.compare import Change, change_of
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _about(policy: Policy, profile: Profile) -> Iterator[Loss]:
         Direction.OTHER, "calls of other architectures are answered by killing the thread (libseccomp), not the process"
     )
     if Arch.I386 in {SCMP[name] for name in profile.architectures} and (names := multiplexed(profile)):
-        direction = Direction.NARROWER if runs(policy.default) else Direction.WIDER
+        direction = Direction.NARROWER if policy.default.may_run else Direction.WIDER
         yield Loss(direction, "on i386 libseccomp also means socketcall and ipc by these, with the same conditions", names)
     notified = {name for rule in profile.rules if rule.act is Act.NOTIFY for name in rule.names}
     if notified or profile.default is Act.NOTIFY:

@@ -21,11 +21,10 @@ from policygen.formats.containers.profile import Op, Profile, ProfileRule, Regis
 from policygen.formats.containers.runtimes import with_own_calls
 from policygen.formats.containers.unsaid import MAX_ENTRIES, act_of, has_boundary, instead, unsaid
 from policygen.language.naming import format_action
-from policygen.model import Action
+from policygen.model import Action, strictest
 from policygen.sets import region
 from policygen.sets.algebra import TRUE, TooComplexError
-from policygen.sets.compare import answers, runs
-from policygen.sets.reduce import strictest
+from policygen.sets.compare import answers
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -126,19 +125,19 @@ def _with_one_action(policy: Policy, name: str, plans: Mapping[str, Plan]) -> di
     """With one action instead of two for that call: what does not run gets the default, if that does not run either."""
     if name not in plans:
         return dict(plans)
-    kept = tuple(one for one in plans[name] if runs(one[0]))
-    if runs(policy.default) or not kept:
+    kept = tuple(one for one in plans[name] if one[0].may_run)
+    if policy.default.may_run or not kept:
         kept = ((strictest([action for action, _ in plans[name]]), ((),)),)
     return {**plans, name: kept}
 
 
 def _one_action_losses(policy: Policy, plan: Plan, name: str) -> Iterator[Loss]:
     actions = [action for action, _ in plan]
-    if runs(policy.default) or not any(map(runs, actions)):
+    if policy.default.may_run or not any(action.may_run for action in actions):
         text = "libseccomp cannot be given two actions for it: always the strictest"
         return instead(strictest(actions), [*actions, policy.default], text, [name])
     text = f"libseccomp cannot be given two actions for it: {format_action(policy.default)} where it is denied"
-    return instead(policy.default, [action for action in actions if not runs(action)], text, [name])
+    return instead(policy.default, [action for action in actions if not action.may_run], text, [name])
 
 
 # The profile

@@ -19,11 +19,23 @@ from policygen.formats.effect import NATIVE, losses, native, possible, spoken
 from policygen.formats.minijail.read import read
 from policygen.language.naming import format_action, format_expression
 from policygen.language.normal import normal
-from policygen.model import ALLOW, KILL, Action, ActionKind, Always, And, Condition, Entry, Expression, Operator, Or, Policy
+from policygen.model import (
+    ALLOW,
+    KILL,
+    Action,
+    ActionKind,
+    Always,
+    And,
+    Condition,
+    Entry,
+    Expression,
+    Operator,
+    Or,
+    Policy,
+    strictest,
+)
 from policygen.sets import region
-from policygen.sets.compare import runs
 from policygen.sets.express import negated
-from policygen.sets.reduce import strictest
 from tracer.abi import Argument, table
 
 if TYPE_CHECKING:
@@ -51,9 +63,9 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
     for number, entry in meant.entries[NATIVE].items():
         call = table(NATIVE).by_number[number]
         answers = [spoken(action, KILL, _SPOKEN) for action in possible(meant, number)]
-        denials = [action for action in answers if not runs(action)]
+        denials = [action for action in answers if not action.may_run]
         denied = strictest(denials) if denials else KILL
-        if not denials or not runs(answers[0]):
+        if not denials or not answers[0].may_run:
             entries[number] = Entry(Always(True), ALLOW if not denials else denied)
             instructions += 2
             if not denials:
@@ -90,7 +102,7 @@ def _mixed(entry: Entry, denied: Action) -> Entry:
     """An entry one of whose answers lets the call run: as what it allows, and what else it answers."""
     otherwise = None if denied == KILL else denied
     match entry.expression:
-        case _ if runs(entry.action):
+        case _ if entry.action.may_run:
             expression = entry.expression
         case Condition(operator=Operator.EQ):
             expression = replace(entry.expression, operator=Operator.NE)

@@ -19,7 +19,7 @@ from policygen.language.naming import format_action
 from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
-from policygen.sets.compare import answers, runs
+from policygen.sets.compare import answers
 from tracer.abi import constants, table
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "N
 def export(policy: Policy, options: FormatOptions) -> Exported:
     meant, added = with_calls(explicit(native(policy)), CALLS)
     names = _said(names_only(meant))
-    made = _denying(names) if runs(names.default) else _allowing(names, restrict=_unshares_nothing(meant))
+    made = _denying(names) if names.default.may_run else _allowing(names, restrict=_unshares_nothing(meant))
     lost = losses(policy, made.effect, "systemd", added, _REASONS)
     text = f"# System calls of {options.name}, made by `callfence export --to systemd` for systemd 257.\n[Service]\n{made.text}"
     use = f"save as /etc/systemd/system/{options.name}.service.d/callfence.conf; systemctl daemon-reload"
@@ -57,7 +57,7 @@ class _Made:
 def _said(policy: Policy) -> Policy:
     """The policy in the actions that systemd has."""
     default = spoken(policy.default, KILL, _SPOKEN)
-    denied = KILL if runs(default) else default
+    denied = KILL if default.may_run else default
     entries = {
         number: replace(entry, action=spoken(entry.action, denied, _SPOKEN)) for number, entry in policy.entries[NATIVE].items()
     }
@@ -68,8 +68,8 @@ def _allowing(policy: Policy, *, restrict: bool) -> _Made:
     """A list of allowed calls, from which is taken what systemd adds to it."""
     calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
     answered = {name: section[calls[name].number].action for name in _known() if calls[name].number in section}
-    allowed = {name for name, action in answered.items() if runs(action)}
-    failed = {name: action for name, action in answered.items() if not runs(action)}
+    allowed = {name for name, action in answered.items() if action.may_run}
+    failed = {name: action for name, action in answered.items() if not action.may_run}
     restrict = restrict and failed.get("clone3") == ENOSYS
     if restrict:
         allowed.add("clone3")
@@ -93,7 +93,7 @@ def _denying(policy: Policy) -> _Made:
     """A list of denied calls: what systemd does not know is allowed."""
     calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
     answered = {name: section[calls[name].number].action for name in _known() if calls[name].number in section}
-    denied = {name: action for name, action in answered.items() if not runs(action)}
+    denied = {name: action for name, action in answered.items() if not action.may_run}
     listed = [f"{name}:{_word(action)}" for name, action in sorted(denied.items())]
     entries = {calls[name].number: Entry(Always(True), action) for name, action in denied.items()}
     text = _section(_list("SystemCallFilter", listed, "~"), KILL, restrict=False)
@@ -130,12 +130,12 @@ def _flags() -> int:
 def _unshares_nothing(policy: Policy) -> bool:
     """Whether the policy lets no call run that RestrictNamespaces= fails."""
     calls = table(NATIVE).by_name
-    if any(runs(action) for name in ("unshare", "setns") for action in possible(policy, calls[name].number)):
+    if any(action.may_run for name in ("unshare", "setns") for action in possible(policy, calls[name].number)):
         return False
     space, clone = region.space(), calls["clone"]
     some = region.truth(space, Condition(0, Operator.ANY, _flags()), clone.arguments)
     found = answers(space, policy, NATIVE, clone.number)
-    return all(space.both(where, some) == FALSE for where, action in found if runs(action))
+    return all(space.both(where, some) == FALSE for where, action in found if action.may_run)
 
 
 def _restrict(entries: dict[int, Entry]) -> None:
