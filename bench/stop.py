@@ -10,7 +10,7 @@ import timeit
 from harness import LEARN, Figure, Section, alternate, compiled, run, scratch, table
 from ptrace.binding.func import ptrace
 
-from tracer import kernel
+from tracer import kernel, linux
 
 TITLE = "one stop"
 ROUNDS = 9
@@ -55,11 +55,11 @@ def requests() -> list[tuple[str, str]]:
         pid = child.pid
         kernel.seize(pid, 0)
         kernel.interrupt(pid)
-        os.waitpid(pid, kernel.WALL)
-        buffer = ctypes.create_string_buffer(kernel.INFO_SIZE)
+        os.waitpid(pid, linux.WALL)
+        buffer = ctypes.create_string_buffer(linux.INFO_SIZE)
         address = ctypes.addressof(buffer)
         ways = {
-            "through python-ptrace": lambda: ptrace(kernel.PTRACE_GET_SYSCALL_INFO, pid, kernel.INFO_SIZE, address),
+            "through python-ptrace": lambda: ptrace(linux.PTRACE_GET_SYSCALL_INFO, pid, linux.INFO_SIZE, address),
             "directly (tracer/kernel.py)": lambda: info.read(pid),
         }
         least = {name: min(timeit.repeat(way, number=REQUESTS, repeat=ROUNDS)) for name, way in ways.items()}

@@ -6,9 +6,10 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from tracer import kernel
+from tracer import kernel, linux
 from tracer.abi import Arch, table
-from tracer.kernel import PTRACE_CONT, PTRACE_SYSCALL, PtraceError
+from tracer.errors import PtraceError
+from tracer.linux import OPAQUE, PTRACE_CONT, PTRACE_SYSCALL
 from tracer.tally import event_of
 from tracer.task import has_filter
 
@@ -24,11 +25,7 @@ if TYPE_CHECKING:
 ENOSYS: Final = 38  # asm-generic/errno.h
 O_ACCMODE: Final = 3  # asm-generic/fcntl.h
 CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h
-SECCOMP_FLAG_TSYNC: Final = 1
-SECCOMP_SET_MODE: Final = (0, 1)  # SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER: linux/seccomp.h
-OPAQUE: Final = ("clone3", "openat2", "io_uring_setup")
-"""Calls whose arguments are in memory or a ring, where no filter sees them.  libc falls back on ENOSYS."""
-
+SET_MODE: Final = (linux.SECCOMP_SET_MODE_STRICT, linux.SECCOMP_SET_MODE_FILTER)
 WRITES: Final = ("write", "writev", "pwritev2", "sendfile", "splice")
 """Calls that may put something on a terminal; a ring can too, but is seldom used for that."""
 
@@ -95,7 +92,7 @@ class Calls:
         """A child made with CLONE_UNTRACED would run without its tracer, and every call of it would fail."""
         flags = event.arguments[0]
         if flags & CLONE_UNTRACED:
-            register = kernel.OFFSET_RDI if event.arch == Arch.X86_64.audit else kernel.OFFSET_EBX
+            register = linux.RDI if event.arch == Arch.X86_64.audit else linux.RBX
             kernel.poke_user(task.tid, register, flags & ~CLONE_UNTRACED)
             self._changed[task.tid] = (register, flags)
 
@@ -142,14 +139,14 @@ class Calls:
 
     def _prctl(self, task: Task, event: Event) -> None:
         option = event.arguments[0] & 0xFFFFFFFF
-        if option == kernel.PR_SET_SECCOMP:
+        if option == linux.PR_SET_SECCOMP:
             self._look_before_filters(task, "one")
-        elif option == kernel.PR_GET_SECCOMP and task.filtered and not task.other_filter:
+        elif option == linux.PR_GET_SECCOMP and task.filtered and not task.other_filter:
             kernel.skip_call(task.tid)  # the only filter is ours
 
     def _seccomp(self, task: Task, event: Event) -> None:
-        if event.arguments[0] & 0xFFFFFFFF in SECCOMP_SET_MODE:
-            self._look_before_filters(task, "all" if event.arguments[1] & SECCOMP_FLAG_TSYNC else "one")
+        if event.arguments[0] & 0xFFFFFFFF in SET_MODE:
+            self._look_before_filters(task, "all" if event.arguments[1] & linux.SECCOMP_FILTER_FLAG_TSYNC else "one")
 
     def _look_before_filters(self, task: Task, whose: str) -> None:
         """A filter of the program's own may answer calls before ours is heard: from now on, look before both."""

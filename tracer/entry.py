@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tracer import kernel
+from tracer.errors import PtraceError
 
 
 class EntryPoint:
@@ -17,5 +18,5 @@ class EntryPoint:
         """At a SIGTRAP: whether it is this breakpoint's.  If so it is gone, and the signal is not the program's."""
         try:
             return kernel.clear_breakpoint(tid, self._address, self._word)
-        except kernel.PtraceError:
+        except PtraceError:
             return False

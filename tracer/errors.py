@@ -29,8 +29,12 @@ class InternalError(CallfenceError):
     """Ours: callfence contradicts itself, or what it is built on gave a wrong answer."""
 
 
-class TracerError(CallfenceError):
-    """The kernel does not let us trace.  `str()` is one line for the user."""
+class TracerError(KernelError):
+    """The kernel does not let us trace, or not to the end.  `str()` is one line for the user."""
+
+
+class PtraceError(KernelError):
+    """A ptrace request failed: mostly with ESRCH, because the task is dying."""
 
 
 class StartError(KernelError):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
-from tracer import kernel
-from tracer.errors import TracerError
-from tracer.kernel import PtraceError
+from tracer import kernel, linux
+from tracer.errors import PtraceError, TracerError
 
 
 def read_filters(pid: int) -> list[bytes]:
@@ -19,16 +18,16 @@ def read_filters(pid: int) -> list[bytes]:
     try:
         kernel.seize(pid, 0)
     except PtraceError as error:
-        raise TracerError(f"process {pid} cannot be stopped: {_reason(error, pid)}") from error
+        raise _refused(error, f"process {pid} cannot be stopped: {_reason(error, pid)}") from error
     pending = 0
     try:
         kernel.interrupt(pid)
         pending = _stopped(pid)
         return _filters(pid)
     except PtraceError as error:
-        raise TracerError(f"the filters of process {pid} cannot be read: {_reason(error, pid)}") from error
+        raise _refused(error, f"the filters of process {pid} cannot be read: {_reason(error, pid)}") from error
     finally:
-        kernel.resume(kernel.PTRACE_DETACH, pid, pending)
+        kernel.resume(linux.PTRACE_DETACH, pid, pending)
 
 
 def filter_counts(pid: int) -> dict[int, int]:
@@ -48,9 +47,9 @@ def filter_counts(pid: int) -> dict[int, int]:
 
 def _stopped(pid: int) -> int:
     """Wait for the stop; the signal that was about to be delivered at it, which detaching has to deliver, or 0."""
-    _, status = os.waitpid(pid, kernel.WALL)
+    _, status = os.waitpid(pid, linux.WALL)
     if not os.WIFSTOPPED(status):
-        raise TracerError(f"process {pid} has ended")
+        raise TracerError(f"process {pid} has ended", "ptrace", errno.ESRCH)
     return 0 if status >> 16 else os.WSTOPSIG(status)
 
 
@@ -64,6 +63,10 @@ def _filters(pid: int) -> list[bytes]:
                 return found
             raise
         found.append(kernel.filter_content(pid, len(found), length))
+
+
+def _refused(error: PtraceError, message: str) -> TracerError:
+    return TracerError(message, error.call, error.errno)
 
 
 def _reason(error: PtraceError, pid: int) -> str:

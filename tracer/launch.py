@@ -6,13 +6,13 @@ import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from tracer import kernel
+from tracer import kernel, linux
 from tracer.errors import StartError, TracerError
 
 if TYPE_CHECKING:
     from tracer.signals import Dispositions
 
-OPTIONS = kernel.OPTION_FOLLOW | kernel.OPTION_SECCOMP | kernel.OPTION_SYSGOOD | kernel.OPTION_EXITKILL
+OPTIONS = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESECCOMP | linux.PTRACE_O_TRACESYSGOOD | linux.PTRACE_O_EXITKILL
 """EXITKILL: a program whose tracer is gone would be left with a filter that fails every call with ENOSYS."""
 
 
@@ -54,7 +54,7 @@ class Launch:
             stage, number = text.split()
             if stage == "execve":
                 raise StartError(int(number))
-            raise TracerError(f"cannot install the recording filter: {stage}: {os.strerror(int(number))}")
+            raise TracerError(f"cannot install the recording filter: {stage}: {os.strerror(int(number))}", stage, int(number))
 
 
 def _become(
@@ -68,8 +68,8 @@ def _become(
             stage = "seccomp"
             kernel.install_filter(filter_)
             stage, number = "execve", kernel.execve(program.path, program.argv, program.environment)
-            if number == errno.ENOEXEC:  # as execvp(3) and shells do
-                script = (b"/bin/sh", program.path, *program.argv[1:])
+            if number == errno.ENOEXEC:
+                script = linux.script_arguments(program.path, program.argv)
                 number = kernel.execve(script[0], script, program.environment)
     except OSError as error:
         number = error.errno or errno.EINVAL

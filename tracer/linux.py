@@ -3,6 +3,12 @@
 `learn` and `enforce` import this on every start, so it imports nothing.  What only one file needs stays there.
 """
 
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # linux/ptrace.h: requests
 PTRACE_PEEKDATA, PTRACE_POKEDATA, PTRACE_PEEKUSER, PTRACE_POKEUSER = 2, 5, 3, 6
 PTRACE_CONT, PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_DETACH, PTRACE_SYSCALL = 7, 12, 13, 17, 24
@@ -74,6 +80,12 @@ YAMA_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
 
 OPAQUE = ("clone3", "openat2", "io_uring_setup")
 """Calls whose arguments are in memory or a ring, where no filter sees them.  Programs fall back to others on ENOSYS."""
+
+
+def script_arguments(path: bytes, argv: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The command that runs an executable file of no known format, for which execve fails with ENOEXEC: a script for the
+    shell, as execvp(3) and shells have it."""
+    return (b"/bin/sh", path, *argv[1:])
 
 
 def yama_scope() -> str:

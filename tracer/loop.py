@@ -14,27 +14,24 @@ from tracer import kernel
 from tracer.abi import Arch
 from tracer.calls import ENOSYS, Calls
 from tracer.entry import EntryPoint
+from tracer.errors import PtraceError
 from tracer.family import Family
-from tracer.kernel import (
-    EVENT_CLONE,
-    EVENT_EXEC,
-    EVENT_FORK,
-    EVENT_STOP,
-    EVENT_VFORK,
-    OFFSET_IS_ERROR,
-    OP_ENTRY,
-    OP_EXIT,
-    OP_SECCOMP,
+from tracer.kernel import RECORDING_DATUM, STATUS_SECCOMP, STATUS_SYSCALL, SyscallInfo, resume
+from tracer.linux import (
+    INFO_IS_ERROR,
+    INFO_OP,
     PTRACE_CONT,
     PTRACE_DETACH,
+    PTRACE_EVENT_CLONE,
+    PTRACE_EVENT_EXEC,
+    PTRACE_EVENT_FORK,
+    PTRACE_EVENT_STOP,
+    PTRACE_EVENT_VFORK,
     PTRACE_LISTEN,
-    RECORDING_DATUM,
-    STATUS_SECCOMP,
-    STATUS_SYSCALL,
+    PTRACE_SYSCALL_INFO_ENTRY,
+    PTRACE_SYSCALL_INFO_EXIT,
+    PTRACE_SYSCALL_INFO_SECCOMP,
     WALL,
-    PtraceError,
-    SyscallInfo,
-    resume,
 )
 from tracer.processor import SharedProcessor
 from tracer.tally import Recorder, Tally
@@ -112,7 +109,7 @@ class Loop:
                 continue
             if read(tid) or read(tid):  # a second try tells a passing fault from a dying task
                 op, arch, number, datum = head(buffer)
-                if op != OP_SECCOMP:
+                if op != PTRACE_SYSCALL_INFO_SECCOMP:
                     continue  # another thread's execve has taken this tid since: its own status follows
                 if task.request != PTRACE_CONT:
                     self._filtered_call(task, datum)
@@ -184,13 +181,13 @@ class Loop:
             return
         event, signum = status >> 16, os.WSTOPSIG(status)
         if task is None:
-            if event == EVENT_STOP:
+            if event == PTRACE_EVENT_STOP:
                 self.family.early.add(tid)
             else:
                 resume(PTRACE_CONT, tid)  # the last stop of a thread that an exec has ended
         elif status == STATUS_SYSCALL:
             self._entry_or_exit(task)
-        elif event == EVENT_STOP:
+        elif event == PTRACE_EVENT_STOP:
             self._group_stop_or_trap(task, signum)
         elif event == 0:
             if (delivered := self._signal(task, signum)) is not None:
@@ -231,16 +228,16 @@ class Loop:
         return signum
 
     def _event(self, task: Task, event: int) -> None:
-        if event in (EVENT_FORK, EVENT_VFORK, EVENT_CLONE):
+        if event in (PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK, PTRACE_EVENT_CLONE):
             tid = kernel.event_message(task.tid)
             is_waiting = tid in self.family.early
-            is_thread = event == EVENT_CLONE and kernel.is_thread_of(tid, task.tgid)
+            is_thread = event == PTRACE_EVENT_CLONE and kernel.is_thread_of(tid, task.tgid)
             child = self.family.born(tid, task, is_thread=is_thread)
             self.calls.announced(task, child)
             if is_waiting:
                 self.calls.restore(child)
                 self._resume(child)
-        elif event == EVENT_EXEC:
+        elif event == PTRACE_EVENT_EXEC:
             self._exec(task)
 
     def _exec(self, task: Task) -> None:
@@ -268,9 +265,9 @@ class Loop:
     def _entry_or_exit(self, task: Task) -> None:
         info = self._info
         if info.read(task.tid) or info.read(task.tid):
-            task.counted = info.bytes[0] == OP_ENTRY and task.recorded
-            if task.installing and info.bytes[0] == OP_EXIT:
-                self.calls.installed(task, failed=bool(info.bytes[OFFSET_IS_ERROR]))
+            task.counted = info.bytes[INFO_OP] == PTRACE_SYSCALL_INFO_ENTRY and task.recorded
+            if task.installing and info.bytes[INFO_OP] == PTRACE_SYSCALL_INFO_EXIT:
+                self.calls.installed(task, failed=bool(info.bytes[INFO_IS_ERROR]))
             if task.counted:
                 task.stops += 1
                 self._tally.count(task, info.bytes)

@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tracer import kernel
-from tracer.errors import TracerError
-from tracer.kernel import PtraceError
+from tracer import kernel, linux
+from tracer.errors import PtraceError, TracerError
 from tracer.launch import OPTIONS, Launch
 from tracer.loop import Loop
 from tracer.processor import TICK
@@ -137,12 +136,12 @@ def trace(
             os.kill(launch.pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored; those traced report nevertheless
                 os.waitpid(launch.pid, 0)
-            raise TracerError(_not_permitted(error)) from None
+            raise TracerError(_not_permitted(error), error.call, error.errno) from None
         task = loop.family.add(launch.pid, launch.pid)
         task.recorded = False
         if has_filter(os.getpid()):
             # What a filter in force refuses, ours does not get to see: look before both, at two more stops a call.
-            task.request, task.other_filter = kernel.PTRACE_SYSCALL, True
+            task.request, task.other_filter = linux.PTRACE_SYSCALL, True
         loop.processor.pin(task)
         launch.go()
         _run(loop, _Started(loop, tick, exited))
@@ -195,7 +194,7 @@ def _run(loop: Loop, target: _Started) -> None:
 
 def _seize_threads(loop: Loop, pid: int) -> None:
     """Seize every thread of a process, those included that start meanwhile.  Raises TracerError."""
-    options = kernel.OPTION_FOLLOW | kernel.OPTION_SYSGOOD
+    options = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESYSGOOD
     seen: set[int] = set()
     while new := _threads(pid) - seen:
         for tid in sorted(new):
@@ -204,14 +203,14 @@ def _seize_threads(loop: Loop, pid: int) -> None:
                 kernel.interrupt(tid)
             except PtraceError as error:
                 if error.errno != errno.ESRCH and not _is_dead_or_ours(tid):
-                    raise TracerError(f"cannot attach to {tid}: {_not_permitted(error)}") from None
+                    raise TracerError(f"cannot attach to {tid}: {_not_permitted(error)}", error.call, error.errno) from None
                 continue
             task = loop.family.add(tid, pid)
             task.filtered = False
-            task.request = kernel.PTRACE_SYSCALL
+            task.request = linux.PTRACE_SYSCALL
         seen |= new
     if not loop.tasks:
-        raise TracerError(f"no process {pid}, or it has ended")
+        raise TracerError(f"no process {pid}, or it has ended", "ptrace", errno.ESRCH)
 
 
 def _threads(pid: int) -> set[int]:
@@ -248,10 +247,6 @@ def _children() -> frozenset[int]:
 def _not_permitted(error: PtraceError) -> str:
     """Why PTRACE_SEIZE may have been refused, and the way out."""
     reason = f"the kernel does not permit ptrace here ({os.strerror(error.errno)})"
-    try:
-        scope = Path("/proc/sys/kernel/yama/ptrace_scope").read_text().strip()
-    except OSError:
-        scope = "0"
-    if scope in "23":
+    if (scope := linux.yama_scope()) in ("2", "3"):
         return f"{reason}: kernel.yama.ptrace_scope is {scope}; an administrator can lower it to 1"
     return f"{reason}: is it traced already, or is this a container without ptrace?  See `callfence doctor`"

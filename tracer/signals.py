@@ -7,6 +7,7 @@ taken by one thread with sigtimedwait(2), because siginfo tells who has sent the
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -91,7 +92,8 @@ class SignalThread(threading.Thread):
         try:
             super().start()
         except RuntimeError:
-            raise TracerError("no thread can be started: the limit of processes (ulimit -u) is reached") from None
+            message = "no thread can be started: the limit of processes (ulimit -u) is reached"
+            raise TracerError(message, "clone", errno.EAGAIN) from None
 
     def run(self) -> None:
         self._target.tick()

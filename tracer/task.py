@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import stat
 from functools import cache
 from pathlib import Path
 
-from tracer import kernel
+from tracer import linux
 
 Hot = dict[int, list[int]]
 """The counter of an observation by the number and those argument bits that matter to it."""
@@ -40,7 +39,7 @@ class Task:
         self.executable = "?"
         self.hot: Hot = {}
         """Slots by masked registers: shared by all tasks of this executable."""
-        self.request = kernel.PTRACE_CONT
+        self.request = linux.PTRACE_CONT
         """PTRACE_CONT where seccomp stops show the calls, PTRACE_SYSCALL where entry stops must; then PTRACE_DETACH."""
         self.filtered = True
         """It has our recording filter: every task does, except where we attached to a running process."""
@@ -130,19 +129,10 @@ def dies_only_untraced(tid: int, signum: int) -> bool:
     return len(pids) > 1 and pids[-1] == "1" and not int(fields["SigCgt"], 16) >> signum - 1 & 1
 
 
-def privilege_lost(pid: int) -> str | None:
-    """What no_new_privs kept an exec'd file from giving: 'set-user-id', 'set-group-id', 'capabilities', or None."""
-    path = f"{proc()}/{pid}/exe"
+def privilege_lost(pid: int) -> str:
+    """What no_new_privs kept an executed file from giving to a process: `linux.privilege_lost`; "" too if it is gone."""
     try:
-        file, process = os.stat(path), os.stat(f"{proc()}/{pid}")
-        if file.st_mode & stat.S_ISUID and file.st_uid != process.st_uid:
-            return "set-user-id"
-        set_group_id = stat.S_ISGID | stat.S_IXGRP  # without the second it means mandatory locking
-        if file.st_mode & set_group_id == set_group_id and file.st_gid != process.st_gid:
-            return "set-group-id"
-        if process.st_uid != 0:
-            os.getxattr(path, "security.capability")
-            return "capabilities"
+        process = os.stat(f"{proc()}/{pid}")
     except OSError:
-        pass
-    return None
+        return ""
+    return linux.privilege_lost(f"{proc()}/{pid}/exe", process.st_uid, process.st_gid)

@@ -26,9 +26,9 @@ from policygen.recording import atomic, recording_file
 from policygen.recording.fold import Folder
 from policygen.recording.runs import Recording, Run, merge
 from tracer import session
-from tracer.calls import OPAQUE
 from tracer.errors import StartError, TracerError
 from tracer.launch import Program
+from tracer.linux import OPAQUE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from tracer import kernel
+from tracer import kernel, linux
 
 taken, held, early = os.waitpid, [], 0
 
@@ -25,14 +25,14 @@ def waitpid(pid, flags):
     if held:
         parents, child = held.pop()
         time.sleep(0.002)
-        if taken(child, kernel.WALL | os.WNOHANG)[0]:
+        if taken(child, linux.WALL | os.WNOHANG)[0]:
             sys.exit("it went on before it was known whose child it is")
         return parents
     stop = taken(pid, flags)
-    if stop[0] and stop[1] >> 16 in (kernel.EVENT_FORK, kernel.EVENT_VFORK, kernel.EVENT_CLONE):
+    if stop[0] and stop[1] >> 16 in (linux.PTRACE_EVENT_FORK, linux.PTRACE_EVENT_VFORK, linux.PTRACE_EVENT_CLONE):
         child, end = kernel.event_message(stop[0]), time.monotonic() + 5
         while time.monotonic() < end:
-            first = taken(child, kernel.WALL | os.WNOHANG)
+            first = taken(child, linux.WALL | os.WNOHANG)
             if first[0]:
                 early += 1
                 held.append((stop, child))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tracer.family import Family
-from tracer.kernel import PTRACE_CONT, PTRACE_SYSCALL
+from tracer.linux import PTRACE_CONT, PTRACE_SYSCALL
 
 
 class Tally:
