@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,37 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_the_one_place_exists(module: str, place: str) -> None:
     """Else the rule above would hold for a module that nobody uses."""
     assert module in {name.split(".")[0] for name in _imports(ROOT / place)}
+
+
+PAGE = (ROOT / "ARCHITECTURE.md").read_text()
+TOP = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+PATHS = sorted(set(re.findall(rf"(?<![\w./])(?:{TOP})/[\w./-]*\w/?", PAGE)))
+PACKAGES = sorted({str(path.parent.relative_to(ROOT)) for path in FILES})
+OTHERS = [path for folder in ("tools", "bench") for path in (ROOT / folder).rglob("*.py")]
+FOLDERS = sorted({str(path.parent.relative_to(ROOT)) for path in (*FILES, *OTHERS)})
+
+
+def test_the_page_names_paths() -> None:
+    """Else the tests below would hold of none."""
+    assert len(PATHS) > 100
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_that_the_page_names_exists(name: str) -> None:
+    assert (ROOT / name).exists()
+    assert (ROOT / name).is_dir() == name.endswith("/")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_page_names_the_package(package: str) -> None:
+    assert re.search(rf"^ +{re.escape(package)}/ ", PAGE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_package_says_what_it_is_for(package: str) -> None:
+    assert ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text()))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_is_small_enough_to_be_read(folder: str) -> None:
+    assert len(list((ROOT / folder).glob("*.py"))) <= 16
