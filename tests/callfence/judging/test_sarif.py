@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCHEMA = jsonschema.Draft4Validator(
-    json.loads((Path(__file__).parents[1] / "data" / "sarif-2.1.0-rtm.5.json").read_text()),
+    json.loads((Path(__file__).parents[2] / "data" / "sarif-2.1.0-rtm.5.json").read_text()),
     format_checker=jsonschema.FormatChecker(),
 )
 OLD = "arch x86_64\nread: fd == 0\nwrite: allow\n"

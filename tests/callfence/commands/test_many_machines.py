@@ -22,7 +22,7 @@ from policygen.recording.runs import Recording, Run, fold, merge
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MANIFESTS = ROOT / "samples" / "kubernetes"
 SCHEMAS = json.loads((ROOT / "tests" / "data" / "kubernetes-1.34.json").read_text())
 DEFINITIONS = {

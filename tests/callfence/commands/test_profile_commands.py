@@ -11,7 +11,7 @@ import pytest
 
 from policygen.language.document import parse
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 HELLO = ROOT / "samples" / "hello.policy"
 DOCKER = ROOT / "tests" / "data" / "profiles" / "docker.json"
 

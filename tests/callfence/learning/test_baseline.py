@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
-DOCKER = Path(__file__).parents[1] / "data" / "profiles" / "docker.json"
+DOCKER = Path(__file__).parents[2] / "data" / "profiles" / "docker.json"
 
 
 def run(folder: Path, *words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
