@@ -1,1 +1,1 @@
-"""A process under ptrace -> events.  Knows nothing of policies."""
+"""A program goes in, its system calls come out as counted events.  Nothing here knows of policies."""

@@ -27,7 +27,7 @@ O_ACCMODE: Final = 3  # asm-generic/fcntl.h
 CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h
 SET_MODE: Final = (linux.SECCOMP_SET_MODE_STRICT, linux.SECCOMP_SET_MODE_FILTER)
 WRITES: Final = ("write", "writev", "pwritev2", "sendfile", "splice")
-"""Calls that may put something on a terminal; a ring can too, but is seldom used for that."""
+"""Calls that can write to a terminal.  io_uring can too, but is seldom used for that."""
 
 
 class Calls:
@@ -43,7 +43,7 @@ class Calls:
         """`tasks`: those that are followed, by tid.  `allow_opaque`: names of OPAQUE calls to let through.  `gap` is told
         what cannot be observed."""
         self._changed: dict[int, tuple[int, int]] = {}
-        """By tid, the register of a clone that was changed, and what it held."""
+        """By tid: the register that was changed for a clone, and its former value."""
         self._tasks = tasks
         self._processor = processor
         self._gap = gap
@@ -68,10 +68,10 @@ class Calls:
             self._handlers[arch.audit] = {known[name].number: handler for name, handler in by_name.items()}
             self._writes[arch.audit] = [known[name].number for name in WRITES]
         self.special = set(self._handlers[Arch.X86_64.audit])
-        """x86_64's numbers that have a handler: the loop looks into it by itself."""
+        """x86_64's numbers that have a handler; the loop reads them directly."""
 
     def handle(self, task: Task, info: bytearray) -> None:
-        """At the stop of a call that is about to run."""
+        """Do what the call needs, at its stop, before it runs."""
         event = event_of(info, task.tid)
         handler = self._handlers.get(event.arch, {}).get(event.number)
         if handler is not None:
@@ -80,16 +80,16 @@ class Calls:
 
     def _opaque(self, task: Task, event: Event) -> None:
         if not task.filtered and has_filter(task.tid):
-            # Skipped at its entry stop, the call is -1 to the program's own filter, which may kill for it.
-            self._gap(f"{task.executable} made calls with hidden arguments, which could not be kept from it")
+            # A call that is skipped at its entry stop reaches the program's own filter as -1, for which that may kill.
+            self._gap(f"{task.executable} made calls with arguments in memory; under its own filter learn cannot fail them")
             return
         kernel.skip_call(task.tid, ENOSYS)
         name = table(Arch.from_audit(event.arch) or Arch.X86_64).by_number[event.number].name
-        if name != "clone3":  # without which every libc does
-            self._gap(f"{task.executable} was refused {name}; if it can't do without, use --allow-opaque {name}")
+        if name != "clone3":  # every libc does without it
+            self._gap(f"{task.executable} was refused {name}; if it needs that, use --allow-opaque {name}")
 
     def _clone(self, task: Task, event: Event) -> None:
-        """A child made with CLONE_UNTRACED would run without its tracer, and every call of it would fail."""
+        """Remove CLONE_UNTRACED: without its tracer the filter that a child inherits would fail all its calls."""
         flags = event.arguments[0]
         if flags & CLONE_UNTRACED:
             register = linux.RDI if event.arch == Arch.X86_64.audit else linux.RBX
@@ -97,26 +97,26 @@ class Calls:
             self._changed[task.tid] = (register, flags)
 
     def _clone3(self, task: Task, event: Event) -> None:
-        """Where it is let through, CLONE_UNTRACED still fails: of clone, which is tried next, it can be taken away."""
+        """Where clone3 is let through, fail it if it asks for CLONE_UNTRACED: libc tries clone next, which can be changed."""
         if kernel.peek(task.tid, event.arguments[0]) & CLONE_UNTRACED:  # struct clone_args begins with the flags
             self._opaque(task, event)
 
     def announced(self, task: Task, child: Task) -> None:
-        """At the event of a clone: task and child (that one when it has stopped) get the register back."""
+        """At a clone's event: give the task its register back, and have `restore` do so for the child."""
         if changed := self._changed.pop(task.tid, None):
             self._changed[child.tid] = changed
             kernel.poke_user(task.tid, *changed)
 
     def restore(self, child: Task) -> None:
-        """At a child's first stop."""
+        """At a child's first stop: give it back the register that was changed for the clone."""
         if changed := self._changed.pop(child.tid, None):
             kernel.poke_user(child.tid, *changed)
 
     def _affinity(self, task: Task, event: Event) -> None:
-        """Whoever asks for an affinity gets to see the true one; for another task's, its pid may be a namespace's."""
+        """Restore a task's affinity before it asks for it.  For another task's, stop sharing: the pid may be a namespace's."""
         if event.arguments[0] & 0xFFFFFFFF in (0, task.tid):
             self._processor.release(task.tid)
-            task.checked = 0.0  # nor is it pinned again at this very stop
+            task.checked = 0.0  # so that it is not pinned again at this stop
         else:
             self._processor.disable()
 
@@ -125,14 +125,14 @@ class Calls:
         task.own_affinity = True
 
     def _open(self, task: Task, event: Event) -> None:
-        """/proc/PID/status shows an affinity: whoever opens one gets to see the true ones, from now on."""
+        """Stop sharing before a task opens /proc/PID/status, which shows affinities."""
         if not self._processor.in_use:
             return
         known = table(Arch.from_audit(event.arch) or Arch.X86_64).by_name
         index = int(event.number != known["open"].number)
         flags = event.arguments[index + 1]
         if flags & O_ACCMODE == os.O_WRONLY or flags & os.O_DIRECTORY:
-            return  # no way to read one
+            return  # it cannot be read through this descriptor
         path = _read_path(task.tid, event.arguments[index])
         if path.rstrip(b"/").endswith(b"status"):
             self._processor.disable()
@@ -149,7 +149,7 @@ class Calls:
             self._look_before_filters(task, "all" if event.arguments[1] & linux.SECCOMP_FILTER_FLAG_TSYNC else "one")
 
     def _look_before_filters(self, task: Task, whose: str) -> None:
-        """A filter of the program's own may answer calls before ours is heard: from now on, look before both."""
+        """Use PTRACE_SYSCALL from now on: its stop precedes all filters, and one of the program's may answer before ours."""
         task.installing = whose
         for other in list(self._tasks.values()):
             is_meant = other is task or (whose == "all" and other.tgid == task.tgid)
@@ -160,7 +160,7 @@ class Calls:
                         kernel.interrupt(other.tid)
 
     def installed(self, task: Task, failed: bool) -> None:
-        """At the exit stop of a call that `_look_before_filters` has seen."""
+        """At the exit of a call that `_look_before_filters` was called for: go back to PTRACE_CONT if no filter is there."""
         whose, task.installing = task.installing, ""
         for other in list(self._tasks.values()):
             if other is task or (whose == "all" and other.tgid == task.tgid):
@@ -172,7 +172,7 @@ class Calls:
         self._gap(f"{task.executable} uses ptrace, which fails on a program that is being learned")
 
     def before_output(self, do: Callable[[], None]) -> None:
-        """Have `do` called, once, before the next call by which the program could write to a terminal."""
+        """Call `do` once, before the next call by which the program can write to a terminal."""
         self._do = do
         for audit, handlers in self._handlers.items():
             handlers.update(dict.fromkeys(self._writes[audit], self._output))
@@ -187,7 +187,7 @@ class Calls:
 
 
 def _read_path(tid: int, address: int) -> bytes:
-    """A string in a task's memory, as far as 4 KiB; b'' when it can't be read."""
+    """The string at an address of a task, at most 4 KiB of it; b'' if it cannot be read."""
     room = kernel.PAGE - address % kernel.PAGE
     text = kernel.read_memory(tid, address, room)
     if b"\0" not in text:

@@ -1,4 +1,4 @@
-"""Waiting for the initial program's ELF entry point, from which on its calls are recorded when it is armed there."""
+"""The ELF entry point of the initial program, where recording begins if the policy is armed there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tracer.errors import PtraceError
 
 
 class EntryPoint:
-    """A breakpoint that is hit once."""
+    """A breakpoint at the entry point, removed when it is reached."""
 
     def __init__(self, pid: int) -> None:
         """Set it in a process that is stopped in its execve.  Raises OSError, PtraceError, TracerError."""
@@ -15,7 +15,7 @@ class EntryPoint:
         self._word = kernel.set_breakpoint(pid, self._address)
 
     def reached(self, tid: int) -> bool:
-        """At a SIGTRAP: whether it is this breakpoint's.  If so it is gone, and the signal is not the program's."""
+        """At a SIGTRAP: whether this breakpoint caused it.  Then it is removed, and the program must not get the signal."""
         try:
             return kernel.clear_breakpoint(tid, self._address, self._word)
         except PtraceError:

@@ -1,4 +1,4 @@
-"""The tasks that are followed: how they come, change and go."""
+"""The tasks that are traced: how they start, execute and end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Family:
     def __init__(self, tally: Tally, processor: SharedProcessor) -> None:
         self.tasks: dict[int, Task] = {}
         self.early: set[int] = set()
-        """Tasks whose first stop came before their parent's event: they wait for it."""
+        """Tasks whose first stop came before their parent's event: they stay stopped until that comes."""
         self.processes = 0
         """Processes seen so far."""
         self._calls_of_dead = 0
@@ -30,7 +30,7 @@ class Family:
         return self._calls_of_dead + sum(task.stops for task in list(self.tasks.values()))
 
     def add(self, tid: int, tgid: int) -> Task:
-        """A task that we have seized."""
+        """Add a task that we have seized."""
         task = self.tasks[tid] = Task(tid, tgid)
         self.set_executable(task)
         self.processes += tid == tgid
@@ -41,7 +41,7 @@ class Family:
         task.hot = self._tally.hot(task.executable)
 
     def born(self, tid: int, parent: Task, *, is_thread: bool) -> Task:
-        """A task that the kernel has attached for us and its parent's event has announced."""
+        """Add a task that the kernel has attached for us, at its parent's event."""
         self.early.discard(tid)
         if (task := self.tasks.get(tid)) is None:  # else it was adopted before
             task = self.tasks[tid] = parent.child(tid, parent.tgid if is_thread else tid)
@@ -50,9 +50,9 @@ class Family:
         return task
 
     def adopt(self) -> list[Task]:
-        """Take in those that wait: their parent was killed before it could announce them.
+        """Add the tasks in `early`: their parents were killed before their events.
 
-        They are taken for a child of the process that they belong to or are a child of now.
+        Each becomes a child of the process that it belongs to or is a child of now.
         """
         adopted = []
         for tid in sorted(self.early):
@@ -63,7 +63,7 @@ class Family:
         return adopted
 
     def executed(self, task: Task, former: int) -> None:
-        """An execve has ended all threads of a process but `former`, which has become `task`, the process's leader."""
+        """An execve of thread `former` has ended all other threads; `former` goes on as `task`, the process's leader."""
         for tid, other in list(self.tasks.items()):
             if other.tgid == task.tgid and other is not task:
                 if tid == former:
@@ -73,7 +73,7 @@ class Family:
         self.set_executable(task)
 
     def drop(self, tid: int) -> None:
-        """A task has ended."""
+        """Remove a task that has ended."""
         if task := self.tasks.pop(tid, None):
             self._calls_of_dead += task.stops
             self._processor.forget(tid)

@@ -1,4 +1,4 @@
-"""The filters of a live process, read back from the kernel: nothing of it is changed, and it goes on as it was."""
+"""The filters of a running process, read back from the kernel.  The process is stopped meanwhile, and not changed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tracer.errors import PtraceError, TracerError
 
 
 def read_filters(pid: int) -> list[bytes]:
-    """The filters of a process or thread, each an array of struct sock_filter, in the order in which they were installed
-    (kernel/seccomp.c get_nth_filter; ptrace(2) has it the other way round); none if it has none.
+    """Return the filters of a process or thread, each an array of struct sock_filter, in the order in which they were
+    installed (kernel/seccomp.c, get_nth_filter; ptrace(2) says the opposite).
 
-    Raises TracerError if they cannot be read: it takes CAP_SYS_ADMIN, no filter on this process itself, a kernel with
-    CONFIG_CHECKPOINT_RESTORE (ptrace(2), PTRACE_SECCOMP_GET_FILTER), and a process that nobody traces."""
+    Raises TracerError if they cannot be read: that needs CAP_SYS_ADMIN, no filter on this process itself, a kernel with
+    CONFIG_CHECKPOINT_RESTORE (ptrace(2), PTRACE_SECCOMP_GET_FILTER), and a process that is not traced."""
     try:
         kernel.seize(pid, 0)
     except PtraceError as error:
@@ -31,8 +31,8 @@ def read_filters(pid: int) -> list[bytes]:
 
 
 def filter_counts(pid: int) -> dict[int, int]:
-    """How many filters each thread of a process has, by thread id (proc_pid_status(5), Seccomp_filters, Linux 5.9);
-    without those that cannot be known."""
+    """Return how many filters each thread of a process has, by thread id (proc_pid_status(5), Seccomp_filters, Linux 5.9).
+    Threads whose number cannot be read are left out."""
     counts: dict[int, int] = {}
     try:
         for name in os.listdir(f"/proc/{pid}/task"):
@@ -40,13 +40,13 @@ def filter_counts(pid: int) -> dict[int, int]:
                 fields = dict(line.split(":", 1) for line in file.read().splitlines() if ":" in line)
             if count := fields.get("Seccomp_filters"):
                 counts[int(name)] = int(count)
-    except OSError:  # it ends, or is none of ours
+    except OSError:  # it is ending, or may not be read
         return counts
     return counts
 
 
 def _stopped(pid: int) -> int:
-    """Wait for the stop; the signal that was about to be delivered at it, which detaching has to deliver, or 0."""
+    """Wait for the stop.  Return the signal that it kept from being delivered, which detaching must deliver, or 0."""
     _, status = os.waitpid(pid, linux.WALL)
     if not os.WIFSTOPPED(status):
         raise TracerError(f"process {pid} has ended", "ptrace", errno.ESRCH)
@@ -76,7 +76,7 @@ def _reason(error: PtraceError, pid: int) -> str:
         case errno.EPERM:
             return f"not permitted, or it is traced already (TracerPid in /proc/{pid}/status)"
         case errno.EACCES:
-            return "it takes CAP_SYS_ADMIN, and no filter on this process"
+            return "it needs CAP_SYS_ADMIN, and no filter on this process"
         case errno.EIO:
             return "this kernel was built without CONFIG_CHECKPOINT_RESTORE"
         case errno.EMEDIUMTYPE:

@@ -1,8 +1,7 @@
-"""The kernel's tracing interface: the one place that imports python-ptrace.
+"""The kernel's tracing interface: the only file that imports python-ptrace.
 
-python-ptrace 0.9.9 lacks PTRACE_SEIZE and what came after it; its generic `ptrace()` passes any request, so those are
-built on it here.  The two requests of the hot loop bypass it (`SyscallInfo.read`, `resume`): see the figure beside
-them.
+python-ptrace 0.9.9 lacks PTRACE_SEIZE and later requests.  Its generic `ptrace()` passes any request, so they are
+built on it here.  The two requests of the hot loop bypass it (`SyscallInfo.read`, `resume`), for the figure given there.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-# python-ptrace finds libc by running ldconfig(8), which takes 8 ms of every start of learn; it is the one we have loaded.
+# python-ptrace finds libc by running ldconfig(8), which takes 8 ms of every start of learn; libc is loaded already.
 _found = ModuleType("ptrace.ctypes_libc")
 _found.libc = ctypes.CDLL(None, use_errno=True)  # type: ignore[attr-defined]
 sys.modules.setdefault(_found.__name__, _found)
@@ -35,13 +34,13 @@ OPTION_FOLLOW: Final = (
     linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE | linux.PTRACE_O_TRACEEXEC
 )
 STATUS_SECCOMP: Final = linux.PTRACE_EVENT_SECCOMP << 16 | signal.SIGTRAP << 8 | 0x7F
-"""The wait status of a seccomp stop, as a whole: the hot loop compares nothing else."""
+"""The whole wait status of a seccomp stop: the hot loop compares nothing else."""
 STATUS_SYSCALL: Final = (signal.SIGTRAP | 0x80) << 8 | 0x7F
 """The wait status of a PTRACE_SYSCALL stop under PTRACE_O_TRACESYSGOOD."""
 RECORDING_DATUM: Final = 0xCA11
-"""The datum of our RET_TRACE (16 bits): tells our stops from those of a filter that the program installs itself."""
+"""The datum of our RET_TRACE, 16 bits: the stops of a filter that the program installs itself have another."""
 RET_RECORD: Final = linux.SECCOMP_RET_TRACE | RECORDING_DATUM
-"""What a recording filter returns for a call that is to stop for the tracer."""
+"""What a recording filter returns for a call that must stop for the tracer."""
 SYS_PTRACE: Final = 101  # asm/unistd_64.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -118,10 +117,10 @@ def filter_content(tid: int, index: int, length: int) -> bytes:
 
 
 def sender(tid: int) -> int:
-    """At a signal-delivery stop: the pid that sent the signal, 0 where it is the kernel's.  Raises PtraceError."""
+    """At a signal-delivery stop: the pid that sent the signal, 0 for the kernel.  Raises PtraceError."""
     siginfo = ctypes.create_string_buffer(128)
     _asked(func.ptrace, linux.PTRACE_GETSIGINFO, tid, 0, ctypes.addressof(siginfo))
-    code, pid = struct.unpack_from("8xi4xi", siginfo)  # siginfo_t: si_code, and si_pid of those that somebody sent
+    code, pid = struct.unpack_from("8xi4xi", siginfo)  # siginfo_t: si_code, and si_pid if a process sent it
     return int(pid) if code <= 0 else 0
 
 
@@ -130,9 +129,10 @@ class _Timespec(ctypes.Structure):
 
 
 def wait_for_signal(signals: Iterable[int], seconds: float) -> tuple[int, int, int] | None:
-    """sigtimedwait(2): (signal, si_code, si_pid) of one of `signals`, which are blocked; None after `seconds`, or before.
+    """Wait for one of `signals`, which are blocked: its (signal, si_code, si_pid), or None after at most `seconds`.
 
-    signal.sigtimedwait of CPython 3.11 returns what is on its stack when it is interrupted (as by SIGCONT) at its end.
+    sigtimedwait(2).  signal.sigtimedwait of CPython 3.11 returns uninitialised memory when a signal such as SIGCONT
+    interrupts it at the end of the time.
     """
     wanted = (ctypes.c_uint64 * 16)(sum(1 << signum - 1 for signum in signals))  # sigset_t: 1024 bits
     siginfo = ctypes.create_string_buffer(128)
@@ -144,7 +144,7 @@ def wait_for_signal(signals: Iterable[int], seconds: float) -> tuple[int, int, i
 
 
 def is_thread_of(tid: int, tgid: int) -> bool:
-    """Whether a task belongs to a process.  Asks tgkill(2), since /proc may be another namespace's."""
+    """Whether a task belongs to a process.  tgkill(2) says so also where /proc is another namespace's."""
     return _libc.tgkill(tgid, tid, 0) == 0 or ctypes.get_errno() != errno.ESRCH
 
 
@@ -154,7 +154,7 @@ def poke_user(tid: int, register: int, value: int) -> None:
 
 
 def skip_call(tid: int, error: int = 0) -> None:
-    """At a seccomp stop: have the call not run and fail with `error`, or return 0 (seccomp(2), SECCOMP_RET_TRACE)."""
+    """At a seccomp stop: make the call return -`error` without being run (seccomp(2), SECCOMP_RET_TRACE)."""
     poke_user(tid, linux.ORIG_RAX, (1 << 64) - 1)
     poke_user(tid, linux.RAX, -error & (1 << 64) - 1)
 
@@ -162,7 +162,7 @@ def skip_call(tid: int, error: int = 0) -> None:
 def peek(tid: int, address: int) -> int:
     """The word (64 bits) at an address of a stopped task.  Raises PtraceError."""
     word = ctypes.c_ulong()
-    # The system call stores the word through its data argument; only glibc's wrapper returns it.
+    # The system call stores the word where its data argument points; glibc's wrapper returns it.
     if _libc.syscall(SYS_PTRACE, linux.PTRACE_PEEKDATA, tid, ctypes.c_void_p(address), ctypes.byref(word)) == -1:
         raise PtraceError("PTRACE_PEEKDATA", "ptrace", ctypes.get_errno())
     return word.value
@@ -184,9 +184,9 @@ _spans: Final = (ctypes.addressof(_here), 1, ctypes.addressof(_there), 1, 0)
 
 
 def read_memory(tid: int, address: int, length: int) -> bytes:
-    """Bytes within one page of a task's memory, at most PAGE; b'' where they can't be read.
+    """Bytes within one page of a task's memory, at most PAGE; b'' if they cannot be read.
 
-    At every open of a program that shares the tracer's processor: 3 us, and 9 through /proc/PID/mem.
+    Called at every open of a program that shares the tracer's processor: it takes 3 us, /proc/PID/mem takes 9.
     """
     _here.length = _there.length = length
     _there.base = address
@@ -201,7 +201,7 @@ def set_breakpoint(tid: int, address: int) -> int:
 
 
 def clear_breakpoint(tid: int, address: int, word: int) -> bool:
-    """If the task stands just behind the breakpoint, put `word` back and the task before it; else False."""
+    """If the task has just executed the breakpoint, put `word` and the instruction pointer back; else return False."""
     registers = _asked(func.ptrace_getregs, tid)
     if registers.rip != address + 1:
         return False
@@ -243,9 +243,9 @@ def install_filter(instructions: bytes) -> None:
 
 
 def execve(path: bytes, argv: Sequence[bytes], environment: Sequence[bytes]) -> int:
-    """execve(2) with the bytes as they are; returns errno, since it returns only on failure.
+    """Call execve(2) with these bytes.  Returns errno, since it returns only on failure.
 
-    os.execve takes a mapping and so cannot pass on an environment with duplicates or entries without `=`.
+    os.execve takes a mapping, so it cannot pass an environment with duplicates or entries without `=`.
     """
     argv_array = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
     environment_array = (ctypes.c_char_p * (len(environment) + 1))(*environment, None)

@@ -1,4 +1,4 @@
-"""Starting the program to be learned: a child that waits to be seized, takes the recording filter and execs."""
+"""The start of the program to be learned: a child waits to be seized, installs the recording filter and executes it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ OPTIONS = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESECCOMP | linux.PTRACE_O_TR
 
 
 class Program(NamedTuple):
-    """What to run: everything as the kernel takes it, bytes."""
+    """What to run, as the kernel takes it: bytes."""
 
     path: bytes
-    """Where it is: no search along PATH is made here."""
+    """The file to execute: PATH is not searched here."""
     argv: tuple[bytes, ...]
     environment: tuple[bytes, ...]
     """`NAME=value` strings, in the order and number in which the caller had them."""
 
 
 class Launch:
-    """A forked child on its way to the program: seize it, `go`, then ask `failure` once it is running or dead."""
+    """A forked child that will become the program: seize it, `go`, then `check` once it runs or has ended."""
 
     def __init__(self, program: Program, dispositions: Dispositions, filter_: bytes) -> None:
-        """Fork.  `dispositions`: the signal state that this process was started with, which the child gets back.
-        `filter_`: the recording filter, struct sock_filter after struct sock_filter."""
+        """Fork.  `dispositions`: the signal state that this process was started with, which the child restores.
+        `filter_`: the recording filter, an array of struct sock_filter."""
         self.program = program
         go_read, self._go = os.pipe()
         self._failure, failure_write = os.pipe()
@@ -60,7 +60,7 @@ class Launch:
 def _become(
     program: Program, dispositions: Dispositions, filter_: bytes, go_read: int, failure_write: int
 ) -> None:
-    """In the child: never returns.  Behind the filter there is only execve, and on failure write and exit."""
+    """In the child, which never returns.  Under the filter it only calls execve, and on failure write and exit."""
     stage, number = "seize", errno.EPERM
     try:
         if os.read(go_read, 1):

@@ -1,4 +1,4 @@
-"""The event loop: every stop of every task, from the first execve to the last exit."""
+"""The event loop: takes every stop of every task, from the first execve to the last exit."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ if TYPE_CHECKING:
 STOP_SIGNALS: Final = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
 FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
 TURNS: Final = 16
-"""So many stops are taken one by one before those of everybody else who has stopped are: a tenth of a millisecond."""
+"""Stops that are taken one by one before all tasks that have stopped get their turn: a tenth of a millisecond."""
 MANY_STOPS: Final = 64
-"""So many calls of one task are taken together when its rate is looked at."""
+"""Calls of one task over which its rate is measured."""
 FAST: Final = MANY_STOPS / 2000
-"""Seconds for MANY_STOPS calls below which a task is worth having on the tracer's processor: 2,000 calls a second."""
+"""Seconds for MANY_STOPS calls below which a task is moved to the tracer's processor: 2,000 calls a second."""
 PATIENCE: Final = 0.05
-"""Seconds that an unannounced task waits for its parent's event, and a passing fault of the kernel for an end."""
+"""Seconds that an early task waits for its parent's event, and that a task that could not be resumed is tried again."""
 
 _HEAD = struct.Struct("<BxxxI16xI52xI")  # struct ptrace_syscall_info: op, arch, number (low half), datum
 
 
 class Loop:
-    """Follows tasks that have been seized.  `run` belongs to the thread that seized them."""
+    """Follows tasks that have been seized.  `run` must be called by the thread that seized them."""
 
     def __init__(self, recorder: Recorder, allow_opaque: frozenset[str] = frozenset()) -> None:
         self.initial = 0
@@ -65,15 +65,15 @@ class Loop:
         self.ended = 0.0
         """When that was (time.monotonic)."""
         self.started = False
-        """The initial process has made its first execve, or had when we attached to it."""
+        """Whether the initial process has made its first execve, or had when we attached to it."""
         self.from_entry = False
-        """Record from the initial program's ELF entry point on, instead of from its execve."""
+        """Whether to record from the initial program's ELF entry point on, instead of from its execve."""
         self.on_stop: Callable[[], None] = lambda: None
-        """Called when the initial process has gone into a group-stop."""
+        """Called when the initial process has entered a group-stop."""
         self.delivered: dict[int, tuple[int, float]] = {}
-        """By signal: who sent the initial process its last one, and when it was delivered (time.monotonic)."""
+        """By signal: the pid that sent the initial process the last one, and when it was delivered (time.monotonic)."""
         self.strangers: frozenset[int] = frozenset()
-        """Children that this process already had when it started: not part of the program."""
+        """Children that this process had before it started the program: they are not part of it."""
         self.processor = SharedProcessor()
         self._recorder = recorder
         self._tally = Tally(recorder)
@@ -82,13 +82,13 @@ class Loop:
         self.calls = Calls(self.tasks, self.processor, allow_opaque, recorder.gap)
         self._info = SyscallInfo()
         self._unresumed: dict[int, tuple[int, int]] = {}
-        """Tasks that could not be resumed (request, signal): they are dying, or it was a passing fault."""
+        """Tasks that could not be resumed, with (request, signal): they are dying, or the fault will pass."""
         self._entry: EntryPoint | None = None
         self._queue: deque[tuple[int, int]] = deque()
         self._turns = 0
 
     def release(self) -> None:
-        """Let go of every task at its next stop, as if nothing had been (only where no filter was installed)."""
+        """Detach from every task at its next stop; only where no filter was installed."""
         for task in list(self.tasks.values()):
             task.request = PTRACE_DETACH
             with contextlib.suppress(PtraceError):  # it is ending
@@ -97,7 +97,7 @@ class Loop:
     # -- the loop
 
     def run(self) -> None:
-        """Until no task is left."""
+        """Follow all tasks until none is left."""
         info, tasks, tally, calls = self._info, self.tasks, self._tally, self.calls
         read, buffer, head, from_bytes, now = info.read, info.bytes, _HEAD.unpack_from, int.from_bytes, time.monotonic
         masks, special, x86_64 = tally.masks, calls.special, Arch.X86_64.audit
@@ -110,7 +110,7 @@ class Loop:
             if read(tid) or read(tid):  # a second try tells a passing fault from a dying task
                 op, arch, number, datum = head(buffer)
                 if op != PTRACE_SYSCALL_INFO_SECCOMP:
-                    continue  # another thread's execve has taken this tid since: its own status follows
+                    continue  # another thread's execve has taken over this tid: its own status follows
                 if task.request != PTRACE_CONT:
                     self._filtered_call(task, datum)
                 elif not task.recorded:
@@ -132,7 +132,7 @@ class Loop:
                 self._unresumed[tid] = (task.request, 0)
 
     def _next(self) -> tuple[int, int] | None:
-        """The next wait status, or None when there is nobody left to wait for."""
+        """The next wait status, or None when there is no task left to wait for."""
         if self._queue:
             return self._queue.popleft()
         try:
@@ -143,14 +143,14 @@ class Loop:
             return None
         self._turns += 1
         if not self._turns % TURNS and len(self.tasks) > 1:
-            # waitpid favours the first in its list: take all that have stopped, so that a busy one starves nobody.
+            # waitpid favours the first in its list: take all that have stopped, so that a busy task starves none.
             with contextlib.suppress(ChildProcessError):  # `stop` is among the last ones
                 while (more := os.waitpid(-1, WALL | os.WNOHANG))[0]:
                     self._queue.append(more)
         return stop
 
     def _poll(self) -> tuple[int, int] | None:
-        """`_next` where something else must be done, or there is an end, if no status comes for a while."""
+        """Like `_next`, where tasks must be resumed or adopted, or all has ended, if no status comes for a while."""
         pause, end = 0.0001, time.monotonic() + PATIENCE
         while True:
             stop = os.waitpid(-1, WALL | os.WNOHANG)
@@ -184,7 +184,7 @@ class Loop:
             if event == PTRACE_EVENT_STOP:
                 self.family.early.add(tid)
             else:
-                resume(PTRACE_CONT, tid)  # the last stop of a thread that an exec has ended
+                resume(PTRACE_CONT, tid)  # the last stop of a thread that an execve has ended
         elif status == STATUS_SYSCALL:
             self._entry_or_exit(task)
         elif event == PTRACE_EVENT_STOP:
@@ -193,7 +193,7 @@ class Loop:
             if (delivered := self._signal(task, signum)) is not None:
                 self._resume(task, delivered)
         else:
-            # Where it fails the task is dying, or its files may not be read.
+            # It fails if the task is dying, or its files may not be read.
             with contextlib.suppress(PtraceError, OSError):
                 self._event(task, event)
             self._resume(task)
@@ -210,9 +210,9 @@ class Loop:
             self.on_stop()
 
     def _signal(self, task: Task, signum: int) -> int | None:
-        """What to deliver at a signal-delivery stop: the signal itself, but for the trap that is ours.
+        """Return what to deliver at a signal-delivery stop: the signal, or 0 for a trap that is ours.
 
-        None: the task was let go of, and dies of it.
+        None: we have detached from the task, which dies of the signal.
         """
         if signum == signal.SIGTRAP and self._entry is not None and task.tid == self.initial and not task.recorded:
             task.recorded = self._entry.reached(task.tid)
@@ -221,7 +221,7 @@ class Loop:
             if task.tgid == self.initial:
                 self.delivered[signum] = (kernel.sender(task.tid), time.monotonic())
             if signum in FAULTS and kernel.sender(task.tid) == 0 and dies_only_untraced(task.tid, signum):
-                # As long as it is traced the kernel spares it (signal.c, force_sig_info_to_task) and the fault repeats.
+                # The kernel does not kill it while it is traced (signal.c, force_sig_info_to_task), and the fault repeats.
                 self.family.drop(task.tid)
                 resume(PTRACE_DETACH, task.tid)
                 return None
@@ -260,7 +260,7 @@ class Loop:
         if tid and tid == self.initial:
             self.status, self.ended = status, time.monotonic()
 
-    # -- calls under PTRACE_SYSCALL: where another filter may answer before ours, and where we attached and have none
+    # -- calls under PTRACE_SYSCALL: where another filter may answer before ours, or where we attached and have none
 
     def _entry_or_exit(self, task: Task) -> None:
         info = self._info
@@ -276,12 +276,12 @@ class Loop:
         self._resume(task)
 
     def _filtered_call(self, task: Task, datum: int) -> None:
-        """A seccomp stop of a call that was counted at its entry stop, if it had one (vsyscalls have none)."""
+        """At a seccomp stop of a task under PTRACE_SYSCALL: the call was counted at its entry stop, which vsyscalls lack."""
         if task.recorded and not task.counted:
             self._tally.count(task, self._info.bytes)
         if datum == RECORDING_DATUM:
             self.calls.handle(task, self._info.bytes)
         else:
-            # A RET_TRACE of the program's own filter: without a tracer the kernel fails the call.
+            # This is a RET_TRACE of the program's own filter: without a tracer the kernel fails the call.
             with contextlib.suppress(PtraceError):
                 kernel.skip_call(task.tid, ENOSYS)

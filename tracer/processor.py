@@ -1,8 +1,9 @@
-"""One processor for the tracer and the tasks that stop often, unseen by the program.
+"""One processor for the tracer and the tasks that stop often, which the program cannot see.
 
 A ptrace stop costs about 3 us when tracer and tracee share a processor, and 50-100 us when the kernel must wake
-another, idle one.  So a task that stops often is moved to the tracer's processor, and moved back when it stops rarely
-(its computing must keep its parallelism) or before it could look.  Somebody outside of the program could see it.
+another, idle one.  So a task that stops often is moved to the tracer's processor.  It gets its own affinity back when
+it stops rarely, so that it computes in parallel, and before it can read its affinity.  Processes outside the program
+can see the change.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
     from tracer.task import Task
 
 TICK: Final = 0.02
-"""Seconds between two looks at who still stops often."""
+"""Seconds between two checks which tasks still stop often."""
 FEW_STOPS: Final = 20
-"""Stops in a tick below which a lone task gets its own affinity back: the detour costs it less than 5 %."""
+"""Stops in a tick below which a single task gets its own affinity back: waking another processor costs it under 5 %."""
 FEW_STOPS_OF_MANY: Final = 100
-"""The same where several tasks share the processor, and so also wait for each other."""
+"""The same where several tasks share the processor, and so wait for each other too."""
 
 CROWD: Final = 16
-"""Tasks above which none is asked whether it waits: that takes 15 us each."""
+"""Number of tasks above which none is checked for waiting: that takes 15 us each."""
 
 
 class _Sharer:
@@ -36,13 +37,13 @@ class _Sharer:
     def __init__(self, task: Task, maker: int) -> None:
         self.task = task
         self.maker = maker
-        """Who made it, by tid; 0 if it came here later."""
+        """The tid of the task that made it; 0 if it was pinned later."""
         self.before = task.stops
-        """How many stops it had at the last tick, less those that its children have had since."""
+        """Its stops at the last tick, minus those of its children since."""
 
 
 class SharedProcessor:
-    """Which tasks share the tracer's processor.  `tick` belongs to another thread than the rest."""
+    """The tasks that share the tracer's processor.  `tick` is called by another thread than the rest."""
 
     def __init__(self) -> None:
         self._tracer = threading.get_native_id()
@@ -51,16 +52,16 @@ class SharedProcessor:
         self._pinned: dict[int, _Sharer] = {}
         """By tid."""
         self._enabled = len(self._own) > 1
-        """Off for good once the program may see affinities where we can't be in time to restore them."""
+        """False for the rest of the run once the program may read affinities where they cannot be restored in time."""
         self._lock = threading.Lock()
-        """A task must not go on and look while the other thread is about to give it its affinity back."""
+        """Held so that a task does not read its affinity while the other thread is restoring it."""
 
     @property
     def in_use(self) -> bool:
         return bool(self._pinned)
 
     def pin(self, task: Task) -> None:
-        """Have `task` share the tracer's processor, if it may use it and has not chosen its processors itself."""
+        """Move `task` to the tracer's processor, if it may run there and has not chosen its processors itself."""
         if task.tid in self._pinned or task.own_affinity or not self._enabled:
             return
         with self._lock:
@@ -70,7 +71,7 @@ class SharedProcessor:
                 self._add(task)
 
     def inherit(self, parent: Task, child: Task) -> None:
-        """A new task starts with its creator's affinity: ours, if that one was pinned then; it need not be now."""
+        """Take over a new task, which starts with its creator's affinity: ours, if the creator was pinned at that time."""
         if parent.affinity is None or parent.own_affinity:
             return
         with self._lock:
@@ -81,7 +82,7 @@ class SharedProcessor:
                     self._release(child.tid)
 
     def follow(self, former: int, task: Task) -> None:
-        """`task`, in whose place thread `former` is now, after an execve, has that one's affinity."""
+        """After an execve by thread `former`, which goes on as `task`: the affinity is that of `former`."""
         with self._lock:
             self._pinned.pop(task.tid, None)
             if sharer := self._pinned.pop(former, None):
@@ -95,7 +96,7 @@ class SharedProcessor:
             self._release(tid)
 
     def forget(self, tid: int) -> None:
-        """The task has ended.  Who starts one short-lived task after the other stops as often as they do."""
+        """Remove a task that has ended.  Its stops count as its maker's, so that one that starts many short tasks stays."""
         if tid in self._pinned:
             with self._lock:
                 ended = self._pinned.pop(tid, None)
@@ -104,16 +105,16 @@ class SharedProcessor:
                 self._rest()
 
     def disable(self) -> None:
-        """Share no more in this run."""
+        """Stop sharing for the rest of the run."""
         with self._lock:
             self._enabled = False
             for tid in list(self._pinned):
                 self._release(tid)
 
     def tick(self) -> None:
-        """Release those that compute: they run, and have stopped rarely since the last tick.
+        """Release the tasks that compute: they run, and have stopped rarely since the last tick.
 
-        One that waits loses nothing by where it does, and what it starts next is better off here from its birth."""
+        A task that waits loses nothing here, and what it starts next is faster if it starts here."""
         with self._lock:
             is_crowd = len(self._pinned) > CROWD
             few = FEW_STOPS if len(self._pinned) == 1 else FEW_STOPS_OF_MANY
@@ -139,7 +140,7 @@ class SharedProcessor:
 
 
 def _runs(tid: int) -> bool:
-    """Whether a task is running or ready to; also if that can't be known."""
+    """Whether a task is running or ready to run; True if that cannot be read."""
     try:
         with open(f"{proc()}/{tid}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2][:1] == b"R"
@@ -148,7 +149,7 @@ def _runs(tid: int) -> bool:
 
 
 def _affinity(tid: int) -> set[int]:
-    """The processors that a task may use; none when it is gone."""
+    """The processors that a task may use; none when it has ended."""
     try:
         return os.sched_getaffinity(tid)
     except OSError:
@@ -159,7 +160,7 @@ def _set_affinity(tid: int, processors: set[int]) -> bool:
     try:
         os.sched_setaffinity(tid, processors)
     except OSError:
-        return False  # it is gone
+        return False  # it has ended
     return True
 
 

@@ -1,4 +1,4 @@
-"""One run of learning: a program started, or a process attached to, and followed until it has ended."""
+"""One run of learning: starts a program or attaches to a process, and follows it until it has ended."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from tracer.tally import Recorder
 
 LET_GO: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
-"""Signals that end an attached session."""
+"""Signals by which an attached session ends."""
 LINGERING: Final = 1.0
-"""Seconds for which others may outlive the initial process before `exited` is called."""
+"""Seconds that other processes may outlive the initial one before `exited` is called."""
 WAKE: Final = signal.SIGURG
 """Interrupts the main thread's waitpid.  Ignored by default, so that one that comes late does no harm."""
 
@@ -37,15 +37,15 @@ class Outcome(NamedTuple):
     """How a run ended."""
 
     status: int | None
-    """Wait status of the initial process; None when we let go of it."""
+    """Wait status of the initial process; None if we detached from it."""
     processes: int
     calls: int
     started: bool = True
-    """False when it was killed in its execve, past the point of no return: nothing of it ever ran."""
+    """False if it was killed within its execve: no instruction of it ran."""
 
 
 class _Started:
-    """A program that we have started, as the signals see it."""
+    """A program that we have started, as a target of signals."""
 
     def __init__(self, loop: Loop, tick: Callable[[Loop], None], exited: Callable[[Loop], None]) -> None:
         self._loop = loop
@@ -53,7 +53,8 @@ class _Started:
         self._exited: Callable[[Loop], None] | None = exited
 
     def send(self, signum: int, *, from_terminal: bool) -> None:
-        """To the initial process; when that has ended, to those that it left, which may be away from the terminal."""
+        """Send a signal to the initial process, or, when that has ended, to the processes that it left: those may have left
+        the terminal."""
         if self._loop.status is None:
             if not from_terminal:
                 _send(self._loop.initial, signum)
@@ -81,7 +82,7 @@ class _Started:
 
 
 class _Attached(_Started):
-    """A process that we have attached to: no signal of ours is its business."""
+    """A process that we have attached to: it gets none of the signals that are sent to us."""
 
     def __init__(self, loop: Loop, tick: Callable[[Loop], None]) -> None:
         super().__init__(loop, tick, lambda loop: None)
@@ -99,7 +100,7 @@ class _Attached(_Started):
 
     def tick(self) -> None:
         super().tick()
-        if self._let_go:  # again and again: one that comes just before the waitpid interrupts nothing
+        if self._let_go:  # at each tick, since one that comes just before the waitpid interrupts nothing
             signal.pthread_kill(self._main, WAKE)
 
 
@@ -113,34 +114,34 @@ def trace(
     tick: Callable[[Loop], None] = lambda loop: None,
     exited: Callable[[Loop], None] = lambda loop: None,
 ) -> Outcome:
-    """Run a program to its end, and all that it started to theirs.
+    """Run a program until it and all that it started have ended.
 
     `known` is a filter that lets known behaviour run and returns kernel.RET_RECORD for the rest; by default all is recorded.
-    `tick` is called from another thread some times a second, `exited` once if others go on behind the initial process.
+    `tick` is called from another thread some times a second, `exited` once if processes outlive the initial one.
     Raises StartError when the program did not start, TracerError when it may not be traced.
     """
     loop = Loop(recorder, allow_opaque)
     loop.from_entry = from_entry
     loop.strangers = _children()
     if proc() != "/proc":
-        recorder.gap("/proc is not this pid namespace's: which executable made a call, and where, is not known")
+        recorder.gap("/proc is not mounted for this pid namespace: it is not known which executable made a call, and where")
     dispositions = Dispositions()
     try:
         if known:
-            loop.processor.disable()  # a call by which the program could see its affinity may be known, and not stop
+            loop.processor.disable()  # a known call does not stop, and may be one that reads the affinity
         launch = Launch(program, dispositions, known or kernel.RECORD_ALL)
         loop.initial = launch.pid
         try:
             kernel.seize(launch.pid, OPTIONS)
         except PtraceError as error:
             os.kill(launch.pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored; those traced report nevertheless
+            with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored; tracees report nevertheless
                 os.waitpid(launch.pid, 0)
             raise TracerError(_not_permitted(error), error.call, error.errno) from None
         task = loop.family.add(launch.pid, launch.pid)
         task.recorded = False
         if has_filter(os.getpid()):
-            # What a filter in force refuses, ours does not get to see: look before both, at two more stops a call.
+            # Ours does not see what a filter in force refuses: stop before both, which costs two more stops a call.
             task.request, task.other_filter = linux.PTRACE_SYSCALL, True
         loop.processor.pin(task)
         launch.go()
@@ -160,9 +161,9 @@ def attach(
     allow_opaque: frozenset[str] = frozenset(),
     tick: Callable[[Loop], None] = lambda loop: None,
 ) -> Outcome:
-    """Follow a running process until it ends, or SIGINT, SIGTERM or SIGHUP asks to let go of it.
+    """Follow a running process until it ends, or until SIGINT, SIGTERM or SIGHUP asks us to detach.
 
-    No filter is left behind, and without PTRACE_O_EXITKILL the process survives even our sudden end.
+    It gets no filter, and without PTRACE_O_EXITKILL it survives our death.
     Raises TracerError.
     """
     loop = Loop(recorder, allow_opaque)
@@ -193,7 +194,7 @@ def _run(loop: Loop, target: _Started) -> None:
 
 
 def _seize_threads(loop: Loop, pid: int) -> None:
-    """Seize every thread of a process, those included that start meanwhile.  Raises TracerError."""
+    """Seize every thread of a process, including those that start meanwhile.  Raises TracerError."""
     options = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESYSGOOD
     seen: set[int] = set()
     while new := _threads(pid) - seen:
@@ -221,7 +222,7 @@ def _threads(pid: int) -> set[int]:
 
 
 def _is_dead_or_ours(tid: int) -> bool:
-    """Why PTRACE_SEIZE refuses: the thread is a zombie, or the kernel has attached it for us as its maker's child."""
+    """Whether PTRACE_SEIZE failed because the thread is a zombie, or because the kernel has attached it for us already."""
     try:
         status = Path(f"{proc()}/{tid}/status").read_text(errors="replace")
     except OSError:
@@ -237,7 +238,7 @@ def _send(pid: int, signum: int) -> None:
 
 
 def _children() -> frozenset[int]:
-    """The children of this process, e.g. those of a shell that exec'd it."""
+    """The children of this process, for instance of the shell that it was before its execve."""
     try:
         return frozenset(map(int, Path(f"{proc()}/thread-self/children").read_text().split()))
     except OSError:
@@ -245,7 +246,7 @@ def _children() -> frozenset[int]:
 
 
 def _not_permitted(error: PtraceError) -> str:
-    """Why PTRACE_SEIZE may have been refused, and the way out."""
+    """Why PTRACE_SEIZE may have failed, and what to do."""
     reason = f"the kernel does not permit ptrace here ({os.strerror(error.errno)})"
     if (scope := linux.yama_scope()) in ("2", "3"):
         return f"{reason}: kernel.yama.ptrace_scope is {scope}; an administrator can lower it to 1"

@@ -1,8 +1,8 @@
-"""Signals that are sent to learn itself, so that the program gets what it would get without learn.
+"""Signals that are sent to learn: the program gets those that it would get without learn.
 
-The terminal's SIGINT, SIGQUIT and SIGTSTP reach the whole foreground group, hence the program too, and so does what
-somebody sends to the group: they are not passed on.  What is sent to learn alone is.  All of them are blocked here and
-taken by one thread with sigtimedwait(2), because siginfo tells who has sent them.
+The terminal's SIGINT, SIGQUIT and SIGTSTP reach the whole foreground group, hence the program too, and so does a signal
+to the group: they are not passed on.  A signal to learn alone is.  All are blocked here, and one thread takes them with
+sigtimedwait(2), because siginfo tells their sender.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ TAKEN: Final = frozenset(range(1, signal.SIGRTMAX + 1)) - {
     signal.SIGURG,  # ours, in an attached session; ignored by default
     *range(32, signal.SIGRTMIN),  # glibc's
 }
-"""All others: none that the program sends to its group may end us.  A fault of our own kills although it is blocked."""
+"""All others, so that no signal to the group ends us.  A fault of our own kills us although it is blocked."""
 GROUP_DELAY: Final = 0.02
-"""Seconds in which a signal to the whole group has reached the program if it reaches it at all."""
+"""Seconds within which a signal to the whole group reaches the program."""
 
 
 class Target(Protocol):
-    """The program, as the signals see it.  Called from the signal thread."""
+    """The program, as a target of signals.  Called from the signal thread."""
 
     def send(self, signum: int, *, from_terminal: bool) -> None:
-        """Pass a signal on; `from_terminal`: those of it that are in the terminal's foreground have it already."""
+        """Pass a signal on.  `from_terminal`: processes in the terminal's foreground group have it already."""
 
     def reached(self, signum: int, sender: int) -> bool:
-        """Whether the program has had `signum` from process `sender` (0: the kernel) itself, a moment ago."""
+        """Whether the program itself got `signum` from process `sender` (0: the kernel) a moment ago."""
 
     def has(self, pid: int) -> bool:
         """Whether `pid` is one of its tasks."""
@@ -52,19 +52,19 @@ class Target(Protocol):
 
 
 class Dispositions:
-    """The signal state that this process was started with, for its child; this process takes the signals itself."""
+    """The signal state that this process was started with, which its child restores; here the signals are blocked."""
 
     def __init__(self) -> None:
         self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
         self.handlers: dict[int, signal.Handlers] = {
             # CPython ignores these two at its start, and children would inherit it (PEP 11 has no switch for it).
-            # Whether they were ignored before can't be seen any more.
+            # Whether they were ignored before cannot be known.
             signal.SIGPIPE: signal.SIG_DFL,
             signal.SIGXFSZ: signal.SIG_DFL,
         }
 
     def restore(self) -> None:
-        """In this process, at the end.  What came for the program and too late for it must not end us."""
+        """In this process, at the end.  Discard signals that came too late for the program: they must not end us."""
         while kernel.wait_for_signal(TAKEN, 0):
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
@@ -76,7 +76,7 @@ class Dispositions:
 
 
 class SignalThread(threading.Thread):
-    """Takes the signals of `TAKEN`, which the caller has blocked in every thread, and keeps the clock."""
+    """Takes the signals of `TAKEN`, which the caller has blocked in every thread, and calls the target's `tick`."""
 
     def __init__(self, target: Target, interval: float) -> None:
         """`target.tick()` is called every `interval` seconds."""
@@ -105,9 +105,9 @@ class SignalThread(threading.Thread):
                 self._take(*info)
 
     def _take(self, signum: int, code: int, sender: int) -> None:
-        """`code` > 0: from the kernel."""
+        """Pass a signal on or not.  `code` > 0: the kernel sent it."""
         if signum == signal.SIGCONT:
-            # A shell continues the whole group, so the program too; who sends to us alone does not.
+            # A shell continues the whole group, hence the program too; a signal to us alone does not reach it.
             time.sleep(GROUP_DELAY)
             if self._target.stopped():
                 self._target.send(signum, from_terminal=False)
@@ -126,11 +126,11 @@ class SignalThread(threading.Thread):
                 self.stop_with_program()
 
     def stop_with_program(self) -> None:
-        """If we have been asked to stop and the program is stopped, stop as it did: the shell is waiting to see it.
+        """If we have been asked to stop and the program has stopped, stop as it did, which the shell waits for.
 
-        Never before the program: while we are stopped, none of its tasks gets past a system call.
+        Never before the program: while we are stopped, its tasks cannot get past a system call.
         """
-        with self._lock:  # both threads come here
+        with self._lock:  # both threads call this
             signum = self._target.stopped()
             if not self._stop_asked or not signum:
                 return
@@ -143,7 +143,7 @@ class SignalThread(threading.Thread):
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def end(self) -> None:
-        """Take no more signals.  Waits until none is being taken."""
+        """Take no more signals, and wait until none is being taken."""
         self._ended = True
         signal.pthread_kill(self.ident or 0, signal.SIGCONT)
         self.join()

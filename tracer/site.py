@@ -1,4 +1,4 @@
-"""Where a call came from: the file that the instruction is mapped from, the offset in it, and which build of it that is."""
+"""Where a call came from: the file that its instruction is mapped from, the offset in it, and the build of that file."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 _NOTE_SEGMENT = 4  # PT_NOTE, elf.h
 _BUILD_ID = 3  # NT_GNU_BUILD_ID, elf.h
 _LONGEST = 4096
-"""Bytes of a note segment, and segments, that are looked at: the real ones have a few dozen."""
+"""Most bytes of a note segment, and most segments, that are read: real ones have a few dozen."""
 _builds: dict[tuple[str, str, str], str] = {}
-"""Build ids by device, inode and path, since a site is asked for with each new observation."""
+"""Build ids by device, inode and path, since each new observation needs its site."""
 
 
 def call_site(tid: int, ip: int) -> str:
     """`/path/library+0xoffset (build id)` of an instruction, the offset being that in the file.
 
-    Without the parentheses where the file has no build id; `[anonymous]+0x...` outside of any file.
-    '?' when the maps can't be read: never an error, since the call itself has been seen.
+    Without the parentheses if the file has no build id; `[anonymous]+0x...` outside any file.
+    '?' if the maps cannot be read: that is no error, since the call itself was seen.
     """
     try:
         with open(f"{proc()}/{tid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
@@ -45,7 +45,7 @@ def call_site(tid: int, ip: int) -> str:
 
 
 def _build_id(path: str) -> str:
-    """The GNU build id of a file in hexadecimal; '' if there is none."""
+    """The GNU build id of a file, in hexadecimal; '' if it has none."""
     try:
         with open(path, "rb", opener=_regular) as file:
             return next((note.hex() for note in _build_notes(file)), "")
@@ -54,7 +54,7 @@ def _build_id(path: str) -> str:
 
 
 def _regular(path: str, flags: int) -> int:
-    """Opens what is no device: opening one can do something."""
+    """Open a regular file; opening a device can have effects."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(f"{path}: no regular file")
     return os.open(path, flags | os.O_NONBLOCK)

@@ -1,7 +1,7 @@
-"""Counting events, as few Python operations a stop as possible.
+"""Counting events with as few Python operations a stop as possible.
 
-The recorder says which bits of a call can make a difference; what is left of the registers under that mask is the key
-of a counter.  Only a key that is new costs more than a look-up.
+The recorder says which bits of a call distinguish observations; the registers under that mask are the key of a counter.
+Only a new key costs more than a look-up.
 """
 
 from __future__ import annotations
@@ -18,39 +18,40 @@ if TYPE_CHECKING:
     from tracer.task import Hot, Task
 
 MANY_KEYS: Final = 65536
-"""Keys that are kept for one executable before starting again: bounds memory, not what is recorded."""
+"""Keys kept for one executable before they are dropped: this bounds memory, not what is recorded."""
 
 _EVENT = struct.Struct("<4xIQ8xQ6Q")  # struct ptrace_syscall_info: arch, instruction pointer, number, arguments
 
 
 class Recorder(Protocol):
-    """What becomes of the events.  `raw` is number and arguments as one integer: 64 bits each, the number lowest."""
+    """Takes the events.  `raw` is number and arguments as one integer: 64 bits each, the number lowest."""
 
     generation: int
-    """Changes when masks that were given before are out of date."""
+    """Changes when earlier masks are out of date."""
 
     def hot_mask(self, arch: int, number: int) -> int:
-        """The bits of `raw` that can make a difference; `arch` is an AUDIT_ARCH_* number."""
+        """The bits of `raw` that distinguish observations; `arch` is an AUDIT_ARCH_* number."""
 
     def slot(self, executable: str, event: Event, site: Callable[[], str]) -> list[int]:
         """The counter (its first element) of the observation that `event` belongs to."""
 
     def executed(self, before: str, after: str) -> None:
-        """A process of the executable `before`, often one that was made for it, has become one of `after` by an execve.
+        """A process has executed `after`; its executable was `before`.
 
-        '' is whoever started the program, '?' one that could not be read.  Told of each, whether calls are recorded or not.
+        '' is the starter of the program, '?' an executable that could not be read.  Called for each execve, also while
+        calls are not recorded.
         """
 
     def gap(self, what: str) -> None:
-        """Something that could not be observed, in words."""
+        """Something could not be observed: `what`, in words."""
 
 
 class Tally:
-    """The counters by executable, and the masks."""
+    """The counters by executable, and the masks of the calls."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.masks: dict[int, int] = {}
-        """x86_64's masks by number: the loop looks into it by itself."""
+        """x86_64's masks by number; the loop reads them directly."""
         self._recorder = recorder
         self._generation = recorder.generation
         self._hot: dict[str, Hot] = {}
@@ -79,7 +80,7 @@ class Tally:
         return slot
 
     def count(self, task: Task, info: bytearray) -> None:
-        """Count one call of any architecture; the loop does the same for x86_64 in line."""
+        """Count one call of any architecture; the loop does the same inline for x86_64."""
         event = event_of(info, task.tid)
         raw = int.from_bytes(info[24:80], "little")
         if event.arch == Arch.X86_64.audit:

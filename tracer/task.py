@@ -1,4 +1,4 @@
-"""What the tracer knows of one task."""
+"""What the tracer knows about one task."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from tracer import linux
 
 Hot = dict[int, list[int]]
-"""The counter of an observation by the number and those argument bits that matter to it."""
+"""The counters of observations, by the number and the argument bits that distinguish them."""
 
 
 class Task:
-    """One thread.  Mutable: the event loop's own record."""
+    """One thread.  Mutable: the event loop keeps its state here."""
 
     __slots__ = (
         "affinity",
@@ -38,32 +38,33 @@ class Task:
         self.tgid = tgid
         self.executable = "?"
         self.hot: Hot = {}
-        """Slots by masked registers: shared by all tasks of this executable."""
+        """Counters by masked registers, shared by all tasks of this executable."""
         self.request = linux.PTRACE_CONT
-        """PTRACE_CONT where seccomp stops show the calls, PTRACE_SYSCALL where entry stops must; then PTRACE_DETACH."""
+        """How to resume it: PTRACE_CONT if seccomp stops show its calls, PTRACE_SYSCALL if entry stops must, PTRACE_DETACH to
+        let it go."""
         self.filtered = True
-        """It has our recording filter: every task does, except where we attached to a running process."""
+        """Whether it has our recording filter: every task does, except in a process that we attached to."""
         self.recorded = True
-        """False until the program itself runs: the launcher's calls are not its behaviour."""
+        """False until the program itself runs: the launcher's calls are not the program's."""
         self.other_filter = False
-        """A filter that is not ours is in force."""
+        """Whether a filter that is not ours is in force."""
         self.installing = ""
         """'one' or 'all' (threads) while it is in a call that installs a filter of the program's."""
         self.counted = False
-        """Under PTRACE_SYSCALL: the call that it is in was counted at its entry stop."""
+        """Under PTRACE_SYSCALL: whether its current call was counted at the entry stop."""
         self.affinity: set[int] | None = None
-        """Its own processors, if it or the one that made it has ever shared the tracer's."""
+        """Its own processors, if it or its maker ever shared the tracer's."""
         self.own_affinity = False
-        """The program has chosen its processors itself: they are left alone."""
+        """Whether the program has chosen its processors itself: they are not changed then."""
         self.stops = 0
         """Calls seen."""
         self.checked = 0.0
         """When its rate of stops was last looked at, in seconds of time.monotonic."""
         self.stopped = 0
-        """The signal of the group-stop that it is in, under PTRACE_LISTEN; 0 when it is in none."""
+        """The signal of its group-stop, under PTRACE_LISTEN; 0 if it is in none."""
 
     def child(self, tid: int, tgid: int) -> Task:
-        """A new task that this one has made."""
+        """Return a new task that this one has made."""
         child = Task(tid, tgid)
         child.executable = self.executable
         child.hot = self.hot
@@ -71,7 +72,7 @@ class Task:
         return child
 
     def take_over(self, other: Task) -> None:
-        """What a task passes on to one that it makes, and to the leader whose place it takes by execve."""
+        """Copy what a task passes on to one that it makes, and to the leader that it becomes by execve."""
         self.request = other.request
         self.filtered = other.filtered
         self.other_filter = other.other_filter
@@ -82,9 +83,9 @@ class Task:
 
 @cache
 def proc() -> str:
-    """Where processes are found by the pids that we know them by: a folder that does not exist where nowhere.
+    """The folder where our pids name processes; one that does not exist if there is none.
 
-    /proc may not be mounted, or be that of another pid namespace, whose numbers mean other processes.
+    /proc may not be mounted, or belong to another pid namespace, where the same numbers name other processes.
     """
     try:
         return "/proc" if os.readlink("/proc/self") == str(os.getpid()) else "/nonexistent"
@@ -93,7 +94,7 @@ def proc() -> str:
 
 
 def executable_of(pid: int) -> str:
-    """The path of a process's executable; '?' when it is gone or may not be read."""
+    """The path of a process's executable; '?' if the process has ended or may not be read."""
     try:
         return os.readlink(f"{proc()}/{pid}/exe").removesuffix(" (deleted)")
     except OSError:
@@ -101,7 +102,7 @@ def executable_of(pid: int) -> str:
 
 
 def kin_of(tid: int) -> tuple[int, int]:
-    """The process that a task belongs to, and that one's parent; (tid, 0) when the task is already gone."""
+    """The process that a task belongs to, and the parent of that process; (tid, 0) if the task has ended."""
     try:
         status = Path(f"{proc()}/{tid}/status").read_text(errors="replace")
     except OSError:
@@ -111,7 +112,7 @@ def kin_of(tid: int) -> tuple[int, int]:
 
 
 def has_filter(tid: int) -> bool:
-    """Whether a task is under a seccomp filter; taken as so when it can't be read."""
+    """Whether a task is under a seccomp filter; True if that cannot be read."""
     try:
         return "\nSeccomp:\t0" not in Path(f"{proc()}/{tid}/status").read_text(errors="replace")
     except OSError:
@@ -130,7 +131,7 @@ def dies_only_untraced(tid: int, signum: int) -> bool:
 
 
 def privilege_lost(pid: int) -> str:
-    """What no_new_privs kept an executed file from giving to a process: `linux.privilege_lost`; "" too if it is gone."""
+    """What no_new_privs kept an executed file from giving to a process: `linux.privilege_lost`; "" too if it has ended."""
     try:
         process = os.stat(f"{proc()}/{pid}")
     except OSError:

@@ -1,4 +1,4 @@
-"""`learn -p PID`: comes and goes without a trace."""
+"""`learn -p PID`: attaches, and leaves the process as it was."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def recorded(folder):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_let_go(running, attach, tmp_path, signum):
+def test_a_signal_to_learn_detaches(running, attach, tmp_path, signum):
     for _ in range(2):
         learner = attach(running)
         learner.send_signal(signum)
@@ -90,14 +90,14 @@ def test_let_go(running, attach, tmp_path, signum):
     ends_well(running)
 
 
-def test_until_its_end(running, attach, tmp_path):
+def test_learn_follows_until_the_process_ends(running, attach, tmp_path):
     learner = attach(running)
     ends_well(running)
     assert learner.wait(10) == 0, learner.stderr.read()
     assert {GETPPID, 231} <= recorded(tmp_path)  # exit_group
 
 
-def test_what_it_starts_is_known_to_be_started_by_it(attach, tmp_path):
+def test_the_recording_tells_what_the_process_executes(attach, tmp_path):
     process = subprocess.Popen(["/bin/sh", "-c", "read line; env true; exit 3"], stdin=subprocess.PIPE)
     learner = attach(process)
     process.communicate(b"go\n", timeout=20)
@@ -107,7 +107,7 @@ def test_what_it_starts_is_known_to_be_started_by_it(attach, tmp_path):
     assert run.executed == tuple(sorted([("", shell), (shell, env), (env, true)]))
 
 
-def test_a_killed_learn_leaves_it_running(running, attach, tmp_path):
+def test_the_process_survives_a_killed_learn(running, attach, tmp_path):
     learner = attach(running)
     learner.kill()
     learner.wait()
@@ -117,7 +117,7 @@ def test_a_killed_learn_leaves_it_running(running, attach, tmp_path):
     assert not (tmp_path / "a.policy").exists()
 
 
-def test_what_is_stopped_stays_stopped(running, attach):
+def test_a_stopped_process_stays_stopped(running, attach):
     running.send_signal(signal.SIGSTOP)
     until(lambda: status(running.pid)["State"][0] == "T")
     learner = attach(running)
@@ -128,7 +128,7 @@ def test_what_is_stopped_stays_stopped(running, attach):
     ends_well(running)
 
 
-def test_stopped_and_continued_while_attached(running, attach):
+def test_the_process_can_be_stopped_and_continued_while_attached(running, attach):
     learner = attach(running)
     running.send_signal(signal.SIGSTOP)
     time.sleep(0.2)
@@ -143,6 +143,6 @@ def test_stopped_and_continued_while_attached(running, attach):
     ends_well(running)
 
 
-def test_nobody_to_attach_to(tmp_path):
+def test_no_process_to_attach_to(tmp_path):
     done = subprocess.run([*LEARN, "-p", "4194304"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (125, "learn: no process 4194304\n")

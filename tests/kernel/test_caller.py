@@ -1,4 +1,4 @@
-"""What the caller of learn gives to the program and gets back, and odd ways to start."""
+"""What a caller gives to learn reaches the program, and its result comes back; unusual ways to start."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_death_by_signal(program, same, name):
     assert same(program("inside"), "raises", str(int(number))).done.returncode == -number
 
 
-def test_a_core_is_the_programs_only(program, plain, learn, tmp_path):
+def test_only_the_program_dumps_core(program, plain, learn, tmp_path):
     plain_folder, learn_folder = tmp_path / "plain", tmp_path / "learn"
     plain_folder.mkdir(), learn_folder.mkdir()
     assert plain(program("inside"), "dumps_core", cwd=plain_folder).returncode == -signal.SIGABRT
@@ -66,7 +66,7 @@ def test_a_script_without_interpreter_runs_as_in_a_shell(tmp_path, learn):
 
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-", "0<&- 2>&- 3</dev/null 7>&1"])
-def test_descriptors_are_the_callers(program, plain, tmp_path, closed):
+def test_the_program_gets_the_callers_descriptors(program, plain, tmp_path, closed):
     found = []
     for prefix in ("", "LEARN "):
         command = f"{prefix}{program('inside')} descriptors 9>{tmp_path}/seen {closed}"
@@ -77,7 +77,7 @@ def test_descriptors_are_the_callers(program, plain, tmp_path, closed):
 
 
 @pytest.mark.parametrize("check", ["arguments", "belongings"])
-def test_belongings(program, same, check):
+def test_the_program_gets_all_that_the_caller_has(program, same, check):
     same(program("inside"), check, "", "two words", "new\nline", b"\xff\xfe", "x" * 131071)
 
 
@@ -113,7 +113,7 @@ def test_in_the_background(plain, tmp_path):
     assert done.stdout == b"9\n"
 
 
-def test_a_brokers_child_is_not_waited_for(plain, tmp_path):
+def test_a_child_from_before_the_execve_is_not_waited_for(plain, tmp_path):
     before = time.monotonic()
     done = plain(*shell("(sleep 20 >&- 2>&- & exec LEARN sh -c 'exit 4')", "-o", tmp_path / "p.policy"))
     assert done.returncode == 4
@@ -126,7 +126,7 @@ def test_pid_1_of_a_namespace(learn, options):
     inner = "test $PPID = 1; echo $?; (exit 3) & wait $!; kill -9 $$"
     learned = learn("sh", "-c", inner, under=("unshare", *options))
     assert learned.done.stdout == b"0\n", learned.done.stderr
-    assert learned.done.returncode == 137  # it can't kill itself
+    assert learned.done.returncode == 137  # pid 1 cannot kill itself
     assert any("pid namespace" in gap for gap in learned.gaps()) == ("--mount-proc" not in options)
 
 
@@ -167,7 +167,7 @@ def test_odd_names(program, plain, tmp_path, name):
 
 
 @root
-def test_an_unreadable_program_as_somebody_else(program, learn, shown_path):
+def test_an_unreadable_program_as_another_user(program, learn, shown_path):
     shown_path.chmod(0o777)
     target = shown_path / "unreadable"
     shutil.copy(program("ways"), target)
@@ -179,7 +179,7 @@ def test_an_unreadable_program_as_somebody_else(program, learn, shown_path):
 
 
 @root
-def test_a_set_user_id_program_runs_without_and_it_is_said_once(program, learn, shown_path):
+def test_a_set_user_id_program_runs_unprivileged_and_the_recording_says_so_once(program, learn, shown_path):
     target = shown_path / "set-user-id"
     shutil.copy(program("inside"), target)
     target.chmod(0o755 | stat.S_ISUID)

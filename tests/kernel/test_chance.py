@@ -1,4 +1,4 @@
-"""What is not the same in two runs of a program is no violation."""
+"""Calls that depend on timing or on addresses are no violation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ENFORCE = (sys.executable, "-m", "callfence", "enforce")
 
 
 @pytest.mark.parametrize(("check", "later"), [("left_over", ()), ("look_again", ("slowly",))])
-def test_what_is_chance_is_allowed(program, plain, learn, check, later):
+def test_calls_that_depend_on_timing_are_allowed(program, plain, learn, check, later):
     learned = learn(program("chance"), check)
     assert learned.done.returncode == 0, learned.done.stderr
     for _ in range(2):  # the addresses differ

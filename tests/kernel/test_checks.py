@@ -1,4 +1,4 @@
-"""Programs that check themselves: no task of theirs may notice the tracer."""
+"""Programs that check themselves: none of their tasks may notice the tracer."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_the_program_notices_nothing(program, same, name, check):
         ("signals", "state"),
     ],
 )
-def test_nor_when_all_that_it_does_is_known(program, learn, name, check):
-    """What the tracer must see still stops."""
+def test_a_warm_run_of_the_program_notices_nothing(program, learn, name, check):
+    """Known calls run unseen, except those that the tracer must handle."""
     first = learn(program(name), check)
     policy = first.policy.read_bytes()
     again = learn(program(name), check)
@@ -70,7 +70,7 @@ def test_no_child_is_left_without_its_tracer(program, learn, options, said):
 
 
 @pytest.mark.parametrize("options", [(), ("--allow-opaque", "clone3")])
-def test_nor_where_only_the_childs_call_is_new(program, learn, options):
+def test_no_child_of_a_warm_run_is_left_without_its_tracer(program, learn, options):
     policy = learn(program("tasks"), "untraced", options=("-q", *options)).policy
     whole = policy.read_text()
     policy.write_text(whole.replace("getppid: allow\n", ""))

@@ -1,6 +1,6 @@
 """A child's first stop that is reported before its parent's event.
 
-Which comes first is the kernel's chance.  Here it is none: each new task's first stop is taken from the kernel at its
+Which comes first depends on timing.  Not here: each new task's first stop is taken from the kernel at its
 parent's event, and given to the tracer before it.
 """
 

@@ -1,4 +1,4 @@
-"""Programs with filters of their own, under enforce with the policy that was learned of them."""
+"""Programs with filters of their own, enforced with the policy learned from them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ FILTERS = "trapping notifying asking_for_flags for_all_threads precedence"
 
 
 @pytest.mark.parametrize("check", FILTERS.split())
-def test_filters_of_the_program_work_behind_the_policys(program, plain, learn, check):
-    """`notifying` has a listener, of which a chain of filters has one: enforce leaves it to the program."""
+def test_filters_of_the_program_work_under_the_policy(program, plain, learn, check):
+    """`notifying` installs a listener.  A chain of filters has one, which enforce leaves to the program."""
     learned = learn(program("filters"), check)
     done = plain(*ENFORCE, "-p", learned.policy, program("filters"), check)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Which executable started which, as the recording has it."""
+"""The recording tells which executable started which."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from policygen.recording import recording_file
 
 @pytest.fixture
 def chain(tmp_path, program):
-    """A command line that executes one program after the other in every way there is, and who starts whom then."""
+    """A command line that executes programs in every way there is, and the pairs that it must record."""
     hows = ("fork", "vfork", "thread", "exec")
     names = [os.fspath(tmp_path / name) for name in "abcd"]
     for name in names:

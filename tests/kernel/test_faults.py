@@ -1,4 +1,4 @@
-"""Failures of the kernel, made by strace on learn itself: an end in time, a message, and no half-written file."""
+"""Calls of learn itself that strace makes fail: learn ends in time, with a message, and leaves no half-written file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_interrupted_waits(tmp_path, fault):
 @pytest.mark.parametrize("fault", ["prctl:error=EINVAL", "seccomp:error=ENOMEM"])
 @pytest.mark.parametrize("command", [["true"]])
 def test_no_filter(tmp_path, fault, command):
-    """Of learn itself only: its child, which installs the filter, strace does not see."""
+    """strace sees learn only, not its child, which installs the filter."""
     assert under_fault(tmp_path, fault, command).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""Programs of others that trace, filter and isolate by themselves."""
+"""Existing programs that trace, filter and isolate."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def needs(*programs):
 
 
 @needs("gdb")
-def test_gdb_fails_as_the_kernel_has_it_and_it_is_said(program, learn):
+def test_gdb_fails_as_under_any_tracer_and_learn_says_so(program, learn):
     learned = learn("gdb", "-q", "-batch", "-ex", "run", "--args", program("ways"), "clocks", timeout=60)
     assert any("gdb uses ptrace" in gap for gap in learned.gaps())
     assert learned.policy.exists()
 
 
-def test_leak_sanitizer_fails_and_it_is_said(tmp_path, plain, learn):
+def test_leak_sanitizer_fails_and_learn_says_so(tmp_path, plain, learn):
     (tmp_path / "leak.c").write_text("#include <stdlib.h>\nint main(void) { return !malloc(7); }\n")
     built = plain("gcc", "-fsanitize=leak", "-o", "leak", "leak.c")
     if built.returncode or b"7 byte" not in plain("./leak").stderr:
@@ -43,7 +43,7 @@ def test_bubblewrap(plain, learn):
     command = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-pid", "--die-with-parent")
     if plain(*command, "true").returncode:
         pytest.skip("bwrap does not work here")
-    options = ("-q", "--allow-opaque", "openat2")  # without which new ones do not work
+    options = ("-q", "--allow-opaque", "openat2")  # new versions need it
     learned = learn(*command, "sh", "-c", "echo $$; exit 3", options=options)
     assert (learned.done.returncode, learned.done.stdout) == (3, b"2\n"), learned.done.stderr
     if learn(*command, "true", options=("-q", "--fresh")).done.returncode:

@@ -33,10 +33,10 @@ def family():
 
 
 NOBODY = 1 << 22
-"""Above any pid: /proc knows nothing of it."""
+"""Above any pid, so that /proc does not have it."""
 
 
-def test_a_child_is_as_its_parent(family):
+def test_a_child_takes_over_its_parents_state(family):
     parent = family.add(NOBODY, NOBODY)
     parent.request, parent.filtered = PTRACE_SYSCALL, False
     thread = family.born(NOBODY + 1, parent, is_thread=True)
@@ -46,7 +46,7 @@ def test_a_child_is_as_its_parent(family):
     assert family.processes == 2
 
 
-def test_an_early_one_that_was_adopted_is_not_born_again(family):
+def test_an_adopted_task_is_not_added_again(family):
     parent = family.add(NOBODY, NOBODY)
     family.early.add(NOBODY + 1)
     (adopted,) = family.adopt()

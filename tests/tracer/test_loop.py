@@ -1,4 +1,4 @@
-"""The order in which statuses are taken, with a kernel that a test plays."""
+"""The order in which statuses are taken, with a simulated kernel."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_no_status_is_lost_when_the_last_ones_end_at_once(monkeypatch):
     assert [loop._next(), loop._next(), loop._next()] == [(11, 0), (12, 3), None]
 
 
-def test_at_times_all_that_have_stopped_are_taken_before_one_is_resumed(monkeypatch):
+def test_all_stopped_tasks_get_their_turn_at_intervals(monkeypatch):
     busy = [(11, turn) for turn in range(TURNS - 1)]
     loop = loop_over(monkeypatch, (11, 1), (12, 2), (13, 3), (0, 0), *busy, (11, 4), (12, 5), (0, 0))
     assert [loop._next() for _ in range(3)] == [(11, 1), (12, 2), (13, 3)]

@@ -1,4 +1,4 @@
-"""Who keeps the tracer's processor.  What a program can see of it is tested in tests/kernel, with programs that look."""
+"""Which tasks share the tracer's processor.  That programs do not notice it is tested in tests/kernel."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def child_of(parent: Task, tid: int, shared: SharedProcessor, affinities: dict[i
     return child
 
 
-def test_one_that_computes_is_released_and_one_that_stops_often_is_not(affinities: dict[int, set[int]]) -> None:
+def test_a_task_that_computes_is_released_and_one_that_stops_often_is_not(affinities: dict[int, set[int]]) -> None:
     shared, computing, calling = SharedProcessor(), Task(5, 5), Task(6, 6)
     shared.pin(computing)
     shared.pin(calling)
@@ -55,7 +55,7 @@ def test_one_that_computes_is_released_and_one_that_stops_often_is_not(affinitie
     assert (affinities[5], affinities[6]) == (ALL, OURS)
 
 
-def test_who_starts_tasks_that_stop_often_keeps_it(affinities: dict[int, set[int]]) -> None:
+def test_a_task_whose_children_stop_often_is_not_released(affinities: dict[int, set[int]]) -> None:
     """A shell that loops over short commands makes few calls itself."""
     shared, shell, other = SharedProcessor(), Task(5, 5), Task(6, 6)
     shared.pin(shell)
@@ -72,7 +72,7 @@ def test_who_starts_tasks_that_stop_often_keeps_it(affinities: dict[int, set[int
     assert affinities[5] == ALL
 
 
-def test_the_tracer_leaves_its_processor_with_the_last_one(affinities: dict[int, set[int]]) -> None:
+def test_the_tracer_gets_its_own_affinity_back_with_the_last_task(affinities: dict[int, set[int]]) -> None:
     shared, task = SharedProcessor(), Task(5, 5)
     shared.pin(task)
     tracer = next(tid for tid in affinities if tid != 5)

@@ -1,4 +1,4 @@
-"""What is passed on of the signals that learn gets, without sending one."""
+"""Which of the signals that learn gets are passed on; none is sent here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tracer.signals import TAKEN, SignalThread
 
-FROM_KERNEL, FROM_SOMEBODY = 0x80, 0  # SI_KERNEL, SI_USER
+FROM_KERNEL, FROM_PROCESS = 0x80, 0  # SI_KERNEL, SI_USER
 PROGRAM, SHELL = 1000, 1
 
 
@@ -38,13 +38,13 @@ class Target:
     ("signum", "code", "sender", "reached", "sent"),
     [
         (signal.SIGINT, FROM_KERNEL, 0, (), [(signal.SIGINT, True)]),
-        (signal.SIGTERM, FROM_SOMEBODY, SHELL, (), [(signal.SIGTERM, False)]),
-        (signal.SIGTERM, FROM_SOMEBODY, SHELL, [(signal.SIGTERM, SHELL)], []),
-        (signal.SIGTERM, FROM_SOMEBODY, SHELL, [(signal.SIGTERM, SHELL + 1)], [(signal.SIGTERM, False)]),
-        (signal.SIGUSR1, FROM_SOMEBODY, PROGRAM, (), []),
+        (signal.SIGTERM, FROM_PROCESS, SHELL, (), [(signal.SIGTERM, False)]),
+        (signal.SIGTERM, FROM_PROCESS, SHELL, [(signal.SIGTERM, SHELL)], []),
+        (signal.SIGTERM, FROM_PROCESS, SHELL, [(signal.SIGTERM, SHELL + 1)], [(signal.SIGTERM, False)]),
+        (signal.SIGUSR1, FROM_PROCESS, PROGRAM, (), []),
         (signal.SIGALRM, FROM_KERNEL, 0, (), [(signal.SIGALRM, False)]),
         (signal.SIGTSTP, FROM_KERNEL, 0, (), []),
-        (signal.SIGCONT, FROM_SOMEBODY, SHELL, (), []),
+        (signal.SIGCONT, FROM_PROCESS, SHELL, (), []),
     ],
 )
 def test_what_is_passed_on(signum, code, sender, reached, sent):
