@@ -81,7 +81,7 @@ def parser() -> ArgumentParser:
     return parser
 
 
-class Options:
+class EnforceOptions:
     """The command line, understood."""
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.status
 
 
-def _enforce(options: Options, environment: Sequence[bytes], stderr: int) -> NoReturn:
+def _enforce(options: EnforceOptions, environment: Sequence[bytes], stderr: int) -> NoReturn:
     name = options.argv[0]
     path = program.locate(os.fsencode(name), environment)  # what is mistyped has no policy either
     files = options.policies or [_default_policy(name)]
@@ -151,9 +151,9 @@ def _wants_text(arguments: Sequence[str]) -> str:
     return f"enforce {__version__}\n" if first in ("-V", "--version") else ""
 
 
-def _parse(arguments: Sequence[str]) -> Options:
+def _parse(arguments: Sequence[str]) -> EnforceOptions:
     """EnforceError, with the way out, for a mistake."""
-    options = Options()
+    options = EnforceOptions()
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "-":
         option = rest.pop(0)
@@ -181,7 +181,7 @@ def _parse(arguments: Sequence[str]) -> Options:
     return options
 
 
-def _set(options: Options, name: str, value: str) -> None:
+def _set(options: EnforceOptions, name: str, value: str) -> None:
     if name == "--policy":
         options.policies.append(value)
     elif name == "--log":
@@ -197,12 +197,8 @@ def _default_policy(name: str) -> str:
 
 
 def _policies(compiled: Sequence[Compiled]) -> list[tuple[str, Policy]]:
-    """The policies again, from the texts that the filters were compiled from."""
-    return [
-        (path, filters.parsed(path, content, dict(one.sources).__getitem__).policy)
-        for one in compiled
-        for path, content in one.sources[:1]
-    ]
+    """The policies of the filters, by their files."""
+    return [(one.sources[0][0], filters.document(one).policy) for one in compiled]
 
 
 def _open_log(path: str) -> int:

@@ -72,6 +72,20 @@ def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
     return parse(decode(content, path), path, read=lambda name: decode(read(name), name))
 
 
+def document(made: cache.Compiled) -> Document:
+    """The policy again, from the texts that its filter was compiled from."""
+    path, content = made.sources[0]
+    return parsed(path, content, dict(made.sources).__getitem__)
+
+
+def is_current(made: cache.Compiled) -> bool:
+    """Whether those texts are still what the files hold."""
+    try:
+        return all(_read(name) == text for name, text in made.sources)
+    except OSError:
+        return False
+
+
 def _read(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()

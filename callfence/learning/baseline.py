@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from callfence.shared.inputs import document
 from callfence.shared.text import plural, printable
 from policygen.evaluate import evaluate
-from policygen.language.document import parse_file
 from policygen.language.naming import format_action, format_call
 from policygen.language.normal import normal
 from policygen.learning.within import within
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
+    from policygen.language.document import Document
     from policygen.model import Policy
     from policygen.recording.observation import Observation
 
@@ -31,10 +31,10 @@ def read(name: str) -> Policy:
     return document(name).policy
 
 
-def is_within(policy: Path, base: Policy) -> bool:
+def is_within(document: Document, policy: Path, base: Policy) -> bool:
     """Whether a policy allows nothing that the baseline does not.  Raises UserError if it cannot be reduced to it, and
     PolicyError."""
-    existing = parse_file(policy).policy
+    existing = document.policy
     try:
         return within(existing, base) == normal(existing)
     except ValueError as error:

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.learning import baseline
+from callfence.learning.store import add
 from callfence.learning.summary import size_of
-from callfence.shared.files import recording_path
 from callfence.shared.inputs import content
 from callfence.shared.text import plural, printable
 from policygen import formats
 from policygen.filter.compile import CompileError
 from policygen.filter.library import LibseccompError
 from policygen.formats import ImportFormatError
-from policygen.language.document import parse_file
 from policygen.learning.generate import generate
 from policygen.learning.within import forbidden, generate_within
-from policygen.recording import atomic, recording_file
+from policygen.recording import recording_file
 from policygen.recording.runs import Recording, merge
 from tracer.errors import UserError
 
@@ -55,20 +54,15 @@ def import_recording(options: argparse.Namespace, given: FormatOptions) -> int:
 
 
 def _into_policy(policy: Path, recording: Recording, options: argparse.Namespace) -> None:
-    """Adds the runs to the policy and its recording, under one lock, and says what the policy is then."""
+    """Adds the runs to the policy and its recording, and says what the policy is then."""
 
-    def change(old: Recording) -> Recording:
-        existing = parse_file(policy) if policy.exists() else None
-        generated = _generate(recording, existing, policy.name.removesuffix(".policy"), options)
-        if generated.document is not existing:
-            atomic.write(policy, generated.document.text().encode())
-        new = plural(len(generated.new), "call") if existing else "everything"
-        print(
-            f"{policy}: {plural(len(recording.runs), 'run')}, {size_of(generated.document.policy)}; new: {new}", file=sys.stderr
-        )
-        return merge(old, recording)
+    def generated_from(_: Recording, existing: Document | None) -> Generated:
+        return _generate(recording, existing, policy.name.removesuffix(".policy"), options)
 
-    recording_file.update(recording_path(policy), change)
+    added = add(policy, recording, generated_from)
+    new = plural(len(added.generated.new), "call") if added.existing else "everything"
+    size = size_of(added.generated.document.policy)
+    print(f"{policy}: {plural(len(recording.runs), 'run')}, {size}; new: {new}", file=sys.stderr)
 
 
 def _generate(recording: Recording, existing: Document | None, name: str, options: argparse.Namespace) -> Generated:

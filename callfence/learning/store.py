@@ -1,12 +1,16 @@
-"""What becomes of a run that learn has watched: its policy and recording, or what of it is new to them."""
+"""What becomes of runs: they are added to a policy and its recording, or compared with the policy."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
+from callfence.enforcing import filters
 from callfence.learning.summary import Learned, print_check
+from callfence.shared.files import recording_path
+from callfence.shared.text import plural
 from policygen.language.document import Document, parse_file
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
@@ -16,70 +20,124 @@ from policygen.recording import atomic, recording_file
 from policygen.recording.runs import Recording, Run, merge
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from callfence.learning.options import LearnOptions
+    from callfence.learning.prepare import Prepared
     from policygen.recording.observation import Observation
 
 _NEW_BEHAVIOUR = 1 << 8
 """The wait status of exit(1) (wait(2))."""
 
 
+class Added(NamedTuple):
+    """Runs that have been added to a policy and its recording."""
+
+    recording: Recording
+    """With the runs."""
+    existing: Document | None
+    """The policy before."""
+    generated: Generated
+
+
+def add(
+    policy: Path,
+    runs: Recording,
+    generated_from: Callable[[Recording, Document | None], Generated],
+    *,
+    fresh: bool = False,
+) -> Added:
+    """Add runs to the recording of a policy, and to the policy what is generated from the whole recording and the policy
+    as it is; `fresh` replaces both.
+
+    The lock keeps every other command that writes either waiting until both are written.  The policy is written first: if
+    that fails, no recording shows calls that its policy does not allow.
+    """
+    recording = recording_path(policy)
+    recording.parent.mkdir(exist_ok=True)
+    with atomic.locked(recording):
+        old = recording_file.load(recording) if recording.exists() and not fresh else Recording()
+        existing = parse_file(policy) if policy.exists() and not fresh else None
+        whole = merge(old, runs)
+        generated = generated_from(whole, existing)
+        if generated.document is not existing:
+            atomic.write(policy, generated.document.text().encode())
+        recording_file.save(recording, whole)
+    return Added(whole, existing, generated)
+
+
+def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], options: LearnOptions) -> Learned:
+    """Add a run; what is new in it is told as compared with the policy when the run began."""
+
+    def generated_from(whole: Recording, existing: Document | None) -> Generated:
+        seen = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
+        return _generate(prepared, seen, existing, options)
+
+    before = _before(prepared)
+    added = add(prepared.policy, Recording((run,), observations), generated_from, fresh=options.fresh)
+    generated = added.generated
+    if added.existing != before:
+        _tell_changed(prepared)
+        generated = replace(generated, new=_generate(prepared, added.recording.of_run(run.id), before, options).new)
+    _tell_forbidden(observations, prepared, options)
+    return Learned(prepared.policy, added.recording, run, before, generated)
+
+
 def check(
-    policy: Path, run: Run, observations: tuple[Observation, ...], options: argparse.Namespace, status: int | None
+    prepared: Prepared, run: Run, observations: tuple[Observation, ...], options: LearnOptions, status: int | None
 ) -> int | None:
-    """Show what the policy does not allow of a run.  The wait status that learn ends with: the program's own failure
-    takes precedence."""
-    existing = parse_file(policy)
-    generated = _generate(policy, observations, existing, options)
-    learned = Learned(policy, Recording((run,), observations), run, existing, generated)
-    _tell_forbidden(observations, options)
+    """Show what the policy, as it was when the run began, does not allow of it.  The wait status that learn ends with:
+    the program's own failure takes precedence."""
+    before = _before(prepared)
+    if not prepared.is_unchanged():
+        _tell_changed(prepared)
+    generated = _generate(prepared, observations, before, options)
+    learned = Learned(prepared.policy, Recording((run,), observations), run, before, generated)
+    _tell_forbidden(observations, prepared, options)
     if sys.stderr is not None and not (options.quiet and not generated.new):
-        with suppress(OSError):  # nobody can be told; the status says it, too
+        with suppress(OSError):  # the reader has gone; the status tells it too
             print_check(learned, options.accept, sys.stderr)
     return _NEW_BEHAVIOUR if generated.new and not status else status
 
 
+def _before(prepared: Prepared) -> Document | None:
+    return filters.document(prepared.existing) if prepared.existing else None
+
+
 def _generate(
-    policy: Path, seen: Sequence[Observation], existing: Document | None, options: argparse.Namespace
+    prepared: Prepared, seen: Sequence[Observation], existing: Document | None, options: LearnOptions
 ) -> Generated:
-    how = Options(options.names, options.tight, frozenset(options.allow_opaque), options.portable)
+    how = Options(options.names, options.tight, options.allow_opaque, options.portable)
     arm = Arm(options.arm) if options.arm else None
-    name = policy.name.removesuffix(".policy")
-    if options.within is None:
+    name = prepared.policy.name.removesuffix(".policy")
+    if prepared.base is None:
         return generate(seen, existing, name=name, options=how, arm=arm)
-    return generate_within(seen, existing, options.base, name=name, options=how, arm=arm)
+    return generate_within(seen, existing, prepared.base, name=name, options=how, arm=arm)
 
 
-def _tell_forbidden(observations: tuple[Observation, ...], options: argparse.Namespace) -> None:
-    if options.within is not None and sys.stderr is not None:
+def _trusted(whole: Recording, run: Run, existing: Document | None) -> tuple[Observation, ...]:
+    """The observations of the run, and those of earlier runs that the policy allows: a recording does not bring back what
+    was taken out of the policy, and one of another program, or a forged one, adds nothing to it."""
+    if existing is None:
+        return whole.observations
+    mine = set(whole.of_run(run.id))
+    others = [one for one in whole.observations if one not in mine]
+    against = set(forbidden(others, existing.policy))
+    if against and sys.stderr is not None:
+        what = plural(len(against), "observation")
+        print(f"learn: not used: {what} of earlier runs that the policy does not allow", file=sys.stderr)
+    return tuple(one for one in whole.observations if one not in against)
+
+
+def _tell_changed(prepared: Prepared) -> None:
+    if sys.stderr is not None:
+        message = "was changed while the program ran: what is new is compared with the policy before; review that change too"
+        print(f"learn: {prepared.policy} {message}", file=sys.stderr)
+
+
+def _tell_forbidden(observations: tuple[Observation, ...], prepared: Prepared, options: LearnOptions) -> None:
+    if options.within is not None and prepared.base is not None and sys.stderr is not None:
         from callfence.learning.baseline import print_forbidden
 
-        print_forbidden(options.within, options.base, forbidden(observations, options.base), sys.stderr)
-
-
-def add(
-    policy: Path, recording: Path, run: Run, observations: tuple[Observation, ...], options: argparse.Namespace
-) -> Learned:
-    """Add the run to the recording, and what is new to the policy, under one lock."""
-    done: list[tuple[Recording, Document | None, Generated]] = []
-
-    def change(old: Recording) -> Recording:
-        whole = merge(old, Recording((run,), observations))
-        existing = parse_file(policy) if policy.exists() and not options.fresh else None
-        seen = whole.observations if options.tight else whole.of_run(run.id)
-        generated = _generate(policy, seen, existing, options)
-        if existing is None or generated.document is not existing:
-            atomic.write(policy, generated.document.text().encode())
-        done.append((whole, existing, generated))
-        return whole
-
-    if options.fresh:  # whatever is there is replaced, but not before there is something else
-        with atomic.locked(recording):
-            recording_file.save(recording, change(Recording()))
-    else:
-        recording_file.update(recording, change)
-    whole, existing, generated = done[0]
-    _tell_forbidden(observations, options)
-    return Learned(policy, whole, run, existing, generated)
+        print_forbidden(options.within, prepared.base, forbidden(observations, prepared.base), sys.stderr)

@@ -1,4 +1,4 @@
-"""Ending as the program ended."""
+"""How the process ends: as the program ended, or for a reason of ours."""
 
 from __future__ import annotations
 
@@ -38,3 +38,12 @@ def _die_of(signum: int) -> None:
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
     os.kill(os.getpid(), signum)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """Exit with the status, once the message is on standard error."""
+    with contextlib.suppress(OSError, AttributeError):  # no room; closed when we were started
+        sys.stdout.flush()
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,122 @@
+"""The command line of `learn`."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from callfence.shared.ending import fail
+from callfence.version import __version__
+from enforcer.errors import FAILED
+from tracer.linux import OPAQUE
+
+DESCRIPTION = """\
+Run PROGRAM as it would run without learn, record its system calls and those of all that it starts, and write the policy
+that allows them.  If the policy exists, what is new is merged into it and shown."""
+
+EPILOG = """\
+files: NAME.policy in the current folder (-o chooses another) and .callfence/NAME.rec beside it, NAME being the basename
+of PROGRAM.  Exit status: the program's own; a signal that ended it ends learn too; 125 learn failed, 126 PROGRAM cannot
+be executed, 127 PROGRAM was not found.  ^C reaches the program as it would without learn; what was seen is kept.
+If learn itself is killed, so is the program; one attached to with -p goes on."""
+
+
+class LearnOptions(NamedTuple):
+    """A command line of `learn` that makes sense."""
+
+    command: tuple[str, ...]
+    """The program and its arguments; empty with `pid`."""
+    pid: int | None
+    """The process to attach to."""
+    output: Path | None
+    """The policy that was named."""
+    check: bool
+    fresh: bool
+    names: bool
+    tight: bool
+    portable: bool
+    within: str | None
+    """The baseline's file."""
+    arm: str | None
+    """`now`, `exec` or `entry`; None leaves it as the policy has it."""
+    allow_opaque: frozenset[str]
+    quiet: bool
+    accept: tuple[str, ...]
+    """The command that learns the same run into the policy, where this one only checks."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def format_help(self) -> str:
+        """As wide as the terminal.  Asking for its width takes 3 ms, and every `add_argument` would ask."""
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        """125: argparse's own 2 could be the program's."""
+        fail(f"learn: {message}; see learn --help", FAILED)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="learn",
+        usage="learn [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] -p PID",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-o", "--output", metavar="POLICY", type=Path, help="the policy to write, or to merge into")
+    add("-p", "--pid", type=int, help="attach to a running process, until it ends or ^C lets go of it")
+    add("--check", action="store_true", help="write nothing: show what is new to the policy, and end with 1 if anything is")
+    add("--fresh", action="store_true", help="start over: replace the policy and its recording")
+    add("--names", action="store_true", help="learn names only, no arguments")
+    add("--tight", action="store_true", help="constrain descriptors and sizes too, where several runs agree on few values")
+    add("--portable", action="store_true", help="allow what other C libraries do instead, too: now, and in later merges")
+    add("--within", metavar="BASE", help="never allow what this policy or container profile (JSON) forbids, and show it")
+    add("--arm", choices=["now", "exec", "entry"], help="when the filter takes effect, and recording begins (default: exec)")
+    add(
+        "--allow-opaque",
+        metavar="NAME",
+        action="append",
+        default=[],
+        choices=OPAQUE,
+        help=f"let a call through whose arguments no filter sees ({', '.join(OPAQUE)}); it fails with ENOSYS otherwise",
+    )
+    add("-q", "--quiet", action="store_true", help="no progress and no summary")
+    add("-V", "--version", action="version", version=f"callfence {__version__}")
+    add("command", metavar="PROGRAM", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def parse(arguments: list[str]) -> LearnOptions:
+    """Ends the process with 125, and says why, if the options contradict each other."""
+    commands = parser()
+    given = commands.parse_args(arguments)
+    accept = ["learn", *arguments]
+    if given.check:
+        accept.remove("--check")  # the first one: what comes after the program's name is its own
+    if given.command[:1] == ["--"]:
+        del given.command[0]
+    if mistake := _mistake(given):
+        commands.error(mistake)
+    given.command, given.accept = tuple(given.command), tuple(accept)
+    given.allow_opaque = frozenset(given.allow_opaque)
+    return LearnOptions(**vars(given))
+
+
+def _mistake(given: argparse.Namespace) -> str:
+    """What is wrong with the options together, or ''."""
+    if given.pid is None and not given.command:
+        return "no program given"
+    if given.output == Path("-"):
+        return "-o -: a policy is a file, since the next run is merged into it"
+    if given.check and (given.fresh or given.tight or given.portable):
+        return "--check compares with the policy that there is: not with --fresh, --tight or --portable"
+    if given.tight and given.portable:
+        return "give either --tight or --portable: descriptors and sizes differ from one C library to another"
+    if given.pid is not None and given.command:
+        return "give either a program or -p PID, not both"
+    return ""

@@ -1,0 +1,111 @@
+"""What `learn` finds out before the program runs: whether its behaviour can be written, and what is known of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from callfence.enforcing import filters
+from callfence.shared.files import policy_path, recording_path
+from policygen.recording import atomic, recording_file
+from tracer.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from callfence.enforcing.cache import Compiled
+    from callfence.learning.options import LearnOptions
+    from policygen.model import Policy
+
+
+class Prepared(NamedTuple):
+    """The files of a run, and what they said when it began."""
+
+    policy: Path
+    recording: Path
+    existing: Compiled | None
+    """The policy as it was, compiled to let run what it allows and to stop everything else; None if it does not count."""
+    is_warm: bool
+    """Whether that filter is used: only what is new to the policy is recorded."""
+    base: Policy | None
+    """The baseline of `--within`."""
+
+    @property
+    def filter(self) -> bytes:
+        return self.existing.filter if self.existing and self.is_warm else b""
+
+    def is_unchanged(self) -> bool:
+        """Whether the policy's text, and that of what it includes, is still what it was."""
+        if self.existing is None:
+            return not self.policy.exists()
+        return filters.is_current(self.existing)
+
+
+def prepare(options: LearnOptions, name: str) -> Prepared:
+    """Raises what keeps the program's behaviour from being written, so that it is told before the program runs."""
+    _require_machine()
+    policy = options.output or policy_path(name)
+    recording = recording_path(policy)
+    existing = None if options.fresh else _existing(policy)
+    if options.check:
+        if existing is None:
+            raise UserError(f"{policy}: there is no policy to check against; learn without --check writes one")
+    elif not options.fresh and recording.exists():
+        _require_recording(recording)
+    base, is_within = _baseline(policy, existing, options.within)
+    is_warm = existing is not None and is_within and not options.tight
+    if not options.check:
+        if existing is None or not is_within:  # a filter that is at hand was made with libseccomp
+            from policygen.filter import library
+
+            library.require()
+        _require_writable(policy, recording)
+    return Prepared(policy, recording, existing, is_warm, base)
+
+
+def _require_machine() -> None:
+    machine = os.uname()
+    if machine.sysname != "Linux" or machine.machine not in ("x86_64", "i686"):  # the latter is setarch(8)'s
+        raise UserError(f"learn runs on Linux on x86_64, and this is {machine.sysname} on {machine.machine}")
+
+
+def _existing(policy: Path) -> Compiled | None:
+    if not policy.exists():
+        return None
+    if not policy.is_file():  # reading a pipe could wait forever
+        raise UserError(f"the policy {policy} is not a regular file")
+    return filters.compiled(str(policy), "warm")
+
+
+def _require_recording(recording: Path) -> None:
+    if not recording.is_file():
+        raise UserError(f"{recording}: is not a regular file")
+    try:
+        recording_file.load(recording)
+    except recording_file.RecordingError as error:
+        raise UserError(f"{error}\n  remove the file, or start over with --fresh, which replaces the policy too") from error
+
+
+def _baseline(policy: Path, existing: Compiled | None, name: str | None) -> tuple[Policy | None, bool]:
+    """The baseline, and whether the policy allows nothing that it forbids: otherwise such calls have to be seen."""
+    if name is None:
+        return None, True
+    from callfence.learning import baseline
+
+    base = baseline.read(name)
+    return base, existing is None or baseline.is_within(filters.document(existing), policy, base)
+
+
+def _require_writable(policy: Path, recording: Path) -> None:
+    """Creates the recording's folder."""
+    if not policy.parent.is_dir():
+        raise UserError(f"{policy}: there is no folder {policy.parent}")
+    try:
+        recording.parent.mkdir(exist_ok=True)
+        for path in (policy, recording):
+            atomic.check_writable(path)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS):
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}; -o chooses another policy") from error

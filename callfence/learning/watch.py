@@ -1,0 +1,144 @@
+"""The program's run under the tracer, as `learn` watches it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from callfence.learning.progress import progress
+from enforcer.program import failure, initial_environment, locate
+from policygen.recording.fold import Folder
+from policygen.recording.runs import Run
+from tracer import session
+from tracer.errors import StartError, TracerError
+from tracer.launch import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from callfence.learning.options import LearnOptions
+    from callfence.learning.prepare import Prepared
+    from policygen.recording.observation import Observation
+    from tracer.loop import Loop
+
+
+class _Recorder(Folder):
+    """What becomes of the tracer's events: the folder's observations, who executed what, and what could not be observed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.execs: set[tuple[str, str]] = set()
+        self.gaps: dict[str, None] = {}
+
+    def executed(self, before: str, after: str) -> None:
+        if "?" not in (before, after):
+            self.execs.add((before, after))
+
+    def gap(self, what: str) -> None:
+        self.gaps.setdefault(what)
+
+
+def program(command: tuple[str, ...]) -> Program:
+    """Raises EnforceError if there is no such program."""
+    argv = tuple(os.fsencode(argument) for argument in command)
+    environment = initial_environment()
+    return Program(locate(argv[0], environment), argv, tuple(environment))
+
+
+def name_of(pid: int) -> str:
+    """The executable of a process.  Raises TracerError."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+    except FileNotFoundError:
+        raise TracerError(f"no process {pid}") from None
+    except PermissionError:
+        raise TracerError(f"process {pid} may not be traced: it is another user's, or has privileges") from None
+
+
+def watch(
+    what: Program | None, name: str, prepared: Prepared, options: LearnOptions
+) -> tuple[Run | None, tuple[Observation, ...], int | None]:
+    """Run the program, or attach to the process if there is none: the run, what was observed, and the wait status.
+
+    The run is None where the program was killed in its execve.
+    """
+    recorder = _Recorder()
+    started = time.time_ns()
+    with progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm) as draw:
+        outcome = _trace(what, prepared, options, recorder, _preparing(draw, options, recorder, prepared))
+    if not outcome.started:
+        return None, (), outcome.status
+    run = Run(
+        id=os.urandom(8).hex(),
+        started=started,
+        command=options.command or (name,),
+        status=None if outcome.status is None else os.waitstatus_to_exitcode(outcome.status),
+        complete=what is not None,
+        gaps=tuple(sorted(recorder.gaps)),
+        warm=prepared.is_warm,
+        executed=tuple(sorted(recorder.execs)),
+    )
+    return run, recorder.observations(), outcome.status
+
+
+def _trace(
+    what: Program | None, prepared: Prepared, options: LearnOptions, recorder: _Recorder, tick: Callable[[Loop], None]
+) -> session.Outcome:
+    if what is None:
+        assert options.pid is not None
+        return session.attach(options.pid, recorder, allow_opaque=options.allow_opaque, tick=tick)
+    try:
+        return session.trace(
+            what,
+            recorder,
+            allow_opaque=options.allow_opaque,
+            from_entry=options.arm == "entry",
+            known=prepared.filter,
+            tick=tick,
+            exited=_say_that_it_goes_on,
+        )
+    except StartError as error:
+        raise failure(what.argv[0], error.errno) from None
+
+
+def leaves_all_as_it_is(prepared: Prepared, options: LearnOptions) -> bool:
+    """Whether a run in which nothing is new is not reported, and changes nothing but the recording: then most of the
+    modules that do either need not be loaded."""
+    changes = options.arm or options.portable or options.within
+    is_settled = prepared.is_warm and prepared.existing is not None and prepared.existing.is_settled
+    return is_settled and options.quiet and not changes
+
+
+def _preparing(
+    tick: Callable[[Loop], None], options: LearnOptions, recorder: _Recorder, prepared: Prepared
+) -> Callable[[Loop], None]:
+    """`tick`, which starts to import what will be needed when the program has ended, once it is clear that it will be.
+
+    While known behaviour runs, or the program computes or waits, the tracer has nothing to do; and these imports take as
+    long as the rest of a start."""
+
+    def prepare() -> None:
+        from callfence.learning import store, summary  # noqa: F401
+
+        if not options.quiet and sys.stderr is not None and sys.stderr.isatty():
+            from callfence.shared import terminal  # noqa: F401
+
+    thread = threading.Thread(target=prepare, daemon=True)
+
+    def first(loop: Loop) -> None:
+        if not thread.ident and (len(recorder) or (prepared.is_warm and not leaves_all_as_it_is(prepared, options))):
+            thread.start()
+        tick(loop)
+
+    return first
+
+
+def _say_that_it_goes_on(loop: Loop) -> None:
+    """A daemon has left its starter; learn stays, for without it the daemon's calls would fail."""
+    if sys.stderr is not None:
+        count = len({task.tgid for task in loop.tasks.values()})
+        processes = "a process" if count == 1 else f"{count} processes"
+        print(f"learn: the program has ended; still learning {processes} that it left (^C ends them)", file=sys.stderr)

@@ -1,0 +1,63 @@
+"""`learn` trusts neither a policy that changes while the program runs, nor a recording that does not fit its policy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHANGED = "it.policy was changed while the program ran"
+NEW = "mkdir made; echo 'mkdir: allow' >> it.policy"
+"""A program that does something new, and allows it to itself."""
+
+
+def learn(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "callfence", "learn", "-o", "it.policy", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_check_compares_with_the_policy_before_the_run(tmp_path: Path) -> None:
+    learn(tmp_path, "-q", "sh", "-c", "echo '# seen' >> seen; true; ls -d . >> seen")
+    done = learn(tmp_path, "--check", "sh", "-c", NEW)
+    assert done.returncode == 1
+    assert CHANGED in done.stderr
+    assert "+ mkdir: allow" in done.stderr
+
+
+def test_new_is_what_the_policy_before_the_run_did_not_have(tmp_path: Path) -> None:
+    learn(tmp_path, "-q", "sh", "-c", "echo '# seen' >> seen; true; ls -d . >> seen")
+    done = learn(tmp_path, "sh", "-c", NEW)
+    assert CHANGED in done.stderr
+    assert "+ mkdir: allow" in done.stderr
+    assert "mkdir: allow" in (tmp_path / "it.policy").read_text()
+
+
+@pytest.mark.parametrize("options", [("-q",), ("-q", "--check")])
+def test_a_change_is_told_although_nothing_is_new(tmp_path: Path, options: tuple[str, ...]) -> None:
+    command = ("sh", "-c", "echo 'reboot: allow' >> ${TARGET:-other}")
+    learn(tmp_path, "-q", *command)
+    assert learn(tmp_path, *options, *command).stderr == ""
+    done = learn(tmp_path, *options, "env", "TARGET=it.policy", *command)
+    assert CHANGED in done.stderr
+
+
+def test_a_policy_that_appears_while_the_program_runs_is_told(tmp_path: Path) -> None:
+    done = learn(tmp_path, "-q", "sh", "-c", "echo 'reboot: allow' > it.policy")
+    assert done.returncode == 0
+    assert CHANGED in done.stderr
+
+
+def test_tight_takes_nothing_from_a_recording_that_the_policy_does_not_allow(tmp_path: Path) -> None:
+    learn(tmp_path, "-q", "mkdir", "made")
+    recording = (tmp_path / ".callfence" / "it.rec").read_bytes()
+    learn(tmp_path, "-q", "--fresh", "true")
+    (tmp_path / ".callfence" / "it.rec").write_bytes(recording)
+    done = learn(tmp_path, "--tight", "true")
+    assert done.returncode == 0
+    assert "of earlier runs that the policy does not allow" in done.stderr
+    assert "mkdir" not in (tmp_path / "it.policy").read_text()
