@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 from callfence.enforcing import filters as policy_files
 from callfence.shared.files import policy_path
-from enforcer import kernel, launch
+from enforcer import kernel
+from enforcer.arming import seized
 from enforcer.errors import EnforceError
 from policygen.filter.compile import compile_policy
 from policygen.language.document import parse
+from tracer import linux
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,8 +35,8 @@ def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
     then it may have one thread and start no process: if it does, it ends with status 125, since what it starts could
     not be confined.  Can be asked for once.
 
-    PolicyError (a ValueError for `when` and for an entry of several lines) and CompileError for the policy; EnforceError
-    or OSError if the kernel refuses: nothing has changed then, but that no_new_privs may be set.
+    PolicyError (a ValueError for `when` and for an entry of several lines) and CompileError for the policy; EnforceError,
+    KernelError or OSError if the kernel refuses: nothing has changed then, but that no_new_privs may be set.
     """
     if when not in ("now", "on_exec"):
         raise ValueError(f"when is 'now' or 'on_exec', not {when!r}")
@@ -70,7 +72,7 @@ def confine(policy: str | os.PathLike[str] | None = None) -> None:
 
 def _confine_threads(program: bytes) -> None:
     kernel.set_no_new_privs()
-    thread = kernel.install(program, kernel.SECCOMP_FILTER_FLAG_TSYNC)
+    thread = kernel.install(program, linux.SECCOMP_FILTER_FLAG_TSYNC)
     if thread:
         raise EnforceError(f"thread {thread} has a filter of its own, so no filter can be put on all threads")
 
@@ -87,6 +89,6 @@ def _on_exec(program: bytes) -> None:
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         raise EnforceError(f"there are {threads} threads, and another might execute something: apply before they start")
-    if pid := launch.tracer():
+    if pid := seized.tracer():
         raise EnforceError(f"this process is traced already (by pid {pid}): by a debugger, or for an earlier 'on_exec'")
-    launch.be_seized(program, None, at_entry=False, stderr=2)
+    seized.be_seized(program, None, at_entry=False, stderr=2)

@@ -1,13 +1,11 @@
-"""A filter -> a running, confined process; violations -> reports.
+"""A filter and a command line come in; a running, confined process and reports of violations go out.
 
-    launch    becoming the program
-    helper    the process beside it
-    arm       the filter in, the listener out, at the right moment (`early`: before the execve)
-    inject    one system call in a stopped process
-    answer    what becomes of a call that the filter does not allow
-    report    what is said about it
-    kernel    system calls without a Python name
+    launch      becoming the program
+    helper      the process beside it
+    arming/     install the filter at the right moment and take out the listener
+    reporting/  answer denied calls, and describe them
+    kernel      system calls that Python has no name for
 
-Start-up is on every user's path, so what is imported before a violation is ctypes and little else: values here are
-plain classes, and `TYPE_CHECKING` is spelt out, because dataclasses and typing cost more than all the rest together.
+Every start of a program imports these, so until a violation nothing but ctypes and little else is imported: values here are
+plain classes, and `TYPE_CHECKING` is assigned, because dataclasses and typing cost more than everything else together.
 """

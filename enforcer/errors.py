@@ -1,16 +1,37 @@
-"""What can go wrong before the program runs, and the exit status each kind has (env(1), POSIX XCU 2.8.2)."""
+"""What can go wrong before the program runs, and the exit status that each kind has (env(1), POSIX XCU 2.8.2).
+
+A refusal of the kernel's is a KernelError, whose status is FAILED.
+"""
 
 from __future__ import annotations
 
+from tracer.errors import KernelError, UserError
+
 FAILED = 125
-"""Ours: the program was not run, or not allowed to begin."""
+"""callfence did not run the program, or did not let it begin."""
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
 
-class EnforceError(Exception):
+class EnforceError(UserError):
     """The program was not run.  `str()` is one line for the user, without the command's name."""
 
     def __init__(self, message: str, status: int = FAILED) -> None:
         super().__init__(message)
         self.status = status
+
+
+class ArmError(UserError):
+    """The program did something before it was confined that could not be confined, and must not run on."""
+
+
+class GoneError(KernelError):
+    """The process died while the helper worked on it: its own status says why."""
+
+    def __init__(self) -> None:
+        super().__init__("the process died", "ptrace", 3)  # ESRCH
+
+
+def refused(error: OSError) -> KernelError:
+    """The KernelError for what `enforcer.kernel` raises, which has the call's name in `filename`."""
+    return KernelError(f"{error.filename}: {error.strerror}", str(error.filename), error.errno or 0)

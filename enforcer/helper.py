@@ -1,35 +1,65 @@
-"""The process beside the program: it puts the filter in, and then answers the calls that the filter does not allow.
+"""The helper: the process beside the program, which installs the filter and then answers the calls that it denies.
 
-It is cloned from the command before that becomes the program, belongs to a session of its own, and holds nothing but
-the listener and the place where reports go.  If it dies before the program is armed, the program dies (EXITKILL);
-if it dies after, the kernel fails every call that would have come here (ENOSYS).
+It is cloned from the command before the command becomes the program.  It has a session of its own, and holds only the
+listener and the place where reports go.  If it dies before the program is confined, the program dies (EXITKILL); if it dies
+later, the kernel fails every call that it would have answered (ENOSYS).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 from enforcer import kernel
-from enforcer.arming import arm, inject
 from enforcer.errors import FAILED
-from enforcer.reporting import answer
+from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import NoReturn
 
-    from enforcer.reporting.reporter import Reporter
-
 _SIGNALS = 64  # _NSIG, asm/signal.h
 _LIMIT = 1 << 20  # file descriptors; closing goes through close_range(2), so the number costs nothing
+
+
+def in_helper(flags: int = 0) -> bool:
+    """Clone twice: True in the grandchild, which is no child of this process; False here, with nothing to wait for.
+
+    Where orphans become children of this process (pid 1), the helper is its child, but one that plain wait() does not see.
+    """
+    direct = kernel.is_reaper()
+    child = kernel.clone(flags)
+    if child == 0:
+        try:
+            if direct or kernel.clone(flags) == 0:
+                return True
+        except OSError as error:
+            os._exit(error.errno or errno.EAGAIN)
+        os._exit(0)
+    if not direct:
+        _, status = os.waitpid(child, linux.WALL)
+        if status:
+            number = os.waitstatus_to_exitcode(status)
+            raise OSError(number, os.strerror(number), "clone")
+    return False
+
+
+def guarded(work: Callable[[], NoReturn]) -> NoReturn:
+    """Do the helper's work in the cloned process, which must never return into the command's code."""
+    try:
+        work()
+    except BaseException as error:
+        write(2, f"enforce: the helper failed: {type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(FAILED)
 
 
 def withdraw(keep: Iterable[int]) -> None:
     """Leave the program's surroundings: session, folder, signals, and all descriptors but `keep`.
 
-    Signals that can be ignored are: this process must last exactly as long as what it answers for.
+    Every signal that can be ignored is: this process must last exactly as long as the processes that it answers for.
     """
     os.setsid()
     os.chdir("/")
@@ -46,90 +76,6 @@ def withdraw(keep: Iterable[int]) -> None:
     os.closerange(lowest, _LIMIT)
 
 
-def confine(
-    program: int, filter_: bytes, commands: int, answers: int, reporter: Reporter | None, *, at_entry: bool, stderr: int
-) -> NoReturn:
-    """The helper of `arm exec` and `arm entry`.
-
-    Says its pid on the pipe `answers`, waits for a byte on `commands`, seizes the process `program`, and says "ok" or
-    why not.
-    """
-    log = reporter.descriptor if reporter else -1
-    withdraw(d for d in (commands, answers, stderr, log) if d >= 0)
-    os.write(answers, b"%d\n" % os.getpid())
-    if not os.read(commands, 1):
-        os._exit(0)  # the program has gone
-    pidfd = -1
-    try:
-        if reporter:
-            pidfd = kernel.pidfd_open(program)
-            arm.probe_listener(pidfd)
-        arm.seize(program)
-    except OSError as error:
-        os.write(answers, f"{error.filename}: {error.strerror}".encode())
-        os._exit(0)
-    os.write(answers, b"ok\n")
-    os.close(answers)
-    os.close(commands)
-    try:
-        listener = _arm(program, filter_, pidfd, at_entry=at_entry, stderr=stderr)
-    except inject.GoneError:
-        os._exit(0)  # not executed, or killed by somebody: its own status says so
-    if reporter:
-        if stderr not in (log, -1):
-            os.close(stderr)
-        answer.serve(pidfd, listener, reporter)
-    os._exit(0)
-
-
-def _arm(program: int, filter_: bytes, pidfd: int, *, at_entry: bool, stderr: int) -> int:
-    """From seized to armed and let go; the listener.  On failure the program ends with our status, and so do we."""
-    surgery = None
-    try:
-        arm.until_exec(program)
-        if at_entry:
-            arm.until_entry(program)
-        surgery = inject.Surgery(program)
-        listener = arm.install(surgery, filter_, pidfd)
-        surgery.close()
-        kernel.ptrace(kernel.PTRACE_DETACH, program)
-    except ProcessLookupError as error:
-        raise inject.GoneError(0) from error
-    except OSError as error:
-        _refuse(program, surgery, f"{error.filename}: {error.strerror}", stderr)
-    except arm.ArmError as error:
-        _refuse(program, surgery, str(error), stderr)
-    return listener
-
-
-def _refuse(program: int, surgery: inject.Surgery | None, reason: str, stderr: int) -> NoReturn:
-    """The program, stopped before its first instruction (or its entry point), ends with FAILED and does not run.
-
-    Under its filter already, which may not allow it to exit, or with memory that cannot be written, it is killed.
-    """
-    write(stderr, f"enforce: the program was not run: {reason}\n".encode())
-    try:
-        surgery = surgery or inject.Surgery(program)
-        if not surgery.is_confined:
-            surgery.exit_group(FAILED)
-            os._exit(0)
-    except (OSError, inject.GoneError):
-        pass
-    os.kill(program, kernel.SIGKILL)
-    inject.reap(program)
-    os._exit(0)
-
-
-def guarded(work: Callable[[], NoReturn]) -> NoReturn:
-    """Do the helper's work in the cloned process, which must never return into the command's code."""
-    try:
-        work()
-    except BaseException as error:
-        write(2, f"enforce: the helper failed: {type(error).__name__}: {error}\n".encode())
-    finally:
-        os._exit(FAILED)
-
-
 def has_ended(pidfd: int) -> bool:
     """Whether that process has ended (it may still be a zombie)."""
     import select
@@ -140,11 +86,9 @@ def has_ended(pidfd: int) -> bool:
 
 
 def write(descriptor: int, data: bytes) -> None:
-    """Write if there is somewhere to write to; a reader that has gone is no reason to stop."""
+    """Write, if the descriptor is open (-1: not) and its file takes it; otherwise do nothing."""
     try:
         if descriptor >= 0:
             os.write(descriptor, data)
     except OSError:
         return
-
-

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 
+from tracer import linux
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,34 +28,15 @@ _libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
 SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGSTOP, SIGXFSZ, SIGSYS = 2, 5, 9, 13, 17, 19, 25, 31
 SIG_DFL, SIG_IGN = 0, 1
 
-# linux/ptrace.h
-PTRACE_PEEKDATA, PTRACE_POKEDATA, PTRACE_CONT, PTRACE_GETREGS, PTRACE_SETREGS = 2, 5, 7, 12, 13
-PTRACE_DETACH, PTRACE_SYSCALL, PTRACE_SETOPTIONS, PTRACE_GETEVENTMSG = 17, 24, 0x4200, 0x4201
-PTRACE_SEIZE, PTRACE_LISTEN, PTRACE_GETSIGMASK, PTRACE_SETSIGMASK = 0x4206, 0x4208, 0x420A, 0x420B
-PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK, PTRACE_EVENT_CLONE, PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP = 1, 2, 3, 4, 128
-PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEFORK, PTRACE_O_TRACEVFORK, PTRACE_O_TRACECLONE = 1, 2, 4, 8
-PTRACE_O_TRACEEXEC, PTRACE_O_EXITKILL = 0x10, 0x100000
-WALL = 0x40000000  # linux/wait.h
-
-# linux/seccomp.h
-SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL = 1, 2
-SECCOMP_FILTER_FLAG_TSYNC = 1 << 0
-SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
-SECCOMP_RET_USER_NOTIF = 0x7FC00000
-SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1
-_NOTIF_RECV, _NOTIF_SEND, _NOTIF_ID_VALID = 0xC0502100, 0xC0182101, 0x40082102
-
-# linux/prctl.h
-_PR_SET_DUMPABLE, _PR_GET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 4, 37, 38
-_PR_SET_PTRACER = 0x59616D61
+SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1  # linux/seccomp.h
+_NOTIF_RECV, _NOTIF_SEND, _NOTIF_ID_VALID = 0xC0502100, 0xC0182101, 0x40082102  # SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
 
 _SYS_CLONE, _SYS_EXECVE, _SYS_TGKILL, _SYS_UNSHARE = 56, 59, 234, 272
 _SYS_SECCOMP, _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 317, 434, 438
 CLONE_FILES = 0x400  # linux/sched.h
 
-_WORDS = 27  # struct user_regs_struct, sys/user.h
 Registers = list[int]
-"""The 27 words of struct user_regs_struct, also for a 32-bit tracee; see the indices in `inject`."""
+"""The words of struct user_regs_struct, also for a 32-bit tracee; `tracer.linux` has the indices."""
 
 
 class Notification(ctypes.Structure):
@@ -152,30 +135,30 @@ def disposition(number: int, handler: int) -> int:
 
 
 def set_no_new_privs() -> None:
-    _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+    _checked(_libc.prctl(linux.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
 
 
 def set_undumpable() -> None:
     """Nobody without CAP_SYS_PTRACE can then read or write this process (ptrace(2), /proc/PID/mem)."""
-    _checked(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+    _checked(_libc.prctl(linux.PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
 
 def allow_tracer(pid: int) -> None:
     """Let that process trace this one where Yama restricts it (admin-guide/LSM/Yama.rst); EINVAL without Yama."""
-    _libc.prctl(_PR_SET_PTRACER, ctypes.c_ulong(pid), 0, 0, 0)
+    _libc.prctl(linux.PR_SET_PTRACER, ctypes.c_ulong(pid), 0, 0, 0)
 
 
 def is_reaper() -> bool:
     """Whether orphaned descendants become children of this process: pid 1 of a namespace, or a subreaper."""
     flag = ctypes.c_int(0)
-    _libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(flag), 0, 0, 0)
+    _libc.prctl(linux.PR_GET_CHILD_SUBREAPER, ctypes.byref(flag), 0, 0, 0)
     return os.getpid() == 1 or bool(flag.value)
 
 
 def can_notify() -> bool:
     """Whether the kernel has SECCOMP_RET_USER_NOTIF (5.0); False too where seccomp(2) itself is refused."""
-    action = ctypes.c_uint32(SECCOMP_RET_USER_NOTIF)
-    arguments = (ctypes.c_long(SECCOMP_GET_ACTION_AVAIL), ctypes.c_long(0), ctypes.byref(action))
+    action = ctypes.c_uint32(linux.SECCOMP_RET_USER_NOTIF)
+    arguments = (ctypes.c_long(linux.SECCOMP_GET_ACTION_AVAIL), ctypes.c_long(0), ctypes.byref(action))
     return bool(_libc.syscall(ctypes.c_long(_SYS_SECCOMP), *arguments) == 0)
 
 
@@ -184,7 +167,7 @@ def install(program: bytes, flags: int) -> int:
 
     Under SECCOMP_FILTER_FLAG_TSYNC on all threads of the process, or on none: then the id of one that has other filters."""
     reference = ctypes.byref(_Program(len(program) // 8, program))
-    return _syscall("seccomp", _SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, reference)
+    return _syscall("seccomp", _SYS_SECCOMP, linux.SECCOMP_SET_MODE_FILTER, flags, reference)
 
 
 def pidfd_open(pid: int) -> int:
@@ -207,39 +190,39 @@ def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
 def event_message(pid: int) -> int:
     """What belongs to the event a tracee has stopped at: a new child's or thread's id (PTRACE_GETEVENTMSG)."""
     message = ctypes.c_ulong(0)
-    ptrace(PTRACE_GETEVENTMSG, pid, 0, ctypes.addressof(message))
+    ptrace(linux.PTRACE_GETEVENTMSG, pid, 0, ctypes.addressof(message))
     return message.value
 
 
 def peek(pid: int, address: int) -> int:
     """The 8 bytes at `address` as an unsigned number."""
     ctypes.set_errno(0)
-    word = _libc.ptrace(PTRACE_PEEKDATA, pid, address, None)
+    word = _libc.ptrace(linux.PTRACE_PEEKDATA, pid, address, None)
     if word == -1 and ctypes.get_errno():
         raise _refused("ptrace")
     return int(word) & 0xFFFFFFFFFFFFFFFF
 
 
 def poke(pid: int, address: int, word: int) -> None:
-    ptrace(PTRACE_POKEDATA, pid, address, word)
+    ptrace(linux.PTRACE_POKEDATA, pid, address, word)
 
 
 def get_registers(pid: int) -> Registers:
-    words = (ctypes.c_uint64 * _WORDS)()
-    ptrace(PTRACE_GETREGS, pid, 0, ctypes.addressof(words))
+    words = (ctypes.c_uint64 * linux.USER_REGS)()
+    ptrace(linux.PTRACE_GETREGS, pid, 0, ctypes.addressof(words))
     return list(words)
 
 
 def set_registers(pid: int, registers: Registers) -> None:
-    words = (ctypes.c_uint64 * _WORDS)(*registers)
-    ptrace(PTRACE_SETREGS, pid, 0, ctypes.addressof(words))
+    words = (ctypes.c_uint64 * linux.USER_REGS)(*registers)
+    ptrace(linux.PTRACE_SETREGS, pid, 0, ctypes.addressof(words))
 
 
 def swap_signal_mask(pid: int, mask: int) -> int:
     """Give a stopped tracee another mask of blocked signals, 64 bits; the former one (Linux 3.11)."""
     former, new = ctypes.c_uint64(0), ctypes.c_uint64(mask)
-    ptrace(PTRACE_GETSIGMASK, pid, 8, ctypes.addressof(former))
-    ptrace(PTRACE_SETSIGMASK, pid, 8, ctypes.addressof(new))
+    ptrace(linux.PTRACE_GETSIGMASK, pid, 8, ctypes.addressof(former))
+    ptrace(linux.PTRACE_SETSIGMASK, pid, 8, ctypes.addressof(new))
     return former.value
 
 

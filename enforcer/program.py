@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 
 from enforcer.errors import NOT_EXECUTABLE, NOT_FOUND, EnforceError
 
@@ -85,21 +84,3 @@ def failure(name: bytes, number: int) -> EnforceError:
     if os.path.isdir(name):
         return EnforceError(f"{shown}: is a directory", NOT_EXECUTABLE)
     return EnforceError(f"{shown}: {os.strerror(number)}", NOT_EXECUTABLE)
-
-
-
-
-def loses_privilege(path: bytes) -> bool:
-    """Whether executing the file would give a privilege that no_new_privs takes from it (execve(2))."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    if status.st_mode & stat.S_ISUID and status.st_uid != os.geteuid():
-        return True
-    if status.st_mode & stat.S_ISGID and status.st_gid != os.getegid():
-        return True
-    try:
-        return os.geteuid() != 0 and bool(os.getxattr(path, "security.capability"))
-    except OSError:
-        return False

@@ -14,6 +14,8 @@ from callfence.version import __version__
 from enforcer import launch, program
 from enforcer.errors import FAILED, EnforceError
 from enforcer.reporting.reporter import Reporter
+from tracer.errors import CallfenceError
+from tracer.linux import privilege_lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,9 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = _parse(arguments)
         _enforce(options, environment, stderr)
-    except EnforceError as error:
+    except CallfenceError as error:
         _say(f"enforce: {error}", stderr)
-        return error.status
+        return error.status if isinstance(error, EnforceError) else FAILED
 
 
 def _enforce(options: EnforceOptions, environment: Sequence[bytes], stderr: int) -> NoReturn:
@@ -132,7 +134,7 @@ def _enforce(options: EnforceOptions, environment: Sequence[bytes], stderr: int)
         reporter = Reporter(log, lambda: _policies(compiled), json=bool(options.log), audit=options.audit)
     if options.audit:
         _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
-    if program.loses_privilege(path):
+    if privilege_lost(path, os.geteuid(), os.getegid()):
         _say(f"enforce: {name} runs without the privilege of its set-id bits or capabilities (no_new_privs)", stderr)
     launch.run(
         [os.fsencode(argument) for argument in options.argv],

@@ -1,8 +1,8 @@
 """`arm now`: this process installs the filter on itself, and then executes the program under it.
 
-Needs no ptrace.  The listener reaches the helper through a shared table of descriptors (CLONE_FILES), because under
-an arbitrary filter no call can be relied on to hand it over; for the same reason both sides wait by looking at shared
-memory.  In the program the execve closes it: listeners are close-on-exec (seccomp_unotify(2)).
+It needs no ptrace.  The listener reaches the helper through a shared table of descriptors (CLONE_FILES), because the filter
+may deny every call that could pass it on.  For the same reason both sides wait by looking at shared memory.  The execve closes
+the program's copy: listeners are close-on-exec (seccomp_unotify(2)).
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import errno
 import os
 
 from enforcer import helper, kernel
-from enforcer.arming import arm
+from enforcer.arming.install import BUSY
 from enforcer.errors import EnforceError
 from enforcer.reporting import answer
+from tracer import linux
+from tracer.errors import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from enforcer.reporting.reporter import Reporter
 
-_READY, _INSTALLED, _TAKEN = 0, 1, 2  # flags: bytes of the shared page; the descriptor's number follows them
+_READY, _INSTALLED, _TAKEN = 0, 1, 2  # bytes of the shared page that are used as flags
 _NUMBER = slice(8, 12)
 _PAUSE = 0.0001  # seconds
 _SPINS = 200_000_000
@@ -30,9 +32,9 @@ _SPINS = 200_000_000
 
 
 def install(filter_: bytes, reporter: Reporter | None) -> object:
-    """Confine this process.  With a reporter, a helper answers from then on.  OSError if the kernel refuses.
+    """Confine this process.  With a reporter, a helper answers from then on.  Raises OSError, KernelError or EnforceError.
 
-    The result must be held until the execve: releasing it would be a call, which the filter may deny.
+    Keep the result until the execve: releasing it would make a call, which the filter may deny.
     """
     if reporter is None:
         kernel.install(filter_, 0)
@@ -41,21 +43,19 @@ def install(filter_: bytes, reporter: Reporter | None) -> object:
     import mmap
     import time
 
-    from enforcer.launch import in_helper
-
     shared = mmap.mmap(-1, mmap.PAGESIZE)
     program = os.getpid()
-    if in_helper(kernel.CLONE_FILES):
+    if helper.in_helper(kernel.CLONE_FILES):
         helper.guarded(lambda: _take(program, shared, reporter))
     while not shared[_READY]:
         time.sleep(_PAUSE)
     gc.disable()  # from here on, no call may be made but the execve
-    flags = kernel.SECCOMP_FILTER_FLAG_NEW_LISTENER
+    flags = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
     try:
-        listener = kernel.install(filter_, flags | kernel.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+        listener = kernel.install(filter_, flags | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise EnforceError(arm.BUSY) from error
+            raise KernelError(BUSY, "seccomp", errno.EBUSY) from error
         if error.errno != errno.EINVAL:  # before Linux 5.19
             raise
         listener = kernel.install(filter_, flags)

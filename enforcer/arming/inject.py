@@ -1,8 +1,7 @@
 """Make one stopped process perform a system call of ours, and leave no trace of it.
 
-The process is stopped by ptrace where it is about to run its own code: at the system-call-exit stop of an execve, or
-at a breakpoint.  At an execve's *event* stop it would be too early: the call is not over and its result would be
-written over ours.
+The process is in a ptrace stop in which it is about to run its own code: the system-call-exit stop of an execve, or a
+breakpoint.  An execve's *event* stop is too early: the kernel would write the execve's result over ours.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import errno
 import os
 
 from enforcer import kernel
+from enforcer.errors import GoneError
+from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,24 +19,12 @@ if TYPE_CHECKING:
 
     from enforcer.kernel import Registers
 
-# Indices into struct user_regs_struct (sys/user.h)
-RBP, RBX, R10, R9, R8, RAX, RCX, RDX, RSI, RDI = 4, 5, 7, 8, 9, 10, 11, 12, 13, 14
-ORIG_RAX, RIP, CS, RSP = 15, 16, 17, 19
-
-USER32_CS = 0x23  # asm/segment.h __USER32_CS: the processor is in 32-bit mode
 SYSCALL_STOP = kernel.SIGTRAP | 0x80  # PTRACE_O_TRACESYSGOOD
-_ALL_SIGNALS = 0xFFFFFFFFFFFFFFFF
+_ALL_SIGNALS = _NO_CALL = 0xFFFFFFFFFFFFFFFF
+"""As a signal mask; as orig_rax: the process is in no call that the kernel would restart."""
 _STOPPING = (19, 20, 21, 22)  # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: asm/signal.h, x86
 _RESTART = (512, 513, 514, 516)  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (linux/errno.h)
 _SCRATCH_GAP = 4096  # keeps clear of the red zone below the stack pointer, 128 bytes
-
-
-class GoneError(Exception):
-    """The process died while it was being worked on; `status` as waitpid gives it."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
 
 
 class Convention:
@@ -65,22 +54,34 @@ class Convention:
         self.exit_group = exit_group
 
 
-LONG = Convention(
-    0xC000003E, 0x050F, 8, (RDI, RSI, RDX, R10, R8, R9), seccomp=317, close=3, exit_group=231
-)  # syscall
-COMPAT = Convention(
-    0x40000003, 0x80CD, 4, (RBX, RCX, RDX, RSI, RDI, RBP), seccomp=354, close=6, exit_group=252
-)  # int 0x80
+LONG = Convention(  # syscall
+    linux.AUDIT_ARCH_X86_64,
+    0x050F,
+    8,
+    (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9),
+    seccomp=317,
+    close=3,
+    exit_group=231,
+)
+COMPAT = Convention(  # int 0x80
+    linux.AUDIT_ARCH_I386,
+    0x80CD,
+    4,
+    (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP),
+    seccomp=354,
+    close=6,
+    exit_group=252,
+)
 
 
 def wait(pid: int) -> int:
     """Wait for the process's next stop: its status.  GoneError if it has died."""
     while True:
-        _, status = os.waitpid(pid, kernel.WALL)
+        _, status = os.waitpid(pid, linux.WALL)
         if os.WIFSTOPPED(status):
             return status
         if os.WIFEXITED(status) or os.WIFSIGNALED(status):
-            raise GoneError(status)
+            raise GoneError
 
 
 def resume(request: int, pid: int, signal: int = 0) -> None:
@@ -91,27 +92,27 @@ def resume(request: int, pid: int, signal: int = 0) -> None:
         if error.errno != errno.ESRCH:
             raise
         wait(pid)  # ptrace(2): ESRCH on a tracee means that it is dying; its status may still be to come
-        raise GoneError(0) from error
+        raise GoneError from error
 
 
 def go_on(request: int, pid: int, status: int) -> None:
-    """Continue a process from a stop that is none of our business, as if it were not traced (ptrace(2), "Group-stop")."""
+    """Continue a process from a stop that we did not cause, as if it were not traced (ptrace(2), "Group-stop")."""
     signal = os.WSTOPSIG(status)
-    if status >> 16 != kernel.PTRACE_EVENT_STOP:
+    if status >> 16 != linux.PTRACE_EVENT_STOP:
         resume(request, pid, signal)
     elif signal in _STOPPING:
-        resume(kernel.PTRACE_LISTEN, pid)
+        resume(linux.PTRACE_LISTEN, pid)
     else:  # SIGCONT has come
         resume(request, pid)
 
 
 def reap(pid: int) -> None:
-    """Wait until a process that is bound to end has ended, and with it all that this process traces, threads included."""
+    """Wait until a process that is about to end has ended, and with it everything that this process traces."""
     while True:
         try:
-            found, status = os.waitpid(-1, kernel.WALL)
+            found, status = os.waitpid(-1, linux.WALL)
             if found == pid and os.WIFSTOPPED(status):
-                kernel.ptrace(kernel.PTRACE_CONT, pid)
+                kernel.ptrace(linux.PTRACE_CONT, pid)
         except ChildProcessError:
             return
         except ProcessLookupError:  # killed just now
@@ -119,38 +120,35 @@ def reap(pid: int) -> None:
 
 
 class Surgery:
-    """A stopped process whose state is saved; `close()` puts everything back.
+    """A stopped process whose state is saved; `close()` restores it.
 
-    Its signals are blocked meanwhile, so that none is delivered into the middle of a call that is not the program's:
-    they stay pending.  SIGSTOP cannot be blocked: it stops the process there, until SIGCONT.
+    Its signals are blocked meanwhile and stay pending, so that none is delivered during a call that is not the program's.
+    SIGSTOP cannot be blocked: it stops the process until SIGCONT.
     """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._registers: Registers = kernel.get_registers(pid)
-        self.convention = COMPAT if self._registers[CS] == USER32_CS else LONG
+        self.convention = COMPAT if self._registers[linux.CS] == linux.USER32_CS else LONG
         self._mask = kernel.swap_signal_mask(pid, _ALL_SIGNALS)
         # An aligned word near the instruction pointer: one at it might reach into a page that is not there.
-        self._code = self._registers[RIP] & ~7
+        self._code = self._registers[linux.RIP] & ~7
         self._word = kernel.peek(pid, self._code)
         kernel.poke(pid, self._code, self._word & ~0xFFFF | self.convention.instruction)
         self.is_confined = False
         """Whether a filter judges its calls already."""
 
     def call(self, number: int, *arguments: int, waiting: Callable[[], None] | None = None) -> int:
-        """Perform a system call and return its result, negative errnos included; again if a stop interrupted it.
+        """Perform a system call and return its result, a negative errno included.  Repeat it if a stop interrupted it.
 
-        `waiting` is called over and over while the kernel works on the call.
+        `waiting` is called again and again while the kernel works on the call.
         """
-        registers = list(self._registers)
-        registers[RAX], registers[ORIG_RAX], registers[RIP] = number, _ALL_SIGNALS, self._code  # -1: not to restart
-        for register, value in zip(self.convention.arguments, arguments, strict=False):
-            registers[register] = value
+        registers = self._for_call(number, *arguments)
         while True:
             kernel.set_registers(self.pid, registers)
             self._to_syscall_stop(None)
             self._to_syscall_stop(waiting)
-            result = kernel.get_registers(self.pid)[RAX]
+            result = kernel.get_registers(self.pid)[linux.RAX]
             bits = 8 * self.convention.pointer
             result &= (1 << bits) - 1
             result -= result >> (bits - 1) << bits
@@ -160,11 +158,11 @@ class Surgery:
     def call_with(self, number: int, *arguments: int, data: Callable[[int], bytes]) -> int:
         """As `call`, with `data(address)` in memory and its address as the last argument.
 
-        The place is below the stack pointer, where execve has mapped 128 KiB (fs/exec.c setup_arg_pages) unless the
-        stack's limit is smaller; what was there is put back.
+        It is written below the stack pointer, where execve has mapped 128 KiB (fs/exec.c setup_arg_pages) unless the
+        stack's limit is smaller.  The former content is restored.
         """
         size = len(data(0))
-        address = (self._registers[RSP] - _SCRATCH_GAP - size) & ~15
+        address = (self._registers[linux.RSP] - _SCRATCH_GAP - size) & ~15
         memory = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         try:
             before = os.pread(memory, size, address)
@@ -177,29 +175,34 @@ class Surgery:
         return result
 
     def exit_group(self, status: int) -> None:
-        """End the process, as if it had exited by itself, and reap all that is traced.  OSError if it can't be done."""
-        registers = list(self._registers)
-        registers[RAX], registers[ORIG_RAX], registers[RIP] = self.convention.exit_group, _ALL_SIGNALS, self._code
-        registers[self.convention.arguments[0]] = status
-        kernel.set_registers(self.pid, registers)
-        resume(kernel.PTRACE_CONT, self.pid)
+        """End the process as if it had exited by itself, and reap everything that is traced.  Raises OSError, GoneError."""
+        kernel.set_registers(self.pid, self._for_call(self.convention.exit_group, status))
+        resume(linux.PTRACE_CONT, self.pid)
         reap(self.pid)
 
     def close(self) -> None:
-        """Put code, registers and signal mask back, as if nothing had been done."""
+        """Restore code, registers and signal mask."""
         kernel.poke(self.pid, self._code, self._word)
         kernel.set_registers(self.pid, self._registers)
         kernel.swap_signal_mask(self.pid, self._mask)
 
+    def _for_call(self, number: int, *arguments: int) -> Registers:
+        registers = list(self._registers)
+        registers[linux.RAX], registers[linux.RIP] = number, self._code
+        registers[linux.ORIG_RAX] = _NO_CALL
+        for register, value in zip(self.convention.arguments, arguments, strict=False):
+            registers[register] = value
+        return registers
+
     def _to_syscall_stop(self, waiting: Callable[[], None] | None) -> None:
-        resume(kernel.PTRACE_SYSCALL, self.pid)
+        resume(linux.PTRACE_SYSCALL, self.pid)
         while True:
-            pid, status = os.waitpid(self.pid, kernel.WALL | (os.WNOHANG if waiting else 0))
+            pid, status = os.waitpid(self.pid, linux.WALL | (os.WNOHANG if waiting else 0))
             if waiting and pid == 0:
                 waiting()
                 continue
             if not os.WIFSTOPPED(status):
-                raise GoneError(status)
+                raise GoneError
             if os.WSTOPSIG(status) == SYSCALL_STOP:
                 return
-            go_on(kernel.PTRACE_SYSCALL, self.pid, status)
+            go_on(linux.PTRACE_SYSCALL, self.pid, status)

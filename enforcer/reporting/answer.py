@@ -12,6 +12,7 @@ import os
 import select
 
 from enforcer import kernel
+from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _kill_initial(process: int) -> None:
     child = kernel.clone()
     if child == 0:
         try:
-            kernel.ptrace(kernel.PTRACE_SEIZE, process, 0, kernel.PTRACE_O_EXITKILL)
+            kernel.ptrace(linux.PTRACE_SEIZE, process, 0, linux.PTRACE_O_EXITKILL)
         finally:
             os._exit(0)
-    os.waitpid(child, kernel.WALL)
+    os.waitpid(child, linux.WALL)

@@ -10,9 +10,10 @@ import os
 import struct
 import sys
 
-from enforcer.errors import EnforceError
+from enforcer.errors import FAILED, EnforceError
 from enforcer.launch import run
 from enforcer.program import initial_environment
+from tracer.errors import CallfenceError
 
 
 def program(numbers):
@@ -31,6 +32,6 @@ if __name__ == "__main__":
     denied = [int(number) for number in numbers.split(",") if number]
     try:
         run([os.fsencode(one) for one in argv], environment, [program(denied)], arm, None)
-    except EnforceError as error:
+    except CallfenceError as error:
         print(f"enforce: {error}", file=sys.stderr)
-        sys.exit(error.status)
+        sys.exit(error.status if isinstance(error, EnforceError) else FAILED)

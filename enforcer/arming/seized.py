@@ -1,0 +1,150 @@
+"""`arm exec` and `arm entry`: the helper traces this process, and confines it when its execve returns or at its entry point."""
+
+from __future__ import annotations
+
+import os
+
+from enforcer import helper, kernel
+from enforcer.arming import follow, inject, install
+from enforcer.errors import FAILED, EnforceError, GoneError, refused
+from enforcer.reporting import answer
+from tracer import linux
+from tracer.errors import CallfenceError, KernelError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from enforcer.reporting.reporter import Reporter
+
+HINT = "arm before it, with a policy that allows the execve: --arm now"
+
+
+def be_seized(filter_: bytes, reporter: Reporter | None, *, at_entry: bool, stderr: int) -> None:
+    """Start the helper, and return when it traces this process, to confine it at its next execve.
+
+    Until then this process must start no process and no thread.  Raises KernelError if it cannot be traced, EnforceError if
+    the helper ends early.
+    """
+    program = os.getpid()
+    commands, command = os.pipe()
+    answer, answers = os.pipe()
+    if helper.in_helper():
+        os.close(command)
+        os.close(answer)
+        helper.guarded(lambda: _confine(program, filter_, commands, answers, reporter, at_entry=at_entry, stderr=stderr))
+    os.close(commands)
+    os.close(answers)
+    try:
+        pid = os.read(answer, 64)
+        if not pid:
+            raise EnforceError("the helper process ended before it could start")
+        kernel.allow_tracer(int(pid))
+        os.write(command, b"!")
+        reply = os.read(answer, 4096)
+    finally:
+        os.close(command)
+        os.close(answer)
+    if reply != b"ok\n":
+        raise _explained(os.fsdecode(reply) or "the helper process died")
+
+
+def tracer() -> str:
+    """The pid of the process that traces this one, or ""."""
+    try:
+        with open("/proc/self/status", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    pid = next((line.split()[1] for line in lines if line.startswith("TracerPid:")), "0")
+    return "" if pid == "0" else pid
+
+
+def _explained(refusal: str) -> KernelError:
+    """Why this process may not be traced, and the way out."""
+    if pid := tracer():
+        text = f"this process is traced already (by pid {pid}), so it cannot be armed at its execve; {HINT}"
+    elif (scope := linux.yama_scope()) in ("2", "3"):
+        text = f"{linux.YAMA_SCOPE} is {scope}, so the program cannot be armed at its execve; {HINT}"
+    else:
+        text = f"{refusal}: ptrace is not permitted here (a container's rules?), so the program cannot be armed; {HINT}"
+    return KernelError(text, "ptrace")
+
+
+def _confine(
+    program: int, filter_: bytes, commands: int, answers: int, reporter: Reporter | None, *, at_entry: bool, stderr: int
+) -> NoReturn:
+    """The helper's side.
+
+    It writes its pid to the pipe `answers`, waits for a byte on `commands`, seizes the process `program`, and writes "ok" or
+    the reason why not.
+    """
+    log = reporter.descriptor if reporter else -1
+    helper.withdraw(d for d in (commands, answers, stderr, log) if d >= 0)
+    os.write(answers, b"%d\n" % os.getpid())
+    if not os.read(commands, 1):
+        os._exit(0)  # the program has gone
+    pidfd = -1
+    try:
+        if reporter:
+            pidfd = kernel.pidfd_open(program)
+            install.probe_listener(pidfd)
+        follow.seize(program)
+    except OSError as error:
+        os.write(answers, str(refused(error)).encode())
+        os._exit(0)
+    os.write(answers, b"ok\n")
+    os.close(answers)
+    os.close(commands)
+    try:
+        listener = _arm(program, filter_, pidfd, at_entry=at_entry, stderr=stderr)
+    except GoneError:
+        os._exit(0)  # not executed, or killed by another process: its own status says so
+    if reporter:
+        if stderr not in (log, -1):
+            os.close(stderr)
+        answer.serve(pidfd, listener, reporter)
+    os._exit(0)
+
+
+def _arm(program: int, filter_: bytes, pidfd: int, *, at_entry: bool, stderr: int) -> int:
+    """Follow the seized process until it can be confined, confine it and let it go: the listener.
+
+    On failure the program ends with status FAILED, and so does this process.
+    """
+    surgery = None
+    try:
+        follow.until_exec(program)
+        if at_entry:
+            follow.until_entry(program)
+        surgery = inject.Surgery(program)
+        listener = install.install(surgery, filter_, pidfd)
+        surgery.close()
+        kernel.ptrace(linux.PTRACE_DETACH, program)
+    except ProcessLookupError as error:
+        raise GoneError from error
+    except GoneError:
+        raise
+    except OSError as error:
+        _refuse(program, surgery, str(refused(error)), stderr)
+    except CallfenceError as error:
+        _refuse(program, surgery, str(error), stderr)
+    return listener
+
+
+def _refuse(program: int, surgery: inject.Surgery | None, reason: str, stderr: int) -> NoReturn:
+    """End the program, which is stopped before its first instruction or its entry point, with status FAILED.
+
+    It is killed if a filter judges its calls already, which may not allow it to exit, or if its memory cannot be written.
+    """
+    helper.write(stderr, f"enforce: the program was not run: {reason}\n".encode())
+    try:
+        surgery = surgery or inject.Surgery(program)
+        if not surgery.is_confined:
+            surgery.exit_group(FAILED)
+            os._exit(0)
+    except (OSError, GoneError):
+        pass
+    os.kill(program, kernel.SIGKILL)
+    inject.reap(program)
+    os._exit(0)
