@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def learn() -> NoReturn:
     """The `learn` command is `callfence learn`."""
-    gc.disable()  # while it is imported, which takes a tenth less; it enables it again
+    gc.set_threshold(100_000)  # the start, which makes fewer objects, takes a tenth less without a search for cycles
     main(["learn", *sys.argv[1:]])
 
 

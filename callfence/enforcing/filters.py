@@ -5,8 +5,6 @@ On the way to every start of `enforce`: what compiles is imported only where som
 
 from __future__ import annotations
 
-import gc
-
 from callfence.enforcing import cache
 from enforcer.errors import EnforceError
 
@@ -28,7 +26,6 @@ def compiled(path: str, variant: Variant) -> cache.Compiled:
     """
     if known := cache.load(path, variant, _read):
         return known
-    gc.enable()  # see bin/enforce
     try:
         source = [(path, _read(path))]
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 from contextlib import suppress
@@ -21,8 +20,6 @@ __all__ = ["main", "parser"]
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Never returns: ends as the program ended, or with 125-127."""
-    gc.freeze()  # what has been imported stays
-    gc.enable()  # see cli.learn
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _learn(options)
