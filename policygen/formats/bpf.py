@@ -25,7 +25,7 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
         text = "a filter takes effect when it is loaded; if that is before the program's execve, the filter must allow it"
         losses.append(Loss(Direction.OTHER, text))
     if ActionKind.NOTIFY in kinds(policy):
-        text = "a filter says nothing of who is asked about `notify`: without a listener those calls fail with ENOSYS"
+        text = "a filter does not say who answers `notify`: without a listener those calls fail with ENOSYS"
         losses.append(Loss(Direction.OTHER, text))
     return Exported(compiled(policy), tuple(losses), use="seccomp(SECCOMP_SET_MODE_FILTER, 0, {{len, {file}}})")
 

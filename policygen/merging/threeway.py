@@ -120,7 +120,7 @@ def merge_entry(arch: Arch, number: int, base: Entry | None, ours: Entry | None,
         if outcomes(sets, entry, arguments) == expected:
             gone = entry.expression == Always(False) and None in (ours, theirs)
             return None if gone else entry
-    raise _ConflictError("one side allows more of a rule of which the other allows less")
+    raise _ConflictError("one side allows more of a rule, the other side less")
 
 
 Outcomes = dict[Action | None, int]

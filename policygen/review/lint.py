@@ -109,7 +109,7 @@ def idle_rules(document: Document) -> Iterator[Finding]:
         accepted, reasons = _reasons(document, arch, number)
         for part in parts:
             if part in never or part not in kept:
-                what = "contradicts itself, so that it never holds" if part in never else "is covered by the others"
+                what = "contradicts itself and never holds" if part in never else "is covered by the others"
                 text = f"has a rule that {what}: {format_expression(arch, number, part)}"
                 yield Finding(
                     "contradiction" if part in never else "covered-rule",
@@ -117,7 +117,7 @@ def idle_rules(document: Document) -> Iterator[Finding]:
                     arch,
                     table(arch).by_number[number].name,
                     text,
-                    "whoever reads it takes it for something",
+                    "a reviewer takes it for a rule that decides something",
                     "take the rule out, or write what was meant",
                     "docs/policy-language.md",
                     None,
@@ -209,8 +209,8 @@ def _too_complex(arch: Arch, number: int) -> Finding:
         Level.WARNING,
         arch,
         table(arch).by_number[number].name,
-        "has conditions that are too entangled to judge",
-        "what nobody can judge, nobody has reviewed",
+        "has conditions that are too complex to judge",
+        "what cannot be judged has not been reviewed",
         "fewer arguments in one rule, or fewer rules",
         "docs/policy-language.md",
         None,

@@ -31,11 +31,11 @@ class Origin(StrEnum):
     """How a rule came into the policy, as far as its recording can tell."""
 
     LEARNED = "learned"
-    CHANGED = "changed by hand: what was seen of it would be written otherwise"
+    CHANGED = "changed by hand: learning would write what was seen differently"
     EXTENDED = "learned, and extended for other C libraries or by hand"
-    NOTED = "put there by learn, seen or not"
-    PORTABLE = "no recorded run needed it: put there for other C libraries, or by hand, or learned from runs not recorded here"
-    UNSEEN = "no recorded run needed it: written by hand, or learned from runs that are not recorded here"
+    NOTED = "added by learn, whether seen or not"
+    PORTABLE = "no recorded run needed it: added for other C libraries or by hand, or learned from runs that are not recorded"
+    UNSEEN = "no recorded run needed it: written by hand, or learned from runs that are not recorded"
 
 
 @dataclass(frozen=True, slots=True)

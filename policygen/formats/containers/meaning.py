@@ -219,14 +219,14 @@ def _about(profile: Profile, sections: list[Arch]) -> Iterator[Loss]:
         strange.setdefault(_without(rule, profile), []).extend(name for name in rule.names if name not in known)
     for direction, names in strange.items():
         if names:
-            yield Loss(direction, "names that no architecture known here has, skipped as runtimes skip those", tuple(names))
+            yield Loss(direction, "names that no architecture known here has, skipped, as runtimes skip them", tuple(names))
     i386 = multiplexed(profile) if Arch.I386 in sections else ()
     if i386:
         text = "on i386 libseccomp lets or keeps these through socketcall and ipc as well, which the policy does not say"
         yield Loss(Direction.NARROWER, text, i386)
     overlapping = tuple(_overlapping(profile))
     if overlapping:
-        text = "rules with different actions hold at once; which one counts no specification says, here it is the strictest"
+        text = "rules with different actions hold at once; no specification says which one counts, here the strictest does"
         yield Loss(Direction.OTHER, text, overlapping)
 
 

@@ -191,7 +191,7 @@ class _ProfileReader:
             pairs.append((self._text(one.field("architecture")), self._texts(one.field("subArchitectures"))))
         architectures = self._texts(node.field("architectures"))
         if pairs and architectures:
-            raise self._error(node.field("archMap"), "there is `architectures` too, and one of them only may be there")
+            raise self._error(node.field("archMap"), "`architectures` is given too, and only one of the two is allowed")
         default = self._choice(node.field("defaultAction"), Act)
         errno, flags = self._errno(node, "defaultErrnoRet", "defaultErrno"), self._texts(node.field("flags"))
         rules = tuple(map(self._rule, self._list(node.field("syscalls"))))
@@ -201,7 +201,7 @@ class _ProfileReader:
         self._object(node, _RULE)
         names = self._texts(node.field("names"))
         if names and node.field("name").value:  # Docker refuses it, others take one of the two
-            raise self._error(node.field("name"), "there is `names` too, and one of them only may be there")
+            raise self._error(node.field("name"), "`names` is given too, and only one of the two is allowed")
         names = names or (self._text(node.field("name")),)
         comparisons = tuple(map(self._comparison, self._list(node.field("args"))))
         comment = node.field("comment")
@@ -255,7 +255,7 @@ class _ProfileReader:
             raise self._error(node, "must be an object {...}")
         for name in node.value:
             if name not in fields:
-                raise self._error(node.field(name), f"is not known here; there are {', '.join(sorted(fields))}")
+                raise self._error(node.field(name), f"is unknown; known are {', '.join(sorted(fields))}")
 
     def _list(self, node: _Node) -> Iterator[_Node]:
         if node.value is None:
@@ -273,7 +273,7 @@ class _ProfileReader:
         """A string that may stand in a message, and in a comment of a policy."""
         text = self._string(node)
         if not text.isprintable():
-            raise self._error(node, f"has characters that nobody would see: {text!a}")
+            raise self._error(node, f"has invisible characters: {text!a}")
         return text
 
     def _texts(self, node: _Node) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def with_own_calls(policy: Policy, runtime: str, *, gaining: bool = True) -> Add
         try:
             joined = join_entries(arch, number, entries.get(number), wanted, policy.default)
         except JoinError as error:
-            what = f"{runtime} itself calls it, which the policy answers in its own way ({error}): not added"
+            what = f"{runtime} itself calls it, but the policy has another answer ({error}): not added"
             losses.append(Loss(Direction.NARROWER, what, (name,)))
             continue
         if joined is not None and joined != entries.get(number):

@@ -113,13 +113,13 @@ def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
     for name in spec:
         if name not in _SPEC and name not in _OTHERS:
             known = ", ".join((*_SPEC, *sorted(_OTHERS)))
-            raise ImportFormatError(f"{filename}: spec.{name}: is not known here; there are {known}")
+            raise ImportFormatError(f"{filename}: spec.{name}: is unknown; known are {known}")
     profile = profiles.read({name: spec[name] for name in _SPEC if name in spec}, filename)
     imported = policy_of(profile, options, filename)
     if base := spec.get("baseProfileName"):
         if not isinstance(base, str) or not base.isprintable():
             raise ImportFormatError(f"{filename}: spec.baseProfileName: must be a name, not {base!a}")
-        lost = Loss(Direction.NARROWER, f"what the base profile {base} has, which is another resource")
+        lost = Loss(Direction.NARROWER, f"what the base profile {base} allows, since it is another resource")
         imported = replace(imported, losses=(*imported.losses, lost))
     return imported
 

@@ -85,7 +85,7 @@ def _newest(policy: Policy, profile: Profile) -> Iterator[Loss]:
     for rule in profile.rules:
         unknown = {name for name in rule.names if any(_number(name, arch) > LIBSECCOMP_KNOWS for arch in Arch)}
         if (rule.act, rule.errno) == act_of(policy.default):
-            key = (Direction.OTHER, "libseccomp 2.6 does not know these by name: runc fails them as unknown ones, by ENOSYS")
+            key = (Direction.OTHER, "libseccomp 2.6 does not know these by name: runc fails them with ENOSYS, as unknown calls")
         else:
             what = f"libseccomp 2.6 does not know these by name, so runtimes with it skip them: {format_action(policy.default)}"
             (loss,) = instead(policy.default, [_action(rule)], what)
@@ -118,8 +118,8 @@ def _about(policy: Policy, profile: Profile) -> Iterator[Loss]:
         yield Loss(direction, "on i386 libseccomp also means socketcall and ipc by these, with the same conditions", names)
     notified = {name for rule in profile.rules if rule.act is Act.NOTIFY for name in rule.names}
     if notified or profile.default is Act.NOTIFY:
-        what = "the container's configuration must name a listenerPath, whose supervisor answers notify; runc takes it neither "
-        what += "as the default nor for write"
+        what = "the container's configuration must name a listenerPath, whose supervisor answers notify; runc takes notify "
+        what += "neither as the default nor for write"
         yield Loss(Direction.OTHER, what, tuple(notified))
 
 

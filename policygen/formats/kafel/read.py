@@ -107,7 +107,7 @@ class _KafelReader:
     def _define(self) -> None:
         tokens = self.tokens
         if not tokens.take("define"):
-            tokens.fail("includes are not followed: put what the file has in their place")
+            tokens.fail("includes are not followed: put the content of the file in their place")
         name, number = tokens.identifier("a constant's name"), tokens.number()
         if self.constants.setdefault(name, number) != number:
             tokens.fail(f"{name} is defined already, as {self.constants[name]}", back=1)

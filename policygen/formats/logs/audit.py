@@ -56,12 +56,12 @@ def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
             started = int(time[1] + time[2]) * 1_000_000
     if not found:
         of = f" of {options.program}" if options.program else ""
-        raise ImportFormatError(f"{filename}: no record of type SECCOMP (1326){of} is in it")
+        raise ImportFormatError(f"{filename}: it has no record of type SECCOMP (1326){of}")
     gaps = [_NO_ARGUMENTS]
     programs = sorted({executable for _, _, executable in found})
     if len(programs) > 1:
         named = ", ".join(programs[:_MANY]) + (" ..." if len(programs) > _MANY else "")
-        gaps.append(f"records of {len(programs)} programs are taken together: {named}; --program takes one's")
+        gaps.append(f"the records of {len(programs)} programs are combined: {named}; --program selects one program")
     run_id = sha256(data + options.program.encode()).hexdigest()[:16]
     run = Run(run_id, started, (programs[0],), None, False, tuple(sorted(gaps)))
     seen = [_observation(*call, count, sites[call]) for call, count in found.items()]

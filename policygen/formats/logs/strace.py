@@ -85,7 +85,7 @@ class _Log:
         for number, text in self._begun.values():
             self._call(0, number, text, 1, is_whole=False)
         if self._first is None:
-            raise ImportFormatError(f"{self._filename}:1:1: no call is in it: not the output of strace")
+            raise ImportFormatError(f"{self._filename}:1:1: it has no call: not the output of strace")
         gaps = [f"{what} ({count} in the log, first in line {self._gap_lines[what]})" for what, count in self._gaps.items()]
         complete = self._command is not None and self._status is not None
         command = self._command or (self._filename,)
@@ -179,7 +179,7 @@ class _Log:
             return
         if call.name in OPAQUE and not call.is_enosys:
             self.gap(
-                f"{call.name} is answered with ENOSYS when learning, and what is then done instead is not in the log: run "
+                f"{call.name} fails with ENOSYS under learn, and what the program then does instead is not in the log: run "
                 f"strace with `-e inject={call.name}:error=ENOSYS`",
                 number,
             )

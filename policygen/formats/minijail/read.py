@@ -79,7 +79,7 @@ class _MinijailReader:
             if statement.startswith("@frequency"):
                 continue  # for speed only
             if statement.startswith("@include"):
-                self._fail("includes are not followed: put what the file has in their place")
+                self._fail("includes are not followed: put the content of the file in their place")
             if statement.startswith(("@", "{")):
                 self._fail(f"{statement.split()[0]} {_OTHER}")
             if statement and not statement.startswith("#"):

@@ -91,7 +91,7 @@ def test_what_a_file_says_does_not_drive_the_terminal(tmp_path: Path) -> None:
     name = tmp_path / "a\x1b[2J"
     name.write_text('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [], "x\\u001b[2J": 1}')
     _, err = callfence("import", "--from", "oci", name, status=2)
-    assert "a\\x1b[2J: x\\x1b[2J: is not known here" in err
+    assert "a\\x1b[2J: x\\x1b[2J: is unknown" in err
     name.write_text('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["no such"], "action": "SCMP_ACT_ERRNO"}]}')
     out, err = callfence("import", "--from", "oci", name)
     assert "wider than the file: names that no architecture known here has" in out

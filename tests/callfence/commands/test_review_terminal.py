@@ -70,8 +70,8 @@ def test_what_is_shown(review: Callable[..., Terminal]) -> None:
     assert shown.startswith(
         "\n(1 of 4)\n"
         "warning: execve: it newly starts other programs [execute]\n"
-        "  why     each program on the machine is then at hand, a shell too, although under this policy\n"
-        "  safer   a process of its own, with its own policy, for what must be started\n"
+        "  why     it can then start any program on the machine, a shell too, all under this policy\n"
+        "  safer   start what must be started from a separate process, with its own policy\n"
         "  + execve: allow\n"
         "  allows  execve(filename=NULL, argv=NULL, envp=NULL)\n"
         "  seen    in no recorded run\n"

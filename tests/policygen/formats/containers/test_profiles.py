@@ -197,7 +197,7 @@ BAD = [
     (b"[" * 100_000, "p.json: nested too deeply"),
     (b"{}", "p.json: defaultAction: must be a string"),
     (b'{"defaultAction": "ALLOW"}', "p.json: defaultAction: ALLOW is none of SCMP_ACT_ALLOW"),
-    (b'{"defaultAction": "SCMP_ACT_ALLOW", "sycalls": []}', "p.json: sycalls: is not known here"),
+    (b'{"defaultAction": "SCMP_ACT_ALLOW", "sycalls": []}', "p.json: sycalls: is unknown"),
     (json.dumps(profile({"names": ["dup"]})).encode(), "p.json: syscalls[0].action: must be a string"),
     (json.dumps(profile({**ALLOWED})).encode(), "p.json: syscalls[0].name: must be a string"),
     (
@@ -222,7 +222,7 @@ BAD = [
     ),
     (
         json.dumps(profile(architectures=["SCMP_ARCH_X86"], archMap=[{"architecture": "a", "subArchitectures": []}])).encode(),
-        "p.json: archMap: there is `architectures` too",
+        "p.json: archMap: `architectures` is given too",
     ),
     (
         b'{"defaultAction": "SCMP_ACT_ERRNO", "defaultAction": "SCMP_ACT_ALLOW"}',
@@ -234,11 +234,11 @@ BAD = [
     ),
     (
         json.dumps(profile({"names": ["dup"], "name": "read", **ALLOWED})).encode(),
-        "p.json: syscalls[0].name: there is `names` too",
+        "p.json: syscalls[0].name: `names` is given too",
     ),
     (
         json.dumps(profile(architectures=["SCMP_ARCH_X86_64", "a\x1b[2J"])).encode(),
-        r"p.json: architectures[1]: has characters that nobody would see: 'a\x1b[2J'",
+        r"p.json: architectures[1]: has invisible characters: 'a\x1b[2J'",
     ),
     (
         json.dumps(profile({"names": ["dup"], **ALLOWED, "includes": {"minKernel": "1" * 5000 + ".1"}})).encode(),
@@ -261,7 +261,7 @@ def test_bad_profiles(data: bytes, message: str) -> None:
         (b"kind: Pod\n", "p: has 0 resources of kind SeccompProfile"),
         (b"kind: SeccompProfile\n---\nkind: SeccompProfile\n", "p: has 2 resources"),
         (b"kind: SeccompProfile\nspec: 1\n", "p: spec: must be an object"),
-        (b"kind: SeccompProfile\nspec: {defaultActio: a}\n", "p: spec.defaultActio: is not known here"),
+        (b"kind: SeccompProfile\nspec: {defaultActio: a}\n", "p: spec.defaultActio: is unknown"),
         (b"kind: SeccompProfile\nspec: {defaultAction: a}\n", "p: defaultAction: a is none of"),
         (b"a: 2001-99-99", "p: not YAML: month must be in 1..12"),
         (b"a: !!bool foo", "p: not YAML: 'foo'"),

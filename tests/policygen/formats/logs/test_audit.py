@@ -74,7 +74,7 @@ def test_policies_made_of_them_have_names_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "a: no record of type SECCOMP"),
+        ("", "a: it has no record of type SECCOMP"),
         ("x\n" + line(41).replace("arch=c000003e ", ""), "a:2:1: a SECCOMP record without arch="),
         (line(41, arch="zz"), "a:1:1: arch=zz is no architecture"),
         (line("frob"), "a:1:1: syscall=frob is no call"),

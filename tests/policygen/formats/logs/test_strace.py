@@ -197,7 +197,7 @@ def test_the_same_log_is_the_same_run() -> None:
         ("7 umask(077) = 022\n7 umask(099) = 0 0\n7 x\n", "a:3:3: expected a call"),
         ("7 getpid( = 7\n", "a:1:14: the arguments of getpid are not closed"),
         ("7 getpid() : 7\n", "a:1:11: expected ` = `"),
-        ("", "a:1:1: no call is in it"),
+        ("", "a:1:1: it has no call"),
         ("7 getpid() = 7\n7 mmap2(NULL, 8192, PROT_READ, MAP_PRIVATE, -1, 0) = 0xf7f3b000\n", "a:2:3: mmap2 is a call of i386"),
     ],
 )
