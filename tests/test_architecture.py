@@ -62,7 +62,7 @@ PAGE = (ROOT / "ARCHITECTURE.md").read_text()
 TOP = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
 PATHS = sorted(set(re.findall(rf"(?<![\w./])(?:{TOP})/[\w./-]*\w/?", PAGE)))
 PACKAGES = sorted({str(path.parent.relative_to(ROOT)) for path in FILES})
-OTHERS = [path for folder in ("tools", "bench") for path in (ROOT / folder).rglob("*.py")]
+OTHERS = [path for folder in ("tests", "tools", "bench") for path in (ROOT / folder).rglob("*.py")]
 FOLDERS = sorted({str(path.parent.relative_to(ROOT)) for path in (*FILES, *OTHERS)})
 
 
