@@ -142,6 +142,20 @@ class Not:
 Expression = Always | Condition | And | Or | Not
 
 
+def alternatives(expression: Expression) -> tuple[Expression, ...]:
+    """Return the expressions whose OR is this one; none if it never holds."""
+    if expression == Always(False):
+        return ()
+    return expression.parts if isinstance(expression, Or) else (expression,)
+
+
+def conjuncts(expression: Expression) -> tuple[Expression, ...]:
+    """Return the expressions whose AND is this one; none if it always holds."""
+    if expression == Always(True):
+        return ()
+    return expression.parts if isinstance(expression, And) else (expression,)
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What is done with one syscall: `action` where `expression` holds, else `otherwise`."""

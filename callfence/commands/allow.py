@@ -13,10 +13,10 @@ from callfence.shared.inputs import judged
 from callfence.shared.text import on_one_line
 from policygen.language.document import PolicyError, parse, parse_file
 from policygen.learning.portable import with_equivalents
-from policygen.model import ALLOW, Entry, Policy
+from policygen.model import ALLOW, Entry, Policy, alternatives
 from policygen.recording import atomic
 from policygen.sets.algebra import TooComplexError
-from policygen.sets.join import JoinError, alternatives, join_entries, refuses
+from policygen.sets.join import JoinError, join_entries, refuses
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

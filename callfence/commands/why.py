@@ -20,12 +20,11 @@ from policygen.errors import did_you_mean
 from policygen.language.document import parse, parse_file
 from policygen.language.naming import determined, format_action, format_call, format_expression
 from policygen.language.normal import first_argument
-from policygen.model import And, Entry, Or
+from policygen.model import Entry, Or, alternatives, conjuncts
 from policygen.recording import recording_file
 from policygen.recording.runs import Recording
 from policygen.review.denial import explain, parse_call
 from policygen.review.provenance import Origin, provenance
-from policygen.sets.join import alternatives
 from tracer.abi import Arch, table
 from tracer.errors import UserError
 
@@ -158,7 +157,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
         print(f"  its entry says so: {on_one_line(arch, event.number, found.entry)}")
     else:
         print(f"  nearest rule: {on_one_line(arch, event.number, Entry(found.nearest, found.entry.action))}")
-        known = determined(found.nearest.parts if isinstance(found.nearest, And) else (found.nearest,), ())
+        known = determined(conjuncts(found.nearest), ())
         for part in found.failing:
             index = first_argument(part)
             value = table(arch).by_number[event.number].arguments[index].name

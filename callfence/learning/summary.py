@@ -11,7 +11,7 @@ from policygen.completeness.confidence import confidence
 from policygen.completeness.discovery import discovery
 from policygen.language.naming import format_entry
 from policygen.language.normal import normal_expression
-from policygen.model import Always, Entry, Or
+from policygen.model import Always, Entry, Or, alternatives
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from policygen.language.document import Document
     from policygen.learning.generate import Generated, New
-    from policygen.model import Expression, Policy
+    from policygen.model import Policy
     from policygen.recording.runs import Recording, Run
 
 MANY_NEW = 40
@@ -106,14 +106,10 @@ def _ending(run: Run) -> str:
 def size_of(policy: Policy) -> str:
     """`52 syscalls, 63 rules, 17 syscalls with conditions on arguments`."""
     entries = [entry for section in policy.entries.values() for entry in section.values()]
-    rules = sum(_alternatives(entry.expression) for entry in entries)
+    rules = sum(len(alternatives(entry.expression)) or 1 for entry in entries)
     constrained = sum(not isinstance(entry.expression, Always) for entry in entries)
     conditions = f"{plural(constrained, 'syscall')} with conditions on arguments"
     return f"{plural(len(entries), 'syscall')}, {plural(rules, 'rule')}, {conditions}"
-
-
-def _alternatives(expression: Expression) -> int:
-    return len(expression.parts) if isinstance(expression, Or) else 1
 
 
 def _new(learned: Learned) -> str:

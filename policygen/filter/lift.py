@@ -14,7 +14,7 @@ from policygen.filter import bpf, symbolic
 from policygen.language.naming import format_action
 from policygen.language.normal import normal
 from policygen.language.operands import operands
-from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, strictest
+from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives, strictest
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, constant
 from policygen.sets.express import express, nameable
@@ -31,7 +31,7 @@ MAX_ALL_RULES = 4096
 """Those of all entries together: no filter of so many could be compiled again."""
 
 _LONGER = 4
-"""How many alternatives of a condition to allow one of a condition to deny is worth."""
+"""An alternative of an entry that does not just allow costs as much as this many of one that does."""
 _ARGUMENTS = (1 << region.BITS - 64) - (1 << 64)
 """The bits of a point that are the arguments."""
 _POINTER = (1 << 64) - 1
@@ -268,10 +268,9 @@ class _Lifting:
             text = f"{name}, whose condition has too many alternatives: denied in this policy"
             self._except(here, text, whole=False, call=name)
             return Entry(Always(True), strictest((answers.action, answers.otherwise, policy.default)))
-        # allowing where something holds, reads best, unless it is much longer
-        found.sort(key=lambda one: _length(one[2]) * (1 if one[0].may_run and not one[1].may_run else _LONGER) + one[1].may_run)
+        found.sort(key=lambda one: _cost(*one))
         action, otherwise, expression = found[0]
-        self.rules += _length(expression)
+        self.rules += len(alternatives(expression))
         return Entry(expression, action, None if otherwise == policy.default else otherwise)
 
     def _seen_by_kernel(self, arch: Arch, number: int, answer: int, here: int) -> int:
@@ -364,5 +363,7 @@ def _commonest(actions: Iterable[Action | None]) -> Action | None:
     return counted.most_common(1)[0][0] if counted else None
 
 
-def _length(expression: Expression) -> int:
-    return len(getattr(expression, "parts", (expression,)))
+def _cost(action: Action, otherwise: Action, expression: Expression) -> int:
+    """How hard an entry is to read: one that allows what it names reads best, unless it is much longer."""
+    allows = action.may_run and not otherwise.may_run
+    return len(alternatives(expression)) * (1 if allows else _LONGER) + otherwise.may_run

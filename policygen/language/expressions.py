@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
 from policygen.language.operands import BITWISE, ORDERINGS, OperandError, Operands, parse_integer, pattern, trivial
-from policygen.model import And, Condition, Expression, Not, Operator, Or
+from policygen.model import And, Condition, Expression, Not, Operator, Or, alternatives, conjuncts
 
 if TYPE_CHECKING:
     from policygen.language.cursor import Cursor
@@ -69,7 +69,7 @@ class ExpressionParser:
             start = self.cursor.token.start
             part = self._all(depth)
             self.spans.append(Span(start, self.cursor.previous_end, part))
-            parts.extend(part.parts if isinstance(part, Or) else (part,))
+            parts.extend(alternatives(part))
             if not self.cursor.accept("||"):
                 return parts[0] if len(parts) == 1 else Or(tuple(parts))
 
@@ -77,7 +77,7 @@ class ExpressionParser:
         parts: list[Expression] = []
         while True:
             part = self._unit(depth)
-            parts.extend(part.parts if isinstance(part, And) else (part,))
+            parts.extend(conjuncts(part))
             if not self.cursor.accept("&&"):
                 return parts[0] if len(parts) == 1 else And(tuple(parts))
 

@@ -17,6 +17,7 @@ from policygen.model import (
     Not,
     Operator,
     Or,
+    alternatives,
 )
 from tracer.abi import X32_BIT, Arch, Argument, Event, Kind, constants, table
 
@@ -200,8 +201,7 @@ def entry_lines(arch: Arch, number: int, entry: Entry) -> list[str]:
         return [start + (format_action(entry.action) if expression.value else "deny")]
     if entry.action != ALLOW:
         start += f"{format_action(entry.action)} if "
-    alternatives = expression.parts if isinstance(expression, Or) else (expression,)
-    texts = [format_expression(arch, number, alternative) for alternative in alternatives]
+    texts = [format_expression(arch, number, alternative) for alternative in alternatives(expression)]
     lines = [start + texts[0], *(f"{'|| ':>{len(start)}}{text}" for text in texts[1:])]
     if entry.otherwise is None:
         return lines

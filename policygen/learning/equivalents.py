@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from policygen.language.document import parse
 from policygen.language.operands import operands
-from policygen.model import Always, And, Condition
-from policygen.sets.join import alternatives
+from policygen.model import Condition, alternatives, conjuncts
 from tracer.abi import table
 
 if TYPE_CHECKING:
@@ -99,9 +98,7 @@ def own_calls(arch: Arch) -> tuple[Own, ...]:
 
 def simple(expression: Expression) -> Conjunction | None:
     """The conditions of an alternative that is nothing but a conjunction of them."""
-    if expression == Always(True):
-        return ()
-    parts = expression.parts if isinstance(expression, And) else (expression,)
+    parts = conjuncts(expression)
     conditions = tuple(part for part in parts if isinstance(part, Condition))
     return conditions if len(conditions) == len(parts) else None
 

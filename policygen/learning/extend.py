@@ -11,7 +11,7 @@ from policygen.learning.floor import OPAQUE
 from policygen.learning.generalise import Widened, Widening, generalise, learned
 from policygen.learning.known import sort_out
 from policygen.learning.rule import expression, join, key, read
-from policygen.model import ENOSYS, Always, And, Condition, Entry, Expression, Not, Or
+from policygen.model import ENOSYS, Always, And, Condition, Entry, Expression, Not, Or, alternatives
 from policygen.recording.observation import Observation, kept
 from policygen.sets.minimise import minimise
 from tracer.abi import Arch, Event, table
@@ -82,7 +82,7 @@ def extend(
         return Extended(entry, (), allowed, known.refused)
     held = constrained(entry.expression) if entry and by_hand else ()
     found = generalise(known.new, calls, names_only=options.names_only, tight=options.tight, held=held)
-    before = _alternatives(entry)
+    before = alternatives(entry.expression) if entry else ()
     after = minimise(_joined(before, found.rules, calls, number), calls.by_number[number].arguments)
     whole = after[0] if len(after) == 1 else Or(after)
     added = tuple(alternative for alternative in after if alternative not in before)
@@ -109,12 +109,6 @@ def _opaque(name: str, entry: Entry | None, observations: Sequence[Observation],
     widened = Widened(first.arch, first.number, -1, Widening.NAMES)
     allowed = tuple(observations)
     return Extended(Entry(Always(True)), (Always(True),), allowed, widenings={widened: len(allowed)})
-
-
-def _alternatives(entry: Entry | None) -> tuple[Expression, ...]:
-    if entry is None:
-        return ()
-    return entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
 
 
 def constrained(expression: Expression) -> frozenset[int]:

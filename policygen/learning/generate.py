@@ -26,10 +26,9 @@ from policygen.learning.floor import (
 from policygen.learning.generalise import Widened, Widening
 from policygen.learning.portable import Grown, made_portable, with_equivalents
 from policygen.learning.replay import replay
-from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy
+from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
 from policygen.recording.observation import Observation, kept
 from policygen.review.provenance import note_of
-from policygen.sets.join import alternatives
 from tracer.abi import X32_BIT, Arch, Event, constants, table
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from policygen.language.normal import normal, normal_entry
 from policygen.learning.carry import image
 from policygen.learning.equivalents import Conjunction, links, own_calls, simple
 from policygen.learning.known import regions
-from policygen.model import ALLOW, Always, And, Arm, Condition, Entry, Expression, Operator, Or, Policy
+from policygen.model import ALLOW, Always, And, Arm, Condition, Entry, Expression, Operator, Or, Policy, alternatives
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, TooComplexError
-from policygen.sets.join import Form, JoinError, alternatives, form_of, join_entries
+from policygen.sets.join import Form, JoinError, form_of, join_entries
 from policygen.sets.minimise import minimise
 from tracer.abi import Arch, table
 

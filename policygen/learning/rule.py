@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from policygen.model import Always, And, Condition, Expression, Operator
+from policygen.model import Always, And, Condition, Expression, Operator, conjuncts
 from tracer.abi import Argument, Kind
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ def read(expression: Expression, calls: Table, number: int) -> Rule | None:
     A condition that learning would not write is an element like any other: its rule has a key that no learned rule
     has, and is left alone.
     """
-    parts = expression.parts if isinstance(expression, And) else (expression,)
+    parts = conjuncts(expression)
     conditions = [part for part in parts if isinstance(part, Condition)]
-    if len(conditions) < len(parts) and expression != Always(True):
+    if len(conditions) < len(parts):
         return None
     plain = calls.by_number[number].arguments
     registers = [0] * 6

@@ -10,9 +10,8 @@ from policygen.language.normal import normal
 from policygen.learning.extend import DEFAULTS
 from policygen.learning.generate import Generated, New, generate
 from policygen.learning.known import sort_out
-from policygen.model import KILL, Action, ActionKind, Always, Entry, Policy
+from policygen.model import KILL, Action, ActionKind, Always, Entry, Policy, alternatives
 from policygen.sets.compare import Change, compare
-from policygen.sets.join import alternatives
 from policygen.sets.reduce import reduce
 from tracer.abi import Arch, table
 

@@ -10,9 +10,8 @@ from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal, normal_entry
 from policygen.language.reconcile import reconcile
 from policygen.learning.portable import made_portable
-from policygen.model import ALLOW, Action, Always, And, Entry, Or
+from policygen.model import ALLOW, Action, Always, And, Entry, Or, alternatives
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.sets.join import alternatives
 from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth
 from tracer.abi import Arch, Argument, table

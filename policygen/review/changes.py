@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from policygen.language.naming import format_action
 from policygen.language.normal import normal_entry
-from policygen.model import Arm, Entry, Expression, Or, Policy
+from policygen.model import Arm, Entry, Expression, Or, Policy, alternatives
 from policygen.review.risk import Ranked, ranked
 from policygen.sets.algebra import FALSE
 from policygen.sets.compare import Change, Verdict, compare
-from policygen.sets.join import alternatives
 from policygen.sets.region import space, truth
 from tracer.abi import Arch, table
 

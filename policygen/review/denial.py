@@ -10,7 +10,7 @@ from policygen.errors import did_you_mean
 from policygen.evaluate import evaluate, holds
 from policygen.language.document import PolicyError, parse
 from policygen.language.operands import OperandError, parse_integer
-from policygen.model import Always, And, Condition, Or
+from policygen.model import Always, Condition, alternatives, conjuncts
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def _conditions(text: str, arch: Arch, number: int) -> list[Condition]:
         expression = parse(text).policy.entries[arch][number].expression
     except PolicyError as error:
         raise ValueError(f"{error.message}{': ' if error.hint else ''}{error.hint}") from None
-    parts = expression.parts if isinstance(expression, And) else (expression,)
-    return [part for part in parts if isinstance(part, Condition)]
+    return [part for part in conjuncts(expression) if isinstance(part, Condition)]
 
 
 def explain(policy: Policy, event: Event) -> Explanation:
@@ -89,10 +88,9 @@ def explain(policy: Policy, event: Event) -> Explanation:
     if arch is None or entry is None or isinstance(entry.expression, Always):
         return Explanation(action, entry, None, ())
     arguments = table(arch).by_number[event.number].arguments
-    alternatives = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
-    failing = []
-    for alternative in alternatives:
-        parts = alternative.parts if isinstance(alternative, And) else (alternative,)
-        failing.append(tuple(part for part in parts if not holds(part, arguments, event.arguments)))
-    nearest = min(range(len(alternatives)), key=lambda index: len(failing[index]))
-    return Explanation(action, entry, alternatives[nearest], failing[nearest])
+    found = [
+        (alternative, tuple(part for part in conjuncts(alternative) if not holds(part, arguments, event.arguments)))
+        for alternative in alternatives(entry.expression)
+    ]
+    nearest, failing = min(found, key=lambda pair: len(pair[1]))
+    return Explanation(action, entry, nearest, failing)

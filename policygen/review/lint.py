@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
 from policygen.learning.extend import constrained
-from policygen.model import Always, Entry, Or
+from policygen.model import Always, Entry, Or, alternatives
 from policygen.review.catalogue import Danger, Level, of_call, of_setting, region_of
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.compare import example
@@ -99,10 +99,10 @@ def idle_rules(document: Document) -> Iterator[Finding]:
     """Rules that never hold, or that the others cover: whoever reads them takes them for something."""
     for arch, number, entry in _entries(document):
         arguments = table(arch).by_number[number].arguments
-        parts = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
+        parts = alternatives(entry.expression)
         sets = space()
         try:
-            never = [part for part in parts if part != Always(False) and truth(sets, part, arguments) == FALSE]
+            never = [part for part in parts if truth(sets, part, arguments) == FALSE]
         except TooComplexError:
             continue  # told by `grants` where it matters
         kept = minimise(parts, arguments) if len(parts) > 1 else parts
@@ -148,7 +148,7 @@ def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry,
     arguments = table(arch).by_number[number].arguments
     if not danger.free:
         return granted(sets, danger, arch, number, permitted(sets, entry, default, arguments))
-    parts = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
+    parts = alternatives(entry.expression) or (entry.expression,)
     if not entry.action.lets_run:
         parts = ()  # what it refuses by name, it constrains
     loose = [Entry(part, entry.action) for part in parts if leaves_free(part, danger, arch, number)]

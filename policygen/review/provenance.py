@@ -11,7 +11,7 @@ from policygen.language.layout import Remarks, is_note
 from policygen.language.normal import normal_expression
 from policygen.learning.generalise import Widening, generalise, literal, widenings_of
 from policygen.learning.rule import expression, read
-from policygen.model import Entry, Or
+from policygen.model import Entry, alternatives
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth
@@ -64,9 +64,8 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
         one.fitted(calls) for one in recording.observations if (one.arch, one.number) == (arch.audit, number)
     )
     would_be = _would_be(arch, seen, calls)
-    alternatives = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
     found = []
-    for alternative in alternatives:
+    for alternative in alternatives(entry.expression) or (entry.expression,):
         behind = _covered(alternative, seen, calls)
         if note and not behind:
             origin = Origin.NOTED

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 from policygen.language.document import Document
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.normal import normal_entry
-from policygen.model import And, Entry, Expression, Or, Policy
+from policygen.model import And, Entry, Expression, Or, Policy, alternatives
 from policygen.review.changes import SETTINGS, EntryChange, PolicyChange, SettingChange, changes
 from policygen.review.lint import WHY
 from policygen.sets.algebra import FALSE
-from policygen.sets.join import alternatives
 from policygen.sets.region import space, truth
 from tracer.abi import Arch, table
 

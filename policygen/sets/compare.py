@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from policygen.model import KILL, Action, Always, Arm, Expression, Or, Policy
+from policygen.model import KILL, Action, Always, Arm, Expression, Policy, alternatives
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space
 from policygen.sets.express import express
@@ -169,10 +169,9 @@ def _rules(
     policy = old if change is Change.LESS else new
     entry = policy.entries[arch].get(number) if arch in policy.entries else None
     if entry is not None:
-        written = entry.expression.parts if isinstance(entry.expression, Or) else (entry.expression,)
         arguments = table(arch).by_number[number].arguments
         rest, mine = where, []
-        for alternative in written:
+        for alternative in alternatives(entry.expression):
             holds = region.truth(space, alternative, arguments)
             if holds != FALSE and space.both(holds, space.invert(where)) == FALSE:
                 rest = space.both(rest, space.invert(holds))
@@ -180,6 +179,4 @@ def _rules(
         if rest == FALSE and mine:
             return tuple(mine)
     found = express(space, where, arch, number, _MAX_RULES)
-    if found is None:
-        return ()
-    return found.parts if isinstance(found, Or) else (found,)
+    return () if found is None else alternatives(found)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.language.normal import normal_entry, normal_expression
-from policygen.model import Always, Entry, Expression, Not, Or
+from policygen.model import Always, Entry, Expression, Not, Or, alternatives
 from policygen.sets.algebra import FALSE, TRUE, TooComplexError
 from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth
@@ -77,13 +77,6 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
     parts = minimise(alternatives(whole), arguments)
     expression = parts[0] if len(parts) == 1 else Or(parts)
     return normal_entry(arch, number, Entry(expression, next(iter(actions)), refusal))
-
-
-def alternatives(expression: Expression) -> tuple[Expression, ...]:
-    """Those of an entry's expression; none if it never holds."""
-    if expression == Always(False):
-        return ()
-    return expression.parts if isinstance(expression, Or) else (expression,)
 
 
 def refuses(arch: Arch, number: int, entry: Entry | None, wanted: Expression, default: Action) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import product
 
 from policygen.language.normal import normal
-from policygen.model import Action, Always, And, Entry, Expression, Or, Policy, strictest
+from policygen.model import Action, Always, And, Entry, Expression, Or, Policy, alternatives, strictest
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
 from policygen.sets.express import negated
@@ -91,7 +91,7 @@ def _expression(
 
 def _conjunction(arch: Arch, number: int, mine: Expression, theirs: Expression) -> Expression:
     """Where both hold, as alternatives, without those that nothing meets or others cover."""
-    left, right = (one.parts if isinstance(one, Or) else (one,) for one in (mine, theirs))
+    left, right = alternatives(mine), alternatives(theirs)
     if len(left) * len(right) > _MAX_PRODUCTS:
         return And((mine, theirs))
     space, arguments = region.space(), table(arch).by_number[number].arguments

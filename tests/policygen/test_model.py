@@ -7,7 +7,20 @@ from itertools import product
 import pytest
 
 from policygen.filter import bpf
-from policygen.model import Action, ActionKind, strictest
+from policygen.model import (
+    Action,
+    ActionKind,
+    Always,
+    And,
+    Condition,
+    Expression,
+    Not,
+    Operator,
+    Or,
+    alternatives,
+    conjuncts,
+    strictest,
+)
 
 ACTIONS = [Action(kind, 13 * (kind is ActionKind.ERRNO)) for kind in ActionKind]
 
@@ -36,3 +49,24 @@ def test_the_strictest_action_is_the_kernels_of_two_filters() -> None:
     for pair in product(more, repeat=2):
         assert bpf.ret(strictest(pair)) == kernel(*map(bpf.ret, pair)), pair
     assert strictest(iter(ACTIONS)).kind == "kill"
+
+
+A, B = Condition(0, Operator.EQ, 1), Condition(1, Operator.EQ, 2)
+
+
+@pytest.mark.parametrize(
+    ("expression", "either", "together"),
+    [
+        (Or((A, B)), (A, B), (Or((A, B)),)),
+        (And((A, B)), (And((A, B)),), (A, B)),
+        (A, (A,), (A,)),
+        (Not(And((A, B))), (Not(And((A, B))),), (Not(And((A, B))),)),
+        (Always(True), (Always(True),), ()),
+        (Always(False), (), (Always(False),)),
+    ],
+)
+def test_the_parts_of_an_expression(
+    expression: Expression, either: tuple[Expression, ...], together: tuple[Expression, ...]
+) -> None:
+    assert alternatives(expression) == either
+    assert conjuncts(expression) == together

@@ -16,7 +16,20 @@ from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, native, w
 from policygen.formats.kafel.read import read
 from policygen.formats.kafel.tokens import KEYWORDS
 from policygen.language.normal import normal
-from policygen.model import KILL, Action, ActionKind, Always, And, Condition, Expression, Not, Operator, Or, Policy
+from policygen.model import (
+    KILL,
+    Action,
+    ActionKind,
+    Always,
+    And,
+    Condition,
+    Expression,
+    Not,
+    Operator,
+    Or,
+    Policy,
+    alternatives,
+)
 from tracer.abi import table
 
 if TYPE_CHECKING:
@@ -92,7 +105,7 @@ def _rules(word: str, call: Syscall, expression: Expression, taken: set[str]) ->
     plain = [argument.name.lstrip("_") for argument in call.arguments]  # an identifier begins with a letter
     names = [f"{name}_" if name in taken or name in KEYWORDS else name for name in plain]
     arguments = [argument._replace(name=name) for argument, name in zip(call.arguments, names, strict=True)]
-    for alternative in expression.parts if isinstance(expression, Or) else (expression,):
+    for alternative in alternatives(expression):
         yield f"{word}({', '.join(names)}) {{ {_expression(alternative, arguments)} }}"
 
 

@@ -25,13 +25,13 @@ from policygen.model import (
     Action,
     ActionKind,
     Always,
-    And,
     Condition,
     Entry,
     Expression,
     Operator,
-    Or,
     Policy,
+    alternatives,
+    conjuncts,
     strictest,
 )
 from policygen.sets import region
@@ -113,8 +113,8 @@ def _mixed(entry: Entry, denied: Action) -> Entry:
 
 def _alternatives(call: Syscall, expression: Expression) -> Iterator[Atoms]:
     """An expression as minijail has it: rules joined by OR."""
-    for alternative in expression.parts if isinstance(expression, Or) else (expression,):
-        parts = alternative.parts if isinstance(alternative, And) else (alternative,)
+    for alternative in alternatives(expression):
+        parts = conjuncts(alternative)
         conditions = [part for part in parts if isinstance(part, Condition)]
         choices = [_condition(call, condition) for condition in conditions]
         if len(conditions) == len(parts) and prod(map(len, choices)) <= MAX_LABELS:

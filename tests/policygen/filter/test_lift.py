@@ -94,6 +94,14 @@ def test_the_words_are_those_of_a_person(entry: str) -> None:
     assert format_entry(X86_64, number, lifted) == entry
 
 
+def test_conditions_that_hold_together_are_one_alternative() -> None:
+    """Two conditions joined by AND are shorter than their negation, which is two alternatives."""
+    text = "default allow\nopenat: log if flags has O_CREAT && mode has 0100"
+    policy = parse(text).policy
+    [(number, lifted)] = lift(compile_policy(policy)).policy.entries[X86_64].items()
+    assert format_entry(X86_64, number, lifted) == text.splitlines()[1]
+
+
 IP = Instruction(bpf.LD | bpf.ABS, k=8)
 
 

@@ -23,10 +23,9 @@ from policygen.learning.generate import Generated, generate
 from policygen.learning.portable import made_portable, with_equivalents
 from policygen.merging.threeway import merge_documents
 from policygen.merging.unite import unite
-from policygen.model import ENOSYS, KILL, Always, And, Entry, Expression, Operator, Or, Policy
+from policygen.model import ENOSYS, KILL, Always, And, Entry, Expression, Operator, Or, Policy, alternatives
 from policygen.recording.fold import Folder
 from policygen.sets.compare import Verdict, compare
-from policygen.sets.join import alternatives
 from policygen.sets.reduce import reduce
 from tracer.abi import Arch, Event, constants, table
 
