@@ -25,7 +25,7 @@ def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
     """Confine this process by a policy, for good; children inherit it.  Takes no privilege.
 
     `filters` is a policy's text, or a mapping of system calls (x86_64; names with or without `sys_`, or numbers) to
-    what stands behind the colon of an entry: `{"sys_read": "fd == 0", 1: 1, "exit_group": "allow"}`.  What it does not
+    what an entry has after its colon: `{"sys_read": "fd == 0", 1: 1, "exit_group": "allow"}`.  What it does not
     allow meets its default, which is to kill the process unless the text says otherwise.  Its `arm` does not matter.
 
     "now": when this returns, every thread is confined.  The interpreter needs calls of its own (munmap, futex,

@@ -14,21 +14,21 @@ from callfence.version import __version__
 COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",
     "enforce": "run a program confined by a policy",
-    "show": "print a policy, in canonical form and with its includes resolved",
-    "verify": "prove that a filter is its policy, or show a call on which it is not",
-    "diff": "say what a policy allows that another does not",
-    "reduce": "print a policy less what another does not allow, or --check that it is less",
-    "fmt": "rewrite policies in canonical form, or --check that they are",
-    "why": "say what stands behind each rule of a policy, or why it denies a call",
-    "review": "judge what a policy newly allows, change by change: accept, reject, edit",
+    "show": "print a policy in canonical form, its includes resolved",
+    "verify": "prove that a filter is equivalent to its policy, or print a call that they answer differently",
+    "diff": "show what a policy allows that another does not",
+    "reduce": "print a policy without what another does not allow, or prove that it allows no more",
+    "fmt": "rewrite policies in canonical form, or check that they are",
+    "why": "show which calls led to each rule of a policy, or why it denies a call",
+    "review": "accept, reject or edit what a policy newly allows, change by change",
     "allow": "add to a policy the line that enforce prints",
-    "report": "write what a reviewer wants to see of a policy into one HTML file",
-    "merge": "merge recordings, or policies, into one; git's merge driver too",
-    "lint": "say what is dangerous in policies, and why",
-    "export": "write a policy for another program: containers, systemd, ...",
-    "import": "read a policy that another program has",
-    "git-setup": "make git show and merge policies by what they mean",
-    "doctor": "say what works on this machine, and what to do about the rest",
+    "report": "write the risks, runs and rules of a policy into one HTML file",
+    "merge": "merge recordings or policies into one; also git's merge driver",
+    "lint": "report what is dangerous in policies, and why",
+    "export": "write a policy in another program's format: containers, systemd, ...",
+    "import": "read a policy, or a log of calls, in another program's format",
+    "git-setup": "make git compare and merge policies by meaning",
+    "doctor": "check what works on this machine, and say how to fix the rest",
 }
 
 _ELSEWHERE: Final = {"learn": "callfence.learning.command", "enforce": "callfence.enforcing.command"}
@@ -45,7 +45,7 @@ usage: callfence COMMAND [ARGUMENT ...]
 
 {}
 
-`callfence COMMAND --help` says more.  -V prints the version."""
+`callfence COMMAND --help` describes a command.  -V prints the version."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             status = ended.code
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read it has enough: `| head`
+    except BrokenPipeError:  # the reader has closed the pipe: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes once more
         status = PIPE_CLOSED
     except KeyboardInterrupt:  # what was being written has been taken back
@@ -113,8 +113,8 @@ def _main_of(name: str, arguments: list[str]) -> int:
 
 
 def _occupy_closed() -> None:
-    """Standard input and output that were closed when we were started fail when they are used, with EBADF; errors that
-    nobody wants to see go nowhere.
+    """Standard input and output that were closed when we were started fail when they are used, with EBADF; errors go
+    to /dev/null.
 
     Left closed, the numbers would go to the next files that are opened, and print() would print errors to standard output.
     """

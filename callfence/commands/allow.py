@@ -1,4 +1,4 @@
-"""`callfence allow`: add to a policy what enforce says would allow a call."""
+"""`callfence allow`: add to a policy the line that enforce prints for a denied call."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from policygen.model import Expression
 
 DESCRIPTION = """\
-Add to POLICY what LINE allows: an entry as enforce prints it, or several.  Its rules join those that are there, comments
-stay.  What the policy refuses in so many words stays refused, unless --force is given."""
+Add to POLICY what LINE allows: one or more entries, as enforce prints them.  Rules and comments of the policy are kept.  What
+the policy denies explicitly stays denied, unless --force is given."""
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="callfence allow", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the entry (default: the first that the policy has)")
-    parser.add_argument("--force", action="store_true", help="allow what the policy refuses in so many words, too")
+    parser.add_argument("--force", action="store_true", help="also allow what the policy denies explicitly")
     parser.add_argument("policy", metavar="POLICY", type=Path)
     parser.add_argument("line", metavar="LINE", nargs="+", help="'openat: flags == O_RDONLY'")
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """0: allowed now, or before; 1: the policy refuses it in so many words; 2: bad input."""
+    """0: allowed now, or before; 1: the policy denies it explicitly; 2: bad input."""
     options = parser().parse_args(arguments)
 
     def work() -> int:
@@ -67,11 +67,11 @@ def _allow(options: argparse.Namespace) -> int:
             except (JoinError, TooComplexError) as error:
                 raise JoinError(f"{options.policy}: {name}: {error}; edit the policy instead") from None
             if against and old is not None:
-                print(f"{options.policy}: refuses it in so many words: {on_one_line(of, number, old)}", file=sys.stderr)
-                print("  nothing is changed; --force allows it all the same", file=sys.stderr)
+                print(f"{options.policy}: denies it explicitly: {on_one_line(of, number, old)}", file=sys.stderr)
+                print("  nothing was changed; --force allows it anyway", file=sys.stderr)
                 return 1
             if new is None or new == old:
-                said.append(f"{options.policy}: {name}: allowed already")
+                said.append(f"{options.policy}: {name}: already allowed")
             else:
                 policy = _with_entry(policy, of, number, new)
                 added[of, number] = (*added.get((of, number), ()), *alternatives(entry.expression))
@@ -87,7 +87,7 @@ def _allow(options: argparse.Namespace) -> int:
 
 
 def _equivalents(given: Policy, policy: Policy) -> Iterator[str]:
-    """What the second policy allows besides what the first does, since it is portable."""
+    """Lines for what the second policy allows that the first does not: the equivalents that `portable` adds."""
     for arch, section in policy.entries.items():
         for number, entry in section.items():
             old = given.entries[arch].get(number)

@@ -22,15 +22,16 @@ _WIDER = (Verdict.WIDER, Verdict.INCOMPARABLE)
 
 def parser() -> argparse.ArgumentParser:
     description = (
-        "Say what NEW allows that OLD does not (+), what it no longer allows (-), and what it answers otherwise (~): "
-        "exactly, over all calls, each with an example.  Formatting, order and comments make no difference."
+        "Show what NEW allows that OLD does not (+), what it no longer allows (-), and what it answers differently (~).  The "
+        "comparison covers every call and every argument value; each difference has an example.  Formatting, order and "
+        "comments do not matter."
     )
     usage = "callfence diff [OPTION ...] OLD NEW\n       callfence diff [OPTION ...] --git REVISION[..REVISION] FILE"
     parser = argparse.ArgumentParser(prog="callfence diff", usage=usage, description=description, allow_abbrev=False)
     parser.add_argument("--exit-code", action="store_true", help="exit with 1 if NEW allows something that OLD does not")
-    parser.add_argument("--full", action="store_true", help="each difference with its example, however many there are")
+    parser.add_argument("--full", action="store_true", help="show every difference with its example, however many there are")
     parser.add_argument("--format", choices=["text", "json", "md", "sarif"], default="text", help="default: text")
-    parser.add_argument("--git", metavar="REVISION", help="compare FILE as of then with FILE now, or as of a later REVISION")
+    parser.add_argument("--git", metavar="REVISION", help="compare FILE in that revision with FILE now, or in a later REVISION")
     parser.add_argument("old", metavar="OLD", help="a policy file; - is standard input")
     parser.add_argument("new", metavar="NEW", nargs="?")
     return parser

@@ -1,4 +1,4 @@
-"""`callfence doctor`: what works on this machine, and what to do about the rest."""
+"""`callfence doctor`: what works on this machine, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SECONDS: Final = 30
-"""So long a probe may take."""
+"""Timeout of a probe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class Finding:
     works: bool
     what: str
     advice: str = ""
-    """What to do about it, where it does not work."""
+    """How to fix it; shown if it does not work."""
     needed: bool = True
-    """Whether learn or enforce cannot do their work without it."""
+    """Whether learn or enforce cannot work without it."""
 
 
 def parser() -> argparse.ArgumentParser:
-    description = "Try what callfence needs, on this machine and as this user."
+    description = "Check that everything callfence needs works on this machine, for this user."
     return argparse.ArgumentParser(prog="callfence doctor", description=description, allow_abbrev=False)
 
 
@@ -56,7 +56,7 @@ def _machine() -> Finding:
 
 
 def _modules() -> Finding:
-    """The import names are generic: another package of that name would be found instead of ours."""
+    """Our import names are generic: another package of the same name could be imported instead."""
     home = Path(__file__).parents[2]
     foreign = []
     for name in ("tracer", "policygen", "enforcer"):
@@ -117,7 +117,7 @@ def _enforce() -> Finding:
 
 
 def _probe(command: str, what: str, advice: str) -> Finding:
-    """Do the thing itself, with `true`, in a folder that is removed again."""
+    """Run the command on `true`, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         policy = Path(folder, "true.policy")
         policy.write_text("default allow\n")

@@ -1,4 +1,4 @@
-"""`callfence export`: a policy in the form that another program takes, and what that form cannot say."""
+"""`callfence export`: a policy in another program's format, and what that format cannot express."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from policygen.formats import Exported
 
 DESCRIPTION = """\
-Write a policy for another program.  What that program cannot say is told on standard error, and whether the meaning
-becomes wider (more calls run) or narrower (fewer do); --strict writes nothing if it becomes wider."""
+Write a policy in another program's format.  What that format cannot express is reported on standard error, and whether the
+result is wider (more calls run) or narrower (fewer run); with --strict, nothing is written if it is wider."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,12 +35,12 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--to", metavar="FORMAT", required=True, choices=formats.names(exports=True), help="what to write; see below")
-    add("--strict", action="store_true", help="refuse (status 1) what would let more calls run than the policy does")
-    add("--runtime", metavar="NAME", default="", help="add what this container runtime calls under the filter: runc, crun")
-    add("--no-new-privs", action="store_true", help="the container has no_new_privs: its runtime calls less")
-    add("--name", help="of the program, in resources and units (default: the policy file's)")
-    add("--losses", metavar="FILE", help="write what the target cannot say, and what was added, to FILE as JSON")
+    add("--to", metavar="FORMAT", required=True, choices=formats.names(exports=True), help="the format; see below")
+    add("--strict", action="store_true", help="write nothing, with status 1, if more calls would run than the policy allows")
+    add("--runtime", metavar="NAME", default="", help="also allow what this runtime calls under the filter: runc, crun")
+    add("--no-new-privs", action="store_true", help="the container has no_new_privs: its runtime makes fewer calls")
+    add("--name", help="name of the program in resources and units (default: the policy file's)")
+    add("--losses", metavar="FILE", help="write what the format cannot express, and what was added, to FILE as JSON")
     add("-o", "--output", metavar="FILE", type=output, help="write to FILE instead of standard output")
     add("policy", metavar="POLICY", help="a policy file; - is standard input")
     return parser
@@ -73,7 +73,7 @@ def _export(options: argparse.Namespace) -> int:
         }
         _write(options.losses, (json.dumps(described, indent=2) + "\n").encode())
     if refused:
-        print("callfence export: nothing is written, since --strict was given", file=sys.stderr)
+        print("callfence export: nothing was written, because of --strict", file=sys.stderr)
         return 1
     _put(options, exported)
     return 0

@@ -1,4 +1,4 @@
-"""`callfence git-setup`: git shows and merges policies by what they mean."""
+"""`callfence git-setup`: git compares and merges policies by meaning."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Final
 from policygen.recording import atomic
 
 DESCRIPTION = """\
-Set up the git repository of the current folder: `git diff` says what a policy newly allows, and merges join policies by
-meaning and recordings by run.  Adds lines to .gitattributes, to be committed, and the commands to the repository's own
-configuration, which each clone sets up for itself.  May be run again."""
+Set up the git repository of the current folder: `git diff` shows what a policy newly allows, and git merges policies by
+meaning and recordings by run.  Adds lines to .gitattributes, which you commit, and commands to the configuration of this
+clone: every clone has to be set up.  Running it again does no harm."""
 
 ATTRIBUTES: Final = (
     "*.policy diff=callfence merge=callfence",

@@ -1,4 +1,4 @@
-"""`callfence import`: a policy from what another program reads or writes."""
+"""`callfence import`: a policy from a file in another program's format."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tracer.abi import Arch
 from tracer.errors import UserError
 
 DESCRIPTION = """\
-Read what another program filters system calls by, and print it as a policy.  What no policy can say of it is told on
-standard error and in comments, and whether the policy is wider or narrower there.
+Read a filter in another program's format and print it as a policy.  What a policy cannot express is reported on standard
+error and in comments, and whether the policy is wider or narrower there.
 
-Logs of what a program did become a recording.  With -o NAME.policy it is added to NAME.policy and .callfence/NAME.rec as
-`learn` adds a run, with -o NAME.rec to that recording alone, for `callfence merge`."""
+Logs of a program's calls become a recording.  With -o NAME.policy it is added to NAME.policy and .callfence/NAME.rec, as
+`learn` adds a run; with -o NAME.rec it is added to that recording alone, for `callfence merge`."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,20 +34,20 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--from", dest="format", metavar="FORMAT", required=True, choices=_NAMES, help="what to read; see below")
-    add("--strict", action="store_true", help="refuse (status 1) what a policy could only say wider")
-    add("--arch", choices=[*Arch], type=Arch, default=Arch.X86_64, help="the machine it is for, if the file leaves that open")
-    add("--kernel", metavar="X.Y", type=_kernel, help="the kernel by which rules with a minKernel are judged (default: newest)")
+    add("--from", dest="format", metavar="FORMAT", required=True, choices=_NAMES, help="the format; see below")
+    add("--strict", action="store_true", help="write nothing, with status 1, if the policy would be wider than the file")
+    add("--arch", choices=[*Arch], type=Arch, default=Arch.X86_64, help="the architecture, if the file does not name one")
+    add("--kernel", metavar="X.Y", type=_kernel, help="the kernel version for rules with a minKernel (default: newest)")
     add("--cap", metavar="CAP_NAME", action="append", default=[], type=_capability, help="that the container has; repeatable")
-    add("--runtime", default="", choices=["runc", "crun"], help="what reads the file; runc answers newer calls in its own way")
+    add("--runtime", default="", choices=["runc", "crun"], help="what reads the file; runc answers newer calls differently")
     add("--program", default="", metavar="NAME", help="audit: only the records of this executable, by path or its last part")
-    add("--within", metavar="BASE", help="recordings: never allow what this policy or container profile (JSON) forbids")
+    add("--within", metavar="BASE", help="logs: never allow what this policy or container profile (JSON) denies")
     add(
         "-o",
         "--output",
         metavar="POLICY",
         type=output,
-        help="write to POLICY instead of standard output; of a recording, see above",
+        help="write to POLICY instead of standard output; for logs, see above",
     )
     add("file", metavar="FILE", help="- is standard input")
     return parser
@@ -91,7 +91,7 @@ def _import(options: argparse.Namespace) -> int:
     for line in loss_lines(losses, f"than {options.file}"):
         print(f"callfence import: {line}", file=sys.stderr)
     if options.strict and formats.wider(losses):
-        print("callfence import: nothing is written, since --strict was given", file=sys.stderr)
+        print("callfence import: nothing was written, because of --strict", file=sys.stderr)
         return 1
     if options.output is None:
         sys.stdout.write(made.text())

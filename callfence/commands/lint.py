@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
 
 DESCRIPTION = """\
-Look for what is dangerous in policies, by what they allow and not by how it is written.  A comment `# why: REASON` on an
-entry, or above it, accepts what is found there."""
+Report what is dangerous in policies, judged by the calls that they allow.  A comment `# why: REASON` on an entry, or above it,
+accepts the findings on that entry."""
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="callfence lint", description=DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
-    add("--level", choices=[*Level], type=Level, default=Level.WARNING, help="the least to tell (default: warning)")
-    add("--accepted", action="store_true", help="tell what is accepted, too")
+    add("--level", choices=[*Level], type=Level, default=Level.WARNING, help="the lowest level to report (default: warning)")
+    add("--accepted", action="store_true", help="also report what is accepted")
     add("--format", choices=["text", "json", "sarif"], default="text")
     add("policies", nargs="+", metavar="POLICY")
     return parser

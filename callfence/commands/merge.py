@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DESCRIPTION = """\
-Merge recordings, or policies, into one.  A recording has all runs of all of them, each once: the order does not matter.  A
-policy allows what any of them allows, and has the comments of all.  Of a folder, its *.rec, .callfence/*.rec and *.policy
-are taken: those of the kind that OUT is."""
+Merge recordings, or policies, into one.  A merged recording has every run of each, once, in any order.  A merged policy
+allows what any of them allows, and keeps all comments.  A folder stands for its *.policy files, or, if OUT is a recording,
+for its *.rec and .callfence/*.rec files."""
 
-DRIVER = """git's merge driver (`callfence git-setup`): merge what the two branches have changed since BASE into OURS.
-NAME is where the file belongs"""
+DRIVER = """git's merge driver (`callfence git-setup`): merge what both branches have changed since BASE into OURS.
+NAME is the file's path in the repository"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,7 +115,7 @@ def _parsed(content: bytes, name: Path, path: Path) -> Document:
 
 
 def _merge_lines(name: Path, base: Path, ours: Path, theirs: Path) -> int:
-    """Where a version cannot be read, its lines can still be merged; somebody has to look at it then."""
+    """Merge the lines of versions that cannot be read; the status makes git ask for a review."""
     print(f"callfence merge: {name}: a version cannot be read, so lines are merged, not meanings", file=sys.stderr)
     subprocess.run(["git", "merge-file", str(ours), str(base), str(theirs)], check=False)
     return 1

@@ -14,8 +14,8 @@ from tracer.errors import UserError
 
 def parser() -> argparse.ArgumentParser:
     description = (
-        "Print policy A, reduced by B: a system call that B names keeps only what both allow, one that B does not name "
-        "stays as A has it.  With --check: prove that B allows nothing that A does not, or show what it does."
+        "Print policy A reduced by B: for a system call that B names, what both allow; for any other, what A allows.  "
+        "With --check, prove that B allows nothing that A does not, or show what it does."
     )
     parser = argparse.ArgumentParser(prog="callfence reduce", description=description, allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="print no policy; exit with 1 if B allows more than A")

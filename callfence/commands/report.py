@@ -1,4 +1,4 @@
-"""`callfence report`: one file that shows what a policy allows, why, how dangerous that is, and how sure one may be."""
+"""`callfence report`: one file about a policy: what it allows, why, how dangerous that is, how complete it may be."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ if TYPE_CHECKING:
     from policygen.recording.runs import Recording
 
 DESCRIPTION = """\
-Write what a reviewer wants to see of a policy into one HTML file, to be read offline: its risks, how sure one may be of it,
-which executables made which calls, and what stands behind each rule.  The recording beside the policy is used, if there is
-one."""
+Write one HTML file about a policy, for reading offline: its risks, how complete it is likely to be, which executables made
+which calls, and which calls led to each rule.  The recording beside the policy is used if there is one."""
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="callfence report", description=DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
     add("-o", "--output", metavar="FILE", type=output, help="default: standard output")
-    add("--against", metavar="POLICY", help="show, too, what differs from that policy")
+    add("--against", metavar="POLICY", help="also show the differences from that policy")
     add("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
     add("--format", choices=["html", "json"], default="html")
     add("policy", metavar="POLICY", help="a policy file")

@@ -1,4 +1,4 @@
-"""`callfence review`: the changes of a policy judged one by one, on a terminal."""
+"""`callfence review`: the changes of a policy accepted or rejected one by one, on a terminal."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
 
 DESCRIPTION = """\
-Judge what POLICY newly allows, change by change, the gravest first: what it is, why it matters, who made the calls.  What
-is rejected is taken out of the file, and what it had replaced is put back; all else stays, comments too.  Commit what is
-accepted: until then it is a change."""
+Accept, reject or edit what POLICY newly allows, one change at a time, the most dangerous first.  Each is shown with its risk
+and with the executables that made the calls.  A rejected change is removed from the file and what it replaced is restored;
+the rest of the file, comments included, is kept.  Commit the file afterwards: what is not committed is asked again."""
 
 EPILOG = """\
-At the question: ^D is q.  ^C leaves the file as it was.  Exit status: 0 all is decided; 1 something is not; 2 bad input, or
-no terminal; 130 ^C."""
+At the prompt, ^D means q, and ^C leaves the file unchanged.  Exit status: 0 everything is decided; 1 something is not; 2 bad
+input, or no terminal; 130 ^C."""
 
 NO_TERMINAL = (
-    "to ask, it needs a terminal: `callfence diff --git HEAD {policy}` shows what is new, "
-    "--accept-all or --reject-all judges all of it"
+    "asking needs a terminal: `callfence diff --git HEAD {policy}` shows what is new, "
+    "--accept-all or --reject-all decides all of it"
 )
 
 
@@ -51,10 +51,10 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="callfence review", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     against = parser.add_mutually_exclusive_group()
     against.add_argument("--against", metavar="OLD", help="the policy file to compare with, instead of a revision of POLICY")
-    against.add_argument("--git", metavar="REVISION", default="HEAD", help="of POLICY, to compare with (default: HEAD)")
+    against.add_argument("--git", metavar="REVISION", default="HEAD", help="the revision to compare with (default: HEAD)")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--accept-all", action="store_true", help="ask nothing, accept every change")
-    how.add_argument("--reject-all", action="store_true", help="ask nothing, reject every change")
+    how.add_argument("--accept-all", action="store_true", help="accept every change without asking")
+    how.add_argument("--reject-all", action="store_true", help="reject every change without asking")
     parser.add_argument("policy", metavar="POLICY")
     return parser
 
@@ -133,7 +133,7 @@ def _describer(path: Path, new: Document) -> Callable[[PolicyChange], Iterator[s
             return
         behind = provenance(new, recording, change.arch, change.number)
         mine = [one for one in behind if change.whole or one.rule.expression == change.after.expression]
-        if not mine:  # edited: nobody wrote it yet
+        if not mine:  # edited: not yet in the file
             return
         seen = tuple(observation for one in mine for observation in one.observations)
         lines = [*site_lines(seen, recording, symbols)] or ["  in no recorded run"]

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     description = (
-        "Print a policy in canonical form, its includes resolved, or what it is compiled to; or print a filter, from a "
-        "file or of a running process, as a policy.  What no policy can say of a filter is told in comments."
+        "Print a policy in canonical form, its includes resolved, or the filter that it is compiled to; or print a filter, "
+        "from a file or of a running process, as a policy.  What a policy cannot express is reported in comments."
     )
     parser = argparse.ArgumentParser(prog="callfence show", description=description, allow_abbrev=False)
-    parser.add_argument("--filter", action="store_true", help="print instructions instead")
+    parser.add_argument("--filter", action="store_true", help="print the instructions of the filter instead")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("policy", metavar="POLICY", nargs="?", help="a policy file; - is standard input")
     what.add_argument("--bpf", metavar="FILE", help="a file with a filter: an array of struct sock_filter")

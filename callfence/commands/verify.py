@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     description = (
-        "Prove that a filter answers every call as its policy does, over all values of all arguments, or print a call "
-        "on which it does not.  A policy is compiled, for the kernel alone and for reports; a filter by itself is read "
-        "back into a policy, as `callfence show --bpf` prints it."
+        "Prove that a filter answers every call as its policy does, for all values of all arguments, or print a call "
+        "that it answers differently.  POLICY is compiled, with and without reports, and both filters are proved.  FILTER is "
+        "read back into a policy, as `callfence show --bpf` prints it, and compared with that."
     )
     parser = argparse.ArgumentParser(prog="callfence verify", description=description, allow_abbrev=False)
-    parser.add_argument("--bpf", metavar="FILE", help="a filter that is to be POLICY: an array of struct sock_filter")
+    parser.add_argument("--bpf", metavar="FILE", help="a filter to compare with POLICY: an array of struct sock_filter")
     parser.add_argument("file", metavar="POLICY|FILTER", help="a file; - is standard input")
     return parser
 

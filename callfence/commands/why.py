@@ -1,4 +1,4 @@
-"""`callfence why`: what stands behind the rules of a policy, and why it denies a call."""
+"""`callfence why`: which calls led to the rules of a policy, and why it denies a call."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ _REPORTED = re.compile(r'(?: at |"site": ")([^\s"]+\+0x[0-9a-f]+)')
 """The call site in a report of `enforce`, or in a line of its log."""
 
 DESCRIPTION = """\
-Say what stands behind each rule of a policy, or of one SYSCALL: runs, programs, first call sites, an example, and how the
-rule allows more than was seen.  Given a CALL as enforce reports it, say which rule comes nearest and what of it fails."""
+Show which calls led to each rule of a policy, or to the rules of one SYSCALL: in which runs, by which programs, from which
+call site first, with an example, and where the rule allows more than was seen.  For a CALL as enforce reports it, show the
+nearest rule and which of its conditions fail."""
 
 
 def parser() -> argparse.ArgumentParser:

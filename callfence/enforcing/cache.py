@@ -123,7 +123,7 @@ def _name(path: str, variant: str) -> str:
 
 
 def _folder(*, create: bool) -> int | None:
-    """The cache, opened; None if it is not a folder of this user that nobody else may write to."""
+    """The cache, opened; None unless this user owns the folder and no other user can write to it."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
     if not base.startswith("/") or os.getuid() != os.geteuid():
         return None

@@ -40,16 +40,16 @@ OPTIONS = (
         ("-p", "--policy"),
         "FILE",
         "the policy; default: NAME.policy in the current folder, NAME being the program's name.  "
-        "Given more than once: a call must be allowed by each",
+        "If given more than once, every policy has to allow a call",
     ),
     (
         ("--arm",),
         "now|exec|entry",
         "when to begin, instead of when the policy says: `now`, before the execve, which the policy must then allow (needs no "
-        "ptrace); `exec`, with the program's first instruction; `entry`, behind the dynamic loader, at its entry point",
+        "ptrace); `exec`, with the program's first instruction; `entry`, at its entry point, after the dynamic loader",
     ),
     (("--log",), "FILE", "append violations to FILE, one JSON object a line, instead of standard error"),
-    (("--audit",), "", "report violations but allow them: nothing is enforced"),
+    (("--audit",), "", "report violations but allow them: enforce nothing"),
     (("--quiet-kernel",), "", "no reports and no helper process: the kernel alone answers"),
 )
 """Names, value and help of each option; what is no value but words joined by `|` has to be one of them."""

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from policygen.sets.compare import Difference
 
 WIDTH = 120
-"""Columns after which names go on in another line, and the rules of one call are no longer all told."""
+"""Columns after which a list of names is wrapped, and the rules of one call are abbreviated."""
 
 
 def short(differences: Sequence[Ranked], room: int) -> list[str]:
-    """The differences of one architecture, in that many lines if it can be done by telling less of what matters less.
+    """The differences of one architecture in at most `room` lines, if leaving out what matters least makes that possible.
 
-    What is no longer possible, and what is answered otherwise, is told by name alone.  Of what became possible, first go
-    the examples of what is of no known risk, then its conditions; then the same of the rest.
+    Calls that are no longer allowed, or answered differently, are shown by name alone.  For calls that became possible, the
+    examples of those without a known risk are left out first, then their conditions; then the same for the others.
     """
     ways = [[*_lines(differences, *way)] for way in (("all", True), ("all", False), ("line", False), ("name", False))]
     return next((lines for lines in ways if len(lines) <= room), ways[-1])

@@ -24,7 +24,7 @@ MANY_LINES = 15
 def as_text(comparison: Comparison, differences: Sequence[Ranked], *, full: bool = False) -> Iterator[str]:
     """The comparison in plain text: the verdict, the gravest risks, then each difference with its example.
 
-    Unless it is to be `full`, what would take more than `MANY_LINES` is told shortly (see diff_short).
+    More than `MANY_LINES` are abbreviated (see diff_short), unless `full`.
     """
     head = [*_head(comparison, differences)]
     yield from head
@@ -35,7 +35,7 @@ def as_text(comparison: Comparison, differences: Sequence[Ranked], *, full: bool
         for arch, those in by_arch:
             yield f"arch {arch}"
             yield from short(those, room)
-        yield "--full tells each with its rules and an example"
+        yield "--full shows each with its rules and an example"
         return
     for arch, those in by_arch:
         yield f"arch {arch}"
@@ -47,7 +47,7 @@ def _head(comparison: Comparison, differences: Sequence[Ranked]) -> Iterator[str
     if comparison.verdict is not Verdict.EQUAL:
         yield f"{comparison.verdict}: {SAYS[comparison.verdict]}"
     elif comparison.differences:
-        yield "equal: both allow the same calls, but some are answered otherwise"
+        yield "equal: both allow the same calls, but some are answered differently"
     else:
         yield "equal: both answer every call alike"
     yield from _risks(differences)

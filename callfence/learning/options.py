@@ -69,13 +69,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("-o", "--output", metavar="POLICY", type=Path, help="the policy to write, or to merge into")
-    add("-p", "--pid", type=int, help="attach to a running process, until it ends or ^C lets go of it")
-    add("--check", action="store_true", help="write nothing: show what is new to the policy, and end with 1 if anything is")
+    add("-p", "--pid", type=int, help="attach to a running process, until it ends or ^C detaches from it")
+    add("--check", action="store_true", help="write nothing: show what is new to the policy, and exit with 1 if anything is")
     add("--fresh", action="store_true", help="start over: replace the policy and its recording")
     add("--names", action="store_true", help="learn names only, no arguments")
-    add("--tight", action="store_true", help="constrain descriptors and sizes too, where several runs agree on few values")
-    add("--portable", action="store_true", help="allow what other C libraries do instead, too: now, and in later merges")
-    add("--within", metavar="BASE", help="never allow what this policy or container profile (JSON) forbids, and show it")
+    add("--tight", action="store_true", help="also constrain descriptors and sizes, where several runs agree on few values")
+    add("--portable", action="store_true", help="also allow what other C libraries do instead, now and in later merges")
+    add("--within", metavar="BASE", help="never allow what this policy or container profile (JSON) denies, and report it")
     add("--arm", choices=["now", "exec", "entry"], help="when the filter takes effect, and recording begins (default: exec)")
     add(
         "--allow-opaque",
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         choices=OPAQUE,
-        help=f"let a call through whose arguments no filter sees ({', '.join(OPAQUE)}); it fails with ENOSYS otherwise",
+        help=f"allow a call whose arguments no filter can see ({', '.join(OPAQUE)}); without it, the call fails with ENOSYS",
     )
     add("-q", "--quiet", action="store_true", help="no progress and no summary")
     add("-V", "--version", action="version", version=f"callfence {__version__}")

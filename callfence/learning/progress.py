@@ -42,7 +42,7 @@ class _Line:
         """Draw, once `watch` has seen to it that the line is erased before the program writes."""
         with self._lock:
             watch()
-            room = (os.get_terminal_size(2).columns or 80) - 1  # 0: nobody has said
+            room = (os.get_terminal_size(2).columns or 80) - 1  # 0: not known
             self._say(f"{ERASE_BELOW}{ROOM_BELOW}{SAVE}{NEXT_LINE}{DIM}{text[:room]}{PLAIN}{RESTORE}")
             self._visible = True
 

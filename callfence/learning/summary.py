@@ -89,7 +89,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     ]
     rows += [("not observed", printable(gap)) for gap in (*learned.run.gaps, *learned.generated.gaps)]
     for seen in learned.generated.refused:
-        rows.append(("refused", f"{call_name(seen.arch, seen.number)}: the policy denies it in so many words; left so"))
+        rows.append(("refused", f"{call_name(seen.arch, seen.number)}: the policy denies it explicitly; unchanged"))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""How sure one may be of a policy, in words."""
+"""In words: how complete a policy is likely to be."""
 
 from __future__ import annotations
 

@@ -57,10 +57,10 @@ complete -c enforce -e
 complete -c enforce -f
 
 complete -c enforce -n _shtab_enforce_using -s h -l help -d 'show this help message and exit'
-complete -c enforce -n _shtab_enforce_using -s p -l policy -xka "(__fish_complete_path (commandline -ct))" -d 'the policy; default: NAME.policy in the current folder, NAME being the program'"'"'s name.  Given more than once: a call must be allowed by each'
-complete -c enforce -n _shtab_enforce_using -l arm -xka "now exec entry" -d 'when to begin, instead of when the policy says: `now`, before the execve, which the policy must then allow (needs no ptrace); `exec`, with the program'"'"'s first instruction; `entry`, behind the dynamic loader, at its entry point'
+complete -c enforce -n _shtab_enforce_using -s p -l policy -xka "(__fish_complete_path (commandline -ct))" -d 'the policy; default: NAME.policy in the current folder, NAME being the program'"'"'s name.  If given more than once, every policy has to allow a call'
+complete -c enforce -n _shtab_enforce_using -l arm -xka "now exec entry" -d 'when to begin, instead of when the policy says: `now`, before the execve, which the policy must then allow (needs no ptrace); `exec`, with the program'"'"'s first instruction; `entry`, at its entry point, after the dynamic loader'
 complete -c enforce -n _shtab_enforce_using -l log -xka "(__fish_complete_path (commandline -ct))" -d 'append violations to FILE, one JSON object a line, instead of standard error'
-complete -c enforce -n _shtab_enforce_using -l audit -d 'report violations but allow them: nothing is enforced'
+complete -c enforce -n _shtab_enforce_using -l audit -d 'report violations but allow them: enforce nothing'
 complete -c enforce -n _shtab_enforce_using -l quiet-kernel -d 'no reports and no helper process: the kernel alone answers'
 complete -c enforce -n _shtab_enforce_using -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c enforce -n '_shtab_enforce_using; and test $_shtab_enforce_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'

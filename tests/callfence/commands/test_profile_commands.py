@@ -54,7 +54,7 @@ def test_strict_refuses_what_is_wider(tmp_path: Path) -> None:
     out, err = callfence(*command, "--strict", stdin=text, status=1)
     assert out == ""
     assert "wider than -: calls newer than Linux 6.18 get allow with runc, not errno ENOSYS" in err
-    assert "nothing is written, since --strict was given" in err
+    assert "nothing was written, because of --strict" in err
     assert not profile.exists()
     assert "wider" in [loss["direction"] for loss in json.loads(losses.read_text())["losses"]]
     callfence(*command, stdin=text)

@@ -239,4 +239,4 @@ def test_a_confined_reader_is_refused(folder: Path, confined: subprocess.Popen[s
     command = [sys.executable, "-c", program, "--pid", str(confined.pid)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert "it takes CAP_SYS_ADMIN, and no filter on this process" in done.stderr
+    assert "it needs CAP_SYS_ADMIN, and no filter on this process" in done.stderr

@@ -105,7 +105,7 @@ def test_what_why_suggests_allows_the_call(learned: Path, tmp_path: Path) -> Non
     assert run(tmp_path, "why", "it.policy", call).returncode == 0
     assert "# liveness\nkill: sig == 0\n   || sig == SIGTERM\n" in policy.read_text()
     before = state(tmp_path)
-    assert "allowed already" in run(tmp_path, "allow", "it.policy", "kill: sig == SIGTERM").stdout
+    assert "already allowed" in run(tmp_path, "allow", "it.policy", "kill: sig == SIGTERM").stdout
     assert state(tmp_path) == before
 
 
