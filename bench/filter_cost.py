@@ -70,7 +70,7 @@ def section() -> Section:
     text = (
         f"Nanoseconds a round, median of {ROUNDS} runs (least-most), each the best of its batches.  The policy is "
         f"samples/{SAMPLE.name} with getppid: {len(policy.entries[Arch.X86_64])} calls, of which it allows lseek, futex and "
-        "openat under conditions.  The three behind it have the same rules; the last two allow these calls whatever their "
+        "openat under conditions.  The three rows after it have the same rules; the last two allow these calls whatever their "
         "arguments.\n\n"
         f"{table(('', *COUNTS), [*times, against_best])}\n"
         "Instructions that the kernel runs for a round, of those that the filter has; `-` where it knows the answer when the "
