@@ -70,6 +70,20 @@ class Calls:
         self.special = set(self._handlers[Arch.X86_64.audit])
         """x86_64's numbers that have a handler; the loop reads them directly."""
 
+    def also(self, arch: int, number: int, handler: Handler) -> None:
+        """Call `handler` at the stops of a call (`arch` is AUDIT_ARCH_*), before what is done there anyway."""
+        handlers = self._handlers.setdefault(arch, {})
+        usual = handlers.get(number)
+
+        def both(task: Task, event: Event) -> None:
+            handler(task, event)
+            if usual is not None:
+                usual(task, event)
+
+        handlers[number] = both
+        if arch == Arch.X86_64.audit:
+            self.special.add(number)
+
     def handle(self, task: Task, info: bytearray) -> None:
         """Do what the call needs, at its stop, before it runs."""
         event = event_of(info, task.tid)

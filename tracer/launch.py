@@ -10,6 +10,8 @@ from tracer import kernel, linux
 from tracer.errors import StartError, TracerError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tracer.signals import Dispositions
 
 OPTIONS = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESECCOMP | linux.PTRACE_O_TRACESYSGOOD | linux.PTRACE_O_EXITKILL
@@ -24,6 +26,8 @@ class Program(NamedTuple):
     argv: tuple[bytes, ...]
     environment: tuple[bytes, ...]
     """`NAME=value` strings, in the order and number in which the caller had them."""
+    prepare: Callable[[], None] = lambda: None
+    """Called in the child before the recording filter is installed; may raise OSError."""
 
 
 class Launch:
@@ -54,7 +58,8 @@ class Launch:
             stage, number = text.split()
             if stage == "execve":
                 raise StartError(int(number))
-            raise TracerError(f"cannot install the recording filter: {stage}: {os.strerror(int(number))}", stage, int(number))
+            what = "the program cannot be started" if stage == "prepare" else "cannot install the recording filter"
+            raise TracerError(f"{what}: {stage}: {os.strerror(int(number))}", stage, int(number))
 
 
 def _become(
@@ -65,6 +70,8 @@ def _become(
     try:
         if os.read(go_read, 1):
             dispositions.restore_in_child()
+            stage = "prepare"
+            program.prepare()
             stage = "seccomp"
             kernel.install_filter(filter_)
             stage, number = "execve", kernel.execve(program.path, program.argv, program.environment)

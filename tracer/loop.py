@@ -14,7 +14,7 @@ from tracer import kernel
 from tracer.abi import Arch
 from tracer.calls import ENOSYS, Calls
 from tracer.entry import EntryPoint
-from tracer.errors import PtraceError
+from tracer.errors import PtraceError, TracerError
 from tracer.family import Family
 from tracer.kernel import RECORDING_DATUM, STATUS_SECCOMP, STATUS_SYSCALL, SyscallInfo, resume
 from tracer.linux import (
@@ -39,6 +39,8 @@ from tracer.task import Task, dies_only_untraced, privilege_lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tracer.faults import Injector
 
 STOP_SIGNALS: Final = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
 FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
@@ -83,7 +85,12 @@ class Loop:
         self._info = SyscallInfo()
         self._unresumed: dict[int, tuple[int, int]] = {}
         """Tasks that could not be resumed, with (request, signal): they are dying, or the fault will pass."""
-        self._entry: EntryPoint | None = None
+        self.injector: Injector | None = None
+        """Makes calls fail, once a process has reached its program's entry point."""
+        self.asked = 0
+        """The signal by which the user asked for the run's end, if it was sent to this process; 0 for none."""
+        self._entries: dict[int, EntryPoint | None] = {}
+        """By process, where its program begins, until it gets there; None where that cannot be known."""
         self._queue: deque[tuple[int, int]] = deque()
         self._turns = 0
 
@@ -214,9 +221,12 @@ class Loop:
 
         None: we have detached from the task, which dies of the signal.
         """
-        if signum == signal.SIGTRAP and self._entry is not None and task.tid == self.initial and not task.recorded:
-            task.recorded = self._entry.reached(task.tid)
-            return 0 if task.recorded else signum
+        if signum == signal.SIGTRAP and (entry := self._entries.get(task.tid)) and entry.reached(task.tid):
+            del self._entries[task.tid]
+            task.recorded = True
+            if self.injector is not None:
+                self.injector.entered(task)
+            return 0
         with contextlib.suppress(PtraceError):
             if task.tgid == self.initial:
                 self.delivered[signum] = (kernel.sender(task.tid), time.monotonic())
@@ -246,17 +256,25 @@ class Loop:
         self._recorder.executed(before, task.executable)
         task.stopped = 0
         self.started |= task.tid == self.initial
-        if not task.recorded and task.tid == self.initial and self._entry is None:
-            if self.from_entry:
-                self._entry = EntryPoint(task.tid)
-            else:
-                task.recorded = True
         if kind := privilege_lost(task.tid):
             self._recorder.gap(f"{task.executable} ran without its {kind} privilege, as it does when enforced")
+        task.recorded |= not self.from_entry and task.tid == self.initial
+        if self.injector is not None or (task.tid == self.initial and not task.recorded):
+            self._entries[task.tid] = None
+            try:
+                self._entries[task.tid] = EntryPoint(task.tid)
+            except TracerError:  # it has none
+                if not task.recorded:
+                    raise
+
+    def is_loading(self, pid: int) -> bool:
+        """Whether a process has yet to reach its program's entry point; only with an `injector`."""
+        return pid in self._entries
 
     def _ended(self, tid: int, status: int) -> None:
         self.family.drop(tid)
         self.family.early.discard(tid)
+        self._entries.pop(tid, None)
         if tid and tid == self.initial:
             self.status, self.ended = status, time.monotonic()
 
@@ -266,6 +284,8 @@ class Loop:
         info = self._info
         if info.read(task.tid) or info.read(task.tid):
             task.counted = info.bytes[INFO_OP] == PTRACE_SYSCALL_INFO_ENTRY and task.recorded
+            if self.injector is not None and info.bytes[INFO_OP] == PTRACE_SYSCALL_INFO_EXIT:
+                self.injector.left(task)
             if task.installing and info.bytes[INFO_OP] == PTRACE_SYSCALL_INFO_EXIT:
                 self.calls.installed(task, failed=bool(info.bytes[INFO_IS_ERROR]))
             if task.counted:

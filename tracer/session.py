@@ -22,6 +22,7 @@ from tracer.task import has_filter, proc
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tracer.faults import Injector
     from tracer.launch import Program
     from tracer.tally import Recorder
 
@@ -42,6 +43,8 @@ class Outcome(NamedTuple):
     calls: int
     started: bool = True
     """False if it was killed within its execve: no instruction of it ran."""
+    asked: int = 0
+    """SIGHUP, SIGINT or SIGTERM, if this process got one from outside the program; else 0."""
 
 
 class _Started:
@@ -55,6 +58,8 @@ class _Started:
     def send(self, signum: int, *, from_terminal: bool) -> None:
         """Send a signal to the initial process, or, when that has ended, to the processes that it left: those may have left
         the terminal."""
+        if signum in LET_GO:
+            self._loop.asked = signum
         if self._loop.status is None:
             if not from_terminal:
                 _send(self._loop.initial, signum)
@@ -113,6 +118,7 @@ def trace(
     known: bytes = b"",
     tick: Callable[[Loop], None] = lambda loop: None,
     exited: Callable[[Loop], None] = lambda loop: None,
+    injector: Injector | None = None,
 ) -> Outcome:
     """Run a program until it and all that it started have ended.
 
@@ -122,6 +128,9 @@ def trace(
     """
     loop = Loop(recorder, allow_opaque)
     loop.from_entry = from_entry
+    if injector is not None:
+        loop.injector = injector
+        injector.attach(loop.calls, loop.is_loading)
     loop.strangers = _children()
     if proc() != "/proc":
         recorder.gap("/proc is not mounted for this pid namespace: it is not known which executable made a call, and where")
@@ -151,7 +160,7 @@ def trace(
         dispositions.restore()
     if not loop.started and loop.status is not None and os.WIFEXITED(loop.status):
         raise TracerError("the kernel did not show the program's execve, so nothing of it was recorded")
-    return Outcome(loop.status, loop.family.processes, loop.family.calls, loop.started)
+    return Outcome(loop.status, loop.family.processes, loop.family.calls, loop.started, loop.asked)
 
 
 def attach(
@@ -180,6 +189,12 @@ def attach(
         signal.signal(WAKE, former)
         dispositions.restore()
     return Outcome(loop.status, loop.family.processes, loop.family.calls)
+
+
+def kill(loop: Loop) -> None:
+    """Kill all processes of a run, from `tick`; called again at the next tick for those that they start meanwhile."""
+    for tgid in {task.tgid for task in list(loop.tasks.values())}:
+        _send(tgid, signal.SIGKILL)
 
 
 def _run(loop: Loop, target: _Started) -> None:

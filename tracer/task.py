@@ -103,12 +103,8 @@ def executable_of(pid: int) -> str:
 
 def kin_of(tid: int) -> tuple[int, int]:
     """The process that a task belongs to, and the parent of that process; (tid, 0) if the task has ended."""
-    try:
-        status = Path(f"{proc()}/{tid}/status").read_text(errors="replace")
-    except OSError:
-        return tid, 0
-    fields = dict(line.split(":", 1) for line in status.splitlines())
-    return int(fields["Tgid"]), int(fields["PPid"])
+    fields = _fields(tid)
+    return int(fields.get("Tgid", tid)), int(fields.get("PPid", 0))
 
 
 def has_filter(tid: int) -> bool:
@@ -121,13 +117,22 @@ def has_filter(tid: int) -> bool:
 
 def dies_only_untraced(tid: int, signum: int) -> bool:
     """Whether a task is the init of a pid namespace and has no handler for a fault's signal."""
+    pids = _fields(tid).get("NSpid", "").split()
+    return len(pids) > 1 and pids[-1] == "1" and not is_caught(tid, signum)
+
+
+def is_caught(tid: int, signum: int) -> bool:
+    """Whether a task has a handler for a signal; False if that cannot be read."""
+    return bool(int(_fields(tid).get("SigCgt", "0"), 16) >> signum - 1 & 1)
+
+
+def _fields(tid: int) -> dict[str, str]:
+    """/proc/PID/status (proc_pid_status(5)); empty if the task has ended or may not be read."""
     try:
         status = Path(f"{proc()}/{tid}/status").read_text(errors="replace")
     except OSError:
-        return False
-    fields = dict(line.split(":", 1) for line in status.splitlines())
-    pids = fields["NSpid"].split()
-    return len(pids) > 1 and pids[-1] == "1" and not int(fields["SigCgt"], 16) >> signum - 1 & 1
+        return {}
+    return dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
 
 
 def privilege_lost(pid: int) -> str:
