@@ -1,9 +1,10 @@
-"""The folders' import rule: callfence -> enforcer -> policygen -> tracer.abi, callfence -> tracer, never the other way."""
+"""Imports go one way (callfence -> enforcer -> policygen -> tracer.abi, callfence -> tracer), and ARCHITECTURE.md is true."""
 
 from __future__ import annotations
 
 import ast
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def _imports(path: Path) -> set[str]:
 
 
 FILES = sorted(path for folder in ("tracer", "policygen", "enforcer", "callfence") for path in (ROOT / folder).rglob("*.py"))
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -56,6 +58,25 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_the_one_place_exists(module: str, place: str) -> None:
     """Else the rule above would hold for a module that nobody uses."""
     assert module in {name.split(".")[0] for name in _imports(ROOT / place)}
+
+
+def _files(path: Path) -> set[str]:
+    """The modules, of MODULES, that a file imports by name, also for types and within functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(name if name in MODULES else str(node.module) for name in names)
+    return found & MODULES.keys()
+
+
+def test_no_files_import_each_other() -> None:
+    try:
+        TopologicalSorter({module: _files(path) for module, path in MODULES.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 PAGE = (ROOT / "ARCHITECTURE.md").read_text()

@@ -193,29 +193,30 @@ def read_memory(tid: int, address: int, length: int) -> bytes:
     return ctypes.string_at(_page, max(_vm_read(tid, *_spans), 0))
 
 
-def set_breakpoint(tid: int, address: int) -> int:
-    """Write an int3 at `address` and return the word that was there (64 bits).  Raises PtraceError."""
-    word = peek(tid, address)
-    _asked(func.ptrace, linux.PTRACE_POKEDATA, tid, address, word & ~0xFF | 0xCC)
-    return word
+class EntryPoint:
+    """A breakpoint where the program of a process begins after its dynamic loader; removed when it is reached."""
 
+    def __init__(self, pid: int) -> None:
+        """Write an int3 there, in a process that is stopped in its execve.  Raises OSError, PtraceError, TracerError."""
+        address = linux.entry_point(pid, _asked(func.ptrace_getregs, pid).cs)
+        if address is None:
+            raise TracerError(f"process {pid} has no AT_ENTRY")
+        self._address = address
+        self._word = peek(pid, address)
+        _asked(func.ptrace, linux.PTRACE_POKEDATA, pid, address, self._word & ~0xFF | 0xCC)
 
-def clear_breakpoint(tid: int, address: int, word: int) -> bool:
-    """If the task has just executed the breakpoint, put `word` and the instruction pointer back; else return False."""
-    registers = _asked(func.ptrace_getregs, tid)
-    if registers.rip != address + 1:
-        return False
-    _asked(func.ptrace, linux.PTRACE_POKEDATA, tid, address, word)
-    registers.rip = address
-    _asked(func.ptrace_setregs, tid, registers)
-    return True
-
-
-def entry_point(pid: int) -> int:
-    """The ELF entry point of a process.  Raises OSError, PtraceError, TracerError."""
-    if (address := linux.entry_point(pid, _asked(func.ptrace_getregs, pid).cs)) is None:
-        raise TracerError(f"process {pid} has no AT_ENTRY")
-    return address
+    def reached(self, tid: int) -> bool:
+        """At a SIGTRAP: whether this breakpoint caused it.  Then it is removed, and the program must not get the signal."""
+        try:
+            registers = _asked(func.ptrace_getregs, tid)
+            if registers.rip != self._address + 1:
+                return False
+            _asked(func.ptrace, linux.PTRACE_POKEDATA, tid, self._address, self._word)
+            registers.rip = self._address
+            _asked(func.ptrace_setregs, tid, registers)
+        except PtraceError:
+            return False
+        return True
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0) -> None:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Final
 from tracer import kernel
 from tracer.abi import Arch
 from tracer.calls import ENOSYS, Calls
-from tracer.entry import EntryPoint
 from tracer.errors import PtraceError, TracerError
 from tracer.family import Family
-from tracer.kernel import RECORDING_DATUM, STATUS_SECCOMP, STATUS_SYSCALL, SyscallInfo, resume
+from tracer.kernel import RECORDING_DATUM, STATUS_SECCOMP, STATUS_SYSCALL, EntryPoint, SyscallInfo, resume
 from tracer.linux import (
     INFO_IS_ERROR,
     INFO_OP,
