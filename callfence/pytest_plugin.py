@@ -1,4 +1,4 @@
-"""The pytest plugin: `pytest --callfence-learn` and `pytest --callfence-enforce`, the test suite being the workload.
+"""The pytest plugin: `pytest --callfence-learn` and `pytest --callfence-enforce`, with the test suite as the workload.
 
 pytest executes itself anew under `learn` or `enforce`, with the interpreter and the arguments it was started with, before
 it has loaded any conftest or started to capture output.  So the whole run is seen, from the interpreter's first call to its
@@ -49,7 +49,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def _value(config: pytest.Config, mode: str) -> str | None:
-    """Of the flag: "" if it names no policy, None if it was not given."""
+    """The policy that the flag names: "" if it names none, None if it was not given."""
     value: str | None = getattr(config.known_args_namespace, f"callfence_{mode}", None)
     return value
 
@@ -75,7 +75,7 @@ def _execute(config: pytest.Config, mode: str) -> None:
     flag = f"--callfence-{mode}"
     arguments = [f"{flag}={policy}" if argument == flag else argument for argument in sys.orig_argv[1:]]
     option = {"learn": "-o", "enforce": "-p"}[mode]
-    # -P: a folder of one of our names, in the current one, is not ours
+    # -P: a package of the same name in the current folder is not ours
     command = [sys.executable, "-P", "-m", "callfence", mode, option, policy, "--", sys.executable, *arguments]
     os.execve(sys.executable, command, {**os.environ, _WHOLE: f"{mode} {os.getpid()}"})
 
@@ -91,7 +91,7 @@ def _policy(config: pytest.Config, mode: str) -> str:
 
 
 def _descends_from(pid: int) -> bool:
-    """Whether this is that process or has it among its ancestors, as far as they can be seen."""
+    """Whether that process is this one or a visible ancestor of it."""
     one, parent = os.getpid(), os.getppid()
     while one != pid and parent > 0:
         one = parent

@@ -110,7 +110,7 @@ def parse_entries(text: str, arch: Arch) -> Policy:
 
 
 def parse_lines(text: str, arch: Arch) -> Policy:
-    """The same; PolicyError also for an entry that does more than allow."""
+    """Like parse_entries; PolicyError also for an entry that does more than allow."""
     policy = parse_entries(text, arch)
     for of, section in policy.entries.items():
         for number, entry in section.items():
@@ -129,7 +129,7 @@ def _with_entry(policy: Policy, arch: Arch, number: int, entry: Entry) -> Policy
 
 
 def _changes(arch: Arch, number: int, old: Entry | None, new: Entry) -> Iterator[str]:
-    """The rules that are gone and those that have come, or both entries where more has changed."""
+    """The removed and the added rules, or both entries if more than rules has changed."""
     if old is None:
         yield f"+ {on_one_line(arch, number, new)}"
     elif (old.action, old.otherwise) != (new.action, new.otherwise):

@@ -92,7 +92,7 @@ def _tell(options: argparse.Namespace, exported: Exported) -> None:
 
 
 def _put(options: argparse.Namespace, exported: Exported) -> None:
-    """The result to where it was asked for; a second file beside it, or, without a first one, to standard error."""
+    """Write the result to the file or standard output, and a second file beside it or to standard error."""
     if options.output is None:
         sys.stdout.buffer.write(exported.data)
         sys.stdout.buffer.flush()

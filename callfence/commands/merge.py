@@ -83,7 +83,7 @@ def _files(given: Path, suffix: str) -> Iterator[Path]:
 
 
 def _drive(inputs: list[Path]) -> int:
-    """The merge into OURS, with conflict markers where one is left."""
+    """Merge into OURS, with conflict markers for what cannot be merged."""
     base, ours, theirs = inputs[:3]
     name = inputs[3] if len(inputs) > 3 else ours
     contents = [path.read_bytes() for path in (base, ours, theirs)]
@@ -104,7 +104,7 @@ def _drive(inputs: list[Path]) -> int:
 
 
 def _parsed(content: bytes, name: Path, path: Path) -> Document:
-    """The file as it would be read where it belongs, for its includes; what is wrong is told by the version's own name."""
+    """The version parsed as if it were the file itself, for its includes; errors name the version."""
     text = decode(content, str(path))
     try:
         return parse(text, str(name), read=read_text)

@@ -1,4 +1,4 @@
-"""`callfence reduce`: a policy less what another one does not allow; or the proof that one is a reduction of another."""
+"""`callfence reduce`: a policy without what another one does not allow, or a proof that it is a reduction of that."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _name(options: argparse.Namespace) -> str:
 
 
 def _write(path: Path, old: Document, decisions: Mapping[PolicyChange, Decision]) -> int:
-    """Applies the decisions to the file as it is by now: learn may have added to it meanwhile, which is then undecided."""
+    """Apply the decisions to the file as it is now: what learn has added in the meantime is undecided."""
     with locked(path):
         before = _read(path)
         found = changes(old.policy, before.policy)

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """0; 1: a filter does what no policy says; 2: bad input."""
+    """0; 1: a filter does what no policy can express; 2: bad input."""
     options = parser().parse_args(arguments)
     return judged("show", lambda: _show(options))
 
@@ -88,7 +88,7 @@ def _filters(filters: Iterable[tuple[str, bytes]], *, instructions: bool) -> int
 
 
 def _lifted(name: str, filter_: bytes) -> int:
-    """0 if the policy that is printed says all that the filter does, else 1."""
+    """0 if the printed policy expresses everything that the filter does, else 1."""
     try:
         lifted = lift(filter_)
     except (UnsupportedError, TooComplexError) as error:

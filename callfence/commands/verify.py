@@ -1,4 +1,4 @@
-"""`callfence verify`: the proof that a filter is its policy, or a call on which it is not."""
+"""`callfence verify`: a proof that a filter is equivalent to its policy, or a call that they answer differently."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """0: proved; 1: not the policy, and a call shows it; 2: bad input, or nothing can be proved."""
+    """0: proved; 1: not equivalent, with a call that shows it; 2: bad input, or nothing can be proved."""
     options = parser().parse_args(arguments)
 
     def work() -> int:

@@ -115,7 +115,7 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
 
 
 def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[str]:
-    """What is said of one rule."""
+    """The lines about one rule."""
     yield on_one_line(one.arch, one.number, one.rule)
     calls, runs = sum(seen.calls for seen in one.observations), columns_of(one.observations)
     if one.note:
@@ -177,7 +177,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
 
 
 def _print_place(options: argparse.Namespace) -> None:
-    """The name of the call site in a report, if the recording knows which file of that name it is in."""
+    """Print the function of the call site in a report, if the recording identifies the file."""
     named = _REPORTED.search(options.about)
     path = options.recording or recording_path(options.policy)
     site = Site.parse(named[1]) if named and path.exists() else None
@@ -194,7 +194,7 @@ def _print_place(options: argparse.Namespace) -> None:
 
 
 def _new_part(arch: Arch, number: int, present: Entry | None, line: str) -> str:
-    """Of an entry that would allow a call, the alternatives that the present one does not have."""
+    """The alternatives of an entry that the present entry does not have."""
     entry = parse(line if line.startswith("arch ") else f"arch {arch}\n{line}").policy.entries[arch][number]
     known = alternatives(present.expression) if present else ()
     new = tuple(one for one in alternatives(entry.expression) if one not in known)
@@ -202,6 +202,6 @@ def _new_part(arch: Arch, number: int, present: Entry | None, line: str) -> str:
 
 
 def _value(event: Event, index: int) -> str:
-    """An argument as a report of the call has it."""
+    """An argument as a report shows it."""
     shown = format_call(event).partition("(")[2].removesuffix(")").split(", ")
     return shown[index].partition("=")[2]

@@ -1,4 +1,4 @@
-"""The questions of `callfence review`, one for each change, and what is answered to them on a terminal."""
+"""The questions of `callfence review`, one for each change, and the answers given on a terminal."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Asker:
         return decisions
 
     def _decide(self, index: int, change: PolicyChange) -> tuple[Decision | None, Literal["on", "back", "all"]]:
-        """What to do with a change, if anything, and where to go from there.  EOFError: no further."""
+        """The decision on a change, if any, and the change to go to.  EOFError ends the dialogue."""
         shown = change
         self._show(index, shown)
         while True:
@@ -103,7 +103,7 @@ class Asker:
             print(line)
 
     def _why(self, change: PolicyChange) -> str:
-        """The reason for what lint would warn of; '' for none, and where there is one."""
+        """A reason for what lint would warn of; '' if none is given, or if the file has one already."""
         arch, name = (None, change.word) if isinstance(change, SettingChange) else (change.arch, _name(change))
         rows = [row for one in change.found for row in one.dangers if row.level.rank >= Level.WARNING.rank]
         if all((arch, name, row.id) in self._accepted for row in rows) or not takes_reason(self._new, change):
@@ -118,7 +118,7 @@ class Asker:
                 return reason
 
     def _edit(self, change: EntryChange, entry: Entry) -> EntryChange | None:
-        """The change with another entry; None if it is to stay as it is."""
+        """The change with an edited entry; None if it is unchanged."""
         text = on_one_line(change.arch, change.number, entry)
         while True:
             text = _edited(text)
@@ -137,7 +137,7 @@ def _name(change: EntryChange) -> str:
 
 
 def _parsed(change: EntryChange, entry: Entry, text: str) -> Entry:
-    """The one entry of the change's call.  Raises PolicyError for any other, and for one that answers otherwise."""
+    """The one entry of the change's call.  Raises PolicyError for any other, and for one with another action."""
     policy = parse_entries(text, change.arch)
     found = policy.entries.get(change.arch, {})
     line = text.strip().splitlines()[0]
@@ -151,10 +151,10 @@ def _parsed(change: EntryChange, entry: Entry, text: str) -> Entry:
 
 
 def read_line(prompt: str, text: str = "") -> str:
-    """A line from the terminal, with `text` to begin with where it can be edited.  EOFError, KeyboardInterrupt."""
+    """A line from the terminal, with `text` to edit if readline is there.  Raises EOFError, KeyboardInterrupt."""
     try:
         import readline
-    except ImportError:  # Python may be built without it: the prompt then shows what there is
+    except ImportError:  # Python may be built without it: the prompt shows the text instead
         return input(f"{prompt}[{text}] " if text else prompt) or text
     readline.set_startup_hook((lambda: readline.insert_text(text)) if text else None)
     try:
@@ -168,13 +168,13 @@ def _editor() -> str:
 
 
 def _edited(text: str) -> str:
-    """The text as edited; '' to leave it."""
+    """The edited text; '' if it is unchanged."""
     if not _editor():
         return read_line("edit (empty: as it was): ", text)
     with tempfile.TemporaryDirectory(prefix="callfence-") as folder:
         path = Path(folder, "line.policy")
         path.write_text(f"{text.rstrip()}\n")
-        # The terminal's signals are the editor's, as git has it.
+        # The editor gets the terminal's signals, as under git.
         editor = subprocess.Popen(["sh", "-c", f'{_editor()} "$@"', "sh", path])
         old = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:

@@ -1,4 +1,4 @@
-"""The ways in which `callfence diff` tells a comparison to machines and to a pull request."""
+"""The comparison of `callfence diff` as JSON, as Markdown for a pull request, and as SARIF."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def _row(difference: Difference) -> str:
 
 
 def _code(text: str) -> str:
-    """In a table even code cannot hold a bare `|`."""
+    """The text as code in a table, where `|` has to be escaped even in code."""
     return f"`{text}`".replace("|", "\\|")
 
 
 def as_sarif(comparison: Comparison, differences: Sequence[Ranked], new: str) -> str:
-    """A result for each risk of what became possible, and one for what else did."""
+    """A result for each risk that became possible, and one for each other new behaviour."""
     results = []
     for one in differences:
         difference = one.difference

@@ -1,4 +1,4 @@
-"""A comparison in few lines, for `callfence diff` where telling each difference with its example would take many."""
+"""A comparison in few lines, where every difference with its example would take too many."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def short(differences: Sequence[Ranked], room: int) -> list[str]:
 
 
 def _lines(differences: Sequence[Ranked], risky: str, conditions: bool) -> Iterator[str]:
-    """`risky`: what is told of each difference with a known risk; `conditions`: whether those of the others are."""
+    """`risky`: how much of a difference with a known risk is shown; `conditions`: whether those of the others are."""
     grave = [one.difference for one in differences if one.dangers]
     rest = [one.difference for one in differences if not one.dangers]
     if risky == "name":
@@ -64,7 +64,7 @@ def _answer(difference: Difference) -> str:
 
 
 def _one_line(difference: Difference) -> str:
-    """As many of its rules as the width takes, but one at least."""
+    """As many of its rules as fit in the width, at least one."""
     texts = rule_texts(difference)
     line = f"  {difference.change.value} {call_name(difference)}: {texts[0]}"
     for index, text in enumerate(texts[1:], 1):

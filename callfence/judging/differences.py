@@ -1,4 +1,4 @@
-"""One difference between two policies in words: what every form in which `callfence diff` tells a comparison has in common."""
+"""A difference between two policies in words: what all output formats of `callfence diff` share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAYS = {
 
 
 def risks(differences: Sequence[Ranked]) -> list[tuple[Danger, list[str]]]:
-    """What of the catalogue became possible, and by which calls: the gravest first, then in the catalogue's order."""
+    """The rows of the catalogue that became possible, the most dangerous first, each with the calls that grant it."""
     found: dict[Danger, list[str]] = {}
     for one in differences:
         for row in one.dangers:
@@ -37,7 +37,7 @@ def risks(differences: Sequence[Ranked]) -> list[tuple[Danger, list[str]]]:
 
 
 def difference_lines(difference: Difference) -> Iterator[str]:
-    """Which calls, one alternative a line, and below it what happens to them."""
+    """The calls, one alternative a line, and below them how they were and are answered."""
     start = f"  {difference.change.value} {call_name(difference)}: "
     for text in rule_texts(difference):
         yield f"{start}{text}"

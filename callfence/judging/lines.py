@@ -1,4 +1,4 @@
-"""Where in a policy's file a finding is, for editors and reviewers."""
+"""The line of a policy's file that a finding is about, for editors and reviewers."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def line_of_call(policy: str, arch: Arch, name: str) -> int | None:
 
 
 def _source(policy: str) -> list[str]:
-    """None of standard input, which has been read."""
+    """The lines of the file; none for standard input, which has been read already."""
     return [] if policy == "-" else read_text(policy).splitlines()

@@ -33,7 +33,7 @@ class Result:
     file: str
     line: int | None
     identity: str
-    """What makes it the same result in another version of the file: neither line numbers nor order."""
+    """What identifies the result in other versions of the file: independent of line numbers and order."""
     accepted: str = ""
 
 

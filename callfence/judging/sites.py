@@ -1,4 +1,4 @@
-"""What was seen that a rule allows: who made the calls, from where first, and how the rule is wider."""
+"""The calls that led to a rule: who made them, from which call site first, and where the rule allows more."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def columns_of(observations: Sequence[Observation]) -> list[int]:
 
 
 def site_lines(observations: Sequence[Observation], recording: Recording, symbols: Symbols) -> Iterator[str]:
-    """Who made the calls, and from where first."""
+    """For each executable, its first call site and how many calls it made."""
     ordered = by_site(observations)
     for (executable, site), those in ordered[:MANY_SITES]:
         count = plural(sum(seen.calls for seen in those), "call")

@@ -1,4 +1,4 @@
-"""Names for call sites, from ELF symbol tables.  pyelftools is imported here alone, if it is there (extra `symbols`)."""
+"""Names for call sites, from ELF symbol tables.  Only this file imports pyelftools, if it is installed (extra `symbols`)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from elftools.elf.elffile import ELFFile
 
 DEBUG = Path("/usr/lib/debug/.build-id")
-"""Where distributions install what was stripped, by build id: `xx/yyyy.debug` (gdb's manual, "Separate Debug Files")."""
+"""Where distributions install stripped symbols, by build id: `xx/yyyy.debug` (gdb's manual, "Separate Debug Files")."""
 _SITE = re.compile(r"(?s)(?P<file>.*)\+0x(?P<offset>[0-9a-f]{1,16})(?: \((?P<build>[0-9a-f]+)\))?")
-_CODE = ("STT_FUNC", "STT_LOOS")  # the latter is STT_GNU_IFUNC, which pyelftools has no name for
+_CODE = ("STT_FUNC", "STT_LOOS")  # the latter is STT_GNU_IFUNC, for which pyelftools has no name
 _PREFERRED = {"STB_GLOBAL": 0, "STB_WEAK": 1}
 _NEAR = 64
-"""Functions before an address that are looked at: those of one address have several names, and may lie within others."""
+"""How many functions before an address are examined: one address may have several names, and functions may nest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Site:
     """A call site, as observations have it."""
 
     file: str
-    """Path, or only the last part of it in older recordings; `[name]` of what is no file."""
+    """Path, or only the last part of it in older recordings; `[name]` for memory that is not of a file."""
     offset: int
     """Bytes from the file's start."""
     build: str
@@ -37,12 +37,12 @@ class Site:
 
     @classmethod
     def parse(cls, text: str) -> Site | None:
-        """None for `?`, and whatever else is no place."""
+        """None for `?`, and for any other text that is not a place."""
         match = _SITE.fullmatch(text)
         return cls(match["file"], int(match["offset"], 16), match["build"] or "") if match else None
 
     def is_in(self, name: str) -> bool:
-        """Whether the file's name is that, in whatever folder."""
+        """Whether the file has that name, in any folder."""
         return os.path.basename(self.file) == name
 
     def __str__(self) -> str:
@@ -51,14 +51,14 @@ class Site:
 
 
 class Symbols:
-    """Finds names.  Mutable: it keeps the tables that it has read, and what it could not do."""
+    """Finds names.  Mutable: keeps the tables that it has read, and the problems that it met."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, str], _Table | None] = {}
         self._problems: dict[str, set[str]] = {}
 
     def describe(self, site: str, since: int | None = None) -> str:
-        """`libc.so.6+0x8f3a7 (openat64+0x37)`; without the parentheses where no name is known, and `?` as it stands."""
+        """`libc.so.6+0x8f3a7 (openat64+0x37)`; without the parentheses if no name is known; `?` unchanged."""
         place = Site.parse(site)
         if place is None:
             return site
@@ -83,7 +83,7 @@ class Symbols:
         return name
 
     def problems(self) -> Iterator[str]:
-        """Why there are names missing: each reason once, with the files."""
+        """Why names are missing: each reason once, with its files."""
         for reason, files in self._problems.items():
             yield f"no symbols{' of ' if files else ''}{', '.join(sorted(files))}: {reason}"
 
@@ -95,7 +95,7 @@ class Symbols:
             self._problems["pyelftools is not installed (pip install 'callfence[symbols]')"] = set()
             return None
         try:
-            if not stat.S_ISREG(os.stat(place.file).st_mode):  # a recording may name a pipe, or a device that opening starts
+            if not stat.S_ISREG(os.stat(place.file).st_mode):  # opening a pipe waits, and opening some devices acts
                 self._problem("it is no regular file", place)
                 return None
             with open(place.file, "rb") as file:
@@ -103,7 +103,7 @@ class Symbols:
                 build = _build(elf)
                 later = since is not None and os.fstat(file.fileno()).st_ctime_ns > since
                 if build != place.build or (not build and later):
-                    self._problem("it is no longer the file that was recorded", place)
+                    self._problem("the file has changed since it was recorded", place)
                     return None
                 table = _Table(elf)
                 table.add(elf)

@@ -57,7 +57,7 @@ def print_forbidden(name: str, base: Policy, forbidden: Sequence[Observation], f
 
 
 def _row(base: Policy, those: Sequence[Observation]) -> tuple[str, str]:
-    """Those are of one call."""
+    """One line about the observations of one call."""
     first = those[0]
     answers = {format_action(evaluate(base, one.event)) for one in those} - {"allow", "log"}
     answer = ", ".join(sorted(answers)) or "allowed in part"

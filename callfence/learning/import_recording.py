@@ -1,4 +1,4 @@
-"""`callfence import` of what programs were seen to do: a recording, and the policy that learning makes of it."""
+"""`callfence import` of logs: a recording, and the policy learned from it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _into_policy(policy: Path, recording: Recording, options: argparse.Namespace
 
 
 def _generate(recording: Recording, existing: Document | None, name: str, options: argparse.Namespace) -> Generated:
-    """Says what no policy can allow, and what the baseline forbids.  Raises UserError."""
+    """Reports what no policy can allow, and what the baseline denies.  Raises UserError."""
     try:
         if options.within is None:
             generated = generate(recording.observations, existing, name=name)
@@ -91,7 +91,7 @@ def _read(name: str, file: str, given: FormatOptions) -> Recording:
     except ImportFormatError as error:
         raise UserError(str(error)) from error
     path = Path(file)
-    if path.is_file():  # where the log has no dates, the file has one
+    if path.is_file():  # logs without dates take that of the file
         runs = (run._replace(started=run.started or path.stat().st_mtime_ns) for run in recording.runs)
         recording = Recording(tuple(runs), recording.observations)
     return recording

@@ -1,4 +1,4 @@
-"""What is seen of learning while it goes on: a line below the one at which the program's output has arrived."""
+"""The progress of learning: a line on the terminal below the program's output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tracer.loop import Loop
 
 REFRESH: Final = 0.25
-"""Seconds between two drawings."""
+"""Seconds between two updates."""
 LOCAL_MODES: Final = 3
 """Where c_lflag is in what termios.tcgetattr returns."""
 
@@ -39,7 +39,7 @@ class _Line:
         return time.monotonic() - self._drawn >= REFRESH
 
     def draw(self, text: str, watch: Callable[[], None]) -> None:
-        """Draw, once `watch` has seen to it that the line is erased before the program writes."""
+        """Draw the line, after `watch` has arranged that it is erased before the program writes."""
         with self._lock:
             watch()
             room = (os.get_terminal_size(2).columns or 80) - 1  # 0: not known
@@ -60,7 +60,7 @@ class _Line:
 
 @contextmanager
 def progress(distinct: Callable[[], int], *, quiet: bool, warm: bool) -> Iterator[Callable[[Loop], None]]:
-    """What the tracer is to call some times a second: draws on a terminal in whose foreground we are, else does nothing.
+    """A function for the tracer to call several times a second: draws if we are in the foreground of a terminal.
 
     `distinct` is how many observations there are.  When `warm`, the program's writes are known and do not stop, so that
     the line could not be erased in time; nothing is drawn then if they may go to a terminal.

@@ -1,4 +1,4 @@
-"""What `learn` says at its end."""
+"""The summary that `learn` prints."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Learned:
 
 
 def print_summary(learned: Learned, file: TextIO) -> None:
-    """The new behaviour, then the table: drawn on a terminal, plain lines elsewhere."""
+    """The table, then the new behaviour: drawn on a terminal, plain lines elsewhere."""
     rows = _rows(learned)
     lines = _news(learned)
     if file.isatty():

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from policygen.model import Policy
 
 MANY = 4
-"""Calls that a line names."""
+"""The most calls that a line names."""
 
 
 def sureness(sure: Confidence, found: Discovery) -> str:
-    """What the runs say about the next one, on a line."""
+    """What the runs tell about the next run, on one line."""
     if sure.chance is None:
         return "one run says nothing about the next one: learn more of them"
     text = f"{sure.runs} runs; "
@@ -50,7 +50,7 @@ def expected(rules: float) -> str:
 
 
 def newest(one: Growing) -> str:
-    """What was last brought of a growing argument, by its constants."""
+    """The newest value of a growing argument, by its constants."""
     return format_value(one.arch, one.argument, one.newest)
 
 

@@ -1,1 +1,1 @@
-"""What is gathered of a policy and its recording, as one HTML page or as JSON."""
+"""A policy and its recording -> one HTML page, or JSON."""

@@ -1,4 +1,4 @@
-"""What a policy answers otherwise than another one."""
+"""What a policy answers differently from another one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def changes(against: Against) -> Html:
-    """A table for each kind of difference, the gravest first."""
+    """A table for each kind of difference, the most dangerous first."""
     parts = [element("p", "Compared with ", code(against.name), ": exactly, over all calls. Text and order do not matter.")]
     before, after = against.comparison.arms
     if before != after:

@@ -1,4 +1,4 @@
-"""A curve as inline SVG, with its description in words for whoever does not see it."""
+"""A curve as inline SVG, with a description in words for readers who cannot see it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _RIGHT: Final = 16
 _TOP: Final = 12
 _BOTTOM: Final = 32
 _TICKS: Final = 4
-"""Horizontal lines, about."""
+"""About how many horizontal lines."""
 _MANY_POINTS: Final = 60
-"""More would hide the line below their marks."""
+"""Points; the marks of more would hide the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,11 @@ class Point:
     """0 at the left, 1 at the right."""
     y: int
     hollow: bool
-    """Of a warm run."""
+    """Whether the run was a warm one."""
 
 
 def curve(identity: str, title: str, description: str, points: Sequence[Point], labels: Sequence[tuple[float, str]]) -> Html:
-    """A staircase through the points, which go to the right and up; the ids on the page begin with `identity`."""
+    """A staircase through points that ascend in both directions; ids on the page begin with `identity`."""
     top, step = _scale(max((point.y for point in points), default=0))
     grid = join(*(_rule(value, top) for value in range(0, top + 1, step)))
     marks = join(*(_mark(point, top) for point in points if len(points) <= _MANY_POINTS))
@@ -63,7 +63,7 @@ def _y(y: int, top: int) -> float:
 
 
 def _scale(greatest: int) -> tuple[int, int]:
-    """A round number that is not below, and the distance of the lines: 1, 2 or 5 times a power of ten."""
+    """A round number not below the value, and the distance of the lines: 1, 2 or 5 times a power of ten."""
     step = 1
     while step * _TICKS < greatest:
         step = step * 5 // 2 if str(step)[0] == "2" else step * 2
@@ -88,6 +88,6 @@ def _mark(point: Point, top: int) -> Html:
 
 
 def _label(x: float, text: str) -> Html:
-    """Centred, unless it would reach over the edge."""
+    """A centred label, or one aligned with the edge that it would cross."""
     anchor = "middle" if len(text) < 5 else "start" if x == 0 else "end"
     return element("text", text, x=f"{_x(x):.1f}", y=_HEIGHT - 10, text_anchor=anchor)

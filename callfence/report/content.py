@@ -1,4 +1,4 @@
-"""What a report tells, gathered from a policy, its recording, and another policy."""
+"""The content of a report, gathered from a policy, its recording, and another policy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """Another policy, and what the report's own answers differently."""
+    """Another policy, and what the policy of the report answers differently."""
 
     name: str
     comparison: Comparison
@@ -42,11 +42,11 @@ class Report:
     """The policy's file, as on the command line."""
     document: Document
     recording: Recording
-    """Empty where there is none."""
+    """Empty without one."""
     recorded_in: str
-    """The recording's file; '' where there is none."""
+    """The recording's file; '' without one."""
     findings: tuple[Finding, ...]
-    """The gravest first, accepted ones too."""
+    """The most dangerous first, accepted ones included."""
     sure: Confidence
     discovery: Discovery
     programs: tuple[Executable, ...]
@@ -56,12 +56,12 @@ class Report:
 
     @property
     def open_findings(self) -> tuple[Finding, ...]:
-        """Those that nobody has accepted."""
+        """The findings without a reason that accepts them."""
         return tuple(finding for finding in self.findings if not finding.accepted)
 
     @property
     def gravest(self) -> Level | None:
-        """None if there is nothing to tell."""
+        """None without findings."""
         return self.open_findings[0].level if self.open_findings else None
 
 

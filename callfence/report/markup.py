@@ -1,4 +1,4 @@
-"""HTML as values: whatever becomes text or the value of an attribute is escaped on the way."""
+"""HTML as values: text and values of attributes are escaped when they become markup."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _VOID: Final = ("meta", "br", "wbr")
-"""Elements without an end tag, of those that the report has."""
+"""The elements in a report that have no end tag."""
 
 
 @dataclass(frozen=True, slots=True)
 class Html:
-    """A piece of markup: nothing in it is escaped any more."""
+    """A piece of markup, already escaped."""
 
     text: str
 
@@ -35,12 +35,12 @@ def element(name: str, /, *children: Child, **attributes: str | int) -> Html:
 
 
 def join(*children: Child) -> Html:
-    """One after the other."""
+    """The pieces, concatenated."""
     return Html("".join(child.text if isinstance(child, Html) else _escape(child) for child in children))
 
 
 def lines(*children: Child) -> Html:
-    """Each on a line of the source, for whoever reads that."""
+    """The pieces, each on its own line of the source."""
     return Html("\n".join(join(child).text for child in children))
 
 
@@ -54,12 +54,12 @@ def items(children: Iterable[Child], **attributes: str | int) -> Html:
 
 
 def terms(pairs: Iterable[tuple[str, Child]]) -> Html:
-    """A list of terms and what is said of each."""
+    """A list of terms and their descriptions."""
     return element("dl", *(join(element("dt", term), element("dd", said)) for term, said in pairs))
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Child]], *, numbers: Iterable[int] = ()) -> Html:
-    """A table whose rows are named by their first cell; `numbers` are the columns to be aligned as such.
+    """A table whose rows are named by their first cell; `numbers` are the columns aligned as numbers.
 
     What is too wide for the window scrolls, with the keyboard too.
     """

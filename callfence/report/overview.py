@@ -21,11 +21,11 @@ _RISK = {
     Level.WARNING: "It allows what few programs need.",
     Level.NOTE: "Nothing grave: there are notes to read.",
 }
-"""By the gravest finding."""
+"""By the most dangerous finding."""
 
 
 def verdict(report: Report) -> Html:
-    """Three answers, each in a box: what changed, how dangerous it is, how sure one may be."""
+    """Three boxes: what changed, how dangerous it is, how complete the policy is."""
     boxes = [_risk(report), _sure(report), _policy(report)]
     if report.against is not None:
         boxes.insert(0, _change(report))
@@ -97,7 +97,7 @@ def _policy(report: Report) -> Html:
 
 
 def findings(report: Report) -> Html:
-    """All of them, the gravest first; those that are accepted at the end."""
+    """All findings, the most dangerous first, accepted ones last."""
     if not report.findings:
         return element("p", "Nothing of the catalogue of dangerous grants is allowed.")
     ordered = sorted(report.findings, key=lambda finding: bool(finding.accepted))
@@ -129,7 +129,7 @@ def anchor(arch: str, name: str) -> str:
 
 
 def unexercised(report: Report) -> Html:
-    """What no run did."""
+    """What was not exercised in any run."""
     found = [str(one) for one in report.sure.unseen]
     found += sorted({f"not observed: {gap}" for run in report.recording.runs for gap in run.gaps})
     if not found:

@@ -1,4 +1,4 @@
-"""A report as one HTML file: no script, nothing from elsewhere, the same bytes for the same report."""
+"""A report as one HTML file: no script, no external resource, the same bytes for the same report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from callfence.report.content import Report
 
 _FORBIDDEN: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""Content-Security-Policy: were anything of the program's to get through unescaped, it could neither run nor load."""
+"""Content-Security-Policy: even if a string of the program got into the page unescaped, it could not run or load anything."""
 
 
 def page(report: Report) -> str:

@@ -21,7 +21,7 @@ _UNKNOWN = "Not known what first started these:"
 
 
 def tree(report: Report) -> Html:
-    """Below what a run began with stands what it started, and so on; last, those of which that is not known."""
+    """The tree of executables: each above those that it started; last, those whose starter is not known."""
     if not report.programs:
         return element("p", "There is no recording, so it is not known which executables ran.")
     note = "Below an executable stand those that it started: those that it became, and those that its child processes became."
@@ -39,13 +39,13 @@ def tree(report: Report) -> Html:
 
 
 def _nested(tops: Sequence[Executable], started: Mapping[str, Sequence[Executable]], shown: dict[str, int]) -> Html:
-    """What an executable started stands where that is nearest to the top; its other lines are linked to that one.
+    """What an executable started is listed at its line nearest to the top; its other lines link to that one.
 
     `shown` are those that have their place, numbered.  No recursion: a chain of them may be longer than Python's stack.
     """
     lines = [(one, -1) for one in tops]
     places = set()
-    for at, (one, _) in enumerate(lines):  # which become more meanwhile
+    for at, (one, _) in enumerate(lines):  # the list grows in the loop
         if one.executable not in shown:
             shown[one.executable] = len(shown)
             places.add(at)
@@ -95,14 +95,14 @@ def _arch(call: tuple[int, int]) -> str:
 
 
 def _short_names(paths: Sequence[str]) -> list[str]:
-    """The last part of each path where it tells them apart, else the whole of it."""
+    """The last part of each path if it is unique, else the whole path."""
     last = [path.rpartition("/")[2] or path for path in paths]
     often = Counter(last)
     return [path if often[name] > 1 else name for path, name in zip(paths, last, strict=True)]
 
 
 def _cell(count: int, greatest: int) -> Html:
-    """Its shade is by the number of digits: the greatest has the last one."""
+    """The shade of a count, by its number of digits; the greatest count has the last shade."""
     if not count:
         return element("span", "0", class_="none")
     shade = -(-len(str(count)) * _SHADES // len(str(greatest)))

@@ -1,4 +1,4 @@
-"""The rules of a policy, each with what stands behind it."""
+"""The rules of a policy, each with the calls that led to it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHORT = {
 
 
 def rules(report: Report) -> Html:
-    """All of them, by architecture and call; each unfolds."""
+    """All rules, by architecture and call; each can be unfolded."""
     parts = []
     for arch, of_arch in groupby(report.rules, key=lambda one: one.arch):
         parts.append(element("h3", "Architecture ", code(arch)))

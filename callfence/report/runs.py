@@ -1,4 +1,4 @@
-"""How sure: the runs, what each of them brought, and the estimates."""
+"""How complete the policy is: the runs, what was new in each, and the estimates."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from policygen.recording.runs import Run
 
 _MANY_LABELS = 12
-"""Runs that the axis has room to number."""
+"""The most runs that the axis numbers."""
 _MANY_RUNS = 20
-"""A longer table is folded."""
+"""Rows; a longer table is folded."""
 
 
 def how_sure(report: Report) -> Html:
@@ -68,7 +68,7 @@ def _estimates(report: Report) -> Html:
 
 
 def _curves(report: Report) -> list[Html]:
-    """Over runs, and over time if there was any between them."""
+    """The curves over runs, and over time if the runs are not simultaneous."""
     runs, steps = report.recording.runs, report.discovery.steps
     last = len(runs) - 1
     jumps = [f"run {index + 1}: {step.total}" for index, step in enumerate(steps) if step.new]
@@ -92,7 +92,7 @@ def _curves(report: Report) -> list[Html]:
 
 
 def _runs(report: Report) -> Html:
-    """The alternative to the curves, and more."""
+    """The data of the curves as a table, for readers who cannot see them."""
     rows = []
     for number, (run, step, calls) in enumerate(
         zip(report.recording.runs, report.discovery.steps, calls_of(report), strict=True), 1
@@ -113,7 +113,7 @@ def _runs(report: Report) -> Html:
 
 
 def _time(run: Run) -> str:
-    """To the second, as the recording has it."""
+    """A time of the recording, to the second."""
     return datetime.fromtimestamp(run.started // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 

@@ -19,14 +19,14 @@ def end_like(status: int | None) -> NoReturn:
     None (there is no status: we let go of the program) exits with 0.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, AttributeError):  # its reader is gone; it was closed when we were started
+        with contextlib.suppress(OSError, AttributeError):  # its reader has gone, or it was closed when we were started
             stream.flush()
     if status is None:
         os._exit(0)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         _die_of(-code)
-        code = 128 - code  # as a shell says it, where we can't die of it: pid 1 of a namespace is spared
+        code = 128 - code  # the shell's status, if the signal does not kill us: pid 1 of a namespace is immune
     os._exit(code)
 
 
@@ -34,7 +34,7 @@ def _die_of(signum: int) -> None:
     # The limit alone does not keep a core from a program that core_pattern pipes to (core(5)).
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    with contextlib.suppress(OSError):  # SIGKILL and SIGSTOP, and 32 and 33, which glibc keeps to itself
+    with contextlib.suppress(OSError):  # SIGKILL and SIGSTOP, and 32 and 33, which glibc reserves
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
     os.kill(os.getpid(), signum)
@@ -42,7 +42,7 @@ def _die_of(signum: int) -> None:
 
 def fail(message: str, status: int) -> NoReturn:
     """Exit with the status, once the message is on standard error."""
-    with contextlib.suppress(OSError, AttributeError):  # no room; closed when we were started
+    with contextlib.suppress(OSError, AttributeError):  # a full disk, or closed when we were started
         sys.stdout.flush()
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()

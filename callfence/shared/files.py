@@ -29,6 +29,6 @@ def output(name: str) -> str | None:
 
 
 def locked(policy: Path) -> AbstractContextManager[None]:
-    """Keeps learn, which holds this lock while it writes the policy, waiting; there is none where it never ran."""
+    """Makes learn wait, which holds this lock while it writes the policy; no lock where learn never ran."""
     recording = recording_path(policy)
     return atomic.locked(recording) if recording.parent.is_dir() else nullcontext()

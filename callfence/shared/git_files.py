@@ -13,7 +13,7 @@ from tracer.errors import UserError
 def document_at(revision: str, name: str) -> Document:
     """The policy in a file as of a revision, with the files that it includes as of then.  Raises UserError.
 
-    A relative `name` is so to the current folder.  A file that is not there then is an empty policy.
+    A relative `name` is relative to the current folder.  A file that the revision does not have is an empty policy.
     """
     if revision.startswith("-"):
         raise UserError(f"{revision} is no revision")

@@ -1,4 +1,4 @@
-"""The files that the commands which judge policies are given."""
+"""Reading the files given to commands that judge policies, and reporting what is wrong with them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def content(name: str, limit: int = MAX_SIZE) -> bytes:
 
 
 def document(name: str, data: bytes | None = None) -> Document:
-    """The policy in a file, whose content may be read already; or what a container profile (JSON) says, with a word about
+    """The policy in a file, whose content may be read already; or what a container profile (JSON) says, with a line about
     that on standard error.  Raises UserError."""
     if data is None:
         data = content(name)
@@ -64,14 +64,14 @@ def program(name: str, data: bytes | None = None) -> bytes:
 
 
 def is_program(data: bytes) -> bool:
-    """Whether a file's content is meant to be a filter: no policy has NULs, and every filter has."""
+    """Whether a file's content is a filter: every filter has NULs, no policy does."""
     return b"\0" in data
 
 
 def judged(command: str, work: Callable[[], int]) -> int:
     """The exit status of a command: 2, and the reason on standard error, for bad input.
 
-    A reader of its output that has gone (`callfence diff A B | head`) ends it without a word, by SIGPIPE."""
+    If the reader of its output has gone (`callfence diff A B | head`), SIGPIPE ends it without a message."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         return work()
@@ -86,5 +86,5 @@ def judged(command: str, work: Callable[[], int]) -> int:
 
 
 def tell(message: str) -> None:
-    """On standard error; what it quotes of a file must not drive the reader's terminal."""
+    """Print on standard error, without control characters that a quoted file may contain."""
     print("\n".join(map(printable, message.split("\n"))), file=sys.stderr)

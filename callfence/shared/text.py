@@ -1,4 +1,4 @@
-"""What several commands print alike."""
+"""Text that several commands print."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["command_line", "on_one_line", "plural", "printable"]
 
 
 def command_line(words: Sequence[str]) -> str:
-    """As one would type it."""
+    """The words as a shell command."""
     return " ".join(map(word, words))
 
 
 def on_one_line(arch: Arch, number: int, entry: Entry) -> str:
-    """The entry as the policy language has it, its alternatives side by side."""
+    """The entry in the policy language, on one line."""
     return " ".join(map(str.strip, format_entry(arch, number, entry).splitlines()))
 
 
