@@ -53,11 +53,15 @@ def _settings() -> dict[str, str]:
     ours = "callfence" if shutil.which("callfence") else f"{shlex.quote(sys.executable)} -m callfence"
     # Called with: path, old file, its hash, its mode, new file ... (git(1), GIT_EXTERNAL_DIFF).  A version that is no
     # policy, or one whose includes are not beside it in git's temporary folder, is shown by lines.
-    script = f'echo "policy $1"; {ours} diff "$2" "$5" 2>/dev/null || diff -u "$2" "$5" || :'
+    # Names are arguments, after `--`: one may begin with `-`, or have control characters.
+    script = (
+        'printf "policy %s\\n" "$(printf %s "$1" | tr -d "[:cntrl:]")"; '
+        f'{ours} diff -- "$2" "$5" 2>/dev/null || diff -u -- "$2" "$5" || :'
+    )
     return {
         "diff.callfence.command": f"sh -c {shlex.quote(script)} --",
         "merge.callfence.name": "policies by meaning, recordings by run",
-        "merge.callfence.driver": f"{ours} merge --driver %O %A %B %P",
+        "merge.callfence.driver": f"{ours} merge --driver -- %O %A %B %P",
     }
 
 

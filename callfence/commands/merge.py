@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.shared.inputs import judged
-from policygen.language.document import Document, PolicyError, parse, parse_file, read_text
+from callfence.shared.inputs import judged, tell
+from policygen.language.document import Document, PolicyError, parse, read_text
 from policygen.language.lexer import decode
 from policygen.merging.markers import with_markers
 from policygen.merging.threeway import merge_documents
@@ -17,6 +16,7 @@ from policygen.merging.unite import unite
 from policygen.recording import atomic, recording_file
 from policygen.recording.runs import merge
 from policygen.sets.join import JoinError
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _fold(output: Path, inputs: list[Path]) -> int:
-    """Raises JoinError, PolicyError, RecordingError, OSError; nothing is written then."""
+    """Raises UserError, JoinError, PolicyError, RecordingError, OSError; nothing is written then."""
     recordings = output.suffix == ".rec"
     files = [file for given in inputs for file in _files(given, ".rec" if recordings else ".policy")]
     if not files:
@@ -63,14 +63,21 @@ def _fold(output: Path, inputs: list[Path]) -> int:
     if recordings:
         recording_file.save(output, recording_file.load_all(files))
         return 0
-    whole = parse_file(files[0]).inlined()
+    whole = _policy(files[0])
     for file in files[1:]:
         try:
-            whole = unite(whole, parse_file(file).inlined())
+            whole = unite(whole, _policy(file))
         except JoinError as error:
             raise JoinError(f"{file} and those before it: {error}") from None
     atomic.write(output, whole.text().encode())
     return 0
+
+
+def _policy(file: Path) -> Document:
+    text = read_text(str(file))
+    if recording_file.is_recording(text.encode()):
+        raise UserError(f"{file} is a recording: recordings are merged into a recording, with -o NAME.rec")
+    return parse(text, str(file), read=read_text).inlined()
 
 
 def _files(given: Path, suffix: str) -> Iterator[Path]:
@@ -87,19 +94,19 @@ def _drive(inputs: list[Path]) -> int:
     base, ours, theirs = inputs[:3]
     name = inputs[3] if len(inputs) > 3 else ours
     contents = [path.read_bytes() for path in (base, ours, theirs)]
-    if contents[1].startswith(b'{"callfence recording"'):
+    if recording_file.is_recording(contents[1]):
         recording_file.save(ours, merge(*(recording_file.parse(content, str(name)) for content in contents[1:])))
         return 0
     try:
         documents = [_parsed(content, name, path) for content, path in zip(contents, (base, ours, theirs), strict=True)]
     except PolicyError as error:
-        print(error, file=sys.stderr)
+        tell(str(error))
         return _merge_lines(name, base, ours, theirs)
     merged, conflicts = merge_documents(*documents)
     text = with_markers(merged, conflicts)
     atomic.write(ours, text.encode())
     for conflict in conflicts:
-        print(f"{name}: conflict in {conflict.name}: {conflict.why}", file=sys.stderr)
+        tell(f"{name}: conflict in {conflict.name}: {conflict.why}")
     return int(bool(conflicts))
 
 
@@ -116,6 +123,6 @@ def _parsed(content: bytes, name: Path, path: Path) -> Document:
 
 def _merge_lines(name: Path, base: Path, ours: Path, theirs: Path) -> int:
     """Merge the lines of versions that cannot be read; the status makes git ask for a review."""
-    print(f"callfence merge: {name}: a version cannot be read, so lines are merged, not meanings", file=sys.stderr)
-    subprocess.run(["git", "merge-file", str(ours), str(base), str(theirs)], check=False)
+    tell(f"callfence merge: {name}: a version cannot be read, so lines are merged, not meanings")
+    subprocess.run(["git", "merge-file", "--", str(ours), str(base), str(theirs)], check=False)
     return 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from callfence.judging.sites import columns_of, site_lines, widened
 from callfence.judging.symbols import Site, Symbols
 from callfence.shared.files import recording_path
-from callfence.shared.inputs import judged
+from callfence.shared.inputs import judged, tell
 from callfence.shared.text import command_line, on_one_line, plural, printable
 from enforcer.reporting.advice import advise
 from enforcer.text import file_word
@@ -76,7 +75,7 @@ def _why(options: argparse.Namespace) -> int:
 def _recording(options: argparse.Namespace) -> Recording:
     path = options.recording or recording_path(options.policy)
     if options.recording is None and not path.exists():
-        print(f"callfence why: no recording is at {path}: nothing is known of what was seen", file=sys.stderr)
+        tell(f"callfence why: {path}: there is no recording, so nothing is known of what was seen")
         return Recording()
     return recording_file.load(path)
 
@@ -97,20 +96,16 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         for one in provenance(document, recording, arch, number)
     ]
     if not found:
-        print(f"{name or options.policy}: no entry, so the default: {format_action(policy.default)}")
+        _say(f"{name or options.policy}: no entry, so the default: {format_action(policy.default)}")
         return 1
     arch = None
     symbols = Symbols()
     for one in found:
         if len(policy.entries) > 1 and one.arch is not arch:
             arch = one.arch
-            print(f"arch {arch}\n")
-        print("\n".join(_lines(one, recording, symbols)))
-        print()
-    for line in _runs(found, recording):
-        print(line)
-    for line in symbols.problems():
-        print(printable(line))
+            _say(f"arch {arch}", "")
+        _say(*_lines(one, recording, symbols), "")
+    _say(*_runs(found, recording), *symbols.problems())
     return 0
 
 
@@ -149,30 +144,30 @@ def _denial(path: Path, document: Document, event: Event) -> int:
     arch = Arch.from_audit(event.arch)
     assert arch is not None
     found = explain(policy, event)
-    print(f"{format_call(event)}\n  the policy says: {format_action(found.action)}")
+    _say(format_call(event), f"  the policy says: {format_action(found.action)}")
     if arch not in policy.entries:
-        print(f"  it has no section `arch {arch}`")
+        _say(f"  it has no section `arch {arch}`")
     elif found.entry is None:
-        print("  it has no entry for the call, so this is its default")
+        _say("  it has no entry for the call, so this is its default")
     elif found.nearest is None or not found.failing:
-        print(f"  its entry says so: {on_one_line(arch, event.number, found.entry)}")
+        _say(f"  its entry says so: {on_one_line(arch, event.number, found.entry)}")
     else:
-        print(f"  nearest rule: {on_one_line(arch, event.number, Entry(found.nearest, found.entry.action))}")
+        _say(f"  nearest rule: {on_one_line(arch, event.number, Entry(found.nearest, found.entry.action))}")
         known = determined(conjuncts(found.nearest), ())
         for part in found.failing:
             index = first_argument(part)
             value = table(arch).by_number[event.number].arguments[index].name
-            print(f"  fails: {format_expression(arch, event.number, part, known)}, for {value} is {_value(event, index)}")
+            _say(f"  fails: {format_expression(arch, event.number, part, known)}, for {value} is {_value(event, index)}")
     if found.action.lets_run:
         return 0
     advice = advise(policy, str(path), event)
     if not advice.line:
-        print(f"  {printable(advice.what)}")
+        _say(f"  {advice.what}")
         return 1
     elsewhere = arch is not next(iter(policy.entries))
     line = _new_part(arch, event.number, found.entry, advice.line)
     option = ["--arch", str(arch)] * elsewhere
-    print(f"  to allow it: {command_line(['callfence', 'allow', *option])} {file_word(str(path))} {command_line([line])}")
+    _say(f"  to allow it: {command_line(['callfence', 'allow', *option])} {file_word(str(path))} {command_line([line])}")
     return 1
 
 
@@ -188,9 +183,8 @@ def _print_place(options: argparse.Namespace) -> None:
     if len(files) == 1:
         symbols = Symbols()
         if name := symbols.name(files.pop()):
-            print(f"  called at {printable(f'{site} ({name})')}")
-        for line in symbols.problems():
-            print(f"  {printable(line)}")
+            _say(f"  called at {site} ({name})")
+        _say(*(f"  {line}" for line in symbols.problems()))
 
 
 def _new_part(arch: Arch, number: int, present: Entry | None, line: str) -> str:
@@ -205,3 +199,9 @@ def _value(event: Event, index: int) -> str:
     """An argument as a report shows it."""
     shown = format_call(event).partition("(")[2].removesuffix(")").split(", ")
     return shown[index].partition("=")[2]
+
+
+def _say(*lines: str) -> None:
+    """Print lines; policies, recordings and reports may have control characters, and the terminal must not get them."""
+    for line in lines:
+        print(printable(line))

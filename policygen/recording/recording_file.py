@@ -48,6 +48,11 @@ class RecordingError(Exception):
         self.message = message
 
 
+def is_recording(data: bytes) -> bool:
+    """Whether a file whose content begins with these bytes is meant to be a recording."""
+    return data.startswith(b'{"%s"' % _MAGIC.encode())
+
+
 def load(path: Path) -> Recording:
     """The recording in a file.  Raises RecordingError, or OSError if it cannot be read."""
     return parse(path.read_bytes(), str(path))

@@ -252,3 +252,32 @@ def test_recordings_of_two_branches_merge(repository: Path) -> None:
 def test_sets_compared_here_do_differ() -> None:
     """`same` would be of no use if it found everything equal."""
     assert not same(BASE, BASE.replace("fd == 1", "fd == 2"))
+
+
+def test_recordings_are_not_merged_into_a_policy(tmp_path: Path) -> None:
+    for name in ("a.rec", "b.rec"):
+        recording_file.save(tmp_path / name, Recording((Run(name, 1, (), 0, True),)))
+    done = callfence(tmp_path, "merge", "-o", "out.policy", "a.rec", "b.rec")
+    assert done.returncode == 2
+    assert "a.rec is a recording: recordings are merged into a recording, with -o NAME.rec" in done.stderr
+    assert not (tmp_path / "out.policy").exists()
+
+
+@pytest.mark.parametrize("name", ["-o.policy", "a b'c.policy", "$(touch ran).policy"])
+def test_any_name_can_be_compared_and_merged(repository: Path, name: str) -> None:
+    (repository / name).write_text(parse(BASE).text())
+    commit(repository)
+    git(repository, "checkout", "-q", "-b", "theirs")
+    (repository / name).write_text(parse(BASE + "fsync: allow\n").text())
+    commit(repository)
+    git(repository, "checkout", "-q", "main")
+    (repository / name).write_text(parse(BASE + "fdatasync: allow\n").text())
+    shown = git(repository, "diff").stdout
+    assert f"policy {name}\n" in shown
+    assert "+ fdatasync: allow" in shown
+    commit(repository)
+    git(repository, "merge", "-q", "theirs")
+    text = (repository / name).read_text()
+    assert "fsync: allow" in text
+    assert "fdatasync: allow" in text
+    assert not (repository / "ran").exists()

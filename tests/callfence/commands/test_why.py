@@ -1,0 +1,33 @@
+"""`callfence why` prints nothing of a policy, a recording or a report as it is: it could drive the reader's terminal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from policygen.recording import recording_file
+from policygen.recording.observation import Observation
+from policygen.recording.runs import Recording, Run
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RED = "\x1b[31m"
+READ = table(Arch.X86_64).by_name["read"].number
+
+
+@pytest.mark.parametrize("about", [(), ("read",), (f"write(fd={RED}1) at libc.so.6+0x10",), (f"{RED}read",)])
+def test_nothing_is_printed_raw(tmp_path: Path, about: tuple[str, ...]) -> None:
+    policy = tmp_path / "it.policy"
+    policy.write_text("read: allow  # portable: as pread64\n")  # a policy itself may not have such characters
+    run = Run(RED, 1, (RED,), 0, True)
+    seen = Observation(Arch.X86_64.audit, READ, (3,), f"/bin/{RED}", (1,), f"/lib/{RED}+0x10", (3, 0, 0, 0, 0, 0))
+    recording_file.save(tmp_path / "it.rec", Recording((run,), (seen,)))
+    command = [sys.executable, "-m", "callfence", "why", "--recording", "it.rec", "it.policy", *about]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout + done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
