@@ -5,6 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from tracer.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -12,7 +14,7 @@ _EXCERPT = 100
 """Characters of a source line that a message shows; of a longer line, those around the column."""
 
 
-class PolicyError(Exception):
+class PolicyError(UserError):
     """A mistake in a policy's text.
 
     `str()` is the whole message, several lines: position and message, the source line, carets, and where there is

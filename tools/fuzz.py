@@ -18,7 +18,7 @@ import atheris
 with atheris.instrument_imports(include=["policygen", "tracer.abi", "json"]):
     from policygen import formats
     from policygen.filter import bpf, symbolic
-    from policygen.filter.compile import CompileError, compile_policy
+    from policygen.filter.compile import compile_policy
     from policygen.filter.lift import lift
     from policygen.language.document import PolicyError, new_document, parse
     from policygen.language.lexer import decode
@@ -27,6 +27,7 @@ with atheris.instrument_imports(include=["policygen", "tracer.abi", "json"]):
     from policygen.recording.runs import Recording, merge
     from policygen.sets import region
     from policygen.sets.algebra import Space, TooComplexError
+    from tracer.errors import CallfenceError
 
 ROOT = Path(__file__).parent.parent
 SLOWEST = 10
@@ -160,7 +161,7 @@ def seeds(target: str) -> list[bytes]:
     for one in policies:
         try:
             made.append(compile_policy(parse(one.read_text()).policy))
-        except CompileError as error:
+        except CallfenceError as error:
             print(f"fuzz: {one.name}: {error}", file=sys.stderr)
     return [*made, compile_policy(Policy({}))]
 

@@ -68,12 +68,13 @@ def _modules() -> Finding:
 
 
 def _libseccomp() -> Finding:
-    from policygen.filter.compile import CompileError, compile_policy
+    from policygen.filter.compile import compile_policy
     from policygen.language.document import parse
+    from tracer.errors import CallfenceError
 
     try:
         compile_policy(parse("read: fd == 0\n").policy)
-    except CompileError as error:
+    except CallfenceError as error:
         return Finding(False, "libseccomp compiles policies", str(error))
     return Finding(True, "libseccomp compiles policies, and what it writes is proved")
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from callfence.shared.inputs import document, judged, program
 from policygen.filter import bpf
-from policygen.filter.compile import CompileError, compile_policy
+from policygen.filter.compile import compile_policy
 from policygen.filter.lift import lift
 from policygen.filter.symbolic import UnsupportedError
 from policygen.language.document import new_document
 from policygen.sets.algebra import TooComplexError
-from tracer.errors import UserError
+from tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,7 +51,7 @@ def _policy(name: str, *, instructions: bool) -> int:
     shown = document(name)
     try:
         sys.stdout.write(bpf.disassemble(compile_policy(shown.policy)) + "\n" if instructions else shown.inlined().text())
-    except CompileError as error:
+    except CallfenceError as error:
         raise UserError(f"{name}: {error}") from error
     return 0
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from callfence.shared.inputs import content, document, is_program, judged, program
 from policygen.evaluate import evaluate
 from policygen.filter import bpf
-from policygen.filter.compile import CompileError, WrongFilterError, compile_policy
+from policygen.filter.compile import WrongFilterError, compile_policy
 from policygen.filter.lift import lift
 from policygen.filter.symbolic import UnsupportedError
 from policygen.filter.verify import reported, verify
 from policygen.language.naming import format_action, format_call
 from policygen.sets.algebra import TooComplexError
-from tracer.errors import UserError
+from tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
     from policygen.model import Policy
@@ -59,7 +59,7 @@ def _compiled(name: str, policy: Policy) -> int:
             lengths.append(len(compile_policy(policy, report=report)) // 8)
         except WrongFilterError as error:
             return _refuted(error.program, error.event, reported(policy) if report else policy)
-        except CompileError as error:
+        except CallfenceError as error:
             raise UserError(f"{name}: {error}") from error
     print(f"proved: the filter ({lengths[0]} instructions; {lengths[1]} with reports) is the policy, for every call")
     return 0

@@ -32,8 +32,9 @@ def compiled(path: str, variant: Variant) -> cache.Compiled:
         hint = "; `learn` writes one, -p names another" if isinstance(error, FileNotFoundError) else ""
         raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
     from policygen.errors import PolicyError
-    from policygen.filter.compile import CompileError, compile_policy
+    from policygen.filter.compile import compile_policy
     from policygen.filter.listener import expects_listener
+    from tracer.errors import CallfenceError
 
     def read(name: str) -> bytes:
         source.append((name, _read(name)))
@@ -54,7 +55,7 @@ def compiled(path: str, variant: Variant) -> cache.Compiled:
             filter_ = compile_policy(policy, report=variant == "report")
     except PolicyError as error:
         raise EnforceError(str(error)) from error
-    except CompileError as error:
+    except CallfenceError as error:
         raise EnforceError(f"{path}: {error}") from error
     made = cache.Compiled(filter_, str(policy.arm), source, expects_listener=expects_listener(policy), is_settled=is_settled)
     cache.store(made, variant)

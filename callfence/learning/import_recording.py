@@ -12,14 +12,12 @@ from callfence.learning.summary import size_of
 from callfence.shared.inputs import content
 from callfence.shared.text import plural, printable
 from policygen import formats
-from policygen.filter.compile import CompileError
-from policygen.filter.library import LibseccompError
 from policygen.formats import ImportFormatError
 from policygen.learning.generate import generate
 from policygen.learning.within import forbidden, generate_within
 from policygen.recording import recording_file
 from policygen.recording.runs import Recording, merge
-from tracer.errors import UserError
+from tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
     import argparse
@@ -77,7 +75,7 @@ def _generate(recording: Recording, existing: Document | None, name: str, option
             except ValueError as error:
                 raise UserError(f"{name}: {error}") from error
             baseline.print_forbidden(options.within, base, forbidden(recording.observations, base), sys.stderr)
-    except (CompileError, LibseccompError) as error:
+    except CallfenceError as error:
         raise UserError(str(error)) from error
     for gap in generated.gaps:
         print(f"callfence import: {options.file}: {gap}", file=sys.stderr)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.model import MAX_ERRNO, Action, ActionKind
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,7 +58,7 @@ _RET = {
 _KINDS = {ret: kind for kind, ret in _RET.items()}
 
 
-class InvalidProgramError(ValueError):
+class InvalidProgramError(UserError, ValueError):
     """The kernel would refuse the program with EINVAL."""
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
-from policygen.filter.library import LibseccompError
 from policygen.filter.libseccomp import Rule, generate
 from policygen.filter.verify import NOTIFY, reported, verify
 from policygen.language.naming import format_call
@@ -24,6 +23,7 @@ from policygen.model import KILL, Action, Entry, Policy
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, MAX_CUBES, TRUE, TooComplexError
 from tracer.abi import X32_BIT, Arch, table
+from tracer.errors import InternalError, UserError
 
 if TYPE_CHECKING:
     from policygen.filter.libseccomp import Comparison
@@ -34,12 +34,12 @@ _RET, _JA = bpf.RET | bpf.K, bpf.JMP | bpf.JA
 _JEQ, _JGT, _JGE = (bpf.JMP | jump | bpf.K for jump in (bpf.JEQ, bpf.JGT, bpf.JGE))
 
 
-class CompileError(Exception):
-    """The policy has no filter: it is too large, libseccomp is missing or failed, or what it wrote is wrong."""
+class CompileError(UserError):
+    """The policy has no filter: it is too large or too complex."""
 
 
-class WrongFilterError(CompileError):
-    """What libseccomp wrote is not the policy; nobody has used it."""
+class WrongFilterError(InternalError):
+    """libseccomp wrote a filter that is not the policy; the filter was discarded."""
 
     def __init__(self, program: bytes, event: Event) -> None:
         super().__init__(
@@ -51,10 +51,12 @@ class WrongFilterError(CompileError):
 
 
 def compile_policy(policy: Policy, *, report: bool = False) -> bytes:
-    """The policy's filter: struct sock_filter, 8 bytes each, host byte order, at most 4096 of them; proved equal to
-    the policy on every input.  CompileError if there is none.
+    """Return the policy's filter: struct sock_filter, 8 bytes each, host byte order, at most 4096 of them; proved equal to
+    the policy on every input.
 
-    With `report`, denials that the policy does not write are left to a supervisor: see `verify.reported`."""
+    Raises CompileError if the policy has none, MissingLibraryError without libseccomp, and LibseccompError or
+    WrongFilterError, which are internal errors, if libseccomp fails.  With `report`, a supervisor is asked about denials
+    that the policy does not write: see `verify.reported`."""
     meant, refused = (reported(policy), NOTIFY) if report else (policy, KILL)
     try:
         instructions = _program(meant, refused)
@@ -62,8 +64,6 @@ def compile_policy(policy: Policy, *, report: bool = False) -> bytes:
             raise CompileError(_too_large(meant, instructions))
         program = bpf.encode(instructions)
         wrong = verify(program, policy, report)
-    except LibseccompError as error:
-        raise CompileError(str(error)) from error
     except TooComplexError as error:
         raise CompileError(f"the filter is too complex to be proved: {error}") from error
     if wrong is not None:

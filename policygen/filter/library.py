@@ -7,18 +7,24 @@ from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
+from tracer.errors import InternalError, UserError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class LibseccompError(Exception):
-    """libseccomp is missing, refused the rules, died or did not come to an end."""
+class LibseccompError(InternalError):
+    """libseccomp refused the rules, crashed, or did not finish in time."""
+
+
+class MissingLibraryError(UserError):
+    """libseccomp or pyseccomp is not installed; `str()` says how to install it."""
 
 
 def require() -> None:
-    """LibseccompError if there is no libseccomp: for those who want to know before they need it.
+    """Raise MissingLibraryError unless libseccomp and pyseccomp can be found.
 
-    Looks whether all can be found, and leaves it to who needs pyseccomp to load it, which takes 8 ms."""
+    pyseccomp itself is not loaded, which would take 8 ms."""
     with _told():
         if PathFinder.find_spec("pyseccomp") is None:
             raise ImportError("No module named 'pyseccomp'")
@@ -26,7 +32,7 @@ def require() -> None:
 
 
 def pyseccomp() -> Any:
-    """The module.  Raises LibseccompError."""
+    """Return the module pyseccomp, loaded.  Raises MissingLibraryError."""
     from ctypes import util
 
     find = util.find_library
@@ -45,12 +51,12 @@ def _soname(name: str) -> str:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What is missing, and what to do about it, as a LibseccompError."""
+    """Turn an error of the import into a MissingLibraryError that says what to install."""
     try:
         yield
     except ImportError as error:
-        raise LibseccompError(f"pyseccomp is missing ({error}): pip install pyseccomp") from error
+        raise MissingLibraryError(f"pyseccomp is missing ({error}): pip install pyseccomp") from error
     except (RuntimeError, OSError) as error:  # it finds no shared library, or one that cannot be loaded
-        raise LibseccompError(
+        raise MissingLibraryError(
             f"libseccomp is missing ({error}): install the package libseccomp2 (Debian, Ubuntu) or libseccomp"
         ) from error

@@ -14,6 +14,7 @@ from policygen.filter import bpf
 from policygen.model import Action, ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ MAX_STATES = 100_000
 """A filter of libseccomp has about one for each instruction; one that counts along its paths has exponentially many."""
 
 
-class UnsupportedError(Exception):
+class UnsupportedError(UserError):
     """The program does what cannot be followed for all inputs."""
 
 

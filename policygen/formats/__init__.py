@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from tracer.abi import Arch
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
     from policygen.model import Policy
 
 
-class ExportError(Exception):
+class ExportError(UserError):
     """The policy has no such form, not even with losses.  `str()` is what to tell the user."""
 
 
-class ImportFormatError(Exception):
+class ImportFormatError(UserError):
     """A file that is not of the format.  `str()` is what to tell the user, position included."""
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
-from policygen.filter.compile import CompileError, compile_policy
+from policygen.filter.compile import compile_policy
 from policygen.filter.lift import lift
 from policygen.filter.symbolic import UnsupportedError
 from policygen.formats import Direction, Exported, ExportError, Imported, ImportFormatError, Loss
 from policygen.formats.lifted import imported
 from policygen.model import ActionKind, Arm
 from policygen.sets.algebra import TooComplexError
+from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     from policygen.formats import FormatOptions
@@ -43,7 +44,7 @@ def compiled(policy: Policy) -> bytes:
     """The policy's filter.  Raises ExportError."""
     try:
         return compile_policy(policy)
-    except CompileError as error:
+    except CallfenceError as error:
         raise ExportError(str(error)) from error
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from policygen.errors import did_you_mean
 from policygen.model import Condition, Operator
 from tracer.abi import Arch, Argument, Syscall, constants, table
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from tracer.abi.constants import Family
@@ -19,7 +20,7 @@ BITWISE = frozenset((Operator.IN, Operator.HAS, Operator.ANY, Operator.MASKED))
 ORDERINGS = frozenset((Operator.LT, Operator.LE, Operator.GT, Operator.GE))
 
 
-class OperandError(Exception):
+class OperandError(UserError):
     """A value that the argument cannot be compared with: what is wrong, and a hint or ''."""
 
     def __init__(self, message: str, hint: str = "") -> None:

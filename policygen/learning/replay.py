@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
 from tracer.abi import Event, Kind
+from tracer.errors import InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tracer.abi.table import Table
 
 
-class ReplayError(Exception):
+class ReplayError(InternalError):
     """The compiled filter denies what was observed: a bug of ours, never of the user."""
 
     def __init__(self, observation: Observation, event: Event, action: Action) -> None:

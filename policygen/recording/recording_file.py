@@ -24,9 +24,9 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from policygen.recording import atomic
-from policygen.recording.garbage import no_search
 from policygen.recording.observation import Observation
 from policygen.recording.runs import Recording, Run, WrongPlaceError, fold
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,7 +38,7 @@ _MANY = 4096
 """Lines that are read at once."""
 
 
-class RecordingError(Exception):
+class RecordingError(UserError):
     """A file that is not a recording, or no longer one.  `str()` is `file:line: message`."""
 
     def __init__(self, filename: str, line: int, message: str) -> None:
@@ -113,7 +113,6 @@ def text(recording: Recording) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-@no_search()
 def parse(data: bytes, filename: str) -> Recording:
     """The inverse of `text`.  Raises RecordingError, which names `filename` and the line."""
     lines = _decoded(data).split("\n")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from policygen.recording.garbage import no_search
 from policygen.recording.observation import Key, Observation, Registers, order
+from tracer.errors import InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -71,7 +71,6 @@ def merge(*recordings: Recording) -> Recording:
     return fold((run for recording in recordings for run in recording.runs), recordings)
 
 
-@no_search()
 def fold(runs: Iterable[Run], recordings: Iterable[Recording]) -> Recording:
     """`merge` of recordings that are taken one at a time, so that they need not be in memory together.
 
@@ -127,7 +126,7 @@ def _completeness(run: Run) -> tuple[object, ...]:
     return (run.complete, run.status is not None, run.status or 0, run.started, run.command, run.gaps, run.warm, run.executed)
 
 
-class WrongPlaceError(ValueError):
+class WrongPlaceError(InternalError, ValueError):
     """A run or an observation that cannot stand where it stands."""
 
     def __init__(self, index: int, *, is_run: bool) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tracer.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
@@ -22,12 +24,8 @@ Cube = tuple[int, int]
 """(care, value): the points that agree with `value` on the bits set in `care`.  Variable 0 is the highest bit."""
 
 
-class TooComplexError(Exception):
+class TooComplexError(UserError):
     """The functions asked for need more than `Space.limit` nodes: no answer, rather than a late one."""
-
-
-class _TooManyCubesError(Exception):
-    pass
 
 
 class Space:
@@ -232,13 +230,13 @@ class Space:
                 *((care | bit, value | bit) for care, value in cubes1),
             )
             if len(cubes) > limit or len(self._choices) > effort:
-                raise _TooManyCubesError
+                raise TooComplexError(f"more than {limit} cubes")
             found = known[least, most] = cubes, self.either(self._node(variable, union0, union1), union)
             return found
 
         try:
             return cover(region, region)[0]
-        except (TooComplexError, _TooManyCubesError):
+        except TooComplexError:
             return None
 
     def branches(self, function: int, variable: int) -> tuple[int, int]:

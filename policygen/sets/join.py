@@ -11,12 +11,13 @@ from policygen.sets.algebra import FALSE, TRUE, TooComplexError
 from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth
 from tracer.abi import Arch, table
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from policygen.model import Action
 
 
-class JoinError(Exception):
+class JoinError(UserError):
     """Two entries that no entry can stand for; `str()` says why."""
 
 

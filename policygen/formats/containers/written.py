@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from policygen.filter import bpf, symbolic
-from policygen.filter.library import LibseccompError
 from policygen.filter.libseccomp import Rule as Given
 from policygen.filter.libseccomp import generate
 from policygen.formats import Addition, Direction, ExportError, FormatOptions, Loss
@@ -26,6 +25,7 @@ from policygen.sets import region
 from policygen.sets.algebra import TRUE, TooComplexError
 from policygen.sets.compare import answers
 from tracer.abi import Arch, table
+from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -214,10 +214,10 @@ def _miscompiled(profile: Profile, arch: Arch, policy: Policy) -> list[str]:
             here = (bpf.WORD << 480 | bpf.WORD << 448, arch.audit << 480 | number << 448)
             if space.fixed(made, here) != space.fixed(meant, here):
                 found.append(table(arch).by_number[number].name)
-    except LibseccompError as error:
-        raise ExportError(str(error)) from error
     except TooComplexError as error:
         raise ExportError(f"too complex to be proved: {error}") from error
+    except CallfenceError as error:
+        raise ExportError(str(error)) from error
     return found
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from policygen.formats.logs.strace_values import UnnamedError, integer, split, value
 from tracer.abi import Arch, Event, table
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ _MULTIPLEXED = re.compile(
 """What strace prints on i386 for socketcall and ipc too, whose only register of interest it does not print then."""
 
 
-class SyntaxProblem(Exception):
+class SyntaxProblem(UserError):
     """Not how strace prints a call.  `place` is an index into the text."""
 
     def __init__(self, place: int, message: str) -> None:
@@ -46,7 +47,7 @@ class SyntaxProblem(Exception):
         self.place = place
 
 
-class UnreadableError(Exception):
+class UnreadableError(UserError):
     """A call of which too little is known for an observation; `str()` says what, and is the same for calls alike."""
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tracer.abi import Arch, constants
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,7 @@ _OTHER_NAMES = {
 """What strace calls values that go by another name, or none, in our tables."""
 
 
-class UnnamedError(Exception):
+class UnnamedError(UserError):
     """A value that is printed as something that has no value in our tables; `str()` is it."""
 
 

@@ -19,7 +19,7 @@ from probe import Probe
 from policygen.evaluate import evaluate
 from policygen.filter import bpf, library, libseccomp
 from policygen.filter import compile as compiler
-from policygen.filter.compile import CompileError, compile_policy
+from policygen.filter.compile import CompileError, WrongFilterError, compile_policy
 from policygen.filter.verify import reported, verify
 from policygen.language.document import parse
 from policygen.model import (
@@ -459,7 +459,7 @@ def test_what_libseccomp_gets_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch)
         return libseccomp.generate(default, changed)
 
     monkeypatch.setattr(compiler, "generate", wrong)
-    with pytest.raises(CompileError, match=r"libseccomp wrote a wrong filter .* read\(.* with allow"):
+    with pytest.raises(WrongFilterError, match=r"libseccomp wrote a wrong filter .* read\(.* with allow"):
         compile_policy(parse("callfence 1\nwrite: fd == 1\n").policy)
 
 
@@ -480,11 +480,12 @@ def without(name, *arguments, **options):
         raise OSError(f"{name}: cannot open shared object file: No such file or directory")
     return load(name, *arguments, **options)
 ctypes.CDLL = without
-from policygen.filter.compile import CompileError, compile_policy
+from policygen.filter.compile import compile_policy
+from policygen.filter.library import MissingLibraryError
 from policygen.language.document import parse
 try:
     compile_policy(parse("callfence 1\\nread: allow\\n").policy)
-except CompileError as error:
+except MissingLibraryError as error:
     print(error)
 """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
