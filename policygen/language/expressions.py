@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
-from policygen.language.operands import BITWISE, ORDERINGS, OperandError, Operands, parse_integer, pattern, trivial
-from policygen.model import And, Condition, Expression, Not, Operator, Or, alternatives, conjuncts
+from policygen.language.operands import ORDERINGS, OperandError, Operands, parse_integer, pattern, trivial
+from policygen.model import BITWISE, And, Condition, Expression, Not, Operator, Or, alternatives, conjuncts
 
 if TYPE_CHECKING:
     from policygen.language.cursor import Cursor

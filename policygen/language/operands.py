@@ -8,15 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
-from policygen.model import Condition, Operator
+from policygen.model import BITWISE, Condition, Operator
 from tracer.abi import Arch, Argument, Syscall, constants, table
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from tracer.abi.constants import Family
 
-BITWISE = frozenset((Operator.IN, Operator.HAS, Operator.ANY, Operator.MASKED))
-"""Compare patterns of bits, which have no sign."""
 ORDERINGS = frozenset((Operator.LT, Operator.LE, Operator.GT, Operator.GE))
 
 

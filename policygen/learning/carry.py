@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import holds
-from policygen.language.operands import BITWISE, ORDERINGS
-from policygen.model import And, Condition, Operator
+from policygen.language.operands import ORDERINGS
+from policygen.model import BITWISE, And, Condition, Operator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

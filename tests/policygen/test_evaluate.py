@@ -168,8 +168,10 @@ def test_each_operator_at_each_width(data: st.DataObject) -> None:
     number = argument.value(value)
     bitwise = operator in (Operator.IN, Operator.HAS, Operator.ANY, Operator.MASKED)
     mask = data.draw(near | st.just(value)) | value
-    values = (number,) if operator is Operator.ONE_OF else ()
-    condition = Condition(0, operator, value if bitwise else number, mask if operator is Operator.MASKED else 0, values)
+    if operator is Operator.ONE_OF:
+        condition = Condition(0, operator, values=(number,))
+    else:
+        condition = Condition(0, operator, value if bitwise else number, mask if operator is Operator.MASKED else 0)
     low = data.draw(st.sampled_from([value, value ^ 1, value - 1, value + 1, value | 1]) | near) & argument.mask
     register = (low | data.draw(st.integers(0, WORD)) << width) & WORD
     assert holds(condition, (argument,), (register,)) == _spelt_out(condition, argument, register)

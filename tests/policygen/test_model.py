@@ -70,3 +70,39 @@ def test_the_parts_of_an_expression(
 ) -> None:
     assert alternatives(expression) == either
     assert conjuncts(expression) == together
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((6, Operator.EQ), "no argument 6"),
+        ((-1, Operator.EQ), "no argument -1"),
+        ((0, Operator.EQ, 1 << 64), "64 bits"),
+        ((0, Operator.EQ, -(1 << 63) - 1), "64 bits"),
+        ((0, Operator.IN, -1), "negative"),
+        ((0, Operator.HAS, -1), "negative"),
+        ((0, Operator.ANY, -1), "negative"),
+        ((0, Operator.MASKED, -1, 1), "negative"),
+        ((0, Operator.MASKED, 1, -1), "negative"),
+        ((0, Operator.MASKED, 1, 1 << 64), "64 bits"),
+        ((0, Operator.IN, 1, 1), "no mask"),
+        ((0, Operator.EQ, 0, 0, (1, 2)), "several values"),
+        ((0, Operator.ONE_OF), "at least one"),
+        ((0, Operator.ONE_OF, 1, 0, (1, 2)), "no other"),
+        ((0, Operator.ONE_OF, 0, 0, (2, 1)), "not ascending"),
+        ((0, Operator.ONE_OF, 0, 0, (1, 1)), "not ascending"),
+        ((0, Operator.ONE_OF, 0, 0, (-(1 << 63) - 1, 1)), "64 bits"),
+        ((0, Operator.ONE_OF, 0, 0, (1, 1 << 64)), "64 bits"),
+        ((0, Operator.ONE_OF, 0, 1, (1, 2)), "no mask"),
+    ],
+)
+def test_what_no_condition_can_be(arguments: tuple[int, Operator], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Condition(*arguments)
+
+
+def test_the_least_and_the_greatest_conditions() -> None:
+    Condition(5, Operator.EQ, (1 << 64) - 1)
+    Condition(0, Operator.GE, -(1 << 63))
+    Condition(0, Operator.MASKED, (1 << 64) - 1, (1 << 64) - 1)
+    Condition(0, Operator.ONE_OF, values=(-(1 << 63), -1, 0, (1 << 64) - 1))

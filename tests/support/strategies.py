@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from policygen.language.operands import BITWISE, operands
+from policygen.language.operands import operands
 from policygen.model import (
     ALLOW,
+    BITWISE,
     Action,
     ActionKind,
     Always,

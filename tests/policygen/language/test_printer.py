@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from policygen.evaluate import evaluate
 from policygen.language.document import Document, parse
 from policygen.language.normal import normal
-from policygen.language.operands import BITWISE, operands
-from policygen.model import And, Condition, Entry, Expression, Operator, Or, Policy
+from policygen.language.operands import operands
+from policygen.model import BITWISE, And, Condition, Entry, Expression, Operator, Or, Policy
 from tracer.abi import Arch, table
 
 slow = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
