@@ -22,7 +22,7 @@ CONTAINERS = Path("/usr/share/containers/seccomp.json")
 """The profile of podman, buildah and CRI-O, kept in step with Docker's (Debian: golang-github-containers-common)."""
 
 Alternatives = tuple[tuple[tuple[int, int, int], ...], ...]
-"""As `libseccomp.Rule.alternatives`: joined by OR, each (index, mask, value) joined by AND; ((),) always holds."""
+"""As `libseccomp.LibseccompRule.alternatives`: joined by OR, each (index, mask, value) joined by AND; ((),) always holds."""
 Rules = dict[int, tuple[int, Alternatives]]
 """Number -> return value (32 bits) where one of the alternatives holds."""
 

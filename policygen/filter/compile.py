@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
-from policygen.filter.libseccomp import Rule, generate
+from policygen.filter.libseccomp import LibseccompRule, generate
 from policygen.filter.verify import NOTIFY, reported, verify
 from policygen.language.naming import format_call
 from policygen.model import KILL, Action, Entry, Policy
@@ -26,7 +26,7 @@ from tracer.abi import X32_BIT, Arch, table
 from tracer.errors import InternalError, UserError
 
 if TYPE_CHECKING:
-    from policygen.filter.libseccomp import Comparison
+    from policygen.filter.libseccomp import MaskedEquality
     from tracer.abi import Event
 
 _LOAD = bpf.LD | bpf.ABS
@@ -89,11 +89,11 @@ def _program(policy: Policy, refused: Action) -> list[Instruction]:
 
 def _section(policy: Policy, arch: Arch, refused: Action) -> list[Instruction]:
     """The filter for calls of one architecture."""
-    bases: dict[Action, list[Rule]] = {policy.default: []}
+    bases: dict[Action, list[LibseccompRule]] = {policy.default: []}
     for number, entry in sorted(policy.entries[arch].items()):
         plan = _plan(policy, arch, number, entry)
         if plan.base != plan.answer:
-            bases.setdefault(plan.base, []).append(Rule(number, bpf.ret(plan.answer), plan.alternatives))
+            bases.setdefault(plan.base, []).append(LibseccompRule(number, bpf.ret(plan.answer), plan.alternatives))
     programs = [generate(bpf.ret(base), rules) for base, rules in bases.items()]
     numbers = [[rule.number for rule in rules] for rules in bases.values()]
     dispatch: list[Instruction] = []
@@ -127,7 +127,7 @@ class _Plan(NamedTuple):
     base: Action
     answer: Action
     """What the rules return."""
-    alternatives: tuple[tuple[Comparison, ...], ...]
+    alternatives: tuple[tuple[MaskedEquality, ...], ...]
 
 
 def _plan(policy: Policy, arch: Arch, number: int, entry: Entry) -> _Plan:

@@ -31,21 +31,21 @@ _TREE_FROM = 8
 """From how many calls on its binary tree is better than its chain: measured, a call of 8 takes 4.5 instructions on
 average instead of 5.5, one of 100 takes 8.4 instead of 51.5, and the program is a fifth larger."""
 
-Comparison = tuple[int, int, int]
+MaskedEquality = tuple[int, int, int]
 """(index, mask, value): `argument & mask == value` over 64 bits."""
 
 
-class Rule(NamedTuple):
+class LibseccompRule(NamedTuple):
     """One call, what is returned for it, and when."""
 
     number: int
     ret: int
     """32-bit return value; differs from the program's default."""
-    alternatives: tuple[tuple[Comparison, ...], ...]
+    alternatives: tuple[tuple[MaskedEquality, ...], ...]
     """Joined by OR; each is comparisons joined by AND, at most one for an argument.  An empty one is always true."""
 
 
-def generate(default: int, rules: Sequence[Rule], seconds: float = SECONDS) -> list[Instruction]:
+def generate(default: int, rules: Sequence[LibseccompRule], seconds: float = SECONDS) -> list[Instruction]:
     """Instructions that return what the rules say, and `default` (32 bits) for every other call.
 
     They are entered with the number in the accumulator, once it is known that the architecture is the right one and

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from policygen.filter import bpf, symbolic
-from policygen.filter.libseccomp import Rule as Given
-from policygen.filter.libseccomp import generate
+from policygen.filter.libseccomp import LibseccompRule, generate
 from policygen.formats import Addition, Direction, ExportError, FormatOptions, Loss
 from policygen.formats.containers.meaning import SCMP, decisions, return_value
 from policygen.formats.containers.profile import Op, Profile, ProfileRule, RegisterComparison
@@ -196,7 +195,7 @@ def _miscompiled(profile: Profile, arch: Arch, policy: Policy) -> list[str]:
     """The calls to which libseccomp's filter answers otherwise than the profile means.  ExportError without a filter."""
     default = return_value(profile.default, profile.errno)
     given = [
-        Given(table(arch).by_name[name].number, return_value(rule.act, rule.errno), (_masked(rule),))
+        LibseccompRule(table(arch).by_name[name].number, return_value(rule.act, rule.errno), (_masked(rule),))
         for rule in profile.rules
         for name in rule.names
         if name in table(arch).by_name and return_value(rule.act, rule.errno) != default

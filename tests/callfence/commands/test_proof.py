@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from policygen.filter.compile import compile_policy
-from policygen.filter.libseccomp import Rule, generate
+from policygen.filter.libseccomp import LibseccompRule, generate
 from policygen.language.document import parse
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def test_a_counterexample_is_a_call_with_both_answers(folder: Path) -> None:
 
 def test_libseccomp_by_itself_is_refuted(folder: Path) -> None:
     """It compares all 64 bits, never numbers above the table, and leaves foreign architectures to the first jump."""
-    raw = b"".join(struct.pack("=HBBI", *one) for one in generate(0x80000000, [Rule(0, 0x7FFF0000, (((0, 2**64 - 1, 1),),))]))
+    rule = LibseccompRule(0, 0x7FFF0000, (((0, 2**64 - 1, 1),),))
+    raw = b"".join(struct.pack("=HBBI", *one) for one in generate(0x80000000, [rule]))
     start = struct.pack("=HBBI", 0x20, 0, 0, 0)
     (folder / "raw.bpf").write_bytes(start + raw)
     done = callfence(folder, "verify", "old.policy", "--bpf", "raw.bpf")

@@ -453,9 +453,9 @@ def test_a_call_that_does_not_exist() -> None:
 
 
 def test_what_libseccomp_gets_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(default: int, rules: list[libseccomp.Rule]) -> list[Instruction]:
+    def wrong(default: int, rules: list[libseccomp.LibseccompRule]) -> list[Instruction]:
         numbers = {1: 0}  # answers for `write` what was asked for `read`
-        changed = [libseccomp.Rule(numbers.get(r.number, r.number), r.ret, r.alternatives) for r in rules]
+        changed = [libseccomp.LibseccompRule(numbers.get(r.number, r.number), r.ret, r.alternatives) for r in rules]
         return libseccomp.generate(default, changed)
 
     monkeypatch.setattr(compiler, "generate", wrong)
@@ -512,7 +512,7 @@ def test_a_crash_is_told() -> None:
 
 
 def test_a_refusal_is_told() -> None:
-    rule = libseccomp.Rule(LSEEK, bpf.ret(ALLOW), (((0, FULL, 1), (0, FULL, 2)),))  # one argument twice
+    rule = libseccomp.LibseccompRule(LSEEK, bpf.ret(ALLOW), (((0, FULL, 1), (0, FULL, 2)),))  # one argument twice
     with pytest.raises(library.LibseccompError, match=r"refused the rules: .*Invalid argument"):
         libseccomp.generate(bpf.ret(KILL), [rule])
 
