@@ -1,7 +1,7 @@
-"""How sure one may be that a policy learned from some runs fits the next one.
+"""Estimates of how likely a policy learned from some runs fits the next one.
 
-Runs are taken as draws from all the ways in which the program is used.  If they were all alike (the same input each
-time), the estimate speaks of runs like these, and of no others.
+Runs are treated as random draws from all uses of the program.  If they were all alike (the same input each
+time), the estimate holds only for runs like these.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Unseen(StrEnum):
-    """What no run has exercised, as far as a recording can tell: it knows the calls, not their results."""
+    """What no run has exercised, as far as a recording knows: it has the calls, not their results."""
 
     SIGNAL = "no signal handler returned"
     SHUTDOWN = "no run was observed to its own exit: each was ended by a signal or not followed to the end"
@@ -28,26 +28,26 @@ class Unseen(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """What a recording's runs say about the next one."""
+    """Estimates from a recording's runs about the next run."""
 
     runs: int
     chance: float | None
-    """Estimated chance that one more run needs a rule that the others do not give: the share of the runs of which that
-    is true, seen from all others (Good and Turing's estimate, with runs for draws).  None for fewer than two runs, of
-    which nothing can be said.  What a warm run needs of the policy it ran with is not recorded, so that no rule
-    from before one counts as needed by a single run: the estimate is then that of the runs since."""
+    """Estimated chance that one more run needs a new rule: the share of the runs that need a rule which the other runs
+    do not give (Good and Turing's estimate, with runs as draws).  None for fewer than two runs.  A warm run does not
+    record which rules of its policy it needs, so a rule from before a warm run never counts as needed by a single
+    run: the estimate is then that of the runs since."""
     at_most: float | None
-    """With no such run, the chance that would still give that outcome one time in twenty: 1 - 0.05**(1/runs);
-    with warm runs, only those since the last new rule are counted."""
+    """If `chance` is 0: one more run needs something new in at most this share of cases (95 % confidence):
+    1 - 0.05**(1/runs).  With warm runs, only those since the last new rule are counted."""
     last_new: Run | None
-    """The run that brought the last rule, or part of one, that no earlier run gave."""
+    """The last run with a rule, or part of one, that no earlier run gave."""
     single: tuple[tuple[int, int], ...]
-    """The calls (arch, number) that have a rule seen in one run only, as far as is known; ascending."""
+    """The calls (arch, number) with a rule that only one run is known to need; ascending."""
     unseen: tuple[Unseen, ...]
 
 
 def confidence(recording: Recording, *, names_only: bool = False) -> Confidence:
-    """With `names_only`, for a policy that was learned so."""
+    """Return the estimates; `names_only`: for a policy learned with names of calls only."""
     runs = recording.runs
     lonely: set[int] = set()
     last, single = -1, set()

@@ -1,6 +1,6 @@
-"""How the rules of a policy were found, run after run, and what that says of those not found yet.
+"""How the rules of a policy were found, run after run, and estimates of the rules not found yet.
 
-The estimates take runs for draws, as `confidence` does, and a rule for a species that a run has or has not.
+The estimates treat runs as draws, as `confidence` does, and a rule as a species that a run has or lacks.
 """
 
 from __future__ import annotations
@@ -24,64 +24,64 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one run brought, the runs taken in their order."""
+    """What one run brought, in the order of the runs."""
 
     new: int
-    """Rules that no earlier run gave."""
+    """Number of rules that no earlier run gave."""
     wider: int
-    """Rules of earlier runs that this one made wider."""
+    """Number of rules of earlier runs that this run made wider."""
     total: int
-    """Rules that the runs up to this one give, without the floor."""
+    """Number of rules that the runs up to this one give, without the floor."""
     alone: bool | None
-    """Whether the other runs together, later ones too, would not give all that this one needs.  None where that is not
-    known: of a single run, and of runs before a warm one, which does not record what is allowed already."""
+    """Whether this run needs something that all other runs together, later ones too, do not give.  None if that is not
+    known: for a single run, and for runs before a warm one, which does not record what is already allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Of at least two runs, none of them warm but the first."""
+    """Estimates from at least two runs, none of them warm except the first."""
 
     once: int
-    """Rules that one run alone has given."""
+    """Number of rules that only one run gave."""
     expected: float
-    """How many new rules one more run brings, on average: once / runs (I. J. Good, Biometrika 40, 1953)."""
+    """Number of new rules that one more run brings, on average: once / runs (I. J. Good, Biometrika 40, 1953)."""
     unfound: float
-    """How many rules there are at least that no run has given yet: (m-1)/m * q1*(q1-1) / (2*(q2+1)), with m runs and
+    """Lower bound of the number of rules that no run has given yet: (m-1)/m * q1*(q1-1) / (2*(q2+1)), with m runs and
     q1, q2 rules that one, two of them gave (A. Chao, Biometrics 43, 1987; the bias-corrected form)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Growing:
-    """An argument, constrained to what was seen of it, of which a run in the later half still brought more."""
+    """A constrained argument with values that were first seen in the later half of the runs."""
 
     arch: Arch
     number: int
     index: int
-    """Which argument: 0-5."""
+    """Index of the argument: 0-5."""
     argument: Argument
-    """As the newest value means it."""
+    """The argument's meaning for the newest value."""
     first: int
-    """How many values, or bits of flags, the first run that made the call brought."""
+    """Number of values, or bits of flags, in the first run that made the call."""
     total: int
-    """How many there are by now."""
+    """Number of values, or bits of flags, in all runs."""
     newest: int
-    """The last one that was brought; the smallest of several."""
+    """The value that was first seen last; the smallest of several."""
     column: Column
-    """The run that brought it."""
+    """The run that first had it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
     steps: tuple[Step, ...]
-    """One for each run."""
+    """One step for each run."""
     estimate: Estimate | None
-    """None where the runs do not say enough for one."""
+    """None if the runs do not suffice for one."""
     growing: tuple[Growing, ...]
-    """By architecture, number and argument."""
+    """The arguments that still grow, by architecture, number and argument."""
 
 
 def discovery(recording: Recording, *, names_only: bool = False) -> Discovery:
-    """With `names_only`, for a policy that was learned so."""
+    """Return what each run brought, and the estimates; `names_only`: for a policy learned with names of calls only."""
     runs = len(recording.runs)
     start = known_from(recording.runs)
     found = needs(recording.observations, names_only=names_only)
@@ -126,8 +126,8 @@ def _growing(observations: Iterable[Observation], runs: int) -> Iterator[Growing
 
 
 def _values(observations: Iterable[Observation]) -> dict[tuple[int, int, int], dict[int, tuple[Column, Argument]]]:
-    """Of each constrained argument (AUDIT_ARCH_*, number, index): its values or bits, with the run that first brought
-    each, and what the argument means there."""
+    """Return, for each constrained argument (AUDIT_ARCH_*, number, index), its values or bits, each with the run that
+    first had it, and the argument's meaning there."""
     found: dict[tuple[int, int, int], dict[int, tuple[Column, Argument]]] = {}
     for observation in observations:
         arch, rule = Arch.from_audit(observation.arch), needed_by(observation)
@@ -144,7 +144,7 @@ def _values(observations: Iterable[Observation]) -> dict[tuple[int, int, int], d
 
 
 def _parts(element: Element) -> Iterator[int]:
-    """The values that an element holds: each bit of flags is one, and so is their field, or having no bit at all."""
+    """Yield the values of an element: each bit of flags is one, and so is their field, or the value without bits."""
     if isinstance(element, Flags):
         bits = element.bits & ~element.field
         yield from (1 << shift for shift in range(bits.bit_length()) if bits >> shift & 1)

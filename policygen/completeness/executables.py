@@ -1,4 +1,4 @@
-"""Which executables a recording has, and which of them started which."""
+"""The executables of a recording, and which of them started which."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class Executable:
 
     executable: str
     syscalls: Mapping[tuple[int, int], int]
-    """How often it made each call (AUDIT_ARCH_*, number), over all runs."""
+    """Number of its calls by (AUDIT_ARCH_*, number), over all runs."""
     runs: tuple[Column, ...]
-    """Those in which it ran."""
+    """The runs in which it ran."""
     is_first: bool
     """Whether a run began with it."""
     starters: tuple[str, ...]
-    """The executables that started it, ascending; itself may be one.  Empty, too, where nothing is known of it."""
+    """The executables that started it, ascending; it may be one itself.  Empty, too, if that is not known."""
 
     @property
     def calls(self) -> int:
-        """How many it made, over all runs.  A warm run counts only what was new then."""
+        """Number of its calls, over all runs.  A warm run counts only calls that were new then."""
         return sum(self.syscalls.values())
 
 
 def executables(recording: Recording) -> tuple[Executable, ...]:
-    """By executable."""
+    """Return the executables of all runs, by path."""
     syscalls: defaultdict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
     runs: defaultdict[str, set[Column]] = defaultdict(set)
     starters: defaultdict[str, set[str]] = defaultdict(set)

@@ -1,4 +1,4 @@
-"""The rules that the runs of a recording need, and which of them need which."""
+"""The rules that the runs of a recording need, and which runs need each."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Column = int
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A rule that all runs together give."""
+    """A rule learned from all runs together."""
 
     arch: int
     """AUDIT_ARCH_*."""
     number: int
     rules: Mapping[Column, Rule]
-    """How much of it each run gives, of those that give some; ascending by run."""
+    """The part of the rule that each run gives, for the runs that give some; ascending by run."""
 
     @property
     def columns(self) -> list[Column]:
@@ -37,7 +37,7 @@ class Need:
 
 
 def needs(observations: Iterable[Observation], *, names_only: bool = False) -> list[Need]:
-    """All of them, by their first observation.  Without the floor, which a policy has in any case."""
+    """Return all needs, in the order of their first observations.  Without the floor, which every policy has."""
     found: dict[tuple[int, int, tuple[object, ...]], dict[Column, Rule]] = {}
     for observation in observations:
         rule = needed_by(observation, names_only=names_only)
@@ -51,7 +51,7 @@ def needs(observations: Iterable[Observation], *, names_only: bool = False) -> l
 
 
 def needed_by(observation: Observation, *, names_only: bool = False) -> Rule | None:
-    """The rule that an observation needs; None for the floor."""
+    """Return the rule that an observation needs; None for the floor."""
     arch = Arch.from_audit(observation.arch)
     calls = table(arch) if arch else None
     if calls is None or observation.number not in calls.by_number:
@@ -62,12 +62,13 @@ def needed_by(observation: Observation, *, names_only: bool = False) -> Rule | N
 
 
 def known_from(runs: Sequence[Run]) -> Column:
-    """From this run on it is known that no later run needed the same: a warm run does not record what is allowed already."""
+    """Return the last warm run, or 0: of earlier runs it is not known whether a later run needs the same, since a warm run
+    does not record what is already allowed."""
     return max((column for column, run in enumerate(runs) if run.warm), default=0)
 
 
 def widened_by(need: Need) -> list[Column]:
-    """The runs that gave the rule, or more of it than those before them."""
+    """Return the runs that gave the rule, or made it wider than the runs before them."""
     first, *later = need.columns
     found, so_far = [first], need.rules[first]
     for column in later:
@@ -79,12 +80,12 @@ def widened_by(need: Need) -> list[Column]:
 
 
 def last_new(need: Need) -> Column:
-    """The last run that widened the rule, the runs taken in their order."""
+    """Return the last run, in their order, that widened the rule."""
     return widened_by(need)[-1]
 
 
 def needed(need: Need) -> list[Column]:
-    """The runs without which the rule would be missing, or narrower."""
+    """Return the runs that are needed for the rule: without one of them it would be missing, or narrower."""
     columns, rules = need.columns, need.rules
     if len(columns) == 1:
         return columns

@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 
 class ExportError(UserError):
-    """The policy has no such form, not even with losses.  `str()` is what to tell the user."""
+    """The policy cannot be written in the format, not even with losses.  `str()` is the message for the user."""
 
 
 class ImportFormatError(UserError):
-    """A file that is not of the format.  `str()` is what to tell the user, position included."""
+    """A file that is not of the format.  `str()` is the message for the user, with the position."""
 
 
 class Direction(StrEnum):
-    """How what is written (or read) relates to the policy (or the file) that it comes from."""
+    """How the result relates to the policy, or the file, that it comes from."""
 
     WIDER = "wider"
-    """It lets calls run that the policy does not."""
+    """It lets calls run that the policy denies."""
     NARROWER = "narrower"
-    """It stops calls that the policy lets run."""
+    """It denies calls that the policy lets run."""
     OTHER = "other"
-    """As many calls run, but those that do not are answered otherwise, or the filter takes effect at another moment."""
+    """The same calls run, but denied calls are answered differently, or the filter takes effect at another moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,13 @@ class Loss:
 
     direction: Direction
     what: str
-    """One sentence without a capital or a full stop: what is meant otherwise, and why."""
+    """One sentence without a capital or a full stop: what differs, and why."""
     calls: tuple[str, ...] = ()
-    """Names of the calls it is about, ascending; none: every call, or no call in particular."""
+    """Names of the calls that it is about, ascending; empty for every call, or no call in particular."""
 
     def __post_init__(self) -> None:
         if not self.what or "\n" in self.what:
-            raise ValueError(f"a loss is said in one line: {self.what!r}")
+            raise ValueError(f"a loss is one line: {self.what!r}")
         object.__setattr__(self, "calls", tuple(sorted(set(self.calls))))
 
 
@@ -73,36 +73,36 @@ class Exported:
     losses: tuple[Loss, ...] = ()
     additions: tuple[Addition, ...] = ()
     beside: tuple[str, bytes] | None = None
-    """A second file that belongs to it: what its name has instead of the first's suffix, and its content."""
+    """A second file: the suffix that replaces the first file's, and its content."""
     use: str = ""
-    """How it is given to its target, for people; `{file}` stands for the file's name."""
+    """Instructions for people, how to give the file to its target; `{file}` stands for the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
     policy: Policy
     losses: tuple[Loss, ...] = ()
-    """In which the policy is wider or narrower than the file."""
+    """Ways in which the policy is wider or narrower than the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class FormatOptions:
-    """What the command line says beyond the policy or the file; each format takes what it needs."""
+    """Options of all formats; each format uses those that it needs."""
 
     name: str = "app"
-    """Of the program: names resources and units.  Letters, digits, `-`, `_`, `.`."""
+    """Name of the program, for resources and units.  Letters, digits, `-`, `_`, `.`."""
     runtime: str = ""
-    """Container runtime: writing adds its own calls (runtimes.tsv), reading takes it that it reads the file; or ''."""
+    """Container runtime, or '': writing adds its own calls (runtimes.tsv), reading assumes that it reads the file."""
     no_new_privileges: bool = False
     """Writing: the container runs with no_new_privs, where runtimes make fewer calls of their own."""
     arch: Arch = Arch.X86_64
-    """Reading: the machine that the file is meant for, where the file leaves that open."""
+    """Reading: the machine that the file is for, if the file does not say."""
     kernel: tuple[int, int] | None = None
-    """Reading: the kernel version that conditions on it are judged by; None is the newest known."""
+    """Reading: the kernel version for conditions on the version; None is the newest known."""
     capabilities: frozenset[str] = field(default_factory=frozenset)
-    """Reading: CAP_* names that the container has, by which conditional rules are judged."""
+    """Reading: CAP_* names that the container has, for rules that depend on capabilities."""
     program: str = ""
-    """Reading the log of several programs: whose records to take, by path or its last part; '' for all."""
+    """Reading the log of several programs: the one to take, by path or its last part; '' for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +134,16 @@ FORMATS: Final[Mapping[str, Format]] = {
     "recording": Format("a recording of callfence's own, of any number of runs", "recorded", records=True),
     "audit": Format("audit records of seccomp (SECCOMP, 1326), as a recording of names", "logs.audit", records=True),
 }
-"""Every format by the name it goes by on command lines."""
+"""Every format, by its name on command lines."""
 
 
 def module(name: str) -> Any:
-    """The module of a format, imported now.  KeyError for a name that is no format."""
+    """Import the module of a format and return it.  KeyError for an unknown format."""
     return import_module(f"{__name__}.{FORMATS[name].module}")
 
 
 def names(*, exports: bool = False, reads: bool = False, records: bool = False) -> list[str]:
-    """The formats that can do any of what is asked for, in the registry's order."""
+    """Return the names of the formats that can do any of what is asked for, in the registry's order."""
 
     def can(one: Format) -> bool:
         return (exports and one.exports) or (reads and one.reads) or (records and one.records)
@@ -152,5 +152,5 @@ def names(*, exports: bool = False, reads: bool = False, records: bool = False) 
 
 
 def wider(losses: Iterable[Loss]) -> list[Loss]:
-    """Those that let more run than was asked for."""
+    """Return the losses by which more calls run."""
     return [loss for loss in losses if loss.direction is Direction.WIDER]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def armed(policy: Policy, target: str, calls: Mapping[str, str]) -> tuple[bytes, tuple[Loss, ...], tuple[Addition, ...]]:
-    """The filter of the policy that also allows what the target itself calls under it: those calls by name, and why."""
+    """Return the policy's filter, which also allows the target's own `calls` (name -> reason), its losses, and additions."""
     if NATIVE not in policy.entries:
         raise ExportError(f"the policy has no entries for {NATIVE}, and {target} is a program of that architecture")
     effect, added = with_calls(unheard(policy), calls)
@@ -26,7 +26,7 @@ def armed(policy: Policy, target: str, calls: Mapping[str, str]) -> tuple[bytes,
 
 
 def unheard(policy: Policy) -> Policy:
-    """The policy where nobody listens: what would be asked fails as the kernel has it fail (seccomp_unotify(2))."""
+    """Return the policy as it works without a listener: `notify` becomes ENOSYS, as in the kernel (seccomp_unotify(2))."""
 
     def said(action: Action) -> Action:
         return ENOSYS if action.kind is ActionKind.NOTIFY else action

@@ -49,7 +49,7 @@ def compiled(policy: Policy) -> bytes:
 
 
 def kinds(policy: Policy) -> set[ActionKind]:
-    """Every kind of answer that the policy has written."""
+    """Return the kinds of all actions that the policy names."""
     entries = [entry for section in policy.entries.values() for entry in section.values()]
     actions = [policy.default, policy.unknown, *(a for entry in entries for a in (entry.action, entry.otherwise) if a)]
     return {action.kind for action in actions}

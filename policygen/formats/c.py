@@ -1,4 +1,4 @@
-"""A C program that loads the filter and executes another program, for those who want no Python in production."""
+"""A C program that loads the filter and executes another program, for machines without Python."""
 
 from __future__ import annotations
 

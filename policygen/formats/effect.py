@@ -1,6 +1,6 @@
-"""What a target makes of a policy, as a policy of its own: its losses are the exact difference of the two.
+"""What a target makes of a policy, as a policy of its own: the losses are the exact difference of the two.
 
-No format keeps a list of what it drops; what it says is computed from what it wrote.
+No format keeps a list of its losses; they are computed from what it wrote.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from policygen.sets.compare import Difference
 
 NATIVE = Arch.X86_64
-"""The one architecture of formats that cannot tell several apart."""
+"""The one architecture of the formats that support only one."""
 _DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
 EXECVE = {"execve": "it starts the program after the filter has taken effect"}
-"""What every target calls that loads a filter itself."""
+"""The call of every target that loads the filter itself."""
 
 
 def native(policy: Policy) -> Policy:
-    """The NATIVE part of a policy.  Raises ExportError if there is none."""
+    """Return the NATIVE part of a policy.  Raises ExportError if there is none."""
     if NATIVE not in policy.entries:
         raise ExportError(f"the policy has no entries for {NATIVE}, which is all that this format is written for")
     return replace(policy, entries={NATIVE: policy.entries[NATIVE]})
 
 
 def explicit(policy: Policy) -> Policy:
-    """The NATIVE policy with the newest table: calls that only ours knows are entries, which answer `unknown`."""
+    """Return the NATIVE policy with the newest table: calls newer than its own table become entries that get `unknown`."""
     calls = table(NATIVE)
     newest = calls.newest(policy.table)
     newer = {number: Entry(Always(True), policy.unknown) for number in calls.by_number if number > newest}
@@ -43,7 +43,7 @@ def explicit(policy: Policy) -> Policy:
 
 
 def with_calls(policy: Policy, calls: Mapping[str, str]) -> tuple[Policy, tuple[Addition, ...]]:
-    """The policy that allows these calls too, each with the reason, and which of them it did not allow before."""
+    """Return the policy that also allows these calls (name -> reason), and those that it did not allow before."""
     entries = dict(policy.entries[NATIVE])
     added = []
     for name, why in calls.items():
@@ -55,13 +55,13 @@ def with_calls(policy: Policy, calls: Mapping[str, str]) -> tuple[Policy, tuple[
 
 
 def possible(policy: Policy, number: int) -> list[Action]:
-    """What one NATIVE call may be answered with, those that let it run first."""
+    """Return the actions that one NATIVE call may get; those that let it run come first."""
     found = dict.fromkeys(action for _, action in answers(region.space(), policy, NATIVE, number))
     return sorted(found, key=lambda action: (not action.may_run, action != ALLOW))
 
 
 def names_only(policy: Policy) -> Policy:
-    """The NATIVE policy without conditions: a call that may run in some way runs, else it meets the strictest answer."""
+    """Return the NATIVE policy without conditions: calls that may run do run, others get the strictest of their actions."""
     entries = {}
     for number in policy.entries[NATIVE]:
         found = possible(policy, number)
@@ -70,8 +70,8 @@ def names_only(policy: Policy) -> Policy:
 
 
 def spoken(action: Action, silent: Action, known: Iterable[ActionKind]) -> Action:
-    """The action, or what becomes of it where a target has only those kinds: a logged call is allowed in silence, any
-    other meets `silent`."""
+    """Return the action, or its replacement in a target that has only `known` kinds: `log` becomes `allow`, every other
+    kind becomes `silent`."""
     if action.kind in known:
         return action
     return ALLOW if action.kind is ActionKind.LOG else silent
@@ -86,10 +86,9 @@ def losses(
     *,
     before_loader: bool = True,
 ) -> tuple[Loss, ...]:
-    """How `effect`, which the target enforces, differs from the policy: one loss for each direction and reason.
+    """Return the differences of `effect`, which the target enforces, from the policy: one loss for each direction and reason.
 
-    `reasons` say it for calls by name where the target has a reason of its own; `before_loader`: it arms before the
-    dynamic loader runs."""
+    `reasons` are the target's own, by name of the call; `before_loader`: the target arms before the dynamic loader runs."""
     said = {one.call: f"{target} makes these calls under the filter" for one in added} | dict(reasons or {})
     found: dict[tuple[Direction, str], list[str]] = {}
     for one in compare(policy, effect).differences:

@@ -50,8 +50,7 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
 
 
 def _named(number: int) -> bool:
-    """Whether firejail 0.9.74 has a name for the call (`firejail --debug-syscalls`); it ignores names that it does not know,
-    without a word."""
+    """Whether firejail 0.9.74 has a name for the call (`firejail --debug-syscalls`); it ignores unknown names silently."""
     return number <= 334 or 424 <= number <= 440
 
 
@@ -60,7 +59,7 @@ def _word(action: Action) -> str:
 
 
 def _effect(policy: Policy, section: dict[int, Action], default: Action, error: Action) -> Policy:
-    """What the profile does, but for other architectures."""
+    """Return what the profile does for NATIVE calls."""
     entries = {number: Entry(Always(True), action) for number, action in section.items()}
     call = table(NATIVE).by_name["personality"]
     if section.get(call.number, default).may_run:

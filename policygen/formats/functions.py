@@ -1,4 +1,4 @@
-"""Filters of one architecture that are texts in another language: functions from events to return values, then policies."""
+"""Filters of one architecture, read from another language: functions from events to return values, lifted to policies."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ERRNO: Final = 0x00050000  # SECCOMP_RET_ERRNO (linux/seccomp.h), and below it t
 
 
 def policy_of(space: Space, answers: Mapping[int, int], default: int, losses: tuple[Loss, ...] = ()) -> Imported:
-    """The policy of a filter for NATIVE calls that kills the thread for those of any other architecture.
+    """Return the policy of a filter for NATIVE calls; the filter kills the thread for calls of other architectures.
 
-    `answers`: for each number the function, over the arguments, to what the filter returns; `default` is the value it
-    returns for other numbers.  Raises algebra.TooComplexError."""
+    `answers`: for each number, the function from arguments to the filter's return value; `default` is the return value
+    for other numbers.  Raises algebra.TooComplexError."""
     section = space.leaf(default)
     for number, answer in answers.items():
         here = space.equal(region.number_word(space), constant(number, 32))

@@ -1,4 +1,4 @@
-"""What lifting remarks on, as losses."""
+"""The remarks of lifting a filter, as losses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def imported(lifted: Lifted, more: tuple[Loss, ...] = ()) -> Imported:
-    """A policy that was read back from a filter or from a function of events."""
+    """Return the policy of a lifted filter, with its remarks as losses."""
     losses = []
     for remark in lifted.remarks:
         directions = [d for d, held in ((Direction.WIDER, remark.wider), (Direction.NARROWER, remark.narrower)) if held]

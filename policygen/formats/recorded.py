@@ -1,4 +1,4 @@
-"""callfence's own recordings, so that a policy can be made of one that was merged elsewhere."""
+"""callfence's own recordings, to make a policy of a recording that was merged elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conflicts of a merge, as the text that people know from git."""
+"""Conflicts of a merge, with git's conflict markers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def with_markers(document: Document, conflicts: Sequence[Conflict]) -> str:
-    """The text of a merged document, each conflict between markers.  It parses again once a person has chosen."""
+    """Return the text of a merged document, each conflict between markers.  It parses again once the conflicts are resolved."""
     lines = document.text().splitlines()
     for conflict in conflicts:
         start, end = _place(lines, conflict)
@@ -23,7 +23,7 @@ def with_markers(document: Document, conflicts: Sequence[Conflict]) -> str:
 
 
 def _place(lines: Sequence[str], conflict: Conflict) -> tuple[int, int]:
-    """The lines of the entry or setting that stands there now; all but an entry's first are indented."""
+    """Return the first and last line of the entry or setting in conflict; all but an entry's first line are indented."""
     start = 0
     if conflict.arch is not None:
         start = lines.index(next(line for line in lines if line.split("#")[0].split() == ["arch", str(conflict.arch)]))

@@ -1,4 +1,4 @@
-"""The merge of two policies that descend from a third, by what they mean and not by their lines."""
+"""The three-way merge of policies, by meaning and not by lines."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ MAX_PRODUCT = 1024
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Where the three mean different things that have no merge; the merged document has ours there."""
+    """Where the three policies mean different things that have no merge; the merged document has ours there."""
 
     arch: Arch | None
     """None for a setting."""
     name: str
-    """Of the call, or the word of the setting."""
+    """Name of the call, or word of the setting."""
     why: str
     base: str
-    """As it is written in each of the three, several lines perhaps; '' where it is not there."""
+    """Its text in each of the three policies, perhaps several lines; '' where a policy lacks it."""
     ours: str
     theirs: str
 
@@ -47,10 +47,10 @@ class _ConflictError(Exception):
 
 
 def merge_documents(base: Document, ours: Document, theirs: Document) -> tuple[Document, tuple[Conflict, ...]]:
-    """The merge, and the conflicts in it.
+    """Return the merge, and the conflicts in it.
 
-    For each call, and each set of arguments: what only one side has changed is as that side says.  Where the sides have
-    changed it to different things, or what they have made of one rule cannot be written as rules of theirs, is a conflict.
+    For each call and each set of arguments, a change by only one side is taken.  It is a conflict if both sides have changed
+    it differently, or if their changes of one rule cannot be written with rules of either side.
     """
     a, b, c = base.policy, ours.policy, theirs.policy
     if _pick(a.portable, b.portable, c.portable):  # what a side has added to a policy that was not, gets its equivalents
@@ -69,7 +69,7 @@ def merge_documents(base: Document, ours: Document, theirs: Document) -> tuple[D
 
 
 def _pick(base: T, ours: T, theirs: T) -> T:
-    """What the side that has changed it says; _ConflictError if both have, differently."""
+    """Return the value of the side that has changed it; _ConflictError if both have changed it, differently."""
     if ours in (base, theirs):
         return theirs
     if theirs == base:
@@ -138,7 +138,7 @@ def outcomes(sets: Space, entry: Entry | None, arguments: Sequence[Argument]) ->
 
 
 def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Outcomes:
-    """Call by call, what the side that has changed it says."""
+    """Return, for each call, the answer of the side that has changed it."""
 
     def same(a: Outcomes, b: Outcomes) -> int:
         region = FALSE
@@ -161,7 +161,7 @@ def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Ou
 def _candidates(
     base: Entry | None, ours: Entry | None, theirs: Entry | None, arguments: Sequence[Argument]
 ) -> Iterator[Entry]:
-    """Ways to write a merge out of the alternatives that there are, the plainest first; most of them are wrong."""
+    """Yield entries that may be the merge, made of the existing alternatives, the simplest first.  The caller checks them."""
     yield from (entry for entry in (ours, theirs) if entry)
     nothing = Entry(Always(False), ALLOW)
     a, b, c = (entry or nothing for entry in (base, ours, theirs))

@@ -1,4 +1,4 @@
-"""Several policies in one, which allows what any of them does."""
+"""Several policies as one, which allows what any of them allows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def unite(ours: Document, theirs: Document) -> Document:
-    """The document that allows what either does, with the comments of both.
+    """Return the document that allows what either allows, with the comments of both.
 
-    Raises JoinError where the two differ in something that has no union: a setting, or the way to refuse a call.  The
-    table is the newer one.  An architecture that only one of them knows is known.  It is portable if one of them is.
+    Raises JoinError if the two differ in something that has no union: a setting, or the way to deny a call.  The
+    table is the newer one.  The result has the architectures of both, and is portable if one of them is.
     """
     a, b = _equally_portable(ours.policy, theirs.policy)
     for word, one, other in (
@@ -36,7 +36,7 @@ def unite(ours: Document, theirs: Document) -> Document:
 
 
 def _equally_portable(a: Policy, b: Policy) -> tuple[Policy, Policy]:
-    """If one of them is portable, so is what the other brings."""
+    """Return both policies; if only one is portable, the other with its equivalents."""
     if a.portable == b.portable:
         return a, b
     return (a, made_portable(b).policy) if a.portable else (made_portable(a).policy, b)

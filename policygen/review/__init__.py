@@ -1,3 +1,3 @@
-"""A policy, or two versions of it -> findings (`lint`), changes to be judged (`changes`), what stands behind each rule
-(`provenance`).
+"""A policy, or two versions of it -> findings (`lint`), changes to be judged (`changes`), the observations that each rule
+comes from (`provenance`).
 """

@@ -1,4 +1,4 @@
-"""The catalogue of what a policy may allow and a reviewer wants to know of: lint.tsv, read on first use."""
+"""The catalogue of dangerous grants, lint.tsv, read on first use."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Level(StrEnum):
-    """How much a finding matters; ascending in this order."""
+    """How serious a finding is; ascending in this order."""
 
     NOTE = "note"
-    """What a reviewer may want to know."""
+    """Information for a reviewer."""
     WARNING = "warning"
-    """What few programs need."""
+    """A grant that few programs need."""
     DANGER = "danger"
     """A way out of the policy, or into the kernel."""
 
@@ -34,21 +34,21 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Danger:
-    """One row: what is matched, and what is said of it."""
+    """One row: the grants that it matches, and what lint says about them."""
 
     id: str
-    """Stable: other tools keep it."""
+    """Stable, since other tools store it."""
     level: Level
     calls: tuple[str, ...]
-    """Names of calls, of which an architecture need not have all; or the word of a setting."""
+    """Names of calls (an architecture may lack some), or the word of a setting."""
     where: str
-    """Which of the calls, as a condition of the policy language; '' is all of them."""
+    """Condition, in the policy language, that selects the calls; '' selects all of them."""
     free: str
-    """The argument that a rule leaves free; '' where `where` says which calls."""
+    """Name of the argument that matching rules leave free; '' where `where` selects the calls."""
     grants: str
     """What the program may do: follows `it` in a sentence."""
     why: str
-    """Why it matters."""
+    """Why that is dangerous."""
     safer: str
     source: str
     """Manual page or header."""
@@ -56,7 +56,7 @@ class Danger:
 
 @cache
 def dangers() -> tuple[Danger, ...]:
-    """The rows, in the catalogue's order."""
+    """Return the rows, in the catalogue's order."""
     lines = Path(__file__).with_name("lint.tsv").read_text("utf-8").splitlines()
     return tuple(_danger(*line.split("\t")) for line in [line for line in lines if not line.startswith("#")][1:])
 
@@ -68,21 +68,21 @@ def _danger(name: str, level: str, calls: str, where: str, grants: str, why: str
 
 @cache
 def of_call(arch: Arch, number: int) -> tuple[Danger, ...]:
-    """The rows about a call."""
+    """Return the rows about a call."""
     name = table(arch).by_number[number].name
     return tuple(danger for danger in dangers() if name in danger.calls)
 
 
 def of_setting(word: str) -> Danger:
-    """The row about a setting that allows."""
+    """Return the row about a setting that allows calls."""
     return next(danger for danger in dangers() if danger.calls == (word,))
 
 
 @cache
 def region_of(danger: Danger, arch: Arch, number: int) -> Expression:
-    """Which of the calls of that number the row is about; for a row about a free argument, all.
+    """Return the expression of the calls, of that number, that the row is about; for a row about a free argument, all.
 
-    All as well where the architecture has the row's arguments behind a pointer: i386's first mmap.
+    All, too, if the architecture passes the row's arguments in memory: i386's first mmap.
     """
     call = table(arch).by_number[number]
     name = call.name

@@ -1,7 +1,7 @@
 """The changes between two versions of a policy, to be judged one by one.
 
-A *change* is an alternative of an entry that allows more than the old entry did, or what cannot be judged in parts: an
-entry that answers otherwise, a setting.  What only allows less is none.
+A *change* is an alternative of an entry that allows more than the old entry did, or something that cannot be judged in
+parts: an entry that answers differently, a setting.  What only allows less is not a change.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SETTINGS = ("table", "arm", "default", "unknown")
 @dataclass(frozen=True, slots=True)
 class SettingChange:
     word: str
-    """Of `SETTINGS`; `arch NAME` for a section whose unnamed calls are newly allowed."""
+    """One of `SETTINGS`; `arch NAME` for a section whose unnamed calls are newly allowed."""
     before: str
-    """As the policy language has the value; '' for a section."""
+    """The value, as the policy language writes it; '' for a section."""
     after: str
     found: tuple[Ranked, ...]
-    """What differs over the calls that no entry names; nothing for `arm`."""
+    """Differences over the calls that no entry names; none for `arm`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,15 @@ class EntryChange:
     before: Entry | None
     """The old entry."""
     after: Entry | None
-    """The new one, with one alternative alone unless `whole`.  None: there is no entry any more."""
+    """The new entry, with only one alternative unless `whole`.  None if the new policy has no entry."""
     whole: bool
+    """Whether the change can only be judged as a whole."""
     found: tuple[Ranked, ...]
-    """What differs from the old policy with this change alone."""
+    """Differences from the old policy with this change alone."""
 
     @property
     def replaced(self) -> tuple[Expression, ...]:
-        """The old alternatives that are in no more than this one."""
+        """The old alternatives whose calls this alternative includes."""
         if self.whole or self.before is None or self.after is None:
             return ()
         sets = space()
@@ -63,7 +64,7 @@ PolicyChange = SettingChange | EntryChange
 
 
 def changes(old: Policy, new: Policy) -> tuple[PolicyChange, ...]:
-    """What to judge, the gravest first; settings before entries, those by architecture and name.
+    """Return the changes, the most dangerous first; settings before entries, entries by architecture and name.
 
     Raises TooComplexError."""
     found: list[PolicyChange] = [*_settings(old, new)]
@@ -97,7 +98,7 @@ def _value(value: object) -> str:
 
 
 def _of_call(old: Policy, new: Policy, arch: Arch, number: int) -> list[EntryChange]:
-    """Judged under the old settings, since new ones may be rejected."""
+    """Return the changes of one call, judged under the old settings, since new settings may be rejected."""
     before, after = old.entries.get(arch, {}).get(number), new.entries[arch].get(number)
     whole = after is None or not _in_parts(before, after, old)
     ones = [after] if whole or after is None else [
@@ -110,14 +111,16 @@ def _of_call(old: Policy, new: Policy, arch: Arch, number: int) -> list[EntryCha
 
 
 def _in_parts(before: Entry | None, after: Entry, old: Policy) -> bool:
-    """Whether each alternative of the entry allows something by itself, and they do nothing else."""
+    """Whether each alternative of the entry only allows calls, so that each can be judged alone."""
     if not after.action.may_run or (after.otherwise or old.default).may_run:
         return False
     return before is None or (before.action, before.otherwise) == (after.action, after.otherwise)
 
 
 def with_found(old: Policy, change: EntryChange, newest: tuple[int, int]) -> EntryChange:
-    """The change with what it makes of the old policy; `newest` is the new policy's table.  Raises TooComplexError."""
+    """Return the change with its differences from the old policy; `newest` is the new policy's table.
+
+    Raises TooComplexError."""
     after = change.after
     if after is not None and not change.whole and change.before is not None:
         parts = (*alternatives(change.before.expression), *alternatives(after.expression))

@@ -1,4 +1,4 @@
-"""Why a policy answers one call as it does: the rule that comes nearest, and what of it fails."""
+"""Why a policy answers one call as it does: the nearest rule, and its conditions that fail."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _WORD = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a policy says of a call."""
+    """A policy's answer to a call, and the reason."""
 
     action: Action
     entry: Entry | None
-    """That of the call; None if there is none."""
+    """The call's entry, if it has one."""
     nearest: Expression | None
-    """The alternative of which the fewest conditions fail; None without an entry with conditions."""
+    """The alternative with the fewest failing conditions; None if the entry has no conditions."""
     failing: tuple[Expression, ...]
-    """The conditions of it that fail; none if it holds."""
+    """The conditions of `nearest` that fail; empty if it holds."""
 
 
 def parse_call(text: str, arch: Arch) -> Event:
-    """The call in a text as `naming.format_call` writes it, perhaps with other words around it: a report of `enforce`.
+    """Return the call in a text, as `naming.format_call` writes it; other words around it (a report of `enforce`) are ignored.
 
-    Arguments that are not given are 0.  Raises ValueError, with what is wrong.
+    Arguments that are not given are 0.  Raises ValueError, whose text says what is wrong.
     """
     match = _CALL.search(_REGISTER.sub("", text))
     if match is None:
@@ -69,7 +69,7 @@ def _pointer(value: str) -> int:
     try:
         return parse_integer(value)[0] & _WORD
     except OperandError:
-        return 0  # NULL, or not written out: no policy can tell
+        return 0  # NULL, or not written out: no policy compares pointers
 
 
 def _conditions(text: str, arch: Arch, number: int) -> list[Condition]:
@@ -81,7 +81,7 @@ def _conditions(text: str, arch: Arch, number: int) -> list[Condition]:
 
 
 def explain(policy: Policy, event: Event) -> Explanation:
-    """What the policy says of a call that its tables have."""
+    """Return the policy's answer to a call that the tables have, and the reason."""
     action = evaluate(policy, event)
     arch = Arch.from_audit(event.arch)
     entry = policy.entries.get(arch, {}).get(event.number) if arch else None

@@ -1,4 +1,4 @@
-"""What a reviewer should look at in a policy, found by what it means: each check is a function in `CHECKS`.
+"""Findings that a reviewer should look at, made from a policy's meaning: each check is a function in `CHECKS`.
 
 A comment `# why: ...` on an entry, a rule, a setting or an include, or above it, accepts what is found there.
 """
@@ -33,30 +33,30 @@ WHY = "# why:"
 @dataclass(frozen=True, slots=True)
 class Finding:
     rule: str
-    """Stable: the row of the catalogue, or the check."""
+    """Stable id of the catalogue's row, or of the check."""
     level: Level
     arch: Arch | None
     """None for a setting."""
     name: str
-    """The call's, or the setting's word."""
+    """Name of the call, or word of the setting."""
     grants: str
-    """What is found: follows `it` in a sentence."""
+    """What was found: follows `it` in a sentence."""
     why: str
     safer: str
     source: str
     example: Event | None
     """A call that is allowed, without a task."""
     accepted: str
-    """The reason in a `# why:` comment; '' if nobody has accepted it."""
+    """The reason in a `# why:` comment; '' if the finding is not accepted."""
 
     @property
     def order(self) -> tuple[object, ...]:
-        """The gravest first."""
+        """Sort key: the most serious first."""
         return (-self.level.rank, self.arch is not None, self.arch and list(Arch).index(self.arch), self.name, self.rule)
 
 
 def lint(document: Document) -> tuple[Finding, ...]:
-    """All findings, accepted ones too, in a total order: the gravest first."""
+    """Return all findings, accepted ones too, in a total order: the most serious first."""
     return tuple(sorted({finding for check in CHECKS for finding in check(document)}, key=lambda finding: finding.order))
 
 
@@ -64,7 +64,7 @@ def lint(document: Document) -> tuple[Finding, ...]:
 
 
 def grants(document: Document) -> Iterator[Finding]:
-    """What the entries allow of what is in the catalogue."""
+    """Yield the dangerous grants of the entries, by the catalogue."""
     default = document.policy.default
     for arch, number, entry in _entries(document):
         rows = of_call(arch, number)
@@ -88,7 +88,7 @@ def grants(document: Document) -> Iterator[Finding]:
 
 
 def permissive_settings(document: Document) -> Iterator[Finding]:
-    """Settings that allow what no entry names."""
+    """Yield the settings that allow calls that no entry names."""
     settings = document.layout.settings
     for word, action in (("default", document.policy.default), ("unknown", document.policy.unknown)):
         if action.lets_run:
@@ -96,7 +96,7 @@ def permissive_settings(document: Document) -> Iterator[Finding]:
 
 
 def idle_rules(document: Document) -> Iterator[Finding]:
-    """Rules that never hold, or that the others cover: whoever reads them takes them for something."""
+    """Yield the rules that never hold, or that the others cover: a reviewer would think that they decide something."""
     for arch, number, entry in _entries(document):
         arguments = table(arch).by_number[number].arguments
         parts = alternatives(entry.expression)
@@ -104,7 +104,7 @@ def idle_rules(document: Document) -> Iterator[Finding]:
         try:
             never = [part for part in parts if truth(sets, part, arguments) == FALSE]
         except TooComplexError:
-            continue  # told by `grants` where it matters
+            continue  # `grants` reports it where it matters
         kept = minimise(parts, arguments) if len(parts) > 1 else parts
         accepted, reasons = _reasons(document, arch, number)
         for part in parts:
@@ -138,19 +138,19 @@ def _entries(document: Document) -> Iterator[tuple[Arch, int, Entry]]:
 
 
 def granted(sets: Space, danger: Danger, arch: Arch, number: int, allowed: int) -> int:
-    """Of a set of calls, what the row is about.  Not for rows about a free argument."""
+    """Return the part of a set of calls that the row is about.  Not for rows about a free argument."""
     arguments = table(arch).by_number[number].arguments
     return sets.both(truth(sets, region_of(danger, arch, number), arguments), allowed)
 
 
 def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry, default: Action) -> int:
-    """The calls that an entry allows of what the row is about."""
+    """Return the calls that an entry allows and that the row is about."""
     arguments = table(arch).by_number[number].arguments
     if not danger.free:
         return granted(sets, danger, arch, number, permitted(sets, entry, default, arguments))
     parts = alternatives(entry.expression) or (entry.expression,)
     if not entry.action.lets_run:
-        parts = ()  # what it refuses by name, it constrains
+        parts = ()  # an entry that denies by conditions constrains the argument
     loose = [Entry(part, entry.action) for part in parts if leaves_free(part, danger, arch, number)]
     region = FALSE
     for one in loose:
@@ -159,13 +159,13 @@ def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry,
 
 
 def leaves_free(rule: Expression, danger: Danger, arch: Arch, number: int) -> bool:
-    """Whether a rule does not compare the argument that the row is about."""
+    """Whether a rule leaves the argument that the row is about unconstrained."""
     arguments = table(arch).by_number[number].arguments
     return next(i for i, argument in enumerate(arguments) if argument.name == danger.free) not in constrained(rule)
 
 
 def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Argument]) -> int:
-    """The set of calls that an entry lets run.  Raises TooComplexError."""
+    """Return the set of calls that an entry lets run.  Raises TooComplexError."""
     holds = truth(sets, entry.expression, arguments)
     then, other = entry.action.lets_run, (entry.otherwise or default).lets_run
     if then == other:
@@ -174,7 +174,7 @@ def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Ar
 
 
 def _without(entry: Entry, reasons: dict[Expression, str]) -> Entry:
-    """The entry less the alternatives that somebody has accepted; for an entry of another shape, itself."""
+    """Return the entry without its accepted alternatives; an entry without alternatives is returned unchanged."""
     if not reasons or not isinstance(entry.expression, Or) or not entry.action.lets_run:
         return entry
     rest = tuple(part for part in entry.expression.parts if part not in reasons)
@@ -182,7 +182,7 @@ def _without(entry: Entry, reasons: dict[Expression, str]) -> Entry:
 
 
 def _reasons(document: Document, arch: Arch, number: int) -> tuple[str, dict[Expression, str]]:
-    """The reason why the whole entry is accepted, if any, and those of its alternatives."""
+    """Return the reason that accepts the whole entry, or '', and the reasons that accept its alternatives."""
     section = document.layout.sections.get(arch, Section())
     remarks = section.entries.get(number, Remarks())
     for include in section.includes:

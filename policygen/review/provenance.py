@@ -1,4 +1,4 @@
-"""From a policy's rules back to the observations behind them."""
+"""The observations that each rule of a policy comes from."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """One rule, and what stands behind it."""
+    """One rule, and the observations that it comes from."""
 
     arch: Arch
     number: int
     rule: Entry
-    """The entry with this one alternative."""
+    """The entry with only this alternative."""
     origin: Origin
     note: str
-    """The note that learn left on the entry, without its `#`; or ''."""
+    """The note that learn wrote on the entry, without its `#`; or ''."""
     observations: tuple[Observation, ...]
-    """Those of which the rule covers some event, in the recording's order."""
+    """The observations that the rule covers, at least in part, in the recording's order."""
     widenings: Mapping[tuple[int, Widening], int]
-    """How it allows more than was seen: which argument, in what way, for how many observations; by argument."""
+    """How the rule allows more than was seen: (argument, way) -> number of observations; by argument."""
 
 
 def provenance(document: Document, recording: Recording, arch: Arch, number: int) -> tuple[Provenance, ...]:
-    """What stands behind each rule of the entry of a call, which the policy has, in the entry's order."""
+    """Return the provenance of each rule in a call's entry, in the entry's order.  The policy must have the entry."""
     calls = table(arch)
     entry = document.policy.entries[arch][number]
     note = note_of(document, arch, number)
@@ -66,28 +66,28 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
     would_be = _would_be(arch, seen, calls)
     found = []
     for alternative in alternatives(entry.expression) or (entry.expression,):
-        behind = _covered(alternative, seen, calls)
-        if note and not behind:
+        covered = _covered(alternative, seen, calls)
+        if note and not covered:
             origin = Origin.NOTED
-        elif not behind:
+        elif not covered:
             origin = Origin.PORTABLE if document.policy.portable else Origin.UNSEEN
         else:
             changed = Origin.EXTENDED if document.policy.portable else Origin.CHANGED
             origin = Origin.LEARNED if alternative in would_be or note else changed
         rule = Entry(alternative, entry.action, entry.otherwise)
-        found.append(Provenance(arch, number, rule, origin, note, behind, _widenings(alternative, behind, calls)))
+        found.append(Provenance(arch, number, rule, origin, note, covered, _widenings(alternative, covered, calls)))
     return tuple(found)
 
 
 def note_of(document: Document, arch: Arch, number: int) -> str:
-    """The note that a tool left on the entry of a call, without its `#`; or ''."""
+    """Return the note that a tool wrote on the entry of a call, without its `#`; or ''."""
     section = document.layout.sections.get(arch)
     remarks = section.entries.get(number, Remarks()) if section else Remarks()
     return next((line.removeprefix("# ") for line in remarks.entry.all() if is_note(line)), "")
 
 
 def _would_be(arch: Arch, seen: Sequence[Observation], calls: Table) -> set[Expression]:
-    """The alternatives that learning makes of the observations, in each of its ways."""
+    """Return the alternatives that learning makes of the observations, with any of its options."""
     if not seen:
         return set()
     number = seen[0].number
@@ -101,7 +101,7 @@ def _would_be(arch: Arch, seen: Sequence[Observation], calls: Table) -> set[Expr
 
 
 def _covered(alternative: Expression, seen: Sequence[Observation], calls: Table) -> tuple[Observation, ...]:
-    """The observations that stand for some event for which the alternative holds."""
+    """Return the observations with an event for which the alternative holds."""
     if not seen:
         return ()
     arguments = calls.by_number[seen[0].number].arguments
@@ -111,13 +111,13 @@ def _covered(alternative: Expression, seen: Sequence[Observation], calls: Table)
         events = [truth(sets, expression(literal(one, calls), arguments), arguments) for one in seen]
         return tuple(one for one, those in zip(seen, events, strict=True) if sets.both(region, those) != FALSE)
     except TooComplexError:
-        return tuple(seen)  # rather more than was behind it than less
+        return tuple(seen)  # too many are better than too few
 
 
 def _widenings(
-    alternative: Expression, behind: Sequence[Observation], calls: Table
+    alternative: Expression, covered: Sequence[Observation], calls: Table
 ) -> dict[tuple[int, Widening], int]:
-    if not behind or (rule := read(alternative, calls, behind[0].number)) is None:
+    if not covered or (rule := read(alternative, calls, covered[0].number)) is None:
         return {}
-    found = Counter((one.index, one.widening) for seen in behind for one in widenings_of(rule, seen, calls))
+    found = Counter((one.index, one.widening) for seen in covered for one in widenings_of(rule, seen, calls))
     return dict(sorted(found.items()))

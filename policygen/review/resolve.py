@@ -1,4 +1,4 @@
-"""The policy that is left when the changes between two versions of it have been judged."""
+"""The policy that remains when the changes between two versions of it have been judged."""
 
 from __future__ import annotations
 
@@ -25,35 +25,34 @@ class Answer(StrEnum):
     ACCEPT = "accepted"
     REJECT = "rejected"
     SKIP = "undecided"
-    """Stays in the policy, as what is accepted does."""
+    """The change stays in the policy, like an accepted one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     answer: Answer
     instead: Entry | None = None
-    """What is accepted in its place."""
+    """The entry that is accepted in place of the change."""
     why: str = ""
-    """The text of the `# why:` comment that it gets; one line."""
+    """Text of the change's `# why:` comment; one line."""
 
 
 _UNDECIDED = Decision(Answer.SKIP)
 
 
 def resolve(old: Document, new: Document, decisions: Mapping[PolicyChange, Decision]) -> Document:
-    """The new document without what was rejected of its changes, and with the reasons for what was accepted.
+    """Return the new document without its rejected changes, and with the reasons for the accepted ones.
 
-    It allows nothing that `new` does not, but what was edited, and what a rejected setting or whole entry had allowed.  What
-    a rejected change had replaced is there again; a rejected table stays as far as an entry needs it.  Comments stay, those
-    of an entry that is as before where they were.  Decisions on what is no change of these two are passed over.  Raises
-    TooComplexError.
+    It allows nothing that `new` does not, except edited entries, and what a rejected setting or whole entry had allowed.  What
+    a rejected change had replaced is restored; a rejected table stays if an entry needs it.  Comments stay; an entry that is
+    as before has its comments where they were.  Decisions about other changes are ignored.  Raises TooComplexError.
     """
     judged = {change: decisions.get(change, _UNDECIDED) for change in changes(old.policy, new.policy)}
     policy = _with_entries(old.policy, new.policy, judged)
     for change, decision in judged.items():
         if isinstance(change, SettingChange) and decision.answer is Answer.REJECT:
             policy = _without_setting(old.policy, policy, change.word)
-    if not policy.entries:  # every section is rejected, and there is no policy without one
+    if not policy.entries:  # every section is rejected, and a policy has at least one
         policy = replace(policy, entries=old.policy.entries)
     document = _with_old_comments(old, new, policy).with_policy(policy)
     for change, decision in judged.items():
@@ -77,7 +76,7 @@ def _with_entries(old: Policy, new: Policy, judged: Mapping[PolicyChange, Decisi
 
 
 def _judged(new: Entry | None, decisions: Mapping[EntryChange, Decision]) -> Entry | None:
-    """The entry of one call, given all decisions about it."""
+    """Return the entry of one call, given all decisions about it."""
     gone = [change for change, one in decisions.items() if one.answer is Answer.REJECT or one.instead]
     if not gone:
         return new
@@ -90,13 +89,13 @@ def _judged(new: Entry | None, decisions: Mapping[EntryChange, Decision]) -> Ent
     parts = [*rest, *_restored(first, rest, dropped), *(entry.expression for entry in instead)]
     if not parts and (first.before is None or not alternatives(first.before.expression)):
         return first.before
-    if not parts and new.otherwise is None:  # by hand, what was allowed had been replaced by what is rejected
+    if not parts and new.otherwise is None:  # all that was allowed had been replaced by hand, and that is rejected
         return None
     return normal_entry(first.arch, first.number, replace(new, expression=Or(tuple(parts))))
 
 
 def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence[Expression]) -> Iterator[Expression]:
-    """What of the old entry only the dropped alternatives still allowed, as it was written where all of it was."""
+    """Yield the part of the old entry that only the dropped alternatives allow, as the old entry wrote it if possible."""
     if change.before is None:
         return
     sets = space()
@@ -118,7 +117,7 @@ def _without_setting(old: Policy, policy: Policy, word: str) -> Policy:
 
 
 def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document:
-    """The new document, with the comments of what is again as it was on the lines where they were, if it is the same ones."""
+    """Return the new document; entries that are as before get their comments back on the old lines, if these are the same."""
     sections = dict(new.layout.sections)
     for arch, section in sections.items():
         before, entries = old.layout.sections.get(arch, Section()), dict(section.entries)
@@ -132,7 +131,7 @@ def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document
 
 
 def takes_reason(document: Document, change: PolicyChange) -> bool:
-    """Whether a `# why:` can be written to the change: not if an included file has it."""
+    """Whether a `# why:` comment can be written on the change: not if the entry is in an included file."""
     if isinstance(change, SettingChange):
         return True
     section = document.layout.sections.get(change.arch, Section())

@@ -1,4 +1,4 @@
-"""How dangerous it is, what one policy allows and another does not."""
+"""The dangers of what one policy allows and another does not."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A difference, and what of the catalogue became possible with it, the gravest first."""
+    """A difference, and the dangers of the catalogue that it makes possible, the most serious first."""
 
     difference: Difference
     dangers: tuple[Danger, ...]
 
     @property
     def rank(self) -> int:
-        """-1 where nothing of the catalogue became possible."""
+        """Rank of the most serious danger; -1 without one."""
         return self.dangers[0].level.rank if self.dangers else -1
 
 
 def ranked(old: Policy, new: Policy, comparison: Comparison) -> tuple[Ranked, ...]:
-    """The differences of `compare(old, new)`: by architecture, the gravest first, then what became possible, then by name."""
+    """Return the differences of `compare(old, new)`: by architecture, the most serious first, then in `Difference.order`."""
     found = [Ranked(one, _dangers(old, new, one)) for one in comparison.differences]
     return tuple(sorted(found, key=lambda one: (list(Arch).index(one.difference.arch), -one.rank, one.difference.order)))
 
 
 def _dangers(old: Policy, new: Policy, difference: Difference) -> tuple[Danger, ...]:
-    """Judged by the set of calls itself, so that it does not matter how the difference is told."""
+    """Return the dangers of a difference, by its set of calls, so that the words of the difference do not matter."""
     if difference.change is not Change.MORE or not difference.after.lets_run:
         return ()
     arch, number = difference.arch, difference.example.number

@@ -21,7 +21,7 @@ FOLDER = "profiles"
 
 
 def resource_name(name: str) -> str:
-    """The nearest name that Kubernetes gives to resources and containers: lower-case letters, digits, `-` (RFC 1123)."""
+    """Return the nearest valid name of a resource or container: lower-case letters, digits, `-` (RFC 1123)."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-")
 
 

@@ -1,9 +1,9 @@
-"""What a profile makes a container runtime do, and the policy that says the same.
+"""The meaning of a profile to a container runtime, and the policy with the same meaning.
 
-As runc and crun do it with libseccomp (runc libcontainer/seccomp/seccomp_linux.go, crun src/libcrun/seccomp.c; tried with
-libseccomp 2.6.0): names that an architecture does not have are skipped, and so are rules with the default action; a
-rule without comparisons beats those with any, the first of them the others; a rule that compares one argument twice
-becomes one rule for each of its comparisons.
+The meaning is that of runc and crun with libseccomp (runc libcontainer/seccomp/seccomp_linux.go, crun
+src/libcrun/seccomp.c; tried with libseccomp 2.6.0): names that an architecture does not have are skipped, and so are
+rules with the default action; a rule without comparisons takes precedence over rules with comparisons, and the first
+such rule over the others; a rule that compares one argument twice becomes one rule for each of its comparisons.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MULTIPLEXED = frozenset((
 
 
 def return_value(act: Act, errno: int | None) -> int:
-    """What the kernel's filter returns, 32 bits."""
+    """Return the return value of the kernel's filter, 32 bits."""
     if act in _RET:
         return _RET[act]
     base = bpf.ret(Action(ActionKind.ERRNO, EPERM)) & bpf.ACTION_MASK if act is Act.ERRNO else bpf.TRACE
@@ -54,7 +54,7 @@ def return_value(act: Act, errno: int | None) -> int:
 
 
 def policy_of(profile: Profile, options: FormatOptions, filename: str) -> Imported:
-    """The policy that lets run what a runtime with this profile does.  Raises ImportFormatError."""
+    """Return the policy that lets the same calls run as a runtime with this profile.  Raises ImportFormatError."""
     chosen, losses = _for_container(profile, options)
     sections, more = _architectures(chosen, options)
     space = region.space()
@@ -67,8 +67,8 @@ def policy_of(profile: Profile, options: FormatOptions, filename: str) -> Import
 
 
 def decisions(space: Space, profile: Profile, sections: Iterable[Arch], runtime: str = "") -> int:
-    """The function from events (`region`) to return values (`bpf.ret`) that a runtime makes of a profile whose rules are
-    all meant.  With the runtime `runc`, numbers above the greatest that the profile names fail with ENOSYS, unless the
+    """Return the function from events (`region`) to return values (`bpf.ret`) that a runtime makes of a profile whose rules
+    all apply.  With the runtime `runc`, numbers above the greatest that the profile names fail with ENOSYS, unless the
     default lets calls run (runc libcontainer/seccomp/patchbpf/enosys_linux.go)."""
     default = return_value(profile.default, profile.errno)
     number, result = region.number_word(space), space.leaf(bpf.ret(KILL))
@@ -97,7 +97,7 @@ def decisions(space: Space, profile: Profile, sections: Iterable[Arch], runtime:
 
 
 def _answer(space: Space, rules: list[ProfileRule], default: int, bits: int) -> int:
-    """What one call gets, whose arguments have that many bits."""
+    """Return the function from arguments, of that many bits, to the return value for one call."""
     given = [(rule, return_value(rule.act, rule.errno)) for rule in rules]
     given = [(rule, ret) for rule, ret in given if ret != default]
     always = [ret for rule, ret in given if not rule.comparisons]
@@ -110,7 +110,7 @@ def _answer(space: Space, rules: list[ProfileRule], default: int, bits: int) -> 
 
 
 def _strictness(ret: int) -> int:
-    """The order in which the kernel ranks actions (seccomp(2)), the strictest last."""
+    """Return the rank of a return value in the kernel's order of actions (seccomp(2)); the strictest is the greatest."""
     signed = ret - (1 << 32) if ret >> 31 else ret
     return -(signed & ~bpf.DATA_MASK)
 
@@ -126,7 +126,7 @@ def _where(space: Space, rule: ProfileRule, bits: int = 64) -> int:
 
 
 def _holds(space: Space, one: RegisterComparison, bits: int) -> int:
-    """On an architecture of 32 bits, libseccomp compares the lower halves of register and value alone."""
+    """Return the set for which a comparison holds.  On a 32-bit architecture, libseccomp compares only the lower halves."""
     word, value = region.argument_word(space, one.index)[-bits:], constant(one.value, bits)
     match one.op:
         case Op.EQ:
@@ -150,7 +150,7 @@ def _holds(space: Space, one: RegisterComparison, bits: int) -> int:
 
 
 def _for_container(profile: Profile, options: FormatOptions) -> tuple[Profile, list[Loss]]:
-    """The profile as it is for one container on one machine, and what was decided by assumption."""
+    """Return the rules that apply to one container on one machine, and as losses, what that assumes."""
     rules: list[ProfileRule] = []
     left_out: dict[Direction, list[str]] = {}
     caps: set[str] = set()
@@ -169,7 +169,7 @@ def _for_container(profile: Profile, options: FormatOptions) -> tuple[Profile, l
 
 
 def _without(rule: ProfileRule, profile: Profile) -> Direction:
-    """How a policy that lacks a rule of the profile relates to it."""
+    """Return how a policy without this rule relates to the profile."""
     has, default = _freedom(return_value(rule.act, rule.errno)), _freedom(return_value(profile.default, profile.errno))
     return Direction.NARROWER if has > default else Direction.WIDER if has < default else Direction.OTHER
 
@@ -191,7 +191,7 @@ def _meant(includes: Where, excludes: Where, options: FormatOptions) -> bool:
 
 
 def _architectures(profile: Profile, options: FormatOptions) -> tuple[list[Arch], list[Loss]]:
-    """Those of the policy: the machine's, and others that the profile lets through."""
+    """Return the policy's architectures: the machine's, and others that the profile names; and as losses, those left out."""
     native = next(name for name, arch in SCMP.items() if arch is options.arch)
     named = list(profile.architectures)
     for main, others in profile.arch_map:
@@ -207,7 +207,7 @@ def _architectures(profile: Profile, options: FormatOptions) -> tuple[list[Arch]
 
 
 def _about(profile: Profile, sections: list[Arch]) -> Iterator[Loss]:
-    """What no policy says of a profile."""
+    """Yield the losses of any policy made of the profile."""
     yield Loss(
         Direction.OTHER, "calls of other architectures are answered by killing the thread (libseccomp), here the process"
     )
@@ -231,7 +231,7 @@ def _about(profile: Profile, sections: list[Arch]) -> Iterator[Loss]:
 
 
 def multiplexed(profile: Profile) -> tuple[str, ...]:
-    """The names by which libseccomp also means socketcall or ipc on i386; none if the profile allows those anyhow."""
+    """Return the names that libseccomp also applies to socketcall or ipc on i386; none if the profile allows those anyway."""
     default = return_value(profile.default, profile.errno)
     whole = {"socketcall", "ipc"} <= {
         name for rule in profile.rules if rule.act is Act.ALLOW and not rule.comparisons for name in rule.names
@@ -241,7 +241,7 @@ def multiplexed(profile: Profile) -> tuple[str, ...]:
 
 
 def _overlapping(profile: Profile) -> Iterator[str]:
-    """Names with rules of different actions that hold for the same arguments, none of them without comparisons."""
+    """Yield the names with rules of different actions for the same arguments, if all these rules have comparisons."""
     default = return_value(profile.default, profile.errno)
     by_name: dict[str, list[ProfileRule]] = {}
     for rule in profile.rules:

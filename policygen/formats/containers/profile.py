@@ -105,7 +105,7 @@ class Profile:
 
 
 def as_object(profile: Profile) -> dict[str, Any]:
-    """The JSON object, without fields that say nothing."""
+    """Return the JSON object, without empty fields."""
     return {
         "defaultAction": profile.default,
         **({} if profile.errno is None else {"defaultErrnoRet": profile.errno}),
@@ -131,7 +131,7 @@ def _rule_object(rule: ProfileRule) -> dict[str, Any]:
 
 
 def load(data: bytes, filename: str) -> Any:
-    """Any JSON value; ImportFormatError with line and column."""
+    """Return the JSON value in the data; ImportFormatError with line and column."""
     try:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_doubles)
     except UnicodeDecodeError as error:
@@ -145,7 +145,7 @@ def load(data: bytes, filename: str) -> Any:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; ValueError for a field given twice, of which one runtime takes the first and another the last."""
+    """Return an object; ValueError for a field given twice, since one runtime takes the first and another the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -154,8 +154,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read(found: Any, filename: str) -> Profile:
-    """The profile that a JSON object is.  Every unknown field or value is an error: what is not understood could be what
-    keeps a call from running."""
+    """Return the profile in a JSON object.  Every unknown field or value is an error, since it might deny a call."""
     return _ProfileReader(filename).profile(_Node(found, ""))
 
 
@@ -236,7 +235,7 @@ class _ProfileReader:
         )
 
     def _errno(self, node: _Node, number: str, name: str) -> int | None:
-        """A name, which Podman's files have and which decides, or a number."""
+        """Return the error number: from its name, which Podman's files have and which takes precedence, or from its number."""
         named, given = node.field(name), node.field(number)
         if not named.value:
             return None if given.value is None else self._integer(given, MAX_ERRNO + 1)
@@ -270,7 +269,7 @@ class _ProfileReader:
         return node.value
 
     def _text(self, node: _Node) -> str:
-        """A string that may stand in a message, and in a comment of a policy."""
+        """Return a string that is safe in a message, and in a comment of a policy."""
         text = self._string(node)
         if not text.isprintable():
             raise self._error(node, f"has invisible characters: {text!a}")

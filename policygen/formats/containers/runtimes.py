@@ -1,7 +1,7 @@
-"""What container runtimes call themselves between loading the filter and the program's execve: runtimes.tsv.
+"""The calls that container runtimes make between loading the filter and the program's execve: runtimes.tsv.
 
-A runtime loads the filter before it executes the program, so the filter must let these through.  The list is reviewed,
-and is added on export alone, where it is seen: policies hold what the program does.
+A runtime loads the filter before it executes the program, so the filter must allow these calls.  The list is reviewed, and
+is added only on export, where it is visible: policies hold what the program does.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeCall:
-    """One call of a runtime's own."""
+    """One call that a runtime makes itself."""
 
     runtime: str
     versions: str
-    """In which it was seen or read."""
+    """Versions in which it was seen, or found in the source."""
     when: str
     """`always`, or `gaining`: only where the container may gain privileges (no_new_privs is off)."""
     entry: str
-    """In the policy language."""
+    """The call's entry, in the policy language."""
     why: str
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ def own_calls() -> tuple[RuntimeCall, ...]:
 
 
 def with_own_calls(policy: Policy, runtime: str, *, gaining: bool = True) -> Added:
-    """The policy with the calls that the runtime makes itself; as it is without one.
+    """Return the policy with the calls that the runtime makes itself; without a runtime, unchanged.
 
     `gaining`: whether the container may gain privileges.  Raises ExportError for an unknown runtime."""
     if not runtime:

@@ -61,7 +61,7 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
 
 
 def _fitted(rule: ProfileRule) -> ProfileRule | None:
-    """The rule in numbers of 63 bits, which hold for more arguments; None if it is about the highest bit being set."""
+    """Return the rule in 63-bit numbers, which holds for more arguments; None if it requires the highest bit to be set."""
     comparisons = []
     for one in rule.comparisons:
         if one.op is Op.MASKED_EQ and one.value_two < LIMIT:
@@ -133,12 +133,12 @@ def _documents(data: bytes, filename: str) -> list[Any]:
         hint = "pip install 'callfence[yaml]', or give it as JSON (kubectl get -o json)"
         raise ImportFormatError(f"{filename}: reading YAML takes PyYAML: {hint}") from error
     try:
-        # Some lines in which each element stands for a thousand would fill the memory once they are followed.
+        # A few lines of aliases, each for a thousand elements, would fill the memory when they are expanded.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
             raise ImportFormatError(f"{filename}: has aliases (*NAME): write out what they stand for")
         return list(yaml.safe_load_all(data))
     except ImportFormatError:
         raise
-    except Exception as error:  # besides its own, PyYAML lets through whatever a scalar that does not fit its tag leads to
+    except Exception as error:  # not only its own: a scalar that does not fit its tag raises others through PyYAML
         text = " ".join(str(error).split()) or type(error).__name__
         raise ImportFormatError(f"{filename}: not YAML: {text}") from error

@@ -1,4 +1,4 @@
-"""What a profile cannot say of a policy, whatever the policy's conditions are."""
+"""The losses of a profile, apart from conditions."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _ACT = {
 
 
 def act_of(action: Action) -> tuple[Act, int | None]:
-    """What a profile calls an action, and the error number that goes with it."""
+    """Return a profile's name of an action, and its error number."""
     return _ACT[action.kind], action.errno or None
 
 
 def instead(said: Action, meant: Iterable[Action], what: str, calls: Iterable[str] = ()) -> Iterator[Loss]:
-    """The losses where calls get `said` although the policy means one of several actions: one for each direction."""
+    """Yield the losses of giving calls the action `said` instead of the policy's actions: one for each direction."""
     changes = {change_of(action, said) for action in meant if action != said}
     for change in sorted(changes):
         yield Loss(_DIRECTION[change], what, tuple(calls))
@@ -52,7 +52,7 @@ def has_boundary(policy: Policy) -> bool:
 
 
 def unsaid(policy: Policy, profile: Profile, runtime: str) -> Iterator[Loss]:
-    """`runtime`: the one that will read the profile, or '' for any."""
+    """Yield the losses.  `runtime`: the one that will read the profile, or '' for any."""
     yield from _unknown(policy, runtime)
     yield from _arming(policy, runtime)
     yield from _newest(policy, profile)
@@ -60,7 +60,7 @@ def unsaid(policy: Policy, profile: Profile, runtime: str) -> Iterator[Loss]:
 
 
 def _unknown(policy: Policy, runtime: str) -> Iterator[Loss]:
-    """What becomes of calls newer than the table."""
+    """Yield the losses of calls newer than the table."""
     said = {"crun": policy.default, "runc": ENOSYS if has_boundary(policy) else policy.default}
     asked = [name for name in said if runtime in ("", name) and said[name] != policy.unknown]
     for name in asked:
@@ -80,7 +80,7 @@ def _arming(policy: Policy, runtime: str) -> Iterator[Loss]:
 
 
 def _newest(policy: Policy, profile: Profile) -> Iterator[Loss]:
-    """Names that runtimes skip for not knowing them."""
+    """Yield the losses of names that runtimes do not know and skip."""
     said: dict[tuple[Direction, str], set[str]] = {}
     for rule in profile.rules:
         unknown = {name for name in rule.names if any(_number(name, arch) > LIBSECCOMP_KNOWS for arch in Arch)}

@@ -1,8 +1,8 @@
 """A policy as a profile for container runtimes.
 
 libseccomp, which runc and crun give the profile to, miscompiles comparisons by order and knows no 32-bit arguments, so
-every condition becomes masked equalities; a call's rules exclude one another; and the filter that libseccomp makes here of
-the profile is proved to be the profile's meaning before anybody sees it.
+every condition becomes masked equalities; a call's rules exclude one another; and before the profile is returned, the
+filter that libseccomp makes of it here is proved to have the profile's meaning.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from policygen.model import Policy
 
 MAX_ALTERNATIVES = 512
-"""Of one call and one action; each becomes an entry of the profile."""
+"""Limit for one call and one action; each alternative becomes an entry of the profile."""
 
 Masked = tuple[tuple[int, int, int], ...]
 """An alternative as `region.alternatives` gives it; an empty one always holds."""
 Plan = tuple[tuple[Action, tuple[Masked, ...]], ...]
-"""What one call gets where it is not the default: actions, and the alternatives in which they are taken."""
+"""The actions of one call, other than the default, each with the alternatives in which it is taken."""
 Plans = Mapping[Arch, Mapping[str, Plan]]
-"""By name, for each architecture."""
+"""Plans by name of the call, for each architecture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Written:
 
 
 def profile_of(policy: Policy, options: FormatOptions) -> Written:
-    """The profile that says what the policy does, and what it cannot say.  Raises ExportError."""
+    """Return the profile of the policy, and its losses.  Raises ExportError."""
     if Arch.I386 in policy.entries and Arch.X86_64 not in policy.entries:
         raise ExportError("a profile always holds for the machine's own calls, and this policy has only those of i386")
     policy, additions, more = with_own_calls(policy, options.runtime, gaining=not options.no_new_privileges)
@@ -72,7 +72,7 @@ def profile_of(policy: Policy, options: FormatOptions) -> Written:
 
 
 def _plans(policy: Policy, arch: Arch, losses: list[Loss]) -> dict[str, Plan]:
-    """By name; without calls that get the default whatever their arguments."""
+    """Return the plans by name, without calls that always get the default."""
     plans: dict[str, Plan] = {}
     for number in policy.entries[arch]:
         name = table(arch).by_number[number].name
@@ -96,7 +96,7 @@ def _plans(policy: Policy, arch: Arch, losses: list[Loss]) -> dict[str, Plan]:
 
 
 def _agreeing(plans: Plans, losses: list[Loss]) -> tuple[Arch, ...]:
-    """The architectures that one list of names can speak for: the machine's, and others of which it says the same."""
+    """Return the architectures that one list of names can serve: the machine's, and others with the same plans."""
     first, *others = (arch for arch in Arch if arch in plans)
     agreeing = [first]
     for arch in others:
@@ -111,7 +111,7 @@ def _agreeing(plans: Plans, losses: list[Loss]) -> tuple[Arch, ...]:
 
 
 def _narrowed(plan: Plan, arch: Arch) -> Plan:
-    """As libseccomp has it for that architecture: on one of 32 bits without the upper halves."""
+    """Return the plan as libseccomp compiles it for that architecture: on 32 bits, without the upper halves."""
     bits = (1 << arch.bits) - 1
 
     def low(masked: Masked) -> Masked:
@@ -121,7 +121,7 @@ def _narrowed(plan: Plan, arch: Arch) -> Plan:
 
 
 def _with_one_action(policy: Policy, name: str, plans: Mapping[str, Plan]) -> dict[str, Plan]:
-    """With one action instead of two for that call: what does not run gets the default, if that does not run either."""
+    """Return the plans with one action instead of two for that call: calls that do not run get the default, if that denies."""
     if name not in plans:
         return dict(plans)
     kept = tuple(one for one in plans[name] if one[0].may_run)
@@ -176,8 +176,8 @@ def _rule(names: tuple[str, ...], action: Action, masked: Masked, comment: str) 
 
 
 def _boundary(policy: Policy, archs: tuple[Arch, ...], named: set[str]) -> Iterator[ProfileRule]:
-    """The calls up to the newest of the policy's table that come after all others, with the default action: runc fails
-    with ENOSYS what comes after the last one that is named."""
+    """Yield a rule with the default action for the calls between the last named one and the newest of the policy's table:
+    runc fails every call after the last named one with ENOSYS."""
     after: set[str] = set()
     for arch in archs:
         calls = table(arch)
@@ -192,7 +192,7 @@ def _boundary(policy: Policy, archs: tuple[Arch, ...], named: set[str]) -> Itera
 
 
 def _miscompiled(profile: Profile, arch: Arch, policy: Policy) -> list[str]:
-    """The calls to which libseccomp's filter answers otherwise than the profile means.  ExportError without a filter."""
+    """Return the calls for which libseccomp's filter differs from the profile's meaning.  ExportError without a filter."""
     default = return_value(profile.default, profile.errno)
     given = [
         LibseccompRule(table(arch).by_name[name].number, return_value(rule.act, rule.errno), (_masked(rule),))

@@ -21,7 +21,7 @@ class Operand(NamedTuple):
     word: tuple[int, ...]
     """64 bits."""
     wide: bool
-    """Whether a comparison looks at all of them, or at the lower half."""
+    """Whether a comparison uses all of them, or only the lower half."""
 
 
 class Expressions:
@@ -35,7 +35,7 @@ class Expressions:
         self.depth = 0
 
     def alternatives(self) -> int:
-        """Expressions with commas between them: where any of them holds."""
+        """Read expressions with commas between them, and return the set where any of them holds."""
         result = self._either()
         while self.tokens.take(","):
             result = self.space.either(result, self._either())
@@ -72,7 +72,7 @@ class Expressions:
         return result
 
     def _at(self, place: int, text: str) -> bool:
-        """Whether that was there; then reading goes on behind it."""
+        """Whether the token at that place has that text; if so, continue after it."""
         self.tokens.at = place
         return self.tokens.take(text)
 

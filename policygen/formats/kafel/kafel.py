@@ -1,7 +1,7 @@
 """Kafel, the language of nsjail's policies (github.com/google/kafel), for nsjail 3.6.
 
-Every call is written by number, under a name that the policy defines, and every argument it compares as a word of 64
-bits of which a mask leaves what the kernel looks at: nothing depends on the names and sizes that a version of Kafel has.
+Every call is written by number, under a name that the policy defines, and every argument as a 64-bit word with a mask
+for the bits that the kernel uses: nothing depends on the names and sizes in a version of Kafel.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _WORDS = {
 _FOREIGN = Loss(Direction.OTHER, "calls of other architectures kill the thread that makes them, and not the whole process")
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # src/lexer.l
 _FEW = 16
-"""Operands joined in a row; more are paired, since an expression may be 200 deep (src/expression.h)."""
+"""Most operands joined in a row; more are paired, since an expression may be only 200 deep (src/expression.h)."""
 
 
 def export(policy: Policy, options: FormatOptions) -> Exported:
@@ -166,7 +166,7 @@ def _condition(condition: Condition, argument: Argument) -> str:
 
 
 def _less(argument: Argument, word: str, value: int) -> str:
-    """Where the argument is less than the value, in comparisons of unsigned numbers."""
+    """Return the condition that the argument is less than the value, with comparisons of unsigned numbers only."""
     sign = 1 << argument.width - 1
     if not argument.signed:
         return f"{word} < {_number(value)}"

@@ -1,6 +1,6 @@
 """Reading Kafel's policies, as nsjail compiles them for x86_64 (src/parser.y, src/codegen.c).
 
-Calls without declared arguments have the kernel's names for them, as in Kafel's own table.
+Calls without declared arguments use the kernel's argument names, as in Kafel's own table.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _RENAMED = {
 
 
 def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
-    """The policy of a file for `nsjail --seccomp_policy`."""
+    """Return the policy of a file for `nsjail --seccomp_policy`."""
     try:
         return _KafelReader(filename, data.decode("utf-8", "replace")).read()
     except TooComplexError as error:
@@ -56,7 +56,7 @@ def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
 
 
 _MAX_USED = 1 << 16
-"""Rules that are taken from other policies: each may use another one twice, which thirty lines make thousands of millions."""
+"""Most rules taken from other policies: each policy may use another one twice, so thirty lines could make 2^30 rules."""
 
 
 class _Rule(NamedTuple):
@@ -73,7 +73,7 @@ class _KafelReader:
         self.constants: dict[str, int] = {}
         self.policies: dict[str, list[_Rule]] = {}
         self.used = 0
-        """Rules that were taken from other policies."""
+        """Number of rules that were taken from other policies."""
 
     def read(self) -> Imported:
         tokens = self.tokens

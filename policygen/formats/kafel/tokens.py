@@ -27,13 +27,13 @@ class KafelToken(NamedTuple):
 
 
 class Tokens:
-    """A text's tokens, read one by one.  What is not as it should be raises ImportFormatError with its position."""
+    """A text's tokens, read one by one.  Errors are ImportFormatError, with the position."""
 
     def __init__(self, filename: str, text: str) -> None:
         self._filename, self._text = filename, text
         self._tokens = self._split()
         self.at = 0
-        """Which token is next; may be set back."""
+        """Index of the next token; may be set back."""
 
     def _split(self) -> list[KafelToken]:
         found = []
@@ -56,7 +56,7 @@ class Tokens:
         return token
 
     def take(self, text: str) -> bool:
-        """Whether that is next; then it is read."""
+        """Read the next token if it has that text, and return whether it has."""
         found = self.next().text == text
         if found:
             self.step()
@@ -86,7 +86,7 @@ class Tokens:
         return value & (1 << 64) - 1
 
     def fail(self, message: str, back: int = 0) -> NoReturn:
-        """About the next token, or one that was read before it."""
+        """Raise ImportFormatError about the next token, or one that was read before it."""
         self._fail_at(self._tokens[self.at - back].start, message)
 
     def _fail_at(self, at: int, message: str) -> NoReturn:
@@ -96,4 +96,4 @@ class Tokens:
 
 
 _DIGITS = 80
-"""More than any number has that fits."""
+"""More digits than any number of 64 bits has."""

@@ -1,8 +1,8 @@
 """The kernel's audit records of seccomp (type SECCOMP, 1326) as a recording: from auditd, journald or the kernel's log.
 
-A record has the call's name alone, so its arguments are unknown, and a policy made of it allows the call whatever they
-are.  The kernel writes one where a filter answers log or kill, or another action that the filter's flags or
-kernel.seccomp.actions_logged ask for (seccomp(2)); auditd may drop some, so nothing is known of what is missing.
+A record has only the call's name, so a policy made of it allows the call with any arguments.  The kernel writes a record
+where a filter answers log or kill, or another action that the filter's flags or kernel.seccomp.actions_logged ask for
+(seccomp(2)); auditd may drop records, so it is not known what is missing.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _TIME = re.compile(r"\baudit\((\d{1,10})\.(\d{3}):\d+\)")
 _FIELD = re.compile(r'(?<!\S)([a-z]+)=("[^"]*"|\S+)')
 _HEX = re.compile(r"(?:[0-9A-F]{2})+")
 _MANY = 12
-"""Programs that a gap names."""
+"""Most programs that a gap names."""
 _NO_ARGUMENTS = "arguments are not in audit records: what is made of them allows calls whatever their arguments"
 
 
 def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
-    """The records of `options.program` (a path, or the last part of one; '' for all programs) as one run.
+    """Return the records of `options.program` (a path, or the last part of one; '' for all programs) as one run.
 
-    Other lines are passed over.  Raises ImportFormatError for a record without architecture or call, and if there is
-    none at all.  The run's id is made of the log, so the same log is always the same run.
+    Other lines are ignored.  Raises ImportFormatError for a record without architecture or call, and for a log without
+    records.  The run's id is made from the log, so the same log is always the same run.
     """
     found: Counter[tuple[int, int, str]] = Counter()
     sites: dict[tuple[int, int, str], str] = {}
@@ -69,7 +69,7 @@ def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
 
 
 def _call(fields: dict[str, str], position: str) -> tuple[int, int]:
-    """AUDIT_ARCH_* and the number, which `ausearch -i` writes as names."""
+    """Return AUDIT_ARCH_* and the number; `ausearch -i` writes both as names."""
     for name in ("arch", "syscall"):
         if name not in fields:
             raise ImportFormatError(f"{position}: a SECCOMP record without {name}=")
@@ -87,7 +87,7 @@ def _call(fields: dict[str, str], position: str) -> tuple[int, int]:
 
 
 def _text(field: str) -> str:
-    """A field that the program had a say in: quoted, or in hexadecimal if it has odd bytes (audit_log_untrustedstring)."""
+    """Return a field that the program can influence: quoted, or hexadecimal if it has odd bytes (audit_log_untrustedstring)."""
     if field.startswith('"'):
         return field[1:-1]
     return bytes.fromhex(field).decode("utf-8", "surrogateescape") if _HEX.fullmatch(field) else field

@@ -1,7 +1,7 @@
 """strace's output as a recording: `strace -f -o FILE`, symbolic or numeric (`-X raw`, `-e raw=all`).
 
-One run.  The execve with which strace starts the program is not part of it, as it is not when learning.  What the log
-does not say becomes a gap of the run, with its number and first line; nothing is guessed.
+A log is one run.  The execve with which strace starts the program is not part of it, as under learn.  What the log
+does not say becomes a gap of the run, with its count and first line; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PREFIX = re.compile(
     r"(?:\[ *(?:\d{1,4}|[0-9a-f]{8}|[0-9a-f]{16}|\?+)\] )*"  # -n, -i
 )
 _ASIDES = (" > ", " | ")
-"""What lines begin with that belong to the call before: callers (-k), and what was read or written (-e read, -e write)."""
+"""How lines begin that belong to the previous call: callers (-k), and data read or written (-e read, -e write)."""
 _SUMMARY = b"% time "
 """How a table of figures begins (-C): nothing comes after it."""
 _ENDED = re.compile(r"\+\+\+ (?:exited with (\d{1,3})|killed by (SIG\w+)(?: \(core dumped\))?|superseded by .*) \+\+\+")
@@ -46,12 +46,12 @@ _HIDDEN = "pointers are not printed: 0 stands for them in the examples of calls"
 
 
 def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
-    """The run that the log tells of.  Raises ImportFormatError for a line that strace does not write.
+    """Return the run in the log.  Raises ImportFormatError for a line that strace does not write.
 
-    The run's id is made of the log, so the same log is always the same run.  `options.arch` is the machine.
+    The run's id is made from the log, so the same log is always the same run.  `options.arch` is the machine.
     """
     log = _Log(filename, options.arch)
-    for number, line in enumerate(BytesIO(data), 1):  # one at a time: as text, all of them take several times as much
+    for number, line in enumerate(BytesIO(data), 1):  # one at a time: all lines as text take several times the memory
         if line.startswith(_SUMMARY):
             break
         if line.endswith(b"\n"):
@@ -62,15 +62,15 @@ def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
 
 
 class _Log:
-    """What is known after some lines."""
+    """The state after reading some lines."""
 
     def __init__(self, filename: str, arch: Arch) -> None:
         self._filename = filename
         self._arch = arch
         self._arches: dict[int, Arch | None] = {}
-        """Of processes that are not the machine's; None for x32."""
+        """Architectures of processes that are not of the machine's; None for x32."""
         self._begun: dict[int, tuple[int, str]] = {}
-        """Calls of which the end is yet to come, by process: line and text."""
+        """Unfinished calls, by process: line and text."""
         self._executables: dict[int, str] = {}
         self._executed: set[tuple[str, str]] = set()
         self._folder = Folder()
@@ -101,7 +101,7 @@ class _Log:
         if line.startswith(_ASIDES):
             return
         prefix = _PREFIX.match(line)
-        assert prefix is not None  # it matches nothing, too
+        assert prefix is not None  # it also matches the empty text
         pid, text, column = int(prefix["seen"] or prefix["pid"] or 0), line[prefix.end() :], prefix.end() + 1
         if prefix["epoch"] and not self._started and len(prefix["epoch"]) > 8:  # -ttt, not -r
             self._started = int(prefix["epoch"] + prefix["part"].ljust(9, "0")[:9])
@@ -193,7 +193,7 @@ class _Log:
         self._folder.slot(executable, seen, lambda: _NO_SITE, missing)[0] += 1
 
     def _executable(self, pid: int) -> str:
-        """Of a process seen for the first time, that of its parent, if just one is yet to return from making one."""
+        """Return a process's executable.  A new process has its parent's, if only one fork, or clone, is unfinished."""
         if pid not in self._executables:
             forking = {
                 self._executables[parent]
@@ -210,7 +210,7 @@ def _arguments(arch: Arch, number: int, indices: Collection[int]) -> list[Argume
 
 
 def _words(text: str) -> tuple[str, ...] | None:
-    """The strings of `["ls", "-l"]`; None if it is not printed as that."""
+    """Return the strings of `["ls", "-l"]`; None for another form."""
     if not text.startswith("["):
         return None
     parts, _ = split(text, 1)

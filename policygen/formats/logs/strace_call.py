@@ -1,4 +1,4 @@
-"""One call as strace prints it, as the registers that the kernel was given: those of them that are printed."""
+"""One call as strace prints it, back into the registers that the kernel was given, as far as they are printed."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _PLACES: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys(("truncate64", "ftruncate64", "readahead", "fadvise64", "fadvise64_64", "sync_file_range"), (0,)),
     "_llseek": (0, -1, 3, 4),
 }
-"""Which registers the printed arguments are where not all are printed, if not the first ones; -1: none of them."""
+"""The registers of the printed arguments, for calls where these are not the first ones; -1: no register."""
 _IN_BYTES = {"mmap2": 5}
-"""An argument that is not printed in the unit which the kernel is given."""
+"""An argument that strace prints in another unit than the kernel's."""
 _MULTIPLEXED = re.compile(
     r"socket|bind|connect|listen|accept4?|getsockname|getpeername|socketpair|send|sendto|sendm{0,2}sg|recv|recvfrom|recvm{0,2}sg"
     r"|shutdown|[gs]etsockopt|sem(get|ctl|op|timedop)|shm(get|ctl|at|dt)|msg(get|ctl|snd|rcv)"
 )
-"""What strace prints on i386 for socketcall and ipc too, whose only register of interest it does not print then."""
+"""Names that strace also prints on i386 for socketcall and ipc; it does not print their only register of interest."""
 
 
 class SyntaxProblem(UserError):
-    """Not how strace prints a call.  `place` is an index into the text."""
+    """A text that is not a call as strace prints it.  `place` is an index into the text."""
 
     def __init__(self, place: int, message: str) -> None:
         super().__init__(message)
@@ -48,24 +48,24 @@ class SyntaxProblem(UserError):
 
 
 class UnreadableError(UserError):
-    """A call of which too little is known for an observation; `str()` says what, and is the same for calls alike."""
+    """A call with too few printed values for an observation; `str()` says which, and is the same for similar calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is printed."""
+    """A call as it is printed."""
 
     name: str
     arguments: tuple[str, ...]
     result: int | None
-    """What it returned, negative for -1; None where that is not printed."""
+    """The return value, negative for -1; None if it is not printed."""
     is_enosys: bool
 
 
 def parse(text: str, *, is_whole: bool = True) -> Call:
-    """A line without the process and the time.  Raises SyntaxProblem.
+    """Return the call in a line without the process and the time.  Raises SyntaxProblem.
 
-    If it is not `is_whole`, its end may be missing: strace never saw it.
+    Without `is_whole`, its end may be missing, because strace did not see it.
     """
     name = _NAME.match(text)
     if name is None:
@@ -82,9 +82,9 @@ def parse(text: str, *, is_whole: bool = True) -> Call:
 
 
 def event(call: Call, arch: Arch) -> tuple[Event, frozenset[int]]:
-    """The call as an event, and the registers of which the value is not printed, which are 0 there.
+    """Return the call as an event, and the registers whose values are not printed, which are 0 in the event.
 
-    Raises UnreadableError if one of those decides what a policy says.
+    Raises UnreadableError if a policy would constrain one of those.
     """
     calls = table(arch)
     if known := calls.by_name.get(call.name):
@@ -115,7 +115,7 @@ def event(call: Call, arch: Arch) -> tuple[Event, frozenset[int]]:
 
 
 def _placed(call: Call, arity: int) -> Sequence[tuple[int, str]]:
-    """The printed arguments with the registers that they are."""
+    """Return the printed arguments with their registers."""
     if call.name == "clone" and "=" in "".join(call.arguments):
         named = (argument.partition("=") for argument in call.arguments)
         return [(_CLONE[name], text) for name, _, text in named if name in _CLONE]

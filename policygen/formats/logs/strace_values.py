@@ -1,7 +1,7 @@
 """What strace prints for an argument, back into the value of a register.
 
-strace prints numbers as they are, flags by their C names, and of pointers what they point to.  A pointer printed so has
-no value here; neither has a name that the tables do not have.  (strace 6.13, `doc/strace.1.in` and `src/`.)
+strace prints numbers as they are, flags by their C names, and for a pointer, what it points to.  Such a pointer has
+no value here, and neither has a name that the tables lack.  (strace 6.13, `doc/strace.1.in` and `src/`.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tracer.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Each pattern is found in time linear in the line, also where what it begins with is never closed.
+# Each pattern matches in time linear in the line, even if what it begins with is never closed.
 QUOTED = r'"(?:[^"\\]|\\.)*+(?:"|\Z)'
 _COMMENT = r"/\*(?:(?!/\*).)*?\*/"
 # of -y, -yy and -Y: `3</etc/passwd>`, in which `<` and `>` are escaped; `1</dev/pts/0<char 136:0>>`
@@ -29,7 +29,7 @@ _FUNCTION = re.compile(r"(\w+)\((.*)\)")
 _FIRST_REALTIME = 32
 """strace counts real-time signals from the kernel's first one (asm-generic/signal.h SIGRTMIN), not from libc's."""
 _MAX_DEPTH = 8
-"""Terms within terms, as in `makedev(0x1, 0x3)`."""
+"""Limit of terms within terms, as in `makedev(0x1, 0x3)`."""
 _DIRECTIONS = {"_IOC_NONE": 0, "_IOC_WRITE": 1, "_IOC_READ": 2}
 """asm-generic/ioctl.h"""
 
@@ -57,16 +57,16 @@ _OTHER_NAMES = {
     "SUID_DUMP_USER": 1,
     "SUID_DUMP_ROOT": 2,
 }
-"""What strace calls values that go by another name, or none, in our tables."""
+"""Values that strace names and that have another name, or none, in our tables."""
 
 
 class UnnamedError(UserError):
-    """A value that is printed as something that has no value in our tables; `str()` is it."""
+    """A printed name without a value in our tables; `str()` is the name."""
 
 
 def split(text: str, start: int = 0, *, separator: str = "comma") -> tuple[list[tuple[int, str]], int | None]:
-    """The parts of a list from `start` on, each with its place, up to the parenthesis that closes it; and the place
-    behind that, or None if nothing closes it.  No parts for an empty list."""
+    """Return the parts of a list that begins at `start`, each with its place, and the place after the closing parenthesis,
+    or None without one.  An empty list has no parts."""
     parts, depth, begin = [], 0, start
     end = None
     for token in _TOKEN.finditer(text, start):
@@ -88,7 +88,7 @@ def split(text: str, start: int = 0, *, separator: str = "comma") -> tuple[list[
 
 @lru_cache(maxsize=1 << 16)
 def value(text: str, arch: Arch) -> int | None:
-    """The value of an argument, negative if it is printed so; None for what a pointer points to, or nothing.
+    """Return the value of an argument, negative if it is printed so; None for what a pointer points to, or for nothing.
 
     Raises UnnamedError.
     """
@@ -105,7 +105,7 @@ def value(text: str, arch: Arch) -> int | None:
 
 
 def integer(text: str) -> int | None:
-    """A number in hexadecimal, decimal or C's octal; None for anything else."""
+    """Return a number in hexadecimal, decimal or C's octal; None for anything else."""
     if not _NUMBER.fullmatch(text):
         return None
     return int(text, 8 if text.lstrip("-").startswith("0") and "x" not in text else 0)
@@ -149,7 +149,7 @@ _LETTERS = {"n": "\n", "t": "\t", "r": "\r", "v": "\v", "f": "\f"}
 
 
 def unquoted(text: str) -> str:
-    """What a string is, as strace quotes it in C; `...` at its end where it was abbreviated.  Bytes that are not UTF-8
+    """Return a string without strace's C quotes, with `...` at its end if it was abbreviated.  Bytes that are not UTF-8
     are surrogate-escaped."""
     body, _, rest = text.strip().removeprefix('"').rpartition('"')
 

@@ -1,9 +1,9 @@
 """minijail's policies for `minijail0 -S` on x86_64.
 
-It compares whole registers, where the kernel looks at the low half of an `int`.  A value is written as compilers pass it,
-zero-extended and, if its sign bit is set, sign-extended; sets of bits are written so that the upper half is free.
+minijail compares whole registers, where the kernel uses the low half of an `int`.  A value is written as compilers pass it,
+zero-extended and, if its sign bit is set, also sign-extended; sets of bits are written so that the upper half is free.
 
-It arms a dynamic program with a preloaded library, after its loader and before its main(); a static one before the execve.
+minijail arms a dynamic program through a preloaded library, after the loader and before main(); a static one before the execve.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _errno(action: Action) -> str:
 
 
 def _mixed(entry: Entry, denied: Action) -> Entry:
-    """An entry one of whose answers lets the call run: as what it allows, and what else it answers."""
+    """Return an entry with one allowing answer as the condition that allows, and the other answer."""
     otherwise = None if denied == KILL else denied
     match entry.expression:
         case _ if entry.action.may_run:
@@ -112,7 +112,7 @@ def _mixed(entry: Entry, denied: Action) -> Entry:
 
 
 def _alternatives(call: Syscall, expression: Expression) -> Iterator[Atoms]:
-    """An expression as minijail has it: rules joined by OR."""
+    """Yield an expression as minijail's rules, joined by OR."""
     for alternative in alternatives(expression):
         parts = conjuncts(alternative)
         conditions = [part for part in parts if isinstance(part, Condition)]
@@ -125,7 +125,7 @@ def _alternatives(call: Syscall, expression: Expression) -> Iterator[Atoms]:
 
 
 def _condition(call: Syscall, condition: Condition) -> list[Atoms]:
-    """One comparison as rules joined by OR."""
+    """Return one comparison as rules joined by OR."""
     index = condition.index
     argument = call.arguments[index]
     bits = condition.value & argument.mask
@@ -152,7 +152,7 @@ def _condition(call: Syscall, condition: Condition) -> list[Atoms]:
 
 
 def _intervals(argument: Argument, condition: Condition) -> Iterator[tuple[int, int]]:
-    """The registers in which compilers pass what such an ordering holds for, as first and last ones."""
+    """Yield the ranges of register values, as compilers pass them, for which an ordering holds: first and last."""
     half, value = 1 << argument.width - 1, condition.value
     low, high = (-half, half - 1) if argument.signed else (0, argument.mask)
     match condition.operator:
@@ -179,21 +179,21 @@ def _between(index: int, first: int, last: int) -> Atoms:
 
 
 def _passed(argument: Argument, value: int) -> list[int]:
-    """The registers in which compilers pass a value."""
+    """Return the register values as which compilers pass a value."""
     bits = value & argument.mask
     extended = bits | _WORD & ~argument.mask
     return [bits, extended] if bits >> argument.width - 1 and extended != bits else [bits]
 
 
 def _masked(index: int, mask: int, value: int) -> Atoms:
-    """`argument & mask == value`: bits that are zero by `in`, each of the others by `&`."""
+    """Return `argument & mask == value`: `in` for the bits that are zero, `&` for each of the others."""
     ones = [1 << bit for bit in range(64) if value >> bit & 1]
     zeros = mask & ~value
     return (*([f"arg{index} in {_WORD & ~zeros:#x}"] if zeros else []), *(f"arg{index} & {bit:#x}" for bit in ones))
 
 
 def _cubes(call: Syscall, expression: Expression) -> Iterator[Atoms]:
-    """Any expression as rules of masked comparisons."""
+    """Yield any expression as rules of masked comparisons."""
     space = region.space()
     found = region.alternatives(space, region.truth(space, expression, call.arguments), MAX_LABELS)
     if found is None:

@@ -1,7 +1,7 @@
 """Reading minijail's policies, as its C library does (syscall_filter.c compile_file, util.c parse_constant).
 
-Its tools/compile_seccomp_policy.py takes a larger language in which `EXPRESSION; return ERROR` means the reverse: what only
-that compiler takes is refused.
+minijail's tools/compile_seccomp_policy.py takes a larger language in which `EXPRESSION; return ERROR` means the reverse: what
+only that compiler takes is refused.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 _WORD = (1 << 64) - 1
 _MAX_DEPTH = 64
 _DIGITS = 80
-"""More than any number has that fits."""
+"""More digits than any number of 64 bits has."""
 _ATOM = re.compile(r"arg(\d{1,3})\s+(==|!=|<=|>=|<|>|&|in)\s+(\S+)")
 _CONSTANT = re.compile(r"\s*(~)?(?:(\()|([A-Za-z_]\w*)|(-?(?:0[xX][0-9a-fA-F]+|\d+))(?!\w))")
 _OTHER = "is of compile_seccomp_policy.py, not of minijail0 -S: compile it with that and import the result with --from bpf"
 
 
 def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
-    """The policy of a file for `minijail0 -S` on x86_64."""
+    """Return the policy of a file for `minijail0 -S` on x86_64."""
     try:
         return _MinijailReader(filename).read(data.decode("utf-8", "replace"))
     except TooComplexError as error:
@@ -49,7 +49,7 @@ class _MinijailReader:
         self.allow = self.space.leaf(bpf.ret(ALLOW))
         self.kill = self.space.leaf(bpf.KILL_THREAD)
         self.reversed: list[str] = []
-        """Calls on whose lines the two compilers disagree."""
+        """Calls with a line that the two compilers read differently."""
 
     def read(self, text: str) -> Imported:
         answers: dict[int, int] = {}
@@ -68,7 +68,7 @@ class _MinijailReader:
         return policy_of(self.space, answers, bpf.KILL_THREAD, losses)
 
     def _lines(self, text: str) -> Iterator[str]:
-        """The statements: lines that end in a backslash go on."""
+        """Yield the statements; a line that ends in a backslash continues in the next one."""
         whole = ""
         for self.line, line in enumerate(text.split("\n"), 1):
             whole += line
@@ -95,7 +95,7 @@ class _MinijailReader:
         return call.number
 
     def _answer(self, name: str, body: str) -> int:
-        """The function to what the filter returns for one call."""
+        """Return the function from arguments to the filter's return value, for one call."""
         if body == "1":
             return self.allow
         if body.startswith("return"):
@@ -131,14 +131,14 @@ class _MinijailReader:
         return compared(self.space, region.argument_word(self.space, index), operator, value)
 
     def _constant(self, text: str) -> int:
-        """64 bits: constants and numbers, complemented and joined by `|`."""
+        """Return the 64-bit value of constants and numbers, complemented and joined by `|`."""
         value, end = self._joined(text, 0)
         if end < len(text):
             self._fail(f"{text!r} is no constant from {text[end:]!r} on")
         return value
 
     def _joined(self, text: str, at: int, depth: int = 0) -> tuple[int, int]:
-        """The value of what begins there, and the place behind it."""
+        """Return the value that begins at that place, and the place after it."""
         if depth > _MAX_DEPTH:
             self._fail(f"a constant is nested more than {_MAX_DEPTH} deep")
         value = 0
@@ -185,7 +185,7 @@ _ACTIONS = frozenset(("allow", "kill", "kill-process", "kill-thread", "trap", "t
 
 
 def compared(space: Space, word: tuple[int, ...], operator: str, value: int) -> int:
-    """Where a word of 64 bits compares so with the value, unsigned (bpf.c bpf_arg_comp)."""
+    """Return the set where the unsigned comparison of a 64-bit word with the value holds (bpf.c bpf_arg_comp)."""
     other = constant(value, 64)
     match operator:
         case "==":

@@ -1,4 +1,4 @@
-"""The groups of calls that systemd has names for."""
+"""systemd's named groups of calls."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 KNOWN: Final = "@known"
 """Every call that systemd knows."""
 IMPLIED: Final = "@default"
-"""What systemd adds to every list of allowed calls (systemd.exec(5)); a later `~` takes it out again."""
+"""The group that systemd adds to every list of allowed calls (systemd.exec(5)); a later `~` removes it again."""
 
 
 @cache
 def groups() -> Mapping[str, frozenset[str]]:
-    """The calls of x86_64 in each group, by the group's name; of the systemd version in systemd_groups.tsv."""
+    """Return the calls of x86_64 in each group, by the group's name, for the systemd version in groups.tsv."""
     text = Path(__file__).with_suffix(".tsv").read_text("ascii")
     rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
     return MappingProxyType({name: frozenset(calls.split()) for name, calls in rows if name.startswith("@")})
 
 
 def grouped(names: Collection[str]) -> list[str]:
-    """The shortest such list of the same calls: groups all of whose calls are among them, then the other calls."""
+    """Return a short list for the same calls: groups whose calls are all among them, then the other calls."""
     wanted = frozenset(names)
     whole = {name: calls for name, calls in groups().items() if calls and calls <= wanted and name != KNOWN}
     chosen: list[str] = []

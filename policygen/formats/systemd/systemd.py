@@ -1,9 +1,9 @@
 """systemd: a drop-in that filters a unit's calls by name (systemd.exec(5)), for systemd 257.
 
-A list of allowed calls fails every call that systemd does not know with ENOSYS, and for that reason cannot fail a known one
+A list of allowed calls fails every call that systemd does not know with ENOSYS, and therefore cannot fail a known call
 with ENOSYS: libseccomp refuses a rule that equals its default, and the unit does not start (status 228/SECCOMP; seen with
-257.13).  So where a policy needs that, RestrictNamespaces= does it for clone3, which it always fails so; else every
-denied call is failed with ENOSYS, which lets the same calls run.
+257.13).  If a policy needs ENOSYS for clone3, RestrictNamespaces= does it; for another call, every denied call fails with
+ENOSYS, so the same calls run.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class _Made:
     text: str
     """The lines of the section."""
     effect: Policy
-    """What they do, but for numbers that are no calls."""
+    """What the lines do, except for numbers that are not calls."""
 
 
 def _said(policy: Policy) -> Policy:
-    """The policy in the actions that systemd has."""
+    """Return the policy with only the actions that systemd has."""
     default = spoken(policy.default, KILL, _SPOKEN)
     denied = KILL if default.may_run else default
     entries = {
@@ -65,7 +65,7 @@ def _said(policy: Policy) -> Policy:
 
 
 def _allowing(policy: Policy, *, restrict: bool) -> _Made:
-    """A list of allowed calls, from which is taken what systemd adds to it."""
+    """Return a list of allowed calls, which removes the calls that systemd would add."""
     calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
     answered = {name: section[calls[name].number].action for name in _known() if calls[name].number in section}
     allowed = {name for name, action in answered.items() if action.may_run}
@@ -90,7 +90,7 @@ def _allowing(policy: Policy, *, restrict: bool) -> _Made:
 
 
 def _denying(policy: Policy) -> _Made:
-    """A list of denied calls: what systemd does not know is allowed."""
+    """Return a list of denied calls; calls that systemd does not know are allowed."""
     calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
     answered = {name: section[calls[name].number].action for name in _known() if calls[name].number in section}
     denied = {name: action for name, action in answered.items() if not action.may_run}
@@ -105,7 +105,7 @@ def _known() -> list[str]:
 
 
 def _section(lines: list[str], default: Action, *, restrict: bool) -> str:
-    """The lines in a drop-in, which replaces what the unit says: an empty value clears the list."""
+    """Return the drop-in with the lines; it replaces what the unit says, since an empty value clears the list."""
     lines = ["SystemCallFilter=", *lines, f"SystemCallErrorNumber={_word(default)}"]
     lines += ["SystemCallArchitectures=", "SystemCallArchitectures=native"]
     if restrict:
@@ -114,7 +114,7 @@ def _section(lines: list[str], default: Action, *, restrict: bool) -> str:
 
 
 def _list(setting: str, words: list[str], prefix: str = "") -> list[str]:
-    """As several assignments, each of which adds to the list."""
+    """Return several assignments; each adds to the list."""
     return [f"{setting}={prefix}{line}" for line in textwrap.wrap(" ".join(words), 100, break_on_hyphens=False)]
 
 
@@ -139,7 +139,7 @@ def _unshares_nothing(policy: Policy) -> bool:
 
 
 def _restrict(entries: dict[int, Entry]) -> None:
-    """RestrictNamespaces=yes, put on before the list: where both deny a call, the list answers."""
+    """Add RestrictNamespaces=yes to the entries.  If both it and the list deny a call, the list answers: it is installed later."""
     calls = table(NATIVE).by_name
     entries[calls["clone3"].number] = Entry(Always(True), ENOSYS)
     clone = calls["clone"].number
