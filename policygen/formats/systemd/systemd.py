@@ -139,7 +139,7 @@ def _unshares_nothing(policy: Policy) -> bool:
 
 
 def _restrict(entries: dict[int, Entry]) -> None:
-    """Add RestrictNamespaces=yes to the entries.  If both it and the list deny a call, the list answers: it is installed later."""
+    """Add RestrictNamespaces=yes to the entries.  Where both deny a call, the list answers, since it is installed later."""
     calls = table(NATIVE).by_name
     entries[calls["clone3"].number] = Entry(Always(True), ENOSYS)
     clone = calls["clone"].number
