@@ -1,4 +1,4 @@
-"""Containers as root runs them, with everything that they leave behind in one folder."""
+"""Containers as root runs them, with all their files in one folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOLDERS = ("usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "proc", "sys", 
 # runtimes take no mixture of cgroup v1 and v2; the mount is gone with the namespace
 CGROUPS = 'case $(stat -f -c %T /sys/fs/cgroup) in cgroup2fs) ;; *) mount -t cgroup2 none /sys/fs/cgroup ;; esac; exec "$@"'
 OUTSIDE = 100000
-"""Who the root of an unprivileged container is outside; the images are theirs, so that crun may add what they lack."""
+"""User outside who is root in an unprivileged container, and owns the images, so that crun may add missing files."""
 IN_NAMESPACE = ("unshare", "--mount", "--propagation", "private", "sh", "-c", CGROUPS, "sh")
 
 
@@ -38,7 +38,7 @@ def run(argv: Sequence[str | Path], **options: Any) -> subprocess.CompletedProce
 @dataclass(frozen=True, slots=True)
 class Containers:
     UNPRIVILEGED: ClassVar = (f"--uidmap=0:{OUTSIDE}:65536", f"--gidmap=0:{OUTSIDE}:65536", "--cap-drop=all")
-    """As in a rootless container: root inside is nobody outside, and has no capability."""
+    """As in a rootless container: root inside is an unprivileged user outside, and has no capability."""
 
     folder: Path
     """Readable for every user; pytest's own folders are not."""

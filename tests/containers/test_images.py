@@ -1,4 +1,4 @@
-"""Images learned in containers that may do nothing special, exported, and run again under the profile."""
+"""Images learned in containers without privileges, exported, and run again under the profile."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ ENVIRONMENT = (
 def learned(
     containers: Containers, tool: tuple[Path, tuple[str, ...]], root: Path, argv: tuple[str, ...], place: Path, name: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """One run under learn, by a user who is nobody outside and has no capability."""
+    """Run once under learn, as a user who is unprivileged outside and has no capability."""
     folder, start = tool
     mounts = (f"--volume={folder}:/callfence:ro", f"--volume={place}:/out", "--tmpfs=/tmp")
     command = (*start, "learn", "-q", "-o", f"/out/{name}.policy", "--", *argv)

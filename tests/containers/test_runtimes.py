@@ -45,7 +45,7 @@ by range ok
 denied by name EACCES
 denied by argument EACCES
 denied by range EACCES
-denied in its own way ESRCH
+denied by the kernel ESRCH
 allowed by its exception ok
 its exception EACCES
 """

@@ -117,7 +117,7 @@ def test_arguments_are_judged(name: str, call: str, confine: Callable[[str], lis
     assert killed(result), result
 
 
-def test_firejail_knows_no_arguments_as_was_said(confine: Callable[[str], list[str]], policy_file: Path) -> None:
+def test_firejail_compares_no_arguments_as_reported(confine: Callable[[str], list[str]], policy_file: Path) -> None:
     losses = formats.module("firejail").export(parse_file(policy_file).policy, FormatOptions()).losses
     assert {"socket", "setpriority", "ioctl"} <= {call for loss in formats.wider(losses) for call in loss.calls}
     result = run(confine("firejail"), "141,0,0,19")
@@ -178,7 +178,7 @@ def running() -> Iterator[Callable[[list[str], str], int]]:
 
 @needs_root
 @pytest.mark.parametrize("name", CONSUMERS)
-def test_the_kernels_filter_differs_from_the_policy_as_was_said(
+def test_the_kernels_filter_differs_from_the_policy_as_reported(
     name: str, confine: Callable[[str], list[str]], policy_file: Path, probe: Path, running: Callable[[list[str], str], int]
 ) -> None:
     policy = parse_file(policy_file).policy

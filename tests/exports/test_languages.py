@@ -136,12 +136,12 @@ def test_kafels_mistakes(text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_what_the_two_compilers_of_minijail_disagree_on_is_told() -> None:
+def test_lines_that_minijails_two_compilers_read_differently_are_reported() -> None:
     losses = formats.module("minijail").read(b"mprotect: arg2 == 1; return EPERM", "it", FormatOptions()).losses
     assert [loss.calls for loss in losses if "other way round" in loss.what] == [("mprotect",)]
 
 
-def test_upper_halves_of_registers_are_told() -> None:
+def test_upper_halves_of_registers_are_reported() -> None:
     """The kernel looks at the lower half of an int; minijail compares all of the register."""
     losses = formats.module("minijail").read(b"dup: arg0 == 5", "it", FormatOptions()).losses
     assert [loss.direction for loss in losses if loss.calls == ("dup",)] == [Direction.WIDER]
@@ -152,14 +152,14 @@ def test_a_filter_that_the_kernel_would_not_load() -> None:
         formats.module("bpf").read(b"no filter", "it", FormatOptions())
 
 
-def test_what_is_too_much_for_minijail_is_refused() -> None:
+def test_a_policy_that_is_too_large_for_minijail_is_refused() -> None:
     text = "ioctl: " + " || ".join(f"cmd == {number}" for number in range(0x5400, 0x5580)) + "\n"
     with pytest.raises(ExportError, match="takes 4096; `--to bpf` has no such limit"):
         formats.module("minijail").export(parse(text).policy, FormatOptions())
 
 
-def test_many_values_that_a_call_must_not_have() -> None:
-    """Each of them is an alternative for each of its bits, all of which would be multiplied with one another."""
+def test_many_excluded_values() -> None:
+    """Each excluded value is an alternative for each of its bits, and these would be multiplied with one another."""
     text = "dup: " + " && ".join(f"fildes != {number}" for number in range(40)) + "\n"
     made = formats.module("minijail").export(parse(text).policy, FormatOptions())
     back = formats.module("minijail").read(made.data, "it", FormatOptions()).policy

@@ -44,13 +44,13 @@ def read_back(name: str, policy: Policy) -> None:
 
 @pytest.mark.parametrize("name", ["minijail", "kafel"])
 @pytest.mark.parametrize("policy", (SAMPLES | POLICIES).values(), ids=SAMPLES | POLICIES)
-def test_what_is_read_back_differs_as_it_was_said(policy: Policy, name: str) -> None:
+def test_a_policy_read_back_differs_as_reported(policy: Policy, name: str) -> None:
     read_back(name, policy)
 
 
 @pytest.mark.parametrize("name", ["bpf", "bwrap"])
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_filters_differ_as_it_was_said(policy: Policy, name: str) -> None:
+def test_filters_differ_as_reported(policy: Policy, name: str) -> None:
     """Those of the samples come back word for word: tests/policygen/filter/test_lift.py."""
     exported = formats.module(name).export(policy, OPTIONS)
     check(policy, exported, formats.module("bpf").read(exported.data, "it", OPTIONS).policy)
@@ -71,8 +71,8 @@ def test_any_policy_is_read_back(policy: Policy, name: str) -> None:
 
 @pytest.mark.parametrize("default", ["allow", "log", "kill", "errno EPERM", "trap"])
 @pytest.mark.parametrize("name", ["systemd", "firejail", "minijail", "kafel"])
-def test_what_is_denied_stays_denied(name: str, default: str) -> None:
-    """Whatever actions the target lacks: it may only lack conditions and names, and add calls of its own."""
+def test_denied_calls_stay_denied(name: str, default: str) -> None:
+    """The target may lack actions; it may differ only by missing conditions and names, and by its own calls."""
     text = f"default {default}\nptrace: trap\nsetns: notify\nbpf: errno EPERM\nsocket: kill\nlistxattrat: trap\n"
     exported = formats.module(name).export(parse(text).policy, OPTIONS)
     more = {call for loss in formats.wider(exported.losses) for call in loss.calls}
@@ -95,21 +95,21 @@ def test_a_policy_for_another_architecture_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["systemd", "kafel", "firejail", "bwrap", "c"])
-def test_what_is_armed_later_is_told(name: str) -> None:
+def test_a_later_arm_is_reported(name: str) -> None:
     policy = replace(SAMPLES["hello"], arm=Arm.ENTRY)
     losses = formats.module(name).export(policy, OPTIONS).losses
     assert any(loss.direction is Direction.NARROWER and "dynamic loader" in loss.what for loss in losses)
 
 
 @pytest.mark.parametrize("name", ["bpf", "bwrap", "c", "kafel", "minijail", "systemd", "firejail"])
-def test_that_nobody_is_asked_is_told(name: str) -> None:
+def test_a_missing_listener_is_reported(name: str) -> None:
     policy = parse("read: notify\nwrite: allow\n").policy
     assert any(entry.action.kind is ActionKind.NOTIFY for entry in policy.entries[Arch.X86_64].values())
     told = formats.module(name).export(policy, OPTIONS).losses
     assert any("read" in loss.calls or "ENOSYS" in loss.what for loss in told)
 
 
-def test_x32_calls_that_nsjail_lets_run_are_told() -> None:
+def test_x32_calls_that_nsjail_lets_run_are_reported() -> None:
     """A policy kills them whatever its default; Kafel has the default for every number that has no rule."""
     for default, direction in (("allow", Direction.WIDER), ("errno EPERM", Direction.OTHER), ("kill", None)):
         losses = formats.module("kafel").export(parse(f"default {default}\n").policy, OPTIONS).losses

@@ -30,7 +30,7 @@ int main(int argc, char **argv)
 	try("denied by name", SYS_getpgid, 0, 0, 0);
 	try("denied by argument", SYS_socket, AF_INET, SOCK_STREAM, 0);
 	try("denied by range", SYS_alarm, 6, 0, 0);
-	try("denied in its own way", SYS_setpriority, 0, 0, 0);
+	try("denied by the kernel", SYS_setpriority, 0, 0, 0);
 	try("allowed by its exception", SYS_getpriority, 0, 0, 0);
 	try("its exception", SYS_getpriority, 2, 0, 0);
 	return 0;

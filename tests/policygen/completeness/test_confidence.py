@@ -1,4 +1,4 @@
-"""How sure: only what the runs show."""
+"""The estimates: only what the runs show."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def test_estimate(runs: list[list[Event]], chance: float | None, last: int | Non
     assert found.single == tuple((ARCH.audit, number) for number in sorted(single))
 
 
-def test_names_need_no_more_than_names() -> None:
+def test_names_only() -> None:
     runs = recording([flagged(CLOEXEC)], [flagged(NONBLOCK)])
     assert (confidence(runs).chance, confidence(runs, names_only=True).chance) == (1.0, 0.0)
 
 
-def test_no_news_is_not_certainty() -> None:
+def test_runs_without_news_still_give_a_bound() -> None:
     few, many = estimate(*[[read]] * 2), estimate(*[[read]] * 59)
     assert few.at_most == pytest.approx(0.776, abs=0.001)
     assert many.at_most == pytest.approx(0.05, abs=0.001)

@@ -1,4 +1,4 @@
-"""The discovery curve, what runs say of the rules not found yet, and arguments that still grow."""
+"""The discovery curve, estimates of the rules not found yet, and arguments that still grow."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def option(value: int) -> Event:
     return call(PRCTL, value)
 
 
-def test_each_run_is_told_with_what_it_brought() -> None:
+def test_each_run_has_a_step_with_what_it_brought() -> None:
     steps = found([read, floor], [read], [write, pipe(CLOEXEC)], [pipe(NONBLOCK), close]).steps
     assert [(step.new, step.wider, step.total) for step in steps] == [(1, 0, 1), (0, 0, 1), (2, 0, 3), (1, 1, 4)]
     assert [step.alone for step in steps] == [False, False, True, True]

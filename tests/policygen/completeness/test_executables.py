@@ -1,4 +1,4 @@
-"""Which executables a recording shows, and who started which."""
+"""The executables of a recording, and which started which."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_starters_of_all_runs_add_up() -> None:
     assert shown["/b"].syscalls == {(Arch.X86_64.audit, NUMBERS["read"]): 3}
 
 
-def test_one_of_which_no_call_is_recorded_ran_nevertheless() -> None:
-    """As in a warm run, for which all that it does is known."""
+def test_an_executable_without_recorded_calls_still_ran() -> None:
+    """As in a warm run that made only known calls."""
     shown = found(recorded(0, {"/b": ["read"]}, ("", "/a"), ("/a", "/b")))
     assert (shown["/a"].calls, shown["/a"].runs, shown["/a"].is_first) == (0, (0,), True)
 
 
-def test_nothing_is_guessed_of_runs_that_do_not_say() -> None:
+def test_nothing_is_guessed_about_runs_without_execves() -> None:
     shown = found(recorded(0, {"/a": ["vfork", "execve"], "/b": ["read"]}))
     assert [(one.is_first, one.starters) for one in shown.values()] == [(False, ()), (False, ())]

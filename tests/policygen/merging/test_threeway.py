@@ -55,7 +55,7 @@ def test_a_union_allows_what_either_does(
 
 @SLOW
 @given(st.data(), cases(3))
-def test_a_merge_is_call_by_call_what_the_side_that_changed_it_says(
+def test_a_merge_takes_each_call_from_the_side_that_changed_it(
     data: st.DataObject, case: tuple[int, list[Entry | None]]
 ) -> None:
     number, (base, ours, theirs) = case
@@ -122,7 +122,7 @@ def test_what_has_no_union(a: str, b: str) -> None:
         ("", "read: allow", False),
     ],
 )
-def test_refusals_in_so_many_words(written: str, wanted: str, refused: bool) -> None:
+def test_explicit_denials(written: str, wanted: str, refused: bool) -> None:
     want = entry(wanted)
     assert want is not None and want.action == ALLOW
     assert refuses(ARCH, READ, entry(written), want.expression, KILL) is refused

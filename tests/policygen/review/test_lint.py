@@ -1,4 +1,4 @@
-"""The linter: judged by what entries allow, however they are written."""
+"""The linter judges what entries allow, not how they are written."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tracer.abi import Arch, table
 
 SETTINGS = [of_setting("default"), of_setting("unknown")]
 HIDDEN = (Arch.I386, "mmap")
-"""Has its arguments behind a pointer, so that nobody can tell which of them are allowed."""
+"""A call with its arguments in memory, so that a policy cannot say which are allowed."""
 
 
 def rules(text: str) -> list[str]:
-    """Of the findings that nobody has accepted."""
+    """Return the findings that are not accepted."""
     return sorted(finding.rule for finding in lint(parse(text)) if not finding.accepted)
 
 
-def test_the_catalogue_is_whole() -> None:
+def test_each_row_of_the_catalogue_matches_some_calls() -> None:
     """Each row matches something: its calls exist, its condition parses, and is about some and not all calls."""
     ids = [danger.id for danger in dangers()]
     assert len(set(ids)) == len(ids) > 40
@@ -121,7 +121,7 @@ def test_examples_are_allowed() -> None:
         assert evaluate(document.policy, finding.example).lets_run
 
 
-def test_the_gravest_comes_first() -> None:
+def test_the_most_serious_comes_first() -> None:
     levels = [finding.level.rank for finding in lint(parse("socket: allow\nexecve: allow\nptrace: allow\n"))]
     assert levels == sorted(levels, reverse=True)
     assert {Level.DANGER.rank, Level.NOTE.rank} <= set(levels)
@@ -136,7 +136,7 @@ PROMISED = """
 
 
 @pytest.mark.parametrize("name", PROMISED.split())
-def test_calls_that_a_reviewer_is_always_told_of(name: str) -> None:
+def test_calls_that_are_always_found(name: str) -> None:
     assert any(finding.level is not Level.NOTE for finding in lint(parse(f"{name}: allow\n")))
 
 
@@ -162,7 +162,7 @@ def test_calls_that_a_reviewer_is_always_told_of(name: str) -> None:
         ("mknodat: mode & 0o170000 == S_IFBLK", "device-node"),
     ],
 )
-def test_arguments_that_a_reviewer_is_always_told_of(rule: str, row: str) -> None:
+def test_arguments_that_are_always_found(rule: str, row: str) -> None:
     assert row in rules(rule)
 
 

@@ -1,4 +1,4 @@
-"""Which changes of a policy are to be judged, and what is left when they are."""
+"""The changes of a policy that must be judged, and the policy that remains."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_is_a_change(old: str, new: str, expected: list[str]) -> None:
 
 
 def decided(old: str, new: str, *answers: tuple[str, Decision]) -> str:
-    """The text that is left; the decisions are for the changes with that in their line, all others are rejected."""
+    """Return the text that remains; a decision is for the changes with its key in their line, all others are rejected."""
     a, b = parse(old), parse(new)
     decisions = {}
     for change, name in zip(changes(a.policy, b.policy), names(old, new), strict=True):
@@ -79,7 +79,7 @@ def decided(old: str, new: str, *answers: tuple[str, Decision]) -> str:
 ACCEPT = Decision(Answer.ACCEPT)
 
 
-def test_what_is_rejected_is_gone_and_what_it_replaced_is_back_with_its_comments() -> None:
+def test_a_rejected_change_is_removed_and_what_it_replaced_is_restored_with_comments() -> None:
     new = OLD.replace("openat: flags in O_CLOEXEC  # plainly\n", "# plainly\nopenat: flags in O_CLOEXEC|O_NONBLOCK\n")
     new = new.replace("read: fd == 0", "read: fd == 0\n    || fd == 7\nptrace: allow")
     assert parse(new).policy != parse(OLD).policy
@@ -92,13 +92,13 @@ def test_each_alternative_is_judged_by_itself() -> None:
     assert text == parse(OLD.replace("read: fd == 0", "read: fd == 0\n    || fd == 4  # the log")).text()
 
 
-def test_undecided_stays() -> None:
+def test_undecided_changes_stay() -> None:
     new = OLD + "execve: allow\nptrace: allow\n"
     assert resolve(parse(OLD), parse(new), {}).text() == parse(new).text()
     assert decided(OLD, new, ("execve", Decision(Answer.SKIP))) == parse(OLD + "execve: allow\n").text()
 
 
-def test_what_was_taken_out_by_hand_does_not_come_back() -> None:
+def test_rules_removed_by_hand_do_not_come_back() -> None:
     assert "read" not in decided("close: allow\nread: fd == 0", "close: allow\nread: fd == 2")
     assert "read: fd == 5\n" in decided("read: fd == 0 || fd == 5", "read: fd == 2 || fd == 5")
     assert "read: errno EIO\n" in decided("read: fd == 0 else errno EIO", "read: fd == 2 else errno EIO")
@@ -120,7 +120,7 @@ def test_an_edited_alternative_takes_the_place_of_the_other() -> None:
         ("arm entry", "arm entry                      # why: it starts sh"),
     ],
 )
-def test_the_reason_stands_on_the_line_that_it_is_for(line: str, written: str) -> None:
+def test_the_reason_is_on_the_line_that_it_is_for(line: str, written: str) -> None:
     old = OLD.replace("read: fd", "socket: family == AF_UNIX\nread: fd")
     new = f"{old}{line}\n".replace("socket: family == AF_UNIX\n", "", line.startswith("socket"))
     if line.startswith("arm"):
@@ -162,7 +162,7 @@ ANSWERS = st.lists(st.sampled_from([*Answer]), min_size=8, max_size=8)
 
 @given(BODIES, BODIES, ANSWERS)
 @settings(max_examples=60, deadline=None)
-def test_what_is_left_lies_between_the_two(old: str, new: str, answers: list[Answer]) -> None:
+def test_the_result_is_between_the_two_policies(old: str, new: str, answers: list[Answer]) -> None:
     a, b = parse(f"read: {old}"), parse(f"read: {new}")
     found = changes(a.policy, b.policy)
     assert all(isinstance(change, EntryChange) for change in found)

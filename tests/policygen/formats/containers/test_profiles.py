@@ -1,4 +1,4 @@
-"""Container profiles, read: as runtimes take them, and what a policy cannot say of them is told."""
+"""Container profiles, read as runtimes read them, and the losses."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_operators(comparisons: list[tuple[int, str, int, int]], arguments: tupl
     assert verdict == bpf.ret(ALLOW if allowed else EPERM)
 
 
-def test_a_rule_without_comparisons_beats_others_and_the_first_of_them_counts() -> None:
+def test_a_rule_without_comparisons_takes_precedence_and_the_first_of_several_counts() -> None:
     with_args = {"names": ["dup"], **ALLOWED, "args": [{"index": 0, "op": EQUAL, "value": 1}]}
     never = {"names": ["dup"], "action": "SCMP_ACT_KILL_PROCESS"}
     event = Event(Arch.X86_64.audit, NUMBER["dup"], (1, 0, 0, 0, 0, 0))
@@ -169,7 +169,7 @@ LOSSES = [
 
 
 @pytest.mark.parametrize(("found", "direction", "calls", "words"), LOSSES, ids=[row[3] for row in LOSSES])
-def test_what_a_policy_cannot_say_is_told(
+def test_losses_of_reading_are_reported(
     found: dict[str, Any], direction: Direction, calls: tuple[str, ...], words: str
 ) -> None:
     assert any(
@@ -177,7 +177,7 @@ def test_what_a_policy_cannot_say_is_told(
     ), read(found).losses
 
 
-def test_what_is_left_out_for_a_capability_says_in_which_direction() -> None:
+def test_a_rule_left_out_for_a_capability_has_a_direction() -> None:
     """A rule that denies makes the policy wider where it is missing."""
     for act, default, direction in [
         ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", Direction.NARROWER),

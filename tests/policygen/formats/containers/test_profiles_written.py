@@ -1,4 +1,4 @@
-"""Container profiles, written: read back equal, or as much wider or narrower as was said."""
+"""Container profiles, written and read back: equal, or wider or narrower as reported."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_no_loss_is_silent(meant: Policy, runtime: str) -> None:
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
-def test_what_is_written_is_what_libseccomp_makes_of_it(path: Path) -> None:
+def test_libseccomps_filter_is_what_the_profile_means(path: Path) -> None:
     written = oci.export(parse_file(path).policy, FormatOptions(runtime="runc")).data
     assert_is_what_libseccomp_makes(profiles.read(json.loads(written), path.name), [Arch.X86_64])
 
@@ -113,12 +113,12 @@ def test_two_actions_for_one_call() -> None:
     assert compare(with_own_calls(meant, "runc").policy, read(exported.data, runtime="runc").policy).differences == ()
 
 
-def test_what_takes_too_many_entries_is_denied_and_said() -> None:
+def test_a_condition_with_too_many_entries_is_denied_and_reported() -> None:
     exported = oci.export(policy("dup2: oldfd != 7 && newfd != 9\n"), FormatOptions())
     assert Loss(Direction.NARROWER, "its condition takes more than 512 alternatives: always kill", ("dup2",)) in exported.losses
 
 
-def test_many_entries_are_said_and_the_runtimes_own_take_few_of_them() -> None:
+def test_many_entries_are_reported_and_the_runtimes_own_calls_take_few() -> None:
     def exported(alternatives: int) -> Exported:
         values = ", ".join(str(3 * value) for value in range(alternatives))
         return oci.export(policy(f"dup: fildes in {{{values}}}\nexit: allow\n"), FormatOptions(runtime="runc"))
@@ -131,7 +131,7 @@ def test_many_entries_are_said_and_the_runtimes_own_take_few_of_them() -> None:
     assert few.additions == many.additions
 
 
-def test_architectures_that_differ_are_left_to_be_killed() -> None:
+def test_architectures_that_differ_are_left_out() -> None:
     both = policy("read: allow\narch i386\nread: allow\n")
     assert json.loads(oci.export(both, FormatOptions()).data)["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]
     differing = oci.export(policy("read: allow\narch i386\nwrite: allow\n"), FormatOptions())
@@ -153,7 +153,7 @@ def test_architectures_that_differ_are_left_to_be_killed() -> None:
         ("", "crun", Direction.OTHER, "killing the thread"),
     ],
 )
-def test_what_a_profile_cannot_say_is_told(text: str, runtime: str, direction: Direction, words: str) -> None:
+def test_losses_of_writing_are_reported(text: str, runtime: str, direction: Direction, words: str) -> None:
     exported = oci.export(policy(f"{text}exit: allow\n"), FormatOptions(runtime=runtime))
     assert any(loss.direction is direction and words in loss.what for loss in exported.losses), exported.losses
 
@@ -181,7 +181,7 @@ def test_own_calls_are_added_visibly_and_only_on_request() -> None:
         oci.export(meant, FormatOptions(runtime="youki"))
 
 
-def test_an_own_call_that_the_policy_answers_otherwise_is_not_added() -> None:
+def test_a_runtime_call_with_another_answer_in_the_policy_is_not_added() -> None:
     meant = policy("faccessat2: errno EPERM\nclose: errno EBADF if fd == 1 else errno EPERM\n")
     added = with_own_calls(meant, "runc")
     number = NUMBER["close"]

@@ -1,4 +1,4 @@
-"""Audit records of seccomp: names, and nothing that they do not say."""
+"""Audit records of seccomp: names of calls, and no guesses."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ def test_the_run_is_dated_and_says_what_is_missing() -> None:
     assert "whatever their arguments" in run.gaps[0]
 
 
-def test_many_programs_are_told_of_shortly() -> None:
+def test_many_programs_are_abbreviated() -> None:
     lines = [line(41, exe=f'"/bin/{number:03}"') for number in range(100)]
     (gap,) = [one for one in record("\n".join(lines).encode(), "audit.log", FormatOptions()).runs[0].gaps if "programs" in one]
     assert "100 programs" in gap and "/bin/011 ..." in gap and "/bin/012" not in gap
 
 
-def test_a_time_that_no_clock_tells_is_none() -> None:
+def test_an_impossible_time_is_ignored() -> None:
     text = line(41).replace("1700000000", "1" * 5000)
     assert record(text.encode(), "audit.log", FormatOptions()).runs[0].started == 0
 
 
-def test_policies_made_of_them_have_names_alone() -> None:
+def test_policies_made_of_records_have_only_names() -> None:
     document = generate(record(line(41).encode(), "a", FormatOptions()).observations, None, name="a").document
     assert "\nsocket: allow\n" in document.text()
 
@@ -80,7 +80,7 @@ def test_policies_made_of_them_have_names_alone() -> None:
         (line("frob"), "a:1:1: syscall=frob is no call"),
     ],
 )
-def test_what_is_no_record_is_an_error(text: str, message: str) -> None:
+def test_a_bad_record_is_an_error(text: str, message: str) -> None:
     with pytest.raises(ImportFormatError) as error:
         record(text.encode(), "a", FormatOptions())
     assert str(error.value).startswith(message)

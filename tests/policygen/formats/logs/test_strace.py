@@ -1,4 +1,4 @@
-"""strace's output back into registers: line by line, and what a log says of processes."""
+"""strace's output back into registers, line by line, and the processes of a log."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_registers(line: str, registers: tuple[int, ...], missing: set[int]) -> 
         ("frobnicate(1) = 0", "frobnicate: no call of x86_64 has that name"),
     ],
 )
-def test_what_is_not_known_is_no_observation(line: str, message: str) -> None:
+def test_a_call_with_unknown_values_is_not_an_observation(line: str, message: str) -> None:
     with pytest.raises(UnreadableError, match=message):
         event(parse(line), Arch.X86_64)
     recording = read(f"7 {line}", f"7 {line}", "7 getpid() = 7")
@@ -150,7 +150,7 @@ def test_children_have_their_parents_executable_until_they_execute() -> None:
     assert log.runs[0].executed == (("", "/bin/app"), ("/bin/app", "/bin/café"))
 
 
-def test_who_executed_what_is_not_guessed() -> None:
+def test_executables_are_not_guessed() -> None:
     log = read(
         '8 execve("/bin/a", ["a"], 0x1) = 0',  # of a process that nothing is known of
         '8 execveat(3, "", ["b"], 0x1, AT_EMPTY_PATH) = 0',
@@ -160,7 +160,7 @@ def test_who_executed_what_is_not_guessed() -> None:
     assert log.runs[0].executed == (("", "/bin/app"),)
 
 
-def test_lines_that_are_no_calls_are_passed_over() -> None:
+def test_lines_that_are_not_calls_are_ignored() -> None:
     log = read(
         "7 --- SIGCHLD {si_signo=SIGCHLD, si_code=CLD_EXITED} ---",
         "strace: Process 8 attached",
@@ -173,12 +173,12 @@ def test_lines_that_are_no_calls_are_passed_over() -> None:
     assert sorted(calls(log)) == ["getpid", "gettid", "getuid", "restart_syscall"]
 
 
-def test_dates_of_the_log_are_those_of_the_run() -> None:
+def test_the_run_has_the_dates_of_the_log() -> None:
     log = record(b"1700000000.250000 getpid() = 7\n", "a", FormatOptions())
     assert log.runs[0].started == 1_700_000_000_250_000_000
 
 
-def test_calls_that_hide_their_arguments_are_told_of() -> None:
+def test_opaque_calls_are_reported() -> None:
     hidden = read("7 clone3({flags=CLONE_VM}, 88) = 8").runs[0].gaps
     assert any("inject=clone3:error=ENOSYS" in gap for gap in hidden)
     refused = read("7 clone3({flags=CLONE_VM}, 88) = -1 ENOSYS (Function not implemented) (INJECTED)").runs[0].gaps
@@ -221,7 +221,7 @@ def test_other_lines_are_errors_with_their_position(text: str, position: str) ->
     ids=["argument", "result", "shifts", "calls", "blanks", "comments", "names of files"],
 )
 def test_a_long_line_is_read_in_time_and_without_recursion(line: str) -> None:
-    """What takes time that grows with the square of these lengths takes a minute, and more."""
+    """An algorithm whose time grows with the square of these lengths takes more than a minute."""
     read(line)
 
 
@@ -231,7 +231,7 @@ def test_a_string_that_is_not_closed_goes_to_the_end_of_the_line(line: str) -> N
         read(line)
 
 
-def test_numbers_that_no_process_has_are_no_processes() -> None:
+def test_numbers_that_are_too_large_for_a_pid() -> None:
     with pytest.raises(ImportFormatError, match="expected a call"):
         read(f"{'1' * 5000} read(1, 0, 0) = 0")
     assert read("7 getpid() = 7", f"7 +++ exited with {'1' * 3} +++").runs[0].status == 111
