@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from callfence.enforcing import filters
 from callfence.shared.files import policy_path, recording_path
-from policygen.recording import atomic, recording_file
+from policygen.recording import atomic, folder, recording_file
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _require_writable(policy: Path, recording: Path) -> None:
     if not policy.parent.is_dir():
         raise UserError(f"{policy}: there is no folder {policy.parent}")
     try:
-        recording.parent.mkdir(exist_ok=True)
+        folder.make(recording.parent)
         for path in (policy, recording):
             atomic.check_writable(path)
     except OSError as error:

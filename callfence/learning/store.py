@@ -16,7 +16,7 @@ from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
 from policygen.learning.within import forbidden, generate_within
 from policygen.model import Arm
-from policygen.recording import atomic, recording_file
+from policygen.recording import atomic, folder, recording_file
 from policygen.recording.runs import Recording, Run, merge
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def add(
     that fails, no recording shows calls that its policy does not allow.
     """
     recording = recording_path(policy)
-    recording.parent.mkdir(exist_ok=True)
+    folder.make(recording.parent)
     with atomic.locked(recording):
         old = recording_file.load(recording) if recording.exists() and not fresh else Recording()
         existing = parse_file(policy) if policy.exists() and not fresh else None

@@ -9,99 +9,131 @@ import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from policygen.recording import folder
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+_PERMISSIONS = 0o777
+"""The bits of a mode that are kept: root must not make a set-user-ID file of what another user has filled."""
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def write(path: Path, data: bytes) -> None:
     """Replaces the file's content, or creates the file, durably.
 
     The old file is whole until the new one is (temporary file in the same folder, fsync, rename, fsync of the
-    folder), and its mode is kept.  Raises OSError, with nothing changed: also for a symbolic link (in a shared folder
-    it could lead anywhere), for what is not a regular file, and for a file without write permission, although a
-    rename could replace each of them.
+    folder), and its owner and permission bits are kept.  Raises OSError, with nothing changed: also for a symbolic link
+    (in a shared folder it could lead anywhere), for what is not a regular file, and for a file without write permission,
+    although a rename could replace each of them.  `folder.opened` says which links in the path are followed.
     """
-    mode = _replaceable(path)
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            if mode is not None:
-                os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-        temporary.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk is told by write(2), which knows no name
-        raise
-    _sync_folder(path.parent)
+    with folder.opened(path.parent) as at, _named(path):
+        old = _replaceable(path, at)
+        temporary = f".{path.name}.{os.urandom(8).hex()}.tmp"
+        descriptor = os.open(temporary, _NEW, 0o600 if old else 0o666, dir_fd=at)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                if old:
+                    _keep(descriptor, old)
+                os.fsync(descriptor)
+            os.rename(temporary, path.name, src_dir_fd=at, dst_dir_fd=at)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=at)
+            raise
+        _sync(at)
 
 
 def check_writable(path: Path) -> None:
     """Raises the OSError that `write` would raise now, as far as that can be known without writing."""
-    _replaceable(path)
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OSError(errno.EACCES, "is a folder that cannot be written to", str(path.parent))
-    if os.statvfs(path.parent).f_flag & os.ST_RDONLY:  # root may do anything, but not this
-        raise OSError(errno.EROFS, "is on a read-only file system", str(path.parent))
+    with folder.opened(path.parent) as at:
+        with _named(path):
+            _replaceable(path, at)
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=at):
+            raise OSError(errno.EACCES, "is a folder that cannot be written to", str(path.parent))
+        if os.fstatvfs(at).f_flag & os.ST_RDONLY:  # root may do anything, but not this
+            raise OSError(errno.EROFS, "is on a read-only file system", str(path.parent))
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps everybody else who asks for the same path waiting, from reading the file until it is written.
+    """Makes all others who ask for the same path wait, from reading the file until it is written.
 
-    The lock is a file beside it, since the file itself is replaced; it is gone afterwards.  One left behind by a
-    killed process does no harm: the kernel drops the lock with the process (flock(2)).
+    The lock is a file beside it, since the file itself is replaced; it is removed afterwards.  One that a killed process
+    has left does no harm: the kernel drops the lock with the process (flock(2)).
     """
-    name = path.with_name(f".{path.name}.lock")
-    while True:
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_current(descriptor, name):
-                break
-        except BaseException:
+    name = f".{path.name}.lock"
+    with folder.opened(path.parent) as at:
+        while True:
+            with _named(path):
+                descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666, dir_fd=at)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if _is_current(descriptor, name, at):
+                    break
+            except BaseException:
+                os.close(descriptor)
+                raise
             os.close(descriptor)
-            raise
-        os.close(descriptor)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=at)
+            os.close(descriptor)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Gives an OSError the name of the file: calls with descriptors know only the last part of it, or none."""
     try:
         yield
-    finally:
-        with suppress(OSError):
-            name.unlink()
-        os.close(descriptor)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
-def _is_current(descriptor: int, name: Path) -> bool:
+def _is_current(descriptor: int, name: str, at: int) -> bool:
     """Whether the name still leads to the file we hold: its last holder removes it, perhaps while we waited."""
     try:
-        return os.path.samestat(os.fstat(descriptor), name.lstat())
+        return os.path.samestat(os.fstat(descriptor), os.stat(name, dir_fd=at, follow_symlinks=False))
     except FileNotFoundError:
         return False
 
 
-def _replaceable(path: Path) -> int | None:
-    """The permission bits of the file there, or None if there is none; OSError if it should not be replaced."""
+def _replaceable(path: Path, at: int) -> os.stat_result | None:
+    """The status of the file in the folder, or None if there is none; OSError if it should not be replaced."""
     try:
-        status = path.lstat()
+        status = os.stat(path.name, dir_fd=at, follow_symlinks=False)
     except FileNotFoundError:
         return None
     if stat.S_ISLNK(status.st_mode):
-        raise OSError(errno.ELOOP, "is a symbolic link: name the file that it leads to", str(path))
+        raise OSError(errno.ELOOP, "is a symbolic link: name the file that it leads to")
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "is not a regular file", str(path))
-    if not os.access(path, os.W_OK):
-        raise OSError(errno.EACCES, "is write-protected", str(path))
-    return stat.S_IMODE(status.st_mode)
+        raise OSError(errno.EINVAL, "is not a regular file")
+    if not os.access(path.name, os.W_OK, dir_fd=at):
+        raise OSError(errno.EACCES, "is write-protected")
+    return status
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _keep(descriptor: int, old: os.stat_result) -> None:
+    """Give the new file the owner and permission bits of the old one; the owner first, while nobody else can open it."""
+    permissions = old.st_mode & _PERMISSIONS
+    try:
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+    except OSError:  # only root can give files to others, and only to users of its namespace
+        with suppress(OSError):
+            os.fchown(descriptor, -1, old.st_gid)
+        if os.fstat(descriptor).st_gid != old.st_gid:
+            permissions &= ~stat.S_IRWXG
+    os.fchmod(descriptor, permissions)
+
+
+def _sync(at: int) -> None:
+    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
     try:
         os.fsync(descriptor)
     finally:

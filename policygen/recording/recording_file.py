@@ -23,7 +23,7 @@ from itertools import chain, islice, pairwise, starmap
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from policygen.recording import atomic
+from policygen.recording import atomic, folder
 from policygen.recording.observation import Observation
 from policygen.recording.runs import Recording, Run, WrongPlaceError, fold
 from tracer.errors import UserError
@@ -97,7 +97,7 @@ def update(path: Path, change: Callable[[Recording], Recording]) -> Recording:
 
     Whoever else updates it meanwhile waits, so nothing is lost.  Creates the folder.
     """
-    path.parent.mkdir(exist_ok=True)
+    folder.make(path.parent)
     with atomic.locked(path):
         recording = change(load(path) if path.exists() else Recording())
         save(path, recording)

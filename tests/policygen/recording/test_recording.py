@@ -290,19 +290,23 @@ class TestAtomic:
         assert target.read_text() == "precious"
         assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "target"]
 
-    @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+    @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
     def test_a_full_disk_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
         path = tmp_path / "app.policy"
         path.write_text("old")
 
-        def fail(*_: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         if call == "write":
             real = os.open
-            monkeypatch.setattr(os, "open", lambda *_: real("/dev/full", os.O_WRONLY))  # full(4): each write fails so
+
+            def full(name: str, flags: int, *mode: int, **folder: int) -> int:  # full(4): each write fails so
+                return real("/dev/full", os.O_WRONLY) if flags & os.O_CREAT else real(name, flags, *mode, **folder)
+
+            monkeypatch.setattr(os, "open", full)
         else:
-            monkeypatch.setattr(*((os, call) if call == "fsync" else (Path, call)), fail)
+            monkeypatch.setattr(os, call, fail)
         with pytest.raises(OSError) as error:
             atomic.write(path, b"new" * 10_000)
         assert error.value.errno == errno.ENOSPC
