@@ -56,7 +56,7 @@ CHANGES = {
     "gets a new libc": Change("notes.c", "incomparable", NOTHING, Build(("-static",), compiler="musl-gcc")),
     "switches malloc": Change("notes.c", "incomparable", NOTHING, Build(JEMALLOC)),
     "adds io_uring": Change(
-        "ring.c", "wider", "danger: io_uring_enter, io_uring_setup: it newly asks the kernel through a ring",
+        "ring.c", "wider", "danger: io_uring_enter, io_uring_setup: it newly makes requests through a ring",
         Build(("-DAFTER",), learn=("--allow-opaque", "io_uring_setup")),
     ),
     "drops root": Change(
