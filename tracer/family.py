@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tracer.tally import Tally
 
 
-class Family:
+class TaskFamily:
     """The program's tasks by tid, and how many there were."""
 
     def __init__(self, tally: Tally, processor: SharedProcessor) -> None:

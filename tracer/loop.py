@@ -14,7 +14,7 @@ from tracer import kernel
 from tracer.abi import Arch
 from tracer.calls import ENOSYS, Calls
 from tracer.errors import PtraceError, TracerError
-from tracer.family import Family
+from tracer.family import TaskFamily
 from tracer.kernel import RECORDING_DATUM, STATUS_SECCOMP, STATUS_SYSCALL, EntryPoint, SyscallInfo, resume
 from tracer.linux import (
     INFO_IS_ERROR,
@@ -78,7 +78,7 @@ class Loop:
         self.processor = SharedProcessor()
         self._recorder = recorder
         self._tally = Tally(recorder)
-        self.family = Family(self._tally, self.processor)
+        self.family = TaskFamily(self._tally, self.processor)
         self.tasks = self.family.tasks
         self.calls = Calls(self.tasks, self.processor, allow_opaque, recorder.gap)
         self._info = SyscallInfo()

@@ -22,7 +22,7 @@ SECONDS: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     works: bool
     what: str
     advice: str = ""
@@ -48,14 +48,14 @@ def main(arguments: list[str]) -> int:
     return int(any(finding.needed and not finding.works for finding in findings))
 
 
-def _machine() -> Finding:
+def _machine() -> CheckResult:
     machine = os.uname()
     what = f"{machine.sysname} {machine.release} on {machine.machine}, Python {sys.version.split()[0]}, callfence {__version__}"
     works = (machine.sysname, machine.machine) == ("Linux", "x86_64")
-    return Finding(works, what, "learn and enforce run on Linux on x86_64 only")
+    return CheckResult(works, what, "learn and enforce run on Linux on x86_64 only")
 
 
-def _modules() -> Finding:
+def _modules() -> CheckResult:
     """Our import names are generic: another package of the same name could be imported instead."""
     home = Path(__file__).parents[2]
     foreign = []
@@ -64,10 +64,10 @@ def _modules() -> Finding:
         if spec is None or spec.origin is None or Path(spec.origin).parent.parent != home:
             foreign.append(f"{name} ({spec.origin if spec else 'missing'})")
     advice = f"another package has the name of {', '.join(foreign)}: install callfence by itself (pipx, uv tool, a venv)"
-    return Finding(not foreign, "the packages tracer, policygen and enforcer are callfence's", advice)
+    return CheckResult(not foreign, "the packages tracer, policygen and enforcer are callfence's", advice)
 
 
-def _libseccomp() -> Finding:
+def _libseccomp() -> CheckResult:
     from policygen.filter.compile import compile_policy
     from policygen.language.document import parse
     from tracer.errors import CallfenceError
@@ -75,29 +75,29 @@ def _libseccomp() -> Finding:
     try:
         compile_policy(parse("read: fd == 0\n").policy)
     except CallfenceError as error:
-        return Finding(False, "libseccomp compiles policies", str(error))
-    return Finding(True, "libseccomp compiles policies, and what it writes is proved")
+        return CheckResult(False, "libseccomp compiles policies", str(error))
+    return CheckResult(True, "libseccomp compiles policies, and what it writes is proved")
 
 
-def _actions() -> Finding:
+def _actions() -> CheckResult:
     path = Path("/proc/sys/kernel/seccomp/actions_avail")
     try:
         available = path.read_text().split()
     except OSError:
-        return Finding(False, "the kernel has seccomp filters", f"{path} is missing: a kernel with CONFIG_SECCOMP_FILTER")
+        return CheckResult(False, "the kernel has seccomp filters", f"{path} is missing: a kernel with CONFIG_SECCOMP_FILTER")
     missing = {"kill_process", "errno", "trace", "user_notif"} - {*available}
     advice = f"the kernel lacks {', '.join(sorted(missing))}: Linux 5.6 or newer is needed"
-    return Finding(not missing, f"seccomp actions: {' '.join(available)}", advice)
+    return CheckResult(not missing, f"seccomp actions: {' '.join(available)}", advice)
 
 
-def _ptrace_scope() -> Finding:
+def _ptrace_scope() -> CheckResult:
     path = Path("/proc/sys/kernel/yama/ptrace_scope")
     scope = path.read_text().strip() if path.exists() else "0"
     advice = "enforce --arm now works without ptrace; learn needs an administrator to set it to 1"
-    return Finding(scope in "01", f"kernel.yama.ptrace_scope is {scope}{'' if path.exists() else ' (no Yama)'}", advice)
+    return CheckResult(scope in "01", f"kernel.yama.ptrace_scope is {scope}{'' if path.exists() else ' (no Yama)'}", advice)
 
 
-def _surroundings() -> Finding:
+def _surroundings() -> CheckResult:
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
     filtered, traced = status.get("Seccomp", "0") != "0", status.get("TracerPid", "0") != "0"
     what = f"uid {os.geteuid()}, no filter here, not traced"
@@ -106,18 +106,18 @@ def _surroundings() -> Finding:
         notes.append("this process is under a seccomp filter already (a container's?): callfence's are added to it")
     if traced:
         notes.append("this process is traced already: what it starts can't be learned, and armed only with --arm now")
-    return Finding(not notes, what, "; ".join(notes), needed=traced)
+    return CheckResult(not notes, what, "; ".join(notes), needed=traced)
 
 
-def _learn() -> Finding:
+def _learn() -> CheckResult:
     return _probe("learn", "records a program", "see the findings above; in a container, allow ptrace")
 
 
-def _enforce() -> Finding:
+def _enforce() -> CheckResult:
     return _probe("enforce", "confines a program at its execve and explains denials", "try --quiet-kernel, or --arm now")
 
 
-def _probe(command: str, what: str, advice: str) -> Finding:
+def _probe(command: str, what: str, advice: str) -> CheckResult:
     """Run the command on `true`, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         policy = Path(folder, "true.policy")
@@ -133,12 +133,13 @@ def _probe(command: str, what: str, advice: str) -> Finding:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Finding(False, f"{command} {what}", f"it did not end within {SECONDS} s")
+            return CheckResult(False, f"{command} {what}", f"it did not end within {SECONDS} s")
     said = done.stderr.strip().splitlines()
-    return Finding(done.returncode == 0, f"{command} {what}", f"{said[-1] if said else f'status {done.returncode}'}; {advice}")
+    reason = said[-1] if said else f"status {done.returncode}"
+    return CheckResult(done.returncode == 0, f"{command} {what}", f"{reason}; {advice}")
 
 
-CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
+CHECKS: Final[tuple[Callable[[], CheckResult], ...]] = (
     _machine,
     _modules,
     _libseccomp,

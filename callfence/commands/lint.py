@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from callfence.judging.lines import line_of
-from callfence.judging.sarif import Result, Rule, sarif
+from callfence.judging.sarif import Result, SarifRule, sarif
 from callfence.shared.inputs import document as read
 from callfence.shared.inputs import tell
 from callfence.shared.text import on_one_line, plural
@@ -112,4 +112,4 @@ def _result(policy: str, finding: Finding) -> Result:
     short = finding.grants.partition(":")[0]
     message = f"{finding.name}: it {finding.grants}: {finding.why}"
     line, identity = line_of(policy, finding), f"{finding.arch} {finding.name} {finding.grants}"
-    return Result(Rule(finding.rule, short, full, help_), finding.level, message, policy, line, identity, finding.accepted)
+    return Result(SarifRule(finding.rule, short, full, help_), finding.level, message, policy, line, identity, finding.accepted)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from callfence.judging.differences import SAYS, call_name, risks, rule_texts
 from callfence.judging.lines import line_of_call
-from callfence.judging.sarif import Result, Rule, sarif
+from callfence.judging.sarif import Result, SarifRule, sarif
 from callfence.shared.text import printable
 from policygen.language.naming import format_action, format_call
 from policygen.review.catalogue import Level
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from policygen.review.risk import Ranked
     from policygen.sets.compare import Comparison, Difference
 
-NEW_BEHAVIOUR = Rule("new-behaviour", "more is allowed", "The policy allows calls that it did not.", "Ask what needs them.")
+NEW_BEHAVIOUR = SarifRule("new-behaviour", "more is allowed", "The policy allows calls that it denied.", "Ask what needs them.")
 HEADINGS = {Change.MORE: "Became possible", Change.LESS: "No longer possible", Change.OTHER: "Answered otherwise"}
 _SAID = 60_000
 """Characters of Markdown: GitHub takes 65,536 in a comment."""
@@ -111,5 +111,5 @@ def as_sarif(comparison: Comparison, differences: Sequence[Ranked], new: str) ->
     return json.dumps(sarif(results), indent=2)
 
 
-def rule_of(row: Danger) -> Rule:
-    return Rule(row.id, row.grants, f"A policy that {row.grants}: {row.why}.", f"Safer: {row.safer}. See {row.source}.")
+def rule_of(row: Danger) -> SarifRule:
+    return SarifRule(row.id, row.grants, f"A policy that {row.grants}: {row.why}.", f"Safer: {row.safer}. See {row.source}.")

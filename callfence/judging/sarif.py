@@ -18,7 +18,7 @@ LEVELS: Final = {Level.DANGER: "error", Level.WARNING: "warning", Level.NOTE: "n
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class SarifRule:
     id: str
     short: str
     full: str
@@ -27,7 +27,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    rule: Rule
+    rule: SarifRule
     level: Level
     message: str
     file: str

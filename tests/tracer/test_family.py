@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.family import Family
+from tracer.family import TaskFamily
 from tracer.linux import PTRACE_CONT, PTRACE_SYSCALL
 
 
@@ -29,7 +29,7 @@ class Processor:
 
 @pytest.fixture
 def family():
-    return Family(Tally(), Processor())
+    return TaskFamily(Tally(), Processor())
 
 
 NOBODY = 1 << 22

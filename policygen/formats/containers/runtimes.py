@@ -38,7 +38,7 @@ class RuntimeCall:
             raise ValueError(f"{self.when}: always or gaining")
 
 
-class Added(NamedTuple):
+class RuntimeAdditions(NamedTuple):
     policy: Policy
     additions: tuple[Addition, ...]
     losses: tuple[Loss, ...]
@@ -50,12 +50,12 @@ def own_calls() -> tuple[RuntimeCall, ...]:
     return tuple(RuntimeCall(*line.split("\t")) for line in lines if not line.startswith("#"))
 
 
-def with_own_calls(policy: Policy, runtime: str, *, gaining: bool = True) -> Added:
+def with_own_calls(policy: Policy, runtime: str, *, gaining: bool = True) -> RuntimeAdditions:
     """Return the policy with the calls that the runtime makes itself; without a runtime, unchanged.
 
     `gaining`: whether the container may gain privileges.  Raises ExportError for an unknown runtime."""
     if not runtime:
-        return Added(policy, (), ())
+        return RuntimeAdditions(policy, (), ())
     known = sorted({one.runtime for one in own_calls()})
     if runtime not in known:
         raise ExportError(f"no runtime {runtime} is known: there are {', '.join(known)}")
@@ -77,7 +77,7 @@ def with_own_calls(policy: Policy, runtime: str, *, gaining: bool = True) -> Add
             entries[number] = joined
             why = f"{runtime} {own.versions} itself, before the program: {own.why}"
             additions.append(Addition(name, why))
-    return Added(replace(policy, entries={**policy.entries, arch: entries}), tuple(additions), tuple(losses))
+    return RuntimeAdditions(replace(policy, entries={**policy.entries, arch: entries}), tuple(additions), tuple(losses))
 
 
 def _entries(own: RuntimeCall, arch: Arch) -> dict[int, Entry]:

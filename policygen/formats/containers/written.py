@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 MAX_ALTERNATIVES = 512
 """Limit for one call and one action; each alternative becomes an entry of the profile."""
 
-Masked = tuple[tuple[int, int, int], ...]
+MaskedAlternative = tuple[tuple[int, int, int], ...]
 """An alternative as `region.alternatives` gives it; an empty one always holds."""
-Plan = tuple[tuple[Action, tuple[Masked, ...]], ...]
+Plan = tuple[tuple[Action, tuple[MaskedAlternative, ...]], ...]
 """The actions of one call, other than the default, each with the alternatives in which it is taken."""
 Plans = Mapping[Arch, Mapping[str, Plan]]
 """Plans by name of the call, for each architecture."""
@@ -77,7 +77,7 @@ def _plans(policy: Policy, arch: Arch, losses: list[Loss]) -> dict[str, Plan]:
     for number in policy.entries[arch]:
         name = table(arch).by_number[number].name
         space = region.space()
-        plan: list[tuple[Action, tuple[Masked, ...]]] = []
+        plan: list[tuple[Action, tuple[MaskedAlternative, ...]]] = []
         try:
             for where, action in answers(space, policy, arch, number):
                 alternatives = region.alternatives(space, where, MAX_ALTERNATIVES) if where != TRUE else ((),)
@@ -114,7 +114,7 @@ def _narrowed(plan: Plan, arch: Arch) -> Plan:
     """Return the plan as libseccomp compiles it for that architecture: on 32 bits, without the upper halves."""
     bits = (1 << arch.bits) - 1
 
-    def low(masked: Masked) -> Masked:
+    def low(masked: MaskedAlternative) -> MaskedAlternative:
         return tuple((index, mask & bits, value & bits) for index, mask, value in masked if mask & bits)
 
     return tuple((action, tuple(map(low, alternatives))) for action, alternatives in plan)
@@ -146,7 +146,7 @@ def _profile(
     policy: Policy, plans: Plans, archs: tuple[Arch, ...], options: FormatOptions, additions: tuple[Addition, ...]
 ) -> Profile:
     added = {one.call: one.why for one in additions}
-    names: dict[tuple[Action, Masked, str], list[str]] = {}
+    names: dict[tuple[Action, MaskedAlternative, str], list[str]] = {}
     for name in sorted({name for arch in archs for name in plans[arch]}):
         plan = next(plans[arch][name] for arch in archs if name in plans[arch])
         for action, alternatives in plan:
@@ -164,7 +164,7 @@ def _profile(
     return Profile(act, tuple(rules), tuple(scmp[arch] for arch in archs), errno)
 
 
-def _rule(names: tuple[str, ...], action: Action, masked: Masked, comment: str) -> ProfileRule:
+def _rule(names: tuple[str, ...], action: Action, masked: MaskedAlternative, comment: str) -> ProfileRule:
     comparisons = tuple(
         RegisterComparison(index, Op.EQ, value)
         if mask == (1 << 64) - 1
@@ -220,7 +220,7 @@ def _miscompiled(profile: Profile, arch: Arch, policy: Policy) -> list[str]:
     return found
 
 
-def _masked(rule: ProfileRule) -> Masked:
+def _masked(rule: ProfileRule) -> MaskedAlternative:
     whole = (1 << 64) - 1
     return tuple(
         (one.index, whole, one.value) if one.op is Op.EQ else (one.index, one.value, one.value_two) for one in rule.comparisons

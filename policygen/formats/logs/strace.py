@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from policygen.formats import ImportFormatError
-from policygen.formats.logs.strace_call import Call, SyntaxProblem, UnreadableError, event, parse
+from policygen.formats.logs.strace_call import StraceCall, SyntaxProblem, UnreadableError, event, parse
 from policygen.formats.logs.strace_values import split, unquoted
 from policygen.learning.floor import OPAQUE
 from policygen.recording.fold import Folder
@@ -157,7 +157,7 @@ class _Log:
             self._check_arch(call, arch, f"{self._filename}:{number}:{column}")
             self._observe(number, call, executable, arch)
 
-    def _check_arch(self, call: Call, arch: Arch | None, position: str) -> None:
+    def _check_arch(self, call: StraceCall, arch: Arch | None, position: str) -> None:
         """With -o alone, strace does not say which processes are 32-bit ones, and most calls have one name in both."""
         if arch is None or call.name in table(arch).by_name:
             return
@@ -166,14 +166,14 @@ class _Log:
                 why = f"{call.name} is a call of {other}, and nothing before it says that this is one of its processes"
                 raise ImportFormatError(f"{position}: {why}: run strace with --quiet=none")
 
-    def _execute(self, pid: int, call: Call, starter: str) -> None:
+    def _execute(self, pid: int, call: StraceCall, starter: str) -> None:
         path = call.arguments[call.name == "execveat"] if call.arguments else ""
         after = self._executables[pid] = (unquoted(path) if path.startswith('"') else "") or _NO_SITE
         if _NO_SITE not in (starter, after):
             self._executed.add((starter, after))
         self._arches.pop(pid, None)
 
-    def _observe(self, number: int, call: Call, executable: str, arch: Arch | None) -> None:
+    def _observe(self, number: int, call: StraceCall, executable: str, arch: Arch | None) -> None:
         if arch is None:
             self.gap("calls of the x32 architecture", number)
             return

@@ -52,7 +52,7 @@ class UnreadableError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class StraceCall:
     """A call as it is printed."""
 
     name: str
@@ -62,7 +62,7 @@ class Call:
     is_enosys: bool
 
 
-def parse(text: str, *, is_whole: bool = True) -> Call:
+def parse(text: str, *, is_whole: bool = True) -> StraceCall:
     """Return the call in a line without the process and the time.  Raises SyntaxProblem.
 
     Without `is_whole`, its end may be missing, because strace did not see it.
@@ -74,14 +74,14 @@ def parse(text: str, *, is_whole: bool = True) -> Call:
     if end is None:
         if is_whole:
             raise SyntaxProblem(len(text), f"the arguments of {name[1]} are not closed by `)`")
-        return Call(name[1], tuple(part for _, part in parts), None, False)
+        return StraceCall(name[1], tuple(part for _, part in parts), None, False)
     tail = _END.match(text, end)
     if tail is None:
         raise SyntaxProblem(end, f"expected ` = ` and what {name[1]} returned")
-    return Call(name[1], tuple(part for _, part in parts), integer(tail[1] or "?"), " ENOSYS" in tail[0])
+    return StraceCall(name[1], tuple(part for _, part in parts), integer(tail[1] or "?"), " ENOSYS" in tail[0])
 
 
-def event(call: Call, arch: Arch) -> tuple[Event, frozenset[int]]:
+def event(call: StraceCall, arch: Arch) -> tuple[Event, frozenset[int]]:
     """Return the call as an event, and the registers whose values are not printed, which are 0 in the event.
 
     Raises UnreadableError if a policy would constrain one of those.
@@ -114,7 +114,7 @@ def event(call: Call, arch: Arch) -> tuple[Event, frozenset[int]]:
     return Event(arch.audit, number, (a, b, c, d, e, f)), missing
 
 
-def _placed(call: Call, arity: int) -> Sequence[tuple[int, str]]:
+def _placed(call: StraceCall, arity: int) -> Sequence[tuple[int, str]]:
     """Return the printed arguments with their registers."""
     if call.name == "clone" and "=" in "".join(call.arguments):
         named = (argument.partition("=") for argument in call.arguments)
