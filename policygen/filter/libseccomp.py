@@ -98,7 +98,7 @@ def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
         with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored: the kernel has reaped it
             os.waitpid(child, 0)
     if reply is None:
-        raise LibseccompError(f"libseccomp did not come to an end within {seconds:g} s")
+        raise LibseccompError(f"libseccomp did not finish within {seconds:g} s")
     if not reply:
         raise LibseccompError("libseccomp crashed")
     if reply[:1] != b"+":

@@ -53,5 +53,5 @@ class Cursor:
 
     def expected(self, what: str, hint: str = "") -> PolicyError:
         """A mistake: the next token is not what must stand here."""
-        found = "the line ends" if self.at_line_end() else f"`{self.token.text}` stands"
-        return self.error(f"{found} where {what} is expected", hint=hint)
+        found = "the line ends" if self.at_line_end() else f"found `{self.token.text}`"
+        return self.error(f"expected {what}, but {found}", hint=hint)

@@ -125,7 +125,7 @@ def _section(section: Section, policy: Policy, arch: Arch, notes: Mapping[int, s
     includes = [include for include in section.includes if _still_says(include, policy)]
     gone = [include for include in section.includes if not _still_says(include, policy)]
     for include in gone:
-        end += (*include.comments.all(), f"# include {include.path}: what it held is written here, for it changed")
+        end += (*include.comments.all(), f"# include {include.path}: replaced by its entries, because they changed")
     return Section(section.arch, tuple(includes), kept, end)
 
 

@@ -56,12 +56,12 @@ def _other(token: Token, arch: Arch) -> str:
 def body(cursor: Cursor, name: Token, parser: ExpressionParser) -> Entry:
     """What stands after the colon."""
     if cursor.at_line_end() or cursor.following.text == ":":
-        raise cursor.error(f"nothing is said of {name.text}", name, "write allow, deny, an action or a condition")
+        raise cursor.error(f"the entry of {name.text} is empty", name, "write allow, deny, an action or a condition")
     token = cursor.token
     if token.text in ("0", "1", "deny"):
         cursor.take()
         if not cursor.at_line_end():
-            hint = f"`{token.text}` says it all; a condition begins with an argument"
+            hint = f"`{token.text}` is complete; a condition begins with an argument"
             raise cursor.expected("the end of the line", hint)
         return Entry(Always(token.text == "1"))
     holding = ALLOW

@@ -87,7 +87,7 @@ class ExpressionParser:
             raise cursor.error(f"parentheses and `!` are nested deeper than {MAX_DEPTH}")
         if cursor.accept("!"):
             if cursor.token.text not in ("!", "("):
-                raise cursor.expected("a parenthesis", "what `!` negates stands in parentheses: !(fd == 1)")
+                raise cursor.expected("a parenthesis", "`!` takes parentheses: !(fd == 1)")
             return Not(self._unit(depth + 1) if cursor.token.text == "!" else self._group(depth))
         if cursor.token.text == "(":
             start = cursor.token
@@ -146,7 +146,7 @@ class ExpressionParser:
             raise cursor.error(
                 f"{token.text} is a pointer and cannot be compared",
                 token,
-                "the kernel's filter sees the address, which differs in every run, and cannot look behind it",
+                "the kernel's filter sees the address, which differs in every run, and cannot read what is there",
             )
         return index
 
@@ -177,7 +177,7 @@ class ExpressionParser:
     def _set(self, index: int, opened: Token) -> tuple[int, ...]:
         cursor = self.cursor
         if cursor.token.text == "}":
-            raise cursor.error("no value is in an empty set, so this condition never holds", opened, "write `deny`")
+            raise cursor.error("the set is empty, so this condition never holds", opened, "write `deny`")
         values = {self._value(index, Operator.ONE_OF)}
         while cursor.accept(","):
             values.add(self._value(index, Operator.ONE_OF))
@@ -207,7 +207,7 @@ class ExpressionParser:
         """Of a field of bits that is one value, no two values may be joined."""
         if term.field and term.bits != first.bits:
             names = f"{first.token.text} and {term.token.text}"
-            hint = f"either of them is written {{{first.token.text}, {term.token.text}}}, after `in`"
+            hint = f"write `in {{{first.token.text}, {term.token.text}}}` for either of them"
             raise self.cursor.error(f"{names} cannot be joined: they are two values, not bits", term.token, hint)
 
     def _term(self, index: int, operator: Operator) -> _Term:

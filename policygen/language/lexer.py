@@ -78,7 +78,7 @@ def source(text: str, filename: str, chain: tuple[str, ...] = ()) -> Source:
         character = found[0]
         name = _FORBIDDEN_NAMES.get(character, f"the character U+{ord(character):04X}")
         raise made.error(
-            f"{name} is not allowed in a policy", found.start(), hint="it would not be seen by whoever reads the policy"
+            f"{name} is not allowed in a policy", found.start(), hint="readers of the policy would not see it"
         )
     return made
 
@@ -111,11 +111,11 @@ MAX_WORD = 255
 
 _STRAY_HINTS = {
     "=": "equality is written ==",
-    ";": "one entry a line; alternatives are joined by ||",
+    ";": "write one entry a line; join alternatives by ||",
     "~": "`x in A|B` is `x & ~(A|B) == 0`",
-    "-": "a negative number has no blank after its sign",
-    '"': "names and numbers are written without quotes",
-    "'": "names and numbers are written without quotes",
+    "-": "write a negative number without a blank after its sign",
+    '"': "write names and numbers without quotes",
+    "'": "write names and numbers without quotes",
 }
 
 
@@ -163,7 +163,7 @@ def _path(token: Token, comments: list[Comment]) -> Token:
 
 def _stray(text: Source, token: Token) -> PolicyError:
     if token.text == "=" and text.text[token.end : token.end + 1] == ">":
-        return text.error("`=>` is no operator", token.start, token.end + 1, "at least is written >=")
+        return text.error("`=>` is not an operator", token.start, token.end + 1, "at least is written >=")
     return text.error(
         f"`{token.text}` has no meaning in a policy", token.start, token.end, _STRAY_HINTS.get(token.text, "")
     )

@@ -68,7 +68,7 @@ class Operands:
         argument = self.syscall.arguments[index].name
         known = list(dict.fromkeys(known for family in families for known in family.names))
         if constants.value(name, self.arch) is not None:
-            raise OperandError(f"{name} is no value of {self.syscall.name}'s {argument}", _examples(argument, known))
+            raise OperandError(f"{name} is not a value of {self.syscall.name}'s {argument}", _examples(argument, known))
         raise OperandError(f"no constant is named {name}", did_you_mean(name, known) or _examples(argument, known))
 
 

@@ -123,7 +123,7 @@ class _FileParser:
         if token.text == "include":
             raise self.cursor.error("include names no file", token, "include FILE")
         if token.kind not in ("word", "number"):
-            raise self.cursor.error(f"`{token.text}` begins no line of a policy", token)
+            raise self.cursor.error(f"`{token.text}` cannot begin a line of a policy", token)
         words = [*SETTINGS, "arch", "include"]
         hint = did_you_mean(token.text, words) or f"a setting is one of {', '.join(words)}"
         if token.text.removeprefix("sys_") in table(self.arch).by_name:
@@ -142,7 +142,7 @@ class _FileParser:
         name = token.text
         if self.first:
             hint = f"the first is at {self.source.place(self.first.start)}"
-            raise self.cursor.error("settings stand before the first entry", token, hint)
+            raise self.cursor.error("settings must precede the first entry", token, hint)
         self._claim(name, token)
         cursor = self.cursor
         value = cursor.token
@@ -168,7 +168,7 @@ class _FileParser:
         self.settings = settings
         if self.outer not in (None, settings):
             hint = "leave it out here, or make both the same"
-            raise self.cursor.error("an included file sets this otherwise than the including one", token, hint)
+            raise self.cursor.error("this setting differs from that of the including file", token, hint)
 
     def _on_next_syscall(self, token: Token) -> Place:
         """The setting of 2011, which may stand anywhere."""
@@ -207,7 +207,7 @@ class _FileParser:
     def _include(self, token: Token) -> Place:
         self.first = self.first or token
         if len(token.text) >= MAX_PATH:
-            raise self.cursor.error(f"a file's name has less than {MAX_PATH} characters", token)
+            raise self.cursor.error(f"a file's name must have fewer than {MAX_PATH} characters", token)
         path = posixpath.normpath(posixpath.join(posixpath.dirname(self.source.filename), token.text))
         read = self.context.read
         if read is None:
@@ -219,7 +219,7 @@ class _FileParser:
             hint = " -> ".join((*self.chain[self.chain.index(path) :], path))
             raise self.cursor.error(f"{token.text} includes itself", token, hint)
         if len(self.chain) > MAX_INCLUDES:
-            raise self.cursor.error(f"files include each other deeper than {MAX_INCLUDES}", token)
+            raise self.cursor.error(f"includes are nested deeper than {MAX_INCLUDES}", token)
         if first := self.context.included.get((self.arch, path)):
             hint = f"first at {first[0].place(first[1])}"
             raise self.cursor.error(f"{token.text} is included twice", token, hint)

@@ -36,13 +36,13 @@ def one_of(cursor: Cursor, what: str, known: Sequence[str]) -> str:
         raise cursor.expected(f"one of {', '.join(known)}")
     if token.text not in known:
         hint = did_you_mean(token.text, known) or f"it is one of {', '.join(known)}"
-        raise cursor.error(f"{token.text} is no {what}", token, hint)
+        raise cursor.error(f"unknown {what} {token.text}", token, hint)
     return cursor.take().text
 
 
 def version(cursor: Cursor) -> tuple[int, int]:
     """A kernel version whose syscall table is known."""
-    what = "a kernel version, such as 6.18,"
+    what = "a kernel version such as 6.18"
     start = cursor.token.start
     major = integer(cursor, what)
     if not cursor.accept("."):

@@ -69,7 +69,7 @@ def load_all(paths: Sequence[Path]) -> Recording:
         for path in paths:
             recording = once.get(path) or load(path)
             if not known.issuperset(run.id for run in recording.runs):
-                raise RecordingError(str(path), 1, "was written to while it was read: try again")
+                raise RecordingError(str(path), 1, "changed while it was read: try again")
             yield recording
 
     runs = [run for path in paths for run in (once[path].runs if path in once else _runs(path))]
@@ -118,7 +118,7 @@ def parse(data: bytes, filename: str) -> Recording:
     lines = _decoded(data).split("\n")
     runs, observations, shape = _header(lines[0], filename)
     if lines.pop() or len(lines) <= runs + observations:
-        message = f"truncated: the header promises {runs + observations + 1} lines; take a whole copy, or delete it"
+        message = f"truncated: the header promises {runs + observations + 1} lines; restore it from a complete copy, or delete it"
         raise RecordingError(filename, len(lines) + 1, message)
     if len(lines) > runs + observations + 1:
         raise RecordingError(filename, runs + observations + 2, "more lines than the header promises")

@@ -37,13 +37,13 @@ def form_of(entry: Entry, default: Action) -> Form:
         return Form(Always(False), None, entry.otherwise)
     if entry.action.lets_run:
         if other.lets_run and entry.expression != Always(True):
-            raise JoinError("an entry that carries a call out in two ways is joined by hand")
+            raise JoinError("an entry with two actions that let the call run must be merged by hand")
         return Form(entry.expression, entry.action, entry.otherwise)
     if entry.expression == Always(True):
         return Form(Always(False), None, entry.action)
     if other.lets_run:
         return Form(Not(entry.expression), other, entry.action)
-    raise JoinError("an entry that refuses in two ways is joined by hand")
+    raise JoinError("an entry with two actions that deny the call must be merged by hand")
 
 
 def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, default: Action) -> Entry | None:
@@ -60,9 +60,9 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
     actions = {form.action for form in (one, other) if form.action}
     refusals = {form.refusal for form in (one, other) if form.refusal}
     if len(actions) > 1:
-        raise JoinError("one carries the call out otherwise than the other")
+        raise JoinError("they let the call run with different actions")
     if len(refusals) > 1:
-        raise JoinError("each refuses what it does not allow in a way of its own")
+        raise JoinError("they deny other calls with different actions")
     arguments = table(arch).by_number[number].arguments
     sets = space()
     try:

@@ -52,7 +52,7 @@ def _entry(arch: Arch, number: int, policy: Policy, mine: Entry, by: Policy, the
     denials = [action for action in actions if not action.may_run]
     if len(actions) > 2:
         if len(actions) - len(denials) > 1:
-            raise ValueError(f"{table(arch).by_number[number].name}: no entry can both allow and log, and deny as well")
+            raise ValueError(f"{table(arch).by_number[number].name}: no entry can allow, log and deny")
         answers = {truth: action if action.may_run else strictest(denials) for truth, action in answers.items()}
         actions = list(dict.fromkeys(answers[truth] for truth in possible))
     actions.sort(key=lambda action: (not action.may_run, action == policy.default))

@@ -404,7 +404,7 @@ def test_include_is_resolved_by_the_reader_given() -> None:
         (
             {"main": "include a # why", "a": "default allow\nexit: 1"},
             """\
-            a:1:1: an included file sets this otherwise than the including one
+            a:1:1: this setting differs from that of the including file
               default allow
               ^^^^^^^
               leave it out here, or make both the same
@@ -419,7 +419,7 @@ def test_errors_of_includes(tmp_path: Path, files: dict[str, str], expected: str
 def test_includes_that_never_end(tmp_path: Path) -> None:
     write(tmp_path, {"main": "include d/main"})
     (tmp_path / "d").symlink_to(".")
-    with pytest.raises(PolicyError, match="files include each other deeper than 16"):
+    with pytest.raises(PolicyError, match="includes are nested deeper than 16"):
         parse_file(tmp_path / "main")
 
 
@@ -431,7 +431,7 @@ def test_a_rewrite_of_what_is_included(tmp_path: Path) -> None:
     other = document.with_policy(parse("exit: 1\nclose: fd == 3\nread: 1").policy)
     assert other.text() == (
         f"{SETTINGS}\nclose: fd == 3\nexit: allow\nread: allow\n\n"
-        "# shared\n# include base: what it held is written here, for it changed\n"
+        "# shared\n# include base: replaced by its entries, because they changed\n"
     )
 
 
