@@ -1,4 +1,4 @@
-"""What is said about a policy that cannot be read: where, the line itself, and the way out."""
+"""The error of a policy that cannot be read: the position, the source line, and what to write instead."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class PolicyError(UserError):
 
 
 def _excerpt(line: str, column: int) -> tuple[str, int]:
-    """The part of a line to show, one terminal cell a character, and where the column is in it."""
+    """Return the part of a line to show, one terminal cell a character, and the column within it."""
     start = max(0, column - _EXCERPT // 2) if len(line) > _EXCERPT else 0
     text = line[start : start + _EXCERPT]
     # A tab would move the carets, and an escape sequence in a hostile policy would drive the reader's terminal.
@@ -70,7 +70,7 @@ def _excerpt(line: str, column: int) -> tuple[str, int]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean A or B?` for the known words nearest to a misspelt one, or ''."""
+    """Return `did you mean A or B?` with the known words nearest to a misspelt one, or '' if none is near."""
     by_fold = {name.casefold(): name for name in sorted(known, reverse=True)}
     near = get_close_matches(word[:64].casefold(), by_fold, n=3, cutoff=0.7)
     return f"did you mean {' or '.join(by_fold[name] for name in near)}?" if near else ""

@@ -1,6 +1,6 @@
 """The reference semantics: what a policy answers to one call.
 
-Everything else that decides about calls (the compiled filter, the set algebra) is proved against this function.
+Compiled filters and the set algebra are proved against this function.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(policy: Policy, event: Event) -> Action:
-    """The action for a call.  In this order:
+    """Return the action for a call.  The first of these decides:
 
-    1. an architecture that the policy does not name is killed, and so is an x32 call, whatever the default;
+    1. an architecture that the policy does not name is killed, and so is an x32 call;
     2. a number above the newest of the policy's table gets `unknown`;
     3. a call without an entry gets `default`;
     4. an entry's action where its expression holds, else its `otherwise`, else `default`.
@@ -54,7 +54,7 @@ def holds(expression: Expression, arguments: Sequence[Argument], registers: Sequ
 
 
 def _compares(condition: Condition, argument: Argument, register: int) -> bool:
-    """One comparison: ordered and equal values as the C type reads them, bits as the unsigned pattern they are."""
+    """Whether a register meets the condition: orders and equality compare values of the C type, the rest unsigned bits."""
     value, bits = argument.value(register), register & argument.mask
     match condition.operator:
         case Operator.EQ:

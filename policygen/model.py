@@ -23,7 +23,7 @@ MAX_ERRNO = 4095
 
 
 class ActionKind(StrEnum):
-    """What is done with a call."""
+    """What the kernel does with a call."""
 
     ALLOW = "allow"
     KILL = "kill"
@@ -80,7 +80,7 @@ ENOSYS = Action(ActionKind.ERRNO, 38)  # asm-generic/errno.h
 
 
 class Operator(Enum):
-    """How an argument, read at its width and signedness, is compared."""
+    """How an argument, read with its width and signedness, is compared."""
 
     EQ = "=="
     NE = "!="
@@ -208,17 +208,17 @@ class Policy:
     """Actions and entries for one or more architectures, plus defaults."""
 
     entries: Mapping[Arch, Mapping[int, Entry]]
-    """By architecture, then by syscall number, in that order of the table's names.  An architecture that is a key
-    here is *known* to the policy even with no entries; calls of any other one are killed."""
+    """By architecture, then by syscall number, in the order of the calls' names.  An architecture that is a key here is
+    *known* to the policy even with no entries; calls of every other one are killed."""
     table: tuple[int, int] = (6, 18)
-    """Version of the kernel whose syscall table the policy was written against."""
+    """The kernel version whose syscall table the policy was written for."""
     arm: Arm = Arm.EXEC
     default: Action = KILL
     """For every known call that no entry decides."""
     unknown: Action = ENOSYS
     """For numbers above the newest of `table`."""
     portable: bool = False
-    """Whether learning and merging add the equivalents of what they add (`learning.portable`).  It decides no call."""
+    """Whether learning and merging add equivalents, too (`learning.portable`).  The action for a call does not depend on it."""
 
     def __post_init__(self) -> None:
         frozen = {arch: MappingProxyType(dict(entries)) for arch, entries in self.entries.items()}

@@ -37,7 +37,7 @@ DATA_SIZE = 64  # sizeof(struct seccomp_data)
 NUMBER, ARCH = 0, 4  # offsetof(struct seccomp_data, nr) and (..., arch)
 SCRATCH = 16  # BPF_MEMWORDS
 
-# What seccomp_check_filter lets pass (kernel/seccomp.c); BPF_MOD is not among it.
+# The opcodes that seccomp_check_filter accepts (kernel/seccomp.c); BPF_MOD is not one.
 OPCODES = (
     {LD | ABS, LD | LEN, LDX | LEN, LD | IMM, LDX | IMM, LD | MEM, LDX | MEM, ST, STX}
     | {ALU | operation | operand for operation in OPERATIONS for operand in (K, X)}
@@ -63,7 +63,7 @@ class InvalidProgramError(UserError, ValueError):
 
 
 class Instruction(NamedTuple):
-    """struct sock_filter; a tuple, because interpreting thousands of them is what is done here."""
+    """struct sock_filter; a tuple, because thousands of them are interpreted."""
 
     code: int
     jt: int = 0
@@ -72,13 +72,13 @@ class Instruction(NamedTuple):
 
 
 def ret(action: Action) -> int:
-    """The 32-bit return value that makes the kernel take the action."""
+    """Return the 32-bit return value that makes the kernel take the action."""
     return _RET[action.kind] | action.errno
 
 
 def action(ret: int) -> Action:
-    """What the kernel does on that return value.  ValueError for what no action of a policy does: killing the thread,
-    waking a tracer, failing with errno 0."""
+    """Return what the kernel does on this return value.  Raises ValueError for what no action of a policy does: killing the
+    thread, stopping for a tracer, failing with errno 0."""
     kind = _KINDS.get(ret & ACTION_MASK)
     if kind is ActionKind.ERRNO:
         errno = min(ret & DATA_MASK, MAX_ERRNO)  # __seccomp_filter caps it
@@ -96,7 +96,7 @@ def encode(instructions: Iterable[Instruction]) -> bytes:
 
 @lru_cache(maxsize=16)
 def decode(program: bytes) -> tuple[Instruction, ...]:
-    """The instructions of a program that the kernel would load; InvalidProgramError for any other."""
+    """Return the instructions of a program.  Raises InvalidProgramError if the kernel would not load it."""
     count, rest = divmod(len(program), 8)
     if rest:
         raise InvalidProgramError(f"{len(program)} bytes are not a whole number of 8-byte instructions")
@@ -113,7 +113,7 @@ def decode(program: bytes) -> tuple[Instruction, ...]:
 
 
 def _problem(instruction: Instruction, following: int) -> str | None:
-    """bpf_check_classic (net/core/filter.c) and seccomp_check_filter (kernel/seccomp.c), for one instruction."""
+    """Return why the kernel refuses an instruction, or None: bpf_check_classic (net/core/filter.c) and seccomp_check_filter."""
     code, jt, jf, k = instruction
     problem = None
     if code not in OPCODES:
@@ -150,7 +150,7 @@ def _check_scratch(instructions: tuple[Instruction, ...]) -> None:
 
 
 def successors(pc: int, instruction: Instruction) -> tuple[int, ...]:
-    """Where control goes from there: none, one or two later instructions."""
+    """Return the places of the instructions that can follow: none, one or two."""
     code, jt, jf, k = instruction
     if code & 7 == RET:
         return ()
@@ -162,14 +162,14 @@ def successors(pc: int, instruction: Instruction) -> tuple[int, ...]:
 
 
 def words(event: Event) -> tuple[int, ...]:
-    """struct seccomp_data as sixteen 32-bit words: nr, arch, then the low and the high half of the instruction
+    """Return struct seccomp_data as sixteen 32-bit words: nr, arch, then the low and the high half of the instruction
     pointer and of each argument (all architectures of `tracer.abi.Arch` are little-endian)."""
     halves = [half for wide in (event.ip, *event.arguments) for half in (wide & WORD, wide >> 32)]
     return (event.number, event.arch, *halves)
 
 
 def run(program: bytes, event: Event) -> int:
-    """What the program returns for the event, 32 bits.  InvalidProgramError as `decode`."""
+    """Return the program's return value for the event, 32 bits.  Raises InvalidProgramError as `decode` does."""
     instructions = decode(program)
     data = words(event)
     a = x = pc = 0
@@ -239,8 +239,8 @@ _COMPUTED: dict[int, Callable[[int, int], int]] = {
 
 
 def compute(operation: int, a: int, operand: int) -> int:
-    """The new accumulator, 32 bits.  A register shifts by its value modulo 32, as in eBPF, which the kernel makes of it
-    (Documentation/bpf/standardization/instruction-set.rst).  Division by zero never gets here."""
+    """The new accumulator, 32 bits.  A shift by a register is modulo 32, as in eBPF, to which the kernel translates it
+    (Documentation/bpf/standardization/instruction-set.rst).  The divisor is not 0."""
     return _COMPUTED[operation](a, operand) & WORD
 
 
@@ -248,7 +248,7 @@ _FIELDS = ("nr", "arch", *(f"{w}.{h}" for w in ("ip", *(f"args[{i}]" for i in ra
 
 
 def disassemble(program: bytes) -> str:
-    """The program in words, one instruction a line, jumps with the number of the line they go to."""
+    """Return the program as text, one numbered instruction a line, with line numbers as targets of jumps."""
     return "\n".join(f"{pc:4}: {_text(pc, instruction)}" for pc, instruction in enumerate(decode(program)))
 
 
@@ -275,7 +275,7 @@ def _text(pc: int, instruction: Instruction) -> str:
 
 
 def action_text(ret: int) -> str:
-    """The action of a return value in the words of the policy language, or its hexadecimal digits."""
+    """Return the action of a return value in the policy language, or its hexadecimal digits."""
     try:
         meaning = action(ret)
     except ValueError:

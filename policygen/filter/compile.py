@@ -5,9 +5,10 @@
     calls of another base -> its program                                } for each architecture
     the program of the default base ... the programs of the other bases }
 
-libseccomp's programs have one default action each, which it must not mix within a call (it miscompiles that).  A *base*
-is that action: of an entry's two answers one becomes the base and the other is written as rules, whichever takes fewer
-masked comparisons.  So `a != 0 && b != 0` is two rules that deny over a base that allows, instead of 1,024 that allow.
+Each program of libseccomp has one default action, its *base*, and each call's rules one other action (libseccomp miscompiles
+calls whose rules have several).  One of an entry's two actions becomes the base and the other is written as rules, so that
+few masked comparisons are needed: `a != 0 && b != 0` is two rules that deny over a base that allows, instead of 1,024 that
+allow.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ def _program(policy: Policy, refused: Action) -> list[Instruction]:
     jumps: list[Instruction] = []
     distance = 1  # from the end of the jumps: the return for foreign architectures comes first
     for place, (arch, section) in enumerate(sections.items(), 1):
-        behind = 2 * (len(sections) - place)
-        jumps += [Instruction(_JEQ, 0, 1, arch.audit), Instruction(_JA, k=behind + distance)]
+        jumps_left = 2 * (len(sections) - place)
+        jumps += [Instruction(_JEQ, 0, 1, arch.audit), Instruction(_JA, k=jumps_left + distance)]
         distance += len(section)
     return [
         Instruction(_LOAD, k=bpf.ARCH),
@@ -88,7 +89,7 @@ def _program(policy: Policy, refused: Action) -> list[Instruction]:
 
 
 def _section(policy: Policy, arch: Arch, refused: Action) -> list[Instruction]:
-    """The filter for calls of one architecture."""
+    """Return the filter for the calls of one architecture."""
     bases: dict[Action, list[LibseccompRule]] = {policy.default: []}
     for number, entry in sorted(policy.entries[arch].items()):
         plan = _plan(policy, arch, number, entry)
@@ -106,7 +107,7 @@ def _section(policy: Policy, arch: Arch, refused: Action) -> list[Instruction]:
 
 
 def _edges(policy: Policy, arch: Arch, refused: Action) -> list[Instruction]:
-    """Numbers that no entry can have; leaves the number in the accumulator."""
+    """Return instructions that answer numbers without an entry in the table, and leave others in the accumulator."""
     newest = table(arch).newest(policy.table)
     unknown = Instruction(_RET, k=bpf.ret(policy.unknown))
     if arch is not Arch.X86_64:
@@ -114,7 +115,7 @@ def _edges(policy: Policy, arch: Arch, refused: Action) -> list[Instruction]:
     return [
         Instruction(_LOAD, k=bpf.NUMBER),
         Instruction(_JGT, 0, 4, newest),
-        Instruction(_JGT, 1, 0, 2 * X32_BIT - 1),  # larger ones are negative: no call of any kind
+        Instruction(_JGT, 1, 0, 2 * X32_BIT - 1),  # larger numbers are negative: not calls
         Instruction(_JGE, 1, 0, X32_BIT),
         unknown,
         Instruction(_RET, k=bpf.ret(refused)),
@@ -126,7 +127,7 @@ class _Plan(NamedTuple):
 
     base: Action
     answer: Action
-    """What the rules return."""
+    """The action of the rules."""
     alternatives: tuple[tuple[MaskedEquality, ...], ...]
 
 
@@ -156,7 +157,7 @@ def _plan(policy: Policy, arch: Arch, number: int, entry: Entry) -> _Plan:
 
 
 def _too_large(policy: Policy, instructions: list[Instruction]) -> str:
-    """The message that names the calls to which most of the instructions belong."""
+    """Return the message, with the calls that most of the instructions belong to."""
     shares = []
     for arch, entries in policy.entries.items():
         for number in entries:
@@ -171,7 +172,7 @@ def _too_large(policy: Policy, instructions: list[Instruction]) -> str:
 
 
 def _share(instructions: list[Instruction], arch: Arch, number: int) -> int:
-    """How many instructions look at that call's arguments."""
+    """Return the number of instructions that examine this call's arguments."""
     known = {bpf.ARCH: arch.audit, bpf.NUMBER: number}
     reached: set[tuple[int, int | None]] = set()
     ahead: list[tuple[int, int | None]] = [(0, None)]

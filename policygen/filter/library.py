@@ -1,4 +1,4 @@
-"""Where libseccomp is: the only module that imports pyseccomp."""
+"""Loading of libseccomp: the only module that imports pyseccomp."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pyseccomp() -> Any:
     from ctypes import util
 
     find = util.find_library
-    util.find_library = _soname  # pyseccomp runs ldconfig(8) with it, twice: 9 ms, for what the loader knows
+    util.find_library = _soname  # pyseccomp would run ldconfig(8) twice: 9 ms
     try:
         with _told():
             import pyseccomp
@@ -56,7 +56,7 @@ def _told() -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingLibraryError(f"pyseccomp is missing ({error}): pip install pyseccomp") from error
-    except (RuntimeError, OSError) as error:  # it finds no shared library, or one that cannot be loaded
+    except (RuntimeError, OSError) as error:  # the shared library is missing, or cannot be loaded
         raise MissingLibraryError(
             f"libseccomp is missing ({error}): install the package libseccomp2 (Debian, Ubuntu) or libseccomp"
         ) from error

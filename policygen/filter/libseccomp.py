@@ -1,9 +1,9 @@
-"""What libseccomp makes of rules, through pyseccomp.
+"""Programs that libseccomp writes for rules, through pyseccomp.
 
-It is given numbers and masked equality only, never orderings, which it miscompiles; it runs in a child, since it can
-hang; and nothing here is trusted: `compile` proves the whole filter before anybody sees it.  It always compiles for its
-native architecture, whatever the numbers mean, because that is the one whose numbers it takes as they are: for i386 it
-would translate them by name and turn `socket` into `socketcall` as well.
+libseccomp is given numbers and masked equality, never orderings, which it miscompiles.  It runs in a child process, since it
+can hang.  Its output is not trusted: `compile` proves the whole filter before returning it.  It always compiles for its
+native architecture, because it takes only that one's numbers as they are: numbers of i386 it would translate by name, and
+turn `socket` into `socketcall` as well.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SECONDS = 30.0
-"""How long libseccomp may take for one program.  The largest that fit a filter take it up to five."""
+"""Timeout of libseccomp for one program, in seconds.  The largest programs that fit a filter take it up to five."""
 
 _TREE_FROM = 8
-"""From how many calls on its binary tree is better than its chain: measured, a call of 8 takes 4.5 instructions on
-average instead of 5.5, one of 100 takes 8.4 instead of 51.5, and the program is a fifth larger."""
+"""The fewest calls for which libseccomp's binary tree is used instead of its chain.  Measured: a call of 8 takes 4.5
+instructions on average instead of 5.5, one of 100 takes 8.4 instead of 51.5, and the program is a fifth larger."""
 
 MaskedEquality = tuple[int, int, int]
 """(index, mask, value): `argument & mask == value` over 64 bits."""
 
 
 class LibseccompRule(NamedTuple):
-    """One call, what is returned for it, and when."""
+    """One call, its return value, and the conditions for it."""
 
     number: int
     ret: int
@@ -46,14 +46,14 @@ class LibseccompRule(NamedTuple):
 
 
 def generate(default: int, rules: Sequence[LibseccompRule], seconds: float = SECONDS) -> list[Instruction]:
-    """Instructions that return what the rules say, and `default` (32 bits) for every other call.
+    """Return instructions that return what the rules say, and `default` (32 bits) for every other call.
 
-    They are entered with the number in the accumulator, once it is known that the architecture is the right one and
-    the number no x32 number.  LibseccompError as described there."""
+    The caller has checked the architecture and that the number is not an x32 number, and left it in the accumulator.
+    Raises LibseccompError and MissingLibraryError."""
     if not rules:
         return [Instruction(bpf.RET | bpf.K, k=default)]
     library = pyseccomp()
-    # libseccomp asks the running kernel about actions, and refuses a rule with the default one: give it placeholders
+    # libseccomp checks actions with the running kernel, and refuses rules with the default one: it gets placeholders
     rets = [default, *sorted({rule.ret for rule in rules} - {default})]
     placeholders = {ret: library.ERRNO(1 + place) for place, ret in enumerate(rets)}
 
@@ -83,7 +83,7 @@ def _exported(program: Any) -> bytes:
 
 
 def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
-    """What `work` returns in a forked child that is killed after that time."""
+    """Return the result of `work` in a forked child, which is killed after this time.  Raises LibseccompError."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
@@ -95,7 +95,7 @@ def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
         os.close(reader)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored: the kernel has reaped it
+        with contextlib.suppress(ChildProcessError):  # if SIGCHLD is ignored, the kernel has reaped it
             os.waitpid(child, 0)
     if reply is None:
         raise LibseccompError(f"libseccomp did not finish within {seconds:g} s")
@@ -107,7 +107,7 @@ def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
 
 
 def _answer(writer: int, work: Callable[[], bytes], seconds: float) -> None:
-    """The child's whole life.  The limit on processor time ends it should the parent be killed meanwhile."""
+    """Run in the child, until it exits.  The limit on processor time ends it even if the parent is killed meanwhile."""
     try:
         with contextlib.suppress(ValueError, OSError):  # a lower limit is in force
             resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 1))
@@ -123,7 +123,7 @@ def _answer(writer: int, work: Callable[[], bytes], seconds: float) -> None:
 
 
 def _read(reader: int, deadline: float) -> bytes | None:
-    """Everything until the other end is closed; None if that is not before the deadline."""
+    """Read until the other end is closed; return None if the deadline comes first."""
     reply = bytearray()
     while True:
         ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
@@ -136,8 +136,8 @@ def _read(reader: int, deadline: float) -> bytes | None:
 
 
 def _shorten(program: list[Instruction]) -> list[Instruction]:
-    """Without the tests whose result is known: those of the architecture and of x32 at the start, and that of a half
-    of an argument of which no bit matters (`ld; and 0; jeq 0`), half of what libseccomp writes for a 32-bit one."""
+    """Return the program without tests whose result is known: those of architecture and x32 at the start, and those of
+    32-bit halves of arguments without a relevant bit (`ld; and 0; jeq 0`), half of the tests of a 32-bit argument."""
     program = list(program)
     for pc in range(len(program) - 2):
         load, mask, test = program[pc : pc + 3]
@@ -169,7 +169,7 @@ _AND_0 = Instruction(bpf.ALU | bpf.AND | bpf.K)
 
 
 def _entry(program: list[Instruction]) -> int:
-    """The first instruction after those that only refuse other architectures and x32."""
+    """Return the place of the first instruction after the checks of architecture and x32."""
     pc, loaded = 0, None
     while True:
         one = program[pc]

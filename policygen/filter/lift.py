@@ -1,7 +1,7 @@
-"""A filter back into a policy, whoever wrote it.
+"""Any filter, read back as a policy.
 
-The policy is proved to answer as the filter does on every call but those that a *remark* names: what the language has
-no words for is said, never changed in silence, and the policy is then the stricter of the two.
+The policy is proved to answer as the filter does for every call except those that a *remark* names: what the language
+cannot express has a remark, and there the policy is the stricter of the two.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ if TYPE_CHECKING:
     from policygen.model import Expression
 
 MAX_RULES = 256
-"""Alternatives of one entry; what takes more is not written as a policy."""
+"""The most alternatives of one entry; a call that needs more is denied."""
 MAX_ALL_RULES = 4096
-"""Those of all entries together: no filter of so many could be compiled again."""
+"""The most alternatives of all entries; a policy with more could not be compiled again."""
 
 _LONGER = 4
-"""An alternative of an entry that does not just allow costs as much as this many of one that does."""
+"""A deny alternative costs as much as this many allow alternatives (`_cost`)."""
 _ARGUMENTS = (1 << region.BITS - 64) - (1 << 64)
-"""The bits of a point that are the arguments."""
+"""The bits of the arguments in a point."""
 _POINTER = (1 << 64) - 1
-"""Those of the instruction pointer."""
+"""The bits of the instruction pointer in a point."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Calls for which the policy is not what the filter does."""
+    """Calls for which the policy differs from the filter."""
 
     text: str
     whole: bool
-    """Whether the text says all there is to know; else the instructions have the rest."""
+    """Whether the text is the complete difference; else the instructions have to be read."""
     call: str = ""
-    """The one call that it is about, or ''."""
+    """The name of the call, or '' if it is not about one call."""
     wider: bool = False
-    """Whether the policy lets some of those calls run that the filter does not."""
+    """Whether the policy lets some of these calls run that the filter stops."""
     narrower: bool = False
-    """Whether it does not let some run that the filter does."""
+    """Whether the policy stops some that the filter lets run."""
 
     def __str__(self) -> str:
         return self.text
@@ -60,11 +60,11 @@ class Remark:
 class Lifted:
     policy: Policy
     remarks: tuple[Remark, ...]
-    """None: the policy's own filter is equivalent."""
+    """Empty if the policy's own filter is equivalent."""
 
 
 def lift(program: bytes) -> Lifted:
-    """The policy that a filter is.
+    """Return the policy that a filter is equivalent to.
 
     Raises bpf.InvalidProgramError, symbolic.UnsupportedError or algebra.TooComplexError if the filter could not be
     loaded or followed."""
@@ -73,14 +73,14 @@ def lift(program: bytes) -> Lifted:
 
 
 def lift_function(space: Space, function: int) -> Lifted:
-    """The policy that a function from events (`region`) to return values (`bpf.ret`) is, however it came about.
+    """Return the policy that is equivalent to a function from events (`region`) to return values (`bpf.ret`).
 
     Raises algebra.TooComplexError."""
     return _Lifting(space, function).result()
 
 
 class _Answers(NamedTuple):
-    """What one call gets: at most two actions."""
+    """The actions for one call: `action` in the set `where`, `otherwise` elsewhere."""
 
     action: Action
     where: int
@@ -91,11 +91,11 @@ class _Lifting:
     def __init__(self, space: Space, function: int) -> None:
         self.space = space
         self.remarks: list[tuple[Remark, int]] = []
-        """Each with the set of events that it is about, FALSE if no calls run that did not, or the reverse."""
+        """Each with the set of events that it is about; FALSE if the same calls run."""
         self.rules = 0
-        """How many alternatives there are so far."""
+        """The number of alternatives so far."""
         self.excepted = FALSE
-        """The set that the remarks are about."""
+        """The union of the remarks' sets."""
         self.kill = space.leaf(bpf.ret(KILL))
         self.function = self._in_words(function)
 
@@ -118,7 +118,7 @@ class _Lifting:
         return Lifted(policy, tuple(dict.fromkeys(directed)))
 
     def _runs(self, function: int) -> int:
-        """The set of events that may run."""
+        """Return the set of events that may run."""
         result = FALSE
         for ret in self.space.values(function):
             if bpf.action(_integer(ret)).may_run:
@@ -130,7 +130,7 @@ class _Lifting:
         self.remarks.append((Remark(text, whole, call), where))
 
     def _in_words(self, function: int) -> int:
-        """The function with the return values that no action has put into words."""
+        """Return the function with other actions for return values that no action has, and remark on those."""
         for ret in sorted(value for value in self.space.values(function) if isinstance(value, int)):
             said, text = _said(ret)
             if text:
@@ -146,7 +146,7 @@ class _Lifting:
     # Architectures
 
     def _sections(self) -> dict[Arch, int]:
-        """The architectures that the filter tells from others, with what it does with their calls."""
+        """Return the architectures that the filter distinguishes from others, with the function for the calls of each."""
         foreign = self._of_arch(0)
         found = {arch: self._of_arch(arch.audit) for arch in Arch}
         sections = {arch: function for arch, function in found.items() if function != foreign}
@@ -174,13 +174,13 @@ class _Lifting:
     # Settings
 
     def _settings(self, sections: dict[Arch, int]) -> tuple[Action, Action, tuple[int, int]]:
-        """The default, what is done with newer numbers, and the table, with which the fewest entries are needed."""
+        """Return the default, the action for newer numbers, and the table, chosen so that few entries are needed."""
         answers: dict[Arch, dict[int, Action | None]] = {}
         for arch, function in sections.items():
             newest = max(table(arch).by_number)
             answers[arch] = {number: self._constant(self._of_number(function, number)) for number in range(newest + 2)}
         every = [(arch, number, action) for arch, found in answers.items() for number, action in found.items()]
-        # A number that is no call can have no entry, so the default must be theirs where there are any.
+        # Unused numbers cannot have an entry, so the default has to be their action.
         gaps = [action for arch, number, action in every if number not in table(arch).by_number and action][: -len(sections)]
         default = _commonest(gaps) or _commonest(action for _, _, action in every) or KILL
         unknown = _commonest(answers[arch][max(answers[arch])] for arch in sections) or KILL
@@ -227,7 +227,7 @@ class _Lifting:
         return entries
 
     def _edges(self, arch: Arch, function: int, policy: Policy, newest: int) -> None:
-        """What the filter does with numbers that no entry can have."""
+        """Remark on numbers that cannot have an entry and that the policy answers differently."""
         space, number = self.space, region.number_word(self.space)
         above = space.greater(number, constant(newest, 32))
         x32 = FALSE
@@ -247,7 +247,7 @@ class _Lifting:
             self._except(space.both(self._is_arch(arch), negative), text, whole=whole)
         above = space.both(above, space.invert(negative))
         if space.choose(above, function, unknown) != unknown:
-            text = f"numbers of {arch} above {newest}, of which not all get {format_action(policy.unknown)} here"
+            text = f"numbers of {arch} above {newest}, some of which do not get {format_action(policy.unknown)} here"
             self._except(space.both(self._is_arch(arch), above), text, whole=False)
 
     def _entry(self, arch: Arch, number: int, answer: int, here: int, policy: Policy) -> Entry:
@@ -274,7 +274,7 @@ class _Lifting:
         return Entry(expression, action, None if otherwise == policy.default else otherwise)
 
     def _seen_by_kernel(self, arch: Arch, number: int, answer: int, here: int) -> int:
-        """Without what depends on bits of registers that the kernel does not look at: as if those were zero."""
+        """Return the function as if all bits of registers that the kernel ignores were zero, and remark on those."""
         arguments = operands(arch, number).syscall.arguments
         looked_at = sum(argument.mask << region.shift(index) for index, argument in enumerate(arguments))
         ignored = self.space.support(answer) & _ARGUMENTS & ~looked_at
@@ -291,7 +291,7 @@ class _Lifting:
         return self.space.fixed(answer, (ignored, 0))
 
     def _zero(self, bits: int) -> int:
-        """The set in which all those bits are zero."""
+        """Return the set in which all these bits are zero."""
         result = TRUE
         for place in range(region.BITS):
             if bits >> place & 1:
@@ -309,7 +309,7 @@ class _Lifting:
         return ", ".join(names)
 
     def _two(self, arch: Arch, number: int, answer: int, here: int) -> _Answers:
-        """The answer as one that conditions can name, with two actions at most; stricter where it has to be another."""
+        """Return the answer with at most two actions, in sets that conditions can name; if it has to differ, it is stricter."""
         space = self.space
         name = table(arch).by_number[number].name
         actions = [bpf.action(_integer(value)) for value in sorted(map(_integer, space.values(answer)))]
@@ -337,7 +337,7 @@ class _Lifting:
 
 
 def _said(ret: int) -> tuple[Action, str]:
-    """The action for a return value, and how it differs from what the value does, or ''."""
+    """Return the action for a return value, and how the two differ, or ''."""
     kind, datum = ret & bpf.ACTION_MASK, ret & bpf.DATA_MASK
     if kind == bpf.KILL_THREAD:
         return KILL, "kills the thread that calls, where the policy says kill (the process)"
@@ -358,7 +358,7 @@ def _integer(value: Hashable) -> int:
 
 
 def _commonest(actions: Iterable[Action | None]) -> Action | None:
-    """Of those that occur most the first."""
+    """Return the most frequent action; the first if several are."""
     counted = Counter(action for action in actions if action is not None)
     return counted.most_common(1)[0][0] if counted else None
 

@@ -1,4 +1,4 @@
-"""Whether a policy expects the program to answer calls by itself: a chain of filters has one listener (seccomp(2), EBUSY)."""
+"""Whether a policy is for a program with a listener of its own: a process can have one only (seccomp(2), EBUSY)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ _SET_MODE_FILTER: Final = 1  # linux/seccomp.h
 _NEW_LISTENER: Final = 1 << 3  # SECCOMP_FILTER_FLAG_NEW_LISTENER
 _FLAGS: Final = 1 << 6  # all SECCOMP_FILTER_FLAG_* of Linux 6.18 are below
 _RECEIVE: Final = "SECCOMP_IOCTL_NOTIF_RECV"
-_DESCRIPTORS: Final = 1024  # RLIMIT_NOFILE, as most have it
+_DESCRIPTORS: Final = 1024  # the usual RLIMIT_NOFILE
 
 
 def expects_listener(policy: Policy) -> bool:
-    """Whether a rule of the policy's allows SECCOMP_FILTER_FLAG_NEW_LISTENER by its conditions, and another one to receive
-    what a listener hears.
+    """Whether conditions of the policy allow SECCOMP_FILTER_FLAG_NEW_LISTENER, and it allows receiving notifications.
 
-    The flag alone says nothing: libseccomp asks with it, and no filter, what the kernel can do.  Nor does allowing all of
-    seccomp(2): programs that install filters are many, those that listen few.
+    The flag alone is not enough: libseccomp passes it, without a filter, to find out what the kernel supports.  Nor is an
+    unconditional seccomp(2): many programs install filters, and few of them listen.
     """
     for arch, entries in policy.entries.items():
         entry = entries.get(table(arch).by_name["seccomp"].number)

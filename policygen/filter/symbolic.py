@@ -2,8 +2,8 @@
 
 Classic BPF only jumps forward, so one pass down the program finds every state in which each instruction can be
 reached, and one pass up combines what follows.  Every operation of the language is modelled exactly, bit by bit; what
-would grow out of hand (`algebra.TooComplexError`) or cannot be written as a function to constants
-(`UnsupportedError`) is refused, never approximated.
+grows too large (`algebra.TooComplexError`) or is not a function to constants (`UnsupportedError`) is refused, never
+approximated.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ MAX_STATES = 100_000
 
 
 class UnsupportedError(UserError):
-    """The program does what cannot be followed for all inputs."""
+    """The program computes what is not modelled for all inputs."""
 
 
 def function(space: Space, program: bytes) -> int:
-    """The program's return value, normalised (`meaning`), as a function over `region`'s space.
+    """Return the program's return value, normalised (`meaning`), as a function over `region`'s space.
 
     InvalidProgramError if the kernel would not load it, UnsupportedError or algebra.TooComplexError if it cannot be
     followed exactly."""
@@ -65,7 +65,7 @@ def function(space: Space, program: bytes) -> int:
 
 
 def meaning(ret: int) -> int:
-    """The return value without the differences that nobody can see (kernel/seccomp.c __seccomp_filter)."""
+    """Return the return value without differences that have no effect (kernel/seccomp.c __seccomp_filter)."""
     kind = ret & bpf.ACTION_MASK
     if kind in (bpf.TRACE, bpf.ret(Action(ActionKind.TRAP))) or ret == _ERRNO_0:
         return ret  # whose datum is seen by the tracer, by the signal's handler, as success of the call
@@ -76,12 +76,12 @@ _ERRNO_0 = bpf.ret(Action(ActionKind.ERRNO, 1)) - 1
 
 
 def _only(registers: Registers, live: frozenset[int]) -> Registers:
-    """Without what is not read again, so that paths that differ in nothing else meet."""
+    """Return the registers without those that are not read again, so that paths differing only in these meet."""
     return tuple(word if name in live else None for name, word in enumerate(registers))
 
 
 def _live(instructions: tuple[bpf.Instruction, ...]) -> list[frozenset[int]]:
-    """For each instruction, the registers whose value before it can matter."""
+    """Return, for each instruction, the registers whose value before it can matter."""
     live: list[frozenset[int]] = [frozenset()] * len(instructions)
     for pc in range(len(instructions) - 1, -1, -1):
         after = frozenset().union(*(live[target] for target in bpf.successors(pc, instructions[pc])))
@@ -91,7 +91,7 @@ def _live(instructions: tuple[bpf.Instruction, ...]) -> list[frozenset[int]]:
 
 
 def _uses(instruction: bpf.Instruction) -> tuple[frozenset[int], frozenset[int]]:
-    """The registers that the instruction reads, and those that it overwrites."""
+    """Return the registers that the instruction reads, and those that it overwrites."""
     code, k = instruction.code, instruction.k
     kind = code & 7
     reads: tuple[int, ...] = ()
@@ -121,7 +121,7 @@ def _word(registers: Registers, name: int) -> Word:
 def _step(
     space: Space, pc: int, instruction: bpf.Instruction, registers: Registers, data: tuple[Word, ...]
 ) -> Registers:
-    """The registers after the instruction."""
+    """Return the registers after the instruction."""
     code, k = instruction.code, instruction.k
     kind = code & 7
     if kind in (bpf.LD, bpf.LDX):
@@ -151,7 +151,7 @@ def _operand(instruction: bpf.Instruction, registers: Registers) -> Word:
 
 
 def _number(word: Word) -> int | None:
-    """The value of a constant word, or None."""
+    """Return the value of a constant word, or None."""
     if any(bit not in (FALSE, TRUE) for bit in word):
         return None
     return int("".join(map(str, word)), 2)
@@ -194,7 +194,7 @@ def _sum(space: Space, a: Word, b: Word, carry: int) -> Word:
 
 
 def _value(space: Space, pc: int, instruction: bpf.Instruction, registers: Registers, values: list[int]) -> int:
-    """The program's function from this instruction on, given that of its successors."""
+    """Return the program's function from this instruction on, given those of its successors."""
     code = instruction.code
     if code & 7 == bpf.RET:
         ret = _number(_word(registers, _A)) if code & bpf.A else instruction.k

@@ -1,4 +1,4 @@
-"""The proof that a filter is its policy and nothing else."""
+"""The proof that a filter is equivalent to its policy."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NOTIFY = Action(ActionKind.NOTIFY)
 
 
 def verify(program: bytes, policy: Policy, report: bool = False) -> Event | None:
-    """None if the filter answers as `evaluate` (with `report`: as `reported`) on every input; else an event on which
+    """Return None if the filter answers as `evaluate` (with `report`: as `reported`) on every input; else an event on which
     they differ.
 
-    The event may be one that no kernel produces, such as an i386 call with something in the upper half of a register:
-    the filter is held to the policy there too.  InvalidProgramError, symbolic.UnsupportedError and
-    algebra.TooComplexError if the filter cannot be loaded or followed: nothing is known then.
+    The event may be one that no kernel produces, such as an i386 call with bits in the upper half of a register: the
+    filter must equal the policy there, too.  Raises InvalidProgramError,
+    symbolic.UnsupportedError or algebra.TooComplexError if the filter cannot be loaded or followed.
     """
     meant, refused = (reported(policy), NOTIFY) if report else (policy, KILL)
     space = region.space()
@@ -41,11 +41,11 @@ def _answer(policy: Policy, event: Event, refused: Action) -> Action:
 
 
 def reported(policy: Policy) -> Policy:
-    """The policy as a filter answers it whose denials a supervisor explains.
+    """Return the policy whose denials a supervisor explains.
 
-    What falls to a default that kills or fails the call is notified instead; what an entry writes stays.  A default
-    that traps stays too, as no supervisor can raise that signal.  `close` is never denied without the supervisor: it
-    is the call with which the listener is taken out of the program.
+    A default that kills or fails the call is replaced by `notify`; actions that an entry writes stay.  A default that
+    traps stays, too, because a supervisor cannot raise that signal.  `close` is never denied without the supervisor,
+    because it removes the listener from the program.
     """
     default = _notified(policy.default) if policy.default.kind is not ActionKind.TRAP else policy.default
     entries = {arch: dict(section) for arch, section in policy.entries.items()}

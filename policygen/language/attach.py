@@ -1,4 +1,4 @@
-"""Which comment belongs to what: to the line that it stands on, or above."""
+"""Comments, attached to the statement on their line, or else to the next one."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Place = (
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A statement: where in the text it stands, and what it says."""
+    """A statement: its place in the text, and what it sets, includes or allows."""
 
     start: int
     end: int
     place: Place
     spans: tuple[Span, ...] = ()
-    """For an entry, where its alternatives stand."""
+    """The places of an entry's alternatives."""
 
 
 def attach(text: str, items: Sequence[Item], comments: Sequence[Comment]) -> Layout:
-    """The layout of a text: its statements in order, with the comments that belong to each."""
+    """Return the layout of a text: its statements in order, each with its comments."""
     starts = [item.start for item in items]
     on: defaultdict[int, list[Comment]] = defaultdict(list)
     for comment in comments:
@@ -79,7 +79,7 @@ def attach(text: str, items: Sequence[Item], comments: Sequence[Comment]) -> Lay
 
 
 class _Section:
-    """A Section while it grows."""
+    """A section under construction."""
 
     def __init__(self) -> None:
         self.arch = Comments()
@@ -93,9 +93,9 @@ class _Section:
 
 
 def _header(text: str, items: Sequence[Item], first: list[Comment]) -> tuple[tuple[str, ...], list[Comment]]:
-    """The comments at the top of the file that are about the file, and the others of the first statement.
+    """Return the lines of the comments about the whole file, and the remaining comments of the first statement.
 
-    Above an entry that is all but the last paragraph, which is about the entry.
+    All comments above a setting are about the file; above an entry, all but the last paragraph are.
     """
     if not items:
         return _lines(text, first, len(text)), []
@@ -109,13 +109,13 @@ def _header(text: str, items: Sequence[Item], first: list[Comment]) -> tuple[tup
 
 
 def _last_paragraph(lines: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Comment lines up to the last blank line, and those after it."""
+    """Split comment lines after the last blank one."""
     after = next((count for count, line in enumerate(reversed(lines)) if not line), len(lines))
     return lines[: len(lines) - after], lines[len(lines) - after :]
 
 
 def _lines(text: str, comments: Sequence[Comment], end: int) -> tuple[str, ...]:
-    """Comments as lines of their own, a blank line where the text has some between them or before `end`."""
+    """Return comments as lines, with one blank line where the text has any between them or before `end`."""
     lines: list[str] = []
     for index, comment in enumerate(comments):
         lines.append(comment.text)
@@ -126,7 +126,7 @@ def _lines(text: str, comments: Sequence[Comment], end: int) -> tuple[str, ...]:
 
 
 def _comments(text: str, mine: Sequence[Comment], start: int) -> Comments:
-    """The comments of a statement that begins at `start` and is one line in the canonical text."""
+    """Return the comments of a statement that begins at `start` and has one line in the canonical text."""
     above = [comment for comment in mine if comment.start < start]
     found = Comments(_lines(text, above, start))
     for comment in mine[len(above) :]:
@@ -138,7 +138,7 @@ Alternatives = list[tuple[Span, Expression]]
 
 
 def _alternatives(arch: Arch, number: int, entry: Entry, spans: Sequence[Span]) -> Alternatives:
-    """Where each of an entry's several alternatives stands."""
+    """Return the alternatives of an entry with their places in the text; none if it has one alternative."""
     if not isinstance(entry.expression, Or):
         return []
     parts = set(entry.expression.parts)
@@ -156,7 +156,7 @@ def _alternatives(arch: Arch, number: int, entry: Entry, spans: Sequence[Span]) 
 
 
 def _remarks(text: str, mine: Sequence[Comment], start: int, alternatives: Alternatives) -> Remarks:
-    """The comments of an entry that begins at `start`, those on one of several alternatives by the alternative."""
+    """Return the comments of an entry that begins at `start`: its own, and those of each of several alternatives."""
     above = [comment for comment in mine if comment.start < start]
     entry = Comments(_lines(text, above, start))
     others: dict[Expression, Comments] = {}
@@ -171,7 +171,7 @@ def _remarks(text: str, mine: Sequence[Comment], start: int, alternatives: Alter
 
 
 def _alternative(alternatives: Alternatives, comment: Comment) -> Expression:
-    """The alternative that a comment stands on or in, else the one that it stands above."""
+    """Return the alternative whose line has the comment, else the next one."""
     begun = bisect_right(alternatives, comment.start, key=lambda pair: pair[0].start)
     if begun and (not comment.alone or comment.start < alternatives[begun - 1][0].end):
         return alternatives[begun - 1][1]

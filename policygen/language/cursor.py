@@ -1,4 +1,4 @@
-"""A place in a policy's tokens, from which the parsers read."""
+"""The position of the parsers in a policy's tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Cursor:
-    """Moves over the tokens of one text, never past the last, which is `end`."""
+    """A position in the tokens of one text; it never passes the last token, which is `end`."""
 
     def __init__(self, source: Source, tokens: Sequence[Token]) -> None:
         self.source = source
@@ -21,17 +21,17 @@ class Cursor:
 
     @property
     def token(self) -> Token:
-        """The one that is read next."""
+        """The next token."""
         return self._tokens[self._index]
 
     @property
     def following(self) -> Token:
-        """The one after that."""
+        """The token after the next one."""
         return self._tokens[min(self._index + 1, len(self._tokens) - 1)]
 
     @property
     def previous_end(self) -> int:
-        """Where the token that was read last ends."""
+        """The offset after the last token that was read."""
         return self._tokens[self._index - 1].end if self._index else 0
 
     def take(self) -> Token:
@@ -40,18 +40,18 @@ class Cursor:
         return token
 
     def accept(self, text: str) -> Token | None:
-        """The next token if it is this mark or word, else None."""
+        """Take and return the next token if it is this mark or word; else return None."""
         return self.take() if self.token.text == text and self.token.kind in ("mark", "word") else None
 
     def at_line_end(self) -> bool:
         return self.token.kind in ("newline", "end")
 
     def error(self, message: str, token: Token | None = None, hint: str = "") -> PolicyError:
-        """A mistake at a token, by default the next one."""
+        """Return the error for a mistake at a token, by default the next one."""
         at = token or self.token
         return self.source.error(message, at.start, max(at.end, at.start + 1), hint)
 
     def expected(self, what: str, hint: str = "") -> PolicyError:
-        """A mistake: the next token is not what must stand here."""
+        """Return the error that the next token is not the expected one."""
         found = "the line ends" if self.at_line_end() else f"found `{self.token.text}`"
         return self.error(f"expected {what}, but {found}", hint=hint)

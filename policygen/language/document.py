@@ -1,4 +1,4 @@
-"""A policy and the text that it is written in, comments and all."""
+"""A policy together with its text's comments and includes."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
 __all__ = ["NOTE_WORDS", "Document", "PolicyError", "new_document", "parse", "parse_file"]
 
 MAX_SIZE = 64 << 20
-"""Bytes of a policy's file: a hundred thousand rules take 3 MiB."""
+"""The largest policy file that is read, in bytes; a hundred thousand rules take 3 MiB."""
 
 Notes = Mapping[tuple[Arch, int], str]
-"""What the tools have to say on the entries of syscalls: `WORD: text`, with one of NOTE_WORDS."""
+"""The tools' notes on the entries of syscalls: `WORD: text`, with one of NOTE_WORDS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A policy in normal form, and where its comments and includes stand."""
+    """A policy in normal form, and the places of its comments and includes."""
 
     policy: Policy
     layout: Layout = field(default_factory=Layout)
 
     def text(self) -> str:
-        """The canonical form, comments kept.  Reading it gives an equal document."""
+        """Return the canonical text with all comments.  Parsing it gives an equal document."""
         return print_policy(self.policy, self.layout)
 
     def inlined(self) -> Document:
-        """The same with the entries of included files written out, so that it stands by itself."""
+        """Return a document without includes, which has the entries of the included files itself."""
         sections = {arch: replace(section, includes=()) for arch, section in self.layout.sections.items()}
         return Document(self.policy, replace(self.layout, sections=sections))
 
     def with_policy(self, policy: Policy, notes: Notes | None = None) -> Document:
-        """The same text saying something else.
+        """Return a document with another policy and the same comments.
 
-        Comments stay on what is still there.  That on an alternative that is gone moves above the syscall's entry,
-        that on an entry that is gone below the section's last; that of an architecture that is gone to the top.
-        `notes` replace those of the last rewrite; None leaves them.  An include whose file says other than the new
-        policy becomes a comment, and its entries are written here.
+        Comments stay on what is still there.  If an alternative is gone, its comments move above the syscall's entry; if an
+        entry is gone, to the end of the section; if an architecture is gone, to the top of the file.  `notes` replace the
+        existing ones; None keeps those.  An include whose file differs from the new policy becomes a comment, and its
+        entries are written out.
         """
         policy = normal(policy)
         sections: dict[Arch, Section] = {}
@@ -67,7 +67,7 @@ class Document:
 
 
 def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] | None = None) -> Document:
-    """The document that a text is; raises PolicyError.
+    """Parse a text.  Raises PolicyError.
 
     `read` gives the text of an included file by its name, which is relative to where `filename` is relative to; it
     raises OSError.  Without it, `include` is an error.
@@ -76,24 +76,23 @@ def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] |
 
 
 def parse_file(path: str | os.PathLike[str]) -> Document:
-    """The document in a file; raises PolicyError, and OSError if the file itself cannot be read."""
-
+    """Parse a file.  Raises PolicyError, and OSError if the file itself cannot be read."""
     filename = os.fspath(path)
     return parse(read_text(filename), filename, read=read_text)
 
 
 def read_text(name: str) -> str:
-    """The text of a policy's file.  Raises PolicyError if it is not UTF-8, and OSError, also for one that is too long to be a
-    policy: what a policy includes may be a device without end."""
+    """Return the text of a policy file.  Raises PolicyError if it is not UTF-8, and OSError if it cannot be read or has more
+    than MAX_SIZE bytes: a policy may include an endless device."""
     with open(name, "rb") as file:
         data = file.read(MAX_SIZE + 1)
     if len(data) > MAX_SIZE:
-        raise OSError(errno.EFBIG, f"more than {MAX_SIZE >> 20} MiB, which is no policy", name)
+        raise OSError(errno.EFBIG, f"more than {MAX_SIZE >> 20} MiB, so it is not a policy", name)
     return decode(data, name)
 
 
 def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Document:
-    """The document of a policy that has no text yet, for the program of that name."""
+    """Return the document of a new policy, for the program of that name."""
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     settings = {
         "table": "# kernel whose syscall table the policy was written against",
@@ -130,7 +129,7 @@ def _section(section: Section, policy: Policy, arch: Arch, notes: Mapping[int, s
 
 
 def _still_says(include: Include, policy: Policy) -> bool:
-    """Whether the policy holds every entry of the included file as it is there."""
+    """Whether the policy has every entry of the included file unchanged."""
     return all(
         policy.entries.get(arch, {}).get(number) == entry
         for arch, entries in include.entries.items()
@@ -146,7 +145,7 @@ def _without_notes(remarks: Remarks) -> Remarks:
 
 
 def _with_note(remarks: Remarks, note: str) -> Remarks:
-    """The comments with a note: on the entry's line, or above it if another comment is there already."""
+    """Add a note to the comments: on the entry's line, or above it if the line has a comment already."""
     text = f"# {note}"
     if not is_note(text) or "\n" in text:
         raise ValueError(f"a note begins with one of {', '.join(NOTE_WORDS)}, and is one line: {note!r}")
@@ -154,7 +153,7 @@ def _with_note(remarks: Remarks, note: str) -> Remarks:
 
 
 def _orphans(section: Section) -> tuple[str, ...]:
-    """Every comment of a section that is no longer there."""
+    """Return every comment of a section that was removed, without notes."""
     lines = section.arch.all() + tuple(line for include in section.includes for line in include.comments.all())
     for remarks in section.entries.values():
         lines += _without_notes(remarks).all()

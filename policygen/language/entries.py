@@ -1,4 +1,4 @@
-"""The parts of an entry: the syscall that it is about, and what it says."""
+"""The two parts of an entry: the syscall before the colon, and the body after it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ACTIONS = frozenset((*ActionKind, "deny"))
 
 
 def syscall(cursor: Cursor, token: Token, arch: Arch, version: tuple[int, int]) -> int:
-    """The number of the syscall that a token names; raises PolicyError unless that kernel version has it."""
+    """Return the number of the syscall that a token names.  Raises PolicyError unless that kernel version has it."""
     calls = table(arch)
     if token.kind == "number":
         number = _number(cursor, token)
@@ -45,7 +45,7 @@ def _number(cursor: Cursor, token: Token) -> int:
 
 
 def _other(token: Token, arch: Arch) -> str:
-    """What may have been meant by the name of a syscall that there is not."""
+    """Return a hint for the name of a syscall that does not exist."""
     name = token.text.removeprefix("sys_")
     elsewhere = [other for other in Arch if name in table(other).by_name]
     if elsewhere:
@@ -54,7 +54,7 @@ def _other(token: Token, arch: Arch) -> str:
 
 
 def body(cursor: Cursor, name: Token, parser: ExpressionParser) -> Entry:
-    """What stands after the colon."""
+    """Parse what follows the colon."""
     if cursor.at_line_end() or cursor.following.text == ":":
         raise cursor.error(f"the entry of {name.text} is empty", name, "write allow, deny, an action or a condition")
     token = cursor.token

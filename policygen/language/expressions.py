@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from policygen.language.lexer import Token
 
 MAX_DEPTH = 64
-"""Of `!` and parentheses in each other: far more than can be read, far less than Python's recursion limit."""
+"""The deepest nesting of `!` and parentheses: far more than people can read, far below Python's recursion limit."""
 
 _COMPARISONS = {
     operator.value: operator for operator in (Operator.EQ, Operator.NE, Operator.HAS, *ORDERINGS)
@@ -32,7 +32,7 @@ _COMPARISONS = {
 
 
 _WHOLE = ~0
-"""The field of a constant that is the value of a whole argument: of an enumeration, not of a set of bits."""
+"""The field of a constant that is the value of a whole argument, which is an enumeration and not a set of bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class _Term:
     token: Token
     bits: int
     field: int
-    """The bits of the field whose value it is; 0 if its bits can be combined with others."""
+    """The bits of the field that it is a value of; 0 if its bits can be combined with others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where in the text an alternative stands, for the comments on it."""
+    """The place of an alternative in the text, which decides about its comments."""
 
     start: int
     end: int
@@ -56,12 +56,12 @@ class Span:
 
 @dataclass(slots=True)
 class ExpressionParser:
-    """Reads one expression over the arguments of one call from where the cursor is."""
+    """Parses one expression over the arguments of one call, starting at the cursor."""
 
     cursor: Cursor
     operands: Operands
     spans: list[Span]
-    """What stands between `||`, in the order read; filled while parsing."""
+    """The parts between `||`, in the order they are read; filled while parsing."""
 
     def expression(self, depth: int = 0) -> Expression:
         parts: list[Expression] = []
@@ -98,7 +98,7 @@ class ExpressionParser:
         return self._condition()
 
     def _group(self, depth: int) -> Expression:
-        """What stands in the parentheses that begin here."""
+        """Parse the parentheses that begin here."""
         cursor = self.cursor
         opened = cursor.take()
         inner = self.expression(depth + 1)
@@ -132,7 +132,7 @@ class ExpressionParser:
         raise cursor.expected("an operator", "one of == != < <= > >= in has &")
 
     def _argument(self) -> int:
-        """The argument whose name is read."""
+        """Parse the name of an argument; return its index."""
         cursor, syscall = self.cursor, self.operands.syscall
         if cursor.token.kind != "word":
             hint = "the argument comes first: fd == 1" if cursor.token.kind == "number" else ""
@@ -157,7 +157,7 @@ class ExpressionParser:
         return f"{syscall}'s arguments are {', '.join(names)}"
 
     def _masked(self, index: int, mask: int, start: Token) -> Expression:
-        """`x & mask == value`, at the `==` or `!=`."""
+        """Parse the rest of `x & mask == value`, from the `==` or `!=` on."""
         negated = self.cursor.take().text == "!="
         value = self._value(index, Operator.MASKED)
         if negated and value == 0:
@@ -166,7 +166,7 @@ class ExpressionParser:
         return Not(condition) if negated else condition
 
     def _meaningful(self, condition: Condition, start: Token) -> Condition:
-        """The condition, unless the argument does not matter to it."""
+        """Return the condition.  Raises PolicyError if it holds for every value of the argument, or for none."""
         truth = trivial(self.operands.syscall.arguments[condition.index], condition)
         if truth is None:
             return condition
@@ -188,7 +188,7 @@ class ExpressionParser:
         return tuple(sorted(values))
 
     def _value(self, index: int, operator: Operator) -> int:
-        """A value to compare with: as the C type reads it, or for operators on bits the unsigned pattern."""
+        """Parse a value: as the C type reads it, or as an unsigned pattern for operators on bits."""
         cursor = self.cursor
         opened = cursor.accept("(")
         bits, fields = 0, dict[int, _Term]()
@@ -204,7 +204,7 @@ class ExpressionParser:
         return bits if operator in BITWISE else self.operands.syscall.arguments[index].value(bits)
 
     def _check_field(self, term: _Term, first: _Term) -> None:
-        """Of a field of bits that is one value, no two values may be joined."""
+        """Raise PolicyError if the term and the first one are different values of one field."""
         if term.field and term.bits != first.bits:
             names = f"{first.token.text} and {term.token.text}"
             hint = f"write `in {{{first.token.text}, {term.token.text}}}` for either of them"

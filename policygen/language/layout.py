@@ -1,4 +1,4 @@
-"""What a policy's text holds besides its meaning: comments and includes, by what they belong to."""
+"""The layout of a policy's text: comments and includes, each with what it belongs to."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from tracer.abi import Arch
 
 SETTINGS = ("callfence", "table", "arm", "default", "unknown", "portable")
-"""The words that begin a setting, in canonical order; `arch`, which stands after the first, opens a section."""
+"""The words that begin a setting, in canonical order; `arch`, which follows the first, begins a section."""
 
 NOTE_WORDS = ("floor", "opaque", "portable")
-"""The words that begin a note, `# WORD: text`: a comment that a tool writes on an entry, and replaces."""
+"""The words that begin a note, `# WORD: text`: a comment on an entry that a tool writes and replaces."""
 
 
 def is_note(comment: str) -> bool:
@@ -30,15 +30,15 @@ class Comments:
     """The comments of one line of the canonical text, each from its `#` on."""
 
     above: tuple[str, ...] = ()
-    """Lines of their own; '' is a blank line."""
+    """Comments on lines of their own; '' is a blank line."""
     trailing: str = ""
 
     def all(self) -> tuple[str, ...]:
-        """Every comment, to stand on lines of their own."""
+        """Return every comment, for lines of their own."""
         return (*self.above, self.trailing) if self.trailing else self.above
 
     def join(self, later: Comments) -> Comments:
-        """Both, for one line: the later trailing comment trails it."""
+        """Return both comments for one line; the later trailing comment stays on the line."""
         if not later.trailing:
             return Comments(self.above + later.above, self.trailing)
         return Comments(self.all() + later.above, later.trailing)
@@ -51,7 +51,7 @@ class Include:
     path: str
     """As written."""
     entries: Mapping[Arch, Mapping[int, Entry]]
-    """What the file adds to the policy, with what it includes in turn."""
+    """The entries that the file adds to the policy, including those of files that it includes."""
     comments: Comments = Comments()
 
     @property
@@ -65,17 +65,17 @@ class Remarks:
 
     entry: Comments = Comments()
     alternatives: Mapping[Expression, Comments] = field(default_factory=dict)
-    """Those on one of several alternatives, which stand on lines of their own."""
+    """The comments on each of several alternatives, which have lines of their own."""
 
     def all(self) -> tuple[str, ...]:
         """Every comment."""
         return self.entry.all() + tuple(line for comments in self.alternatives.values() for line in comments.all())
 
     def settled(self, expression: Expression) -> Remarks:
-        """The same as they will be read back once they are printed with that expression.
+        """Return the comments as parsing will find them once they are printed with that expression.
 
-        The entry's line is that of its first alternative: only a note on it is the entry's.  Comments on
-        alternatives that are not there move above the entry.
+        The entry's line is also that of its first alternative: a comment there is the alternative's, unless it is a note.
+        Comments on alternatives that the expression does not have move above the entry.
         """
         parts = expression.parts if isinstance(expression, Or) else ()
         entry, there = self.entry, set(parts)

@@ -11,7 +11,7 @@ from policygen.errors import PolicyError
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A text and where it came from: turns offsets into positions."""
+    """A text and its file, to turn offsets into positions."""
 
     filename: str
     text: str
@@ -20,14 +20,14 @@ class Source:
     """`file:line` of the includes that led here, innermost first."""
 
     def line(self, offset: int) -> int:
-        """The line, from 1, that holds an offset."""
+        """Return the number of the line with this offset, from 1."""
         return self.text.count("\n", 0, offset) + 1
 
     def place(self, offset: int) -> str:
         return f"{self.filename}:{self.line(offset)}"
 
     def error(self, message: str, start: int, end: int | None = None, hint: str = "") -> PolicyError:
-        """A mistake at text[start:end], for the caller to raise."""
+        """Return the error for a mistake at text[start:end], for the caller to raise."""
         begin = self.text.rfind("\n", 0, start) + 1
         stop = self.text.find("\n", start)
         line = self.text[begin : stop if stop >= 0 else len(self.text)]
@@ -53,11 +53,11 @@ class Comment(NamedTuple):
     """From the `#` on, without trailing blanks."""
     start: int
     alone: bool
-    """Whether nothing stands before it on its line."""
+    """Whether it has a line of its own."""
 
 
 def decode(data: bytes, filename: str, chain: tuple[str, ...] = ()) -> str:
-    """The text of a policy file, which is UTF-8; raises PolicyError at the first byte that is not."""
+    """Decode the text of a policy file.  Raises PolicyError at the first byte that is not UTF-8."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -72,7 +72,7 @@ def decode(data: bytes, filename: str, chain: tuple[str, ...] = ()) -> str:
 
 
 def source(text: str, filename: str, chain: tuple[str, ...] = ()) -> Source:
-    """A text made ready to be read; raises PolicyError for characters that no policy may hold."""
+    """Prepare a text for tokenise().  Raises PolicyError for characters that a policy must not contain."""
     made = Source(filename, text.removeprefix("\ufeff").replace("\r\n", "\n"), chain)
     if found := _FORBIDDEN.search(made.text):
         character = found[0]
@@ -101,13 +101,13 @@ _TOKEN = re.compile(
     re.VERBOSE | re.MULTILINE,
 )
 
-# An entry goes on over a line's end after, or before, what cannot end, or begin, a statement.
+# A statement continues on the next line after a token that cannot end one, and before a token that cannot begin one.
 _EITHER = {"==", "!=", "<", "<=", ">", ">=", "&&", "||", "&", "|", ",", "in", "has", "if", "else"}
 _CONTINUES_AFTER = _EITHER | {"!", "(", "{", ":"}
 _CONTINUES_BEFORE = _EITHER | {")", "}"}
 
 MAX_WORD = 255
-"""No name or number is longer."""
+"""The longest name or number, in characters."""
 
 _STRAY_HINTS = {
     "=": "equality is written ==",
@@ -120,7 +120,7 @@ _STRAY_HINTS = {
 
 
 def tokenise(text: Source) -> tuple[list[Token], list[Comment]]:
-    """The tokens, of which the last is `end`, and the comments; newlines only where a statement ends."""
+    """Return the tokens, the last of which is `end`, and the comments.  A newline token ends each statement."""
     tokens: list[Token] = []
     comments: list[Comment] = []
     newline: Token | None = None
@@ -153,7 +153,7 @@ def tokenise(text: Source) -> tuple[list[Token], list[Comment]]:
 
 
 def _path(token: Token, comments: list[Comment]) -> Token:
-    """The file's name without the comment after it, which is added to the others."""
+    """Return the file's name; a comment after it is moved to the comments."""
     if comment := re.search(r"[ \t]#", token.text):
         start = comment.end() - 1
         comments.append(Comment(token.text[start:].rstrip(), token.start + start, alone=False))

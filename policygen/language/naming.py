@@ -1,4 +1,4 @@
-"""How calls, conditions and entries are written: names of arguments and constants instead of numbers."""
+"""Calls, conditions and entries as text, with names of arguments and constants instead of numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Known = tuple[tuple[int, int], ...]
 _WORD = (1 << 64) - 1
 _WHOLE = ~0
 _X32_OWN = 512
-"""From here on x32 has numbers of its own (arch/x86/entry/syscalls/syscall_64.tbl)."""
+"""The first number that x32 does not share with x86_64 (arch/x86/entry/syscalls/syscall_64.tbl)."""
 _HEXADECIMAL = frozenset((Kind.POINTER, Kind.PATH, Kind.ADDRESS, Kind.FLAGS, Kind.PROTECTION))
 _OCTAL = frozenset((Kind.MODE, Kind.FIELD))
 
@@ -39,9 +39,9 @@ _OCTAL = frozenset((Kind.MODE, Kind.FIELD))
 
 
 def format_call(event: Event) -> str:
-    """A call with its arguments by name and meaning: `openat(dfd=AT_FDCWD, filename=0x7ffc3a10, flags=O_RDONLY)`.
+    """Return a call with the names and meanings of its arguments: `openat(dfd=AT_FDCWD, filename=0x7ffc3a10, flags=O_RDONLY)`.
 
-    Where the register holds more than the argument's type, the part that the kernel ignores is shown too.
+    The whole register is shown, too, if bits that the kernel ignores are set in it.
     """
     arch = Arch.from_audit(event.arch)
     if arch is None:
@@ -77,7 +77,7 @@ def _format_register(arch: Arch, argument: Argument, register: int) -> str:
 
 
 def format_value(arch: Arch, argument: Argument, value: int) -> str:
-    """A value as the C type reads it, by the argument's constants or in the base that suits its kind."""
+    """Return the text of a value (as the C type reads it): names of constants, or a number in the base that suits its kind."""
     if not argument.constants:
         return _number(argument, value)
     family = constants.family(argument.constants, arch)
@@ -93,7 +93,7 @@ def _signed(argument: Argument, bits: int) -> int:
 
 
 def _format_bits(arch: Arch, argument: Argument, bits: int) -> str:
-    """A pattern of bits.  Only names of bits serve: the values of an enumeration are none, and neither is a zero."""
+    """Return the text of a pattern of bits.  Names of bits are used; names of enumerated values and of zero are not."""
     if argument.constants and bits:
         family = constants.family(argument.constants, arch)
         names = family.format_bits(bits, split=argument.kind is Kind.FLAGS and not argument.exact)
@@ -107,7 +107,7 @@ def _number(argument: Argument, value: int) -> str:
         return f"0{value:o}"
     if argument.kind in (Kind.FD, Kind.DIRFD):
         return str(_signed(argument, value & argument.mask))
-    # A large number of no known kind is likely an address or a pattern.
+    # A large number of no known kind is probably an address or a pattern of bits.
     if value > 0 and (argument.kind in _HEXADECIMAL or (argument.kind is Kind.NUMBER and value >> 31)):
         return f"{value:#x}"
     return str(value)
@@ -125,7 +125,7 @@ def format_action(action: Action) -> str:
 
 
 def format_expression(arch: Arch, number: int, expression: Expression, known: Known = ()) -> str:
-    """An expression over the arguments of a call, on one line, its parts in the order they have."""
+    """Return an expression over the arguments of a call, on one line."""
     match expression:
         case Always(value):
             return "allow" if value else "deny"
@@ -143,19 +143,19 @@ def format_expression(arch: Arch, number: int, expression: Expression, known: Kn
 
 
 def determined(parts: Iterable[Expression], known: Known) -> Known:
-    """What is certain within a conjunction: what is around it, and what its parts compare for equality."""
+    """Return the arguments whose value is certain within a conjunction: known around it, or compared by `==` in it."""
     equal = {part.index: part.value for part in parts if isinstance(part, Condition) and part.operator is Operator.EQ}
     return tuple(sorted({**dict(known), **equal}.items())) if equal else known
 
 
 @lru_cache(maxsize=4096)
 def meaning(arch: Arch, number: int, index: int, known: Known) -> Argument:
-    """What an argument means where others are known: its joint meaning if they decide it, else the plain one."""
+    """Return the meaning of an argument where others are known: the joint one if they decide it, else the plain one."""
     calls = table(arch)
     plain = calls.by_number[number].arguments[index]
     if not known:
         return plain
-    # The unknown ones decide nothing if it is the same for values as different as can be.
+    # The unknown arguments do not matter if the meaning is the same with all their bits clear and with all set.
     found = [
         calls.arguments(number, [dict(known).get(i, filler) & _WORD for i in range(6)])[index] for filler in (0, _WORD)
     ]
@@ -170,7 +170,7 @@ def _format_condition(arch: Arch, number: int, condition: Condition, known: Know
         case Operator.EQ | Operator.NE:
             return f"{name} {operator.value} {format_value(arch, argument, value)}"
         case Operator.LT | Operator.LE | Operator.GT | Operator.GE:
-            return f"{name} {operator.value} {value}"  # no order is meant in the values of constants
+            return f"{name} {operator.value} {value}"  # the values of constants have no meaningful order
         case Operator.ONE_OF:
             return f"{name} in {{{', '.join(format_value(arch, argument, one) for one in condition.values)}}}"
         case Operator.IN | Operator.HAS | Operator.ANY:
@@ -189,12 +189,12 @@ def _format_condition(arch: Arch, number: int, condition: Condition, known: Know
 
 
 def format_entry(arch: Arch, number: int, entry: Entry) -> str:
-    """An entry in its canonical form: one alternative a line."""
+    """Return the canonical text of an entry: one alternative a line."""
     return "\n".join(entry_lines(arch, number, entry))
 
 
 def entry_lines(arch: Arch, number: int, entry: Entry) -> list[str]:
-    """The lines of an entry: first that of the name, then one for each further alternative, then maybe `else`."""
+    """Return the lines of an entry: the name with the first alternative, each further alternative, and any `else`."""
     start = f"{table(arch).by_number[number].name}: "
     expression = entry.expression
     if isinstance(expression, Always):

@@ -1,7 +1,7 @@
-"""The normal form: of all ways to write the same structure, one.
+"""The normal form: one spelling for all expressions of the same structure.
 
-Nested `&&` and `||` are flat, alternatives and conditions are in order and none is there twice, what always or never
-holds is not in a larger expression, and `in` no bits is `== 0`.  Else the structure stays as it was written.
+Nested `&&` and `||` are flattened, alternatives and conditions are sorted without repetition, parts that always or never
+hold are removed, and `in` no bits becomes `== 0`.  Everything else stays as it was written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tracer.abi import Arch, Argument, table
 
 
 def normal(policy: Policy) -> Policy:
-    """The policy with every entry in normal form, architectures and entries in the order they are printed in."""
+    """Return the policy with every entry in normal form, and architectures and entries in the order of the text."""
     entries = {}
     for arch in Arch:
         if arch in policy.entries:
@@ -38,7 +38,7 @@ def normal_entry(arch: Arch, number: int, entry: Entry) -> Entry:
 def normal_expression(arch: Arch, number: int, expression: Expression) -> Expression:
     arguments = table(arch).by_number[number].arguments
     expression = _flatten(arguments, expression)
-    while True:  # removing the repeated can leave a single part, to be flattened again: it gets smaller every time
+    while True:  # removing repeated parts can leave a single one, which is flattened again; each time it is smaller
         arranged = _arrange(arch, number, expression, ())
         flat = _flatten(arguments, arranged)
         if flat == arranged:
@@ -74,7 +74,7 @@ def _flatten(arguments: tuple[Argument, ...], expression: Expression) -> Express
 
 
 def _arrange(arch: Arch, number: int, expression: Expression, known: Known) -> Expression:
-    """Parts in the order of their text, in which numbers count as numbers; those of an `&&` first by argument."""
+    """Sort parts by their text, with numbers as numbers; those of an `&&` first by argument."""
     match expression:
         case Not(part):
             return Not(_arrange(arch, number, part, known))
@@ -92,7 +92,7 @@ def _arrange(arch: Arch, number: int, expression: Expression, known: Known) -> E
 
 
 def first_argument(expression: Expression) -> int:
-    """The lowest index of an argument that an expression compares."""
+    """Return the lowest index of the arguments that an expression compares."""
     match expression:
         case Condition(index):
             return index

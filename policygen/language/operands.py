@@ -19,7 +19,7 @@ ORDERINGS = frozenset((Operator.LT, Operator.LE, Operator.GT, Operator.GE))
 
 
 class OperandError(UserError):
-    """A value that the argument cannot be compared with: what is wrong, and a hint or ''."""
+    """A value that cannot be compared with the argument: the message, and a hint or ''."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
@@ -29,7 +29,7 @@ class OperandError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """The arguments of one call, and the constants that name their values under whatever joint meaning."""
+    """The arguments of one call, and the constants of all meanings that they can have."""
 
     arch: Arch
     syscall: Syscall
@@ -37,7 +37,7 @@ class Operands:
     """For each argument, every meaning it can have; the plain one first."""
 
     def index(self, name: str) -> int | None:
-        """Which argument has the name: 0-5, or None."""
+        """Return the index of the argument with this name, 0-5, or None."""
         for index, argument in enumerate(self.syscall.arguments):
             if argument.name == name:
                 return index
@@ -48,18 +48,18 @@ class Operands:
         return all(meaning.kind.is_pointer for meaning in self.meanings[index])
 
     def constrainable(self) -> list[str]:
-        """The names of the arguments that conditions may name."""
+        """Return the names of the arguments that conditions can compare."""
         return [a.name for index, a in enumerate(self.syscall.arguments) if not self.is_pointer(index)]
 
     def families(self, index: int) -> list[Family]:
-        """The families of constants of an argument, without repetition."""
+        """Return the families of constants of an argument, without repetition."""
         names = dict.fromkeys(meaning.constants for meaning in self.meanings[index] if meaning.constants)
         return [constants.family(name, self.arch) for name in names]
 
     def constant(self, index: int, name: str) -> tuple[int, int]:
-        """The value of a constant by its C name, and the bits of the field that it is a value of (0: of none).
+        """Return the value of a constant by its C name, and the bits of the field that it is a value of (0: no field).
 
-        Raises OperandError unless it is one of the argument's.
+        Raises OperandError unless the argument has this constant.
         """
         families = self.families(index)
         for family in families:
@@ -92,11 +92,11 @@ def operands(arch: Arch, number: int) -> Operands:
 
 _INTEGER = re.compile(r"(-?)(?:0[xX]([0-9a-fA-F]+)|0[oO]?([0-7]+)|([1-9][0-9]*|0))")
 _DIGITS = 24
-"""More than any 64-bit number has, in any base: longer ones are not even converted."""
+"""More digits than a 64-bit number has in any base; longer texts are refused before they are converted."""
 
 
 def parse_integer(text: str) -> tuple[int, bool]:
-    """A number as written, and whether it is decimal; raises OperandError.
+    """Parse a number; return it, and whether it is decimal.  Raises OperandError.
 
     Decimal, hexadecimal (0x), or octal (0o, or C's leading 0), with an optional minus sign.
     """
@@ -113,7 +113,7 @@ def parse_integer(text: str) -> tuple[int, bool]:
 
 
 def pattern(argument: Argument, value: int, operator: Operator, *, decimal: bool) -> int:
-    """The bits of a value, if it fits the argument's type; raises OperandError.
+    """Return the bits of a value.  Raises OperandError if it does not fit the argument's type.
 
     A decimal number that is compared as a number must be a value of the C type, or be negative and compared for
     equality: an unsigned int that is -1 is 0xffffffff.  Constants, hexadecimal and octal numbers, and what is
@@ -132,7 +132,7 @@ def pattern(argument: Argument, value: int, operator: Operator, *, decimal: bool
 
 
 def trivial(argument: Argument, condition: Condition) -> bool | None:
-    """What a condition is whatever the argument's value, or None if it depends on it."""
+    """Return True or False if a condition has that result for every value of the argument, else None."""
     half = 1 << argument.width - 1
     low, high = (-half, half - 1) if argument.signed else (0, argument.mask)
     value, bits = condition.value, condition.value & argument.mask

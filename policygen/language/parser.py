@@ -31,29 +31,29 @@ FORMAT = 1
 """The version of the language."""
 
 MAX_INCLUDES = 16
-"""How deep files may include each other."""
+"""The deepest nesting of includes."""
 
 MAX_PATH = 4096
 """linux/limits.h PATH_MAX."""
 
 Read = Callable[[str], str]
-"""Reads an included file, named relative to where the first file's name is relative to; raises OSError."""
+"""Returns the text of an included file.  Its name is relative to the same folder as the first file's.  Raises OSError."""
 
 _ARMS = {"0": Arm.NOW, "1": Arm.EXEC}
 
 
 @dataclass(slots=True)
 class _Context:
-    """What a file has in common with those that it includes, and they with each other."""
+    """What all files of one policy share while they are parsed."""
 
     read: Read | None
     seen: dict[tuple[Arch, int], tuple[Source, int]] = field(default_factory=dict)
-    """Where each syscall's entry stands."""
+    """The place of each syscall's entry."""
     included: dict[tuple[Arch, str], tuple[Source, int]] = field(default_factory=dict)
 
 
 def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, Layout]:
-    """The policy, in normal form, and the layout of its text; raises PolicyError."""
+    """Parse a policy; return it in normal form, with the layout of its text.  Raises PolicyError."""
     made = source(text, filename)
     parser = _FileParser(_Context(read), made, (posixpath.normpath(filename),), None, Arch.X86_64)
     comments = parser.parse()
@@ -61,7 +61,7 @@ def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, L
 
 
 class _FileParser:
-    """Reads one file; makes another for each that it includes."""
+    """Parses one file, and makes a parser for each file that it includes."""
 
     def __init__(
         self, context: _Context, text: Source, chain: tuple[str, ...], outer: Policy | None, arch: Arch
@@ -69,13 +69,13 @@ class _FileParser:
         self.context = context
         self.source = text
         self.chain = chain
-        """The files that are being read, this one last."""
+        """The files that are being parsed, this one last."""
         self.outer = outer
         """The settings of the including policy, with which this file's must agree."""
         self.arch = arch
         self.settings = outer or Policy({})
         self.places: dict[str, Token] = {}
-        """Where each setting was made."""
+        """The place of each setting."""
         self.entries: dict[Arch, dict[int, Entry]] = {}
         self.items: list[Item] = []
         self.first: Token | None = None
@@ -83,7 +83,7 @@ class _FileParser:
         self.cursor: Cursor
 
     def parse(self) -> list[Comment]:
-        """Read the whole file; its comments are left to be attached to `items`."""
+        """Parse the whole file into `entries`, `settings` and `items`; return its comments."""
         tokens, comments = tokenise(self.source)
         self.cursor = Cursor(self.source, tokens)
         while self.cursor.token.kind != "end":
@@ -133,7 +133,7 @@ class _FileParser:
     # Settings
 
     def _claim(self, name: str, token: Token) -> None:
-        """Note where a setting is made; it may be made once, before the first entry."""
+        """Record the place of a setting.  Raises PolicyError if it was made before."""
         if first := self.places.get(name):
             raise self.cursor.error(f"{name} is set twice", token, f"first at {self.source.place(first.start)}")
         self.places[name] = token
@@ -171,7 +171,7 @@ class _FileParser:
             raise self.cursor.error("this setting differs from that of the including file", token, hint)
 
     def _on_next_syscall(self, token: Token) -> Place:
-        """The setting of 2011, which may stand anywhere."""
+        """Parse the setting of the language of 2011, which may follow entries."""
         self._claim("arm", token)
         value = self.cursor.token.text
         if value not in _ARMS:

@@ -1,6 +1,6 @@
 """The smallest phrases of a policy: numbers, versions, words of a closed set, actions.
 
-Each function reads one from where the cursor is, or raises PolicyError.
+Each function parses one phrase at the cursor, or raises PolicyError.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def integer(cursor: Cursor, what: str) -> int:
 
 
 def one_of(cursor: Cursor, what: str, known: Sequence[str]) -> str:
-    """One of the known words."""
+    """Parse one of the known words."""
     token = cursor.token
     if token.kind != "word":
         raise cursor.expected(f"one of {', '.join(known)}")
@@ -41,7 +41,7 @@ def one_of(cursor: Cursor, what: str, known: Sequence[str]) -> str:
 
 
 def version(cursor: Cursor) -> tuple[int, int]:
-    """A kernel version whose syscall table is known."""
+    """Parse a kernel version whose syscall table is known."""
     what = "a kernel version such as 6.18"
     start = cursor.token.start
     major = integer(cursor, what)
@@ -74,7 +74,7 @@ def action(cursor: Cursor, what: str) -> Action:
 
 
 def _error(cursor: Cursor) -> int:
-    """An error's number, by name or number; the names mean the same on all architectures that are known."""
+    """Parse an errno, by name or number; the names have the same numbers on all known architectures."""
     token = cursor.token
     if token.kind != "word":
         return integer(cursor, "an error's name or number")

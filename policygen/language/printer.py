@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from policygen.model import Entry
 
 COMMENT_COLUMN = 31
-"""Where trailing comments begin, from 0, on lines short enough to leave two blanks before."""
+"""The column, from 0, at which trailing comments begin if the line leaves two blanks before it."""
 
 
 def print_policy(policy: Policy, layout: Layout) -> str:
-    """The text of a policy in normal form.  Raises ValueError for one that names no architecture."""
+    """Return the text of a policy in normal form.  Raises ValueError if it names no architecture."""
     arches = [arch for arch in Arch if arch in policy.entries]
     if not arches:
         raise ValueError("a policy names at least one architecture")
@@ -60,7 +60,7 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
 
 
 def _section(arch: Arch, entries: Mapping[int, Entry], section: Section) -> Iterable[list[str]]:
-    """The blocks of a section that blank lines set apart: includes, entries, what comes after them."""
+    """Return the blocks of a section, which blank lines separate: includes, entries, final comments."""
     includes = [line for include in section.includes for line in _commented([include.line], include.comments)]
     own = []
     for call in sorted((table(arch).by_number[number] for number in entries), key=lambda call: call.name):
@@ -79,7 +79,7 @@ def _entry(arch: Arch, number: int, entry: Entry, remarks: Remarks) -> list[str]
 
 
 def _commented(lines: list[str], *comments: Comments) -> list[str]:
-    """Lines with the comments on each."""
+    """Return the lines with the comments of each."""
     out: list[str] = []
     for line, comment in zip(lines, comments, strict=True):
         indentation = line[: len(line) - len(line.lstrip())]

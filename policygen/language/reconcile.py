@@ -1,4 +1,4 @@
-"""The comments and includes of two texts in one, with or without a text that both descend from."""
+"""The comments and includes of two texts, merged; with or without the text that both were made from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def reconcile(base: Layout, ours: Layout, theirs: Layout) -> Layout:
-    """What both have, what either has added to the base, and nothing that either has removed from it.
+    """Merge two layouts: keep what both have and what either added to the base, drop what either removed from it.
 
-    With an empty base: all that either has.  Of two trailing comments the other's stands above the line.
+    With an empty base, that is everything.  Of two trailing comments, theirs moves above the line.
     """
     arches = dict.fromkeys((*ours.sections, *theirs.sections))
     sections = {arch: _section(*(one.sections.get(arch, Section()) for one in (base, ours, theirs))) for arch in arches}
@@ -63,7 +63,7 @@ def _comments(base: Comments, ours: Comments, theirs: Comments) -> Comments:
 
 
 def _lines(base: tuple[str, ...], ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
-    """Lines in our order, then what they have added; blank lines as they stand in ours."""
+    """Return our lines in order, then the lines that they added; blank lines are ours."""
     if ours in (base, theirs):
         return theirs
     if theirs == base:

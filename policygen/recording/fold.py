@@ -1,4 +1,4 @@
-"""Events into observations, cheaply enough for the tracer's loop.
+"""Folding of events into observations, fast enough for the tracer's loop.
 
 The loop keeps a cache of its own, from the register bits that may matter to a counter:
 
@@ -10,9 +10,9 @@ The loop keeps a cache of its own, from the register bits that may matter to a c
         cache[raw & folder.hot_mask(arch, number)] = slot
     slot[0] += 1
 
-Where the meaning of an argument hangs on another one, the mask has the bits of every meaning: a cache may then have
-several keys for one slot, as many as there are pointers passed there, so the loop bounds its cache.  The folder itself
-holds one slot an observation.
+If the meaning of an argument depends on another one, the mask has the bits of every meaning: a cache may then have several
+keys for one slot, as many as there are pointers passed there, so the loop bounds its cache.  The folder itself has one
+slot an observation.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from tracer.abi.table import Table
 
 EVIDENCE = 4
-"""How many values of an unconstrained argument are kept.  They serve `--tight`, which takes no more of them, and show
-whether a policy that a person made narrower still fits."""
+"""The most values of an unconstrained argument that are kept.  `--tight` uses no more of them; they also show whether a
+policy that a person made narrower still fits."""
 
 _EVIDENT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.MODE, Kind.NUMBER))
-"""Kinds of which values are kept: all that are not constrained, but for addresses."""
+"""Kinds whose values are kept although they are not constrained: all but addresses."""
 
 _NUMBER = (1 << 64) - 1
 """The number's bits in `raw`."""
@@ -42,7 +42,7 @@ Slot = list[Any]
 
 
 def _table(arch: int, number: int) -> Table | None:
-    """The table that has the call, if any has."""
+    """Return the table that has the call, or None."""
     name = Arch.from_audit(arch)
     return table(name) if name is not None and number in table(name).by_number else None
 
@@ -50,8 +50,8 @@ def _table(arch: int, number: int) -> Table | None:
 class Folder:
     """The observations of one run, while it runs.
 
-    The result does not depend on the order of the events, but for the call site and the example, which are
-    those of the first event of each observation.
+    The result does not depend on the order of the events, except that the call site and the example are those of the
+    first event of each observation.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Folder:
         """Changes when cached slots and masks are no longer valid."""
 
     def hot_mask(self, arch: int, number: int) -> int:
-        """The bits of `raw` that may tell one observation of the call from another.
+        """Return the bits of `raw` that can distinguish observations of the call.
 
         `arch` is AUDIT_ARCH_*.  Valid until `generation` changes.
         """
@@ -72,10 +72,10 @@ class Folder:
         return mask
 
     def slot(self, executable: str, event: Event, site: Callable[[], str], unknown: Collection[int] = ()) -> Slot:
-        """The counter of the observation that the event folds to; the event itself is not yet counted in it.
+        """Return the counter of the observation that the event belongs to; the event itself is not yet counted.
 
-        `site` is called only if the observation is new.  `unknown` are arguments, none that is constrained, whose
-        registers are not known: of them no values are kept from then on.
+        `site` is called only if the observation is new.  `unknown` are unconstrained arguments
+        whose registers are not known: their values are no longer kept.
         """
         call = (event.arch, event.number)
         slots = self._slots.setdefault(call, {})
@@ -86,11 +86,11 @@ class Folder:
         return slot
 
     def __len__(self) -> int:
-        """How many observations there are until now; may be asked by another thread."""
+        """The number of observations so far; another thread may ask for it."""
         return sum(map(len, list(self._slots.values())))
 
     def observations(self) -> tuple[Observation, ...]:
-        """What was folded until now, in the order of `Observation.order`."""
+        """Return the observations so far, in the order of `Observation.order`."""
         found = [
             Observation(arch, number, arguments, executable, (count,), site, example)
             for (arch, number), slots in self._slots.items()
@@ -115,10 +115,10 @@ class Folder:
         return mask
 
     def _evident(self, arch: int, number: int) -> dict[int, set[int]]:
-        """The values seen of each unconstrained argument that is still kept, by its index.
+        """Return the values seen of each unconstrained argument whose values are still kept, by its index.
 
-        It is kept only if every meaning it can have may be kept: one that is a pointer at times would fill the
-        loop's cache with addresses.
+        They are kept only if every meaning of the argument allows it: one that can be a pointer would fill the loop's
+        cache with addresses.
         """
         if (arch, number) not in self._evidence:
             known = _table(arch, number)
@@ -146,7 +146,7 @@ class Folder:
         return tuple(arguments)
 
     def _give_up(self, arch: int, number: int, index: int) -> None:
-        """Stops keeping an argument's values, and folds together the slots that only it told apart."""
+        """Stop keeping an argument's values, and join the slots that differ in them alone."""
         del self._evidence[arch, number][index]
         self._masks.pop((arch, number), None)
         slots = self._slots[arch, number]

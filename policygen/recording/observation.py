@@ -1,6 +1,6 @@
 """Observations: all equal events of a recording, folded into one.
 
-What makes two events equal is decided here, argument by argument: `kept` is what survives of a register.
+Two events are equal if `kept` is the same for each argument.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Observation(NamedTuple):
         return Event(self.arch, self.number, self.example)
 
     def fitted(self, calls: Table) -> Observation:
-        """With as many arguments as the call has in the table; recorded with older tables it may have none."""
+        """Return the observation with as many arguments as the table says; one recorded with older tables may have none."""
         arity = len(calls.by_number[self.number].arguments)
         return self if len(self.arguments) == arity else self._replace(arguments=(None,) * arity)
 
     @property
     def key(self) -> Key:
-        """What tells it from every other observation of a recording."""
+        """Unique within a recording."""
         return (self.arch, self.number, self.arguments, self.executable)
 
     @property
@@ -62,11 +62,11 @@ class Observation(NamedTuple):
 
 Key = tuple[int, int, tuple[int | None, ...], str]
 _LEAST = -(1 << 64)
-"""Before any value of an argument."""
+"""Less than any value of an argument."""
 
 
 def order(key: Key) -> tuple[object, ...]:
-    """A total sort key for the keys of observations, with None before any value."""
+    """Return a total sort key for an observation's key; None sorts before any value."""
     arch, number, arguments, executable = key
     if None in arguments:
         return (arch, number, tuple([_LEAST if value is None else value for value in arguments]), executable)
@@ -74,7 +74,7 @@ def order(key: Key) -> tuple[object, ...]:
 
 
 def kept(calls: Table, event: Event) -> tuple[int | None, ...]:
-    """What an observation keeps of the arguments of a call that the table has."""
+    """Return what an observation keeps of each argument of a call that the table has."""
     plain = calls.by_number[event.number].arguments
     resolved = calls.arguments(event.number, event.arguments)
     return tuple(
@@ -84,9 +84,9 @@ def kept(calls: Table, event: Event) -> tuple[int | None, ...]:
 
 
 def _kept(argument: Argument, value: int) -> int | None:
-    """What is kept of a value; None if nothing, because its kind is not constrained when learning.
+    """Return what is kept of a value: None unless learning constrains arguments of this kind.
 
-    A negative clock carries a pid or a descriptor, which differs from run to run: all of them become -1
+    A negative clock carries a pid or a descriptor, which differs between runs: all of them become -1
     (linux/posix-timers.h, CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are kept.
     """
     if argument.kind is Kind.CLOCK:

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 FORMAT = 2
 _MAGIC = "callfence recording"
 _MANY = 4096
-"""Lines that are read at once."""
+"""Lines that are decoded at once."""
 
 
 class RecordingError(UserError):
-    """A file that is not a recording, or no longer one.  `str()` is `file:line: message`."""
+    """A file that is not a recording, or is corrupt.  `str()` is `file:line: message`."""
 
     def __init__(self, filename: str, line: int, message: str) -> None:
         super().__init__(f"{filename}:{line}: {message}")
@@ -54,14 +54,14 @@ def is_recording(data: bytes) -> bool:
 
 
 def load(path: Path) -> Recording:
-    """The recording in a file.  Raises RecordingError, or OSError if it cannot be read."""
+    """Read the recording in a file.  Raises RecordingError, or OSError if it cannot be read."""
     return parse(path.read_bytes(), str(path))
 
 
 def load_all(paths: Sequence[Path]) -> Recording:
-    """The recordings in several files as one (`recording.merge`), of which one at a time is in memory.
+    """Read the recordings in several files and merge them (`runs.merge`), with one at a time in memory.
 
-    Raises what `load` does.
+    Raises the errors of `load`.
     """
     once = {path: load(path) for path in paths if not path.is_file()}  # a pipe, which cannot be read again
 
@@ -78,24 +78,24 @@ def load_all(paths: Sequence[Path]) -> Recording:
 
 
 def _runs(path: Path) -> Sequence[Run]:
-    """The runs of a recording alone."""
+    """Read the runs of a recording without its observations."""
     with path.open("rb") as file:
         count, _, shape = _header(_decoded(file.readline()), str(path))
         lines = [_decoded(line).removesuffix("\n") for line in islice(file, min(count, sys.maxsize))]
     if len(lines) < count:
-        return load(path).runs  # which says what is wrong
+        return load(path).runs  # which raises the right error
     return tuple(starmap(_run, _rows(["", *lines], 1, 1 + count, str(path), shape)))
 
 
 def save(path: Path, recording: Recording) -> None:
-    """Writes the file atomically (see `atomic.write`); raises OSError with the old one whole."""
+    """Write the file atomically (see `atomic.write`).  Raises OSError, and then the old file is unchanged."""
     atomic.write(path, text(recording).encode("ascii"))
 
 
 def update(path: Path, change: Callable[[Recording], Recording]) -> Recording:
-    """Replaces the recording in the file (an empty one, if there is none) by what `change` makes of it.
+    """Replace the recording in the file (an empty one if there is no file) by what `change` returns for it.
 
-    Whoever else updates it meanwhile waits, so nothing is lost.  Creates the folder.
+    Other processes that update it wait meanwhile, so no update is lost.  Creates the folder.
     """
     folder.make(path.parent)
     with atomic.locked(path):
@@ -105,7 +105,7 @@ def update(path: Path, change: Callable[[Recording], Recording]) -> Recording:
 
 
 def text(recording: Recording) -> str:
-    """The file's content."""
+    """Return the file's content."""
     runs, observations = recording.runs, recording.observations
     lines: list[dict[str, object]] = [{_MAGIC: FORMAT, "runs": len(runs), "observations": len(observations)}]
     lines += [{name: getattr(run, name) for name in _RUN} for run in runs]
@@ -114,11 +114,11 @@ def text(recording: Recording) -> str:
 
 
 def parse(data: bytes, filename: str) -> Recording:
-    """The inverse of `text`.  Raises RecordingError, which names `filename` and the line."""
+    """Return the recording that `text` was given.  Raises RecordingError, which names `filename` and the line."""
     lines = _decoded(data).split("\n")
     runs, observations, shape = _header(lines[0], filename)
     if lines.pop() or len(lines) <= runs + observations:
-        message = f"truncated: the header promises {runs + observations + 1} lines; restore it from a complete copy, or delete it"
+        message = f"truncated: the header promises {runs + observations + 1} lines; restore a complete copy, or delete it"
         raise RecordingError(filename, len(lines) + 1, message)
     if len(lines) > runs + observations + 1:
         raise RecordingError(filename, runs + observations + 2, "more lines than the header promises")
@@ -136,7 +136,7 @@ def _decoded(data: bytes) -> str:
 
 
 def _header(line: str, filename: str) -> tuple[int, int, Shape]:
-    """How many runs and observations follow, and the fields of a run."""
+    """Parse the first line: the number of runs, the number of observations, and the fields of a run."""
     try:
         header = json.loads(line)
         version = header[_MAGIC]
@@ -152,15 +152,15 @@ def _header(line: str, filename: str) -> tuple[int, int, Shape]:
 
 
 def _run(*values: Any) -> Run:
-    """A run of the values of its line, which end with its pairs, or have none in format 1."""
+    """Make a run of the values of its line; in format 1 it has no pairs at the end."""
     end = len(_RUNS[1])
     return Run(*values[:end], *(tuple((sys.intern(who), sys.intern(what)) for who, what in pairs) for pairs in values[end:]))
 
 
 def _rows(lines: Sequence[str], start: int, end: int, filename: str, shape: Shape) -> Iterator[tuple[Any, ...]]:
-    """The values of those lines, in the order of `shape`, whose fields each must have and no others.
+    """Return the values of those lines in the order of `shape`.  Raises RecordingError unless each has exactly its fields.
 
-    Many lines are read as one JSON value, which is several times as fast; one by one, only to say which line is wrong.
+    Many lines are decoded as one JSON value, which is several times as fast; one by one only to find out which is wrong.
     """
     for first in range(start, end, _MANY):
         some = lines[first : min(first + _MANY, end)]
@@ -172,9 +172,9 @@ def _rows(lines: Sequence[str], start: int, end: int, filename: str, shape: Shap
 
 
 def _columns(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
-    """The values of each field, of lines that hold an object each; None if anything is wrong with one of them.
+    """Return the values of each field, from lines of one object each; None if any line is wrong.
 
-    No value that `shape` accepts has an object within, so objects that stand at the ends of lines are whole lines.
+    No value that `shape` accepts contains an object, so `}` and `{` around a line end are the ends of two lines' objects.
     """
     whole = ",\n".join(lines)
     if not (whole.startswith("{") and whole.endswith("}") and whole.count("},\n{") == len(lines) - 1):
@@ -189,7 +189,7 @@ def _columns(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
 
 
 def _row(line: str, number: int, filename: str, shape: Shape) -> list[Any]:
-    """The values of one line."""
+    """Return the values of one line.  Raises RecordingError."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -203,12 +203,12 @@ def _row(line: str, number: int, filename: str, shape: Shape) -> list[Any]:
 
 
 def _hashable(column: Sequence[Any]) -> Iterable[Any]:
-    """Lists as tuples, equal texts as one."""
+    """Return the column with lists as tuples, and equal texts as one object."""
     kind = type(column[0])
     return map(tuple, column) if kind is list else map(sys.intern, column) if kind is str else column
 
 
-# Each tells whether the values of a field, in one or more lines, are what they must be.
+# Each function returns whether the values of a field, in one or more lines, are valid.
 
 
 def _are_integers(values: Sequence[Any], low: int, high: int = 1 << 64) -> bool:

@@ -15,9 +15,9 @@ class Run(NamedTuple):
     """One run of a program under observation."""
 
     id: str
-    """Unique among all runs everywhere: random, made by whoever records."""
+    """Random, so unique among all runs of all machines; made by the recorder."""
     started: int
-    """Nanoseconds since the epoch.  Runs are ordered by it, and then by id."""
+    """Nanoseconds since the epoch.  Runs are ordered by this, then by id."""
     command: tuple[str, ...]
     """Bytes that are not UTF-8 are surrogate-escaped."""
     status: int | None
@@ -27,10 +27,10 @@ class Run(NamedTuple):
     gaps: tuple[str, ...] = ()
     """What could not be observed, ascending."""
     warm: bool = False
-    """Whether what the policy allowed then ran unrecorded: only what was new to it is here."""
+    """Whether calls that the policy allowed at the time were not recorded, so that only new ones are here."""
     executed: tuple[tuple[str, str], ...] = ()
-    """Which executable started which, itself becoming it or in a new process: pairs, ascending.  '' started what the run
-    began with.  Empty where nothing is known of it."""
+    """Pairs of executables, ascending: the first executed the second, in the same process or in a new one.  The first is ''
+    for the program of the run.  Empty if unknown."""
 
     @property
     def order(self) -> tuple[int, str]:
@@ -45,7 +45,7 @@ class _Parts(NamedTuple):
 class Recording(_Parts):
     """Runs, ascending by `Run.order`, and their observations, ascending by `Observation.order`.
 
-    Every observation counts for each of the runs, and was seen in at least one.
+    Every observation has a count for each of the runs, and one of them is not 0.
     """
 
     __slots__ = ()
@@ -57,24 +57,24 @@ class Recording(_Parts):
         return super().__new__(cls, runs, observations)
 
     def of_run(self, run_id: str) -> tuple[Observation, ...]:
-        """What one of the runs did, with the counts of all of them."""
+        """Return the observations of one run, with their counts in all runs."""
         column = [run.id for run in self.runs].index(run_id)
         return tuple(observation for observation in self.observations if observation.counts[column])
 
 
 def merge(*recordings: Recording) -> Recording:
-    """All runs of the recordings: commutative, associative, idempotent.
+    """Merge recordings: commutative, associative, idempotent.
 
-    A run that several have is taken once (the complete one, if they differ), with the greater of its counts.
-    Call site and example of an observation are those of the earliest run that it was seen in.
+    A run in several recordings is taken once (the complete one, if they differ), with the greatest of its counts.
+    Call site and example of an observation are those of the earliest run with it.
     """
     return fold((run for recording in recordings for run in recording.runs), recordings)
 
 
 def fold(runs: Iterable[Run], recordings: Iterable[Recording]) -> Recording:
-    """`merge` of recordings that are taken one at a time, so that they need not be in memory together.
+    """Merge recordings (see `merge`) that are iterated once, so that they need not be in memory together.
 
-    `runs` are those of all of them, in any order.  Raises KeyError for a recording with another run.
+    `runs` are the runs of all of them, in any order.  Raises KeyError for a recording with another run.
     """
     found: dict[str, Run] = {}
     for run in runs:
@@ -97,13 +97,13 @@ def fold(runs: Iterable[Run], recordings: Iterable[Recording]) -> Recording:
                     earliest = min(earliest, at)
             if earliest <= one.first[0]:
                 one.first = min(one.first, (earliest, seen.site, seen.example))
-    # Popped one by one, because rows for many runs take much more memory than what they are made of.
+    # Popped one by one, because a row of counts for many runs takes much more memory than what it is made from.
     observations = [_observation(key, folded.pop(key), len(ordered)) for key in sorted(folded, key=order)]
     return Recording(ordered, tuple(observations))
 
 
 class _Folded:
-    """An observation while recordings are folded: how often it was seen, in which of the runs."""
+    """An observation while recordings are merged, with its counts by run."""
 
     __slots__ = ("columns", "counts", "first")
 
@@ -111,7 +111,7 @@ class _Folded:
         self.columns: list[int] = []
         self.counts: list[int] = []
         self.first = first
-        """The earliest run, the call site and the example there."""
+        """The earliest run with it, and the call site and the example there."""
 
 
 def _observation(key: Key, folded: _Folded, runs: int) -> Observation:
@@ -122,12 +122,12 @@ def _observation(key: Key, folded: _Folded, runs: int) -> Observation:
 
 
 def _completeness(run: Run) -> tuple[object, ...]:
-    """Which of two accounts of one run is the better one; a total order, so that merging has none."""
+    """Return a total sort key by which the better of two accounts of one run is the greater."""
     return (run.complete, run.status is not None, run.status or 0, run.started, run.command, run.gaps, run.warm, run.executed)
 
 
 class WrongPlaceError(InternalError, ValueError):
-    """A run or an observation that cannot stand where it stands."""
+    """A run or an observation that is out of order, repeated, or has a wrong number of counts."""
 
     def __init__(self, index: int, *, is_run: bool) -> None:
         what = "run" if is_run else "observation"

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 FALSE, TRUE = 0, 1
 
 MAX_CUBES = 4096
-"""No filter has room for more (linux/bpf_common.h BPF_MAXINSNS)."""
+"""The most that a filter can have room for (linux/bpf_common.h BPF_MAXINSNS)."""
 
 Cube = tuple[int, int]
 """(care, value): the points that agree with `value` on the bits set in `care`.  Variable 0 is the highest bit."""
 
 
 class TooComplexError(UserError):
-    """The functions asked for need more than `Space.limit` nodes: no answer, rather than a late one."""
+    """The functions need more than `Space.limit` nodes, or a set more than a given number of cubes."""
 
 
 class Space:
-    """The functions of `bits` variables.  Its methods are pure; it holds what they share."""
+    """The functions of `bits` variables.  Methods have no visible side effects; the space holds the shared nodes."""
 
     def __init__(self, bits: int, limit: int = 1_000_000) -> None:
         self.bits = bits
@@ -43,7 +43,7 @@ class Space:
         self._choices: dict[tuple[int, int, int], int] = {}
 
     def leaf(self, value: Hashable) -> int:
-        """The function that is `value` everywhere."""
+        """Return the function that is `value` everywhere."""
         leaf = self._leaves.get(value)
         if leaf is None:
             leaf = self._leaves[value] = self._add(self.bits, len(self._low), len(self._low))
@@ -51,15 +51,15 @@ class Space:
         return leaf
 
     def value(self, leaf: int) -> Hashable:
-        """What was given to `leaf`; KeyError for any other function."""
+        """Return the value of a leaf.  Raises KeyError for any other function."""
         return self._values[leaf]
 
     def variable(self, number: int) -> int:
-        """The set in which that variable is 1."""
+        """Return the set in which this variable is 1."""
         return self._node(number, FALSE, TRUE)
 
     def choose(self, condition: int, then: int, otherwise: int) -> int:
-        """The function that is `then` inside the set `condition`, `otherwise` outside."""
+        """Return the function that is `then` inside the set `condition` and `otherwise` outside."""
         if condition == TRUE or then == otherwise:
             return then
         if condition == FALSE:
@@ -94,7 +94,7 @@ class Space:
         return self.choose(a, self.invert(b), b)
 
     def equal(self, a: Sequence[int], b: Sequence[int]) -> int:
-        """Where the two words, of one length, are equal."""
+        """Return the set in which two words of one length are equal."""
         result = TRUE
         for x, y in zip(reversed(a), reversed(b), strict=True):
             same = x if y == TRUE else self.invert(x if y == FALSE else self.differ(x, y))
@@ -102,15 +102,15 @@ class Space:
         return result
 
     def greater(self, a: Sequence[int], b: Sequence[int]) -> int:
-        """Where the word `a` is greater than `b`, both unsigned and of one length."""
+        """Return the set in which the word `a` is greater than `b`, both unsigned and of one length."""
         result = FALSE
         for x, y in zip(reversed(a), reversed(b), strict=True):
             result = self.choose(self.differ(x, y), x, result)
         return result
 
     def difference(self, a: int, b: int) -> int | None:
-        """A point where the functions differ, or None if they are equal; the variables as one integer of `bits`
-        bits, as few set as is easily done."""
+        """Return a point where the functions differ, or None if they are equal: the variables as one integer of `bits`
+        bits, few of them set."""
         point = 0
         while a != b:
             variable = min(self._variable[a], self._variable[b])
@@ -126,23 +126,23 @@ class Space:
         return None
 
     def at(self, function: int, point: int) -> int:
-        """The leaf of the function at the point, given as by `difference`."""
+        """Return the leaf of the function at a point in the form of `difference`."""
         while (variable := self._variable[function]) < self.bits:
             bit = point >> (self.bits - 1 - variable) & 1
             function = self._high[function] if bit else self._low[function]
         return function
 
     def values(self, function: int) -> set[Hashable]:
-        """What the function can be; not for sets."""
+        """Return the values that the function takes; not for sets."""
         return {self._values[node] for node in self._below(function) if self._variable[node] == self.bits}
 
     def support(self, function: int) -> int:
-        """The variables that the function depends on, as the bits of a point."""
+        """Return the variables that the function depends on, as the bits of a point."""
         variables = {self._variable[node] for node in self._below(function)} - {self.bits}
         return sum(1 << (self.bits - 1 - variable) for variable in variables)
 
     def where(self, function: int, leaf: int) -> int:
-        """The set in which the function is that leaf."""
+        """Return the set in which the function is this leaf."""
         known: dict[int, int] = {}
 
         def walk(node: int) -> int:
@@ -155,7 +155,7 @@ class Space:
         return walk(function)
 
     def fixed(self, function: int, cube: Cube) -> int:
-        """The function with the variables that the cube cares about held at its values, so no longer depending on them."""
+        """Return the function with the cube's variables fixed to its values, so that it does not depend on them."""
         care, value = cube
         known: dict[int, int] = {}
 
@@ -174,7 +174,7 @@ class Space:
         return walk(function)
 
     def always(self, region: int, variables: int) -> int:
-        """Where the set holds whatever those variables are, given as the bits of a point; does not depend on them."""
+        """Return the points that are in the set for all values of these variables, which are given as the bits of a point."""
         known: dict[int, int] = {}
 
         def walk(node: int) -> int:
@@ -190,7 +190,7 @@ class Space:
         return walk(region)
 
     def _below(self, function: int) -> set[int]:
-        """All nodes of the function."""
+        """Return all nodes of the function."""
         found, ahead = set(), [function]
         while ahead:
             node = ahead.pop()
@@ -201,14 +201,14 @@ class Space:
         return found
 
     def cubes(self, region: int, limit: int = MAX_CUBES) -> tuple[Cube, ...] | None:
-        """Few cubes whose union is the set, none of them superfluous (Minato, "Fast Generation of Irredundant
-        Sum-of-Products Forms from Binary Decision Diagrams", 1992).  None where it takes more than `limit`, or more
-        work than so many are worth."""
+        """Return few cubes whose union is the set, none of them superfluous (Minato, "Fast Generation of Irredundant
+        Sum-of-Products Forms from Binary Decision Diagrams", 1992).  None if there are more than `limit`, or finding
+        them takes too much work."""
         effort = len(self._choices) + 512 * limit
         known: dict[tuple[int, int], tuple[tuple[Cube, ...], int]] = {}
 
         def cover(least: int, most: int) -> tuple[tuple[Cube, ...], int]:
-            """Cubes whose union lies between the two sets, and that union."""
+            """Return cubes whose union lies between the two sets, and that union."""
             if least == FALSE:
                 return (), FALSE
             if most == TRUE:
@@ -240,7 +240,7 @@ class Space:
             return None
 
     def branches(self, function: int, variable: int) -> tuple[int, int]:
-        """The function where the variable is 0 and where it is 1; it must depend on no variable before that one."""
+        """Return the function where the variable is 0, and where it is 1; it must not depend on earlier variables."""
         if self._variable[function] == variable:
             return self._low[function], self._high[function]
         return function, function
@@ -264,5 +264,5 @@ class Space:
 
 
 def constant(value: int, bits: int) -> tuple[int, ...]:
-    """The word that is `value` everywhere."""
+    """Return the word that is `value` everywhere."""
     return tuple(value >> bit & 1 for bit in range(bits - 1, -1, -1))

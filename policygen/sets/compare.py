@@ -1,4 +1,4 @@
-"""What two policies answer differently: exactly, for every call, with an example for each difference."""
+"""The exact differences between two policies, each with an example call."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _ARMS = {Arm.NOW: 0, Arm.EXEC: 1, Arm.ENTRY: 2}
-"""The later a filter takes effect, the more runs without it."""
+"""The later a filter takes effect, the more calls run before it does."""
 _MAX_RULES = 8
-"""A difference that takes more alternatives than this is told by its example alone."""
+"""The most alternatives that describe a difference; one that takes more has only its example."""
 
 
 class Verdict(StrEnum):
-    """What the second of two policies lets run, in relation to the first."""
+    """What the second of two policies lets run, compared with the first."""
 
     EQUAL = "equal"
     NARROWER = "narrower"
@@ -33,25 +33,25 @@ class Verdict(StrEnum):
 
 class Change(StrEnum):
     MORE = "+"
-    """Became possible."""
+    """The calls became possible."""
     LESS = "-"
-    """Is no longer possible."""
+    """The calls are no longer possible."""
     OTHER = "~"
-    """As possible as before, but answered otherwise."""
+    """The calls meet another action, but are as possible as before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Calls that meet another action than before, all of them `before` and then `after`."""
+    """Calls for which the action was `before` and is now `after`."""
 
     arch: Arch
     number: int | None
-    """None: every call of the architecture that neither policy names, as far as `example` is one of them."""
+    """None: the calls of the architecture that neither policy names, of the kind of `example`."""
     change: Change
     before: Action
     after: Action
     rules: tuple[Expression, ...]
-    """Which calls: alternatives joined by OR, in the policy language; empty if that cannot be said shortly."""
+    """Which calls: alternatives joined by OR, in the policy language; empty if there would be too many."""
     example: Event
 
     @property
@@ -66,12 +66,12 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     differences: tuple[Difference, ...]
-    """In their order; none if the filters answer every call alike."""
+    """In their order; empty if the filters answer every call alike."""
     arms: tuple[Arm, Arm]
 
     @property
     def verdict(self) -> Verdict:
-        """Over all calls, and over when the filters take effect."""
+        """The verdict about all calls and about the moments when the filters take effect."""
         changes = {difference.change for difference in self.differences}
         before, after = (_ARMS[arm] for arm in self.arms)
         if before != after:
@@ -87,7 +87,7 @@ def verdict(changes: Iterable[Change]) -> Verdict:
 
 
 def compare(old: Policy, new: Policy) -> Comparison:
-    """Every difference in what the policies answer, architecture by architecture and call by call.
+    """Return every difference in what the policies answer, by architecture and call.
 
     Raises algebra.TooComplexError for conditions whose sets cannot be computed."""
     found: list[Difference] = []
@@ -102,7 +102,7 @@ def compare(old: Policy, new: Policy) -> Comparison:
 
 
 def _others(old: Policy, new: Policy, arch: Arch, named: set[int]) -> list[int]:
-    """A call for each way in which the two policies answer what neither names: in both tables, in one, in none."""
+    """Return one call that neither policy names from each range of numbers: in both tables, in one, in none."""
     calls = table(arch)
     ends = sorted({calls.newest(policy.table) for policy in (old, new)})
     starts = [0, *(end + 1 for end in ends)]
@@ -132,7 +132,7 @@ def _call(old: Policy, new: Policy, arch: Arch, number: int) -> list[Difference]
 
 
 def answers(space: Space, policy: Policy, arch: Arch, number: int) -> list[tuple[int, Action]]:
-    """What the policy does with a call that is no x32 one: sets of its arguments, together everything, and actions."""
+    """Return the actions for a call that is not an x32 one, each with its set of arguments; the sets cover everything."""
     if arch not in policy.entries:
         return [(TRUE, KILL)]
     calls = table(arch)
@@ -147,13 +147,13 @@ def answers(space: Space, policy: Policy, arch: Arch, number: int) -> list[tuple
 
 
 def change_of(before: Action, after: Action) -> Change:
-    """What becomes of a call that meets another action."""
-    now, then = ((action.may_run, action.lets_run) for action in (after, before))  # a supervisor's leave is between
+    """Return how a call that meets another action is affected."""
+    now, then = ((action.may_run, action.lets_run) for action in (after, before))  # so `notify` is between deny and allow
     return Change.OTHER if now == then else Change.MORE if now > then else Change.LESS
 
 
 def example(space: Space, where: int, arch: Arch, number: int) -> Event:
-    """A call of a set of arguments, which is not empty: of its simplest ones."""
+    """Return one of the simplest calls of a non-empty set of arguments."""
     point = space.difference(FALSE, where)
     if point is None:
         raise ValueError("no call is in the empty set")
@@ -163,7 +163,7 @@ def example(space: Space, where: int, arch: Arch, number: int) -> Event:
 def _rules(
     space: Space, where: int, change: Change, old: Policy, new: Policy, arch: Arch, number: int
 ) -> tuple[Expression, ...]:
-    """The set in the policy language: as the alternatives that were written, if it is some of them; else computed."""
+    """Return the set in the policy language: alternatives as a policy has them if they make it up, else computed ones."""
     if where == TRUE or number not in table(arch).by_number:
         return (Always(True),) if where == TRUE else ()
     policy = old if change is Change.LESS else new

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _BITS = frozenset((Kind.FLAGS, Kind.PROTECTION, Kind.FIELD, Kind.MODE))
-"""Kinds that are compared by their bits rather than by order."""
+"""Kinds that are compared by bits and not by order."""
 _NAMED = frozenset((Kind.SELECTOR, Kind.SIGNAL, Kind.CLOCK, Kind.PROTECTION))
-"""Kinds whose values have names: few of them are better named one by one."""
+"""Kinds whose values have names: a few of them are best listed."""
 _FEW = 4
-"""Free bits, or their number of values, up to which values are named one by one."""
+"""The most free bits with which values are listed one by one."""
 _MAX_INTERVALS = 16
 
 Masked = tuple[int, int, int]
@@ -31,8 +31,8 @@ Interval = tuple[int, int]
 
 
 def express(space: Space, where: int, arch: Arch, number: int, limit: int) -> Expression | None:
-    """An expression, in normal form, that holds for the call's arguments exactly in the set; None if it takes more than
-    `limit` alternatives, or if the set depends on what no condition can name: pointers, bits beyond an argument's type,
+    """Return an expression in normal form that holds exactly for the arguments in the set; None if it would have more than
+    `limit` alternatives, or if the set depends on what conditions cannot name: pointers, bits outside an argument's type,
     anything but arguments."""
     if where in (TRUE, FALSE):
         return Always(where == TRUE)
@@ -54,7 +54,7 @@ def express(space: Space, where: int, arch: Arch, number: int, limit: int) -> Ex
 
 
 def nameable(arch: Arch, number: int) -> int:
-    """The bits of a point (`region`) that conditions on the call's arguments can compare."""
+    """Return the bits of a point (`region`) that conditions on the call's arguments can compare."""
     known = operands(arch, number)
     bits = 0
     for index, argument in enumerate(known.syscall.arguments):
@@ -64,12 +64,12 @@ def nameable(arch: Arch, number: int) -> int:
 
 
 def negated(expression: Expression) -> Expression:
-    """An expression that holds where the other does not."""
+    """Return an expression that holds where this one does not."""
     return expression.part if isinstance(expression, Not) else Not(expression)
 
 
 def _by_value(cube: Sequence[Masked], arguments: Sequence[Argument]) -> Iterator[tuple[Masked, ...]]:
-    """The cube as several, in which arguments whose values have names have one value, if those are few."""
+    """Split the cube so that each argument with named values has one value, if these are few."""
     choices: list[list[Masked]] = []
     for index, mask, value in cube:
         argument = arguments[index]
@@ -87,7 +87,7 @@ def _conjunction(cube: Sequence[Masked], arguments: Sequence[Argument]) -> Expre
 
 
 def _masked(index: int, mask: int, value: int, argument: Argument) -> list[Expression]:
-    """`argument & mask == value` in the words that suit its kind."""
+    """Return conditions for `argument & mask == value`, with the operators that suit its kind."""
     if mask == argument.mask:
         return [Condition(index, Operator.EQ, argument.value(value))]
     zeros = mask & ~value
@@ -103,7 +103,7 @@ def _masked(index: int, mask: int, value: int, argument: Argument) -> list[Expre
 
 
 def _all_but(space: Space, where: int, arguments: Sequence[Argument]) -> Expression | None:
-    """The set as what one comparison of bits does not hold for, if it is that."""
+    """Return the set as the negation of one comparison of bits, or None."""
     cubes = regions.alternatives(space, space.invert(where), 1)
     if cubes is None or len(cubes) != 1 or len(cubes[0]) != 1:
         return None
@@ -121,7 +121,7 @@ def _all_but(space: Space, where: int, arguments: Sequence[Argument]) -> Express
 
 
 def _by_order(space: Space, where: int, arguments: Sequence[Argument], limit: int) -> list[Expression] | None:
-    """Alternatives that compare one argument by its value, if only one decides and it does not take too many."""
+    """Return alternatives that compare one argument by value, or None if several arguments decide or there are too many."""
     support = space.support(where)
     index = next((i for i, a in enumerate(arguments) if support & ~(a.mask << regions.shift(i)) == 0), None)
     if index is None:
@@ -154,13 +154,13 @@ def _between(index: int, first: int, last: int, low: int, high: int) -> Expressi
 
 
 def _intervals(space: Space, where: int, index: int, argument: Argument) -> list[Interval] | None:
-    """The values of the argument in a set that nothing else decides, ascending; None if they are too scattered."""
+    """Return the argument's values in a set that it alone decides, as ascending intervals; None if there are too many."""
     found: list[Interval] = []
     shift = regions.shift(index)
-    offset = 1 << argument.width - 1 if argument.signed else 0  # signed values in the order of unsigned ones
+    offset = 1 << argument.width - 1 if argument.signed else 0  # added to signed values, it gives the order of unsigned ones
 
     def walk(node: int, bit: int, first: int) -> bool:
-        """The values from `first` on that the bits from `bit` down can make."""
+        """Add the values from `first` on that differ in the bits from `bit` down; False if there are too many."""
         if node == FALSE:
             return True
         if node == TRUE:

@@ -1,4 +1,4 @@
-"""The union of two entries of one call: what either allows, and nothing else."""
+"""The union of two entries of one call: it allows what either allows, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class JoinError(UserError):
-    """Two entries that no entry can stand for; `str()` says why."""
+    """Two entries that cannot be joined into one; `str()` says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """An entry as: carried out with `action` where `allowed` holds, `refusal` elsewhere (None: the default)."""
+    """An entry that lets calls run: `action` where `allowed` holds, `refusal` elsewhere (None: the default)."""
 
     allowed: Expression
     action: Action | None
@@ -47,10 +47,10 @@ def form_of(entry: Entry, default: Action) -> Form:
 
 
 def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, default: Action) -> Entry | None:
-    """The entry that allows what either does; None is no entry.  In normal form; one of the two, if it does so already.
+    """Return the entry, in normal form, that allows what either of the two does; one of them if it does so already.
 
-    What neither allows is refused as one of them says, in so many words if it does.  Raises JoinError where they refuse
-    or carry out in different ways.
+    None is no entry.  What neither allows meets the action that one of them writes for it, else the default.  Raises
+    JoinError if the two let calls run, or deny them, with different actions.
     """
     if a == b:
         return a
@@ -81,9 +81,9 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
 
 
 def refuses(arch: Arch, number: int, entry: Entry | None, wanted: Expression, default: Action) -> bool:
-    """Whether an entry refuses, in so many words, something of what is wanted.
+    """Whether an entry explicitly denies something of what is wanted.
 
-    Raises JoinError or TooComplexError where that cannot be told.
+    Raises JoinError or TooComplexError if that cannot be decided.
     """
     if entry is None:
         return False

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def minimise(alternatives: Sequence[Expression], arguments: Sequence[Argument]) -> tuple[Expression, ...]:
-    """The alternatives without those that the others cover, in their order; if they allow everything, just that.
+    """Return the alternatives, in order, without those that the others cover; `Always(True)` if they hold everywhere.
 
-    Where one of two could go, the one with more conditions goes, then the later one.  Exact; but what is too complex
-    to decide is left as it is.
+    If either of two could be removed, it is the one with more conditions, or else the later one.  Alternatives that are
+    too complex to decide are returned unchanged.
     """
     sets = space()
     try:

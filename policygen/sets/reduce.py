@@ -1,4 +1,4 @@
-"""One policy that is another one reduced by a third: what both allow, where the third has something to say."""
+"""A policy reduced by another one: of the calls that the other names, it allows only what both allow."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from policygen.sets.minimise import minimise
 from tracer.abi import Arch, table
 
 _MAX_PRODUCTS = 256
-"""Pairs of alternatives up to which an intersection is written as alternatives again."""
+"""The most pairs of alternatives for which an intersection is written as alternatives."""
 
 Truth = tuple[bool, bool]
 """Whether the first policy's expression holds, and the second's."""
 
 
 def reduce(policy: Policy, by: Policy) -> Policy:
-    """The policy, less what the other one does not allow of the calls that it names; all else stays.
+    """Return the policy without what the other one does not allow of the calls that it names; everything else stays.
 
-    Where a call is dropped it meets the action that the other writes for it, else the policy's default (else, if that
-    lets calls run, the other's).  An entry has two answers: if three are needed, denials become the strictest of them.
+    A call that was allowed and no longer is meets the action that the other writes for it, else the policy's default
+    (else, if that lets calls run, the other's).  An entry has two actions; if three are needed, the denials become the
+    strictest of them.  Raises ValueError if no entry can have the actions.
     """
     entries = {}
     for arch, section in policy.entries.items():
@@ -64,7 +65,7 @@ def _entry(arch: Arch, number: int, policy: Policy, mine: Entry, by: Policy, the
 
 
 def _possible(arch: Arch, number: int, mine: Expression, theirs: Expression) -> list[Truth]:
-    """Which combinations some call has."""
+    """Return the combinations that occur for some arguments."""
     space, arguments = region.space(), table(arch).by_number[number].arguments
     a, b = (region.truth(space, expression, arguments) for expression in (mine, theirs))
     sets = {True: (a, b), False: (space.invert(a), space.invert(b))}
@@ -74,7 +75,7 @@ def _possible(arch: Arch, number: int, mine: Expression, theirs: Expression) -> 
 def _expression(
     arch: Arch, number: int, mine: Expression, theirs: Expression, where: frozenset[Truth], possible: list[Truth]
 ) -> Expression:
-    """What holds in those combinations, of the possible ones, and in no other."""
+    """Return an expression that holds in the combinations `where` and in no other possible one."""
 
     for chosen, negative in ((where, False), (frozenset(possible) - where, True)):
         simple = None
@@ -90,7 +91,7 @@ def _expression(
 
 
 def _conjunction(arch: Arch, number: int, mine: Expression, theirs: Expression) -> Expression:
-    """Where both hold, as alternatives, without those that nothing meets or others cover."""
+    """Return where both hold, as alternatives without empty and redundant ones."""
     left, right = alternatives(mine), alternatives(theirs)
     if len(left) * len(right) > _MAX_PRODUCTS:
         return And((mine, theirs))

@@ -1,4 +1,4 @@
-"""What a filter can be asked, as 512 bits, and the sets and functions of it that a policy describes.
+"""The input of a filter as 512 bits, and the sets and functions of it that a policy describes.
 
 The variables of the `Space`, most significant bit of each word first: arch (32), number (32), the six arguments (64
 each), instruction pointer (64).
@@ -45,26 +45,26 @@ def argument_word(space: Space, index: int) -> Word:
 
 
 def shift(index: int) -> int:
-    """Where an argument's lowest bit is in a point, as an integer of BITS bits."""
+    """Return the position of an argument's lowest bit in a point, which is an integer of BITS bits."""
     return BITS - _ARGUMENTS - 64 * (index + 1)
 
 
 def data_words(space: Space) -> tuple[Word, ...]:
-    """struct seccomp_data in the order of `bpf.words`."""
+    """Return the words of struct seccomp_data, in the order of `bpf.words`."""
     wide = [_variables(space, _IP, 64), *(argument_word(space, index) for index in range(6))]
     return (number_word(space), arch_word(space), *(half for word in wide for half in (word[32:], word[:32])))
 
 
 def event(point: int) -> Event:
-    """The event at a point of the space."""
+    """Return the event at a point of the space."""
     arch, number = point >> 480, point >> 448 & bpf.WORD
     a, b, c, d, e, f, ip = (point >> shift & ((1 << 64) - 1) for shift in range(384, -64, -64))
     return Event(arch, number, (a, b, c, d, e, f), ip)
 
 
 def alternatives(space: Space, region: int, limit: int) -> tuple[tuple[tuple[int, int, int], ...], ...] | None:
-    """A set that only arguments decide, as alternatives; each is a conjunction of (index, mask, value), at most one
-    for an argument, true where `argument & mask == value`.  None as `Space.cubes`."""
+    """Return a set that only arguments decide, as alternatives; each is a conjunction of (index, mask, value), at most one
+    for an argument, true where `argument & mask == value`.  None if `Space.cubes` returns None."""
     cubes = space.cubes(region, limit)
     if cubes is None:
         return None
@@ -73,7 +73,7 @@ def alternatives(space: Space, region: int, limit: int) -> tuple[tuple[tuple[int
 
 
 def truth(space: Space, expression: Expression, arguments: Sequence[Argument]) -> int:
-    """The set in which the expression holds for a call with those arguments."""
+    """Return the set in which the expression holds for a call with these arguments."""
     match expression:
         case Always(value):
             return TRUE if value else FALSE
@@ -141,8 +141,8 @@ def _condition(space: Space, condition: Condition, argument: Argument) -> int:
 
 
 def decisions(space: Space, policy: Policy, refused: Action = KILL) -> int:
-    """The function from events to the filter's return value (`bpf.ret`) that the policy describes, as
-    `policygen.evaluate` does event by event.  Foreign architectures and x32 calls get `refused`."""
+    """Return the function from events to return values (`bpf.ret`) that the policy describes.  It equals
+    `policygen.evaluate` for every event, except that foreign architectures and x32 calls get `refused`."""
     leaf = {action: space.leaf(bpf.ret(action)) for action in _actions(policy, refused)}
     number, arch = number_word(space), arch_word(space)
     result = leaf[refused]

@@ -474,5 +474,5 @@ def test_any_rewrite_reads_back(old: Policy, new: Policy) -> None:
 def test_what_is_included_is_read_no_further_than_a_policy_can_reach(tmp_path: Path) -> None:
     (tmp_path / "endless").symlink_to("/dev/zero")
     (tmp_path / "it.policy").write_text("include endless\n")
-    with pytest.raises(PolicyError, match=r"it\.policy:1:9: .*endless cannot be read: more than 64 MiB, which is no policy"):
+    with pytest.raises(PolicyError, match=r"it\.policy:1:9: .*endless cannot be read: more than 64 MiB, so it is not a policy"):
         parse_file(tmp_path / "it.policy")
