@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, whatever happens while they are written."""
+"""Files that are replaced atomically: a crash leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replaces the file's content, or creates the file, durably.
+    """Replace the file's content, or create the file, durably.
 
     The old file is whole until the new one is (temporary file in the same folder, fsync, rename, fsync of the
-    folder), and its owner and permission bits are kept.  Raises OSError, with nothing changed: also for a symbolic link
-    (in a shared folder it could lead anywhere), for what is not a regular file, and for a file without write permission,
-    although a rename could replace each of them.  `folder.opened` says which links in the path are followed.
+    folder), and its owner and permission bits are kept.  Raises OSError, with nothing changed; also for a symbolic link
+    (in a shared folder it could point anywhere), for anything but a regular file, and for a file without write permission,
+    although rename(2) could replace each of them.  `folder.opened` says which links in the path are followed.
     """
     with folder.opened(path.parent) as at, _named(path):
         old = _replaceable(path, at)
@@ -48,7 +48,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raises the OSError that `write` would raise now, as far as that can be known without writing."""
+    """Raise the OSError that `write` would raise now, as far as that is known without writing."""
     with folder.opened(path.parent) as at:
         with _named(path):
             _replaceable(path, at)
@@ -60,10 +60,10 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Makes all others who ask for the same path wait, from reading the file until it is written.
+    """Hold an exclusive lock on the path, to read the file and write it without losing another process's change.
 
-    The lock is a file beside it, since the file itself is replaced; it is removed afterwards.  One that a killed process
-    has left does no harm: the kernel drops the lock with the process (flock(2)).
+    The lock is a file beside it, since the file itself is replaced; it is removed afterwards.  The lock file of a killed
+    process does no harm: the kernel releases the lock (flock(2)).
     """
     name = f".{path.name}.lock"
     with folder.opened(path.parent) as at:
@@ -88,7 +88,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Gives an OSError the name of the file: calls with descriptors know only the last part of it, or none."""
+    """Put the file's name into an OSError: calls with descriptors give only its last part, or none."""
     try:
         yield
     except OSError as error:
@@ -97,7 +97,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _is_current(descriptor: int, name: str, at: int) -> bool:
-    """Whether the name still leads to the file we hold: its last holder removes it, perhaps while we waited."""
+    """Whether the name still is that of our lock file: its last holder may have removed it while we waited."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(name, dir_fd=at, follow_symlinks=False))
     except FileNotFoundError:
@@ -105,7 +105,7 @@ def _is_current(descriptor: int, name: str, at: int) -> bool:
 
 
 def _replaceable(path: Path, at: int) -> os.stat_result | None:
-    """The status of the file in the folder, or None if there is none; OSError if it should not be replaced."""
+    """Return the status of the file in the folder, or None if it does not exist.  Raises OSError if it must not be replaced."""
     try:
         status = os.stat(path.name, dir_fd=at, follow_symlinks=False)
     except FileNotFoundError:
