@@ -107,7 +107,7 @@ def _is_current(descriptor: int, name: str, at: int) -> bool:
 def _replaceable(path: Path, at: int) -> os.stat_result | None:
     """Return the status of the file in the folder, or None if it does not exist.  Raises OSError if it must not be replaced."""
     try:
-        status = os.stat(path.name, dir_fd=at, follow_symlinks=False)
+        status = os.stat(path.name or ".", dir_fd=at, follow_symlinks=False)  # the current folder has no name
     except FileNotFoundError:
         return None
     if stat.S_ISLNK(status.st_mode):

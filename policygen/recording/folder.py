@@ -35,7 +35,7 @@ def opened(folder: Path) -> Iterator[int]:
 def make(folder: Path) -> None:
     """Create the folder in one that exists, if it is not there.  Raises OSError."""
     with opened(folder.parent) as at, suppress(FileExistsError):
-        os.mkdir(folder.name, dir_fd=at)
+        os.mkdir(folder.name or ".", dir_fd=at)  # the current folder has no name
 
 
 def _walk(folder: Path) -> int:

@@ -130,7 +130,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, monkey
         return Recording((run._replace(id="other"),), recording.observations)
 
     monkeypatch.setattr(recording_file, "load", changed)
-    with pytest.raises(recording_file.RecordingError, match="was written to while it was read"):
+    with pytest.raises(recording_file.RecordingError, match="changed while it was read"):
         recording_file.load_all([path])
 
 

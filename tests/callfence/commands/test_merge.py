@@ -209,7 +209,7 @@ def test_policies_are_united_with_their_comments(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("other", "said"),
-    [("default errno EPERM\nread: allow\n", "default errno EPERM"), ("read: allow else errno EPERM", "refuses")],
+    [("default errno EPERM\nread: allow\n", "default errno EPERM"), ("read: allow else errno EPERM", "deny")],
 )
 def test_policies_that_have_no_union_are_told(tmp_path: Path, other: str, said: str) -> None:
     other = other.replace("allow else", "fd == 1 else")
