@@ -71,7 +71,7 @@ def _export(options: argparse.Namespace) -> int:
             "losses": as_objects(exported.losses),
             "added": [{"call": one.call, "why": one.why} for one in exported.additions],
         }
-        _write(options.losses, (json.dumps(described, indent=2) + "\n").encode())
+        write(Path(options.losses), (json.dumps(described, indent=2) + "\n").encode())
     if refused:
         print("callfence export: nothing was written, because of --strict", file=sys.stderr)
         return 1
@@ -97,20 +97,13 @@ def _put(options: argparse.Namespace, exported: Exported) -> None:
         sys.stdout.buffer.write(exported.data)
         sys.stdout.buffer.flush()
     else:
-        _write(options.output, exported.data)
+        write(Path(options.output), exported.data)
     if exported.beside is not None:
         suffix, data = exported.beside
         if options.output is None:
             sys.stderr.write(data.decode())
         else:
-            _write(str(Path(options.output).with_suffix(suffix)), data)
+            write(Path(options.output).with_suffix(suffix), data)
     if exported.use:
         file = file_word(options.output) if options.output else "FILE"
         print(f"use it: {exported.use.format(file=file)}", file=sys.stderr)
-
-
-def _write(name: str, data: bytes) -> None:
-    try:
-        write(Path(name), data)
-    except OSError as error:
-        raise UserError(f"{name}: {error.strerror}") from error

@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from callfence.shared.inputs import content, tell
-from policygen.language.document import PolicyError, parse, read_text
+from callfence.shared.inputs import content, message, tell
+from policygen.language.document import parse, read_text
 from policygen.language.lexer import decode
 from policygen.recording import atomic
-from tracer.errors import UserError
+from tracer.errors import CallfenceError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,14 +28,8 @@ def main(arguments: list[str]) -> int:
     for name in options.policies:
         try:
             worst = max(worst, _format(name, check=options.check))
-        except PolicyError as error:
-            tell(str(error))
-            worst = 2
-        except UserError as error:
-            tell(f"callfence fmt: {error}")
-            worst = 2
-        except OSError as error:
-            tell(f"callfence fmt: {name}: {error.strerror}")
+        except (CallfenceError, OSError) as error:
+            tell(message("fmt", error))
             worst = 2
     return worst
 

@@ -15,7 +15,6 @@ from policygen import formats
 from policygen.formats import FormatOptions
 from policygen.recording.atomic import write
 from tracer.abi import Arch
-from tracer.errors import UserError
 
 DESCRIPTION = """\
 Read a filter in another program's format and print it as a policy.  What a policy cannot express is reported on standard
@@ -96,8 +95,5 @@ def _import(options: argparse.Namespace) -> int:
     if options.output is None:
         sys.stdout.write(made.text())
         return 0
-    try:
-        write(Path(options.output), made.text().encode())
-    except OSError as error:
-        raise UserError(f"{options.output}: {error.strerror}") from error
+    write(Path(options.output), made.text().encode())
     return 0

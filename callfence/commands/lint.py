@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from callfence.judging.lines import line_of
 from callfence.judging.sarif import Result, SarifRule, sarif
 from callfence.shared.inputs import document as read
-from callfence.shared.inputs import tell
+from callfence.shared.inputs import message, tell
 from callfence.shared.text import on_one_line, plural
 from policygen.language.naming import format_call
 from policygen.review.catalogue import Level
 from policygen.review.lint import Finding, lint
 from tracer.abi import table
-from tracer.errors import UserError
+from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,9 +45,8 @@ def main(arguments: list[str]) -> int:
     for name in options.policies:
         try:
             document = read(name)
-        except UserError as error:
-            message = str(error)
-            tell(message if "\n" in message else f"callfence lint: {message}")
+        except (CallfenceError, OSError) as error:
+            tell(message("lint", error))
             broken = True
         else:
             found += [(name, document, one) for one in lint(document) if one.level.rank >= options.level.rank]

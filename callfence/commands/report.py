@@ -13,7 +13,6 @@ from callfence.report.page import page
 from callfence.shared.files import output, recording_path
 from callfence.shared.inputs import document, judged
 from policygen.recording import atomic, recording_file
-from policygen.recording.recording_file import RecordingError
 from policygen.sets.algebra import TooComplexError
 from tracer.errors import UserError
 
@@ -52,10 +51,7 @@ def main(arguments: list[str]) -> int:
         if options.output is None:
             sys.stdout.write(text)
             return 0
-        try:
-            atomic.write(Path(options.output), text.encode())
-        except OSError as error:
-            raise UserError(f"{error.filename}: {error.strerror}") from error
+        atomic.write(Path(options.output), text.encode())
         return 0
 
     return judged("report", work)
@@ -66,9 +62,4 @@ def _recording(options: argparse.Namespace) -> tuple[str, Recording] | None:
     path = options.recording or recording_path(Path(options.policy))
     if options.recording is None and not path.exists():
         return None
-    try:
-        return str(path), recording_file.load(path)
-    except RecordingError as error:
-        raise UserError(str(error)) from error
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+    return str(path), recording_file.load(path)

@@ -58,13 +58,9 @@ def _policy(name: str, *, instructions: bool) -> int:
 
 def _of_process(pid: int) -> list[tuple[str, bytes]]:
     """The filters of a process, each with a name, in the order in which they were installed."""
-    from tracer.errors import TracerError
     from tracer.filters import filter_counts, read_filters
 
-    try:
-        found = read_filters(pid)
-    except TracerError as error:
-        raise UserError(str(error)) from error
+    found = read_filters(pid)
     others = sorted(thread for thread, count in filter_counts(pid).items() if count != len(found))
     if others:
         hint = f"thread {others[0]}, given as the PID, shows those of one of {len(others)}"

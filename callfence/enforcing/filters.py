@@ -53,8 +53,8 @@ def compiled(path: str, variant: Variant) -> cache.Compiled:
             is_settled = generate((), document, name="").document is document
         else:
             filter_ = compile_policy(policy, report=variant == "report")
-    except PolicyError as error:
-        raise EnforceError(str(error)) from error
+    except PolicyError:
+        raise
     except CallfenceError as error:
         raise EnforceError(f"{path}: {error}") from error
     made = cache.Compiled(filter_, str(policy.arm), source, expects_listener=expects_listener(policy), is_settled=is_settled)

@@ -12,12 +12,11 @@ from callfence.learning.summary import size_of
 from callfence.shared.inputs import content
 from callfence.shared.text import plural, printable
 from policygen import formats
-from policygen.formats import ImportFormatError
 from policygen.learning.generate import generate
 from policygen.learning.within import forbidden, generate_within
 from policygen.recording import recording_file
 from policygen.recording.runs import Recording, merge
-from tracer.errors import CallfenceError, UserError
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
@@ -65,18 +64,15 @@ def _into_policy(policy: Path, recording: Recording, options: argparse.Namespace
 
 def _generate(recording: Recording, existing: Document | None, name: str, options: argparse.Namespace) -> Generated:
     """Reports what no policy can allow, and what the baseline denies.  Raises UserError."""
-    try:
-        if options.within is None:
-            generated = generate(recording.observations, existing, name=name)
-        else:
-            base = baseline.read(options.within)
-            try:
-                generated = generate_within(recording.observations, existing, base, name=name)
-            except ValueError as error:
-                raise UserError(f"{name}: {error}") from error
-            baseline.print_forbidden(options.within, base, forbidden(recording.observations, base), sys.stderr)
-    except CallfenceError as error:
-        raise UserError(str(error)) from error
+    if options.within is None:
+        generated = generate(recording.observations, existing, name=name)
+    else:
+        base = baseline.read(options.within)
+        try:
+            generated = generate_within(recording.observations, existing, base, name=name)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from error
+        baseline.print_forbidden(options.within, base, forbidden(recording.observations, base), sys.stderr)
     for gap in generated.gaps:
         print(f"callfence import: {options.file}: {gap}", file=sys.stderr)
     return generated
@@ -84,10 +80,7 @@ def _generate(recording: Recording, existing: Document | None, name: str, option
 
 def _read(name: str, file: str, given: FormatOptions) -> Recording:
     """Raises UserError."""
-    try:
-        recording: Recording = formats.module(name).record(content(file, MAX_LOG), file, given)
-    except ImportFormatError as error:
-        raise UserError(str(error)) from error
+    recording: Recording = formats.module(name).record(content(file, MAX_LOG), file, given)
     path = Path(file)
     if path.is_file():  # logs without dates take that of the file
         runs = (run._replace(started=run.started or path.stat().st_mtime_ns) for run in recording.runs)

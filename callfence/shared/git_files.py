@@ -33,7 +33,7 @@ def document_at(revision: str, name: str) -> Document:
         return parse(read(name) if listed else "", name, read=read)
     except PolicyError as error:
         error.filename = f"{revision}:{error.filename}"
-        raise UserError(str(error)) from error
+        raise
 
 
 def _git(*arguments: str) -> bytes | None:

@@ -11,9 +11,7 @@ from policygen.filter import bpf
 from policygen.language.document import MAX_SIZE, Document, PolicyError, parse, read_text
 from policygen.language.lexer import decode
 from policygen.recording.recording_file import RecordingError
-from policygen.sets.algebra import TooComplexError
-from policygen.sets.join import JoinError
-from tracer.errors import UserError
+from tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,10 +44,7 @@ def document(name: str, data: bytes | None = None) -> Document:
         from callfence.shared.profiles import profile
 
         return profile(shown, data)
-    try:
-        return parse(decode(data, shown), shown, read=read_text)
-    except PolicyError as error:
-        raise UserError(str(error)) from error
+    return parse(decode(data, shown), shown, read=read_text)
 
 
 def program(name: str, data: bytes | None = None) -> bytes:
@@ -75,14 +70,17 @@ def judged(command: str, work: Callable[[], int]) -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         return work()
-    except (PolicyError, RecordingError) as error:
-        tell(str(error))
-    except (UserError, JoinError, TooComplexError) as error:
-        message = str(error)
-        tell(message if "\n" in message else f"callfence {command}: {message}")
-    except OSError as error:
-        tell(f"callfence {command}: {f'{error.filename}: ' if error.filename else ''}{error.strerror}")
+    except (CallfenceError, OSError) as error:
+        tell(message(command, error))
     return 2
+
+
+def message(command: str, error: CallfenceError | OSError) -> str:
+    """What a command says of an error.  One that begins with a position does so as those of compilers do."""
+    if isinstance(error, OSError):
+        return f"callfence {command}: {f'{error.filename}: ' if error.filename else ''}{error.strerror}"
+    text = str(error)
+    return text if "\n" in text or isinstance(error, (PolicyError, RecordingError)) else f"callfence {command}: {text}"
 
 
 def tell(message: str) -> None:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from callfence.shared.losses import comment_lines, loss_lines
 from policygen import formats
-from policygen.formats import FormatOptions, ImportFormatError
+from policygen.formats import FormatOptions
 from policygen.language.document import new_document
-from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from policygen.language.document import Document
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
 
 def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
     """What a file of that format says, its losses in comments too.  Raises UserError."""
-    try:
-        imported = formats.module(name).read(data, file, options)
-    except ImportFormatError as error:
-        raise UserError(str(error)) from error
+    imported = formats.module(name).read(data, file, options)
     made = new_document(imported.policy, f"{file} ({name})")
     layout = replace(made.layout, header=(*made.layout.header, *comment_lines(imported.losses, "than the file")))
     return replace(made, layout=layout), imported.losses

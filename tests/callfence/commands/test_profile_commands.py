@@ -76,7 +76,7 @@ def test_the_second_file_goes_beside_the_first(tmp_path: Path) -> None:
         (("export", "--to", "oci", "--name", "a b", HELLO), "--name a b: letters, digits"),
         (("export", "--to", "no", HELLO), "invalid choice: 'no'"),
         (("export", "--to", "oci", "missing.policy"), "missing.policy: No such file"),
-        (("export", "--to", "oci", "-o", "/no/such/folder/p", HELLO), "/no/such/folder/p: No such file"),
+        (("export", "--to", "oci", "-o", "/no/such/folder/p", HELLO), "/no/such/folder: No such file"),
         (("import", "--from", "oci", HELLO), "not JSON"),
         (("import", "--from", "oci", "--kernel", "new", DOCKER), "a kernel version is X.Y"),
         (("import", "--from", "oci", "--cap", "sys_admin", DOCKER), "a capability is named as in CAP_SYS_ADMIN"),
