@@ -60,6 +60,9 @@ def names(old: str, new: str) -> list[str]:
         ("default allow\nread: kill", "default allow\nread: kill\narch i386\n", ["arch i386"]),
         ("read: allow", "read: allow\narch i386\nread: allow", ["read: allow"]),
         ("default allow", "default kill\nread: allow", []),
+        ("default notify\nread: kill", "default notify\nread: kill\narch i386\n", ["arch i386"]),
+        ("read: notify if fd == 1", "read: notify if fd == 1 || fd == 2", ["read: notify if fd == 2"]),
+        ("", "read: fd == 1 || fd == 2 else notify", ["read: fd == 1\n   || fd == 2\n  else notify"]),
     ],
 )
 def test_what_is_a_change(old: str, new: str, expected: list[str]) -> None:
@@ -139,6 +142,8 @@ def test_the_reason_is_on_the_line_that_it_is_for(line: str, written: str) -> No
         ("default allow", "default allow\narch i386\n", "default allow"),
         ("default allow\nclose: kill", "default allow\nclose: kill\narch i386\n", "close: kill"),
         ("read: allow", "read: allow\narch i386\nread: allow", "read: allow"),
+        ("default notify", "default notify\narch i386\n", "default notify"),
+        ("read: notify if fd == 1", "read: notify if fd == 1 || fd == 2", "read: notify if fd == 1"),
     ],
 )
 def test_rejected_settings_and_sections(old: str, new: str, left: str) -> None:
