@@ -1,4 +1,4 @@
-"""From a policy to the filter that the kernel runs: three judges, one verdict."""
+"""Compiled filters: the reference semantics, the interpreter and the kernel give the same verdict."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_random_policies_are_what_the_interpreter_runs(data: st.DataObject) -> N
 
 
 def compiled(policy: Policy, report: bool = False) -> bytes:
-    """The filter, or a rejected example where there is no room for it."""
+    """The filter; the example is rejected if the filter is too large."""
     try:
         return compile_policy(policy, report=report)
     except CompileError as error:
@@ -262,7 +262,7 @@ HARMLESS = {X86_64: (LSEEK, DUP, UMASK, GETPRIORITY, FADVISE64), I386: (LSEEK_32
 
 @st.composite
 def harmless(draw: st.DrawFn) -> tuple[Policy, list[Event]]:
-    """A policy about calls that do no harm, and such calls."""
+    """A policy about harmless calls, and such calls."""
     entries = {}
     for arch, numbers in HARMLESS.items():
         chosen = draw(st.lists(st.sampled_from(numbers), max_size=3, unique=True))
@@ -354,7 +354,7 @@ def test_deep_conditions_of_every_bit() -> None:
     assert verify(compile_policy(policy), policy) is None
 
 
-def test_the_order_of_the_entries_does_not_show() -> None:
+def test_the_order_of_entries_does_not_change_the_filter() -> None:
     policy = large_policy()
     backwards = Policy({arch: dict(reversed(entries.items())) for arch, entries in reversed(policy.entries.items())})
     assert compile_policy(policy) == compile_policy(backwards)

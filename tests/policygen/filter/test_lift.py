@@ -1,4 +1,4 @@
-"""Filters read back into policies: equal to what they were made from, and what no policy says is told."""
+"""Filters read back into policies: equal to the original, with a remark on what the language cannot express."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_samples_come_back_word_for_word(path: Path) -> None:
 @settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(strategies.policies())
 def test_what_is_read_back_compiles_to_an_equivalent_filter(policy: Policy) -> None:
-    """Everything that a policy can say, short of conditions with very many alternatives."""
+    """For every policy except those with very many alternatives."""
     try:
         program = compile_policy(policy)
     except CompileError:
@@ -88,7 +88,7 @@ def test_a_set_is_expressed_exactly(data: st.DataObject) -> None:
         "clone3: errno ENOSYS",
     ],
 )
-def test_the_words_are_those_of_a_person(entry: str) -> None:
+def test_entries_are_written_as_a_person_would(entry: str) -> None:
     policy = parse(entry).policy
     [(number, lifted)] = lift(compile_policy(policy)).policy.entries[X86_64].items()
     assert format_entry(X86_64, number, lifted) == entry
@@ -121,7 +121,7 @@ IP = Instruction(bpf.LD | bpf.ABS, k=8)
     ],
     ids=["all is said", "foreign", "thread", "x32", "upper half", "instruction pointer"],
 )
-def test_what_no_policy_says_is_told(program: bytes, remark: str, entry: str) -> None:
+def test_what_the_language_cannot_express_has_a_remark(program: bytes, remark: str, entry: str) -> None:
     lifted = lift(program)
     assert [remark in str(one) for one in lifted.remarks] == [True] * bool(remark)
     number = table(X86_64).by_name["dup"].number
@@ -149,7 +149,7 @@ def test_an_address_that_is_compared_is_denied_where_it_may_be() -> None:
     assert number not in lifted.policy.entries[X86_64]
 
 
-def test_the_empty_set_is_never() -> None:
+def test_the_empty_set_is_expressed_as_never() -> None:
     assert express(region.space(), FALSE, X86_64, 0, 1) is not None
 
 

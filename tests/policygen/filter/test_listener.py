@@ -1,4 +1,4 @@
-"""Which policies leave the one listener of a chain of filters to the program."""
+"""Policies of programs that have a listener of their own."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ RECEIVE = "ioctl: cmd == TCGETS || cmd == SECCOMP_IOCTL_NOTIF_RECV"
         (f"{RECEIVE}\nseccomp: errno EPERM", False),
     ],
 )
-def test_a_listener_is_made_and_heard(entries: str, expected: bool) -> None:
+def test_a_listener_is_expected_if_it_can_be_made_and_read(entries: str, expected: bool) -> None:
     assert expects_listener(parse(f"callfence 1\n{entries}\n").policy) is expected

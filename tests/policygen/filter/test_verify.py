@@ -96,7 +96,7 @@ def test_a_program_that_counts_along_its_paths_is_not_judged() -> None:
         verify(bpf.encode([Instruction(bpf.ST, k=0), *count, *ends]), Policy({}))
 
 
-def test_return_of_the_input_is_not_judged() -> None:
+def test_a_return_value_from_the_input_is_not_judged() -> None:
     program = bpf.encode([Instruction(bpf.LD | bpf.ABS, k=16), Instruction(bpf.RET | bpf.A)])
     with pytest.raises(UnsupportedError):
         verify(program, Policy({}))
@@ -111,7 +111,7 @@ LSEEK, DUP, MREMAP = 8, 32, 25
 DUP_7 = Policy({Arch.X86_64: {DUP: Entry(Condition(0, Operator.EQ, 7))}})
 
 
-def test_a_right_filter_of_another_hand_is_accepted() -> None:
+def test_a_right_filter_written_by_hand_is_accepted() -> None:
     assert verify(dup_filter(LOW, IS_7), DUP_7) is None
 
 
@@ -189,7 +189,7 @@ MISCOMPILED = [
     ([((0, GE, 0xFFFFFFFFFFFFFFF0),), ((0, LE, 1),)], (0xFFFFFFFF, 0, 0)),
     ([((0, LT, 6), (1, GT, 1)), ((0, GT, 3),)], (4, 1, 5)),
 ]
-"""Rules over three 64-bit arguments of which libseccomp makes something else, and a call that shows it."""
+"""Rules over three 64-bit arguments that libseccomp miscompiles, and a call that shows it."""
 
 Rules = list[tuple[tuple[int, Operator, int], ...]]
 

@@ -1,4 +1,4 @@
-"""Comments, includes and rewrites: what a person wrote in a policy stays in it."""
+"""Comments, includes and rewrites: nothing that a person wrote is lost."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_new_document() -> None:
     assert parse(text).text() == text
 
 
-def test_name_of_a_new_document_stays_on_its_line() -> None:
+def test_a_line_end_in_the_name_of_a_new_document_is_replaced() -> None:
     text = new_document(parse("exit: allow").policy, "a\nread: allow\x1b[2J").text()
     assert parse(text).policy == parse("exit: allow").policy
 
@@ -141,8 +141,8 @@ def test_places_of_comments(text: str, expected: str | None) -> None:
         assert entries(text) == expected
 
 
-def test_an_alternative_within_another_has_no_comments_of_its_own() -> None:
-    """Found by fuzzing: what stands in the parentheses is also an alternative by itself, further down."""
+def test_an_alternative_in_parentheses_has_no_comments_of_its_own() -> None:
+    """Found by fuzzing: the expression in parentheses is also an alternative of its own further down."""
     text = "read: (fd == 2 || fd == 3) && fd != 4  # both\n   || fd == 1\n   || fd == 2  # one\n"
     assert "(fd == 2 || fd == 3)  # both" in fmt(text)
 
@@ -172,7 +172,7 @@ def test_comments_of_sections() -> None:
     assert fmt(text) == text
 
 
-def test_nothing_but_comments() -> None:
+def test_a_text_of_comments_alone() -> None:
     assert fmt("# a\n\n# b") == f"# a\n\n# b\n{SETTINGS}"
 
 
@@ -271,13 +271,13 @@ def test_a_note_on_alternatives_is_on_the_entry() -> None:
 
 
 @pytest.mark.parametrize("note", ["why: because", "floor", "floor: two\nlines"])
-def test_what_is_no_note(note: str) -> None:
+def test_a_note_has_one_line_and_a_known_word(note: str) -> None:
     document = parse("exit: allow")
     with pytest.raises(ValueError, match="a note begins with"):
         document.with_policy(document.policy, {(Arch.X86_64, EXIT): note})
 
 
-def test_an_architecture_that_goes() -> None:
+def test_comments_of_a_removed_architecture_move_to_the_top() -> None:
     document = parse("read: allow\n# mine\narch i386 # on\nwrite: allow # w\n# end")
     text = document.with_policy(parse("read: allow").policy).text()
     assert text == f"# mine\n# on\n# w\n# end\n{SETTINGS}\nread: allow\n"
@@ -315,7 +315,7 @@ def test_include(tmp_path: Path) -> None:
     assert parse_file(tmp_path / "main") == document
 
 
-def test_inlined_stands_by_itself(tmp_path: Path) -> None:
+def test_an_inlined_document_needs_no_other_file(tmp_path: Path) -> None:
     write(tmp_path, {"main": "include base\nread: allow # mine", "base": "exit: allow\narch i386\nwrite: allow"})
     document = parse_file(tmp_path / "main")
     text = document.inlined().text()
@@ -323,7 +323,7 @@ def test_inlined_stands_by_itself(tmp_path: Path) -> None:
     assert "read: allow                    # mine" in text
 
 
-def test_include_keeps_its_own_sections_to_itself(tmp_path: Path) -> None:
+def test_sections_of_an_included_file_end_with_it(tmp_path: Path) -> None:
     write(tmp_path, {"main": "include base\nread: allow", "base": "exit: allow\narch i386\nwrite: allow"})
     document = parse_file(tmp_path / "main")
     assert document.policy == parse("exit: 1\nread: 1\narch i386\nwrite: 1").policy
@@ -416,14 +416,14 @@ def test_errors_of_includes(tmp_path: Path, files: dict[str, str], expected: str
     assert error(tmp_path, files) == dedent(expected)
 
 
-def test_includes_that_never_end(tmp_path: Path) -> None:
+def test_an_endless_chain_of_includes_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, {"main": "include d/main"})
     (tmp_path / "d").symlink_to(".")
     with pytest.raises(PolicyError, match="includes are nested deeper than 16"):
         parse_file(tmp_path / "main")
 
 
-def test_a_rewrite_of_what_is_included(tmp_path: Path) -> None:
+def test_a_rewrite_replaces_an_include_that_differs(tmp_path: Path) -> None:
     write(tmp_path, {"main": "include base # shared\nread: allow", "base": "exit: allow\nclose: allow"})
     document = parse_file(tmp_path / "main")
     same = document.with_policy(parse("exit: 1\nclose: 1\nread: fd == 0").policy)
@@ -471,7 +471,7 @@ def test_any_rewrite_reads_back(old: Policy, new: Policy) -> None:
     assert text == Document(document.policy, new_document(new, "x").layout).text()
 
 
-def test_what_is_included_is_read_no_further_than_a_policy_can_reach(tmp_path: Path) -> None:
+def test_an_endless_included_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "endless").symlink_to("/dev/zero")
     (tmp_path / "it.policy").write_text("include endless\n")
     with pytest.raises(PolicyError, match=r"it\.policy:1:9: .*endless cannot be read: more than 64 MiB, so it is not a policy"):

@@ -1,4 +1,4 @@
-"""Calls and entries by name."""
+"""The text of calls and entries."""
 
 from __future__ import annotations
 

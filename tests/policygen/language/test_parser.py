@@ -1,4 +1,4 @@
-"""What is a policy, and what is said about a text that is none."""
+"""Texts that are policies, and the errors of texts that are not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_strings_of_2011() -> None:
     assert parse(SEED.replace("on_next_syscall: 1", "on_next_syscall: 0")).policy.arm is Arm.NOW
 
 
-def test_what_is_not_said() -> None:
+def test_the_defaults_of_settings() -> None:
     policy = parse("").policy
     assert policy == Policy({Arch.X86_64: {}})
     assert (policy.default, policy.unknown, policy.arm, policy.table) == (KILL, ENOSYS, Arm.EXEC, (6, 18))

@@ -1,4 +1,4 @@
-"""What is printed reads back as the same policy, and equal policies print the same bytes."""
+"""Printed policies parse as the same policy, and equal policies print the same bytes."""
 
 import pytest
 import strategies
@@ -28,7 +28,7 @@ def test_round_trip(policy: Policy) -> None:
 @pytest.mark.parametrize("arch", Arch)
 @pytest.mark.parametrize("operator", [Operator.EQ, Operator.IN, Operator.MASKED, Operator.LT])
 def test_every_constant_of_every_argument_reads_back(arch: Arch, operator: Operator) -> None:
-    """Also the numbers beside it, which may have no name, and where another argument gives it a meaning."""
+    """Its neighbours, too, which may have no name, and constants whose meaning depends on another argument."""
     entries = {}
     for number, call in table(arch).by_number.items():
         known = operands(arch, number)

@@ -1,4 +1,4 @@
-"""Folding: the same observations whatever the order, few of them, and a mask that the loop may trust."""
+"""Folding: the observations do not depend on the order of events, are few, and the loop's mask loses nothing."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_what_is_kept(one: Event, arguments: tuple[int | None, ...]) -> None:
         Event(0x1234, 1, (1, 2, 3, 4, 5, 6)),
     ],
 )
-def test_what_the_tables_do_not_have_is_kept_by_number(one: Event) -> None:
+def test_calls_without_a_table_entry_are_kept_by_number(one: Event) -> None:
     other = Event(one.arch, one.number, (9, 9, 9, 9, 9, 9))
     assert [(o.arch, o.number, o.arguments, o.calls) for o in fold([one, other])] == [(one.arch, one.number, (), 2)]
     assert Folder().hot_mask(one.arch, one.number) == REGISTER
@@ -100,7 +100,7 @@ def test_site_is_asked_for_once_and_the_example_is_the_first() -> None:
     assert observation.event == event("read", 3, 0x1000, 1)
 
 
-def test_executables_are_told_apart() -> None:
+def test_executables_have_their_own_observations() -> None:
     folder = Folder()
     for executable in ("/b", "/a", "/b"):
         folder.slot(executable, event("getpid"), str)[0] += 1
@@ -184,8 +184,8 @@ def test_the_loops_cache_counts_every_event(events: list[Event]) -> None:
     assert bare(folder.observations()) == bare(fold(events))
 
 
-def test_no_variant_reads_an_argument_otherwise_than_the_plain_one() -> None:
-    """What is kept is read at the plain width; a policy's conditions are too."""
+def test_every_variant_reads_an_argument_as_the_plain_one() -> None:
+    """Values are kept with the plain width, as conditions of policies are read."""
     for arch in (Arch.X86_64, Arch.I386):
         for nr, syscall in table(arch).by_number.items():
             for variant in table(arch).variants(nr):

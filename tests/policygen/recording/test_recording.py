@@ -1,4 +1,4 @@
-"""Recordings: merging is a join, and the file is either whole or refused with its line."""
+"""Recordings: merging is a join, and a file that is not valid is refused with the line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def one_run(draw: st.DrawFn, name: str) -> Recording:
 
 @st.composite
 def shards(draw: st.DrawFn) -> list[Recording]:
-    """Recordings that share runs, as shards that were merged before do."""
+    """Recordings with common runs, like shards that were merged before."""
     runs = [draw(one_run(name)) for name in "abcd"]
     chosen = st.lists(st.sampled_from(runs), max_size=4)
     return [merge(*draw(chosen)) for _ in range(3)]
@@ -67,7 +67,7 @@ def test_merge_is_commutative_associative_and_idempotent(recordings: list[Record
 
 
 @given(shards())
-def test_file_gives_back_what_was_written(recordings: list[Recording]) -> None:
+def test_a_written_file_reads_back_equal(recordings: list[Recording]) -> None:
     recording = merge(*recordings)
     assert parse(text(recording).encode(), "x.rec") == recording
 
@@ -94,7 +94,7 @@ def test_who_executed_what_is_one_account_of_a_run(accounts: list[Run]) -> None:
     assert merge(*(Recording((one,)) for one in accounts)) == Recording((whole,))
 
 
-def test_a_recording_that_cannot_be_is_refused() -> None:
+def test_an_invalid_recording_is_refused() -> None:
     with pytest.raises(ValueError):
         Recording((run("a"), run("a")))
     with pytest.raises(ValueError):
@@ -221,7 +221,7 @@ for i in range(int(sys.argv[3])):
 """
 
 
-def test_two_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_two_updates_at_once_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "app.rec"
     writers = [subprocess.Popen([sys.executable, "-c", _UPDATE, str(path), name, "40"]) for name in "abc"]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
@@ -246,7 +246,7 @@ def test_a_killed_writer_leaves_the_file_whole_and_the_lock_free(tmp_path: Path)
 
 
 def test_scale(tmp_path: Path) -> None:
-    """One more run to ten of 5,000 observations each."""
+    """One run is added to ten with 5,000 observations each."""
     seen = [observation(n // 50, *[1] * 10, arguments=(n,)) for n in range(5000)]
     save(tmp_path / "app.rec", Recording(tuple(run(f"r{i}", i) for i in range(10)), tuple(seen)))
     new = Recording((run("new", 10),), tuple(observation(n // 50, 1, arguments=(n,)) for n in range(5000)))

@@ -176,13 +176,13 @@ def test_the_words_of_the_data_are_where_they_belong() -> None:
         assert list(bpf.words(region.event(point))) == expected
 
 
-def test_arguments_are_six() -> None:
+def test_a_call_has_six_argument_words() -> None:
     assert region.event((1 << 512) - 1) == region.Event(0xFFFFFFFF, 0xFFFFFFFF, ((1 << 64) - 1,) * 6, (1 << 64) - 1)
     assert Arch.from_audit(region.event(Arch.I386.audit << 480).arch) is Arch.I386
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1 << BITS, max_size=1 << BITS), some, some)
-def test_functions_are_taken_apart(letters: list[str], cared: int, values: int) -> None:
+def test_fixed_variables_and_leaves_of_functions(letters: list[str], cared: int, values: int) -> None:
     space = Space(BITS)
     leaves = {letter: space.leaf(letter) for letter in "abc"}
     function = leaves["a"]
@@ -201,7 +201,7 @@ def test_functions_are_taken_apart(letters: list[str], cared: int, values: int) 
 
 
 @given(sets, some)
-def test_always_is_whatever_the_variables_are(points: set[int], variables: int) -> None:
+def test_always_holds_for_all_values_of_the_variables(points: set[int], variables: int) -> None:
     space = Space(BITS)
     always = space.always(from_members(space, points), variables)
     others = [submask for submask in POINTS if submask & ~variables == 0]

@@ -1,4 +1,4 @@
-"""Comparing and reducing policies: what is said holds for every call, and every difference is found."""
+"""Comparing and reducing policies: the result is right for every call, and every difference is found."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pairs(draw: st.DrawFn) -> tuple[Policy, Policy]:
 
 @often
 @given(pairs(), st.data())
-def test_differences_are_all_there_are(both: tuple[Policy, Policy], data: st.DataObject) -> None:
+def test_every_difference_is_found(both: tuple[Policy, Policy], data: st.DataObject) -> None:
     old, new = both
     comparison = compare(old, new)
     for one in comparison.differences:
@@ -82,7 +82,7 @@ def test_a_policy_is_equal_to_itself(one: Policy) -> None:
 
 @often
 @given(pairs())
-def test_the_reverse_is_the_reverse(both: tuple[Policy, Policy]) -> None:
+def test_the_other_direction_gives_the_opposite_differences(both: tuple[Policy, Policy]) -> None:
     old, new = both
     opposite = {Verdict.WIDER: Verdict.NARROWER, Verdict.NARROWER: Verdict.WIDER}
     verdict = compare(old, new).verdict
@@ -132,7 +132,7 @@ def test_rules_are_exactly_the_calls_of_the_difference(both: tuple[Policy, Polic
         ),
     ],
 )
-def test_what_is_said(old: str, new: str, verdict: str, rows: list[str]) -> None:
+def test_differences_and_verdict(old: str, new: str, verdict: str, rows: list[str]) -> None:
     comparison = compare(policy(old), policy(new))
     assert comparison.verdict == verdict
     assert [
@@ -173,7 +173,7 @@ def test_taking_effect_later_is_wider(old: str, new: str, verdict: str) -> None:
 
 @often
 @given(pairs(), st.data())
-def test_reduced_is_what_both_allow_of_what_is_named(both: tuple[Policy, Policy], data: st.DataObject) -> None:
+def test_a_reduced_policy_allows_what_both_allow(both: tuple[Policy, Policy], data: st.DataObject) -> None:
     one, by = both
     try:
         made = reduce(one, by)
