@@ -7,7 +7,7 @@ Actions and conditions check themselves.  No value carries text: comments and la
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from operator import ge
 from types import MappingProxyType
@@ -17,6 +17,9 @@ from tracer.abi import Arch  # noqa: TC001 -- dataclasses read it
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+IMPLIED = (1,)
+"""The versions of the implied set (`policygen.implied`) that there are, ascending.  One that was released never changes."""
 
 MAX_ERRNO = 4095
 """The kernel caps the datum of SECCOMP_RET_ERRNO at this (linux/err.h MAX_ERRNO)."""
@@ -219,6 +222,10 @@ class Policy:
     """For numbers above the newest of `table`."""
     portable: bool = False
     """Whether learning and merging add equivalents, too (`learning.portable`).  The action for a call does not depend on it."""
+    implied: int = 0
+    """The version of the implied set (`policygen.implied`), which allows what grants nothing beyond the entries; 0: none."""
+    memo: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What has been computed of this policy and depends on nothing else."""
 
     def __post_init__(self) -> None:
         frozen = {arch: MappingProxyType(dict(entries)) for arch, entries in self.entries.items()}

@@ -35,6 +35,8 @@ class LearnOptions(NamedTuple):
     check: bool
     fresh: bool
     names: bool
+    exact: bool
+    """Without an implied set."""
     tight: bool
     portable: bool
     within: str | None
@@ -73,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     add("--check", action="store_true", help="write nothing: show what is new to the policy, and exit with 1 if anything is")
     add("--fresh", action="store_true", help="start over: replace the policy and its recording")
     add("--names", action="store_true", help="learn names only, no arguments")
+    add("--exact", action="store_true", help="allow only what was seen, without what grants nothing beyond it (implied 1)")
     add("--tight", action="store_true", help="also constrain descriptors and sizes, where several runs agree on few values")
     add("--portable", action="store_true", help="also allow what other C libraries do instead, now and in later merges")
     add("--within", metavar="BASE", help="never allow what this policy or container profile (JSON) denies, and report it")

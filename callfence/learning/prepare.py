@@ -53,6 +53,8 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
             raise UserError(f"{policy}: there is no policy to check against; learn without --check writes one")
     elif not options.fresh and recording.exists():
         _require_recording(recording)
+    if existing is not None and (options.exact or options.tight):
+        _require_exact(existing, "--exact" if options.exact else "--tight")
     base, is_within = _baseline(policy, existing, options.within)
     is_warm = existing is not None and is_within and not options.tight
     if not options.check:
@@ -76,6 +78,15 @@ def _existing(policy: Path) -> Compiled | None:
     if not policy.is_file():  # reading a pipe could wait forever
         raise UserError(f"the policy {policy} is not a regular file")
     return filters.compiled(str(policy), "warm")
+
+
+def _require_exact(existing: Compiled, option: str) -> None:
+    """What an implied set allows cannot be held to what was seen."""
+    implied = filters.document(existing).policy.implied
+    if implied:
+        name = existing.sources[0][0]
+        what = f"{option} is without: take the line out, or start over with --fresh"
+        raise UserError(f"{name} has `implied {implied}`, and {what}")
 
 
 def _require_recording(recording: Path) -> None:

@@ -15,7 +15,7 @@ from policygen.language.document import Document, parse_file
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
 from policygen.learning.within import forbidden, generate_within
-from policygen.model import Arm
+from policygen.model import IMPLIED, Arm
 from policygen.recording import atomic, folder, recording_file
 from policygen.recording.runs import Recording, Run, merge
 
@@ -108,7 +108,8 @@ def _before(prepared: Prepared) -> Document | None:
 def _generate(
     prepared: Prepared, seen: Sequence[Observation], existing: Document | None, options: LearnOptions
 ) -> Generated:
-    how = Options(options.names, options.tight, options.allow_opaque, options.portable)
+    implied = 0 if options.exact or options.tight else IMPLIED[-1]
+    how = Options(options.names, options.tight, options.allow_opaque, implied, options.portable)
     arm = Arm(options.arm) if options.arm else None
     name = prepared.policy.name.removesuffix(".policy")
     if prepared.base is None:

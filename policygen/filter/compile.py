@@ -19,6 +19,7 @@ from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from policygen.filter.libseccomp import LibseccompRule, generate
 from policygen.filter.verify import NOTIFY, reported, verify
+from policygen.implied.expand import expanded
 from policygen.language.naming import format_call
 from policygen.model import KILL, Action, Entry, Policy
 from policygen.sets import region
@@ -58,6 +59,7 @@ def compile_policy(policy: Policy, *, report: bool = False) -> bytes:
     Raises CompileError if the policy has none, MissingLibraryError without libseccomp, and LibseccompError or
     WrongFilterError, which are internal errors, if libseccomp fails.  With `report`, a supervisor is asked about denials
     that the policy does not write: see `verify.reported`."""
+    policy = expanded(policy)
     meant, refused = (reported(policy), NOTIFY) if report else (policy, KILL)
     try:
         instructions = _program(meant, refused)

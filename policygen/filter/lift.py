@@ -17,6 +17,7 @@ from policygen.language.operands import operands
 from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives, strictest
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, constant
+from policygen.sets.decisions import decisions
 from policygen.sets.express import express, nameable
 from tracer.abi import X32_BIT, Arch, table
 
@@ -105,7 +106,7 @@ class _Lifting:
         policy = Policy({arch: {} for arch in sections}, version, default=default, unknown=unknown)
         entries = {arch: self._entries(arch, function, policy) for arch, function in sections.items()}
         policy = normal(replace(policy, entries=entries))
-        decided = region.decisions(self.space, policy)
+        decided = decisions(self.space, policy)
         choose = self.space.choose
         if choose(self.excepted, self.kill, self.function) != choose(self.excepted, self.kill, decided):
             raise AssertionError("the policy that was read back is not what the filter does")

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 from policygen.evaluate import evaluate
 from policygen.filter import bpf, symbolic
+from policygen.implied.expand import expanded
 from policygen.model import KILL, Action, ActionKind, Always, Entry, Policy
 from policygen.sets import region
+from policygen.sets.decisions import decisions
 from tracer.abi import X32_BIT, Arch, Event, table
 
 NOTIFY = Action(ActionKind.NOTIFY)
@@ -24,7 +26,7 @@ def verify(program: bytes, policy: Policy, report: bool = False) -> Event | None
     meant, refused = (reported(policy), NOTIFY) if report else (policy, KILL)
     space = region.space()
     actual = symbolic.function(space, program)
-    point = space.difference(actual, region.decisions(space, meant, refused))
+    point = space.difference(actual, decisions(space, meant, refused))
     if point is None:
         return None
     event = region.event(point)
@@ -47,6 +49,7 @@ def reported(policy: Policy) -> Policy:
     traps stays, too, because a supervisor cannot raise that signal.  `close` is never denied without the supervisor,
     because it removes the listener from the program.
     """
+    policy = expanded(policy)
     default = _notified(policy.default) if policy.default.kind is not ActionKind.TRAP else policy.default
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for arch, section in entries.items():

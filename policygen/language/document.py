@@ -100,6 +100,8 @@ def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Docum
         "default": "# what happens to every call not allowed below",
         "unknown": "# calls newer than the table",
     }
+    if policy.implied:
+        settings["implied"] = "# what grants nothing beyond the rest: callfence show --implied"
     if policy.portable:
         settings["portable"] = "# learn and merge add what other C libraries do instead"
     layout = Layout((f"# callfence policy for: {shown}",), {word: Comments((), c) for word, c in settings.items()})

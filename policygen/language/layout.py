@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from policygen.model import Entry, Expression
     from tracer.abi import Arch
 
-SETTINGS = ("callfence", "table", "arm", "default", "unknown", "portable")
+SETTINGS = ("callfence", "table", "arm", "default", "unknown", "implied", "portable")
 """The words that begin a setting, in canonical order; `arch`, which follows the first, begins a section."""
 
 NOTE_WORDS = ("floor", "opaque", "portable")

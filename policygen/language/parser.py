@@ -2,7 +2,7 @@
 
     file    = { [ setting | "include" FILE | entry ] [ comment ] newline }
     setting = "callfence" 1 | "arch" ARCH | "table" VERSION | "arm" ("now" | "exec" | "entry")
-            | "default" action | "unknown" action | "portable" | "on_next_syscall" ":" ("1" | "0")
+            | "default" action | "unknown" action | "implied" VERSION | "portable" | "on_next_syscall" ":" ("1" | "0")
     entry   = SYSCALL ":" ( "allow" | "1" | "deny" | "0" | action | [ action "if" ] expression [ "else" action ] )
     action  = "allow" | "kill" | "errno" ERRNO | "trap" | "log" | "notify"
 """
@@ -24,7 +24,7 @@ from policygen.language.lexer import Comment, Source, Token, source, tokenise
 from policygen.language.normal import normal_entry
 from policygen.language.operands import operands
 from policygen.language.phrases import action, integer, one_of, version
-from policygen.model import Arm, Entry, Policy
+from policygen.model import IMPLIED, Arm, Entry, Policy
 from tracer.abi import Arch, table
 
 FORMAT = 1
@@ -160,6 +160,12 @@ class _FileParser:
                 self._set(token, replace(self.settings, default=action(cursor, "the action of a setting")))
             case "unknown":
                 self._set(token, replace(self.settings, unknown=action(cursor, "the action of a setting")))
+            case "implied":
+                written = integer(cursor, "the version of an implied set")
+                if written not in IMPLIED:
+                    known = ", ".join(map(str, IMPLIED))
+                    raise cursor.error(f"there is no implied set {written}", value, f"this callfence knows {known}")
+                self._set(token, replace(self.settings, implied=written))
             case "portable":
                 self._set(token, replace(self.settings, portable=True))
         return ("setting", name)

@@ -49,6 +49,8 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
         "default": format_action(policy.default),
         "unknown": format_action(policy.unknown),
     }
+    if policy.implied:
+        values["implied"] = str(policy.implied)
     if policy.portable:
         values["portable"] = ""
     lines = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from policygen.evaluate import holds
+from policygen.holds import holds
 from policygen.language.operands import ORDERINGS
 from policygen.model import BITWISE, And, Condition, Operator
 

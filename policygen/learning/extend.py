@@ -34,6 +34,8 @@ class Options:
     """Hold free arguments to the values seen, where the evidence is good."""
     allow_opaque: Collection[str] = ()
     """Which of the calls that hide their arguments (`floor.OPAQUE`) to allow."""
+    implied: int = 0
+    """The implied set that a new policy gets; 0: none.  With one, bits that the program can set afterwards are free."""
     portable: bool = False
     """Make the policy fit other C libraries too (`policygen.learning.portable`), if it does not already."""
 
@@ -81,7 +83,8 @@ def extend(
     if not known.new:
         return Extended(entry, (), allowed, known.refused)
     held = constrained(entry.expression) if entry and by_hand else ()
-    found = generalise(known.new, calls, names_only=options.names_only, tight=options.tight, held=held)
+    loose = bool(options.implied)
+    found = generalise(known.new, calls, names_only=options.names_only, tight=options.tight, held=held, loose=loose)
     before = alternatives(entry.expression) if entry else ()
     after = minimise(_joined(before, found.rules, calls, number), calls.by_number[number].arguments)
     whole = after[0] if len(after) == 1 else Or(after)

@@ -114,10 +114,12 @@ def generalise(
     names_only: bool = False,
     tight: bool = False,
     held: Collection[int] = (),
+    loose: bool = False,
 ) -> Generalised:
     """The rules for the observations of one call (one architecture, one number).
 
-    `held` are arguments that keep their values even if they would be free, where the observations have them.
+    `held` are arguments that keep their values even if they would be free, where the observations have them.  With `loose`,
+    `HOUSEKEEPING` bits are free.
     """
     if names_only:
         arity = len(calls.by_number[observations[0].number].arguments)
@@ -127,6 +129,7 @@ def generalise(
     joined: dict[tuple[object, ...], Rule] = {}
     for observation in observations:
         rule = learned(observation, calls, held)
+        rule = _loosened(rule, calls.by_number[observation.number].name) if loose else rule
         groups.setdefault(key(rule), []).append(observation)
         joined[key(rule)] = join(joined.get(key(rule), rule), rule)
     widenings: Counter[Widened] = Counter()
@@ -151,6 +154,24 @@ def learned(observation: Observation, calls: Table, held: Collection[int] = ()) 
             element = Condition(index, Operator.EQ, value)
         rule.append(element)
     return tuple(rule)
+
+
+HOUSEKEEPING: Mapping[str, tuple[int, int]] = {
+    "socket": (1, 0xF),  # SOCK_TYPE_MASK: the other bits are SOCK_CLOEXEC and SOCK_NONBLOCK, or an error (net/socket.c)
+    "socketpair": (1, 0xF),
+}
+"""The calls that take flags beside a selector: which argument, and the selector's bits.  fcntl(2) sets and clears the flags."""
+
+
+def _loosened(rule: Rule, name: str) -> Rule:
+    """The rule without what it says of flags that the program may set and clear afterwards anyway."""
+    if name not in HOUSEKEEPING:
+        return rule
+    index, mask = HOUSEKEEPING[name]
+    element = rule[index]
+    if not isinstance(element, Condition):
+        return rule
+    return (*rule[:index], Condition(index, Operator.MASKED, element.value & mask, mask), *rule[index + 1 :])
 
 
 def _is_left_over(argument: Argument, register: int, arch: Arch) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
 from policygen.language.document import Document, new_document
+from policygen.learning.beyond import beyond, without_covered
 from policygen.learning.extend import DEFAULTS, Extended, Options, extend
 from policygen.learning.floor import (
     ARMED_BEFORE,
@@ -66,6 +67,8 @@ class Generated:
     """What was seen but not added, because the policy refuses it in so many words."""
     gaps: tuple[str, ...]
     """What was seen and no policy can allow."""
+    implied: int = 0
+    """How many observations the existing policy, or its implied set, allows."""
 
 
 def generate(
@@ -83,10 +86,13 @@ def generate(
     Raises CompileError if the policy has no filter, and ReplayError, a bug of ours, if the filter denies what was
     observed.
     """
-    old = existing.policy if existing else Policy({})
+    old = existing.policy if existing else Policy({}, implied=options.implied)
+    options = replace(options, implied=old.implied)
     placed, gaps = _placed(observations)
     start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
-    placed = _with_waits(placed, start, options)
+    found = beyond(start, placed, options.allow_opaque, names_only=options.names_only)
+    start = found.policy
+    placed = found.new if old.implied else _with_waits(found.new, start, options)
     noted = _portable_notes(existing)
     extended = {
         (arch, number): extend(
@@ -94,7 +100,8 @@ def generate(
         )
         for (arch, number), seen in placed.items()
     }
-    grown = _grown(old, _with_entries(start, extended), extended, options)
+    extended = _with_granted(start, found.granted, extended)
+    grown = _grown(old, without_covered(_with_entries(start, extended), old), extended, options)
     policy = grown.policy
     if existing is not None and policy == old:
         document = existing
@@ -103,6 +110,7 @@ def generate(
         notes = {**unseen, **grown.reasons, **_notes(policy)}
         document = existing.with_policy(policy, notes) if existing else new_document(policy, name, notes)
     allowed = [(table(arch), seen) for (arch, _), one in extended.items() for seen in one.allowed]
+    allowed += [(table(arch), seen) for (arch, _), seen in found.allowed]
     if allowed or document is not existing:  # else there is nothing to write, and nothing to replay
         replay(compile_policy(document.policy), allowed)
     widenings = {widened: count for one in extended.values() for widened, count in one.widenings.items()}
@@ -112,6 +120,7 @@ def generate(
         _floor_widenings(old, start) | widenings | _portable_widenings(grown),
         tuple(seen for one in extended.values() for seen in one.refused),
         tuple(gaps),
+        len(found.allowed) if old.implied else 0,
     )
 
 
@@ -196,13 +205,26 @@ def _gap(arch: Arch | None, audit: int, number: int) -> str:
     return f"number {number} of {arch}, which is no call: as `default` says"
 
 
+def _with_granted(
+    policy: Policy, granted: Mapping[Call, tuple[Expression, ...]], extended: Mapping[Call, Extended]
+) -> dict[Call, Extended]:
+    """The extended entries, with the capabilities that were granted before."""
+    found = dict(extended)
+    for (arch, number), parts in granted.items():
+        one = found.get((arch, number), Extended(policy.entries[arch][number]))
+        found[arch, number] = replace(one, added=(*parts, *one.added))
+    return dict(sorted(found.items(), key=lambda item: (list(Arch).index(item[0][0]), _name(*item[0]))))
+
+
 def _with_floor(old: Policy, arches: Sequence[Arch], arm: Arm) -> Policy:
-    """The policy with the floor in each architecture that it has no entries for; what a person removed stays away."""
+    """The policy with the floor in each architecture that it has no entries for; what a person removed stays away.
+
+    An implied set has the floor."""
     entries = {}
     for arch in Arch:
         section = dict(old.entries.get(arch, {}))
         calls = table(arch).by_name
-        if arch in arches and not section:
+        if arch in arches and not section and not old.implied:
             section = {calls[name].number: _ALLOWED for name in FLOOR if name in calls}
         if arm is Arm.NOW and arch.bits == 64:  # that of the Python which execs
             section.setdefault(calls[_ARMING].number, _ALLOWED)

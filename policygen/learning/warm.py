@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
+from policygen.implied.expand import expanded
 from policygen.learning.floor import OPAQUE
 from policygen.model import ALLOW, ENOSYS, Action, ActionKind, Always, And, Condition, Entry, Expression, Operator, Policy
 from tracer.abi import Arch, table
@@ -37,6 +38,7 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     What it lets run is exactly what the policy allows, where it is UNWATCHED; opaque calls that the policy fails with
     ENOSYS fail so without a stop.  Nothing else is answered here, so that the program runs as it would without a policy.
     """
+    policy = expanded(policy)
     entries = {arch: _known(arch, section) for arch, section in policy.entries.items()}
     stopping = replace(policy, entries=entries, default=_NOTIFY, unknown=_NOTIFY)
     instructions = bpf.decode(compile_policy(stopping, report=True))

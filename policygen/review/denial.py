@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
-from policygen.evaluate import evaluate, holds
+from policygen.evaluate import evaluate
+from policygen.holds import holds
 from policygen.language.document import PolicyError, parse
 from policygen.language.operands import OperandError, parse_integer
 from policygen.model import Always, Condition, alternatives, conjuncts

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from policygen.implied.expand import expanded
 from policygen.model import KILL, Action, Always, Arm, Expression, Policy, alternatives
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space
@@ -90,6 +91,7 @@ def compare(old: Policy, new: Policy) -> Comparison:
     """Return every difference in what the policies answer, by architecture and call.
 
     Raises algebra.TooComplexError for conditions whose sets cannot be computed."""
+    old, new = expanded(old), expanded(new)
     found: list[Difference] = []
     for arch in Arch:
         if arch in old.entries or arch in new.entries:
@@ -133,6 +135,7 @@ def _call(old: Policy, new: Policy, arch: Arch, number: int) -> list[Difference]
 
 def answers(space: Space, policy: Policy, arch: Arch, number: int) -> list[tuple[int, Action]]:
     """Return the actions for a call that is not an x32 one, each with its set of arguments; the sets cover everything."""
+    policy = expanded(policy)
     if arch not in policy.entries:
         return [(TRUE, KILL)]
     calls = table(arch)

@@ -13,6 +13,7 @@ from policygen.language.document import parse_file
 from policygen.model import ALLOW
 from policygen.sets import region
 from policygen.sets.algebra import constant
+from policygen.sets.decisions import decisions
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def differs(program: bytes, policy: Policy) -> Event | None:
         space.invert(space.greater(region.number_word(space), newest)),
     )
     other = space.leaf(None)
-    theirs, ours = symbolic.function(space, program), region.decisions(space, policy)
+    theirs, ours = symbolic.function(space, program), decisions(space, policy)
     point = space.difference(space.choose(known, theirs, other), space.choose(known, ours, other))
     return None if point is None else region.event(point)
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policygen.evaluate import evaluate, holds
+from policygen.evaluate import evaluate
+from policygen.holds import holds
 from policygen.language.document import parse
 from policygen.language.naming import format_action
 from policygen.model import KILL, Condition, Operator

@@ -12,7 +12,8 @@ import pytest
 from policygen.language.document import parse
 from policygen.recording import recording_file
 from policygen.recording.runs import Recording, Run
-from policygen.sets.region import decisions, space
+from policygen.sets.decisions import decisions
+from policygen.sets.region import space
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
 BASE = """\

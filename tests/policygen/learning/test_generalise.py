@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policygen.evaluate import holds
+from policygen.holds import holds
 from policygen.language.document import parse
 from policygen.language.normal import normal_expression
 from policygen.learning.generalise import TREATMENT, Generalised, Widening, generalise

@@ -11,11 +11,13 @@ from calls import point_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policygen.evaluate import evaluate, holds
+from policygen.evaluate import evaluate
 from policygen.filter import bpf
+from policygen.holds import holds
 from policygen.model import KILL
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
+from policygen.sets.decisions import decisions
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -158,7 +160,7 @@ def test_an_expression_is_the_set_where_it_holds(data: st.DataObject) -> None:
 def test_a_policy_is_the_function_that_evaluates_it(data: st.DataObject) -> None:
     policy = data.draw(strategies.policies())
     space = region.space()
-    function = region.decisions(space, policy, KILL)
+    function = decisions(space, policy, KILL)
     for _ in range(5):
         event = data.draw(strategies.events(policy))
         ret = space.value(space.at(function, point_of(event)))

@@ -1,0 +1,57 @@
+"""Whether an expression is true of a call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from policygen.model import Always, And, Condition, Expression, Not, Operator, Or
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tracer.abi import Argument
+
+
+def holds(expression: Expression, arguments: Sequence[Argument], registers: Sequence[int]) -> bool:
+    """Whether an expression over these arguments is true of these 64-bit registers."""
+    match expression:
+        case Always(value):
+            return value
+        case Condition(index):
+            return _compares(expression, arguments[index], registers[index])
+        case And(parts):
+            return all(holds(part, arguments, registers) for part in parts)
+        case Or(parts):
+            return any(holds(part, arguments, registers) for part in parts)
+        case Not(part):
+            return not holds(part, arguments, registers)
+
+
+def _compares(condition: Condition, argument: Argument, register: int) -> bool:
+    """Whether a register meets the condition: orders and equality compare values of the C type, the rest unsigned bits."""
+    value, bits = argument.value(register), register & argument.mask
+    match condition.operator:
+        case Operator.EQ:
+            return value == condition.value
+        case Operator.NE:
+            return value != condition.value
+        case Operator.LT:
+            return value < condition.value
+        case Operator.LE:
+            return value <= condition.value
+        case Operator.GT:
+            return value > condition.value
+        case Operator.GE:
+            return value >= condition.value
+        case Operator.IN:
+            return bits & ~condition.value == 0
+        case Operator.HAS:
+            return bits & condition.value == condition.value
+        case Operator.ANY:
+            return bits & condition.value != 0
+        case Operator.MASKED:
+            return bits & condition.mask == condition.value
+        case Operator.ONE_OF:
+            return value in condition.values
+        case _:
+            assert_never(condition.operator)

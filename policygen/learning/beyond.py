@@ -1,0 +1,150 @@
+"""What of the observations goes beyond a policy and its implied set, and the capabilities that they take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from policygen.implied.expand import expanded, expansion, granted, least, witnessed
+from policygen.learning.floor import OPAQUE
+from policygen.learning.known import sort_out
+from policygen.model import ALLOW, ENOSYS, Always, Entry, Expression, Or, Policy, alternatives
+from policygen.recording.observation import Observation
+from policygen.sets.algebra import FALSE, TooComplexError
+from policygen.sets.minimise import minimise
+from policygen.sets.region import space, truth
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from tracer.abi import Argument
+
+Call = tuple[Arch, int]
+Placed = dict[Call, tuple[Observation, ...]]
+_FAILS = Entry(Always(True), ENOSYS)
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """A policy with the capabilities that observations take, and the observations that go beyond it all the same."""
+
+    policy: Policy
+    granted: Mapping[Call, tuple[Expression, ...]]
+    """The alternatives that were added to it."""
+    new: Placed
+    """In the order of the observations."""
+    allowed: tuple[tuple[Call, Observation], ...]
+    """The other observations, which the policy allows."""
+
+
+def beyond(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, names_only: bool) -> Beyond:
+    """Sort observations by a policy.  Without an implied set all of them are new: `extend` knows what entries say.
+
+    A capability is granted as the least call that has it: what else it gives is implied."""
+    if not policy.implied:
+        return Beyond(policy, {}, placed, ())
+    new = _new(policy, placed, allow_opaque)
+    added: dict[Call, tuple[Expression, ...]] = {}
+    if not names_only:
+        policy, added = _with_capabilities(policy, new)
+        new = _new(policy, new, allow_opaque)
+    failing = {call for call in placed if _fails(policy, call, allow_opaque)}
+    beyond_it = {call: set(seen) for call, seen in new.items()}
+    allowed = tuple(
+        (call, one)
+        for call, seen in placed.items()
+        if call not in failing
+        for one in seen
+        if one not in beyond_it.get(call, ())
+    )
+    return Beyond(policy, added, new, allowed)
+
+
+def without_covered(policy: Policy, before: Policy) -> Policy:
+    """The policy less alternatives that it took from `before` and that capabilities granted since imply.
+
+    What was implied before already stays: a person wrote it.  Nothing changes of what the policy allows."""
+    names = granted(policy)
+    if not policy.implied or names == granted(before):
+        return policy
+    for (arch, number), rows in expansion(policy).rows.items():
+        old = before.entries.get(arch, {}).get(number)
+        entry = policy.entries[arch].get(number)
+        if old is None or entry is None:
+            continue
+        arguments = table(arch).by_number[number].arguments
+        earlier = expansion(before).rows.get((arch, number), ())
+        for part in alternatives(old.expression):
+            if part not in alternatives(entry.expression):
+                continue
+            wide, narrow = (tuple(one.entry.expression for one in those) for those in (rows, earlier))
+            if _covers(wide, part, arguments) and not _covers(narrow, part, arguments):
+                rest = tuple(one for one in alternatives(entry.expression) if one != part)
+                section = dict(policy.entries[arch])
+                if rest:
+                    section[number] = entry = replace(entry, expression=rest[0] if len(rest) == 1 else Or(rest))
+                else:
+                    del section[number]
+                less = replace(policy, entries={**policy.entries, arch: section})
+                if granted(less) != names:
+                    entry = policy.entries[arch][number]
+                    continue
+                policy = less
+                if not rest:
+                    break
+    return policy
+
+
+def _covers(rows: tuple[Expression, ...], part: Expression, arguments: Sequence[Argument]) -> bool:
+    """Whether one of the rows holds wherever an alternative does."""
+    sets = space()
+    try:
+        where = truth(sets, Or(rows), arguments)
+        return sets.choose(where, FALSE, truth(sets, part, arguments)) == FALSE
+    except TooComplexError:
+        return False
+
+
+def _new(policy: Policy, placed: Placed, allow_opaque: Collection[str]) -> Placed:
+    """What the policy denies of the observations, explicitly or not."""
+    decided = expanded(policy)
+    found: Placed = {}
+    for (arch, number), seen in placed.items():
+        if _fails(policy, (arch, number), allow_opaque):
+            continue
+        entry = decided.entries[arch].get(number)
+        if number not in policy.entries[arch] and entry == _FAILS:
+            entry = None  # it is to be allowed
+        known = sort_out(entry, policy.default, seen, table(arch))
+        against = {*known.new, *known.refused}
+        if against:
+            found[arch, number] = tuple(one for one in seen if one in against)
+    return found
+
+
+def _fails(policy: Policy, call: Call, allow_opaque: Collection[str]) -> bool:
+    """Whether the implied set fails the call, because its arguments cannot be seen, and nobody wants it allowed."""
+    arch, number = call
+    name = table(arch).by_number[number].name
+    if name not in OPAQUE or name in allow_opaque or number in policy.entries[arch]:
+        return False
+    return expanded(policy).entries[arch].get(number) == _FAILS
+
+
+def _with_capabilities(policy: Policy, new: Placed) -> tuple[Policy, dict[Call, tuple[Expression, ...]]]:
+    """The policy with every capability that the observations use and learning has an entry for."""
+    names = {(arch, one.name) for (arch, _), seen in new.items() for each in seen for one in witnessed(each.event)}
+    names = {(arch, name) for arch, name in names if name not in granted(policy)}
+    entries = {arch: dict(section) for arch, section in policy.entries.items()}
+    added: dict[Call, tuple[Expression, ...]] = {}
+    for arch, name in sorted(names):
+        for one in least(arch, name):
+            old = entries[arch].get(one.number)
+            if old is not None and (old.action != ALLOW or old.otherwise is not None or old.expression == Always(False)):
+                continue  # it denies something explicitly
+            before = alternatives(old.expression) if old else ()
+            parts = minimise((*before, *alternatives(one.entry.expression)), table(arch).by_number[one.number].arguments)
+            entries[arch][one.number] = Entry(parts[0] if len(parts) == 1 else Or(parts))
+            added[arch, one.number] = (*added.get((arch, one.number), ()), *alternatives(one.entry.expression))
+    return replace(policy, entries=entries), added
