@@ -15,6 +15,7 @@ from callfence.shared.losses import as_objects, loss_lines
 from enforcer.text import file_word
 from policygen import formats
 from policygen.formats import ExportError, FormatOptions
+from policygen.implied.expand import expanded
 from policygen.recording.atomic import write
 from tracer.errors import UserError
 
@@ -59,7 +60,7 @@ def _export(options: argparse.Namespace) -> int:
         raise UserError(f"--name {name}: letters, digits, '-', '_' and '.' only")
     given = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs)
     try:
-        exported = formats.module(options.to).export(shown.policy, given)
+        exported = formats.module(options.to).export(expanded(shown.policy), given)
     except ExportError as error:
         raise UserError(f"{options.policy}: {error}") from error
     refused = options.strict and formats.wider(exported.losses)

@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from callfence.shared.inputs import document, judged, program
+from callfence.shared.text import on_one_line
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
 from policygen.filter.lift import lift
 from policygen.filter.symbolic import UnsupportedError
+from policygen.implied.expand import expanded, expansion
 from policygen.language.document import new_document
 from policygen.sets.algebra import TooComplexError
 from tracer.errors import CallfenceError, UserError
@@ -27,6 +29,8 @@ def parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(prog="callfence show", description=description, allow_abbrev=False)
     parser.add_argument("--filter", action="store_true", help="print the instructions of the filter instead")
+    parser.add_argument("--expanded", action="store_true", help="print the entries of the policy's implied set, too")
+    parser.add_argument("--implied", action="store_true", help="print what the policy's implied set allows, with the reasons")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("policy", metavar="POLICY", nargs="?", help="a policy file; - is standard input")
     what.add_argument("--bpf", metavar="FILE", help="a file with a filter: an array of struct sock_filter")
@@ -42,13 +46,31 @@ def main(arguments: list[str]) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     if options.policy is not None:
-        return _policy(options.policy, instructions=options.filter)
+        if options.implied:
+            return _implied(options.policy)
+        return _policy(options.policy, instructions=options.filter, whole=options.expanded)
+    if options.implied or options.expanded:
+        raise UserError("--implied and --expanded are about a POLICY: a filter has everything written out")
     found = _of_process(options.pid) if options.bpf is None else [(f"the filter in {options.bpf}", program(options.bpf))]
     return _filters(found, instructions=options.filter)
 
 
-def _policy(name: str, *, instructions: bool) -> int:
+def _implied(name: str) -> int:
+    """Each entry that the set adds, after the reason and the capability that it is given for."""
+    found = expansion(document(name).policy)
+    if not found.rows:
+        print(f"# {name}: no implied set")
+    for (arch, number), rows in found.rows.items():
+        for row in rows:
+            given = f" [{', '.join(sorted(row.given))}]" if row.given else ""
+            print(f"# {row.why}{given}\n{on_one_line(arch, number, row.entry)}")
+    return 0
+
+
+def _policy(name: str, *, instructions: bool, whole: bool) -> int:
     shown = document(name)
+    if whole:
+        shown = shown.inlined().with_policy(expanded(shown.policy))
     try:
         sys.stdout.write(bpf.disassemble(compile_policy(shown.policy)) + "\n" if instructions else shown.inlined().text())
     except CallfenceError as error:

@@ -16,6 +16,8 @@ from callfence.shared.text import command_line, on_one_line, plural, printable
 from enforcer.reporting.advice import advise
 from enforcer.text import file_word
 from policygen.errors import did_you_mean
+from policygen.holds import holds
+from policygen.implied.expand import expansion
 from policygen.language.document import parse, parse_file
 from policygen.language.naming import determined, format_action, format_call, format_expression
 from policygen.language.normal import first_argument
@@ -30,7 +32,9 @@ from tracer.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from policygen.implied.rows import Row
     from policygen.language.document import Document
+    from policygen.model import Policy
     from policygen.review.provenance import Provenance
     from tracer.abi import Event
 
@@ -95,6 +99,17 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         if name in ("", table(arch).by_number[number].name)
         for one in provenance(document, recording, arch, number)
     ]
+    implied = [
+        line
+        for (arch, number), rows in expansion(policy).rows.items()
+        if arch in arches and table(arch).by_number[number].name == name
+        for row in rows
+        for line in _implied(row, policy.implied)
+    ]
+    if implied:
+        _say(*implied, "")
+        if not found:
+            return 0
     if not found:
         _say(f"{name or options.policy}: no entry, so the default: {format_action(policy.default)}")
         return 1
@@ -107,6 +122,13 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         _say(*_lines(one, recording, symbols), "")
     _say(*_runs(found, recording), *symbols.problems())
     return 0
+
+
+def _implied(row: Row, version: int) -> Iterator[str]:
+    """The lines about one row of the implied set."""
+    yield on_one_line(row.arch, row.number, row.entry)
+    given = f", which the policy grants: {', '.join(sorted(row.given))}" if row.given else ""
+    yield f"  implied {version}: {row.why}{given}"
 
 
 def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[str]:
@@ -147,6 +169,8 @@ def _denial(path: Path, document: Document, event: Event) -> int:
     _say(format_call(event), f"  the policy says: {format_action(found.action)}")
     if arch not in policy.entries:
         _say(f"  it has no section `arch {arch}`")
+    elif found.action.lets_run and (row := _row(policy, event)):
+        _say(*(f"  {line}" for line in _implied(row, policy.implied)))
     elif found.entry is None:
         _say("  it has no entry for the call, so this is its default")
     elif found.nearest is None or not found.failing:
@@ -169,6 +193,15 @@ def _denial(path: Path, document: Document, event: Event) -> int:
     option = ["--arch", str(arch)] * elsewhere
     _say(f"  to allow it: {command_line(['callfence', 'allow', *option])} {file_word(str(path))} {command_line([line])}")
     return 1
+
+
+def _row(policy: Policy, event: Event) -> Row | None:
+    """The row of the policy's implied set that allows a call."""
+    arch = Arch.from_audit(event.arch)
+    for row in expansion(policy).rows.get((arch, event.number), ()) if arch else ():
+        if holds(row.entry.expression, table(row.arch).by_number[row.number].arguments, event.arguments):
+            return row
+    return None
 
 
 def _print_place(options: argparse.Namespace) -> None:

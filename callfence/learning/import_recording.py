@@ -12,8 +12,10 @@ from callfence.learning.summary import size_of
 from callfence.shared.inputs import content
 from callfence.shared.text import plural, printable
 from policygen import formats
+from policygen.learning.extend import Options
 from policygen.learning.generate import generate
 from policygen.learning.within import forbidden, generate_within
+from policygen.model import IMPLIED
 from policygen.recording import recording_file
 from policygen.recording.runs import Recording, merge
 from tracer.errors import UserError
@@ -64,12 +66,13 @@ def _into_policy(policy: Path, recording: Recording, options: argparse.Namespace
 
 def _generate(recording: Recording, existing: Document | None, name: str, options: argparse.Namespace) -> Generated:
     """Reports what no policy can allow, and what the baseline denies.  Raises UserError."""
+    how = Options(implied=0 if options.exact else IMPLIED[-1])
     if options.within is None:
-        generated = generate(recording.observations, existing, name=name)
+        generated = generate(recording.observations, existing, name=name, options=how)
     else:
         base = baseline.read(options.within)
         try:
-            generated = generate_within(recording.observations, existing, base, name=name)
+            generated = generate_within(recording.observations, existing, base, name=name, options=how)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
         baseline.print_forbidden(options.within, base, forbidden(recording.observations, base), sys.stderr)

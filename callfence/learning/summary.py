@@ -11,7 +11,9 @@ from policygen.completeness.confidence import confidence
 from policygen.completeness.discovery import discovery
 from policygen.language.naming import format_entry
 from policygen.language.normal import normal_expression
+from policygen.learning.beyond import unimplied
 from policygen.model import Always, Entry, Or, alternatives
+from policygen.recording.runs import Recording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
     from policygen.learning.generate import Generated, New
     from policygen.model import Policy
-    from policygen.recording.runs import Recording, Run
+    from policygen.recording.runs import Run
 
 MANY_NEW = 40
 """Lines of new behaviour that are shown; the policy's own diff shows the rest."""
@@ -72,7 +74,8 @@ def print_check(learned: Learned, accept: Sequence[str], file: TextIO) -> None:
 def _rows(learned: Learned) -> list[tuple[str, str]]:
     policy = learned.generated.document.policy
     names_only = has_names_only(policy)
-    sure = confidence(learned.recording, names_only=names_only)
+    counted = Recording(learned.recording.runs, unimplied(learned.recording.observations, policy))
+    sure = confidence(counted, names_only=names_only)
     calls = sum(seen.counts[_column(learned)] for seen in learned.recording.observations)
     rows = [
         ("this run", f"{plural(calls, 'call')}{' looked at' if learned.run.warm else ''}, {_ending(learned.run)}"),
@@ -84,7 +87,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         places = plural(len(learned.generated.widenings), "place")
         rows.append(("widened", f"{widened} in {places} beyond what was seen"))
     rows += [
-        ("how sure", sureness(sure, discovery(learned.recording, names_only=names_only))),
+        ("how sure", sureness(sure, discovery(counted, names_only=names_only))),
         ("not exercised", "; ".join(sure.unseen) or "nothing that a recording shows"),
     ]
     rows += [("not observed", printable(gap)) for gap in (*learned.run.gaps, *learned.generated.gaps)]

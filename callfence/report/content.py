@@ -9,6 +9,7 @@ from callfence.learning.sure import has_names_only
 from policygen.completeness.confidence import confidence
 from policygen.completeness.discovery import discovery
 from policygen.completeness.executables import executables
+from policygen.learning.beyond import unimplied
 from policygen.recording.runs import Recording
 from policygen.review.lint import lint
 from policygen.review.provenance import provenance
@@ -71,14 +72,15 @@ def gather(
     """Raises algebra.TooComplexError for policies that cannot be compared."""
     recorded_in, seen = recording or ("", Recording())
     names_only = has_names_only(document.policy)
+    counted = Recording(seen.runs, unimplied(seen.observations, document.policy))
     return Report(
         name,
         document,
         seen,
         recorded_in,
         lint(document),
-        confidence(seen, names_only=names_only),
-        discovery(seen, names_only=names_only),
+        confidence(counted, names_only=names_only),
+        discovery(counted, names_only=names_only),
         executables(seen),
         tuple(
             one

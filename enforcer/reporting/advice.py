@@ -45,7 +45,7 @@ def advise(policy: Policy, file: str, event: Event) -> Advice:
         for index, (argument, register, value) in enumerate(zip(plain, event.arguments, kept(calls, event), strict=False))
     )
     observation = Observation(event.arch, number, tuple(arguments), "", (1,), "", event.arguments)
-    options = Options(allow_opaque=(calls.by_number[number].name,))
+    options = Options(allow_opaque=(calls.by_number[number].name,), implied=policy.implied)
     extended = extend(present, policy.default, (observation,), calls, options)
     if extended.refused or extended.entry is None:
         return Advice(file, f"{file} refuses it in so many words", "")

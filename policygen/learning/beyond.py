@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from policygen.holds import holds
 from policygen.implied.expand import expanded, expansion, granted, least, witnessed
 from policygen.learning.floor import OPAQUE
 from policygen.learning.known import sort_out
@@ -16,7 +17,7 @@ from policygen.sets.region import space, truth
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from tracer.abi import Argument
 
@@ -59,6 +60,19 @@ def beyond(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, nam
         if one not in beyond_it.get(call, ())
     )
     return Beyond(policy, added, new, allowed)
+
+
+def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Observation, ...]:
+    """Return the observations that need something else than the policy's implied set."""
+    rows = expansion(policy).rows
+    found = []
+    for one in observations:
+        arch = Arch.from_audit(one.arch)
+        implied = rows.get((arch, one.number), ()) if arch else ()
+        arguments = table(arch).by_number[one.number].arguments if arch and implied else ()
+        if not any(holds(row.entry.expression, arguments, one.example) for row in implied):
+            found.append(one)
+    return tuple(found)
 
 
 def without_covered(policy: Policy, before: Policy) -> Policy:

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from policygen.implied.expand import expanded
 from policygen.language.normal import normal, normal_entry
 from policygen.learning.carry import image
 from policygen.learning.equivalents import Conjunction, links, own_calls, simple
@@ -179,7 +180,7 @@ class _Growth:
         return made is not None and made.action in (None, action)
 
     def _regions(self, call: Call) -> tuple[int, int]:
-        default, old = self.policy.default, self._old(call)
+        default, old = self.policy.default, expanded(self.policy).entries[call[0]].get(call[1])
         if old is None:
             return (TRUE if default.lets_run else FALSE), FALSE
         return regions(self.sets, old, default, table(call[0]).by_number[call[1]].arguments)

@@ -6,6 +6,8 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from policygen.implied.expand import expanded
+from policygen.implied.narrow import narrowed
 from policygen.language.normal import normal
 from policygen.learning.extend import DEFAULTS
 from policygen.learning.generate import Generated, New, generate
@@ -50,6 +52,7 @@ def generate_within(
 def forbidden(observations: Iterable[Observation], base: Policy) -> list[Observation]:
     """The observations, which must be in their order, of which the baseline does not allow all that they stand for."""
     found: list[Observation] = []
+    base = expanded(base)
     for (audit, number), group in groupby(observations, key=lambda one: (one.arch, one.number)):
         arch, seen = Arch.from_audit(audit), list(group)
         if arch is None or number not in table(arch).by_number:
@@ -69,6 +72,9 @@ def within(policy: Policy, base: Policy) -> Policy:
     Unlike `reduce`, calls that the baseline does not name are forbidden as well, if its default stops them.  Raises
     ValueError if the policy's own default lets run what the baseline's stops.
     """
+    if policy.implied:
+        return narrowed(policy, within(expanded(policy), base))
+    base = expanded(base)
     if policy.default.may_run and not base.default.may_run:
         raise ValueError("its default lets calls run that the baseline's stops: write `default kill`, or `errno`")
     entries = {

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from policygen.implied.expand import expanded
 from policygen.language.document import Document
 from policygen.language.layout import Layout
 from policygen.language.naming import format_action
 from policygen.language.reconcile import reconcile
 from policygen.learning.portable import made_portable
+from policygen.model import ALLOW, Always
 from policygen.sets.join import JoinError, join_entries
 from tracer.abi import Arch, table
 
@@ -31,7 +33,9 @@ def unite(ours: Document, theirs: Document) -> Document:
     ):
         if one != other:
             raise JoinError(f"one says `{word} {one}`, the other `{word} {other}`: make both the same")
-    policy = replace(a, table=max(a.table, b.table), entries={arch: _section(a, b, arch) for arch in Arch if _has(a, b, arch)})
+    implied = max(a.implied, b.implied)
+    entries = {arch: _section(a, b, arch) for arch in Arch if _has(a, b, arch)}
+    policy = replace(a, implied=implied, table=max(a.table, b.table), entries=entries)
     return Document(a, reconcile(Layout(), ours.layout, theirs.layout)).with_policy(policy)
 
 
@@ -46,12 +50,19 @@ def _has(a: Policy, b: Policy, arch: Arch) -> bool:
     return arch in a.entries or arch in b.entries
 
 
+def _entry(policy: Policy, other: Policy, arch: Arch, number: int) -> Entry | None:
+    """Return what a policy says of a call; what its implied set says, where the other one denies something explicitly."""
+    mine, theirs = policy.entries[arch].get(number), other.entries[arch].get(number)
+    denies = theirs is not None and (theirs.action != ALLOW or theirs.otherwise or theirs.expression == Always(False))
+    return expanded(policy).entries[arch].get(number) if mine is None and denies else mine
+
+
 def _section(a: Policy, b: Policy, arch: Arch) -> dict[int, Entry]:
     if arch not in a.entries or arch not in b.entries:
         return dict(a.entries.get(arch) or b.entries.get(arch) or {})
     section = {}
     for number in dict.fromkeys((*a.entries[arch], *b.entries[arch])):
-        one, other = (policy.entries[arch].get(number) for policy in (a, b))
+        one, other = _entry(a, b, arch, number), _entry(b, a, arch, number)
         try:
             entry = join_entries(arch, number, one, other, a.default)
         except JoinError as error:

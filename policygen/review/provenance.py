@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from policygen.implied.expand import granted, least, witnessed
+from policygen.implied.rows import capabilities
 from policygen.language.layout import Remarks, is_note
 from policygen.language.normal import normal_expression
 from policygen.learning.generalise import Widening, generalise, literal, widenings_of
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from policygen.language.document import Document
-    from policygen.model import Expression
+    from policygen.model import Expression, Policy
     from policygen.recording.observation import Observation
     from policygen.recording.runs import Recording
     from tracer.abi.table import Table
@@ -64,9 +66,11 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
         one.fitted(calls) for one in recording.observations if (one.arch, one.number) == (arch.audit, number)
     )
     would_be = _would_be(arch, seen, calls)
+    if document.policy.implied:
+        would_be |= _would_grant(document.policy, recording, arch)
     found = []
     for alternative in alternatives(entry.expression) or (entry.expression,):
-        covered = _covered(alternative, seen, calls)
+        covered = _covered(alternative, seen, calls) or _behind(alternative, document.policy, recording, arch, number)
         if note and not covered:
             origin = Origin.NOTED
         elif not covered:
@@ -93,11 +97,33 @@ def _would_be(arch: Arch, seen: Sequence[Observation], calls: Table) -> set[Expr
     number = seen[0].number
     arguments = calls.by_number[number].arguments
     found: set[Expression] = set()
-    for names_only, tight in ((False, False), (False, True), (True, False)):
-        rules = generalise(seen, calls, names_only=names_only, tight=tight).rules
+    for names_only, tight, loose in ((False, False, False), (False, True, False), (True, False, False), (False, False, True)):
+        rules = generalise(seen, calls, names_only=names_only, tight=tight, loose=loose).rules
         whole = tuple(expression(rule, arguments) for rule in rules)
         found.update(normal_expression(arch, number, one) for one in (*whole, *minimise(whole, arguments)))
     return found
+
+
+def _would_grant(policy: Policy, recording: Recording, arch: Arch) -> set[Expression]:
+    """Return the alternatives with which learning grants the capabilities that the observations use."""
+    events = [one.event for one in recording.observations if Arch.from_audit(one.arch) is arch]
+    names = {one.name for event in events for one in witnessed(event)} & granted(policy)
+    return {part for name in names for one in least(arch, name) for part in alternatives(one.entry.expression)}
+
+
+def _behind(
+    alternative: Expression, policy: Policy, recording: Recording, arch: Arch, number: int
+) -> tuple[Observation, ...]:
+    """Return the observations for which learning granted a capability by this alternative."""
+    if not policy.implied:
+        return ()
+    names = {
+        one.name
+        for one in capabilities(arch)
+        if one.is_least and one.number == number and alternative in alternatives(one.entry.expression)
+    }
+    mine = (one for one in recording.observations if Arch.from_audit(one.arch) is arch)
+    return tuple(one for one in mine if names & {used.name for used in witnessed(one.event)})
 
 
 def _covered(alternative: Expression, seen: Sequence[Observation], calls: Table) -> tuple[Observation, ...]:

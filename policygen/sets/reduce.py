@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
+from policygen.implied.expand import expanded
+from policygen.implied.narrow import narrowed
 from policygen.language.normal import normal
 from policygen.model import Action, Always, And, Entry, Expression, Or, Policy, alternatives, strictest
 from policygen.sets import region
@@ -27,6 +29,9 @@ def reduce(policy: Policy, by: Policy) -> Policy:
     (else, if that lets calls run, the other's).  An entry has two actions; if three are needed, the denials become the
     strictest of them.  Raises ValueError if no entry can have the actions.
     """
+    if policy.implied or by.implied:
+        result = reduce(expanded(policy), expanded(by))
+        return normal(narrowed(policy, result)) if policy.implied else result
     entries = {}
     for arch, section in policy.entries.items():
         entries[arch] = dict(section)
