@@ -11,7 +11,7 @@ EDITABLE := --config-settings editable_mode=compat
 
 help:
 	@echo 'make demo     learn a sample, show its policy, run it confined, see a denial explained'
-	@echo 'make test     the tests, all of them (.ci/run lists the packages they need)'
+	@echo 'make test     the tests, all of them and before them the Debian packages that they need, as root'
 	@echo 'make check    ruff and mypy --strict'
 	@echo 'make fuzz     hostile files and random policies, FUZZ_SECONDS=60 for each of five targets'
 	@echo 'make soak     random process trees under learn, for SOAK_SECONDS=7200'
@@ -21,10 +21,10 @@ help:
 	@echo 'make commands the completions and manual pages of the commands; writes completions/ and man/'
 	@echo 'make clean    remove what was made'
 
-demo: $(VENV)/installed
+demo: set-up $(VENV)/installed
 	@sh samples/demo.sh $(abspath $(BIN)) $(DEMO)
 
-test: $(VENV)/developer
+test: set-up-tests $(VENV)/developer
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 check: $(VENV)/developer
@@ -57,9 +57,8 @@ completions: $(VENV)/developer
 manuals: $(VENV)/installed
 	$(BIN)/python tools/make_manuals.py man
 
-$(VENV)/python: | python-is-new-enough
-	$(PYTHON) -m venv $(VENV) || \
-		{ rm -rf $(VENV); echo 'callfence: the venv module is missing; on Debian: apt-get install python3-venv' >&2; exit 1; }
+$(VENV)/python: | set-up
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	touch $@
 
 $(VENV)/installed: pyproject.toml | $(VENV)/python
@@ -70,6 +69,13 @@ $(VENV)/developer: pyproject.toml | $(VENV)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(EDITABLE)
 	touch $@ $(VENV)/installed
 
+# With NO_INSTALL=1 they say only what is missing.
+set-up: python-is-new-enough
+	@$(PYTHON) tools/set_up.py
+
+set-up-tests: python-is-new-enough
+	@$(PYTHON) tools/set_up.py --tests
+
 python-is-new-enough:
 	@command -v $(PYTHON) >/dev/null || { echo 'callfence: $(PYTHON) is missing; it needs Python 3.11 or newer' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -79,4 +85,5 @@ clean:
 	rm -rf $(VENV) build samples/build *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help demo test check fuzz soak bench corpus samples commands completions manuals clean python-is-new-enough
+.NOTPARALLEL: # two targets may install packages
+.PHONY: help demo test check fuzz soak bench corpus samples commands completions manuals clean set-up set-up-tests python-is-new-enough

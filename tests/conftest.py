@@ -10,11 +10,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import needed
 import pytest
+import set_up
+from needed import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -123,6 +127,19 @@ def nobody() -> Iterator[Nobody]:
     shutil.rmtree(folder)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many tests were skipped and why, and the command that installs missing packages."""
+    skipped = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()) if isinstance(report.longrepr, tuple)]
+    counts = Counter(reason.removeprefix("Skipped: ") for reason in skipped)
+    if counts:
+        terminalreporter.section("skipped tests")
+    for reason, count in sorted(counts.items()):
+        terminalreporter.line(f"{count:5}  {reason}")
+    missing = [reason.removeprefix(needed.PACKAGES).split() for reason in counts if reason.startswith(needed.PACKAGES)]
+    if missing:
+        terminalreporter.line(f"To install the packages, as root: {set_up.command(sorted(set().union(*missing)))}")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI nothing is skipped in silence: the machine has all that the tests need, or the run fails."""
@@ -146,18 +163,36 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
 
 @pytest.fixture(scope="session")
 def compile_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`compile_c(source, *flags)` -> the program, built once a session."""
+    """`compile_c(source, *flags)` -> the program, built once a session; every user may run it."""
     folder = tmp_path_factory.mktemp("built")
-    built: dict[tuple[Path, tuple[str, ...]], Path] = {}
+    show_to_all(folder)
+    built: dict[tuple[object, ...], Path] = {}
 
-    def build(source: Path, *flags: str) -> Path:
-        key = (source, flags)
+    def build(source: Path, *flags: str, compiler: str = "cc") -> Path:
+        key = (source, flags, compiler)
         if key not in built:
+            require("gcc", "libc6-dev", *(["gcc-multilib"] if "-m32" in flags else []))
+            require(*(["musl-tools"] if compiler == "musl-gcc" else []))
             target = folder / str(len(built)) / source.stem
-            target.parent.mkdir()
-            command = ["cc", "-O1", "-Wall", "-Wextra", "-Werror", "-o", target, source, *flags]
+            target.parent.mkdir(exist_ok=True)
+            command = [compiler, "-O1", "-Wall", "-Wextra", "-Werror", "-o", target, source, *flags]
             subprocess.run(command, check=True, timeout=TIMEOUT)
             built[key] = target
         return built[key]
 
     return build
+
+
+def show_to_all(folder: Path) -> None:
+    """Let other users into one of pytest's folders."""
+    for one in (folder, *folder.parents):
+        if one.stat().st_mode & 0o005 == 0o005:
+            return
+        one.chmod(0o755)
+
+
+@pytest.fixture
+def shown_path(tmp_path: Path) -> Path:
+    """Like tmp_path, and other users may look into it."""
+    show_to_all(tmp_path)
+    return tmp_path

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from needed import needs
 
 from policygen.filter import bpf, symbolic
 from policygen.language.document import parse_file
@@ -52,6 +53,7 @@ def test_the_peers_have_the_same_rules(peers: ModuleType, name: str) -> None:
         assert differs(bpf.encode([bpf.Instruction(bpf.RET | bpf.K, k=bpf.ret(ALLOW))]), policy) is not None
 
 
+@needs("golang-github-containers-common")
 def test_podmans_profile_is_what_it_is_known_for(peers: ModuleType) -> None:
     program = peers.containers()
     calls = table(Arch.X86_64).by_name

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from needed import needs_root
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,12 +119,14 @@ def mounted(options: str, script: str) -> tuple[str, ...]:
     return ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs {options} none . && cd "$PWD" && {script}', "sh")
 
 
+@needs_root
 def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
     done = run(tmp_path, "learn", "true", before=mounted("-o ro", '"$@"'))
     assert done.returncode == 125
     assert "Read-only file system" in done.stderr
 
 
+@needs_root
 def test_a_full_disk(tmp_path: Path) -> None:
     """The policy that was there is whole, and no temporary file is left."""
     fill = "echo 'read: allow' > it.policy; mkdir .callfence; dd if=/dev/zero of=fill bs=1k count=100 2>&-"
@@ -135,6 +138,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert done.stdout.startswith("read: allow\n")
 
 
+@needs_root
 def test_no_libseccomp(command: tuple[str, ...], tmp_path: Path) -> None:
     hide = "for f in /usr/lib/x86_64-linux-gnu/libseccomp.so.2*; do mount --bind /dev/null $f; done; exec \"$@\""
     done = run(tmp_path, *command, "touch", "ran", before=("unshare", "--mount", "sh", "-ec", hide, "sh"))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 import yaml
+from needed import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -117,6 +118,7 @@ def repository(learned: Path, tmp_path: Path) -> Path:
 
 
 def git(folder: Path, *words: str) -> str:
+    require("git")
     identity = ("-c", "user.name=x", "-c", "user.email=x")
     return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from needed import needs
 
 from callfence.cli import COMMANDS
 
@@ -33,6 +34,7 @@ def test_each_command_has_a_page() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@needs("groff-base")
 def test_groff_has_nothing_to_say(page: Path) -> None:
     command = ["groff", "-man", "-ww", "-Tutf8", "-P-cbou", "-rLL=200n", page]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -41,6 +43,7 @@ def test_groff_has_nothing_to_say(page: Path) -> None:
     assert not re.search(r"\\f|``|\*\*", done.stdout)
 
 
+@needs("groff-base")
 def test_the_page_says_what_help_says() -> None:
     shown = subprocess.run(
         ["groff", "-man", "-Tutf8", "-P-cbou", "-rLL=400n", ROOT / "man" / "enforce.1"],
@@ -97,6 +100,7 @@ def test_bash_completes(tmp_path: Path, words: tuple[str, ...], expected: set[st
         ("enforce --au", {"--audit"}),
     ],
 )
+@needs("fish")
 def test_fish_completes(tmp_path: Path, line: str, expected: set[str]) -> None:
     name = line.split()[0]
     script = f"source {ROOT}/completions/fish/{name}.fish; complete -C '{line}'"
@@ -126,6 +130,7 @@ zpty -d shell
         ("enforce --po", "enforce --policy "),
     ],
 )
+@needs("zsh")
 def test_zsh_completes(tmp_path: Path, line: str, end: str) -> None:
     command = ["zsh", "-f", "-c", ZSH, "zsh", ROOT / "completions" / "zsh", line.split()[0], line, end]
     environment = {"PATH": os.defpath, "HOME": str(tmp_path), "TERM": "dumb", "LC_ALL": "C.UTF-8"}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+from needed import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -104,7 +105,8 @@ class Containers:
 @pytest.fixture(scope="session")
 def containers() -> Iterator[Containers]:
     if os.geteuid() != 0:
-        pytest.skip("containers with a root file system of files take root")
+        pytest.skip("needs root")
+    require("podman", "netavark", "crun", "runc", "sqlite3", "git", "busybox-static")
     folder = Path(tempfile.mkdtemp(prefix="callfence-containers-"))
     folder.chmod(0o755)
     yield Containers(folder)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import console
 import pytest
+from needed import require
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.parametrize("name", ["review.md", "tutorial.md"])
 def test_the_page_is_what_happens(tmp_path: Path, name: str) -> None:
+    require("git", "gcc", "libc6-dev")
     page = (DOCS / name).read_text()
     assert len(console.BLOCK.findall(page)) > 5
     happened = console.run(page, tmp_path)

@@ -18,22 +18,9 @@ RAW = ("-static", "-nostdlib", "-fno-stack-protector", "-fno-pic", "-no-pie")
 
 
 @pytest.fixture(scope="session")
-def build(tmp_path_factory):
+def build(compile_c):
     """build("name", "-m32", ...) -> the path of tests/enforcer/programs/name.c, compiled with those flags."""
-    if shutil.which("gcc") is None:
-        pytest.skip("needs gcc")
-    folder = tmp_path_factory.mktemp("programs")
-    done = {}
-
-    def built(name, *flags):
-        if (name, flags) not in done:
-            target = folder / f"{name}{''.join(flags)}"
-            source = HERE / "programs" / f"{name}.c"
-            subprocess.run(["gcc", "-O1", "-Wall", "-pthread", *flags, "-o", target, source], check=True)
-            done[name, flags] = target
-        return done[name, flags]
-
-    return built
+    return lambda name, *flags: compile_c(HERE / "programs" / f"{name}.c", "-pthread", *flags)
 
 
 @pytest.fixture

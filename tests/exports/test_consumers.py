@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from announced import check
 from installed import PROBE_POLICY, policy_of, waiting
+from needed import needs_root, require
 
 from policygen import formats
 from policygen.formats import FormatOptions
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent.parent
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="reading filters takes CAP_SYS_ADMIN")
 CONSUMERS = ["bwrap", "c", "kafel", "firejail"]
 
 # getuid, getppid (EACCES), clone3 (ENOSYS), socket(AF_UNIX, SOCK_STREAM), lseek(9, 1, SEEK_SET) (EBADF)
@@ -46,14 +46,15 @@ def policy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def confine(policy_file: Path, probe: Path) -> Callable[[str], list[str]]:
+def confine(policy_file: Path, probe: Path, compile_c: Callable[..., Path]) -> Callable[[str], list[str]]:
     """The command line, up to the arguments of the probe, that runs it under a format's consumer."""
     made: dict[str, list[str]] = {}
 
     def command(name: str) -> list[str]:
         if name not in made:
-            file = policy_file.with_suffix(f".{name}")
-            made[name] = [*_command(name, exported(name, policy_file, file)), str(probe)]
+            file = exported(name, policy_file, policy_file.with_suffix(f".{name}"))
+            loader = [str(compile_c(file, "-O2"))] if name == "c" else _command(name, file)
+            made[name] = [*loader, str(probe)]
         return made[name]
 
     return command
@@ -69,18 +70,16 @@ def exported(name: str, policy: Path, file: Path) -> Path:
 def _command(name: str, file: Path) -> list[str]:
     match name:
         case "bwrap":
+            require("bubblewrap")
             shell = 'exec bwrap --ro-bind / / --dev /dev --seccomp 9 "$@" 9<' + str(file)
             return ["sh", "-c", shell, "sh"]
-        case "c":
-            loader = file.with_name("confine")
-            subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-O2", "-o", loader, file], check=True, timeout=60)
-            return [str(loader)]
         case "kafel":
             spaces = ["user", "net", "ns", "pid", "ipc", "uts", "cgroup"]
             jail = [f"--disable_clone_new{space}" for space in spaces[os.geteuid() != 0 :]]
             nsjail = Path(sys.executable).parent / "nsjail"
             return [str(nsjail), "-Q", "-Mo", "--chroot", "/", "--disable_proc", *jail, "--seccomp_policy", str(file), "--"]
         case "firejail":
+            require("firejail")
             profile = shutil.copy(file, file.with_suffix(".profile"))
             return ["firejail", "--quiet", f"--profile={profile}"]
     raise AssertionError(name)
@@ -146,12 +145,12 @@ def test_the_loader_says_why_a_program_was_not_run(confine: Callable[[str], list
     assert run([loader, "/"]).returncode == 126
 
 
-def test_the_c_source_can_be_part_of_another_program(confine: Callable[[str], list[str]], tmp_path: Path) -> None:
-    source = Path(confine("c")[0]).parent / "probe.c"
+def test_the_c_source_can_be_part_of_another_program(
+    policy_file: Path, compile_c: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = exported("c", policy_file, tmp_path / "probe.c")
     (tmp_path / "own.c").write_text(f'#define FILTER_ONLY\n#include "{source}"\nint main(void) {{ return arm(); }}\n')
-    command = ["gcc", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "own", tmp_path / "own.c"]
-    subprocess.run(command, check=True, timeout=60)
-    assert run([str(tmp_path / "own")]).returncode == 0
+    assert run([str(compile_c(tmp_path / "own.c"))]).returncode == 0
 
 
 @pytest.fixture

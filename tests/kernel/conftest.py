@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,42 +14,10 @@ LEARN = (sys.executable, "-m", "callfence", "learn")
 ENFORCE = (sys.executable, "-m", "callfence", "enforce")
 
 
-def show_to_all(folder):
-    """Let other users into one of pytest's folders."""
-    for one in (folder, *folder.parents):
-        if one.stat().st_mode & 0o005 == 0o005:
-            return
-        one.chmod(0o755)
-
-
-@pytest.fixture
-def shown_path(tmp_path):
-    """Like tmp_path, and other users may look into it."""
-    show_to_all(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="session")
-def program(tmp_path_factory):
+def program(compile_c):
     """program("tasks", "-m32") -> the path of programs/tasks.c, compiled with those flags."""
-    if shutil.which("gcc") is None:
-        pytest.skip("needs gcc")
-    folder = tmp_path_factory.mktemp("programs")
-    show_to_all(folder)  # some tests run them as another user
-    done = {}
-
-    def built(name, *flags):
-        if (name, flags) not in done:
-            target = folder / f"{name}{''.join(flags)}"
-            command = ["gcc", "-O1", "-Wall", "-Wextra", "-pthread", *flags, "-o", target, PROGRAMS / f"{name}.c"]
-            found = subprocess.run(command, capture_output=True, text=True, check=False)
-            if found.returncode and "-m32" in flags:
-                pytest.skip("needs gcc-multilib")
-            assert found.returncode == 0, found.stderr
-            done[name, flags] = target
-        return done[name, flags]
-
-    return built
+    return lambda name, *flags: compile_c(PROGRAMS / f"{name}.c", "-pthread", "-Wno-clobbered", *flags)
 
 
 class Learned:

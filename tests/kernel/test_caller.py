@@ -11,10 +11,10 @@ import sys
 import time
 
 import pytest
+from needed import needs, needs_root
 
 LEARN = (sys.executable, "-m", "callfence", "learn")
 SIGNALS = ("TERM", "KILL", "SEGV", "ABRT", "HUP", "PIPE", "USR1", "TRAP", "SYS", "XCPU", "INT", "QUIT", "ALRM", "RTMIN+2")
-root = pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 
 
 def shell(command, *learn_options):
@@ -120,7 +120,7 @@ def test_a_child_from_before_the_execve_is_not_waited_for(plain, tmp_path):
     assert time.monotonic() - before < 10
 
 
-@root
+@needs_root
 @pytest.mark.parametrize("options", [("--pid", "--fork"), ("--pid", "--fork", "--mount-proc")])
 def test_pid_1_of_a_namespace(learn, options):
     inner = "test $PPID = 1; echo $?; (exit 3) & wait $!; kill -9 $$"
@@ -138,7 +138,7 @@ def test_learn_under_learn_says_why_it_cannot(learn, tmp_path):
     assert any("ptrace" in gap for gap in learned.gaps())
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@needs("strace")
 def test_strace_and_learn(learn, tmp_path):
     inside = learn("strace", "-o", tmp_path / "trace", "true")
     assert inside.done.returncode == 1
@@ -166,7 +166,7 @@ def test_odd_names(program, plain, tmp_path, name):
     assert os.path.exists(target + b".policy")
 
 
-@root
+@needs_root
 def test_an_unreadable_program_as_another_user(program, learn, shown_path):
     shown_path.chmod(0o777)
     target = shown_path / "unreadable"
@@ -178,7 +178,7 @@ def test_an_unreadable_program_as_another_user(program, learn, shown_path):
     assert learn(target, "odd_numbers", under=other).done.returncode == 0
 
 
-@root
+@needs_root
 def test_a_set_user_id_program_runs_unprivileged_and_the_recording_says_so_once(program, learn, shown_path):
     target = shown_path / "set-user-id"
     shutil.copy(program("inside"), target)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
+from needed import needs
 
-pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+pytestmark = needs("strace")
 
 LEARN = (sys.executable, "-m", "callfence", "learn", "-q")
 STEP = int(os.environ.get("CALLFENCE_FAULT_STEP", "23"))
@@ -74,10 +74,10 @@ int prctl(int option, ...) { if (option == 22) { errno = %s; return -1; } return
 
 
 @pytest.mark.parametrize(("error", "text"), [("EINVAL", "Invalid argument"), ("ENOMEM", "Cannot allocate memory")])
-def test_the_filter_cannot_be_installed(tmp_path, error, text):
+def test_the_filter_cannot_be_installed(tmp_path, compile_c, error, text):
     (tmp_path / "library.c").write_text(LIBRARY % error)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-w", "-o", tmp_path / "library.so", tmp_path / "library.c"], check=True)
-    environment = os.environ | {"LD_PRELOAD": str(tmp_path / "library.so")}
+    library = compile_c(tmp_path / "library.c", "-shared", "-fPIC", "-w")
+    environment = os.environ | {"LD_PRELOAD": str(library)}
     command = [*LEARN, "-o", tmp_path / "f.policy", "true"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=30, check=False)
     assert done.returncode == 125

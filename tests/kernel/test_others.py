@@ -12,14 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from needed import needs, needs_root
 
 LEARN = (sys.executable, "-m", "callfence", "learn", "-q")
 SOAK = Path(__file__).parents[2] / "tools/soak.py"
-
-
-def needs(*programs):
-    missing = [program for program in programs if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None]
-    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
 
 @needs("gdb")
@@ -29,6 +25,7 @@ def test_gdb_fails_as_under_any_tracer_and_learn_says_so(program, learn):
     assert learned.policy.exists()
 
 
+@needs("gcc", "libc6-dev")
 def test_leak_sanitizer_fails_and_learn_says_so(tmp_path, plain, learn):
     (tmp_path / "leak.c").write_text("#include <stdlib.h>\nint main(void) { return !malloc(7); }\n")
     built = plain("gcc", "-fsanitize=leak", "-o", "leak", "leak.c")
@@ -38,7 +35,7 @@ def test_leak_sanitizer_fails_and_learn_says_so(tmp_path, plain, learn):
     assert any("leak uses ptrace" in gap for gap in learned.gaps())
 
 
-@needs("bwrap")
+@needs("bubblewrap")
 def test_bubblewrap(plain, learn):
     command = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-pid", "--die-with-parent")
     if plain(*command, "true").returncode:
@@ -50,8 +47,8 @@ def test_bubblewrap(plain, learn):
         assert any("--allow-opaque openat2" in gap for gap in learn(*command, "true").gaps())
 
 
-@needs("sshd", "ssh", "ssh-keygen")
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+@needs("openssh-server", "openssh-client")
+@needs_root
 def test_sshd_whose_session_has_a_filter_of_its_own(tmp_path):
     os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
     for name in ("host", "user"):
@@ -82,6 +79,7 @@ def test_sshd_whose_session_has_a_filter_of_its_own(tmp_path):
     assert (tmp_path / "sshd.policy").exists()
 
 
+@needs("gcc", "libc6-dev")
 def test_a_short_soak():
     done = subprocess.run([sys.executable, SOAK, "5", "--seed", "1"], capture_output=True, text=True, check=False, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr

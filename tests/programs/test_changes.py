@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from needed import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,13 +74,6 @@ def file_name(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def built(source: str, build: Build, folder: Path) -> Path:
-    program = folder / Path(source).stem
-    flags = ["-O1", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run([build.compiler, *flags, "-o", program, HERE / source, *build.flags], check=True, timeout=60)
-    return program
-
-
 def diff(commands: Commands, folder: Path) -> Diffs:
     shown = []
     for form in ("text", "md"):
@@ -90,9 +83,11 @@ def diff(commands: Commands, folder: Path) -> Diffs:
     return shown[0], shown[1]
 
 
-def of_c_program(change: Change, commands: Commands, folder: Path) -> Diffs:
+def of_c_program(change: Change, compile_c: Callable[..., Path], commands: Commands, folder: Path) -> Diffs:
     for policy, build in (("old", Build()), ("new", change.after)):
-        program = built(change.source, build, folder)
+        if build.flags == JEMALLOC:
+            require("libjemalloc2")
+        program = compile_c(HERE / change.source, *build.flags, compiler=build.compiler)
         ran = commands.learn(folder / f"{policy}.policy", [program], folder, *build.learn)
         assert ran.returncode == 0, ran.stderr.decode()
     return diff(commands, folder)
@@ -132,14 +127,19 @@ def of_implant(commands: Commands, folder: Path) -> Diffs:
 
 
 @pytest.fixture(scope="module")
-def learned(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Diffs]:
+def learned(
+    commands: Commands, compile_c: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Diffs]:
     """`learned(name)` -> the diffs of a change, made once."""
     done: dict[str, Diffs] = {}
 
     def of(name: str) -> Diffs:
         if name not in done:
             folder = tmp_path_factory.mktemp("change")
-            done[name] = of_implant(commands, folder) if name == IMPLANT else of_c_program(CHANGES[name], commands, folder)
+            if name == IMPLANT:
+                done[name] = of_implant(commands, folder)
+            else:
+                done[name] = of_c_program(CHANGES[name], compile_c, commands, folder)
         return done[name]
 
     return of
@@ -189,6 +189,7 @@ def test_golden(
 
 def versions(commands: Commands, folder: Path) -> str:
     """What may make other calls in its next version; a line each."""
+    require("gcc", "musl-tools", "libjemalloc2")
     questions = {
         "": ["getconf", "GNU_LIBC_VERSION"],
         "Python ": ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from policygen.language.document import parse_file
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
 
     from conftest import Commands, Enforced
@@ -26,11 +26,12 @@ COMMANDS = Path(sys.executable).parent
 SOURCES = Path(__file__).parent / "portable"
 PROGRAMS = sorted(source.stem for source in SOURCES.glob("*.c"))
 LIBRARIES = {
-    "glibc": ["cc"],
-    "static glibc": ["cc", "-static"],
-    "musl": ["musl-gcc"],
-    "static musl": ["musl-gcc", "-static"],
+    "glibc": ("cc", ()),
+    "static glibc": ("cc", ("-static",)),
+    "musl": ("musl-gcc", ()),
+    "static musl": ("musl-gcc", ("-static",)),
 }
+"""The compiler and its flags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +44,12 @@ class Crossed:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """`built(program, library)` -> the executable, built once a session."""
-    if shutil.which("musl-gcc") is None:
-        pytest.skip("musl-gcc is not installed (Debian: musl-tools)")
-    folder = tmp_path_factory.mktemp("portable")
+def built(compile_c: Callable[..., Path]) -> Callable[[str, str], Path]:
+    """`built(program, library)` -> the executable."""
 
     def build(program: str, library: str) -> Path:
-        target = folder / library / program
-        if not target.exists():
-            target.parent.mkdir(exist_ok=True)
-            flags = ["-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]
-            subprocess.run([*LIBRARIES[library], *flags, "-o", target, SOURCES / f"{program}.c"], check=True, timeout=60)
-        return target
+        compiler, flags = LIBRARIES[library]
+        return compile_c(SOURCES / f"{program}.c", "-pthread", *flags, compiler=compiler)
 
     return build
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from needed import require
 
 from policygen.formats import FormatOptions
 from policygen.formats.containers import oci
@@ -65,6 +66,8 @@ class Program:
     """The command; $URL in the environment is a server on the loopback."""
     setup: str = ""
     """Shell commands that make the input, run plainly."""
+    packages: tuple[str, ...] = ()
+    """What .ci/packages must have installed."""
     normalise: Normalise = same
     """Applied to what is printed and to the files."""
     ignored: tuple[str, ...] = ()
@@ -85,6 +88,7 @@ PROGRAMS = (
             "git -C copy log --oneline"
         ),
         ignored=("*/.git/index",),  # holds inode numbers and times
+        packages=("git",),
     ),
     Program(
         "sqlite3",
@@ -100,6 +104,7 @@ PROGRAMS = (
             VACUUM;
             SELECT count(*) FROM note;
 SQL""",
+        packages=("sqlite3",),
     ),
     Program(
         "python3",
@@ -117,7 +122,9 @@ SQL""",
             "print(subprocess.run(['tr', 'a-z', 'A-Z'], input=b'child', capture_output=True).stdout)",
         ),
     ),
-    Program("curl", shell('curl -sS -o page -w "%{http_code} %{size_download}\\n" "$URL/page" && cat page')),
+    Program(
+        "curl", shell('curl -sS -o page -w "%{http_code} %{size_download}\\n" "$URL/page" && cat page'), packages=("curl",)
+    ),
     Program(
         "tar",
         ("tar", "czf", "archive.tar.gz", "tree"),
@@ -128,6 +135,7 @@ SQL""",
         "gcc",
         shell("gcc -O2 -o hello hello.c && ./hello"),
         setup="printf '#include <stdio.h>\\nint main(void) { puts(\"compiled\"); return 0; }\\n' >hello.c",
+        packages=("gcc", "libc6-dev"),
     ),
     Program(
         "openssl",
@@ -136,6 +144,7 @@ SQL""",
             "seq 1000 >input && openssl dgst -sha256 input"
         ),
         normalise=shape,
+        packages=("openssl",),
     ),
     Program(
         "make -j2",
@@ -152,6 +161,7 @@ SQL""",
         "jq",
         ("jq", "-c", "map(select(.n % 2 == 0)) | {count: length, sum: map(.n) | add}", "numbers.json"),
         setup="""seq 500 | sed 's/.*/{"n": &},/; 1s/^/[/; $s/,$/]/' >numbers.json""",
+        packages=("jq",),
     ),
     Program("find | xargs | sort", shell("find /usr/share/common-licenses -type f -print0 | xargs -0 wc -l | sort -n")),
     Program(
@@ -169,9 +179,19 @@ SQL""",
         ("busybox", "sh", "-c", "busybox seq 20 | busybox awk '{s += $1} END {print s}'; busybox ls -l /usr/share/perl5"
          " | busybox md5sum; busybox gzip -c input | busybox gunzip | busybox wc"),
         setup="seq 3000 >input",
+        packages=("busybox-static",),
     ),
-    Program("strings, objdump", shell("strings /usr/bin/true | md5sum; objdump -d /usr/bin/true | md5sum")),
-    Program("ssh-keygen", shell("ssh-keygen -q -t ed25519 -N '' -C me -f key && cat key.pub"), normalise=shape),
+    Program(
+        "strings, objdump",
+        shell("strings /usr/bin/true | md5sum; objdump -d /usr/bin/true | md5sum"),
+        packages=("binutils",),
+    ),
+    Program(
+        "ssh-keygen",
+        shell("ssh-keygen -q -t ed25519 -N '' -C me -f key && cat key.pub"),
+        normalise=shape,
+        packages=("openssh-client",),
+    ),
 )
 
 
@@ -186,6 +206,8 @@ class Service:
     """Shell commands; what they print is compared, standard error is not."""
     stop: str
     """Shell commands that ask it to end; it must then exit by itself."""
+    packages: tuple[str, ...]
+    """What .ci/packages must have installed."""
     setup: str = ""
 
 
@@ -197,6 +219,7 @@ SERVICES = (
         "redis-cli -p {port} set key value && redis-cli -p {port} get key && redis-cli -p {port} llen mylist && "
         "redis-cli -p {port} bgsave >&2 && sleep 0.3 && redis-cli -p {port} lastsave >&2",
         stop="redis-cli -p {port} shutdown nosave",
+        packages=("redis-server", "redis-tools"),
     ),
     Service(
         "nginx",
@@ -225,6 +248,7 @@ CONF""",
         "curl -sS http://127.0.0.1:{port}/hello http://127.0.0.1:{port}/GPL-2 | md5sum && "
         "curl -sS -o none -w '%{{http_code}}\\n' http://127.0.0.1:{port}/missing",
         stop="kill -QUIT $(cat nginx.pid)",
+        packages=("nginx", "wrk", "curl"),
     ),
 )
 
@@ -284,6 +308,7 @@ def corpus(request: pytest.FixtureRequest) -> Iterator[Callable[[str, bytes, boo
 def test_program(
     program: Program, url: str, commands: Commands, corpus: Callable[..., None], tmp_path: Path
 ) -> None:
+    require(*program.packages)
     environment = {**commands.environment, **GIT, "URL": url}
     folder, policy, log = tmp_path / "work", tmp_path / "program.policy", tmp_path / "log"
 
@@ -315,6 +340,7 @@ def test_program(
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_service(service: Service, commands: Commands, corpus: Callable[..., None], tmp_path: Path) -> None:
+    require(*service.packages)
     folder, policy, log = tmp_path / "work", tmp_path / "service.policy", tmp_path / "log"
     port = free_port()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from needed import require
 
 from policygen.evaluate import evaluate
 from policygen.language.document import parse_file
@@ -44,6 +45,7 @@ class Learned:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    require("gcc", "libc6-dev", "make")
     folder = tmp_path_factory.mktemp("samples")
     subprocess.run(["make", "--silent", "-C", SAMPLES, f"BUILD={folder}"], check=True, timeout=60)
     return folder

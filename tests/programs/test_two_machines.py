@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from needed import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +58,7 @@ MACHINES = {
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The samples, in a folder that everybody may read."""
+    require("gcc", "libc6-dev", "make")
     folder = tmp_path_factory.mktemp("samples")
     subprocess.run(["make", "--silent", "-C", SAMPLES, f"BUILD={folder}"], check=True, timeout=60)
     for name in ("notes.py", "pipeline.sh"):

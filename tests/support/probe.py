@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import struct
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 from policygen.model import Action, ActionKind
 from tracer.abi import Arch, Event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 _ALLOW = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
 
@@ -33,14 +30,10 @@ class Outcome:
     signal: int
 
 
+@dataclass(frozen=True, slots=True)
 class Probe:
-    def __init__(self, folder: Path) -> None:
-        compiler = shutil.which("gcc")
-        if compiler is None:
-            pytest.skip("needs gcc for the program that is confined")
-        self.path = folder / "probe"
-        source = Path(__file__).with_name("probe.c")
-        subprocess.run([compiler, "-O1", "-mno-red-zone", "-o", self.path, source], check=True)
+    path: Path
+    """probe.c, compiled."""
 
     def run(self, jobs: Sequence[tuple[bytes, Sequence[Event]]]) -> list[list[Outcome]]:
         """The outcomes of making each call under its filter, whose i386 calls are made with `int 0x80`."""

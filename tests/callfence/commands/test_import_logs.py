@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from needed import require
 
 from policygen.recording import recording_file
 
@@ -37,6 +38,7 @@ PROGRAMS = {
 
 def run(folder: Path, *words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+    require(*(["strace"] if words[0] == "strace" else []), *(["sqlite3"] if "sqlite3" in words else []))
     ran = subprocess.run([*words], cwd=folder, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert ran.returncode == status, ran.stderr
     return ran

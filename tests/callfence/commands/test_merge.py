@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from needed import require
 
 from policygen.language.document import parse
 from policygen.recording import recording_file
@@ -50,6 +51,7 @@ def git(folder: Path, *arguments: str, check: bool = True) -> subprocess.Complet
         "GIT_CONFIG_NOSYSTEM": "1",
         **{f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
     }
+    require("git")
     command = ["git", *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=check

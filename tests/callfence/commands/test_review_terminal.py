@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from needed import needs
 from terminal import Terminal
 
 if TYPE_CHECKING:
@@ -215,6 +216,7 @@ def test_without_a_terminal(folder: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "app.policy: nothing to review: it allows no more than old.policy does\n")
 
 
+@needs("git")
 def test_the_committed_version(folder: Path) -> None:
     assert "no revision of a git repository here" in run(folder, "app.policy").stderr
     git = ["git", "-c", "user.name=x", "-c", "user.email=x"]

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from needed import needs
 
 from tracer.abi import Arch, table
 
@@ -147,6 +148,7 @@ def test_what_no_entry_names(tmp_path: Path) -> None:
     assert {line.rpartition("[")[2] for line in lines[1:3]} == {"default-allow]", "unknown-allow]"}
 
 
+@needs("git")
 def test_between_revisions(tmp_path: Path) -> None:
     def git(*arguments: str) -> None:
         identity = ("-c", "user.name=x", "-c", "user.email=x", "-c", "init.defaultBranch=main")
@@ -170,6 +172,7 @@ def test_between_revisions(tmp_path: Path) -> None:
     assert (done.returncode, "nowhere is no revision" in done.stderr) == (2, True)
 
 
+@needs("git")
 def test_a_file_that_a_revision_does_not_have(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True, timeout=60)
     identity = ("-c", "user.name=x", "-c", "user.email=x")

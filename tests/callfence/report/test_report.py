@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
+from needed import require
 
 from policygen.recording import recording_file
 from policygen.recording.fold import Folder
@@ -133,9 +134,9 @@ def test_a_real_policy_in_a_browser(learned: Path, tmp_path: Path) -> None:
     assert page.tags["svg"] == 2 and page.tags["details"] > 30
     assert "rule-x86_64-socket" in page.ids
 
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs chromium")
+    require("chromium")
+    browser = shutil.which("chromium")
+    assert browser is not None
     picture = tmp_path / "page.png"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
     output = [f"--screenshot={picture}", "--window-size=800,600", "--dump-dom"]

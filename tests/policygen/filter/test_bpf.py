@@ -10,7 +10,6 @@ import pytest
 from calls import event
 from examples import EXAMPLES
 from filters import random_program
-from probe import Probe
 
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
@@ -18,16 +17,10 @@ from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind
 from tracer.abi import Event
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from probe import Probe
 
 ALLOWED = Instruction(bpf.RET | bpf.K, k=0x7FFF0000)
 GETPPID = 110  # takes no argument: all six registers are the filter's alone
-
-
-@pytest.fixture(scope="module")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
-    folder: Path = tmp_path_factory.mktemp("probe")
-    return Probe(folder)
 
 
 REFUSED = [

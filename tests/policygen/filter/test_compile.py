@@ -14,7 +14,6 @@ import strategies
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
-from probe import Probe
 
 from policygen.evaluate import evaluate
 from policygen.filter import bpf, library, libseccomp
@@ -41,7 +40,8 @@ from policygen.model import (
 from tracer.abi import X32_BIT, Arch, Event, table
 
 if TYPE_CHECKING:
-    from pathlib import Path
+
+    from probe import Probe
 
     from policygen.filter.bpf import Instruction
 
@@ -49,12 +49,6 @@ X86_64, I386 = Arch.X86_64, Arch.I386
 NOTIFY, LOG, TRAP = (Action(kind) for kind in (ActionKind.NOTIFY, ActionKind.LOG, ActionKind.TRAP))
 EXDEV = Action(ActionKind.ERRNO, 18)
 FULL = (1 << 64) - 1
-
-
-@pytest.fixture(scope="module")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
-    folder: Path = tmp_path_factory.mktemp("probe")
-    return Probe(folder)
 
 
 def event(arch: Arch, number: int, *arguments: int) -> Event:

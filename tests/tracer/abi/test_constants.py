@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from needed import require
 
 from tracer.abi import constants
 from tracer.abi.model import Arch
@@ -35,8 +36,7 @@ def read(text: str, family: constants.Family) -> int:
 
 def test_the_table_is_what_the_headers_say() -> None:
     version = Path("/usr/include/linux/version.h")
-    if not version.exists():
-        pytest.skip("linux-libc-dev is not installed")
+    require("linux-libc-dev", "gcc")
     major, minor = re.findall(r"_(?:MAJOR|PATCHLEVEL) (\d+)", version.read_text())
     if f"of Linux {major}.{minor} " not in TABLE.read_text():
         pytest.skip(f"the table was generated from other headers than those of {major}.{minor}")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from needed import require
 
 ROOT = Path(__file__).resolve().parents[3]
 TRACEFS = Path("/sys/kernel/tracing/events/syscalls")
@@ -22,8 +23,9 @@ def run(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The generator with its inputs and outputs, to be spoilt."""
-    if os.geteuid() or not TRACEFS.is_dir() or not Path("/usr/include/aarch64-linux-gnu/asm/unistd_64.h").exists():
-        pytest.skip("needs root, tracefs at /sys/kernel/tracing, and linux-libc-dev")
+    require("linux-libc-dev", "gcc")
+    if os.geteuid() or not TRACEFS.is_dir():
+        pytest.skip("needs root, and tracefs at /sys/kernel/tracing")
     shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "tracer").mkdir()
     shutil.copytree(ROOT / "tracer/abi", tmp_path / "tracer/abi", ignore=shutil.ignore_patterns("__pycache__"))

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from needed import require
 
 from tracer.abi import Arch, Argument, Kind, constants, table
 
@@ -45,8 +46,7 @@ def argument(arch: Arch, call: str, name: str, *registers: int) -> Argument:
 @pytest.mark.parametrize("arch", Arch)
 def test_every_number_of_the_headers_has_a_row(arch: Arch) -> None:
     path = Path(HEADERS[arch])
-    if not path.exists():
-        pytest.skip(f"{path} is not installed (linux-libc-dev)")
+    require("linux-libc-dev")
     found = {
         name: int(number)
         for name, number in re.findall(r"^#define __NR_(\w+) (\d+)$", path.read_text(), re.MULTILINE)
