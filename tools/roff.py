@@ -1,16 +1,19 @@
-"""Text and a little Markdown in the language of manual pages (groff_man(7))."""
+"""Text and Markdown in the language of manual pages (groff_man(7))."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_INLINE = re.compile(
-    r"\*\*(?P<bold>.+?)\*\*|``? ?(?P<code>.+?) ?``?(?!`)|(?<!\w)\*(?P<italic>\w[\w ]*)\*|\[(?P<link>[^]]+)\]\([^)]+\)"
-)
+_MARKDOWN: Final = MarkdownIt("commonmark", {"html": False}).enable("table")
+_PLAIN: Final = MarkdownIt("zero").enable("backticks")
+"""For help texts: `*.policy` is no emphasis there."""
 _SPECIAL = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti", '"': "\\(dq"}
 
 
@@ -32,18 +35,22 @@ def line(text: str) -> str:
     return f"\\&{text}" if text.startswith((".", "'", "\\(aq")) else text
 
 
-def inline(text: str) -> str:
-    """Markdown within a paragraph: code is bold, too; of a link, its text."""
-    made, end = [], 0
-    for match in _INLINE.finditer(text):
-        made.append(escape(text[end : match.start()].replace("\\|", "|")))
-        if match["bold"] or match["code"]:
-            made.append(bold((match["code"] or match["bold"].replace("`", "")).replace("\\|", "|")))
-        else:
-            made.append(italic(match["italic"]) if match["italic"] else escape(match["link"]))
-        end = match.end()
-    made.append(escape(text[end:].replace("\\|", "|")))
-    return "".join(made)
+def inline(text: str, language: MarkdownIt = _PLAIN) -> str:
+    """What stands within a paragraph: code is bold, too; of a link, its text."""
+    return "".join(map(_inline, SyntaxTreeNode(language.parseInline(text))))
+
+
+def _inline(node: SyntaxTreeNode) -> str:
+    match node.type:
+        case "strong":
+            return bold("".join(part.content for part in node.walk() if not part.children))
+        case "em":
+            return italic("".join(part.content for part in node.walk() if not part.children))
+        case "code_inline":
+            return bold(node.content)
+        case "softbreak":
+            return " "
+    return "".join(map(_inline, node.children)) if node.children else escape(node.content)
 
 
 def paragraphs(text: str) -> Iterator[str]:
@@ -61,44 +68,52 @@ def paragraphs(text: str) -> Iterator[str]:
         yield from _filled(run)
 
 
-def _filled(lines: Iterable[str]) -> Iterator[str]:
+def _filled(lines: Iterable[str], language: MarkdownIt = _PLAIN) -> Iterator[str]:
     """A sentence a line, as roff wants it."""
     text = " ".join(one.strip() for one in lines)
     for sentence in re.split(r"(?<=[.:;]) +(?=[A-Z^`*])", text):
         if sentence:
-            yield line(inline(sentence))
+            yield line(inline(sentence, language))
 
 
 def markdown(text: str) -> Iterator[str]:
-    """Headings of two and more `#`, paragraphs, lists, tables, and code that is indented or fenced."""
-    blocks = re.split(r"\n(?:[ \t]*\n)+", re.sub(r"(?m)^```.*$\n?", "", text).strip("\n"))
-    for block in blocks:
-        lines = block.splitlines()
-        if lines[0].startswith("#"):
-            level, _, title = lines[0].partition(" ")
-            yield f"{'.SH' if len(level) < 3 else '.SS'} {inline(title)}".replace("\\fB", "").replace("\\fR", "")
-            lines = lines[1:]
-        if not lines:
-            continue
-        if all(one.startswith("    ") for one in lines):
-            yield from (".PP", ".RS 4", ".nf", *(line(escape(one[4:])) for one in lines), ".fi", ".RE")
-        elif lines[0].startswith("|"):
-            yield from _table(lines)
-        elif re.match(r"(- |\d+\. )", lines[0]):
-            for item in re.split(r"\n(?=- |\d+\. )", "\n".join(lines)):
-                mark, _, rest = item.partition(" ")
-                yield ".IP \\(bu 2" if mark == "-" else f".IP {mark} 4"
-                yield from _filled(rest.splitlines())
-        else:
-            yield ".PP"
-            yield from _filled(lines)
+    """Headings of two and more `#`, paragraphs, lists, tables and code."""
+    for block in SyntaxTreeNode(_MARKDOWN.parse(text)):
+        yield from _block(block)
 
 
-def _table(lines: list[str]) -> Iterator[str]:
-    """Its first column as tags, the second as their text, the others with what stands above them."""
-    heads, _, *rows = ([cell.strip() for cell in re.split(r"(?<!\\)\|", row.strip().strip("|"))] for row in lines)
-    for first, second, *others in rows:
-        yield from (".TP", line(inline(first)), line(inline(second)) or "\\&")
+def _block(node: SyntaxTreeNode) -> Iterator[str]:
+    match node.type:
+        case "heading":
+            title = inline(_source(node), _MARKDOWN).replace("\\fB", "").replace("\\fR", "")
+            yield f"{'.SH' if node.tag == 'h2' else '.SS'} {title}"
+        case "paragraph":
+            yield from (".PP", *_filled(_source(node).splitlines(), _MARKDOWN))
+        case "code_block" | "fence":
+            yield from (".PP", ".RS 4", ".nf", *(line(escape(one)) for one in node.content.splitlines()), ".fi", ".RE")
+        case "bullet_list" | "ordered_list":
+            for item in node.children:
+                yield f".IP {item.info}. 4" if item.info else ".IP \\(bu 2"
+                first, *others = item.children
+                yield from _filled(_source(first).splitlines(), _MARKDOWN)
+                for other in others:
+                    yield from _block(other)
+        case "table":
+            yield from _table([[_source(cell) for cell in row.children] for part in node.children for row in part.children])
+        case _:
+            raise ValueError(f"no manual page shows Markdown's {node.type}")
+
+
+def _source(node: SyntaxTreeNode) -> str:
+    """The Markdown of a block that holds text only."""
+    return node.children[0].content
+
+
+def _table(rows: list[list[str]]) -> Iterator[str]:
+    """Its first column as tags, the second as their text, the others with the head of their column."""
+    heads, *body = rows
+    for first, second, *others in body:
+        yield from (".TP", line(inline(first, _MARKDOWN)), line(inline(second, _MARKDOWN)) or "\\&")
         for head, cell in zip(heads[2:], others, strict=True):
             if cell:
-                yield line(f"({escape(head)}: {inline(cell)})")
+                yield line(f"({escape(head)}: {inline(cell, _MARKDOWN)})")

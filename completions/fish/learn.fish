@@ -62,6 +62,7 @@ complete -c learn -n _shtab_learn_using -s p -l pid -x -d 'attach to a running p
 complete -c learn -n _shtab_learn_using -l check -d 'write nothing: show what is new to the policy, and exit with 1 if anything is'
 complete -c learn -n _shtab_learn_using -l fresh -d 'start over: replace the policy and its recording'
 complete -c learn -n _shtab_learn_using -l names -d 'learn names only, no arguments'
+complete -c learn -n _shtab_learn_using -l exact -d 'allow only what was seen, without what grants nothing beyond it (implied 1)'
 complete -c learn -n _shtab_learn_using -l tight -d 'also constrain descriptors and sizes, where several runs agree on few values'
 complete -c learn -n _shtab_learn_using -l portable -d 'also allow what other C libraries do instead, now and in later merges'
 complete -c learn -n _shtab_learn_using -l within -x -d 'never allow what this policy or container profile (JSON) denies, and report it'
