@@ -13,7 +13,7 @@ from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
 from policygen.filter.lift import lift
 from policygen.filter.symbolic import UnsupportedError
-from policygen.implied.expand import expanded, expansion
+from policygen.implied.expand import expanded, expansion, tidy
 from policygen.language.document import new_document
 from policygen.sets.algebra import TooComplexError
 from tracer.errors import CallfenceError, UserError
@@ -70,7 +70,7 @@ def _implied(name: str) -> int:
 def _policy(name: str, *, instructions: bool, whole: bool) -> int:
     shown = document(name)
     if whole:
-        shown = shown.inlined().with_policy(expanded(shown.policy))
+        shown = shown.inlined().with_policy(tidy(expanded(shown.policy)))
     try:
         sys.stdout.write(bpf.disassemble(compile_policy(shown.policy)) + "\n" if instructions else shown.inlined().text())
     except CallfenceError as error:

@@ -21,7 +21,7 @@ from policygen.filter.libseccomp import LibseccompRule, generate
 from policygen.filter.verify import NOTIFY, reported, verify
 from policygen.implied.expand import expanded
 from policygen.language.naming import format_call
-from policygen.model import KILL, Action, Entry, Policy
+from policygen.model import KILL, Action, Always, Entry, Policy
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, MAX_CUBES, TRUE, TooComplexError
 from tracer.abi import X32_BIT, Arch, table
@@ -138,6 +138,8 @@ def _plan(policy: Policy, arch: Arch, number: int, entry: Entry) -> _Plan:
     if syscall is None:
         raise CompileError(f"{arch} has no system call {number}")
     otherwise = entry.otherwise or policy.default
+    if isinstance(entry.expression, Always):
+        return _Plan(policy.default, entry.action if entry.expression.value else otherwise, ((),))
     space = region.space()
     try:
         holds = region.truth(space, entry.expression, syscall.arguments)

@@ -54,6 +54,19 @@ def expansion(policy: Policy) -> Expanded:
     return made
 
 
+def tidy(policy: Policy) -> Policy:
+    """Return the policy without alternatives that others cover, for people."""
+    entries = {}
+    for arch, section in policy.entries.items():
+        entries[arch] = dict(section)
+        for number, entry in section.items():
+            parts = alternatives(entry.expression)
+            if len(parts) > 1:
+                fewest = minimise(parts, table(arch).by_number[number].arguments)
+                entries[arch][number] = replace(entry, expression=fewest[0] if len(fewest) == 1 else Or(fewest))
+    return replace(policy, entries=entries)
+
+
 def granted(policy: Policy) -> frozenset[str]:
     """The names of the capabilities that the policy's own entries grant, on any of its architectures."""
     return frozenset(
@@ -86,7 +99,7 @@ def _expansion(policy: Policy) -> Expanded:
                 added[arch, row.number] = (*added.get((arch, row.number), ()), row)
         for (of, number), found in added.items():
             if of is arch:
-                section[number] = _entry(arch, number, section.get(number), found)
+                section[number] = _entry(section.get(number), found)
     return Expanded(replace(policy, entries=entries, implied=0), names, added)
 
 
@@ -98,14 +111,15 @@ def _takes(row: Row, old: Entry | None, policy: Policy) -> bool:
     return only_allows and row.entry.action == ALLOW and not policy.default.lets_run
 
 
-def _entry(arch: Arch, number: int, old: Entry | None, added: tuple[Row, ...]) -> Entry:
+def _entry(old: Entry | None, added: tuple[Row, ...]) -> Entry:
+    """Return the entry with the rows.  Alternatives may overlap: what covers what takes longer to find out than it saves."""
     if added[0].entry.action != ALLOW:
         return added[0].entry
-    parts = [part for entry in (old, *(row.entry for row in added)) if entry for part in alternatives(entry.expression)]
-    fewest = tuple(dict.fromkeys(parts))
-    if len(fewest) > 1:
-        fewest = minimise(fewest, table(arch).by_number[number].arguments)
-    return Entry(fewest[0] if len(fewest) == 1 else Or(fewest))
+    entries = (old, *(row.entry for row in added))
+    parts = dict.fromkeys(part for entry in entries if entry for part in alternatives(entry.expression))
+    if Always(True) in parts:
+        return Entry(Always(True))
+    return Entry(Or(tuple(parts)) if len(parts) > 1 else next(iter(parts)))
 
 
 def _grants(policy: Policy, section: Mapping[int, Entry], one: Capability) -> bool:

@@ -95,8 +95,13 @@ class Space:
 
     def equal(self, a: Sequence[int], b: Sequence[int]) -> int:
         """Return the set in which two words of one length are equal."""
+        variable, low, high = self._variable, self._low, self._high
         result = TRUE
         for x, y in zip(reversed(a), reversed(b), strict=True):
+            if y in (FALSE, TRUE) and low[x] == FALSE and high[x] == TRUE and variable[x] < variable[result]:
+                # a variable above all of the result, compared with a constant bit: its node is known
+                result = self._node(variable[x], *((FALSE, result) if y == TRUE else (result, FALSE)))
+                continue
             same = x if y == TRUE else self.invert(x if y == FALSE else self.differ(x, y))
             result = self.choose(same, result, FALSE)
         return result
