@@ -82,6 +82,9 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         ("policy", size_of(policy)),
         ("new", _new(learned)),
     ]
+    if policy.implied and learned.generated.implied:
+        kinds = plural(learned.generated.implied, "kind")
+        rows.append(("implied", f"{kinds} of call that grant nothing beyond it (callfence show --implied)"))
     if learned.generated.widenings:
         widened = plural(sum(learned.generated.widenings.values()), "observation")
         places = plural(len(learned.generated.widenings), "place")

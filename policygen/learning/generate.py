@@ -68,7 +68,7 @@ class Generated:
     gaps: tuple[str, ...]
     """What was seen and no policy can allow."""
     implied: int = 0
-    """How many observations the existing policy, or its implied set, allows."""
+    """How many observations are allowed already: by the existing policy, or by the implied set."""
 
 
 def generate(
