@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from callfence.enforcing import filters as policy_files
-from callfence.shared.files import policy_path
 from enforcer import kernel
 from enforcer.arming import seized
 from enforcer.errors import EnforceError
@@ -59,15 +58,15 @@ def confine(policy: str | os.PathLike[str] | None = None) -> None:
     The kernel alone answers: a call that the policy does not allow meets its default action, and nothing is printed.  Run
     the program under `enforce` instead to have it explained.
 
-    EnforceError, which says why, or OSError if the kernel refuses: nothing has changed then, but that no_new_privs may be
+    UserError, which says why, or OSError if the kernel refuses: nothing has changed then, but that no_new_privs may be
     set.
     """
     if policy is None:
         script = sys.argv[0] if sys.argv else ""
         if script in ("", "-", "-c", "-m"):
             raise EnforceError("there is no script whose name the policy could have: name it, confine('NAME.policy')")
-        policy = policy_path(script)
-    _confine_threads(policy_files.compiled(os.path.normpath(policy), "silent").filter)
+        policy = policy_files.found(script)
+    _confine_threads(policy_files.compiled(os.fspath(policy), "silent", policy_files.trusting({})).filter)
 
 
 def _confine_threads(program: bytes) -> None:

@@ -52,7 +52,7 @@ class PolicyError(UserError):
         text, column = _excerpt(self.source_line, self.column - 1)
         carets = "^" * max(1, min(self.length, len(text) - column))
         lines = [f"{self.filename}:{self.line}:{self.column}: {self.message}"]
-        if self.source_line.strip():
+        if self.source_line.strip() and not self.chain:  # an include may lead to a file that the reader should not see
             lines += [f"  {text}", f"  {' ' * column}{carets}"]
         if self.hint:
             lines.append(f"  {self.hint}")

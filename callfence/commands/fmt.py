@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from callfence.shared.inputs import content, message, tell
-from policygen.language.document import parse, read_text
+from policygen.language.document import included, parse, read_text
 from policygen.language.lexer import decode
 from policygen.recording import atomic
 from tracer.errors import CallfenceError
@@ -38,12 +38,12 @@ def _format(name: str, *, check: bool) -> int:
     """0 or 1.  Raises PolicyError, OSError."""
     if name == "-":
         before = decode(content(name), "<stdin>")
-        after = parse(before, "<stdin>", read=read_text).text()
+        after = parse(before, "<stdin>", read=included("<stdin>")).text()
         if not check:
             sys.stdout.write(after)
     else:
         before = read_text(name)
-        after = parse(before, name, read=read_text).text()
+        after = parse(before, name, read=included(name)).text()
         if not check and after != before:
             atomic.write(Path(name), after.encode())
     if check and after != before:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.shared.inputs import judged, tell
-from policygen.language.document import Document, PolicyError, parse, read_text
+from policygen.language.document import Document, PolicyError, included, parse, read_text
 from policygen.language.lexer import decode
 from policygen.merging.markers import with_markers
 from policygen.merging.threeway import merge_documents
@@ -77,7 +77,7 @@ def _policy(file: Path) -> Document:
     text = read_text(str(file))
     if recording_file.is_recording(text.encode()):
         raise UserError(f"{file} is a recording: recordings are merged into a recording, with -o NAME.rec")
-    return parse(text, str(file), read=read_text).inlined()
+    return parse(text, str(file), read=included(str(file))).inlined()
 
 
 def _files(given: Path, suffix: str) -> Iterator[Path]:
@@ -114,7 +114,7 @@ def _parsed(content: bytes, name: Path, path: Path) -> Document:
     """The version parsed as if it were the file itself, for its includes; errors name the version."""
     text = decode(content, str(path))
     try:
-        return parse(text, str(name), read=read_text)
+        return parse(text, str(name), read=included(str(name)))
     except PolicyError as error:
         if error.filename == str(name):
             error.filename = f"{name} ({path.name})"

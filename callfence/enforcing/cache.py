@@ -118,7 +118,7 @@ def _name(path: str, variant: str) -> str:
 
     A collision costs a compilation.
     """
-    whole = os.fsencode(f"{variant}\0{os.path.abspath(path)}")
+    whole = os.fsencode(f"{variant}\0{path if path.startswith('/') else os.getcwd() + '/' + path}")
     return f"{crc32(whole):08x}.filter"
 
 

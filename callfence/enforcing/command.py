@@ -119,15 +119,18 @@ def main(arguments: list[str] | None = None) -> int:
 def _enforce(options: EnforceOptions, environment: Sequence[bytes], stderr: int) -> NoReturn:
     name = options.argv[0]
     path = program.locate(os.fsencode(name), environment)  # what is mistyped has no policy either
-    files = options.policies or [_default_policy(name)]
-    files = [os.path.normpath(file) for file in files]
-    compiled = [filters.compiled(file, "silent" if options.quiet else "report") for file in files]
+    files = options.policies or [filters.found(name)]
+    strangers: dict[str, int] = {}
+    check = filters.trusting(strangers)
+    compiled = [filters.compiled(file, "silent" if options.quiet else "report", check) for file in files]
     is_quiet = options.quiet
     if not (is_quiet or options.audit) and any(one.expects_listener for one in compiled):
         # A chain of filters has one listener (seccomp(2), EBUSY): it is the program's.
-        compiled = [filters.compiled(file, "silent") for file in files]
+        compiled = [filters.compiled(file, "silent", check) for file in files]
         is_quiet = True
         _say(f"enforce: {name} may listen to a filter of its own, so violations are not reported (--quiet-kernel)", stderr)
+    for file, owner in strangers.items():
+        _say(f"enforce: {file} belongs to user {owner}, who can change what it allows", stderr)
     reporter = None
     if not is_quiet:
         log = _open_log(options.log) if options.log else stderr
@@ -192,10 +195,6 @@ def _set(options: EnforceOptions, name: str, value: str) -> None:
         options.arm = value
     else:
         raise EnforceError(f"--arm {value}: must be now, exec or entry")
-
-
-def _default_policy(name: str) -> str:
-    return f"{os.path.basename(name.rstrip('/')) or 'program'}.policy"
 
 
 def _policies(compiled: Sequence[Compiled]) -> list[tuple[str, Policy]]:

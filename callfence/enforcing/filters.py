@@ -5,8 +5,12 @@ On the way to every start of `enforce`: what compiles is imported only where som
 
 from __future__ import annotations
 
+import os
+import stat
+
 from callfence.enforcing import cache
 from enforcer.errors import EnforceError
+from policygen import reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,20 +18,21 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from policygen.language.document import Document
+    from policygen.reading import Check
 
     Variant = Literal["report", "silent", "warm"]
 
 
-def compiled(path: str, variant: Variant) -> cache.Compiled:
+def compiled(path: str, variant: Variant, check: Check | None = None) -> cache.Compiled:
     """`report`: a supervisor is asked about what falls to the default.  `silent`: the kernel alone answers.  `warm`: for
     recording, what the policy allows runs and everything else stops (`policygen.learning.warm`).
 
-    Raises EnforceError, with the position for a mistake in the policy.
+    `check` judges each file that is read.  Raises EnforceError, PolicyError for a mistake in the policy, and what `check` does.
     """
-    if known := cache.load(path, variant, _read):
+    if known := cache.load(path, variant, lambda name: reading.read(name, check=check)):
         return known
     try:
-        source = [(path, _read(path))]
+        source = [(path, reading.read(path, check=check))]
     except OSError as error:
         hint = "; `learn` writes one, -p names another" if isinstance(error, FileNotFoundError) else ""
         raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
@@ -36,8 +41,10 @@ def compiled(path: str, variant: Variant) -> cache.Compiled:
     from policygen.filter.listener import expects_listener
     from tracer.errors import CallfenceError
 
+    include = reading.below(path, check)
+
     def read(name: str) -> bytes:
-        source.append((name, _read(name)))
+        source.append((name, include(name)))
         return source[-1][1]
 
     is_settled = False
@@ -79,11 +86,31 @@ def document(made: cache.Compiled) -> Document:
 def is_current(made: cache.Compiled) -> bool:
     """Whether those texts are still what the files hold."""
     try:
-        return all(_read(name) == text for name, text in made.sources)
+        return all(reading.read(name) == text for name, text in made.sources)
     except OSError:
         return False
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+def found(name: str) -> str:
+    """NAME.policy of the current folder, for a program of which no policy was named.
+
+    EnforceError if it is in a folder where everybody can put one.
+    """
+    path = f"{os.path.basename(name.rstrip('/')) or 'program'}.policy"
+    if os.stat(".").st_mode & stat.S_IWOTH and os.path.lexists(path):
+        raise EnforceError(f"{path} is in a folder where everybody can put one: name it, if it is yours, with -p {path}")
+    return path
+
+
+def trusting(strangers: dict[str, int]) -> Check:
+    """The check of files that confine: EnforceError for one that everybody can write; the owner of another user's, root's
+    excepted, is noted in `strangers`.
+    """
+
+    def check(name: str, status: os.stat_result) -> None:
+        if status.st_mode & stat.S_IWOTH:
+            raise EnforceError(f"everybody can write {name}, so it confines nothing: chmod o-w {name}")
+        if status.st_uid not in (0, os.geteuid()):
+            strangers[name] = status.st_uid
+
+    return check

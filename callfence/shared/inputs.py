@@ -7,8 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from callfence.shared.text import printable
+from policygen import reading
 from policygen.filter import bpf
-from policygen.language.document import MAX_SIZE, Document, PolicyError, parse, read_text
+from policygen.language.document import Document, PolicyError, included, parse
 from policygen.language.lexer import decode
 from policygen.recording.recording_file import RecordingError
 from tracer.errors import CallfenceError, UserError
@@ -17,20 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def content(name: str, limit: int = MAX_SIZE) -> bytes:
-    """The bytes of a file; `-` is standard input.  Raises UserError, also for more than `limit` bytes: a device without end
-    must not fill the memory."""
-    try:
-        if name == "-":
-            data = sys.stdin.buffer.read(limit + 1)
-        else:
-            with open(name, "rb") as file:
-                data = file.read(limit + 1)
-    except OSError as error:
-        raise UserError(f"{name}: {error.strerror}") from error
+def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
+    """The bytes of a regular file; `-` is standard input.  Raises OSError, UserError for more than `limit` bytes of that."""
+    if name != "-":
+        return reading.read(name, limit)
+    data = sys.stdin.buffer.read(limit + 1)
     if len(data) > limit:
-        what = "no policy and no filter" if limit == MAX_SIZE else "too long to be read"
-        raise UserError(f"{name}: more than {limit >> 20} MiB, which is {what}")
+        raise UserError(f"-: more than {limit >> 20} MiB")
     return data
 
 
@@ -44,7 +38,7 @@ def document(name: str, data: bytes | None = None) -> Document:
         from callfence.shared.profiles import profile
 
         return profile(shown, data)
-    return parse(decode(data, shown), shown, read=read_text)
+    return parse(decode(data, shown), shown, read=included(shown))
 
 
 def program(name: str, data: bytes | None = None) -> bytes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from policygen import reading
 from policygen.errors import PolicyError
 from policygen.language.layout import NOTE_WORDS, Comments, Include, Layout, Remarks, Section, is_note
 from policygen.language.lexer import decode
@@ -19,10 +19,7 @@ from tracer.abi import Arch
 if TYPE_CHECKING:
     from policygen.model import Policy
 
-__all__ = ["NOTE_WORDS", "Document", "PolicyError", "new_document", "parse", "parse_file"]
-
-MAX_SIZE = 64 << 20
-"""The largest policy file that is read, in bytes; a hundred thousand rules take 3 MiB."""
+__all__ = ["NOTE_WORDS", "Document", "PolicyError", "included", "new_document", "parse", "parse_file", "read_text"]
 
 Notes = Mapping[tuple[Arch, int], str]
 """The tools' notes on the entries of syscalls: `WORD: text`, with one of NOTE_WORDS."""
@@ -78,17 +75,18 @@ def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] |
 def parse_file(path: str | os.PathLike[str]) -> Document:
     """Parse a file.  Raises PolicyError, and OSError if the file itself cannot be read."""
     filename = os.fspath(path)
-    return parse(read_text(filename), filename, read=read_text)
+    return parse(read_text(filename), filename, read=included(filename))
 
 
 def read_text(name: str) -> str:
-    """Return the text of a policy file.  Raises PolicyError if it is not UTF-8, and OSError if it cannot be read or has more
-    than MAX_SIZE bytes: a policy may include an endless device."""
-    with open(name, "rb") as file:
-        data = file.read(MAX_SIZE + 1)
-    if len(data) > MAX_SIZE:
-        raise OSError(errno.EFBIG, f"more than {MAX_SIZE >> 20} MiB, so it is not a policy", name)
-    return decode(data, name)
+    """Return the text of a policy file.  Raises PolicyError if it is not UTF-8, and what `reading.read` does."""
+    return decode(reading.read(name), name)
+
+
+def included(policy: str) -> Callable[[str], str]:
+    """Return the `read` of `parse` for a policy in a file: includes are below its folder (`reading.below`)."""
+    read = reading.below(policy)
+    return lambda name: decode(read(name), name)
 
 
 def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Document:

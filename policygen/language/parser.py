@@ -47,6 +47,8 @@ class _Context:
     """What all files of one policy share while they are parsed."""
 
     read: Read | None
+    folder: str
+    """Of the policy."""
     seen: dict[tuple[Arch, int], tuple[Source, int]] = field(default_factory=dict)
     """The place of each syscall's entry."""
     included: dict[tuple[Arch, str], tuple[Source, int]] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class _Context:
 def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, Layout]:
     """Parse a policy; return it in normal form, with the layout of its text.  Raises PolicyError."""
     made = source(text, filename)
-    parser = _FileParser(_Context(read), made, (posixpath.normpath(filename),), None, Arch.X86_64)
+    parser = _FileParser(_Context(read, posixpath.dirname(filename)), made, (posixpath.normpath(filename),), None, Arch.X86_64)
     comments = parser.parse()
     return parser.policy(), attach(made.text, parser.items, comments)
 
@@ -214,22 +216,25 @@ class _FileParser:
         self.first = self.first or token
         if len(token.text) >= MAX_PATH:
             raise self.cursor.error(f"a file's name must have fewer than {MAX_PATH} characters", token)
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.source.filename), token.text))
+        path = posixpath.join(posixpath.dirname(self.source.filename), token.text)
+        known = posixpath.normpath(path)  # to compare with; what the kernel opens is `path`, whose folders may be links
         read = self.context.read
         if read is None:
             raise self.cursor.error("this text has no folder to include files from", token)
         if posixpath.isabs(token.text):
             hint = "name it relative to the file that includes it"
             raise self.cursor.error("an included file has a relative name", token, hint)
-        if path in self.chain:
-            hint = " -> ".join((*self.chain[self.chain.index(path) :], path))
+        if _leaves(known, self.context.folder):
+            raise self.cursor.error("an included file is below the folder of the policy", token)
+        if known in self.chain:
+            hint = " -> ".join((*self.chain[self.chain.index(known) :], known))
             raise self.cursor.error(f"{token.text} includes itself", token, hint)
         if len(self.chain) > MAX_INCLUDES:
             raise self.cursor.error(f"includes are nested deeper than {MAX_INCLUDES}", token)
-        if first := self.context.included.get((self.arch, path)):
+        if first := self.context.included.get((self.arch, known)):
             hint = f"first at {first[0].place(first[1])}"
             raise self.cursor.error(f"{token.text} is included twice", token, hint)
-        self.context.included[self.arch, path] = (self.source, token.start)
+        self.context.included[self.arch, known] = (self.source, token.start)
         inner = self._included(token, path, read)
         self.entries.setdefault(self.arch, {})
         for arch, entries in inner.entries.items():
@@ -246,7 +251,14 @@ class _FileParser:
             error.chain = chain
             raise
         parser = _FileParser(
-            self.context, source(text, path, chain), (*self.chain, path), self.settings, self.arch
+            self.context, source(text, path, chain), (*self.chain, posixpath.normpath(path)), self.settings, self.arch
         )
         parser.parse()
         return parser
+
+
+def _leaves(path: str, folder: str) -> bool:
+    """Whether a normal path leads out of a folder, by its names alone: links are for who reads the file."""
+    names, outer = path.split("/"), posixpath.normpath(folder or ".").split("/")
+    outer = [] if outer == ["."] else outer
+    return names[: len(outer)] != outer or names[len(outer) :][:1] == [".."]

@@ -31,7 +31,7 @@ def write(path: Path, data: bytes) -> None:
     with folder.opened(path.parent) as at, _named(path):
         old = _replaceable(path, at)
         temporary = f".{path.name}.{os.urandom(8).hex()}.tmp"
-        descriptor = os.open(temporary, _NEW, 0o600 if old else 0o666, dir_fd=at)
+        descriptor = os.open(temporary, _NEW, 0o600 if old else 0o664, dir_fd=at)  # enforce refuses what everybody can write
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)

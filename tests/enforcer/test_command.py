@@ -143,7 +143,7 @@ def test_a_program_that_cannot_be_read(place, nobody):
     target = shutil.copy(place.folder / "calls", nobody.folder)
     os.chmod(target, 0o111)
     (nobody.folder / "calls.policy").write_text("default errno EACCES\nwrite: allow\nexit_group: allow\nexecve: allow\n")
-    enforce = (*nobody.python, "-m", "callfence", "enforce")
+    enforce = (*nobody.python, "-m", "callfence", "enforce", "-p", "calls.policy")
     settings = {"cwd": nobody.folder, "capture_output": True, "text": True, "timeout": 60}
     done = subprocess.run([*enforce, "./calls", "39"], check=False, **settings)
     assert (done.returncode, done.stdout) == (125, "")
@@ -190,7 +190,8 @@ def test_a_process_limit(place, nobody):
     other = [word.replace("65534", "64321") for word in nobody.python]  # a user with no other process
     limited = other.index("env")
     command = [*other[:limited], "prlimit", "--nproc=1", *other[limited:], "-m", "callfence", "enforce"]
-    done = subprocess.run([*command, "./calls"], check=False, cwd=nobody.folder, capture_output=True, text=True, timeout=60)
+    command += ["-p", "calls.policy", "./calls"]
+    done = subprocess.run(command, check=False, cwd=nobody.folder, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (125, "enforce: clone: Resource temporarily unavailable\n")
 
 

@@ -60,7 +60,7 @@ def test_an_unprivileged_user(victim: Path, commands: Commands, nobody: Nobody) 
     program, work = nobody.folder / "victim", nobody.folder / "work"
     shutil.copy(victim, program)
     work.mkdir()
-    work.chmod(0o777)
+    os.chown(work, 65534, 65534)
     learn, enforce = ([*nobody.python, "-m", "callfence", command, "--"] for command in ("learn", "enforce"))
     learned = commands.plain([*learn, program, "benign"], work)
     assert (learned.returncode, learned.stdout) == (0, b"benign work done\n"), learned.stderr.decode()

@@ -1,0 +1,58 @@
+"""Reading files that somebody else may have chosen.
+
+On the way to every start of `enforce`, so nothing is imported that takes a millisecond.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Check = Callable[[str, os.stat_result], None]
+
+MAX_SIZE = 64 << 20
+"""Bytes of a policy's file: a hundred thousand rules take 3 MiB."""
+
+
+def read(name: str, limit: int = MAX_SIZE, check: Check | None = None) -> bytes:
+    """Return the content of a regular file, once `check` has accepted its name and status.
+
+    Raises OSError, within moments: also for a pipe or a device, which may wait or never end, and for more than `limit` bytes.
+    """
+    _require_regular(os.stat(name), name)  # before opening, which makes some devices act
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        _require_regular(status, name)
+        if check is not None:
+            check(name, status)
+        data = file.read(limit + 1) or b""  # None: the file would make us wait, as some of /proc do
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"more than {limit >> 20} MiB, so it is not a policy", name)
+    return data
+
+
+def below(policy: str, check: Check | None = None) -> Callable[[str], bytes]:
+    """Return a reader of the files that a policy includes: `read`, and OSError for one that is not below the policy's folder,
+    whatever links lead to it."""
+    folder = os.path.join(os.path.realpath(os.path.dirname(policy)), "")
+
+    def reader(name: str) -> bytes:
+        real = os.path.realpath(name)
+        if not real.startswith(folder):
+            raise OSError(errno.EXDEV, "it is not below the folder of the policy", name)
+        return read(real, check=check)
+
+    return reader
+
+
+def _require_regular(status: os.stat_result, name: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "is not a regular file", name)
