@@ -1,0 +1,172 @@
+"""A recording of plain runs -> the runs that rehearse what it does not show.  A pure function, in an order of usefulness:
+the circumstances first, then one failure for each place in turn, so that a small budget reaches every place."""
+
+from __future__ import annotations
+
+import re
+from itertools import zip_longest
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from callfence.learning.rehearsal.circumstances import CIRCUMSTANCES, SIGNALS, Circumstance
+from callfence.learning.rehearsal.failures import effect, failures, says
+from policygen.language.naming import format_value
+from policygen.recording.observation import kept
+from tracer.abi import Arch, Kind, table
+from tracer.faults import Fault, Send
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+    from signal import Signals
+
+    from policygen.recording.observation import Observation
+    from policygen.recording.runs import Recording
+    from tracer.abi import Event
+
+GROUPS: Final = ("faults", "signals", "streams", "environment", "limits", "user")
+NAMES: Final = (*GROUPS, *(one.name for one in CIRCUMSTANCES), *(signal.name for signal in SIGNALS))
+"""What an option can choose or leave out."""
+_WAITS: Final = (
+    "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "accept", "accept4", "pause",
+    "rt_sigsuspend", "wait4", "waitid", "nanosleep", "clock_nanosleep", "read", "recvfrom", "recvmsg", "futex",
+)  # fmt: skip
+"""Calls in which a program waits, the likeliest place for a signal first."""
+_LOADER: Final = re.compile(r"ld-linux[^/]*\.so|ld-[\d.]+\.so")
+"""glibc's dynamic loader; musl's is its C library, too."""
+
+
+class Place(NamedTuple):
+    """Calls that are alike: made by one executable, with the same constrained arguments, on the same descriptors."""
+
+    executable: str
+    arch: int
+    """AUDIT_ARCH_*."""
+    number: int
+    arguments: tuple[int | None, ...]
+    """None where any value will do."""
+
+    @property
+    def name(self) -> str:
+        return _calls(self.arch).by_number[self.number].name
+
+    def __str__(self) -> str:
+        """`write(fd=1)`"""
+        meanings = zip(_calls(self.arch).arguments(self.number, _registers(self.arguments)), self.arguments, strict=True)
+        arch = _arch(self.arch)
+        shown = [f"{one.name}={format_value(arch, one, value)}" for one, value in meanings if value is not None]
+        return f"{self.name}({', '.join(shown)})"
+
+    def matches(self, event: Event) -> bool:
+        """Whether a call of this number is one of them."""
+        return all(mine in (None, other) for mine, other in zip(self.arguments, _arguments(event), strict=True))
+
+
+class Rehearsal(NamedTuple):
+    """One run."""
+
+    name: str
+    """As an option names it: a circumstance, a signal, or `faults`."""
+    group: str
+    says: str
+    """`write(fd=1) fails with EPIPE`, `in a terminal`: what is other than in the plain run."""
+    fault: Fault | None = None
+    circumstance: Circumstance | None = None
+    place: Place | None = None
+    """Where the fault happens."""
+
+
+class Choice(NamedTuple):
+    """Which rehearsals are wanted."""
+
+    only: Collection[str] = ()
+    """Names or groups; empty is all."""
+    without: Collection[str] = ()
+
+    def has(self, one: Rehearsal) -> bool:
+        mine = {one.name, one.group}
+        return (not self.only or not mine.isdisjoint(self.only)) and mine.isdisjoint(self.without)
+
+
+def plan(recording: Recording, caught: Iterable[Signals], choice: Choice, *, is_root: bool) -> tuple[Rehearsal, ...]:
+    """`caught`: the signals that the program has handlers for."""
+    places = _places(recording)
+    found = [
+        *(Rehearsal(one.name, one.group, one.says, circumstance=one) for one in CIRCUMSTANCES if is_root or not one.is_other_user),
+        *_signals(places, caught),
+        *_faults(places),
+    ]
+    return tuple(one for one in found if choice.has(one))
+
+
+def _places(recording: Recording) -> dict[Place, int]:
+    """Where calls can fail, and how often each was seen in the run that made most; by executable, the first one first."""
+    plain = [column for column, run in enumerate(recording.runs) if not run.rehearsed]
+    first = [after for run in recording.runs for before, after in run.executed if before == ""]
+    found: dict[Place, int] = {}
+    for seen in recording.observations:
+        count = max((seen.counts[column] for column in plain), default=0)
+        if count and (place := _place(seen)) and not _LOADER.match(PurePath(seen.site).name):
+            found[place] = found.get(place, 0) + count
+    return dict(sorted(found.items(), key=lambda item: item[0].executable not in first))
+
+
+def _place(seen: Observation) -> Place | None:
+    arch = Arch.from_audit(seen.arch)
+    if arch is None or seen.number not in table(arch).by_number or seen.executable == "?":
+        return None
+    fitted = seen.fitted(table(arch))
+    plain = table(arch).by_number[seen.number].arguments
+    arguments = tuple(
+        value if one.kind.is_constrained or one.kind is Kind.FD else None
+        for one, value in zip(plain, fitted.arguments, strict=True)
+    )
+    return Place(seen.executable, seen.arch, seen.number, arguments)
+
+
+def _faults(places: dict[Place, int]) -> Iterator[Rehearsal]:
+    """The first failure of every place, then the second one of each, ...; at the first of its calls, then at the last."""
+    mine = [(place, count, failures().get(place.name, ())) for place, count in places.items()]
+    for is_last in (False, True):
+        for turn in zip_longest(*(kinds for _, _, kinds in mine)):
+            for (place, count, _), failure in zip(mine, turn, strict=True):
+                if failure is not None and (count > 1 or not is_last):
+                    nth = count if is_last else 1
+                    which = f"the last {place}" if is_last else str(place)
+                    fault = Fault(place.arch, place.number, place.executable, place.matches, nth, effect(failure))
+                    yield Rehearsal("faults", "faults", f"{which} {says(failure)}", fault, place=place)
+
+
+def _signals(places: dict[Place, int], caught: Iterable[Signals]) -> Iterator[Rehearsal]:
+    """Each signal while the program waits, and at a write; at any call if it does neither."""
+    first = next(iter(places)).executable if places else ""
+    mine = [place for place in places if place.executable == first]
+    waits = sorted((place for place in mine if place.name in _WAITS), key=lambda place: _WAITS.index(place.name))
+    writes = [place for place in mine if place.name in ("write", "writev", "sendto", "sendmsg")]
+    for signal in sorted(caught):
+        for place in dict.fromkeys((*waits[:1], *writes[:1])) or mine[:1]:
+            fault = Fault(place.arch, place.number, place.executable, place.matches, 1, Send(signal))
+            yield Rehearsal(signal.name, "signals", f"{signal.name} arrives at {place}", fault, place=place)
+
+
+def _arguments(event: Event) -> tuple[int | None, ...]:
+    """What `Place.arguments` has of a call."""
+    calls = _calls(event.arch)
+    plain = calls.by_number[event.number].arguments
+    return tuple(
+        one.value(register) if one.kind is Kind.FD else value
+        for one, register, value in zip(plain, event.arguments, kept(calls, event), strict=False)
+    )
+
+
+def _registers(arguments: tuple[int | None, ...]) -> tuple[int, ...]:
+    return tuple((value or 0) & (1 << 64) - 1 for value in (*arguments, *[0] * (6 - len(arguments))))
+
+
+def _arch(audit: int) -> Arch:
+    arch = Arch.from_audit(audit)
+    assert arch is not None
+    return arch
+
+
+def _calls(audit: int):  # type: ignore[no-untyped-def]
+    return table(_arch(audit))
