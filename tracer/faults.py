@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer import kernel, linux
-from tracer.abi import Arch
+from tracer.abi import Arch, table
 from tracer.task import is_caught, proc
 
 if TYPE_CHECKING:
@@ -134,6 +135,33 @@ class Injector:
                     return False
                 os.kill(task.tgid, signum)
         return True
+
+
+class Witness(Injector):
+    """Injects nothing, and learns of an ordinary run what decides how it can be repeated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.caught: set[int] = set()
+        """The signals for which a handler was installed."""
+        self.reads_input = False
+        """Whether descriptor 0 was read."""
+
+    def attach(self, calls: Calls, is_loading: Callable[[int], bool]) -> None:
+        super().attach(calls, is_loading)
+        for arch in (Arch.X86_64, Arch.I386):
+            numbers = {name: table(arch).by_name[name].number for name in ("rt_sigaction", "read", "readv")}
+            for name, number in numbers.items():
+                calls.also(arch.audit, number, self._handled if name == "rt_sigaction" else self._read)
+
+    def _handled(self, task: Task, event: Event) -> None:
+        signum, action = event.arguments[:2]
+        wide = (1 << 64) - 1 if event.arch == Arch.X86_64.audit else (1 << 32) - 1
+        if action and kernel.peek(task.tid, action) & wide > signal.SIG_IGN:  # struct sigaction begins with the handler
+            self.caught.add(signum & 0xFFFFFFFF)
+
+    def _read(self, task: Task, event: Event) -> None:
+        self.reads_input |= event.arguments[0] & 0xFFFFFFFF == 0
 
 
 def _exhaust(pid: int, what: Exhaust) -> None:

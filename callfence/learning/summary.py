@@ -43,7 +43,7 @@ class Learned:
 def print_summary(learned: Learned, file: TextIO) -> None:
     """The table, then the new behaviour: drawn on a terminal, plain lines elsewhere."""
     rows = _rows(learned)
-    lines = _news(learned)
+    lines = news(learned)
     if file.isatty():
         from callfence.shared import terminal
 
@@ -62,7 +62,7 @@ def print_check(learned: Learned, accept: Sequence[str], file: TextIO) -> None:
     """What `learn --check` found: the new lines, and `accept`, the command that accepts them."""
     new = bool(learned.generated.new)
     print(f"{learned.policy}: {f'new behaviour, {_new(learned)}' if new else 'nothing new'}", file=file)
-    for line in _news(learned):
+    for line in news(learned):
         print(f"  {line}", file=file)
     for gap in (*learned.run.gaps, *learned.generated.gaps):
         print(f"  not observed: {printable(gap)}", file=file)
@@ -74,7 +74,8 @@ def print_check(learned: Learned, accept: Sequence[str], file: TextIO) -> None:
 def _rows(learned: Learned) -> list[tuple[str, str]]:
     policy = learned.generated.document.policy
     names_only = has_names_only(policy)
-    counted = Recording(learned.recording.runs, unimplied(learned.recording.observations, policy))
+    plain = learned.recording.plain()
+    counted = Recording(plain.runs, unimplied(plain.observations, policy))
     sure = confidence(counted, names_only=names_only)
     calls = sum(seen.counts[_column(learned)] for seen in learned.recording.observations)
     rows = [
@@ -131,7 +132,7 @@ def _new(learned: Learned) -> str:
     return ", and ".join(parts)
 
 
-def _news(learned: Learned) -> list[str]:
+def news(learned: Learned) -> list[str]:
     """The alternatives that an existing policy did not have, as lines of the policy language."""
     if learned.existing is None:
         return []

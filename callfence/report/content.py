@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from callfence.learning.sure import has_names_only
@@ -43,7 +43,7 @@ class Report:
     """The policy's file, as on the command line."""
     document: Document
     recording: Recording
-    """Empty without one."""
+    """Without rehearsed runs; empty without a recording."""
     recorded_in: str
     """The recording's file; '' without one."""
     findings: tuple[Finding, ...]
@@ -71,19 +71,20 @@ def gather(
 ) -> Report:
     """Raises algebra.TooComplexError for policies that cannot be compared."""
     recorded_in, seen = recording or ("", Recording())
+    plain = seen.plain()
     names_only = has_names_only(document.policy)
-    counted = Recording(seen.runs, unimplied(seen.observations, document.policy))
+    counted = Recording(plain.runs, unimplied(plain.observations, document.policy))
     return Report(
         name,
         document,
-        seen,
+        plain,
         recorded_in,
         lint(document),
         confidence(counted, names_only=names_only),
         discovery(counted, names_only=names_only),
-        executables(seen),
+        executables(plain),
         tuple(
-            one
+            replace(one, observations=tuple(map(seen.in_plain_runs, one.observations)))
             for arch, entries in document.policy.entries.items()
             for number in entries
             for one in provenance(document, seen, arch, number)

@@ -2,15 +2,16 @@
 
 ASCII text, a JSON value a line: a header, the runs, the observations, each in ascending order.
 
-    {"callfence recording": 2, "runs": 2, "observations": 1}
+    {"callfence recording": 3, "runs": 2, "observations": 1}
     {"id": "9f2c", "started": 1700000000000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
-     "warm": false, "executed": [["", "/bin/app"]]}
+     "warm": false, "executed": [["", "/bin/app"]], "rehearsed": ""}
     {"id": "b01d", "started": 1700000060000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
-     "warm": false, "executed": [["", "/bin/app"], ["/bin/app", "/bin/ls"]]}
+     "warm": false, "executed": [["", "/bin/app"], ["/bin/app", "/bin/ls"]], "rehearsed": ""}
     {"arch": 3221225534, "number": 3, "arguments": [3], "executable": "/bin/app", "counts": [1, 4],
      "site": "/lib/libc.so.6+0x11b2c4 (93f70d1a)", "example": [3, 0, 0, 0, 0, 0]}
 
-(a run and an observation are one line each in the file).  Format 1 is the same without "executed", and is read, too.
+(a run and an observation are one line each in the file).  Format 2 is the same without "rehearsed", format 1 without
+"executed" as well; both are read, too.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-FORMAT = 2
+FORMAT = 3
 _MAGIC = "callfence recording"
 _MANY = 4096
 """Lines that are decoded at once."""
@@ -152,9 +153,10 @@ def _header(line: str, filename: str) -> tuple[int, int, Shape]:
 
 
 def _run(*values: Any) -> Run:
-    """Make a run of the values of its line; in format 1 it has no pairs at the end."""
-    end = len(_RUNS[1])
-    return Run(*values[:end], *(tuple((sys.intern(who), sys.intern(what)) for who, what in pairs) for pairs in values[end:]))
+    """Make a run of the values of its line; older formats have fewer."""
+    first, later = values[: len(_RUNS[1])], values[len(_RUNS[1]) :]
+    pairs = (tuple((sys.intern(who), sys.intern(what)) for who, what in later[0]),) if later else ()
+    return Run(*first, *pairs, *later[1:])
 
 
 def _rows(lines: Sequence[str], start: int, end: int, filename: str, shape: Shape) -> Iterator[tuple[Any, ...]]:
@@ -281,8 +283,13 @@ _RUN: Shape = {
     "gaps": _are_texts,
     "warm": _are_flags,
     "executed": _are_pairs,
+    "rehearsed": _are_text,
 }
-_RUNS: Mapping[int, Shape] = {1: {name: are for name, are in _RUN.items() if name != "executed"}, FORMAT: _RUN}
+_RUNS: Mapping[int, Shape] = {
+    1: {name: are for name, are in _RUN.items() if name not in ("executed", "rehearsed")},
+    2: {name: are for name, are in _RUN.items() if name != "rehearsed"},
+    FORMAT: _RUN,
+}
 """By format."""
 _OBSERVATION: Shape = {
     "arch": _are_u32,

@@ -31,6 +31,9 @@ class Run(NamedTuple):
     executed: tuple[tuple[str, str], ...] = ()
     """Pairs of executables, ascending: the first executed the second, in the same process or in a new one.  The first is ''
     for the program of the run.  Empty if unknown."""
+    rehearsed: str = ""
+    """What made the run differ from an ordinary one, such as `write(fd=1) fails with EPIPE`; "" for an ordinary run.  Only what
+    was new in a rehearsed run is recorded."""
 
     @property
     def order(self) -> tuple[int, str]:
@@ -60,6 +63,23 @@ class Recording(_Parts):
         """Return the observations of one run, with their counts in all runs."""
         column = [run.id for run in self.runs].index(run_id)
         return tuple(observation for observation in self.observations if observation.counts[column])
+
+    def plain(self) -> Recording:
+        """Without the rehearsed runs, and what only those have brought."""
+        runs = tuple(run for run in self.runs if not run.rehearsed)
+        if len(runs) == len(self.runs):
+            return self
+        return Recording(runs, tuple(seen for seen in map(self.in_plain_runs, self.observations) if any(seen.counts)))
+
+    def in_plain_runs(self, seen: Observation) -> Observation:
+        """One of the observations with the counts of `plain().runs` alone, which may all be 0."""
+        both = zip(seen.counts, self.runs, strict=True)
+        return seen._replace(counts=tuple(count for count, run in both if not run.rehearsed))
+
+    def rehearsed(self, seen: Observation) -> tuple[str, ...]:
+        """What was rehearsed in the runs that one of the observations was seen in; none if any of them was ordinary."""
+        found = dict.fromkeys(run.rehearsed for run, count in zip(self.runs, seen.counts, strict=True) if count)
+        return () if "" in found else tuple(found)
 
 
 def merge(*recordings: Recording) -> Recording:
@@ -123,7 +143,8 @@ def _observation(key: Key, folded: _Folded, runs: int) -> Observation:
 
 def _completeness(run: Run) -> tuple[object, ...]:
     """Return a total sort key by which the better of two accounts of one run is the greater."""
-    return (run.complete, run.status is not None, run.status or 0, run.started, run.command, run.gaps, run.warm, run.executed)
+    ended = (run.complete, run.status is not None, run.status or 0)
+    return (*ended, run.started, run.command, run.gaps, run.warm, run.executed, run.rehearsed)
 
 
 class WrongPlaceError(InternalError, ValueError):

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from policygen.learning.generalise import literal
+from policygen.learning.rule import expression
 from policygen.review.catalogue import Danger, of_call, of_setting
 from policygen.review.lint import granted, leaves_free
 from policygen.sets.algebra import FALSE
 from policygen.sets.compare import Change, Comparison, Difference, answers
-from policygen.sets.region import space
+from policygen.sets.region import space, truth
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from policygen.model import Policy
+    from policygen.recording.observation import Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,22 @@ class Ranked:
     def rank(self) -> int:
         """Rank of the most serious danger; -1 without one."""
         return self.dangers[0].level.rank if self.dangers else -1
+
+
+def dangers_of(seen: Observation) -> tuple[Danger, ...]:
+    """What of the catalogue the calls are that an observation stands for, the most dangerous first."""
+    arch = Arch.from_audit(seen.arch)
+    if arch is None or seen.number not in table(arch).by_number:
+        return ()
+    calls, sets = table(arch), space()
+    arguments = calls.by_number[seen.number].arguments
+    region = truth(sets, expression(literal(seen.fitted(calls), calls), arguments), arguments)
+    found = [
+        row
+        for row in of_call(arch, seen.number)
+        if not row.free and granted(sets, row, arch, seen.number, region) != FALSE
+    ]
+    return tuple(sorted(found, key=lambda row: -row.level.rank))
 
 
 def ranked(old: Policy, new: Policy, comparison: Comparison) -> tuple[Ranked, ...]:

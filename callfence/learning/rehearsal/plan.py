@@ -16,12 +16,13 @@ from tracer.abi import Arch, Kind, table
 from tracer.faults import Fault, Send
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from signal import Signals
 
     from policygen.recording.observation import Observation
     from policygen.recording.runs import Recording
     from tracer.abi import Event
+    from tracer.abi.table import Table
 
 GROUPS: Final = ("faults", "signals", "streams", "environment", "limits", "user")
 NAMES: Final = (*GROUPS, *(one.name for one in CIRCUMSTANCES), *(signal.name for signal in SIGNALS))
@@ -90,8 +91,9 @@ class Choice(NamedTuple):
 def plan(recording: Recording, caught: Iterable[Signals], choice: Choice, *, is_root: bool) -> tuple[Rehearsal, ...]:
     """`caught`: the signals that the program has handlers for."""
     places = _places(recording)
+    possible = [one for one in CIRCUMSTANCES if is_root or not one.is_other_user]
     found = [
-        *(Rehearsal(one.name, one.group, one.says, circumstance=one) for one in CIRCUMSTANCES if is_root or not one.is_other_user),
+        *(Rehearsal(one.name, one.group, one.says, circumstance=one) for one in possible),
         *_signals(places, caught),
         *_faults(places),
     ]
@@ -114,12 +116,9 @@ def _place(seen: Observation) -> Place | None:
     arch = Arch.from_audit(seen.arch)
     if arch is None or seen.number not in table(arch).by_number or seen.executable == "?":
         return None
-    fitted = seen.fitted(table(arch))
-    plain = table(arch).by_number[seen.number].arguments
-    arguments = tuple(
-        value if one.kind.is_constrained or one.kind is Kind.FD else None
-        for one, value in zip(plain, fitted.arguments, strict=True)
-    )
+    calls = table(arch)
+    values = zip(calls.by_number[seen.number].arguments, seen.fitted(calls).arguments, _arguments(seen.event), strict=True)
+    arguments = tuple(None if one.kind is Kind.FD and recorded is None else value for one, recorded, value in values)
     return Place(seen.executable, seen.arch, seen.number, arguments)
 
 
@@ -168,5 +167,5 @@ def _arch(audit: int) -> Arch:
     return arch
 
 
-def _calls(audit: int):  # type: ignore[no-untyped-def]
+def _calls(audit: int) -> Table:
     return table(_arch(audit))

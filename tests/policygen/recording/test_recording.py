@@ -134,7 +134,7 @@ def changed(line: int, **fields: object) -> str:
         ("[1, 2]\n", "1: not a callfence recording"),
         ("[" * 100_000, "1: not a callfence recording"),
         ("\x7fELF\x02\x01\x00\xff", "1: not a callfence recording"),
-        (changed(1, **{"callfence recording": 3}), "1: format 3, but this callfence reads formats 1 to 2"),
+        (changed(1, **{"callfence recording": 4}), "1: format 4, but this callfence reads formats 1 to 3"),
         (changed(1, **{"callfence recording": True}), "1: format True, but"),
         (changed(1, **{"callfence recording": 1}), "2: corrupt: not an object of id, started"),
         (changed(1, runs=-1), "1: corrupt: no number of runs"),
@@ -177,16 +177,29 @@ def test_bad_files_are_refused_with_their_line(content: str, message: str) -> No
     assert str(error.value).startswith(f"app.rec:{message}")
 
 
-def test_format_1_is_read_and_written_as_the_newest(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "lacks"), [(1, ("executed", "rehearsed")), (2, ("rehearsed",))])
+def test_an_older_format_is_read_and_written_as_the_newest(tmp_path: Path, number: int, lacks: tuple[str, ...]) -> None:
     header, *rows = map(json.loads, lines())
     for row in rows[:2]:
-        del row["executed"]
+        for name in lacks:
+            del row[name]
     path = tmp_path / "app.rec"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ({**header, "callfence recording": 1}, *rows)))
-    expected = Recording((run("a", executed=()), run("b", 1, executed=())), (observation(3, 1, 2), observation(4, 0, 1)))
+    path.write_text("".join(json.dumps(row) + "\n" for row in ({**header, "callfence recording": number}, *rows)))
+    old = [one._replace(executed=() if number == 1 else one.executed) for one in (run("a"), run("b", 1))]
+    expected = Recording(tuple(old), (observation(3, 1, 2), observation(4, 0, 1)))
     assert load(path) == load_all([path]) == expected
     update(path, lambda old: old)
-    assert load(path) == expected and path.read_text().startswith('{"callfence recording": 2,')
+    assert load(path) == expected and path.read_text().startswith('{"callfence recording": 3,')
+
+
+def test_what_only_rehearsed_runs_brought_is_marked() -> None:
+    plain, faulty, both = run("a"), run("b", 1)._replace(rehearsed="write fails"), (observation(3, 1, 1), observation(4, 0, 1))
+    seen = Recording((plain, faulty), both)
+    assert [seen.rehearsed(one) for one in both] == [(), ("write fails",)]
+    assert seen.plain() == Recording((plain,), (observation(3, 1),))
+    later = Recording((run("c", 2),), (observation(4, 1),))
+    assert merge(seen, later) == merge(later, seen)
+    assert [merge(seen, later).rehearsed(one) for one in merge(seen, later).observations] == [(), ()]
 
 
 def add(name: str, recording: Recording) -> Recording:
