@@ -78,12 +78,16 @@ class Fault(NamedTuple):
 class Injector:
     """Injects one fault, once, into one run."""
 
-    def __init__(self, fault: Fault | None = None, at_entry: Sequence[Exhaust] = ()) -> None:
-        """`at_entry`: what runs out as soon as a process reaches its program's entry point."""
+    def __init__(
+        self, fault: Fault | None = None, at_entry: Sequence[Exhaust] = (), renamed: Callable[[str], str] = str
+    ) -> None:
+        """`at_entry`: what runs out as soon as a process reaches its program's entry point.  `renamed` gives the path that
+        the fault has for an executable."""
         self.fired = fault is None
         """Whether the fault has happened."""
         self._fault = fault
         self._at_entry = at_entry
+        self._renamed = renamed
         self._counted = 0
         self._shortened: dict[int, tuple[int, int, int]] = {}
         """By tid: the register of the count, its value, and how the task is resumed otherwise."""
@@ -108,7 +112,7 @@ class Injector:
 
     def _called(self, task: Task, event: Event) -> None:
         fault = self._fault
-        if self.fired or fault is None or task.executable != fault.executable or not fault.matches(event):
+        if self.fired or fault is None or self._renamed(task.executable) != fault.executable or not fault.matches(event):
             return
         self._counted += 1
         if self._counted >= fault.nth and not self._is_loading(task.tgid):

@@ -62,10 +62,10 @@ class _Started:
             self._loop.asked = signum
         if self._loop.status is None:
             if not from_terminal:
-                _send(self._loop.initial, signum)
+                send(self._loop.initial, signum)
         else:
             for tgid in {task.tgid for task in list(self._loop.tasks.values())}:
-                _send(tgid, signum)
+                send(tgid, signum)
 
     def reached(self, signum: int, sender: int) -> bool:
         by, when = self._loop.delivered.get(signum, (-1, 0.0))
@@ -194,7 +194,7 @@ def attach(
 def kill(loop: Loop) -> None:
     """Kill all processes of a run, from `tick`; called again at the next tick for those that they start meanwhile."""
     for tgid in {task.tgid for task in list(loop.tasks.values())}:
-        _send(tgid, signal.SIGKILL)
+        send(tgid, signal.SIGKILL)
 
 
 def _run(loop: Loop, target: _Started) -> None:
@@ -245,7 +245,8 @@ def _is_dead_or_ours(tid: int) -> bool:
     return "\nState:\tZ" in status or "\nState:\tX" in status or f"\nTracerPid:\t{os.getpid()}\n" in status
 
 
-def _send(pid: int, signum: int) -> None:
+def send(pid: int, signum: int) -> None:
+    """Send a signal to a process that may have ended."""
     try:
         os.kill(pid, signum)
     except OSError:

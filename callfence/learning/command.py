@@ -39,7 +39,13 @@ def _learn(options: LearnOptions) -> int | None:
     what = None if options.pid is not None else program(options.command)
     name = options.command[0] if options.pid is None else name_of(options.pid)
     prepared = prepare(options, name)
-    run, observations, status = watch(what, name, prepared, options)
+    plain = None
+    if options.rehearse and what is not None:
+        from callfence.learning.rehearsal.after import Plain, rehearse_after
+
+        plain = Plain(what, options)
+    run, observations, status = watch(what, name, prepared, options, plain.witness if plain else None)
+    seconds = plain.ended() if plain else 0.0
     if run is None:
         if sys.stderr is not None:
             print(f"learn: {name} was killed in its execve, before it ran: nothing is learned of it", file=sys.stderr)
@@ -57,5 +63,7 @@ def _learn(options: LearnOptions) -> int | None:
         from callfence.learning.summary import print_summary
 
         with suppress(OSError):  # it has hung up, or is a full disk: what was learned is written
-            print_summary(learned, sys.stderr)
+            print_summary(learned, options.rehearsing, sys.stderr)
+    if plain:
+        rehearse_after(plain, seconds, learned, prepared, options)
     return status

@@ -23,6 +23,10 @@ be executed, 127 PROGRAM was not found.  ^C reaches the program as it would with
 If learn itself is killed, so is the program; one attached to with -p goes on."""
 
 
+RUNS, SECONDS = 200, 300
+"""The budget of a rehearsal."""
+
+
 class LearnOptions(NamedTuple):
     """A command line of `learn` that makes sense."""
 
@@ -44,9 +48,21 @@ class LearnOptions(NamedTuple):
     arm: str | None
     """`now`, `exec` or `entry`; None leaves it as the policy has it."""
     allow_opaque: frozenset[str]
+    rehearse: bool
+    rehearse_only: str
+    """What to rehearse, separated by commas (`rehearsal.plan.Choice`); '' for all."""
+    rehearse_without: str
+    rehearse_runs: int
+    rehearse_seconds: float
+    scratch: bool
     quiet: bool
     accept: tuple[str, ...]
     """The command that learns the same run into the policy, where this one only checks."""
+
+    @property
+    def rehearsing(self) -> tuple[str, ...]:
+        """The command that rehearses the same run; empty if this one does, or if nothing can be rehearsed."""
+        return () if self.rehearse or self.pid is not None else ("learn", "--rehearse", *self.accept[1:])
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,10 +104,26 @@ def parser() -> argparse.ArgumentParser:
         choices=OPAQUE,
         help=f"allow a call whose arguments no filter can see ({', '.join(OPAQUE)}); without it, the call fails with ENOSYS",
     )
+    add("--rehearse", action="store_true", help="then run PROGRAM again, many times: with calls that fail, signals, full disks")
+    groups = "faults, signals, streams, environment, limits, user, or what one of them has"
+    add("--rehearse-only", metavar="NAMES", default="", help=f"what to rehearse, separated by commas: {groups}")
+    add("--rehearse-without", metavar="NAMES", default="", help="what not to rehearse, likewise")
+    add("--rehearse-runs", metavar="N", type=_positive, default=RUNS, help=f"how many runs at most (default: {RUNS})")
+    seconds = f"how long at most, in all (default: {SECONDS})"
+    add("--rehearse-seconds", metavar="N", type=_positive, default=SECONDS, help=seconds)
+    add("--scratch", action="store_true", help="give each rehearsed run a copy of the current folder, and drop what it changes")
     add("-q", "--quiet", action="store_true", help="no progress and no summary")
     add("-V", "--version", action="version", version=f"callfence {__version__}")
     add("command", metavar="PROGRAM", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
+
+
+def _positive(text: str) -> int:
+    """ValueError for anything else."""
+    number = int(text)
+    if number <= 0:
+        raise ValueError(text)
+    return number
 
 
 def parse(arguments: list[str]) -> LearnOptions:
@@ -122,4 +154,16 @@ def _mistake(given: argparse.Namespace) -> str:
         return "give either --tight or --portable: descriptors and sizes differ from one C library to another"
     if given.pid is not None and given.command:
         return "give either a program or -p PID, not both"
+    return _rehearsal_mistake(given)
+
+
+def _rehearsal_mistake(given: argparse.Namespace) -> str:
+    if given.rehearse and given.check:
+        return "--check compares one run with the policy: not with --rehearse, which adds what other runs bring"
+    if given.rehearse and given.pid is not None:
+        return "--rehearse runs a program again and again, which a process that runs already cannot be"
+    if not given.rehearse:
+        word = next((word for word in ("only", "without") if getattr(given, f"rehearse_{word}")), "")
+        if word or given.scratch:
+            return f"{f'--rehearse-{word}' if word else '--scratch'} says how to rehearse: give --rehearse, too"
     return ""

@@ -56,7 +56,7 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
     if existing is not None and (options.exact or options.tight):
         _require_exact(existing, "--exact" if options.exact else "--tight")
     base, is_within = _baseline(policy, existing, options.within)
-    is_warm = existing is not None and is_within and not options.tight
+    is_warm = existing is not None and is_within and not options.tight and not options.rehearse
     if not options.check:
         if existing is None or not is_within:  # a filter that is at hand was made with libseccomp
             from policygen.filter import library

@@ -20,7 +20,7 @@ from policygen.recording import atomic, folder, recording_file
 from policygen.recording.runs import Recording, Run, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from callfence.learning.options import LearnOptions
@@ -82,6 +82,24 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
         generated = replace(generated, new=_generate(prepared, added.recording.of_run(run.id), before, options).new)
     _tell_forbidden(observations, prepared, options)
     return Learned(prepared.policy, added.recording, run, before, generated)
+
+
+def rehearsed(
+    prepared: Prepared,
+    run: Run,
+    brought: tuple[Observation, ...],
+    held: Collection[Observation],
+    options: LearnOptions,
+) -> Learned:
+    """Add what a rehearsed run brought: all of it to the recording, and to the policy what is not in `held`."""
+    kept_back = {seen.key for seen in held}
+
+    def generated_from(whole: Recording, existing: Document | None) -> Generated:
+        seen = [one for one in whole.of_run(run.id) if one.key not in kept_back]
+        return _generate(prepared, seen, existing, options)
+
+    added = add(prepared.policy, Recording((run,), brought), generated_from)
+    return Learned(prepared.policy, added.recording, run, added.existing, added.generated)
 
 
 def check(

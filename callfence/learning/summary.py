@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from callfence.learning.rehearsal.plan import Choice, plan
 from callfence.learning.sure import call_name, has_names_only, sureness
 from callfence.shared.text import command_line, plural, printable
 from policygen.completeness.confidence import confidence
@@ -40,10 +42,12 @@ class Learned:
     generated: Generated
 
 
-def print_summary(learned: Learned, file: TextIO) -> None:
-    """The table, then the new behaviour: drawn on a terminal, plain lines elsewhere."""
+def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> None:
+    """The table, then what is new, then `rehearse`, the command that rehearses the run, if there is one."""
     rows = _rows(learned)
     lines = news(learned)
+    if rehearse:
+        lines.append(f"not rehearsed: {_rehearsals(learned.recording)}: {command_line(rehearse)}")
     if file.isatty():
         from callfence.shared import terminal
 
@@ -98,6 +102,12 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     for seen in learned.generated.refused:
         rows.append(("refused", f"{call_name(seen.arch, seen.number)}: the policy denies it explicitly; unchanged"))
     return rows
+
+
+def _rehearsals(recording: Recording) -> str:
+    """How much could be rehearsed."""
+    count = len(plan(recording, (), Choice(), is_root=os.geteuid() == 0))
+    return plural(count, "failing call or other circumstance", "failing calls and other circumstances")
 
 
 def _column(learned: Learned) -> int:

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
     from policygen.recording.observation import Observation
+    from tracer.faults import Injector
     from tracer.loop import Loop
 
 
-class _Recorder(Folder):
+class Recorder(Folder):
     """What becomes of the tracer's events: the folder's observations, who executed what, and what could not be observed."""
 
     def __init__(self) -> None:
@@ -59,16 +60,17 @@ def name_of(pid: int) -> str:
 
 
 def watch(
-    what: Program | None, name: str, prepared: Prepared, options: LearnOptions
+    what: Program | None, name: str, prepared: Prepared, options: LearnOptions, injector: Injector | None = None
 ) -> tuple[Run | None, tuple[Observation, ...], int | None]:
     """Run the program, or attach to the process if there is none: the run, what was observed, and the wait status.
 
     The run is None where the program was killed in its execve.
     """
-    recorder = _Recorder()
+    recorder = Recorder()
     started = time.time_ns()
     with progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm) as draw:
-        outcome = _trace(what, prepared, options, recorder, _preparing(draw, options, recorder, prepared))
+        tick = _preparing(draw, options, recorder, prepared)
+        outcome = _trace(what, prepared, options, recorder, tick, injector)
     if not outcome.started:
         return None, (), outcome.status
     run = Run(
@@ -85,7 +87,12 @@ def watch(
 
 
 def _trace(
-    what: Program | None, prepared: Prepared, options: LearnOptions, recorder: _Recorder, tick: Callable[[Loop], None]
+    what: Program | None,
+    prepared: Prepared,
+    options: LearnOptions,
+    recorder: Recorder,
+    tick: Callable[[Loop], None],
+    injector: Injector | None,
 ) -> session.Outcome:
     if what is None:
         assert options.pid is not None
@@ -99,6 +106,7 @@ def _trace(
             known=prepared.filter,
             tick=tick,
             exited=_say_that_it_goes_on,
+            injector=injector,
         )
     except StartError as error:
         raise failure(what.argv[0], error.errno) from None
@@ -113,7 +121,7 @@ def leaves_all_as_it_is(prepared: Prepared, options: LearnOptions) -> bool:
 
 
 def _preparing(
-    tick: Callable[[Loop], None], options: LearnOptions, recorder: _Recorder, prepared: Prepared
+    tick: Callable[[Loop], None], options: LearnOptions, recorder: Recorder, prepared: Prepared
 ) -> Callable[[Loop], None]:
     """`tick`, which starts to import what will be needed when the program has ended, once it is clear that it will be.
 

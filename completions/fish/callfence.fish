@@ -51,7 +51,7 @@ function _shtab_callfence_using
 end
 
 set -g _shtab_callfence_commands learn enforce show verify diff reduce fmt why review allow report merge lint export import git-setup doctor
-set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --format --from --git --kernel --level --log --losses --name --output --pid --policy --program --recording --runtime --to --within -o -p
+set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --format --from --git --kernel --level --log --losses --name --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --runtime --to --within -o -p
 
 complete -c callfence -e
 complete -c callfence -f
@@ -71,6 +71,12 @@ complete -c callfence -n '_shtab_callfence_using learn' -l portable -d 'also all
 complete -c callfence -n '_shtab_callfence_using learn' -l within -x -d 'never allow what this policy or container profile (JSON) denies, and report it'
 complete -c callfence -n '_shtab_callfence_using learn' -l arm -xka "now exec entry" -d 'when the filter takes effect, and recording begins (default: exec)'
 complete -c callfence -n '_shtab_callfence_using learn' -l allow-opaque -xka "clone3 openat2 io_uring_setup" -d 'allow a call whose arguments no filter can see (clone3, openat2, io_uring_setup); without it, the call fails with ENOSYS'
+complete -c callfence -n '_shtab_callfence_using learn' -l rehearse -d 'then run PROGRAM again, many times: with calls that fail, signals, full disks'
+complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-only -x -d 'what to rehearse, separated by commas: faults, signals, streams, environment, limits, user, or what one of them has'
+complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-without -x -d 'what not to rehearse, likewise'
+complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-runs -x -d 'how many runs at most (default: 200)'
+complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-seconds -x -d 'how long at most, in all (default: 300)'
+complete -c callfence -n '_shtab_callfence_using learn' -l scratch -d 'give each rehearsed run a copy of the current folder, and drop what it changes'
 complete -c callfence -n '_shtab_callfence_using learn' -s q -l quiet -d 'no progress and no summary'
 complete -c callfence -n '_shtab_callfence_using learn' -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c callfence -n '_shtab_callfence_using learn; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'

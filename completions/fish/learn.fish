@@ -51,7 +51,7 @@ function _shtab_learn_using
 end
 
 set -g _shtab_learn_commands
-set -g _shtab_learn_opts_with_value --allow-opaque --arm --output --pid --within -o -p
+set -g _shtab_learn_opts_with_value --allow-opaque --arm --output --pid --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --within -o -p
 
 complete -c learn -e
 complete -c learn -f
@@ -68,6 +68,12 @@ complete -c learn -n _shtab_learn_using -l portable -d 'also allow what other C 
 complete -c learn -n _shtab_learn_using -l within -x -d 'never allow what this policy or container profile (JSON) denies, and report it'
 complete -c learn -n _shtab_learn_using -l arm -xka "now exec entry" -d 'when the filter takes effect, and recording begins (default: exec)'
 complete -c learn -n _shtab_learn_using -l allow-opaque -xka "clone3 openat2 io_uring_setup" -d 'allow a call whose arguments no filter can see (clone3, openat2, io_uring_setup); without it, the call fails with ENOSYS'
+complete -c learn -n _shtab_learn_using -l rehearse -d 'then run PROGRAM again, many times: with calls that fail, signals, full disks'
+complete -c learn -n _shtab_learn_using -l rehearse-only -x -d 'what to rehearse, separated by commas: faults, signals, streams, environment, limits, user, or what one of them has'
+complete -c learn -n _shtab_learn_using -l rehearse-without -x -d 'what not to rehearse, likewise'
+complete -c learn -n _shtab_learn_using -l rehearse-runs -x -d 'how many runs at most (default: 200)'
+complete -c learn -n _shtab_learn_using -l rehearse-seconds -x -d 'how long at most, in all (default: 300)'
+complete -c learn -n _shtab_learn_using -l scratch -d 'give each rehearsed run a copy of the current folder, and drop what it changes'
 complete -c learn -n _shtab_learn_using -s q -l quiet -d 'no progress and no summary'
 complete -c learn -n _shtab_learn_using -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c learn -n '_shtab_learn_using; and test $_shtab_learn_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'

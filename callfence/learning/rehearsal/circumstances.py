@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 
+GROUPS: Final = ("faults", "signals", "streams", "environment", "limits", "user")
+
+
 class Stream(StrEnum):
     """What standard input, output or error is."""
 
@@ -63,8 +66,12 @@ SIGNALS: Final = (
     Signals.SIGQUIT,
     Signals.SIGUSR1,
     Signals.SIGUSR2,
+    Signals.SIGALRM,
+    Signals.SIGWINCH,
+    Signals.SIGABRT,
+    Signals.SIGSEGV,
 )
-"""Those that are sent to a program that catches them."""
+"""Those that are sent to a program that catches them; not all, since some language runtimes catch every one."""
 
 CIRCUMSTANCES: Final = (
     Circumstance("terminal", "streams", "in a terminal", _ALL_TERMINAL),

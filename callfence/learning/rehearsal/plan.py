@@ -8,23 +8,22 @@ from itertools import zip_longest
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from callfence.learning.rehearsal.circumstances import CIRCUMSTANCES, SIGNALS, Circumstance
+from callfence.learning.rehearsal.circumstances import CIRCUMSTANCES, GROUPS, SIGNALS, Circumstance
 from callfence.learning.rehearsal.failures import effect, failures, says
 from policygen.language.naming import format_value
 from policygen.recording.observation import kept
 from tracer.abi import Arch, Kind, table
+from tracer.errors import UserError
 from tracer.faults import Fault, Send
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
-    from signal import Signals
+    from collections.abc import Collection, Iterator
 
     from policygen.recording.observation import Observation
     from policygen.recording.runs import Recording
     from tracer.abi import Event
     from tracer.abi.table import Table
 
-GROUPS: Final = ("faults", "signals", "streams", "environment", "limits", "user")
 NAMES: Final = (*GROUPS, *(one.name for one in CIRCUMSTANCES), *(signal.name for signal in SIGNALS))
 """What an option can choose or leave out."""
 _WAITS: Final = (
@@ -32,6 +31,8 @@ _WAITS: Final = (
     "rt_sigsuspend", "wait4", "waitid", "nanosleep", "clock_nanosleep", "read", "recvfrom", "recvmsg", "futex",
 )  # fmt: skip
 """Calls in which a program waits, the likeliest place for a signal first."""
+BETWEEN: Final = 2
+"""Failures of a call that is neither the first nor the last of its place."""
 _LOADER: Final = re.compile(r"ld-linux[^/]*\.so|ld-[\d.]+\.so")
 """glibc's dynamic loader; musl's is its C library, too."""
 
@@ -83,12 +84,20 @@ class Choice(NamedTuple):
     """Names or groups; empty is all."""
     without: Collection[str] = ()
 
+    @classmethod
+    def parse(cls, only: str, without: str) -> Choice:
+        """Of names separated by commas.  Raises UserError for one that there is not."""
+        chosen = [tuple(filter(None, text.split(","))) for text in (only, without)]
+        if unknown := [name for names in chosen for name in names if name not in NAMES]:
+            raise UserError(f"{', '.join(unknown)} cannot be rehearsed; what can be is {', '.join(NAMES)}")
+        return cls(*chosen)
+
     def has(self, one: Rehearsal) -> bool:
         mine = {one.name, one.group}
         return (not self.only or not mine.isdisjoint(self.only)) and mine.isdisjoint(self.without)
 
 
-def plan(recording: Recording, caught: Iterable[Signals], choice: Choice, *, is_root: bool) -> tuple[Rehearsal, ...]:
+def plan(recording: Recording, caught: Collection[int], choice: Choice, *, is_root: bool) -> tuple[Rehearsal, ...]:
     """`caught`: the signals that the program has handlers for."""
     places = _places(recording)
     possible = [one for one in CIRCUMSTANCES if is_root or not one.is_other_user]
@@ -123,25 +132,37 @@ def _place(seen: Observation) -> Place | None:
 
 
 def _faults(places: dict[Place, int]) -> Iterator[Rehearsal]:
-    """The first failure of every place, then the second one of each, ...; at the first of its calls, then at the last."""
-    mine = [(place, count, failures().get(place.name, ())) for place, count in places.items()]
-    for is_last in (False, True):
-        for turn in zip_longest(*(kinds for _, _, kinds in mine)):
-            for (place, count, _), failure in zip(mine, turn, strict=True):
-                if failure is not None and (count > 1 or not is_last):
-                    nth = count if is_last else 1
-                    which = f"the last {place}" if is_last else str(place)
-                    fault = Fault(place.arch, place.number, place.executable, place.matches, nth, effect(failure))
+    """The first failure of every place, then the second one of each, ...; at the first of its calls, then at the last, and
+    at some of those between, of which only the most telling failures."""
+    mine = [(place, [*_occurrences(count)], failures().get(place.name, ())) for place, count in places.items()]
+    for turn in range(max((len(nths) for _, nths, _ in mine), default=0)):
+        most = None if turn < 2 else BETWEEN
+        for some in zip_longest(*(kinds[:most] if turn < len(nths) else () for _, nths, kinds in mine)):
+            for (place, nths, _), failure in zip(mine, some, strict=True):
+                if failure is not None:
+                    which = f"call {nths[turn]} of {place}" if turn else str(place)
+                    fault = Fault(place.arch, place.number, place.executable, place.matches, nths[turn], effect(failure))
                     yield Rehearsal("faults", "faults", f"{which} {says(failure)}", fault, place=place)
 
 
-def _signals(places: dict[Place, int], caught: Iterable[Signals]) -> Iterator[Rehearsal]:
+def _occurrences(count: int) -> Iterator[int]:
+    """Which of so many calls fail: the first, the last, then some between."""
+    yield 1
+    if count > 1:
+        yield count
+    between, following = 2, 3
+    while between < count:
+        yield between
+        between, following = following, between + following
+
+
+def _signals(places: dict[Place, int], caught: Collection[int]) -> Iterator[Rehearsal]:
     """Each signal while the program waits, and at a write; at any call if it does neither."""
     first = next(iter(places)).executable if places else ""
     mine = [place for place in places if place.executable == first]
     waits = sorted((place for place in mine if place.name in _WAITS), key=lambda place: _WAITS.index(place.name))
     writes = [place for place in mine if place.name in ("write", "writev", "sendto", "sendmsg")]
-    for signal in sorted(caught):
+    for signal in [one for one in SIGNALS if one in caught]:
         for place in dict.fromkeys((*waits[:1], *writes[:1])) or mine[:1]:
             fault = Fault(place.arch, place.number, place.executable, place.matches, 1, Send(signal))
             yield Rehearsal(signal.name, "signals", f"{signal.name} arrives at {place}", fault, place=place)

@@ -29,6 +29,10 @@ class Input:
         self.offset = os.lseek(0, 0, os.SEEK_CUR) if self.kind is Stream.FILE else 0
 
     @property
+    def is_terminal(self) -> bool:
+        return self.kind is Stream.TERMINAL
+
+    @property
     def is_repeatable(self) -> bool:
         return self.kind not in (Stream.TERMINAL, Stream.PIPE)
 
