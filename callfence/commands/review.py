@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from callfence.judging.ask import Asker
 from callfence.judging.differences import difference_lines, rule_texts
+from callfence.judging.rehearsed import held_back_lines
 from callfence.judging.sites import site_lines
 from callfence.judging.symbols import Symbols
 from callfence.shared.files import locked, recording_path
@@ -70,6 +71,8 @@ def _review(options: argparse.Namespace) -> int:
     new = _read(path)
     old = document(options.against) if options.against else document_at(options.git, options.policy)
     found = changes(old.policy, new.policy)
+    for line in held_back_lines(options.policy, new.policy, _recording(path)):
+        print(line)
     if not found:
         print(f"{path}: nothing to review: it allows no more than {_name(options)} does")
         return 0
@@ -117,9 +120,13 @@ def _write(path: Path, old: Document, decisions: Mapping[PolicyChange, Decision]
     return int(Answer.SKIP in answers)
 
 
-def _describer(path: Path, new: Document) -> Callable[[PolicyChange], Iterator[str]]:
+def _recording(path: Path) -> Recording:
     recorded = recording_path(path)
-    recording = recording_file.load(recorded) if recorded.exists() else Recording()
+    return recording_file.load(recorded) if recorded.exists() else Recording()
+
+
+def _describer(path: Path, new: Document) -> Callable[[PolicyChange], Iterator[str]]:
+    recording = _recording(path)
     symbols = Symbols()
 
     def describe(change: PolicyChange) -> Iterator[str]:

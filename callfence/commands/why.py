@@ -141,6 +141,9 @@ def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[
         numbers = ", ".join(str(column + 1) for column in runs)
         origin = "seen" if one.note else str(one.origin)
         yield f"  {origin}; {plural(calls, 'call')} in run{'s' if len(runs) > 1 else ''} {numbers}"
+        told = [recording.rehearsed(seen) for seen in one.observations]
+        if all(told):
+            yield f"  only rehearsed: {'; '.join(dict.fromkeys(which for those in told for which in those))}"
         yield from site_lines(one.observations, recording, symbols)
     elif one.origin in (Origin.UNSEEN, Origin.PORTABLE):
         yield f"  {one.origin}"
@@ -156,7 +159,8 @@ def _runs(found: Sequence[Provenance], recording: Recording) -> Iterator[str]:
         status = "not seen to its end" if run.status is None else f"status {run.status}"
         if run.status is not None and run.status < 0:
             status = f"signal {-run.status}"
-        yield f"run {column + 1}  {run.id[:8]}  {status}  {command_line(run.command)}"
+        rehearsed = f"  rehearsed: {run.rehearsed}" if run.rehearsed else ""
+        yield f"run {column + 1}  {run.id[:8]}  {status}  {command_line(run.command)}{rehearsed}"
     if warm := sum(run.warm for column, run in enumerate(recording.runs) if column not in columns):
         yield f"{plural(warm, 'warm run')} more: what the policy allowed by then was not looked at"
 

@@ -47,7 +47,7 @@ def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> No
     rows = _rows(learned)
     lines = news(learned)
     if rehearse:
-        lines.append(f"not rehearsed: {_rehearsals(learned.recording)}: {command_line(rehearse)}")
+        lines.append(f"not rehearsed: {_rehearsals(learned.recording)}; to try them: {command_line(rehearse)}")
     if file.isatty():
         from callfence.shared import terminal
 

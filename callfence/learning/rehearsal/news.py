@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.completeness.needs import needed_by
 from policygen.evaluate import evaluate
-from policygen.review.catalogue import Level
-from policygen.review.risk import dangers_of
+from policygen.review.risk import needs_a_person
 from tracer.abi import Arch, table
-from tracer.linux import OPAQUE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -53,17 +51,10 @@ def new_in(
 def sorted_out(
     one: Rehearsal, run: Run, new: tuple[Observation, ...], executables: Collection[str], allow_opaque: frozenset[str]
 ) -> News:
-    dangerous = tuple(seen for seen in new if _is_dangerous(seen, allow_opaque))
+    dangerous = tuple(seen for seen in new if needs_a_person(seen, allow_opaque))
     executes = any(_name(seen) in ("execve", "execveat") for seen in dangerous)
     held = tuple(seen for seen in new if seen in dangerous or (executes and seen.executable not in executables))
     return News(one, run, new, dangerous, held)
-
-
-def _is_dangerous(seen: Observation, allow_opaque: frozenset[str]) -> bool:
-    """Whether it would be a grant that the catalogue warns of; a call that is learned to fail grants nothing."""
-    if _name(seen) in OPAQUE and _name(seen) not in allow_opaque:
-        return False
-    return any(danger.level.rank >= Level.WARNING.rank for danger in dangers_of(seen))
 
 
 def _name(seen: Observation) -> str:

@@ -1,0 +1,150 @@
+"""Which rehearsals are planned for a recording, in which order."""
+
+from __future__ import annotations
+
+import errno
+import re
+from signal import SIGHUP, SIGTERM
+from typing import TYPE_CHECKING
+
+import pytest
+
+from callfence.learning.rehearsal.circumstances import CIRCUMSTANCES, GROUPS
+from callfence.learning.rehearsal.failures import effect, failures, says
+from callfence.learning.rehearsal.plan import Choice, Rehearsal, plan
+from policygen.recording.fold import Folder
+from policygen.recording.runs import Recording, Run, merge
+from tracer.abi import Arch, Event, table
+from tracer.errors import UserError
+from tracer.faults import Exhaust, Fail, Shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+APP, LOADER, CHILD = "/app", "/lib/ld-linux-x86-64.so.2+0x1", "/bin/child"
+Call = tuple[str, tuple[int, ...], int, str, str]
+
+
+def call(name: str, *arguments: int, times: int = 1, executable: str = APP, site: str = "/lib/libc.so.6+0x1") -> Call:
+    return name, arguments, times, executable, site
+
+
+def recorded(*calls: Call, rehearsed: str = "", run: str = "a") -> Recording:
+    folder = Folder()
+    for name, arguments, times, executable, site in calls:
+        number = table(Arch.X86_64).by_name[name].number
+        padded = (*arguments, *[0] * (6 - len(arguments)))
+        event = Event(Arch.X86_64.audit, number, padded)  # type: ignore[arg-type]
+        for _ in range(times):
+            folder.slot(executable, event, lambda site=site: site)[0] += 1
+    made = Run(run, 0, ("./app",), 0, True, executed=(("", APP),), rehearsed=rehearsed)
+    return Recording((made,), folder.observations())
+
+
+def said(recording: Recording, only: str = "faults", caught: Sequence[int] = ()) -> list[str]:
+    return [one.says for one in plan(recording, caught, Choice.parse(only, ""), is_root=True)]
+
+
+@pytest.mark.parametrize(
+    ("calls", "expected"),
+    [
+        ([], []),
+        ([call("getpid")], []),
+        ([call("fsync", 3)], ["fsync(fd=3) fails with EIO", "fsync(fd=3) fails with ENOSPC"]),
+        ([call("fsync", 3, site=LOADER)], []),
+        ([call("brk", 0)], ["brk() finds no more memory"]),
+        (
+            [call("close", 3, times=2), call("getdents64", 4)],
+            [
+                "close(fd=3) fails with EIO",
+                "getdents64(fd=4) fails with ENOENT",
+                "getdents64(fd=4) fails with EIO",
+                "call 2 of close(fd=3) fails with EIO",
+            ],
+        ),
+        (
+            [call("close", 3, executable=CHILD), call("flock", 3, 2)],
+            [
+                "flock(fd=3, cmd=LOCK_EX) fails with EWOULDBLOCK",
+                "close(fd=3) fails with EIO",
+                "flock(fd=3, cmd=LOCK_EX) fails with EINTR",
+            ],
+        ),
+        (
+            [call("close", 3, times=8)],
+            [f"{which}close(fd=3) fails with EIO" for which in ("", "call 8 of ", "call 2 of ", "call 3 of ", "call 5 of ")],
+        ),
+    ],
+)
+def test_each_place_fails_in_turn(calls: list[Call], expected: list[str]) -> None:
+    assert said(recorded(*calls)) == expected
+
+
+def test_what_only_a_rehearsal_did_is_not_rehearsed() -> None:
+    both = merge(recorded(call("close", 3)), recorded(call("fsync", 3), rehearsed="x", run="b"))
+    assert said(both) == ["close(fd=3) fails with EIO"]
+
+
+def test_signals_that_are_caught_arrive_where_the_program_waits_and_writes() -> None:
+    seen = recorded(call("write", 1, 0, 9), call("poll", 0, 1, 5), call("read", 0, 0, 9), call("getpid"))
+    assert said(seen, "signals", caught=(SIGTERM, SIGHUP)) == [
+        "SIGTERM arrives at poll()",
+        "SIGTERM arrives at write(fd=1)",
+        "SIGHUP arrives at poll()",
+        "SIGHUP arrives at write(fd=1)",
+    ]
+    assert said(recorded(call("getpid")), "signals", caught=(SIGTERM,)) == ["SIGTERM arrives at getpid()"]
+    assert said(seen, "signals") == []
+
+
+def test_a_fault_is_for_the_calls_that_are_alike() -> None:
+    (one, *_) = plan(recorded(call("write", 1, 0, 9)), (), Choice(only=("faults",)), is_root=False)
+    number = table(Arch.X86_64).by_name["write"].number
+    assert one.fault is not None and (one.fault.executable, one.fault.nth) == (APP, 1)
+    found = [one.fault.matches(Event(Arch.X86_64.audit, number, (fd, 7, 7, 0, 0, 0))) for fd in (1, 2)]
+    assert found == [True, False]
+
+
+@pytest.mark.parametrize("is_root", [True, False])
+def test_circumstances_can_be_chosen_and_left_out(is_root: bool) -> None:
+    def names(only: str = "", without: str = "") -> list[str]:
+        return [one.name for one in plan(Recording(), (), Choice.parse(only, without), is_root=is_root)]
+
+    assert names() == [one.name for one in CIRCUMSTANCES if is_root or one.name != "other-user"]
+    assert names("environment,stdout-full") == ["stdout-full", "no-environment", "no-home", "other-locale"]
+    assert names("environment", "no-home") == ["no-environment", "other-locale"]
+    assert names(without=",".join(GROUPS)) == []
+    with pytest.raises(UserError, match="nonsense, more cannot be rehearsed"):
+        names("nonsense", "more")
+
+
+@pytest.mark.parametrize(
+    ("failure", "made", "text"),
+    [
+        ("EIO", Fail(errno.EIO), "fails with EIO"),
+        ("EPIPE", Fail(errno.EPIPE, 13), "fails with EPIPE"),
+        ("short 2", Shorten(2), "is cut short"),
+        ("memory", Exhaust(9), "finds no more memory"),
+        ("descriptors", Exhaust(7), "finds no more descriptors"),
+    ],
+)
+def test_what_a_failure_is(failure: str, made: Fail | Shorten | Exhaust, text: str) -> None:
+    assert (effect(failure), says(failure)) == (made, text)
+
+
+def test_the_table_names_calls_and_errors_that_there_are() -> None:
+    calls = {name for arch in Arch for name in table(arch).by_name}
+    assert failures().keys() <= calls
+    for name, kinds in failures().items():
+        assert len(set(kinds)) == len(kinds), name
+        for kind in kinds:
+            assert isinstance(effect(kind), Fail | Exhaust) or re.fullmatch("short [0-5]", kind), (name, kind)
+            if (short := re.fullmatch("short ([0-5])", kind)) is not None:
+                arguments = table(Arch.X86_64).by_name[name].arguments
+                assert arguments[int(short[1])].name in ("count", "size", "len"), (name, kind)
+
+
+def test_names_are_told_apart() -> None:
+    one = Rehearsal("SIGTERM", "signals", "")
+    assert Choice(only=("SIGTERM",)).has(one) and Choice(only=("signals",)).has(one)
+    assert not Choice(without=("SIGTERM",)).has(one) and not Choice(only=("faults",)).has(one)

@@ -1,0 +1,176 @@
+"""`learn --rehearse` with programs that misbehave where a call fails: each ends, leaves no process, and what it did is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROGRAM = Path(__file__).parent / "programs" / "rehearsed.c"
+LEARN = (sys.executable, "-m", "callfence", "learn", "-o", "it.policy")
+FAULTS = ("--rehearse", "--rehearse-only", "faults", "--rehearse-runs", "5")
+"""Enough for the first failure of each call."""
+
+
+@pytest.fixture
+def app(compile_c: Callable[..., Path], tmp_path: Path) -> Path:
+    copy = tmp_path / "app"
+    copy.write_bytes(compile_c(PROGRAM).read_bytes())
+    copy.chmod(0o755)
+    return copy
+
+
+def learn(folder: Path, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    settings = {"stdin": subprocess.DEVNULL, "timeout": 100} | options
+    return subprocess.run([*LEARN, *words], cwd=folder, capture_output=True, text=True, check=False, **settings)
+
+
+def policy(folder: Path) -> set[str]:
+    """The calls that the policy has."""
+    lines = (folder / "it.policy").read_text().splitlines()
+    return {line.partition(":")[0] for line in lines if ": " in line and line[0].isalpha()}
+
+
+def runs(folder: Path) -> list[dict[str, Any]]:
+    rows = map(json.loads, (folder / ".callfence" / "it.rec").read_text().splitlines())
+    return [row for row in rows if "rehearsed" in row]
+
+
+def is_running(app: Path) -> bool:
+    """Whether a process of the program is left."""
+    for one in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{one}/exe") == str(app):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@pytest.mark.parametrize(
+    ("what", "brings"),
+    [("hang", "pause"), ("spin", "getppid"), ("daemon", "setsid"), ("leaves", "creat")],
+)
+def test_what_a_program_does_when_a_call_fails_is_learned(tmp_path: Path, app: Path, what: str, brings: str) -> None:
+    done = learn(tmp_path, *FAULTS, "./app", what)
+    assert done.returncode == 0, done.stderr
+    assert brings in policy(tmp_path)
+    assert "openat(flags=O_RDONLY) fails with ENOENT:" in done.stderr
+    assert not is_running(app)
+    plain, *rehearsed = runs(tmp_path)
+    assert plain["rehearsed"] == ""
+    assert [one["rehearsed"] for one in rehearsed] == ["openat(flags=O_RDONLY) fails with ENOENT"]
+
+
+def test_a_scratch_folder_keeps_the_current_one_as_it_is(tmp_path: Path, app: Path) -> None:
+    before = Path("/tmp").iterdir()
+    assert learn(tmp_path, *FAULTS, "--scratch", "./app", "leaves").returncode == 0
+    assert "creat" in policy(tmp_path)
+    assert not (tmp_path / "left").exists()
+    assert {row["executable"] for row in observations(tmp_path)} == {str(app)}
+    assert not [path for path in {*Path("/tmp").iterdir()} - {*before} if path.name.startswith("callfence-")]
+
+
+def observations(folder: Path) -> list[dict[str, Any]]:
+    rows = map(json.loads, (folder / ".callfence" / "it.rec").read_text().splitlines())
+    return [row for row in rows if "executable" in row]
+
+
+def test_where_no_overlay_is_permitted_each_run_gets_a_copy(
+    tmp_path: Path, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user who may make no more namespaces cannot mount."""
+    code = "import sys\nfrom callfence.learning.rehearsal import scratch\n"
+    code += "scratch.Scratch._can_overlay = lambda self: False\n"
+    code += "from callfence.learning.command import main\nmain(sys.argv[1:])\n"
+    command = [sys.executable, "-c", code, "-o", "it.policy", *FAULTS, "--scratch", "./app", "leaves"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0 and "each in a copy of its own" in done.stderr
+    assert "creat" in policy(tmp_path) and not (tmp_path / "left").exists()
+    assert {row["executable"] for row in observations(tmp_path)} == {str(app)}
+
+
+def test_a_dangerous_grant_is_left_to_a_person(tmp_path: Path, app: Path) -> None:
+    done = learn(tmp_path, *FAULTS, "./app", "debugger")
+    assert "not added, since it would be dangerous; `callfence review it.policy` lists it: execve" in done.stderr
+    assert "execve" not in policy(tmp_path)
+    command = [sys.executable, "-m", "callfence", "review", "it.policy", "--against", "it.policy"]
+    listed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "when openat(flags=O_RDONLY) fails with ENOENT\n    to allow it: callfence allow it.policy 'execve: allow'" in listed
+    assert learn(tmp_path, "-q", "--tight", "./app").returncode == 0
+    assert "execve" not in policy(tmp_path)
+
+
+def test_why_tells_what_was_only_rehearsed_until_a_plain_run_needs_it(tmp_path: Path, app: Path) -> None:
+    def told() -> str:
+        command = [sys.executable, "-m", "callfence", "why", "it.policy", "exit_group"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    learn(tmp_path, *FAULTS, "./app", "leaves")
+    command = [sys.executable, "-m", "callfence", "why", "it.policy", "creat"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "only rehearsed: openat(flags=O_RDONLY) fails with ENOENT" in done
+    assert "only rehearsed" not in told()
+
+
+def test_a_signal_that_is_caught_arrives(tmp_path: Path, app: Path) -> None:
+    done = learn(tmp_path, "--rehearse", "--rehearse-only", "signals", "./app", "catch")
+    assert "getppid" in policy(tmp_path) and "SIGTERM arrives at" in done.stderr
+
+
+def test_a_run_that_fills_the_disk_ends_the_rehearsal(tmp_path: Path, app: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk takes root")
+    script = 'mount -t tmpfs -o size=16m small . && cp "$1" app && shift && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", script, "sh", str(app), *LEARN, *FAULTS, "./app", "fill"]
+    command[command.index("it.policy")] = str(tmp_path / "it.policy")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command[command.index("-c") + 1] = f"cd {folder} && {script.replace('small .', f'small {folder} && cd {folder}')}"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "filled half of the free space" in done.stderr
+    assert "write" in policy(tmp_path)
+    assert not is_running(folder / "app")
+
+
+def test_a_program_that_reads_the_terminal_is_not_rehearsed(tmp_path: Path, app: Path) -> None:
+    master, slave = pty.openpty()
+    os.write(master, b"x\n")
+    done = learn(tmp_path, *FAULTS, "./app", "reads", stdin=slave)
+    os.close(master)
+    os.close(slave)
+    assert done.returncode == 0
+    assert "not rehearsed: the program reads the terminal" in done.stderr
+    assert "read" in policy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--rehearse", "--check", "true"), "not with --rehearse"),
+        (("--rehearse", "-p", "1"), "cannot be"),
+        (("--scratch", "true"), "give --rehearse, too"),
+        (("--rehearse-only", "faults", "true"), "give --rehearse, too"),
+        (("--rehearse", "--rehearse-only", "nonsense", "true"), "nonsense cannot be rehearsed; what can be is faults,"),
+        (("--rehearse", "--rehearse-runs", "0", "true"), "--rehearse-runs"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    done = learn(tmp_path, *words)
+    assert done.returncode == 125 and said in done.stderr
+
+
+def test_a_plain_learn_says_what_could_be_rehearsed(tmp_path: Path, app: Path) -> None:
+    last = learn(tmp_path, "./app").stderr.splitlines()[-1]
+    assert last.startswith("  not rehearsed: ")
+    assert last.endswith("to try them: learn --rehearse -o it.policy ./app")

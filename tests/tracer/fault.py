@@ -1,0 +1,34 @@
+"""Runs a program with one fault: fault.py PROGRAM CALL NTH EFFECT, the effect being an expression of tracer.faults' names."""
+
+import os
+import sys
+
+from tracer import faults, session
+from tracer.abi import Arch, table
+from tracer.faults import Exhaust, Fail, Send, Shorten  # noqa: F401
+from tracer.launch import Program
+
+
+class Recorder:
+    generation = 0
+
+    def hot_mask(self, arch, number):
+        return 0
+
+    def slot(self, executable, event, site):
+        return [0]
+
+    def executed(self, before, after):
+        pass
+
+    def gap(self, what):
+        pass
+
+
+program, call, nth, effect = sys.argv[1:]
+arch = Arch.X86_64
+number = table(arch).by_name[call].number
+fault = faults.Fault(arch.audit, number, os.path.realpath(program), lambda event: True, int(nth), eval(effect))
+injector = faults.Injector(fault)
+outcome = session.trace(Program(os.fsencode(program), (b"program",), ()), Recorder(), injector=injector)
+print("injected" if injector.fired else "not injected", os.waitstatus_to_exitcode(outcome.status))
