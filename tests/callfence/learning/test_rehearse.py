@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PROGRAM = Path(__file__).parent / "programs" / "rehearsed.c"
-LEARN = (sys.executable, "-m", "callfence", "learn", "-o", "it.policy")
+LEARN = (sys.executable, "-m", "callfence", "learn", "--exact", "-o", "it.policy")
 FAULTS = ("--rehearse", "--rehearse-only", "faults", "--rehearse-runs", "5")
 """Enough for the first failure of each call."""
 
@@ -92,7 +92,7 @@ def test_where_no_overlay_is_permitted_each_run_gets_a_copy(
     code = "import sys\nfrom callfence.learning.rehearsal import scratch\n"
     code += "scratch.Scratch._can_overlay = lambda self: False\n"
     code += "from callfence.learning.command import main\nmain(sys.argv[1:])\n"
-    command = [sys.executable, "-c", code, "-o", "it.policy", *FAULTS, "--scratch", "./app", "leaves"]
+    command = [sys.executable, "-c", code, "--exact", "-o", "it.policy", *FAULTS, "--scratch", "./app", "leaves"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0 and "each in a copy of its own" in done.stderr
     assert "creat" in policy(tmp_path) and not (tmp_path / "left").exists()
@@ -173,4 +173,4 @@ def test_options_that_make_no_sense(tmp_path: Path, words: tuple[str, ...], said
 def test_a_plain_learn_says_what_could_be_rehearsed(tmp_path: Path, app: Path) -> None:
     last = learn(tmp_path, "./app").stderr.splitlines()[-1]
     assert last.startswith("  not rehearsed: ")
-    assert last.endswith("to try them: learn --rehearse -o it.policy ./app")
+    assert last.endswith("to try them: learn --rehearse --exact -o it.policy ./app")
