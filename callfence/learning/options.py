@@ -45,6 +45,8 @@ class LearnOptions(NamedTuple):
     portable: bool
     within: str | None
     """The baseline's file."""
+    default: str | None
+    """What happens to calls that the policy does not allow, in the policy language; None leaves it as the policy has it."""
     arm: str | None
     """`now`, `exec` or `entry`; None leaves it as the policy has it."""
     allow_opaque: frozenset[str]
@@ -95,6 +97,11 @@ def parser() -> argparse.ArgumentParser:
     add("--tight", action="store_true", help="also constrain descriptors and sizes, where several runs agree on few values")
     add("--portable", action="store_true", help="also allow what other C libraries do instead, now and in later merges")
     add("--within", metavar="BASE", help="never allow what this policy or container profile (JSON) denies, and report it")
+    add(
+        "--default",
+        metavar="ACTION",
+        help="what happens to calls that the policy does not allow: kill, 'errno EPERM' ... (default: kill)",
+    )
     add("--arm", choices=["now", "exec", "entry"], help="when the filter takes effect, and recording begins (default: exec)")
     add(
         "--allow-opaque",
@@ -148,8 +155,8 @@ def _mistake(given: argparse.Namespace) -> str:
         return "no program given"
     if given.output == Path("-"):
         return "-o -: a policy is a file, since the next run is merged into it"
-    if given.check and (given.fresh or given.tight or given.portable):
-        return "--check compares with the policy that there is: not with --fresh, --tight or --portable"
+    if given.check and (given.fresh or given.tight or given.portable or given.default is not None):
+        return "--check compares with the policy that there is: not with --fresh, --tight, --portable or --default"
     if given.tight and given.portable:
         return "give either --tight or --portable: descriptors and sizes differ from one C library to another"
     if given.pid is not None and given.command:

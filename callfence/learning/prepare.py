@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from callfence.enforcing.cache import Compiled
     from callfence.learning.options import LearnOptions
-    from policygen.model import Policy
+    from policygen.model import Action, Policy
 
 
 class Prepared(NamedTuple):
@@ -30,6 +30,8 @@ class Prepared(NamedTuple):
     """Whether that filter is used: only what is new to the policy is recorded."""
     base: Policy | None
     """The baseline of `--within`."""
+    default: Action | None
+    """The action of `--default`."""
 
     @property
     def filter(self) -> bytes:
@@ -55,15 +57,17 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
         _require_recording(recording)
     if existing is not None and (options.exact or options.tight):
         _require_exact(existing, "--exact" if options.exact else "--tight")
+    default = None if options.default is None else _default(options.default)
     base, is_within = _baseline(policy, existing, options.within)
-    is_warm = existing is not None and is_within and not options.tight and not options.rehearse
+    records_all = options.tight or options.rehearse or (default and _stops_nothing(existing))
+    is_warm = existing is not None and is_within and not records_all
     if not options.check:
         if existing is None or not is_within:  # a filter that is at hand was made with libseccomp
             from policygen.filter import library
 
             library.require()
         _require_writable(policy, recording)
-    return Prepared(policy, recording, existing, is_warm, base)
+    return Prepared(policy, recording, existing, is_warm, base, default)
 
 
 def _require_machine() -> None:
@@ -87,6 +91,25 @@ def _require_exact(existing: Compiled, option: str) -> None:
         name = existing.sources[0][0]
         what = f"{option} is without: take the line out, or start over with --fresh"
         raise UserError(f"{name} has `implied {implied}`, and {what}")
+
+
+def _default(text: str) -> Action:
+    """The action of `--default`, which must stop calls: otherwise nothing would be new, and so nothing learned."""
+    from policygen.language.document import PolicyError, parse
+
+    try:
+        action = parse(f"default {' '.join(text.split())}\n").policy.default
+    except PolicyError as error:
+        raise UserError(f"--default {text!r}: {error.message}{': ' if error.hint else ''}{error.hint}") from None
+    if action.lets_run:
+        what = "lets every call run, so there would be nothing to learn; give kill, trap, notify or 'errno EPERM'"
+        raise UserError(f"--default {text!r}: {what}")
+    return action
+
+
+def _stops_nothing(existing: Compiled | None) -> bool:
+    """Whether calls of which the policy says nothing run: they are not seen if it is used as a filter."""
+    return existing is not None and filters.document(existing).policy.default.lets_run
 
 
 def _require_recording(recording: Path) -> None:

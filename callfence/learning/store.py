@@ -127,7 +127,7 @@ def _generate(
     prepared: Prepared, seen: Sequence[Observation], existing: Document | None, options: LearnOptions
 ) -> Generated:
     implied = 0 if options.exact or options.tight else IMPLIED[-1]
-    how = Options(options.names, options.tight, options.allow_opaque, implied, options.portable)
+    how = Options(options.names, options.tight, options.allow_opaque, implied, options.portable, prepared.default)
     arm = Arm(options.arm) if options.arm else None
     name = prepared.policy.name.removesuffix(".policy")
     if prepared.base is None:

@@ -11,7 +11,7 @@ from callfence.learning.sure import call_name, has_names_only, sureness
 from callfence.shared.text import command_line, plural, printable
 from policygen.completeness.confidence import confidence
 from policygen.completeness.discovery import discovery
-from policygen.language.naming import format_entry
+from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
 from policygen.model import Always, Entry, Or, alternatives
@@ -87,6 +87,8 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         ("policy", size_of(policy)),
         ("new", _new(learned)),
     ]
+    if learned.existing is not None and learned.existing.policy.default != policy.default:
+        rows.append(("default", f"{format_action(policy.default)}, was {format_action(learned.existing.policy.default)}"))
     if policy.implied and learned.generated.implied:
         kinds = plural(learned.generated.implied, "kind")
         rows.append(("implied", f"{kinds} of call that grant nothing beyond it (callfence show --implied)"))

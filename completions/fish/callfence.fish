@@ -51,7 +51,7 @@ function _shtab_callfence_using
 end
 
 set -g _shtab_callfence_commands learn enforce show verify diff reduce fmt why review allow report merge lint export import git-setup doctor
-set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --format --from --git --kernel --level --log --losses --name --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --runtime --to --within -o -p
+set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --default --format --from --git --kernel --level --log --losses --name --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --runtime --to --within -o -p
 
 complete -c callfence -e
 complete -c callfence -f
@@ -69,6 +69,7 @@ complete -c callfence -n '_shtab_callfence_using learn' -l exact -d 'allow only 
 complete -c callfence -n '_shtab_callfence_using learn' -l tight -d 'also constrain descriptors and sizes, where several runs agree on few values'
 complete -c callfence -n '_shtab_callfence_using learn' -l portable -d 'also allow what other C libraries do instead, now and in later merges'
 complete -c callfence -n '_shtab_callfence_using learn' -l within -x -d 'never allow what this policy or container profile (JSON) denies, and report it'
+complete -c callfence -n '_shtab_callfence_using learn' -l default -x -d 'what happens to calls that the policy does not allow: kill, '"'"'errno EPERM'"'"' ... (default: kill)'
 complete -c callfence -n '_shtab_callfence_using learn' -l arm -xka "now exec entry" -d 'when the filter takes effect, and recording begins (default: exec)'
 complete -c callfence -n '_shtab_callfence_using learn' -l allow-opaque -xka "clone3 openat2 io_uring_setup" -d 'allow a call whose arguments no filter can see (clone3, openat2, io_uring_setup); without it, the call fails with ENOSYS'
 complete -c callfence -n '_shtab_callfence_using learn' -l rehearse -d 'then run PROGRAM again, many times: with calls that fail, signals, full disks'

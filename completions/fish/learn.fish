@@ -51,7 +51,7 @@ function _shtab_learn_using
 end
 
 set -g _shtab_learn_commands
-set -g _shtab_learn_opts_with_value --allow-opaque --arm --output --pid --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --within -o -p
+set -g _shtab_learn_opts_with_value --allow-opaque --arm --default --output --pid --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --within -o -p
 
 complete -c learn -e
 complete -c learn -f
@@ -66,6 +66,7 @@ complete -c learn -n _shtab_learn_using -l exact -d 'allow only what was seen, w
 complete -c learn -n _shtab_learn_using -l tight -d 'also constrain descriptors and sizes, where several runs agree on few values'
 complete -c learn -n _shtab_learn_using -l portable -d 'also allow what other C libraries do instead, now and in later merges'
 complete -c learn -n _shtab_learn_using -l within -x -d 'never allow what this policy or container profile (JSON) denies, and report it'
+complete -c learn -n _shtab_learn_using -l default -x -d 'what happens to calls that the policy does not allow: kill, '"'"'errno EPERM'"'"' ... (default: kill)'
 complete -c learn -n _shtab_learn_using -l arm -xka "now exec entry" -d 'when the filter takes effect, and recording begins (default: exec)'
 complete -c learn -n _shtab_learn_using -l allow-opaque -xka "clone3 openat2 io_uring_setup" -d 'allow a call whose arguments no filter can see (clone3, openat2, io_uring_setup); without it, the call fails with ENOSYS'
 complete -c learn -n _shtab_learn_using -l rehearse -d 'then run PROGRAM again, many times: with calls that fail, signals, full disks'

@@ -82,7 +82,7 @@ def format_value(arch: Arch, argument: Argument, value: int) -> str:
         return _number(argument, value)
     family = constants.family(argument.constants, arch)
     bits = value & argument.mask
-    signed = _signed(argument, bits)
+    signed = _signed(argument, bits) if argument.width > 16 else bits  # a umode_t of 16 bits is no negative number
     if signed < 0 and not family.name(bits) and (argument.kind not in _HEXADECIMAL or family.name(signed)):
         return family.format(signed)
     return family.format(bits)

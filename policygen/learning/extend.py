@@ -38,6 +38,8 @@ class Options:
     """The implied set that a new policy gets; 0: none.  With one, bits that the program can set afterwards are free."""
     portable: bool = False
     """Make the policy fit other C libraries too (`policygen.learning.portable`), if it does not already."""
+    default: Action | None = None
+    """What the policy is to do with calls that it does not allow; None: as it does already, and kill in a new one."""
 
 
 DEFAULTS = Options()

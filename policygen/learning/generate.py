@@ -90,6 +90,7 @@ def generate(
     options = replace(options, implied=old.implied)
     placed, gaps = _placed(observations)
     start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
+    start = replace(start, default=options.default or old.default)
     found = beyond(start, placed, options.allow_opaque, names_only=options.names_only)
     start = found.policy
     placed = found.new if old.implied else _with_waits(found.new, start, options)

@@ -30,6 +30,8 @@ def call(name: str, *arguments: int, arch: Arch = Arch.X86_64) -> str:
             call("openat", 0xFFFFFF9C, 0, 0o102, 0o644),
             "openat(dfd=AT_FDCWD, filename=NULL, flags=O_RDWR|O_CREAT, mode=0644)",
         ),
+        # a mode has no sign, although its highest bit is that of a regular file
+        (call("mknod", 0, 0o104644, 0), "mknod(filename=NULL, mode=S_IFREG|S_ISUID|0644, dev=0)"),
         (call("read", 3, 0x1000, 65536), "read(fd=3, buf=0x1000, count=65536)"),
         (call("read", -1, 0x1000, 1), "read(fd=-1, buf=0x1000, count=1)"),
         (call("lseek", 3, -1, 0), "lseek(fd=3, offset=-1, whence=SEEK_SET)"),
