@@ -1,8 +1,8 @@
-"""Several filters as one: a call must pass each, in order.
+"""Several filters as one, which answers as the strictest of them does.
 
 They cannot be put on one after the other: the first would judge the `seccomp` call that installs the second, and one
-chain of filters has one listener only (seccomp(2), EBUSY).  So what a filter allows goes on to the next one: its
-`return ALLOW` becomes a jump, which in classic BPF is as long.  The first filter that does not allow decides.
+chain of filters has one listener only (seccomp(2), EBUSY).  So each answer of a filter becomes a jump into a copy of what
+follows, whose answers are at least as strict.  Classic BPF has no subroutines, but few different answers.
 """
 
 from __future__ import annotations
@@ -14,31 +14,70 @@ if TYPE_CHECKING:
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS (linux/bpf_common.h)
 _SIZE = 8  # struct sock_filter {u16 code; u8 jt, jf; u32 k}
 _RET_K, _JA = 0x06, 0x05  # BPF_RET | BPF_K, BPF_JMP | BPF_JA (linux/bpf_common.h)
-_ALLOW, _LOG = 0x7FFF0000, 0x7FFC0000  # SECCOMP_RET_* (linux/seccomp.h)
+_ACTION = 0xFFFF0000  # SECCOMP_RET_ACTION_FULL (linux/seccomp.h)
+_KILL_PROCESS, _KILL_THREAD, _NOTIFY = 0x80000000, 0, 0x7FC00000  # SECCOMP_RET_*
 
 
-def chain(filters: Sequence[bytes]) -> bytes:
-    """One program for all of `filters`, each an array of struct sock_filter that returns constants.
+def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
+    """Return one program for all of `filters`, each an array of struct sock_filter that returns constants.
 
-    A `log` counts as `allow` except in the last.  ValueError if there are none, or more instructions than the kernel
+    The kernel's order of strictness (seccomp(2)) decides, of equals the first.  With `reports`, a notification outranks all
+    but a kill: whoever is asked judges by all policies.  ValueError if there are none, or more instructions than the kernel
     takes.
     """
     if not filters:
         raise ValueError("no filter")
-    total = sum(map(len, filters)) // _SIZE
-    if total > MAX_INSTRUCTIONS:
-        raise ValueError(f"the filter has {total} instructions, and the kernel takes {MAX_INSTRUCTIONS}")
-    return b"".join(map(_passing_on, filters[:-1])) + filters[-1]
+    whole = filters[-1]
+    for one in reversed(filters[:-1]):
+        whole = _followed(one, whole, reports)
+    if len(whole) > MAX_INSTRUCTIONS * _SIZE:
+        raise ValueError(f"the filter has {len(whole) // _SIZE} instructions, and the kernel takes {MAX_INSTRUCTIONS}")
+    return whole
 
 
-def _passing_on(program: bytes) -> bytes:
-    """The program with each `return ALLOW` replaced by a jump behind its end."""
+def _followed(first: bytes, second: bytes, reports: bool) -> bytes:
+    """The program that answers as the stricter of the two."""
+    copies: dict[int, bytes] = {}
+    for answer in {*_answers(first)}:
+        stricter = {other: min(answer, other, key=lambda one: _rank(one, reports)) for other in _answers(second)}
+        if set(stricter.values()) != {answer}:
+            copies[answer] = _replaced(second, stricter)
+    places, end = {}, len(first)
+    for answer in sorted(copies):
+        places[answer] = end
+        end += len(copies[answer])
+    parts = []
+    for start in range(0, len(first), _SIZE):
+        instruction = first[start : start + _SIZE]
+        code, k = _decoded(instruction)
+        if code == _RET_K and k in places:
+            instruction = _JA.to_bytes(4, "little") + (places[k] // _SIZE - start // _SIZE - 1).to_bytes(4, "little")
+        parts.append(instruction)
+    return b"".join(parts) + b"".join(copies[answer] for answer in sorted(copies))
+
+
+def _replaced(program: bytes, answers: dict[int, int]) -> bytes:
     parts = []
     for start in range(0, len(program), _SIZE):
         instruction = program[start : start + _SIZE]
-        code, k = int.from_bytes(instruction[:2], "little"), int.from_bytes(instruction[4:], "little")
-        if code == _RET_K and k in (_ALLOW, _LOG):
-            behind = (len(program) - start) // _SIZE - 1
-            instruction = _JA.to_bytes(4, "little") + behind.to_bytes(4, "little")
-        parts.append(instruction)
+        code, k = _decoded(instruction)
+        parts.append(instruction if code != _RET_K else instruction[:4] + answers[k].to_bytes(4, "little"))
     return b"".join(parts)
+
+
+def _answers(program: bytes) -> list[int]:
+    """What the program returns."""
+    decoded = (_decoded(program[start : start + _SIZE]) for start in range(0, len(program), _SIZE))
+    return [k for code, k in decoded if code == _RET_K]
+
+
+def _decoded(instruction: bytes) -> tuple[int, int]:
+    return int.from_bytes(instruction[:2], "little"), int.from_bytes(instruction[4:], "little")
+
+
+def _rank(answer: int, reports: bool) -> int:
+    """The smaller, the stricter."""
+    action = answer & _ACTION
+    if action in (_KILL_PROCESS, _KILL_THREAD):
+        return -2 if action == _KILL_PROCESS else -1
+    return 0 if reports and action == _NOTIFY else action

@@ -37,7 +37,7 @@ def run(
     """
     _require_kernel(reporter)
     try:
-        filter_ = chain(filters)
+        filter_ = chain(filters, reports=reporter is not None)
     except ValueError as error:
         raise EnforceError(str(error)) from error
     found = locate(argv[0], environment)

@@ -11,7 +11,7 @@ from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from tracer.abi import Event
 
-ALLOW, LOG, KILL, ERRNO, NOTIFY = 0x7FFF0000, 0x7FFC0000, 0x80000000, 0x00050001, 0x7FC00000
+ALLOW, LOG, KILL, TRAP, ERRNO, NOTIFY = 0x7FFF0000, 0x7FFC0000, 0x80000000, 0x00030000, 0x00050001, 0x7FC00000
 X86_64 = 0xC000003E
 
 
@@ -27,20 +27,25 @@ def answering(number, answer, otherwise):
     )
 
 
+ORDER = (KILL, TRAP, ERRNO, NOTIFY, LOG, ALLOW)
+"""The strictest first: seccomp(2)."""
+
+
 @pytest.mark.parametrize("length", [1, 2, 3])
-def test_the_first_filter_that_does_not_allow_decides(length):
-    answers = [(ALLOW, KILL), (KILL, ALLOW), (ERRNO, ALLOW), (NOTIFY, ERRNO), (ALLOW, ALLOW)]
-    for chosen in product(answers, repeat=length):
-        filters = [answering(1, *pair) for pair in chosen]
+@pytest.mark.parametrize("reports", [False, True])
+def test_the_strictest_answer_counts_whatever_the_order(length, reports):
+    order = (KILL, NOTIFY, TRAP, ERRNO, LOG, ALLOW) if reports else ORDER
+    pairs = [(ALLOW, KILL), (KILL, ALLOW), (ERRNO, ALLOW), (NOTIFY, ERRNO), (TRAP, LOG), (LOG, NOTIFY)]
+    for chosen in product(pairs, repeat=length):
+        whole = chain([answering(1, *pair) for pair in chosen], reports=reports)
         for number, index in ((1, 0), (2, 1)):
-            expected = next((pair[index] for pair in chosen if pair[index] != ALLOW), ALLOW)
-            assert bpf.run(chain(filters), Event(X86_64, number)) == expected
+            assert bpf.run(whole, Event(X86_64, number)) == min((pair[index] for pair in chosen), key=order.index)
 
 
-def test_log_passes_on_and_counts_in_the_last():
-    assert bpf.run(chain([answering(1, LOG, ALLOW), answering(1, KILL, ALLOW)]), Event(X86_64, 1)) == KILL
-    assert bpf.run(chain([answering(1, LOG, ALLOW), answering(1, ALLOW, ALLOW)]), Event(X86_64, 1)) == ALLOW
-    assert bpf.run(chain([answering(1, ALLOW, ALLOW), answering(1, LOG, ALLOW)]), Event(X86_64, 1)) == LOG
+def test_of_several_errors_the_first_counts():
+    filters = [answering(1, ERRNO, ALLOW), answering(1, ERRNO + 1, ALLOW)]
+    assert bpf.run(chain(filters), Event(X86_64, 1)) == ERRNO
+    assert bpf.run(chain(filters[::-1]), Event(X86_64, 1)) == ERRNO + 1
 
 
 def test_one_filter_is_unchanged():
@@ -51,6 +56,6 @@ def test_nothing_and_too_much():
     with pytest.raises(ValueError, match="no filter"):
         chain([])
     half = answering(1, ALLOW, KILL) * (MAX_INSTRUCTIONS // 8)
-    assert len(chain([half, half])) == 8 * MAX_INSTRUCTIONS
+    assert len(chain([half, half])) == 8 * MAX_INSTRUCTIONS, "a kill needs no copy of what follows"
     with pytest.raises(ValueError, match="4100 instructions, and the kernel takes 4096"):
         chain([half, half, answering(1, ALLOW, KILL)])
