@@ -15,24 +15,37 @@ from typing import TYPE_CHECKING
 from policygen.learning.rule import Element, Flags, Rule, join, key
 from policygen.model import Condition, Operator
 from policygen.recording.fold import EVIDENCE
-from tracer.abi import Argument, Kind, constants
+from tracer.abi import Arch, Argument, Kind, constants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from policygen.recording.observation import Observation
-    from tracer.abi import Arch
     from tracer.abi.table import Table
 
 
-def exact(_: Argument, index: int, value: int) -> Element:
+def exact(argument: Argument, index: int, value: int) -> Element:
     """Only this value: selectors, signals, and bits that are dangerous together."""
+    if argument.constants in _ELSE_INVALID:
+        named = constants.family(argument.constants, Arch.X86_64).names.values()  # the same on all architectures
+        if not min(named) <= value <= max(named):
+            return Condition(index, Operator.LT, min(named)) if value < min(named) else Condition(index, Operator.GT, max(named))
     return Condition(index, Operator.EQ, value)
+
+
+_ELSE_INVALID = frozenset(("priority_which", "ioprio_which"))
+"""Families without gaps whose other values are errors, whatever else is given (kernel/sys.c, block/ioprio.c).  A program that
+passes a pid there, with the arguments in the wrong order, has another value in every run."""
 
 
 def clock(_: Argument, index: int, value: int) -> Element:
     """Only this clock; but every negative one, for they carry a pid or a descriptor."""
     return Condition(index, Operator.LT, 0) if value < 0 else Condition(index, Operator.EQ, value)
+
+
+def caller(_: Argument, index: int, value: int) -> Element:
+    """Only the caller itself, if the call was about it; else any task: the identifiers of others differ between runs."""
+    return None if value else Condition(index, Operator.EQ, 0)
 
 
 def union(argument: Argument, index: int, value: int) -> Element:
@@ -72,6 +85,7 @@ TREATMENT: Mapping[Kind, Callable[[Argument, int, int], Element]] = {
     Kind.SIZE: free,
     Kind.OFFSET: free,
     Kind.ID: free,
+    Kind.TASK: caller,
     Kind.MODE: free,
     Kind.NUMBER: free,
 }
@@ -87,6 +101,7 @@ class Widening(StrEnum):
     UNION = "any combination of the bits seen"
     REST = "any value of the other bits"
     NEGATIVE = "any negative value"
+    INVALID = "any value that is an error"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -230,8 +245,8 @@ def widenings_of(rule: Rule, observation: Observation, calls: Table) -> list[Wid
             widening = Widening.UNION
         elif isinstance(element, Condition) and element.operator is Operator.MASKED:
             widening = Widening.REST
-        elif isinstance(element, Condition) and element.operator is Operator.LT:
-            widening = Widening.NEGATIVE
+        elif isinstance(element, Condition) and element.operator in (Operator.LT, Operator.GT):
+            widening = Widening.NEGATIVE if meaning.kind is Kind.CLOCK else Widening.INVALID
         if widening is not None:
             found.append(Widened(observation.arch, observation.number, index, widening))
     return found

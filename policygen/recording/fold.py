@@ -31,8 +31,8 @@ EVIDENCE = 4
 """The most values of an unconstrained argument that are kept.  `--tight` uses no more of them; they also show whether a
 policy that a person made narrower still fits."""
 
-_EVIDENT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.MODE, Kind.NUMBER))
-"""Kinds whose values are kept although they are not constrained: all but addresses."""
+_EVIDENT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.TASK, Kind.MODE, Kind.NUMBER))
+"""Kinds whose values are kept although they are not constrained, or only one of them is: all but addresses."""
 
 _NUMBER = (1 << 64) - 1
 """The number's bits in `raw`."""
@@ -146,13 +146,16 @@ class Folder:
         return tuple(arguments)
 
     def _give_up(self, arch: int, number: int, index: int) -> None:
-        """Stop keeping an argument's values, and join the slots that differ in them alone."""
+        """Stop keeping an argument's values, and join the slots that differ in them alone; 0 stays where it is the caller."""
+        known = _table(arch, number)
+        has_caller = known is not None and known.by_number[number].arguments[index].kind is Kind.TASK
         del self._evidence[arch, number][index]
         self._masks.pop((arch, number), None)
         slots = self._slots[arch, number]
         folded: dict[tuple[str, tuple[int | None, ...]], Slot] = {}
         for (executable, arguments), slot in slots.items():
-            key = (executable, (*arguments[:index], None, *arguments[index + 1 :]))
+            left = 0 if has_caller and arguments[index] == 0 else None
+            key = (executable, (*arguments[:index], left, *arguments[index + 1 :]))
             if key in folded:
                 folded[key][0] += slot[0]
             else:

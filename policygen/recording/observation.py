@@ -87,10 +87,12 @@ def _kept(argument: Argument, value: int) -> int | None:
     """Return what is kept of a value: None unless learning constrains arguments of this kind.
 
     A negative clock carries a pid or a descriptor, which differs between runs: all of them become -1
-    (linux/posix-timers.h, CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are kept.
+    (linux/posix-timers.h, CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are kept, of tasks only the caller.
     """
     if argument.kind is Kind.CLOCK:
         return max(value, -1)
     if argument.kind is Kind.FIELD:
         return value & argument.exact
+    if argument.kind is Kind.TASK:
+        return None if value else 0
     return value if argument.kind.is_constrained else None

@@ -71,6 +71,8 @@ class Kind(StrEnum):
     """A position in a file."""
     ID = "id"
     """A process, user, group, key or timer identifier."""
+    TASK = "task"
+    """The identifier of a task (or of a group or a user) where 0 is the caller's own: only 0 is constrained, to 0."""
     MODE = "mode"
     """Permission bits that carry no privilege (umask)."""
     NUMBER = "number"
@@ -87,7 +89,7 @@ class Kind(StrEnum):
 
 
 _CONSTRAINED = frozenset(
-    (Kind.SELECTOR, Kind.SIGNAL, Kind.CLOCK, Kind.PROTECTION, Kind.FLAGS, Kind.FIELD)
+    (Kind.SELECTOR, Kind.SIGNAL, Kind.CLOCK, Kind.PROTECTION, Kind.FLAGS, Kind.FIELD, Kind.TASK)
 )
 
 
