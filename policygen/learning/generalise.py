@@ -28,8 +28,10 @@ def exact(argument: Argument, index: int, value: int) -> Element:
     """Only this value: selectors, signals, and bits that are dangerous together."""
     if argument.constants in _ELSE_INVALID:
         named = constants.family(argument.constants, Arch.X86_64).names.values()  # the same on all architectures
-        if not min(named) <= value <= max(named):
-            return Condition(index, Operator.LT, min(named)) if value < min(named) else Condition(index, Operator.GT, max(named))
+        if value < min(named):
+            return Condition(index, Operator.LT, min(named))
+        if value > max(named):
+            return Condition(index, Operator.GT, max(named))
     return Condition(index, Operator.EQ, value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +13,11 @@ from policygen.learning.extend import Options
 from policygen.learning.generate import generate
 from policygen.model import ALLOW
 from policygen.recording.fold import EVIDENCE, Folder
-from policygen.recording.observation import Observation
 from policygen.review.lint import lint
 from tracer.abi import Arch, Event, constants, table
+
+if TYPE_CHECKING:
+    from policygen.recording.observation import Observation
 
 ARCH = Arch.X86_64
 STACK = constants.value("RLIMIT_STACK", ARCH)
