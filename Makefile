@@ -17,6 +17,7 @@ help:
 	@echo 'make soak     random process trees under learn, for SOAK_SECONDS=7200'
 	@echo 'make bench    what learn and enforce cost; writes docs/benchmarks.md'
 	@echo 'make corpus   real programs learned and enforced; writes docs/corpus.md'
+	@echo 'make circumstances  what is denied wrongly in other circumstances; writes docs/circumstances.md; an hour'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
 	@echo 'make commands the completions and manual pages of the commands; writes completions/ and man/'
 	@echo 'make clean    remove what was made'
@@ -46,6 +47,11 @@ bench: $(VENV)/installed
 corpus: $(VENV)/developer
 	$(BIN)/python -m pytest tests/programs/test_real_programs.py --write-corpus docs/corpus.md
 
+circumstances: set-up-circumstances $(VENV)/installed
+	mkdir -p build && rm -f build/circumstances.jsonl
+	$(BIN)/python bench/circumstances/run.py build/circumstances.jsonl
+	$(BIN)/python bench/circumstances/table.py build/circumstances.jsonl docs/circumstances.md
+
 samples: $(VENV)/developer
 	$(BIN)/python -m pytest tests/programs/test_samples.py tests/programs/test_changes.py --update-policies
 
@@ -74,7 +80,10 @@ set-up: python-is-new-enough
 	@$(PYTHON) tools/set_up.py
 
 set-up-tests: python-is-new-enough
-	@$(PYTHON) tools/set_up.py --tests
+	@$(PYTHON) tools/set_up.py tests
+
+set-up-circumstances: python-is-new-enough
+	@$(PYTHON) tools/set_up.py tests circumstances
 
 python-is-new-enough:
 	@command -v $(PYTHON) >/dev/null || { echo 'callfence: $(PYTHON) is missing; it needs Python 3.11 or newer' >&2; exit 1; }
@@ -86,4 +95,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL: # two targets may install packages
-.PHONY: help demo test check fuzz soak bench corpus samples commands completions manuals clean set-up set-up-tests python-is-new-enough
+.PHONY: help demo test check fuzz soak bench corpus circumstances samples commands completions manuals clean set-up set-up-tests set-up-circumstances python-is-new-enough

@@ -1,4 +1,5 @@
-"""Installs the Debian packages that are missing: set_up.py [--tests].  The list is .ci/packages.
+"""Installs the Debian packages that are missing: set_up.py [SECTION ...] of the list .ci/packages; without a section,
+those that callfence itself needs.
 
 Root installs them with apt-get, unless NO_INSTALL is set.  Otherwise the command that would is printed.  The exit status is 1
 if callfence itself cannot run without what is missing; tests that need it are skipped, in CI they fail."""
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+ITSELF = "callfence itself"
+"""The section of the list without which nothing runs."""
 LIST = Path(__file__).parents[1] / ".ci" / "packages"
 PATH = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
 INSTALL = ("apt-get", "install", "-y", "--no-install-recommends", "--no-upgrade")
@@ -67,19 +70,19 @@ def command(names: Collection[str]) -> str:
     return shlex.join([*INSTALL, *names])
 
 
-def main(tests: bool) -> int:
-    lacking = {name: package for name, package in missing().items() if tests or package.section != "tests"}
+def main(sections: Collection[str]) -> int:
+    lacking = {name: package for name, package in missing().items() if package.section in (ITSELF, *sections)}
     if not lacking:
         return 0
-    for_tests = "and its tests need" if tests else "needs"
-    print(f"callfence {for_tests} Debian packages that are missing here: {' '.join(lacking)}", file=sys.stderr)
+    needing = " and ".join(["callfence", *(f"its {section}" for section in sections)])
+    print(f"Debian packages that {needing} need{'' if sections else 's'} are missing: {' '.join(lacking)}", file=sys.stderr)
     if os.geteuid() == 0 and shutil.which("apt-get") and not os.environ.get("NO_INSTALL"):
         print("They are installed now; NO_INSTALL=1 prevents that.", file=sys.stderr, flush=True)
         if _install(lacking):
             return 0
         print("apt-get failed.", file=sys.stderr)
-    vital = [name for name, package in lacking.items() if package.section != "tests"]
-    rest = f"Without {' and '.join(vital)} nothing runs." if vital else "The tests that need them are skipped."
+    vital = [name for name, package in lacking.items() if package.section == ITSELF]
+    rest = f"Without {' and '.join(vital)} nothing runs." if vital else "What needs them is left out."
     print(f"To install them, as root: {command(lacking)}\n{rest}", file=sys.stderr)
     return bool(vital)
 
@@ -93,4 +96,4 @@ def _install(names: Collection[str]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main("--tests" in sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))
