@@ -88,7 +88,7 @@ def _checked(result: int, call: str) -> int:
     return result
 
 
-def _syscall(call: str, number: int, *arguments: Any) -> int:
+def syscall(call: str, number: int, *arguments: Any) -> int:
     """One raw system call; integers are passed at their full 64 bits."""
     wide = (ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
     return _checked(_libc.syscall(ctypes.c_long(number), *wide), call)
@@ -114,7 +114,7 @@ def clone(flags: int = 0) -> int:
 
 
 def unshare_files() -> None:
-    _syscall("unshare", _SYS_UNSHARE, CLONE_FILES)
+    syscall("unshare", _SYS_UNSHARE, CLONE_FILES)
 
 
 class Image:
@@ -167,20 +167,20 @@ def install(program: bytes, flags: int) -> int:
 
     Under SECCOMP_FILTER_FLAG_TSYNC on all threads of the process, or on none: then the id of one that has other filters."""
     reference = ctypes.byref(_Program(len(program) // 8, program))
-    return _syscall("seccomp", _SYS_SECCOMP, linux.SECCOMP_SET_MODE_FILTER, flags, reference)
+    return syscall("seccomp", _SYS_SECCOMP, linux.SECCOMP_SET_MODE_FILTER, flags, reference)
 
 
 def pidfd_open(pid: int) -> int:
-    return _syscall("pidfd_open", _SYS_PIDFD_OPEN, pid, 0)
+    return syscall("pidfd_open", _SYS_PIDFD_OPEN, pid, 0)
 
 
 def pidfd_getfd(pidfd: int, descriptor: int) -> int:
     """A copy of another process's descriptor (Linux 5.6)."""
-    return _syscall("pidfd_getfd", _SYS_PIDFD_GETFD, pidfd, descriptor, 0)
+    return syscall("pidfd_getfd", _SYS_PIDFD_GETFD, pidfd, descriptor, 0)
 
 
 def kill_thread(process: int, thread: int, number: int) -> None:
-    _syscall("tgkill", _SYS_TGKILL, process, thread, number)
+    syscall("tgkill", _SYS_TGKILL, process, thread, number)
 
 
 def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:

@@ -16,24 +16,27 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+    from enforcer.arming.surroundings import Surroundings
     from enforcer.reporting.reporter import Reporter
 
 
 
 def run(
     argv: Sequence[bytes],
-    environment: Sequence[bytes],
+    environment: list[bytes],
     filters: Sequence[bytes],
     arm: str,
     reporter: Reporter | None,
     *,
+    around: Surroundings | None = None,
     stderr: int = 2,
 ) -> NoReturn:
     """Turn this process into `argv[0]`, found along PATH, confined by all of `filters` (arrays of struct sock_filter).
 
     `arm` is "now", "exec" or "entry".  With a `reporter`, the filters must answer SECCOMP_RET_USER_NOTIF where calls
     are to be reported, and for `close` wherever they do not allow it.  Failures that happen when this process is the program
-    already are written to the descriptor `stderr` (-1: nowhere).  Raises EnforceError or KernelError, and has run nothing.
+    already are written to the descriptor `stderr` (-1: nowhere).  `around` is what else the program is given or not.
+    Raises EnforceError or KernelError, and has run nothing.
     """
     _require_kernel(reporter)
     try:
@@ -41,29 +44,38 @@ def run(
     except ValueError as error:
         raise EnforceError(str(error)) from error
     found = locate(argv[0], environment)
-    image = kernel.Image(argv, environment)
-    script = kernel.Image([b"/bin/sh", b"", *argv[1:]], environment)
+    passed = around.environment(environment) if around else environment
+    image = kernel.Image(argv, passed)
+    script = kernel.Image([b"/bin/sh", b"", *argv[1:]], passed)
     paths = candidates(argv[0], environment)
     held = None
+    settle = around.settle if around else _nothing
     try:
+        if around:
+            around.enter_session()
         if arm == "now":
             from enforcer.arming import early
 
             paths = [found]
             kernel.set_no_new_privs()
             _restore_signals()
-            held = early.install(filter_, reporter)
+            held = early.install(filter_, reporter, settle)
         else:
             if not os.access(found, os.R_OK):  # then no memory of it can be written either (ptrace(2), "dumpable")
                 raise EnforceError(f"{os.fsdecode(found)} cannot be read, so it cannot be armed at its execve; {seized.HINT}")
             seized.be_seized(filter_, reporter, at_entry=arm == "entry", stderr=stderr)
             kernel.set_no_new_privs()
             _restore_signals()
+            settle()
     except OSError as error:
         raise refused(error) from error
     problem = execute(image, script, paths)
     del held
     raise failure(argv[0], problem)
+
+
+def _nothing() -> None:
+    """Leave the surroundings as they are."""
 
 
 def forget_interrupt_handler() -> None:

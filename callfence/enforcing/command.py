@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from callfence.enforcing.cache import Compiled
+    from enforcer.arming.surroundings import Surroundings
     from policygen.model import Policy
 
 DESCRIPTION = """\
@@ -51,11 +52,27 @@ OPTIONS = (
     (("--log",), "FILE", "append violations to FILE, one JSON object a line, instead of standard error"),
     (("--audit",), "", "report violations but allow them: enforce nothing"),
     (("--quiet-kernel",), "", "no reports and no helper process: the kernel alone answers"),
+    (("--die-with-parent",), "", "kill PROGRAM when the process that started enforce ends"),
+    (("--new-session",), "", "start PROGRAM in a session of its own, away from the terminal"),
+    (("--close-fds",), "", "close all descriptors but 0, 1 and 2"),
+    (("--keep-fd",), "N", "with --close-fds: do not close descriptor N; repeatable"),
+    (("--drop-caps",), "", "drop all capabilities, for good"),
+    (("--clear-env",), "", "start PROGRAM with an empty environment"),
+    (("--keep-env",), "NAME", "with --clear-env: keep the variable NAME; repeatable"),
+    (("--rlimit",), "NAME=N", "limit a resource of setrlimit(2), as in nofile=64; repeatable"),
+    (
+        ("--scope",),
+        "SCOPE",
+        "`signals`: PROGRAM can signal only what it starts (Linux 6.12).  "
+        "Off by default: a recording does not tell whom a program signalled",
+    ),
 )
 """Names, value and help of each option; what is no value but words joined by `|` has to be one of them."""
 
 _VALUED = {name: names[-1] for names, value, _ in OPTIONS if value for name in names}
 _FLAGS = tuple(names[-1] for names, value, _ in OPTIONS if not value)
+_CONFINEMENT = ("--policy", "--arm", "--log", "--audit", "--quiet-kernel")
+"""The options about calls; the others are about the program's surroundings."""
 _ARMS = ("now", "exec", "entry")  # the earlier, the stricter
 
 
@@ -84,15 +101,22 @@ def parser() -> ArgumentParser:
 
 
 class EnforceOptions:
-    """The command line, understood."""
+    """A command line that makes sense."""
 
-    def __init__(self) -> None:
-        self.policies: list[str] = []
-        self.arm = ""
-        self.log = ""
-        self.audit = False
-        self.quiet = False
-        self.argv: list[str] = []
+    __slots__ = ("argv", "given")
+
+    def __init__(self, given: dict[str, list[str]], argv: list[str]) -> None:
+        self.given = given
+        """The values of each option, in order; that of a flag is ""."""
+        self.argv = argv
+
+    def one(self, name: str) -> str:
+        """The value of an option; the last one counts, "" if there is none."""
+        return self.given[name][-1] if name in self.given else ""
+
+    @property
+    def surroundings(self) -> dict[str, list[str]]:
+        return {name: values for name, values in self.given.items() if name not in _CONFINEMENT}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,15 +140,15 @@ def main(arguments: list[str] | None = None) -> int:
         return error.status if isinstance(error, EnforceError) else FAILED
 
 
-def _enforce(options: EnforceOptions, environment: Sequence[bytes], stderr: int) -> NoReturn:
+def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> NoReturn:
     name = options.argv[0]
     path = program.locate(os.fsencode(name), environment)  # what is mistyped has no policy either
-    files = options.policies or [filters.found(name)]
+    files = options.given.get("--policy") or [filters.found(name)]
+    is_quiet, is_audit = "--quiet-kernel" in options.given, "--audit" in options.given
     strangers: dict[str, int] = {}
     check = filters.trusting(strangers)
-    compiled = [filters.compiled(file, "silent" if options.quiet else "report", check) for file in files]
-    is_quiet = options.quiet
-    if not (is_quiet or options.audit) and any(one.expects_listener for one in compiled):
+    compiled = [filters.compiled(file, "silent" if is_quiet else "report", check) for file in files]
+    if not (is_quiet or is_audit) and any(one.expects_listener for one in compiled):
         # A chain of filters has one listener (seccomp(2), EBUSY): it is the program's.
         compiled = [filters.compiled(file, "silent", check) for file in files]
         is_quiet = True
@@ -133,9 +157,10 @@ def _enforce(options: EnforceOptions, environment: Sequence[bytes], stderr: int)
         _say(f"enforce: {file} belongs to user {owner}, who can change what it allows", stderr)
     reporter = None
     if not is_quiet:
-        log = _open_log(options.log) if options.log else stderr
-        reporter = Reporter(log, lambda: _policies(compiled), json=bool(options.log), audit=options.audit)
-    if options.audit:
+        path_of_log = options.one("--log")
+        log = _open_log(path_of_log) if path_of_log else stderr
+        reporter = Reporter(log, lambda: _policies(compiled), json=bool(path_of_log), audit=is_audit)
+    if is_audit:
         _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
     if privilege_lost(path, os.geteuid(), os.getegid()):
         _say(f"enforce: {name} runs without the privilege of its set-id bits or capabilities (no_new_privs)", stderr)
@@ -143,10 +168,19 @@ def _enforce(options: EnforceOptions, environment: Sequence[bytes], stderr: int)
         [os.fsencode(argument) for argument in options.argv],
         environment,
         [one.filter for one in compiled],
-        options.arm or min((one.arm for one in compiled), key=_ARMS.index),
+        options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index),
         reporter,
+        around=_around(options.surroundings),
         stderr=stderr,
     )
+
+
+def _around(options: dict[str, list[str]]) -> Surroundings | None:
+    if not options:
+        return None
+    from enforcer.arming.surroundings import Surroundings
+
+    return Surroundings(options)
 
 
 def _wants_text(arguments: Sequence[str]) -> str:
@@ -158,7 +192,7 @@ def _wants_text(arguments: Sequence[str]) -> str:
 
 def _parse(arguments: Sequence[str]) -> EnforceOptions:
     """EnforceError, with the way out, for a mistake."""
-    options = EnforceOptions()
+    given: dict[str, list[str]] = {}
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "-":
         option = rest.pop(0)
@@ -170,31 +204,21 @@ def _parse(arguments: Sequence[str]) -> EnforceOptions:
         if name in _VALUED:
             if not separator and not rest:
                 raise EnforceError(f"{name} needs a value; `enforce --help` says which")
-            _set(options, _VALUED[name], value if separator else rest.pop(0))
+            given.setdefault(_VALUED[name], []).append(value if separator else rest.pop(0))
         elif option in _FLAGS:
-            options.audit |= option == "--audit"
-            options.quiet |= option == "--quiet-kernel"
+            given.setdefault(option, []).append("")
         else:
             hint = "options of the program come after its name" if rest else "`enforce --help` lists them"
             raise EnforceError(f"unknown option {option}: {hint}")
-    options.argv = rest
     if not rest:
         raise EnforceError("no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more")
-    if options.quiet and (options.audit or options.log):
-        other = "--audit" if options.audit else "--log"
-        raise EnforceError(f"{other} needs the helper process that --quiet-kernel goes without: give one of the two")
-    return options
-
-
-def _set(options: EnforceOptions, name: str, value: str) -> None:
-    if name == "--policy":
-        options.policies.append(value)
-    elif name == "--log":
-        options.log = value
-    elif value in _ARMS:
-        options.arm = value
-    else:
-        raise EnforceError(f"--arm {value}: must be now, exec or entry")
+    for arm in given.get("--arm", ()):
+        if arm not in _ARMS:
+            raise EnforceError(f"--arm {arm}: must be now, exec or entry")
+    for other in ("--audit", "--log"):
+        if other in given and "--quiet-kernel" in given:
+            raise EnforceError(f"{other} needs the helper process that --quiet-kernel goes without: give one of the two")
+    return EnforceOptions(given, rest)
 
 
 def _policies(compiled: Sequence[Compiled]) -> list[tuple[str, Policy]]:

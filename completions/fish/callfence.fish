@@ -51,7 +51,7 @@ function _shtab_callfence_using
 end
 
 set -g _shtab_callfence_commands learn enforce show verify diff reduce fmt why review allow report merge lint export import git-setup doctor
-set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --default --format --from --git --kernel --level --log --losses --name --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --runtime --to --within -o -p
+set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --default --format --from --git --keep-env --keep-fd --kernel --level --log --losses --name --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --rlimit --runtime --scope --to --within -o -p
 
 complete -c callfence -e
 complete -c callfence -f
@@ -88,6 +88,15 @@ complete -c callfence -n '_shtab_callfence_using enforce' -l arm -xka "now exec 
 complete -c callfence -n '_shtab_callfence_using enforce' -l log -xka "(__fish_complete_path (commandline -ct))" -d 'append violations to FILE, one JSON object a line, instead of standard error'
 complete -c callfence -n '_shtab_callfence_using enforce' -l audit -d 'report violations but allow them: enforce nothing'
 complete -c callfence -n '_shtab_callfence_using enforce' -l quiet-kernel -d 'no reports and no helper process: the kernel alone answers'
+complete -c callfence -n '_shtab_callfence_using enforce' -l die-with-parent -d 'kill PROGRAM when the process that started enforce ends'
+complete -c callfence -n '_shtab_callfence_using enforce' -l new-session -d 'start PROGRAM in a session of its own, away from the terminal'
+complete -c callfence -n '_shtab_callfence_using enforce' -l close-fds -d 'close all descriptors but 0, 1 and 2'
+complete -c callfence -n '_shtab_callfence_using enforce' -l keep-fd -x -d 'with --close-fds: do not close descriptor N; repeatable'
+complete -c callfence -n '_shtab_callfence_using enforce' -l drop-caps -d 'drop all capabilities, for good'
+complete -c callfence -n '_shtab_callfence_using enforce' -l clear-env -d 'start PROGRAM with an empty environment'
+complete -c callfence -n '_shtab_callfence_using enforce' -l keep-env -x -d 'with --clear-env: keep the variable NAME; repeatable'
+complete -c callfence -n '_shtab_callfence_using enforce' -l rlimit -x -d 'limit a resource of setrlimit(2), as in nofile=64; repeatable'
+complete -c callfence -n '_shtab_callfence_using enforce' -l scope -x -d '`signals`: PROGRAM can signal only what it starts (Linux 6.12). Off by default: a recording does not tell whom a program signalled'
 complete -c callfence -n '_shtab_callfence_using enforce' -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c callfence -n '_shtab_callfence_using enforce; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a show -d 'Print a policy in canonical form, its includes resolved, or the filter that it is compiled to; or print a filter, from a file or of a running process, as a policy. What a policy cannot express is reported in comments.'

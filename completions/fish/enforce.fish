@@ -51,7 +51,7 @@ function _shtab_enforce_using
 end
 
 set -g _shtab_enforce_commands
-set -g _shtab_enforce_opts_with_value --arm --log --policy -p
+set -g _shtab_enforce_opts_with_value --arm --keep-env --keep-fd --log --policy --rlimit --scope -p
 
 complete -c enforce -e
 complete -c enforce -f
@@ -62,5 +62,14 @@ complete -c enforce -n _shtab_enforce_using -l arm -xka "now exec entry" -d 'whe
 complete -c enforce -n _shtab_enforce_using -l log -xka "(__fish_complete_path (commandline -ct))" -d 'append violations to FILE, one JSON object a line, instead of standard error'
 complete -c enforce -n _shtab_enforce_using -l audit -d 'report violations but allow them: enforce nothing'
 complete -c enforce -n _shtab_enforce_using -l quiet-kernel -d 'no reports and no helper process: the kernel alone answers'
+complete -c enforce -n _shtab_enforce_using -l die-with-parent -d 'kill PROGRAM when the process that started enforce ends'
+complete -c enforce -n _shtab_enforce_using -l new-session -d 'start PROGRAM in a session of its own, away from the terminal'
+complete -c enforce -n _shtab_enforce_using -l close-fds -d 'close all descriptors but 0, 1 and 2'
+complete -c enforce -n _shtab_enforce_using -l keep-fd -x -d 'with --close-fds: do not close descriptor N; repeatable'
+complete -c enforce -n _shtab_enforce_using -l drop-caps -d 'drop all capabilities, for good'
+complete -c enforce -n _shtab_enforce_using -l clear-env -d 'start PROGRAM with an empty environment'
+complete -c enforce -n _shtab_enforce_using -l keep-env -x -d 'with --clear-env: keep the variable NAME; repeatable'
+complete -c enforce -n _shtab_enforce_using -l rlimit -x -d 'limit a resource of setrlimit(2), as in nofile=64; repeatable'
+complete -c enforce -n _shtab_enforce_using -l scope -x -d '`signals`: PROGRAM can signal only what it starts (Linux 6.12).  Off by default: a recording does not tell whom a program signalled'
 complete -c enforce -n _shtab_enforce_using -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c enforce -n '_shtab_enforce_using; and test $_shtab_enforce_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'

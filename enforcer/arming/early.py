@@ -19,6 +19,7 @@ from tracer.errors import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from mmap import mmap
     from typing import NoReturn
 
@@ -31,12 +32,15 @@ _SPINS = 200_000_000
 """Looks at the shared page, some seconds, before the helper is given up."""
 
 
-def install(filter_: bytes, reporter: Reporter | None) -> object:
-    """Confine this process.  With a reporter, a helper answers from then on.  Raises OSError, KernelError or EnforceError.
+def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None]) -> object:
+    """Confine this process, once `settle` has done what the filter might deny.  With a reporter, a helper answers from then on.
+
+    Raises OSError, KernelError or EnforceError.
 
     Keep the result until the execve: releasing it would make a call, which the filter may deny.
     """
     if reporter is None:
+        settle()
         kernel.install(filter_, 0)
         return None
     import gc
@@ -49,6 +53,7 @@ def install(filter_: bytes, reporter: Reporter | None) -> object:
         helper.guarded(lambda: _take(program, shared, reporter))
     while not shared[_READY]:
         time.sleep(_PAUSE)
+    settle()
     gc.disable()  # from here on, no call may be made but the execve
     flags = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
     try:
