@@ -21,7 +21,8 @@ READS, WRITES, UPDATES, CREATES = ({f"{verb} files"} for verb in ("reads", "writ
 NOTHING: set[str] = set()
 TCP, UDP, SOCKETS = {"has internet stream sockets"}, {"has internet datagram sockets"}, {"has sockets"}
 LOCKS, CODE, ACCEPTS, SENDS = {"locks files"}, {"maps code of files"}, {"accepts connections"}, {"sends messages"}
-STARTS, FATAL, TERMINALS = {"starts processes"}, {"sends fatal signals"}, {"sets terminals"}
+STARTS, THREADS = {"starts processes"}, {"starts threads"}
+FATAL, TERMINALS = {"sends fatal signals"}, {"sets terminals"}
 
 ENTRIES = (
     # a file is one of those that the user may open only if the policy compares no more than flags and mode
@@ -116,7 +117,12 @@ ENTRIES = (
     ("fork: allow", STARTS),
     ("vfork: allow", STARTS),
     ("clone: clone_flags == CLONE_NEWUSER|SIGCHLD", NOTHING),
-    ("clone: clone_flags has CLONE_THREAD", NOTHING),
+    # threads: they share all that the program has
+    ("clone: clone_flags == CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD", THREADS),
+    ("clone: clone_flags == CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD|CLONE_SYSVSEM", THREADS),
+    ("clone: clone_flags has CLONE_THREAD", THREADS),
+    ("clone: clone_flags == CLONE_VM|CLONE_SIGHAND|CLONE_THREAD", NOTHING),
+    ("clone: clone_flags == CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD|CLONE_NEWUSER", NOTHING),
     ("execve: allow\nclone3: allow", NOTHING),
     # signals: to any process, and one that ends it
     ("kill: sig == SIGTERM", FATAL),
