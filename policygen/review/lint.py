@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from policygen.implied.expand import expansion
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
 from policygen.learning.extend import constrained
@@ -125,7 +126,36 @@ def idle_rules(document: Document) -> Iterator[Finding]:
                 )
 
 
-CHECKS: tuple[Callable[[Document], Iterable[Finding]], ...] = (grants, permissive_settings, idle_rules)
+def implied_entries(document: Document) -> Iterator[Finding]:
+    """Yield the entries that allow nothing beyond the policy's implied set: they look like limits, and are none."""
+    policy = document.policy
+    for (arch, number), rows in expansion(policy).rows.items():
+        entry = policy.entries[arch].get(number)
+        if entry is None:
+            continue
+        arguments, sets = table(arch).by_number[number].arguments, space()
+        try:
+            implied = truth(sets, Or(tuple(row.entry.expression for row in rows)), arguments)
+            idle = sets.choose(implied, FALSE, truth(sets, entry.expression, arguments)) == FALSE
+        except TooComplexError:
+            continue
+        if idle:
+            accepted, reasons = _reasons(document, arch, number)
+            yield Finding(
+                "implied-entry",
+                Level.NOTE,
+                arch,
+                table(arch).by_number[number].name,
+                f"has an entry that allows nothing beyond `implied {policy.implied}`, which allows more of the call",
+                "a reviewer takes it for a limit",
+                "take the entry out, or end it with `else kill`: the set adds nothing to what denies explicitly",
+                "docs/implied.md",
+                None,
+                accepted or "; ".join(dict.fromkeys(reasons.values())),
+            )
+
+
+CHECKS: tuple[Callable[[Document], Iterable[Finding]], ...] = (grants, permissive_settings, idle_rules, implied_entries)
 
 
 # What the checks share
