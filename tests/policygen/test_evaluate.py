@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from calls import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,15 +12,10 @@ from policygen.holds import holds
 from policygen.language.document import parse
 from policygen.language.naming import format_action
 from policygen.model import KILL, Condition, Operator
-from tracer.abi import X32_BIT, Arch, Argument, Event, Kind, table
+from tracer.abi import X32_BIT, Arch, Argument, Event, Kind
 
 WORD = (1 << 64) - 1
 UPPER = 0xFFFFFFFF_00000000
-
-
-def event(name: str, *arguments: int, arch: Arch = Arch.X86_64) -> Event:
-    registers = [value & WORD for value in arguments] + [0] * (6 - len(arguments))
-    return Event(arch.audit, table(arch).by_name[name].number, tuple(registers))  # type: ignore[arg-type]
 
 
 def verdict(policy: str, call: Event) -> str:

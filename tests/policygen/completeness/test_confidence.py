@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+from calls import event
 
 from policygen.completeness.confidence import Confidence, Unseen, confidence
 from policygen.recording.fold import Folder
@@ -22,16 +23,12 @@ def flagged(flags: int) -> Event:
     return Event(ARCH.audit, ACCEPT4, (3, 0, 0, flags, 0, 0))
 
 
-def call(number: int, first: int = 0) -> Event:
-    return Event(ARCH.audit, number, (first, 0, 0, 0, 0, 0))
-
-
 def recording(*runs: list[Event], **changes: object) -> Recording:
     parts = []
     for index, events in enumerate(runs):
         folder = Folder()
-        for event in events:
-            folder.slot("/app", event, str)[0] += 1
+        for one in events:
+            folder.slot("/app", one, str)[0] += 1
         values = {"command": ("./app",), "status": 0, "complete": True} | changes
         parts.append(Recording((Run(f"r{index}", index, **values),), folder.observations()))  # type: ignore[arg-type]
     return merge(*parts)
@@ -41,7 +38,7 @@ def estimate(*runs: list[Event]) -> Confidence:
     return confidence(recording(*runs))
 
 
-read, write = call(READ), call(WRITE)
+read, write = event(READ), event(WRITE)
 
 
 @pytest.mark.parametrize(
@@ -55,16 +52,16 @@ read, write = call(READ), call(WRITE)
         ([[read, write], [read], [write], [read]], 0.0, 0, ()),
         ([[read], [read], [read], [read, write]], 0.25, 3, (WRITE,)),
         # what a free argument was is nothing new
-        ([[call(READ, 1)], [call(READ, 2)]], 0.0, 0, ()),
+        ([[event(READ, 1)], [event(READ, 2)]], 0.0, 0, ()),
         # a part of a rule: a single value, a wider union, the same union again
         ([[flagged(CLOEXEC)], [flagged(CLOEXEC)]], 0.0, 0, ()),
         ([[flagged(CLOEXEC)], [flagged(NONBLOCK)]], 1.0, 1, ()),
         ([[flagged(CLOEXEC)], [flagged(NONBLOCK)], [flagged(CLOEXEC), flagged(NONBLOCK)]], 0.0, 1, ()),
         ([[flagged(CLOEXEC)], [flagged(CLOEXEC)], [flagged(0)]], 1 / 3, 2, ()),
         # the floor is there in any case
-        ([[read], [read, call(SIGRETURN)]], 0.0, 0, ()),
+        ([[read], [read, event(SIGRETURN)]], 0.0, 0, ()),
         # numbers that no table has
-        ([[call(5000)], [call(5001)], [call(5001)]], 1 / 3, 1, (5000,)),
+        ([[event(5000)], [event(5001)], [event(5001)]], 1 / 3, 1, (5000,)),
     ],
 )
 def test_estimate(runs: list[list[Event]], chance: float | None, last: int | None, single: tuple[int, ...]) -> None:
@@ -105,7 +102,7 @@ UNSEEN = partial(recording, [read])
     ("seen", "missing"),
     [
         (UNSEEN(), [Unseen.SIGNAL, Unseen.FAILURE]),
-        (recording([call(SIGRETURN)]), [Unseen.FAILURE]),
+        (recording([event(SIGRETURN)]), [Unseen.FAILURE]),
         (UNSEEN(status=1), [Unseen.SIGNAL]),
         (UNSEEN(status=-15), [Unseen.SIGNAL, Unseen.SHUTDOWN, Unseen.FAILURE]),
         (UNSEEN(status=None, complete=False), [Unseen.SIGNAL, Unseen.SHUTDOWN, Unseen.FAILURE]),

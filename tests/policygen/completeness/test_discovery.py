@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from calls import event
 
 from policygen.completeness.confidence import confidence
 from policygen.completeness.discovery import Discovery, Estimate, discovery
@@ -18,16 +19,12 @@ READ, WRITE, CLOSE, PIPE2, PRCTL, EXIT = (
 CLOEXEC, NONBLOCK, DIRECT = 0o2000000, 0o4000, 0o40000  # asm-generic/fcntl.h
 
 
-def call(number: int, *registers: int) -> Event:
-    return Event(ARCH.audit, number, (*registers, *[0] * (6 - len(registers))))  # type: ignore[arg-type]
-
-
 def recording(*runs: list[Event], warm: tuple[int, ...] = ()) -> Recording:
     parts = []
     for index, events in enumerate(runs):
         folder = Folder()
-        for event in events:
-            folder.slot("/app", event, str)[0] += 1
+        for one in events:
+            folder.slot("/app", one, str)[0] += 1
         run = Run(f"r{index}", index, ("./app",), 0, True, warm=index in warm)
         parts.append(Recording((run,), folder.observations()))
     return merge(*parts)
@@ -37,15 +34,15 @@ def found(*runs: list[Event], warm: tuple[int, ...] = ()) -> Discovery:
     return discovery(recording(*runs, warm=warm))
 
 
-read, write, close, floor = call(READ), call(WRITE), call(CLOSE), call(EXIT)
+read, write, close, floor = event(READ), event(WRITE), event(CLOSE), event(EXIT)
 
 
 def pipe(flags: int) -> Event:
-    return call(PIPE2, 0, flags)
+    return event(PIPE2, 0, flags)
 
 
 def option(value: int) -> Event:
-    return call(PRCTL, value)
+    return event(PRCTL, value)
 
 
 def test_each_run_has_a_step_with_what_it_brought() -> None:
@@ -107,8 +104,8 @@ def test_left_out_runs_are_the_chance() -> None:
         ([[pipe(CLOEXEC)], [pipe(NONBLOCK | CLOEXEC)]], [("flags", 1, 2, NONBLOCK, 1)]),
         ([[pipe(CLOEXEC | NONBLOCK)], [pipe(CLOEXEC)], [pipe(NONBLOCK)]], []),  # bits, not combinations
         ([[pipe(CLOEXEC)], [pipe(DIRECT)], [pipe(0)]], [("flags", 1, 3, 0, 2)]),
-        ([[call(READ, 1)], [call(READ, 2)]], []),  # free
-        ([[call(5000, 1)], [call(5000, 2)]], []),  # no table has it
+        ([[event(READ, 1)], [event(READ, 2)]], []),  # free
+        ([[event(5000, 1)], [event(5000, 2)]], []),  # no table has it
     ],
 )
 def test_arguments_that_still_grow(runs: list[list[Event]], growing: list[tuple[object, ...]]) -> None:

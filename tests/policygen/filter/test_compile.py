@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import strategies
+from calls import event
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
@@ -49,11 +50,6 @@ X86_64, I386 = Arch.X86_64, Arch.I386
 NOTIFY, LOG, TRAP = (Action(kind) for kind in (ActionKind.NOTIFY, ActionKind.LOG, ActionKind.TRAP))
 EXDEV = Action(ActionKind.ERRNO, 18)
 FULL = (1 << 64) - 1
-
-
-def event(arch: Arch, number: int, *arguments: int) -> Event:
-    a, b, c, d, e, f = (*arguments, *(0,) * (6 - len(arguments)))
-    return Event(arch.audit, number, (a, b, c, d, e, f))
 
 
 # Calls that do no harm whatever their arguments: lseek dup umask getpriority fadvise64
@@ -211,7 +207,7 @@ VERDICTS: list[tuple[str, list[Row]]] = [
 def test_verdicts(text: str, rows: list[Row], probe: Probe) -> None:
     policy = parse(f"callfence 1\ndefault errno EXDEV\n{text}\n").policy
     program = compile_policy(policy)
-    expected = [(event(arch, number, *arguments), action) for arch, number, arguments, action in rows]
+    expected = [(event(number, *arguments, arch=arch), action) for arch, number, arguments, action in rows]
     for one, action in expected:
         assert evaluate(policy, one) == action
         assert bpf.action(bpf.run(program, one)) == action
@@ -358,8 +354,8 @@ def test_i386_sockets_are_not_let_in_through_socketcall() -> None:
     """Asked for i386 by name, libseccomp allows `socketcall` too wherever `socket` is allowed."""
     policy = parse("callfence 1\narch i386\nsocket: family == 2\n").policy
     program = compile_policy(policy)
-    assert bpf.action(bpf.run(program, event(I386, 359, 2))) == ALLOW
-    assert bpf.action(bpf.run(program, event(I386, 102, 1))) == KILL
+    assert bpf.action(bpf.run(program, event(359, 2, arch=I386))) == ALLOW
+    assert bpf.action(bpf.run(program, event(102, 1, arch=I386))) == KILL
 
 
 # Reports
@@ -370,15 +366,15 @@ def test_reports_take_the_place_of_the_default() -> None:
     program = compile_policy(policy, report=True)
     close = table(X86_64).by_name["close"].number
     for one, action in [
-        (event(X86_64, 0, 0), ALLOW),
-        (event(X86_64, 0, 1), NOTIFY),
-        (event(X86_64, 1, 2), KILL),
-        (event(X86_64, 435), ENOSYS),
-        (event(X86_64, 39), NOTIFY),
-        (event(X86_64, close), NOTIFY),
-        (event(X86_64, 0 | X32_BIT), NOTIFY),
-        (event(X86_64, 5000), ENOSYS),
-        (event(I386, 3), NOTIFY),
+        (event(0, 0), ALLOW),
+        (event(0, 1), NOTIFY),
+        (event(1, 2), KILL),
+        (event(435), ENOSYS),
+        (event(39), NOTIFY),
+        (event(close), NOTIFY),
+        (event(0 | X32_BIT), NOTIFY),
+        (event(5000), ENOSYS),
+        (event(3, arch=I386), NOTIFY),
         (Event(0x40000028, 3), NOTIFY),
     ]:
         assert bpf.action(bpf.run(program, one)) == action, one
@@ -402,8 +398,8 @@ def test_reports_take_the_place_of_the_default() -> None:
 def test_close_is_never_denied_without_the_supervisor(text: str, closing: Action, other: Action) -> None:
     program = compile_policy(parse(f"callfence 1\n{text}\n").policy, report=True)
     close = table(X86_64).by_name["close"].number
-    assert bpf.action(bpf.run(program, event(X86_64, close, 5))) == closing
-    assert bpf.action(bpf.run(program, event(X86_64, LSEEK, 5))) == other
+    assert bpf.action(bpf.run(program, event(close, 5))) == closing
+    assert bpf.action(bpf.run(program, event(LSEEK, 5))) == other
 
 
 # Refusals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from calls import event
 
 from policygen.language.document import parse
 from policygen.language.naming import format_action, format_call, format_entry, format_expression
@@ -13,8 +14,7 @@ WORD = (1 << 64) - 1
 
 
 def call(name: str, *arguments: int, arch: Arch = Arch.X86_64) -> str:
-    registers = [value & WORD for value in arguments] + [0] * (6 - len(arguments))
-    return format_call(Event(arch.audit, table(arch).by_name[name].number, tuple(registers)))  # type: ignore[arg-type]
+    return format_call(event(name, *arguments, arch=arch))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from calls import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,27 +16,11 @@ from policygen.model import Always, Condition, Expression, Operator, Or
 from policygen.recording.fold import Folder
 from policygen.recording.observation import Observation
 from policygen.sets.minimise import minimise
-from tracer.abi import Arch, Event, Kind, constants, table
+from tracer.abi import Arch, Event, Kind, table
 
 ARCH = Arch.X86_64
 CALLS = table(ARCH)
 REGISTER = (1 << 64) - 1
-
-
-def c(names: str) -> int:
-    """The value of `A|B`; a number stands for itself."""
-    value = 0
-    for name in names.split("|"):
-        known = constants.value(name, ARCH)
-        value |= int(name, 0) if known is None else known
-    return value
-
-
-def event(text: str) -> Event:
-    """`socket AF_INET SOCK_STREAM 0`"""
-    name, *arguments = text.split()
-    registers = [c(argument) & REGISTER for argument in arguments] + [0] * (6 - len(arguments))
-    return Event(ARCH.audit, CALLS.by_name[name].number, tuple(registers))  # type: ignore[arg-type]
 
 
 def observe(*texts: str) -> tuple[Observation, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from calls import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,30 +18,9 @@ from policygen.learning.replay import ReplayError, events, replay
 from policygen.model import ENOSYS, Arm, Entry
 from policygen.recording.fold import Folder
 from policygen.recording.observation import Observation
-from tracer.abi import Arch, Event, constants, table
+from tracer.abi import Arch, Event, table
 
 REGISTER = (1 << 64) - 1
-
-
-def c(names: str) -> int:
-    """The value of `A|B`; a number stands for itself."""
-    value = 0
-    for name in names.split("|"):
-        known = constants.value(name, Arch.X86_64)
-        value |= int(name, 0) if known is None else known
-    return value
-
-
-def event(text: str) -> Event:
-    """`socket AF_INET SOCK_STREAM 0`, or `i386 read 0`, or `5000`"""
-    name, *arguments = text.split()
-    arch = Arch.X86_64
-    if name == Arch.I386:
-        arch, name, *arguments = Arch.I386, *arguments
-    mask = (1 << arch.bits) - 1
-    registers = [c(argument) & mask for argument in arguments] + [0] * (6 - len(arguments))
-    number = int(name) if name.isdigit() else table(arch).by_name[name].number
-    return Event(arch.audit, number, tuple(registers))  # type: ignore[arg-type]
 
 
 def observe(*texts: str) -> tuple[Observation, ...]:

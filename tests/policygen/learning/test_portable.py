@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from calls import event
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,26 +28,11 @@ from policygen.model import ENOSYS, KILL, Always, And, Entry, Expression, Operat
 from policygen.recording.fold import Folder
 from policygen.sets.compare import Verdict, compare
 from policygen.sets.reduce import reduce
-from tracer.abi import Arch, Event, constants, table
+from tracer.abi import Arch, Event, table
 
 SLOW = settings(max_examples=max(10, EXAMPLES // 3), deadline=None, suppress_health_check=list(HealthCheck))
 CWD = 0xFFFFFF9C  # AT_FDCWD, as compilers pass it: zero-extended
 LARGEFILE = 0x8000
-
-
-def event(text: str) -> Event:
-    """`socket AF_INET SOCK_STREAM|SOCK_CLOEXEC 0`, or `i386 read 0`."""
-    name, *arguments = text.split()
-    arch = Arch.X86_64
-    if name == Arch.I386:
-        arch, name, *arguments = Arch.I386, *arguments
-    registers = [0] * 6
-    for index, argument in enumerate(arguments):
-        for word in argument.split("|"):
-            known = constants.value(word, arch)
-            registers[index] |= (int(word, 0) if known is None else known) & (1 << arch.bits) - 1
-    a, b, c, d, e, f = registers
-    return Event(arch.audit, table(arch).by_name[name].number, (a, b, c, d, e, f))
 
 
 def portable(text: str) -> Policy:

@@ -6,6 +6,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import event
 
 from policygen.evaluate import evaluate
 from policygen.language.document import parse
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
 
 ARCH = Arch.X86_64
 STACK = constants.value("RLIMIT_STACK", ARCH)
-
-
-def event(name: str, *arguments: int) -> Event:
-    registers = [value & (1 << 64) - 1 for value in arguments] + [0] * (6 - len(arguments))
-    return Event(ARCH.audit, table(ARCH).by_name[name].number, tuple(registers))  # type: ignore[arg-type]
 
 
 def observed(*events: Event) -> tuple[Observation, ...]:

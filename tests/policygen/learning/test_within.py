@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from policygen.language.document import Document, parse
 from policygen.learning.within import forbidden, generate_within, within
 from policygen.recording.fold import Folder
 from policygen.sets.compare import Change, compare
-from tracer.abi import Arch, Event, table
+from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from policygen.learning.generate import Generated
@@ -25,11 +26,6 @@ SEEN = (
     ("getpid",), ("close", 3), ("socket", 2, 1, 0), ("socket", 1, 1, 0), ("mmap", 0, 4096, 3, 0x22), ("mmap", 0, 4096, 5, 2),
     ("mprotect", 0, 4096, 1), ("openat", 3, 0, 0x80000), ("openat", 3, 0, 0x42), ("fcntl", 3, 2, 1), ("kill", 5, 9),
 )  # fmt: skip
-
-
-def event(name: str, *arguments: int) -> Event:
-    a, b, c, d, e, f = (*arguments, *[0] * (6 - len(arguments)))
-    return Event(Arch.X86_64.audit, CALLS.by_name[name].number, (a, b, c, d, e, f))
 
 
 def observe(*calls: tuple[str | int, ...]) -> tuple[Observation, ...]:

@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import event
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -24,11 +25,6 @@ REGISTER = (1 << 64) - 1
 
 def number(name: str) -> int:
     return CALLS.by_name[name].number
-
-
-def event(name: str, *registers: int) -> Event:
-    padded = [register & REGISTER for register in registers] + [0] * (6 - len(registers))
-    return Event(X86_64, number(name), tuple(padded))  # type: ignore[arg-type]
 
 
 def fold(events: Iterable[Event], executable: str = "/app") -> tuple[Observation, ...]:
