@@ -13,7 +13,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Final
 
-from tracer.task import proc
+from tracer.task import runs
 
 if TYPE_CHECKING:
     from tracer.task import Task
@@ -119,7 +119,7 @@ class SharedProcessor:
             is_crowd = len(self._pinned) > CROWD
             few = FEW_STOPS if len(self._pinned) == 1 else FEW_STOPS_OF_MANY
             for tid, sharer in list(self._pinned.items()):
-                if sharer.task.stops - sharer.before < few and (is_crowd or _runs(tid)):
+                if sharer.task.stops - sharer.before < few and (is_crowd or runs(tid)):
                     self._release(tid)
                 else:
                     sharer.before = sharer.task.stops
@@ -137,15 +137,6 @@ class SharedProcessor:
     def _rest(self) -> None:
         if not self._pinned:
             _set_affinity(self._tracer, self._own)
-
-
-def _runs(tid: int) -> bool:
-    """Whether a task is running or ready to run; True if that cannot be read."""
-    try:
-        with open(f"{proc()}/{tid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1] == b"R"
-    except OSError:
-        return True
 
 
 def _affinity(tid: int) -> set[int]:

@@ -107,6 +107,15 @@ def kin_of(tid: int) -> tuple[int, int]:
     return int(fields.get("Tgid", tid)), int(fields.get("PPid", 0))
 
 
+def runs(tid: int) -> bool:
+    """Whether a task is running or ready to run; True if that cannot be read."""
+    try:
+        with open(f"{proc()}/{tid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] == b"R"
+    except OSError:
+        return True
+
+
 def has_filter(tid: int) -> bool:
     """Whether a task is under a seccomp filter; True if that cannot be read."""
     try:

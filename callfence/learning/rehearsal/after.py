@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from callfence.learning import store
 from callfence.learning.rehearsal.plan import Choice, plan
-from callfence.learning.rehearsal.run import Budget, Setting, rehearse
+from callfence.learning.rehearsal.run import Budget, Rehearsing, Setting
 from callfence.learning.rehearsal.scratch import Scratch
 from callfence.learning.rehearsal.streams import Input
 from callfence.learning.summary import news
@@ -63,17 +63,16 @@ def rehearse_after(plain: Plain, seconds: float, learned: Learned, prepared: Pre
     telling = _Telling(learned, options, sys.stderr is not None and sys.stderr.isatty())
     telling.begin(len(planned), scratch, plain)
     try:
-        ended = rehearse(
+        rehearsing = Rehearsing(
             setting,
             learned.recording,
             lambda: telling.learned.generated.document.policy,
-            planned,
-            Budget(options.rehearse_runs, options.rehearse_seconds),
             telling.draw,
             lambda brought: telling.add(
                 brought, store.rehearsed(prepared, brought.run, brought.observations, brought.held, options)
             ),
         )
+        ended = rehearsing.make(planned, Budget(options.rehearse_runs, options.rehearse_seconds))
     finally:
         if scratch:
             scratch.remove()

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tracer import session
-from tracer.task import is_caught
+from tracer.task import is_caught, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +19,12 @@ MULTIPLE: Final = 3
 """A run is ended after this many times as long as the plain run took,"""
 SHORTEST: Final = 3.0
 """but not before it has had so many seconds;"""
-IDLE: Final = (2.0, 5.0)
-"""and when it has made no call for as long as the plain run took, but not sooner and not later than this."""
+IDLE: Final = 1.5
+"""and when it has waited for so many seconds: nobody will connect to a server, or type."""
+FEW: Final = 100
+"""Calls that a program which waits makes in that time at most: some wake up now and then."""
+CROWD: Final = 16
+"""Tasks above which none is asked whether it runs, which takes 15 us each."""
 GRACE: Final = 1.0
 """Seconds that a run gets for ending on SIGTERM, and processes that outlive their program for ending by themselves."""
 SIGTERM: Final = 15
@@ -29,16 +33,18 @@ SIGTERM: Final = 15
 class Clock:
     """Ends a run that hangs, leaves daemons, fills the disk, or that the user does not want any more."""
 
-    def __init__(self, plain: float, left: float, floor: int, start: Callable[[], None]) -> None:
+    def __init__(self, plain: float, left: float, floor: int, distinct: Callable[[], int], start: Callable[[], None]) -> None:
         """`plain`: the seconds of the plain run; `left`: those of the budget; `floor`: free bytes below which the run is
-        ended.  `start` is called once the program runs."""
+        ended; `distinct`: how many observations there are.  `start` is called once the program runs."""
         self.is_ended = False
         """Whether the run was ended from here."""
         self._start: Callable[[], None] | None = start
-        self._began = self._called = time.monotonic()
+        self._distinct = distinct
+        self._began = self._busy = time.monotonic()
+        """`_busy`: when it was last known to do more than wait."""
         self._limit = min(max(MULTIPLE * plain, SHORTEST), left)
-        self._idle = min(max(IDLE[0], plain), IDLE[1])
-        self._calls = 0
+        self._seen = (0, 0)
+        """Calls and distinct ones at that time."""
         self._ending = 0.0
         self._floor = floor
 
@@ -47,8 +53,8 @@ class Clock:
         if self._start is not None:
             self._start()
             self._start = None
-        if loop.family.calls != self._calls:
-            self._calls, self._called = loop.family.calls, now
+        if self._is_busy(loop):
+            self._busy, self._seen = now, (loop.family.calls, self._distinct())
         if self._ending:
             if now - self._ending > GRACE or loop.asked:
                 session.kill(loop)
@@ -59,8 +65,15 @@ class Clock:
         elif loop.status is not None:
             if now - loop.ended > GRACE:
                 self._end(loop, now)
-        elif now - self._began > self._limit or now - self._called > self._idle:
+        elif now - self._began > self._limit or now - self._busy > IDLE:
             self._end(loop, now)
+
+    def _is_busy(self, loop: Loop) -> bool:
+        calls, distinct = self._seen
+        if self._distinct() > distinct or loop.family.calls > calls + FEW:
+            return True
+        tasks = list(loop.tasks)
+        return len(tasks) <= CROWD and any(map(runs, tasks))
 
     def _end(self, loop: Loop, now: float) -> None:
         """Ask for the end, as an operator would, before killing."""

@@ -76,6 +76,11 @@ class Rehearsal(NamedTuple):
     place: Place | None = None
     """Where the fault happens."""
 
+    @property
+    def is_first(self) -> bool:
+        """Whether it is about the first call of its place, which fails."""
+        return self.group == "faults" and self.fault is not None and self.fault.nth == 1
+
 
 class Choice(NamedTuple):
     """Which rehearsals are wanted."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from callfence.learning.rehearsal.news import News
-    from callfence.learning.rehearsal.plan import Rehearsal
+    from callfence.learning.rehearsal.plan import Place, Rehearsal
     from callfence.learning.rehearsal.scratch import Scratch
     from policygen.model import Policy
     from policygen.recording.fold import Slot
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 QUIET: Final = 40
 """Failing calls in a row that bring nothing new, after which the others are left out."""
+_INTERRUPTED: Final = "it was interrupted"
 _OTHER_USER: Final = 65534
 """nobody and nogroup."""
 
@@ -75,56 +76,74 @@ class Ended(NamedTuple):
     """Runs that could not be made, and why."""
 
 
-def rehearse(
-    setting: Setting,
-    recording: Recording,
-    policy: Callable[[], Policy],
-    plan: Sequence[Rehearsal],
-    budget: Budget,
-    tell: Callable[[Progress], None],
-    keep: Callable[[News], None],
-) -> Ended:
-    """Make the runs; `policy` is the policy as it is then, `keep` is called with what one of them has brought.
+class Rehearsing:
+    """A rehearsal that goes on."""
 
-    Leaves no process.  Ends early when the budget is used up, nothing new comes any more, or the user asks for it.
-    """
-    known = {key for seen in recording.observations if (key := key_of(seen, setting.names)) is not None}
-    executables = {seen.executable for seen in recording.observations}
-    floor = free_space() // 2
-    unreached: set[object] = set()
-    failed: list[str] = []
-    began, runs, quiet, news = time.monotonic(), 0, 0, 0
-    reason = ""
-    for one in plan:
-        spent = time.monotonic() - began
-        if (one.place is not None and one.place in unreached) or (quiet >= QUIET and one.group == "faults"):
-            continue
-        if runs >= budget.runs or spent >= budget.seconds:
-            reason = f"the budget of {budget.runs} runs and {budget.seconds:.0f} seconds is used up"
-            break
-        runs += 1
-        tell(Progress(runs, min(len(plan), budget.runs), one, news))
+    def __init__(
+        self,
+        setting: Setting,
+        recording: Recording,
+        policy: Callable[[], Policy],
+        tell: Callable[[Progress], None],
+        keep: Callable[[News], None],
+    ) -> None:
+        """`policy` is the policy as it is when a run ends, and `keep` is called with what the run has brought."""
+        self._setting = setting
+        self._policy = policy
+        self._tell = tell
+        self._keep = keep
+        self._known = {key for seen in recording.observations if (key := key_of(seen, setting.names)) is not None}
+        self._executables = {seen.executable for seen in recording.observations}
+        self._unreached: set[Place] = set()
+        """Places that no call of a run was at after its entry point."""
+        self._floor = free_space() // 2
+        self._began = time.monotonic()
+        self._runs = self._quiet = self._news = 0
+        self._failed: list[str] = []
+
+    def make(self, plan: Sequence[Rehearsal], budget: Budget) -> Ended:
+        """Make the runs, until the budget is used up, nothing new comes any more, or the user asks for the end.
+
+        Leaves no process.
+        """
+        reason = ""
         try:
-            made = _made(setting, one, budget.seconds - spent, floor)
+            for one in plan:
+                if one.place in self._unreached or (self._quiet >= QUIET and one.group == "faults"):
+                    continue
+                left = budget.seconds - (time.monotonic() - self._began)
+                if self._runs >= budget.runs or left <= 0:
+                    reason = f"the budget of {budget.runs} runs and {budget.seconds:.0f} seconds is used up"
+                    break
+                self._runs += 1
+                self._tell(Progress(self._runs, min(len(plan), budget.runs), one, self._news))
+                if reason := self._make(one, left):
+                    break
+        except KeyboardInterrupt:
+            reason = _INTERRUPTED
+        if self._quiet >= QUIET and not reason:
+            reason = f"{self._quiet} runs in a row brought nothing new"
+        return Ended(self._runs, len(plan), time.monotonic() - self._began, reason, tuple(self._failed))
+
+    def _make(self, one: Rehearsal, seconds: float) -> str:
+        """Make one run.  Return why it has to be the last one, or ''."""
+        try:
+            made = _made(self._setting, one, seconds, self._floor)
         except (CallfenceError, OSError) as error:
-            failed.append(f"{one.says}: {error}")
-            continue
-        if not made.fired and one.group == "faults":
-            unreached.add(one.place)
-        new = tuple(new_in(made.observations, known, policy(), setting.names))
-        quiet = 0 if new else quiet + 1
+            self._failed.append(f"{one.says}: {error}")
+            return ""
+        if one.place is not None and one.is_first and not made.fired:
+            self._unreached.add(one.place)
+        new = tuple(new_in(made.observations, self._known, self._policy(), self._setting.names))
+        self._quiet = 0 if new else self._quiet + 1
         if new:
-            news += len(new)
-            keep(sorted_out(one, made.run, new, executables, setting.allow_opaque))
+            self._news += len(new)
+            self._keep(sorted_out(one, made.run, new, self._executables, self._setting.allow_opaque))
         if made.asked:
-            reason = "it was interrupted"
-            break
+            return _INTERRUPTED
         if made.is_full:
-            reason = "a run has filled half of the free space of the disk; --scratch drops what a run writes"
-            break
-    if quiet >= QUIET and not reason:
-        reason = f"{quiet} runs in a row brought nothing new"
-    return Ended(runs, len(plan), time.monotonic() - began, reason, tuple(failed))
+            return "a run has filled half of the free space of the disk; --scratch drops what a run writes"
+        return ""
 
 
 class _Made(NamedTuple):
@@ -174,7 +193,7 @@ def _made(setting: Setting, one: Rehearsal, seconds: float, floor: int) -> _Made
     environment = circumstance.environment(setting.program.environment) if circumstance else setting.program.environment
     program = setting.program._replace(environment=environment, prepare=enter)
     started = time.time_ns()
-    clock = Clock(setting.seconds, seconds, floor, streams.start)
+    clock = Clock(setting.seconds, seconds, floor, recorder.__len__, streams.start)
     try:
         if scratch:
             scratch.begin()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,20 @@ def test_a_run_that_fills_the_disk_ends_the_rehearsal(tmp_path: Path, app: Path)
     assert "filled half of the free space" in done.stderr
     assert "write" in policy(tmp_path)
     assert not is_running(folder / "app")
+
+
+def test_an_interrupt_ends_the_rehearsal_and_what_was_found_is_kept(tmp_path: Path, app: Path) -> None:
+    command = [*LEARN, "--rehearse", "--rehearse-only", "faults", "./app", "hang"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("learn: rehearsing"):
+        assert process.poll() is None
+    while not is_running(app):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert "it was interrupted" in process.stderr.read()
+    assert process.wait(60) == 0
+    assert "openat" in policy(tmp_path) and not is_running(app)
 
 
 def test_a_program_that_reads_the_terminal_is_not_rehearsed(tmp_path: Path, app: Path) -> None:
