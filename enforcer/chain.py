@@ -7,31 +7,30 @@ follows, whose answers are at least as strict.  Classic BPF has no subroutines, 
 
 from __future__ import annotations
 
+from tracer import linux
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS (linux/bpf_common.h)
-_SIZE = 8  # struct sock_filter {u16 code; u8 jt, jf; u32 k}
-_RET_K, _JA = 0x06, 0x05  # BPF_RET | BPF_K, BPF_JMP | BPF_JA (linux/bpf_common.h)
-_ACTION = 0xFFFF0000  # SECCOMP_RET_ACTION_FULL (linux/seccomp.h)
-_KILL_PROCESS, _KILL_THREAD, _NOTIFY = 0x80000000, 0, 0x7FC00000  # SECCOMP_RET_*
+SHIELD = 97
+"""Instructions that `shield` adds, for which there must be room."""
+_SIZE = linux.BPF_INSTRUCTION
 
 
 def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
     """Return one program for all of `filters`, each an array of struct sock_filter that returns constants.
 
     The kernel's order of strictness (seccomp(2)) decides, of equals the first.  With `reports`, a notification outranks all
-    but a kill: whoever is asked judges by all policies.  ValueError if there are none, or more instructions than the kernel
-    takes.
+    but a kill, because the helper judges by all policies, and there must be room for the shield.  ValueError if there are no
+    filters, or more instructions than the kernel takes.
     """
     if not filters:
         raise ValueError("no filter")
     whole = filters[-1]
     for one in reversed(filters[:-1]):
         whole = _followed(one, whole, reports)
-    if len(whole) > MAX_INSTRUCTIONS * _SIZE:
-        raise ValueError(f"the filter has {len(whole) // _SIZE} instructions, and the kernel takes {MAX_INSTRUCTIONS}")
+    linux.check_length(whole, room=SHIELD if reports else 0)
     return whole
 
 
@@ -50,8 +49,8 @@ def _followed(first: bytes, second: bytes, reports: bool) -> bytes:
     for start in range(0, len(first), _SIZE):
         instruction = first[start : start + _SIZE]
         code, k = _decoded(instruction)
-        if code == _RET_K and k in places:
-            instruction = _JA.to_bytes(4, "little") + (places[k] // _SIZE - start // _SIZE - 1).to_bytes(4, "little")
+        if code == linux.BPF_RET_K and k in places:
+            instruction = linux.BPF_JA.to_bytes(4, "little") + (places[k] // _SIZE - start // _SIZE - 1).to_bytes(4, "little")
         parts.append(instruction)
     return b"".join(parts) + b"".join(copies[answer] for answer in sorted(copies))
 
@@ -61,14 +60,14 @@ def _replaced(program: bytes, answers: dict[int, int]) -> bytes:
     for start in range(0, len(program), _SIZE):
         instruction = program[start : start + _SIZE]
         code, k = _decoded(instruction)
-        parts.append(instruction if code != _RET_K else instruction[:4] + answers[k].to_bytes(4, "little"))
+        parts.append(instruction if code != linux.BPF_RET_K else instruction[:4] + answers[k].to_bytes(4, "little"))
     return b"".join(parts)
 
 
 def _answers(program: bytes) -> list[int]:
     """What the program returns."""
     decoded = (_decoded(program[start : start + _SIZE]) for start in range(0, len(program), _SIZE))
-    return [k for code, k in decoded if code == _RET_K]
+    return [k for code, k in decoded if code == linux.BPF_RET_K]
 
 
 def _decoded(instruction: bytes) -> tuple[int, int]:
@@ -77,7 +76,7 @@ def _decoded(instruction: bytes) -> tuple[int, int]:
 
 def _rank(answer: int, reports: bool) -> int:
     """The smaller, the stricter."""
-    action = answer & _ACTION
-    if action in (_KILL_PROCESS, _KILL_THREAD):
-        return -2 if action == _KILL_PROCESS else -1
-    return 0 if reports and action == _NOTIFY else action
+    action = answer & linux.SECCOMP_RET_ACTION_FULL
+    if action in (linux.SECCOMP_RET_KILL_PROCESS, linux.SECCOMP_RET_KILL_THREAD):
+        return -2 if action == linux.SECCOMP_RET_KILL_PROCESS else -1
+    return 0 if reports and action == linux.SECCOMP_RET_USER_NOTIF else action

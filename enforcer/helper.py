@@ -56,8 +56,8 @@ def guarded(work: Callable[[], NoReturn]) -> NoReturn:
         os._exit(FAILED)
 
 
-def withdraw(keep: Iterable[int]) -> None:
-    """Leave the program's surroundings: session, folder, signals, and all descriptors but `keep`.
+def leave() -> None:
+    """Leave the program's surroundings: session, folder, signals, and who may look into this process.
 
     Every signal that can be ignored is: this process must last exactly as long as the processes that it answers for.
     """
@@ -68,8 +68,12 @@ def withdraw(keep: Iterable[int]) -> None:
         kernel.disposition(number, kernel.SIG_IGN)
     kernel.disposition(kernel.SIGCHLD, kernel.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for
     kernel.set_undumpable()
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close all descriptors but these; -1 stands for none."""
     lowest = 0
-    for descriptor in sorted(set(keep)):
+    for descriptor in sorted(set(keep) - {-1}):
         if lowest < descriptor:  # CPython 3.11 closes everything for an empty range from 0
             os.closerange(lowest, descriptor)
         lowest = descriptor + 1
@@ -77,7 +81,7 @@ def withdraw(keep: Iterable[int]) -> None:
 
 
 def has_ended(pidfd: int) -> bool:
-    """Whether that process has ended (it may still be a zombie)."""
+    """Whether that process has ended, though it may still be a zombie."""
     import select
 
     poller = select.poll()

@@ -23,16 +23,20 @@ _libc.ptrace.restype = ctypes.c_long
 _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 _libc.signal.restype = ctypes.c_void_p
 _libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_FAILED_MAPPING = ctypes.c_void_p(-1).value
 
 # asm/signal.h, x86
-SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGSTOP, SIGXFSZ, SIGSYS = 2, 5, 9, 13, 17, 19, 25, 31
+SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 2, 5, 9, 13, 17, 18, 19, 25, 31
 SIG_DFL, SIG_IGN = 0, 1
 
 SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1  # linux/seccomp.h
 _NOTIF_RECV, _NOTIF_SEND, _NOTIF_ID_VALID = 0xC0502100, 0xC0182101, 0x40082102  # SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
 
 _SYS_CLONE, _SYS_EXECVE, _SYS_TGKILL, _SYS_UNSHARE = 56, 59, 234, 272
-_SYS_SECCOMP, _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 317, 434, 438
+_SYS_CAPGET, _SYS_CAPSET, _SYS_SECCOMP = 125, 126, 317
+_SYS_PIDFD_SEND_SIGNAL, _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 424, 434, 438
 CLONE_FILES = 0x400  # linux/sched.h
 
 Registers = list[int]
@@ -58,6 +62,10 @@ class Notification(ctypes.Structure):
     arch: int
     ip: int
     arguments: Any
+
+
+_NOTIFICATION_SIZE = ctypes.sizeof(Notification)
+_CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread (linux/capability.h)
 
 
 class _Response(ctypes.Structure):
@@ -170,6 +178,26 @@ def install(program: bytes, flags: int) -> int:
     return syscall("seccomp", _SYS_SECCOMP, linux.SECCOMP_SET_MODE_FILTER, flags, reference)
 
 
+def capabilities() -> tuple[int, int, int]:
+    """The effective, permitted and inheritable capabilities of this thread, 64 bits each (capget(2))."""
+    words = (ctypes.c_uint32 * 6)()
+    _syscall("capget", _SYS_CAPGET, ctypes.byref(_CAPABILITY_HEADER), ctypes.byref(words))
+    low, high = words[:3], words[3:]
+    return (low[0] | high[0] << 32, low[1] | high[1] << 32, low[2] | high[2] << 32)
+
+
+def set_capabilities(kept: int) -> None:
+    """Make these the effective and permitted capabilities of this thread, with none inheritable (capset(2))."""
+    low, high = kept & 0xFFFFFFFF, kept >> 32
+    words = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+    _syscall("capset", _SYS_CAPSET, ctypes.byref(_CAPABILITY_HEADER), ctypes.byref(words))
+
+
+def send_signal(pidfd: int, number: int) -> None:
+    """Signal a process, which is the one that was there when the pidfd was opened."""
+    _syscall("pidfd_send_signal", _SYS_PIDFD_SEND_SIGNAL, pidfd, number, None, 0)
+
+
 def pidfd_open(pid: int) -> int:
     return syscall("pidfd_open", _SYS_PIDFD_OPEN, pid, 0)
 
@@ -231,11 +259,18 @@ def _ioctl(descriptor: int, request: int, argument: Any) -> None:
     _checked(result, "ioctl(SECCOMP_IOCTL_NOTIF)")
 
 
-def receive(listener: int) -> Notification:
-    """The next call that waits for an answer.  ENOENT: its task has died or been interrupted meanwhile."""
-    notification = Notification()
+def shared_notification() -> Notification:
+    """An empty one, in memory that this process shares with those that it clones from now on."""
+    address = _libc.mmap(None, 4096, 3, 0x21, -1, 0)  # PROT_READ|PROT_WRITE, MAP_SHARED|MAP_ANONYMOUS (asm-generic/mman.h)
+    if address == _FAILED_MAPPING:
+        raise _refused("mmap")
+    return Notification.from_address(address)
+
+
+def receive(listener: int, notification: Notification) -> None:
+    """Wait for the next call that asks for an answer.  ENOENT: its task has died or been interrupted meanwhile."""
+    ctypes.memset(ctypes.addressof(notification), 0, _NOTIFICATION_SIZE)  # the kernel insists
     _ioctl(listener, _NOTIF_RECV, notification)
-    return notification
 
 
 def is_waiting(listener: int, identity: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from tracer.errors import UserError
@@ -65,12 +64,14 @@ def _excerpt(line: str, column: int) -> tuple[str, int]:
     start = max(0, column - _EXCERPT // 2) if len(line) > _EXCERPT else 0
     text = line[start : start + _EXCERPT]
     # A tab would move the carets, and an escape sequence in a hostile policy would drive the reader's terminal.
-    shown = "".join(c if c.isprintable() else " " if c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    shown = "".join(c if c.isprintable() else " " if c == "\t" else "\ufffd" for c in text)
     return shown, column - start
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `did you mean A or B?` with the known words nearest to a misspelt one, or '' if none is near."""
     by_fold = {name.casefold(): name for name in sorted(known, reverse=True)}
+    from difflib import get_close_matches  # only a mistake needs it
+
     near = get_close_matches(word[:64].casefold(), by_fold, n=3, cutoff=0.7)
     return f"did you mean {' or '.join(by_fold[name] for name in near)}?" if near else ""

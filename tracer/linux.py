@@ -126,3 +126,10 @@ def privilege_lost(path: str | bytes, uid: int, gid: int) -> str:
         return "capabilities" if uid != 0 and os.getxattr(path, "security.capability") else ""
     except OSError:
         return ""
+
+
+def check_length(filter_: bytes, room: int = 0) -> None:
+    """Raise ValueError if the kernel does not take a filter with so many instructions, and `room` more."""
+    count = len(filter_) // BPF_INSTRUCTION + room
+    if count > BPF_MAXINSNS:
+        raise ValueError(f"the filter has {count} instructions, and the kernel takes {BPF_MAXINSNS}")

@@ -13,7 +13,6 @@ import os
 from enforcer import helper, kernel
 from enforcer.arming.install import BUSY
 from enforcer.errors import EnforceError
-from enforcer.reporting import answer
 from tracer import linux
 from tracer.errors import KernelError
 
@@ -23,13 +22,17 @@ if TYPE_CHECKING:
     from mmap import mmap
     from typing import NoReturn
 
+    from enforcer.duty import Duty
     from enforcer.reporting.reporter import Reporter
 
-_READY, _INSTALLED, _TAKEN = 0, 1, 2  # bytes of the shared page that are used as flags
-_NUMBER = slice(8, 12)
+_READY, _INSTALLED, _TAKEN, _FAILED = 0, 1, 2, 3  # bytes of the shared page that are used as flags
+_NUMBER, _STAND_IN, _LISTENER = slice(8, 12), slice(12, 16), slice(16, 20)
+"""Numbers in it: the pids of the helper and its stand-in, and the listener's descriptor."""
 _PAUSE = 0.0001  # seconds
+_PATIENCE = 20.0
+"""Seconds after which the helper is given up: it may have been killed."""
 _SPINS = 200_000_000
-"""Looks at the shared page, some seconds, before the helper is given up."""
+"""Looks at the shared page, some seconds, after which it is given up under the filter, where no clock can be relied on."""
 
 
 def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None]) -> object:
@@ -47,12 +50,20 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
     import mmap
     import time
 
+    from enforcer.duty import Duty
+    from enforcer.shield import shielded
+
+    duty = Duty(reporter)
     shared = mmap.mmap(-1, mmap.PAGESIZE)
     program = os.getpid()
     if helper.in_helper(kernel.CLONE_FILES):
-        helper.guarded(lambda: _take(program, shared, reporter))
+        helper.guarded(lambda: _take(program, shared, duty))
+    end = time.monotonic() + _PATIENCE
     while not shared[_READY]:
+        if shared[_FAILED] or time.monotonic() > end:
+            raise EnforceError("the helper process ended before it could start")
         time.sleep(_PAUSE)
+    filter_ = shielded(filter_, [int.from_bytes(shared[place], "little") for place in (_NUMBER, _STAND_IN)])
     settle()
     gc.disable()  # from here on, no call may be made but the execve
     flags = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
@@ -64,26 +75,34 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
         if error.errno != errno.EINVAL:  # before Linux 5.19
             raise
         listener = kernel.install(filter_, flags)
-    shared[_NUMBER] = listener.to_bytes(4, "little")
+    shared[_LISTENER] = listener.to_bytes(4, "little")
     shared[_INSTALLED] = 1
     for _ in range(_SPINS):
-        if shared[_TAKEN]:
-            return shared
-    raise EnforceError("the helper process died")
+        if shared[_TAKEN] or shared[_FAILED]:
+            break
+    if shared[_TAKEN]:
+        return shared
+    raise EnforceError("the helper process ended before the program was confined")
 
 
-def _take(program: int, shared: mmap, reporter: Reporter) -> NoReturn:
-    """The helper: wait for the listener, take the table of descriptors for itself, and serve."""
+def _take(program: int, shared: mmap, duty: Duty) -> NoReturn:
+    """The helper: wait for the listener, take the table of descriptors for itself, and answer calls."""
     import time
 
-    pidfd = kernel.pidfd_open(program)
-    shared[_READY] = 1
-    while not shared[_INSTALLED]:
-        if helper.has_ended(pidfd):
-            os._exit(0)
-        time.sleep(_PAUSE)
-    listener = int.from_bytes(shared[_NUMBER], "little")
-    kernel.unshare_files()
+    try:
+        pidfd = kernel.pidfd_open(program)
+        helper.leave()
+        duty.start(pidfd)
+        shared[_NUMBER] = os.getpid().to_bytes(4, "little")
+        shared[_STAND_IN] = duty.stand_in.to_bytes(4, "little")
+        shared[_READY] = 1
+        while not shared[_INSTALLED]:
+            if helper.has_ended(pidfd):
+                os._exit(0)
+            time.sleep(_PAUSE)
+        duty.begin(int.from_bytes(shared[_LISTENER], "little"))
+    except BaseException:
+        shared[_FAILED] = 1
+        raise
     shared[_TAKEN] = 1
-    helper.withdraw(d for d in (pidfd, listener, reporter.descriptor) if d >= 0)
-    answer.serve(pidfd, listener, reporter)
+    duty.serve()

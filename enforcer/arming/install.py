@@ -87,7 +87,8 @@ def _own_close(listener: int, surgery: Surgery, descriptor: int) -> Callable[[],
             os.sched_yield()
             return
         try:
-            asked = kernel.receive(listener)
+            asked = kernel.Notification()
+            kernel.receive(listener, asked)
             ours = (surgery.pid, surgery.convention.audit, surgery.convention.close, descriptor)
             if (asked.task, asked.arch, asked.number, asked.arguments[0]) != ours:
                 raise ArmError(f"an unexpected call, number {asked.number}, was made while the filter was put in place")

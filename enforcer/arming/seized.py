@@ -7,7 +7,6 @@ import os
 from enforcer import helper, kernel
 from enforcer.arming import follow, inject, install
 from enforcer.errors import FAILED, EnforceError, GoneError, refused
-from enforcer.reporting import answer
 from tracer import linux
 from tracer.errors import CallfenceError, KernelError
 
@@ -15,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from enforcer.duty import Duty
     from enforcer.reporting.reporter import Reporter
 
 HINT = "arm before it, with a policy that allows the execve: --arm now"
@@ -26,13 +26,18 @@ def be_seized(filter_: bytes, reporter: Reporter | None, *, at_entry: bool, stde
     Until then this process must start no process and no thread.  Raises KernelError if it cannot be traced, EnforceError if
     the helper ends early.
     """
+    duty = None
+    if reporter:
+        from enforcer.duty import Duty
+
+        duty = Duty(reporter)
     program = os.getpid()
     commands, command = os.pipe()
     answer, answers = os.pipe()
     if helper.in_helper():
         os.close(command)
         os.close(answer)
-        helper.guarded(lambda: _confine(program, filter_, commands, answers, reporter, at_entry=at_entry, stderr=stderr))
+        helper.guarded(lambda: _confine(program, filter_, commands, answers, duty, at_entry=at_entry, stderr=stderr))
     os.close(commands)
     os.close(answers)
     try:
@@ -72,21 +77,21 @@ def _explained(refusal: str) -> KernelError:
 
 
 def _confine(
-    program: int, filter_: bytes, commands: int, answers: int, reporter: Reporter | None, *, at_entry: bool, stderr: int
+    program: int, filter_: bytes, commands: int, answers: int, duty: Duty | None, *, at_entry: bool, stderr: int
 ) -> NoReturn:
     """The helper's side.
 
     It writes its pid to the pipe `answers`, waits for a byte on `commands`, seizes the process `program`, and writes "ok" or
     the reason why not.
     """
-    log = reporter.descriptor if reporter else -1
-    helper.withdraw(d for d in (commands, answers, stderr, log) if d >= 0)
+    helper.leave()
+    helper.close_all_but((commands, answers, stderr, *(duty.descriptors() if duty else ())))
     os.write(answers, b"%d\n" % os.getpid())
     if not os.read(commands, 1):
         os._exit(0)  # the program has gone
     pidfd = -1
     try:
-        if reporter:
+        if duty:
             pidfd = kernel.pidfd_open(program)
             install.probe_listener(pidfd)
         follow.seize(program)
@@ -96,19 +101,20 @@ def _confine(
     os.write(answers, b"ok\n")
     os.close(answers)
     os.close(commands)
+    if duty:  # while the program's execve works
+        duty.start(pidfd)
+        filter_ = duty.shielded(filter_)
     try:
-        listener = _arm(program, filter_, pidfd, at_entry=at_entry, stderr=stderr)
+        _arm(program, filter_, pidfd, duty, at_entry=at_entry, stderr=stderr)
     except GoneError:
         os._exit(0)  # not executed, or killed by another process: its own status says so
-    if reporter:
-        if stderr not in (log, -1):
-            os.close(stderr)
-        answer.serve(pidfd, listener, reporter)
+    if duty:
+        duty.serve()
     os._exit(0)
 
 
-def _arm(program: int, filter_: bytes, pidfd: int, *, at_entry: bool, stderr: int) -> int:
-    """Follow the seized process until it can be confined, confine it and let it go: the listener.
+def _arm(program: int, filter_: bytes, pidfd: int, duty: Duty | None, *, at_entry: bool, stderr: int) -> None:
+    """Follow the seized process until it can be confined, confine it and this process, and let it go.
 
     On failure the program ends with status FAILED, and so does this process.
     """
@@ -120,6 +126,8 @@ def _arm(program: int, filter_: bytes, pidfd: int, *, at_entry: bool, stderr: in
         surgery = inject.Surgery(program)
         listener = install.install(surgery, filter_, pidfd)
         surgery.close()
+        if duty:
+            duty.begin(listener)
         kernel.ptrace(linux.PTRACE_DETACH, program)
     except ProcessLookupError as error:
         raise GoneError from error
@@ -129,7 +137,6 @@ def _arm(program: int, filter_: bytes, pidfd: int, *, at_entry: bool, stderr: in
         _refuse(program, surgery, str(refused(error)), stderr)
     except CallfenceError as error:
         _refuse(program, surgery, str(error), stderr)
-    return listener
 
 
 def _refuse(program: int, surgery: inject.Surgery | None, reason: str, stderr: int) -> NoReturn:

@@ -1,14 +1,16 @@
-"""Writing reports to a place that belongs to the program as well: never for long, and never past its time."""
+"""Writing reports to a file that the program may use as well: never for long, never a line by half, never lost in silence."""
 
 from __future__ import annotations
 
 import os
 import select
 import signal
+import stat
+import time
 from typing import TYPE_CHECKING
 
 from enforcer import kernel
-from enforcer.reporting.reporter import identity
+from enforcer.reporting.reporter import has_room, identity
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -27,22 +29,29 @@ class Output:
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._stuck = False
+        self._torn = False
         self._writing = False
-        self.dropped = 0
-        """How many texts could not be written."""
         signal.signal(signal.SIGALRM, self._expire)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
 
-    def write(self, text: str, process: int) -> None:
-        """Write the whole text at once, on behalf of a process (0: none)."""
+    def write(self, text: str, process: int) -> bool:
+        """Write the whole text, lines of a process (0: of none); whether it was written.
+
+        What was written of a text that a full file did not take is taken back.
+        """
         own = self._reporter.descriptor
         descriptor = own if own >= 0 else self._standard_error(process)
         if descriptor < 0:
-            return
-        self._stuck = not self._put(descriptor, text.encode(errors="surrogateescape"))
-        self.dropped += self._stuck
+            return False
+        data = text.encode(errors="surrogateescape")
+        if self._torn:
+            data = b"\n" + data
+        written = self._put(descriptor, data)
+        self._stuck = written < len(data)
+        self._torn = self._stuck and written > 0 and not _taken_back(descriptor, written)
         if descriptor != own:
             os.close(descriptor)
+        return not self._stuck
 
     def _standard_error(self, process: int) -> int:
         """A copy of that process's standard error if it is the file that was the program's, else -1."""
@@ -61,29 +70,47 @@ class Output:
         os.close(descriptor)
         return -1
 
-    def _put(self, descriptor: int, data: bytes) -> bool:
-        """Whether all was written.  Where the last write had to be given up, only if there is room at once."""
-        if self._stuck and not _has_room(descriptor):
-            return False
+    def _put(self, descriptor: int, data: bytes) -> int:
+        """How much was written.  If the last write was given up, nothing unless there is room at once."""
+        written = 0
+        if self._stuck and not has_room(descriptor):
+            return written
+        end = time.monotonic() + _PATIENCE
         try:
             self._writing = True
             signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
             try:
-                while data:
-                    data = data[os.write(descriptor, data) :]
+                while written < len(data):
+                    try:
+                        written += os.write(descriptor, data[written:])
+                    except BlockingIOError:  # a log of our own is opened with O_NONBLOCK
+                        _wait_for_room(descriptor, end)
             finally:
                 self._writing = False
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except OSError:  # TimeoutError is one
-            return False
-        return True
+            pass
+        return written
 
     def _expire(self, _number: int, _frame: FrameType | None) -> None:
-        if self._writing:  # else somebody else has sent it
+        if self._writing:  # else another process has sent it
             raise TimeoutError
 
 
-def _has_room(descriptor: int) -> bool:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLOUT)
-    return any(events & select.POLLOUT for _, events in poller.poll(0))
+def _wait_for_room(descriptor: int, end: float) -> None:
+    with select.epoll() as epoll:
+        epoll.register(descriptor, select.EPOLLOUT)
+        if not epoll.poll(max(end - time.monotonic(), 0)):
+            raise TimeoutError
+
+
+def _taken_back(descriptor: int, written: int) -> bool:
+    """Whether the last `written` bytes could be removed from the end of a plain file."""
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or os.lseek(descriptor, 0, os.SEEK_CUR) != found.st_size:
+            return False  # another process has appended to it since
+        os.ftruncate(descriptor, found.st_size - written)
+    except OSError:
+        return False
+    return True

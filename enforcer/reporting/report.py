@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
+import time
+from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from enforcer.reporting.advice import Advice, advise
-from enforcer.reporting.callsite import call_site
 from enforcer.reporting.output import Output
+from enforcer.reporting.process import call_site, executable, status
 from enforcer.text import printable
 from policygen.evaluate import evaluate
 from policygen.language.naming import format_call
 from policygen.learning.extend import allowing_line
 from policygen.model import Action, ActionKind, strictest
-from tracer.abi import Arch, Event, constants
+from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from enforcer.reporting.reporter import Reporter
     from policygen.model import Policy
 
-_DISTINCT = 1000
-"""Different violations that are described; a program that makes up more of them must not fill memory and log."""
+_DISTINCT = 50
+"""Different violations of one call that are described.  A program that makes up more must not fill memory and log, nor keep
+other calls from being described."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Violation:
     """What would allow the call, for each policy that does not."""
 
     def text(self) -> str:
-        """Several lines for a person."""
+        """Several lines for a person, without the last line's end."""
         verb = "would deny" if self.audit else "denied"
         lines = [
             f"enforce: {verb} {self.call}: {_consequence(self.action, self.event, audit=self.audit)}",
@@ -54,14 +55,14 @@ class Violation:
             lines += [f"  {advice.what}", *(f"    {part}" for part in advice.line.splitlines())]
             if advice.command:
                 lines.append(f"  or run: {advice.command}")
-        return "".join(f"{printable(line)}\n" for line in lines)
+        return "\n".join(printable(line) for line in lines)
 
     def json(self, count: int) -> str:
-        """One line: names as in the policy language, numbers as the kernel has them, registers in hexadecimal."""
+        """One line without its end: names as in the policy language, the call's number, registers in hexadecimal."""
         arch = Arch.from_audit(self.event.arch)
         return json.dumps(
             {
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "time": _now(),
                 "call": self.call,
                 "arch": str(arch) if arch else f"{self.event.arch:#x}",
                 "number": self.event.number,
@@ -74,11 +75,11 @@ class Violation:
                 "allow": [{"file": advice.file, "line": advice.line} for advice in self.advice],
                 "count": count,
             }
-        ) + "\n"
+        )
 
 
 class Reports:
-    """Judges calls, tells each distinct violation once, and counts."""
+    """Judges calls, reports each distinct violation once, and counts."""
 
     def __init__(self, reporter: Reporter, is_waiting: Callable[[Notification], bool]) -> None:
         self._reporter = reporter
@@ -87,53 +88,62 @@ class Reports:
         self._output = Output(reporter)
         self._counts: dict[tuple[object, ...], int] = {}
         self._latest: dict[tuple[object, ...], Violation] = {}
-        self._undescribed = 0
+        self._distinct: Counter[str] = Counter()
+        self._undescribed: Counter[str] = Counter()
+        self._lost = 0
 
     def judge(self, asked: Notification) -> Action:
-        """The strictest action of all policies for the call.  Tells about it, but trouble with that changes nothing."""
+        """The strictest action of all policies for the call.  It is reported too; if that fails, the action stays the same."""
         event = Event(asked.arch, asked.number, tuple(asked.arguments), asked.ip, asked.task)
         verdicts = [evaluate(policy, event) for _, policy in self._policies]
-        action = strictest(reversed(verdicts))  # of several errors the first, as the chain of their filters answers
-        judged = zip(self._policies, verdicts, strict=True)
-        denying = [one for one, verdict in judged if not verdict.lets_run]
+        action = strictest(verdicts)
+        denying = [one for one, verdict in zip(self._policies, verdicts, strict=True) if not verdict.lets_run]
         try:
             self._tell(asked, event, action, denying)
         except Exception as error:
-            self._write(f"enforce: denied call number {event.number}, which could not be described: {error!r}\n", 0)
+            self.say(f"denied call number {event.number}, which could not be described: {error!r}")
         return action
 
+    def say(self, text: str) -> None:
+        """Report something else than a violation."""
+        self._write(json.dumps({"time": _now(), "message": text}) if self._reporter.json else f"enforce: {printable(text)}", 0)
+
     def summarise(self) -> None:
-        """Tell the counts that have not been told."""
+        """Report what has not been reported: counts, calls that were not described, and how much could not be written."""
         for key, violation in self._latest.items():
             count = self._counts[key]
             if not _is_power_of_ten(count):
                 self._publish(violation, count)
         self._latest.clear()
-
-    def conclude(self) -> None:
-        """Say all that is left to say."""
-        self.summarise()
-        if self._undescribed or self._output.dropped:
-            more = self._undescribed + self._output.dropped
-            self._write(f"enforce: {more} more violations were not described\n", 0)
+        for call, count in sorted(self._undescribed.items()):
+            self.say(f"{count} more violations of {call} were not described")
+        self._undescribed.clear()
+        if self._lost:
+            text = f"{self._lost} reports of violations could not be written"
+            self._reporter.complain(text)
+            if self._reporter.json:
+                self.say(text)
+            self._lost = 0
 
     def _tell(self, asked: Notification, event: Event, action: Action, denying: list[tuple[str, Policy]]) -> None:
-        process = _process(asked.task)
-        executable = _executable(process)
-        key = (executable, event.arch, event.number, allowing_line(event))
+        process = int(status(asked.task).get("Tgid", asked.task))
+        path = executable(process)
+        key = (path, event.arch, event.number, allowing_line(event))
         count = self._counts.get(key, 0) + 1
-        if count == 1 and len(self._counts) >= _DISTINCT:
-            self._undescribed += 1
-            return
+        if count == 1:
+            call = call_name(event)
+            if self._distinct[call] >= _DISTINCT:
+                self._undescribed[call] += 1
+                return
+            self._distinct[call] += 1
         self._counts[key] = count
         if count > 1 and not _is_power_of_ten(count):
             return
         site = call_site(process, asked.ip)
         if not self._is_waiting(asked):  # what was read may have been about another process with that pid
-            executable, site = "a process that has ended", f"{asked.ip:#x}"
+            path, site = "a process that has ended", f"{asked.ip:#x}"
         advice = tuple(advise(policy, file, event) for file, policy in denying)
-        call = format_call(event)
-        violation = Violation(event, action, self._reporter.audit, process, executable, site, call, advice)
+        violation = Violation(event, action, self._reporter.audit, process, path, site, format_call(event), advice)
         self._latest[key] = violation
         self._publish(violation, count)
 
@@ -144,11 +154,25 @@ class Reports:
             text = violation.text()
         else:
             verb = "would have denied" if violation.audit else "denied"
-            text = printable(f"enforce: {verb} {count} times, by {violation.executable}: {violation.call}") + "\n"
+            text = printable(f"enforce: {verb} {count} times, by {violation.executable}: {violation.call}")
         self._write(text, violation.process)
 
     def _write(self, text: str, process: int) -> None:
-        self._output.write(text, process)
+        if not self._output.write(f"{text}\n", process):
+            self._lost += 1
+
+
+def call_name(event: Event) -> str:
+    """The name of a call; one name for all numbers that no call has."""
+    arch = Arch.from_audit(event.arch)
+    call = table(arch).by_number.get(event.number) if arch else None
+    return f"{call.name} ({arch})" if call else "unknown calls"
+
+
+def _now() -> str:
+    """UTC, ISO 8601 with milliseconds."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 10**6:03}+00:00"
 
 
 def _is_power_of_ten(count: int) -> bool:
@@ -175,19 +199,3 @@ def _consequence(action: Action, event: Event, *, audit: bool) -> str:
             return f"SIGSYS {'would be' if audit else 'is'} sent"
         case _:
             return f"the process {'would be' if audit else 'is'} killed"
-
-
-def _process(task: int) -> int:
-    """The process that a thread belongs to; the thread itself if it has gone."""
-    try:
-        with open(f"/proc/{task}/status", errors="replace") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("Tgid:"))
-    except (OSError, StopIteration):
-        return task
-
-
-def _executable(process: int) -> str:
-    try:
-        return os.readlink(f"/proc/{process}/exe")
-    except OSError:
-        return "an unknown program"

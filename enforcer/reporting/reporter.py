@@ -1,8 +1,9 @@
-"""Where violations are told, and what the helper needs to tell them; made at start, used at the first violation."""
+"""Where violations are reported, and what describing them takes: made at the start, used at the first violation."""
 
 from __future__ import annotations
 
 import os
+import select
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,36 +13,63 @@ if TYPE_CHECKING:
 
 
 class Reporter:
-    """How to answer and describe calls that fall to a policy's default."""
+    """How to answer and describe calls that a policy's default answers."""
 
-    __slots__ = ("audit", "descriptor", "file", "json", "policies")
+    __slots__ = ("audit", "descriptor", "file", "json", "policies", "stderr")
 
     def __init__(
-        self, descriptor: int, policies: Callable[[], Sequence[tuple[str, Policy]]], *, json: bool, audit: bool
+        self,
+        descriptor: int,
+        policies: Callable[[], Sequence[tuple[str, Policy]]],
+        *,
+        json: bool,
+        audit: bool,
+        stderr: int = -1,
     ) -> None:
         self.descriptor = descriptor
-        """Open for writing: a log of our own (`json`), or the program's standard error.  -1 to tell nobody."""
+        """Open for writing: a log of our own (`json`), or the program's standard error.  -1 for no reports."""
+        self.stderr = stderr if json else -1
+        """The program's standard error, beside a log; -1 if there is none, or if it is `descriptor`."""
         self.file = None if json else identity(descriptor)
-        """Which file the program's standard error was; None if there is none, or a log."""
+        """The identity of the program's standard error; None if there is none, or a log."""
         self.policies = policies
         """The policies in the order of their filters, each with the file to add a line to.
 
-        Called once, in the helper, at the first violation: from the root folder, so nothing may depend on the current
-        one, and on what has been read before, since files may have changed."""
+        Called once, in the helper, at the first violation.  It must not depend on the current folder, which is the root there,
+        nor read files, which may have changed."""
         self.json = json
         """One JSON object a line instead of text."""
         self.audit = audit
         """Let every reported call run."""
 
     def give_back(self) -> None:
-        """Let go of the program's standard error when the program has ended.
+        """Close the program's standard error when the program has ended.
 
-        Else whoever reads from it would wait for us (`ssh host enforce daemon`).  What processes that it left behind
-        do is then told on *their* standard error, if that is still the same file.
+        Otherwise a reader of it would wait for us (`ssh host enforce daemon`).  What processes that the program left do
+        is then reported on *their* standard error, if that is still the same file.
         """
         if not self.json and self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+        if self.stderr >= 0:
+            os.close(self.stderr)
+            self.stderr = -1
+
+    def complain(self, text: str) -> None:
+        """Write what went wrong with reporting itself to standard error, if that takes it at once."""
+        descriptor = self.stderr if self.json else self.descriptor
+        try:
+            if descriptor >= 0 and has_room(descriptor):
+                os.write(descriptor, f"enforce: {text[:1000]}\n".encode(errors="replace"))
+        except OSError:
+            return
+
+
+def has_room(descriptor: int) -> bool:
+    """Whether a write of up to PIPE_BUF bytes, 4096, does not block."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    return any(events & select.POLLOUT for _, events in poller.poll(0))
 
 
 def identity(descriptor: int) -> tuple[int, int] | None:

@@ -91,7 +91,7 @@ def included(policy: str) -> Callable[[str], str]:
 
 def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Document:
     """Return the document of a new policy, for the program of that name."""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in name)
     settings = {
         "table": "# kernel whose syscall table the policy was written against",
         "arm": "# now | exec | entry",

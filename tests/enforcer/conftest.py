@@ -49,6 +49,10 @@ def wait_until(condition, seconds=20):
         time.sleep(0.01)
 
 
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 class Workplace:
     """A folder with policies, and `enforce` run in it."""
 
@@ -77,7 +81,7 @@ class Workplace:
         return subprocess.run([*under, *self.command, *arguments], check=False, **settings)
 
     def helpers(self):
-        """The pids of the helpers of programs started here, which alone keep the command line of `enforce`."""
+        """The pids of the helpers and stand-ins of programs started here: only they keep the command line of `enforce`."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
@@ -88,6 +92,12 @@ class Workplace:
             except OSError:  # it has ended
                 continue
         return found
+
+    def helper(self):
+        """The pid of the one helper that answers: not its stand-in, which is its child."""
+        found = self.helpers()
+        (helper,) = (pid for pid in found if parent(pid) not in found)
+        return helper
 
     def wait_for_helpers(self, seconds=20):
         """Until all helpers have ended by themselves."""

@@ -6,10 +6,11 @@ from itertools import product
 
 import pytest
 
-from enforcer.chain import MAX_INSTRUCTIONS, chain
+from enforcer.chain import chain
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from tracer.abi import Event
+from tracer.linux import BPF_MAXINSNS
 
 ALLOW, LOG, KILL, TRAP, ERRNO, NOTIFY = 0x7FFF0000, 0x7FFC0000, 0x80000000, 0x00030000, 0x00050001, 0x7FC00000
 X86_64 = 0xC000003E
@@ -55,7 +56,7 @@ def test_one_filter_is_unchanged():
 def test_nothing_and_too_much():
     with pytest.raises(ValueError, match="no filter"):
         chain([])
-    half = answering(1, ALLOW, KILL) * (MAX_INSTRUCTIONS // 8)
-    assert len(chain([half, half])) == 8 * MAX_INSTRUCTIONS, "a kill needs no copy of what follows"
+    half = answering(1, ALLOW, KILL) * (BPF_MAXINSNS // 8)
+    assert len(chain([half, half])) == 8 * BPF_MAXINSNS, "a kill needs no copy of what follows"
     with pytest.raises(ValueError, match="4100 instructions, and the kernel takes 4096"):
         chain([half, half, answering(1, ALLOW, KILL)])

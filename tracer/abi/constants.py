@@ -7,8 +7,8 @@ so, and formatting needs no other distinction.
 
 from __future__ import annotations
 
+import os
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -145,9 +145,17 @@ def families() -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))[1:]  # the first row is the heading
 
 
+def data(name: str) -> str:
+    """The text of a data file beside this one, from where this module was loaded: a file, or memory (`enforcer.sealed`)."""
+    loader = __spec__.loader
+    assert loader is not None
+    content: bytes = loader.get_data(os.path.join(os.path.dirname(__file__), name))  # type: ignore[attr-defined]
+    return content.decode()
+
+
 @cache
 def _text() -> str:
-    return Path(__file__).with_name("constants.tsv").read_text(encoding="ascii")
+    return data("constants.tsv")
 
 
 def _rows(name: str) -> Iterator[list[str]]:

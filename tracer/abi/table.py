@@ -6,7 +6,6 @@ Read from the tables beside this file on first use: syscalls_ARCH.tsv, joint.tsv
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,12 +15,9 @@ from tracer.abi.model import Arch, Argument, Kind, Syscall
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_DATA = Path(__file__).parent
-
-
 def _rows(name: str) -> list[list[str]]:
     """The cells of a data file, without its comments and its row of column names."""
-    lines = (_DATA / name).read_text("utf-8").splitlines()
+    lines = constants.data(name).splitlines()
     return [line.split("\t") for line in lines if not line.startswith("#")][1:]
 
 

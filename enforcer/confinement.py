@@ -1,0 +1,33 @@
+"""How the helper confines itself, so that it is of no use to a program that takes it over.
+
+No Landlock: a process in a Landlock domain may not look at processes outside it (ptrace(2)), so no report could say which
+executable made a call, and where.
+"""
+
+from __future__ import annotations
+
+import os
+
+from enforcer import kernel
+
+_CAP_KILL, _CAP_SYS_PTRACE = 1 << 5, 1 << 19  # linux/capability.h
+_KEPT = _CAP_KILL | _CAP_SYS_PTRACE
+"""Of the program's capabilities: without the first, root's helper could not kill a program that has changed its user; without
+the second, it could not tell which executable made a call."""
+
+
+def read() -> bytes:
+    """The filter for the helper, which is compiled from helper.policy when callfence is built."""
+    descriptor = os.open(f"{os.path.dirname(__file__)}/helper.filter", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 1 << 15)
+    finally:
+        os.close(descriptor)
+
+
+def confine(filter_: bytes) -> None:
+    """Leave this process two capabilities, and the calls that answering takes.  Raises OSError."""
+    _, permitted, _ = kernel.capabilities()
+    kernel.set_capabilities(permitted & _KEPT)
+    kernel.set_no_new_privs()
+    kernel.install(filter_, 0)

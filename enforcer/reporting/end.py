@@ -1,0 +1,102 @@
+"""Ending the process that made a call, whatever it does to prevent that, before the call returns to it."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from enforcer import kernel
+from enforcer.reporting.process import status
+from tracer import linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from enforcer.kernel import Notification
+
+_ERESTARTNOINTR = 513  # linux/errno.h
+_LOOK = 0.005
+"""Seconds between two looks at a process that SIGSYS should end."""
+_LOOKS = 20
+
+
+def end(listener: int, asked: Notification) -> None:
+    """End the process that waits for this answer, by SIGSYS as SECCOMP_RET_KILL_PROCESS does, or else by SIGKILL.
+
+    SIGSYS only kills a process that does not block, ignore or catch it and is not traced, and its other threads may change that
+    at any time: so it gets SIGKILL if it has not died of SIGSYS at once.  Raises OSError if it may not be killed: the call then
+    stays without an answer.
+    """
+    fields = status(asked.task)
+    pidfd = _opened(fields)
+    try:
+        if not kernel.is_waiting(listener, asked.id):
+            return  # it has died; what was read may have been about another process
+        if fields.get("Tgid") == "1":
+            _end_namespace()
+        if pidfd < 0:
+            os.kill(asked.task, kernel.SIGKILL)  # kill(2) takes a thread for its process
+        elif not (_dies_of_sigsys(fields) and _by_sigsys(listener, asked, pidfd, int(fields["Tgid"]))):
+            kernel.send_signal(pidfd, kernel.SIGKILL)
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+
+
+def trap(listener: int, asked: Notification) -> None:
+    """Send SIGSYS to the thread, though without the siginfo of SECCOMP_RET_TRAP, which only the kernel can send."""
+    process = int(status(asked.task).get("Tgid", asked.task))
+    if kernel.is_waiting(listener, asked.id):
+        kernel.kill_thread(process, asked.task, kernel.SIGSYS)
+
+
+def _opened(fields: Mapping[str, str]) -> int:
+    """A pidfd of the process, or -1: no /proc of this namespace, or no descriptor is left (prlimit(2))."""
+    try:
+        return kernel.pidfd_open(int(fields["Tgid"]))
+    except (OSError, KeyError):
+        return -1
+
+
+def _dies_of_sigsys(fields: Mapping[str, str]) -> bool:
+    bit = 1 << (kernel.SIGSYS - 1)
+    is_default = not any(int(fields[mask], 16) & bit for mask in ("SigBlk", "SigIgn", "SigCgt"))
+    return is_default and fields["TracerPid"] == "0" and fields.get("NSpid", "").split()[-1:] != ["1"]
+
+
+def _by_sigsys(listener: int, asked: Notification, pidfd: int, process: int) -> bool:
+    """Whether the process dies of SIGSYS within a moment.
+
+    The call is answered with ERESTARTNOINTR: it never returns to the program, and if the signal does not kill, it is made
+    again.
+    """
+    try:
+        waiting = select.epoll()  # poll(2) fails if RLIMIT_NOFILE has been lowered
+    except OSError:
+        return False
+    try:
+        waiting.register(pidfd, select.EPOLLIN)
+        kernel.kill_thread(process, asked.task, kernel.SIGSYS)
+        kernel.fail(listener, asked.id, _ERESTARTNOINTR)
+        for _ in range(_LOOKS):
+            # While it dumps core, its threads have all been stopped for good (fs/coredump.c, zap_threads).
+            if waiting.poll(_LOOK) or status(process).get("CoreDumping") == "1":
+                return True
+    except OSError:  # it has died meanwhile
+        return False
+    finally:
+        waiting.close()
+    return False
+
+
+def _end_namespace() -> None:
+    """Kill the first process of our own pid namespace, which ignores even SIGKILL from inside (pid_namespaces(7)).
+
+    It cannot ignore the one that the kernel sends when a tracer with PTRACE_O_EXITKILL ends; all others of the namespace,
+    this one included, die with it.
+    """
+    try:
+        kernel.ptrace(linux.PTRACE_SEIZE, 1, 0, linux.PTRACE_O_EXITKILL)
+    finally:
+        os._exit(0)

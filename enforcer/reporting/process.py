@@ -1,0 +1,56 @@
+"""What /proc says about the processes of this pid namespace."""
+
+from __future__ import annotations
+
+import os
+
+
+def is_own() -> bool:
+    """Whether /proc is that of this process's pid namespace; in another one's, the same number is another process."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False
+
+
+def status(task: int) -> dict[str, str]:
+    """The fields of /proc/TASK/status (proc(5)); none if they cannot be read."""
+    if not is_own():
+        return {}
+    try:
+        descriptor = os.open(f"/proc/{task}/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return {}
+    try:
+        text = os.read(descriptor, 1 << 16).decode(errors="replace")  # a process may have any bytes for a name
+    except OSError:  # ESRCH: it has ended
+        return {}
+    finally:
+        os.close(descriptor)
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+def executable(process: int) -> str:
+    """The path of the file that a process executes."""
+    try:
+        if is_own():
+            return os.readlink(f"/proc/{process}/exe")
+    except OSError:
+        pass
+    return "an unknown program"
+
+
+def call_site(process: int, ip: int) -> str:
+    """Where in a process an instruction is, as `libc.so.6+0x10f5a3`; the bare address where nothing is known."""
+    try:
+        if is_own():
+            with open(f"/proc/{process}/maps", "rb") as file:
+                for line in file:
+                    fields = line.rstrip(b"\n").split(maxsplit=5)
+                    start, end = (int(part, 16) for part in fields[0].split(b"-"))
+                    if start <= ip < end:
+                        name = os.fsdecode(os.path.basename(fields[5])) if len(fields) == 6 else "anonymous memory"
+                        return f"{name}+{ip - start + int(fields[2], 16):#x}"
+    except (OSError, ValueError):
+        pass
+    return f"{ip:#x}"

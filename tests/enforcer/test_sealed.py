@@ -1,0 +1,53 @@
+"""What the helper may need to import is in memory before the program runs, and it imports nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+DESCRIBE = r"""
+import os, sys, tempfile
+sys.path.insert(0, ROOT)
+from callfence.enforcing import command, filters
+from enforcer import kernel, sealed
+from enforcer.reporting.reporter import Reporter
+code = sealed.read()
+for path in list(sys.path_importer_cache): del sys.path_importer_cache[path]
+code.seal()
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name not in ("org", "nt", "_winapi", "_json", "_opcode", "_datetime", "_bisect", "_heapq"): missing.append(name)
+missing = []
+sys.meta_path.append(Finder())
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)
+from enforcer.reporting import answer, end
+from enforcer.reporting.report import Reports
+text = b"arch i386\nread: allow\narch x86_64\nread: fd == 0 || fd == 3\nopenat: flags in O_CLOEXEC\nmmap: prot == PROT_READ\n"
+for json in (False, True):
+    policies = lambda: [("x.policy", filters.parsed("x.policy", text, lambda name: b"").policy)]
+    reports = Reports(Reporter(2, policies, json=json, audit=False), lambda asked: True)
+    for arch in (0xC000003E, 0x40000003, 0xC00000B7, 5):
+        for number in (0, 9, 11, 16, 41, 56, 72, 157, 257, 4000, 0x40000001):
+            asked = kernel.Notification(1, os.getpid(), 0, number, arch, 77)
+            for index in range(6):
+                asked.arguments[index] = 0xFFFFFFFFFFFFFFFF >> 8 * index
+            reports.judge(asked)
+    reports.summarise()
+print(missing, [name for name in opened if not str(name).startswith("/proc/")])
+"""
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_nothing_is_missing_and_no_file_is_opened(kept: bool, tmp_path: Path) -> None:
+    for _ in range(2 if kept else 1):  # the second one reads what the first one has kept
+        command = [sys.executable, *([] if kept else ["-B"]), "-c", DESCRIBE.replace("ROOT", repr(str(ROOT)))]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, "[] []\n"), done.stderr[-3000:]
+        assert done.stderr.count("denied") > 20
+        assert done.stderr.count('"call"') > 20
+        assert "could not be described" not in done.stderr
