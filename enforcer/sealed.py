@@ -25,30 +25,20 @@ _KNOWN = ((3, 11), (3, 12), (3, 13))
 _ROOT = os.path.dirname(os.path.dirname(__file__))
 _LIBRARY = os.path.dirname(os.__file__)
 
-OURS = (
-    "enforcer.reporting.advice", "enforcer.reporting.answer", "enforcer.reporting.end", "enforcer.reporting.output",
-    "enforcer.reporting.process", "enforcer.reporting.report", "enforcer.text", "policygen", "policygen.errors",
-    "policygen.evaluate", "policygen.filter", "policygen.filter.bpf", "policygen.language", "policygen.language.attach",
-    "policygen.language.cursor", "policygen.language.document", "policygen.language.entries",
-    "policygen.language.expressions", "policygen.language.layout", "policygen.language.lexer", "policygen.language.naming",
-    "policygen.language.normal", "policygen.language.operands", "policygen.language.parser", "policygen.language.phrases",
-    "policygen.language.printer", "policygen.learning", "policygen.learning.extend", "policygen.learning.floor",
-    "policygen.learning.generalise", "policygen.learning.known", "policygen.learning.rule", "policygen.model",
-    "policygen.recording", "policygen.recording.fold", "policygen.recording.observation", "policygen.sets",
-    "policygen.sets.algebra", "policygen.sets.minimise", "policygen.sets.region", "tracer", "tracer.abi",
-    "tracer.abi.constants", "tracer.abi.model", "tracer.abi.table",
-)
-"""Ours that judging and describing a violation imports; tests/enforcer/test_sealed.py says what is missing."""
+OURS = ("enforcer.reporting.report", "enforcer.reporting.answer", "policygen.language.document")
+"""What is imported later, with all that it imports."""
+_FOLDERS = ("enforcer", "policygen", "tracer")
+_WITHOUT = {"completeness", "formats", "merging", "review", "arming", "__pycache__"}
+"""Folders in those that describing a violation imports nothing of; tests/enforcer/test_sealed.py says if it does."""
 STANDARD = (
     "ast", "bisect", "collections", "collections.abc", "contextlib", "copy", "copyreg", "dataclasses", "dis", "enum",
     "functools", "importlib", "importlib.machinery", "inspect", "json", "json.decoder", "json.encoder", "json.scanner",
     "keyword", "linecache", "opcode", "_opcode_metadata", "operator", "re", "re._casefix", "re._compiler", "re._constants",
     "re._parser", "reprlib", "shlex", "signal", "token", "tokenize", "types", "typing", "warnings", "weakref", "_weakrefset",
 )
-"""The same of Python's library.  A version may lack some."""
+"""Modules of Python's library that they import, in some version or other."""
 EXTENSIONS = ("_typing",) if sys.version_info < (3, 13) else ("_opcode",)
 """Modules of it that may be compiled ones: imported at once."""
-_TABLES = f"{_ROOT}/tracer/abi"
 _KEPT = f"{os.path.dirname(__file__)}/__pycache__/sealed.{sys.implementation.cache_tag}.code"
 """Four bytes, the length of the head; the head, as marshal writes it: Python's version, stamps and index; the content."""
 
@@ -144,7 +134,7 @@ def _collected() -> tuple[Stamps, Index, bytes]:
     index: Index = {}
     content = bytearray()
 
-    def add(name: str, path: str, get: Callable[[str], bytes], is_package: bool = False) -> bool:
+    def add(name: str, path: str, get: Callable[[str], bytes], *, is_package: bool = False) -> bool:
         try:
             stamp, read = _stamp(path), get(path)
         except OSError:
@@ -155,13 +145,19 @@ def _collected() -> tuple[Stamps, Index, bytes]:
         content.extend(read)
         return True
 
-    for names, folder in ((OURS, _ROOT), (STANDARD, _LIBRARY)):
-        for name in names:
-            path = f"{folder}/{name.replace('.', '/')}"
-            add(name, f"{path}.py", _code) or add(name, f"{path}/__init__.py", _code, is_package=True)
-    for file in sorted(os.listdir(_TABLES)):
-        if file.endswith(".tsv"):
-            add(f"{_TABLES}/{file}", f"{_TABLES}/{file}", _read)
+    folders = [f"{_ROOT}/{name}" for name in _FOLDERS]
+    for folder in folders:
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.is_dir():
+                folders += [] if entry.name in _WITHOUT else [entry.path]
+            elif entry.name.endswith(".py"):
+                name = entry.path[len(_ROOT) + 1 : -3].replace("/", ".")
+                add(name.removesuffix(".__init__"), entry.path, _code, is_package=name.endswith(".__init__"))
+            elif entry.name.endswith(".tsv"):
+                add(entry.path, entry.path, _read)
+    for name in STANDARD:
+        path = f"{_LIBRARY}/{name.replace('.', '/')}"
+        add(name, f"{path}.py", _code) or add(name, f"{path}/__init__.py", _code, is_package=True)
     return stamps, index, bytes(content)
 
 

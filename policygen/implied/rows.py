@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen.language.document import parse
 from policygen.language.operands import operands
 from policygen.model import Always, Entry
 from tracer.abi import Arch, table
+from tracer.abi.data import table_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +89,7 @@ def read_entry(arch: Arch, cell: str) -> tuple[int, Entry] | None:
 
 def _lines(name: str) -> Iterator[list[str]]:
     """The cells of each row, without comments and the heading."""
-    lines = Path(__file__).with_name(name).read_text("utf-8").splitlines()
+    lines = table_text(__spec__, name).splitlines()
     rows = (line.split("\t") for line in lines if not line.startswith("#"))
     next(rows)
     return rows

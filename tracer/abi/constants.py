@@ -7,10 +7,11 @@ so, and formatting needs no other distinction.
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
+
+from tracer.abi.data import table_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -145,17 +146,9 @@ def families() -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))[1:]  # the first row is the heading
 
 
-def data(name: str) -> str:
-    """The text of a data file beside this one, from where this module was loaded: a file, or memory (`enforcer.sealed`)."""
-    loader = __spec__.loader
-    assert loader is not None
-    content: bytes = loader.get_data(os.path.join(os.path.dirname(__file__), name))  # type: ignore[attr-defined]
-    return content.decode()
-
-
 @cache
 def _text() -> str:
-    return data("constants.tsv")
+    return table_text(__spec__, "constants.tsv")
 
 
 def _rows(name: str) -> Iterator[list[str]]:

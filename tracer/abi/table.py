@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from tracer.abi import constants
+from tracer.abi.data import table_text
 from tracer.abi.model import Arch, Argument, Kind, Syscall
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def _rows(name: str) -> list[list[str]]:
     """The cells of a data file, without its comments and its row of column names."""
-    lines = constants.data(name).splitlines()
+    lines = table_text(__spec__, name).splitlines()
     return [line.split("\t") for line in lines if not line.startswith("#")][1:]
 
 
