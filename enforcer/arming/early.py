@@ -81,7 +81,7 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
         if shared[_TAKEN] or shared[_FAILED]:
             break
     if shared[_TAKEN]:
-        return shared
+        return shared, duty
     raise EnforceError("the helper process ended before the program was confined")
 
 

@@ -134,17 +134,19 @@ def _arm(program: int, filter_: bytes, pidfd: int, duty: Duty | None, *, at_entr
     except GoneError:
         raise
     except OSError as error:
-        _refuse(program, surgery, str(refused(error)), stderr)
+        _refuse(program, surgery, duty, str(refused(error)), stderr)
     except CallfenceError as error:
-        _refuse(program, surgery, str(error), stderr)
+        _refuse(program, surgery, duty, str(error), stderr)
 
 
-def _refuse(program: int, surgery: inject.Surgery | None, reason: str, stderr: int) -> NoReturn:
+def _refuse(program: int, surgery: inject.Surgery | None, duty: Duty | None, reason: str, stderr: int) -> NoReturn:
     """End the program, which is stopped before its first instruction or its entry point, with status FAILED.
 
     It is killed if a filter judges its calls already, which may not allow it to exit, or if its memory cannot be written.
     """
     helper.write(stderr, f"enforce: the program was not run: {reason}\n".encode())
+    if duty:
+        os.kill(duty.stand_in, kernel.SIGKILL)  # or waiting for all children would last
     try:
         surgery = surgery or inject.Surgery(program)
         if not surgery.is_confined:
