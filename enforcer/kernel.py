@@ -181,7 +181,7 @@ def install(program: bytes, flags: int) -> int:
 def capabilities() -> tuple[int, int, int]:
     """The effective, permitted and inheritable capabilities of this thread, 64 bits each (capget(2))."""
     words = (ctypes.c_uint32 * 6)()
-    _syscall("capget", _SYS_CAPGET, ctypes.byref(_CAPABILITY_HEADER), ctypes.byref(words))
+    syscall("capget", _SYS_CAPGET, ctypes.byref(_CAPABILITY_HEADER), ctypes.byref(words))
     low, high = words[:3], words[3:]
     return (low[0] | high[0] << 32, low[1] | high[1] << 32, low[2] | high[2] << 32)
 
@@ -190,12 +190,12 @@ def set_capabilities(kept: int) -> None:
     """Make these the effective and permitted capabilities of this thread, with none inheritable (capset(2))."""
     low, high = kept & 0xFFFFFFFF, kept >> 32
     words = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
-    _syscall("capset", _SYS_CAPSET, ctypes.byref(_CAPABILITY_HEADER), ctypes.byref(words))
+    syscall("capset", _SYS_CAPSET, ctypes.byref(_CAPABILITY_HEADER), ctypes.byref(words))
 
 
 def send_signal(pidfd: int, number: int) -> None:
     """Signal a process, which is the one that was there when the pidfd was opened."""
-    _syscall("pidfd_send_signal", _SYS_PIDFD_SEND_SIGNAL, pidfd, number, None, 0)
+    syscall("pidfd_send_signal", _SYS_PIDFD_SEND_SIGNAL, pidfd, number, None, 0)
 
 
 def pidfd_open(pid: int) -> int:
