@@ -37,6 +37,8 @@ PACKAGES = ("callfence", "enforcer", "policygen", "tracer", "ptrace", "pyseccomp
 MODES = {"exact": ["--exact"], "implied": [], "rehearsed": []}
 """Options of the two learns."""
 SIZES = {"input": 200, "other": 333, "large": 20_000, "empty": 0, "a b": 100, "secret": 100}
+REHEARSING = ("--rehearse", "--rehearse-seconds", "60", "--scratch")
+"""Options of a third learn, if the mode is `rehearsed`."""
 SECONDS = 30
 """Until a program that does not end is ended."""
 
@@ -132,7 +134,7 @@ def attempt(place: Place, prefix: Sequence[str], program: Program, run: Run) -> 
                 with suppress(OSError):
                     process.stdin.write(b"\x04") if run.stdin == "terminal" else process.stdin.close()
             with suppress(subprocess.TimeoutExpired):
-                status = process.wait(SECONDS)
+                status = process.wait(SECONDS * (5 if "--rehearse" in prefix else 1))
     return status
 
 
@@ -149,7 +151,9 @@ def serve(place: Place, prefix: Sequence[str], server: Server, run: Run) -> int 
         with started([*prefix, *words], run, folder, place.home) as process:
             up = not run.taken and wait_until(lambda: process.poll() is not None or listens(port), 15)
             pid = process.pid if "enforce" in prefix else next(iter(children(process.pid)), process.pid)
-            if up and process.poll() is None:
+            if "--rehearse" in prefix:
+                attend(server, run, folder, port, place, process)
+            elif up and process.poll() is None:
                 ask(server, run, folder, port, place)
                 if run.signal == "operator":
                     for name in server.signals:
@@ -168,6 +172,17 @@ def serve(place: Place, prefix: Sequence[str], server: Server, run: Run) -> int 
     if taken is not None:
         taken.close()
     return status
+
+
+def attend(server: Server, run: Run, folder: Path, port: int, place: Place, learn: subprocess.Popen[bytes]) -> None:
+    """Use and stop the server each time that learn starts it."""
+    while learn.poll() is None:
+        if listens(port):
+            ask(server, run, folder, port, place)
+            for pid in children(learn.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.Signals[f"SIG{server.stop}"])
+        time.sleep(0.1)
 
 
 def listens(port: int) -> bool:
@@ -210,8 +225,9 @@ def measure(place: Place, one: Program | Server, mode: str, only: Sequence[str])
     policy.parent.mkdir()
     policy.parent.chmod(0o777)
     act = serve if isinstance(one, Server) else attempt
-    for _ in range(2):
-        status = act(place, place.command("learn", "-q", *MODES[mode], "-o", policy), one, Run())  # type: ignore[arg-type]
+    for options in ([], [], *([REHEARSING] if mode == "rehearsed" else [])):
+        learning = place.command("learn", "-q", *MODES[mode], *options, "-o", policy)
+        status = act(place, learning, one, Run())  # type: ignore[arg-type]
         assert policy.exists(), f"{one.name}: learn ended with {status}"
     lines = sum(1 for line in policy.read_text().splitlines() if re.match(r"[a-z_0-9]+:|\s+\|\|", line))
     policy.chmod(0o644)

@@ -379,7 +379,7 @@ def test_the_line_is_kept_in_its_place() -> None:
     [
         ("portable yes\n", ":1:10", "the end of the line"),
         ("portable\nportable\n", ":2:1", "set twice"),
-        ("read: allow\nportable\n", ":2:1", "before the first entry"),
+        ("read: allow\nportable\n", ":2:1", "precede the first entry"),
         ("portabel\n", ":1:1", "no setting is named portabel"),
     ],
 )
