@@ -8,28 +8,19 @@ from callfence.shared.text import plural, printable
 from enforcer.reporting.advice import advise
 from policygen.evaluate import evaluate
 from policygen.language.naming import format_call
-from policygen.review.risk import needs_a_person
+from policygen.review.rehearsal import needs_a_person
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from policygen.model import Policy
-    from policygen.recording.observation import Observation
     from policygen.recording.runs import Recording
 
 
-def held_back(policy: Policy, recording: Recording) -> tuple[Observation, ...]:
-    """What only rehearsed runs did, the catalogue warns of, and the policy does not allow."""
-    return tuple(
-        seen
-        for seen in recording.observations
-        if recording.rehearsed(seen) and needs_a_person(seen) and not evaluate(policy, seen.event).lets_run
-    )
-
-
 def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator[str]:
-    """A line for each, and the command that allows it."""
-    found = held_back(policy, recording)
+    """What the catalogue warns of, with the command that allows it."""
+    dangerous = [seen for seen in recording.observations if recording.rehearsed(seen) and needs_a_person(seen)]
+    found = [seen for seen in dangerous if not evaluate(policy, seen.event).lets_run]
     if found:
         yield f"not added by learn, which saw {plural(len(found), 'call')} in rehearsals alone:"
     for seen in found:

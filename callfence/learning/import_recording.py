@@ -18,6 +18,7 @@ from policygen.learning.within import forbidden, generate_within
 from policygen.model import IMPLIED
 from policygen.recording import recording_file
 from policygen.recording.runs import Recording, merge
+from policygen.review.rehearsal import held_back
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,16 +67,18 @@ def _into_policy(policy: Path, recording: Recording, options: argparse.Namespace
 
 def _generate(recording: Recording, existing: Document | None, name: str, options: argparse.Namespace) -> Generated:
     """Reports what no policy can allow, and what the baseline denies.  Raises UserError."""
+    held = held_back(recording, existing.policy if existing else None)
+    seen = tuple(one for one in recording.observations if one.key not in held)
     how = Options(implied=0 if options.exact else IMPLIED[-1])
     if options.within is None:
-        generated = generate(recording.observations, existing, name=name, options=how)
+        generated = generate(seen, existing, name=name, options=how)
     else:
         base = baseline.read(options.within)
         try:
-            generated = generate_within(recording.observations, existing, base, name=name, options=how)
+            generated = generate_within(seen, existing, base, name=name, options=how)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
-        baseline.print_forbidden(options.within, base, forbidden(recording.observations, base), sys.stderr)
+        baseline.print_forbidden(options.within, base, forbidden(seen, base), sys.stderr)
     for gap in generated.gaps:
         print(f"callfence import: {options.file}: {gap}", file=sys.stderr)
     return generated

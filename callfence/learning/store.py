@@ -18,9 +18,10 @@ from policygen.learning.within import forbidden, generate_within
 from policygen.model import IMPLIED, Arm
 from policygen.recording import atomic, folder, recording_file
 from policygen.recording.runs import Recording, Run, merge
+from policygen.review.rehearsal import held_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from callfence.learning.options import LearnOptions
@@ -85,17 +86,13 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
 
 
 def rehearsed(
-    prepared: Prepared,
-    run: Run,
-    brought: tuple[Observation, ...],
-    held: Collection[Observation],
-    options: LearnOptions,
+    prepared: Prepared, run: Run, brought: tuple[Observation, ...], options: LearnOptions
 ) -> Learned:
-    """Add what a rehearsed run brought: all of it to the recording, and to the policy what is not in `held`."""
-    kept_back = {seen.key for seen in held}
+    """Add what a rehearsed run brought: all of it to the recording, and to the policy what is not held back."""
 
     def generated_from(whole: Recording, existing: Document | None) -> Generated:
-        seen = [one for one in whole.of_run(run.id) if one.key not in kept_back]
+        held = held_back(whole, existing.policy if existing else None, options.allow_opaque)
+        seen = [one for one in whole.of_run(run.id) if one.key not in held]
         return _generate(prepared, seen, existing, options)
 
     added = add(prepared.policy, Recording((run,), brought), generated_from)

@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING
 
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
-from policygen.review.catalogue import Danger, Level, of_call, of_setting
+from policygen.review.catalogue import Danger, of_call, of_setting
 from policygen.review.lint import granted, leaves_free
 from policygen.sets.algebra import FALSE
 from policygen.sets.compare import Change, Comparison, Difference, answers
 from policygen.sets.region import space, truth
 from tracer.abi import Arch, table
-from tracer.linux import OPAQUE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from policygen.model import Policy
     from policygen.recording.observation import Observation
 
@@ -49,16 +46,6 @@ def dangers_of(seen: Observation) -> tuple[Danger, ...]:
         if not row.free and granted(sets, row, arch, seen.number, region) != FALSE
     ]
     return tuple(sorted(found, key=lambda row: -row.level.rank))
-
-
-def needs_a_person(seen: Observation, allow_opaque: Collection[str] = ()) -> bool:
-    """Whether the catalogue warns of granting what an observation stands for.  A call that hides its arguments is learned to
-    fail, which grants nothing, unless it is in `allow_opaque`."""
-    arch = Arch.from_audit(seen.arch)
-    call = table(arch).by_number.get(seen.number) if arch else None
-    if call is None or (call.name in OPAQUE and call.name not in allow_opaque):
-        return False
-    return any(danger.level.rank >= Level.WARNING.rank for danger in dangers_of(seen))
 
 
 def ranked(old: Policy, new: Policy, comparison: Comparison) -> tuple[Ranked, ...]:

@@ -16,6 +16,7 @@ from callfence.learning.rehearsal.streams import Input
 from callfence.learning.summary import news
 from callfence.learning.sure import call_name
 from callfence.shared.text import command_line, plural, printable
+from policygen.review.rehearsal import needs_a_person
 from tracer.faults import Witness
 
 if TYPE_CHECKING:
@@ -68,9 +69,7 @@ def rehearse_after(plain: Plain, seconds: float, learned: Learned, prepared: Pre
             learned.recording,
             lambda: telling.learned.generated.document.policy,
             telling.draw,
-            lambda brought: telling.add(
-                brought, store.rehearsed(prepared, brought.run, brought.observations, brought.held, options)
-            ),
+            lambda brought: telling.add(brought, store.rehearsed(prepared, brought.run, brought.observations, options)),
         )
         ended = rehearsing.make(planned, Budget(options.rehearse_runs, options.rehearse_seconds))
     finally:
@@ -109,8 +108,10 @@ class _Telling:
 
     def add(self, brought: News, learned: Learned) -> None:
         self.learned = learned
-        self._lines += [f"{brought.rehearsal.says}:", *(f"  {line}" for line in news(learned))] if learned.generated.new else []
-        names = dict.fromkeys(call_name(seen.arch, seen.number) for seen in brought.dangerous)
+        if learned.generated.new:
+            self._lines += [f"{brought.rehearsal.says}:", *(f"  {line}" for line in news(learned))]
+        dangerous = [one for one in brought.observations if needs_a_person(one, self._options.allow_opaque)]
+        names = dict.fromkeys(call_name(one.arch, one.number) for one in dangerous)
         self._held += [name for name in names if name not in self._held]
 
     def end(self, ended: Ended) -> None:

@@ -1,4 +1,4 @@
-"""What a rehearsed run brought: what of it is new, and what of that is not to be granted without a person."""
+"""What a rehearsed run brought that is new."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.completeness.needs import needed_by
 from policygen.evaluate import evaluate
-from policygen.review.risk import needs_a_person
-from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -24,10 +22,6 @@ class News(NamedTuple):
     rehearsal: Rehearsal
     run: Run
     observations: tuple[Observation, ...]
-    dangerous: tuple[Observation, ...]
-    """Those of them that the catalogue warns of: they are left for a person to decide."""
-    held: tuple[Observation, ...]
-    """Those that are not to be granted: the dangerous ones, and what is done by programs that only they would start."""
 
 
 def key_of(seen: Observation, names_only: bool) -> object | None:
@@ -46,17 +40,3 @@ def new_in(
             known.add(key)
             if not evaluate(policy, seen.event).lets_run:
                 yield seen
-
-
-def sorted_out(
-    one: Rehearsal, run: Run, new: tuple[Observation, ...], executables: Collection[str], allow_opaque: frozenset[str]
-) -> News:
-    dangerous = tuple(seen for seen in new if needs_a_person(seen, allow_opaque))
-    executes = any(_name(seen) in ("execve", "execveat") for seen in dangerous)
-    held = tuple(seen for seen in new if seen in dangerous or (executes and seen.executable not in executables))
-    return News(one, run, new, dangerous, held)
-
-
-def _name(seen: Observation) -> str:
-    arch = Arch.from_audit(seen.arch)
-    return table(arch).by_number[seen.number].name if arch and seen.number in table(arch).by_number else ""

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from callfence.learning.rehearsal.clock import Clock, free_space
-from callfence.learning.rehearsal.news import key_of, new_in, sorted_out
+from callfence.learning.rehearsal.news import News, key_of, new_in
 from callfence.learning.rehearsal.streams import Input, Streams
 from callfence.learning.watch import Recorder
 from policygen.recording.runs import Recording, Run
@@ -18,7 +18,6 @@ from tracer.faults import Injector
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from callfence.learning.rehearsal.news import News
     from callfence.learning.rehearsal.plan import Place, Rehearsal
     from callfence.learning.rehearsal.scratch import Scratch
     from policygen.model import Policy
@@ -93,7 +92,6 @@ class Rehearsing:
         self._tell = tell
         self._keep = keep
         self._known = {key for seen in recording.observations if (key := key_of(seen, setting.names)) is not None}
-        self._executables = {seen.executable for seen in recording.observations}
         self._unreached: set[Place] = set()
         """Places that no call of a run was at after its entry point."""
         self._floor = free_space() // 2
@@ -135,10 +133,10 @@ class Rehearsing:
         if one.place is not None and one.is_first and not made.fired:
             self._unreached.add(one.place)
         new = tuple(new_in(made.observations, self._known, self._policy(), self._setting.names))
-        self._quiet = 0 if new else self._quiet + 1
+        self._quiet = 0 if new else self._quiet + (one.group == "faults")
         if new:
             self._news += len(new)
-            self._keep(sorted_out(one, made.run, new, self._executables, self._setting.allow_opaque))
+            self._keep(News(one, made.run, new))
         if made.asked:
             return _INTERRUPTED
         if made.is_full:
