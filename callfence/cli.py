@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",
     "enforce": "run a program confined by a policy",
     "show": "print a policy in canonical form, its includes resolved",
+    "compile": "compile policies for services, or for installing beside them",
     "verify": "prove that a filter is equivalent to its policy, or print a call that they answer differently",
     "diff": "show what a policy allows that another does not",
     "reduce": "print a policy without what another does not allow, or prove that it allows no more",

@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from callfence.shared.text import plural, printable
 from callfence.version import __version__
 
 if TYPE_CHECKING:
@@ -109,6 +111,29 @@ def _surroundings() -> CheckResult:
     return CheckResult(not notes, what, "; ".join(notes), needed=traced)
 
 
+def _cache() -> CheckResult:
+    """What `enforce` would use without compiling it."""
+    from callfence.enforcing.proved import kept
+
+    count, wrong = 0, []
+    end = time.monotonic() + SECONDS
+    for file, policy, text in kept():
+        count += 1
+        if text and not text.startswith("not used"):
+            wrong.append(f"{file} is not the filter of {printable(policy)}: {text}; remove it")
+        if time.monotonic() > end:
+            wrong.append("there are too many to prove here: `callfence verify --cached` proves all")
+            break
+    return CheckResult(not wrong, f"{plural(count, 'compiled filter')} kept, each that of its policy", "; ".join(wrong))
+
+
+def _keyring() -> CheckResult:
+    from callfence.enforcing import cache
+
+    advice = "its filters have a checksum only: a confined program that may write to the cache can replace them (see README)"
+    return CheckResult(cache.is_signed(), "the kernel keeps a secret that signs the cache of filters", advice, needed=False)
+
+
 def _learn() -> CheckResult:
     return _probe("learn", "records a program", "see the findings above; in a container, allow ptrace")
 
@@ -146,6 +171,8 @@ CHECKS: Final[tuple[Callable[[], CheckResult], ...]] = (
     _actions,
     _ptrace_scope,
     _surroundings,
+    _keyring,
+    _cache,
     _learn,
     _enforce,
 )

@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from callfence.enforcing import cache, filters
+from callfence.enforcing.proved import kept, misfit
+from callfence.enforcing.sealed import is_bundle, unbundle
 from callfence.shared.inputs import content, document, is_program, judged, program
+from callfence.shared.text import plural, printable
 from policygen.evaluate import evaluate
 from policygen.filter import bpf
 from policygen.filter.compile import WrongFilterError, compile_policy
@@ -13,6 +17,7 @@ from policygen.filter.lift import lift
 from policygen.filter.symbolic import UnsupportedError
 from policygen.filter.verify import reported, verify
 from policygen.language.naming import format_action, format_call
+from policygen.reading import read
 from policygen.sets.algebra import TooComplexError
 from tracer.errors import CallfenceError, UserError
 
@@ -25,20 +30,29 @@ def parser() -> argparse.ArgumentParser:
     description = (
         "Prove that a filter answers every call as its policy does, for all values of all arguments, or print a call "
         "that it answers differently.  POLICY is compiled, with and without reports, and both filters are proved.  FILTER is "
-        "read back into a policy, as `callfence show --bpf` prints it, and compared with that."
+        "read back into a policy, as `callfence show --bpf` prints it, and compared with that; a file of `callfence compile` "
+        "is compared with the policy in it.  The filters that `enforce` keeps for POLICY are proved too."
     )
     parser = argparse.ArgumentParser(prog="callfence verify", description=description, allow_abbrev=False)
     parser.add_argument("--bpf", metavar="FILE", help="a filter to compare with POLICY: an array of struct sock_filter")
-    parser.add_argument("file", metavar="POLICY|FILTER", help="a file; - is standard input")
+    parser.add_argument("--cached", action="store_true", help="prove all filters that are kept, of any policy")
+    parser.add_argument("file", metavar="POLICY|FILTER", nargs="?", help="a file; - is standard input")
     return parser
 
 
 def main(arguments: list[str]) -> int:
     """0: proved; 1: not equivalent, with a call that shows it; 2: bad input, or nothing can be proved."""
-    options = parser().parse_args(arguments)
+    command = parser()
+    options = command.parse_args(arguments)
+    if options.cached == (options.file is not None) or (options.cached and options.bpf):
+        command.error("give either POLICY, FILTER or --cached")
 
     def work() -> int:
+        if options.cached:
+            return _cached()
         data = content(options.file)
+        if is_bundle(data):
+            return _bundled(options.file, data)
         try:
             if is_program(data):
                 if options.bpf:
@@ -61,8 +75,39 @@ def _compiled(name: str, policy: Policy) -> int:
             return _refuted(error.program, error.event, reported(policy) if report else policy)
         except CallfenceError as error:
             raise UserError(f"{name}: {error}") from error
+    kept = [found for variant in filters.VARIANTS if (found := cache.load(name, variant, read))] if name != "-" else []
+    for found in kept:
+        if wrong := misfit(found):
+            print(f"not the policy: the filter that is kept for it ({found.variant}): {wrong}")
+            return 1
     print(f"proved: the filter ({lengths[0]} instructions; {lengths[1]} with reports) is the policy, for every call")
     return 0
+
+
+def _bundled(name: str, data: bytes) -> int:
+    try:
+        found = unbundle(data)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+    wrong = {variant: text for variant, made in found.items() if (text := misfit(made))}
+    for variant, text in wrong.items():
+        print(f"{name}: not the policy ({variant}): {text}")
+    if not wrong:
+        print(f"proved: the filters in {name} are the policy in it, for every call")
+    return int(bool(wrong))
+
+
+def _cached() -> int:
+    """1 if one that is used does not fit; what is not used is named."""
+    status = count = 0
+    for file, policy, wrong in kept():
+        if wrong:
+            print(f"{file} of {printable(policy)}: {wrong}")
+            status |= not wrong.startswith("not used")
+        else:
+            count += 1
+    print(f"proved: {plural(count, 'filter')} that {'is' if count == 1 else 'are'} kept")
+    return status
 
 
 def _is_policy(filter_: bytes, policy: Policy) -> int:

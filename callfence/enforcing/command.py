@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from callfence.enforcing.cache import Compiled
+    from callfence.enforcing.filters import Variant
+    from callfence.enforcing.sealed import Compiled
     from enforcer.arming.surroundings import Surroundings
     from policygen.model import Policy
 
@@ -49,6 +50,8 @@ OPTIONS = (
         "when to begin, instead of when the policy says: `now`, before the execve, which the policy must then allow (needs no "
         "ptrace); `exec`, with the program's first instruction; `entry`, at its entry point, after the dynamic loader",
     ),
+    (("--filter",), "FILE", "the compiled filter of `callfence compile -o`, instead of one from the cache"),
+    (("--no-cache",), "", "compile the policy, whatever the cache has"),
     (("--log",), "FILE", "append violations to FILE, one JSON object a line, instead of standard error"),
     (("--audit",), "", "report violations but allow them: enforce nothing"),
     (("--quiet-kernel",), "", "no reports and no helper process: the kernel alone answers"),
@@ -71,7 +74,7 @@ OPTIONS = (
 
 _VALUED = {name: names[-1] for names, value, _ in OPTIONS if value for name in names}
 _FLAGS = tuple(names[-1] for names, value, _ in OPTIONS if not value)
-_CONFINEMENT = ("--policy", "--arm", "--log", "--audit", "--quiet-kernel")
+_CONFINEMENT = ("--policy", "--filter", "--no-cache", "--arm", "--log", "--audit", "--quiet-kernel")
 """The options about calls; the others are about the program's surroundings."""
 _ARMS = ("now", "exec", "entry")  # the earlier, the stricter
 
@@ -143,14 +146,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> NoReturn:
     name = options.argv[0]
     path = program.locate(os.fsencode(name), environment)  # what is mistyped has no policy either
-    files = options.given.get("--policy") or [filters.found(name)]
     is_quiet, is_audit = "--quiet-kernel" in options.given, "--audit" in options.given
     strangers: dict[str, int] = {}
-    check = filters.trusting(strangers)
-    compiled = [filters.compiled(file, "silent" if is_quiet else "report", check) for file in files]
+    compiled = _compiled(options, "silent" if is_quiet else "report", strangers)
     if not (is_quiet or is_audit) and any(one.expects_listener for one in compiled):
         # A chain of filters has one listener (seccomp(2), EBUSY): it is the program's.
-        compiled = [filters.compiled(file, "silent", check) for file in files]
+        compiled = _compiled(options, "silent", strangers)
         is_quiet = True
         _say(f"enforce: {name} may listen to a filter of its own, so violations are not reported (--quiet-kernel)", stderr)
     for file, owner in strangers.items():
@@ -173,6 +174,16 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         around=_around(options.surroundings),
         stderr=stderr,
     )
+
+
+def _compiled(options: EnforceOptions, variant: Variant, strangers: dict[str, int]) -> list[Compiled]:
+    files, check = options.given.get("--policy"), filters.trusting(strangers)
+    if file := options.one("--filter"):
+        found = filters.found(options.argv[0])
+        policy = files[0] if files else found if os.path.lexists(found) else None
+        return [filters.from_bundle(file, policy, variant, check)]
+    is_cached = "--no-cache" not in options.given
+    return [filters.compiled(one, variant, check, cached=is_cached) for one in files or [filters.found(options.argv[0])]]
 
 
 def _around(options: dict[str, list[str]]) -> Surroundings | None:
@@ -218,6 +229,8 @@ def _parse(arguments: Sequence[str]) -> EnforceOptions:
     for other in ("--audit", "--log"):
         if other in given and "--quiet-kernel" in given:
             raise EnforceError(f"{other} needs the helper process that --quiet-kernel goes without: give one of the two")
+    if "--filter" in given and len(given.get("--policy", ())) > 1:
+        raise EnforceError("--filter is the filter of one policy: give one -p, or none")
     return EnforceOptions(given, rest)
 
 

@@ -9,12 +9,13 @@ import os
 import stat
 
 from callfence.enforcing import cache
+from callfence.enforcing.sealed import Compiled, unbundle
 from enforcer.errors import EnforceError
 from policygen import reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Literal
 
     from policygen.language.document import Document
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 
     Variant = Literal["report", "silent", "warm"]
 
+VARIANTS: tuple[Variant, ...] = ("report", "silent", "warm")
 
-def compiled(path: str, variant: Variant, check: Check | None = None) -> cache.Compiled:
+
+def compiled(path: str, variant: Variant, check: Check | None = None, *, cached: bool = True) -> Compiled:
     """`report`: a supervisor is asked about what falls to the default.  `silent`: the kernel alone answers.  `warm`: for
     recording, what the policy allows runs and everything else stops (`policygen.learning.warm`).
 
     `check` judges each file that is read.  Raises EnforceError, PolicyError for a mistake in the policy, and what `check` does.
     """
-    if known := cache.load(path, variant, lambda name: reading.read(name, check=check)):
+    if cached and (known := cache.load(path, variant, lambda name: reading.read(name, check=check))):
         return known
     try:
         source = [(path, reading.read(path, check=check))]
@@ -37,8 +40,6 @@ def compiled(path: str, variant: Variant, check: Check | None = None) -> cache.C
         hint = "; `learn` writes one, -p names another" if isinstance(error, FileNotFoundError) else ""
         raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
     from policygen.errors import PolicyError
-    from policygen.filter.compile import compile_policy
-    from policygen.filter.listener import expects_listener
     from tracer.errors import CallfenceError
 
     include = reading.below(path, check)
@@ -47,26 +48,48 @@ def compiled(path: str, variant: Variant, check: Check | None = None) -> cache.C
         source.append((name, include(name)))
         return source[-1][1]
 
-    is_settled = False
     try:
-        document = parsed(path, source[0][1], read)
-        policy = document.policy
-        if variant == "warm":
-            from policygen.learning.generate import generate
-            from policygen.learning.warm import recording_filter
-            from tracer.kernel import RET_RECORD
-
-            filter_ = recording_filter(policy, RET_RECORD)
-            is_settled = generate((), document, name="").document is document
-        else:
-            filter_ = compile_policy(policy, report=variant == "report")
+        made = compiled_from(parsed(path, source[0][1], read), source, variant)
     except PolicyError:
         raise
     except CallfenceError as error:
         raise EnforceError(f"{path}: {error}") from error
-    made = cache.Compiled(filter_, str(policy.arm), source, expects_listener=expects_listener(policy), is_settled=is_settled)
-    cache.store(made, variant)
+    if cached:
+        cache.store(made)
     return made
+
+
+def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], variant: Variant) -> Compiled:
+    """A variant of a policy that was read from `sources`.  Raises CompileError."""
+    from policygen.filter.compile import compile_policy
+    from policygen.filter.listener import expects_listener
+
+    policy, is_settled = document.policy, False
+    if variant == "warm":
+        from policygen.learning.generate import generate
+        from policygen.learning.warm import recording_filter
+        from tracer.kernel import RET_RECORD
+
+        filter_ = recording_filter(policy, RET_RECORD)
+        is_settled = generate((), document, name="").document is document
+    else:
+        filter_ = compile_policy(policy, report=variant == "report")
+    listens = expects_listener(policy)
+    return Compiled(filter_, str(policy.arm), sources, variant=variant, expects_listener=listens, is_settled=is_settled)
+
+
+def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -> Compiled:
+    """A variant from a file of `callfence compile -o`.  EnforceError if it is none, or if it is not of the policy as it is
+    now; without a policy the file alone counts.
+    """
+    try:
+        found = unbundle(reading.read(file, check=check))[variant]
+        current = None if policy is None else reading.read(policy, check=check)
+    except (OSError, ValueError, KeyError) as error:
+        raise EnforceError(f"--filter {file}: {error.strerror if isinstance(error, OSError) else error}") from error
+    if current not in (None, found.sources[0][1]):
+        raise EnforceError(f"{file} is not of {policy} as it is now: callfence compile -o {file} {policy}")
+    return found
 
 
 def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
@@ -77,13 +100,13 @@ def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
     return parse(decode(content, path), path, read=lambda name: decode(read(name), name))
 
 
-def document(made: cache.Compiled) -> Document:
+def document(made: Compiled) -> Document:
     """The policy again, from the texts that its filter was compiled from."""
     path, content = made.sources[0]
     return parsed(path, content, dict(made.sources).__getitem__)
 
 
-def is_current(made: cache.Compiled) -> bool:
+def is_current(made: Compiled) -> bool:
     """Whether those texts are still what the files hold."""
     try:
         return all(reading.read(name) == text for name, text in made.sources)

@@ -14,7 +14,7 @@ from tracer.errors import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from callfence.enforcing.cache import Compiled
+    from callfence.enforcing.sealed import Compiled
     from callfence.learning.options import LearnOptions
     from policygen.model import Action, Policy
 

@@ -50,8 +50,8 @@ function _shtab_callfence_using
   test "$_shtab_callfence_cmdpath" = "$argv"
 end
 
-set -g _shtab_callfence_commands learn enforce show verify diff reduce fmt why review allow report merge lint export import git-setup doctor
-set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --default --format --from --git --keep-env --keep-fd --kernel --level --log --losses --name --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --rlimit --runtime --scope --to --within -o -p
+set -g _shtab_callfence_commands learn enforce show compile verify diff reduce fmt why review allow report merge lint export import git-setup doctor
+set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --default --filter --format --from --git --keep-env --keep-fd --kernel --level --log --losses --name --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --rlimit --runtime --scope --to --within -o -p
 
 complete -c callfence -e
 complete -c callfence -f
@@ -85,6 +85,8 @@ complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npo
 complete -c callfence -n '_shtab_callfence_using enforce' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using enforce' -s p -l policy -xka "(__fish_complete_path (commandline -ct))" -d 'the policy; default: NAME.policy in the current folder, NAME being the program'"'"'s name. If given more than once, every policy has to allow a call'
 complete -c callfence -n '_shtab_callfence_using enforce' -l arm -xka "now exec entry" -d 'when to begin, instead of when the policy says: `now`, before the execve, which the policy must then allow (needs no ptrace); `exec`, with the program'"'"'s first instruction; `entry`, at its entry point, after the dynamic loader'
+complete -c callfence -n '_shtab_callfence_using enforce' -l filter -xka "(__fish_complete_path (commandline -ct))" -d 'the compiled filter of `callfence compile -o`, instead of one from the cache'
+complete -c callfence -n '_shtab_callfence_using enforce' -l no-cache -d 'compile the policy, whatever the cache has'
 complete -c callfence -n '_shtab_callfence_using enforce' -l log -xka "(__fish_complete_path (commandline -ct))" -d 'append violations to FILE, one JSON object a line, instead of standard error'
 complete -c callfence -n '_shtab_callfence_using enforce' -l audit -d 'report violations but allow them: enforce nothing'
 complete -c callfence -n '_shtab_callfence_using enforce' -l quiet-kernel -d 'no reports and no helper process: the kernel alone answers'
@@ -107,9 +109,14 @@ complete -c callfence -n '_shtab_callfence_using show' -l implied -d 'print what
 complete -c callfence -n '_shtab_callfence_using show' -l bpf -xka "(__fish_complete_path (commandline -ct))" -d 'a file with a filter: an array of struct sock_filter'
 complete -c callfence -n '_shtab_callfence_using show' -l pid -x -d 'a running process, whose filters are read (CAP_SYS_ADMIN)'
 complete -c callfence -n '_shtab_callfence_using show; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a policy file; - is standard input'
-complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a verify -d 'Prove that a filter answers every call as its policy does, for all values of all arguments, or print a call that it answers differently. POLICY is compiled, with and without reports, and both filters are proved. FILTER is read back into a policy, as `callfence show --bpf` prints it, and compared with that.'
+complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a compile -d 'Compile policies and prove their filters, so that `enforce` does not have to. As root, into /var/cache/callfence, which `enforce` uses for every user as long as the policy, its path and callfence stay as they are. With -o, into a file that is installed with the policy, for `enforce --filter FILE`.'
+complete -c callfence -n '_shtab_callfence_using compile' -s h -l help -d 'show this help message and exit'
+complete -c callfence -n '_shtab_callfence_using compile' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write the filters of one policy to FILE'
+complete -c callfence -n '_shtab_callfence_using compile; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
+complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a verify -d 'Prove that a filter answers every call as its policy does, for all values of all arguments, or print a call that it answers differently. POLICY is compiled, with and without reports, and both filters are proved. FILTER is read back into a policy, as `callfence show --bpf` prints it, and compared with that; a file of `callfence compile` is compared with the policy in it. The filters that `enforce` keeps for POLICY are proved too.'
 complete -c callfence -n '_shtab_callfence_using verify' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using verify' -l bpf -xka "(__fish_complete_path (commandline -ct))" -d 'a filter to compare with POLICY: an array of struct sock_filter'
+complete -c callfence -n '_shtab_callfence_using verify' -l cached -d 'prove all filters that are kept, of any policy'
 complete -c callfence -n '_shtab_callfence_using verify; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a file; - is standard input'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a diff -d 'Show what NEW allows that OLD does not (+), what it no longer allows (-), and what it answers differently (~). The comparison covers every call and every argument value; each difference has an example. Formatting, order and comments do not matter.'
 complete -c callfence -n '_shtab_callfence_using diff' -s h -l help -d 'show this help message and exit'

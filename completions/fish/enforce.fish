@@ -51,7 +51,7 @@ function _shtab_enforce_using
 end
 
 set -g _shtab_enforce_commands
-set -g _shtab_enforce_opts_with_value --arm --keep-env --keep-fd --log --policy --rlimit --scope -p
+set -g _shtab_enforce_opts_with_value --arm --filter --keep-env --keep-fd --log --policy --rlimit --scope -p
 
 complete -c enforce -e
 complete -c enforce -f
@@ -59,6 +59,8 @@ complete -c enforce -f
 complete -c enforce -n _shtab_enforce_using -s h -l help -d 'show this help message and exit'
 complete -c enforce -n _shtab_enforce_using -s p -l policy -xka "(__fish_complete_path (commandline -ct))" -d 'the policy; default: NAME.policy in the current folder, NAME being the program'"'"'s name.  If given more than once, every policy has to allow a call'
 complete -c enforce -n _shtab_enforce_using -l arm -xka "now exec entry" -d 'when to begin, instead of when the policy says: `now`, before the execve, which the policy must then allow (needs no ptrace); `exec`, with the program'"'"'s first instruction; `entry`, at its entry point, after the dynamic loader'
+complete -c enforce -n _shtab_enforce_using -l filter -xka "(__fish_complete_path (commandline -ct))" -d 'the compiled filter of `callfence compile -o`, instead of one from the cache'
+complete -c enforce -n _shtab_enforce_using -l no-cache -d 'compile the policy, whatever the cache has'
 complete -c enforce -n _shtab_enforce_using -l log -xka "(__fish_complete_path (commandline -ct))" -d 'append violations to FILE, one JSON object a line, instead of standard error'
 complete -c enforce -n _shtab_enforce_using -l audit -d 'report violations but allow them: enforce nothing'
 complete -c enforce -n _shtab_enforce_using -l quiet-kernel -d 'no reports and no helper process: the kernel alone answers'

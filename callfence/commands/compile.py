@@ -1,0 +1,75 @@
+"""`callfence compile`: the filters of policies, for services and for installing beside a policy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from callfence.enforcing import cache, filters
+from callfence.enforcing.sealed import bundle
+from callfence.shared.inputs import judged
+from policygen.language.document import included, parse
+from policygen.language.lexer import decode
+from policygen.reading import read
+from policygen.recording import atomic
+from tracer.errors import UserError
+
+if TYPE_CHECKING:
+    from callfence.enforcing.filters import Variant
+    from callfence.enforcing.sealed import Compiled
+
+DESCRIPTION: Final = f"""\
+Compile policies and prove their filters, so that `enforce` does not have to.  As root, into {cache.SYSTEM}, which
+`enforce` uses for every user as long as the policy, its path and callfence stay as they are.  With -o, into a file that is
+installed with the policy, for `enforce --filter FILE`."""
+
+_VARIANTS: Final[tuple[Variant, ...]] = ("report", "silent")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="callfence compile", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the filters of one policy to FILE")
+    parser.add_argument("policies", metavar="POLICY", nargs="+")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """0; 2: bad input, or the place cannot be written."""
+    command = parser()
+    options = command.parse_args(arguments)
+    if options.output and len(options.policies) > 1:
+        command.error("-o takes the filters of one policy")
+    return judged("compile", lambda: _into_file(options) if options.output else _for_all(options.policies))
+
+
+def _into_file(options: argparse.Namespace) -> int:
+    """What the filters are made from counts, and not by which installation: the file goes to other machines."""
+    atomic.write(options.output, bundle(_compiled(options.policies[0]), b""))
+    print(f"{options.output}: enforce --filter {options.output} uses it")
+    return 0
+
+
+def _for_all(policies: list[str]) -> int:
+    if os.geteuid() != 0:
+        raise UserError(f"only root can fill {cache.SYSTEM}; -o FILE writes a file for `enforce --filter FILE`")
+    for policy in policies:
+        for made in _compiled(os.path.join(os.getcwd(), policy)):
+            file = cache.store_for_all(made)
+            print(f"{policy}: {made.variant}: {file}")
+    return 0
+
+
+def _compiled(policy: str) -> list[Compiled]:
+    """Raises PolicyError, CompileError, OSError."""
+    sources = [(policy, read(policy))]
+    include = included(policy)
+
+    def reader(name: str) -> str:
+        text = include(name)
+        sources.append((name, text.encode()))
+        return text
+
+    document = parse(decode(sources[0][1], policy), policy, read=reader)
+    return [filters.compiled_from(document, sources, variant) for variant in _VARIANTS]

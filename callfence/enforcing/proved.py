@@ -1,0 +1,47 @@
+"""Whether a filter that is kept is that of its policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from callfence.enforcing import cache, filters
+from policygen.evaluate import evaluate
+from policygen.filter import bpf
+from policygen.filter.listener import expects_listener
+from policygen.filter.verify import reported, verify
+from policygen.language.naming import format_action, format_call
+from tracer.errors import CallfenceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from callfence.enforcing.sealed import Compiled
+
+
+def misfit(made: Compiled) -> str:
+    """What a filter does that its policy does not say; '' if they are proved to be equal."""
+    try:
+        document = filters.document(made)
+        policy = document.policy
+        if made.variant == "warm":
+            same = filters.compiled_from(document, made.sources, "warm")
+            return "" if (same.filter, same.is_settled) == (made.filter, made.is_settled) else "it is not what is compiled now"
+        if (made.arm, made.expects_listener) != (str(policy.arm), expects_listener(policy)):
+            return "it takes effect at another moment, or listens otherwise"
+        wrong = verify(made.filter, policy, report=made.variant == "report")
+    except (CallfenceError, KeyError) as error:
+        return f"nothing is proved: {error}"
+    if wrong is None:
+        return ""
+    expected = evaluate(reported(policy) if made.variant == "report" else policy, wrong)
+    answers = f"{bpf.action_text(bpf.run(made.filter, wrong))}, and the policy {format_action(expected)}"
+    return f"to {format_call(wrong)} it answers {answers}"
+
+
+def kept() -> Iterator[tuple[str, str, str]]:
+    """Each filter in the caches: its file, its policy's, and what is wrong with it or ''."""
+    for file, found in cache.kept():
+        if isinstance(found, ValueError):
+            yield file, "?", f"not used: {found}"
+        else:
+            yield file, found.sources[0][0], misfit(found)

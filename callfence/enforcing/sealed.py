@@ -1,0 +1,112 @@
+"""A compiled filter in a file, together with everything that it was made from, under a checksum.
+
+On the way to every start of `enforce`, so nothing is imported that takes a millisecond.
+"""
+
+from __future__ import annotations
+
+import os
+
+try:
+    from _blake2 import blake2b  # what hashlib has, without OpenSSL, which takes 3 ms
+except ImportError:
+    from hashlib import blake2b
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MAGIC = b"callfence filter 4\n"
+_BUNDLE = b"callfence filters 1\n"
+_SIGNATURE = 32
+_YES = b"y"
+
+
+class Compiled:
+    """A filter, when to arm it, and what it was compiled from."""
+
+    __slots__ = ("arm", "expects_listener", "filter", "is_settled", "sources", "variant")
+
+    def __init__(
+        self,
+        filter_: bytes,
+        arm: str,
+        sources: Sequence[tuple[str, bytes]],
+        *,
+        variant: str,
+        expects_listener: bool,
+        is_settled: bool,
+    ) -> None:
+        self.filter = filter_
+        self.arm = arm
+        self.variant = variant
+        """See `filters.compiled`."""
+        self.expects_listener = expects_listener
+        """The policy lets the program have a listener of its own (`policygen.filter.listener`)."""
+        self.is_settled = is_settled
+        """Learning a run that does nothing new leaves the policy as it is (`policygen.learning.generate`)."""
+        self.sources = tuple(sources)
+        """Name and content of each file: the policy's first, then those it includes, as they were read."""
+
+
+def seal(compiled: Compiled, made_by: bytes, secret: bytes) -> bytes:
+    """The content of a file; `made_by` identifies the code that compiled, and `secret` may be b""."""
+    facts = [_YES if fact else b"" for fact in (compiled.expects_listener, compiled.is_settled)]
+    fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *facts, compiled.filter]
+    for name, text in compiled.sources:
+        fields += [os.fsencode(name), text]
+    body = _joined(fields)
+    return _MAGIC + _signature(body, secret) + body
+
+
+def is_sealed(content: bytes) -> bool:
+    return content.startswith(_MAGIC)
+
+
+def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
+    """The `made_by` and the filter of what `seal` wrote with the same secret; ValueError for any other content."""
+    start = len(_MAGIC) + _SIGNATURE
+    body = content[start:]
+    if content[:start] != _MAGIC + _signature(body, secret):
+        raise ValueError("it is damaged, or was not written by callfence")
+    fields = _split(body)
+    sources = [(os.fsdecode(name), text) for name, text in zip(fields[6::2], fields[7::2], strict=True)]
+    if not sources:
+        raise ValueError("it has no policy")
+    expects_listener, is_settled = (field == _YES for field in fields[3:5])
+    variant, arm = fields[1].decode(), fields[2].decode()
+    compiled = Compiled(fields[5], arm, sources, variant=variant, expects_listener=expects_listener, is_settled=is_settled)
+    return fields[0], compiled
+
+
+def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:
+    """A file with several variants of one policy, for `enforce --filter`."""
+    return _BUNDLE + _joined([seal(one, made_by, b"") for one in variants])
+
+
+def is_bundle(content: bytes) -> bool:
+    return content.startswith(_BUNDLE)
+
+
+def unbundle(content: bytes) -> dict[str, Compiled]:
+    """The filters that `bundle` wrote, by variant; ValueError for any other content."""
+    if not is_bundle(content):
+        raise ValueError("it was not written by `callfence compile -o`")
+    return {one.variant: one for one in (unseal(part, b"")[1] for part in _split(content[len(_BUNDLE) :]))}
+
+
+def _signature(body: bytes, secret: bytes) -> bytes:
+    return blake2b(body, digest_size=_SIGNATURE, key=secret).digest()
+
+
+def _joined(fields: Sequence[bytes]) -> bytes:
+    return b"".join(len(one).to_bytes(4, "little") + one for one in fields)
+
+
+def _split(body: bytes) -> list[bytes]:
+    fields, place = [], 0
+    while place < len(body):
+        length = int.from_bytes(body[place : place + 4], "little")
+        fields.append(body[place + 4 : place + 4 + length])
+        place += 4 + length
+    return fields

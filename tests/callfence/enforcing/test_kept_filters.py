@@ -1,0 +1,203 @@
+"""Filters that are kept: only what this user's callfence, or root's, has compiled counts, and what does not fit is named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from callfence.enforcing.sealed import Compiled, bundle, seal, unbundle, unseal
+from enforcer import keyring
+from policygen.filter import bpf
+from policygen.filter.bpf import Instruction
+
+ROOT = Path(__file__).parents[3]
+EVERYTHING = bpf.encode([Instruction(bpf.RET | bpf.K, k=0x7FFF0000)])
+"""The filter that allows every call."""
+MKDIR = ("mkdir", "made")
+has_keyring = pytest.mark.skipif(not keyring.secret(), reason="the kernel, or a container's filter, has no keyrings")
+
+
+class Work:
+    """A folder with mkdir.policy, under which mkdir fails, and a cache of its own."""
+
+    def __init__(self, folder: Path, packages: Path = ROOT) -> None:
+        self.folder = folder
+        self.policy = folder / "mkdir.policy"
+        self.policy.write_text("default allow\nmkdir: errno EPERM\n")
+        cleared = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        self.environment = cleared | {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(packages)}
+
+    def run(self, *words: str | Path, under: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        command = [*under, sys.executable, "-X", "importtime", "-m", "callfence", *words]
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def enforce(self, *options: str | Path, compiles: bool) -> None:
+        """mkdir is confined, and its policy is compiled for that or not."""
+        done = self.run("enforce", "--quiet-kernel", *options, *MKDIR)
+        assert "Operation not permitted" in done.stderr, done.stderr
+        assert not (self.folder / "made").exists()
+        assert ("policygen.filter.compile" in done.stderr) == compiles
+
+    def cached(self) -> list[Path]:
+        return sorted((self.folder / "cache" / "callfence").glob("*"))
+
+    def forge(self, secret: bytes) -> Path:
+        """Replace what is kept by a filter that allows everything."""
+        (file,) = self.cached()
+        made_by, old = unseal(file.read_bytes(), keyring.secret())
+        forged = Compiled(EVERYTHING, old.arm, old.sources, variant=old.variant, expects_listener=False, is_settled=False)
+        file.write_bytes(seal(forged, made_by, secret))
+        return file
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    return Work(tmp_path)
+
+
+@has_keyring
+def test_what_another_program_has_written_is_not_used(work: Work) -> None:
+    """It knows all but the secret."""
+    work.enforce(compiles=True)
+    work.enforce(compiles=False)
+    file = work.forge(b"")
+    told = work.run("verify", "--cached")
+    assert f"{file} of ?: not used: it is damaged, or was not written by callfence" in told.stdout
+    work.enforce(compiles=True)
+    work.enforce(compiles=False)
+
+
+def test_what_does_not_fit_its_policy_is_named(work: Work) -> None:
+    work.enforce(compiles=True)
+    file = work.forge(keyring.secret())
+    done = work.run("verify", "mkdir.policy")
+    assert done.returncode == 1
+    assert "not the policy: the filter that is kept for it (silent): to syscall 0 " in done.stdout
+    done = work.run("verify", "--cached")
+    assert done.returncode == 1
+    assert f"{file} of mkdir.policy: to syscall 0 " in done.stdout
+    done = work.run("doctor")
+    assert done.returncode == 1
+    assert f"{file} is not the filter of mkdir.policy: to syscall 0 " in done.stdout
+
+
+@pytest.mark.parametrize("variant", ["report", "silent", "warm"])
+def test_what_fits_is_proved(work: Work, variant: str) -> None:
+    words = {"warm": ("learn", "-q"), "silent": ("enforce", "--quiet-kernel")}.get(variant, ("enforce",))
+    work.run(*words, *MKDIR)
+    if variant == "warm":
+        work.run(*words, *MKDIR)
+    done = work.run("verify", "--cached")
+    assert (done.returncode, done.stdout) == (0, "proved: 1 filter that is kept\n")
+
+
+@pytest.mark.parametrize("changed", ["policygen/filter/compile.py", "policygen/model.py", "tracer/abi/table.py"])
+def test_a_changed_compiler_counts(tmp_path: Path, changed: str) -> None:
+    packages = tmp_path / "packages"
+    for name in ("callfence", "enforcer", "policygen", "tracer"):
+        shutil.copytree(ROOT / name, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "work").mkdir()
+    work = Work(tmp_path / "work", packages)
+    work.enforce(compiles=True)
+    work.enforce(compiles=False)
+    with (packages / changed).open("a") as file:
+        file.write("# changed\n")
+    work.enforce(compiles=True)
+    work.enforce(compiles=False)
+
+
+def test_no_cache(work: Work) -> None:
+    for _ in range(2):
+        work.enforce("--no-cache", compiles=True)
+    assert work.cached() == []
+
+
+def test_a_filter_beside_the_policy(work: Work) -> None:
+    done = work.run("compile", "-o", "mkdir.filter", "mkdir.policy")
+    assert done.returncode == 0, done.stderr
+    first = (work.folder / "mkdir.filter").read_bytes()
+    work.run("compile", "-o", "mkdir.filter", "mkdir.policy")
+    assert (work.folder / "mkdir.filter").read_bytes() == first
+    for options in ((), ("-p", "mkdir.policy")):
+        work.enforce("--filter", "mkdir.filter", *options, compiles=False)
+    assert "Operation not permitted" in work.run("enforce", "--filter", "mkdir.filter", *MKDIR).stderr, "with reports, too"
+    work.policy.unlink()
+    work.enforce("--filter", "mkdir.filter", compiles=False)
+    assert work.cached() == []
+    assert "proved: the filters in mkdir.filter are the policy in it" in work.run("verify", "mkdir.filter").stdout
+
+
+def test_a_filter_that_does_not_fit_is_refused(work: Work) -> None:
+    work.run("compile", "-o", "mkdir.filter", "mkdir.policy")
+    whole = (work.folder / "mkdir.filter").read_bytes()
+    spoilt = {
+        "is not of mkdir.policy as it is now": lambda: work.policy.write_text("default allow\n"),
+        "it is damaged": lambda: (work.folder / "mkdir.filter").write_bytes(whole.replace(b"EPERM", b"EINTR", 1)),
+        "was not written by": lambda: (work.folder / "mkdir.filter").write_bytes(EVERYTHING),
+        "everybody can write mkdir.filter": lambda: (work.folder / "mkdir.filter").chmod(0o666),
+        "No such file": lambda: (work.folder / "mkdir.filter").unlink(),
+    }
+    for said, spoil in spoilt.items():
+        spoil()
+        done = work.run("enforce", "--filter", "mkdir.filter", *MKDIR)
+        assert done.returncode == 125
+        assert said in done.stderr
+    assert not (work.folder / "made").exists()
+
+
+def test_a_bundle_whose_filter_is_not_its_policy_is_named(work: Work) -> None:
+    work.run("compile", "-o", "mkdir.filter", "mkdir.policy")
+    file = work.folder / "mkdir.filter"
+    old = unbundle(file.read_bytes())["silent"]
+    forged = Compiled(EVERYTHING, old.arm, old.sources, variant="silent", expects_listener=False, is_settled=False)
+    file.write_bytes(bundle([forged], b""))
+    done = work.run("verify", "mkdir.filter")
+    assert done.returncode == 1
+    assert "mkdir.filter: not the policy (silent): to syscall 0 " in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what root has compiled takes root")
+def test_what_root_has_compiled_is_used_by_all(work: Work) -> None:
+    """In a mount namespace, where /var/cache is empty."""
+    script = f"""
+mount -t tmpfs none /var/cache || exit 99
+python() {{ {sys.executable} -X importtime -m callfence "$@"; }}
+python compile mkdir.policy || exit 1
+ls -l /var/cache/callfence
+python enforce --quiet-kernel -p {work.policy} mkdir made 2>&1 | grep -e 'Operation not permitted' -e policygen.filter.compile
+python enforce --quiet-kernel mkdir made 2>&1 | grep -e 'Operation not permitted' -e policygen.filter.compile
+ls {work.folder}
+chmod 777 /var/cache/callfence
+python enforce --quiet-kernel mkdir made 2>&1 | grep -c policygen.filter.compile
+"""
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script],
+        cwd=work.folder,
+        env=work.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip("a mount namespace cannot be made")
+    assert "-rw-r--r-- 1 root root" in done.stdout
+    assert done.stdout.count("Operation not permitted") == 2
+    assert "policygen.filter.compile" not in done.stdout
+    assert "cache" not in done.stdout.split("Operation not permitted")[-1].split("\n")
+    assert done.stdout.endswith("\n1\n")
+
+
+def test_only_root_fills_the_cache_of_all(work: Work) -> None:
+    script = "import os; os.geteuid = lambda: 1000; from callfence.commands import compile; exit(compile.main(['it.policy']))"
+    settings = {"capture_output": True, "text": True, "timeout": 60, "env": work.environment}
+    done = subprocess.run([sys.executable, "-c", script], cwd=work.folder, check=False, **settings)
+    assert done.returncode == 2
+    assert "only root can fill /var/cache/callfence; -o FILE writes a file" in done.stderr
