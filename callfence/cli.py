@@ -32,7 +32,11 @@ COMMANDS: Final = {
     "doctor": "check what works on this machine, and say how to fix the rest",
 }
 
-_ELSEWHERE: Final = {"learn": "callfence.learning.command", "enforce": "callfence.enforcing.command"}
+_ELSEWHERE: Final = {
+    "learn": "callfence.learning.command",
+    "enforce": "callfence.enforcing.command",
+    "compile": "callfence.enforcing.compile",
+}
 """Commands whose module is not in `commands/`: each composes a folder of its own."""
 
 PIPE_CLOSED: Final = 128 + 13

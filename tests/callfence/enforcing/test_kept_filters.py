@@ -196,7 +196,7 @@ python enforce --quiet-kernel mkdir made 2>&1 | grep -c policygen.filter.compile
 
 
 def test_only_root_fills_the_cache_of_all(work: Work) -> None:
-    script = "import os; os.geteuid = lambda: 1000; from callfence.commands import compile; exit(compile.main(['it.policy']))"
+    script = "import os; os.geteuid = lambda: 1000; from callfence.enforcing import compile; exit(compile.main(['it.policy']))"
     settings = {"capture_output": True, "text": True, "timeout": 60, "env": work.environment}
     done = subprocess.run([sys.executable, "-c", script], cwd=work.folder, check=False, **settings)
     assert done.returncode == 2
