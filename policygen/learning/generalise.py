@@ -12,6 +12,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING
 
+from policygen.implied.held import loosened
 from policygen.learning.rule import Element, Flags, Rule, join, key
 from policygen.model import Condition, Operator
 from policygen.recording.fold import EVIDENCE
@@ -104,6 +105,7 @@ class Widening(StrEnum):
     REST = "any value of the other bits"
     NEGATIVE = "any negative value"
     INVALID = "any value that is an error"
+    KIN = "any value that grants the same"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -136,7 +138,7 @@ def generalise(
     """The rules for the observations of one call (one architecture, one number).
 
     `held` are arguments that keep their values even if they would be free, where the observations have them.  With `loose`,
-    `HOUSEKEEPING` bits are free.
+    what would not stop an attacker is free (`policygen.implied.held`).
     """
     if names_only:
         arity = len(calls.by_number[observations[0].number].arguments)
@@ -146,7 +148,7 @@ def generalise(
     joined: dict[tuple[object, ...], Rule] = {}
     for observation in observations:
         rule = learned(observation, calls, held)
-        rule = _loosened(rule, calls.by_number[observation.number].name) if loose else rule
+        rule = loosened(rule, observation, calls, held) if loose else rule
         groups.setdefault(key(rule), []).append(observation)
         joined[key(rule)] = join(joined.get(key(rule), rule), rule)
     widenings: Counter[Widened] = Counter()
@@ -171,24 +173,6 @@ def learned(observation: Observation, calls: Table, held: Collection[int] = ()) 
             element = Condition(index, Operator.EQ, value)
         rule.append(element)
     return tuple(rule)
-
-
-HOUSEKEEPING: Mapping[str, tuple[int, int]] = {
-    "socket": (1, 0xF),  # SOCK_TYPE_MASK: the other bits are SOCK_CLOEXEC and SOCK_NONBLOCK, or an error (net/socket.c)
-    "socketpair": (1, 0xF),
-}
-"""The calls that take flags beside a selector: which argument, and the selector's bits.  fcntl(2) sets and clears the flags."""
-
-
-def _loosened(rule: Rule, name: str) -> Rule:
-    """The rule without what it says of flags that the program may set and clear afterwards anyway."""
-    if name not in HOUSEKEEPING:
-        return rule
-    index, mask = HOUSEKEEPING[name]
-    element = rule[index]
-    if not isinstance(element, Condition):
-        return rule
-    return (*rule[:index], Condition(index, Operator.MASKED, element.value & mask, mask), *rule[index + 1 :])
 
 
 def _is_left_over(argument: Argument, register: int, arch: Arch) -> bool:
@@ -249,6 +233,8 @@ def widenings_of(rule: Rule, observation: Observation, calls: Table) -> list[Wid
             widening = Widening.REST
         elif isinstance(element, Condition) and element.operator in (Operator.LT, Operator.GT):
             widening = Widening.NEGATIVE if meaning.kind is Kind.CLOCK else Widening.INVALID
+        elif isinstance(element, Condition) and element.operator is Operator.ONE_OF and meaning.kind.is_constrained:
+            widening = Widening.KIN
         if widening is not None:
             found.append(Widened(observation.arch, observation.number, index, widening))
     return found
