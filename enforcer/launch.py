@@ -9,6 +9,7 @@ from enforcer.arming import seized
 from enforcer.chain import chain
 from enforcer.errors import EnforceError, refused
 from enforcer.program import candidates, execute, failure, locate
+from tracer import linux
 from tracer.errors import KernelError
 
 TYPE_CHECKING = False
@@ -46,7 +47,7 @@ def run(
     found = locate(argv[0], environment)
     passed = around.environment(environment) if around else environment
     image = kernel.Image(argv, passed)
-    script = kernel.Image([b"/bin/sh", b"", *argv[1:]], passed)
+    script = kernel.Image(linux.script_arguments(b"", argv), passed)
     paths = candidates(argv[0], environment)
     held = None
     settle = around.settle if around else _nothing

@@ -6,6 +6,7 @@ import errno
 import os
 
 from enforcer.errors import NOT_EXECUTABLE, NOT_FOUND, EnforceError
+from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def execute(image: Image, script: Image, paths: Sequence[bytes]) -> int:
         if number == errno.ENOEXEC:
             script.argv[1] = path
             try:
-                script.execute(b"/bin/sh")
+                script.execute(linux.SHELL)
             except OSError as error:
                 return error.errno or errno.EIO
         if number == errno.EACCES:

@@ -82,10 +82,13 @@ OPAQUE = ("clone3", "openat2", "io_uring_setup")
 """Calls whose arguments are in memory or a ring, where no filter sees them.  Programs fall back to others on ENOSYS."""
 
 
+SHELL = b"/bin/sh"
+
+
 def script_arguments(path: bytes, argv: Sequence[bytes]) -> tuple[bytes, ...]:
     """The command that runs an executable file of no known format, for which execve fails with ENOEXEC: a script for the
     shell, as execvp(3) and shells have it."""
-    return (b"/bin/sh", path, *argv[1:])
+    return (SHELL, path, *argv[1:])
 
 
 def yama_scope() -> str:

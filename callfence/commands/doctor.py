@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from callfence.shared.text import plural, printable
 from callfence.version import __version__
+from tracer import linux
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,10 +94,9 @@ def _actions() -> CheckResult:
 
 
 def _ptrace_scope() -> CheckResult:
-    path = Path("/proc/sys/kernel/yama/ptrace_scope")
-    scope = path.read_text().strip() if path.exists() else "0"
+    scope = linux.yama_scope()
     advice = "enforce --arm now works without ptrace; learn needs an administrator to set it to 1"
-    return CheckResult(scope in "01", f"kernel.yama.ptrace_scope is {scope}{'' if path.exists() else ' (no Yama)'}", advice)
+    return CheckResult(scope in ("", "0", "1"), f"kernel.yama.ptrace_scope is {scope or '0 (no Yama)'}", advice)
 
 
 def _surroundings() -> CheckResult:

@@ -11,6 +11,7 @@ from policygen.evaluate import evaluate
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
 from policygen.language.document import Document, parse
+from policygen.learning import floor
 from policygen.learning.extend import Options, allowing_line
 from policygen.learning.generalise import Widening
 from policygen.learning.generate import Generated, generate
@@ -18,9 +19,14 @@ from policygen.learning.replay import ReplayError, events, replay
 from policygen.model import ENOSYS, Arm, Entry
 from policygen.recording.fold import Folder
 from policygen.recording.observation import Observation
+from tracer import linux
 from tracer.abi import Arch, Event, table
 
 REGISTER = (1 << 64) - 1
+
+
+def test_the_calls_that_hide_their_arguments_have_notes() -> None:
+    assert (*floor.OPAQUE,) == (*floor.VISIBLE_NO_MORE,) == linux.OPAQUE
 
 
 def observe(*texts: str) -> tuple[Observation, ...]:
