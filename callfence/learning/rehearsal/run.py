@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -183,6 +184,8 @@ def _made(setting: Setting, one: Rehearsal, seconds: float, floor: int) -> _Made
         if scratch:
             scratch.enter()
         streams.enter()
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # some runs are meant to abort
         if circumstance and circumstance.is_other_user:
             os.setgroups([])
             os.setgid(_OTHER_USER)
