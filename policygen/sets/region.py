@@ -95,7 +95,7 @@ def truth(space: Space, expression: Expression, arguments: Sequence[Argument]) -
 
 def _condition(space: Space, condition: Condition, argument: Argument) -> int:
     width, value = argument.width, condition.value
-    word = argument_word(space, condition.index)[64 - width :]
+    word = _variables(space, _ARGUMENTS + 64 * (condition.index + 1) - width, width)
 
     def masked(mask: int, value: int) -> int:
         bits = constant(mask, width)

@@ -9,7 +9,7 @@ import pytest
 
 from policygen.implied import rows as module
 from policygen.implied.expand import expanded, granted
-from policygen.implied.rows import capabilities, read_entry, rows
+from policygen.implied.rows import capabilities, read_entries, rows
 from policygen.language.document import Document, parse
 from policygen.language.naming import format_entry
 from policygen.language.operands import operands
@@ -71,9 +71,9 @@ def test_every_entry_parses_where_its_call_exists(name: str, column: int, arch: 
         found = table(arch).by_name.get(call)
         assert any(call in table(one).by_name for one in Arch), call
         if found is None:
-            assert read_entry(arch, cell) is None
+            assert read_entries(arch, [cell])[0] is None
         elif operands(arch, found.number).constrainable() or ": " not in cell or "errno" in cell:
-            read = read_entry(arch, cell)
+            read = read_entries(arch, [cell])[0]
             assert read is not None and read[0] == found.number
             assert read[1].otherwise is None
             assert read[1].action.kind is (ActionKind.ERRNO if "errno" in cell else ActionKind.ALLOW)
