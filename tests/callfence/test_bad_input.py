@@ -200,7 +200,7 @@ def test_the_way_out_of_a_broken_recording(tmp_path: Path) -> None:
 def test_starting_over_keeps_the_recording_until_there_is_another(tmp_path: Path) -> None:
     assert run(tmp_path, "learn", "-q", "true").returncode == 0
     before = (tmp_path / ".callfence/true.rec").read_bytes()
-    done = run(tmp_path, "learn", "--fresh", "true", before=("prlimit", "--fsize=1000", "--"))
+    done = run(tmp_path, "learn", "--fresh", "true", before=("prlimit", "--fsize=100", "--"))
     assert done.returncode == 125
     assert "true.policy: File too large" in done.stderr
     assert (tmp_path / ".callfence/true.rec").read_bytes() == before
