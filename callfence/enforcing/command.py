@@ -6,6 +6,7 @@ when the filter is in the cache.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -148,19 +149,22 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     path = program.locate(os.fsencode(name), environment)  # what is mistyped has no policy either
     is_quiet, is_audit = "--quiet-kernel" in options.given, "--audit" in options.given
     strangers: dict[str, int] = {}
-    compiled = _compiled(options, "silent" if is_quiet else "report", strangers)
+    variant: filters.Variant = "silent" if is_quiet else "audit" if is_audit else "report"
+    compiled = _compiled(options, variant, strangers)
     if not (is_quiet or is_audit) and any(one.expects_listener for one in compiled):
         # A chain of filters has one listener (seccomp(2), EBUSY): it is the program's.
         compiled = _compiled(options, "silent", strangers)
         is_quiet = True
         _say(f"enforce: {name} may listen to a filter of its own, so violations are not reported (--quiet-kernel)", stderr)
+    elif any(one.kills_itself for one in compiled):
+        _say(f"enforce: {name} may install filters, so calls that kill it are not explained; the kernel logs them", stderr)
     for file, owner in strangers.items():
         _say(f"enforce: {file} belongs to user {owner}, who can change what it allows", stderr)
     reporter = None
     if not is_quiet:
         path_of_log = options.one("--log")
         log = _open_log(path_of_log) if path_of_log else stderr
-        reporter = Reporter(log, lambda: _policies(compiled), json=bool(path_of_log), audit=is_audit)
+        reporter = Reporter(log, lambda: _policies(compiled), json=bool(path_of_log), audit=is_audit, stderr=stderr)
     if is_audit:
         _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
     if privilege_lost(path, os.geteuid(), os.getegid()):
@@ -240,10 +244,13 @@ def _policies(compiled: Sequence[Compiled]) -> list[tuple[str, Policy]]:
 
 
 def _open_log(path: str) -> int:
+    """O_NONBLOCK: neither opening nor writing a FIFO waits for its reader."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(path, flags, 0o666)
     except OSError as error:
-        raise EnforceError(f"the log {path} cannot be opened: {error.strerror}") from error
+        reason = "nobody reads it" if error.errno == errno.ENXIO else error.strerror
+        raise EnforceError(f"the log {path} cannot be opened: {reason}") from error
 
 
 def _is_open(descriptor: int) -> bool:

@@ -25,7 +25,7 @@ Compile policies and prove their filters, so that `enforce` does not have to.  A
 `enforce` uses for every user as long as the policy, its path and callfence stay as they are.  With -o, into a file that is
 installed with the policy, for `enforce --filter FILE`."""
 
-_VARIANTS: Final[tuple[Variant, ...]] = ("report", "silent")
+_VARIANTS: Final[tuple[Variant, ...]] = ("report", "audit", "silent")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
     from policygen.reading import Check
 
-    Variant = Literal["report", "silent", "warm"]
+    Variant = Literal["report", "audit", "silent", "warm"]
 
-VARIANTS: tuple[Variant, ...] = ("report", "silent", "warm")
+VARIANTS: tuple[Variant, ...] = ("report", "audit", "silent", "warm")
 
 
 def compiled(path: str, variant: Variant, check: Check | None = None, *, cached: bool = True) -> Compiled:
-    """`report`: a supervisor is asked about what falls to the default.  `silent`: the kernel alone answers.  `warm`: for
-    recording, what the policy allows runs and everything else stops (`policygen.learning.warm`).
+    """`report`: a supervisor is asked about what falls to the default.  `audit`: and lets it run.  `silent`: the kernel alone
+    answers.  `warm`: for recording, what the policy allows runs and everything else stops (`policygen.learning.warm`).
 
     `check` judges each file that is read.  Raises EnforceError, PolicyError for a mistake in the policy, and what `check` does.
     """
@@ -63,6 +63,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
     """A variant of a policy that was read from `sources`.  Raises CompileError."""
     from policygen.filter.compile import compile_policy
     from policygen.filter.listener import expects_listener
+    from policygen.filter.verify import kills_itself
 
     policy, is_settled = document.policy, False
     if variant == "warm":
@@ -73,9 +74,16 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         filter_ = recording_filter(policy, RET_RECORD)
         is_settled = generate((), document, name="").document is document
     else:
-        filter_ = compile_policy(policy, report=variant == "report")
-    listens = expects_listener(policy)
-    return Compiled(filter_, str(policy.arm), sources, variant=variant, expects_listener=listens, is_settled=is_settled)
+        filter_ = compile_policy(policy, report=variant in ("report", "audit"), audit=variant == "audit")
+    return Compiled(
+        filter_,
+        str(policy.arm),
+        sources,
+        variant=variant,
+        expects_listener=expects_listener(policy),
+        is_settled=is_settled,
+        kills_itself=variant == "report" and kills_itself(policy),
+    )
 
 
 def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -> Compiled:

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_MAGIC = b"callfence filter 4\n"
+_MAGIC = b"callfence filter 5\n"
 _BUNDLE = b"callfence filters 1\n"
 _SIGNATURE = 32
 _YES = b"y"
@@ -25,7 +25,7 @@ _YES = b"y"
 class Compiled:
     """A filter, when to arm it, and what it was compiled from."""
 
-    __slots__ = ("arm", "expects_listener", "filter", "is_settled", "sources", "variant")
+    __slots__ = ("arm", "expects_listener", "filter", "is_settled", "kills_itself", "sources", "variant")
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Compiled:
         variant: str,
         expects_listener: bool,
         is_settled: bool,
+        kills_itself: bool,
     ) -> None:
         self.filter = filter_
         self.arm = arm
@@ -45,13 +46,15 @@ class Compiled:
         """The policy lets the program have a listener of its own (`policygen.filter.listener`)."""
         self.is_settled = is_settled
         """Learning a run that does nothing new leaves the policy as it is (`policygen.learning.generate`)."""
+        self.kills_itself = kills_itself
+        """Calls that the policy kills for cannot be explained (`policygen.filter.verify`)."""
         self.sources = tuple(sources)
         """Name and content of each file: the policy's first, then those it includes, as they were read."""
 
 
 def seal(compiled: Compiled, made_by: bytes, secret: bytes) -> bytes:
     """The content of a file; `made_by` identifies the code that compiled, and `secret` may be b""."""
-    facts = [_YES if fact else b"" for fact in (compiled.expects_listener, compiled.is_settled)]
+    facts = [_YES if fact else b"" for fact in (compiled.expects_listener, compiled.is_settled, compiled.kills_itself)]
     fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *facts, compiled.filter]
     for name, text in compiled.sources:
         fields += [os.fsencode(name), text]
@@ -70,12 +73,20 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
     if content[:start] != _MAGIC + _signature(body, secret):
         raise ValueError("it is damaged, or was not written by callfence")
     fields = _split(body)
-    sources = [(os.fsdecode(name), text) for name, text in zip(fields[6::2], fields[7::2], strict=True)]
+    sources = [(os.fsdecode(name), text) for name, text in zip(fields[7::2], fields[8::2], strict=True)]
     if not sources:
         raise ValueError("it has no policy")
-    expects_listener, is_settled = (field == _YES for field in fields[3:5])
+    expects_listener, is_settled, kills_itself = (field == _YES for field in fields[3:6])
     variant, arm = fields[1].decode(), fields[2].decode()
-    compiled = Compiled(fields[5], arm, sources, variant=variant, expects_listener=expects_listener, is_settled=is_settled)
+    compiled = Compiled(
+        fields[6],
+        arm,
+        sources,
+        variant=variant,
+        expects_listener=expects_listener,
+        is_settled=is_settled,
+        kills_itself=kills_itself,
+    )
     return fields[0], compiled
 
 

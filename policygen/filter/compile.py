@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from policygen.filter.libseccomp import LibseccompRule, generate
-from policygen.filter.verify import NOTIFY, reported, verify
+from policygen.filter.verify import meaning, verify
 from policygen.implied.expand import expanded
 from policygen.language.naming import format_call
-from policygen.model import KILL, Action, Always, Entry, Policy
+from policygen.model import Action, Always, Entry, Policy
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, MAX_CUBES, TRUE, TooComplexError
 from tracer.abi import X32_BIT, Arch, table
@@ -52,7 +52,7 @@ class WrongFilterError(InternalError):
         self.event = event
 
 
-def compile_policy(policy: Policy, *, report: bool = False) -> bytes:
+def compile_policy(policy: Policy, *, report: bool = False, audit: bool = False) -> bytes:
     """Return the policy's filter: struct sock_filter, 8 bytes each, host byte order, at most 4096 of them; proved equal to
     the policy on every input.
 
@@ -60,13 +60,13 @@ def compile_policy(policy: Policy, *, report: bool = False) -> bytes:
     WrongFilterError, which are internal errors, if libseccomp fails.  With `report`, a supervisor is asked about denials
     that the policy does not write: see `verify.reported`."""
     policy = expanded(policy)
-    meant, refused = (reported(policy), NOTIFY) if report else (policy, KILL)
+    meant, refused = meaning(policy, report, audit=audit)
     try:
         instructions = _program(meant, refused)
         if len(instructions) > bpf.MAX_INSTRUCTIONS:
             raise CompileError(_too_large(meant, instructions))
         program = bpf.encode(instructions)
-        wrong = verify(program, policy, report)
+        wrong = verify(program, policy, report, audit=audit)
     except TooComplexError as error:
         raise CompileError(f"the filter is too complex to be proved: {error}") from error
     if wrong is not None:

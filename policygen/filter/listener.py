@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from policygen.model import Policy
 
 _SET_MODE_FILTER: Final = 1  # linux/seccomp.h
+_PR_SET_SECCOMP: Final = 22  # linux/prctl.h
+_MODE_FILTER: Final = 2  # SECCOMP_MODE_FILTER, linux/seccomp.h
 _NEW_LISTENER: Final = 1 << 3  # SECCOMP_FILTER_FLAG_NEW_LISTENER
 _FLAGS: Final = 1 << 6  # all SECCOMP_FILTER_FLAG_* of Linux 6.18 are below
 _RECEIVE: Final = "SECCOMP_IOCTL_NOTIF_RECV"
@@ -38,6 +40,15 @@ def expects_listener(policy: Policy) -> bool:
         ):
             return True
     return False
+
+
+def may_install_filters(policy: Policy) -> bool:
+    """Whether the policy lets the program install filters of its own, by seccomp(2) or by prctl(2)."""
+    return any(
+        _allows(policy, arch, "seccomp", ((_SET_MODE_FILTER, flags) for flags in range(_FLAGS)))
+        or _allows(policy, arch, "prctl", ((_PR_SET_SECCOMP, _MODE_FILTER),))
+        for arch in policy.entries
+    )
 
 
 def _allows(policy: Policy, arch: Arch, name: str, arguments: Iterable[tuple[int, int]]) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from policygen.evaluate import evaluate
 from policygen.filter import bpf, symbolic
-from policygen.implied.expand import expanded
+from policygen.filter.listener import may_install_filters
 from policygen.model import KILL, Action, ActionKind, Always, Entry, Policy
 from policygen.sets import region
 from policygen.sets.decisions import decisions
@@ -15,15 +15,15 @@ from tracer.abi import X32_BIT, Arch, Event, table
 NOTIFY = Action(ActionKind.NOTIFY)
 
 
-def verify(program: bytes, policy: Policy, report: bool = False) -> Event | None:
-    """Return None if the filter answers as `evaluate` (with `report`: as `reported`) on every input; else an event on which
+def verify(program: bytes, policy: Policy, report: bool = False, *, audit: bool = False) -> Event | None:
+    """None if the filter answers as `evaluate` (with `report`: as `reported`) on every input; else an event on which
     they differ.
 
-    The event may be one that no kernel produces, such as an i386 call with bits in the upper half of a register: the
-    filter must equal the policy there, too.  Raises InvalidProgramError,
-    symbolic.UnsupportedError or algebra.TooComplexError if the filter cannot be loaded or followed.
+    The event may be one that no kernel produces, such as an i386 call with something in the upper half of a register:
+    the filter is held to the policy there too.  InvalidProgramError, symbolic.UnsupportedError and
+    algebra.TooComplexError if the filter cannot be loaded or followed: nothing is known then.
     """
-    meant, refused = (reported(policy), NOTIFY) if report else (policy, KILL)
+    meant, refused = meaning(policy, report, audit=audit)
     space = region.space()
     actual = symbolic.function(space, program)
     point = space.difference(actual, decisions(space, meant, refused))
@@ -42,15 +42,30 @@ def _answer(policy: Policy, event: Event, refused: Action) -> Action:
     return refused if foreign or x32 else evaluate(policy, event)
 
 
-def reported(policy: Policy) -> Policy:
-    """Return the policy whose denials a supervisor explains.
+def meaning(policy: Policy, report: bool, *, audit: bool = False) -> tuple[Policy, Action]:
+    """What a filter of the policy answers: as which policy, and what calls of no architecture of it get."""
+    if not report:
+        return policy, KILL
+    return reported(policy, audit=audit), KILL if kills_itself(policy) and not audit else NOTIFY
 
-    A default that kills or fails the call is replaced by `notify`; actions that an entry writes stay.  A default that
-    traps stays, too, because a supervisor cannot raise that signal.  `close` is never denied without the supervisor,
-    because it removes the listener from the program.
+
+def kills_itself(policy: Policy) -> bool:
+    """Whether the kernel kills for the policy's default even if a supervisor could explain it.
+
+    A filter that the program installs itself outranks a notification if it fails the call, but not a kill (seccomp(2)).
     """
-    policy = expanded(policy)
-    default = _notified(policy.default) if policy.default.kind is not ActionKind.TRAP else policy.default
+    return policy.default.kind is ActionKind.KILL and may_install_filters(policy)
+
+
+def reported(policy: Policy, *, audit: bool = False) -> Policy:
+    """The policy as a filter answers it whose denials a supervisor explains (with `audit`: and then lets run).
+
+    What falls to a default that kills or fails the call is notified instead; what an entry writes stays.  A default
+    that traps stays too, as no supervisor can raise that signal, and one that `kills_itself`.  `close` is never denied without
+    the supervisor: it is the call with which the listener is taken out of the program.
+    """
+    stays = policy.default.kind is ActionKind.TRAP or (kills_itself(policy) and not audit)
+    default = policy.default if stays else _notified(policy.default)
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for arch, section in entries.items():
         close = table(arch).by_name["close"].number
