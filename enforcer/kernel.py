@@ -235,6 +235,11 @@ def poke(pid: int, address: int, word: int) -> None:
     ptrace(linux.PTRACE_POKEDATA, pid, address, word)
 
 
+def poke_user(pid: int, offset: int, word: int) -> None:
+    """Write a word of a stopped tracee's struct user (sys/user.h)."""
+    ptrace(linux.PTRACE_POKEUSER, pid, offset, word)
+
+
 def get_registers(pid: int) -> Registers:
     words = (ctypes.c_uint64 * linux.USER_REGS)()
     ptrace(linux.PTRACE_GETREGS, pid, 0, ctypes.addressof(words))

@@ -36,7 +36,7 @@ class Compiled:
         variant: str,
         expects_listener: bool,
         is_settled: bool,
-        kills_itself: bool,
+        kills_itself: bool = False,
     ) -> None:
         self.filter = filter_
         self.arm = arm

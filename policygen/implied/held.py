@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import cache, reduce
 from operator import or_
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.model import Condition, Operator
 from tracer.abi import Arch, constants
+from tracer.abi.data import table_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -31,7 +31,7 @@ class Held(NamedTuple):
 @cache
 def decisions(arch: Arch) -> Mapping[tuple[str, str, str], Held]:
     """The rows by call, argument, and family of constants ('' for none)."""
-    lines = Path(__file__).with_name("held.tsv").read_text("utf-8").splitlines()
+    lines = table_text(__spec__, "held.tsv").splitlines()
     found: dict[tuple[str, str, str], Held] = {}
     for line in [line for line in lines if not line.startswith("#")][1:]:
         calls, arguments, names, holds, why = line.split("\t")

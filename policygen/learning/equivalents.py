@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen.language.document import parse
 from policygen.language.operands import operands
 from policygen.model import Condition, alternatives, conjuncts
 from tracer.abi import table
+from tracer.abi.data import table_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -104,7 +104,7 @@ def simple(expression: Expression) -> Conjunction | None:
 
 
 def _rows(name: str) -> Iterator[list[str]]:
-    lines = Path(__file__).with_name(name).read_text("utf-8").splitlines()
+    lines = table_text(__spec__, name).splitlines()
     rows = (line.split("\t") for line in lines if not line.startswith("#"))
     next(rows)
     return rows
