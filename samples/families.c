@@ -23,14 +23,15 @@ int main(void) {
         return perror("listen"), 1;
     close(stream);
     close(datagram);
-    puts("learn must find: socket: family == AF_INET && type == SOCK_STREAM\n"
-         "learn must find: socket: family == AF_UNIX && type == SOCK_DGRAM\n"
+    puts("learn must find: socket: family == AF_INET && type & 0xf == SOCK_STREAM\n"
+         "learn must find: socket: family == AF_UNIX && type & 0xf == SOCK_DGRAM\n"
          "learn must find: setsockopt: level == SOL_SOCKET && optname == SO_REUSEADDR\n"
          "learn must find: setsockopt: level == SOL_TCP && optname == TCP_NODELAY\n"
          "learn must find: setsockopt: level == SOL_SOCKET && optname == SO_PASSCRED\n"
          "learn must refuse: socket(family=AF_INET, type=SOCK_DGRAM)\n"
          "learn must refuse: socket(family=AF_UNIX, type=SOCK_STREAM)\n"
-         "learn must refuse: socket(family=AF_INET6, type=SOCK_STREAM)\n"
+         "learn must refuse: socket(family=AF_INET6, type=SOCK_DGRAM)\n"
+         "learn must refuse: socket(family=AF_INET, type=SOCK_RAW)\n"
          "learn must refuse: setsockopt(level=SOL_SOCKET, optname=SO_DEBUG)\n"
          "learn must refuse: connect()");
     return 0;

@@ -51,7 +51,7 @@ def main():
     print("learn must find: setsockopt: level == SOL_SOCKET && optname == SO_REUSEADDR")
     print("learn must find: listen: allow")
     print("learn must refuse: socket(family=AF_INET, type=SOCK_RAW)")
-    print("learn must refuse: socket(family=AF_INET6, type=SOCK_STREAM|SOCK_CLOEXEC)")
+    print("learn must refuse: socket(family=AF_INET, type=SOCK_DGRAM|SOCK_CLOEXEC)")
     print("learn must refuse: execve()")
 
 

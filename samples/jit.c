@@ -13,8 +13,7 @@ int main(void) {
     if (mprotect(page, 4096, PROT_READ | PROT_EXEC))
         return perror("mprotect"), 1;
     printf("the page answers %d\n", ((int (*)(void))page)());
-    puts("learn must find: mmap: prot == PROT_READ|PROT_WRITE\n"
-         "learn must find: mprotect: prot == PROT_READ|PROT_EXEC\n"
+    puts("learn must find: mprotect: prot == PROT_READ|PROT_EXEC\n"
          "learn must refuse: mprotect(prot=PROT_READ|PROT_WRITE|PROT_EXEC)\n"
          "learn must refuse: mprotect(prot=PROT_WRITE|PROT_EXEC)\n"
          "learn must refuse: mmap(prot=PROT_READ|PROT_WRITE|PROT_EXEC, flags=MAP_PRIVATE|MAP_ANONYMOUS)\n"

@@ -21,10 +21,10 @@ def main(arguments):
         socket.create_connection(("127.0.0.1", int(arguments[1])), timeout=1).sendall(b"buy milk, call mum\n")
         print("shared")
     print("learn must find: fcntl: cmd == F_SETLK")
-    print("learn must find: pwrite64: allow")
-    print("learn must find: fdatasync: allow")
+    print("learn must find: openat: flags == O_RDWR")
     print("learn must find: unlink: allow")
     print("learn must refuse: socket(family=AF_INET, type=SOCK_STREAM|SOCK_CLOEXEC)")
+    print("learn must refuse: openat(flags=O_RDWR|O_CREAT, mode=S_ISUID)")
     print("learn must refuse: execve()")
 
 

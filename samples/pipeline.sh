@@ -7,9 +7,9 @@ text='the policy never denies what the program really does and the policy allows
 printf '%s\n' "$text" | tr ' ' '\n' | sort | uniq -c
 
 cat <<'FACTS'
-learn must find: pipe2: flags == 0
+learn must find: clone: clone_flags == SIGCHLD
 learn must find: execve: allow
-learn must find: fadvise64: advice == POSIX_FADV_SEQUENTIAL
+learn must refuse: openat(flags=O_WRONLY)
 learn must refuse: socket(family=AF_INET, type=SOCK_STREAM)
 learn must refuse: kill(sig=SIGTERM)
 FACTS

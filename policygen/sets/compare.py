@@ -11,6 +11,7 @@ from policygen.model import KILL, Action, Always, Arm, Expression, Policy, alter
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space
 from policygen.sets.express import express
+from policygen.sets.minimise import minimise
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
@@ -180,6 +181,6 @@ def _rules(
                 rest = space.both(rest, space.invert(holds))
                 mine.append(alternative)
         if rest == FALSE and mine:
-            return tuple(mine)
+            return minimise(mine, arguments)  # an implied set repeats what the entry says
     found = express(space, where, arch, number, _MAX_RULES)
     return () if found is None else alternatives(found)

@@ -219,8 +219,8 @@ def runner(repository: Path, tmp_path: Path, server: Server) -> Runner:
 
 
 SAME = f"sh -c '{QUIET}'"
-MORE = f"sh -c '{QUIET}; umask 077'"
-FAILS = f"sh -c '{QUIET}; umask 077; exit 9'"
+MORE = f"sh -c '{QUIET}; kill -s WINCH $$'"
+FAILS = f"sh -c '{QUIET}; kill -s WINCH $$; exit 9'"
 
 
 def test_nothing_new_but_a_wider_policy(runner: Runner, server: Server) -> None:
@@ -244,7 +244,7 @@ def test_new_behaviour_fails_the_job_and_is_told(runner: Runner, server: Server)
     before = (runner.repository / "it.policy").read_bytes()
     assert runner.run(policy="it.policy", run=MORE) == 1, runner.said
     (comment,) = server.comments.values()
-    assert "\n\n    it.policy: new behaviour, 1 syscall\n      + umask: allow\n" in comment
+    assert "\n\n    it.policy: new behaviour, more of 1 that was allowed in part\n      + kill: sig == SIGWINCH\n" in comment
     assert "learn -o it.policy" in comment
     assert runner.outputs["check"]["new"] == "true"
     assert (runner.repository / "it.policy").read_bytes() == before
@@ -254,9 +254,9 @@ def test_new_behaviour_fails_the_job_and_is_told(runner: Runner, server: Server)
 def test_the_program_writes_nothing_into_the_comment(runner: Runner, server: Server) -> None:
     """Its standard error is in learn's log: neither does it pass for learn's own, nor does it end the quotation."""
     forged = 'echo "it.policy: new behaviour, 9 syscalls" >&2; echo "~~~~" >&2; echo "@all" >&2'
-    assert runner.run(policy="./it.policy", run=f"sh -c '{QUIET}; umask 077; {forged}'") == 1, runner.said
+    assert runner.run(policy="./it.policy", run=f"sh -c '{QUIET}; kill -s WINCH $$; {forged}'") == 1, runner.said
     (comment,) = server.comments.values()
-    assert "\n\n    it.policy: new behaviour, 1 syscall\n      + umask: allow\n" in comment
+    assert "\n\n    it.policy: new behaviour, more of 1 that was allowed in part\n      + kill: sig == SIGWINCH\n" in comment
     assert "    it.policy: new behaviour, 9" not in comment and "\n@all" not in comment
     assert runner.outputs["check"]["new"] == "true"
 
@@ -268,7 +268,7 @@ def test_a_run_without_anything_new_is_not_forged(runner: Runner) -> None:
 
 def test_the_programs_own_failure_comes_first(runner: Runner, server: Server) -> None:
     assert runner.run(policy="it.policy", run=FAILS) == 9, runner.said
-    assert "+ umask: allow" in next(iter(server.comments.values()))
+    assert "+ kill: sig == SIGWINCH" in next(iter(server.comments.values()))
 
 
 def test_one_comment_that_is_kept_up_to_date(runner: Runner, server: Server) -> None:
@@ -290,7 +290,7 @@ def test_a_strangers_comment_is_left_alone(runner: Runner, server: Server) -> No
 def test_a_long_report_is_cut_to_what_a_comment_holds(runner: Runner, server: Server) -> None:
     long = "#" * 70_000
     server.comments = {}
-    assert runner.run(policy="it.policy", run=f"sh -c '{QUIET}; umask 077; : {long}'") == 1, runner.said
+    assert runner.run(policy="it.policy", run=f"sh -c '{QUIET}; kill -s WINCH $$; : {long}'") == 1, runner.said
     (comment,) = server.comments.values()
     assert len(comment) == 65_000
 
@@ -372,7 +372,7 @@ def test_gitlab(command: str, status: int, runner: Runner, server: Server) -> No
     assert done.returncode == status, done.stderr
     report = (runner.repository / "callfence.md").read_text()
     assert report.startswith("**`it.policy`: wider**")
-    assert ("+ umask: allow" in report) is (status != 0)
+    assert ("+ kill: sig == SIGWINCH" in report) is (status != 0)
     assert json.loads((runner.repository / "callfence.sarif").read_text())["version"] == "2.1.0"
     assert server.requests == []
 

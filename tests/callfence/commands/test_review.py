@@ -49,15 +49,15 @@ def test_why_tells_run_program_place_and_example(learned: Path) -> None:
     assert lines[-1].startswith("run 1") and "status 0" in lines[-1] and "sh -c" in lines[-1]
 
 
-def test_why_tells_floor_and_handwriting(learned: Path, tmp_path: Path) -> None:
+def test_why_tells_what_is_implied_and_handwriting(learned: Path, tmp_path: Path) -> None:
     text = (learned / "it.policy").read_text()
     (tmp_path / "it.policy").write_text(text.replace("kill: sig == 0", "kill: sig == 0 && pid > 0") + "sync: allow\n")
     (tmp_path / ".callfence").symlink_to(learned / ".callfence")
-    assert "floor: every program ends" in run(tmp_path, "why", "it.policy", "exit").stdout
+    assert "implied 1: ends the thread, the process" in run(tmp_path, "why", "it.policy", "exit").stdout
     assert "written by hand" in run(tmp_path, "why", "it.policy", "sync").stdout
     assert "changed by hand" in run(tmp_path, "why", "it.policy", "kill").stdout
     whole = run(tmp_path, "why", "it.policy").stdout
-    assert "changed by hand" in whole and "sync: allow" in whole and "exit: allow" in whole
+    assert "changed by hand" in whole and "sync: allow" in whole
 
 
 def test_why_without_an_entry(learned: Path) -> None:
@@ -184,12 +184,12 @@ def test_check_finds_nothing_new_and_writes_nothing(learned: Path) -> None:
 def test_check_tells_what_is_new_and_how_to_accept_it(learned: Path, tmp_path: Path) -> None:
     (tmp_path / "it.policy").write_bytes((learned / "it.policy").read_bytes())
     before = state(tmp_path)
-    script = "read line < /proc/self/cmdline; kill -0 $$; umask 077; kill -s CONT $$; exit $0"
+    script = "read line < /proc/self/cmdline; kill -0 $$; kill -s WINCH $$; kill -s CONT $$; exit $0"
     for status, expected in (("0", 1), ("5", 5)):
         done = run(tmp_path, "learn", "--check", "-o", "it.policy", "sh", "-c", script, status)
         assert done.returncode == expected, done.stderr
-        assert "  + umask: allow\n" in done.stderr
         assert "  + kill: sig == SIGCONT\n" in done.stderr
+        assert "  + kill: sig == SIGWINCH\n" in done.stderr
         assert state(tmp_path) == before
     command = done.stderr.splitlines()[-1]
     subprocess.run(command.replace("learn", f"{sys.executable} -m callfence learn", 1), shell=True, cwd=tmp_path, check=False)

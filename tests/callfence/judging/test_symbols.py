@@ -28,11 +28,11 @@ BARE = re.compile(r"first at callsite\+0x[0-9a-f]+: 1 call")
 
 
 def learn(program: Path, commands: Commands, folder: Path) -> Path:
-    """The policy of a copy of the program."""
+    """The exact policy of a copy of the program: getppid and exit_group are implied."""
     copy = folder / "callsite"
     shutil.copy(program, copy)
     policy = folder / "callsite.policy"
-    ran = commands.learn(policy, [copy], folder)
+    ran = commands.learn(policy, [copy], folder, "--exact")
     assert ran.returncode == 0, ran.stderr.decode()
     return policy
 

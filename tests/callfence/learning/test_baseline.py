@@ -25,7 +25,7 @@ def learn(folder: Path, *words: str | Path, status: int = 0) -> subprocess.Compl
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     """All that `true` does, and errors for the rest."""
-    run(tmp_path, *CALLFENCE, "learn", "-q", "-o", "true.policy", "true")
+    run(tmp_path, *CALLFENCE, "learn", "-q", "--exact", "-o", "true.policy", "true")
     text = (tmp_path / "true.policy").read_text().replace("default kill  ", "default errno EPERM")
     (tmp_path / "base.policy").write_text(text)
     return tmp_path / "base.policy"

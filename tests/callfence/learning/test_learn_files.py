@@ -55,7 +55,7 @@ def test_a_policy_that_appears_while_the_program_runs_is_told(tmp_path: Path) ->
 def test_tight_takes_nothing_from_a_recording_that_the_policy_does_not_allow(tmp_path: Path) -> None:
     learn(tmp_path, "-q", "mkdir", "made")
     recording = (tmp_path / ".callfence" / "it.rec").read_bytes()
-    learn(tmp_path, "-q", "--fresh", "true")
+    learn(tmp_path, "-q", "--fresh", "--exact", "true")
     (tmp_path / ".callfence" / "it.rec").write_bytes(recording)
     done = learn(tmp_path, "--tight", "true")
     assert done.returncode == 0

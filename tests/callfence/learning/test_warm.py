@@ -74,7 +74,7 @@ def test_a_policy_by_hand_gets_its_floor_even_if_nothing_is_new(tmp_path: Path) 
 
 
 def test_what_is_new_is_learned(tmp_path: Path) -> None:
-    learn(tmp_path, *DD)
+    learn(tmp_path, *DD, options=("--exact",))
     again = learn(tmp_path, "dd", "if=/dev/zero", "of=out", "bs=1", "count=3", "conv=fsync", "status=none")
     assert "+ fsync: allow" in again.stderr
     assert "fsync: allow" in (tmp_path / "it.policy").read_text()
