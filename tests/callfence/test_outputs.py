@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,10 +94,14 @@ def test_a_full_disk_for_the_summary_is_no_failure_to_learn(folder: Path) -> Non
 
 def test_an_interrupt(folder: Path) -> None:
     """It ends a command as it ends a program that does not know of it, and without a word."""
-    os.mkfifo(folder / "pipe")
-    command = [sys.executable, "-m", "callfence", "show", "pipe"]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
-    with process, open(folder / "pipe", "w"):  # which it has opened, too
+    command = [sys.executable, "-m", "callfence", "show", "-"]
+    process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None and process.stderr is not None
+    with process:
+        process.stdin.write(b"read: 1\n")
+        process.stdin.flush()
+        while fcntl.ioctl(process.stdin, termios.FIONREAD, b"....") != b"\0\0\0\0":  # it has not begun to read
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        said = process.stderr.read().decode()
     assert (process.returncode, said) == (-signal.SIGINT, "")
