@@ -235,6 +235,15 @@ def poke(pid: int, address: int, word: int) -> None:
     ptrace(linux.PTRACE_POKEDATA, pid, address, word)
 
 
+def syscall_info(pid: int) -> tuple[int, int, int, int]:
+    """At a call's stop: op (entry or exit), architecture, and at an entry its number and first argument."""
+    info = (ctypes.c_uint8 * linux.INFO_SIZE)()
+    ptrace(linux.PTRACE_GET_SYSCALL_INFO, pid, linux.INFO_SIZE, ctypes.addressof(info))
+    fields = ((linux.INFO_OP, 1), (linux.INFO_ARCH, 4), (linux.INFO_NUMBER, 8), (linux.INFO_ARGUMENTS, 8))
+    op, arch, number, first = (int.from_bytes(bytes(info[at : at + size]), "little") for at, size in fields)
+    return op, arch, number, first
+
+
 def poke_user(pid: int, offset: int, word: int) -> None:
     """Write a word of a stopped tracee's struct user (sys/user.h)."""
     ptrace(linux.PTRACE_POKEUSER, pid, offset, word)

@@ -16,7 +16,21 @@ from tracer import linux
 _OPTIONS = linux.PTRACE_O_EXITKILL | linux.PTRACE_O_TRACEEXEC | linux.PTRACE_O_TRACESYSGOOD
 _FORK_OPTIONS = linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE
 _FORK_EVENTS = (linux.PTRACE_EVENT_FORK, linux.PTRACE_EVENT_VFORK, linux.PTRACE_EVENT_CLONE)
-_INT3 = 0xCC
+_DEBUG = 848  # offsetof(struct user, u_debugreg), sys/user.h
+_CONTROL = _DEBUG + 8 * 7
+_EXECUTE_0 = 0x1  # DR7: breakpoint 0, of this task, where an instruction is executed (asm/debugreg.h)
+_CLONE_UNTRACED = 0x00800000  # linux/sched.h
+_FORKS = {linux.AUDIT_ARCH_X86_64: (56, 435), linux.AUDIT_ARCH_I386: (120, 435)}  # clone, clone3: asm/unistd_64.h, _32.h
+_ENDS = {linux.AUDIT_ARCH_X86_64: (60, 231), linux.AUDIT_ARCH_I386: (1, 252)}  # exit, exit_group
+_RUNNING = {
+    # listen accept accept4 wait4 waitid pause rt_sigsuspend epoll_wait epoll_pwait ptrace io_uring_setup
+    linux.AUDIT_ARCH_X86_64: (50, 43, 288, 61, 247, 34, 130, 232, 281, 101, 425),
+    # and waitpid, socketcall
+    linux.AUDIT_ARCH_I386: (363, 364, 114, 284, 29, 179, 256, 319, 26, 425, 7, 102),
+}
+"""Calls that only a running program makes."""
+_NO_CALL = 0xFFFFFFFFFFFFFFFF  # -1
+_HINT = "arm at exec instead: --arm exec"
 
 
 def seize(pid: int) -> None:
@@ -40,44 +54,79 @@ def until_exec(pid: int) -> None:
 def until_entry(pid: int) -> None:
     """Follow a process from its execve's exit stop to its ELF entry point, where its dynamic loader ends.
 
-    Raises ArmError, with the process at the exit of a call, if it starts a thread or a process before, which the filter
-    would not confine.
+    The breakpoint is in the processor's debug registers, which the process cannot change itself, and each of its calls is
+    looked at.  Raises ArmError, with the process at the exit of a call, if it ends before, starts a thread or a process, which
+    the filter would not confine, or makes calls that only a running program makes.
     """
     while True:
         entry = _entry_point(pid)
         if kernel.get_registers(pid)[linux.RIP] == entry:  # no dynamic loader
             return
-        aligned, shift = entry & ~7, 8 * (entry & 7)
-        word = kernel.peek(pid, aligned)
-        kernel.poke(pid, aligned, word & ~(0xFF << shift) | _INT3 << shift)
-        inject.resume(linux.PTRACE_CONT, pid)
-        event = _next_event(pid, breakpoint_end=entry + 1)
-        if event == linux.PTRACE_EVENT_EXEC:  # a constructor executed another program
+        try:
+            kernel.poke_user(pid, _DEBUG, entry)
+            kernel.poke_user(pid, _CONTROL, _EXECUTE_0)
+        except ProcessLookupError:
+            raise
+        except OSError as error:
+            raise ArmError(f"there is no breakpoint for its entry point ({error.strerror}); {_HINT}") from error
+        inject.resume(linux.PTRACE_SYSCALL, pid)
+        if _is_reached(pid, entry):
+            kernel.poke_user(pid, _CONTROL, 0)
+            kernel.poke_user(pid, _DEBUG, 0)
+            return
+
+
+def _is_reached(pid: int, entry: int) -> bool:
+    """Follow the running process to its entry point: True; False at the exit of an execve that a constructor made."""
+    while True:
+        status = inject.wait(pid)
+        event, signal = status >> 16, os.WSTOPSIG(status)
+        if event == linux.PTRACE_EVENT_EXEC:
             _leave_call(pid)
-            continue
+            return False
         if event in _FORK_EVENTS:
             _end_new(pid)
-            raise ArmError(
-                "it starts a thread or a process before its entry point, which could not be confined; "
-                "arm at exec instead: --arm exec"
-            )
-        kernel.poke(pid, aligned, word)
-        registers = kernel.get_registers(pid)
-        registers[linux.RIP] = entry
-        kernel.set_registers(pid, registers)
+            raise ArmError(f"it starts a thread or a process before its entry point, which could not be confined; {_HINT}")
+        if signal == inject.SYSCALL_STOP:
+            _judge(pid)
+            inject.resume(linux.PTRACE_SYSCALL, pid)
+        elif event == 0 and signal == kernel.SIGTRAP and kernel.get_registers(pid)[linux.RIP] == entry:
+            return True
+        else:
+            inject.go_on(linux.PTRACE_SYSCALL, pid, status)
+
+
+def _judge(pid: int) -> None:
+    """At a call's entry, before the entry point: if it may not be made there, have it fail and raise ArmError."""
+    op, arch, number, first = kernel.syscall_info(pid)
+    if op != linux.PTRACE_SYSCALL_INFO_ENTRY:
         return
+    number &= ~linux.X32_BIT
+    if number in _ENDS.get(arch, ()):
+        reason = "it ends before its entry point, and nothing of it was confined"
+    elif number in _RUNNING.get(arch, ()):
+        reason = f"it runs before its entry point (call number {number}), and nothing of it was confined"
+    elif number in _FORKS.get(arch, ()) and _flags(pid, number, first) & _CLONE_UNTRACED:
+        reason = "it starts a thread or a process before its entry point that could not be confined"
+    else:
+        return
+    kernel.poke_user(pid, 8 * linux.ORIG_RAX, _NO_CALL)
+    _leave_call(pid)
+    raise ArmError(f"{reason}; {_HINT}")
 
 
-def _next_event(pid: int, breakpoint_end: int = 0) -> int:
-    """Follow the running process to its next ptrace event; 0 at the breakpoint.  Signals and stops take effect as usual."""
+def _flags(pid: int, number: int, first: int) -> int:
+    """The flags of clone or clone3."""
+    return kernel.peek(pid, first) if number == 435 else first
+
+
+def _next_event(pid: int) -> int:
+    """Follow the running process to its next ptrace event.  Signals and stops take effect as usual."""
     while True:
         status = inject.wait(pid)
         event = status >> 16
         if event not in (0, linux.PTRACE_EVENT_STOP):
             return event
-        trapped = event == 0 and os.WSTOPSIG(status) == kernel.SIGTRAP
-        if trapped and kernel.get_registers(pid)[linux.RIP] == breakpoint_end:
-            return 0
         inject.go_on(linux.PTRACE_CONT, pid, status)
 
 

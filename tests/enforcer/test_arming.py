@@ -51,6 +51,29 @@ def test_arm_entry_refuses_what_starts_before_the_entry_point(what, build, drive
     assert b"--arm exec" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("untraced", b"it starts a thread or a process before its entry point"),
+        ("ends", b"it ends before its entry point"),
+        ("waits", b"it runs before its entry point (call number 61)"),
+    ],
+)
+def test_arm_entry_ends_what_never_gets_to_the_entry_point(what, why, build, drive):
+    library = build("early", "-shared", "-fPIC")
+    done = drive("entry", GETPPID, f"LD_PRELOAD={library}", f"EARLY={what}", build("parent"))
+    assert done.returncode == 125
+    assert done.stdout in (b"", b"unconfined\n" if what == "ends" else b"")
+    assert why in done.stderr
+
+
+def test_arm_entrys_breakpoint_is_not_in_memory(build, drive):
+    """Where a constructor could take it out, and the program would run unconfined."""
+    library = build("early", "-shared", "-fPIC")
+    done = drive("entry", GETPPID, f"LD_PRELOAD={library}", "EARLY=breakpoint", build("parent"))
+    assert (done.returncode, done.stdout) == (7, b"111"), done.stderr
+
+
 def test_arm_entry_follows_an_execve_made_before_the_entry_point(build, drive):
     library = build("early", "-shared", "-fPIC")
     done = drive("entry", (), f"LD_PRELOAD={library}", "EARLY=x", build("parent"))
