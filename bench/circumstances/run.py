@@ -203,8 +203,8 @@ def ask(server: Server, run: Run, folder: Path, port: int, place: Place) -> None
     script = {"use": server.use, "other": server.other, "load": server.load}.get(run.client, "")
     environment = {**{name: value.replace("{home}", str(place.home)) for name, value in BASE.items()}, "PORT": str(port)}
     subprocess.run(
-        ["bash", "-c", script], cwd=folder, env={**environment, "PGPORT": str(port)}, stdin=subprocess.DEVNULL,
-        capture_output=True, timeout=120, check=False,
+        ["timeout", str(SECONDS), "bash", "-c", script], cwd=folder, env={**environment, "PGPORT": str(port)},
+        stdin=subprocess.DEVNULL, capture_output=True, check=False,
     )  # fmt: skip
 
 
