@@ -10,16 +10,16 @@ PYTEST_FLAGS ?= -n 2 --dist loadfile
 EDITABLE := --config-settings editable_mode=compat
 
 help:
-	@echo 'make demo     learn a sample, show its policy, run it confined, see a denial explained'
-	@echo 'make test     the tests, all of them and before them the Debian packages that they need, as root'
+	@echo 'make demo     learn a sample, show its policy, run it confined, explain a denial'
+	@echo 'make test     all tests; as root on Debian it first installs the packages that they need'
 	@echo 'make check    ruff and mypy --strict'
-	@echo 'make fuzz     hostile files and random policies, FUZZ_SECONDS=60 for each of five targets'
-	@echo 'make soak     random process trees under learn, for SOAK_SECONDS=7200'
-	@echo 'make bench    what learn and enforce cost; writes docs/benchmarks.md'
-	@echo 'make corpus   real programs learned and enforced; writes docs/corpus.md'
-	@echo 'make circumstances  what is denied wrongly in other circumstances; writes docs/circumstances.md; an hour'
+	@echo 'make fuzz     try hostile files and random policies, FUZZ_SECONDS=60 for each of five targets'
+	@echo 'make soak     run random process trees under learn for SOAK_SECONDS=7200'
+	@echo 'make bench    measure what learn and enforce cost; writes docs/benchmarks.md'
+	@echo 'make corpus   learn and enforce real programs; writes docs/corpus.md'
+	@echo 'make circumstances  count what is denied in other circumstances than the learned ones; writes docs/circumstances.md'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
-	@echo 'make commands the completions and manual pages of the commands; writes completions/ and man/'
+	@echo 'make commands write the completions and manual pages of the commands: completions/ and man/'
 	@echo 'make clean    remove what was made'
 
 demo: set-up $(VENV)/installed
@@ -75,7 +75,7 @@ $(VENV)/developer: pyproject.toml | $(VENV)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(EDITABLE)
 	touch $@ $(VENV)/installed
 
-# With NO_INSTALL=1 they say only what is missing.
+# With NO_INSTALL=1 they only say what is missing.
 set-up: python-is-new-enough
 	@$(PYTHON) tools/set_up.py
 

@@ -1,4 +1,5 @@
-"""What the filter itself costs: calls under ours, under others' with the same rules, and under the profiles others ship."""
+"""What the filter itself costs: calls under our filters, under other tools' filters with the same rules, and
+under the profiles that they ship."""
 
 from __future__ import annotations
 

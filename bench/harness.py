@@ -105,7 +105,7 @@ def run(words: Words, folder: Path, home: Path | None = None) -> Spent:
 
 
 def alternate(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Spread]:
-    """Measure each side once a round, so that what changes on the machine meanwhile meets all of them.
+    """Measure each side once a round, so that a change on the machine affects all sides.
 
     One round before the first is thrown away: it fills the caches.
     """
@@ -143,7 +143,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine() -> str:
-    """The facts that the numbers depend on; a load average well above 0 says that they are too high."""
+    """The facts that the numbers depend on; with a load average well above 0 they are too high."""
     python, load = platform.python_version(), os.getloadavg()[0]
     return (
         f"{os.cpu_count()} processors, Linux {platform.release()}, {' '.join(platform.libc_ver())}, Python {python}, "

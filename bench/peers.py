@@ -83,8 +83,8 @@ def _answer(action: str, errno: int | None) -> int:
 
 
 def linear(policy: Policy) -> bytes:
-    """One number compared after another, as minijail does without its binary tree: `jeq NUMBER, its conditions`, which stand
-    behind the last number."""
+    """One number compared after another, as minijail does without its binary tree: `jeq NUMBER, its conditions`; the
+    conditions come after the last number."""
     numbers: list[tuple[int, list[Instruction]]] = []
     for number, (ret, alternatives) in sorted(rules(policy).items()):
         block = [Instruction(bpf.RET | bpf.K, k=bpf.ret(policy.default))]
@@ -111,7 +111,7 @@ _JEQ = bpf.JMP | bpf.JEQ | bpf.K
 
 
 def _compared(alternative: tuple[tuple[int, int, int], ...]) -> list[Instruction]:
-    """Goes behind itself and the return after it where one of the comparisons does not hold."""
+    """The comparisons: where one does not hold, the rest of them and the return after them are skipped."""
     halves = []
     for index, mask, value in alternative:
         low = 16 + 8 * index  # offsetof(struct seccomp_data, args), linux/seccomp.h

@@ -1,4 +1,4 @@
-"""What proving and comparing cost, on the largest policy there is among the samples and on one of every call."""
+"""What proving and comparing cost, on the largest policy of the samples and on a policy with every call."""
 
 from __future__ import annotations
 

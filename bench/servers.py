@@ -1,4 +1,4 @@
-"""Requests that a server answers in a second, plainly and when learned for the second time."""
+"""Requests that a server answers in a second, plainly and under the second learn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A test suite as there are many: files, processes, sockets and a database; a workload, no test of callfence."""
+"""A typical test suite, with files, processes, sockets and a database: a workload, no test of callfence."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_imports_go_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize(("module", "place"), ONE_PLACE.items())
 def test_the_one_place_exists(module: str, place: str) -> None:
-    """Else the rule above would hold for a module that nobody uses."""
+    """Otherwise the rule above would hold for a module that is never imported."""
     assert module in {name.split(".")[0] for name in _imports(ROOT / place)}
 
 
@@ -88,7 +88,7 @@ FOLDERS = sorted({str(path.parent.relative_to(ROOT)) for path in (*FILES, *OTHER
 
 
 def test_the_page_names_paths() -> None:
-    """Else the tests below would hold of none."""
+    """Otherwise the tests below would check nothing."""
     assert len(PATHS) > 100
 
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
-    """That of a subcommand of `callfence`."""
+    """The parser of a subcommand of `callfence`."""
     parser: argparse.ArgumentParser = import_module(module_of(name)).parser()
     return parser
 
 
 def whole() -> argparse.ArgumentParser:
-    """That of `callfence`, with its subcommands; it is not what parses its command line, which loads one of them only."""
+    """The parser of `callfence` with its subcommands.  The command itself does not use it: it loads one subcommand only."""
     description = "Learn what a program asks of the kernel, review it, enforce it."
     parser = argparse.ArgumentParser(prog="callfence", description=description)
     parser.add_argument("-V", "--version", action="store_true", help="print the version")
@@ -35,5 +35,5 @@ def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 
 def standalone() -> Mapping[str, argparse.ArgumentParser]:
-    """By the name of the program."""
+    """The parsers of the programs, by name."""
     return {"learn": parser_of("learn"), "enforce": parser_of("enforce"), "callfence": whole()}

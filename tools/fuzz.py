@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of everything that reads a file somebody else may have written (`make fuzz`).
+"""Coverage-guided fuzzing of everything that reads files from others (`make fuzz`).
 
     fuzz.py TARGET [SECONDS [FOLDER]]
 

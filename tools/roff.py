@@ -18,7 +18,7 @@ _SPECIAL = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "
 
 
 def escape(text: str) -> str:
-    """Every character as itself: typed options and quotes can be copied out of the page."""
+    """Show every character as itself, so that options and quotes can be copied out of the page."""
     return "".join(_SPECIAL.get(character, character) for character in text)
 
 
@@ -31,7 +31,7 @@ def italic(text: str) -> str:
 
 
 def line(text: str) -> str:
-    """A line of input: none is taken for a request."""
+    """Return a line of input that is not taken for a request."""
     return f"\\&{text}" if text.startswith((".", "'", "\\(aq")) else text
 
 
@@ -69,7 +69,7 @@ def paragraphs(text: str) -> Iterator[str]:
 
 
 def _filled(lines: Iterable[str], language: MarkdownIt = _PLAIN) -> Iterator[str]:
-    """A sentence a line, as roff wants it."""
+    """One sentence in each line, as roff wants it."""
     text = " ".join(one.strip() for one in lines)
     for sentence in re.split(r"(?<=[.:;]) +(?=[A-Z^`*])", text):
         if sentence:

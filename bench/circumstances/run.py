@@ -94,14 +94,14 @@ def fresh(place: Place, one: Program | Server, run: Run, port: int) -> Path:
     folder = place.root / "work"
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "folder").mkdir(parents=True)
-    user = run.user or (isinstance(one, Server) and one.user)
+    always = isinstance(one, Server) and one.user
     folder.chmod(0o777 if run.writable else 0o755)
     (folder / "folder").chmod(0o777)
     environment = {**{name: value.replace("{home}", str(place.home)) for name, value in BASE.items()}, "PORT": str(port)}
     make = one.make if isinstance(one, Program) else NUMBERS
     script = "".join(f"FILE='{name}' N={size}\n{make}\n" for name, size in SIZES.items())
     script += place.filled(one.setup, folder)
-    as_user = {"user": 65534, "group": 65534, "extra_groups": []} if user and run.writable else {}
+    as_user = {"user": 65534, "group": 65534, "extra_groups": []} if always or (run.user and run.writable) else {}
     subprocess.run(["bash", "-euc", script], cwd=folder, env=environment, check=True, stdin=subprocess.DEVNULL, **as_user)
     (folder / "secret").chmod(0)
     return folder

@@ -1,4 +1,4 @@
-"""The filters that ours is measured against: they have the same rules, and show the same calls."""
+"""The other filters in the benchmarks have the same rules as ours."""
 
 from __future__ import annotations
 

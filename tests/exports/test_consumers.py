@@ -1,5 +1,5 @@
 """Exports loaded by the programs that they are for: what is allowed works, what is denied is denied as the policy says,
-and the filter that the kernel has is the policy, or as much wider and narrower as was said."""
+and the filter that the kernel has differs from the policy only as reported."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_call_without_an_entry_is_killed(name: str, call: str, confine: Callab
 
 @pytest.mark.parametrize("call", BY_ARGUMENT.values(), ids=BY_ARGUMENT)
 @pytest.mark.parametrize("name", ["bwrap", "c", "kafel"])
-def test_arguments_are_judged(name: str, call: str, confine: Callable[[str], list[str]]) -> None:
+def test_conditions_on_arguments_hold(name: str, call: str, confine: Callable[[str], list[str]]) -> None:
     result = run(confine(name), "102", call, "102")
     assert result.stdout.split() == [str(os.getuid())]
     assert killed(result), result

@@ -55,7 +55,7 @@ KAFEL = [
 
 
 def check(name: str, text: str, expected: str) -> None:
-    """Without what a text says nothing about: other calls are killed, and newer ones."""
+    """The text means the expected entries; where they say nothing, other and newer calls are killed."""
     imported = formats.module(name).read(text.encode(), "it", FormatOptions())
     settings = "" if "default" in expected else "default kill\nunknown kill\n"
     assert compare(parse(settings + expected).policy, imported.policy).differences == ()

@@ -1,4 +1,4 @@
-"""Every export that callfence can read is read back: the same policy, or as much wider or narrower as it says."""
+"""Every export that callfence can read is read back: it is the same policy, or differs as reported."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Drop-ins in units of a `systemd --user` that is started for the test: what is allowed works, what is denied is denied as
-the policy says, and the filters that the kernel has are as much wider and narrower as was said."""
+the policy says, and the filters that the kernel has differ from the policy only as reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pytest --callfence-learn` and `--callfence-enforce`, as a user runs them on a suite of theirs."""
+"""`pytest --callfence-learn` and `--callfence-enforce`, as users run them on their own suites."""
 
 from __future__ import annotations
 
@@ -161,12 +161,12 @@ def test_a_flag_in_the_configuration_holds_for_every_run(project: Project) -> No
     assert ran.stdout.count(b"callfence: confined by pytest.policy") == 2
 
 
-def test_a_variable_left_in_the_environment_confines_nothing_less(project: Project) -> None:
+def test_a_variable_left_in_the_environment_does_not_prevent_confinement(project: Project) -> None:
     ran = project.pytest("--callfence-enforce", "tests", MORE="1", CALLFENCE_PYTEST="enforce 4194304")
     assert ran.returncode == -signal.SIGSYS
 
 
-def test_the_coarse_mistakes(project: Project) -> None:
+def test_mistakes_in_the_command_line(project: Project) -> None:
     usage = int(pytest.ExitCode.USAGE_ERROR)
     for arguments, status, message in [
         (NAMES, usage, b"give one of the two"),
@@ -185,7 +185,7 @@ def test_a_program_that_calls_pytest_is_not_replaced(project: Project) -> None:
     assert b"run `enforce` on the program" in ran.stderr
 
 
-def test_every_pytest_is_spared_what_the_flags_need(project: Project) -> None:
+def test_without_the_flags_nothing_else_is_imported(project: Project) -> None:
     (project.folder / "tests" / "test_suite.py").write_text(
         "import sys\ndef test_it():\n"
         "    ours = ('callfence', 'enforcer', 'policygen', 'tracer', 'ctypes')\n"

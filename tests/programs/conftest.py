@@ -1,4 +1,4 @@
-"""What a violation's advice is worth, for the tests of whole programs."""
+"""Whether the line that a violation suggests allows the denied call, for the tests of whole programs."""
 
 from __future__ import annotations
 

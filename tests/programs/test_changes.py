@@ -96,7 +96,7 @@ def of_c_program(change: Change, compile_c: Callable[..., Path], commands: Comma
 
 
 def of_implant(commands: Commands, folder: Path) -> Diffs:
-    """The app keeps as it is, and still does what it did; who listens gets a shell."""
+    """The app does not change and does what it did; the listener gets a shell."""
     shutil.copy(HERE / "app.py", folder)
     answers: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:

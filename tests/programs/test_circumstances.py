@@ -33,7 +33,7 @@ def victim(compile_c: Callable[..., Path]) -> Path:
 
 
 def learn_and_enforce(prefix: Sequence[str], victim: Path, commands: Commands, folder: Path) -> None:
-    """Learn the benign run, enforce it, and see an attack stopped, each behind the words of `prefix`."""
+    """Learn the benign run, enforce it, and see an attack stopped, each started by the words of `prefix`."""
     environment = {**commands.environment, "HOME": str(folder)}
     policy, log = folder / "victim.policy", folder / "log"
     learned = commands.plain([*prefix, *commands.learning(policy), victim, "benign"], folder, env=environment)
@@ -94,7 +94,7 @@ def test_standard_input_is_a_terminal(commands: Commands, tmp_path: Path) -> Non
 
 
 def test_control_c_on_a_terminal_reaches_the_program(commands: Commands, tmp_path: Path) -> None:
-    """...once, and what was seen until then is kept."""
+    """It arrives once, and what was seen until then is kept."""
     policy, log = tmp_path / "trap.policy", tmp_path / "log"
     trap = ("sh", "-c", "trap 'echo caught; exit 3' INT; printf 'name? '; while read -r name; do :; done; exit 4")
     expected = (3, b"name? ^Ccaught\r\n")
@@ -144,7 +144,7 @@ def read_terminal(terminal: io.FileIO) -> bytes:
 
 
 def found(name: str) -> Path:
-    """Where a top-level package or module lies."""
+    """The path of a top-level package or module."""
     spec = importlib.util.find_spec(name.removesuffix(".py"))
     assert spec is not None and spec.origin is not None, name
     origin = Path(spec.origin)

@@ -1,4 +1,4 @@
-"""Programs that nobody here wrote: learned once, enforced on the same input, equal to the plain run.
+"""Existing programs: learned once, enforced on the same input, equal to the plain run.
 
 Each runs three times in a folder of the same name: plainly, under `learn`, under `enforce` with the policy of that one
 run.  What it prints, the files it leaves and its exit status must be equal, and no violation may be reported.
@@ -50,7 +50,7 @@ def same(output: bytes) -> bytes:
 
 
 def sorted_lines(output: bytes) -> bytes:
-    """For what runs in parallel, where the order of the lines is not the program's to decide."""
+    """For what runs in parallel: the order of the lines depends on timing."""
     return b"".join(sorted(output.splitlines(keepends=True)))
 
 

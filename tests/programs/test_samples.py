@@ -118,7 +118,7 @@ def test_the_committed_policy(
 def test_twenty_fresh_learns_write_the_same_bytes(
     sample: str, command: Words, commands: Commands, tmp_path: Path
 ) -> None:
-    """PYTHONHASHSEED is set in every run: with it CPython itself asks for less randomness than without."""
+    """PYTHONHASHSEED is set in every run: without it CPython asks for more randomness."""
     policy = tmp_path / f"{sample}.policy"
     written = set()
     for run in range(FRESH_RUNS):

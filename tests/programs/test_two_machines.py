@@ -1,4 +1,4 @@
-"""The same program, learned by somebody else and elsewhere: the same bytes, and no difference to be told."""
+"""The same program, learned by another user or on another machine: the same bytes, and no difference reported."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ MACHINES = {
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The samples, in a folder that everybody may read."""
+    """The samples, in a folder that every user may read."""
     require("gcc", "libc6-dev", "make")
     folder = tmp_path_factory.mktemp("samples")
     subprocess.run(["make", "--silent", "-C", SAMPLES, f"BUILD={folder}"], check=True, timeout=60)
@@ -147,7 +147,7 @@ def shuffled(policy: str, chance: random.Random) -> str:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_learning_again_what_somebody_has_rearranged(
+def test_learning_into_a_policy_that_was_rearranged(
     name: str, here: tuple[Path, dict[str, bytes]], commands: Commands, tmp_path: Path
 ) -> None:
     before = here[1][name].decode()

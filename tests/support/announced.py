@@ -1,4 +1,4 @@
-"""Whether what was exported differs from its policy as its losses say, and in no other way."""
+"""An export differs from its policy exactly as its losses say."""
 
 from __future__ import annotations
 

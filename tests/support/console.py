@@ -1,4 +1,4 @@
-"""The `console` blocks of a page, run in one shell as they stand there."""
+"""Runs the `console` blocks of a page in one shell."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def commands(block: str) -> list[str]:
 
 
 def session(blocks: list[str], folder: Path) -> list[str]:
-    """The blocks again, with what one shell prints for each command.  `callfence review` is answered as the page has it."""
+    """The blocks again, with what one shell prints for each command; `callfence review` gets the answers of the page."""
     typed = [command for block in blocks for command in commands(block)]
     script = "".join(f"{command}\nstatus=$?; echo '{MARK}'; (exit $status)\n" for command in typed)
     programs = folder / "bin"

@@ -1,4 +1,4 @@
-"""Container profiles for the tests: what libseccomp makes of them, and whether a loss was told."""
+"""Container profiles for the tests: what libseccomp makes of them, and whether a loss was reported."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ _FIRST = [bpf.KILL_PROCESS, bpf.KILL_THREAD, 0x00030000, 0x00050000, 0x7FC00000,
 
 
 def combined(programs: list[bytes]) -> Policy:
-    """What filters, in the order in which they were installed, do together: killing the thread or the process is the same
-    here, and so is what becomes of calls of other architectures."""
+    """What filters do together, in the order in which they were installed.  Killing the thread and killing the process are
+    taken for the same, and calls of other architectures are not compared."""
     space = region.space()
     result = space.leaf(bpf.ret(bpf.action(0x7FFF0000)))
     for program in programs:
@@ -50,7 +50,7 @@ def combined(programs: list[bytes]) -> Policy:
 
 
 def _stricter(space: Space, newer: int, older: int) -> int:
-    """Both filters: of two that are as strict the newer one answers."""
+    """Both filters together: of two equally strict answers the newer filter's counts."""
     result = older
     for one in space.values(newer):
         for other in space.values(older):
@@ -62,7 +62,7 @@ def _stricter(space: Space, newer: int, older: int) -> int:
 
 
 def waiting(name: str, seconds: float = 10) -> int:
-    """The process that runs that program and sleeps in `pause` (34), once there is one."""
+    """Wait for a process that runs that program and sleeps in `pause` (34)."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for folder in Path("/proc").iterdir():

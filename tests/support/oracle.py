@@ -61,7 +61,7 @@ Way = tuple[z3.BoolRef, list[Word]]
 
 
 def _program(program: bytes) -> Word:
-    """What the program returns: every instruction has the merged state of all ways that lead to it."""
+    """What the program returns: every instruction has the merged state of all paths that lead to it."""
     instructions = bpf.decode(program)
     zero = z3.BitVecVal(0, 32)
     ways: list[list[Way]] = [[] for _ in instructions]

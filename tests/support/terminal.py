@@ -30,7 +30,7 @@ class Terminal:
         self._seen = ""
 
     def key(self, text):
-        """Press a control key, when what was started before has had the time to wait."""
+        """Press a control key, after the program that was started has had time to read the terminal."""
         time.sleep(0.2)
         self.send(text)
 

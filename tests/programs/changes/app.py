@@ -1,4 +1,4 @@
-"""Prints a padded note, by a package that somebody else maintains."""
+"""Prints a padded note, with a package of another maintainer."""
 
 from leftpad import leftpad
 

