@@ -123,6 +123,10 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
+FILES = ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE")
+"""What a step says to later ones and to the job."""
+
+
 @dataclass
 class Runner:
     """Runs the steps of the action one by one, as a job does."""
@@ -132,6 +136,8 @@ class Runner:
     server: Server
     pull_request: bool = True
     outputs: dict[str, dict[str, str]] = field(default_factory=dict)
+    left: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What each step has left in the files of FILES but its outputs."""
     used: list[str] = field(default_factory=list)
     """Other actions that would have run."""
     said: str = ""
@@ -154,7 +160,9 @@ class Runner:
         return 0
 
     def step(self, step: Mapping[str, Any], given: Mapping[str, str]) -> int:
-        files = {name: self.temp / name for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
+        files = {name: self.temp / name for name in FILES}
+        for path in files.values():
+            path.touch()
         files["GITHUB_OUTPUT"].write_text("")
         script = self.temp / "step.sh"
         assert "${{" not in step["run"]  # what comes from outside goes by the environment, where nothing of it is code
@@ -176,6 +184,7 @@ class Runner:
         self.said += done.stdout + done.stderr
         if "id" in step:
             lines = files["GITHUB_OUTPUT"].read_text().splitlines()
+            self.left[step["id"]] = {name: path.read_text() for name, path in files.items() if name != "GITHUB_OUTPUT"}
             self.outputs[step["id"]] = dict(line.split("=", 1) for line in lines)
         return done.returncode
 
@@ -233,7 +242,7 @@ def test_nothing_new_but_a_wider_policy(runner: Runner, server: Server) -> None:
     assert runner.outputs["check"]["new"] == "false"
     assert runner.outputs["review"]["verdict"] == "wider"
     assert list(server.comments.values()) == [summary]
-    assert runner.used == ["actions/setup-python@v6", "github/codeql-action/upload-sarif@v4"]
+    assert [name.split("@")[0] for name in runner.used] == ["actions/setup-python", "github/codeql-action/upload-sarif"]
     schema = json.loads((ROOT / "tests" / "data" / "sarif-2.1.0-rtm.5.json").read_text())
     log = json.loads(Path(runner.outputs["review"]["sarif"]).read_text())
     jsonschema.Draft4Validator(schema).validate(log)
@@ -264,6 +273,19 @@ def test_the_program_writes_nothing_into_the_comment(runner: Runner, server: Ser
 def test_a_run_without_anything_new_is_not_forged(runner: Runner) -> None:
     assert runner.run(policy="it.policy", run=f"sh -c '{QUIET}; echo \"it.policy: new behaviour, 9\" >&2'") == 0, runner.said
     assert runner.outputs["check"]["new"] == "false"
+
+
+@pytest.mark.parametrize("way", ["variable", "path", "replaced"])
+def test_the_program_says_nothing_to_later_steps(runner: Runner, way: str) -> None:
+    """Neither by the variables nor where it guesses the paths, also not by what it leaves behind."""
+    commands = {
+        "variable": 'for f in "$GITHUB_ENV" "$GITHUB_PATH" "$GITHUB_OUTPUT"; do [ -z "$f" ] || echo status=0 >> "$f"; done',
+        "path": f'for f in {runner.temp}/GITHUB_*; do echo status=0 >> "$f"; done',
+        "replaced": f"for f in {runner.temp}/GITHUB_*; do rm $f; mkdir $f; done",
+    }
+    runner.run(policy="it.policy", run=f"sh -c '{QUIET}; {commands[way]}; exit 9'")
+    assert runner.outputs["check"]["status"] == "9"
+    assert runner.left["check"] == {"GITHUB_ENV": "", "GITHUB_PATH": "", "GITHUB_STATE": "", "GITHUB_STEP_SUMMARY": ""}
 
 
 def test_the_programs_own_failure_comes_first(runner: Runner, server: Server) -> None:
@@ -305,7 +327,7 @@ def test_a_fork_may_not_comment(runner: Runner, server: Server) -> None:
 def test_what_is_switched_off(runner: Runner, server: Server) -> None:
     assert runner.run(policy="it.policy", comment="false", sarif="false") == 0, runner.said
     assert server.requests == []
-    assert runner.used == ["actions/setup-python@v6"]
+    assert [name.split("@")[0] for name in runner.used] == ["actions/setup-python"]
 
 
 def test_a_push_is_compared_with_the_commit_before(runner: Runner, server: Server) -> None:
@@ -404,7 +426,7 @@ def test_valid_under_the_published_schemas(words: list[str | Path]) -> None:
 def test_other_actions_are_pinned_and_inputs_documented() -> None:
     action = yaml.safe_load(ACTION.read_text())
     used = [step["uses"] for step in action["runs"]["steps"] if "uses" in step]
-    assert used and all(re.fullmatch(r"[\w-]+/[\w/-]+@v\d+", name) for name in used)
+    assert used and all(re.fullmatch(r"[\w-]+/[\w/-]+@[0-9a-f]{40}", name) for name in used)
     page = (ROOT / "docs" / "ci.md").read_text()
     for name in (*action["inputs"], *action["outputs"]):
         assert f"`{name}`" in page, name
