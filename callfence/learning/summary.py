@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from callfence.learning.rehearsal.plan import Choice, plan
 from callfence.learning.sure import call_name, has_names_only, sureness
 from callfence.shared.text import command_line, plural, printable
-from policygen.completeness.confidence import confidence
+from policygen.completeness.circumstances import run_next, seen_only
+from policygen.completeness.confidence import confidence, unseen
 from policygen.completeness.discovery import discovery
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
@@ -98,7 +99,9 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         rows.append(("widened", f"{widened} in {places} beyond what was seen"))
     rows += [
         ("how sure", sureness(sure, discovery(counted, names_only=names_only))),
-        ("not exercised", "; ".join(sure.unseen) or "nothing that a recording shows"),
+        ("not exercised", "; ".join(unseen(plain)) or "nothing that a recording shows"),
+        ("seen only", printable("; ".join(seen_only(plain.runs)) or "nothing: the runs differed in all that is recorded")),
+        ("run it next", "; ".join(run_next(plain)) or "in other ways: the recording suggests none"),
     ]
     rows += [("not observed", printable(gap)) for gap in (*learned.run.gaps, *learned.generated.gaps)]
     for seen in learned.generated.refused:

@@ -9,9 +9,10 @@ import time
 from typing import TYPE_CHECKING
 
 from callfence.learning.progress import progress
+from callfence.learning.started import circumstances
 from enforcer.program import failure, initial_environment, locate
 from policygen.recording.fold import Folder
-from policygen.recording.runs import Run
+from policygen.recording.runs import Circumstances, Run
 from tracer import session
 from tracer.errors import StartError, TracerError
 from tracer.launch import Program
@@ -82,6 +83,7 @@ def watch(
         gaps=tuple(sorted(recorder.gaps)),
         warm=prepared.is_warm,
         executed=tuple(sorted(recorder.execs)),
+        circumstances=Circumstances() if what is None else circumstances(what.environment),
     )
     return run, recorder.observations(), outcome.status
 

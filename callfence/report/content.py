@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from callfence.learning.sure import has_names_only
-from policygen.completeness.confidence import confidence
+from policygen.completeness.confidence import confidence, unseen
 from policygen.completeness.discovery import discovery
 from policygen.completeness.executables import executables
 from policygen.learning.beyond import unimplied
@@ -80,7 +80,7 @@ def gather(
         plain,
         recorded_in,
         lint(document),
-        confidence(counted, names_only=names_only),
+        replace(confidence(counted, names_only=names_only), unseen=unseen(plain)),
         discovery(counted, names_only=names_only),
         executables(plain),
         tuple(

@@ -12,6 +12,7 @@ from callfence.judging.sites import by_site, columns_of, widened
 from callfence.learning.sure import call_name, name_of, newest
 from callfence.report.content import calls_of
 from callfence.shared.text import on_one_line, printable
+from policygen.completeness.circumstances import run_next, seen_only
 from policygen.language.naming import format_call
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def _sure(report: Report) -> dict[str, object]:
             for one in report.discovery.growing
         ],
         "not_exercised": list(sure.unseen),
+        "seen_only": [printable(common) for common in seen_only(report.recording.runs)],
+        "run_next": list(run_next(report.recording)),
     }
 
 

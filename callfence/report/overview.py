@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from callfence.judging.differences import SAYS
 from callfence.learning.summary import size_of
 from callfence.report.markup import Child, Html, code, element, items, join, lines, terms
-from callfence.shared.text import on_one_line, plural
+from callfence.shared.text import on_one_line, plural, printable
+from policygen.completeness.circumstances import run_next, seen_only
 from policygen.language.naming import format_action, format_call
 from policygen.review.catalogue import Level
 from tracer.abi import table
@@ -131,6 +132,8 @@ def anchor(arch: str, name: str) -> str:
 def unexercised(report: Report) -> Html:
     """What was not exercised in any run."""
     found = [str(one) for one in report.sure.unseen]
+    found += [f"every run: {printable(common)}" for common in seen_only(report.recording.runs)]
+    found += [f"run it next: {'; '.join(steps)}" for steps in (run_next(report.recording),) if steps]
     found += sorted({f"not observed: {gap}" for run in report.recording.runs for gap in run.gaps})
     if not found:
         return element("p", "Nothing that a recording shows: a signal handler returned, a run failed, a run ended by itself.")

@@ -4,14 +4,16 @@ ASCII text, a JSON value a line: a header, the runs, the observations, each in a
 
     {"callfence recording": 3, "runs": 2, "observations": 1}
     {"id": "9f2c", "started": 1700000000000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
-     "warm": false, "executed": [["", "/bin/app"]], "rehearsed": ""}
+     "warm": false, "executed": [["", "/bin/app"]], "rehearsed": "",
+     "circumstances": ["/dev/null", "a pipe", "a pipe", "user", "C.UTF-8"]}
     {"id": "b01d", "started": 1700000060000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
-     "warm": false, "executed": [["", "/bin/app"], ["/bin/app", "/bin/ls"]], "rehearsed": ""}
+     "warm": false, "executed": [["", "/bin/app"], ["/bin/app", "/bin/ls"]], "rehearsed": "",
+     "circumstances": ["", "", "", "", ""]}
     {"arch": 3221225534, "number": 3, "arguments": [3], "executable": "/bin/app", "counts": [1, 4],
      "site": "/lib/libc.so.6+0x11b2c4 (93f70d1a)", "example": [3, 0, 0, 0, 0, 0]}
 
-(a run and an observation are one line each in the file).  Format 2 is the same without "rehearsed", format 1 without
-"executed" as well; both are read, too.
+(a run and an observation are one line each in the file).  Format 2 is the same without "rehearsed" and
+"circumstances", format 1 without "executed" as well; both are read, too.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from policygen.recording import atomic, folder
 from policygen.recording.observation import Observation
-from policygen.recording.runs import Recording, Run, WrongPlaceError, fold
+from policygen.recording.runs import Circumstances, Recording, Run, WrongPlaceError, fold
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -156,7 +158,8 @@ def _run(*values: Any) -> Run:
     """Make a run of the values of its line; older formats have fewer."""
     first, later = values[: len(_RUNS[1])], values[len(_RUNS[1]) :]
     pairs = (tuple((sys.intern(who), sys.intern(what)) for who, what in later[0]),) if later else ()
-    return Run(*first, *pairs, *later[1:])
+    said = [Circumstances(*map(sys.intern, texts)) for texts in later[2:]]
+    return Run(*first, *pairs, *later[1:2], *said)
 
 
 def _rows(lines: Sequence[str], start: int, end: int, filename: str, shape: Shape) -> Iterator[tuple[Any, ...]]:
@@ -237,6 +240,10 @@ def _are_texts(values: Sequence[Any]) -> bool:
     return _are_lists(values) and set(map(type, chain.from_iterable(values))) <= {str}
 
 
+def _are_circumstances(values: Sequence[Any]) -> bool:
+    return _are_texts(values) and set(map(len, values)) == {len(Circumstances._fields)}
+
+
 def _are_lists(values: Sequence[Any]) -> bool:
     return set(map(type, values)) == {list}
 
@@ -284,10 +291,11 @@ _RUN: Shape = {
     "warm": _are_flags,
     "executed": _are_pairs,
     "rehearsed": _are_text,
+    "circumstances": _are_circumstances,
 }
 _RUNS: Mapping[int, Shape] = {
-    1: {name: are for name, are in _RUN.items() if name not in ("executed", "rehearsed")},
-    2: {name: are for name, are in _RUN.items() if name != "rehearsed"},
+    1: {name: are for name, are in _RUN.items() if name not in ("executed", "rehearsed", "circumstances")},
+    2: {name: are for name, are in _RUN.items() if name not in ("rehearsed", "circumstances")},
     FORMAT: _RUN,
 }
 """By format."""

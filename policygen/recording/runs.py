@@ -11,6 +11,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
+class Circumstances(NamedTuple):
+    """What a run was started with.  '' stands for what is not known, in old and in imported recordings."""
+
+    input: str = ""
+    """What standard input was: `a file`, `a pipe`, `a socket`, `a terminal`, `/dev/null`, `a device` or `closed`."""
+    output: str = ""
+    """What standard output was."""
+    error: str = ""
+    """What standard error was."""
+    user: str = ""
+    """`root` or `user`."""
+    locale: str = ""
+    """As LC_ALL, LC_CTYPE or LANG says, C if none does."""
+
+
 class Run(NamedTuple):
     """One run of a program under observation."""
 
@@ -34,6 +49,7 @@ class Run(NamedTuple):
     rehearsed: str = ""
     """What made the run differ from an ordinary one, such as `write(fd=1) fails with EPIPE`; "" for an ordinary run.  Only what
     was new in a rehearsed run is recorded."""
+    circumstances: Circumstances = Circumstances()
 
     @property
     def order(self) -> tuple[int, str]:
@@ -144,7 +160,7 @@ def _observation(key: Key, folded: _Folded, runs: int) -> Observation:
 def _completeness(run: Run) -> tuple[object, ...]:
     """Return a total sort key by which the better of two accounts of one run is the greater."""
     ended = (run.complete, run.status is not None, run.status or 0)
-    return (*ended, run.started, run.command, run.gaps, run.warm, run.executed, run.rehearsed)
+    return (*ended, run.started, run.command, run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances)
 
 
 class WrongPlaceError(InternalError, ValueError):

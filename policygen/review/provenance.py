@@ -79,7 +79,7 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
             changed = Origin.EXTENDED if document.policy.portable else Origin.CHANGED
             origin = Origin.LEARNED if alternative in would_be or note else changed
         rule = Entry(alternative, entry.action, entry.otherwise)
-        found.append(Provenance(arch, number, rule, origin, note, covered, _widenings(alternative, covered, calls)))
+        found.append(Provenance(arch, number, rule, origin, note, covered, _widenings(alternative, number, covered, calls)))
     return tuple(found)
 
 
@@ -141,9 +141,11 @@ def _covered(alternative: Expression, seen: Sequence[Observation], calls: Table)
 
 
 def _widenings(
-    alternative: Expression, covered: Sequence[Observation], calls: Table
+    alternative: Expression, number: int, covered: Sequence[Observation], calls: Table
 ) -> dict[tuple[int, Widening], int]:
-    if not covered or (rule := read(alternative, calls, covered[0].number)) is None:
+    """Return how an alternative allows more than the observations of its own call; a capability may come from another."""
+    mine = [seen for seen in covered if seen.number == number]
+    if not mine or (rule := read(alternative, calls, number)) is None:
         return {}
-    found = Counter((one.index, one.widening) for seen in covered for one in widenings_of(rule, seen, calls))
+    found = Counter((one.index, one.widening) for seen in mine for one in widenings_of(rule, seen, calls))
     return dict(sorted(found.items()))

@@ -177,7 +177,9 @@ def test_bad_files_are_refused_with_their_line(content: str, message: str) -> No
     assert str(error.value).startswith(f"app.rec:{message}")
 
 
-@pytest.mark.parametrize(("number", "lacks"), [(1, ("executed", "rehearsed")), (2, ("rehearsed",))])
+@pytest.mark.parametrize(
+    ("number", "lacks"), [(1, ("executed", "rehearsed", "circumstances")), (2, ("rehearsed", "circumstances"))]
+)
 def test_an_older_format_is_read_and_written_as_the_newest(tmp_path: Path, number: int, lacks: tuple[str, ...]) -> None:
     header, *rows = map(json.loads, lines())
     for row in rows[:2]:
