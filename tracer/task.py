@@ -107,13 +107,13 @@ def kin_of(tid: int) -> tuple[int, int]:
     return int(fields.get("Tgid", tid)), int(fields.get("PPid", 0))
 
 
-def runs(tid: int) -> bool:
-    """Whether a task is running or ready to run; True if that cannot be read."""
+def state(tid: int) -> str:
+    """What a task is doing, by one letter (proc_pid_stat(5)); "R", as of one that runs, if that cannot be read."""
     try:
         with open(f"{proc()}/{tid}/stat", "rb") as file:
-            return file.read().rpartition(b") ")[2][:1] == b"R"
+            return file.read().rpartition(b") ")[2][:1].decode()
     except OSError:
-        return True
+        return "R"
 
 
 def has_filter(tid: int) -> bool:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tracer import session
-from tracer.task import is_caught, runs
+from tracer.task import is_caught, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +23,10 @@ IDLE: Final = 1.5
 """and when it has waited for so many seconds: nobody will connect to a server, or type."""
 FEW: Final = 100
 """Calls that a program which waits makes in that time at most: some wake up now and then."""
+BUSY: Final = ("R", "D", "t")
+"""States of a task that does more than wait: it runs, it waits for a disk, or its tracer has yet to take its stop."""
 CROWD: Final = 16
-"""Tasks above which none is asked whether it runs, which takes 15 us each."""
+"""Tasks above which none is asked what it does, which takes 15 us each."""
 GRACE: Final = 1.0
 """Seconds that a run gets for ending on SIGTERM, and processes that outlive their program for ending by themselves."""
 SIGTERM: Final = 15
@@ -72,8 +74,8 @@ class Clock:
         calls, distinct = self._seen
         if self._distinct() > distinct or loop.family.calls > calls + FEW:
             return True
-        tasks = list(loop.tasks)
-        return len(tasks) <= CROWD and any(map(runs, tasks))
+        tasks = [task for task in list(loop.tasks.values()) if not task.stopped]
+        return len(tasks) <= CROWD and any(state(task.tid) in BUSY for task in tasks)
 
     def _end(self, loop: Loop, now: float) -> None:
         """Ask for the end, as an operator would, before killing."""
