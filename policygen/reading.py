@@ -33,7 +33,7 @@ def read(name: str, limit: int = MAX_SIZE, check: Check | None = None) -> bytes:
             check(name, status)
         data = file.read(limit + 1) or b""  # None: the file would make us wait, as some of /proc do
     if len(data) > limit:
-        raise OSError(errno.EFBIG, f"more than {limit >> 20} MiB, so it is not a policy", name)
+        raise OSError(errno.EFBIG, f"more than {limit >> 20} MiB, which is too much to be read", name)
     return data
 
 

@@ -26,6 +26,7 @@ from itertools import chain, islice, pairwise, starmap
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from policygen import reading
 from policygen.recording import atomic, folder
 from policygen.recording.observation import Observation
 from policygen.recording.runs import Circumstances, Recording, Run, WrongPlaceError, fold
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 FORMAT = 3
 _MAGIC = "callfence recording"
+_MAX_SIZE = 16 << 30
+"""Bytes, for sparse files; a recording of that size would not fit in memory."""
 _MANY = 4096
 """Lines that are decoded at once."""
 
@@ -57,8 +60,8 @@ def is_recording(data: bytes) -> bool:
 
 
 def load(path: Path) -> Recording:
-    """Read the recording in a file.  Raises RecordingError, or OSError if it cannot be read."""
-    return parse(path.read_bytes(), str(path))
+    """Read the recording in a regular file.  Raises RecordingError, or OSError if it cannot be read."""
+    return parse(reading.read(str(path), _MAX_SIZE), str(path))
 
 
 def load_all(paths: Sequence[Path]) -> Recording:
@@ -66,7 +69,8 @@ def load_all(paths: Sequence[Path]) -> Recording:
 
     Raises the errors of `load`.
     """
-    once = {path: load(path) for path in paths if not path.is_file()}  # a pipe, which cannot be read again
+    # A pipe (`<(zcat a.rec.gz)`) cannot be read again, and merging is the one thing that takes one.
+    once = {path: parse(path.read_bytes(), str(path)) for path in paths if not path.is_file()}
 
     def recordings() -> Iterator[Recording]:
         for path in paths:

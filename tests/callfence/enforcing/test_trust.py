@@ -79,10 +79,11 @@ def test_a_policy_is_opened_as_the_kernel_would(work: Path) -> None:
     assert enforce(work, "-p", "link/../it.policy", "true").returncode == 125
 
 
-@pytest.mark.parametrize("command", ["enforce", "show", "why", "lint", "diff"])
+@pytest.mark.parametrize("command", ["enforce", "show", "why", "lint", "diff", "recording", "verify", "import"])
 def test_a_pipe_is_refused_at_once(work: Path, command: str) -> None:
     os.mkfifo(work / "pipe")
     words = {"enforce": ["enforce", "-p", "pipe", "true"], "diff": ["diff", "pipe", "true.policy"]}
+    words |= {"recording": ["why", "--recording", "pipe", "true.policy"], "import": ["import", "--from", "strace", "pipe"]}
     arguments = [sys.executable, "-m", "callfence", *words.get(command, [command, "pipe"])]
     done = subprocess.run(arguments, cwd=work, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode in (2, 125)
