@@ -95,7 +95,7 @@ class _Telling:
             return
         options = self._options
         runs = plural(min(planned, options.rehearse_runs), "run")
-        where = f", each in {scratch.way}" if scratch else ", each with all the effects that the program has"
+        where = f", each in {scratch.way}" if scratch else ", each of which repeats what the program does to files and peers"
         _say(f"rehearsing: at most {runs} of {planned:,}, {options.rehearse_seconds:.0f} seconds{where}; ^C ends it")
         if plain.witness.reads_input and not plain.input.is_repeatable:
             _say("rehearsing: the program reads a pipe, which is empty in these runs; give its input as a file")

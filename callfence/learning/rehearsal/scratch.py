@@ -21,8 +21,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Way(StrEnum):
     """How a run gets its copy."""
 
-    OVERLAY = "an overlay on it"
-    COPY = "a copy of its own"
+    OVERLAY = "an overlay on the current folder"
+    COPY = "a copy of the current folder"
 
 
 class Scratch:

@@ -95,7 +95,7 @@ def test_where_no_overlay_is_permitted_each_run_gets_a_copy(
     code += "from callfence.learning.command import main\nmain(sys.argv[1:])\n"
     command = [sys.executable, "-c", code, "--exact", "-o", "it.policy", *FAULTS, "--scratch", "./app", "leaves"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0 and "each in a copy of its own" in done.stderr
+    assert done.returncode == 0 and "each in a copy of the current folder" in done.stderr
     assert "creat" in policy(tmp_path) and not (tmp_path / "left").exists()
     assert {row["executable"] for row in observations(tmp_path)} == {str(app)}
 
