@@ -26,7 +26,7 @@ int main(void) {
     puts("learn must find: socket: family == AF_INET && type & 0xf == SOCK_STREAM\n"
          "learn must find: socket: family == AF_UNIX && type & 0xf == SOCK_DGRAM\n"
          "learn must find: setsockopt: level == SOL_SOCKET && optname == SO_REUSEADDR\n"
-         "learn must find: setsockopt: level == SOL_TCP && optname == TCP_NODELAY\n"
+         "learn must find: setsockopt: level == SOL_TCP && optname in {TCP_NODELAY, TCP_CORK, TCP_QUICKACK}\n"
          "learn must find: setsockopt: level == SOL_SOCKET && optname == SO_PASSCRED\n"
          "learn must refuse: socket(family=AF_INET, type=SOCK_DGRAM)\n"
          "learn must refuse: socket(family=AF_UNIX, type=SOCK_STREAM)\n"

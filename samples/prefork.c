@@ -62,7 +62,7 @@ int main(void) {
          "learn must find: kill: sig == SIGTERM\n"
          "learn must find: clone: clone_flags == SIGCHLD\n"
          "learn must refuse: kill(sig=SIGSTOP)\n"
-         "learn must refuse: kill(sig=SIGCONT)\n"
+         "learn must refuse: kill(sig=SIGWINCH)\n"
          "learn must refuse: execve()\n"
          "learn must refuse: clone(clone_flags=CLONE_NEWUSER|SIGCHLD)");
     return failures;
