@@ -92,7 +92,7 @@ def test_the_suite_is_the_workload(learned: Project) -> None:
     """From the interpreter's start on, and with what the tests start."""
     text = learned.policy.read_text()
     assert "\nsocketpair: family == AF_UNIX" in text
-    assert "\nset_tid_address: allow\n" in text
+    assert "\nmmap: prot == PROT_READ|PROT_EXEC" in text  # the loader
     assert (learned.folder / ".callfence" / "pytest.rec").exists()
 
 
