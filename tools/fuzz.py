@@ -179,7 +179,7 @@ _FOREIGN = (
 _RECORDING = """\
 {"callfence recording": 3, "runs": 1, "observations": 2}
 {"id": "9", "started": 1, "command": ["a"], "status": 0, "complete": true, "gaps": [], "warm": true, "executed": [["","/"]], \
-"rehearsed": "x"}
+"rehearsed": "x", "circumstances": ["a file", "", "", "root", "C"]}
 {"arch": 3221225534, "number": 3, "arguments": [3], "executable": "/", "counts": [1], "site": "a", "example": [3,0,0,0,0,0]}
 {"arch": 3221225534, "number": 9, "arguments": [null], "executable": "", "counts": [2], "site": "", "example": [0,0,0,0,0,0]}
 """
