@@ -1,0 +1,122 @@
+. "$(dirname "$0")/common.sh"
+UPSTREAM=${UPSTREAM:-$((PORT + 1))}
+pid() { cat data/nginx.pid; }
+nginx_() { start nginx -p data -c nginx.conf -e error.log; }
+
+new_folder
+mkdir data/tmp data/www data/store
+chmod 777 data/store
+echo hello >data/www/index.html
+head -c 3000000 /dev/zero >data/www/big
+head -c 5000000 /dev/zero >upload
+: >data/www/secret
+chmod 0 data/www/secret
+cat >data/nginx.conf <<CONF
+daemon off;
+worker_processes 2;
+user nobody nogroup;
+pid nginx.pid;
+error_log error.log notice;
+events { worker_connections 512; }
+http {
+    access_log access.log;
+    client_body_temp_path tmp/body; proxy_temp_path tmp/proxy; fastcgi_temp_path tmp/fastcgi;
+    uwsgi_temp_path tmp/uwsgi; scgi_temp_path tmp/scgi;
+    client_max_body_size 10m;
+    sendfile on;
+    gzip on;
+    server {
+        listen 127.0.0.1:$PORT;
+        root www;
+        location /list/ { alias www/; autoindex on; }
+        location /up/ { proxy_pass http://127.0.0.1:$UPSTREAM; proxy_read_timeout 1s; }
+    }
+}
+CONF
+
+upstream() {
+    python3 -c '
+import http.server, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        time.sleep(2 * self.path.endswith("slow"))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(bytes(400_000))
+    do_POST = do_PUT = do_GET
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()' "$UPSTREAM" 2>/dev/null &
+    upstream=$!
+    eventually bash -c ": <>/dev/tcp/127.0.0.1/$UPSTREAM"
+}
+
+plain() {
+    answers 200 /
+    answers 404 /missing
+}
+
+requests() {
+    plain
+    answers 200 /big
+    answers 206 /big -r 5-10
+    answers 200 / -I
+    answers 200 /list/ --compressed
+    [ "$(id -u)" != 0 ] || answers 403 /secret
+    answers 405 / -X POST
+    answers 413 / -H 'Content-Length: 99999999' -d x
+    rude /big
+    answers 502 /up/
+    upstream
+    answers 200 /up/
+    answers 200 /up/ -T upload
+    answers 504 /up/slow
+    kill $upstream
+    { wait $upstream || true; } 2>/dev/null
+    answers 502 /up/
+}
+
+reload() {
+    replaced kill -HUP "$(pid)"
+    plain
+}
+
+rotate() {
+    mv data/access.log data/access.log.1
+    kill -USR1 "$(pid)"
+    eventually test -e data/access.log
+    plain
+    eventually test -s data/access.log
+}
+
+bad_reload() {
+    cp data/nginx.conf data/good
+    echo 'nonsense;' >>data/nginx.conf
+    kill -HUP "$(pid)"
+    eventually grep -q nonsense data/error.log
+    mv data/good data/nginx.conf
+    plain
+}
+
+worker_dies() {
+    kill -KILL "$(pgrep -n -P "$(pid)")"
+    eventually grep -q 'exited on signal 9' data/error.log
+    plain
+}
+
+case $part in
+once)
+    nginx_; plain; stop QUIT
+    ;;
+recipe)
+    nginx_; requests; stop QUIT
+    nginx_; requests; reload; rotate; bad_reload; worker_dies; together 20 10 200 /; together 5 3 200 /big; stop TERM
+    nginx_; plain; stop INT
+    ;;
+everything)
+    nginx_; plain; stop QUIT
+    nginx_; requests; reload; rotate; plain; together 60 50 200 /; together 20 5 200 /big; reload; rotate; worker_dies; stop QUIT
+    nginx_; requests; stop TERM
+    nginx_; plain; stop INT
+    ;;
+esac

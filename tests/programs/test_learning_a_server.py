@@ -1,0 +1,41 @@
+"""The recipe of docs/learning-a-server.md: after its runs, a server does under its policy all that it does without."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from needed import require
+
+if TYPE_CHECKING:
+    from conftest import Commands
+
+SCRIPTS = Path(__file__).parent / "servers"
+TIMEOUT = 300
+"""Seconds for all runs of one part."""
+
+
+@pytest.mark.parametrize(
+    ("server", "packages"),
+    [("nginx", ("nginx", "curl")), ("redis", ("redis-server", "redis-tools"))],
+    ids=["nginx", "redis"],
+)
+def test_no_denial_after_the_recipe(server: str, packages: tuple[str, ...], commands: Commands, shown_path: Path) -> None:
+    require(*packages)
+    policy, log = shown_path / "server.policy", shown_path / "log"
+    for part, command in (("recipe", commands.learning(policy)), ("everything", commands.enforcing(policy, log))):
+        ran = commands.plain(
+            ["bash", SCRIPTS / f"{server}.sh", part, *command], shown_path, timeout=TIMEOUT,
+            env={**commands.environment, "PORT": free_port(), "UPSTREAM": free_port()},
+        )
+        assert ran.returncode == 0, f"{part}: {ran.stderr.decode()}{commands.violations(log)}"
+    assert commands.violations(log) == []
+    assert "implied 1" in policy.read_text()
+
+
+def free_port() -> str:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return str(server.getsockname()[1])

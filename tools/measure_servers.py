@@ -1,0 +1,98 @@
+"""Measures what docs/learning-a-server.md says of servers: measure_servers.py [SERVER ...].
+
+It needs nginx, redis-server, gunicorn with Flask, node and postgres (or those that are named), and root for postgres, which then
+runs as the user of that name, who must be able to read this Python.  The table is printed, and each denied call on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "tests" / "programs" / "servers"
+BIN = Path(sys.executable).parent
+SERVERS = ("postgres", "nginx", "gunicorn", "redis", "node")
+MODES = {"--exact": ("--exact",), "implied 1": ()}
+TABLE = (
+    "| | one plain run: lines | | denied later | | the recipe: runs | lines | | denied later | |\n"
+    "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+    f"| policy |{' --exact | implied 1 |' * 2} |{' --exact | implied 1 |' * 2}"
+)
+
+
+def main(servers: Sequence[str]) -> None:
+    print(TABLE)
+    with tempfile.TemporaryDirectory(prefix="callfence-servers-") as name:
+        Path(name).chmod(0o755)
+        for server in servers:
+            measure(server, Path(name))
+
+
+def measure(server: str, folder: Path) -> None:
+    """Print a row for each policy of a server."""
+    cells: dict[str, list[str]] = {}
+    for part in ("once", "recipe"):
+        lines, denials = list[dict[str, int]](), list[dict[str, int]]()
+        for mode, options in MODES.items():
+            work = folder / f"{server} {part} {mode}".replace(" ", "-")
+            run(server, part, work, BIN / "learn", "-q", *options, "--")
+            runs = len((work / "starts").read_text().splitlines())
+            policies = sorted(work.glob("*.policy"))
+            lines.append({policy.stem: len(policy.read_text().splitlines()) for policy in policies})
+            audit = ["--audit"] * (part == "once")
+            run(server, "everything", work, BIN / "enforce", "--log", log := work / "denied", *audit, "--")
+            denials.append(denied(log, f"{server}, {part}, {mode}", [policy.stem for policy in policies]))
+        for policy in lines[0]:
+            row = cells.setdefault(policy, [policy])
+            row += [str(runs)] * (part == "recipe")
+            row += [str(one[policy]) for counts in (lines, denials) for one in counts]
+    for row in cells.values():
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+def run(server: str, part: str, folder: Path, *command: str | Path) -> None:
+    """Run a part of a server's script, as the user postgres if the server refuses to be root."""
+    folder.mkdir(exist_ok=True)
+    become: tuple[str, ...] = ()
+    if server == "postgres" and os.geteuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
+        become = ("setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups")
+    path = f"{BIN}:{os.environ['PATH']}:/usr/sbin"
+    environment = {"PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8", "PORT": port(), "UPSTREAM": port()}
+    words = [*become, "bash", SCRIPTS / f"{server}.sh", part, *command]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        output = (folder / "out").read_text()[-2000:]
+        sys.exit(f"{server}, {part}, {command[0]}: {done.stdout}{done.stderr}{output}")
+
+
+def port() -> str:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return str(server.getsockname()[1])
+
+
+def denied(log: Path, what: str, policies: Sequence[str]) -> dict[str, int]:
+    """How many different lines each policy lacks, by a log of violations; they are told on standard error."""
+    lacking: dict[str, dict[str, str]] = {policy: {} for policy in policies}
+    for violation in map(json.loads, log.read_text().splitlines()):
+        for advice in violation["allow"]:
+            lacking[Path(advice["file"]).stem].setdefault(advice["line"], violation["call"])
+    for policy, calls in lacking.items():
+        for line, call in calls.items():
+            print(f"{what}: {policy}: {call}\n    {line}", file=sys.stderr)
+    return {policy: len(calls) for policy, calls in lacking.items()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or SERVERS)
