@@ -1,7 +1,7 @@
 """Measures what docs/learning-a-server.md says of servers: measure_servers.py [SERVER ...].
 
-It needs nginx, redis-server, gunicorn with Flask, node and postgres (or those that are named), and root for postgres, which then
-runs as the user of that name, who must be able to read this Python.  The table is printed, and each denied call on standard error.
+It needs nginx, redis-server, gunicorn with Flask, node and postgres, or those that are named.  As root, it runs postgres as the
+user of that name, who must be able to read this Python.  It prints the table, and each denied call on standard error.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ TIMEOUT = 300
 
 @pytest.mark.parametrize(
     ("server", "packages"),
-    [("nginx", ("nginx", "curl")), ("redis", ("redis-server", "redis-tools"))],
+    [("nginx", ("nginx", "curl", "procps")), ("redis", ("redis-server", "redis-tools"))],
     ids=["nginx", "redis"],
 )
 def test_no_denial_after_the_recipe(server: str, packages: tuple[str, ...], commands: Commands, shown_path: Path) -> None:
