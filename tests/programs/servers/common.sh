@@ -54,7 +54,7 @@ stop() {
 
 # eventually COMMAND ...: until it succeeds
 eventually() {
-    local tries=300
+    local tries=1200
     until "$@" >/dev/null 2>&1; do
         tries=$((tries - 1))
         [ $tries -gt 0 ] || fail "it never came: $*"

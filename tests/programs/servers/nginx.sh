@@ -29,7 +29,8 @@ http {
         listen 127.0.0.1:$PORT;
         root www;
         location /list/ { alias www/; autoindex on; }
-        location /up/ { proxy_pass http://127.0.0.1:$UPSTREAM; proxy_read_timeout 1s; }
+        location /up/ { proxy_pass http://127.0.0.1:$UPSTREAM; }
+        location /up/slow { proxy_pass http://127.0.0.1:$UPSTREAM; proxy_read_timeout 1s; }
     }
 }
 CONF
@@ -40,7 +41,7 @@ import http.server, sys, time
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        time.sleep(2 * self.path.endswith("slow"))
+        time.sleep(60 * self.path.endswith("slow"))
         self.send_response(200)
         self.end_headers()
         self.wfile.write(bytes(400_000))
@@ -81,12 +82,16 @@ reload() {
     plain
 }
 
+# Each worker opens the new log when it gets to it; until then it writes to the old one.
+logged() {
+    plain
+    test -s data/access.log
+}
+
 rotate() {
     mv data/access.log data/access.log.1
     kill -USR1 "$(pid)"
-    eventually test -e data/access.log
-    plain
-    eventually test -s data/access.log
+    eventually logged
 }
 
 bad_reload() {
