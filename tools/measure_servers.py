@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,11 +25,9 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "tests" / "programs" / "servers"
 BIN = Path(sys.executable).parent
 SERVERS = ("postgres", "nginx", "gunicorn", "redis", "node")
 MODES = {"--exact": ("--exact",), "implied 1": ()}
-TABLE = (
-    "| | one plain run: lines | | denied later | | the recipe: runs | lines | | denied later | |\n"
-    "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
-    f"| policy |{' --exact | implied 1 |' * 2} |{' --exact | implied 1 |' * 2}"
-)
+TABLE = """\
+| policy | learned from | runs | lines: `--exact` | `implied 1` | denied: `--exact` | `implied 1` |
+|---|---|--:|--:|--:|--:|--:|"""
 
 
 def main(servers: Sequence[str]) -> None:
@@ -40,25 +39,21 @@ def main(servers: Sequence[str]) -> None:
 
 
 def measure(server: str, folder: Path) -> None:
-    """Print a row for each policy of a server."""
-    cells: dict[str, list[str]] = {}
-    for part in ("once", "recipe"):
+    """Print two rows for each policy of a server."""
+    for part, name in (("once", "one plain run"), ("recipe", "the recipe")):
         lines, denials = list[dict[str, int]](), list[dict[str, int]]()
         for mode, options in MODES.items():
             work = folder / f"{server} {part} {mode}".replace(" ", "-")
             run(server, part, work, BIN / "learn", "-q", *options, "--")
-            runs = len((work / "starts").read_text().splitlines())
+            starts = Counter((work / "starts").read_text().split("\n"))
             policies = sorted(work.glob("*.policy"))
             lines.append({policy.stem: len(policy.read_text().splitlines()) for policy in policies})
             audit = ["--audit"] * (part == "once")
             run(server, "everything", work, BIN / "enforce", "--log", log := work / "denied", *audit, "--")
             denials.append(denied(log, f"{server}, {part}, {mode}", [policy.stem for policy in policies]))
         for policy in lines[0]:
-            row = cells.setdefault(policy, [policy])
-            row += [str(runs)] * (part == "recipe")
-            row += [str(one[policy]) for counts in (lines, denials) for one in counts]
-    for row in cells.values():
-        print(f"| {' | '.join(row)} |", flush=True)
+            cells = [policy, name, starts[policy], *(counts[policy] for counts in (*lines, *denials))]
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def run(server: str, part: str, folder: Path, *command: str | Path) -> None:
