@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
+from needed import require
 
 ENFORCE = (sys.executable, "-m", "callfence", "enforce")
 
@@ -15,4 +17,14 @@ def test_calls_that_depend_on_timing_are_allowed(program, plain, learn, check, l
     assert learned.done.returncode == 0, learned.done.stderr
     for _ in range(2):  # the addresses differ
         done = plain(*ENFORCE, "-p", learned.policy, program("chance"), check, *later)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_however_threads_and_processes_wait_for_one_another_is_allowed(compile_c, plain, learn):
+    require("g++")
+    waits = compile_c(Path(__file__).parent / "programs" / "waits.cc", "-pthread", compiler="g++")
+    learned = learn(waits)
+    assert learned.done.returncode == 0, learned.done.stderr
+    for _ in range(30):
+        done = plain(*ENFORCE, "-p", learned.policy, waits)
         assert (done.returncode, done.stderr) == (0, b"")
