@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
 FUZZ_SECONDS ?= 60
+STORM_ROUNDS ?= 10000
 # In two processes, each test file in one of them.
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 # A path instead of setuptools' import hook, which would take 10 ms of every start.
@@ -15,6 +16,7 @@ help:
 	@echo 'make check    ruff and mypy --strict'
 	@echo 'make fuzz     try hostile files and random policies, FUZZ_SECONDS=60 for each of five targets'
 	@echo 'make soak     run random process trees under learn for SOAK_SECONDS=7200'
+	@echo 'make storm    send signals to the helper of enforce at random moments, STORM_ROUNDS=10000'
 	@echo 'make bench    measure what learn and enforce cost; writes docs/benchmarks.md'
 	@echo 'make corpus   learn and enforce real programs; writes docs/corpus.md'
 	@echo 'make circumstances  count what is denied in other circumstances than the learned ones; writes docs/circumstances.md'
@@ -41,6 +43,9 @@ fuzz: $(VENV)/developer
 soak: $(VENV)/installed
 	$(BIN)/python tools/soak.py $(SOAK_SECONDS)
 
+storm: $(VENV)/installed
+	$(BIN)/python tools/storm.py $(STORM_ROUNDS)
+
 bench: $(VENV)/installed
 	$(BIN)/python bench/run.py docs/benchmarks.md
 
@@ -55,13 +60,16 @@ circumstances: set-up-circumstances $(VENV)/installed
 samples: $(VENV)/developer
 	$(BIN)/python -m pytest tests/programs/test_samples.py tests/programs/test_changes.py --update-policies
 
-commands: completions manuals
+commands: completions manuals helper-filter
 
 completions: $(VENV)/developer
 	$(BIN)/python tools/make_completions.py completions
 
 manuals: $(VENV)/installed
 	$(BIN)/python tools/make_manuals.py man
+
+helper-filter: $(VENV)/installed
+	$(BIN)/python tools/make_helper_filter.py enforcer
 
 $(VENV)/python: | set-up
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
@@ -95,4 +103,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL: # two targets may install packages
-.PHONY: help demo test check fuzz soak bench corpus circumstances samples commands completions manuals clean set-up set-up-tests set-up-circumstances python-is-new-enough
+.PHONY: help demo test check fuzz soak storm bench corpus circumstances samples commands completions manuals helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough

@@ -1,0 +1,13 @@
+"""A short version of `make storm`: signals hit the helper at random moments, and no denied call runs or is forgotten."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_a_short_storm() -> None:
+    tool = Path(__file__).parent.parent.parent / "tools" / "storm.py"
+    done = subprocess.run([sys.executable, tool, "25"], check=False, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "25 rounds, 0 wrong\n"), done.stderr
