@@ -1,0 +1,95 @@
+"""`enforce --log`: a line for each violation, JSON only, and nothing lost in silence."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.enforcer.conftest import Workplace
+
+FLOOR = "read: allow\nwrite: allow\nexit_group: allow\n"
+ERRNO = "default errno EACCES\n" + FLOOR
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_one_call_does_not_silence_others(place: Workplace) -> None:
+    """Each call has descriptions of its own; how many more there were is a line too."""
+    place.policy(ERRNO)
+    calls = [f"16,{descriptor},{0x5401 + command}" for descriptor in range(2) for command in range(100)]
+    done = place.enforce("--log", "log", place.calls(), *calls, "110")
+    assert done.stderr == ""
+    place.wait_for_helpers()
+    found = lines(place.folder / "log")
+    assert "getppid()" in [line.get("call") for line in found]
+    more = [line["message"] for line in found if "message" in line]
+    assert len(more) == 1
+    assert more[0].endswith("more violations of ioctl (x86_64) were not described")
+
+
+def test_a_fifo_that_nobody_reads(place: Workplace) -> None:
+    place.policy(ERRNO)
+    os.mkfifo(place.folder / "fifo")
+    done = place.enforce("--log", "fifo", place.calls(), "110", timeout=20)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "the log fifo cannot be opened: nobody reads it" in done.stderr
+
+
+def test_a_fifo_whose_reader_is_slow_or_gone(place: Workplace) -> None:
+    place.policy(ERRNO)
+    os.mkfifo(place.folder / "fifo")
+    reader = os.open(place.folder / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    calls = [f"10,{4096 * page},1,{bits}" for page in range(40) for bits in range(8)]
+    calls += [f"9,0,1,3,{bits}" for bits in range(100)] + [f"72,{fd},{cmd}" for fd in range(3) for cmd in range(1030, 1090)]
+    began = time.monotonic()
+    done = place.enforce("--log", "fifo", place.calls(), *calls)
+    assert done.stdout == "-13\n" * len(calls)
+    assert time.monotonic() - began < 30
+    content = os.read(reader, 1 << 20)
+    os.close(reader)
+    written = [json.loads(line) for line in content.decode().splitlines()]
+    assert "reports of violations could not be written" in done.stderr or len(written) > 100
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to mount a small file system")
+def test_a_disk_that_becomes_full(place: Workplace) -> None:
+    """No line is written by half, and what was lost is told."""
+    place.policy(ERRNO)
+    disk = place.folder / "disk"
+    disk.mkdir()
+    under = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size=16k none {disk} && "$@"; cp {disk}/log copy', "sh")
+    calls = [f"10,{4096 * page},1,{bits}" for page in range(6) for bits in range(8)] + [f"9,0,1,3,{bits}" for bits in range(99)]
+    done = place.enforce("--log", f"{disk}/log", place.calls(), *calls, under=under)
+    assert done.stdout == "-13\n" * len(calls)
+    written = lines(place.folder / "copy")
+    assert 5 < len(written) < len(calls)
+    assert "reports of violations could not be written" in done.stderr
+
+
+def test_a_full_disk_is_told(place: Workplace) -> None:
+    place.policy(ERRNO)
+    done = place.enforce("--log", "/dev/full", place.calls(), "110", "39")
+    assert (done.returncode, done.stdout) == (9, "-13\n" * 2)
+    assert done.stderr == "enforce: 2 reports of violations could not be written\n"
+
+
+def test_it_is_said_in_the_log_that_a_helper_was_replaced(place: Workplace) -> None:
+    place.policy(ERRNO)
+    process = place.start("--log", "log", place.calls(), "110", "wait", "39")
+    assert process.stdout.readline() == "-13\n"
+    os.kill(place.helper(), 9)
+    output, errors = process.communicate("x", timeout=30)
+    assert (output, errors) == ("-13\n", "")
+    place.wait_for_helpers()
+    found = lines(place.folder / "log")
+    assert [line.get("call") for line in found] == ["getppid()", None, "getpid()"]
+    assert "replaced" in str(found[1]["message"])
