@@ -32,7 +32,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def test_what_the_baseline_forbids_is_shown_and_not_allowed(base: Path, tmp_path: Path) -> None:
-    ran = learn(tmp_path, "--within", base, "--", "sh", "-c", "echo hello; exit 3", status=3)
+    ran = learn(tmp_path, "--exact", "--within", base, "--", "sh", "-c", "echo hello; exit 3", status=3)
     assert ran.stdout == "hello\n"
     assert f"{base} forbids what the program did" in ran.stderr
     assert "1 x write(fd=1, buf=0x" in ran.stderr
@@ -40,7 +40,7 @@ def test_what_the_baseline_forbids_is_shown_and_not_allowed(base: Path, tmp_path
     assert "\nwrite: errno EPERM\n" in (tmp_path / "it.policy").read_text()
     run(tmp_path, *CALLFENCE, "reduce", "--check", base, "it.policy")
     before = (tmp_path / "it.policy").read_bytes()
-    assert "forbids" in learn(tmp_path, "-q", "--within", base, "--", "sh", "-c", "echo hello; exit 3", status=3).stderr
+    assert "forbids" in learn(tmp_path, "-q", "--exact", "--within", base, "--", "sh", "-c", "echo hello; exit 3", status=3).stderr
     assert (tmp_path / "it.policy").read_bytes() == before
 
 
@@ -52,12 +52,12 @@ def test_a_policy_that_exceeds_it_is_cut_back(base: Path, tmp_path: Path) -> Non
 
 
 def test_check_writes_nothing_and_fails_for_what_may_be_added_alone(base: Path, tmp_path: Path) -> None:
-    learn(tmp_path, "-q", "--within", base, "--", "true")
+    learn(tmp_path, "-q", "--exact", "--within", base, "--", "true")
     before = (tmp_path / "it.policy").read_bytes()
-    only_forbidden = learn(tmp_path, "--check", "--within", base, "--", "sh", "-c", "echo hello")
+    only_forbidden = learn(tmp_path, "--exact", "--check", "--within", base, "--", "sh", "-c", "echo hello")
     assert "forbids what the program did" in only_forbidden.stderr
     (tmp_path / "wider.policy").write_text(base.read_text() + "write: allow\n")
-    new = learn(tmp_path, "--check", "--within", "wider.policy", "--", "sh", "-c", "echo hello", status=1)
+    new = learn(tmp_path, "--exact", "--check", "--within", "wider.policy", "--", "sh", "-c", "echo hello", status=1)
     assert "+ write: allow" in new.stderr
     assert (tmp_path / "it.policy").read_bytes() == before
 
