@@ -84,9 +84,10 @@ def _import(options: argparse.Namespace) -> int:
         program=options.program,
     )
     if formats.FORMATS[options.format].records:
-        from callfence.learning.import_recording import import_recording
+        from callfence.learning.import_recording import LogOptions, import_recording
 
-        return import_recording(options, given)
+        output = Path(options.output) if options.output else None
+        return import_recording(LogOptions(options.format, options.file, output, options.within, options.exact, given))
     made, losses = read_policy(options.format, options.file, content(options.file), given)
     for line in loss_lines(losses, f"than {options.file}"):
         print(f"callfence import: {line}", file=sys.stderr)

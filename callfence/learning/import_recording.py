@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from callfence.learning import baseline
 from callfence.learning.store import add
@@ -22,7 +22,6 @@ from policygen.review.rehearsal import held_back
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
-    import argparse
 
     from policygen.formats import FormatOptions
     from policygen.language.document import Document
@@ -32,15 +31,28 @@ MAX_LOG = 2 << 30
 """Bytes: an hour of strace takes some hundred MiB."""
 
 
-def import_recording(options: argparse.Namespace, given: FormatOptions) -> int:
+class LogOptions(NamedTuple):
+    """A command line of `callfence import` that names a log."""
+
+    format: str
+    file: str
+    """`-` is standard input."""
+    output: Path | None
+    within: str | None
+    """The baseline's file."""
+    exact: bool
+    given: FormatOptions
+
+
+def import_recording(options: LogOptions) -> int:
     """Into NAME.rec, into NAME.policy and its recording as `learn` does, or as a policy to standard output.
 
     Raises UserError and what `inputs.judged` tells.
     """
-    output = Path(options.output) if options.output else None
+    output = options.output
     if output is not None and output.suffix not in (".policy", ".rec"):
         raise UserError(f"{output}: a recording is written to NAME.rec, or to NAME.policy and its recording")
-    recording = _read(options.format, options.file, given)
+    recording = _read(options)
     for gap in dict.fromkeys(gap for run in recording.runs for gap in run.gaps):
         print(printable(f"callfence import: {options.file}: {gap}"), file=sys.stderr)
     if output is None:
@@ -53,7 +65,7 @@ def import_recording(options: argparse.Namespace, given: FormatOptions) -> int:
     return 0
 
 
-def _into_policy(policy: Path, recording: Recording, options: argparse.Namespace) -> None:
+def _into_policy(policy: Path, recording: Recording, options: LogOptions) -> None:
     """Adds the runs to the policy and its recording, and says what the policy is then."""
 
     def generated_from(_: Recording, existing: Document | None) -> Generated:
@@ -65,7 +77,7 @@ def _into_policy(policy: Path, recording: Recording, options: argparse.Namespace
     print(f"{policy}: {plural(len(recording.runs), 'run')}, {size}; new: {new}", file=sys.stderr)
 
 
-def _generate(recording: Recording, existing: Document | None, name: str, options: argparse.Namespace) -> Generated:
+def _generate(recording: Recording, existing: Document | None, name: str, options: LogOptions) -> Generated:
     """Reports what no policy can allow, and what the baseline denies.  Raises UserError."""
     held = held_back(recording, existing.policy if existing else None)
     seen = tuple(one for one in recording.observations if one.key not in held)
@@ -84,10 +96,12 @@ def _generate(recording: Recording, existing: Document | None, name: str, option
     return generated
 
 
-def _read(name: str, file: str, given: FormatOptions) -> Recording:
+def _read(options: LogOptions) -> Recording:
     """Raises UserError."""
-    recording: Recording = formats.module(name).record(content(file, MAX_LOG), file, given)
-    path = Path(file)
+    recording: Recording = formats.module(options.format).record(
+        content(options.file, MAX_LOG), options.file, options.given
+    )
+    path = Path(options.file)
     if path.is_file():  # logs without dates take that of the file
         runs = (run._replace(started=run.started or path.stat().st_mtime_ns) for run in recording.runs)
         recording = Recording(tuple(runs), recording.observations)
