@@ -6,16 +6,14 @@ import argparse
 from typing import TYPE_CHECKING
 
 from callfence.shared.inputs import document, judged
-from policygen.review.risk import ranked
+from policygen.review.judgement import judge
 from policygen.sets.algebra import TooComplexError
-from policygen.sets.compare import Comparison, Verdict, compare
+from policygen.sets.compare import Verdict
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from policygen.language.document import Document
-    from policygen.review.risk import Ranked
+    from policygen.review.judgement import Judgement
 
 _WIDER = (Verdict.WIDER, Verdict.INCOMPARABLE)
 
@@ -47,12 +45,11 @@ def main(arguments: list[str]) -> int:
     def work() -> int:
         old, new = _documents(options)
         try:
-            comparison = compare(old.policy, new.policy)
-            differences = ranked(old.policy, new.policy, comparison)
+            judgement = judge(old, new)
         except TooComplexError as error:
             raise UserError(f"the policies are too complex to be compared: {error}") from error
-        print(_formatted(options, comparison, differences))
-        return int(options.exit_code and comparison.verdict in _WIDER)
+        print(_formatted(options, judgement))
+        return int(options.exit_code and judgement.comparison.verdict in _WIDER)
 
     return judged("diff", work)
 
@@ -69,16 +66,16 @@ def _documents(options: argparse.Namespace) -> tuple[Document, Document]:
     return document_at(before or "HEAD", options.old), new
 
 
-def _formatted(options: argparse.Namespace, comparison: Comparison, differences: Sequence[Ranked]) -> str:
+def _formatted(options: argparse.Namespace, judgement: Judgement) -> str:
     if options.format == "text":
         from callfence.judging.diff_text import as_text
 
-        return "\n".join(as_text(comparison, differences, full=options.full))
+        return "\n".join(as_text(judgement, full=options.full))
     from callfence.judging import diff_formats
 
     file = options.new or options.old
     if options.format == "json":
-        return diff_formats.as_json(comparison, differences)
+        return diff_formats.as_json(judgement)
     if options.format == "md":
-        return diff_formats.as_markdown(comparison, differences, file)
-    return diff_formats.as_sarif(comparison, differences, file)
+        return diff_formats.as_markdown(judgement, file)
+    return diff_formats.as_sarif(judgement, file)

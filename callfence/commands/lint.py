@@ -13,6 +13,7 @@ from callfence.shared.inputs import message, tell
 from callfence.shared.text import on_one_line, plural
 from policygen.language.naming import format_call
 from policygen.review.catalogue import Level
+from policygen.review.judgement import Reason, with_reasons_before
 from policygen.review.lint import Finding, lint
 from tracer.abi import table
 from tracer.errors import CallfenceError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Report what is dangerous in policies, judged by the calls that they allow.  A comment `# why: REASON` on an entry, or above it,
-accepts the findings on that entry."""
+accepts the findings on that entry; one that names a combination (`# why: reverse-shell: REASON`) accepts that."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
     add("--level", choices=[*Level], type=Level, default=Level.WARNING, help="the lowest level to report (default: warning)")
     add("--accepted", action="store_true", help="also report what is accepted")
     add("--format", choices=["text", "json", "sarif"], default="text")
+    against = parser.add_mutually_exclusive_group()
+    against.add_argument("--against", metavar="OLD", help="also report what is accepted by a reason that OLD does not have")
+    against.add_argument("--git", metavar="REVISION", help="the same, for the POLICY of that revision")
     add("policies", nargs="+", metavar="POLICY")
     return parser
 
@@ -41,25 +45,40 @@ def main(arguments: list[str]) -> int:
     """0: nothing that is not accepted; 1: something is; 2: bad input."""
     options = parser().parse_args(arguments)
     found: list[tuple[str, Document, Finding]] = []
+    excused: list[tuple[str, Finding]] = []
     broken = False
     for name in options.policies:
         try:
             document = read(name)
+            old = _old(options, name)
         except (CallfenceError, OSError) as error:
             tell(message("lint", error))
             broken = True
         else:
-            found += [(name, document, one) for one in lint(document) if one.level.rank >= options.level.rank]
-    shown = [one for one in found if options.accepted or not one[2].accepted]
+            new = [one for one, before in with_reasons_before(old, document) if one.accepted != before] if old else []
+            kept = [one for one in lint(document) if one.level.rank >= options.level.rank]
+            found += [(name, document, one) for one in kept]
+            excused += [(name, one) for one in kept if one in new and one.accepted]
+    shown = [one for one in found if options.accepted or not one[2].accepted or (one[0], one[2]) in excused]
     if options.format == "json":
         print(json.dumps({"findings": [as_object(name, finding) for name, _, finding in shown]}, indent=2))
     elif options.format == "sarif":
-        print(json.dumps(sarif([_result(name, finding) for name, _, finding in found]), indent=2))
+        results = [_result(name, finding, is_new=(name, finding) in excused) for name, _, finding in found]
+        print(json.dumps(sarif(results), indent=2))
     else:
-        _print(shown, found, broken=broken)
+        _print(shown, found, excused, broken=broken)
     if broken:
         return 2
     return int(any(not finding.accepted for _, _, finding in found))
+
+
+def _old(options: argparse.Namespace, name: str) -> Document | None:
+    """The policy whose reasons are not news; None if none is asked for.  Raises CallfenceError, OSError."""
+    if options.git is not None:
+        from callfence.shared.git_files import document_at
+
+        return document_at(options.git, name)
+    return read(options.against) if options.against is not None else None
 
 
 def _place(policy: str, finding: Finding) -> str:
@@ -68,7 +87,11 @@ def _place(policy: str, finding: Finding) -> str:
 
 
 def _print(
-    shown: Sequence[tuple[str, Document, Finding]], found: Sequence[tuple[str, Document, Finding]], *, broken: bool
+    shown: Sequence[tuple[str, Document, Finding]],
+    found: Sequence[tuple[str, Document, Finding]],
+    excused: Sequence[tuple[str, Finding]],
+    *,
+    broken: bool,
 ) -> None:
     for name, document, finding in shown:
         print(f"{_place(name, finding)}: {finding.level}: {finding.name}: it {finding.grants} [{finding.rule}]")
@@ -80,7 +103,9 @@ def _print(
         print(f"  why     {finding.why}")
         print(f"  safer   {finding.safer}")
         print(f"  source  {finding.source}")
-        if finding.accepted:
+        if (name, finding) in excused:
+            print(f"  {Reason(finding.accepted, is_new=True)}")
+        elif finding.accepted:
             print(f"  accepted: {finding.accepted}")
     accepted = sum(bool(finding.accepted) for _, _, finding in found)
     levels = [finding.level for _, _, finding in found if not finding.accepted]
@@ -106,9 +131,12 @@ def as_object(policy: str, finding: Finding) -> dict[str, object]:
     }
 
 
-def _result(policy: str, finding: Finding) -> Result:
+def _result(policy: str, finding: Finding, *, is_new: bool) -> Result:
+    """A result; a reason that comes with the change does not suppress it."""
     full, help_ = f"A policy that {finding.grants}: {finding.why}.", f"Safer: {finding.safer}. See {finding.source}."
     short = finding.grants.partition(":")[0]
-    message = f"{finding.name}: it {finding.grants}: {finding.why}"
+    excuse = f"; {Reason(finding.accepted, is_new=True)}" if is_new else ""
+    message = f"{finding.name}: it {finding.grants}: {finding.why}{excuse}"
+    accepted = "" if is_new else finding.accepted
     line, identity = line_of(policy, finding), f"{finding.arch} {finding.name} {finding.grants}"
-    return Result(SarifRule(finding.rule, short, full, help_), finding.level, message, policy, line, identity, finding.accepted)
+    return Result(SarifRule(finding.rule, short, full, help_), finding.level, message, policy, line, identity, accepted)

@@ -5,41 +5,63 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from callfence.judging.differences import SAYS, call_name, risks, rule_texts
-from callfence.judging.lines import line_of_call
+from callfence.judging.differences import call_name, headline, idle_names, idle_says, risks, rule_texts, said_first
+from callfence.judging.lines import line_of_call, line_of_setting
 from callfence.judging.sarif import Result, SarifRule, sarif
 from callfence.shared.text import printable
 from policygen.language.naming import format_action, format_call
 from policygen.review.catalogue import Level
-from policygen.sets.compare import Change, Verdict
+from policygen.sets.compare import Change
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from policygen.review.catalogue import Danger
+    from policygen.review.judgement import Headline, Judgement
     from policygen.review.risk import Ranked
-    from policygen.sets.compare import Comparison, Difference
+    from policygen.sets.compare import Difference
 
 NEW_BEHAVIOUR = SarifRule("new-behaviour", "more is allowed", "The policy allows calls that it denied.", "Ask what needs them.")
 HEADINGS = {Change.MORE: "Became possible", Change.LESS: "No longer possible", Change.OTHER: "Answered otherwise"}
+_NAMED = 12
+"""Most calls that grant nothing that Markdown names."""
 _SAID = 60_000
 """Characters of Markdown: GitHub takes 65,536 in a comment."""
 
 
-def as_json(comparison: Comparison, differences: Sequence[Ranked]) -> str:
-    """An object: the verdict, when the filters take effect, and each difference with its risks."""
+def as_json(judgement: Judgement) -> str:
+    """An object: the verdict, what is told first, when the filters take effect, and each difference with its risks."""
     return json.dumps(
         {
-            "verdict": comparison.verdict,
-            "arm": list(comparison.arms),
-            "differences": [_object(one) for one in differences],
+            "verdict": judgement.comparison.verdict,
+            "first": [_headline(judgement, one) for one in judgement.headlines],
+            "arm": list(judgement.comparison.arms),
+            "differences": [_object(judgement, one) for one in judgement.differences],
         },
         indent=2,
     )
 
 
-def _object(one: Ranked) -> dict[str, object]:
+def _headline(judgement: Judgement, one: Headline) -> dict[str, object]:
+    """A setting that differs, or a combination that is complete now."""
+    reason = judgement.reason(one)
+    return {
+        "id": one.rule,
+        "level": one.level,
+        "arch": one.arch,
+        "name": one.name,
+        "what": one.subject,
+        "says": one.says,
+        "why": one.why or None,
+        "safer": one.safer or None,
+        "accepted": reason.text if reason else None,
+        "accepted_in_this_change": bool(reason and reason.is_new),
+    }
+
+
+def _object(judgement: Judgement, one: Ranked) -> dict[str, object]:
     difference = one.difference
+    reasons = {row.id: judgement.reasons.get((difference.arch, call_name(difference), row.id)) for row in one.dangers}
     return {
         "arch": difference.arch,
         "name": call_name(difference),
@@ -47,35 +69,61 @@ def _object(one: Ranked) -> dict[str, object]:
         "before": format_action(difference.before),
         "after": format_action(difference.after),
         "rules": rule_texts(difference),
+        "grants_nothing": one.idle,
         "example": format_call(difference.example),
         "risks": [
             {name: getattr(row, name) for name in ("id", "level", "grants", "why", "safer", "source")}
             for row in one.dangers
         ],
+        "reasons": {rule: str(reason) for rule, reason in reasons.items() if reason},
     }
 
 
-def as_markdown(comparison: Comparison, differences: Sequence[Ranked], new: str) -> str:
-    """For a comment on a pull request: the verdict, the risks, and a table for each kind of change."""
-    said = SAYS.get(comparison.verdict, "both allow the same calls")
+def as_markdown(judgement: Judgement, new: str) -> str:
+    """For a comment on a pull request: the verdict and what is gravest, the risks, and a table for each kind of change."""
     name = printable(new).replace("`", "'")
-    lines = [f"**`{name}`: {comparison.verdict}**: {said}.", ""]
-    for row, names in risks(differences):
-        calls = ", ".join(f"`{name}`" for name in names)
-        reason = "" if row.level is Level.NOTE else f": {row.why}. Safer: {row.safer}"
-        lines.append(f"- **{row.level}**: {calls}: it newly {row.grants}{reason}.")
-    before, after = comparison.arms
-    if before != after:
-        lines += [f"- the filter takes effect with `arm {after}`, before with `arm {before}`"]
+    first = printable(said_first(judgement)).removesuffix(".")
+    lines = [f"**`{name}`: {judgement.comparison.verdict}**: {_said(first) if judgement.headlines else first}."]
+    if judgement.headlines and judgement.headlines[0].why:
+        lines += ["", _sentence(judgement.headlines[0])]
+    points = []
+    for one in judgement.headlines[1:]:
+        points.append(f"- {_said(printable(headline(judgement, one)))}{f': {one.why}. Safer: {one.safer}' if one.why else ''}.")
+    for row, calls, reason in risks(judgement):
+        why = "" if row.level is Level.NOTE else f": {row.why}. Safer: {row.safer}"
+        excuse = f" *{printable(str(reason))}*" if reason else ""
+        points.append(f"- **{row.level}**: {_codes(calls)}: it newly {row.grants}{why}.{excuse}")
+    if points:
+        lines += ["", *points]
     for change, heading in HEADINGS.items():
-        those = [one for one in differences if one.difference.change is change]
+        those = [one for one in judgement.told if one.difference.change is change]
         if those:
             lines += ["", f"{heading}:", "", "| calls | answer | for example |", "|---|---|---|"]
             lines += [_row(one.difference) for one in those]
+    for change in Change:
+        names = idle_names(judgement, change)
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            said = idle_says(change, names)
+            lines += ["", f"{said[0].upper()}{said[1:]}: {_codes(names[:_NAMED])}{more}."]
     text = "\n".join(lines)
     if len(text) > _SAID:
         text = text[:_SAID].rpartition("\n")[0] + "\n\n... and more: `callfence diff` tells all of it."
     return text
+
+
+def _codes(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _said(text: str) -> str:
+    """A headline, its level in bold."""
+    level, _, rest = text.partition(": ")
+    return f"**{level}**: {rest}"
+
+
+def _sentence(one: Headline) -> str:
+    return f"{one.why[0].upper()}{one.why[1:]}. Safer: {one.safer}."
 
 
 def _row(difference: Difference) -> str:
@@ -89,10 +137,11 @@ def _code(text: str) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
-def as_sarif(comparison: Comparison, differences: Sequence[Ranked], new: str) -> str:
-    """A result for each risk that became possible, and one for each other new behaviour."""
-    results = []
-    for one in differences:
+def as_sarif(judgement: Judgement, new: str) -> str:
+    """A result for each setting and combination that is told first, each risk and each other new behaviour."""
+    results = [_of_headline(judgement, one, new) for one in judgement.headlines]
+    told = {one.rule for one in judgement.headlines}
+    for one in judgement.told:
         difference = one.difference
         if difference.change is not Change.MORE:
             continue
@@ -100,15 +149,26 @@ def as_sarif(comparison: Comparison, differences: Sequence[Ranked], new: str) ->
         line = None if difference.number is None else line_of_call(new, difference.arch, name)
         where = f"{difference.arch} {name}"
         for row in one.dangers:
-            message = f"{name}: it newly {row.grants}, for example {format_call(difference.example)}"
+            if row.id in told:
+                continue
+            reason = judgement.reasons.get((difference.arch, name, row.id))
+            excuse = f"; {reason}" if reason else ""
+            message = f"{name}: it newly {row.grants}, for example {format_call(difference.example)}{excuse}"
             results.append(Result(rule_of(row), row.level, message, new, line, where))
         if not one.dangers:
             message = f"{name}: newly allowed where {rules}, for example {format_call(difference.example)}"
             results.append(Result(NEW_BEHAVIOUR, Level.NOTE, message, new, line, f"{where} {rules}"))
-    if comparison.verdict in (Verdict.WIDER, Verdict.INCOMPARABLE) and not results:
-        message = f"the filter takes effect later: arm {comparison.arms[1]}"
-        results.append(Result(NEW_BEHAVIOUR, Level.NOTE, message, new, None, "arm"))
+    if names := idle_names(judgement, Change.MORE):
+        message = f"{idle_says(Change.MORE, names)}: {', '.join(names)}"
+        results.append(Result(NEW_BEHAVIOUR, Level.NOTE, message, new, None, "grants nothing"))
     return json.dumps(sarif(results), indent=2)
+
+
+def _of_headline(judgement: Judgement, one: Headline, new: str) -> Result:
+    line = line_of_setting(new, one.name) if one.arch is None else line_of_call(new, one.arch, one.name)
+    rule = SarifRule(one.rule, one.says, f"{one.says}{f': {one.why}' if one.why else ''}.", one.safer or one.says)
+    message = printable(headline(judgement, one).partition(": ")[2])
+    return Result(rule, one.level, message, new, line, f"{one.arch} {one.rule}")
 
 
 def rule_of(row: Danger) -> SarifRule:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from callfence.shared.text import plural
 from policygen.language.naming import format_action, format_call, format_expression
 from policygen.model import ALLOW, Always
 from policygen.review.catalogue import dangers
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from policygen.review.catalogue import Danger
-    from policygen.review.risk import Ranked
+    from policygen.review.judgement import Headline, Judgement, Reason
     from policygen.sets.compare import Difference
 
 SAYS = {
@@ -24,16 +25,63 @@ SAYS = {
 }
 
 
-def risks(differences: Sequence[Ranked]) -> list[tuple[Danger, list[str]]]:
-    """The rows of the catalogue that became possible, the most dangerous first, each with the calls that grant it."""
-    found: dict[Danger, list[str]] = {}
-    for one in differences:
+def said_first(judgement: Judgement) -> str:
+    """What follows the verdict: the gravest headline, or the verdict in words."""
+    if judgement.headlines:
+        return headline(judgement, judgement.headlines[0])
+    comparison = judgement.comparison
+    if comparison.verdict is not Verdict.EQUAL:
+        return SAYS[comparison.verdict]
+    if comparison.differences:
+        return "both allow the same calls, but some are answered differently"
+    return "both answer every call alike"
+
+
+def headline(judgement: Judgement, one: Headline) -> str:
+    """`danger: connect, with dup2 and execve: it gives a shell to others [reverse-shell]`, and why it is accepted."""
+    reason = judgement.reason(one)
+    return f"{one.level}: {one.subject}: {one.says} [{one.rule}]{f'; {reason}' if reason else ''}"
+
+
+class Risk(NamedTuple):
+    row: Danger
+    names: list[str]
+    """The calls that grant it."""
+    reason: Reason | None
+    """Why all of them are accepted."""
+
+
+def risks(judgement: Judgement) -> list[Risk]:
+    """The rows of the catalogue that became possible, the most dangerous first.  What a headline tells is left out."""
+    told = {one.rule for one in judgement.headlines}
+    found: dict[tuple[Danger, Reason | None], list[str]] = {}
+    for one in judgement.told:
         for row in one.dangers:
-            names = found.setdefault(row, [])
-            if (name := call_name(one.difference)) not in names:
-                names.append(name)
+            if row.id not in told:
+                name = call_name(one.difference)
+                reason = judgement.reasons.get((one.difference.arch, name, row.id))
+                names = found.setdefault((row, reason), [])
+                if name not in names:
+                    names.append(name)
     order = dangers()
-    return sorted(found.items(), key=lambda item: (-item[0].level.rank, order.index(item[0])))
+    rank = {row: index for index, row in enumerate(order)}
+    made = [Risk(row, names, reason) for (row, reason), names in found.items()]
+    return sorted(made, key=lambda risk: (-risk.row.level.rank, rank[risk.row], risk.reason is not None))
+
+
+def idle_names(judgement: Judgement, change: Change) -> list[str]:
+    """The calls that grant nothing beyond the rest of the policy, of one kind of change; by name."""
+    return sorted({call_name(one.difference) for one in judgement.idle if one.difference.change is change})
+
+
+def idle_says(change: Change, names: Sequence[str]) -> str:
+    """What the line about such calls says before their names."""
+    what = {
+        Change.MORE: "grants nothing beyond the rest",
+        Change.LESS: "no longer allowed, and granted nothing beyond the rest",
+        Change.OTHER: "answered differently, and grants nothing",
+    }
+    return f"{what[change]} ({plural(len(names), 'call')})"
 
 
 def difference_lines(difference: Difference) -> Iterator[str]:

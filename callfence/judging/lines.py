@@ -16,8 +16,14 @@ def line_of(policy: str, finding: Finding) -> int | None:
     """The line of the file that a finding is about, from 1; None if it is in an included file, or not written out."""
     if finding.arch is not None:
         return line_of_call(policy, finding.arch, finding.name)
-    words = [line.split("#")[0].split()[:1] for line in _source(policy)]
-    return words.index([finding.name]) + 1 if [finding.name] in words else None
+    return line_of_setting(policy, finding.name)
+
+
+def line_of_setting(policy: str, setting: str) -> int | None:
+    """The line of the file that a setting (`default`, `arch x86_64`) begins on."""
+    count = len(setting.split())
+    words = [line.split("#")[0].split()[:count] for line in _source(policy)]
+    return words.index(setting.split()) + 1 if setting.split() in words else None
 
 
 def line_of_call(policy: str, arch: Arch, name: str) -> int | None:

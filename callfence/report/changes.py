@@ -5,31 +5,41 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.judging.diff_formats import HEADINGS
-from callfence.judging.differences import call_name, rule_texts
+from callfence.judging.differences import call_name, headline, idle_names, idle_says, rule_texts
 from callfence.report.markup import Child, Html, code, element, items, join, table
 from callfence.report.overview import badge
 from policygen.language.naming import format_action, format_call
+from policygen.sets.compare import Change
 
 if TYPE_CHECKING:
     from callfence.report.content import Against
+    from policygen.review.judgement import Headline, Judgement
     from policygen.review.risk import Ranked
 
 
 def changes(against: Against) -> Html:
     """A table for each kind of difference, the most dangerous first."""
+    judgement = against.judgement
     parts = [element("p", "Compared with ", code(against.name), ": exactly, over all calls. Text and order do not matter.")]
-    before, after = against.comparison.arms
-    if before != after:
-        said = (code(f"arm {before}"), " before, ", code(f"arm {after}"), " now.")
-        parts.append(element("p", "The filter takes effect at another moment: ", *said))
-    if not against.differences:
+    if judgement.headlines:
+        parts.insert(0, items((_headline(judgement, one) for one in judgement.headlines), class_="plain"))
+    if not judgement.differences:
         parts.append(element("p", "Both answer every call alike."))
     for change, heading in HEADINGS.items():
-        those = [one for one in against.differences if one.difference.change is change]
+        those = [one for one in judgement.told if one.difference.change is change]
         if those:
             columns = ("Call", "Where", "Answer", "For example", "Risk")
             parts += [element("h3", heading), table(f"{heading}, by call", columns, [_row(one) for one in those])]
+    for change in Change:
+        names = idle_names(judgement, change)
+        if names:
+            parts.append(element("p", f"{idle_says(change, names)}: {', '.join(names)}."))
     return join(*parts)
+
+
+def _headline(judgement: Judgement, one: Headline) -> Html:
+    said = headline(judgement, one).partition(": ")[2]
+    return join(badge(one.level), f" {said}", f": {one.why}. Safer: {one.safer}." if one.why else ".")
 
 
 def _row(one: Ranked) -> tuple[Child, ...]:

@@ -11,10 +11,9 @@ from policygen.completeness.discovery import discovery
 from policygen.completeness.executables import executables
 from policygen.learning.beyond import unimplied
 from policygen.recording.runs import Recording
+from policygen.review.judgement import judge
 from policygen.review.lint import lint
 from policygen.review.provenance import provenance
-from policygen.review.risk import ranked
-from policygen.sets.compare import compare
 
 if TYPE_CHECKING:
     from policygen.completeness.confidence import Confidence
@@ -22,10 +21,9 @@ if TYPE_CHECKING:
     from policygen.completeness.executables import Executable
     from policygen.language.document import Document
     from policygen.review.catalogue import Level
+    from policygen.review.judgement import Judgement
     from policygen.review.lint import Finding
     from policygen.review.provenance import Provenance
-    from policygen.review.risk import Ranked
-    from policygen.sets.compare import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +31,7 @@ class Against:
     """Another policy, and what the policy of the report answers differently."""
 
     name: str
-    comparison: Comparison
-    differences: tuple[Ranked, ...]
+    judgement: Judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +91,7 @@ def gather(
 
 
 def _against(document: Document, name: str, other: Document) -> Against:
-    comparison = compare(other.policy, document.policy)
-    return Against(name, comparison, ranked(other.policy, document.policy, comparison))
+    return Against(name, judge(other, document))
 
 
 def calls_of(report: Report) -> list[int]:

@@ -35,7 +35,7 @@ def as_json(report: Report) -> str:
         "against": None,
     }
     if against is not None:
-        found["against"] = {"policy": against.name, **json.loads(differences(against.comparison, against.differences))}
+        found["against"] = {"policy": against.name, **json.loads(differences(against.judgement))}
     return json.dumps(found, indent=2)
 
 

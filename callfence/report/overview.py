@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from callfence.judging.differences import SAYS
+from callfence.judging.differences import said_first
 from callfence.learning.summary import size_of
 from callfence.report.markup import Child, Html, code, element, items, join, lines, terms
 from callfence.shared.text import on_one_line, plural, printable
@@ -76,11 +76,15 @@ def _sure(report: Report) -> Html:
 def _change(report: Report) -> Html:
     against = report.against
     assert against is not None
-    answer = against.comparison.verdict
-    said = SAYS.get(answer, "both allow the same calls").replace("NEW", "this policy").replace("OLD", "the other")
-    risks = sum(len(one.dangers) for one in against.differences)
-    counts = f"{plural(len(against.differences), 'difference')}, {plural(risks, 'risk')} newly allowed"
+    judgement = against.judgement
+    answer = judgement.comparison.verdict
+    said = said_first(judgement).replace("NEW", "this policy").replace("OLD", "the other")
+    risks = sum(len(one.dangers) for one in judgement.told)
+    counts = f"{plural(len(judgement.told), 'difference')}, {plural(risks, 'risk')} newly allowed"
     kind = "fine" if answer in ("equal", "narrower") else "warning"
+    if judgement.headlines:
+        first = judgement.headlines[0]
+        kind, said = str(first.level), f"{first.level}: {first.subject}: {first.says}"
     return _box(
         "Change", join(badge(answer, kind), f" {said[0].upper()}{said[1:]}."), element("p", counts, class_="muted")
     )

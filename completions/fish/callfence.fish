@@ -164,11 +164,13 @@ complete -c callfence -n '_shtab_callfence_using merge' -s h -l help -d 'show th
 complete -c callfence -n '_shtab_callfence_using merge' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'NAME.rec or NAME.policy; may be one of the inputs'
 complete -c callfence -n '_shtab_callfence_using merge' -l driver -d 'git'"'"'s merge driver (`callfence git-setup`): merge what both branches have changed since BASE into OURS. NAME is the file'"'"'s path in the repository'
 complete -c callfence -n '_shtab_callfence_using merge; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d files
-complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a lint -d 'Report what is dangerous in policies, judged by the calls that they allow. A comment `# why: REASON` on an entry, or above it, accepts the findings on that entry.'
+complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a lint -d 'Report what is dangerous in policies, judged by the calls that they allow. A comment `# why: REASON` on an entry, or above it, accepts the findings on that entry; one that names a combination (`# why: reverse-shell: REASON`) accepts that.'
 complete -c callfence -n '_shtab_callfence_using lint' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using lint' -l level -xka "note warning danger" -d 'the lowest level to report (default: warning)'
 complete -c callfence -n '_shtab_callfence_using lint' -l accepted -d 'also report what is accepted'
 complete -c callfence -n '_shtab_callfence_using lint' -l format -xka "text json sarif" -d format
+complete -c callfence -n '_shtab_callfence_using lint' -l against -xka "(__fish_complete_path (commandline -ct))" -d 'also report what is accepted by a reason that OLD does not have'
+complete -c callfence -n '_shtab_callfence_using lint' -l git -x -d 'the same, for the POLICY of that revision'
 complete -c callfence -n '_shtab_callfence_using lint; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a export -d 'Write a policy in another program'"'"'s format. What that format cannot express is reported on standard error, and whether the result is wider (more calls run) or narrower (fewer run); with --strict, nothing is written if it is wider.'
 complete -c callfence -n '_shtab_callfence_using export' -s h -l help -d 'show this help message and exit'

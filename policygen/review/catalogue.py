@@ -1,20 +1,17 @@
-"""The catalogue of dangerous grants, lint.tsv, read on first use."""
+"""The catalogue of dangerous grants, lint.tsv, and of what is dangerous together, combinations.tsv; read on first use."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policygen.language.document import parse
-from policygen.model import Always
-from tracer.abi import Arch, table
+from tracer.abi import table
 
 if TYPE_CHECKING:
-    from policygen.model import Expression
+    from tracer.abi import Arch
 
 
 class Level(StrEnum):
@@ -54,16 +51,70 @@ class Danger:
     """Manual page or header."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ability:
+    """One way to do a part of a combination."""
+
+    id: str
+    """Several rows with the same id are different ways to do the same."""
+    calls: tuple[str, ...]
+    where: str
+    free: str
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """Abilities that are dangerous together."""
+
+    id: str
+    """Stable, since other tools store it."""
+    level: Level
+    parts: tuple[str, ...]
+    """Ids of abilities; all are needed."""
+    grants: str
+    """What they make possible: follows `it` in a sentence."""
+    why: str
+    safer: str
+    """What breaks the chain."""
+    source: str
+
+
 @cache
 def dangers() -> tuple[Danger, ...]:
     """Return the rows, in the catalogue's order."""
-    lines = Path(__file__).with_name("lint.tsv").read_text("utf-8").splitlines()
-    return tuple(_danger(*line.split("\t")) for line in [line for line in lines if not line.startswith("#")][1:])
+    return tuple(
+        Danger(name, Level(level), tuple(calls.split(",")), *_selection(where), *rest)
+        for name, level, calls, where, *rest in _lines("lint.tsv")
+    )
 
 
-def _danger(name: str, level: str, calls: str, where: str, grants: str, why: str, safer: str, source: str) -> Danger:
+@cache
+def combinations() -> tuple[Combination, ...]:
+    """Return the combinations, in the file's order."""
+    return tuple(
+        Combination(name, Level(level), tuple(parts.split(", ")), *rest)
+        for name, level, parts, *rest in _lines("combinations.tsv")
+    )
+
+
+@cache
+def abilities() -> tuple[Ability, ...]:
+    """Return the abilities that combinations are made of, in the file's order."""
+    return tuple(
+        Ability(name, tuple(calls.split(",")), *_selection(where)) for name, calls, where in _lines("abilities.tsv")
+    )
+
+
+def _lines(name: str) -> list[list[str]]:
+    """Return the cells of each row, without comments and the heading."""
+    lines = Path(__file__).with_name(name).read_text("utf-8").splitlines()
+    return [line.split("\t") for line in lines if not line.startswith("#")][1:]
+
+
+def _selection(where: str) -> tuple[str, str]:
+    """Return a cell as the fields `where` and `free`."""
     free = where.removeprefix("any ") if where.startswith("any ") else ""
-    return Danger(name, Level(level), tuple(calls.split(",")), "" if free else where, free, grants, why, safer, source)
+    return ("" if free else where), free
 
 
 @cache
@@ -76,18 +127,3 @@ def of_call(arch: Arch, number: int) -> tuple[Danger, ...]:
 def of_setting(word: str) -> Danger:
     """Return the row about a setting that allows calls."""
     return next(danger for danger in dangers() if danger.calls == (word,))
-
-
-@cache
-def region_of(danger: Danger, arch: Arch, number: int) -> Expression:
-    """Return the expression of the calls, of that number, that the row is about; for a row about a free argument, all.
-
-    All, too, if the architecture passes the row's arguments in memory: i386's first mmap.
-    """
-    call = table(arch).by_number[number]
-    name = call.name
-    compared = {argument.name for argument in call.arguments if not argument.kind.is_pointer}
-    if compared.isdisjoint(re.findall(r"\w+", danger.where)):
-        return Always(True)
-    text = f"arch {arch}\n{name}: {danger.where}\n"
-    return parse(text, f"lint.tsv, {danger.id}").policy.entries[arch][number].expression

@@ -1,19 +1,22 @@
 """Findings that a reviewer should look at, made from a policy's meaning: each check is a function in `CHECKS`.
 
-A comment `# why: ...` on an entry, a rule, a setting or an include, or above it, accepts what is found there.
+A comment `# why: ...` on an entry, a rule, a setting or an include, or above it, accepts what is found there.  One that names a
+combination (`# why: reverse-shell: ...`) on an entry that takes part in it accepts that.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from policygen.implied.expand import expansion
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
-from policygen.learning.extend import constrained
 from policygen.model import Always, Entry, Or, alternatives
-from policygen.review.catalogue import Danger, Level, of_call, of_setting, region_of
+from policygen.review.catalogue import Danger, Level, of_call, of_setting
+from policygen.review.combined import combined, listed
+from policygen.review.selection import granted, leaves_free
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.compare import example
 from policygen.sets.minimise import minimise
@@ -155,7 +158,25 @@ def implied_entries(document: Document) -> Iterator[Finding]:
             )
 
 
-CHECKS: tuple[Callable[[Document], Iterable[Finding]], ...] = (grants, permissive_settings, idle_rules, implied_entries)
+def dangerous_together(document: Document) -> Iterator[Finding]:
+    """Yield the combinations of calls that the policy allows, by the catalogue.
+
+    A reason accepts one only if it names it: a reason for one of the calls says nothing of what they do together."""
+    for one in combined(document.policy):
+        named = [name for name in one.calls if table(one.arch).by_name[name].number in document.policy.entries[one.arch]]
+        if not named or len(one.calls) == 1:
+            continue  # `grants` tells what one call makes possible
+        found = [_reasons(document, one.arch, table(one.arch).by_name[name].number) for name in named]
+        reasons = dict.fromkeys(reason for whole, parts in found for reason in (whole, *parts.values()))
+        accepted = "; ".join(reason for reason in reasons if one.row.id in re.findall(r"[\w-]+", reason))
+        row, others = one.row, [name for name in one.calls if name != named[0]]
+        what = f"{row.grants}{f', with {listed(others)}' if others else ''}"
+        yield Finding(row.id, row.level, one.arch, named[0], what, row.why, row.safer, row.source, None, accepted)
+
+
+CHECKS: tuple[Callable[[Document], Iterable[Finding]], ...] = (
+    grants, permissive_settings, idle_rules, implied_entries, dangerous_together
+)
 
 
 # What the checks share
@@ -165,12 +186,6 @@ def _entries(document: Document) -> Iterator[tuple[Arch, int, Entry]]:
     for arch, section in document.policy.entries.items():
         for number, entry in section.items():
             yield arch, number, entry
-
-
-def granted(sets: Space, danger: Danger, arch: Arch, number: int, allowed: int) -> int:
-    """Return the part of a set of calls that the row is about.  Not for rows about a free argument."""
-    arguments = table(arch).by_number[number].arguments
-    return sets.both(truth(sets, region_of(danger, arch, number), arguments), allowed)
 
 
 def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry, default: Action) -> int:
@@ -186,12 +201,6 @@ def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry,
     for one in loose:
         region = sets.either(permitted(sets, one, default, arguments), region)
     return region
-
-
-def leaves_free(rule: Expression, danger: Danger, arch: Arch, number: int) -> bool:
-    """Whether a rule leaves the argument that the row is about unconstrained."""
-    arguments = table(arch).by_number[number].arguments
-    return next(i for i, argument in enumerate(arguments) if argument.name == danger.free) not in constrained(rule)
 
 
 def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Argument]) -> int:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from policygen.implied.expand import granted as granted_by
+from policygen.implied.rows import capabilities, rows
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
-from policygen.review.catalogue import Danger, of_call, of_setting
-from policygen.review.lint import granted, leaves_free
+from policygen.model import IMPLIED
+from policygen.review.catalogue import Danger, Level, of_call, of_setting
+from policygen.review.selection import granted, leaves_free
 from policygen.sets.algebra import FALSE
 from policygen.sets.compare import Change, Comparison, Difference, answers
 from policygen.sets.region import space, truth
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from policygen.model import Policy
+    from collections.abc import Iterable
+
+    from policygen.model import Action, Policy
     from policygen.recording.observation import Observation
+    from policygen.sets.algebra import Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,8 @@ class Ranked:
 
     difference: Difference
     dangers: tuple[Danger, ...]
+    idle: bool = False
+    """Whether it grants nothing beyond what the policy grants otherwise, as the newest implied set has it."""
 
     @property
     def rank(self) -> int:
@@ -50,27 +58,55 @@ def dangers_of(seen: Observation) -> tuple[Danger, ...]:
 
 def ranked(old: Policy, new: Policy, comparison: Comparison) -> tuple[Ranked, ...]:
     """Return the differences of `compare(old, new)`: by architecture, the most serious first, then in `Difference.order`."""
-    found = [Ranked(one, _dangers(old, new, one)) for one in comparison.differences]
+    beside = _Beside(granted_by(old), granted_by(new))
+    found = [_ranked(old, new, one, beside) for one in comparison.differences]
     return tuple(sorted(found, key=lambda one: (list(Arch).index(one.difference.arch), -one.rank, one.difference.order)))
 
 
-def _dangers(old: Policy, new: Policy, difference: Difference) -> tuple[Danger, ...]:
-    """Return the dangers of a difference, by its set of calls, so that the words of the difference do not matter."""
-    if difference.change is not Change.MORE or not difference.after.lets_run:
-        return ()
-    arch, number = difference.arch, difference.example.number
+class _Beside(NamedTuple):
+    """Names of the capabilities that two policies grant by their own entries."""
+
+    old: frozenset[str]
+    new: frozenset[str]
+
+
+def _ranked(old: Policy, new: Policy, difference: Difference, beside: _Beside) -> Ranked:
     if difference.number is None:
-        return (of_setting("default" if number <= table(arch).newest(new.table) else "unknown"),)
-    rows = of_call(arch, number) if number in table(arch).by_number else ()
+        return Ranked(difference, _of_unnamed(new, difference))
     sets = space()
+    region = _region(sets, old, new, difference)
+    dangers = _dangers(sets, difference, region)
+    grave = any(row.level.rank >= Level.WARNING.rank for row in dangers)
+    idle = not grave and _is_idle(sets, old, new, difference, region, beside)
+    return Ranked(difference, () if idle else dangers, idle)
+
+
+def _region(sets: Space, old: Policy, new: Policy, difference: Difference) -> int:
+    """Return the calls of a difference."""
     region = FALSE
-    for where, before in answers(sets, old, arch, number):
-        for there, after in answers(sets, new, arch, number):
+    number = difference.example.number
+    for where, before in answers(sets, old, difference.arch, number):
+        for there, after in answers(sets, new, difference.arch, number):
             if (before, after) == (difference.before, difference.after):
                 region = sets.either(sets.both(where, there), region)
+    return region
+
+
+def _of_unnamed(new: Policy, difference: Difference) -> tuple[Danger, ...]:
+    if difference.change is not Change.MORE or not difference.after.lets_run:
+        return ()
+    newest = table(difference.arch).newest(new.table)
+    return (of_setting("default" if difference.example.number <= newest else "unknown"),)
+
+
+def _dangers(sets: Space, difference: Difference, region: int) -> tuple[Danger, ...]:
+    """Return the dangers of a difference, by its set of calls, so that the words of the difference do not matter."""
+    arch, number = difference.arch, difference.example.number
+    if difference.change is not Change.MORE or not difference.after.lets_run or number not in table(arch).by_number:
+        return ()
     found = [
         row
-        for row in rows
+        for row in of_call(arch, number)
         if (
             any(leaves_free(rule, row, arch, number) for rule in difference.rules)
             if row.free
@@ -78,3 +114,36 @@ def _dangers(old: Policy, new: Policy, difference: Difference) -> tuple[Danger, 
         )
     ]
     return tuple(sorted(found, key=lambda row: -row.level.rank))
+
+
+def _is_idle(sets: Space, old: Policy, new: Policy, difference: Difference, region: int, beside: _Beside) -> bool:
+    """Whether the calls of a difference are those that an implied set gives to the policy that allows them."""
+    before = (old, difference.before, beside.old, beside.new)
+    after = (new, difference.after, beside.new, beside.old)
+    sides = {Change.MORE: (after,), Change.LESS: (before,), Change.OTHER: (after, before)}[difference.change]
+    return any(_is_implied(sets, difference, region, *side) for side in sides)
+
+
+def _is_implied(
+    sets: Space, difference: Difference, region: int, policy: Policy, answer: Action, has: frozenset[str], had: frozenset[str]
+) -> bool:
+    """Whether an implied set gives that answer to a policy that has these capabilities.
+
+    Not what gives the policy a capability that the other one lacks: the set only gives that back."""
+    arch, number = difference.arch, difference.example.number
+    arguments = table(arch).by_number[number].arguments
+    mine = [row for row in rows(IMPLIED[-1], arch) if row.number == number and row.given <= has]
+    given = [truth(sets, row.entry.expression, arguments) for row in mine if row.entry.action == answer]
+    if not given or sets.both(region, sets.invert(_union(sets, given))) != FALSE:
+        return False
+    if number not in policy.entries[arch]:
+        return True
+    giving = [one for one in capabilities(arch) if one.number == number and one.name in has - had]
+    return sets.both(region, _union(sets, [truth(sets, one.entry.expression, arguments) for one in giving])) == FALSE
+
+
+def _union(sets: Space, regions: Iterable[int]) -> int:
+    found = FALSE
+    for one in regions:
+        found = sets.either(found, one)
+    return found

@@ -208,3 +208,17 @@ def test_a_reader_that_has_enough(tmp_path: Path) -> None:
     shell = f"{sys.executable} -m callfence lint --format json {many} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+def test_lint_shows_a_reason_that_comes_with_the_change(tmp_path: Path) -> None:
+    (tmp_path / "old.policy").write_text("execve: allow  # why: hooks\n")
+    (tmp_path / "new.policy").write_text("execve: allow  # why: hooks\nptrace: allow  # why: a debugger\n")
+    assert run(tmp_path, "lint", "new.policy").stdout == "nothing to tell; 2 accepted\n"
+    done = run(tmp_path, "lint", "--against", "old.policy", "new.policy")
+    assert done.returncode == 0
+    assert done.stdout.startswith("new.policy:2: danger: ptrace: it reads and changes")
+    assert "accepted in this change, by this reason: a debugger" in done.stdout
+    assert "hooks" not in done.stdout
+    log = json.loads(run(tmp_path, "lint", "--against", "old.policy", "--format", "sarif", "new.policy").stdout)
+    suppressed = {one["ruleId"]: "suppressions" in one for one in log["runs"][0]["results"]}
+    assert suppressed == {"ptrace": False, "execute": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
@@ -53,7 +54,7 @@ CHANGES: dict[str, tuple[dict[str, str], str, str]] = {
     "an implant that opens a reverse shell": (
         {"socket": f"{OLD['socket']} || {TCP}", "connect": "allow", "dup2": "allow", "execve": "allow"},
         "wider",
-        "execute",
+        "reverse-shell",
     ),
     "makes code at run time": ({"mmap": f"{OLD['mmap']} || prot == PROT_READ|PROT_WRITE|PROT_EXEC"}, "wider", "write-exec"),
     "clone3 with flags that nobody sees": ({"clone3": "allow"}, "wider", "clone3"),
@@ -96,8 +97,10 @@ def test_json(pair: Path) -> None:
     found = json.loads(diff(pair, "--format", "json", "old.policy", "new.policy").stdout)
     assert found["verdict"] == "wider"
     risks = {one["name"]: [risk["id"] for risk in one["risks"]] for one in found["differences"]}
-    assert risks == {"execve": ["execute"], "socket": ["network"], "connect": [], "dup2": []}
-    assert list(risks)[:2] == ["execve", "socket"]  # the gravest first
+    assert risks == {"execve": ["execute"], "socket": ["network"], "connect": ["connect"], "dup2": []}
+    assert next(iter(risks)) == "execve"  # the gravest first
+    assert [one["name"] for one in found["differences"] if one["grants_nothing"]] == ["dup2"]
+    assert [(one["id"], one["level"]) for one in found["first"]] == [("reverse-shell", "danger")]
 
 
 @pytest.mark.parametrize("pair", REVERSE_SHELL, indirect=True)
@@ -106,7 +109,8 @@ def test_markdown(pair: Path) -> None:
     assert shown.startswith("**`new.policy`: wider**")
     assert "- **warning**: `execve`: it newly starts other programs" in shown
     rows = [line for line in shown.splitlines() if line.startswith("| `")]
-    assert len(rows) == 4
+    assert len(rows) == 3
+    assert "Grants nothing beyond the rest (1 call): `dup2`." in shown
     assert all(row.replace("\\|", "").count("|") == 4 for row in rows)  # three cells, whatever is in the code
 
 
@@ -125,7 +129,7 @@ def test_sarif_is_stable_when_lines_move(pair: Path) -> None:
         return found
 
     before = results()
-    assert {result["ruleId"] for result in before} == {"execute", "network", "new-behaviour"}
+    assert {result["ruleId"] for result in before} == {"reverse-shell", "execute", "connect", "network", "new-behaviour"}
     (pair / "new.policy").write_text("# a comment\n\n" + (pair / "new.policy").read_text())
     after = results()
     assert [one["partialFingerprints"] for one in before] == [one["partialFingerprints"] for one in after]
@@ -145,7 +149,7 @@ def test_what_no_entry_names(tmp_path: Path) -> None:
     (tmp_path / "old.policy").write_text("default errno EPERM\nread: allow\n")
     (tmp_path / "new.policy").write_text("default allow\nunknown allow\nread: allow\n")
     lines = diff(tmp_path, "old.policy", "new.policy").stdout.splitlines()
-    assert {line.rpartition("[")[2] for line in lines[1:3]} == {"default-allow]", "unknown-allow]"}
+    assert {line.rpartition("[")[2] for line in lines[:2]} == {"default-allow]", "unknown-allow]"}
 
 
 @needs("git")
@@ -157,17 +161,17 @@ def test_between_revisions(tmp_path: Path) -> None:
     folder = tmp_path / "policies"
     folder.mkdir()
     git("init", "-q")
-    for body in ("read: allow\n", "read: allow\nwrite: allow\n"):
+    for body in ("read: allow\n", "read: allow\nmkdir: allow\n"):
         (folder / "part.policy").write_text(body)
         (folder / "a.policy").write_text("include part.policy\nclose: allow\n")
         git("add", "-A")
         git("commit", "-q", "-m", "x")
     (folder / "part.policy").write_text("read: allow\n")
     (folder / "a.policy").write_text("include part.policy\nclose: allow\nptrace: allow\n")
-    assert "+ write: allow" in diff(folder, "--git", "HEAD~1..HEAD", "a.policy").stdout
-    assert "+ write: allow" in diff(tmp_path, "--git", "HEAD~1..HEAD", "policies/a.policy").stdout
+    assert "+ mkdir: allow" in diff(folder, "--git", "HEAD~1..HEAD", "a.policy").stdout
+    assert "+ mkdir: allow" in diff(tmp_path, "--git", "HEAD~1..HEAD", "policies/a.policy").stdout
     now = diff(folder, "--git", "HEAD", "a.policy").stdout
-    assert "incomparable" in now and "+ ptrace: allow" in now and "- write: allow" in now
+    assert "incomparable" in now and "+ ptrace: allow" in now and "- mkdir: allow" in now
     done = diff(folder, "--git", "nowhere", "a.policy")
     assert (done.returncode, "nowhere is no revision" in done.stderr) == (2, True)
 
@@ -177,9 +181,9 @@ def test_a_file_that_a_revision_does_not_have(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True, timeout=60)
     identity = ("-c", "user.name=x", "-c", "user.email=x")
     subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "x"], cwd=tmp_path, check=True, timeout=60)
-    (tmp_path / "a.policy").write_text("read: allow\n")
+    (tmp_path / "a.policy").write_text("mkdir: allow\n")
     done = diff(tmp_path, "--git", "HEAD", "a.policy")
-    assert (done.returncode, "+ read: allow" in done.stdout) == (0, True)
+    assert (done.returncode, "+ mkdir: allow" in done.stdout) == (0, True)
 
 
 EVERYTHING = {arch: "".join(f"{name}: allow\n" for name in table(arch).by_name) for arch in Arch}
@@ -192,20 +196,99 @@ def test_what_is_told_shortly_leaves_no_call_out(arches: list[Arch], tmp_path: P
     (tmp_path / "new.policy").write_text("".join(f"arch {arch}\n{EVERYTHING[arch]}" for arch in arches))
     short = diff(tmp_path, "old.policy", "new.policy").stdout
     sections = short.split("arch ")[1:]
+    judged = json.loads(diff(tmp_path, "--format", "json", "old.policy", "new.policy").stdout)["differences"]
     for arch, section in zip(arches, sections, strict=True):
         told = set(re.findall(r"\w+", section))
-        assert told >= set(table(arch).by_name)
+        idle = {one["name"] for one in judged if one["arch"] == arch and one["grants_nothing"]}
+        assert told >= set(table(arch).by_name) - idle
+    assert re.search(r"^\+ grants nothing beyond the rest \(\d+ calls\): \w+, .* \.\.\.$", short, re.MULTILINE)
     full = diff(tmp_path, "--full", "old.policy", "new.policy").stdout
     assert full.count("for example") == sum(len(table(arch).by_number) for arch in arches)
 
 
 def test_conditions_are_told_while_there_is_room(tmp_path: Path) -> None:
     (tmp_path / "old.policy").write_text(text(OLD))
-    (tmp_path / "new.policy").write_text(text({**OLD, **dict.fromkeys(("fsync", "fchdir", "ftruncate"), "fd == 1")}))
+    (tmp_path / "new.policy").write_text(text({**OLD, **dict.fromkeys(("ftruncate", "fchown", "syncfs"), "fd == 1")}))
     lines = diff(tmp_path, "old.policy", "new.policy").stdout.splitlines()
     assert sum("for example" in line for line in lines) == 3
-    more = dict.fromkeys(("fsync", "fchdir", "ftruncate", "fdatasync", "flock", "syncfs", "fstat"), "fd == 1")
+    more = dict.fromkeys(("ftruncate", "fchown", "syncfs", "flock", "vmsplice", "fremovexattr", "fsetxattr"), "fd == 1")
     (tmp_path / "new.policy").write_text(text({**OLD, **more}))
     lines = diff(tmp_path, "old.policy", "new.policy").stdout.splitlines()
     assert [line.strip() for line in lines if line.startswith("  ")] == sorted(f"+ {name}: fd == 1" for name in more)
     assert lines[-1] == "--full shows each with its rules and an example"
+
+
+REVERSE = "implied 1\nexecve: allow\nsocket: family == AF_INET && type == SOCK_STREAM && protocol == 0\n"
+
+
+def first_lines(folder: Path, old: str, new: str) -> dict[str, str]:
+    """What each form of the comparison says first."""
+    (folder / "old.policy").write_text(old)
+    (folder / "new.policy").write_text(new)
+    sarif = json.loads(diff(folder, "--format", "sarif", "old.policy", "new.policy").stdout)["runs"][0]["results"][0]
+    page = subprocess.run(
+        [*CALLFENCE, "report", "new.policy", "--against", "old.policy"],
+        cwd=folder, capture_output=True, text=True, timeout=60, check=True,
+    ).stdout
+    changes = re.sub(r"<[^>]+>", "", html.unescape(page).partition('id="changes"')[2].partition("<p>Compared")[0])
+    return {
+        "text": diff(folder, "old.policy", "new.policy").stdout.splitlines()[0],
+        "md": diff(folder, "--format", "md", "old.policy", "new.policy").stdout.splitlines()[0].replace("**", ""),
+        "sarif": f"{ {'error': 'danger'}.get(sarif['level'], sarif['level'])}: {sarif['message']['text']}",
+        "html": changes,
+    }
+
+
+def test_what_completes_a_reverse_shell_is_a_danger_in_the_first_line(tmp_path: Path) -> None:
+    """dup2 is implied, so the change is one line."""
+    for form, line in first_lines(tmp_path, REVERSE, f"{REVERSE}connect: allow\n").items():
+        said = "connect, with dup2, execve and socket: it gives a shell to others over the network"
+        assert "danger" in line.partition(said)[0] and said in line and "[reverse-shell]" in line, (form, line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "level", "said"),
+    [
+        ("default kill", "default allow", "danger", "default kill -> allow: calls that no entry names are allowed"),
+        ("default kill", "default log", "danger", "default kill -> log: calls that no entry names are allowed"),
+        ("default kill", "default notify", "warning", "default kill -> notify: calls that no entry names are put to"),
+        ("default kill", "default errno EPERM", "warning", "default kill -> errno EPERM: calls that no entry names fail"),
+        ("default errno EPERM", "default kill", "note", "default errno EPERM -> kill: calls that no entry names end"),
+        ("unknown errno ENOSYS", "unknown allow", "danger", "unknown errno ENOSYS -> allow: calls that are newer"),
+        ("arm exec", "arm entry", "warning", "arm exec -> entry: the filter takes effect after the dynamic loader"),
+        ("", "implied 1", "note", "implied none -> 1: what grants nothing beyond its entries is allowed without a line"),
+        ("", "portable", "note", "portable: learn adds what other C libraries call instead"),
+    ],
+)
+def test_settings_stand_first(old: str, new: str, level: str, said: str, tmp_path: Path) -> None:
+    body = "exit_group: allow\nread: allow\n"
+    for form, line in first_lines(tmp_path, f"{old}\n{body}", f"{new}\n{body}ptrace: pid == 1\n").items():
+        assert level in line.partition(said)[0] and said in line, (form, line)
+
+
+def test_what_an_implied_set_adds_takes_one_line(tmp_path: Path) -> None:
+    body = "openat: flags == O_RDONLY\nexit_group: allow\n"
+    (tmp_path / "old.policy").write_text(body)
+    (tmp_path / "new.policy").write_text(f"implied 1\n{body}mkdir: allow\n")
+    lines = diff(tmp_path, "old.policy", "new.policy").stdout.splitlines()
+    assert "+ mkdir: allow" in [line.strip() for line in lines]
+    assert len(lines) <= 7
+    assert len(diff(tmp_path, "--full", "old.policy", "new.policy").stdout.splitlines()) > 100
+
+
+def test_what_gives_a_capability_is_no_gift_of_the_set(tmp_path: Path) -> None:
+    (tmp_path / "old.policy").write_text("implied 1\nexit_group: allow\n")
+    (tmp_path / "new.policy").write_text("implied 1\nexit_group: allow\nopenat: flags == O_WRONLY\n")
+    shown = diff(tmp_path, "old.policy", "new.policy").stdout
+    assert "+ openat: " in shown
+    assert "+ ftruncate" not in shown
+
+
+def test_a_reason_that_comes_with_the_change_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "old.policy").write_text("read: allow\n")
+    (tmp_path / "new.policy").write_text("read: allow\nptrace: allow  # why: a debugger\n")
+    excuse = "accepted in this change, by this reason: a debugger"
+    for form in ("text", "md", "sarif"):
+        assert excuse in diff(tmp_path, "--format", form, "old.policy", "new.policy").stdout
+    found = json.loads(diff(tmp_path, "--format", "json", "old.policy", "new.policy").stdout)
+    assert all(excuse in str(one["reasons"]) for one in found["differences"])

@@ -9,8 +9,9 @@ import pytest
 from policygen.evaluate import evaluate
 from policygen.language.document import parse
 from policygen.model import Always
-from policygen.review.catalogue import Danger, Level, dangers, of_call, of_setting, region_of
+from policygen.review.catalogue import Danger, Level, dangers, of_call, of_setting
 from policygen.review.lint import lint
+from policygen.review.selection import region_of
 from tracer.abi import Arch, table
 
 SETTINGS = [of_setting("default"), of_setting("unknown")]
