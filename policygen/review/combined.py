@@ -54,7 +54,7 @@ def completed(old: Policy, new: Policy) -> tuple[Combined, ...]:
         before, after = _abilities(old, arch), _abilities(new, arch)
         held = [row for row in combinations() if after.keys() >= {*row.parts} and not before.keys() >= {*row.parts}]
         for row in _widest(held):
-            lacked = {name for part in row.parts if part not in before for name in after[part]}
+            lacked = {name for part in row.parts if part not in before for name in _written(new, arch, after[part])}
             others = {after[part][0] for part in row.parts if part in before} - lacked
             found.append(Combined(arch, row, (*sorted(lacked), *sorted(others)), len(lacked)))
     return tuple(sorted(_each_once(found), key=lambda one: -one.row.level.rank))
@@ -63,6 +63,11 @@ def completed(old: Policy, new: Policy) -> tuple[Combined, ...]:
 def _each_once(found: list[Combined]) -> tuple[Combined, ...]:
     """Return one for each row: what holds on several architectures is told of the first."""
     return tuple({one.row: one for one in reversed(found)}.values())[::-1]
+
+
+def _written(policy: Policy, arch: Arch, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those that the policy has entries for, where it has any: the others are implied by what these grant."""
+    return tuple(name for name in names if table(arch).by_name[name].number in policy.entries[arch]) or names
 
 
 def listed(names: Sequence[str]) -> str:

@@ -26,8 +26,9 @@ from tracer.abi import Arch, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from policygen.implied.rows import Row
     from policygen.language.document import Document
-    from policygen.model import Action, Expression
+    from policygen.model import Action, Expression, Policy
     from tracer.abi import Argument, Event
 
 WHY = "# why:"
@@ -142,7 +143,7 @@ def implied_entries(document: Document) -> Iterator[Finding]:
             idle = sets.choose(implied, FALSE, truth(sets, entry.expression, arguments)) == FALSE
         except TooComplexError:
             continue
-        if idle:
+        if idle and _is_implied_without(policy, arch, number, rows):
             accepted, reasons = _reasons(document, arch, number)
             yield Finding(
                 "implied-entry",
@@ -156,6 +157,12 @@ def implied_entries(document: Document) -> Iterator[Finding]:
                 None,
                 accepted or "; ".join(dict.fromkeys(reasons.values())),
             )
+
+
+def _is_implied_without(policy: Policy, arch: Arch, number: int, found: tuple[Row, ...]) -> bool:
+    """Whether the set allows the same of a call when the policy has no entry for it: the entry does not give a capability."""
+    section = {one: entry for one, entry in policy.entries[arch].items() if one != number}
+    return expansion(replace(policy, entries={**policy.entries, arch: section})).rows.get((arch, number)) == found
 
 
 def dangerous_together(document: Document) -> Iterator[Finding]:

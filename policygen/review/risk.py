@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.implied.expand import granted as granted_by
 from policygen.implied.rows import capabilities, rows
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
-from policygen.model import IMPLIED
+from policygen.model import IMPLIED, alternatives
 from policygen.review.catalogue import Danger, Level, of_call, of_setting
 from policygen.review.selection import granted, leaves_free
 from policygen.sets.algebra import FALSE
-from policygen.sets.compare import Change, Comparison, Difference, answers
+from policygen.sets.compare import Change, Comparison, Difference, answers, example
 from policygen.sets.region import space, truth
 from tracer.abi import Arch, table
 
@@ -78,7 +78,28 @@ def _ranked(old: Policy, new: Policy, difference: Difference, beside: _Beside) -
     dangers = _dangers(sets, difference, region)
     grave = any(row.level.rank >= Level.WARNING.rank for row in dangers)
     idle = not grave and _is_idle(sets, old, new, difference, region, beside)
-    return Ranked(difference, () if idle else dangers, idle)
+    return Ranked(_in_own_words(sets, old, new, difference, region, beside), () if idle else dangers, idle)
+
+
+def _in_own_words(
+    sets: Space, old: Policy, new: Policy, difference: Difference, region: int, beside: _Beside
+) -> Difference:
+    """Return a difference with the rules that are new in the policy's text, if an implied set gives the other calls of it."""
+    arch, number = difference.arch, difference.example.number
+    mine = new.entries.get(arch, {}).get(number)
+    if difference.change is not Change.MORE or not new.implied or mine is None or mine.action != difference.after:
+        return difference
+    before = old.entries.get(arch, {}).get(number)
+    had = alternatives(before.expression) if before else ()
+    added = tuple(part for part in alternatives(mine.expression) if part not in had)
+    arguments = table(arch).by_number[number].arguments
+    told = _union(sets, [truth(sets, part, arguments) for part in added])
+    given = [row for row in rows(new.implied, arch) if row.number == number and row.given <= beside.new]
+    known = sets.either(told, _union(sets, [truth(sets, row.entry.expression, arguments) for row in given]))
+    if sets.both(told, region) == FALSE or sets.both(region, sets.invert(known)) != FALSE:
+        return difference
+    where = sets.both(region, told)
+    return replace(difference, rules=added, example=example(sets, where, arch, number))
 
 
 def _region(sets: Space, old: Policy, new: Policy, difference: Difference) -> int:
