@@ -8,7 +8,7 @@ from callfence.enforcing import cache, filters
 from policygen.evaluate import evaluate
 from policygen.filter import bpf
 from policygen.filter.listener import expects_listener
-from policygen.filter.verify import reported, verify
+from policygen.filter.verify import meaning, verify
 from policygen.language.naming import format_action, format_call
 from tracer.errors import CallfenceError
 
@@ -28,12 +28,13 @@ def misfit(made: Compiled) -> str:
             return "" if (same.filter, same.is_settled) == (made.filter, made.is_settled) else "it is not what is compiled now"
         if (made.arm, made.expects_listener) != (str(policy.arm), expects_listener(policy)):
             return "it takes effect at another moment, or listens otherwise"
-        wrong = verify(made.filter, policy, report=made.variant == "report")
+        report, audit = made.variant in ("report", "audit"), made.variant == "audit"
+        wrong = verify(made.filter, policy, report=report, audit=audit)
     except (CallfenceError, KeyError) as error:
         return f"nothing is proved: {error}"
     if wrong is None:
         return ""
-    expected = evaluate(reported(policy) if made.variant == "report" else policy, wrong)
+    expected = evaluate(meaning(policy, report, audit=audit)[0], wrong)
     answers = f"{bpf.action_text(bpf.run(made.filter, wrong))}, and the policy {format_action(expected)}"
     return f"to {format_call(wrong)} it answers {answers}"
 

@@ -120,8 +120,9 @@ def test_import_for_a_container_with_capabilities(tmp_path: Path) -> None:
     assert "ptrace" not in names, "it comes with Linux 4.8"
 
 
-def test_a_profile_is_compared_with_a_policy_in_one_command() -> None:
-    out, err = callfence("diff", DOCKER, HELLO)
+def test_a_profile_is_compared_with_a_policy_in_one_command(tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text("read: allow\nwrite: fd == 1\n")
+    out, err = callfence("diff", DOCKER, tmp_path / "it.policy")
     assert out.startswith("narrower: NEW allows nothing that OLD does not, and less\n")
     assert f"callfence: {DOCKER} is read as a container profile" in err
     assert callfence("diff", DOCKER, DOCKER)[0].startswith("equal")

@@ -88,9 +88,10 @@ def test_what_does_not_fit_its_policy_is_named(work: Work) -> None:
     assert f"{file} is not the filter of mkdir.policy: to syscall 0 " in done.stdout
 
 
-@pytest.mark.parametrize("variant", ["report", "silent", "warm"])
+@pytest.mark.parametrize("variant", ["report", "audit", "silent", "warm"])
 def test_what_fits_is_proved(work: Work, variant: str) -> None:
-    words = {"warm": ("learn", "-q"), "silent": ("enforce", "--quiet-kernel")}.get(variant, ("enforce",))
+    options = {"silent": "--quiet-kernel", "audit": "--audit", "report": "--arm=exec"}
+    words = ("learn", "-q") if variant == "warm" else ("enforce", options[variant])
     work.run(*words, *MKDIR)
     if variant == "warm":
         work.run(*words, *MKDIR)
