@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from policygen.holds import holds
-from policygen.implied.expand import expanded, expansion, granted, least, witnessed
+from policygen.implied.expand import expanded, expansion, granted, witnessed
+from policygen.implied.rows import capabilities
 from policygen.learning.floor import OPAQUE
 from policygen.learning.known import sort_out
 from policygen.model import ALLOW, ENOSYS, Always, Entry, Expression, Or, Policy, alternatives
@@ -148,17 +149,18 @@ def _fails(policy: Policy, call: Call, allow_opaque: Collection[str]) -> bool:
 
 def _with_capabilities(policy: Policy, new: Placed) -> tuple[Policy, dict[Call, tuple[Expression, ...]]]:
     """The policy with every capability that the observations use and learning has an entry for."""
-    names = {(arch, one.name) for (arch, _), seen in new.items() for each in seen for one in witnessed(each.event)}
-    names = {(arch, name) for arch, name in names if name not in granted(policy)}
-    entries = {arch: dict(section) for arch, section in policy.entries.items()}
+    used = {(arch, one.name) for (arch, _), seen in new.items() for each in seen for one in witnessed(each.event)}
     added: dict[Call, tuple[Expression, ...]] = {}
-    for arch, name in sorted(names):
-        for one in least(arch, name):
-            old = entries[arch].get(one.number)
+    for arch in policy.entries:
+        for one in capabilities(arch):  # in the file's order: what another one includes comes after it
+            old = policy.entries[arch].get(one.number)
+            if not one.is_least or (arch, one.name) not in used or one.name in granted(policy):
+                continue
             if old is not None and (old.action != ALLOW or old.otherwise is not None or old.expression == Always(False)):
                 continue  # it denies something explicitly
             before = alternatives(old.expression) if old else ()
             parts = minimise((*before, *alternatives(one.entry.expression)), table(arch).by_number[one.number].arguments)
-            entries[arch][one.number] = Entry(parts[0] if len(parts) == 1 else Or(parts))
+            entry = Entry(parts[0] if len(parts) == 1 else Or(parts))
+            policy = replace(policy, entries={**policy.entries, arch: {**policy.entries[arch], one.number: entry}})
             added[arch, one.number] = (*added.get((arch, one.number), ()), *alternatives(one.entry.expression))
-    return replace(policy, entries=entries), added
+    return policy, added

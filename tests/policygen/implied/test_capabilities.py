@@ -17,7 +17,8 @@ from policygen.sets.compare import example
 from policygen.sets.region import space, truth
 from tracer.abi import Arch, Event, table
 
-READS, WRITES, UPDATES, CREATES = ({f"{verb} files"} for verb in ("reads", "writes", "updates", "creates"))
+WRITES, UPDATES, CREATES = ({f"{verb} files"} for verb in ("writes", "updates", "creates"))
+READS = {"reads files", "lists folders"}
 NOTHING: set[str] = set()
 TCP, UDP, SOCKETS = {"has internet stream sockets"}, {"has internet datagram sockets"}, {"has sockets"}
 LOCKS, CODE, ACCEPTS = {"locks files"}, {"maps code of files"}, {"accepts connections"}
