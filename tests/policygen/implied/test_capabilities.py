@@ -199,7 +199,7 @@ def test_the_least_entry_grants_its_capability_and_what_every_way_to_do_it_does(
     assert len(names) > 5
     for name in names:
         (one,) = least(arch, name)
-        also = SOCKETS if name in ACCEPTS else THREADS if name in MUSL else NOTHING
+        also = SOCKETS if name in ACCEPTS else THREADS if name in MUSL else FOLDERS if name in READS else NOTHING
         assert granted(Policy({arch: {one.number: one.entry}}, implied=1)) == {name} | also
 
 
