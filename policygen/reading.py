@@ -12,6 +12,7 @@ import stat
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from io import BufferedReader
 
     Check = Callable[[str, os.stat_result], None]
 
@@ -24,17 +25,26 @@ def read(name: str, limit: int = MAX_SIZE, check: Check | None = None) -> bytes:
 
     Raises OSError, within moments: also for a pipe or a device, which may wait or never end, and for more than `limit` bytes.
     """
-    _require_regular(os.stat(name), name)  # before opening, which makes some devices act
-    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        _require_regular(status, name)
-        if check is not None:
-            check(name, status)
+    with regular(name, check) as file:
         data = file.read(limit + 1) or b""  # None: the file would make us wait, as some of /proc do
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"more than {limit >> 20} MiB, which is too much to be read", name)
     return data
+
+
+def regular(name: str, check: Check | None = None) -> BufferedReader:
+    """Open a regular file for reading, once `check` has accepted its name and status.  Raises OSError, within moments."""
+    _require_regular(os.stat(name), name)  # before opening, which makes some devices act
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        _require_regular(status, name)
+        if check is not None:
+            check(name, status)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return open(descriptor, "rb")
 
 
 def below(policy: str, check: Check | None = None) -> Callable[[str], bytes]:

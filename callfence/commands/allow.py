@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Add to POLICY what LINE allows: one or more entries, as enforce prints them.  Rules and comments of the policy are kept.  What
-the policy denies explicitly stays denied, unless --force is given."""
+the policy denies explicitly stays denied, unless --force is given.
+
+With --log, add what it takes to allow what `enforce --log` wrote of this policy, as `learn` would write it, and add the
+violations to the recording of POLICY, so that `callfence why` shows who made the calls.  `callfence review --log` asks about
+each instead: an attacker's calls are in the log too."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,15 +38,27 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the entry (default: the first that the policy has)")
     parser.add_argument("--force", action="store_true", help="also allow what the policy denies explicitly")
     parser.add_argument("policy", metavar="POLICY", type=Path)
-    parser.add_argument("line", metavar="LINE", nargs="+", help="'openat: flags == O_RDONLY'")
+    parser.add_argument("line", metavar="LINE", nargs="*", help="'openat: flags == O_RDONLY'")
+    logged = parser.add_argument_group("what was denied")
+    logged.add_argument("--log", action="append", default=[], metavar="LOG", help="a log of `enforce --log`; repeatable")
+    logged.add_argument("--only", action="append", default=[], metavar="SYSCALL", help="of the log, only this call; repeatable")
     return parser
 
 
 def main(arguments: list[str]) -> int:
     """0: allowed now, or before; 1: the policy denies it explicitly; 2: bad input."""
-    options = parser().parse_args(arguments)
+    command = parser()
+    options = command.parse_args(arguments)
+    if bool(options.line) == bool(options.log):
+        command.error("give LINE, or --log LOG")
+    if options.log and (options.arch or options.force):
+        command.error("--arch and --force are of LINE: a log names the architectures")
+    if options.only and not options.log:
+        command.error("--only is of --log")
 
     def work() -> int:
+        if options.log:
+            return _allow_logged(options)
         with locked(options.policy):
             return _allow(options)
 
@@ -84,6 +100,35 @@ def _allow(options: argparse.Namespace) -> int:
         atomic.write(options.policy, document.with_policy(policy).text().encode())
     print("\n".join(said))
     return 0
+
+
+def _allow_logged(options: argparse.Namespace) -> int:
+    """Raises UserError, PolicyError, OSError; nothing is written then."""
+    from callfence.learning import from_log
+
+    recording = from_log.read_logs("allow", options.policy, options.log)
+    from_log.check_names(options.only, recording)
+    with locked(options.policy):
+        document = parse_file(options.policy)
+        denied = from_log.still_denied(document.policy, recording, options.only)
+        generated = from_log.with_allowed(document, denied, options.policy.name)
+        policy = generated.document.policy
+        if policy != document.policy:
+            atomic.write(options.policy, generated.document.text().encode())
+    from_log.remember(options.policy, from_log.allowed_by(policy, denied))
+    for arch, section in policy.entries.items():
+        for number, entry in section.items():
+            old = document.policy.entries.get(arch, {}).get(number)
+            if entry != old:
+                print(f"{options.policy}: {table(arch).by_number[number].name}")
+                print("\n".join(f"  {line}" for line in _changes(arch, number, old, entry)))
+    if policy == document.policy:
+        print(f"{options.policy}: unchanged: it allows all that is logged" if not denied.observations else
+              f"{options.policy}: unchanged")
+    refused = [*from_log.refused_lines(document.policy, generated)]
+    for line in refused:
+        print(f"{options.policy}: not allowed: {line}", file=sys.stderr)
+    return int(bool(refused))
 
 
 def _equivalents(given: Policy, policy: Policy) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.judging.ask import Asker
-from callfence.judging.differences import difference_lines, rule_texts
+from callfence.judging.differences import difference_lines, headline, rule_texts
 from callfence.judging.rehearsed import held_back_lines
 from callfence.judging.sites import site_lines
 from callfence.judging.symbols import Symbols
@@ -20,8 +20,9 @@ from callfence.shared.text import on_one_line
 from policygen.language.naming import format_action, format_call
 from policygen.model import Entry
 from policygen.recording import atomic, recording_file
-from policygen.recording.runs import Recording
+from policygen.recording.runs import Recording, merge
 from policygen.review.changes import EntryChange, PolicyChange, SettingChange, changes
+from policygen.review.judgement import judge
 from policygen.review.provenance import provenance
 from policygen.review.resolve import Answer, Decision, resolve
 from policygen.sets.compare import Change, compare
@@ -29,14 +30,18 @@ from tracer.abi import table
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from policygen.language.document import Document
+    from policygen.review.judgement import Headline
 
 DESCRIPTION = """\
 Accept, reject or edit what POLICY newly allows, one change at a time, the most dangerous first.  Each is shown with its risk
 and with the executables that made the calls.  A rejected change is removed from the file and what it replaced is restored;
-the rest of the file, comments included, is kept.  Commit the file afterwards: what is not committed is asked again."""
+the rest of the file, comments included, is kept.  Commit the file afterwards: what is not committed is asked again.
+
+With --log, the changes are what it takes to allow what `enforce --log` wrote of POLICY.  What is accepted is added to POLICY,
+and its violations to the recording; what is not stays denied."""
 
 EPILOG = """\
 At the prompt, ^D means q, and ^C leaves the file unchanged.  Exit status: 0 everything is decided; 1 something is not; 2 bad
@@ -47,12 +52,17 @@ NO_TERMINAL = (
     "--accept-all or --reject-all decides all of it"
 )
 
+NO_TERMINAL_LOG = (
+    "asking needs a terminal: --accept-all, or `callfence allow {policy} --log LOG --only SYSCALL`, decides without one"
+)
+
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="callfence review", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     against = parser.add_mutually_exclusive_group()
     against.add_argument("--against", metavar="OLD", help="the policy file to compare with, instead of a revision of POLICY")
     against.add_argument("--git", metavar="REVISION", default="HEAD", help="the revision to compare with (default: HEAD)")
+    against.add_argument("--log", action="append", metavar="LOG", help="what `enforce --log` wrote; repeatable")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--accept-all", action="store_true", help="accept every change without asking")
     how.add_argument("--reject-all", action="store_true", help="reject every change without asking")
@@ -63,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """0: all is decided; 1: something is not; 2: bad input, or no terminal to ask at.  ^C ends the process."""
     options = parser().parse_args(arguments)
-    return judged("review", lambda: _review(options))
+    return judged("review", lambda: _review_log(options) if options.log else _review(options))
 
 
 def _review(options: argparse.Namespace) -> int:
@@ -76,21 +86,62 @@ def _review(options: argparse.Namespace) -> int:
     if not found:
         print(f"{path}: nothing to review: it allows no more than {_name(options)} does")
         return 0
+    return _write(path, old, _decided(options, old, new, found, _recording(path)))
+
+
+def _review_log(options: argparse.Namespace) -> int:
+    """Raises UserError, PolicyError, OSError, which leave the file unchanged."""
+    from callfence.learning import from_log
+
+    path = Path(options.policy)
+    logged = from_log.read_logs("review", path, options.log)
+    old = _read(path)
+    generated = from_log.with_allowed(old, from_log.still_denied(old.policy, logged), path.name)
+    refused = [*from_log.refused_lines(old.policy, generated)]
+    for line in refused:
+        print(f"{path}: not asked: {line}")
+    new = generated.document
+    found = changes(old.policy, new.policy)
+    if not found:
+        print(f"{path}: nothing to review: it allows what is logged" if not refused else f"{path}: nothing else to review")
+        return int(bool(refused))
+    decisions = _decided(options, old, new, found, merge(_recording(path), logged))
+    with locked(path):
+        now = _read(path)
+        if now.policy != old.policy:
+            raise UserError(f"{path} has changed during the review: nothing was written; review again")
+        taken = {change for change, one in decisions.items() if one.answer is Answer.ACCEPT}
+        left = {change: Decision(Answer.REJECT) for change in found if change not in taken}
+        after = resolve(now, new, {**decisions, **left})
+        if taken:
+            atomic.write(path, after.text().encode())
+    from_log.remember(path, from_log.allowed_by(after.policy, from_log.still_denied(old.policy, logged)))
+    answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in found]
+    print(f"{path}: {_counts(answers)}")
+    if Answer.SKIP in answers:
+        print("what is undecided stays denied, and is asked again")
+    return int(Answer.SKIP in answers or bool(refused))
+
+
+def _decided(
+    options: argparse.Namespace, old: Document, new: Document, found: Sequence[PolicyChange], recording: Recording
+) -> Mapping[PolicyChange, Decision]:
+    """The decisions of the command line, or of a person at a terminal.  ^C ends the process."""
+    path = Path(options.policy)
     if options.accept_all or options.reject_all:
         answer = Answer.ACCEPT if options.accept_all else Answer.REJECT
-        decisions = {change: Decision(answer) for change in found}
-    elif not (sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty()):
-        raise UserError(NO_TERMINAL.format(policy=path))
-    else:
-        atomic.check_writable(path)
-        try:
-            decisions = Asker(old, new, found, _describer(path, new)).ask()
-        except KeyboardInterrupt:
-            print(f"\n{path}: left as it was")
-            sys.stdout.flush()
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGINT)
-    return _write(path, old, decisions)
+        return dict.fromkeys(found, Decision(answer))
+    if not (sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty()):
+        raise UserError((NO_TERMINAL_LOG if options.log else NO_TERMINAL).format(policy=path))
+    atomic.check_writable(path)
+    try:
+        return Asker(old, new, found, _describer(old, new, recording)).ask()
+    except KeyboardInterrupt:
+        print(f"\n{path}: left as it was")
+        sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+        raise
 
 
 def _read(path: Path) -> Document:
@@ -112,7 +163,7 @@ def _write(path: Path, old: Document, decisions: Mapping[PolicyChange, Decision]
         if after.text() != before.text():
             atomic.write(path, after.text().encode())
     answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in found]
-    print(f"{path}: {', '.join(f'{answers.count(answer)} {answer}' for answer in Answer if answer in answers)}")
+    print(f"{path}: {_counts(answers)}")
     for one in compare(before.policy, after.policy).differences:
         print("\n".join(difference_lines(one)))
     if Answer.ACCEPT in answers:
@@ -120,16 +171,25 @@ def _write(path: Path, old: Document, decisions: Mapping[PolicyChange, Decision]
     return int(Answer.SKIP in answers)
 
 
+def _counts(answers: Sequence[Answer]) -> str:
+    return ", ".join(f"{answers.count(answer)} {answer}" for answer in Answer if answer in answers)
+
+
 def _recording(path: Path) -> Recording:
     recorded = recording_path(path)
     return recording_file.load(recorded) if recorded.exists() else Recording()
 
 
-def _describer(path: Path, new: Document) -> Callable[[PolicyChange], Iterator[str]]:
-    recording = _recording(path)
+def _describer(old: Document, new: Document, recording: Recording) -> Callable[[PolicyChange], Iterator[str]]:
     symbols = Symbols()
+    together = judge(old, new)
 
     def describe(change: PolicyChange) -> Iterator[str]:
+        for one in together.headlines:
+            if isinstance(change, EntryChange) and one.arch and _completes(change, one):
+                yield headline(together, one)
+                yield f"  why     {one.why}"
+                yield f"  safer   {one.safer}"
         yield from _dangers(change)
         yield from _what(change)
         if isinstance(change, EntryChange):
@@ -147,6 +207,11 @@ def _describer(path: Path, new: Document) -> Callable[[PolicyChange], Iterator[s
         yield from (f"  {'' if place else 'seen':7} {line[2:]}" for place, line in enumerate(lines))
 
     return describe
+
+
+def _completes(change: EntryChange, one: Headline) -> bool:
+    """Whether the change is of a call that completes a combination."""
+    return one.arch is change.arch and table(change.arch).by_number[change.number].name in one.completing
 
 
 def _dangers(change: PolicyChange) -> Iterator[str]:

@@ -11,7 +11,7 @@ from callfence.learning.store import add
 from callfence.learning.summary import size_of
 from callfence.shared.inputs import content
 from callfence.shared.text import plural, printable
-from policygen import formats
+from policygen import formats, reading
 from policygen.learning.extend import Options
 from policygen.learning.generate import generate
 from policygen.learning.within import forbidden, generate_within
@@ -98,11 +98,23 @@ def _generate(recording: Recording, existing: Document | None, name: str, option
 
 def _read(options: LogOptions) -> Recording:
     """Raises UserError."""
-    recording: Recording = formats.module(options.format).record(
-        content(options.file, MAX_LOG), options.file, options.given
-    )
+    recording = read_log(options.format, options.file, options.given)
     path = Path(options.file)
     if path.is_file():  # logs without dates take that of the file
         runs = (run._replace(started=run.started or path.stat().st_mtime_ns) for run in recording.runs)
         recording = Recording(tuple(runs), recording.observations)
+    return recording
+
+
+def read_log(name: str, file: str, given: FormatOptions) -> Recording:
+    """The recording in a file of that format; `-` is standard input.  Raises UserError, OSError."""
+    module = formats.module(name)
+    recording: Recording
+    if not hasattr(module, "record_stream"):
+        recording = module.record(content(file, MAX_LOG), file, given)
+    elif file == "-":
+        recording = module.record_stream(sys.stdin.buffer, file, given)
+    else:
+        with reading.regular(file) as stream:
+            recording = module.record_stream(stream, file, given)
     return recording

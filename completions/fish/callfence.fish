@@ -51,7 +51,7 @@ function _shtab_callfence_using
 end
 
 set -g _shtab_callfence_commands learn enforce show compile verify diff reduce fmt why review allow report merge lint export import git-setup doctor
-set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --default --filter --format --from --git --keep-env --keep-fd --kernel --level --log --losses --name --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --rlimit --runtime --scope --to --within -o -p
+set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --default --filter --format --from --git --keep-env --keep-fd --kernel --level --log --losses --name --only --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --rlimit --runtime --scope --to --within -o -p
 
 complete -c callfence -e
 complete -c callfence -f
@@ -140,17 +140,20 @@ complete -c callfence -n '_shtab_callfence_using why' -s h -l help -d 'show this
 complete -c callfence -n '_shtab_callfence_using why' -l arch -xka "x86_64 i386 aarch64" -d 'of the call (default: the first that the policy has)'
 complete -c callfence -n '_shtab_callfence_using why' -l recording -xka "(__fish_complete_path (commandline -ct))" -d 'default: .callfence/NAME.rec beside the policy'
 complete -c callfence -n '_shtab_callfence_using why; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
-complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a review -d 'Accept, reject or edit what POLICY newly allows, one change at a time, the most dangerous first. Each is shown with its risk and with the executables that made the calls. A rejected change is removed from the file and what it replaced is restored; the rest of the file, comments included, is kept. Commit the file afterwards: what is not committed is asked again.'
+complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a review -d 'Accept, reject or edit what POLICY newly allows, one change at a time, the most dangerous first. Each is shown with its risk and with the executables that made the calls. A rejected change is removed from the file and what it replaced is restored; the rest of the file, comments included, is kept. Commit the file afterwards: what is not committed is asked again. With --log, the changes are what it takes to allow what `enforce --log` wrote of POLICY. What is accepted is added to POLICY, and its violations to the recording; what is not stays denied.'
 complete -c callfence -n '_shtab_callfence_using review' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using review' -l against -xka "(__fish_complete_path (commandline -ct))" -d 'the policy file to compare with, instead of a revision of POLICY'
 complete -c callfence -n '_shtab_callfence_using review' -l git -x -d 'the revision to compare with (default: HEAD)'
+complete -c callfence -n '_shtab_callfence_using review' -l log -x -d 'what `enforce --log` wrote; repeatable'
 complete -c callfence -n '_shtab_callfence_using review' -l accept-all -d 'accept every change without asking'
 complete -c callfence -n '_shtab_callfence_using review' -l reject-all -d 'reject every change without asking'
 complete -c callfence -n '_shtab_callfence_using review; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
-complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a allow -d 'Add to POLICY what LINE allows: one or more entries, as enforce prints them. Rules and comments of the policy are kept. What the policy denies explicitly stays denied, unless --force is given.'
+complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a allow -d 'Add to POLICY what LINE allows: one or more entries, as enforce prints them. Rules and comments of the policy are kept. What the policy denies explicitly stays denied, unless --force is given. With --log, add what it takes to allow what `enforce --log` wrote of this policy, as `learn` would write it, and add the violations to the recording of POLICY, so that `callfence why` shows who made the calls. `callfence review --log` asks about each instead: an attacker'"'"'s calls are in the log too.'
 complete -c callfence -n '_shtab_callfence_using allow' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using allow' -l arch -xka "x86_64 i386 aarch64" -d 'of the entry (default: the first that the policy has)'
 complete -c callfence -n '_shtab_callfence_using allow' -l force -d 'also allow what the policy denies explicitly'
+complete -c callfence -n '_shtab_callfence_using allow' -l log -x -d 'a log of `enforce --log`; repeatable'
+complete -c callfence -n '_shtab_callfence_using allow' -l only -x -d 'of the log, only this call; repeatable'
 complete -c callfence -n '_shtab_callfence_using allow; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a report -d 'Write one HTML file about a policy, for reading offline: its risks, how complete it is likely to be, which executables made which calls, and which calls led to each rule. The recording beside the policy is used if there is one.'
 complete -c callfence -n '_shtab_callfence_using report' -s h -l help -d 'show this help message and exit'
@@ -184,7 +187,7 @@ complete -c callfence -n '_shtab_callfence_using export' -s o -l output -xka "(_
 complete -c callfence -n '_shtab_callfence_using export; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a policy file; - is standard input'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a import -d 'Read a filter in another program'"'"'s format and print it as a policy. What a policy cannot express is reported on standard error and in comments, and whether the policy is wider or narrower there. Logs of a program'"'"'s calls become a recording. With -o NAME.policy it is added to NAME.policy and .callfence/NAME.rec, as `learn` adds a run; with -o NAME.rec it is added to that recording alone, for `callfence merge`.'
 complete -c callfence -n '_shtab_callfence_using import' -s h -l help -d 'show this help message and exit'
-complete -c callfence -n '_shtab_callfence_using import' -l from -xka "oci spo bpf minijail kafel strace recording audit" -d 'the format; see below'
+complete -c callfence -n '_shtab_callfence_using import' -l from -xka "oci spo bpf minijail kafel strace recording violations audit" -d 'the format; see below'
 complete -c callfence -n '_shtab_callfence_using import' -l strict -d 'write nothing, with status 1, if the policy would be wider than the file'
 complete -c callfence -n '_shtab_callfence_using import' -l arch -xka "x86_64 i386 aarch64" -d 'the architecture, if the file does not name one'
 complete -c callfence -n '_shtab_callfence_using import' -l kernel -x -d 'the kernel version for rules with a minKernel (default: newest)'

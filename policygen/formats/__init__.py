@@ -2,7 +2,8 @@
 
 A module that writes has `export(policy, options) -> Exported`; one that reads has `read(data, filename, options) ->
 Imported`, or, if what it reads is what programs did and not what they may do, `record(data, filename, options) ->
-Recording`.  All are pure.  `read` and `record` raise ImportFormatError, `export` ExportError.
+Recording`; one whose files may be larger than memory has `record_stream(stream, ...)` too.  All are pure.  `read` and
+`record` raise ImportFormatError, `export` ExportError.
 
 A *loss* is a way in which what is written, or read, does not mean what the other side says.  None is ever silent.
 """
@@ -103,6 +104,8 @@ class FormatOptions:
     """Reading: CAP_* names that the container has, for rules that depend on capabilities."""
     program: str = ""
     """Reading the log of several programs: the one to take, by path or its last part; '' for all."""
+    policy: str = ""
+    """Reading violations: those of the policy in a file of this name, without folders; '' for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     "firejail": Format("firejail: lines of a profile", "firejail", exports=True),
     "strace": Format("a log of `strace -f -o FILE`, as a recording", "logs.strace", records=True),
     "recording": Format("a recording of callfence's own, of any number of runs", "recorded", records=True),
+    "violations": Format("what `enforce --log` wrote, as a recording of what was denied", "logs.violations", records=True),
     "audit": Format("audit records of seccomp (SECCOMP, 1326), as a recording of names", "logs.audit", records=True),
 }
 """Every format, by its name on command lines."""

@@ -35,6 +35,8 @@ class Headline:
     says: str
     why: str = ""
     safer: str = ""
+    completing: tuple[str, ...] = ()
+    """The calls that complete a combination."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,4 +107,4 @@ def _of_combination(one: Combined) -> Headline:
     new, others = one.calls[: one.new], one.calls[one.new :]
     subject = f"{listed(new)}, with {listed(others)}" if others else listed(new)
     row = one.row
-    return Headline(row.level, row.id, one.arch, new[0], subject, f"it {row.grants}", row.why, row.safer)
+    return Headline(row.level, row.id, one.arch, new[0], subject, f"it {row.grants}", row.why, row.safer, new)

@@ -1,1 +1,1 @@
-"""Logs of what programs did (strace, the kernel's audit records) -> recordings."""
+"""Logs of what programs did (strace, the kernel's audit records, what enforce denied) -> recordings."""

@@ -1,0 +1,222 @@
+"""What `enforce --log` wrote, as a recording: a JSON object a line, of a call that a policy did not allow, or a message.
+
+A line has the count so far of its violation, so a count that is not greater than the one before begins with another start of
+the program.  What the program can influence (its path, its registers) is checked and kept as it is: nothing is looked up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from hashlib import sha256
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from policygen.formats import ImportFormatError
+from policygen.recording.observation import Observation, kept
+from policygen.recording.runs import Recording, Run
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from policygen.formats import FormatOptions
+    from policygen.recording.observation import Key, Registers
+
+MAX_LINE = 1 << 18
+"""Bytes of a line: twice the longest that enforce writes.  A longer one is skipped and becomes a gap."""
+MAX_DISTINCT = 50_000
+"""Different violations that are kept, so that no log fills memory; further ones are counted in a gap."""
+_REGISTER = re.compile(r"0x[0-9a-f]{1,16}")
+_WORD = (1 << 32) - 1
+_MANY = 8
+"""Most names that a message lists."""
+
+
+class _Violation(NamedTuple):
+    event: Event
+    executable: str
+    site: str
+    times: int
+    started: int
+    """Nanoseconds since the epoch; 0 if the line has no time."""
+    policies: tuple[str, ...]
+    """The files of the policies that did not allow it, without folders."""
+
+
+class _Kept:
+    """The calls of one observation."""
+
+    __slots__ = ("example", "latest", "site", "total")
+
+    def __init__(self, violation: _Violation) -> None:
+        self.site = violation.site
+        self.example: Registers = violation.event.arguments
+        self.total = 0
+        self.latest = 0
+        """The last count that was told."""
+
+    def add(self, count: int) -> None:
+        self.total += count - self.latest if count > self.latest else count
+        self.latest = count
+
+
+class _Log:
+    """What has been read of a log."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Key, _Kept] = {}
+        self.first = b""
+        """The first violation's line: a log that has grown is the same run."""
+        self.started = 0
+        self.skipped: dict[str, list[int]] = {}
+        """Why lines were skipped -> the first line's number, and how many."""
+        self.others: set[str] = set()
+        """Policies of violations that are not of the one that is asked for."""
+
+    def skip(self, why: str, number: int) -> None:
+        self.skipped.setdefault(why, [number, 0])[1] += 1
+
+    def gaps(self) -> tuple[str, ...]:
+        return tuple(sorted(f"{why}: {count}, first at line {first}" for why, (first, count) in self.skipped.items()))
+
+
+def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
+    """Like `record_stream`."""
+    return record_stream(BytesIO(data), filename, options)
+
+
+def record_stream(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
+    """Return the violations of `options.program` and `options.policy` ('' for all) as one run.
+
+    Lines that cannot be read are gaps of the run: those of a log that was cut, or is longer than what is kept.  Raises
+    ImportFormatError for a line that no known version of enforce writes, and for a log without violations.
+    """
+    log = _Log()
+    for number, line in _lines(stream, log):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            if not line.endswith(b"\n") or number == 1:
+                log.skip("lines that are cut", number)
+            else:
+                log.skip("lines that are no JSON", number)
+            continue
+        if isinstance(found, dict) and isinstance(found.get("message"), str) and "number" not in found:
+            continue  # what enforce says of itself
+        _take(log, line, _violation(found, f"{filename}:{number}"), number, options)
+    if not log.kept:
+        raise ImportFormatError(_nothing(log, filename, options))
+    run_id = sha256(log.first + options.program.encode() + options.policy.encode()).hexdigest()[:16]
+    seen = [
+        Observation(*key, (one.total,), one.site, one.example) for key, one in log.kept.items()
+    ]
+    seen.sort(key=lambda one: one.order)
+    programs = sorted({one.executable for one in seen})
+    run = Run(run_id, log.started, (programs[0],), None, False, log.gaps(), True)
+    return Recording((run,), tuple(seen))
+
+
+def _lines(stream: BinaryIO, log: _Log) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not too long, with their numbers; no more than one is in memory."""
+    number = 0
+    while line := stream.readline(MAX_LINE):
+        number += 1
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            log.skip(f"lines of more than {MAX_LINE >> 10} KiB", number)
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE)
+        elif line.strip():
+            yield number, line
+
+
+def _take(log: _Log, line: bytes, one: _Violation, number: int, options: FormatOptions) -> None:
+    if options.program not in ("", one.executable, one.executable.rpartition("/")[2]):
+        return
+    if options.policy and one.policies and options.policy not in one.policies:
+        if len(log.others) < _MANY:
+            log.others.update(one.policies)
+        return
+    arch = Arch.from_audit(one.event.arch)
+    calls = table(arch) if arch else None
+    known = calls is not None and one.event.number in calls.by_number
+    arguments = kept(calls, one.event) if calls is not None and known else ()
+    key = (one.event.arch, one.event.number, arguments, one.executable)
+    found = log.kept.get(key)
+    if found is None:
+        if len(log.kept) >= MAX_DISTINCT:
+            log.skip(f"violations after the first {MAX_DISTINCT} different ones", number)
+            return
+        found = log.kept[key] = _Kept(one)
+    found.add(one.times)
+    log.first = log.first or line
+    if one.started and (one.started < log.started or not log.started):
+        log.started = one.started
+
+
+def _nothing(log: _Log, filename: str, options: FormatOptions) -> str:
+    if log.others:
+        named = ", ".join(sorted(log.others)[:_MANY])
+        hint = f"`callfence import --from violations -o {options.policy} {filename}` takes them all the same"
+        return f"{filename}: it has no violation of {options.policy}, but of {named}; {hint}"
+    of = f" of {options.program}" if options.program else ""
+    said = "".join(f"; {gap}" for gap in log.gaps())
+    return f"{filename}: it has no violation{of} as `enforce --log` writes them{said}"
+
+
+def _violation(found: Any, position: str) -> _Violation:
+    """Raises ImportFormatError."""
+    if not isinstance(found, dict):
+        raise ImportFormatError(f"{position}: a line of `enforce --log` is a JSON object")
+    names = ("arch", "number", "arguments", "executable", "site", "count")
+    values: tuple[Any, ...] = tuple(map(found.get, names))
+    arch, number, arguments, executable, site, count = values
+    for name, is_right in (
+        ("arch", isinstance(arch, str) and (arch in [*Arch] or _REGISTER.fullmatch(arch))),
+        ("number", _is_int(number) and 0 <= number <= _WORD),
+        ("arguments", isinstance(arguments, list) and len(arguments) == 6 and all(map(_is_register, arguments))),
+        ("executable", _is_text(executable)),
+        ("site", _is_text(site)),
+        ("count", _is_int(count) and 1 <= count < 1 << 63),
+    ):
+        if not is_right:
+            raise ImportFormatError(
+                f"{position}: its `{name}` is not as `enforce --log` writes it: is it a log of another program or version?"
+            )
+    audit = Arch(arch).audit if arch in [*Arch] else int(arch, 16) & _WORD
+    a, b, c, d, e, f = (int(register, 16) for register in arguments)
+    event = Event(audit, number, (a, b, c, d, e, f))
+    return _Violation(event, executable, site, count, _time(found.get("time")), _policies(found.get("allow")))
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_register(value: Any) -> bool:
+    return isinstance(value, str) and _REGISTER.fullmatch(value) is not None
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is what a path can be: some bytes without NUL, those that are not UTF-8 surrogate-escaped."""
+    if not isinstance(value, str) or not value or "\0" in value or len(value) > 2 * 4096:
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _time(value: Any) -> int:
+    try:
+        return max(0, int(datetime.fromisoformat(value).timestamp() * 1000) * 1_000_000)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _policies(value: Any) -> tuple[str, ...]:
+    files = (one.get("file") for one in value if isinstance(one, dict)) if isinstance(value, list) else ()
+    return tuple(file.rpartition("/")[2] for file in files if isinstance(file, str) and file)

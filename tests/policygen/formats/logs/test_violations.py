@@ -1,0 +1,174 @@
+"""Logs of `enforce --log` -> recordings: what is cut, hostile, huge or of others."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from policygen.formats import FormatOptions, ImportFormatError
+from policygen.formats.logs.violations import MAX_DISTINCT, MAX_LINE, record, record_stream
+from policygen.recording import recording_file
+from policygen.recording.runs import Recording, merge
+from tracer.abi import Arch, table
+
+MKDIR = table(Arch.X86_64).by_name["mkdir"].number
+OPTIONS = FormatOptions()
+
+
+def line(**other: Any) -> dict[str, Any]:
+    """A line as enforce writes it."""
+    found: dict[str, Any] = {
+        "time": "2026-01-02T03:04:05.678+00:00",
+        "call": "mkdir(pathname=0x1, mode=0700)",
+        "arch": "x86_64",
+        "number": MKDIR,
+        "arguments": ["0x1", "0x1c0", "0x0", "0x0", "0x0", "0x0"],
+        "action": "kill",
+        "audit": False,
+        "pid": 7,
+        "executable": "/usr/bin/app",
+        "site": "libc.so.6+0x10",
+        "allow": [{"file": "/etc/app.policy", "line": "mkdir: allow"}],
+        "count": 1,
+    }
+    return {**found, **other}
+
+
+def log(*lines: dict[str, Any]) -> bytes:
+    return "".join(json.dumps(one) + "\n" for one in lines).encode()
+
+
+def read(data: bytes, options: FormatOptions = OPTIONS) -> Recording:
+    return record(data, "LOG", options)
+
+
+def test_a_line_is_an_observation() -> None:
+    recording = read(log(line()))
+    (run,), (seen,) = recording.runs, recording.observations
+    assert (run.started, run.warm, run.complete, run.gaps) == (1767323045678 * 1_000_000, True, False, ())
+    assert (seen.number, seen.executable, seen.site, seen.counts) == (MKDIR, "/usr/bin/app", "libc.so.6+0x10", (1,))
+    assert seen.example == (1, 0x1C0, 0, 0, 0, 0)
+    assert recording_file.parse(recording_file.text(recording).encode("ascii"), "X") == recording
+
+
+@pytest.mark.parametrize(
+    ("counts", "total"), [([1], 1), ([1, 10, 100, 123], 123), ([1, 10, 1, 10, 11], 21), ([1, 1, 1], 3), ([7], 7)]
+)
+def test_counts_are_so_far_and_begin_again(counts: list[int], total: int) -> None:
+    (seen,) = read(log(*(line(count=count) for count in counts))).observations
+    assert seen.calls == total
+
+
+def test_the_log_that_has_grown_is_the_same_run() -> None:
+    before, after = (read(log(*(line(count=count) for count in counts))) for counts in ([1], [1, 10]))
+    assert [one.calls for one in merge(before, after).observations] == [10]
+
+
+def test_many_machines_fold() -> None:
+    one, other = (read(log(line(time=f"2026-01-0{day}T00:00:00+00:00"))) for day in (1, 2))
+    assert merge(one, other).observations[0].counts == (1, 1)
+
+
+def test_what_enforce_says_of_itself_is_no_violation() -> None:
+    said = {"time": "2026-01-02T03:04:05.678+00:00", "message": "3 more violations of mkdir (x86_64) were not described"}
+    assert len(read(log(said, line(), said)).observations) == 1
+
+
+def test_fields_of_later_versions_are_ignored() -> None:
+    assert len(read(log(line(evidence={"pathname": "/tmp/x"}))).observations) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "gap"),
+    [
+        (log(line()) + log(line())[:40], "lines that are cut: 1, first at line 2"),
+        (log(line())[40:] + log(line()), "lines that are cut: 1, first at line 1"),
+        (log(line()) + b"\x1b[2J\xff\n" + log(line()), "lines that are no JSON: 1, first at line 2"),
+        (log(line()) + b"[" * 100_000 + b"\n", "lines that are no JSON: 1, first at line 2"),
+        (log(line()) + b"x" * (10 << 20) + b"\n" + log(line()), "lines of more than 256 KiB: 1, first at line 2"),
+    ],
+    ids=["end", "beginning", "noise", "nesting", "10 MB"],
+)
+def test_lines_that_cannot_be_read_are_gaps(data: bytes, gap: str) -> None:
+    recording = read(data)
+    assert recording.runs[0].gaps == (gap,)
+    assert recording.observations[0].calls >= 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arch": "vax"}, {"arch": None}, {"number": -1}, {"number": 1 << 32}, {"number": "83"}, {"number": True},
+        {"arguments": ["0x1"]}, {"arguments": ["0x1"] * 5 + ["0x1ffffffffffffffff"]}, {"arguments": [1] * 6},
+        {"executable": ""}, {"executable": "/a\0b"}, {"executable": "\ud800"}, {"executable": "/" * 9000}, {"site": 3},
+        {"count": 0}, {"count": 1 << 63}, {"count": 1.5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_no_version_writes_is_an_error_with_its_line(change: dict[str, Any]) -> None:
+    (name,) = change
+    with pytest.raises(ImportFormatError, match=f"^LOG:2: its `{name}` is not as"):
+        read(log(line(), line(**change)))
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n", b"hello\n", b"{}", b"[]", b'{"message": "x"}\n'])
+def test_a_log_without_violations(data: bytes) -> None:
+    with pytest.raises(ImportFormatError, match=r"^LOG:"):
+        read(data)
+
+
+def test_forged_paths_stay_what_they_are() -> None:
+    path = "/tmp/\x1b]0;x\x07/../../etc/\udcff"
+    recording = read(log(line(executable=path, site="\x1b[31m")))
+    assert recording.observations[0].executable == path
+    assert recording_file.parse(recording_file.text(recording).encode("ascii"), "X") == recording
+
+
+def test_of_one_policy_and_program() -> None:
+    data = log(line(), line(executable="/bin/other", allow=[{"file": "other.policy", "line": "x"}]))
+    for options in (FormatOptions(policy="app.policy"), FormatOptions(program="app"), FormatOptions(program="/usr/bin/app")):
+        assert [one.executable for one in read(data, options).observations] == ["/usr/bin/app"]
+    with pytest.raises(ImportFormatError, match=r"no violation of third\.policy, but of app\.policy, other\.policy; `callf"):
+        read(data, FormatOptions(policy="third.policy"))
+
+
+class Endless(io.RawIOBase):
+    """A log of many different violations, made while it is read."""
+
+    def __init__(self, lines: int) -> None:
+        self._left = lines
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        return log(line(executable=f"/bin/{self._left}")) if self._left >= 0 else b""
+
+
+def test_memory_is_bounded() -> None:
+    tracemalloc.start()
+    recording = record_stream(Endless(MAX_DISTINCT + 1000), "LOG", OPTIONS)  # type: ignore[arg-type]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(recording.observations) == MAX_DISTINCT
+    said = f"violations after the first {MAX_DISTINCT} different ones: 1000, first at line {MAX_DISTINCT + 1}"
+    assert recording.runs[0].gaps == (said,)
+    assert peak < 200 << 20
+
+
+def test_a_long_line_is_not_in_memory() -> None:
+    class Long(io.RawIOBase):
+        left = 200
+
+        def readline(self, size: int | None = -1, /) -> bytes:
+            self.left -= 1
+            return b"x" * (size or 0) if self.left > 0 else b"\n" + b"" if self.left == 0 else b""
+
+    tracemalloc.start()
+    with pytest.raises(ImportFormatError, match="256 KiB: 1, first at line 1"):
+        record_stream(Long(), "LOG", OPTIONS)  # type: ignore[arg-type]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * MAX_LINE
