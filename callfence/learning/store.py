@@ -82,7 +82,7 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
         _tell_changed(prepared)
         generated = replace(generated, new=_generate(prepared, added.recording.of_run(run.id), before, options).new)
     _tell_forbidden(observations, prepared, options)
-    return Learned(prepared.policy, added.recording, run, before, generated)
+    return Learned(prepared.policy, added.recording, run, before, generated, _exact_within(before, generated, options))
 
 
 def rehearsed(
@@ -130,6 +130,12 @@ def _generate(
     if prepared.base is None:
         return generate(seen, existing, name=name, options=how, arm=arm)
     return generate_within(seen, existing, prepared.base, name=name, options=how, arm=arm)
+
+
+def _exact_within(before: Document | None, generated: Generated, options: LearnOptions) -> str:
+    """The baseline, if it is the reason why the policy has no implied set."""
+    wanted = before.policy.implied if before else not (options.exact or options.tight)
+    return options.within or "" if wanted and not generated.document.policy.implied else ""
 
 
 def _trusted(whole: Recording, run: Run, existing: Document | None) -> tuple[Observation, ...]:

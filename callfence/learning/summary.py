@@ -41,6 +41,8 @@ class Learned:
     run: Run
     existing: Document | None
     generated: Generated
+    exact_within: str = ""
+    """The baseline that has no room for the implied set which the policy would have otherwise."""
 
 
 def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> None:
@@ -71,6 +73,8 @@ def print_check(learned: Learned, accept: Sequence[str], file: TextIO) -> None:
         print(f"  {line}", file=file)
     for gap in (*learned.run.gaps, *learned.generated.gaps):
         print(f"  not observed: {printable(gap)}", file=file)
+    for line in _refused(learned):
+        print(f"  refused: {line}", file=file)
     if new:
         print(f"to accept it, run this, and commit {learned.policy}:\n  {command_line(accept)}", file=file)
     file.flush()
@@ -93,6 +97,8 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     if policy.implied and learned.generated.implied:
         kinds = plural(learned.generated.implied, "kind")
         rows.append(("implied", f"{kinds} of call that grant nothing beyond it (callfence show --implied)"))
+    if learned.exact_within:
+        rows.append(("implied", f"nothing: {printable(learned.exact_within)} allows too little of it; the policy is exact"))
     if learned.generated.widenings:
         widened = plural(sum(learned.generated.widenings.values()), "observation")
         places = plural(len(learned.generated.widenings), "place")
@@ -104,9 +110,13 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         ("run it next", "; ".join(run_next(plain)) or "in other ways: the recording suggests none"),
     ]
     rows += [("not observed", printable(gap)) for gap in (*learned.run.gaps, *learned.generated.gaps)]
-    for seen in learned.generated.refused:
-        rows.append(("refused", f"{call_name(seen.arch, seen.number)}: the policy denies it explicitly; unchanged"))
+    rows += [("refused", line) for line in _refused(learned)]
     return rows
+
+
+def _refused(learned: Learned) -> list[str]:
+    names = dict.fromkeys(call_name(seen.arch, seen.number) for seen in learned.generated.refused)
+    return [f"{name}: the policy denies it explicitly; unchanged" for name in names]
 
 
 def _rehearsals(recording: Recording) -> str:

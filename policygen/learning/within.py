@@ -6,13 +6,14 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from policygen.implied.expand import expanded
+from policygen.implied.expand import expanded, tidy
 from policygen.implied.narrow import narrowed
 from policygen.language.normal import normal
 from policygen.learning.extend import DEFAULTS
+from policygen.learning.floor import OPAQUE
 from policygen.learning.generate import Generated, New, generate
 from policygen.learning.known import sort_out
-from policygen.model import KILL, Action, ActionKind, Always, Entry, Policy, alternatives
+from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives
 from policygen.sets.compare import Change, compare
 from policygen.sets.reduce import reduce
 from tracer.abi import Arch, table
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from policygen.learning.extend import Options
     from policygen.model import Arm
     from policygen.recording.observation import Observation
+
+
+MAX_DENIALS = 16
+"""The most calls that a policy with an implied set may have to deny for its baseline's sake.  Container profiles take 1 to 8
+(their age), and a baseline that was learned without a set takes 120."""
 
 
 def generate_within(
@@ -38,15 +44,36 @@ def generate_within(
     """`generate`, and then what the baseline does not allow taken out: of what is new, and of what was there.
 
     A call that was made, and that the baseline fails with an error whatever its arguments, fails so in the policy too.
+    The policy has an implied set only if the baseline `has_room` for it; one that had it gets entries instead.
     Raises what `generate` does, and ValueError for a policy that cannot be reduced to the baseline.
     """
     ordered = sorted(observations, key=lambda one: one.order)
     against = set(forbidden(ordered, base))
-    generated = generate((one for one in ordered if one not in against), existing, name=name, options=options, arm=arm)
-    policy = _with_errors(within(generated.document.policy, base), against, base)
+    options = replace(options, implied=options.implied if has_room(base, options.implied) else 0)
+    start = existing
+    if existing is not None and not has_room(base, existing.policy.implied):
+        start = existing.with_policy(within(existing.policy, base))
+    generated = generate((one for one in ordered if one not in against), start, name=name, options=options, arm=arm)
+    policy = within(generated.document.policy, base, against)
     document = generated.document if policy == generated.document.policy else generated.document.with_policy(policy)
     new = tuple(filter(None, (_new(one, policy, existing) for one in generated.new)))
     return replace(generated, document=document, new=new)
+
+
+def has_room(base: Policy, version: int) -> bool:
+    """Whether an implied set fits in a baseline: it has one itself, or allows nearly all that the set would add to it.
+
+    Otherwise a policy with the set would deny call after call, and a policy without is shorter.  The architecture that counts
+    is the baseline's first."""
+    if not version or base.implied:
+        return True
+    key = f"room for implied {version}"
+    if key not in base.memo:
+        main = next(arch for arch in Arch if arch in base.entries)
+        alone = replace(base, entries={main: base.entries[main]})
+        differences = compare(alone, replace(alone, implied=version)).differences
+        base.memo[key] = len({one.number for one in differences if one.change is Change.MORE}) <= MAX_DENIALS
+    return base.memo[key] is True
 
 
 def forbidden(observations: Iterable[Observation], base: Policy) -> list[Observation]:
@@ -65,20 +92,32 @@ def forbidden(observations: Iterable[Observation], base: Policy) -> list[Observa
     return found
 
 
-def within(policy: Policy, base: Policy) -> Policy:
+def within(policy: Policy, base: Policy, made: Iterable[Observation] = ()) -> Policy:
     """The policy, less what the baseline does not allow.  What it forbids meets the action that the baseline writes for
-    the call, else the policy's default.
+    the call, else the policy's default; a call that was `made` and is forbidden meets the baseline's error.
 
     Unlike `reduce`, calls that the baseline does not name are forbidden as well, if its default stops them.  Raises
     ValueError if the policy's own default lets run what the baseline's stops.
     """
-    if policy.implied:
-        return narrowed(policy, within(expanded(policy), base))
+    if not has_room(base, policy.implied):
+        policy = tidy(expanded(policy))
     base = expanded(base)
+    meant = _with_errors(_cut(expanded(policy), base), made, base)
+    return normal(narrowed(policy, meant)) if policy.implied else meant
+
+
+def _cut(policy: Policy, base: Policy) -> Policy:
+    """`within` for two policies without implied sets."""
     if policy.default.may_run and not base.default.may_run:
         raise ValueError("its default lets calls run that the baseline's stops: write `default kill`, or `errno`")
     entries = {
-        arch: {n: one for n, one in section.items() if n in base.entries.get(arch, {}) or _unnamed(base, arch, n).may_run}
+        arch: {
+            number: entry
+            for number, entry in section.items()
+            if number in base.entries.get(arch, {})
+            or _unnamed(base, arch, number).may_run
+            or not _may_run(entry, policy)
+        }
         for arch, section in policy.entries.items()
         if arch in base.entries
     }
@@ -87,14 +126,17 @@ def within(policy: Policy, base: Policy) -> Policy:
 
 
 def _with_errors(policy: Policy, against: Iterable[Observation], base: Policy) -> Policy:
-    """With the error that the baseline answers all of a call with, where the policy says nothing of one that was made."""
+    """With the error that the baseline answers all of a call with, where the policy says nothing of one that was made.
+
+    A call that hides its arguments fails with ENOSYS, the one error for which programs have another way."""
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for one in against:
         arch = Arch.from_audit(one.arch)
         if arch in entries and one.number not in entries[arch] and one.number <= table(arch).newest(policy.table):
             entry = base.entries.get(arch, {}).get(one.number) or Entry(Always(True), _unnamed(base, arch, one.number))
             if entry.expression == Always(True) and entry.action.kind is ActionKind.ERRNO:
-                entries[arch][one.number] = entry
+                hidden = table(arch).by_number[one.number].name in OPAQUE
+                entries[arch][one.number] = Entry(Always(True), ENOSYS) if hidden else entry
     return policy if entries == policy.entries else normal(replace(policy, entries=entries))
 
 
@@ -113,6 +155,16 @@ def _reduced(policy: Policy, base: Policy) -> Policy:
     if any(one.change is Change.MORE for one in compare(base, found).differences):
         raise AssertionError("the policy allows more than its baseline")
     return found
+
+
+def _may_run(entry: Entry, policy: Policy) -> bool:
+    rest = (entry.otherwise or policy.default).may_run
+    match entry.expression:
+        case Always(True):
+            return entry.action.may_run
+        case Always(False):
+            return rest
+    return entry.action.may_run or rest
 
 
 def _unnamed(base: Policy, arch: Arch, number: int) -> Action:

@@ -32,15 +32,16 @@ def base(tmp_path: Path) -> Path:
 
 
 def test_what_the_baseline_forbids_is_shown_and_not_allowed(base: Path, tmp_path: Path) -> None:
-    ran = learn(tmp_path, "--exact", "--within", base, "--", "sh", "-c", "echo hello; exit 3", status=3)
+    ran = learn(tmp_path, "--within", base, "--", "sh", "-c", "echo hello; exit 3", status=3)
     assert ran.stdout == "hello\n"
     assert f"{base} forbids what the program did" in ran.stderr
     assert "1 x write(fd=1, buf=0x" in ran.stderr
     assert "by /usr/bin/dash: errno EPERM" in ran.stderr
+    assert f"  implied        nothing: {base} allows too little of it; the policy is exact\n" in ran.stderr
     assert "\nwrite: errno EPERM\n" in (tmp_path / "it.policy").read_text()
     run(tmp_path, *CALLFENCE, "reduce", "--check", base, "it.policy")
     before = (tmp_path / "it.policy").read_bytes()
-    again = learn(tmp_path, "-q", "--exact", "--within", base, "--", "sh", "-c", "echo hello; exit 3", status=3)
+    again = learn(tmp_path, "-q", "--within", base, "--", "sh", "-c", "echo hello; exit 3", status=3)
     assert "forbids" in again.stderr
     assert (tmp_path / "it.policy").read_bytes() == before
 
@@ -49,16 +50,43 @@ def test_a_policy_that_exceeds_it_is_cut_back(base: Path, tmp_path: Path) -> Non
     learn(tmp_path, "-q", "--", "sh", "-c", "echo hello")
     ran = learn(tmp_path, "--within", base, "--", "sh", "-c", "echo hello")
     assert "write(fd=1" in ran.stderr, "what the policy allowed is seen, too"
+    assert "the policy is exact" in ran.stderr
+    text = (tmp_path / "it.policy").read_text()
+    assert "\nwrite: errno EPERM\n" in text
+    assert "\nimplied" not in text and ": deny" not in text
     run(tmp_path, *CALLFENCE, "reduce", "--check", base, "it.policy")
+    again = learn(tmp_path, "--within", base, "--", "sh", "-c", "echo hello")
+    assert "the policy is exact" not in again.stderr, "it was exact before"
+    assert (tmp_path / "it.policy").read_text() == text
+
+
+def test_check_tells_what_the_policy_denies_explicitly(base: Path, tmp_path: Path) -> None:
+    learn(tmp_path, "-q", "--within", base, "--", "sh", "-c", "echo hello")
+    (tmp_path / "wider.policy").write_text(base.read_text() + "write: allow\n")
+    ran = learn(tmp_path, "--check", "--within", "wider.policy", "--", "sh", "-c", "echo hello")
+    assert "it.policy: nothing new\n" in ran.stderr
+    assert "\n  refused: write: the policy denies it explicitly; unchanged\n" in ran.stderr
+
+
+def test_a_baseline_with_an_implied_set_gives_it(tmp_path: Path) -> None:
+    run(tmp_path, *CALLFENCE, "learn", "-q", "-o", "base.policy", "true")
+    with (tmp_path / "base.policy").open("a") as file:
+        file.write("umask: errno EPERM\n")
+    ran = learn(tmp_path, "--within", "base.policy", "--", "sh", "-c", "umask 022; echo hello")
+    assert " x umask(mask=" in ran.stderr
+    lines = (tmp_path / "it.policy").read_text().splitlines()
+    assert any(line.startswith("implied 1 ") for line in lines)
+    assert lines[-1] == "umask: errno EPERM"
+    learn(tmp_path, "--check", "--within", "base.policy", "--", "sh", "-c", "umask 022; echo hello")
 
 
 def test_check_writes_nothing_and_fails_for_what_may_be_added_alone(base: Path, tmp_path: Path) -> None:
-    learn(tmp_path, "-q", "--exact", "--within", base, "--", "true")
+    learn(tmp_path, "-q", "--within", base, "--", "true")
     before = (tmp_path / "it.policy").read_bytes()
-    only_forbidden = learn(tmp_path, "--exact", "--check", "--within", base, "--", "sh", "-c", "echo hello")
+    only_forbidden = learn(tmp_path, "--check", "--within", base, "--", "sh", "-c", "echo hello")
     assert "forbids what the program did" in only_forbidden.stderr
     (tmp_path / "wider.policy").write_text(base.read_text() + "write: allow\n")
-    new = learn(tmp_path, "--exact", "--check", "--within", "wider.policy", "--", "sh", "-c", "echo hello", status=1)
+    new = learn(tmp_path, "--check", "--within", "wider.policy", "--", "sh", "-c", "echo hello", status=1)
     assert "+ write: allow" in new.stderr
     assert (tmp_path / "it.policy").read_bytes() == before
 
@@ -66,7 +94,10 @@ def test_check_writes_nothing_and_fails_for_what_may_be_added_alone(base: Path, 
 def test_a_container_profile_is_a_baseline(tmp_path: Path) -> None:
     ran = learn(tmp_path, "--within", DOCKER, "--", "unshare", "--user", "true")
     assert "unshare(unshare_flags=CLONE_NEWUSER)" in ran.stderr
-    assert "\nunshare: errno EPERM\n" in (tmp_path / "it.policy").read_text()
+    text = (tmp_path / "it.policy").read_text()
+    assert "\nimplied 1 " in text
+    assert "\nmseal: deny\n" in text
+    assert text.endswith("\nunshare: errno EPERM\n")
     quiet = learn(tmp_path, "--fresh", "--within", DOCKER, "--", "cat", "/etc/passwd")
     assert "forbids" not in quiet.stderr
 

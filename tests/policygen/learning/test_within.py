@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from policygen.evaluate import evaluate
 from policygen.language.document import Document, parse
+from policygen.learning.extend import Options
 from policygen.learning.within import forbidden, generate_within, within
 from policygen.recording.fold import Folder
 from policygen.sets.compare import Change, compare
@@ -99,6 +100,58 @@ def test_architectures_without_a_section_are_forbidden() -> None:
     assert list(within(both, parse("getpid: 1\n").policy).entries) == [Arch.X86_64]
 
 
+IMPLIED = Options(implied=1)
+
+
+def test_within_an_exact_baseline_the_policy_is_exact() -> None:
+    base = parse("default errno EPERM\ngetpid: 1\nopenat: flags == O_RDONLY|O_CLOEXEC\n").policy
+    seen = observe(("getpid",), ("umask", 0), ("openat", 3, 0, 0x80000))
+    made = generate_within(seen, None, base, name="app", options=IMPLIED).document
+    assert not made.policy.implied
+    assert entries(made) >= {"getpid: allow", "openat: flags == O_RDONLY|O_CLOEXEC", "umask: errno EPERM"}
+    assert compare(base, made.policy).verdict == "equal"
+
+
+def test_a_policy_that_loses_its_implied_set_keeps_what_the_baseline_allows_of_it() -> None:
+    base = "default errno EPERM\ngetpid: 1\nfcntl: cmd == F_GETFL\nopenat: flags == O_RDONLY|O_CLOEXEC\n"
+    existing = "implied 1\n\n# files\nopenat: flags == O_RDONLY\numask: deny\n"
+    made = learn(base, ("getpid",), ("lseek", 3, 0, 0), ("umask", 0), existing=existing)
+    allowed = {"getpid: allow", "fcntl: cmd == F_GETFL", "openat: flags == O_RDONLY|O_CLOEXEC"}
+    denied = {"lseek: errno EPERM", "umask: deny"}
+    fails = {f"{name}: errno ENOSYS" for name in ("clone3", "openat2", "io_uring_setup")} | {"sendfile: errno EINVAL"}
+    assert entries(made.document) == allowed | denied | fails
+    assert "# files" in made.document.text()
+    assert made.new == ()
+    again = learn(base, ("getpid",), ("lseek", 3, 0, 0), existing=made.document.text())
+    assert again.document.text() == made.document.text()
+
+
+@pytest.mark.parametrize("line", ["implied 1", "default allow\nptrace: kill", "default log\nmseal: errno EPERM\nbrk: kill"])
+def test_a_baseline_that_has_the_implied_set_gives_it(line: str) -> None:
+    base = f"{line}\ngetpid: errno EACCES\ngettid: kill\nlseek: whence == SEEK_SET\n"
+    seen = observe(("getpid",), ("gettid",), ("close", 3), ("lseek", 3, 0, 2))
+    made = generate_within(seen, None, parse(base).policy, name="app", options=IMPLIED).document
+    assert made.policy.implied == 1
+    assert entries(made) >= {"getpid: errno EACCES", "gettid: deny"}
+    assert compare(parse(base).policy, made.policy).verdict in ("narrower", "equal")
+    again = generate_within(seen, made, parse(base).policy, name="app", options=IMPLIED)
+    assert again.document is made
+    assert within(made.policy, parse(base).policy) == made.policy
+
+
+def test_a_call_that_hides_its_arguments_fails_as_if_it_did_not_exist() -> None:
+    """glibc tries clone only after ENOSYS."""
+    made = learn("default errno EPERM\ngetpid: 1\n", ("getpid",), ("clone3", 0, 88))
+    assert "clone3: errno ENOSYS" in entries(made.document)
+    killed = learn("getpid: 1\n", ("getpid",), ("clone3", 0, 88))
+    assert evaluate(killed.document.policy, event("clone3")).kind == "kill"
+
+
+def test_what_denies_stays() -> None:
+    policy = parse("getpid: 1\nclose: errno EACCES\numask: deny\nlseek: trap if whence == SEEK_SET\n").policy
+    assert within(policy, parse("getpid: 1\n").policy) == policy
+
+
 BASES = st.lists(
     st.sampled_from(
         (
@@ -112,11 +165,18 @@ BASES = st.lists(
 
 
 @settings(max_examples=30, deadline=None)
-@given(BASES, st.sampled_from(("kill", "errno EPERM", "allow")), st.lists(st.sampled_from(SEEN), min_size=1, unique=True))
-def test_never_wider_and_everything_that_may_be(base: list[str], default: str, calls: list[tuple[str | int, ...]]) -> None:
-    baseline: Policy = parse(f"default {default}\n" + "\n".join(base) + "\n").policy
+@given(
+    BASES,
+    st.sampled_from(("default kill", "default errno EPERM", "default allow", "implied 1")),
+    st.lists(st.sampled_from(SEEN), min_size=1, unique=True),
+    st.sampled_from((0, 1)),
+)
+def test_never_wider_and_everything_that_may_be(
+    base: list[str], setting: str, calls: list[tuple[str | int, ...]], implied: int
+) -> None:
+    baseline: Policy = parse(f"{setting}\n" + "\n".join(base) + "\n").policy
     seen = observe(*calls)
-    made = generate_within(seen, None, baseline, name="app").document.policy
+    made = generate_within(seen, None, baseline, name="app", options=Options(implied=implied)).document.policy
     assert all(one.change is not Change.MORE for one in compare(baseline, made).differences)
     against = forbidden(seen, baseline)
     for one in seen:
