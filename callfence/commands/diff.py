@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from callfence.shared.inputs import document, judged
+from callfence.shared.inputs import document, judged, tell_lines
 from policygen.review.judgement import judge
 from policygen.sets.algebra import TooComplexError
 from policygen.sets.compare import Verdict
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
             judgement = judge(old, new)
         except TooComplexError as error:
             raise UserError(f"the policies are too complex to be compared: {error}") from error
-        print(_formatted(options, judgement))
+        _print(options, judgement)
         return int(options.exit_code and judgement.comparison.verdict in _WIDER)
 
     return judged("diff", work)
@@ -66,11 +66,16 @@ def _documents(options: argparse.Namespace) -> tuple[Document, Document]:
     return document_at(before or "HEAD", options.old), new
 
 
-def _formatted(options: argparse.Namespace, judgement: Judgement) -> str:
-    if options.format == "text":
-        from callfence.judging.diff_text import as_text
+def _print(options: argparse.Namespace, judgement: Judgement) -> None:
+    if options.format != "text":
+        print(_formatted(options, judgement))
+        return
+    from callfence.judging.diff_text import as_text
 
-        return "\n".join(as_text(judgement, full=options.full))
+    tell_lines(as_text(judgement, full=options.full))
+
+
+def _formatted(options: argparse.Namespace, judgement: Judgement) -> str:
     from callfence.judging import diff_formats
 
     file = options.new or options.old

@@ -37,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--to", metavar="FORMAT", required=True, choices=formats.names(exports=True), help="the format; see below")
-    add("--strict", action="store_true", help="write nothing, with status 1, if more calls would run than the policy allows")
+    strict = "write nothing, with status 1, if more calls would run than the policy allows, or no container would start"
+    add("--strict", action="store_true", help=strict)
     add("--runtime", metavar="NAME", default="", help="also allow what this runtime calls under the filter: runc, crun")
     add("--no-new-privs", action="store_true", help="the container has no_new_privs: its runtime makes fewer calls")
     add("--name", help="name of the program in resources and units (default: the policy file's)")
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """0; 1: --strict, and the result would be wider than the policy; 2: bad input."""
+    """0; 1: --strict, and the result would be wider than the policy, or of no use; 2: bad input."""
     options = parser().parse_args(arguments)
     return judged("export", lambda: _export(options))
 
@@ -63,7 +64,8 @@ def _export(options: argparse.Namespace) -> int:
         exported = formats.module(options.to).export(expanded(shown.policy), given)
     except ExportError as error:
         raise UserError(f"{options.policy}: {error}") from error
-    refused = options.strict and formats.wider(exported.losses)
+    is_useless = options.to == "k8s" and not options.runtime
+    refused = options.strict and (formats.wider(exported.losses) or is_useless)
     _tell(options, exported)
     if options.losses:
         described = {

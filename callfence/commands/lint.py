@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from callfence.judging.lines import line_of
 from callfence.judging.sarif import Result, SarifRule, sarif
 from callfence.shared.inputs import document as read
-from callfence.shared.inputs import message, tell
+from callfence.shared.inputs import message, tell, tell_lines
 from callfence.shared.text import on_one_line, plural
 from policygen.language.naming import format_call
 from policygen.review.catalogue import Level
@@ -93,25 +93,27 @@ def _print(
     *,
     broken: bool,
 ) -> None:
+    lines: list[str] = []
     for name, document, finding in shown:
-        print(f"{_place(name, finding)}: {finding.level}: {finding.name}: it {finding.grants} [{finding.rule}]")
+        lines.append(f"{_place(name, finding)}: {finding.level}: {finding.name}: it {finding.grants} [{finding.rule}]")
         if finding.arch is not None:
             number = table(finding.arch).by_name[finding.name].number
-            print(f"  entry   {on_one_line(finding.arch, number, document.policy.entries[finding.arch][number])}")
+            lines.append(f"  entry   {on_one_line(finding.arch, number, document.policy.entries[finding.arch][number])}")
         if finding.example is not None:
-            print(f"  allows  {format_call(finding.example)}")
-        print(f"  why     {finding.why}")
-        print(f"  safer   {finding.safer}")
-        print(f"  source  {finding.source}")
+            lines.append(f"  allows  {format_call(finding.example)}")
+        lines.append(f"  why     {finding.why}")
+        lines.append(f"  safer   {finding.safer}")
+        lines.append(f"  source  {finding.source}")
         if (name, finding) in excused:
-            print(f"  {Reason(finding.accepted, is_new=True)}")
+            lines.append(f"  {Reason(finding.accepted, is_new=True)}")
         elif finding.accepted:
-            print(f"  accepted: {finding.accepted}")
+            lines.append(f"  accepted: {finding.accepted}")
     accepted = sum(bool(finding.accepted) for _, _, finding in found)
     levels = [finding.level for _, _, finding in found if not finding.accepted]
     parts = [plural(levels.count(level), level) for level in reversed([*Level]) if level in levels]
     if found or not broken:
-        print(f"{', '.join(parts) or 'nothing to tell'}{f'; {accepted} accepted' if accepted else ''}")
+        lines.append(f"{', '.join(parts) or 'nothing to tell'}{f'; {accepted} accepted' if accepted else ''}")
+    tell_lines(lines)
 
 
 def as_object(policy: str, finding: Finding) -> dict[str, object]:

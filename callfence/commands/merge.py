@@ -60,6 +60,7 @@ def _fold(output: Path, inputs: list[Path]) -> int:
     files = [file for given in inputs for file in _files(given, ".rec" if recordings else ".policy")]
     if not files:
         raise JoinError(f"no {'recording' if recordings else 'policy'} is in {', '.join(map(str, inputs))}")
+    output.parent.mkdir(parents=True, exist_ok=True)
     if recordings:
         recording_file.save(output, recording_file.load_all(files))
         return 0

@@ -52,7 +52,7 @@ def print_forbidden(name: str, base: Policy, forbidden: Sequence[Observation], f
     for count, text in rows[:MANY]:
         print(f"  {count:>{width}} x {text}", file=file)
     if len(rows) > MANY:
-        print(f"  ... and {len(rows) - MANY} calls more", file=file)
+        print(f"  ... and {plural(len(rows) - MANY, 'call')} more", file=file)
     file.flush()
 
 

@@ -18,8 +18,9 @@ that allows them.  If the policy exists, what is new is merged into it and shown
 
 EPILOG = """\
 files: NAME.policy in the current folder (-o chooses another) and .callfence/NAME.rec beside it, NAME being the basename
-of PROGRAM.  Exit status: the program's own; a signal that ended it ends learn too; 125 learn failed, 126 PROGRAM cannot
-be executed, 127 PROGRAM was not found.  ^C reaches the program as it would without learn; what was seen is kept.
+of PROGRAM.  Exit status: the program's own; a signal that ended it ends learn too; with --check 1 if the program succeeded
+and did something new (the last line says which of the two it is); 125 learn failed, 126 PROGRAM cannot be executed, 127
+PROGRAM was not found.  ^C reaches the program as it would without learn; what was seen is kept.
 If learn itself is killed, so is the program; one attached to with -p goes on."""
 
 
@@ -75,7 +76,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """125: argparse's own 2 could be the program's."""
-        fail(f"learn: {message}; see learn --help", FAILED)
+        given, _, word = message.partition("unrecognized arguments: ")
+        hint = ""
+        if not given and word.startswith("-"):
+            from policygen.errors import did_you_mean
+
+            hint = did_you_mean(word.split()[0].partition("=")[0], self._option_string_actions)
+        fail(f"learn: {message}; {f'{hint} ' if hint else ''}see learn --help", FAILED)
 
 
 def parser() -> argparse.ArgumentParser:

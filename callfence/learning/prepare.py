@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from callfence.enforcing import filters
@@ -55,6 +56,11 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
             raise UserError(f"{policy}: there is no policy to check against; learn without --check writes one")
     elif not options.fresh and recording.exists():
         _require_recording(recording)
+        if existing is None and sys.stderr is not None:
+            from callfence.shared.text import printable
+
+            text = f"learn: {policy} is gone, and {recording} is not: the policy begins anew, and the recording goes on"
+            print(printable(f"{text} (--fresh begins both anew)"), file=sys.stderr)
     if existing is not None and (options.exact or options.tight):
         _require_exact(existing, "--exact" if options.exact else "--tight")
     default = None if options.default is None else _default(options.default)

@@ -90,7 +90,7 @@ def progress(distinct: Callable[[], int], *, quiet: bool, warm: bool) -> Iterato
         processes = loop.family.processes
         text = (
             f"learning  {time.monotonic() - started:.0f} s  {processes} process{'' if processes == 1 else 'es'}  "
-            f"{loop.family.calls:,} calls  {distinct()} distinct"
+            f"{loop.family.calls:,} call{'' if loop.family.calls == 1 else 's'}  {distinct()} distinct"
         )
         line.draw(text, lambda: loop.calls.before_output(line.erase))
 

@@ -112,7 +112,7 @@ def check(
     _tell_forbidden(observations, prepared, options)
     if sys.stderr is not None and not (options.quiet and not generated.new):
         with suppress(OSError):  # the reader has gone; the status tells it too
-            print_check(learned, options.accept, sys.stderr)
+            print_check(learned, options.accept, bool(status), sys.stderr)
     return _NEW_BEHAVIOUR if generated.new and not status else status
 
 

@@ -65,8 +65,9 @@ def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> No
     file.flush()
 
 
-def print_check(learned: Learned, accept: Sequence[str], file: TextIO) -> None:
-    """What `learn --check` found: the new lines, and `accept`, the command that accepts them."""
+def print_check(learned: Learned, accept: Sequence[str], failed: bool, file: TextIO) -> None:
+    """What `learn --check` found: the new lines, `accept`, the command that accepts them, and what the status is of: the
+    program, if it has `failed`, or what is new."""
     new = bool(learned.generated.new)
     print(f"{learned.policy}: {f'new behaviour, {_new(learned)}' if new else 'nothing new'}", file=file)
     for line in news(learned):
@@ -77,6 +78,10 @@ def print_check(learned: Learned, accept: Sequence[str], file: TextIO) -> None:
         print(f"  refused: {line}", file=file)
     if new:
         print(f"to accept it, run this, and commit {learned.policy}:\n  {command_line(accept)}", file=file)
+    if failed:
+        print(f"the program failed, {_ending(learned.run)}: the exit status is its own", file=file)
+    elif new:
+        print("the program succeeded: exit status 1 says that there is new behaviour", file=file)
     file.flush()
 
 

@@ -24,7 +24,7 @@ def sureness(sure: Confidence, found: Discovery) -> str:
     text = f"{sure.runs} runs; "
     if sure.at_most is not None:
         text += "none is known to need a rule that the others do not: "
-        text += f"under {sure.at_most:.0%} that one more would, with 95% confidence"
+        text += at_most(sure.at_most)
     else:
         text += f"about {sure.chance:.0%} that one more run needs something new"
     if found.estimate is not None and found.estimate.once:
@@ -36,6 +36,11 @@ def sureness(sure: Confidence, found: Discovery) -> str:
     if found.growing:
         text += f"; still growing: {_some([f'{name_of(one)} {one.argument.name}' for one in found.growing])}"
     return text
+
+
+def at_most(chance: float) -> str:
+    """`one more needs something new in at most 5 of 100 cases (95% confidence)`."""
+    return f"one more needs something new in at most {chance * 100:.0f} of 100 cases (95% confidence)"
 
 
 def has_names_only(policy: Policy) -> bool:

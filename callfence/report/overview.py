@@ -62,7 +62,7 @@ def _sure(report: Report) -> Html:
     if sure.chance is None:
         answer = "One run says nothing about the next one."
     elif sure.at_most is not None:
-        answer = f"Under {sure.at_most:.0%} that one more run needs something new."
+        answer = f"One more run needs something new in at most {sure.at_most * 100:.0f} of 100 cases."
     else:
         answer = f"About {sure.chance:.0%} that one more run needs something new."
     said = [plural(sure.runs, "run")]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from callfence.learning.sure import call_name, expected, name_of, newest
+from callfence.learning.sure import at_most, call_name, expected, name_of, newest
 from callfence.report.charts import Point, curve
 from callfence.report.content import calls_of
 from callfence.report.markup import Child, Html, code, element, items, join, table, terms
@@ -59,7 +59,7 @@ def _estimates(report: Report) -> Html:
         least = f"about {plural(unfound, 'rule')} at least" if unfound else "no sign of any rule"
         pairs.append(("Not found yet", f"{least}, by Chao's lower bound"))
     if sure.at_most is not None:
-        pairs.append(("Bound", f"under {sure.at_most:.0%} that one more run needs something new, with 95% confidence"))
+        pairs.append(("Bound", at_most(sure.at_most)))
     if sure.last_new is not None:
         number = [run.id for run in report.recording.runs].index(sure.last_new.id) + 1
         pairs.append(("Last new rule", f"came with run {number} of {sure.runs}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from policygen.recording.recording_file import RecordingError
 from tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
@@ -75,6 +76,17 @@ def message(command: str, error: CallfenceError | OSError) -> str:
         return f"callfence {command}: {f'{error.filename}: ' if error.filename else ''}{error.strerror}"
     text = str(error)
     return text if "\n" in text or isinstance(error, (PolicyError, RecordingError)) else f"callfence {command}: {text}"
+
+
+def tell_lines(lines: Iterable[str]) -> None:
+    """Print on standard output, in colour on a terminal."""
+    if sys.stdout is not None and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        from callfence.shared import terminal
+
+        terminal.print_lines(lines, sys.stdout)
+    else:
+        for line in lines:
+            print(line)
 
 
 def tell(message: str) -> None:

@@ -9,8 +9,32 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import TextIO
+
+_STYLES = (
+    ("danger: ", "bold red"),
+    ("warning: ", "yellow"),
+    ("note: ", "cyan"),
+    ("  + ", "green"),
+    ("  - ", "red"),
+    ("  ~ ", "magenta"),
+    ("+ ", "dim"),
+    ("- ", "dim"),
+    ("~ ", "dim"),
+    ("      ", "dim"),
+)
+"""How a line begins, and how it looks."""
+
+
+def print_lines(lines: Iterable[str], file: TextIO) -> None:
+    """Lines of a comparison, or of findings, coloured by how they begin; without colour if NO_COLOR is set (no-color.org)."""
+    console = Console(file=file, highlight=False)
+    for line in lines:
+        level = next((style for word, style in _STYLES[:3] if f": {word}" in f": {line}"[:80]), "")
+        style = next((style for start, style in _STYLES[3:] if line.startswith(start)), level)
+        console.print(Text(line, style=style), soft_wrap=True)
+
 
 def print_summary(title: str, rows: Sequence[tuple[str, str]], lines: Sequence[str], file: TextIO) -> None:
     console = Console(file=file, highlight=False)

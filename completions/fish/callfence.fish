@@ -178,7 +178,7 @@ complete -c callfence -n '_shtab_callfence_using lint; and test $_shtab_callfenc
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a export -d 'Write a policy in another program'"'"'s format. What that format cannot express is reported on standard error, and whether the result is wider (more calls run) or narrower (fewer run); with --strict, nothing is written if it is wider.'
 complete -c callfence -n '_shtab_callfence_using export' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using export' -l to -xka "oci k8s spo systemd bwrap bpf c minijail kafel firejail" -d 'the format; see below'
-complete -c callfence -n '_shtab_callfence_using export' -l strict -d 'write nothing, with status 1, if more calls would run than the policy allows'
+complete -c callfence -n '_shtab_callfence_using export' -l strict -d 'write nothing, with status 1, if more calls would run than the policy allows, or no container would start'
 complete -c callfence -n '_shtab_callfence_using export' -l runtime -x -d 'also allow what this runtime calls under the filter: runc, crun'
 complete -c callfence -n '_shtab_callfence_using export' -l no-new-privs -d 'the container has no_new_privs: its runtime makes fewer calls'
 complete -c callfence -n '_shtab_callfence_using export' -l name -x -d 'name of the program in resources and units (default: the policy file'"'"'s)'

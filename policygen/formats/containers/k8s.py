@@ -8,11 +8,13 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from policygen.formats import Exported
+from policygen.formats import Direction, Exported, Loss
 from policygen.formats.containers.oci import json_bytes
 from policygen.formats.containers.written import profile_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from policygen.formats import FormatOptions
     from policygen.model import Policy
 
@@ -30,11 +32,18 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
     place = f"/var/lib/kubelet/seccomp/{FOLDER}/{options.name}.json"
     return Exported(
         json_bytes(written.profile),
-        written.losses,
+        (*_without_runtime(options), *written.losses),
         written.additions,
         beside=(".pod.yaml", _snippet(options).encode()),
         use=f"copy {{file}} to {place} on every node, and put the rest into the pod",
     )
+
+
+def _without_runtime(options: FormatOptions) -> Iterator[Loss]:
+    """The runtime loads the profile before it starts the program, and then has to make calls of its own."""
+    if not options.runtime:
+        what = "no container will start: the calls that the runtime makes under the profile are not in it; give --runtime"
+        yield Loss(Direction.NARROWER, what)
 
 
 def _snippet(options: FormatOptions) -> str:

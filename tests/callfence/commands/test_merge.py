@@ -187,7 +187,7 @@ def test_git_shows_what_is_new(repository: Path) -> None:
     (repository / "p.policy").write_text(BASE + "fsync: allow\n")
     shown = git(repository, "diff").stdout
     assert "policy p.policy\n" in shown
-    assert "fsync: allow" in shown
+    assert "grants nothing beyond the rest (1 call): fsync" in shown
     assert "close" not in shown
     (repository / "p.policy").write_text("this is no policy\n")
     assert "+this is no policy" in git(repository, "diff").stdout
@@ -277,10 +277,17 @@ def test_any_name_can_be_compared_and_merged(repository: Path, name: str) -> Non
     (repository / name).write_text(parse(BASE + "fdatasync: allow\n").text())
     shown = git(repository, "diff").stdout
     assert f"policy {name}\n" in shown
-    assert "+ fdatasync: allow" in shown
+    assert "+ grants nothing beyond the rest (1 call): fdatasync" in shown
     commit(repository)
     git(repository, "merge", "-q", "theirs")
     text = (repository / name).read_text()
     assert "fsync: allow" in text
     assert "fdatasync: allow" in text
     assert not (repository / "ran").exists()
+
+
+def test_the_folder_of_the_output_is_made(tmp_path: Path) -> None:
+    (tmp_path / "a.policy").write_text("read: allow\n")
+    command = [sys.executable, "-m", "callfence", "merge", "-o", "new/folder/b.policy", "a.policy"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    assert "read: allow" in (tmp_path / "new/folder/b.policy").read_text()

@@ -1,0 +1,96 @@
+"""What commands say where a user has gone wrong, or may misunderstand."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from callfence.learning.sure import at_most
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CALLFENCE = [sys.executable, "-m", "callfence"]
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*CALLFENCE, *words], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_profile_with_which_no_container_starts(tmp_path: Path) -> None:
+    (tmp_path / "a.policy").write_text("read: allow\n")
+    done = run(tmp_path, "export", "--to", "k8s", "-o", "a.json", "a.policy")
+    assert (done.returncode, "no container will start" in done.stderr) == (0, True)
+    done = run(tmp_path, "export", "--to", "k8s", "--strict", "-o", "b.json", "a.policy")
+    assert (done.returncode, "nothing was written, because of --strict" in done.stderr) == (1, True)
+    assert not (tmp_path / "b.json").exists()
+    done = run(tmp_path, "export", "--to", "k8s", "--runtime", "runc", "-o", "c.json", "a.policy")
+    assert "no container will start" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"), [("--chekc", "did you mean --check? "), ("--fersh=3", "did you mean --fresh? "), ("-Z", "")]
+)
+def test_a_misspelt_option(option: str, hint: str, tmp_path: Path) -> None:
+    done = run(tmp_path, "learn", option, "true")
+    assert (done.returncode, done.stderr) == (125, f"learn: unrecognized arguments: {option}; {hint}see learn --help\n")
+
+
+def test_check_says_what_its_status_is_of(tmp_path: Path) -> None:
+    assert run(tmp_path, "learn", "-q", "-o", "it.policy", "sh", "-c", ":").returncode == 0
+    new = ("learn", "--check", "-o", "it.policy", "sh", "-c", "mkdir d; exit $0")
+    done = run(tmp_path, *new, "0")
+    said = "the program succeeded: exit status 1 says that there is new behaviour"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, said)
+    (tmp_path / "d").rmdir()
+    done = run(tmp_path, *new, "5")
+    assert done.stderr.splitlines()[-1] == "the program failed, exit status 5: the exit status is its own"
+    assert done.returncode == 5
+
+
+def test_a_policy_that_is_gone_is_said(tmp_path: Path) -> None:
+    words = ("learn", "-o", "it.policy", "true")
+    assert "is gone" not in run(tmp_path, *words).stderr
+    (tmp_path / "it.policy").unlink()
+    assert "learn: it.policy is gone, and .callfence/it.rec is not" in run(tmp_path, *words).stderr
+    (tmp_path / "it.policy").unlink()
+    assert "is gone" not in run(tmp_path, "learn", "--fresh", "-o", "it.policy", "true").stderr
+
+
+def test_chances_are_plain() -> None:
+    assert at_most(0.05) == "one more needs something new in at most 5 of 100 cases (95% confidence)"
+
+
+@pytest.mark.parametrize(("words", "red"), [(("diff", "a.policy", "b.policy"), "danger"), (("lint", "b.policy"), "danger")])
+def test_dangers_are_red_on_a_terminal(words: tuple[str, ...], red: str, tmp_path: Path) -> None:
+    (tmp_path / "a.policy").write_text("read: allow\n")
+    (tmp_path / "b.policy").write_text("read: allow\nptrace: allow\n")
+    plain = subprocess.run([*CALLFENCE, *words], cwd=tmp_path, capture_output=True, timeout=60, check=False).stdout
+    shown = on_a_terminal(tmp_path, words, {})
+    (line,) = [line for line in shown.splitlines() if f"{red}: ".encode() in line][:1]
+    assert line.startswith(b"\x1b[1;31m")
+    assert b"\x1b" not in plain
+    assert on_a_terminal(tmp_path, words, {"NO_COLOR": "1"}).replace(b"\r\n", b"\n") == plain
+
+
+def on_a_terminal(folder: Path, words: tuple[str, ...], environment: dict[str, str]) -> bytes:
+    """What a command writes to a terminal."""
+    master, slave = pty.openpty()
+    plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    with subprocess.Popen(
+        [*CALLFENCE, *words], cwd=folder, stdin=slave, stdout=slave, stderr=slave, env=plain | {"TERM": "xterm"} | environment
+    ):
+        os.close(slave)
+        found = b""
+        try:
+            while piece := os.read(master, 4096):
+                found += piece
+        except OSError:  # EIO: it has ended
+            pass
+    os.close(master)
+    return found
