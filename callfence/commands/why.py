@@ -14,14 +14,13 @@ from callfence.shared.files import recording_path
 from callfence.shared.inputs import judged, tell
 from callfence.shared.text import command_line, on_one_line, plural, printable
 from enforcer.reporting.advice import advise
-from enforcer.text import file_word
 from policygen.errors import did_you_mean
 from policygen.holds import holds
 from policygen.implied.expand import expansion
-from policygen.language.document import parse, parse_file
+from policygen.language.document import parse_file
 from policygen.language.naming import determined, format_action, format_call, format_expression
 from policygen.language.normal import first_argument
-from policygen.model import Entry, Or, alternatives, conjuncts
+from policygen.model import Entry, conjuncts
 from policygen.recording import recording_file
 from policygen.recording.runs import Recording
 from policygen.review.denial import explain, parse_call
@@ -188,14 +187,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
             _say(f"  fails: {format_expression(arch, event.number, part, known)}, for {value} is {_value(event, index)}")
     if found.action.lets_run:
         return 0
-    advice = advise(policy, str(path), event)
-    if not advice.line:
-        _say(f"  {advice.what}")
-        return 1
-    elsewhere = arch is not next(iter(policy.entries))
-    line = _new_part(arch, event.number, found.entry, advice.line)
-    option = ["--arch", str(arch)] * elsewhere
-    _say(f"  to allow it: {command_line(['callfence', 'allow', *option])} {file_word(str(path))} {command_line([line])}")
+    _say(f"  {advise(policy, str(path), event).what}")
     return 1
 
 
@@ -222,14 +214,6 @@ def _print_place(options: argparse.Namespace) -> None:
         if name := symbols.name(files.pop()):
             _say(f"  called at {site} ({name})")
         _say(*(f"  {line}" for line in symbols.problems()))
-
-
-def _new_part(arch: Arch, number: int, present: Entry | None, line: str) -> str:
-    """The alternatives of an entry that the present entry does not have."""
-    entry = parse(line if line.startswith("arch ") else f"arch {arch}\n{line}").policy.entries[arch][number]
-    known = alternatives(present.expression) if present else ()
-    new = tuple(one for one in alternatives(entry.expression) if one not in known)
-    return on_one_line(arch, number, Entry(Or(new) if len(new) > 1 else new[0]))
 
 
 def _value(event: Event, index: int) -> str:

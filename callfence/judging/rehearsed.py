@@ -27,4 +27,4 @@ def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator
         yield f"  {format_call(seen.event)}"
         yield f"    {printable(seen.executable)}, when {printable(recording.rehearsed(seen)[0])}"
         advice = advise(policy, path, seen.event)
-        yield f"    to allow it: {advice.command}" if advice.command else f"    {advice.what}"
+        yield f"    {advice.what}"

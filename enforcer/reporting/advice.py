@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from enforcer.text import file_word, word
 from policygen.language.naming import format_entry
 from policygen.learning.extend import Options, constrained, extend
+from policygen.model import ALLOW, Entry, Or
 from policygen.recording.observation import Observation, kept
 from tracer.abi import Arch, Event, table
 
@@ -15,19 +16,19 @@ if TYPE_CHECKING:
 
 
 class Advice(NamedTuple):
-    """What to do with which lines of which file."""
+    """How a call is allowed."""
 
     file: str
     what: str
-    """To be followed by the lines."""
+    """One line for a person."""
     line: str
-    """An entry of the policy language, which may go over several lines; '' if no entry would help."""
+    """The entry to add to the policy, or to join with the one that it has, on one line; '' if none would help."""
     command: str = ""
     """The shell command that does it; '' likewise."""
 
 
 def advise(policy: Policy, file: str, event: Event) -> Advice:
-    """The entry with which the policy allows the call and its like, besides all that it allows already.
+    """The entry that allows the call and its like besides all that the policy allows already.
 
     It is what `learn` would write, which generalises: pointers and sizes are free, for instance, unless the entry
     constrains them already.
@@ -48,12 +49,11 @@ def advise(policy: Policy, file: str, event: Event) -> Advice:
     options = Options(allow_opaque=(calls.by_number[number].name,), implied=policy.implied)
     extended = extend(present, policy.default, (observation,), calls, options)
     if extended.refused or extended.entry is None:
-        return Advice(file, f"{file} refuses it in so many words", "")
-    line = format_entry(arch, number, extended.entry)
+        return Advice(file, f"{file} denies it explicitly", "")
+    entry = extended.entry
+    if extended.added and entry.action == ALLOW and entry.otherwise is None:
+        entry = Entry(Or(extended.added) if len(extended.added) > 1 else extended.added[0])
+    line = " ".join(format_entry(arch, number, entry).split())
     option = "" if arch is next(iter(policy.entries), None) else f"--arch {arch} "
-    command = f"callfence allow {option}{file_word(file)} {word(' '.join(line.split()))}"
-    if section is None:
-        return Advice(file, f"to allow it, add to the end of {file}:", f"arch {arch}\n{line}", command)
-    where = file if len(policy.entries) == 1 else f"{file}, section `arch {arch}`"
-    what = f"replace its entry in {where}, with" if present else f"add to {where}"
-    return Advice(file, f"to allow it, {what}:", line, command)
+    command = f"callfence allow {option}{file_word(file)} {word(line)}"
+    return Advice(file, f"to allow it: {command}", line, command)

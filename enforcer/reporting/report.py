@@ -52,9 +52,7 @@ class Violation:
             f"  by {self.executable} (pid {self.process}) at {self.site}",
         ]
         for advice in self.advice:
-            lines += [f"  {advice.what}", *(f"    {part}" for part in advice.line.splitlines())]
-            if advice.command:
-                lines.append(f"  or run: {advice.command}")
+            lines.append(f"  {advice.what}")
         return "\n".join(printable(line) for line in lines)
 
     def json(self, count: int) -> str:
