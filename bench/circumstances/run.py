@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from circumstances import BASE, CIRCUMSTANCES, Circumstance, Run
 from programs import NUMBERS, PROGRAMS, SERVERS, SOURCES, Program, Server
-from start import adopt_orphans, children, descendants, is_waiting, started, wait_until
+from start import adopt_orphans, children, descendants, is_waiting, runs, started, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,7 +95,7 @@ def fresh(place: Place, one: Program | Server, run: Run, port: int) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "folder").mkdir(parents=True)
     always = isinstance(one, Server) and one.user
-    folder.chmod(0o777 if run.writable else 0o755)
+    folder.chmod(0o777)
     (folder / "folder").chmod(0o777)
     environment = {**{name: value.replace("{home}", str(place.home)) for name, value in BASE.items()}, "PORT": str(port)}
     make = one.make if isinstance(one, Program) else NUMBERS
@@ -104,6 +104,8 @@ def fresh(place: Place, one: Program | Server, run: Run, port: int) -> Path:
     as_user = {"user": 65534, "group": 65534, "extra_groups": []} if always or (run.user and run.writable) else {}
     subprocess.run(["bash", "-euc", script], cwd=folder, env=environment, check=True, stdin=subprocess.DEVNULL, **as_user)
     (folder / "secret").chmod(0)
+    if not run.writable:
+        folder.chmod(0o755)
     return folder
 
 
@@ -150,9 +152,9 @@ def serve(place: Place, prefix: Sequence[str], server: Server, run: Run) -> int 
     for time_now in range(run.times):
         with started([*prefix, *words], run, folder, place.home) as process:
             up = not run.taken and wait_until(lambda: process.poll() is not None or listens(port), 15)
-            pid = process.pid if "enforce" in prefix else next(iter(children(process.pid)), process.pid)
+            pid = next((child for child in children(process.pid) if "learn" in prefix and runs(child, words)), process.pid)
             if "--rehearse" in prefix:
-                attend(server, run, folder, port, place, process)
+                attend(server, run, folder, port, place, process, words)
             elif up and process.poll() is None:
                 ask(server, run, folder, port, place)
                 if run.signal == "operator":
@@ -174,14 +176,17 @@ def serve(place: Place, prefix: Sequence[str], server: Server, run: Run) -> int 
     return status
 
 
-def attend(server: Server, run: Run, folder: Path, port: int, place: Place, learn: subprocess.Popen[bytes]) -> None:
+def attend(
+    server: Server, run: Run, folder: Path, port: int, place: Place, learn: subprocess.Popen[bytes], words: Sequence[str]
+) -> None:
     """Use and stop the server each time that learn starts it."""
     while learn.poll() is None:
         if listens(port):
             ask(server, run, folder, port, place)
             for pid in children(learn.pid):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.Signals[f"SIG{server.stop}"])
+                if runs(pid, words):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.Signals[f"SIG{server.stop}"])
         time.sleep(0.1)
 
 

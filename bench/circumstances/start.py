@@ -152,11 +152,19 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def is_waiting(pid: int, words: Sequence[str]) -> bool:
-    """Whether this process runs that command (and not yet learn or enforce), and sleeps."""
+def runs(pid: int, words: Sequence[str]) -> bool:
+    """Whether this process runs that command, and not yet learn or enforce, which have it at their end."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return words[-1].encode() in command and b"callfence.cli" not in command
+
+
+def is_waiting(pid: int, words: Sequence[str]) -> bool:
+    """Whether this process runs that command and sleeps."""
+    try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return state in "St" and command.rstrip(b"\0").split(b"\0")[-1:] == [words[-1].encode()] and b"enforce" not in command
+    return state in "St" and runs(pid, words)
