@@ -22,7 +22,7 @@ COMMANDS: Final = {
     "fmt": "rewrite policies in canonical form, or check that they are",
     "why": "show which calls led to each rule of a policy, or why it denies a call",
     "review": "accept, reject or edit what a policy newly allows, change by change",
-    "allow": "add to a policy the line that enforce prints",
+    "allow": "add to a policy what enforce reported as denied",
     "report": "write the risks, runs and rules of a policy into one HTML file",
     "merge": "merge recordings or policies into one; also git's merge driver",
     "lint": "report what is dangerous in policies, and why",

@@ -1,4 +1,4 @@
-"""`callfence allow`: add to a policy the line that enforce prints for a denied call."""
+"""`callfence allow`: add to a policy what enforce reported as denied."""
 
 from __future__ import annotations
 

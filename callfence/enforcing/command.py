@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Run PROGRAM confined by its policy: it keeps its pid, terminal and exit status, and can make only the system calls
 that the policy allows.  Everything it starts is confined as well.  A call that is not allowed is explained on
-standard error, with the line to add to the policy, and then fails or kills, as the policy says."""
+standard error, with the command that allows it, and then fails or kills, as the policy says."""
 
 EPILOG = """\
 Exit status: the program's own; 125 if it could not be confined, 126 if it cannot be executed, 127 if it was not found.

@@ -150,6 +150,9 @@ class Reports:
             text = violation.json(count)
         elif count == 1:
             text = violation.text()
+            if self._reporter.colour:
+                first, _, rest = text.partition("\n")
+                text = f"\x1b[1;31m{first}\x1b[0m\n{rest}"
         else:
             verb = "would have denied" if violation.audit else "denied"
             text = printable(f"enforce: {verb} {count} times, by {violation.executable}: {violation.call}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Reporter:
     """How to answer and describe calls that a policy's default answers."""
 
-    __slots__ = ("audit", "descriptor", "file", "json", "policies", "stderr")
+    __slots__ = ("audit", "colour", "descriptor", "file", "json", "policies", "stderr")
 
     def __init__(
         self,
@@ -39,6 +39,8 @@ class Reporter:
         nor read files, which may have changed."""
         self.json = json
         """One JSON object a line instead of text."""
+        self.colour = not json and is_coloured(descriptor)
+        """Whether denials stand out: asked now, since the helper may not ask what a terminal is."""
         self.audit = audit
         """Let every reported call run."""
 
@@ -63,6 +65,13 @@ class Reporter:
                 os.write(descriptor, f"enforce: {text[:1000]}\n".encode(errors="replace"))
         except OSError:
             return
+
+
+def is_coloured(descriptor: int) -> bool:
+    """Whether the descriptor is a terminal that shows colours, and NO_COLOR (no-color.org) is not set."""
+    if descriptor < 0 or os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
+        return False
+    return os.isatty(descriptor)
 
 
 def has_room(descriptor: int) -> bool:

@@ -197,15 +197,15 @@ def test_several_policies_must_all_allow(place):
     assert place.enforce(*both, "110").returncode == 9
     done = place.enforce(*both, "10,0,0,1")
     assert (done.returncode, done.stdout) == (9, EACCES)
-    assert "add to a.policy:\n    mprotect: prot == PROT_READ\n" in done.stderr
+    assert "callfence allow a.policy 'mprotect: prot == PROT_READ'\n" in done.stderr
     assert "b.policy" not in done.stderr
     done = place.enforce(*both, "39")
     assert done.returncode == -signal.SIGSYS
-    assert "add to b.policy:\n    getpid: allow\n" in done.stderr
+    assert "callfence allow b.policy 'getpid: allow'\n" in done.stderr
     done = place.enforce(*both, "102")
     assert done.returncode == -signal.SIGSYS, "the stricter action counts"
-    assert "add to a.policy:\n    getuid: allow\n" in done.stderr
-    assert "add to b.policy:\n    getuid: allow\n" in done.stderr
+    assert "callfence allow a.policy 'getuid: allow'\n" in done.stderr
+    assert "callfence allow b.policy 'getuid: allow'\n" in done.stderr
     for quiet in ((), ("--quiet-kernel",)):
         assert place.enforce(*quiet, *both, "110").returncode == 9
         assert place.enforce(*quiet, *both, "39").returncode == -signal.SIGSYS

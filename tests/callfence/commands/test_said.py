@@ -6,14 +6,11 @@ import os
 import pty
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from callfence.learning.sure import at_most
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
 
@@ -78,12 +75,24 @@ def test_dangers_are_red_on_a_terminal(words: tuple[str, ...], red: str, tmp_pat
     assert on_a_terminal(tmp_path, words, {"NO_COLOR": "1"}).replace(b"\r\n", b"\n") == plain
 
 
-def on_a_terminal(folder: Path, words: tuple[str, ...], environment: dict[str, str]) -> bytes:
+def test_denials_are_red_on_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "true.policy").write_text("exit_group: allow\n")
+    enforce = str(Path(sys.executable).parent / "enforce")
+    for environment, start in (({}, b"\x1b[1;31menforce: denied "), ({"NO_COLOR": "1"}, b"enforce: denied ")):
+        shown = on_a_terminal(tmp_path, ("true",), environment, [enforce])
+        assert shown.startswith(start), shown
+        assert b"to allow it: callfence allow true.policy" in shown
+        assert (b"\x1b" in shown) is (not environment)
+
+
+def on_a_terminal(
+    folder: Path, words: tuple[str, ...], environment: dict[str, str], command: list[str] = CALLFENCE
+) -> bytes:
     """What a command writes to a terminal."""
     master, slave = pty.openpty()
     plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     with subprocess.Popen(
-        [*CALLFENCE, *words], cwd=folder, stdin=slave, stdout=slave, stderr=slave, env=plain | {"TERM": "xterm"} | environment
+        [*command, *words], cwd=folder, stdin=slave, stdout=slave, stderr=slave, env=plain | {"TERM": "xterm"} | environment
     ):
         os.close(slave)
         found = b""
