@@ -7,6 +7,7 @@ from dataclasses import replace
 from policygen.evaluate import evaluate
 from policygen.filter import bpf, symbolic
 from policygen.filter.listener import may_install_filters
+from policygen.implied.expand import expanded
 from policygen.model import KILL, Action, ActionKind, Always, Entry, Policy
 from policygen.sets import region
 from policygen.sets.decisions import decisions
@@ -66,6 +67,7 @@ def reported(policy: Policy, *, audit: bool = False) -> Policy:
     """
     stays = policy.default.kind is ActionKind.TRAP or (kills_itself(policy) and not audit)
     default = policy.default if stays else _notified(policy.default)
+    policy = expanded(policy)  # an entry that says what `close` otherwise meets takes nothing from an implied set
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for arch, section in entries.items():
         close = table(arch).by_name["close"].number
