@@ -130,7 +130,7 @@ def _cache() -> CheckResult:
 def _keyring() -> CheckResult:
     from callfence.enforcing import cache
 
-    advice = "its filters have a checksum only: a confined program that may write to the cache can replace them (see README)"
+    advice = "its filters have a checksum only: a program that may write to the cache can replace them (docs/limits.md)"
     return CheckResult(cache.is_signed(), "the kernel keeps a secret that signs the cache of filters", advice, needed=False)
 
 
