@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--kernel", metavar="X.Y", type=_kernel, help="the kernel version for rules with a minKernel (default: newest)")
     add("--cap", metavar="CAP_NAME", action="append", default=[], type=_capability, help="that the container has; repeatable")
     add("--runtime", default="", choices=["runc", "crun"], help="what reads the file; runc answers newer calls differently")
-    add("--program", default="", metavar="NAME", help="audit: only the records of this executable, by path or its last part")
+    add("--program", default="", metavar="NAME", help="audit, violations: of this executable only, by path or its last part")
     add("--exact", action="store_true", help="logs: allow only what was seen, not what grants nothing beyond it (implied 1)")
     add("--within", metavar="BASE", help="logs: never allow what this policy or container profile (JSON) denies")
     add(

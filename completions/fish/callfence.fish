@@ -193,7 +193,7 @@ complete -c callfence -n '_shtab_callfence_using import' -l arch -xka "x86_64 i3
 complete -c callfence -n '_shtab_callfence_using import' -l kernel -x -d 'the kernel version for rules with a minKernel (default: newest)'
 complete -c callfence -n '_shtab_callfence_using import' -l cap -x -d 'that the container has; repeatable'
 complete -c callfence -n '_shtab_callfence_using import' -l runtime -xka "runc crun" -d 'what reads the file; runc answers newer calls differently'
-complete -c callfence -n '_shtab_callfence_using import' -l program -x -d 'audit: only the records of this executable, by path or its last part'
+complete -c callfence -n '_shtab_callfence_using import' -l program -x -d 'audit, violations: of this executable only, by path or its last part'
 complete -c callfence -n '_shtab_callfence_using import' -l exact -d 'logs: allow only what was seen, not what grants nothing beyond it (implied 1)'
 complete -c callfence -n '_shtab_callfence_using import' -l within -x -d 'logs: never allow what this policy or container profile (JSON) denies'
 complete -c callfence -n '_shtab_callfence_using import' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write to POLICY instead of standard output; for logs, see above'

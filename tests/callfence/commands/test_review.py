@@ -190,7 +190,7 @@ def test_check_tells_what_is_new_and_how_to_accept_it(learned: Path, tmp_path: P
         assert done.returncode == expected, done.stderr
         assert "  + kill: sig == SIGCONT\n  +    || sig == SIGWINCH\n" in done.stderr
         assert state(tmp_path) == before
-    command = done.stderr.splitlines()[-1]
+    command = done.stderr.splitlines()[-2]
     subprocess.run(command.replace("learn", f"{sys.executable} -m callfence learn", 1), shell=True, cwd=tmp_path, check=False)
     assert run(tmp_path, "learn", "--check", "-q", "-o", "it.policy", "sh", "-c", script, "0").returncode == 0
 
