@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 
 def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
-    """The bytes of a regular file; `-` is standard input.  Raises OSError, UserError for more than `limit` bytes of that."""
+    """The bytes of a regular file; `-` is standard input.  Raises OSError with
+    the name, UserError for more than `limit` bytes of that."""
     if name != "-":
         return reading.read(name, limit)
-    data = sys.stdin.buffer.read(limit + 1)
+    try:
+        data = sys.stdin.buffer.read(limit + 1)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, name) from error
     if len(data) > limit:
         raise UserError(f"-: more than {limit >> 20} MiB")
     return data

@@ -112,8 +112,8 @@ def checked(text: str) -> Page:
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`old.policy` of one run, and `it.policy` of two, of which the second opens a socket."""
     folder = tmp_path_factory.mktemp("learned")
-    assert run(folder, "learn", "-q", "-o", "old.policy", *PROGRAM).returncode == 0
-    assert run(folder, "learn", "-q", "-o", "new.policy", *PROGRAM, more="1").returncode == 0
+    assert run(folder, "learn", "-q", "--exact", "-o", "old.policy", *PROGRAM).returncode == 0
+    assert run(folder, "learn", "-q", "--exact", "-o", "new.policy", *PROGRAM, more="1").returncode == 0
     merged = run(folder, "merge", "-o", "it.policy", "old.policy", "new.policy")
     assert merged.returncode == 0, merged.stderr
     recordings = [str(folder / ".callfence" / f"{name}.rec") for name in ("it", "old", "new")]
