@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 
 def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
-    """The bytes of a regular file; `-` is standard input.  Raises OSError with
-    the name, UserError for more than `limit` bytes of that."""
+    """The bytes of a regular file; `-` is standard input.
+
+    Raises OSError with the name, UserError for more than `limit` bytes of standard input."""
     if name != "-":
         return reading.read(name, limit)
     try:

@@ -91,6 +91,7 @@ def generate(
     placed, gaps = _placed(observations)
     start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
     start = replace(start, default=options.default or old.default)
+    floor = _floor_widenings(old, start)
     found = beyond(start, placed, options.allow_opaque, names_only=options.names_only)
     start = found.policy
     placed = found.new if old.implied else _with_waits(found.new, start, options)
@@ -118,7 +119,7 @@ def generate(
     return Generated(
         document,
         tuple(_new(old, policy, extended, grown)),
-        _floor_widenings(old, start) | widenings | _portable_widenings(grown),
+        floor | widenings | _portable_widenings(grown),
         tuple(seen for one in extended.values() for seen in one.refused),
         tuple(gaps),
         len(found.allowed) if old.implied else 0,
