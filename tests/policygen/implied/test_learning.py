@@ -1,0 +1,179 @@
+"""Learning with an implied set: capabilities as their least entries, whatever the order; what a person wrote stays."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+import pytest
+from calls import event
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policygen.evaluate import evaluate
+from policygen.implied.expand import granted
+from policygen.language.document import Document, parse
+from policygen.learning.beyond import unimplied
+from policygen.learning.extend import Options
+from policygen.learning.generate import Generated, generate
+from policygen.recording.fold import Folder
+from policygen.sets.compare import compare
+
+if TYPE_CHECKING:
+    from policygen.recording.observation import Observation
+
+CALLS = (
+    "openat AT_FDCWD 0 O_RDONLY|O_CLOEXEC",
+    "openat AT_FDCWD 0 O_RDONLY|O_DIRECTORY|O_CLOEXEC",
+    "openat AT_FDCWD 0 O_WRONLY|O_CREAT|O_TRUNC 0o644",
+    "openat AT_FDCWD 0 O_RDWR|O_CREAT|O_EXCL 0o600",
+    "open 0 O_RDWR",
+    "openat AT_FDCWD 0 O_PATH",
+    "newfstatat AT_FDCWD 0 0 0",
+    "umask 0",
+    "mmap 0 4096 PROT_READ|PROT_EXEC MAP_PRIVATE|MAP_DENYWRITE 3 0",
+    "mmap 0 4096 PROT_READ|PROT_WRITE MAP_PRIVATE|MAP_ANONYMOUS 0 0",
+    "mmap 0 4096 PROT_READ|PROT_WRITE|PROT_EXEC MAP_PRIVATE|MAP_ANONYMOUS 0 0",
+    "socket AF_INET SOCK_STREAM|SOCK_CLOEXEC 0",
+    "accept4 3 0 0 SOCK_NONBLOCK",
+    "setsockopt 3 SOL_SOCKET SO_RCVBUF",
+    "clone CLONE_VM|CLONE_VFORK|SIGCHLD",
+    "vfork",
+    "clone3 0 88",
+    "kill 3 SIGTERM",
+    "fcntl 3 F_SETLK",
+    "ioctl 0 TCSETS",
+    "execve 0 0 0",
+)
+"""Of one architecture: which one's section has a capability that both use depends on what is seen first."""
+
+
+def observe(*texts: str) -> tuple[Observation, ...]:
+    folder = Folder()
+    for text in texts:
+        folder.slot("/app", event(text), str)[0] += 1
+    return folder.observations()
+
+
+def learn(*texts: str, existing: Document | None = None, **options: object) -> Generated:
+    given = Options(**{"implied": 1, **options})  # type: ignore[arg-type]
+    return generate(observe(*texts), existing, name="app", options=given)
+
+
+def body(document: Document) -> list[str]:
+    """The entries, one line each, with their comments."""
+    text = document.text().partition("\n\n")[2]
+    return [line for line in text.replace("\n ", " ").splitlines() if line]
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.sampled_from(CALLS), min_size=1, max_size=4, unique=True), st.data())
+def test_the_order_of_runs_does_not_matter(calls: list[str], data: st.DataObject) -> None:
+    """One run, many, in any order: the same bytes.  Learned again, nothing is new, and the document is the same one."""
+    whole = learn(*calls).document
+    document = None
+    for call in data.draw(st.permutations(calls)):
+        document = learn(call, existing=document).document
+    assert document is not None
+    assert document.text() == whole.text()
+    again = learn(*calls, existing=document)
+    assert again.document is document
+    assert again.new == ()
+    for call in calls:
+        assert evaluate(whole.policy, event(call)).lets_run or call.startswith("clone3")
+
+
+def test_runs_that_need_nothing_else_leave_an_empty_policy() -> None:
+    found = learn("umask 0", "getpid", "write 1 0 5", "clock_gettime 0 0")
+    assert body(found.document) == []
+    assert found.implied == 4
+    assert found.new == ()
+    assert unimplied(observe("umask 0", "execve 0 0 0"), found.document.policy) == observe("execve 0 0 0")
+
+
+READING = ("open 0 O_RDONLY", "newfstatat 3 0 0 0", "openat 3 0 O_CLOEXEC")
+
+
+@pytest.mark.parametrize("calls", tuple(permutations(READING)), ids=", ".join)
+def test_a_capability_is_written_as_its_least_entry(calls: tuple[str, ...]) -> None:
+    document = None
+    for call in calls:
+        document = learn(call, existing=document).document
+    assert document is not None
+    assert body(document) == ["openat: flags == O_RDONLY"]
+
+
+def test_a_capability_that_is_granted_later_takes_out_what_it_covers_and_nothing_else() -> None:
+    """Also comments stay: those of lines that are gone, where they were."""
+    before = learn("newfstatat 3 0 0 0", "execve 0 0 0").document
+    text = before.text().replace("execve:", "# starts others\nexecve:").replace("newfstatat:", "# looks at files\nnewfstatat:")
+    text += "umask: allow                   # why: mine, implied already\n"
+    found = learn("open 0 O_RDONLY", existing=parse(text))
+    assert [line for line in body(found.document) if not line.startswith("#")] == [
+        "execve: allow",
+        "openat: flags == O_RDONLY",
+        "umask: allow                   # why: mine, implied already",
+    ]
+    assert "# starts others\nexecve: allow" in found.document.text()
+    assert "# looks at files" in found.document.text()
+    assert compare(before.policy, found.document.policy).verdict == "wider"
+
+
+def test_alternatives_that_nothing_covers_stay_beside_a_capability() -> None:
+    before = parse("implied 1\nopenat: flags == O_PATH|O_DIRECTORY || dfd == 5 && flags == O_WRONLY || flags has O_TMPFILE\n")
+    after = learn("open 0 O_RDONLY", existing=before).document
+    assert "dfd == 5" in after.text()
+    assert "flags has O_TMPFILE" in after.text()
+    assert granted(after.policy) >= {"reads files"}
+
+
+@pytest.mark.parametrize(
+    ("denied", "call"),
+    [
+        ("openat: deny", "openat 3 0 O_RDONLY"),
+        ("openat: errno EACCES", "openat 3 0 O_RDONLY"),
+        ("openat: flags == O_PATH else kill", "openat 3 0 O_RDONLY"),
+        ("umask: deny", "umask 0"),
+        ("newfstatat: errno EPERM", "newfstatat 3 0 0 0"),
+    ],
+)
+def test_what_is_denied_explicitly_stays(denied: str, call: str) -> None:
+    existing = parse(f"implied 1\n{denied}\n")
+    found = learn(call, existing=existing)
+    assert body(found.document) == body(existing)
+    assert found.refused == observe(call)
+    assert found.new == ()
+
+
+def test_opaque_calls_fail_by_the_set_and_are_allowed_on_request() -> None:
+    assert body(learn("clone3 0 88", "openat2 3 0 0 24").document) == []
+    found = learn("clone3 0 88", "openat2 3 0 0 24", allow_opaque=("clone3",))
+    (line,) = body(found.document)
+    assert line.startswith("clone3: allow ")
+    assert [one.first for one in found.new] == [True]
+    again = learn("clone3 0 88", "openat2 3 0 0 24", existing=found.document)
+    assert again.document is found.document
+    later = learn("clone3 0 88", existing=learn("clone3 0 88").document, allow_opaque=("clone3",))
+    assert later.document.text() == found.document.text()
+
+
+@pytest.mark.parametrize(("option", "value"), [("names_only", True), ("portable", True), ("tight", True)])
+def test_other_ways_to_learn_give_the_same_again(option: str, value: bool) -> None:
+    calls = ("openat 3 0 O_RDONLY", "umask 0", "socket AF_INET SOCK_STREAM 0", "execve 0 0 0", "clone3 0 88")
+    first = learn(*calls, **{option: value})
+    for call in calls[:-1]:
+        assert evaluate(first.document.policy, event(call)).lets_run
+    again = learn(*calls, existing=first.document, **{option: value})
+    assert again.new == ()
+    assert again.document is first.document
+
+
+def test_a_policy_without_the_set_stays_without() -> None:
+    document = learn("umask 0", existing=learn("execve 0 0 0", implied=0).document).document
+    assert not document.policy.implied
+    assert any(line.startswith("umask: allow") for line in body(document))
+
+
+def test_a_policy_that_lets_calls_run_by_default_has_nothing_to_add() -> None:
+    existing = parse("default log\nimplied 1\n")
+    assert learn("execve 0 0 0", "umask 0", existing=existing).document is existing
