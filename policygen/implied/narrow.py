@@ -27,6 +27,8 @@ def narrowed(policy: Policy, meant: Policy) -> Policy:
             entry = meant.entries[arch].get(number)
             if entry is None:
                 entries[arch][number] = Entry(Always(False))
+            elif isinstance(entry.expression, Always):
+                entries[arch][number] = entry
             else:
                 entries[arch][number] = replace(entry, otherwise=entry.otherwise or meant.default)
         after = replace(result, entries=entries)

@@ -102,6 +102,18 @@ def test_a_container_profile_is_a_baseline(tmp_path: Path) -> None:
     assert "forbids" not in quiet.stderr
 
 
+@pytest.mark.parametrize("option", ["--exact", "--tight"])
+def test_an_implied_set_cannot_be_exact(option: str, tmp_path: Path) -> None:
+    text = "implied 1\nexecve: allow\n"
+    (tmp_path / "it.policy").write_text(text)
+    ran = learn(tmp_path, option, "--", "touch", "ran", status=125)
+    assert ran.stderr == (
+        f"learn: it.policy has `implied 1`, and {option} is without: take the line out, or start over with --fresh\n"
+    )
+    assert not (tmp_path / "ran").exists()
+    assert (tmp_path / "it.policy").read_text() == text
+
+
 def test_a_baseline_that_cannot_be_read_stops_before_the_program_runs(tmp_path: Path) -> None:
     for name, content, told in (("none", None, "none: No such file"), ("bad", "nosuchcall: 1\n", "bad:1:1: ")):
         if content is not None:
