@@ -26,7 +26,7 @@ def seen_only(runs: Sequence[Run]) -> tuple[str, ...]:
         (kind, *others) = sorted({getattr(run.circumstances, name) for run in runs}) or ("",)
         if kind and not others:
             by_kind.setdefault(kind, []).append(says)
-    found += [f"{' and '.join(says)} {kind}" for kind, says in by_kind.items()]
+    found += [f"{', '.join(says).replace(f', {says[-1]}', f' and {says[-1]}')} {kind}" for kind, says in by_kind.items()]
     users, locales = ({getattr(run.circumstances, name) for run in runs} for name in ("user", "locale"))
     if len(users) == 1 and "" not in users:
         found.append("as root" if users == {"root"} else "not as root")
