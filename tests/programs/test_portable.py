@@ -85,7 +85,7 @@ def test_the_same_program_with_the_other_library(program: str, one: str, other: 
 @pytest.mark.parametrize("program", ["copy", "spawn", "threads"])
 @pytest.mark.parametrize(("one", "other"), [("glibc", "static musl"), ("static musl", "glibc")])
 def test_it_takes_the_option(program: str, one: str, other: str, cross: Callable[..., Crossed]) -> None:
-    plain = cross(program, one, other)
+    plain = cross(program, one, other, "--exact")
     assert plain.enforced.violations
     assert plain.enforced.ran.returncode != 0
 
@@ -166,7 +166,7 @@ def test_why_says_what_no_run_needed(commands: Commands, built: Callable[[str, s
     ("flags", "what"),
     [
         (("--portable", "--tight"), b"give either --tight or --portable"),
-        (("--portable", "--check"), b"not with --fresh, --tight or --portable"),
+        (("--portable", "--check"), b"not with --fresh, --tight, --portable or --default"),
     ],
 )
 def test_options_that_exclude_each_other(commands: Commands, tmp_path: Path, flags: tuple[str, ...], what: bytes) -> None:
