@@ -85,6 +85,8 @@ def _environment(run: Run, home: Path) -> dict[str, str]:
 
 def _prepare(run: Run, terminal: int) -> Callable[[], None]:
     def prepare() -> None:
+        for inherited in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):  # a shell's background job ignores them
+            signal.signal(inherited, signal.SIG_DFL)
         if terminal >= 0:
             fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
         for number, value in run.limits.items():

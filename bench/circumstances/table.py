@@ -32,6 +32,20 @@ their denied calls are not printed.
 - `implied 1`: learned by `learn`, which also allows [what grants nothing beyond it](implied.md).
 - `--rehearse`: learned by `learn`, then by `learn --rehearse`.
 """
+REASONS = {
+    "socket": "without HOME the C library asks a daemon for the user's home: a connection is a new kind of object",
+    "openat": "Rust and Go open /dev/null in place of closed streams, for writing too: the policy writes no file that is there",
+    "clone": "it saves in a child process: the policy starts none",
+    "kill": "a process of it tells another one to end: the policy sends no signals",
+    "mkdir": "a folder for temporary files: the policy makes no folder",
+    "rmdir": "a folder for temporary files: the policy removes none",
+    "unlink": "it removes an unfinished file: the policy removes none",
+    "shmctl": "it looks for the memory of the server that was killed: the policy used none that was there",
+    "setfsuid": "it changes its identity",
+    "setgid": "it changes its identity",
+    "setgroups": "it changes its identity",
+}
+"""Why a call is not implied, by its name."""
 
 
 class Result(NamedTuple):
@@ -131,7 +145,8 @@ def calls(runs: list[Result], modes: list[str]) -> Iterator[str]:
             yield "None.\n"
         for call, times in sorted(found.items(), key=lambda item: (-item[1], item[0])):
             where = [f"{run.program}, {run.circumstance}" for run in failed if run.denied[0] == call]
-            yield f"- {times}: `{call}`: {'; '.join(where[:4])}{' ...' if len(where) > 4 else ''}"
+            reason = "" if mode == "exact" else REASONS.get(call.partition("(")[0], "")
+            yield f"- {times}: `{call}`: {'; '.join(where[:4])}{' ...' if len(where) > 4 else ''}{reason and f' ({reason})'}"
         yield ""
 
 
