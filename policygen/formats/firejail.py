@@ -21,6 +21,8 @@ _FOREIGN = Loss(
     Direction.OTHER,
     "calls of i386 and of x32 meet the profile's error action, and what firejail kills is the thread that calls",
 )
+_EPERM = Action(ActionKind.ERRNO, 1)
+"""What firejail 0.9.74 answers to a change of the execution domain if it has a list of calls, whatever its error action is."""
 _PERSONALITY = {"personality": "where it blocks other architectures firejail lets no program change its execution domain"}
 
 
@@ -44,7 +46,7 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
         "seccomp.block-secondary",
         f"seccomp-error-action {_word(error)}",
     ]
-    lost = losses(policy, _effect(policy, section, default, error), "firejail", added, _PERSONALITY)
+    lost = losses(policy, _effect(policy, section, default, _EPERM if listed else error), "firejail", added, _PERSONALITY)
     use = "firejail --profile={file} PROGRAM; or these lines in /etc/firejail/PROGRAM.local"
     return Exported(("\n".join(lines) + "\n").encode(), (*lost, _FOREIGN), added, use=use)
 
@@ -58,11 +60,11 @@ def _word(action: Action) -> str:
     return format_action(action).removeprefix("errno ")
 
 
-def _effect(policy: Policy, section: dict[int, Action], default: Action, error: Action) -> Policy:
-    """Return what the profile does for NATIVE calls."""
+def _effect(policy: Policy, section: dict[int, Action], default: Action, blocked: Action) -> Policy:
+    """Return what the profile does for NATIVE calls; `blocked`: the answer to a change of the execution domain."""
     entries = {number: Entry(Always(True), action) for number, action in section.items()}
     call = table(NATIVE).by_name["personality"]
     if section.get(call.number, default).may_run:
         query = call.arguments[0].value(0xFFFFFFFF)  # personality(2): asks, and changes nothing
-        entries[call.number] = Entry(Condition(0, Operator.ONE_OF, values=tuple(sorted((0, query)))), ALLOW, error)
+        entries[call.number] = Entry(Condition(0, Operator.ONE_OF, values=tuple(sorted((0, query)))), ALLOW, blocked)
     return Policy({NATIVE: entries}, table(NATIVE).versions()[-1], policy.arm, default, default)

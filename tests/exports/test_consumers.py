@@ -18,6 +18,7 @@ from needed import needs_root, require
 
 from policygen import formats
 from policygen.formats import FormatOptions
+from policygen.implied.expand import expanded
 from policygen.language.document import parse, parse_file
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def test_the_kernels_filter_of_a_sample(
 ) -> None:
     text = (ROOT / "samples" / f"{sample}.policy").read_text() + "pause: allow\n"
     (tmp_path / "it.policy").write_text(text)
-    policy = parse(text).policy
+    policy = expanded(parse(text).policy)
     command = _command(name, exported(name, tmp_path / "it.policy", tmp_path / f"it.{name}"))
     real = policy_of(running([*command, str(probe)], str(probe)))
     check(policy, formats.module(name).export(policy, FormatOptions()), real)

@@ -15,6 +15,7 @@ from installed import PROBE_POLICY
 from policygen import formats
 from policygen.filter.compile import CompileError, compile_policy
 from policygen.formats import Direction, ExportError, FormatOptions
+from policygen.implied.expand import expanded
 from policygen.language.document import parse, parse_file
 from policygen.model import ActionKind, Arm, Policy
 from policygen.sets.compare import compare
@@ -22,7 +23,7 @@ from tracer.abi import Arch
 
 ROOT = Path(__file__).parent.parent.parent
 OPTIONS = FormatOptions(name="it")
-SAMPLES = {path.stem: parse_file(path).policy for path in sorted((ROOT / "samples").glob("*.policy"))}
+SAMPLES = {path.stem: expanded(parse_file(path).policy) for path in sorted((ROOT / "samples").glob("*.policy"))}
 POLICIES = {
     "probe": parse(PROBE_POLICY).policy,
     "denies a few": parse(
