@@ -55,7 +55,7 @@ def made_portable(policy: Policy) -> Grown:
     policy = normal(policy)
     growth = _Growth(replace(policy, portable=True))
     for arch, section in policy.entries.items():
-        for own in own_calls(arch) if section else ():
+        for own in own_calls(arch) if section or policy.implied else ():  # an implied set may be all there is
             if not own.loader or policy.arm is not Arm.ENTRY:
                 for conditions in own.side.alternatives:
                     growth.add((arch, own.side.number), conditions, ALLOW, own.why)

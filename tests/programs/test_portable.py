@@ -153,13 +153,14 @@ def test_an_allowed_line_brings_its_equivalents(commands: Commands, tmp_path: Pa
 
 def test_why_says_what_no_run_needed(commands: Commands, built: Callable[[str, str], Path], tmp_path: Path) -> None:
     policy = tmp_path / "it.policy"
-    commands.learn(policy, [built("copy", "glibc")], tmp_path, "--portable")
-    done = commands.plain([COMMANDS / "callfence", "why", policy, "open"], tmp_path)
-    assert b"portable: as openat" in done.stdout
-    done = commands.plain([COMMANDS / "callfence", "why", policy, "openat"], tmp_path)
-    assert b"learned, and extended for other C libraries or by hand" in done.stdout
-    done = commands.plain([COMMANDS / "callfence", "why", policy, "mprotect"], tmp_path)
-    assert b"put there for other C libraries" in done.stdout
+    for options, call, said in [
+        ((), "unlinkat", b"portable: as unlink"),
+        (("--exact",), "open", b"portable: as openat"),
+        (("--exact",), "openat", b"learned, and extended for other C libraries or by hand"),
+        (("--exact",), "mprotect", b"added for other C libraries or by hand"),
+    ]:
+        commands.learn(policy, [built("copy", "glibc")], tmp_path, "--fresh", "--portable", *options)
+        assert said in commands.plain([COMMANDS / "callfence", "why", policy, call], tmp_path).stdout
 
 
 @pytest.mark.parametrize(
