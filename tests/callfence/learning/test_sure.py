@@ -47,7 +47,8 @@ READ, WRITE, KEEP, DUMP = ("read", 0), ("write", 0), ("prctl", 8), ("prctl", 4)
         ),
         (
             [[READ]] * 3,
-            "3 runs; none is known to need a rule that the others do not: under 63% that one more would, with 95% confidence;"
+            "3 runs; none is known to need a rule that the others do not: one more needs something new in at most"
+            " 63 of 100 cases (95% confidence);"
             " the last new rule came with run r0",
         ),
     ],
