@@ -22,7 +22,8 @@ class Advice(NamedTuple):
     what: str
     """One line for a person."""
     line: str
-    """The entry to add to the policy, or to join with the one that it has, on one line; '' if none would help."""
+    """The entry to add to the policy, or to join with the one that it has, on one line; after a line `arch NAME` if it belongs
+    to another section than the first; "" if none would help."""
     command: str = ""
     """The shell command that does it; '' likewise."""
 
@@ -56,4 +57,4 @@ def advise(policy: Policy, file: str, event: Event) -> Advice:
     line = " ".join(format_entry(arch, number, entry).split())
     option = "" if arch is next(iter(policy.entries), None) else f"--arch {arch} "
     command = f"callfence allow {option}{file_word(file)} {word(line)}"
-    return Advice(file, f"to allow it: {command}", line, command)
+    return Advice(file, f"to allow it: {command}", f"arch {arch}\n{line}" if option else line, command)
