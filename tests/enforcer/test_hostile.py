@@ -109,8 +109,7 @@ def test_a_limit_of_processor_time_replaces_it(place: Workplace, build: Callable
 def test_its_memory_and_descriptors_are_not_open_to_its_user(
     name: str, place: Workplace, build: Callable[..., Path]
 ) -> None:
-    if os.getuid() == 0:
-        under = ["--drop-caps"]
+    under = ["--drop-caps"] if os.getuid() == 0 else []
     place.policy(WITHOUT_FILTERS)
     process = place.start(*under, "-p", "calls.policy", build("hostile"), name)
     assert process.stdout.readline() == "ready\n"
