@@ -6,7 +6,8 @@ import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-BASE = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C", "HOME": "{home}", "TERM": "xterm"}
+BASE = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL": "C", "TERM": "xterm"}
+BASE |= {"HOME": "{home}", "TMPDIR": "{home}"}  # programs that are killed leave files there
 BASE |= {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 BASE |= {"RESTIC_PASSWORD": "x", "PGUSER": "nobody", "PGDATABASE": "postgres", "PGHOST": "127.0.0.1"}
 
@@ -95,7 +96,7 @@ _ALL = (
     Circumstance("a time zone", _environment(TZ="Asia/Tokyo")),
     Circumstance("empty environment", _with(environment={})),
     Circumstance("no HOME", _environment(HOME=None)),
-    Circumstance("TMPDIR elsewhere", _environment(TMPDIR="{home}")),
+    Circumstance("TMPDIR elsewhere", _environment(TMPDIR="{home}/../policies")),
     Circumstance("TMPDIR missing", _environment(TMPDIR="/no/such/folder")),
     Circumstance("another user", _with(user=True)),
     Circumstance("another user, folder read-only", _with(user=True, writable=False)),
