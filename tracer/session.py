@@ -16,7 +16,7 @@ from tracer.errors import PtraceError, TracerError
 from tracer.launch import OPTIONS, Launch
 from tracer.loop import Loop
 from tracer.processor import TICK
-from tracer.signals import GROUP_DELAY, Dispositions, SignalThread
+from tracer.signals import Dispositions, SignalThread
 from tracer.task import has_filter, proc
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ class _Started:
             for tgid in {task.tgid for task in list(self._loop.tasks.values())}:
                 send(tgid, signum)
 
-    def reached(self, signum: int, sender: int) -> bool:
+    def reached(self, signum: int, sender: int, since: float) -> bool:
         by, when = self._loop.delivered.get(signum, (-1, 0.0))
-        return by == sender and time.monotonic() - when < 2 * GROUP_DELAY
+        return by == sender and when >= since
 
     def has(self, pid: int) -> bool:
         return pid in self._loop.tasks
@@ -97,7 +97,7 @@ class _Attached(_Started):
     def send(self, signum: int, *, from_terminal: bool) -> None:
         self._let_go |= signum in LET_GO
 
-    def reached(self, signum: int, sender: int) -> bool:
+    def reached(self, signum: int, sender: int, since: float) -> bool:
         return False
 
     def stopped(self) -> int:

@@ -38,8 +38,8 @@ class Target(Protocol):
     def send(self, signum: int, *, from_terminal: bool) -> None:
         """Pass a signal on.  `from_terminal`: processes in the terminal's foreground group have it already."""
 
-    def reached(self, signum: int, sender: int) -> bool:
-        """Whether the program itself got `signum` from process `sender` (0: the kernel) a moment ago."""
+    def reached(self, signum: int, sender: int, since: float) -> bool:
+        """Whether the program itself got `signum` from process `sender` (0: the kernel) since then (time.monotonic)."""
 
     def has(self, pid: int) -> bool:
         """Whether `pid` is one of its tasks."""
@@ -118,8 +118,10 @@ class SignalThread(threading.Thread):
             self._target.send(signum, from_terminal=True)
         elif not self._target.has(sender):
             # From the kernel: a hangup reaches only the leader of the session, an alarm(2) from before the execve only us.
+            # Counted from now: on a busy machine the sleep takes much longer.
+            since = time.monotonic() - GROUP_DELAY
             time.sleep(GROUP_DELAY)
-            if not self._target.reached(signum, 0 if code > 0 else sender):
+            if not self._target.reached(signum, 0 if code > 0 else sender, since):
                 self._target.send(signum, from_terminal=False)
             if signum in TERMINAL_STOPS:
                 self._stop_asked = True

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
+from tracer.session import _Started
 from tracer.signals import TAKEN, SignalThread
 
 FROM_KERNEL, FROM_PROCESS = 0x80, 0  # SI_KERNEL, SI_USER
@@ -21,7 +25,7 @@ class Target:
     def send(self, signum, *, from_terminal):
         self.sent.append((signum, from_terminal))
 
-    def reached(self, signum, sender):
+    def reached(self, signum, sender, since):
         return (signum, sender) in self.has_reached
 
     def has(self, pid):
@@ -51,6 +55,21 @@ def test_what_is_passed_on(signum, code, sender, reached, sent):
     target = Target(reached)
     SignalThread(target, 1)._take(signum, code, sender)
     assert target.sent == sent
+
+
+def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_wakes_up(monkeypatch):
+    sent = []
+    monkeypatch.setattr("tracer.session.send", lambda pid, signum: sent.append((pid, signum)))
+    loop = SimpleNamespace(delivered={}, tasks={}, status=None, initial=PROGRAM)
+
+    def oversleep(seconds):
+        loop.delivered[signal.SIGTERM] = (SHELL, time.monotonic())
+        woken.wait(10 * seconds)
+
+    woken = threading.Event()
+    monkeypatch.setattr("tracer.signals.time", SimpleNamespace(sleep=oversleep, monotonic=time.monotonic))
+    SignalThread(_Started(loop, lambda loop: None, lambda loop: None), 1)._take(signal.SIGTERM, FROM_PROCESS, SHELL)
+    assert sent == []
 
 
 def test_a_hangup_is_passed_on_by_the_leader_of_a_session(monkeypatch):
