@@ -25,7 +25,9 @@ _NONE = -1
 class Duty:
     """What is needed to answer calls, read before the helper is cloned, opened and shared before the program is let go."""
 
-    __slots__ = ("_asked", "_code", "_filter", "_listener", "_program", "_ready", "_reporter", "stand_in")
+    __slots__ = (
+        "_answers", "_asked", "_code", "_epoll", "_filter", "_listener", "_program", "_ready", "_reporter", "_watched", "stand_in",
+    )  # fmt: skip
 
     def __init__(self, reporter: Reporter) -> None:
         """Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
@@ -35,6 +37,8 @@ class Duty:
         self._listener = _NONE
         self._program = _NONE
         self.stand_in = _NONE
+        self._watched = _NONE
+        """A pidfd of the stand-in."""
 
     def start(self, program: int) -> None:
         """Start the stand-in, which gets the listener later, through a shared table of descriptors.
@@ -59,6 +63,7 @@ class Duty:
         os.write(self._ready[1], b"%d" % listener)
         kernel.unshare_files()
         self._confine()
+        self._watch()
 
     def descriptors(self) -> tuple[int, int]:
         """Where reports go."""
@@ -66,69 +71,70 @@ class Duty:
 
     def serve(self) -> NoReturn:
         """Answer calls until the last confined task has ended."""
-        from enforcer.reporting.answer import Answers  # from memory, while the program starts
-
-        answers = Answers(self._listener, self._asked, self._reporter)
+        answers = self._answers
         if self.stand_in == _NONE:
             self._start_stand_in()
+            self._watch_stand_in()
             answers.take_over()
-        epoll = select.epoll()  # poll(2) fails where RLIMIT_NOFILE has been lowered
-        epoll.register(self._listener, select.EPOLLIN)
-        epoll.register(self._program, select.EPOLLIN)
-        stand_in = self._watch_stand_in(epoll)
         while True:
-            for descriptor, events in epoll.poll():
+            for descriptor, events in self._epoll.poll():
                 if descriptor == self._program:
-                    epoll.unregister(self._program)
+                    self._epoll.unregister(self._program)
                     answers.program_ended()
-                elif descriptor == stand_in:
-                    os.close(stand_in)
+                elif descriptor == self._watched:
+                    os.close(self._watched)
                     os.waitpid(self.stand_in, linux.WALL)
                     self._start_stand_in()
-                    stand_in = self._watch_stand_in(epoll)
+                    self._watch_stand_in()
                 elif events & select.EPOLLIN:
                     answers.next()
                 else:  # EPOLLHUP: no task has the filter any more
                     answers.summarise()
                     os._exit(0)
 
-    def _confine(self) -> None:
+    def _watch(self) -> None:
+        """Open what serving waits with, before the program runs: later a limit may keep anything from being opened."""
+        self._epoll: select.epoll = select.epoll()  # poll(2) fails where RLIMIT_NOFILE has been lowered
+        self._epoll.register(self._listener, select.EPOLLIN)
+        self._epoll.register(self._program, select.EPOLLIN)
+        self._watch_stand_in()
+
+    def _confine(self, *kept: int) -> None:
         """Close what is not needed, load no more code from files, make no more calls than answering takes."""
-        helper.close_all_but((self._program, self._listener, *self.descriptors()))
+        helper.close_all_but((self._program, self._listener, *self.descriptors(), *kept))
         self._code.seal()
+        from enforcer.reporting.answer import Answers  # from memory; before the program runs, since a limit may take that later
+
+        self._answers = Answers(self._listener, self._asked, self._reporter)
         confinement.confine(self._filter)
 
     def _stand_by(self, helper_: int) -> NoReturn:
         """The first stand-in: wait for the listener, then for the helper's end."""
-        ready, other = self._ready[0], _parent(helper_)
-        with select.epoll() as epoll:
-            epoll.register(ready, select.EPOLLIN)
-            if other != _NONE:
-                epoll.register(other, select.EPOLLIN)
-            if ready not in dict(epoll.poll(None if other != _NONE else 0)):
-                os._exit(0)  # nothing was confined
+        ready, other = self._ready[0], self._watch_parent(helper_)
+        self._epoll.register(ready, select.EPOLLIN)
+        if ready not in dict(self._epoll.poll(None if other != _NONE else 0)):
+            os._exit(0)  # nothing was confined
         self._listener = int(os.read(ready, 16))
+        self._epoll.unregister(ready)
         kernel.unshare_files()
-        self._confine()
-        self._wait(helper_)
+        self._confine(self._epoll.fileno(), other)
+        self._wait(other)
 
-    def _wait(self, helper_: int) -> NoReturn:
-        """Wait for the end of the helper, whose child this is; if there is more to answer then, take its place."""
-        other = _parent(helper_)
-        epoll = select.epoll()
-        epoll.register(self._program, select.EPOLLIN)
-        if other != _NONE:
-            epoll.register(other, select.EPOLLIN)
-        while other != _NONE and other not in (ready := dict(epoll.poll())):
+    def _wait(self, other: int) -> NoReturn:
+        """Wait for the end of the helper, whose pidfd `other` is; if there is more to answer then, take its place.
+
+        Nothing is opened for that: a limit may be in force."""
+        self._epoll.register(self._program, select.EPOLLIN)
+        while other != _NONE and other not in (ready := dict(self._epoll.poll())):
             if self._program in ready:
-                epoll.unregister(self._program)
+                self._epoll.unregister(self._program)
                 self._reporter.give_back()
                 kernel.send_signal(other, kernel.SIGCONT)  # a helper that was stopped has to give it back too
-        epoll.close()
-        with select.epoll() as epoll:
-            epoll.register(self._listener, select.EPOLLIN)
-            if any(events & select.EPOLLHUP for _, events in epoll.poll(0)):
-                os._exit(0)
+        if other != _NONE:
+            self._epoll.unregister(other)
+        self._epoll.register(self._listener, select.EPOLLIN)
+        if dict(self._epoll.poll(0)).get(self._listener, 0) & select.EPOLLHUP:
+            os._exit(0)
         self.stand_in = _NONE
         self.serve()
 
@@ -139,16 +145,25 @@ class Duty:
         except OSError:  # RLIMIT_NPROC
             self.stand_in = _NONE
         if self.stand_in == 0:
-            helper.guarded(lambda: self._wait(own))
+            helper.guarded(lambda: self._wait(self._watch_parent(own)))
 
-    def _watch_stand_in(self, epoll: select.epoll) -> int:
-        """A pidfd of the stand-in, registered; -1 if it cannot be watched."""
+    def _watch_parent(self, pid: int) -> int:
+        """Wait with an epoll of our own from now on.  Return the parent's pidfd, which is in it; -1 if the parent has ended."""
+        self._epoll = select.epoll()
+        other = _parent(pid)
+        if other != _NONE:
+            self._epoll.register(other, select.EPOLLIN)
+        return other
+
+    def _watch_stand_in(self) -> None:
+        """Wait for the stand-in's end, too, if that is possible."""
+        self._watched = _NONE
         try:
             pidfd = kernel.pidfd_open(self.stand_in)
         except OSError:
-            return _NONE
-        epoll.register(pidfd, select.EPOLLIN)
-        return pidfd
+            return
+        self._epoll.register(pidfd, select.EPOLLIN)
+        self._watched = pidfd
 
 
 def _parent(pid: int) -> int:

@@ -68,8 +68,8 @@ def _dies_of_sigsys(fields: Mapping[str, str]) -> bool:
 def _by_sigsys(listener: int, asked: Notification, pidfd: int, process: int) -> bool:
     """Whether the process dies of SIGSYS within a moment.
 
-    The call is answered with ERESTARTNOINTR: it never returns to the program, and if the signal does not kill, it is made
-    again.
+    The call is answered with ERESTARTNOINTR while a signal is pending: it never returns to the program, and if SIGSYS does not
+    kill, the process is stopped, or makes the call again.
     """
     try:
         waiting = select.epoll()  # poll(2) fails if RLIMIT_NOFILE has been lowered
@@ -78,6 +78,9 @@ def _by_sigsys(listener: int, asked: Notification, pidfd: int, process: int) -> 
     try:
         waiting.register(pidfd, select.EPOLLIN)
         kernel.kill_thread(process, asked.task, kernel.SIGSYS)
+        # If SIGSYS was ignored at that moment it is lost, and only a task with a signal restarts the call: this one cannot be
+        # ignored, comes after SIGSYS (SYNCHRONOUS_MASK, kernel/signal.c), and holds the process until SIGKILL.
+        kernel.kill_thread(process, asked.task, kernel.SIGSTOP)
         kernel.fail(listener, asked.id, _ERESTARTNOINTR)
         for _ in range(_LOOKS):
             # While it dumps core, its threads have all been stopped for good (fs/coredump.c, zap_threads).
