@@ -26,8 +26,18 @@ class Duty:
     """What is needed to answer calls, read before the helper is cloned, opened and shared before the program is let go."""
 
     __slots__ = (
-        "_answers", "_asked", "_code", "_epoll", "_filter", "_listener", "_program", "_ready", "_reporter", "_watched", "stand_in",
-    )  # fmt: skip
+        "_answers",
+        "_asked",
+        "_code",
+        "_epoll",
+        "_filter",
+        "_listener",
+        "_program",
+        "_ready",
+        "_reporter",
+        "_watched",
+        "stand_in",
+    )
 
     def __init__(self, reporter: Reporter) -> None:
         """Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
