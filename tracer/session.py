@@ -1,12 +1,10 @@
-"""One run of learning: starts a program or attaches to a process, and follows it until it has ended."""
+"""One run of learning: starts a program, and follows it until it has ended."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -27,11 +25,9 @@ if TYPE_CHECKING:
     from tracer.tally import Recorder
 
 LET_GO: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
-"""Signals by which an attached session ends."""
+"""Signals by which a user ends a run."""
 LINGERING: Final = 1.0
 """Seconds that other processes may outlive the initial one before `exited` is called."""
-WAKE: Final = signal.SIGURG
-"""Interrupts the main thread's waitpid.  Ignored by default, so that one that comes late does no harm."""
 
 
 class Outcome(NamedTuple):
@@ -47,7 +43,7 @@ class Outcome(NamedTuple):
     """SIGHUP, SIGINT or SIGTERM, if this process got one from outside the program; else 0."""
 
 
-class _Started:
+class Started:
     """A program that we have started, as a target of signals."""
 
     def __init__(self, loop: Loop, tick: Callable[[Loop], None], exited: Callable[[Loop], None]) -> None:
@@ -86,29 +82,6 @@ class _Started:
             self._exited = None
 
 
-class _Attached(_Started):
-    """A process that we have attached to: it gets none of the signals that are sent to us."""
-
-    def __init__(self, loop: Loop, tick: Callable[[Loop], None]) -> None:
-        super().__init__(loop, tick, lambda loop: None)
-        self._main = threading.main_thread().ident or 0
-        self._let_go = False
-
-    def send(self, signum: int, *, from_terminal: bool) -> None:
-        self._let_go |= signum in LET_GO
-
-    def reached(self, signum: int, sender: int, since: float) -> bool:
-        return False
-
-    def stopped(self) -> int:
-        return 0
-
-    def tick(self) -> None:
-        super().tick()
-        if self._let_go:  # at each tick, since one that comes just before the waitpid interrupts nothing
-            signal.pthread_kill(self._main, WAKE)
-
-
 def trace(
     program: Program,
     recorder: Recorder,
@@ -131,7 +104,7 @@ def trace(
     if injector is not None:
         loop.injector = injector
         injector.attach(loop.calls, loop.is_loading)
-    loop.strangers = _children()
+    loop.strangers = children()
     if proc() != "/proc":
         recorder.gap("/proc is not mounted for this pid namespace: it is not known which executable made a call, and where")
     dispositions = Dispositions()
@@ -146,7 +119,7 @@ def trace(
             os.kill(launch.pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored; tracees report nevertheless
                 os.waitpid(launch.pid, 0)
-            raise TracerError(_not_permitted(error), error.call, error.errno) from None
+            raise TracerError(not_permitted(error), error.call, error.errno) from None
         task = loop.family.add(launch.pid, launch.pid)
         task.recorded = False
         if has_filter(os.getpid()):
@@ -154,7 +127,7 @@ def trace(
             task.request, task.other_filter = linux.PTRACE_SYSCALL, True
         loop.processor.pin(task)
         launch.go()
-        _run(loop, _Started(loop, tick, exited))
+        follow(loop, Started(loop, tick, exited))
         launch.check()
     finally:
         dispositions.restore()
@@ -163,41 +136,14 @@ def trace(
     return Outcome(loop.status, loop.family.processes, loop.family.calls, loop.started, loop.asked)
 
 
-def attach(
-    pid: int,
-    recorder: Recorder,
-    *,
-    allow_opaque: frozenset[str] = frozenset(),
-    tick: Callable[[Loop], None] = lambda loop: None,
-) -> Outcome:
-    """Follow a running process until it ends, or until SIGINT, SIGTERM or SIGHUP asks us to detach.
-
-    It gets no filter, and without PTRACE_O_EXITKILL it survives our death.
-    Raises TracerError.
-    """
-    loop = Loop(recorder, allow_opaque)
-    loop.initial = pid
-    loop.strangers = _children()
-    dispositions = Dispositions()
-    former = signal.signal(WAKE, lambda signum, frame: loop.release())
-    try:
-        _seize_threads(loop, pid)
-        loop.started = True
-        recorder.executed("", next(iter(loop.tasks.values())).executable)
-        _run(loop, _Attached(loop, tick))
-    finally:
-        signal.signal(WAKE, former)
-        dispositions.restore()
-    return Outcome(loop.status, loop.family.processes, loop.family.calls)
-
-
 def kill(loop: Loop) -> None:
     """Kill all processes of a run, from `tick`; called again at the next tick for those that they start meanwhile."""
     for tgid in {task.tgid for task in list(loop.tasks.values())}:
         send(tgid, signal.SIGKILL)
 
 
-def _run(loop: Loop, target: _Started) -> None:
+def follow(loop: Loop, target: Started) -> None:
+    """Follow all tasks until none is left.  Signals to this process go to the target."""
     signals = SignalThread(target, TICK)
     loop.on_stop = signals.stop_with_program
     signals.start()
@@ -208,43 +154,6 @@ def _run(loop: Loop, target: _Started) -> None:
         loop.processor.disable()
 
 
-def _seize_threads(loop: Loop, pid: int) -> None:
-    """Seize every thread of a process, including those that start meanwhile.  Raises TracerError."""
-    options = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESYSGOOD
-    seen: set[int] = set()
-    while new := _threads(pid) - seen:
-        for tid in sorted(new):
-            try:
-                kernel.seize(tid, options)
-                kernel.interrupt(tid)
-            except PtraceError as error:
-                if error.errno != errno.ESRCH and not _is_dead_or_ours(tid):
-                    raise TracerError(f"cannot attach to {tid}: {_not_permitted(error)}", error.call, error.errno) from None
-                continue
-            task = loop.family.add(tid, pid)
-            task.filtered = False
-            task.request = linux.PTRACE_SYSCALL
-        seen |= new
-    if not loop.tasks:
-        raise TracerError(f"no process {pid}, or it has ended", "ptrace", errno.ESRCH)
-
-
-def _threads(pid: int) -> set[int]:
-    try:
-        return {int(name) for name in os.listdir(f"{proc()}/{pid}/task")}
-    except OSError:
-        return set()
-
-
-def _is_dead_or_ours(tid: int) -> bool:
-    """Whether PTRACE_SEIZE failed because the thread is a zombie, or because the kernel has attached it for us already."""
-    try:
-        status = Path(f"{proc()}/{tid}/status").read_text(errors="replace")
-    except OSError:
-        return True
-    return "\nState:\tZ" in status or "\nState:\tX" in status or f"\nTracerPid:\t{os.getpid()}\n" in status
-
-
 def send(pid: int, signum: int) -> None:
     """Send a signal to a process that may have ended."""
     try:
@@ -253,7 +162,7 @@ def send(pid: int, signum: int) -> None:
         return  # it has ended
 
 
-def _children() -> frozenset[int]:
+def children() -> frozenset[int]:
     """The children of this process, for instance of the shell that it was before its execve."""
     try:
         return frozenset(map(int, Path(f"{proc()}/thread-self/children").read_text().split()))
@@ -261,7 +170,7 @@ def _children() -> frozenset[int]:
         return frozenset()
 
 
-def _not_permitted(error: PtraceError) -> str:
+def not_permitted(error: PtraceError) -> str:
     """Why PTRACE_SEIZE may have failed, and what to do."""
     reason = f"the kernel does not permit ptrace here ({os.strerror(error.errno)})"
     if (scope := linux.yama_scope()) in ("2", "3"):

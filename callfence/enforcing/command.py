@@ -158,6 +158,10 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         _say(f"enforce: {name} may listen to a filter of its own, so violations are not reported (--quiet-kernel)", stderr)
     elif any(one.kills_itself for one in compiled):
         _say(f"enforce: {name} may install filters, so calls that kill it are not explained; the kernel logs them", stderr)
+    for one in compiled:
+        if one.lacks_start:
+            what = "was learned from a process that ran already, and denies what a start needs"
+            _say(f"enforce: {one.sources[0][0]} {what}; `learn {name}` adds it", stderr)
     for file, owner in strangers.items():
         _say(f"enforce: {file} belongs to user {owner}, who can change what it allows", stderr)
     reporter = None

@@ -38,6 +38,8 @@ def compiled(path: str, variant: Variant, check: Check | None = None, *, cached:
         source = [(path, reading.read(path, check=check))]
     except OSError as error:
         hint = "; `learn` writes one, -p names another" if isinstance(error, FileNotFoundError) else ""
+        if hint and path.isdecimal():
+            hint = "; -p (--policy) names a policy here: `learn -p` attaches to a process, and a filter cannot be put on one"
         raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
     from policygen.errors import PolicyError
     from tracer.errors import CallfenceError
@@ -72,7 +74,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         from tracer.kernel import RET_RECORD
 
         filter_ = recording_filter(policy, RET_RECORD)
-        is_settled = generate((), document, name="").document is document
+        is_settled = generate((), document, name="").document is document and not document.lacks_start
     else:
         filter_ = compile_policy(policy, report=variant in ("report", "audit"), audit=variant == "audit")
     return Compiled(
@@ -83,6 +85,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         expects_listener=expects_listener(policy),
         is_settled=is_settled,
         kills_itself=variant == "report" and kills_itself(policy),
+        lacks_start=document.lacks_start,
     )
 
 

@@ -36,8 +36,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _learn(options: LearnOptions) -> int | None:
     """The wait status that learn ends with."""
-    what = None if options.pid is not None else program(options.command)
-    name = options.command[0] if options.pid is None else name_of(options.pid)
+    what = None if options.pids else program(options.command)
+    names = [name_of(pid) for pid in options.pids]
+    name = names[0] if names else options.command[0]
     prepared = prepare(options, name)
     plain = None
     if options.rehearse and what is not None:

@@ -33,8 +33,10 @@ class LearnOptions(NamedTuple):
 
     command: tuple[str, ...]
     """The program and its arguments; empty with `pid`."""
-    pid: int | None
-    """The process to attach to."""
+    pids: tuple[int, ...]
+    """The processes to attach to."""
+    tree: bool
+    """Whether to follow what they have started, too."""
     output: Path | None
     """The policy that was named."""
     check: bool
@@ -65,7 +67,7 @@ class LearnOptions(NamedTuple):
     @property
     def rehearsing(self) -> tuple[str, ...]:
         """The command that rehearses the same run; empty if this one does, or if nothing can be rehearsed."""
-        return () if self.rehearse or self.pid is not None else ("learn", "--rehearse", *self.accept[1:])
+        return () if self.rehearse or self.pids else ("learn", "--rehearse", *self.accept[1:])
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,7 +90,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="learn",
-        usage="learn [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] -p PID",
+        usage="learn [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] -p PID [--tree]",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
@@ -96,7 +98,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("-o", "--output", metavar="POLICY", type=Path, help="the policy to write, or to merge into")
-    add("-p", "--pid", type=int, help="attach to a running process, until it ends or ^C detaches from it")
+    attaching = "attach to a running process, until it ends or ^C detaches from it; repeatable"
+    add("-p", "--pid", dest="pids", metavar="PID", type=_pid, action="append", default=[], help=attaching)
+    add("--tree", action="store_true", help="with -p: follow what the process has started, too, such as workers of a server")
     add("--check", action="store_true", help="write nothing: show what is new to the policy, and exit with 1 if anything is")
     add("--fresh", action="store_true", help="start over: replace the policy and its recording")
     add("--names", action="store_true", help="learn names only, no arguments")
@@ -132,6 +136,13 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _pid(text: str) -> int:
+    """ArgumentTypeError, with the way out, for anything else."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no process: -p PID attaches to one that runs; a policy is -o {text}")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     """ValueError for anything else."""
     number = int(text)
@@ -151,14 +162,14 @@ def parse(arguments: list[str]) -> LearnOptions:
         del given.command[0]
     if mistake := _mistake(given):
         commands.error(mistake)
-    given.command, given.accept = tuple(given.command), tuple(accept)
+    given.command, given.accept, given.pids = tuple(given.command), tuple(accept), tuple(dict.fromkeys(given.pids))
     given.allow_opaque = frozenset(given.allow_opaque)
     return LearnOptions(**vars(given))
 
 
 def _mistake(given: argparse.Namespace) -> str:
     """What is wrong with the options together, or ''."""
-    if given.pid is None and not given.command:
+    if not given.pids and not given.command:
         return "no program given"
     if given.output == Path("-"):
         return "-o -: a policy is a file, since the next run is merged into it"
@@ -166,15 +177,17 @@ def _mistake(given: argparse.Namespace) -> str:
         return "--check compares with the policy that there is: not with --fresh, --tight, --portable or --default"
     if given.tight and given.portable:
         return "give either --tight or --portable: descriptors and sizes differ from one C library to another"
-    if given.pid is not None and given.command:
-        return "give either a program or -p PID, not both"
+    if given.pids and given.command:
+        return "give either a program or -p PID, not both; -o names the policy"
+    if given.tree and not given.pids:
+        return "--tree is of -p: what a program starts is followed anyway"
     return _rehearsal_mistake(given)
 
 
 def _rehearsal_mistake(given: argparse.Namespace) -> str:
     if given.rehearse and given.check:
         return "--check compares one run with the policy: not with --rehearse, which adds what other runs bring"
-    if given.rehearse and given.pid is not None:
+    if given.rehearse and given.pids:
         return "--rehearse runs a program again and again, which a process that runs already cannot be"
     if not given.rehearse:
         word = next((word for word in ("only", "without") if getattr(given, f"rehearse_{word}")), "")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 REFRESH: Final = 0.25
 """Seconds between two updates."""
+PLAIN_REFRESH: Final = 10.0
+"""Seconds between two lines where nothing is drawn."""
 LOCAL_MODES: Final = 3
 """Where c_lflag is in what termios.tcgetattr returns."""
 
@@ -59,18 +61,27 @@ class _Line:
 
 
 @contextmanager
-def progress(distinct: Callable[[], int], *, quiet: bool, warm: bool) -> Iterator[Callable[[Loop], None]]:
+def progress(
+    distinct: Callable[[], int], *, quiet: bool, warm: bool, plainly: bool = False
+) -> Iterator[Callable[[Loop], None]]:
     """A function for the tracer to call several times a second: draws if we are in the foreground of a terminal.
 
     `distinct` is how many observations there are.  When `warm`, the program's writes are known and do not stop, so that
-    the line could not be erased in time; nothing is drawn then if they may go to a terminal.
+    the line could not be erased in time; nothing is drawn then if they may go to a terminal.  Where there is no terminal,
+    `plainly` writes a line now and then: only for a program that does not write to our standard error.
     """
     is_dumb = os.environ.get("TERM", "dumb") in ("dumb", "unknown")
-    if quiet or is_dumb or sys.stderr is None or not sys.stderr.isatty() or (warm and os.isatty(1)):
+    started = time.monotonic()
+    if quiet or sys.stderr is None:
+        yield lambda loop: None
+        return
+    if is_dumb or not sys.stderr.isatty():
+        yield plain_lines(distinct, started) if plainly else lambda loop: None
+        return
+    if warm and os.isatty(1):
         yield lambda loop: None
         return
     line = _Line()
-    started = time.monotonic()
     interactive = False
 
     def hidden() -> bool:
@@ -87,14 +98,34 @@ def progress(distinct: Callable[[], int], *, quiet: bool, warm: bool) -> Iterato
         if hidden():
             line.erase()
             return
-        processes = loop.family.processes
-        text = (
-            f"learning  {time.monotonic() - started:.0f} s  {processes} process{'' if processes == 1 else 'es'}  "
-            f"{loop.family.calls:,} call{'' if loop.family.calls == 1 else 's'}  {distinct()} distinct"
-        )
-        line.draw(text, lambda: loop.calls.before_output(line.erase))
+        line.draw(_text(loop, distinct(), started), lambda: loop.calls.before_output(line.erase))
 
     try:
         yield tick
     finally:
         line.erase()
+
+
+def plain_lines(
+    distinct: Callable[[], int], started: float, now: Callable[[], float] = time.monotonic
+) -> Callable[[Loop], None]:
+    """A function for the tracer to call several times a second, which writes a line each PLAIN_REFRESH seconds."""
+    told = started
+
+    def tick(loop: Loop) -> None:
+        nonlocal told
+        if now() - told >= PLAIN_REFRESH and sys.stderr is not None:
+            told = now()
+            with suppress(OSError):  # its reader has gone
+                print(f"learn: {_text(loop, distinct(), started, told)}", file=sys.stderr, flush=True)
+
+    return tick
+
+
+def _text(loop: Loop, distinct: int, started: float, now: float | None = None) -> str:
+    seconds = (time.monotonic() if now is None else now) - started
+    processes, calls = loop.family.processes, loop.family.calls
+    return (
+        f"learning  {seconds:.0f} s  {processes} process{'' if processes == 1 else 'es'}  "
+        f"{calls:,} call{'' if calls == 1 else 's'}  {distinct} distinct"
+    )

@@ -73,7 +73,11 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
 
     def generated_from(whole: Recording, existing: Document | None) -> Generated:
         seen = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
-        return _generate(prepared, seen, existing, options)
+        generated = _generate(prepared, seen, existing, options)
+        has_start = run.complete or (existing is not None and not existing.lacks_start)
+        if generated.document.lacks_start == has_start:
+            return replace(generated, document=generated.document.with_start(has_start))
+        return generated
 
     before = _before(prepared)
     added = add(prepared.policy, Recording((run,), observations), generated_from, fresh=options.fresh)

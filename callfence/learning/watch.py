@@ -69,7 +69,7 @@ def watch(
     """
     recorder = Recorder()
     started = time.time_ns()
-    with progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm) as draw:
+    with progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=what is None) as draw:
         tick = _preparing(draw, options, recorder, prepared)
         outcome = _trace(what, prepared, options, recorder, tick, injector)
     if not outcome.started:
@@ -97,8 +97,15 @@ def _trace(
     injector: Injector | None,
 ) -> session.Outcome:
     if what is None:
-        assert options.pid is not None
-        return session.attach(options.pid, recorder, allow_opaque=options.allow_opaque, tick=tick)
+        from callfence.learning.attached import Attached
+        from tracer.running import attach
+
+        told = Attached(options, recorder.gap)
+        outcome = attach.attach(
+            options.pids, recorder, tree=options.tree, allow_opaque=options.allow_opaque, attached=told.begins, tick=tick
+        )
+        told.ended(outcome)
+        return outcome
     try:
         return session.trace(
             what,

@@ -58,7 +58,8 @@ complete -c learn -f
 
 complete -c learn -n _shtab_learn_using -s h -l help -d 'show this help message and exit'
 complete -c learn -n _shtab_learn_using -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the policy to write, or to merge into'
-complete -c learn -n _shtab_learn_using -s p -l pid -x -d 'attach to a running process, until it ends or ^C detaches from it'
+complete -c learn -n _shtab_learn_using -s p -l pid -x -d 'attach to a running process, until it ends or ^C detaches from it; repeatable'
+complete -c learn -n _shtab_learn_using -l tree -d 'with -p: follow what the process has started, too, such as workers of a server'
 complete -c learn -n _shtab_learn_using -l check -d 'write nothing: show what is new to the policy, and exit with 1 if anything is'
 complete -c learn -n _shtab_learn_using -l fresh -d 'start over: replace the policy and its recording'
 complete -c learn -n _shtab_learn_using -l names -d 'learn names only, no arguments'

@@ -32,7 +32,7 @@ def seen_only(runs: Sequence[Run]) -> tuple[str, ...]:
         found.append("as root" if users == {"root"} else "not as root")
     if len(locales) == 1 and "" not in locales:
         found.append(f"locale {min(locales)}")
-    if len(runs) == 1:
+    if len(runs) == 1 and runs[0].complete:
         found.append("one start")
     return tuple(found)
 
@@ -45,6 +45,7 @@ def run_next(recording: Recording) -> tuple[str, ...]:
     if not runs:
         return ()
     steps = {
+        "from its start": Unseen.START in missing,
         "to its own exit": Unseen.SHUTDOWN in missing,
         "again, on the data that it left": len(runs) == 1,
         "with other arguments": Unseen.VARIETY in missing,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class Unseen(StrEnum):
     """What no run has exercised, as far as a recording knows: it has the calls, not their results."""
 
+    START = "no start: every run was that of a process that ran already, or is known from a log"
     SIGNAL = "no signal handler returned"
     SHUTDOWN = "no run was observed to its own exit: each was ended by a signal or not followed to the end"
     FAILURE = "no run ended with a failure status"
@@ -73,6 +74,7 @@ def unseen(recording: Recording) -> tuple[Unseen, ...]:
     runs = recording.runs
     numbers = {(observation.arch, observation.number) for observation in recording.observations}
     found = {
+        Unseen.START: bool(runs) and not any(run.complete for run in runs),
         Unseen.SIGNAL: numbers.isdisjoint(_SIGNAL_RETURNS),
         Unseen.SHUTDOWN: not any(run.complete and run.status is not None and run.status >= 0 for run in runs),
         Unseen.FAILURE: not any(run.status is not None and run.status > 0 for run in runs),

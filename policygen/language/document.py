@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from policygen import reading
 from policygen.errors import PolicyError
-from policygen.language.layout import NOTE_WORDS, Comments, Include, Layout, Remarks, Section, is_note
+from policygen.language.layout import NO_START, NOTE_WORDS, Comments, Include, Layout, Remarks, Section, is_note
 from policygen.language.lexer import decode
 from policygen.language.normal import normal
 from policygen.language.parser import parse_policy
@@ -35,6 +35,16 @@ class Document:
     def text(self) -> str:
         """Return the canonical text with all comments.  Parsing it gives an equal document."""
         return print_policy(self.policy, self.layout)
+
+    @property
+    def lacks_start(self) -> bool:
+        """Whether the policy says that it was learned without the program's start."""
+        return NO_START in self.layout.header
+
+    def with_start(self, has_start: bool) -> Document:
+        """Return a document that says so, or no longer."""
+        header = tuple(line for line in self.layout.header if line != NO_START)
+        return Document(self.policy, replace(self.layout, header=header if has_start else (*header, NO_START)))
 
     def inlined(self) -> Document:
         """Return a document without includes, which has the entries of the included files itself."""

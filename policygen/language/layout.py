@@ -20,6 +20,10 @@ NOTE_WORDS = ("floor", "opaque", "portable")
 """The words that begin a note, `# WORD: text`: a comment on an entry that a tool writes and replaces."""
 
 
+NO_START = "# no start: learned from a process that ran already (learn -p); a program that is started under it is denied calls"
+"""The comment at the top of a policy by which a program cannot be started."""
+
+
 def is_note(comment: str) -> bool:
     """Whether a comment, from its `#` on, was written by a tool."""
     return comment.startswith(tuple(f"# {word}: " for word in NOTE_WORDS))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tracer.session import _Started
+from tracer.session import Started
 from tracer.signals import TAKEN, SignalThread
 
 FROM_KERNEL, FROM_PROCESS = 0x80, 0  # SI_KERNEL, SI_USER
@@ -68,7 +68,7 @@ def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_wakes_u
 
     woken = threading.Event()
     monkeypatch.setattr("tracer.signals.time", SimpleNamespace(sleep=oversleep, monotonic=time.monotonic))
-    SignalThread(_Started(loop, lambda loop: None, lambda loop: None), 1)._take(signal.SIGTERM, FROM_PROCESS, SHELL)
+    SignalThread(Started(loop, lambda loop: None, lambda loop: None), 1)._take(signal.SIGTERM, FROM_PROCESS, SHELL)
     assert sent == []
 
 

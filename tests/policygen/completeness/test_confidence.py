@@ -105,7 +105,7 @@ UNSEEN = partial(recording, [read])
         (recording([event(SIGRETURN)]), [Unseen.FAILURE]),
         (UNSEEN(status=1), [Unseen.SIGNAL]),
         (UNSEEN(status=-15), [Unseen.SIGNAL, Unseen.SHUTDOWN, Unseen.FAILURE]),
-        (UNSEEN(status=None, complete=False), [Unseen.SIGNAL, Unseen.SHUTDOWN, Unseen.FAILURE]),
+        (UNSEEN(status=None, complete=False), [Unseen.START, Unseen.SIGNAL, Unseen.SHUTDOWN, Unseen.FAILURE]),
         (recording([read], [read]), [Unseen.SIGNAL, Unseen.FAILURE, Unseen.VARIETY]),
     ],
 )

@@ -1,0 +1,172 @@
+"""`learn -p` of servers: a master whose workers make the calls, and what is said of what is not seen."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from callfence.learning.progress import PLAIN_REFRESH, plain_lines
+from policygen.language.document import parse_file
+from policygen.recording import recording_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+LEARN = (sys.executable, "-m", "callfence", "learn")
+MASTER = """\
+import os, sys
+child = os.fork()
+for line in sys.stdin.buffer if child else ():
+    os.kill(child, 10)  # the worker does the work
+    os.write(1, b"asked\\n")
+if not child:
+    import signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, [10])
+    os.write(1, b"%d\\n" % os.getpid())
+    while True:
+        signal.sigwait([10])
+        os.mkdir("made")
+        os.rmdir("made")
+        os.write(1, b"worked\\n")
+os.kill(child, 9)
+os.wait()
+"""
+MKDIR = 83
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A master and its worker, which has begun: the second line is its pid."""
+    (tmp_path / "master.py").write_text(MASTER)
+    process = subprocess.Popen(
+        [sys.executable, "-S", "master.py"], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
+    assert process.stdout is not None
+    process.worker = int(process.stdout.readline())  # type: ignore[attr-defined]
+    yield process
+    process.communicate(timeout=20)
+
+
+@pytest.fixture
+def attached(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], list[str]]]]:
+    """`attached("-p", pid)`: a learn that says that it has attached, and what it has said until then."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*words: str) -> tuple[subprocess.Popen[bytes], list[str]]:
+        started.append(subprocess.Popen([*LEARN, "-o", "a.policy", *words], cwd=tmp_path, stderr=subprocess.PIPE, bufsize=0))
+        assert started[-1].stderr is not None
+        said = [started[-1].stderr.readline().decode()]
+        assert said[0].startswith("learn: attached to "), said
+        return started[-1], said
+
+    yield run
+    for learner in started:
+        learner.kill()
+        learner.communicate()
+
+
+def work(master: subprocess.Popen[bytes]) -> None:
+    assert master.stdin and master.stdout
+    master.stdin.write(b"go\n")
+    assert {master.stdout.readline(), master.stdout.readline()} == {b"asked\n", b"worked\n"}
+
+
+def let_go(learner: subprocess.Popen[bytes]) -> str:
+    learner.send_signal(signal.SIGINT)
+    _, errors = learner.communicate(timeout=20)
+    assert learner.returncode == 0, errors
+    return errors.decode()
+
+
+def made(folder: Path) -> bool:
+    recording = recording_file.load(folder / ".callfence" / "a.rec")
+    return any(seen.number == MKDIR for seen in recording.observations)
+
+
+def test_workers_are_followed_with_tree(
+    master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]], tmp_path: Path
+) -> None:
+    learner, said = attached("--tree", "-p", str(master.pid))
+    assert f"(pid {master.pid}): 2 processes, 2 threads; ^C lets go" in said[0]
+    work(master)
+    errors = let_go(learner)
+    assert "learn: not followed" not in errors and made(tmp_path)
+    work(master)  # they go on
+
+
+def test_it_is_said_that_workers_are_not_followed(
+    master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]], tmp_path: Path
+) -> None:
+    learner, _ = attached("-p", str(master.pid))
+    work(master)
+    errors = let_go(learner)
+    assert errors.startswith("learn: not followed: 1 process that it has started before; --tree follows them\n")
+    assert "processes that were started before learn attached: /" in errors.partition("not observed")[2]
+    assert "no start: every run was that of a process that ran already" in errors.partition("not exercised")[2]
+    assert not made(tmp_path)
+
+
+def test_several_processes(
+    master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]], tmp_path: Path
+) -> None:
+    worker = master.worker  # type: ignore[attr-defined]
+    learner, said = attached("-p", str(master.pid), f"--pid={worker}", "-p", str(worker))
+    assert said[0].count("(pid ") == 2 and ": 2 processes, 2 threads" in said[0]
+    work(master)
+    assert "learn: not followed" not in let_go(learner)
+    assert made(tmp_path)
+
+
+def test_a_policy_without_a_start_says_so(
+    master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]], tmp_path: Path
+) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "callfence", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    let_go(attached("-p", str(master.pid))[0])
+    policy = tmp_path / "a.policy"
+    assert parse_file(policy).lacks_start
+    said = "enforce: a.policy was learned from a process that ran already, and denies what a start needs; `learn true` adds it"
+    for _ in range(2):  # the second filter is from the cache
+        done = run("enforce", "-p", "a.policy", "true")
+        assert (done.returncode, done.stderr.startswith(said)) == (-signal.SIGSYS, True)
+    assert run("learn", "-q", "-o", "a.policy", "true").returncode == 0
+    assert "no start" not in policy.read_text()
+    assert (run("enforce", "-p", "a.policy", "true").stderr) == ""
+    let_go(attached("-p", str(master.pid))[0])
+    assert not parse_file(policy).lacks_start
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("learn", "-p", "a.policy"), "'a.policy' is no process: -p PID attaches to one that runs; a policy is -o a.policy"),
+        (("learn", "-p", "0"), "'0' is no process"),
+        (("learn", "-p", "1", "true"), "give either a program or -p PID, not both; -o names the policy"),
+        (("learn", "--tree", "true"), "--tree is of -p"),
+        (("enforce", "-p", "4194304", "true"), "-p (--policy) names a policy here: `learn -p` attaches to a process"),
+    ],
+)
+def test_the_two_meanings_of_p(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "callfence", *words], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, said in done.stderr) == (125, True), done.stderr
+
+
+def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    loop = SimpleNamespace(family=SimpleNamespace(processes=2, calls=1))
+    times = iter([0.25, PLAIN_REFRESH, PLAIN_REFRESH, PLAIN_REFRESH + 1, 2 * PLAIN_REFRESH, 2 * PLAIN_REFRESH])
+    tick = plain_lines(lambda: 7, 0.0, lambda: next(times))
+    for _ in range(4):
+        tick(loop)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == (
+        "learn: learning  10 s  2 processes  1 call  7 distinct\nlearn: learning  20 s  2 processes  1 call  7 distinct\n"
+    )

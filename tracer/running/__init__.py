@@ -1,0 +1,1 @@
+"""Processes that run already -> their calls (`attach`), their filters (`filters`)."""
