@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import output
-from callfence.shared.inputs import document, judged
+from callfence.shared.inputs import content, document, judged
 from callfence.shared.losses import as_objects, loss_lines
 from enforcer.text import file_word
 from policygen import formats
-from policygen.formats import ExportError, FormatOptions
+from policygen.formats import ExportError, FormatOptions, Service
 from policygen.implied.expand import expanded
 from policygen.recording.atomic import write
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from policygen.formats import Exported
+
+_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
+"""Where systemd finds a unit of a name, in its order (systemd.unit(5))."""
 
 DESCRIPTION = """\
 Write a policy in another program's format.  What that format cannot express is reported on standard error, and whether the
@@ -31,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="callfence export",
         description=DESCRIPTION,
-        epilog="formats:\n" + "\n".join(f"  {name:10} {formats.FORMATS[name].title}" for name in formats.names(exports=True)),
+        epilog="formats:\n" + "\n".join(f"  {name:15} {formats.FORMATS[name].title}" for name in formats.names(exports=True)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -41,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
     add("--strict", action="store_true", help=strict)
     add("--runtime", metavar="NAME", default="", help="also allow what this runtime calls under the filter: runc, crun")
     add("--no-new-privs", action="store_true", help="the container has no_new_privs: its runtime makes fewer calls")
+    add("--unit", metavar="UNIT", help="systemd-enforce: the unit, by its name (nginx.service) or its file")
+    add("--audit", action="store_true", help="systemd-enforce: let enforce report what the policy denies, and deny nothing")
     add("--name", help="name of the program in resources and units (default: the policy file's)")
     add("--losses", metavar="FILE", help="write what the format cannot express, and what was added, to FILE as JSON")
     add("-o", "--output", metavar="FILE", type=output, help="write to FILE instead of standard output")
@@ -56,10 +63,13 @@ def main(arguments: list[str]) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     shown = document(options.policy)
-    name = options.name or _name(options.policy)
+    if options.audit and not options.unit:
+        raise UserError("--audit is of --unit, which is of --to systemd-enforce")
+    service = _service(options) if options.unit else None
+    name = options.name or _name(options.unit.removesuffix(".service") if service else options.policy)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise UserError(f"--name {name}: letters, digits, '-', '_' and '.' only")
-    given = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs)
+    given = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs, service=service)
     try:
         exported = formats.module(options.to).export(expanded(shown.policy), given)
     except ExportError as error:
@@ -80,6 +90,21 @@ def _export(options: argparse.Namespace) -> int:
         return 1
     _put(options, exported)
     return 0
+
+
+def _service(options: argparse.Namespace) -> Service:
+    """Raises UserError, OSError."""
+    if options.to != "systemd-enforce":
+        raise UserError("--unit is of --to systemd-enforce")
+    if options.policy == "-":
+        raise UserError("the policy is a file, which enforce reads at each start of the unit")
+    places = [options.unit] if "/" in options.unit else [options.unit, *(f"{one}/{options.unit}" for one in _UNITS)]
+    found = next((place for place in places if os.path.isfile(place)), "")
+    if not found:
+        raise UserError(f"--unit {options.unit}: there is no such file, here or in {', '.join(_UNITS)}")
+    beside = Path(sys.executable).parent / "enforce"
+    enforce = str(beside) if beside.exists() else shutil.which("enforce") or "enforce"
+    return Service(content(found).decode("utf-8", "replace"), enforce, os.path.abspath(options.policy), options.audit)
 
 
 def _name(policy: str) -> str:

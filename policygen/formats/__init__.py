@@ -87,6 +87,20 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True)
+class Service:
+    """A unit of systemd that is to run its program under `enforce`."""
+
+    unit: str
+    """The text of the unit's file."""
+    enforce: str
+    """The path of `enforce`."""
+    policy: str
+    """The path of the policy's file."""
+    audit: bool = False
+    """Whether to report what the policy does not allow, instead of denying it."""
+
+
+@dataclass(frozen=True, slots=True)
 class FormatOptions:
     """Options of all formats; each format uses those that it needs."""
 
@@ -96,6 +110,8 @@ class FormatOptions:
     """Container runtime, or '': writing adds its own calls (runtimes.tsv), reading assumes that it reads the file."""
     no_new_privileges: bool = False
     """Writing: the container runs with no_new_privs, where runtimes make fewer calls of their own."""
+    service: Service | None = None
+    """Writing: the unit for which the file is."""
     arch: Arch = Arch.X86_64
     """Reading: the machine that the file is for, if the file does not say."""
     kernel: tuple[int, int] | None = None
@@ -127,6 +143,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     "k8s": Format("Kubernetes Localhost profile, and the pod's securityContext", "containers.k8s", exports=True),
     "spo": Format("Kubernetes Security Profiles Operator, SeccompProfile v1beta1", "containers.spo", exports=True, reads=True),
     "systemd": Format("systemd: a drop-in of a unit", "systemd.systemd", exports=True),
+    "systemd-enforce": Format("systemd: a drop-in that runs a unit's program under enforce", "systemd.enforced", exports=True),
     "bwrap": Format("bubblewrap: a filter for --seccomp FD", "bwrap", exports=True),
     "bpf": Format("raw filter: an array of struct sock_filter", "bpf", exports=True, reads=True),
     "c": Format("C source of the filter and of a loader", "c", exports=True),

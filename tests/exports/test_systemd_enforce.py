@@ -1,0 +1,128 @@
+"""Units whose programs run under `enforce`, by drop-ins of `callfence export --to systemd-enforce`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from needed import needs, needs_root, require
+
+from policygen.formats import Direction, ExportError, FormatOptions, Service
+from policygen.formats.systemd import enforced
+from policygen.model import Policy
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+APP = """\
+#!/bin/sh
+printf '%s|' "$@" $$ > wrote
+mkdir made || exit 3
+rmdir made
+systemd-notify --ready
+while [ -e wrote ]; do sleep 0.1; done
+"""
+
+
+def export(unit: str, policy: str = "/etc/callfence/it.policy", *, audit: bool = False) -> str:
+    made = enforced.export(Policy({}), FormatOptions(name="it", service=Service(unit, "/usr/bin/enforce", policy, audit)))
+    return made.data.decode()
+
+
+def commands(unit: str) -> list[str]:
+    before = "ExecStart=/usr/bin/enforce --log %L/callfence/it.log -p /etc/callfence/it.policy -- "
+    return [line.replace(before, "... ") for line in export(unit).splitlines() if line.startswith("ExecStart=")]
+
+
+def test_the_drop_in_word_for_word() -> None:
+    assert export("[Service]\nExecStart=/usr/sbin/app -f 'a b' $X %n\n", audit=True) == """\
+# it under `enforce`, made by `callfence export --to systemd-enforce`.
+[Service]
+ExecStart=
+ExecStart=/usr/bin/enforce --audit --log %L/callfence/it.log -p /etc/callfence/it.policy -- /usr/sbin/app -f 'a b' $X %n
+LogsDirectory=callfence
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ("ExecStart=app", ["... app"]),
+        ("ExecStart=one\nExecStart=\nExecStart = two", ["... two"]),
+        ("Type=oneshot\nExecStart=one\nExecStart=two", ["... one", "... two"]),
+        ("ExecStart=app \\\n# a comment\n  -x", ["... app    -x"]),
+        ("#ExecStart=no\n;ExecStart=no\nExecStart=app\n[Install]\nExecStart=no", ["... app"]),
+    ],
+)
+def test_the_commands_of_a_unit(lines: str, found: list[str]) -> None:
+    assert commands(f"[Unit]\nExecStart=no\n[Service]\n{lines}\n") == ["ExecStart=", *found]
+
+
+def test_prefixes_are_for_all_of_the_command() -> None:
+    assert "ExecStart=-+/usr/bin/enforce " in export("[Service]\nExecStart=-+/bin/app x\n")
+    assert export("[Service]\nExecStart=-+/bin/app x\n").count(" -- /bin/app x\n") == 1
+
+
+def test_a_path_that_systemd_would_change() -> None:
+    assert ' -p "/etc/a b/50%%$$x.policy" -- app' in export("[Service]\nExecStart=app\n", "/etc/a b/50%$x.policy")
+
+
+@pytest.mark.parametrize("unit", ["", "[Service]\nType=simple\n", "[Service]\nExecStart=@/bin/app name\n"])
+def test_a_unit_that_cannot_be_run_so(unit: str) -> None:
+    with pytest.raises(ExportError):
+        export(unit)
+    with pytest.raises(ExportError, match="--unit"):
+        enforced.export(Policy({}), FormatOptions())
+
+
+def test_a_unit_that_confines_enforce_is_said() -> None:
+    unit = "[Service]\nExecStart=app\nSystemCallFilter=@system-service\nNoExecPaths=/\n"
+    made = enforced.export(Policy({}), FormatOptions(service=Service(unit, "enforce", "p", audit=False)))
+    (lost,) = made.losses
+    assert (lost.direction, "the unit has NoExecPaths, SystemCallFilter, also for enforce" in lost.what) == (
+        Direction.NARROWER, True,
+    )  # fmt: skip
+
+
+@needs("systemd")
+def test_systemd_accepts_the_drop_in(tmp_path: Path) -> None:
+    unit = tmp_path / "it.service"
+    unit.write_text("[Service]\nExecStart=-/bin/true 'a b' $X\n")
+    dropin = tmp_path / "it.service.d" / "callfence.conf"
+    dropin.parent.mkdir()
+    dropin.write_text(export(unit.read_text()).replace("/usr/bin/enforce", "/bin/true"))
+    command = ["systemd-analyze", "verify", "--recursive-errors=yes", "--man=no", str(unit)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@needs_root
+def test_from_an_audited_unit_to_an_enforced_one(tmp_path: Path) -> None:
+    """A service that tells its manager when it is ready, in a `systemd --user` of its own: audit, allow, enforce."""
+    require("systemd", "dbus-user-session")
+    app = tmp_path / "app"
+    app.write_text(APP)
+    app.chmod(0o755)
+    learn = [sys.executable, "-m", "callfence", "learn", "-q", "-o", "it.policy", "sh", "-c"]
+    script = "echo > wrote; systemd-notify --ready; sleep 0; rm wrote; rmdir none"
+    subprocess.run([*learn, script], cwd=tmp_path, timeout=60, check=False, env={**os.environ, "NOTIFY_SOCKET": "/none"})
+    namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    driver = [sys.executable, HERE / "programs/run_service.py", tmp_path, tmp_path / "results"]
+    command = [*namespaces, "sh", HERE / "programs/user_manager.sh", tmp_path, *driver]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads((tmp_path / "results").read_text())
+    assert found["denied"]["ActiveState"] == "failed", found
+    for name in ("audited", "enforced"):
+        state = found[name]
+        assert state["ActiveState"] == "active", found
+        words = f"two words|{tmp_path}/home|it.service|{state['ExecMainPID']}|"
+        assert state["wrote"] == words, found  # its arguments, and the pid that systemd knows: enforce has become the program
+        assert state["Result"] == "success", found
+    assert any(call.startswith("mkdir(") for call in found["logged"]), found
+    assert "+ mkdir: allow" in found["allowed"], found
+    assert "/usr/bin/mkdir" in found["why"], found
