@@ -51,7 +51,7 @@ function _shtab_callfence_using
 end
 
 set -g _shtab_callfence_commands learn enforce show compile verify diff reduce fmt why review allow report merge lint export import git-setup doctor
-set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --default --filter --format --from --git --keep-env --keep-fd --kernel --level --log --losses --name --only --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --rlimit --runtime --scope --to --within -o -p
+set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --default --filter --format --from --git --keep-env --keep-fd --kernel --level --log --losses --name --only --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --rlimit --runtime --scope --to --unit --within -o -p
 
 complete -c callfence -e
 complete -c callfence -f
@@ -178,10 +178,12 @@ complete -c callfence -n '_shtab_callfence_using lint' -l git -x -d 'the same, f
 complete -c callfence -n '_shtab_callfence_using lint; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a export -d 'Write a policy in another program'"'"'s format. What that format cannot express is reported on standard error, and whether the result is wider (more calls run) or narrower (fewer run); with --strict, nothing is written if it is wider.'
 complete -c callfence -n '_shtab_callfence_using export' -s h -l help -d 'show this help message and exit'
-complete -c callfence -n '_shtab_callfence_using export' -l to -xka "oci k8s spo systemd bwrap bpf c minijail kafel firejail" -d 'the format; see below'
+complete -c callfence -n '_shtab_callfence_using export' -l to -xka "oci k8s spo systemd systemd-enforce bwrap bpf c minijail kafel firejail" -d 'the format; see below'
 complete -c callfence -n '_shtab_callfence_using export' -l strict -d 'write nothing, with status 1, if more calls would run than the policy allows, or no container would start'
 complete -c callfence -n '_shtab_callfence_using export' -l runtime -x -d 'also allow what this runtime calls under the filter: runc, crun'
 complete -c callfence -n '_shtab_callfence_using export' -l no-new-privs -d 'the container has no_new_privs: its runtime makes fewer calls'
+complete -c callfence -n '_shtab_callfence_using export' -l unit -x -d 'systemd-enforce: the unit, by its name (nginx.service) or its file'
+complete -c callfence -n '_shtab_callfence_using export' -l audit -d 'systemd-enforce: let enforce report what the policy denies, and deny nothing'
 complete -c callfence -n '_shtab_callfence_using export' -l name -x -d 'name of the program in resources and units (default: the policy file'"'"'s)'
 complete -c callfence -n '_shtab_callfence_using export' -l losses -xka "(__fish_complete_path (commandline -ct))" -d 'write what the format cannot express, and what was added, to FILE as JSON'
 complete -c callfence -n '_shtab_callfence_using export' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write to FILE instead of standard output'

@@ -119,6 +119,37 @@ def test_shards_are_folded_into_one_profile(
     assert (read.stdout, read.stderr, read.returncode) == (b"7\n1\n", b"", 0)
 
 
+def test_a_container_is_audited_and_then_enforced(
+    containers: Containers,
+    tool: tuple[Path, tuple[str, ...]],
+    place: Path,
+    callfence: Callable[..., subprocess.CompletedProcess[bytes]],
+) -> None:
+    """As docs/production.md has it: what the container's log has becomes the policy under which it runs, log and all."""
+    folder, start = tool
+    root = containers.image("sqlite3", packages=("sqlite3",))
+    select = ("/usr/bin/sqlite3", ":memory:", "select 1;")
+    insert = ("/usr/bin/sqlite3", "/tmp/db", "create table t(a); insert into t values (7); select * from t;")
+    assert learned(containers, tool, root, select, place, "app").stdout == b"1\n"
+    mounts = (f"--volume={folder}:/callfence:ro", f"--volume={place}:/out", "--tmpfs=/tmp")
+
+    def enforced(*options: str) -> subprocess.CompletedProcess[bytes]:
+        command = (*start, "enforce", *options, "--log", "/out/app.log", "-p", "/out/app.policy", "--", *insert)
+        default = Path("/usr/share/containers/seccomp.json")  # the runtime's own profile holds as well
+        return containers.podman(root, command, *containers.UNPRIVILEGED, *mounts, *ENVIRONMENT, profile=default)
+
+    denied = enforced()
+    assert (denied.returncode, denied.stdout) == (128 + 9, b""), denied.stderr  # the first process of a container: SIGSYS cannot kill it
+    (place / "app.log").unlink()
+    audited = enforced("--audit")
+    assert (audited.returncode, audited.stdout) == (0, b"7\n"), audited.stderr
+    assert (place / "app.log").read_text().count("\n") >= 1
+    callfence("allow", place / "app.policy", "--log", place / "app.log")
+    (place / "app.log").unlink()
+    assert (enforced().returncode, enforced().stdout) == (0, b"7\n")
+    assert (place / "app.log").read_text() == ""
+
+
 def test_the_tool_runs_on_its_own_libraries(tool: tuple[Path, tuple[str, ...]]) -> None:
     """Every library that it needs is in its folder, so that the image's do not matter."""
     folder, _ = tool
