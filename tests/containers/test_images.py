@@ -139,7 +139,8 @@ def test_a_container_is_audited_and_then_enforced(
         return containers.podman(root, command, *containers.UNPRIVILEGED, *mounts, *ENVIRONMENT, profile=default)
 
     denied = enforced()
-    assert (denied.returncode, denied.stdout) == (128 + 9, b""), denied.stderr  # the first process of a container: SIGSYS cannot kill it
+    # SIGSYS cannot kill the first process of a container.
+    assert (denied.returncode, denied.stdout) == (128 + 9, b""), denied.stderr
     (place / "app.log").unlink()
     audited = enforced("--audit")
     assert (audited.returncode, audited.stdout) == (0, b"7\n"), audited.stderr
