@@ -21,6 +21,7 @@ help:
 	@echo 'make corpus   learn and enforce real programs; writes docs/corpus.md'
 	@echo 'make circumstances  count what is denied in other circumstances than the learned ones; writes docs/circumstances.md'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
+	@echo 'make implied  read the tables of implied sets; writes policygen/implied/made.py'
 	@echo 'make commands write the completions and manual pages of the commands: completions/ and man/'
 	@echo 'make clean    remove what was made'
 
@@ -57,10 +58,13 @@ circumstances: set-up-circumstances $(VENV)/installed
 	$(BIN)/python bench/circumstances/run.py build/circumstances.jsonl
 	$(BIN)/python bench/circumstances/table.py build/circumstances.jsonl docs/circumstances.md
 
-samples: $(VENV)/developer
+samples: implied $(VENV)/developer
 	$(BIN)/python -m pytest tests/programs/test_samples.py tests/programs/test_changes.py --update-policies
 
 commands: completions manuals helper-filter
+
+implied: $(VENV)/installed
+	$(BIN)/python tools/make_implied.py policygen/implied
 
 completions: $(VENV)/developer
 	$(BIN)/python tools/make_completions.py completions
@@ -103,4 +107,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL: # two targets may install packages
-.PHONY: help demo test check fuzz soak storm bench corpus circumstances samples commands completions manuals helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough
+.PHONY: help demo test check fuzz soak storm bench corpus circumstances samples implied commands completions manuals helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough

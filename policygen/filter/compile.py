@@ -149,7 +149,7 @@ def _plan(policy: Policy, arch: Arch, number: int, entry: Entry) -> _Plan:
         ways.sort(key=lambda way: way[0] != policy.default)
         plan, limit = None, MAX_CUBES
         for base, answer, where in ways:
-            alternatives = region.alternatives(space, where, limit)
+            alternatives = region.alternatives(space, where, limit) if limit else None
             if alternatives is not None:
                 plan = _Plan(base, answer, alternatives)
                 limit = len(alternatives) // 4  # another base costs a detour, so it must be much shorter

@@ -17,7 +17,7 @@ from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from policygen.sets.region import Word
 
@@ -53,13 +53,14 @@ def function(space: Space, program: bytes) -> int:
             following[pc, registers] = after
             if len(following) > MAX_STATES:
                 raise TooComplexError(f"more than {MAX_STATES} states of the registers")
-            for target in bpf.successors(pc, instruction):
-                reached[target][_only(after, live[target])] = FALSE
+            for target, known in zip(bpf.successors(pc, instruction), _outcomes(instruction, after), strict=True):
+                reached[target][_only(known, live[target])] = FALSE
     for pc in range(len(instructions) - 1, -1, -1):
         instruction = instructions[pc]
         for registers in reached[pc]:
             after = following[pc, registers]
-            values = [reached[t][_only(after, live[t])] for t in bpf.successors(pc, instruction)]
+            ways = zip(bpf.successors(pc, instruction), _outcomes(instruction, after), strict=True)
+            values = [reached[target][_only(known, live[target])] for target, known in ways]
             reached[pc][registers] = _value(space, pc, instruction, registers, values)
     return reached[0][start]
 
@@ -73,6 +74,22 @@ def meaning(ret: int) -> int:
 
 
 _ERRNO_0 = bpf.ret(Action(ActionKind.ERRNO, 1)) - 1
+
+
+def _outcomes(instruction: bpf.Instruction, registers: Registers) -> Sequence[Registers]:
+    """Return the registers at each of the instruction's successors.
+
+    Where an accumulator is at most a number, its bits above those of the number are zero: what follows depends on nine
+    bits of a call's number instead of 32."""
+    code, k = instruction.code, instruction.k
+    if code & 7 == bpf.RET:
+        return ()
+    if code & 7 != bpf.JMP or code == bpf.JMP | bpf.JA:
+        return (registers,)
+    if code != bpf.JMP | bpf.JGT | bpf.K:
+        return (registers, registers)
+    zeros = 32 - k.bit_length()
+    return registers, (constant(0, zeros) + _word(registers, _A)[zeros:], *registers[1:])
 
 
 def _only(registers: Registers, live: frozenset[int]) -> Registers:

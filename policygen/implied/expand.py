@@ -7,8 +7,9 @@ An entry that denies something explicitly (`deny`, another action, `else`) stays
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.holds import holds
 from policygen.implied.rows import capabilities, rows
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from policygen.implied.rows import Capability, Row
+    from policygen.model import Action
     from tracer.abi import Event
 
 Call = tuple[Arch, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Expanded:
+class Expanded(NamedTuple):
     """A policy, its implied set written out, and where each addition comes from."""
 
     policy: Policy
@@ -69,9 +70,15 @@ def tidy(policy: Policy) -> Policy:
 
 def granted(policy: Policy) -> frozenset[str]:
     """The names of the capabilities that the policy's own entries grant, on any of its architectures."""
-    return frozenset(
-        one.name for arch, section in policy.entries.items() for one in capabilities(arch) if _grants(policy, section, one)
-    )
+    names = policy.memo.get("granted")
+    if not isinstance(names, frozenset):
+        names = policy.memo["granted"] = frozenset(
+            one.name
+            for arch, section in policy.entries.items()
+            for one in capabilities(arch)
+            if _grants(section.get(one.number), policy.default, one)
+        )
+    return names
 
 
 def witnessed(event: Event) -> Iterator[Capability]:
@@ -122,17 +129,17 @@ def _entry(old: Entry | None, added: tuple[Row, ...]) -> Entry:
     return Entry(Or(tuple(parts)) if len(parts) > 1 else next(iter(parts)))
 
 
-def _grants(policy: Policy, section: Mapping[int, Entry], one: Capability) -> bool:
+@lru_cache(4096)
+def _grants(entry: Entry | None, default: Action, one: Capability) -> bool:
     """Whether an entry allows a call that grants the capability, whatever the arguments that its row does not compare."""
-    entry = section.get(one.number)
     if entry is None:
-        return policy.default.lets_run
+        return default.lets_run
     compared = mentioned(one.entry.expression) | one.held
     arguments = table(one.arch).by_number[one.number].arguments
     sets = space()
     try:
         grants = truth(sets, one.entry.expression, arguments)
-        for part in _allowing(entry, policy):
+        for part in _allowing(entry, default):
             if mentioned(part) <= compared and sets.both(truth(sets, part, arguments), grants) != FALSE:
                 return True
     except TooComplexError:
@@ -140,11 +147,11 @@ def _grants(policy: Policy, section: Mapping[int, Entry], one: Capability) -> bo
     return False
 
 
-def _allowing(entry: Entry, policy: Policy) -> Iterator[Expression]:
+def _allowing(entry: Entry, default: Action) -> Iterator[Expression]:
     """Where an entry lets its call run, as alternatives."""
     if entry.action.lets_run:
         yield from alternatives(entry.expression)
-    if (entry.otherwise or policy.default).lets_run:
+    if (entry.otherwise or default).lets_run:
         yield Not(entry.expression)
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from policygen.language.document import parse
-from policygen.language.operands import operands
-from policygen.model import Always, Entry
+from policygen.implied import made
+from policygen.implied.cells import lines, read_entries
 from tracer.abi import Arch, table
-from tracer.abi.data import table_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-@dataclass(frozen=True, slots=True)
-class Capability:
+    from policygen.model import Entry
+
+
+class Capability(NamedTuple):
     """One way in which a policy grants something that rows of implied sets ask for."""
 
     name: str
@@ -31,8 +30,7 @@ class Capability:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One entry that grants nothing beyond what the policy has anyway."""
 
     given: frozenset[str]
@@ -48,8 +46,8 @@ class Row:
 def capabilities(arch: Arch) -> tuple[Capability, ...]:
     """What grants capabilities on an architecture, in the file's order."""
     found = []
-    lines = list(_lines("capabilities.tsv"))
-    for (name, learn, _, held, why), read in zip(lines, read_entries(arch, [line[2] for line in lines]), strict=True):
+    cells = list(lines("capabilities.tsv"))
+    for (name, learn, _, held, why), read in zip(cells, _entries(arch, (row[2] for row in cells)), strict=True):
         if read is not None:
             names = [argument.name for argument in table(arch).by_number[read[0]].arguments]
             indices = frozenset(names.index(one) for one in held.split() if one != "-")
@@ -60,10 +58,10 @@ def capabilities(arch: Arch) -> tuple[Capability, ...]:
 @cache
 def rows(version: int, arch: Arch) -> tuple[Row, ...]:
     """The rows of an implied set (one of `model.IMPLIED`) on an architecture, in the file's order."""
-    known = {one.name for one in capabilities(Arch.X86_64)}
+    known = {row[0] for row in lines("capabilities.tsv")}
     found = []
-    lines = list(_lines(f"implied{version}.tsv"))
-    for (given, _, why), read in zip(lines, read_entries(arch, [line[1] for line in lines]), strict=True):
+    cells = list(lines(f"implied{version}.tsv"))
+    for (given, _, why), read in zip(cells, _entries(arch, (row[1] for row in cells)), strict=True):
         names = frozenset(() if given == "-" else given.split(", "))
         if not names <= known:
             raise ValueError(f"implied{version}.tsv: no capability is named {', '.join(sorted(names - known))}")
@@ -72,36 +70,8 @@ def rows(version: int, arch: Arch) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def read_entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | None]:
-    """Return the number and entry of each cell: an entry of the policy language, with or without `: allow`.
-
-    None if the architecture has no such call, or one that takes a pointer to its arguments (mmap of i386)."""
-    found: list[tuple[int, Entry] | None] = [None] * len(cells)
-    layers: list[dict[int, tuple[int, str]]] = []
-    """Cells that stand in one policy, which has one entry for each call: call -> place and text.  Reading few long texts
-    takes half of the time of reading many short ones."""
-    for place, cell in enumerate(cells):
-        name, colon, _ = cell.partition(":")
-        call = table(arch).by_name.get(name)
-        if call is None or (colon and "errno" not in cell and not operands(arch, call.number).constrainable()):
-            continue
-        if not colon:
-            found[place] = call.number, Entry(Always(True))
-            continue
-        layer = next((one for one in layers if call.number not in one), None)
-        if layer is None:
-            layers.append(layer := {})
-        layer[call.number] = place, cell
-    for layer in layers:
-        text = "\n".join((f"arch {arch}", *(cell for _, cell in layer.values())))
-        for number, entry in parse(text, "a table of calls").policy.entries[arch].items():
-            found[layer[number][0]] = number, entry
-    return found
-
-
-def _lines(name: str) -> Iterator[list[str]]:
-    """The cells of each row, without comments and the heading."""
-    lines = table_text(__spec__, name).splitlines()
-    rows = (line.split("\t") for line in lines if not line.startswith("#"))
-    next(rows)
-    return rows
+def _entries(arch: Arch, cells: Iterable[str]) -> Iterator[tuple[int, Entry] | None]:
+    """What `cells.read_entries` returns for each cell; `made` has those that take long, unless the table is newer."""
+    known = made.entries(arch)
+    for cell in cells:
+        yield known.get(cell) or read_entries(arch, (cell,))[0]

@@ -20,6 +20,7 @@ from tracer.abi import Arch, table
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from policygen.implied.rows import Row
     from tracer.abi import Argument
 
 Call = tuple[Arch, int]
@@ -79,43 +80,40 @@ def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Obse
 def without_covered(policy: Policy, before: Policy) -> Policy:
     """The policy less alternatives that it took from `before` and that capabilities granted since imply.
 
-    What was implied before already stays: a person wrote it.  Nothing changes of what the policy allows."""
+    What the rest of `before` implied already stays: a person wrote it.  Nothing changes of what the policy allows."""
     names = granted(policy)
     if not policy.implied or names == granted(before):
         return policy
     for (arch, number), rows in expansion(policy).rows.items():
         old = before.entries.get(arch, {}).get(number)
-        entry = policy.entries[arch].get(number)
-        if old is None or entry is None:
-            continue
         arguments = table(arch).by_number[number].arguments
-        earlier = expansion(before).rows.get((arch, number), ())
-        for part in alternatives(old.expression):
-            if part not in alternatives(entry.expression):
+        for part in alternatives(old.expression) if old else ():
+            entry = policy.entries[arch].get(number)
+            if entry is None or part not in alternatives(entry.expression) or not _covers(rows, part, arguments):
                 continue
-            wide, narrow = (tuple(one.entry.expression for one in those) for those in (rows, earlier))
-            if _covers(wide, part, arguments) and not _covers(narrow, part, arguments):
-                rest = tuple(one for one in alternatives(entry.expression) if one != part)
-                section = dict(policy.entries[arch])
-                if rest:
-                    section[number] = entry = replace(entry, expression=rest[0] if len(rest) == 1 else Or(rest))
-                else:
-                    del section[number]
-                less = replace(policy, entries={**policy.entries, arch: section})
-                if granted(less) != names:
-                    entry = policy.entries[arch][number]
-                    continue
+            earlier = expansion(_without(before, arch, number, part)).rows.get((arch, number), ())
+            less = _without(policy, arch, number, part)
+            if not _covers(earlier, part, arguments) and granted(less) == names:
                 policy = less
-                if not rest:
-                    break
     return policy
 
 
-def _covers(rows: tuple[Expression, ...], part: Expression, arguments: Sequence[Argument]) -> bool:
+def _without(policy: Policy, arch: Arch, number: int, part: Expression) -> Policy:
+    """The policy without one alternative of a call."""
+    section = dict(policy.entries[arch])
+    rest = tuple(one for one in alternatives(section[number].expression) if one != part)
+    if rest:
+        section[number] = replace(section[number], expression=rest[0] if len(rest) == 1 else Or(rest))
+    else:
+        del section[number]
+    return replace(policy, entries={**policy.entries, arch: section})
+
+
+def _covers(rows: Sequence[Row], part: Expression, arguments: Sequence[Argument]) -> bool:
     """Whether one of the rows holds wherever an alternative does."""
     sets = space()
     try:
-        where = truth(sets, Or(rows), arguments)
+        where = truth(sets, Or(tuple(row.entry.expression for row in rows)), arguments)
         return sets.choose(where, FALSE, truth(sets, part, arguments)) == FALSE
     except TooComplexError:
         return False

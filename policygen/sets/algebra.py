@@ -41,6 +41,7 @@ class Space:
         self._leaves: dict[Hashable, int] = {}
         self._nodes: dict[tuple[int, int, int], int] = {}
         self._choices: dict[tuple[int, int, int], int] = {}
+        self._words: dict[tuple[int, int], tuple[int, ...]] = {}
 
     def leaf(self, value: Hashable) -> int:
         """Return the function that is `value` everywhere."""
@@ -58,6 +59,13 @@ class Space:
         """Return the set in which this variable is 1."""
         return self._node(number, FALSE, TRUE)
 
+    def word(self, first: int, count: int) -> tuple[int, ...]:
+        """Return the word of these variables."""
+        word = self._words.get((first, count))
+        if word is None:
+            word = self._words[first, count] = tuple(map(self.variable, range(first, first + count)))
+        return word
+
     def choose(self, condition: int, then: int, otherwise: int) -> int:
         """Return the function that is `then` inside the set `condition` and `otherwise` outside."""
         if condition == TRUE or then == otherwise:
@@ -72,7 +80,9 @@ class Space:
             return found
         variable, low, high = self._variable, self._low, self._high
         a, b, c = variable[condition], variable[then], variable[otherwise]
-        top = min(a, b, c)
+        top = a if a < b else b
+        if c < top:
+            top = c
         condition0, condition1 = (low[condition], high[condition]) if a == top else (condition, condition)
         then0, then1 = (low[then], high[then]) if b == top else (then, then)
         otherwise0, otherwise1 = (low[otherwise], high[otherwise]) if c == top else (otherwise, otherwise)
@@ -98,6 +108,8 @@ class Space:
         variable, low, high = self._variable, self._low, self._high
         result = TRUE
         for x, y in zip(reversed(a), reversed(b), strict=True):
+            if x == y:
+                continue
             if y in (FALSE, TRUE) and low[x] == FALSE and high[x] == TRUE and variable[x] < variable[result]:
                 # a variable above all of the result, compared with a constant bit: its node is known
                 result = self._node(variable[x], *((FALSE, result) if y == TRUE else (result, FALSE)))

@@ -26,11 +26,14 @@ def decisions(space: Space, policy: Policy, refused: Action = KILL) -> int:
     for name, entries in policy.entries.items():
         calls = table(name)
         section = leaf[policy.default]
+        newest = calls.newest(policy.table)
+        zeros = 32 - newest.bit_length()
+        known = (*constant(0, zeros), *number[zeros:])  # of calls up to the newest
         for nr, entry in entries.items():
             holds = truth(space, entry.expression, calls.by_number[nr].arguments)
             verdict = space.choose(holds, leaf[entry.action], leaf[entry.otherwise or policy.default])
-            section = space.choose(space.equal(number, constant(nr, 32)), verdict, section)
-        newer = space.greater(number, constant(calls.newest(policy.table), 32))
+            section = space.choose(space.equal(known, constant(nr, 32)), verdict, section)
+        newer = space.greater(number, constant(newest, 32))
         section = space.choose(newer, leaf[policy.unknown], section)
         if name is Arch.X86_64:
             below = space.greater(constant(X32_BIT, 32), number)

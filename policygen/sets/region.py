@@ -27,21 +27,17 @@ def space() -> Space:
     return Space(BITS)
 
 
-def _variables(space: Space, first: int, count: int) -> Word:
-    return tuple(space.variable(number) for number in range(first, first + count))
-
-
 def arch_word(space: Space) -> Word:
-    return _variables(space, _ARCH, 32)
+    return space.word(_ARCH, 32)
 
 
 def number_word(space: Space) -> Word:
-    return _variables(space, _NUMBER, 32)
+    return space.word(_NUMBER, 32)
 
 
 def argument_word(space: Space, index: int) -> Word:
     """64 bits."""
-    return _variables(space, _ARGUMENTS + 64 * index, 64)
+    return space.word(_ARGUMENTS + 64 * index, 64)
 
 
 def shift(index: int) -> int:
@@ -51,7 +47,7 @@ def shift(index: int) -> int:
 
 def data_words(space: Space) -> tuple[Word, ...]:
     """Return the words of struct seccomp_data, in the order of `bpf.words`."""
-    wide = [_variables(space, _IP, 64), *(argument_word(space, index) for index in range(6))]
+    wide = [space.word(_IP, 64), *(argument_word(space, index) for index in range(6))]
     return (number_word(space), arch_word(space), *(half for word in wide for half in (word[32:], word[:32])))
 
 
@@ -95,12 +91,15 @@ def truth(space: Space, expression: Expression, arguments: Sequence[Argument]) -
 
 def _condition(space: Space, condition: Condition, argument: Argument) -> int:
     width, value = argument.width, condition.value
-    word = _variables(space, _ARGUMENTS + 64 * (condition.index + 1) - width, width)
+    word = argument_word(space, condition.index)[-width:]
+
+    whole, other = argument.mask, constant(value, width)
 
     def masked(mask: int, value: int) -> int:
-        bits = constant(mask, width)
-        chosen = [bit if keep else FALSE for bit, keep in zip(word, bits, strict=True)]
-        return space.equal(chosen, constant(value, width))
+        if value & whole & ~mask:
+            return FALSE
+        kept = [place for place in range(width) if mask >> (width - 1 - place) & 1]
+        return space.equal([word[place] for place in kept], [value >> (width - 1 - place) & 1 for place in kept])
 
     def greater(a: Word, b: Word) -> int:
         if not argument.signed:
@@ -108,7 +107,6 @@ def _condition(space: Space, condition: Condition, argument: Argument) -> int:
         # with the sign bits swapped the unsigned order is the signed one
         return space.greater((b[0], *a[1:]), (a[0], *b[1:]))
 
-    whole, other = argument.mask, constant(value, width)
     for number in condition.values or (value,):
         if not -(whole >> 1) - 1 <= number <= whole:
             raise ValueError(f"{number} does not fit the {width} bits of {argument.name}")

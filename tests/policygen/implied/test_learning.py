@@ -83,6 +83,12 @@ def test_the_order_of_runs_does_not_matter(calls: list[str], data: st.DataObject
         assert evaluate(whole.policy, event(call)).lets_run or call.startswith("clone3")
 
 
+@pytest.mark.parametrize("calls", permutations(CALLS[:5], 2), ids=", ".join)
+def test_a_capability_that_another_one_includes_is_gone_whichever_came_first(calls: tuple[str, str]) -> None:
+    first, second = calls
+    assert learn(second, existing=learn(first).document).document.text() == learn(first, second).document.text()
+
+
 def test_runs_that_need_nothing_else_leave_an_empty_policy() -> None:
     found = learn("umask 0", "getpid", "write 1 0 5", "clock_gettime 0 0")
     assert body(found.document) == []

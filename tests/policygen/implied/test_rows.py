@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import make_implied
 import pytest
 
 from policygen.implied import rows as module
+from policygen.implied.cells import read_entries
 from policygen.implied.expand import expanded, granted
-from policygen.implied.rows import capabilities, read_entries, rows
+from policygen.implied.rows import capabilities, rows
 from policygen.language.document import Document, parse
 from policygen.language.naming import format_entry
 from policygen.language.operands import operands
@@ -88,6 +90,12 @@ def test_the_first_set_is_frozen() -> None:
     names = ("capabilities.tsv", "implied1.tsv")
     sums = {name: hashlib.sha256((FOLDER / name).read_bytes()).hexdigest()[:16] for name in names}
     assert sums == {"capabilities.tsv": "8529bf64aeedda70", "implied1.tsv": "0415d37e8dcc1830"}
+
+
+def test_the_entries_that_were_read_are_those_of_the_tables(tmp_path: Path) -> None:
+    """`make implied` writes them again."""
+    make_implied.main(tmp_path)
+    assert (FOLDER / "made.py").read_text("utf-8") == (tmp_path / "made.py").read_text("utf-8")
 
 
 def least(arch: Arch, names: tuple[str, ...]) -> list[str]:
