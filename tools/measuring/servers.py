@@ -1,4 +1,4 @@
-"""Measures what docs/learning-a-server.md says of servers: measure_servers.py [SERVER ...].
+"""Measures what docs/learning-a-server.md says of servers: servers.py [SERVER ...].
 
 It needs nginx, redis-server, gunicorn with Flask, node and postgres, or those that are named.  As root, it runs postgres as the
 user of that name, who must be able to read this Python.  It prints the table, and each denied call on standard error.
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "tests" / "programs" / "servers"
+SCRIPTS = Path(__file__).resolve().parents[2] / "tests" / "programs" / "servers"
 BIN = Path(sys.executable).parent
 SERVERS = ("postgres", "nginx", "gunicorn", "redis", "node")
 MODES = {"--exact": ("--exact",), "implied 1": ()}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run rr's self-checking test programs plainly, under strace, under learn and under enforce, and compare.
 
-    tools/compare_transparency.py CHECKOUT FOLDER [--jobs N] [--seconds N] [--only NAME ...]
+    tools/measuring/transparency.py CHECKOUT FOLDER [--jobs N] [--seconds N] [--only NAME ...]
 
 CHECKOUT is a checkout of github.com/rr-debugger/rr, whose src/test programs are built with gcc; FOLDER gets the
 binaries and `results.json`; the table of docs/transparency.md goes to standard output.  Needs root, gcc, strace and
