@@ -16,9 +16,11 @@ _KEPT = _CAP_KILL | _CAP_SYS_PTRACE
 the second, it could not tell which executable made a call."""
 
 
-def read() -> bytes:
-    """The filter for the helper, which is compiled from helper.policy when callfence is built."""
-    descriptor = os.open(f"{os.path.dirname(__file__)}/helper.filter", os.O_RDONLY | os.O_CLOEXEC)
+def read(*, renews_log: bool = False) -> bytes:
+    """The filter for the helper, which is compiled from helper.policy when callfence is built; for one that may open its log
+    anew, from helper-log.policy as well."""
+    name = "helper-log.filter" if renews_log else "helper.filter"
+    descriptor = os.open(f"{os.path.dirname(__file__)}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(descriptor, 1 << 15)
     finally:

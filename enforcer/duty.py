@@ -42,7 +42,7 @@ class Duty:
     def __init__(self, reporter: Reporter) -> None:
         """Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
         self._code = sealed.read()
-        self._filter = confinement.read()
+        self._filter = confinement.read(renews_log=reporter.folder >= 0)
         self._reporter = reporter
         self._listener = _NONE
         self._program = _NONE
@@ -75,9 +75,9 @@ class Duty:
         self._confine()
         self._watch()
 
-    def descriptors(self) -> tuple[int, int]:
+    def descriptors(self) -> tuple[int, int, int]:
         """Where reports go."""
-        return self._reporter.descriptor, self._reporter.stderr
+        return self._reporter.descriptor, self._reporter.stderr, self._reporter.folder
 
     def serve(self) -> NoReturn:
         """Answer calls until the last confined task has ended."""

@@ -1,4 +1,5 @@
-"""Compile the policy of the helper itself: `make_helper_filter.py FOLDER` writes helper.filter beside its helper.policy."""
+"""Compile the policies of the helper itself: `make_helper_filter.py FOLDER` writes helper.filter and helper-log.filter, beside
+its helper.policy and helper-log.policy."""
 
 from __future__ import annotations
 
@@ -6,12 +7,15 @@ import sys
 from pathlib import Path
 
 from policygen.filter.compile import compile_policy
-from policygen.language.document import parse
+from policygen.language.document import parse_file
+from policygen.merging.unite import unite
 
 
 def main(folder: Path) -> None:
-    source = folder / "helper.policy"
-    (folder / "helper.filter").write_bytes(compile_policy(parse(source.read_text(), str(source)).policy))
+    plain = parse_file(folder / "helper.policy")
+    (folder / "helper.filter").write_bytes(compile_policy(plain.policy))
+    logging = unite(plain, parse_file(folder / "helper-log.policy"))
+    (folder / "helper-log.filter").write_bytes(compile_policy(logging.policy))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 
 from callfence.enforcing import filters
 from callfence.version import __version__
 from enforcer import launch, program
 from enforcer.errors import FAILED, EnforceError
-from enforcer.reporting.reporter import Reporter
+from enforcer.reporting.reporter import APPENDING, Reporter
 from tracer.errors import CallfenceError
 from tracer.linux import privilege_lost
 
@@ -167,8 +168,16 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     reporter = None
     if not is_quiet:
         path_of_log = options.one("--log")
-        log = _open_log(path_of_log) if path_of_log else stderr
-        reporter = Reporter(log, lambda: _policies(compiled), json=bool(path_of_log), audit=is_audit, stderr=stderr)
+        log, folder = _open_log(path_of_log) if path_of_log else (stderr, -1)
+        reporter = Reporter(
+            log,
+            lambda: _policies(compiled),
+            json=bool(path_of_log),
+            audit=is_audit,
+            stderr=stderr,
+            folder=folder,
+            name=os.path.basename(path_of_log),
+        )
     if is_audit:
         _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
     if privilege_lost(path, os.geteuid(), os.getegid()):
@@ -247,11 +256,15 @@ def _policies(compiled: Sequence[Compiled]) -> list[tuple[str, Policy]]:
     return [(one.sources[0][0], filters.document(one).policy) for one in compiled]
 
 
-def _open_log(path: str) -> int:
-    """O_NONBLOCK: neither opening nor writing a FIFO waits for its reader."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+def _open_log(path: str) -> tuple[int, int]:
+    """The log, and its folder if it is a file there by its own name, which may be moved; else -1."""
     try:
-        return os.open(path, flags, 0o666)
+        log = os.open(path, APPENDING | os.O_CREAT, 0o666)
+        status = os.fstat(log)
+        named = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (named.st_dev, named.st_ino):
+            return log, -1
+        return log, os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         reason = "nobody reads it" if error.errno == errno.ENXIO else error.strerror
         raise EnforceError(f"the log {path} cannot be opened: {reason}") from error

@@ -39,6 +39,8 @@ class Output:
 
         What was written of a text that a full file did not take is taken back.
         """
+        if self._reporter.folder >= 0:
+            self._reporter.renew()
         own = self._reporter.descriptor
         descriptor = own if own >= 0 else self._standard_error(process)
         if descriptor < 0:

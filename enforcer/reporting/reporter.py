@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,10 +13,14 @@ if TYPE_CHECKING:
     from policygen.model import Policy
 
 
+APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+"""How a log is opened.  O_NONBLOCK: neither opening nor writing a FIFO waits for its reader."""
+
+
 class Reporter:
     """How to answer and describe calls that a policy's default answers."""
 
-    __slots__ = ("audit", "colour", "descriptor", "file", "json", "policies", "stderr")
+    __slots__ = ("audit", "colour", "descriptor", "file", "folder", "json", "name", "policies", "stderr")
 
     def __init__(
         self,
@@ -25,6 +30,8 @@ class Reporter:
         json: bool,
         audit: bool,
         stderr: int = -1,
+        folder: int = -1,
+        name: str = "",
     ) -> None:
         self.descriptor = descriptor
         """Open for writing: a log of our own (`json`), or the program's standard error.  -1 for no reports."""
@@ -32,6 +39,10 @@ class Reporter:
         """The program's standard error, beside a log; -1 if there is none, or if it is `descriptor`."""
         self.file = None if json else identity(descriptor)
         """The identity of the program's standard error; None if there is none, or a log."""
+        self.folder = folder
+        """The folder of a log that is begun anew if it is moved; -1 for none."""
+        self.name = name
+        """The name of the log in its folder."""
         self.policies = policies
         """The policies in the order of their filters, each with the file to add a line to.
 
@@ -56,6 +67,27 @@ class Reporter:
         if self.stderr >= 0:
             os.close(self.stderr)
             self.stderr = -1
+
+    def renew(self) -> None:
+        """Begin the log anew if it has been moved or removed, as logrotate(8) does; if that fails, go on with the old one.
+
+        A link is not followed, and a file that has another name is not taken: it may be any file of this user's.
+        """
+        try:
+            try:
+                found = os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
+            except FileNotFoundError:
+                pass
+            else:
+                if (found.st_dev, found.st_ino) == identity(self.descriptor):
+                    return
+            opened = os.open(self.name, APPENDING | os.O_CREAT | os.O_NOFOLLOW, 0o666, dir_fd=self.folder)
+        except OSError:
+            return
+        status = os.fstat(opened)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            opened, self.descriptor = self.descriptor, opened
+        os.close(opened)
 
     def complain(self, text: str) -> None:
         """Write what went wrong with reporting itself to standard error, if that takes it at once."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.enforcer.conftest import wait_until
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -93,3 +95,51 @@ def test_it_is_said_in_the_log_that_a_helper_was_replaced(place: Workplace) -> N
     found = lines(place.folder / "log")
     assert [line.get("call") for line in found] == ["getppid()", None, "getpid()"]
     assert "replaced" in str(found[1]["message"])
+
+
+@pytest.mark.parametrize("begins_anew", ["moved", "removed", "replaced"])
+def test_a_log_that_is_moved_is_begun_anew(place: Workplace, begins_anew: str) -> None:
+    """As logrotate does it: what comes later is in a file of the same name, also after the helper was replaced."""
+    place.policy(ERRNO)
+    process = place.start("--log", "log", place.calls(), "110", "wait", "39", "wait", "102")
+    assert process.stdout.readline() == "-13\n"
+    wait_until(lambda: len(lines(place.folder / "log")) == 1)
+    (place.folder / "log").rename(place.folder / "log.1")
+    if begins_anew == "removed":
+        (place.folder / "log.1").unlink()
+    elif begins_anew == "replaced":
+        (place.folder / "log").write_text('{"message": "begun by another"}\n')
+    process.stdin.write("x")
+    process.stdin.flush()
+    assert process.stdout.readline() == "-13\n"
+    expected = [None] * (begins_anew == "replaced") + ["getpid()"]
+    wait_until(lambda: [line.get("call") for line in lines(place.folder / "log")] == expected)
+    (place.folder / "log").rename(place.folder / "log.2")
+    os.kill(place.helper(), 9)
+    output, errors = process.communicate("x", timeout=30)
+    assert (output, errors) == ("-13\n", "")
+    place.wait_for_helpers()
+    assert [line.get("call") for line in lines(place.folder / "log")] == [None, "getuid()"]
+    assert [line.get("call") for line in lines(place.folder / "log.2")] == expected
+    if begins_anew != "removed":
+        assert [line.get("call") for line in lines(place.folder / "log.1")] == ["getppid()"]
+
+
+@pytest.mark.parametrize("kind", ["a link", "a file with two names", "a folder"])
+def test_a_log_is_not_begun_anew_in_another_file(place: Workplace, kind: str) -> None:
+    place.policy(ERRNO)
+    process = place.start("--log", "log", place.calls(), "110", "wait", "39")
+    assert process.stdout.readline() == "-13\n"
+    wait_until(lambda: len(lines(place.folder / "log")) == 1)
+    (place.folder / "log").rename(place.folder / "log.1")
+    (place.folder / "other").write_text("")
+    if kind == "a link":
+        (place.folder / "log").symlink_to("other")
+    elif kind == "a folder":
+        (place.folder / "log").mkdir()
+    else:
+        (place.folder / "log").hardlink_to(place.folder / "other")
+    assert process.communicate("x", timeout=30) == ("-13\n", "")
+    place.wait_for_helpers()
+    assert (place.folder / "other").read_text() == ""
+    assert [line.get("call") for line in lines(place.folder / "log.1")] == ["getppid()", "getpid()"]
