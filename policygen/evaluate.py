@@ -8,11 +8,12 @@ from __future__ import annotations
 from policygen.holds import holds
 from policygen.implied.expand import expanded
 from policygen.model import KILL, Action, Policy
+from policygen.phases import START, in_phase
 from tracer.abi import X32_BIT, Arch, Event, table
 
 
-def evaluate(policy: Policy, event: Event) -> Action:
-    """Return the action for a call.  The first of these decides:
+def evaluate(policy: Policy, event: Event, phase: str = START) -> Action:
+    """Return the action for a call in a phase.  The first of these decides:
 
     1. an architecture that the policy does not name is killed, and so is an x32 call;
     2. a number above the newest of the policy's table gets `unknown`;
@@ -21,7 +22,7 @@ def evaluate(policy: Policy, event: Event) -> Action:
 
     Entries are the policy's own with those of its implied set (`policygen.implied.expand`).
     """
-    policy = expanded(policy)
+    policy = expanded(in_phase(policy, phase) if policy.phases else policy)
     arch = Arch.from_audit(event.arch)
     if arch is None or arch not in policy.entries:
         return KILL

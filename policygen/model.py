@@ -206,6 +206,24 @@ class Arm(StrEnum):
     """At the program's ELF entry point, after the dynamic loader."""
 
 
+ENTER = "enter"
+"""The trigger that is no call by itself: `callfence.enter` of the program (include/callfence.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What a process is allowed from a moment on: less than before it."""
+
+    name: str
+    triggers: tuple[str, ...]
+    """Names of calls, or ENTER, ascending: a process enters the phase when it makes the first of them."""
+    entries: Mapping[Arch, Mapping[int, Entry]]
+    """As those of a policy.  In a policy in normal form, those of the phase before allow all of it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entries", _frozen(self.entries))
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Actions and entries for one or more architectures, plus defaults."""
@@ -224,9 +242,14 @@ class Policy:
     """Whether learning and merging add equivalents, too (`learning.portable`).  The action for a call does not depend on it."""
     implied: int = 0
     """The version of the implied set (`policygen.implied`), which allows what grants nothing beyond the entries; 0: none."""
+    phases: tuple[Phase, ...] = ()
+    """In the order in which a process enters them; before, `entries` count (`policygen.phases`)."""
     memo: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What has been computed of this policy and depends on nothing else."""
 
     def __post_init__(self) -> None:
-        frozen = {arch: MappingProxyType(dict(entries)) for arch, entries in self.entries.items()}
-        object.__setattr__(self, "entries", MappingProxyType(frozen))
+        object.__setattr__(self, "entries", _frozen(self.entries))
+
+
+def _frozen(entries: Mapping[Arch, Mapping[int, Entry]]) -> Mapping[Arch, Mapping[int, Entry]]:
+    return MappingProxyType({arch: MappingProxyType(dict(section)) for arch, section in entries.items()})

@@ -107,7 +107,7 @@ def _expansion(policy: Policy) -> Expanded:
         for (of, number), found in added.items():
             if of is arch:
                 section[number] = _entry(section.get(number), found)
-    return Expanded(replace(policy, entries=entries, implied=0), names, added)
+    return Expanded(replace(policy, entries=entries, implied=0, phases=()), names, added)
 
 
 def _takes(row: Row, old: Entry | None, policy: Policy) -> bool:

@@ -140,10 +140,14 @@ def _section(section: Section, policy: Policy, arch: Arch, notes: Mapping[int, s
 
 def _still_says(include: Include, policy: Policy) -> bool:
     """Whether the policy has every entry of the included file unchanged."""
+    later = [phase.entries for phase in policy.phases]
+    if len(include.later) != len(later):
+        return False
     return all(
-        policy.entries.get(arch, {}).get(number) == entry
+        mine.get(arch, {}).get(number) == theirs.get(arch, {}).get(number)
+        for mine, theirs in zip((policy.entries, *later), (include.entries, *include.later), strict=True)
         for arch, entries in include.entries.items()
-        for number, entry in entries.items()
+        for number in entries
     )
 
 

@@ -54,7 +54,7 @@ def _other(token: Token, arch: Arch) -> str:
 
 
 def body(cursor: Cursor, name: Token, parser: ExpressionParser) -> Entry:
-    """Parse what follows the colon."""
+    """Parse what follows the colon.  `parser.until` then has what phases end."""
     if cursor.at_line_end() or cursor.following.text == ":":
         raise cursor.error(f"the entry of {name.text} is empty", name, "write allow, deny, an action or a condition")
     token = cursor.token
@@ -68,6 +68,10 @@ def body(cursor: Cursor, name: Token, parser: ExpressionParser) -> Entry:
     if token.text in _ACTIONS:
         holding = action(cursor, "an action")
         if not cursor.accept("if"):
+            parser.end(Always(True))
+            if parser.until[-1][1] == len(parser.phases) or not cursor.accept("||"):
+                return Entry(Always(True), holding)
+            parser.expression()  # what is left of it in a phase
             return Entry(Always(True), holding)
     expression = parser.expression()
     otherwise = action(cursor, "an action after `else`") if cursor.accept("else") else None

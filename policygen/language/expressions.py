@@ -1,6 +1,7 @@
 """The grammar of expressions, loosest first:
 
-    expression = all { "||" all }
+    expression = all [ until ] { "||" all [ until ] }          `until` outside of parentheses only
+    until      = "until" PHASE
     all        = unit { "&&" unit }
     unit       = "!" unit | "(" expression ")" | condition
     condition  = NAME ("==" | "!=" | "<" | "<=" | ">" | ">=" | "in" | "has") value
@@ -12,7 +13,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
@@ -20,6 +21,8 @@ from policygen.language.operands import ORDERINGS, OperandError, Operands, parse
 from policygen.model import BITWISE, And, Condition, Expression, Not, Operator, Or, alternatives, conjuncts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from policygen.language.cursor import Cursor
     from policygen.language.lexer import Token
 
@@ -62,16 +65,39 @@ class ExpressionParser:
     operands: Operands
     spans: list[Span]
     """The parts between `||`, in the order they are read; filled while parsing."""
+    phases: Sequence[str] = ()
+    """The phases of the policy, in order."""
+    until: list[tuple[Expression, int]] = field(default_factory=list)
+    """The alternatives, each with the place in `phases` of the one that ends it, or their number; filled while parsing."""
 
     def expression(self, depth: int = 0) -> Expression:
         parts: list[Expression] = []
         while True:
             start = self.cursor.token.start
             part = self._all(depth)
+            if depth == 0:
+                self.end(part)
+            elif self.cursor.token.text == "until":
+                raise self.cursor.error("`until` ends a whole alternative", hint="write it after the parentheses")
             self.spans.append(Span(start, self.cursor.previous_end, part))
             parts.extend(alternatives(part))
             if not self.cursor.accept("||"):
                 return parts[0] if len(parts) == 1 else Or(tuple(parts))
+
+    def end(self, part: Expression) -> None:
+        """Parse the `until` of an alternative, if it has one."""
+        cursor = self.cursor
+        if not cursor.accept("until"):
+            self.until.append((part, len(self.phases)))
+            return
+        token = cursor.token
+        if token.kind != "word":
+            raise cursor.expected("the name of a phase", "until NAME")
+        if token.text not in self.phases:
+            hint = did_you_mean(token.text, self.phases) or f"declare it above the entries: phase {token.text} after CALL"
+            raise cursor.error(f"no phase is named {token.text}", token, hint)
+        cursor.take()
+        self.until.append((part, self.phases.index(token.text)))
 
     def _all(self, depth: int) -> Expression:
         parts: list[Expression] = []

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tracer.abi import Arch
 
 SETTINGS = ("callfence", "table", "arm", "default", "unknown", "implied", "portable")
-"""The words that begin a setting, in canonical order; `arch`, which follows the first, begins a section."""
+"""The words that begin a setting, in canonical order; `arch`, which follows the first, begins a section, and `phase NAME`
+declares a phase, after the others."""
 
 NOTE_WORDS = ("floor", "opaque", "portable")
 """The words that begin a note, `# WORD: text`: a comment on an entry that a tool writes and replaces."""
@@ -57,6 +58,8 @@ class Include:
     entries: Mapping[Arch, Mapping[int, Entry]]
     """The entries that the file adds to the policy, including those of files that it includes."""
     comments: Comments = Comments()
+    later: tuple[Mapping[Arch, Mapping[int, Entry]], ...] = ()
+    """The same in each phase of the policy."""
 
     @property
     def line(self) -> str:

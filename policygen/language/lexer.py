@@ -102,7 +102,7 @@ _TOKEN = re.compile(
 )
 
 # A statement continues on the next line after a token that cannot end one, and before a token that cannot begin one.
-_EITHER = {"==", "!=", "<", "<=", ">", ">=", "&&", "||", "&", "|", ",", "in", "has", "if", "else"}
+_EITHER = {"==", "!=", "<", "<=", ">", ">=", "&&", "||", "&", "|", ",", "in", "has", "if", "else", "until", "after"}
 _CONTINUES_AFTER = _EITHER | {"!", "(", "{", ":"}
 _CONTINUES_BEFORE = _EITHER | {")", "}"}
 

@@ -22,7 +22,7 @@ from policygen.model import (
 from tracer.abi import X32_BIT, Arch, Argument, Event, Kind, constants, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 Known = tuple[tuple[int, int], ...]
 """The arguments that are certain to have one value where a condition is evaluated: (index, value), by index."""
@@ -193,15 +193,23 @@ def format_entry(arch: Arch, number: int, entry: Entry) -> str:
     return "\n".join(entry_lines(arch, number, entry))
 
 
-def entry_lines(arch: Arch, number: int, entry: Entry) -> list[str]:
-    """Return the lines of an entry: the name with the first alternative, each further alternative, and any `else`."""
+def entry_lines(arch: Arch, number: int, entry: Entry, until: Mapping[Expression, str] | None = None) -> list[str]:
+    """Return the lines of an entry: the name with the first alternative, each further alternative, and any `else`.
+
+    `until` has all alternatives, those that a phase ends with its name, the others with ""."""
     start = f"{table(arch).by_number[number].name}: "
     expression = entry.expression
-    if isinstance(expression, Always):
-        return [start + (format_action(entry.action) if expression.value else "deny")]
-    if entry.action != ALLOW:
+    until = until or dict.fromkeys(alternatives(expression), "")
+    if isinstance(expression, Always) and len(until) < 2:
+        end = f" until {until[expression]}" if until.get(expression) else ""
+        return [start + (format_action(entry.action) if expression.value else "deny") + end]
+    if entry.action != ALLOW and not isinstance(expression, Always):
         start += f"{format_action(entry.action)} if "
-    texts = [format_expression(arch, number, alternative) for alternative in alternatives(expression)]
+    texts = [
+        (format_action(entry.action) if part == Always(True) else format_expression(arch, number, part))
+        + (f" until {name}" if name else "")
+        for part, name in until.items()
+    ]
     lines = [start + texts[0], *(f"{'|| ':>{len(start)}}{text}" for text in texts[1:])]
     if entry.otherwise is None:
         return lines

@@ -8,22 +8,41 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from policygen.language.naming import Known, determined, format_expression
 from policygen.language.operands import trivial
-from policygen.model import ALLOW, Always, And, Condition, Entry, Expression, Not, Operator, Or, Policy
+from policygen.model import ALLOW, Always, And, Condition, Entry, Expression, Not, Operator, Or, Phase, Policy
+from policygen.phases import covering
 from tracer.abi import Arch, Argument, table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def normal(policy: Policy) -> Policy:
-    """Return the policy with every entry in normal form, and architectures and entries in the order of the text."""
+    """Return the policy with every entry in normal form, and architectures and entries in the order of the text.
+
+    Entries allow all that a later phase does, which only takes away.  Raises ValueError if one entry cannot say that.
+    """
+    if not policy.phases:
+        return replace(policy, entries=_normal_entries(policy.entries))
+    phases: list[Phase] = []
+    for phase in reversed((Phase("", (), policy.entries), *policy.phases)):
+        entries = covering(phase.entries, phases[0]) if phases else phase.entries
+        phases.insert(0, replace(phase, entries=_normal_entries(entries)))
+    first, *later = phases
+    return replace(policy, entries=first.entries, phases=tuple(later))
+
+
+def _normal_entries(given: Mapping[Arch, Mapping[int, Entry]]) -> dict[Arch, dict[int, Entry]]:
     entries = {}
     for arch in Arch:
-        if arch in policy.entries:
+        if arch in given:
             calls = table(arch).by_number
-            numbers = sorted(policy.entries[arch], key=lambda number: calls[number].name)
-            entries[arch] = {number: normal_entry(arch, number, policy.entries[arch][number]) for number in numbers}
-    return replace(policy, entries=entries)
+            numbers = sorted(given[arch], key=lambda number: calls[number].name)
+            entries[arch] = {number: normal_entry(arch, number, given[arch][number]) for number in numbers}
+    return entries
 
 
 def normal_entry(arch: Arch, number: int, entry: Entry) -> Entry:

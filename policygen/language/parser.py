@@ -3,7 +3,9 @@
     file    = { [ setting | "include" FILE | entry ] [ comment ] newline }
     setting = "callfence" 1 | "arch" ARCH | "table" VERSION | "arm" ("now" | "exec" | "entry")
             | "default" action | "unknown" action | "implied" VERSION | "portable" | "on_next_syscall" ":" ("1" | "0")
-    entry   = SYSCALL ":" ( "allow" | "1" | "deny" | "0" | action | [ action "if" ] expression [ "else" action ] )
+            | "phase" NAME "after" TRIGGER { "," TRIGGER }
+    entry   = SYSCALL ":" ( "allow" | "1" | "deny" | "0" | action [ "until" NAME [ "||" expression ] ]
+                          | [ action "if" ] expression [ "else" action ] )
     action  = "allow" | "kill" | "errno" ERRNO | "trap" | "log" | "notify"
 """
 
@@ -24,6 +26,7 @@ from policygen.language.lexer import Comment, Source, Token, source, tokenise
 from policygen.language.normal import normal_entry
 from policygen.language.operands import operands
 from policygen.language.phrases import action, integer, one_of, version
+from policygen.language.staged import phase, require_trigger, staged
 from policygen.model import IMPLIED, Arm, Entry, Policy
 from tracer.abi import Arch, table
 
@@ -59,6 +62,7 @@ def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, L
     made = source(text, filename)
     parser = _FileParser(_Context(read, posixpath.dirname(filename)), made, (posixpath.normpath(filename),), None, Arch.X86_64)
     comments = parser.parse()
+    parser.require_phases()
     return parser.policy(), attach(made.text, parser.items, comments)
 
 
@@ -79,6 +83,8 @@ class _FileParser:
         self.places: dict[str, Token] = {}
         """The place of each setting."""
         self.entries: dict[Arch, dict[int, Entry]] = {}
+        self.later: list[dict[Arch, dict[int, Entry]]] = [{} for _ in self.settings.phases]
+        """The entries in each phase."""
         self.items: list[Item] = []
         self.first: Token | None = None
         """The first entry or include, which ends the settings."""
@@ -101,7 +107,20 @@ class _FileParser:
         return comments
 
     def policy(self) -> Policy:
-        return replace(self.settings, entries=self.entries)
+        later = [{arch: entries.get(arch, {}) for arch in self.entries} for entries in self.later]
+        phases = (replace(one, entries=entries) for one, entries in zip(self.settings.phases, later, strict=True))
+        return replace(self.settings, entries=self.entries, phases=tuple(phases))
+
+    def require_phases(self) -> None:
+        """Raise PolicyError for a phase that ends nothing, or that no process can enter because its triggers are denied."""
+        before = self.entries
+        for one, entries in zip(self.settings.phases, self.later, strict=True):
+            token = self.places[f"phase {one.name}"]
+            if all(section == entries.get(arch, {}) for arch, section in before.items()):
+                hint = f"mark what ends with it: bind: allow until {one.name}"
+                raise self.cursor.error(f"nothing is allowed until {one.name}, so the phase changes nothing", token, hint)
+            require_trigger(self.cursor, token, self.settings, one, {arch: entries.get(arch, {}) for arch in self.entries})
+            before = entries
 
     def _statement(self) -> Item:
         cursor = self.cursor
@@ -114,6 +133,8 @@ class _FileParser:
             cursor.take()
             cursor.take()
             place = self._on_next_syscall(token) if token.text == "on_next_syscall" else self._entry(token, spans)
+        elif token.kind == "word" and token.text == "phase":
+            place = self._phase(cursor.take())
         elif token.kind == "word" and token.text in (*SETTINGS, "arch"):
             cursor.take()
             place = self._arch(token) if token.text == "arch" else self._setting(token)
@@ -126,7 +147,7 @@ class _FileParser:
             raise self.cursor.error("include names no file", token, "include FILE")
         if token.kind not in ("word", "number"):
             raise self.cursor.error(f"`{token.text}` cannot begin a line of a policy", token)
-        words = [*SETTINGS, "arch", "include"]
+        words = [*SETTINGS, "phase", "arch", "include"]
         hint = did_you_mean(token.text, words) or f"a setting is one of {', '.join(words)}"
         if token.text.removeprefix("sys_") in table(self.arch).by_name:
             hint = f"an entry has a colon: {token.text}: allow"
@@ -172,6 +193,19 @@ class _FileParser:
                 self._set(token, replace(self.settings, portable=True))
         return ("setting", name)
 
+    def _phase(self, token: Token) -> Place:
+        if self.outer is not None:
+            hint = "declare it in the policy; `until` may be here"
+            raise self.cursor.error("a file that is included declares no phase", token, hint)
+        if self.first:
+            hint = f"the first is at {self.source.place(self.first.start)}"
+            raise self.cursor.error("phases must precede the first entry", token, hint)
+        made = phase(self.cursor, self.settings.phases)
+        self.places[f"phase {made.name}"] = token
+        self.settings = replace(self.settings, phases=(*self.settings.phases, made))
+        self.later.append({})
+        return ("setting", f"phase {made.name}")
+
     def _set(self, token: Token, settings: Policy) -> None:
         self.settings = settings
         if self.outer not in (None, settings):
@@ -205,9 +239,14 @@ class _FileParser:
             hint = f"first at {seen[0].place(seen[1])}; join the two by ||"
             raise self.cursor.error(f"{name} is given twice", token, hint)
         self.context.seen[self.arch, number] = (self.source, token.start)
-        parser = ExpressionParser(self.cursor, operands(self.arch, number), spans)
-        entry = normal_entry(self.arch, number, body(self.cursor, token, parser))
+        names = [one.name for one in self.settings.phases]
+        parser = ExpressionParser(self.cursor, operands(self.arch, number), spans, names)
+        written = body(self.cursor, token, parser)
+        entry = normal_entry(self.arch, number, written)
         self.entries.setdefault(self.arch, {})[number] = entry
+        for entries, one in zip(self.later, staged(self.cursor, token, self.settings, written, parser.until), strict=True):
+            if one is not None:
+                entries.setdefault(self.arch, {})[number] = normal_entry(self.arch, number, one)
         return ("entry", self.arch, number, entry)
 
     # Includes
@@ -237,9 +276,10 @@ class _FileParser:
         self.context.included[self.arch, known] = (self.source, token.start)
         inner = self._included(token, path, read)
         self.entries.setdefault(self.arch, {})
-        for arch, entries in inner.entries.items():
-            self.entries.setdefault(arch, {}).update(entries)
-        return ("include", self.arch, Include(token.text, inner.entries))
+        for mine, theirs in ((self.entries, inner.entries), *zip(self.later, inner.later, strict=True)):
+            for arch, entries in theirs.items():
+                mine.setdefault(arch, {}).update(entries)
+        return ("include", self.arch, Include(token.text, inner.entries, later=tuple(inner.later)))
 
     def _included(self, token: Token, path: str, read: Read) -> _FileParser:
         chain = (self.source.place(token.start), *self.source.chain)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from policygen.language.layout import Comments, Layout, Remarks, Section
 from policygen.language.naming import entry_lines, format_action
 from policygen.model import Or, Policy
+from policygen.phases import marked
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from policygen.model import Entry
+    from policygen.model import Entry, Expression
 
 COMMENT_COLUMN = 31
 """The column, from 0, at which trailing comments begin if the line leaves two blanks before it."""
@@ -36,7 +37,7 @@ def print_policy(policy: Policy, layout: Layout) -> str:
         if arch is not arches[0]:
             lines += ["", *_commented([f"arch {arch}"], section.arch)]
         own = {number: entry for number, entry in policy.entries[arch].items() if (arch, number) not in included}
-        for block in _section(arch, own, section):
+        for block in _section(policy, arch, own, section):
             lines += ["", *block]
     return "".join(f"{line}\n" for line in lines)
 
@@ -53,6 +54,8 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
         values["implied"] = str(policy.implied)
     if policy.portable:
         values["portable"] = ""
+    for phase in policy.phases:
+        values[f"phase {phase.name}"] = f"after {', '.join(phase.triggers)}"
     lines = []
     for word, value in values.items():
         lines += _commented([f"{word} {value}".rstrip()], layout.settings.get(word, Comments()))
@@ -61,17 +64,25 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
     return lines
 
 
-def _section(arch: Arch, entries: Mapping[int, Entry], section: Section) -> Iterable[list[str]]:
+def _section(policy: Policy, arch: Arch, entries: Mapping[int, Entry], section: Section) -> Iterable[list[str]]:
     """Return the blocks of a section, which blank lines separate: includes, entries, final comments."""
     includes = [line for include in section.includes for line in _commented([include.line], include.comments)]
     own = []
     for call in sorted((table(arch).by_number[number] for number in entries), key=lambda call: call.name):
-        own += _entry(arch, call.number, entries[call.number], section.entries.get(call.number, Remarks()))
+        remarks = section.entries.get(call.number, Remarks())
+        own += _entry(arch, call.number, entries[call.number], remarks, until(policy, arch, call.number))
     return [block for block in (includes, own, list(section.end)) if block]
 
 
-def _entry(arch: Arch, number: int, entry: Entry, remarks: Remarks) -> list[str]:
-    lines = entry_lines(arch, number, entry)
+def until(policy: Policy, arch: Arch, number: int) -> dict[Expression, str]:
+    """The alternatives of a call's entry, each with the name of the phase that ends it, or ""."""
+    names = [*(phase.name for phase in policy.phases), ""]
+    entries = [section.get(arch, {}).get(number) for section in (policy.entries, *(one.entries for one in policy.phases))]
+    return {part: names[end - 1] for part, end in marked(entries)} if policy.phases else {}
+
+
+def _entry(arch: Arch, number: int, entry: Entry, remarks: Remarks, ends: Mapping[Expression, str]) -> list[str]:
+    lines = entry_lines(arch, number, entry, ends)
     comments = [Comments()] * len(lines)
     if isinstance(entry.expression, Or):
         for index, alternative in enumerate(entry.expression.parts):

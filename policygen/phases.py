@@ -1,0 +1,118 @@
+"""Phases: what a policy with phases means, as one policy without phases for each of them.
+
+Whoever judges, compiles or compares works on these; whoever changes a policy changes each of them, and joins the results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from policygen.model import Always, Entry, Or, Phase, Policy, alternatives
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from policygen.model import Expression
+    from tracer.abi import Arch
+
+START = "start"
+"""The name of what comes before the first phase."""
+
+WAITS = frozenset(
+    (
+        "accept", "accept4", "epoll_pwait", "epoll_pwait2", "epoll_wait", "epoll_wait_old", "io_getevents", "io_pgetevents",
+        "io_uring_enter", "msgrcv", "mq_timedreceive", "pause", "poll", "ppoll", "pselect6", "recvfrom", "recvmsg", "recvmmsg",
+        "rt_sigsuspend", "rt_sigtimedwait", "select", "_newselect", "semop", "semtimedop", "sigsuspend", "wait4", "waitid",
+        "waitpid",
+    )
+)  # fmt: skip
+"""Calls in which a server waits for work, as a trigger should be."""
+
+
+def phase_policies(policy: Policy) -> tuple[tuple[str, Policy], ...]:
+    """The policy of each phase with its name, START first.  Without phases it is the policy itself alone."""
+    if not policy.phases:
+        return ((START, policy),)
+    made = policy.memo.get("phases")
+    if not isinstance(made, tuple):
+        later = ((phase.name, replace(policy, entries=phase.entries, phases=())) for phase in policy.phases)
+        made = policy.memo["phases"] = ((START, replace(policy, phases=())), *later)
+    return made
+
+
+def in_phase(policy: Policy, name: str) -> Policy:
+    """The policy of the phase with that name.  Raises ValueError if there is none."""
+    for known, found in phase_policies(policy):
+        if known == name:
+            return found
+    names = ", ".join(known for known, _ in phase_policies(policy))
+    raise ValueError(f"no phase is named {name}; there is {names}")
+
+
+def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:
+    """The policy with these phases, of which `policies` are the policies: START's first, then one for each of `phases`.
+
+    Settings are those of the first.  A phase that denies nothing more than the one before is left out.
+    """
+    first, *later = policies
+    found, before = [], first.entries
+    for phase, policy in zip(phases, later, strict=True):
+        if policy.entries != before:
+            found.append(replace(phase, entries=policy.entries))
+            before = policy.entries
+    return replace(first, phases=tuple(found))
+
+
+def reached(before: Entry | None, kept: Sequence[Expression]) -> Entry | None:
+    """The entry of a phase in which, of the alternatives of the entry before, only `kept` are left; None if there is none."""
+    if before is None:
+        return None
+    if kept:
+        return replace(before, expression=kept[0] if len(kept) == 1 else Or(tuple(kept)))
+    return None if before.otherwise is None else Entry(Always(True), before.otherwise)
+
+
+def marked(entries: Sequence[Entry | None]) -> tuple[tuple[Expression, int], ...]:
+    """The alternatives of one call's entry in each phase, START's first, with the number of the phase in which it is gone:
+    that of all phases if it never is.
+
+    In normal form the entry before has every alternative of the one after, unless it always holds.
+    """
+    found: dict[Expression, int] = {}
+    for number in range(len(entries), 0, -1):
+        entry = entries[number - 1]
+        if entry is not None and not _refuses(entry, entries[0]):
+            for part in alternatives(entry.expression):
+                found.setdefault(part, number)
+    first = entries[0]
+    order = list(alternatives(first.expression)) if first else []
+    for entry in entries[1:]:
+        order += [part for part in (alternatives(entry.expression) if entry else ()) if part not in order]
+    return tuple((part, found[part]) for part in order if part in found)
+
+
+def _refuses(entry: Entry, first: Entry | None) -> bool:
+    """Whether nothing is left of what the first entry does, but its `else`."""
+    return first is not None and entry.action != first.action
+
+
+def covering(before: Mapping[Arch, Mapping[int, Entry]], after: Phase) -> dict[Arch, dict[int, Entry]]:
+    """The entries before a phase with all that the phase allows.  Raises ValueError if one entry cannot say both."""
+    entries = {arch: dict(section) for arch, section in before.items()}
+    for arch, section in after.entries.items():
+        for number, entry in section.items():
+            entries.setdefault(arch, {})[number] = _covering(entries[arch].get(number), entry)
+    return entries
+
+
+def _covering(before: Entry | None, after: Entry) -> Entry:
+    if before is None or before == after:
+        return after
+    if after == Entry(Always(True), before.otherwise or after.action):
+        return before if before.otherwise else after
+    if (before.action, before.otherwise) != (after.action, after.otherwise):
+        raise ValueError("a phase and the one before deny a call in different ways")
+    if before.expression == Always(True):
+        return before
+    return replace(before, expression=Or((before.expression, after.expression)))

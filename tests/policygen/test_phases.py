@@ -1,0 +1,122 @@
+"""Phases: their text, what they mean, and that they only take away."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from calls import event
+
+from policygen.errors import PolicyError
+from policygen.evaluate import evaluate
+from policygen.language.document import Document, parse
+from policygen.language.naming import format_action
+from policygen.model import Phase
+from policygen.phases import START, in_phase, phase_policies, with_phases
+from policygen.sets.compare import Verdict, compare
+
+TEXT = """\
+callfence 1
+arch x86_64
+table 6.18
+arm exec
+default kill
+unknown errno ENOSYS
+phase listening after listen   # the socket is there
+# from here on there are strangers
+phase serving after accept4, epoll_wait
+
+accept4: flags == SOCK_CLOEXEC
+bind: allow until listening    # once
+epoll_wait: allow
+listen: allow until serving
+# libraries
+mmap: prot == PROT_READ|PROT_EXEC until listening  # code
+   || prot == PROT_READ|PROT_WRITE
+mprotect: allow until serving
+       || prot == PROT_READ
+openat: flags == O_RDONLY
+     || flags == O_RDWR until serving
+   else errno EACCES
+"""
+
+VERDICTS = [
+    ("start", ("bind", 3), "allow"),
+    ("listening", ("bind", 3), "kill"),
+    ("serving", ("bind", 3), "kill"),
+    ("listening", ("listen", 3), "allow"),
+    ("serving", ("listen", 3), "kill"),
+    ("start", ("mmap", 0, 1, 5), "allow"),
+    ("listening", ("mmap", 0, 1, 5), "kill"),
+    ("serving", ("mmap", 0, 1, 3), "allow"),
+    ("listening", ("mprotect", 0, 1, 7), "allow"),
+    ("serving", ("mprotect", 0, 1, 7), "kill"),
+    ("serving", ("mprotect", 0, 1, 1), "allow"),
+    ("listening", ("openat", 0, 0, 2), "allow"),
+    ("serving", ("openat", 0, 0, 2), "errno EACCES"),
+]
+
+
+def test_text_is_canonical() -> None:
+    document = parse(TEXT)
+    assert document.text() == TEXT
+    assert document.with_policy(document.policy) == document
+
+
+@pytest.mark.parametrize(("phase", "call", "action"), VERDICTS)
+def test_verdict(phase: str, call: tuple[str, int], action: str) -> None:
+    policy = parse(TEXT).policy
+    assert format_action(evaluate(policy, event(*call), phase)) == action
+    assert format_action(evaluate(in_phase(policy, phase), event(*call))) == action
+
+
+def test_each_phase_is_narrower() -> None:
+    policies = [policy for _, policy in phase_policies(parse(TEXT).policy)]
+    for before, after in pairwise(policies):
+        assert compare(before, after).verdict is Verdict.NARROWER
+
+
+def test_an_implied_set_holds_in_every_phase() -> None:
+    policy = parse("implied 1\nphase serving after epoll_wait\nbind: allow until serving\nepoll_wait: allow").policy
+    assert [evaluate(policy, event("getpid"), name).lets_run for name in (START, "serving")] == [True, True]
+
+
+def test_a_phase_that_allows_more_widens_what_is_before_it() -> None:
+    start, serving = parse("read: fd == 3").policy, parse("read: fd == 4\nepoll_wait: allow").policy
+    made = Document(start).with_policy(with_phases((start, serving), (Phase("serving", ("epoll_wait",), {}),)))
+    assert "read: fd == 3 until serving\n   || fd == 4\n" in made.text()
+    assert parse(made.text()).policy == made.policy
+
+
+def test_a_phase_that_denies_nothing_more_is_left_out() -> None:
+    policy = parse("epoll_wait: allow").policy
+    assert not with_phases((policy, policy), (Phase("serving", ("epoll_wait",), {}),)).phases
+
+
+def test_no_such_phase() -> None:
+    with pytest.raises(ValueError, match="no phase is named x; there is start, listening, serving"):
+        in_phase(parse(TEXT).policy, "x")
+
+
+FILES = {"more": "bind: allow until serving\nread: allow", "phases": "phase serving after epoll_wait"}
+
+
+def test_an_included_file_may_end_what_it_allows() -> None:
+    text = "phase serving after epoll_wait\ninclude more\nepoll_wait: allow"
+    document = parse(text, read=FILES.__getitem__)
+    assert [evaluate(document.policy, event("bind", 3), name).lets_run for name in (START, "serving")] == [True, False]
+    assert "include more\n" in document.with_policy(document.policy).text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("include phases", "a file that is included declares no phase"),
+        ("include more", "no phase is named serving"),
+    ],
+)
+def test_phases_are_declared_in_the_policy(text: str, message: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse(text, read=FILES.__getitem__)
+    assert caught.value.message == message
+    assert caught.value.chain == ("<policy>:1",)
