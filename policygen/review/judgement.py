@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from policygen.review.catalogue import Level
 from policygen.review.combined import Combined, completed, listed
 from policygen.review.lint import Finding, lint
 from policygen.review.risk import Ranked, ranked
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from policygen.language.document import Document
-    from policygen.review.catalogue import Level
     from tracer.abi import Arch
 
 
@@ -104,7 +104,8 @@ def _of_setting(one: Setting) -> Headline:
 
 
 def _of_combination(one: Combined) -> Headline:
+    """Completing a chain is a danger, also of one that a policy may well have: a reviewer decides it here, or never."""
     new, others = one.calls[: one.new], one.calls[one.new :]
     subject = f"{listed(new)}, with {listed(others)}" if others else listed(new)
     row = one.row
-    return Headline(row.level, row.id, one.arch, new[0], subject, f"it {row.grants}", row.why, row.safer, new)
+    return Headline(Level.DANGER, row.id, one.arch, new[0], subject, f"it {row.grants}", row.why, row.safer, new)

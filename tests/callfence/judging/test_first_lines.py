@@ -1,0 +1,38 @@
+"""A change that completes a combination is a danger in the first line of every form of a comparison."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+
+import pytest
+
+from callfence.judging import diff_formats
+from callfence.judging.diff_text import as_text
+from callfence.report.content import gather
+from callfence.report.page import page
+from policygen.language.document import parse
+from policygen.review.judgement import judge
+from tests.policygen.review.test_combined import COMPLETED
+
+
+@pytest.mark.parametrize("implied", ["", "implied 1\n"], ids=["exact", "implied"])
+@pytest.mark.parametrize(("before", "after", "name"), COMPLETED, ids=[f"{name}-{after}" for _, after, name in COMPLETED])
+def test_what_becomes_possible_is_said_first(before: list[str], after: str, name: str, implied: str) -> None:
+    old, new = (parse(implied + "\n".join(lines)) for lines in (before, [*before, after]))
+    judgement = judge(old, new)
+    if implied and after.startswith("fcntl"):  # granted by the set: nothing changes
+        assert judgement.headlines == ()
+        return
+    call = after.partition(":")[0]
+    text = next(iter(as_text(judgement)))
+    assert re.fullmatch(rf"wider: danger: {call}\b.*: it .* \[{name}\]", text)
+    first = diff_formats.as_markdown(judgement, "a.policy").splitlines()[0]
+    assert first == f"**`a.policy`: wider**: **danger**: {text.partition('danger: ')[2]}."
+    result = json.loads(diff_formats.as_sarif(judgement, "-"))["runs"][0]["results"][0]
+    assert (result["level"], result["ruleId"]) == ("error", name)
+    shown = page(gather("a.policy", new, None, ("old.policy", old)))
+    said = [html.unescape(one) for one in re.findall(r'<p class="answer">(.*?)</p>', shown)]
+    grants = text.partition("danger: ")[2].partition(" [")[0]
+    assert said[0] == f'<span class="badge danger">wider</span> Danger: {grants}.'
