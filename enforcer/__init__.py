@@ -6,6 +6,6 @@
     reporting/  answer denied calls, and describe them
     kernel      system calls that Python has no name for
 
-Every start of a program imports these, so until a violation nothing but ctypes and little else is imported: values here are
-plain classes, and `TYPE_CHECKING` is assigned, because dataclasses and typing cost more than everything else together.
+Every start of a program imports these, so until a violation little of Python's library is imported: values here are plain
+classes, and `TYPE_CHECKING` is assigned, because dataclasses and typing cost more than everything else together.
 """

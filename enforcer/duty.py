@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import select
 
-from enforcer import confinement, helper, kernel, sealed
+from enforcer import confinement, helper, kept, kernel
+from enforcer.reporting.answer import Answers
 from enforcer.shield import shielded
 from tracer import linux
 
@@ -41,7 +42,7 @@ class Duty:
 
     def __init__(self, reporter: Reporter) -> None:
         """Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
-        self._code = sealed.read()
+        self._code = kept.read()
         self._filter = confinement.read(renews_log=reporter.folder >= 0)
         self._reporter = reporter
         self._listener = _NONE
@@ -51,13 +52,16 @@ class Duty:
         """A pidfd of the stand-in."""
 
     def start(self, program: int) -> None:
-        """Start the stand-in, which gets the listener later, through a shared table of descriptors.
+        """Load no more code from files, and start the stand-in.
+
+        It gets the listener later, through a shared table of descriptors.
 
         `program` is a pidfd of the first confined process.  Raises OSError.
         """
         self._program = program
         self._asked = kernel.shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
         self._ready = os.pipe()
+        self._code.seal()
         own = os.getpid()
         self.stand_in = kernel.clone(kernel.CLONE_FILES)
         if self.stand_in == 0:
@@ -110,11 +114,8 @@ class Duty:
         self._watch_stand_in()
 
     def _confine(self, *kept: int) -> None:
-        """Close what is not needed, load no more code from files, make no more calls than answering takes."""
+        """Close what is not needed, make no more calls than answering takes."""
         helper.close_all_but((self._program, self._listener, *self.descriptors(), *kept))
-        self._code.seal()
-        from enforcer.reporting.answer import Answers  # from memory; before the program runs, since a limit may take that later
-
         self._answers = Answers(self._listener, self._asked, self._reporter)
         confinement.confine(self._filter)
 

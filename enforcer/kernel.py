@@ -1,15 +1,15 @@
-"""The system calls that Python has no name for, through ctypes; nothing here knows what they are for.
+"""The system calls that Python has no name for, through C functions; nothing here knows what they are for.
 
 x86_64 numbers throughout (asm/unistd_64.h).  Every function raises OSError with the call's name in `filename`'s
 place, so that a refusal can always be told to the user as "CALL: errno".  Imported on every start of `enforce`:
-hence no dataclasses, enum, signal or struct formats beyond what ctypes loads itself.
+hence no ctypes, dataclasses, enum, signal or struct.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 
+from enforcer import ffi
 from tracer import linux
 
 TYPE_CHECKING = False
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-_libc.ptrace.restype = ctypes.c_long
-_libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
-_libc.signal.restype = ctypes.c_void_p
-_libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
-_FAILED_MAPPING = ctypes.c_void_p(-1).value
+_libc = ffi.libc
+_libc.syscall.restype = ffi.c_long
+_libc.ptrace.restype = ffi.c_long
+_libc.ptrace.argtypes = (ffi.c_long, ffi.c_long, ffi.c_void_p, ffi.c_void_p)
+_libc.signal.restype = ffi.c_void_p
+_libc.signal.argtypes = (ffi.c_int, ffi.c_void_p)
+_libc.mmap.restype = ffi.c_void_p
+_libc.mmap.argtypes = (ffi.c_void_p, ffi.c_size_t, ffi.c_int, ffi.c_int, ffi.c_int, ffi.c_long)
+_FAILED_MAPPING = ffi.c_void_p(-1).value
 
 # asm/signal.h, x86
 SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 2, 5, 9, 13, 17, 18, 19, 25, 31
@@ -43,17 +43,17 @@ Registers = list[int]
 """The words of struct user_regs_struct, also for a 32-bit tracee; `tracer.linux` has the indices."""
 
 
-class Notification(ctypes.Structure):
+class Notification(ffi.Structure):
     """struct seccomp_notif with its struct seccomp_data unfolded (linux/seccomp.h): 80 bytes."""
 
     _fields_ = (
-        ("id", ctypes.c_uint64),
-        ("task", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("number", ctypes.c_uint32),
-        ("arch", ctypes.c_uint32),
-        ("ip", ctypes.c_uint64),
-        ("arguments", ctypes.c_uint64 * 6),
+        ("id", ffi.c_uint64),
+        ("task", ffi.c_uint32),
+        ("flags", ffi.c_uint32),
+        ("number", ffi.c_uint32),
+        ("arch", ffi.c_uint32),
+        ("ip", ffi.c_uint64),
+        ("arguments", ffi.c_uint64 * 6),
     )
     id: int
     task: int
@@ -64,29 +64,30 @@ class Notification(ctypes.Structure):
     arguments: Any
 
 
-_NOTIFICATION_SIZE = ctypes.sizeof(Notification)
-_CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread (linux/capability.h)
+_NOTIFICATION_SIZE = ffi.sizeof(Notification)
+_Bytes = ffi.c_char * _NOTIFICATION_SIZE
+_CAPABILITY_HEADER = (ffi.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread (linux/capability.h)
 
 
-class _Response(ctypes.Structure):
+class _Response(ffi.Structure):
     """struct seccomp_notif_resp (linux/seccomp.h)."""
 
     _fields_ = (
-        ("id", ctypes.c_uint64),
-        ("val", ctypes.c_int64),
-        ("error", ctypes.c_int32),
-        ("flags", ctypes.c_uint32),
+        ("id", ffi.c_uint64),
+        ("val", ffi.c_int64),
+        ("error", ffi.c_int32),
+        ("flags", ffi.c_uint32),
     )
 
 
-class _Program(ctypes.Structure):
+class _Program(ffi.Structure):
     """struct sock_fprog (linux/filter.h), the 64-bit layout."""
 
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+    _fields_ = (("length", ffi.c_ushort), ("instructions", ffi.c_char_p))
 
 
 def _refused(call: str) -> OSError:
-    number = ctypes.get_errno()
+    number = ffi.get_errno()
     return OSError(number, os.strerror(number), call)
 
 
@@ -98,8 +99,8 @@ def _checked(result: int, call: str) -> int:
 
 def syscall(call: str, number: int, *arguments: Any) -> int:
     """One raw system call; integers are passed at their full 64 bits."""
-    wide = (ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
-    return _checked(_libc.syscall(ctypes.c_long(number), *wide), call)
+    wide = (ffi.c_long(a) if isinstance(a, int) else a for a in arguments)
+    return _checked(_libc.syscall(ffi.c_long(number), *wide), call)
 
 
 def clone(flags: int = 0) -> int:
@@ -108,10 +109,10 @@ def clone(flags: int = 0) -> int:
     Without an exit signal the child's end sends no SIGCHLD (which would stay pending in a program that starts with
     SIGCHLD blocked), and plain waitpid() does not see it.
     """
-    api = ctypes.pythonapi
+    api = ffi.pythonapi
     api.PyOS_BeforeFork()
-    pid = _libc.syscall(ctypes.c_long(_SYS_CLONE), ctypes.c_long(flags), None, None, None, None)
-    number = ctypes.get_errno()
+    pid = _libc.syscall(ffi.c_long(_SYS_CLONE), ffi.c_long(flags), None, None, None, None)
+    number = ffi.get_errno()
     if pid == 0:
         api.PyOS_AfterFork_Child()
         return 0
@@ -129,8 +130,8 @@ class Image:
     """What execve(2) is given besides the path, laid out beforehand: executing it allocates nothing large."""
 
     def __init__(self, argv: Sequence[bytes], environment: Sequence[bytes]) -> None:
-        self.argv = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
-        self.environment = (ctypes.c_char_p * (len(environment) + 1))(*environment, None)
+        self.argv = (ffi.c_char_p * (len(argv) + 1))(*argv, None)
+        self.environment = (ffi.c_char_p * (len(environment) + 1))(*environment, None)
 
     def execute(self, path: bytes) -> NoReturn:
         _libc.execve(path, self.argv, self.environment)
@@ -153,35 +154,35 @@ def set_undumpable() -> None:
 
 def allow_tracer(pid: int) -> None:
     """Let that process trace this one where Yama restricts it (admin-guide/LSM/Yama.rst); EINVAL without Yama."""
-    _libc.prctl(linux.PR_SET_PTRACER, ctypes.c_ulong(pid), 0, 0, 0)
+    _libc.prctl(linux.PR_SET_PTRACER, ffi.c_ulong(pid), 0, 0, 0)
 
 
 def is_reaper() -> bool:
     """Whether orphaned descendants become children of this process: pid 1 of a namespace, or a subreaper."""
-    flag = ctypes.c_int(0)
-    _libc.prctl(linux.PR_GET_CHILD_SUBREAPER, ctypes.byref(flag), 0, 0, 0)
+    flag = ffi.c_int(0)
+    _libc.prctl(linux.PR_GET_CHILD_SUBREAPER, ffi.byref(flag), 0, 0, 0)
     return os.getpid() == 1 or bool(flag.value)
 
 
 def can_notify() -> bool:
     """Whether the kernel has SECCOMP_RET_USER_NOTIF (5.0); False too where seccomp(2) itself is refused."""
-    action = ctypes.c_uint32(linux.SECCOMP_RET_USER_NOTIF)
-    arguments = (ctypes.c_long(linux.SECCOMP_GET_ACTION_AVAIL), ctypes.c_long(0), ctypes.byref(action))
-    return bool(_libc.syscall(ctypes.c_long(_SYS_SECCOMP), *arguments) == 0)
+    action = ffi.c_uint32(linux.SECCOMP_RET_USER_NOTIF)
+    arguments = (ffi.c_long(linux.SECCOMP_GET_ACTION_AVAIL), ffi.c_long(0), ffi.byref(action))
+    return bool(_libc.syscall(ffi.c_long(_SYS_SECCOMP), *arguments) == 0)
 
 
 def install(program: bytes, flags: int) -> int:
     """Put a filter on this thread; a listener's descriptor under SECCOMP_FILTER_FLAG_NEW_LISTENER, else 0.
 
     Under SECCOMP_FILTER_FLAG_TSYNC on all threads of the process, or on none: then the id of one that has other filters."""
-    reference = ctypes.byref(_Program(len(program) // 8, program))
+    reference = ffi.byref(_Program(len(program) // 8, program))
     return syscall("seccomp", _SYS_SECCOMP, linux.SECCOMP_SET_MODE_FILTER, flags, reference)
 
 
 def capabilities() -> tuple[int, int, int]:
     """The effective, permitted and inheritable capabilities of this thread, 64 bits each (capget(2))."""
-    words = (ctypes.c_uint32 * 6)()
-    syscall("capget", _SYS_CAPGET, ctypes.byref(_CAPABILITY_HEADER), ctypes.byref(words))
+    words = (ffi.c_uint32 * 6)()
+    syscall("capget", _SYS_CAPGET, ffi.byref(_CAPABILITY_HEADER), ffi.byref(words))
     low, high = words[:3], words[3:]
     return (low[0] | high[0] << 32, low[1] | high[1] << 32, low[2] | high[2] << 32)
 
@@ -189,8 +190,8 @@ def capabilities() -> tuple[int, int, int]:
 def set_capabilities(kept: int) -> None:
     """Make these the effective and permitted capabilities of this thread, with none inheritable (capset(2))."""
     low, high = kept & 0xFFFFFFFF, kept >> 32
-    words = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
-    syscall("capset", _SYS_CAPSET, ctypes.byref(_CAPABILITY_HEADER), ctypes.byref(words))
+    words = (ffi.c_uint32 * 6)(low, low, 0, high, high, 0)
+    syscall("capset", _SYS_CAPSET, ffi.byref(_CAPABILITY_HEADER), ffi.byref(words))
 
 
 def send_signal(pidfd: int, number: int) -> None:
@@ -217,16 +218,16 @@ def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
 
 def event_message(pid: int) -> int:
     """What belongs to the event a tracee has stopped at: a new child's or thread's id (PTRACE_GETEVENTMSG)."""
-    message = ctypes.c_ulong(0)
-    ptrace(linux.PTRACE_GETEVENTMSG, pid, 0, ctypes.addressof(message))
+    message = ffi.c_ulong(0)
+    ptrace(linux.PTRACE_GETEVENTMSG, pid, 0, ffi.addressof(message))
     return message.value
 
 
 def peek(pid: int, address: int) -> int:
     """The 8 bytes at `address` as an unsigned number."""
-    ctypes.set_errno(0)
+    ffi.set_errno(0)
     word = _libc.ptrace(linux.PTRACE_PEEKDATA, pid, address, None)
-    if word == -1 and ctypes.get_errno():
+    if word == -1 and ffi.get_errno():
         raise _refused("ptrace")
     return int(word) & 0xFFFFFFFFFFFFFFFF
 
@@ -237,8 +238,8 @@ def poke(pid: int, address: int, word: int) -> None:
 
 def syscall_info(pid: int) -> tuple[int, int, int, int]:
     """At a call's stop: op (entry or exit), architecture, and at an entry its number and first argument."""
-    info = (ctypes.c_uint8 * linux.INFO_SIZE)()
-    ptrace(linux.PTRACE_GET_SYSCALL_INFO, pid, linux.INFO_SIZE, ctypes.addressof(info))
+    info = (ffi.c_uint8 * linux.INFO_SIZE)()
+    ptrace(linux.PTRACE_GET_SYSCALL_INFO, pid, linux.INFO_SIZE, ffi.addressof(info))
     fields = ((linux.INFO_OP, 1), (linux.INFO_ARCH, 4), (linux.INFO_NUMBER, 8), (linux.INFO_ARGUMENTS, 8))
     op, arch, number, first = (int.from_bytes(bytes(info[at : at + size]), "little") for at, size in fields)
     return op, arch, number, first
@@ -250,26 +251,26 @@ def poke_user(pid: int, offset: int, word: int) -> None:
 
 
 def get_registers(pid: int) -> Registers:
-    words = (ctypes.c_uint64 * linux.USER_REGS)()
-    ptrace(linux.PTRACE_GETREGS, pid, 0, ctypes.addressof(words))
+    words = (ffi.c_uint64 * linux.USER_REGS)()
+    ptrace(linux.PTRACE_GETREGS, pid, 0, ffi.addressof(words))
     return list(words)
 
 
 def set_registers(pid: int, registers: Registers) -> None:
-    words = (ctypes.c_uint64 * linux.USER_REGS)(*registers)
-    ptrace(linux.PTRACE_SETREGS, pid, 0, ctypes.addressof(words))
+    words = (ffi.c_uint64 * linux.USER_REGS)(*registers)
+    ptrace(linux.PTRACE_SETREGS, pid, 0, ffi.addressof(words))
 
 
 def swap_signal_mask(pid: int, mask: int) -> int:
     """Give a stopped tracee another mask of blocked signals, 64 bits; the former one (Linux 3.11)."""
-    former, new = ctypes.c_uint64(0), ctypes.c_uint64(mask)
-    ptrace(linux.PTRACE_GETSIGMASK, pid, 8, ctypes.addressof(former))
-    ptrace(linux.PTRACE_SETSIGMASK, pid, 8, ctypes.addressof(new))
+    former, new = ffi.c_uint64(0), ffi.c_uint64(mask)
+    ptrace(linux.PTRACE_GETSIGMASK, pid, 8, ffi.addressof(former))
+    ptrace(linux.PTRACE_SETSIGMASK, pid, 8, ffi.addressof(new))
     return former.value
 
 
 def _ioctl(descriptor: int, request: int, argument: Any) -> None:
-    result = _libc.ioctl(descriptor, ctypes.c_ulong(request), ctypes.byref(argument))
+    result = _libc.ioctl(descriptor, ffi.c_ulong(request), ffi.byref(argument))
     _checked(result, "ioctl(SECCOMP_IOCTL_NOTIF)")
 
 
@@ -283,14 +284,14 @@ def shared_notification() -> Notification:
 
 def receive(listener: int, notification: Notification) -> None:
     """Wait for the next call that asks for an answer.  ENOENT: its task has died or been interrupted meanwhile."""
-    ctypes.memset(ctypes.addressof(notification), 0, _NOTIFICATION_SIZE)  # the kernel insists
+    _Bytes.from_address(ffi.addressof(notification)).raw = bytes(_NOTIFICATION_SIZE)  # the kernel insists on zeros
     _ioctl(listener, _NOTIF_RECV, notification)
 
 
 def is_waiting(listener: int, identity: int) -> bool:
     """Whether that call still waits: only then is what was read from /proc/TASK about the caller."""
     try:
-        _ioctl(listener, _NOTIF_ID_VALID, ctypes.c_uint64(identity))
+        _ioctl(listener, _NOTIF_ID_VALID, ffi.c_uint64(identity))
     except OSError:
         return False
     return True

@@ -1,12 +1,13 @@
 """A secret of the user's that the kernel keeps: what a confined program cannot read unless its policy allows keyctl(2).
 
-`learn` and `enforce` may need it on every start, so nothing is imported but ctypes.
+`learn` and `enforce` may need it on every start, so little is imported.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
+
+from enforcer import ffi
 
 _SYS_ADD_KEY, _SYS_KEYCTL = 248, 250  # asm/unistd_64.h
 _KEYCTL_SETPERM, _KEYCTL_SEARCH, _KEYCTL_READ = 5, 10, 11  # linux/keyctl.h
@@ -17,13 +18,13 @@ _TYPE, _NAME, _SIZE = b"user", b"callfence:cache", 32
 
 def secret() -> bytes:
     """Return the user's secret, made at the first call; b"" where the kernel, or a container's filter, has no keyrings."""
-    call = ctypes.CDLL(None, use_errno=True).syscall
-    call.restype = ctypes.c_long
-    wide = ctypes.c_long
+    call = ffi.libc.syscall
+    call.restype = ffi.c_long
+    wide = ffi.c_long
     number = call(wide(_SYS_KEYCTL), wide(_KEYCTL_SEARCH), wide(_USER_KEYRING), _TYPE, _NAME, wide(0))
     if number < 0:
         number = call(wide(_SYS_ADD_KEY), _TYPE, _NAME, os.urandom(_SIZE), wide(_SIZE), wide(_USER_KEYRING))
         call(wide(_SYS_KEYCTL), wide(_KEYCTL_SETPERM), wide(number), wide(_MAY_USE))
-    content = ctypes.create_string_buffer(_SIZE)
+    content = (ffi.c_char * _SIZE)()
     length = call(wide(_SYS_KEYCTL), wide(_KEYCTL_READ), wide(number), content, wide(_SIZE))
     return content.raw if number >= 0 and length == _SIZE else b""

@@ -47,7 +47,15 @@ def shielded(filter_: bytes, pids: Sequence[int]) -> bytes:
 
     kill(-1), which reaches every process of the user, is denied with SIGKILL and SIGSTOP: the helper ignores other signals.
     """
-    return b"".join(_section(pids, *calls) for calls in _CALLS) + filter_
+    before = _TEMPLATE
+    for stands_for, pid in zip(_NO_PIDS, pids, strict=True):
+        for sign in (1, -1):
+            before = before.replace(_word(sign * stands_for), _word(sign * pid))
+    return before + filter_
+
+
+def _word(value: int) -> bytes:
+    return (value & _WORD).to_bytes(4, "little")
 
 
 def _section(
@@ -96,6 +104,10 @@ def _assembled(lines: Sequence[_Line]) -> bytes:
         program += code.to_bytes(2, "little") + jumps + k.to_bytes(4, "little")
     return program
 
+
+_NO_PIDS = (0x7FFFFF01, 0x7FFFFF02)  # no pid is that large (PID_MAX_LIMIT, linux/threads.h)
+_TEMPLATE = b"".join(_section(_NO_PIDS, *calls) for calls in _CALLS)
+"""Made once, before the helper is cloned: in a clone, each page that is touched for the first time is copied."""
 
 if TYPE_CHECKING:
     _Line = str | tuple[int, int | str] | tuple[int, int, str, str]

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import os
 import stat
-from binascii import crc32
+from zlib import crc32
 
 from callfence.enforcing.sealed import Compiled, is_sealed, seal, unseal
+from enforcer.kept import stamps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 SYSTEM = "/var/cache/callfence"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-"""The folder that the packages are installed in."""
+_COMPILES = (f"{_ROOT}/policygen/", f"{_ROOT}/tracer/abi/")
 _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
 
 
@@ -142,18 +143,8 @@ def compiler() -> bytes:
     """What identifies the code and tables that compile: every file's name, size and time of change."""
     from callfence.version import __version__
 
-    parts = [__version__]
-    folders = [f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi"]  # importing them to ask for their place takes longer
-    for folder in folders:
-        with os.scandir(folder) as found:
-            for entry in sorted(found, key=lambda entry: entry.name):
-                if entry.is_dir():
-                    if entry.name != "__pycache__":
-                        folders.append(entry.path)
-                    continue
-                status = entry.stat()
-                parts.append(f"{entry.path} {status.st_size} {status.st_mtime_ns}")
-    return "\n".join(parts).encode()
+    files = (one for one in stamps().items() if one[0].startswith(_COMPILES) and one[0].endswith((".py", ".tsv")))
+    return f"{__version__} {sorted(files)}".encode()
 
 
 def _store(compiled: Compiled, place: _Place | None) -> str:

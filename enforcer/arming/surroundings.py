@@ -5,11 +5,10 @@ Loaded only where one of these is asked for.  Nothing of it can be undone by the
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 
-from enforcer import kernel
+from enforcer import ffi, kernel
 from enforcer.errors import EnforceError
 from tracer import linux
 
@@ -148,8 +147,8 @@ def _drop_capabilities() -> None:
             _prctl("prctl(PR_CAPBSET_DROP)", _PR_CAPBSET_DROP, capability)
         except OSError:
             break  # there are no more, or CAP_SETPCAP is missing
-    header, data = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
-    kernel.syscall("capset", _SYS_CAPSET, ctypes.byref(header), ctypes.byref(data))
+    header, data = (ffi.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ffi.c_uint32 * 6)()
+    kernel.syscall("capset", _SYS_CAPSET, ffi.byref(header), ffi.byref(data))
 
 
 def _keep_signals_inside() -> None:
@@ -160,9 +159,9 @@ def _keep_signals_inside() -> None:
         version = 0
     if version < _SCOPES_SINCE:
         raise EnforceError(f"--scope signals needs Landlock's ABI {_SCOPES_SINCE} (Linux 6.12), and this kernel has {version}")
-    attributes = (ctypes.c_uint64 * 3)(0, 0, _LANDLOCK_SCOPE_SIGNAL)  # struct landlock_ruleset_attr
-    size = ctypes.sizeof(attributes)
-    ruleset = kernel.syscall("landlock_create_ruleset", _SYS_LANDLOCK_CREATE_RULESET, ctypes.byref(attributes), size, 0)
+    attributes = (ffi.c_uint64 * 3)(0, 0, _LANDLOCK_SCOPE_SIGNAL)  # struct landlock_ruleset_attr
+    size = ffi.sizeof(attributes)
+    ruleset = kernel.syscall("landlock_create_ruleset", _SYS_LANDLOCK_CREATE_RULESET, ffi.byref(attributes), size, 0)
     kernel.syscall("landlock_restrict_self", _SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,9 @@ DESCRIBE = r"""
 import os, sys, tempfile
 sys.path.insert(0, ROOT)
 from callfence.enforcing import command, filters
-from enforcer import kernel, sealed
+from enforcer import kept, kernel
 from enforcer.reporting.reporter import Reporter
-code = sealed.read()
+code = kept.read()
 for path in list(sys.path_importer_cache): del sys.path_importer_cache[path]
 code.seal()
 class Finder:
@@ -53,3 +54,29 @@ def test_nothing_is_missing_and_no_file_is_opened(kept: bool, tmp_path: Path) ->
         assert done.stderr.count("denied") > 20
         assert done.stderr.count('"call"') > 20
         assert "could not be described" not in done.stderr
+
+
+KEEP = r"""
+import os, sys
+sys.path.insert(0, ROOT)
+from enforcer import kept, sealed
+kept.read()
+code = sealed.kept()
+modules = [name for name in code._index if not name.startswith("/")]
+print(len(modules) > 80, [name for name in modules if not code._of(name).startswith(sealed.MAGIC_NUMBER)])
+sealed.prefer()
+import policygen.model, tracer.loop
+print(policygen.model.__loader__ is sys.meta_path[0], os.path.exists(policygen.model.__file__), tracer.loop.__file__)
+sys.meta_path.pop(0)
+os.utime(sealed.__file__.replace("sealed", "text"), (1, 1))
+print(sealed.kept())
+"""
+
+
+def test_what_is_kept_is_compiled_and_up_to_date(tmp_path: Path) -> None:
+    for name in ("callfence", "enforcer", "policygen", "tracer"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", KEEP.replace("ROOT", repr(str(tmp_path)))]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment)
+    assert done.stdout == f"True []\nTrue True {tmp_path}/tracer/loop.py\nNone\n", done.stderr[-3000:]

@@ -1,0 +1,153 @@
+"""The one file that `enforcer.sealed` reads: which modules and tables are in it, and how it is written."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+from _frozen_importlib_external import MAGIC_NUMBER
+from marshal import dumps
+
+from enforcer import sealed
+from enforcer.sealed import Loader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from enforcer.sealed import Index, Stamps
+
+_ROOT = os.path.dirname(os.path.dirname(__file__))
+_LIBRARY = os.path.dirname(os.__file__)
+
+_KNOWN = ((3, 11), (3, 12), (3, 13))
+"""Versions of Python whose modules are in _STANDARD."""
+_LATER = ("enforcer.reporting.report", "policygen.language.document")
+"""What the helper imports at the first violation, with all that it imports."""
+_EXTENSIONS = ("_struct", *(("_typing",) if sys.version_info < (3, 13) else ("_opcode",)))
+"""Modules of Python's library that may be compiled ones: imported at once."""
+_FOLDERS = ("callfence/enforcing", "enforcer", "policygen", "tracer/abi")
+"""Folders of ours, and those in them: what a start imports, what describes a violation, and what compiles a policy."""
+_WITHOUT = {"completeness", "formats", "merging", "review"}
+"""Folders in those of which neither a start nor describing a violation imports anything (tests/enforcer/test_sealed.py)."""
+_FILES = ("tracer/errors.py", "tracer/linux.py")
+_STANDARD = (
+    "ast", "bisect", "collections", "collections.abc", "contextlib", "copy", "copyreg", "dataclasses", "dis",
+    "enum", "functools", "importlib", "importlib.machinery", "inspect", "json", "json.decoder", "json.encoder",
+    "json.scanner", "keyword", "linecache", "opcode", "_opcode_metadata", "operator", "re", "re._casefix", "re._compiler",
+    "re._constants", "re._parser", "reprlib", "shlex", "signal", "struct", "token", "tokenize", "types", "typing", "warnings",
+    "weakref", "_weakrefset",
+)
+"""Modules of Python's library that they import, in some version or other."""
+_AT_ONCE = ("callfence.", "enforcer.", "policygen.reading", "tracer.errors", "tracer.linux", "struct", "types")
+"""What each start imports.  Everything else is compressed: reading and cloning more memory would cost each start more than
+it saves at a violation."""
+
+
+def read() -> Loader:
+    """Read everything that the helper needs later."""
+    if sys.version_info[:2] not in _KNOWN:
+        _import(_LATER)  # 60 ms
+    _import(_EXTENSIONS)
+    return sealed.kept() or Loader(*_collected())
+
+
+def stamps() -> Stamps:
+    """What was compared with the files when this process started, or else what they are now."""
+    loader = sealed.kept()
+    return loader.stamps if loader else _stamps()
+
+
+def _collected() -> tuple[Stamps, Index, bytes]:
+    """Everything that there is; it is written into the file, too, if this user may."""
+    keeps = not sys.dont_write_bytecode and os.access(os.path.dirname(sealed.KEPT), os.W_OK)
+    known = _stamps()
+    index, content = _contents(known, compiles=keeps)
+    if keeps:
+        _keep(dumps((sys.version, known, index)), content)
+    return known, index, content
+
+
+def _stamps() -> Stamps:
+    """Python's own modules change with its version and its folder; a new file of ours changes its folder."""
+    found = [_LIBRARY, *(f"{_ROOT}/{name}" for name in _FILES)]
+    folders = [f"{_ROOT}/{name}" for name in _FOLDERS]
+    for folder in folders:
+        found.append(folder)
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.is_dir():
+                folders += [] if entry.name == "__pycache__" else [entry.path]
+            elif entry.name.endswith((".py", ".tsv")):
+                found.append(entry.path)
+    return {path: sealed.stamp(path) for path in found}
+
+
+def _contents(known: Stamps, *, compiles: bool) -> tuple[Index, bytes]:
+    """A module that Python has not compiled is compiled, or else kept as source: then it takes time when it is imported."""
+    index: Index = {}
+    content = bytearray()
+
+    def code(path: str) -> bytes:
+        found = _code(path)
+        if compiles and not found.startswith(MAGIC_NUMBER):
+            found = MAGIC_NUMBER.ljust(sealed.HEAD, b"\0") + dumps(compile(found, path, "exec", dont_inherit=True))
+        return found
+
+    def add(name: str, path: str, get: Callable[[str], bytes], *, is_package: bool = False) -> bool:
+        try:
+            read = get(path)
+        except OSError:
+            return False
+        is_packed = not name.startswith(_AT_ONCE)
+        begin = len(content)
+        content.extend(zlib.compress(read) if is_packed else read)
+        index[name] = (path, is_package, is_packed, begin, len(content))
+        return True
+
+    for path in known:
+        place = path.removeprefix(f"{_ROOT}/")
+        if not _WITHOUT.isdisjoint(place.split("/")):
+            continue
+        if place.endswith(".tsv"):
+            add(path, path, sealed.content)
+        elif place.endswith(".py"):
+            name = place[:-3].replace("/", ".")
+            add(name.removesuffix(".__init__"), path, code, is_package=name.endswith(".__init__"))
+    for name in _STANDARD:
+        path = f"{_LIBRARY}/{name.replace('.', '/')}"
+        add(name, f"{path}.py", code) or add(name, f"{path}/__init__.py", code, is_package=True)
+    return index, bytes(content)
+
+
+def _code(source: str) -> bytes:
+    """A compiled module if it is there and up to date, else its source.  Raises OSError."""
+    folder, _, file = source.rpartition("/")
+    try:
+        compiled = sealed.content(f"{folder}/__pycache__/{file[:-3]}.{sys.implementation.cache_tag}.pyc")
+    except OSError:
+        return sealed.content(source)
+    flags, *stamp = (int.from_bytes(compiled[at : at + 4], "little") for at in (4, 8, 12))
+    nanoseconds, size = sealed.stamp(source)
+    # importlib/_bootstrap_external.py: validated by time and size, unless by a hash that is checked or trusted.
+    fits = stamp == [nanoseconds // 10**9 & 0xFFFFFFFF, size & 0xFFFFFFFF] if flags == 0 else flags == 1
+    return compiled if fits and compiled.startswith(MAGIC_NUMBER) else sealed.content(source)
+
+
+def _keep(head: bytes, content: bytes) -> None:
+    """Write the file."""
+    temporary = f"{sealed.KEPT}.{os.getpid()}"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with open(descriptor, "wb") as file:
+            file.write(len(head).to_bytes(4, "little") + head + content)
+        os.rename(temporary, sealed.KEPT)
+    except OSError:
+        return
+
+
+def _import(names: Iterable[str]) -> None:
+    for name in names:
+        try:
+            __import__(name)
+        except ImportError:
+            continue
