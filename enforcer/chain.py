@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SHIELD = 97
-"""Instructions that `shield` adds, for which there must be room."""
+SHIELD, EXITS = 97, 13
+"""Instructions that `shield.shielded` and `shield.asking_on_exit` add, for which there must be room."""
 _SIZE = linux.BPF_INSTRUCTION
 
 
@@ -22,15 +22,15 @@ def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
     """Return one program for all of `filters`, each an array of struct sock_filter that returns constants.
 
     The kernel's order of strictness (seccomp(2)) decides, of equals the first.  With `reports`, a notification outranks all
-    but a kill, because the helper judges by all policies, and there must be room for the shield.  ValueError if there are no
-    filters, or more instructions than the kernel takes.
+    but a kill, because the helper judges by all policies, and there must be room for what `shield` adds.  ValueError if there
+    are no filters, or more instructions than the kernel takes.
     """
     if not filters:
         raise ValueError("no filter")
     whole = filters[-1]
     for one in reversed(filters[:-1]):
         whole = _followed(one, whole, reports)
-    linux.check_length(whole, room=SHIELD if reports else 0)
+    linux.check_length(whole, room=SHIELD + EXITS if reports else 0)
     return whole
 
 

@@ -33,6 +33,7 @@ class Duty:
         "_epoll",
         "_filter",
         "_listener",
+        "_pid",
         "_program",
         "_ready",
         "_reporter",
@@ -43,7 +44,8 @@ class Duty:
     def __init__(self, reporter: Reporter) -> None:
         """Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
         self._code = kept.read()
-        self._filter = confinement.read(renews_log=reporter.folder >= 0)
+        # Under --audit the program may make every call, too, and its exit status may have to be changed (`end.exit_with`).
+        self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0)
         self._reporter = reporter
         self._listener = _NONE
         self._program = _NONE
@@ -51,14 +53,15 @@ class Duty:
         self._watched = _NONE
         """A pidfd of the stand-in."""
 
-    def start(self, program: int) -> None:
+    def start(self, program: int, pid: int) -> None:
         """Load no more code from files, and start the stand-in.
 
         It gets the listener later, through a shared table of descriptors.
 
-        `program` is a pidfd of the first confined process.  Raises OSError.
+        `program` is a pidfd of the first confined process, whose id is `pid`.  Raises OSError.
         """
         self._program = program
+        self._pid = pid
         self._asked = kernel.shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
         self._ready = os.pipe()
         self._code.seal()
@@ -116,7 +119,7 @@ class Duty:
     def _confine(self, *kept: int) -> None:
         """Close what is not needed, make no more calls than answering takes."""
         helper.close_all_but((self._program, self._listener, *self.descriptors(), *kept))
-        self._answers = Answers(self._listener, self._asked, self._reporter)
+        self._answers = Answers(self._listener, self._asked, self._reporter, self._pid)
         confinement.confine(self._filter)
 
     def _stand_by(self, helper_: int) -> NoReturn:

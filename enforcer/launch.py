@@ -44,6 +44,10 @@ def run(
         filter_ = chain(filters, reports=reporter is not None)
     except ValueError as error:
         raise EnforceError(str(error)) from error
+    if reporter and reporter.audit:
+        from enforcer.shield import asking_on_exit
+
+        filter_ = asking_on_exit(filter_)  # the helper changes the exit status if it lost a report
     found = locate(argv[0], environment)
     passed = around.environment(environment) if around else environment
     image = kernel.Image(argv, passed)

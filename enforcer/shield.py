@@ -1,4 +1,4 @@
-"""Instructions before a filter that keep the program from the processes that answer its calls.
+"""Instructions before a filter: they keep the program from the processes that answer its calls.
 
 The program runs as the same user as its helper, so a policy that allows `kill` or `prlimit64` with any pid would let it stop
 the helper, and one that allows `ptrace` or `pidfd_open` might let it take the helper's descriptors.  These calls fail with
@@ -41,6 +41,8 @@ _CALLS = (
     ),
 )
 
+EXITS = {linux.AUDIT_ARCH_X86_64: (60, 231), linux.AUDIT_ARCH_I386: (1, 252)}  # exit, exit_group
+
 
 def shielded(filter_: bytes, pids: Sequence[int]) -> bytes:
     """The filter, and `chain.SHIELD` instructions before it that deny calls on these two processes.
@@ -52,6 +54,15 @@ def shielded(filter_: bytes, pids: Sequence[int]) -> bytes:
         for sign in (1, -1):
             before = before.replace(_word(sign * stands_for), _word(sign * pid))
     return before + filter_
+
+
+def asking_on_exit(filter_: bytes) -> bytes:
+    """The filter, and `chain.EXITS` instructions before it that ask the helper before a process or a thread exits."""
+    lines: list[_Line] = [(_LD, _ARCH)]
+    for arch, numbers in EXITS.items():
+        lines += [(_JEQ, arch, "", f"not {arch}"), (_LD, _NUMBER), *((_JEQ, number, "ask", "") for number in numbers)]
+        lines += [(_JA, "end"), f"not {arch}"]
+    return _assembled([*lines, (_JA, "end"), "ask", (linux.BPF_RET_K, linux.SECCOMP_RET_USER_NOTIF), "end"]) + filter_
 
 
 def _word(value: int) -> bytes:

@@ -36,7 +36,8 @@ that the policy allows.  Everything it starts is confined as well.  A call that 
 standard error, with the command that allows it, and then fails or kills, as the policy says."""
 
 EPILOG = """\
-Exit status: the program's own; 125 if it could not be confined, 126 if it cannot be executed, 127 if it was not found.
+Exit status: the program's own; 125 if it could not be confined, or if --audit lost a report before the program exited;
+126 if it cannot be executed, 127 if it was not found.
 `learn PROGRAM` writes a policy."""
 
 OPTIONS = (

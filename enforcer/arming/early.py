@@ -92,7 +92,7 @@ def _take(program: int, shared: mmap, duty: Duty) -> NoReturn:
     try:
         pidfd = kernel.pidfd_open(program)
         helper.leave()
-        duty.start(pidfd)
+        duty.start(pidfd, program)
         shared[_NUMBER] = os.getpid().to_bytes(4, "little")
         shared[_STAND_IN] = duty.stand_in.to_bytes(4, "little")
         shared[_READY] = 1

@@ -102,7 +102,7 @@ def _confine(
     os.close(answers)
     os.close(commands)
     if duty:  # while the program's execve works
-        duty.start(pidfd)
+        duty.start(pidfd, program)
         filter_ = duty.shielded(filter_)
     try:
         _arm(program, filter_, pidfd, duty, at_entry=at_entry, stderr=stderr)

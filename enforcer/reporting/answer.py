@@ -10,7 +10,10 @@ import errno
 import gc
 
 from enforcer import kernel
+from enforcer.errors import FAILED
 from enforcer.reporting import end
+from enforcer.reporting.process import owner
+from enforcer.shield import EXITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,11 +30,15 @@ _REPLACED = "the helper process was killed and has been replaced; how often call
 class Answers:
     """Takes calls from the listener, one after the other, into `asked`."""
 
-    def __init__(self, listener: int, asked: Notification, reporter: Reporter) -> None:
+    def __init__(self, listener: int, asked: Notification, reporter: Reporter, program: int) -> None:
+        """`program` is the id of the process whose exit status is that of `enforce`."""
         gc.enable()  # it is off during the start
         self._listener = listener
         self._asked = asked
         self._reporter = reporter
+        self._program = program
+        self._has_lost = False
+        """Whether a violation may have gone without a report."""
         self._reports: Reports | None = None
 
     def next(self) -> None:
@@ -44,6 +51,7 @@ class Answers:
 
     def take_over(self) -> None:
         """Continue where another helper was killed, which may have received a call and not answered it."""
+        self._has_lost = True
         _try(lambda: self._loaded().say(_REPLACED))
         if self._asked.id and self._is_waiting(self._asked):
             self._answer()
@@ -70,6 +78,7 @@ class Answers:
         try:
             action = self._loaded().judge(self._asked)
         except Exception as error:
+            self._has_lost = True
             self._reporter.complain(f"a call could not be judged, so its process is killed: {type(error).__name__}: {error}")
         try:
             self._apply(action)
@@ -85,7 +94,10 @@ class Answers:
     def _apply(self, action: Action | None) -> None:
         kind = action.kind if action else "kill"
         if self._reporter.audit:
-            kernel.let_run(self._listener, self._asked.id)
+            if self._hides_a_loss():
+                end.exit_with(FAILED, self._listener, self._asked)
+            else:
+                kernel.let_run(self._listener, self._asked.id)
         elif action and kind == "errno":
             kernel.fail(self._listener, self._asked.id, action.errno)
         elif kind == "notify":  # as the kernel does without a listener
@@ -95,6 +107,16 @@ class Answers:
             kernel.fail(self._listener, self._asked.id, errno.ENOSYS)
         else:
             end.end(self._listener, self._asked)
+
+    def _hides_a_loss(self) -> bool:
+        """Whether the program is about to exit, as if all were well, and a report of it was lost."""
+        asked = self._asked
+        if asked.number not in EXITS.get(asked.arch, ()) or asked.arguments[0] & 0xFF == FAILED:
+            return False
+        if owner(asked.task) != self._program:
+            return False
+        self.summarise()
+        return self._has_lost or bool(self._reports and self._reports.has_lost)
 
 
 def _try(tell: Callable[[], None]) -> None:

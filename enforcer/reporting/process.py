@@ -30,6 +30,11 @@ def status(task: int) -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
 
 
+def owner(task: int) -> int:
+    """The process that a task belongs to; the task itself if that is not known."""
+    return int(status(task).get("Tgid", task))
+
+
 def executable(process: int) -> str:
     """The path of the file that a process executes."""
     try:

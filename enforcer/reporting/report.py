@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from enforcer.reporting.advice import Advice, advise
 from enforcer.reporting.output import Output
-from enforcer.reporting.process import call_site, executable, status
+from enforcer.reporting.process import call_site, executable, owner
 from enforcer.text import printable
 from policygen.evaluate import evaluate
 from policygen.language.naming import format_call
@@ -89,6 +89,8 @@ class Reports:
         self._distinct: Counter[str] = Counter()
         self._undescribed: Counter[str] = Counter()
         self._lost = 0
+        self.has_lost = False
+        """Whether a report could not be written, ever."""
 
     def judge(self, asked: Notification) -> Action:
         """The strictest action of all policies for the call.  It is reported too; if that fails, the action stays the same."""
@@ -97,7 +99,8 @@ class Reports:
         action = strictest(verdicts)
         denying = [one for one, verdict in zip(self._policies, verdicts, strict=True) if not verdict.lets_run]
         try:
-            self._tell(asked, event, action, denying)
+            if denying or not self._reporter.audit:  # under --audit, exits that are allowed are asked about too
+                self._tell(asked, event, action, denying)
         except Exception as error:
             self.say(f"denied call number {event.number}, which could not be described: {error!r}")
         return action
@@ -124,8 +127,8 @@ class Reports:
             self._lost = 0
 
     def _tell(self, asked: Notification, event: Event, action: Action, denying: list[tuple[str, Policy]]) -> None:
-        process = int(status(asked.task).get("Tgid", asked.task))
-        path = executable(process)
+        pid = owner(asked.task)
+        path = executable(pid)
         key = (path, event.arch, event.number, allowing_line(event))
         count = self._counts.get(key, 0) + 1
         if count == 1:
@@ -137,11 +140,11 @@ class Reports:
         self._counts[key] = count
         if count > 1 and not _is_power_of_ten(count):
             return
-        site = call_site(process, asked.ip)
+        site = call_site(pid, asked.ip)
         if not self._is_waiting(asked):  # what was read may have been about another process with that pid
             path, site = "a process that has ended", f"{asked.ip:#x}"
         advice = tuple(advise(policy, file, event) for file, policy in denying)
-        violation = Violation(event, action, self._reporter.audit, process, path, site, format_call(event), advice)
+        violation = Violation(event, action, self._reporter.audit, pid, path, site, format_call(event), advice)
         self._latest[key] = violation
         self._publish(violation, count)
 
@@ -161,6 +164,7 @@ class Reports:
     def _write(self, text: str, process: int) -> None:
         if not self._output.write(f"{text}\n", process):
             self._lost += 1
+            self.has_lost = True
 
 
 def call_name(event: Event) -> str:

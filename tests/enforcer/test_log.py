@@ -143,3 +143,46 @@ def test_a_log_is_not_begun_anew_in_another_file(place: Workplace, kind: str) ->
     place.wait_for_helpers()
     assert (place.folder / "other").read_text() == ""
     assert [line.get("call") for line in lines(place.folder / "log.1")] == ["getppid()", "getpid()"]
+
+
+@pytest.mark.parametrize("arm", ["now", "exec", "entry"])
+@pytest.mark.parametrize("flags", [(), ("-m32",)], ids=["64", "32"])
+def test_audit_that_lost_a_report_ends_with_125(place: Workplace, arm: str, flags: tuple[str, ...]) -> None:
+    arches = ("i386", "x86_64") if flags else ("x86_64",)
+    place.policy("default errno EACCES\n" + "".join(f"arch {one}\n{FLOOR}execve: allow\n" for one in arches))
+    getppid = "64" if flags else "110"
+    target = place.calls(*flags)
+    done = place.enforce("--audit", "--arm", arm, "--log", "/dev/full", target, getppid)
+    assert (done.returncode, done.stdout.strip().isdigit()) == (125, True)
+    assert "1 reports of violations could not be written" in done.stderr
+    done = place.enforce("--audit", "--arm", arm, "--log", "log", target, getppid)
+    assert (done.returncode, done.stdout.strip().isdigit()) == (9, True)
+    place.wait_for_helpers()
+    assert [line["call"] for line in lines(place.folder / "log")] == ["getppid()"]
+
+
+def test_audit_whose_helper_was_killed_ends_with_125(place: Workplace) -> None:
+    place.policy(ERRNO)
+    process = place.start("--audit", place.calls(), "110", "wait", "39")
+    assert process.stdout.readline().strip().isdigit()
+    os.kill(place.helper(), 9)
+    _, errors = process.communicate("x", timeout=30)
+    assert process.returncode == 125
+    assert "the helper process was killed and has been replaced" in errors
+
+
+def test_audit_without_a_place_for_reports_ends_with_125(place: Workplace) -> None:
+    place.policy(ERRNO)
+    closed = ("sh", "-c", 'exec "$@" 2>&-', "sh")
+    done = place.enforce("--audit", place.calls(), "110", under=closed)
+    assert (done.returncode, done.stdout.strip().isdigit()) == (125, True)
+    done = place.enforce("--audit", place.calls(), "write:x", under=closed)
+    assert done.returncode != 125
+
+
+def test_audit_without_a_loss_keeps_every_exit_status(place: Workplace, build) -> None:
+    """Also that of a process whose threads and children exit, and of one that a signal ends."""
+    place.policy("default errno EACCES\n")
+    for script, status in (("exit 3", 3), ("(exit 4); exit $?", 4), ("kill -TERM $$", -15), ("sh -c 'exit 5' & wait $!", 5)):
+        done = place.enforce("--audit", "--log", "log", "-p", "calls.policy", "sh", "-c", script)
+        assert done.returncode == status, done.stderr
