@@ -28,7 +28,10 @@ def end(listener: int, asked: Notification) -> None:
     at any time: so it gets SIGKILL if it has not died of SIGSYS at once.  Raises OSError if it may not be killed: the call then
     stays without an answer.
     """
-    fields = status(asked.task)
+    try:
+        fields = status(asked.task)
+    except MemoryError:  # prlimit(2) has taken it
+        fields = {}
     pidfd = _opened(fields)
     try:
         if not kernel.is_waiting(listener, asked.id):
