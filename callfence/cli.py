@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "reduce": "print a policy without what another does not allow, or prove that it allows no more",
     "fmt": "rewrite policies in canonical form, or check that they are",
     "why": "show which calls led to each rule of a policy, or why it denies a call",
+    "explain": "show whether a policy grants a right to a file, or a TCP port, and by which line",
     "review": "accept, reject or edit what a policy newly allows, change by change",
     "allow": "add to a policy what enforce reported as denied",
     "report": "write the risks, runs and rules of a policy into one HTML file",
@@ -36,6 +37,7 @@ _ELSEWHERE: Final = {
     "learn": "callfence.learning.command",
     "enforce": "callfence.enforcing.command",
     "compile": "callfence.enforcing.compile",
+    "explain": "callfence.files.explain",
 }
 """Commands whose module is not in `commands/`: each composes a folder of its own."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from enforcer import kernel
 from enforcer.arming import seized
 from enforcer.chain import chain
-from enforcer.errors import EnforceError, refused
+from enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
 from enforcer.program import candidates, execute, failure, locate
 from tracer import linux
 from tracer.errors import KernelError
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from enforcer.arming.surroundings import Surroundings
+    from enforcer.landlock import Confinement
     from enforcer.reporting.reporter import Reporter
 
+_NOT_GRANTED = "its policy grants `read, execute` neither to it nor, if it has one, to its interpreter or dynamic loader"
 
 
 def run(
@@ -30,13 +33,15 @@ def run(
     reporter: Reporter | None,
     *,
     around: Surroundings | None = None,
+    files: Confinement | None = None,
     stderr: int = 2,
 ) -> NoReturn:
     """Turn this process into `argv[0]`, found along PATH, confined by all of `filters` (arrays of struct sock_filter).
 
     `arm` is "now", "exec" or "entry".  With a `reporter`, the filters must answer SECCOMP_RET_USER_NOTIF where calls
     are to be reported, and for `close` wherever they do not allow it.  Failures that happen when this process is the program
-    already are written to the descriptor `stderr` (-1: nowhere).  `around` is what else the program is given or not.
+    already are written to the descriptor `stderr` (-1: nowhere).  `around` is what else the program is given or not, `files`
+    what it can reach of files and ports.
     Raises EnforceError or KernelError, and has run nothing.
     """
     _require_kernel(reporter)
@@ -54,7 +59,13 @@ def run(
     script = kernel.Image(linux.script_arguments(b"", argv), passed)
     paths = candidates(argv[0], environment)
     held = None
-    settle = around.settle if around else _nothing
+
+    def settle() -> None:
+        if around:
+            around.settle()
+        if files:  # last: from here on this process can open no other files
+            files.enter()
+
     try:
         if around:
             around.enter_session()
@@ -76,11 +87,9 @@ def run(
         raise refused(error) from error
     problem = execute(image, script, paths)
     del held
+    if files and problem == errno.EACCES and os.access(found, os.X_OK):
+        raise EnforceError(f"{os.fsdecode(found)} cannot be executed: {_NOT_GRANTED}", NOT_EXECUTABLE)
     raise failure(argv[0], problem)
-
-
-def _nothing() -> None:
-    """Leave the surroundings as they are."""
 
 
 def forget_interrupt_handler() -> None:

@@ -13,6 +13,7 @@ from operator import ge
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from policygen.files.model import NOT_CONFINED, Files
 from tracer.abi import Arch  # noqa: TC001 -- dataclasses read it
 
 if TYPE_CHECKING:
@@ -244,6 +245,8 @@ class Policy:
     """The version of the implied set (`policygen.implied`), which allows what grants nothing beyond the entries; 0: none."""
     phases: tuple[Phase, ...] = ()
     """In the order in which a process enters them; before, `entries` count (`policygen.phases`)."""
+    files: Files = NOT_CONFINED
+    """The files and ports that calls can reach, which Landlock keeps.  The filter does not depend on it."""
     memo: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What has been computed of this policy and depends on nothing else."""
 

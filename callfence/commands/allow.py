@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from callfence.shared.files import locked
 from callfence.shared.inputs import judged
 from callfence.shared.text import on_one_line
+from policygen.files.algebra import differences, extended
+from policygen.files.model import NOT_CONFINED
 from policygen.language.document import PolicyError, parse, parse_file
 from policygen.learning.portable import with_equivalents
 from policygen.model import ALLOW, Entry, Policy, alternatives
@@ -93,6 +95,12 @@ def _allow(options: argparse.Namespace) -> int:
                 added[of, number] = (*added.get((of, number), ()), *alternatives(entry.expression))
                 said.append(f"{options.policy}: {name}")
                 said += [f"  {line}" for line in _changes(of, number, old, new)]
+    for lines in wanted:
+        files = extended(policy.files, lines.files)
+        news = differences(policy.files, files)
+        said += [f"{options.policy}: {line}\n  + {more}" for line, more, _ in news]
+        said += [] if news else [f"{options.policy}: {line}: already allowed" for line in lines.files.lines()]
+        policy = replace(policy, files=files) if news else policy
     if policy.portable:
         given, policy = policy, with_equivalents(policy, added).policy
         said += _equivalents(given, policy)
@@ -149,7 +157,7 @@ def parse_entries(text: str, arch: Arch) -> Policy:
     except PolicyError as error:
         error.line -= head.count("\n")
         raise
-    if not any(policy.entries.values()):
+    if not any(policy.entries.values()) and policy.files == NOT_CONFINED:
         raise PolicyError("LINE", 1, 1, "no entry is given", text, "NAME: allow, or NAME: CONDITION")
     return policy
 

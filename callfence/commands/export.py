@@ -71,7 +71,7 @@ def _export(options: argparse.Namespace) -> int:
         raise UserError(f"--name {name}: letters, digits, '-', '_' and '.' only")
     given = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs, service=service)
     try:
-        exported = formats.module(options.to).export(expanded(shown.policy), given)
+        exported = formats.exported(options.to, expanded(shown.policy), given)
     except ExportError as error:
         raise UserError(f"{options.policy}: {error}") from error
     is_useless = options.to == "k8s" and not options.runtime

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from callfence.judging.differences import difference_lines
+from callfence.judging.differences import difference_lines, file_lines
 from callfence.shared.inputs import document, judged
 from policygen.sets.compare import Change, Verdict, compare, verdict
 from policygen.sets.reduce import reduce
@@ -49,9 +49,12 @@ def _check(a: str, b: str) -> int:
         print(f"proved: {b} allows nothing that {a} does not")
         return 0
     print(f"{b} allows what {a} does not:")
-    if verdict(one.change for one in comparison.differences) in (Verdict.EQUAL, Verdict.NARROWER):
+    more = [one for one in comparison.files if one.more]
+    if not more and verdict(one.change for one in comparison.differences) in (Verdict.EQUAL, Verdict.NARROWER):
         print(f"  it takes effect later: arm {comparison.arms[0]} -> {comparison.arms[1]}")
     for difference in comparison.differences:
         if difference.change is Change.MORE:
             print("\n".join(difference_lines(difference)))
+    for line in file_lines([one._replace(less="") for one in more]):
+        print(line)
     return 1

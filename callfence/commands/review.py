@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.judging.ask import Asker
-from callfence.judging.differences import difference_lines, headline, rule_texts
+from callfence.judging.differences import difference_lines, file_lines, headline, rule_texts
 from callfence.judging.rehearsed import held_back_lines
 from callfence.judging.sites import site_lines
 from callfence.judging.symbols import Symbols
@@ -24,7 +24,7 @@ from policygen.recording.runs import Recording, merge
 from policygen.review.changes import EntryChange, PolicyChange, SettingChange, changes
 from policygen.review.judgement import judge
 from policygen.review.provenance import provenance
-from policygen.review.resolve import Answer, Decision, resolve
+from policygen.review.resolve import FILE_LINES, Answer, Decision, resolve
 from policygen.sets.compare import Change, compare
 from tracer.abi import table
 from tracer.errors import UserError
@@ -164,8 +164,11 @@ def _write(path: Path, old: Document, decisions: Mapping[PolicyChange, Decision]
             atomic.write(path, after.text().encode())
     answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in found]
     print(f"{path}: {_counts(answers)}")
-    for one in compare(before.policy, after.policy).differences:
+    comparison = compare(before.policy, after.policy)
+    for one in comparison.differences:
         print("\n".join(difference_lines(one)))
+    for line in file_lines(comparison.files):
+        print(line)
     if Answer.ACCEPT in answers:
         print(f"commit {path}: until then, what is accepted is asked again")
     return int(Answer.SKIP in answers)
@@ -186,10 +189,11 @@ def _describer(old: Document, new: Document, recording: Recording) -> Callable[[
 
     def describe(change: PolicyChange) -> Iterator[str]:
         for one in together.headlines:
-            if isinstance(change, EntryChange) and one.arch and _completes(change, one):
+            if _is_of(change, one) or (isinstance(change, EntryChange) and one.arch and _completes(change, one)):
                 yield headline(together, one)
-                yield f"  why     {one.why}"
-                yield f"  safer   {one.safer}"
+                if one.why:
+                    yield f"  why     {one.why}"
+                    yield f"  safer   {one.safer}"
         yield from _dangers(change)
         yield from _what(change)
         if isinstance(change, EntryChange):
@@ -209,6 +213,11 @@ def _describer(old: Document, new: Document, recording: Recording) -> Callable[[
     return describe
 
 
+def _is_of(change: PolicyChange, one: Headline) -> bool:
+    """Whether a headline is about the same line on files or ports."""
+    return isinstance(change, SettingChange) and change.word.startswith(FILE_LINES) and change.word == one.name
+
+
 def _completes(change: EntryChange, one: Headline) -> bool:
     """Whether the change is of a call that completes a combination."""
     return one.arch is change.arch and table(change.arch).by_number[change.number].name in one.completing
@@ -225,9 +234,10 @@ def _dangers(change: PolicyChange) -> Iterator[str]:
 
 def _what(change: PolicyChange) -> Iterator[str]:
     if isinstance(change, SettingChange):
+        word = f"{change.word}:" if change.word.startswith(FILE_LINES) else change.word
         if change.before:
-            yield f"  - {change.word} {change.before}"
-        yield f"  + {change.word} {change.after}".rstrip()
+            yield f"  - {word} {change.before}"
+        yield f"  + {word} {change.after}".rstrip()
     else:
         gone = [change.before] if change.whole else [Entry(part) for part in change.replaced]
         for sign, entries in (("-", gone), ("+", [change.after])):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from callfence.enforcing.filters import Variant
     from callfence.enforcing.sealed import Compiled
     from enforcer.arming.surroundings import Surroundings
+    from enforcer.landlock import Confinement
     from policygen.model import Policy
 
 DESCRIPTION = """\
@@ -57,6 +58,7 @@ OPTIONS = (
     (("--no-cache",), "", "compile the policy, whatever the cache has"),
     (("--log",), "FILE", "append violations to FILE, one JSON object a line, instead of standard error"),
     (("--audit",), "", "report violations but allow them: enforce nothing"),
+    (("--best-effort",), "", "run PROGRAM although this kernel cannot enforce all that the policy says of files and ports"),
     (("--quiet-kernel",), "", "no reports and no helper process: the kernel alone answers"),
     (("--die-with-parent",), "", "kill PROGRAM when the process that started enforce ends"),
     (("--new-session",), "", "start PROGRAM in a session of its own, away from the terminal"),
@@ -77,7 +79,7 @@ OPTIONS = (
 
 _VALUED = {name: names[-1] for names, value, _ in OPTIONS if value for name in names}
 _FLAGS = tuple(names[-1] for names, value, _ in OPTIONS if not value)
-_CONFINEMENT = ("--policy", "--filter", "--no-cache", "--arm", "--log", "--audit", "--quiet-kernel")
+_CONFINEMENT = ("--policy", "--filter", "--no-cache", "--arm", "--log", "--audit", "--quiet-kernel", "--best-effort")
 """The options about calls; the others are about the program's surroundings."""
 _ARMS = ("now", "exec", "entry")  # the earlier, the stricter
 
@@ -190,6 +192,7 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index),
         reporter,
         around=_around(options.surroundings),
+        files=_files(options, compiled, environment, stderr),
         stderr=stderr,
     )
 
@@ -202,6 +205,21 @@ def _compiled(options: EnforceOptions, variant: Variant, strangers: dict[str, in
         return [filters.from_bundle(file, policy, variant, check)]
     is_cached = "--no-cache" not in options.given
     return [filters.compiled(one, variant, check, cached=is_cached) for one in files or [filters.found(options.argv[0])]]
+
+
+def _files(
+    options: EnforceOptions, compiled: Sequence[Compiled], environment: Sequence[bytes], stderr: int
+) -> Confinement | None:
+    """What the policies let the program reach of files and ports; None if they confine none."""
+    encoded = [one.files for one in compiled if one.files]
+    if not encoded:
+        return None
+    from enforcer.landlock import Confinement
+
+    made = Confinement(encoded, environment, best_effort="--best-effort" in options.given)
+    for remark in made.remarks:
+        _say(f"enforce: {remark}", stderr)
+    return made
 
 
 def _around(options: dict[str, list[str]]) -> Surroundings | None:

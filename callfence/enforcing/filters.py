@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from policygen.language.document import Document
+    from policygen.model import Policy
     from policygen.reading import Check
 
     Variant = Literal["report", "audit", "silent", "warm"]
@@ -88,7 +89,18 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         is_settled=is_settled,
         kills_itself=variant == "report" and kills_itself(policy),
         lacks_start=document.lacks_start,
+        files=files_of(policy, variant),
     )
+
+
+def files_of(policy: Policy, variant: str) -> bytes:
+    """What a variant confines of files and ports, for `Compiled.files`."""
+    if variant in ("audit", "warm"):
+        return b""
+    from policygen.files.landlock import encode
+    from policygen.files.ruleset import ruleset
+
+    return encode(ruleset(policy.files))
 
 
 def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -> Compiled:

@@ -28,6 +28,8 @@ def misfit(made: Compiled) -> str:
             return "" if (same.filter, same.is_settled) == (made.filter, made.is_settled) else "it is not what is compiled now"
         if (made.arm, made.expects_listener) != (str(policy.arm), expects_listener(policy)):
             return "it takes effect at another moment, or listens otherwise"
+        if made.files != filters.files_of(policy, made.variant):
+            return "it grants other files or ports"
         report, audit = made.variant in ("report", "audit"), made.variant == "audit"
         wrong = verify(made.filter, policy, report=report, audit=audit)
     except (CallfenceError, KeyError) as error:

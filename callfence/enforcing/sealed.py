@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_MAGIC = b"callfence filter 6\n"
+_MAGIC = b"callfence filter 7\n"
 _BUNDLE = b"callfence filters 1\n"
 _SIGNATURE = 32
 _YES = b"y"
@@ -25,7 +25,9 @@ _YES = b"y"
 class Compiled:
     """A filter, when to arm it, and what it was compiled from."""
 
-    __slots__ = ("arm", "expects_listener", "filter", "is_settled", "kills_itself", "lacks_start", "sources", "variant")
+    __slots__ = (
+        "arm", "expects_listener", "files", "filter", "is_settled", "kills_itself", "lacks_start", "sources", "variant",
+    )
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class Compiled:
         is_settled: bool,
         kills_itself: bool = False,
         lacks_start: bool = False,
+        files: bytes = b"",
     ) -> None:
         self.filter = filter_
         self.arm = arm
@@ -51,6 +54,8 @@ class Compiled:
         """Calls that the policy kills for cannot be explained (`policygen.filter.verify`)."""
         self.lacks_start = lacks_start
         """The policy says that it was learned without the program's start."""
+        self.files = files
+        """The files and ports that the policy grants (`policygen.files.landlock.encode`); b"" if it confines none."""
         self.sources = tuple(sources)
         """Name and content of each file: the policy's first, then those it includes, as they were read."""
 
@@ -59,7 +64,7 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes) -> bytes:
     """The content of a file; `made_by` identifies the code that compiled, and `secret` may be b""."""
     facts = (compiled.expects_listener, compiled.is_settled, compiled.kills_itself, compiled.lacks_start)
     told = [_YES if fact else b"" for fact in facts]
-    fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *told, compiled.filter]
+    fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *told, compiled.filter, compiled.files]
     for name, text in compiled.sources:
         fields += [os.fsencode(name), text]
     body = _joined(fields)
@@ -77,7 +82,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
     if content[:start] != _MAGIC + _signature(body, secret):
         raise ValueError("it is damaged, or was not written by callfence")
     fields = _split(body)
-    sources = [(os.fsdecode(name), text) for name, text in zip(fields[8::2], fields[9::2], strict=True)]
+    sources = [(os.fsdecode(name), text) for name, text in zip(fields[9::2], fields[10::2], strict=True)]
     if not sources:
         raise ValueError("it has no policy")
     expects_listener, is_settled, kills_itself, lacks_start = (field == _YES for field in fields[3:7])
@@ -91,6 +96,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
         is_settled=is_settled,
         kills_itself=kills_itself,
         lacks_start=lacks_start,
+        files=fields[8],
     )
     return fields[0], compiled
 

@@ -12,8 +12,9 @@ from policygen.sets.compare import Change, Verdict
 from tracer.abi import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from policygen.files.algebra import Difference as FileDifference
     from policygen.review.catalogue import Danger
     from policygen.review.judgement import Headline, Judgement, Reason
     from policygen.sets.compare import Difference
@@ -92,6 +93,14 @@ def difference_lines(difference: Difference) -> Iterator[str]:
         start = f"{'|| ':>{len(start)}}"
     before, after = format_action(difference.before), format_action(difference.after)
     yield f"      {before} -> {after}, for example {format_call(difference.example)}"
+
+
+def file_lines(differences: Iterable[FileDifference]) -> Iterator[str]:
+    """What became reachable of files and ports, or is no longer, one line each."""
+    for line, more, less in differences:
+        for sign, what in (("+", more), ("-", less)):
+            if what:
+                yield f"  {sign} {line}: {what}"
 
 
 def call_name(difference: Difference) -> str:

@@ -22,7 +22,7 @@ def line_of(policy: str, finding: Finding) -> int | None:
 def line_of_setting(policy: str, setting: str) -> int | None:
     """The line of the file that a setting (`default`, `arch x86_64`) begins on."""
     count = len(setting.split())
-    words = [line.split("#")[0].split()[:count] for line in _source(policy)]
+    words = [re.sub(r":(?= |$)", " ", line.split(" #")[0]).split()[:count] for line in _source(policy)]
     return words.index(setting.split()) + 1 if setting.split() in words else None
 
 

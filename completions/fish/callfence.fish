@@ -50,7 +50,7 @@ function _shtab_callfence_using
   test "$_shtab_callfence_cmdpath" = "$argv"
 end
 
-set -g _shtab_callfence_commands learn enforce show compile verify diff reduce fmt why review allow report merge lint export import git-setup doctor
+set -g _shtab_callfence_commands learn enforce show compile verify diff reduce fmt why explain review allow report merge lint export import git-setup doctor
 set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --default --filter --format --from --git --keep-env --keep-fd --kernel --level --log --losses --name --only --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --rlimit --runtime --scope --to --unit --within -o -p
 
 complete -c callfence -e
@@ -90,6 +90,7 @@ complete -c callfence -n '_shtab_callfence_using enforce' -l filter -xka "(__fis
 complete -c callfence -n '_shtab_callfence_using enforce' -l no-cache -d 'compile the policy, whatever the cache has'
 complete -c callfence -n '_shtab_callfence_using enforce' -l log -xka "(__fish_complete_path (commandline -ct))" -d 'append violations to FILE, one JSON object a line, instead of standard error'
 complete -c callfence -n '_shtab_callfence_using enforce' -l audit -d 'report violations but allow them: enforce nothing'
+complete -c callfence -n '_shtab_callfence_using enforce' -l best-effort -d 'run PROGRAM although this kernel cannot enforce all that the policy says of files and ports'
 complete -c callfence -n '_shtab_callfence_using enforce' -l quiet-kernel -d 'no reports and no helper process: the kernel alone answers'
 complete -c callfence -n '_shtab_callfence_using enforce' -l die-with-parent -d 'kill PROGRAM when the process that started enforce ends'
 complete -c callfence -n '_shtab_callfence_using enforce' -l new-session -d 'start PROGRAM in a session of its own, away from the terminal'
@@ -141,6 +142,9 @@ complete -c callfence -n '_shtab_callfence_using why' -s h -l help -d 'show this
 complete -c callfence -n '_shtab_callfence_using why' -l arch -xka "x86_64 i386 aarch64" -d 'of the call (default: the first that the policy has)'
 complete -c callfence -n '_shtab_callfence_using why' -l recording -xka "(__fish_complete_path (commandline -ct))" -d 'default: .callfence/NAME.rec beside the policy'
 complete -c callfence -n '_shtab_callfence_using why; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
+complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a explain -d 'Show whether POLICY grants RIGHT to the file PATH, and by which line; or what line would grant it. Names such as $HOME and the working folder are those of this process. With `tcp connect` or `tcp bind` as PATH, RIGHT is a port.'
+complete -c callfence -n '_shtab_callfence_using explain' -s h -l help -d 'show this help message and exit'
+complete -c callfence -n '_shtab_callfence_using explain; and test $_shtab_callfence_npos -eq 2' -ka "(__fish_complete_path (commandline -ct))" -d 'a policy file; - is standard input'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a review -d 'Accept, reject or edit what POLICY newly allows, one change at a time, the most dangerous first. Each is shown with its risk and with the executables that made the calls. A rejected change is removed from the file and what it replaced is restored; the rest of the file, comments included, is kept. Commit the file afterwards: what is not committed is asked again. With --log, the changes are what it takes to allow what `enforce --log` wrote of POLICY. What is accepted is added to POLICY, and its violations to the recording; what is not stays denied.'
 complete -c callfence -n '_shtab_callfence_using review' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using review' -l against -xka "(__fish_complete_path (commandline -ct))" -d 'the policy file to compare with, instead of a revision of POLICY'

@@ -63,6 +63,7 @@ complete -c enforce -n _shtab_enforce_using -l filter -xka "(__fish_complete_pat
 complete -c enforce -n _shtab_enforce_using -l no-cache -d 'compile the policy, whatever the cache has'
 complete -c enforce -n _shtab_enforce_using -l log -xka "(__fish_complete_path (commandline -ct))" -d 'append violations to FILE, one JSON object a line, instead of standard error'
 complete -c enforce -n _shtab_enforce_using -l audit -d 'report violations but allow them: enforce nothing'
+complete -c enforce -n _shtab_enforce_using -l best-effort -d 'run PROGRAM although this kernel cannot enforce all that the policy says of files and ports'
 complete -c enforce -n _shtab_enforce_using -l quiet-kernel -d 'no reports and no helper process: the kernel alone answers'
 complete -c enforce -n _shtab_enforce_using -l die-with-parent -d 'kill PROGRAM when the process that started enforce ends'
 complete -c enforce -n _shtab_enforce_using -l new-session -d 'start PROGRAM in a session of its own, away from the terminal'

@@ -10,11 +10,13 @@ A *loss* is a way in which what is written, or read, does not mean what the othe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from policygen.files.algebra import differences
+from policygen.files.model import NOT_CONFINED, Files
 from tracer.abi import Arch
 from tracer.errors import UserError
 
@@ -51,7 +53,8 @@ class Loss:
     what: str
     """One sentence without a capital or a full stop: what differs, and why."""
     calls: tuple[str, ...] = ()
-    """Names of the calls that it is about, ascending; empty for every call, or no call in particular."""
+    """Names of the calls that it is about, or lines about files and ports, ascending; empty for every call, or none in
+    particular."""
 
     def __post_init__(self) -> None:
         if not self.what or "\n" in self.what:
@@ -75,6 +78,8 @@ class Exported:
     additions: tuple[Addition, ...] = ()
     beside: tuple[str, bytes] | None = None
     """A second file: the suffix that replaces the first file's, and its content."""
+    files: Files = NOT_CONFINED
+    """What the target confines of files and ports."""
     use: str = ""
     """Instructions for people, how to give the file to its target; `{file}` stands for the file's name."""
 
@@ -161,6 +166,28 @@ FORMATS: Final[Mapping[str, Format]] = {
 def module(name: str) -> Any:
     """Import the module of a format and return it.  KeyError for an unknown format."""
     return import_module(f"{__name__}.{FORMATS[name].module}")
+
+
+def exported(name: str, policy: Policy, options: FormatOptions) -> Exported:
+    """Return a policy in a format, with what the target loses of files and ports.  Raises ExportError."""
+    made: Exported = module(name).export(policy, options)
+    return replace(made, losses=(*made.losses, *file_losses(policy.files, made.files, name)))
+
+
+def file_losses(files: Files, effect: Files, target: str) -> tuple[Loss, ...]:
+    """Return how what a target confines of files and ports, `effect`, differs from what a policy says: the exact difference."""
+    found = differences(files, effect)
+    wider = tuple(one.line for one in found if one.more)
+    narrower = tuple(one.line for one in found if one.less)
+    losses = []
+    if wider:
+        what = f"{target} does not confine files and ports as the policy does" if effect != NOT_CONFINED else (
+            f"{target} does not confine files and ports"
+        )
+        losses.append(Loss(Direction.WIDER, what, () if effect == NOT_CONFINED else wider))
+    if narrower:
+        losses.append(Loss(Direction.NARROWER, f"{target} grants less of files and ports", narrower))
+    return tuple(losses)
 
 
 def names(*, exports: bool = False, reads: bool = False, records: bool = False) -> list[str]:

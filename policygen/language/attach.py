@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Place = (
     tuple[Literal["setting"], str]
     | tuple[Literal["arch"], Arch]
+    | tuple[Literal["files"], str]
     | tuple[Literal["include"], Arch, Include]
     | tuple[Literal["entry"], Arch, int, Entry]
 )
@@ -49,6 +50,7 @@ def attach(text: str, items: Sequence[Item], comments: Sequence[Comment]) -> Lay
     header, rest = _header(text, items, on[0])
     on[0] = rest
     settings: dict[str, Comments] = {}
+    files: dict[str, Comments] = {}
     sections: dict[Arch, _Section] = {}
     arch = Arch.X86_64
     for index, item in enumerate(items):
@@ -56,6 +58,8 @@ def attach(text: str, items: Sequence[Item], comments: Sequence[Comment]) -> Lay
         match item.place:
             case ("setting", name) if mine:
                 settings[name] = _comments(text, mine, item.start)
+            case ("files", line) if mine:
+                files[line] = _comments(text, mine, item.start)
             case ("arch", new):
                 found = _comments(text, mine, item.start)
                 if sections:
@@ -75,7 +79,7 @@ def attach(text: str, items: Sequence[Item], comments: Sequence[Comment]) -> Lay
                     section.entries[number] = remarks.settled(entry.expression)
     sections.setdefault(arch, _Section()).end += _lines(text, on[len(items)], len(text)) if items else ()
     frozen = {name: section.frozen() for name, section in sections.items()}
-    return Layout(header, settings, {name: section for name, section in frozen.items() if section != Section()})
+    return Layout(header, settings, {name: section for name, section in frozen.items() if section != Section()}, files)
 
 
 class _Section:

@@ -55,13 +55,17 @@ class Document:
         """Return a document with another policy and the same comments.
 
         Comments stay on what is still there.  If an alternative is gone, its comments move above the syscall's entry; if an
-        entry is gone, to the end of the section; if an architecture is gone, to the top of the file.  `notes` replace the
-        existing ones; None keeps those.  An include whose file differs from the new policy becomes a comment, and its
+        entry is gone, to the end of the section; if an architecture is gone, or a line about files or ports, to the top of the
+        file.  `notes` replace the existing ones; None keeps those.  An include whose file differs from the new policy becomes
+        a comment, and its
         entries are written out.
         """
         policy = normal(policy)
         sections: dict[Arch, Section] = {}
-        header = self.layout.header
+        lines = policy.files.lines()
+        gone = [comments for line, comments in self.layout.files.items() if line not in lines]
+        header = (*self.layout.header, *(comment for comments in gone for comment in comments.all() if comment))
+        files = {line: comments for line, comments in self.layout.files.items() if line in lines}
         for arch in Arch:
             section = self.layout.sections.get(arch, Section())
             if arch in policy.entries:
@@ -70,7 +74,7 @@ class Document:
             else:
                 header += _orphans(section)
         sections = {arch: section for arch, section in sections.items() if section != Section()}
-        return Document(policy, replace(self.layout, header=header, sections=sections))
+        return Document(policy, replace(self.layout, header=header, sections=sections, files=files))
 
 
 def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] | None = None) -> Document:
@@ -141,7 +145,8 @@ def _section(section: Section, policy: Policy, arch: Arch, notes: Mapping[int, s
 def _still_says(include: Include, policy: Policy) -> bool:
     """Whether the policy has every entry of the included file unchanged."""
     later = [phase.entries for phase in policy.phases]
-    if len(include.later) != len(later):
+    lines = policy.files.lines()
+    if len(include.later) != len(later) or not include.files.lines().items() <= lines.items():
         return False
     return all(
         mine.get(arch, {}).get(number) == theirs.get(arch, {}).get(number)

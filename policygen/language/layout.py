@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from policygen.files.model import NOT_CONFINED
 from policygen.model import Or
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from policygen.files.model import Files
     from policygen.model import Entry, Expression
     from tracer.abi import Arch
 
@@ -57,6 +59,8 @@ class Include:
     """As written."""
     entries: Mapping[Arch, Mapping[int, Entry]]
     """The entries that the file adds to the policy, including those of files that it includes."""
+    files: Files = NOT_CONFINED
+    """What the file says of files and ports."""
     comments: Comments = Comments()
     later: tuple[Mapping[Arch, Mapping[int, Entry]], ...] = ()
     """The same in each phase of the policy."""
@@ -120,3 +124,5 @@ class Layout:
     settings: Mapping[str, Comments] = field(default_factory=dict)
     """By the setting's word."""
     sections: Mapping[Arch, Section] = field(default_factory=dict)
+    files: Mapping[str, Comments] = field(default_factory=dict)
+    """By the line about files or ports, up to its colon (`Files.lines`)."""

@@ -39,7 +39,7 @@ class Source:
 
 class Token(NamedTuple):
     kind: str
-    """word, number, mark, include (the file's name), newline or end."""
+    """word, number, mark, include (the file's name), path (that of a `path` line), newline or end."""
     text: str
     start: int
 
@@ -91,6 +91,7 @@ _FORBIDDEN_NAMES = {"\0": "a NUL byte", "\r": "a carriage return without a line 
 
 _TOKEN = re.compile(
     r"""^[ \t]*+include[ \t]++(?P<include>[^\n#][^\n]*)
+      | ^[ \t]*+path[ \t]++(?P<path>"(?:\\[^\n]|[^"\\\n])*+"?|[^\s"\#:]++)
       | [ \t]*+(?: (?P<newline>\n)
                  | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
                  | (?P<number>-?[0-9][A-Za-z0-9_]*)
@@ -137,7 +138,7 @@ def tokenise(text: Source) -> tuple[list[Token], list[Comment]]:
             continue
         if kind == "stray":
             raise _stray(text, token)
-        if kind != "include" and len(token.text) > MAX_WORD:
+        if kind not in ("include", "path") and len(token.text) > MAX_WORD:
             raise text.error(f"this {kind} has more than {MAX_WORD} characters", token.start, token.end)
         goes_on = token.text in _CONTINUES_BEFORE or (tokens and tokens[-1].text in _CONTINUES_AFTER)
         if newline and tokens and (kind == "end" or not goes_on):

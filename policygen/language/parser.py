@@ -1,11 +1,12 @@
 """The grammar of a policy file: settings, sections, includes, entries.
 
-    file    = { [ setting | "include" FILE | entry ] [ comment ] newline }
+    file    = { [ setting | "include" FILE | entry | files ] [ comment ] newline }
     setting = "callfence" 1 | "arch" ARCH | "table" VERSION | "arm" ("now" | "exec" | "entry")
             | "default" action | "unknown" action | "implied" VERSION | "portable" | "on_next_syscall" ":" ("1" | "0")
             | "phase" NAME "after" TRIGGER { "," TRIGGER }
     entry   = SYSCALL ":" ( "allow" | "1" | "deny" | "0" | action [ "until" NAME [ "||" expression ] ]
                           | [ action "if" ] expression [ "else" action ] )
+    files   = "path" PATH ":" ( RIGHT { "," RIGHT } | "none" ) | "tcp" ( "connect" | "bind" ) ":" PORTS
     action  = "allow" | "kill" | "errno" ERRNO | "trap" | "log" | "notify"
 """
 
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from policygen.errors import PolicyError, did_you_mean
+from policygen.files.lines import STATEMENTS, file_line
+from policygen.files.model import NOT_CONFINED, Files
 from policygen.language.attach import Item, Place, attach
 from policygen.language.cursor import Cursor
 from policygen.language.entries import body, syscall
@@ -54,6 +57,8 @@ class _Context:
     """Of the policy."""
     seen: dict[tuple[Arch, int], tuple[Source, int]] = field(default_factory=dict)
     """The place of each syscall's entry."""
+    lines: dict[str, tuple[Source, int]] = field(default_factory=dict)
+    """The place of each line about files or ports."""
     included: dict[tuple[Arch, str], tuple[Source, int]] = field(default_factory=dict)
 
 
@@ -85,6 +90,7 @@ class _FileParser:
         self.entries: dict[Arch, dict[int, Entry]] = {}
         self.later: list[dict[Arch, dict[int, Entry]]] = [{} for _ in self.settings.phases]
         """The entries in each phase."""
+        self.files = NOT_CONFINED
         self.items: list[Item] = []
         self.first: Token | None = None
         """The first entry or include, which ends the settings."""
@@ -109,7 +115,7 @@ class _FileParser:
     def policy(self) -> Policy:
         later = [{arch: entries.get(arch, {}) for arch in self.entries} for entries in self.later]
         phases = (replace(one, entries=entries) for one, entries in zip(self.settings.phases, later, strict=True))
-        return replace(self.settings, entries=self.entries, phases=tuple(phases))
+        return replace(self.settings, entries=self.entries, files=self.files, phases=tuple(phases))
 
     def require_phases(self) -> None:
         """Raise PolicyError for a phase that ends nothing, or that no process can enter because its triggers are denied."""
@@ -129,6 +135,8 @@ class _FileParser:
         spans: list[Span] = []
         if token.kind == "include":
             place = self._include(cursor.take())
+        elif token.kind == "path" or (token.text in STATEMENTS and cursor.following.text != ":"):
+            place = self._files(cursor.take())
         elif cursor.following.text == ":":
             cursor.take()
             cursor.take()
@@ -147,7 +155,7 @@ class _FileParser:
             raise self.cursor.error("include names no file", token, "include FILE")
         if token.kind not in ("word", "number"):
             raise self.cursor.error(f"`{token.text}` cannot begin a line of a policy", token)
-        words = [*SETTINGS, "phase", "arch", "include"]
+        words = [*SETTINGS, *STATEMENTS, "phase", "arch", "include"]
         hint = did_you_mean(token.text, words) or f"a setting is one of {', '.join(words)}"
         if token.text.removeprefix("sys_") in table(self.arch).by_name:
             hint = f"an entry has a colon: {token.text}: allow"
@@ -249,6 +257,15 @@ class _FileParser:
                 entries.setdefault(self.arch, {})[number] = normal_entry(self.arch, number, one)
         return ("entry", self.arch, number, entry)
 
+    def _files(self, token: Token) -> Place:
+        self.first = self.first or token
+        line, granted = file_line(self.cursor, token)
+        if seen := self.context.lines.get(line):
+            raise self.cursor.error(f"{line} is given twice", token, f"first at {seen[0].place(seen[1])}; join the two")
+        self.context.lines[line] = (self.source, token.start)
+        self.files = _beside(self.files, granted)
+        return ("files", line)
+
     # Includes
 
     def _include(self, token: Token) -> Place:
@@ -279,7 +296,8 @@ class _FileParser:
         for mine, theirs in ((self.entries, inner.entries), *zip(self.later, inner.later, strict=True)):
             for arch, entries in theirs.items():
                 mine.setdefault(arch, {}).update(entries)
-        return ("include", self.arch, Include(token.text, inner.entries, later=tuple(inner.later)))
+        self.files = _beside(self.files, inner.files)
+        return ("include", self.arch, Include(token.text, inner.entries, inner.files, later=tuple(inner.later)))
 
     def _included(self, token: Token, path: str, read: Read) -> _FileParser:
         chain = (self.source.place(token.start), *self.source.chain)
@@ -295,6 +313,12 @@ class _FileParser:
         )
         parser.parse()
         return parser
+
+
+def _beside(one: Files, other: Files) -> Files:
+    """Return the lines of both: no line is in both."""
+    paths = one.paths if other.paths is None else {**(one.paths or {}), **other.paths}
+    return Files(paths, one.connect if other.connect is None else other.connect, one.bind if other.bind is None else other.bind)
 
 
 def _leaves(path: str, folder: str) -> bool:

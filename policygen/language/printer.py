@@ -31,7 +31,7 @@ def print_policy(policy: Policy, layout: Layout) -> str:
         for arch, entries in include.entries.items()
         for number in entries
     }
-    lines = [*layout.header, *_settings(policy, arches[0], layout)]
+    lines = [*layout.header, *_settings(policy, arches[0], layout), *_files(policy, layout)]
     for arch in arches:
         section = layout.sections.get(arch, Section())
         if arch is not arches[0]:
@@ -62,6 +62,17 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
         if word == "callfence":
             lines += _commented([f"arch {first}"], layout.sections.get(first, Section()).arch)
     return lines
+
+
+def _files(policy: Policy, layout: Layout) -> list[str]:
+    """Return the block of lines about files and ports, after a blank line, without those of included files."""
+    includes = [include for section in layout.sections.values() for include in section.includes]
+    included = {line for include in includes for line in include.files.lines()}
+    lines = []
+    for line, granted in policy.files.lines().items():
+        if line not in included:
+            lines += _commented([f"{line}: {granted}"], layout.files.get(line, Comments()))
+    return ["", *lines] if lines else []
 
 
 def _section(policy: Policy, arch: Arch, entries: Mapping[int, Entry], section: Section) -> Iterable[list[str]]:

@@ -24,6 +24,7 @@ def reconcile(base: Layout, ours: Layout, theirs: Layout) -> Layout:
         _lines(base.header, ours.header, theirs.header),
         _by_key(base.settings, ours.settings, theirs.settings),
         {arch: section for arch, section in sections.items() if section != Section()},
+        _by_key(base.files, ours.files, theirs.files),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from policygen.files import algebra
 from policygen.language.document import Document
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal, normal_entry
@@ -64,7 +65,11 @@ def merge_documents(base: Document, ours: Document, theirs: Document) -> tuple[D
             there = _pick(arch in a.entries, arch in b.entries, arch in c.entries)
             if there or section:
                 entries[arch] = section
-    policy = normal(replace(policy, entries=entries))
+    files, both = algebra.merged(a.files, b.files, c.files)
+    policy = normal(replace(policy, entries=entries, files=files))
+    for line in both:
+        texts = (_file_line(one, line) for one in (a, b, c))
+        conflicts.append(Conflict(None, line, "one side grants more of a folder, the other less of what is below it", *texts))
     return Document(b, reconcile(base.layout, ours.layout, theirs.layout)).with_policy(policy), tuple(conflicts)
 
 
@@ -88,6 +93,11 @@ def _settings(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Pol
             texts = (f"{word} {format_action(one) if isinstance(one, Action) else one}" for one in (old, mine, other))
             conflicts.append(Conflict(None, word, str(error), *texts))
     return policy
+
+
+def _file_line(policy: Policy, line: str) -> str:
+    granted = policy.files.lines().get(line)
+    return "" if granted is None else f"{line}: {granted}"
 
 
 def _section(a: Policy, b: Policy, c: Policy, arch: Arch, conflicts: list[Conflict]) -> dict[int, Entry]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from policygen.files import algebra
 from policygen.implied.expand import expanded
 from policygen.language.document import Document
 from policygen.language.layout import Layout
@@ -33,9 +34,13 @@ def unite(ours: Document, theirs: Document) -> Document:
     ):
         if one != other:
             raise JoinError(f"one says `{word} {one}`, the other `{word} {other}`: make both the same")
+    for what, differs in _confined(a, b):
+        if differs:
+            raise JoinError(f"one confines {what}, and the other does not: give both such lines, or none")
     implied = max(a.implied, b.implied)
     entries = {arch: _section(a, b, arch) for arch in Arch if _has(a, b, arch)}
-    policy = replace(a, implied=implied, table=max(a.table, b.table), entries=entries)
+    files = algebra.united(a.files, b.files)
+    policy = replace(a, implied=implied, table=max(a.table, b.table), entries=entries, files=files)
     return Document(a, reconcile(Layout(), ours.layout, theirs.layout)).with_policy(policy)
 
 
@@ -44,6 +49,12 @@ def _equally_portable(a: Policy, b: Policy) -> tuple[Policy, Policy]:
     if a.portable == b.portable:
         return a, b
     return (a, made_portable(b).policy) if a.portable else (made_portable(a).policy, b)
+
+
+def _confined(a: Policy, b: Policy) -> list[tuple[str, bool]]:
+    """Return what policies confine besides calls, each with whether only one of the two does."""
+    parts = {"paths": "files", "connect": "the ports that it connects to", "bind": "the ports that it binds"}
+    return [(what, (getattr(a.files, part) is None) != (getattr(b.files, part) is None)) for part, what in parts.items()]
 
 
 def _has(a: Policy, b: Policy, arch: Arch) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from policygen.files.algebra import differences as file_differences
 from policygen.language.naming import format_action
 from policygen.language.normal import normal_entry
 from policygen.model import Arm, Entry, Expression, Or, Policy, alternatives
@@ -27,7 +28,8 @@ SETTINGS = ("table", "arm", "default", "unknown")
 @dataclass(frozen=True, slots=True)
 class SettingChange:
     word: str
-    """One of `SETTINGS`; `arch NAME` for a section whose unnamed calls are newly allowed."""
+    """One of `SETTINGS`; `arch NAME` for a section whose unnamed calls are newly allowed; a line about files or ports, up to
+    its colon."""
     before: str
     """The value, as the policy language writes it; '' for a section."""
     after: str
@@ -89,6 +91,10 @@ def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
         if arch not in old.entries and new.default.may_run:
             without = replace(old, entries={})
             yield SettingChange(f"arch {arch}", "", "", _found(without, replace(new, entries={arch: {}})))
+    before, after = old.files.lines(), new.files.lines()
+    for line, more, _ in file_differences(old.files, new.files):
+        if more:
+            yield SettingChange(line, before.get(line, ""), after.get(line, "not confined"), ())
 
 
 def _value(value: object) -> str:

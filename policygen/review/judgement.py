@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from policygen.files.review import judged
 from policygen.review.catalogue import Level
 from policygen.review.combined import Combined, completed, listed
 from policygen.review.lint import Finding, lint
@@ -83,6 +84,7 @@ def judge(old: Document, new: Document) -> Judgement:
     headlines = [
         *map(_of_setting, settings(old.policy, new.policy)),
         *map(_of_combination, completed(old.policy, new.policy)),
+        *(Headline(Level(one.level), one.rule, None, *one[2:]) for one in judged(old.policy.files, new.policy.files)),
     ]
     headlines.sort(key=lambda one: -one.level.rank)
     reasons = {

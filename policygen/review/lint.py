@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from policygen.files.review import found as risks_of
 from policygen.implied.expand import expansion
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
@@ -181,8 +182,19 @@ def dangerous_together(document: Document) -> Iterator[Finding]:
         yield Finding(row.id, row.level, one.arch, named[0], what, row.why, row.safer, row.source, None, accepted)
 
 
+def files_and_ports(document: Document) -> Iterator[Finding]:
+    """Yield the dangerous grants of `path` and `tcp` lines."""
+    section = [include for one in document.layout.sections.values() for include in one.includes]
+    for line, risk in risks_of(document.policy.files):
+        comments = [include.comments for include in section if line in include.files.lines()]
+        accepted = _why(comments[0] if comments else document.layout.files.get(line, Comments()))
+        yield Finding(
+            risk.id, Level(risk.level), None, line, risk.grants, risk.why, risk.safer, risk.source, None, accepted
+        )
+
+
 CHECKS: tuple[Callable[[Document], Iterable[Finding]], ...] = (
-    grants, permissive_settings, idle_rules, implied_entries, dangerous_together
+    grants, permissive_settings, idle_rules, implied_entries, dangerous_together, files_and_ports
 )
 
 

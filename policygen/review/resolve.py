@@ -7,6 +7,7 @@ from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from policygen.files.algebra import with_line
 from policygen.language.document import Document
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.normal import normal_entry
@@ -37,6 +38,8 @@ class Decision:
     """Text of the change's `# why:` comment; one line."""
 
 
+FILE_LINES = ("path ", "tcp ")
+"""How the words of changes begin that are about files and ports."""
 _UNDECIDED = Decision(Answer.SKIP)
 
 
@@ -109,6 +112,8 @@ def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence
 
 
 def _without_setting(old: Policy, policy: Policy, word: str) -> Policy:
+    if word.startswith(FILE_LINES):
+        return replace(policy, files=with_line(policy.files, word, old.files))
     if word.startswith("arch "):
         gone = Arch(word.removeprefix("arch "))
         return replace(policy, entries={arch: section for arch, section in policy.entries.items() if arch is not gone})
@@ -142,6 +147,9 @@ def _with_reason(document: Document, change: PolicyChange, decision: Decision) -
     comment = Comments((), f"{WHY} {decision.why}")
     layout = document.layout
     if isinstance(change, SettingChange):
+        if change.word.startswith(FILE_LINES):
+            files = {**layout.files, change.word: layout.files.get(change.word, Comments()).join(comment)}
+            return Document(document.policy, replace(layout, files=files))
         if change.word not in SETTINGS:
             arch = Arch(change.word.removeprefix("arch "))
             section = layout.sections.get(arch, Section())

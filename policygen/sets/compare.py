@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from policygen.files import algebra
+from policygen.files.algebra import Difference as FileDifference  # noqa: TC001 -- dataclasses read it
 from policygen.implied.expand import expanded
 from policygen.model import KILL, Action, Always, Arm, Expression, Policy, alternatives
 from policygen.sets import region
@@ -70,11 +72,14 @@ class Comparison:
     differences: tuple[Difference, ...]
     """In their order; empty if the filters answer every call alike."""
     arms: tuple[Arm, Arm]
+    files: tuple[FileDifference, ...] = ()
+    """What of files and ports became, or is no longer, reachable."""
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict about all calls and about the moments when the filters take effect."""
+        """The verdict about all calls, files and ports, and about the moments when the filters take effect."""
         changes = {difference.change for difference in self.differences}
+        changes |= {Change.MORE for one in self.files if one.more} | {Change.LESS for one in self.files if one.less}
         before, after = (_ARMS[arm] for arm in self.arms)
         if before != after:
             changes.add(Change.MORE if after > before else Change.LESS)
@@ -101,7 +106,8 @@ def compare(old: Policy, new: Policy) -> Comparison:
                 found += _call(old, new, arch, number)
             for number in _others(old, new, arch, named):
                 found += [replace(one, number=None) for one in _call(old, new, arch, number)]
-    return Comparison(tuple(sorted(found, key=lambda one: one.order)), (old.arm, new.arm))
+    files = algebra.differences(old.files, new.files)
+    return Comparison(tuple(sorted(found, key=lambda one: one.order)), (old.arm, new.arm), files)
 
 
 def _others(old: Policy, new: Policy, arch: Arch, named: set[int]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
+from policygen.files.algebra import met
 from policygen.implied.expand import expanded
 from policygen.implied.narrow import narrowed
 from policygen.language.normal import normal
@@ -41,7 +42,7 @@ def reduce(policy: Policy, by: Policy) -> Policy:
             elif policy.unknown.may_run:
                 name = table(arch).by_number[number].name
                 raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise its table")
-    return normal(replace(policy, entries=entries))
+    return normal(replace(policy, entries=entries, files=met(policy.files, by.files)))
 
 
 def _entry(arch: Arch, number: int, policy: Policy, mine: Entry, by: Policy, theirs: Entry) -> Entry:

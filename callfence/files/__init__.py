@@ -1,0 +1,1 @@
+"""What commands do with the files and ports of a policy alone."""

@@ -1,0 +1,119 @@
+"""Landlock rules from names: opened before the program runs, put on this process just before its execve (landlock(7)).
+
+The helper is cloned before and has no such rules, so it may look into the program (ptrace(2) denies that across domains).
+Loaded only for policies that confine files or ports.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+
+from enforcer import kernel
+from enforcer.errors import EnforceError, refused
+from policygen.files import landlock
+from policygen.files.places import PlaceError, located
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SYS_CREATE_RULESET, _SYS_ADD_RULE, _SYS_RESTRICT_SELF = 444, 445, 446  # asm/unistd_64.h
+_CREATE_RULESET_VERSION, _RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 1, 2  # linux/landlock.h
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
+_CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE)
+
+
+class _PathBeneath(ctypes.Structure):
+    """struct landlock_path_beneath_attr (linux/landlock.h), which is packed."""
+
+    _pack_ = 1
+    _fields_ = (("access", ctypes.c_uint64), ("folder", ctypes.c_int32))
+
+
+class Confinement:
+    """The rules of one or more policies, each as the kernel has it, ready to be put on this process."""
+
+    __slots__ = ("_rulesets", "remarks")
+
+    def __init__(self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool) -> None:
+        """Open what the rules name.  Raises EnforceError for what this kernel cannot enforce, unless `best_effort`, and for
+        names that no rule can have; and KernelError."""
+        self.remarks: list[str] = []
+        """What the user is told: one line each."""
+        self._rulesets: list[int] = []
+        version = abi()
+        try:
+            for content in encoded:
+                effective = landlock.downgrade(landlock.decode(content), version)
+                if effective.lacking:
+                    self._lacking(effective.lacking, version, best_effort=best_effort)
+                if effective.handled_files or effective.handled_ports:
+                    self._rulesets.append(self._made(effective, environment))
+        except PlaceError as error:
+            raise EnforceError(str(error)) from error
+        except OSError as error:
+            raise refused(error) from error
+
+    def enter(self) -> None:
+        """Confine this process and what it starts, for good.  It needs no_new_privs.  Raises KernelError."""
+        try:
+            for ruleset in self._rulesets:
+                kernel.syscall("landlock_restrict_self", _SYS_RESTRICT_SELF, ruleset, 0)
+        except OSError as error:
+            raise refused(error) from error
+
+    def _lacking(self, lacking: Sequence[str], version: int, *, best_effort: bool) -> None:
+        text = f"this kernel has version {version} of Landlock, which cannot {', nor '.join(lacking)}"
+        if not version:
+            text = "this kernel has no Landlock, or it is switched off, so it cannot keep to the policy's files and ports"
+        if not best_effort:
+            raise EnforceError(f"{text}; --best-effort runs it without that")
+        self.remarks.append(f"{text}: it runs without that")
+
+    def _made(self, effective: landlock.Effective, environment: Sequence[bytes]) -> int:
+        attributes = (ctypes.c_uint64 * 2)(effective.handled_files, effective.handled_ports)  # struct landlock_ruleset_attr
+        size = ctypes.sizeof(attributes)
+        ruleset = kernel.syscall("landlock_create_ruleset", _SYS_CREATE_RULESET, ctypes.byref(attributes), size, 0)
+        for path, access in effective.rules.paths or ():
+            self._grant(ruleset, path, located(path, environment), access)
+        for bit, ports in ((landlock.CONNECT_TCP, effective.rules.connect), (landlock.BIND_TCP, effective.rules.bind)):
+            for first, last in ports or ():
+                for port in range(first, last + 1):
+                    rule = (ctypes.c_uint64 * 2)(bit, port)  # struct landlock_net_port_attr
+                    kernel.syscall("landlock_add_rule", _SYS_ADD_RULE, ruleset, _RULE_NET_PORT, ctypes.byref(rule), 0)
+        return ruleset
+
+    def _grant(self, ruleset: int, line: bytes, path: bytes, access: int) -> None:
+        """Add the rule for one path.  One that is not there grants nothing, as it would natively."""
+        try:
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in _NOT_THERE or access & _CHANGES:
+                self.remarks.append(f"path {os.fsdecode(line)} grants nothing: {os.fsdecode(path)}: {error.strerror}")
+            return
+        try:
+            if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                if excess := access & ~(landlock.OF_A_FILE | landlock.READ_DIR):
+                    words = [word for word, bits in landlock.ACCESS.items() if bits & excess]
+                    raise EnforceError(f"path {os.fsdecode(line)}: only a folder can be granted {', '.join(words)}")
+                access &= landlock.OF_A_FILE
+            rule = _PathBeneath(access, descriptor)
+            kernel.syscall("landlock_add_rule", _SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(rule), 0)
+        except OSError as error:
+            if error.errno != errno.EBADFD:
+                raise
+            raise EnforceError(f"path {os.fsdecode(line)} is in no folder (a pipe or a socket): no rule can name it") from error
+        finally:
+            os.close(descriptor)
+
+
+def abi() -> int:
+    """The version of Landlock's ABI; 0 where the kernel lacks it, or has it switched off."""
+    try:
+        return kernel.syscall("landlock_create_ruleset", _SYS_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
+

@@ -1,0 +1,138 @@
+"""The files and ports of a policy in Landlock's terms, and what of them each of its versions can enforce (landlock(7)).
+
+On the way to every start of `enforce` whose policy confines files: nothing is imported that takes a millisecond.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# linux/landlock.h, LANDLOCK_ACCESS_FS_*
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE, MAKE_CHAR = (1 << bit for bit in range(7))
+MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM, REFER, TRUNCATE = (1 << bit for bit in range(7, 15))
+OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
+"""What a rule about a file that is no folder may have; the kernel refuses others (security/landlock/fs.c, ACCESS_FILE)."""
+BIND_TCP, CONNECT_TCP = 1, 2  # LANDLOCK_ACCESS_NET_*
+MAX_PORT = 65535
+
+ACCESS = {
+    "read": READ_FILE | READ_DIR,
+    "write": WRITE_FILE | TRUNCATE,
+    "create": MAKE_REG | MAKE_DIR,
+    "remove": REMOVE_FILE | REMOVE_DIR,
+    "execute": EXECUTE,
+    "move": REFER,
+    "symlink": MAKE_SYM,
+    "socket": MAKE_SOCK,
+    "fifo": MAKE_FIFO,
+    "device": MAKE_CHAR | MAKE_BLOCK,
+}
+"""Landlock's rights for each word of a `path` line."""
+EVERY_ACCESS = (1 << 15) - 1
+
+VERSIONS = (
+    (1, "5.13", EVERY_ACCESS & ~(REFER | TRUNCATE), False),
+    (2, "5.19", EVERY_ACCESS & ~TRUNCATE, False),
+    (3, "6.2", EVERY_ACCESS, False),
+    (4, "6.7", EVERY_ACCESS, True),
+)
+"""Version of the ABI, the first Linux that has it, which rights on files it knows, and whether it knows TCP ports.
+
+Later versions add nothing that a policy's `path` and `tcp` lines are made of.
+"""
+
+
+class Ruleset:
+    """What a policy's lines come to, before names are looked up."""
+
+    __slots__ = ("bind", "connect", "paths")
+
+    def __init__(
+        self,
+        paths: Sequence[tuple[bytes, int]] | None,
+        connect: Sequence[tuple[int, int]] | None,
+        bind: Sequence[tuple[int, int]] | None,
+    ) -> None:
+        self.paths = paths
+        """Each path as the policy has it, and its rights; None: files are not confined."""
+        self.connect = connect
+        """Ranges of ports; None: not confined."""
+        self.bind = bind
+
+    def __bool__(self) -> bool:
+        """Whether anything is confined."""
+        return (self.paths, self.connect, self.bind) != (None, None, None)
+
+
+def encode(rules: Ruleset) -> bytes:
+    """Return a ruleset as bytes, for the file of a compiled filter; b"" if nothing is confined.  `decode` reads them."""
+    fields: list[bytes] = []
+    if rules.paths is not None:
+        fields += [b"paths", *(b"%d %s" % (access, path) for path, access in rules.paths)]
+    for use, ports in ((b"connect", rules.connect), (b"bind", rules.bind)):
+        if ports is not None:
+            fields += [use, *(b"%d-%d" % port for port in ports)]
+    return b"\0".join(fields)
+
+
+def decode(content: bytes) -> Ruleset:
+    """Return what was encoded.  Raises ValueError for other bytes."""
+    paths: list[tuple[bytes, int]] | None = None
+    ports: dict[bytes, list[tuple[int, int]]] = {}
+    part = b""
+    for field in content.split(b"\0") if content else ():
+        if field == b"paths":
+            part, paths = field, []
+        elif field in (b"connect", b"bind"):
+            part, ports[field] = field, []
+        elif paths is not None and part == b"paths":
+            access, _, path = field.partition(b" ")
+            paths.append((path, int(access)))
+        else:
+            first, _, last = field.partition(b"-")
+            ports[part].append((int(first), int(last)))
+    return Ruleset(paths, ports.get(b"connect"), ports.get(b"bind"))
+
+
+class Effective:
+    """A ruleset as one version of Landlock enforces it."""
+
+    __slots__ = ("handled_files", "handled_ports", "lacking", "rules")
+
+    def __init__(self, rules: Ruleset, handled_files: int, handled_ports: int, lacking: tuple[str, ...]) -> None:
+        self.rules = rules
+        """With the rights that this version knows."""
+        self.handled_files = handled_files
+        """What is denied unless a rule grants it."""
+        self.handled_ports = handled_ports
+        self.lacking = lacking
+        """What this version cannot do, each as a clause: `it cannot ...`."""
+
+
+def downgrade(rules: Ruleset, version: int) -> Effective:
+    """Return what a version of the ABI (0: no Landlock) makes of a ruleset, and what of it the version cannot enforce."""
+    known, ports = 0, False
+    for since, _, knows, knows_ports in VERSIONS:
+        if version >= since:
+            known, ports = knows, knows_ports
+    lacking: list[str] = []
+    if rules.paths is not None:
+        if not known:
+            lacking.append("keep the program from any file")
+        elif not known & TRUNCATE:
+            lacking.append("keep it from truncating files that it may not write (Linux 6.2)")
+        if known and not known & REFER and any(access & REFER for _, access in rules.paths):
+            lacking.append("let it move files from one folder to another (Linux 5.19)")
+    kept = {}
+    for use, bit, allowed in (("connect to", CONNECT_TCP, rules.connect), ("bind", BIND_TCP, rules.bind)):
+        if allowed is None or list(allowed) == [(0, MAX_PORT)]:
+            continue
+        if ports:
+            kept[bit] = allowed
+        else:
+            lacking.append(f"keep it from TCP ports that it may not {use} (Linux 6.7)")
+    paths = [(path, access & known) for path, access in rules.paths] if known and rules.paths is not None else None
+    effective = Ruleset(paths, kept.get(CONNECT_TCP), kept.get(BIND_TCP))
+    return Effective(effective, known if paths is not None else 0, sum(kept), tuple(lacking))

@@ -1,0 +1,118 @@
+"""The paths of `path` lines: absolute, or below a folder that has a name and is known when the program is started.
+
+A path is text in which bytes that are not UTF-8 are surrogates (PEP 383), without a slash at its end, empty names, `.` or `..`.
+The root is `/`; the folder in which the program is started is `.`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_PATH = 4095
+"""Bytes: linux/limits.h PATH_MAX, which counts the NUL."""
+VARIABLES = ("$HOME", "$TMPDIR")
+"""Folders that are named in the environment."""
+HERE = "."
+"""The working folder, which may also be written `$CWD`."""
+_BARE = re.compile(r"[A-Za-z0-9_./$+@%~=^,-]+")
+_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"'}
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(.?))", re.DOTALL)
+
+
+class PathError(ValueError):
+    """A path that no line can have: the message, and a hint or ''."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def canonical(text: str) -> str:
+    """Return the path that a text without quotes means.  Raises PathError."""
+    start, slash, rest = text.partition("/")
+    if start in ("$CWD", HERE):
+        start = HERE
+    elif start.startswith("$") and start not in VARIABLES:
+        raise PathError(f"no folder is named {start}", f"there are {', '.join((*VARIABLES, '$CWD'))}")
+    elif start and start not in VARIABLES:
+        hint = f"$HOME{text[1:]}" if start == "~" else f"write ./{text}, or the whole path"
+        raise PathError(f"{shown(text)} is relative to no folder", hint)
+    names = [name for name in rest.split("/") if name not in ("", HERE)]
+    if ".." in names:
+        raise PathError("a path has no `..`", "where it leads depends on links: write the folder that is meant")
+    if "\0" in text:
+        raise PathError("a path has no NUL byte")
+    if len(encoded(text)) > MAX_PATH:
+        raise PathError(f"a path has at most {MAX_PATH} bytes")
+    if not start and not slash:
+        raise PathError("the path is empty", "write / for every file")
+    return "/".join((start, *names)) or "/"
+
+
+def unquoted(text: str) -> str:
+    """Return what a text in quotes means.  Raises PathError."""
+    if len(text) < 2 or not re.fullmatch(r'"(?:\\.|[^"\\])*"', text, re.DOTALL):
+        raise PathError("the quotes are not closed", 'a `"` in a path is written \\"')
+
+    def character(match: re.Match[str]) -> str:
+        if match[1]:
+            return bytes([int(match[1], 16)]).decode("latin-1")
+        if match[2] not in _ESCAPES:
+            raise PathError(f"\\{match[2]} is no escape", 'there are \\n, \\t, \\\\, \\" and \\xHH, a byte')
+        return _ESCAPES[match[2]]
+
+    inner = text[1:-1]
+    parts, end = [], 0
+    for match in _ESCAPE.finditer(inner):
+        parts += [encoded(inner[end : match.start()]), character(match).encode("latin-1")]
+        end = match.end()
+    return b"".join([*parts, encoded(inner[end:])]).decode("utf-8", "surrogateescape")
+
+
+def shown(path: str) -> str:
+    """Return a path as a line has it: in quotes if a blank, a colon or an odd character is in it."""
+    if _BARE.fullmatch(path):
+        return path
+    text = "".join(_escaped(character) for character in path)
+    return f'"{text}"'
+
+
+def _escaped(character: str) -> str:
+    for letter, meant in _ESCAPES.items():
+        if character == meant:
+            return f"\\{letter}"
+    if character.isprintable() and not "\ud800" <= character <= "\udfff":
+        return character
+    return "".join(f"\\x{byte:02x}" for byte in encoded(character))
+
+
+def encoded(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+def folders(path: str) -> Iterator[str]:
+    """Yield the path, then the folders that hold it, as far as the text tells; the last one is `/`.
+
+    Where $HOME, $TMPDIR and the working folder are is not known: each counts as below `/` and as apart from all others.
+    """
+    while path != "/":
+        yield path
+        head, slash, _ = path.rpartition("/")
+        path = head if slash and head else "/"
+    yield "/"
+
+
+def covers(folder: str, path: str) -> bool:
+    """Whether a path is a folder or below it."""
+    return folder in folders(path)
+
+
+def order(path: str) -> tuple[object, ...]:
+    """Sort key: the root, the working folder, the named folders, absolute paths; a folder before what is below it."""
+    start, *names = path.split("/")
+    return (path != "/", not path.startswith(HERE), not start, start, names)

@@ -1,0 +1,108 @@
+/* Does one thing after another with files and ports, and prints what came of each: `files OPERATION:PATH[,PATH] ...`. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int opened(const char *path, int flags)
+{
+	int fd = open(path, flags, 0600);
+	char byte;
+
+	if (fd < 0)
+		return -1;
+	if ((flags & O_ACCMODE) == O_RDONLY && !(flags & O_DIRECTORY) && read(fd, &byte, 1) < 0)
+		return -1;
+	return close(fd);
+}
+
+static int tcp(int do_bind, const char *port)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(atoi(port)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1, result;
+
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	result = (do_bind ? bind : connect)(fd, (struct sockaddr *)&address, sizeof(address));
+	int error = errno;
+	close(fd);
+	errno = error;
+	return result;
+}
+
+static int unix_socket(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
+	return bind(fd, (struct sockaddr *)&address, sizeof(address));
+}
+
+static int executed(const char *path)
+{
+	int status;
+	pid_t child = fork();
+
+	if (child == 0) {
+		execl(path, path, "nothing", NULL);
+		_exit(errno);
+	}
+	waitpid(child, &status, 0);
+	errno = WEXITSTATUS(status);
+	return errno ? -1 : 0;
+}
+
+static int done(const char *what, const char *path, const char *other)
+{
+	if (!strcmp(what, "nothing")) return 0;
+	if (!strcmp(what, "read")) return opened(path, O_RDONLY);
+	if (!strcmp(what, "list")) return opened(path, O_RDONLY | O_DIRECTORY);
+	if (!strcmp(what, "write")) return opened(path, O_WRONLY);
+	if (!strcmp(what, "open-truncate")) return opened(path, O_WRONLY | O_TRUNC);
+	if (!strcmp(what, "truncate")) return truncate(path, 0);
+	if (!strcmp(what, "create")) return opened(path, O_WRONLY | O_CREAT | O_EXCL);
+	if (!strcmp(what, "mkdir")) return mkdir(path, 0700);
+	if (!strcmp(what, "rmdir")) return rmdir(path);
+	if (!strcmp(what, "unlink")) return unlink(path);
+	if (!strcmp(what, "symlink")) return symlink("x", path);
+	if (!strcmp(what, "fifo")) return mkfifo(path, 0600);
+	if (!strcmp(what, "device")) return mknod(path, S_IFCHR | 0600, makedev(1, 3));
+	if (!strcmp(what, "socket")) return unix_socket(path);
+	if (!strcmp(what, "execute")) return executed(path);
+	if (!strcmp(what, "stat")) { struct stat status; return stat(path, &status); }
+	if (!strcmp(what, "chmod")) return chmod(path, 0640);
+	if (!strcmp(what, "rename")) return rename(path, other);
+	if (!strcmp(what, "link")) return link(path, other);
+	if (!strcmp(what, "connect")) return tcp(0, path);
+	if (!strcmp(what, "bind")) return tcp(1, path);
+	errno = EINVAL;
+	return -1;
+}
+
+int main(int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++) {
+		char *path = strchr(argv[i], ':'), *other = NULL;
+
+		if (path)
+			*path++ = 0;
+		if (path && (other = strchr(path, ',')))
+			*other++ = 0;
+		errno = 0;
+		int result = done(argv[i], path, other);
+		printf("%s\n", result < 0 ? strerrorname_np(errno) : "ok");
+		fflush(stdout);
+	}
+	return 0;
+}
