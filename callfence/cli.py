@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
+import io
 import os
 import sys
 from contextlib import suppress
@@ -61,6 +63,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # recordings, whose objects are in no cycles, take a quarter less with rare ones (three of 60,000 observations each).
     gc.set_threshold(100_000)
     arguments = sys.argv[1:] if arguments is None else arguments
+    _escape_names()
     if arguments[:1] == ["help"] and arguments[1:]:  # of one command
         arguments = [arguments[1], "--help"]
     status: int | str | None = 0
@@ -119,6 +122,20 @@ def _run(arguments: list[str]) -> int:
 def _main_of(name: str, arguments: list[str]) -> int:
     status: int = import_module(module_of(name)).main(arguments)
     return status
+
+
+def _escape_names() -> None:
+    """Print names of files that are not UTF-8 as `policygen.text.printable` does: `\\xff`."""
+    codecs.register_error("callfence", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="callfence")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace"), error.end
 
 
 def _occupy_closed() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from callfence.shared.files import locked
 from callfence.shared.inputs import judged
+from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from policygen.files.algebra import differences, extended
 from policygen.files.model import NOT_CONFINED
@@ -22,6 +22,7 @@ from policygen.sets.join import JoinError, join_entries, refuses
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
     from policygen.model import Expression
@@ -36,7 +37,7 @@ each instead: an attacker's calls are in the log too."""
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="callfence allow", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence allow", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the entry (default: the first that the policy has)")
     parser.add_argument("--force", action="store_true", help="also allow what the policy denies explicitly")
     parser.add_argument("policy", metavar="POLICY", type=Path)

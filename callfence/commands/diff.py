@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
 from callfence.shared.inputs import document, judged, tell_lines
+from callfence.shared.options import Parser
 from policygen.review.judgement import judge
 from policygen.sets.algebra import TooComplexError
 from policygen.sets.compare import Verdict
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
+    import argparse
+
     from policygen.language.document import Document
     from policygen.review.judgement import Judgement
 
@@ -25,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "comments do not matter."
     )
     usage = "callfence diff [OPTION ...] OLD NEW\n       callfence diff [OPTION ...] --git REVISION[..REVISION] FILE"
-    parser = argparse.ArgumentParser(prog="callfence diff", usage=usage, description=description, allow_abbrev=False)
+    parser = Parser(prog="callfence diff", usage=usage, description=description, allow_abbrev=False)
     parser.add_argument("--exit-code", action="store_true", help="exit with 1 if NEW allows something that OLD does not")
     parser.add_argument("--full", action="store_true", help="show every difference with its example, however many there are")
     parser.add_argument("--format", choices=["text", "json", "md", "sarif"], default="text", help="default: text")

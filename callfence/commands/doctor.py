@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import subprocess
@@ -13,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
 from callfence.version import __version__
 from tracer import linux
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
 SECONDS: Final = 30
@@ -36,7 +37,7 @@ class CheckResult:
 
 def parser() -> argparse.ArgumentParser:
     description = "Check that everything callfence needs works on this machine, for this user."
-    return argparse.ArgumentParser(prog="callfence doctor", description=description, allow_abbrev=False)
+    return Parser(prog="callfence doctor", description=description, allow_abbrev=False)
 
 
 def main(arguments: list[str]) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from callfence.shared.files import output
 from callfence.shared.inputs import content, document, judged
 from callfence.shared.losses import as_objects, loss_lines
+from callfence.shared.options import Parser
 from enforcer.text import file_word
 from policygen import formats
 from policygen.formats import ExportError, FormatOptions, Service
@@ -33,7 +34,7 @@ result is wider (more calls run) or narrower (fewer run); with --strict, nothing
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="callfence export",
         description=DESCRIPTION,
         epilog="formats:\n" + "\n".join(f"  {name:15} {formats.FORMATS[name].title}" for name in formats.names(exports=True)),

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from callfence.shared.inputs import content, message, tell
+from callfence.shared.options import Parser
 from policygen.language.document import included, parse, read_text
 from policygen.language.lexer import decode
 from policygen.recording import atomic
 from tracer.errors import CallfenceError
 
+if TYPE_CHECKING:
+    import argparse
+
 
 def parser() -> argparse.ArgumentParser:
     description = "Rewrite policies in canonical form, keeping their comments."
-    parser = argparse.ArgumentParser(prog="callfence fmt", description=description, allow_abbrev=False)
+    parser = Parser(prog="callfence fmt", description=description, allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file would change")
     parser.add_argument("policies", nargs="+", metavar="POLICY", help="a file; - is standard input, written to standard output")
     return parser

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from callfence.shared.options import Parser
 from policygen.recording import atomic
+
+if TYPE_CHECKING:
+    import argparse
 
 DESCRIPTION = """\
 Set up the git repository of the current folder: `git diff` shows what a policy newly allows, and git merges policies by
@@ -24,7 +27,7 @@ ATTRIBUTES: Final = (
 
 
 def parser() -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog="callfence git-setup", description=DESCRIPTION, allow_abbrev=False)
+    return Parser(prog="callfence git-setup", description=DESCRIPTION, allow_abbrev=False)
 
 
 def main(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from callfence.shared.files import output
 from callfence.shared.inputs import content, judged
 from callfence.shared.losses import loss_lines
+from callfence.shared.options import Parser
 from callfence.shared.profiles import read_policy
 from policygen import formats
 from policygen.formats import FormatOptions
@@ -25,7 +26,7 @@ Logs of a program's calls become a recording.  With -o NAME.policy it is added t
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="callfence import",
         description=DESCRIPTION,
         epilog="formats:\n" + "\n".join(f"  {name:10} {formats.FORMATS[name].title}" for name in _NAMES),

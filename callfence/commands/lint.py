@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,8 @@ from callfence.judging.lines import line_of
 from callfence.judging.sarif import Result, SarifRule, sarif
 from callfence.shared.inputs import document as read
 from callfence.shared.inputs import message, tell, tell_lines
-from callfence.shared.text import on_one_line, plural
+from callfence.shared.options import Parser
+from callfence.shared.text import on_one_line, plural, printable
 from policygen.language.naming import format_call
 from policygen.review.catalogue import Level
 from policygen.review.judgement import Reason, with_reasons_before
@@ -19,6 +19,7 @@ from tracer.abi import table
 from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from policygen.language.document import Document
@@ -29,7 +30,7 @@ accepts the findings on that entry; one that names a combination (`# why: revers
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="callfence lint", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence lint", description=DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
     add("--level", choices=[*Level], type=Level, default=Level.WARNING, help="the lowest level to report (default: warning)")
     add("--accepted", action="store_true", help="also report what is accepted")
@@ -118,7 +119,7 @@ def _print(
 
 def as_object(policy: str, finding: Finding) -> dict[str, object]:
     return {
-        "file": policy,
+        "file": printable(policy),
         "line": line_of(policy, finding),
         "rule": finding.rule,
         "level": finding.level,

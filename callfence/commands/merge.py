@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.shared.inputs import judged, tell
+from callfence.shared.options import Parser
 from policygen.language.document import Document, PolicyError, included, parse, read_text
 from policygen.language.lexer import decode
 from policygen.merging.markers import with_markers
@@ -31,7 +32,7 @@ NAME is the file's path in the repository"""
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="callfence merge",
         usage="callfence merge -o OUT FILE|FOLDER ...\n       callfence merge --driver BASE OURS THEIRS [NAME]",
         description=DESCRIPTION,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from callfence.judging.differences import difference_lines, file_lines
 from callfence.shared.inputs import document, judged
+from callfence.shared.options import Parser
 from policygen.sets.compare import Change, Verdict, compare, verdict
 from policygen.sets.reduce import reduce
 from tracer.errors import UserError
+
+if TYPE_CHECKING:
+    import argparse
 
 
 def parser() -> argparse.ArgumentParser:
@@ -17,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
         "Print policy A reduced by B: for a system call that B names, what both allow; for any other, what A allows.  "
         "With --check, prove that B allows nothing that A does not, or show what it does."
     )
-    parser = argparse.ArgumentParser(prog="callfence reduce", description=description, allow_abbrev=False)
+    parser = Parser(prog="callfence reduce", description=description, allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="print no policy; exit with 1 if B allows more than A")
     parser.add_argument("a", metavar="A", help="a policy file; - is standard input")
     parser.add_argument("b", metavar="B")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +11,14 @@ from callfence.report.machine import as_json
 from callfence.report.page import page
 from callfence.shared.files import output, recording_path
 from callfence.shared.inputs import document, judged
+from callfence.shared.options import Parser
 from policygen.recording import atomic, recording_file
 from policygen.sets.algebra import TooComplexError
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
+    import argparse
+
     from policygen.recording.runs import Recording
 
 DESCRIPTION = """\
@@ -25,7 +27,7 @@ which calls, and which calls led to each rule.  The recording beside the policy 
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="callfence report", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence report", description=DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
     add("-o", "--output", metavar="FILE", type=output, help="default: standard output")
     add("--against", metavar="POLICY", help="also show the differences from that policy")

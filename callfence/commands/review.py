@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from callfence.judging.symbols import Symbols
 from callfence.shared.files import locked, recording_path
 from callfence.shared.git_files import document_at
 from callfence.shared.inputs import document, judged
+from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from policygen.language.naming import format_action, format_call
 from policygen.model import Entry
@@ -30,6 +30,7 @@ from tracer.abi import table
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from policygen.language.document import Document
@@ -58,7 +59,7 @@ NO_TERMINAL_LOG = (
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="callfence review", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    parser = Parser(prog="callfence review", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     against = parser.add_mutually_exclusive_group()
     against.add_argument("--against", metavar="OLD", help="the policy file to compare with, instead of a revision of POLICY")
     against.add_argument("--git", metavar="REVISION", default="HEAD", help="the revision to compare with (default: HEAD)")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from callfence.shared.inputs import document, judged, program
+from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
@@ -19,6 +19,7 @@ from policygen.sets.algebra import TooComplexError
 from tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable
 
 
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "Print a policy in canonical form, its includes resolved, or the filter that it is compiled to; or print a filter, "
         "from a file or of a running process, as a policy.  What a policy cannot express is reported in comments."
     )
-    parser = argparse.ArgumentParser(prog="callfence show", description=description, allow_abbrev=False)
+    parser = Parser(prog="callfence show", description=description, allow_abbrev=False)
     parser.add_argument("--filter", action="store_true", help="print the instructions of the filter instead")
     parser.add_argument("--expanded", action="store_true", help="print the entries of the policy's implied set, too")
     parser.add_argument("--implied", action="store_true", help="print what the policy's implied set allows, with the reasons")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
 from callfence.enforcing import cache, filters
 from callfence.enforcing.proved import kept, misfit
 from callfence.enforcing.sealed import is_bundle, unbundle
 from callfence.shared.inputs import content, document, is_program, judged, program
+from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
 from policygen.evaluate import evaluate
 from policygen.filter import bpf
@@ -22,6 +22,8 @@ from policygen.sets.algebra import TooComplexError
 from tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
+    import argparse
+
     from policygen.model import Policy
     from tracer.abi import Event
 
@@ -33,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         "read back into a policy, as `callfence show --bpf` prints it, and compared with that; a file of `callfence compile` "
         "is compared with the policy in it.  The filters that `enforce` keeps for POLICY are proved too."
     )
-    parser = argparse.ArgumentParser(prog="callfence verify", description=description, allow_abbrev=False)
+    parser = Parser(prog="callfence verify", description=description, allow_abbrev=False)
     parser.add_argument("--bpf", metavar="FILE", help="a filter to compare with POLICY: an array of struct sock_filter")
     parser.add_argument("--cached", action="store_true", help="prove all filters that are kept, of any policy")
     parser.add_argument("file", metavar="POLICY|FILTER", nargs="?", help="a file; - is standard input")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from callfence.judging.sites import columns_of, site_lines, widened
 from callfence.judging.symbols import Site, Symbols
 from callfence.shared.files import recording_path
 from callfence.shared.inputs import judged, tell
+from callfence.shared.options import Parser
 from callfence.shared.text import command_line, on_one_line, plural, printable
 from enforcer.reporting.advice import advise
 from policygen.errors import did_you_mean
@@ -29,6 +29,7 @@ from tracer.abi import Arch, table
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Sequence
 
     from policygen.implied.rows import Row
@@ -47,7 +48,7 @@ nearest rule and which of its conditions fail."""
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="callfence why", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence why", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the call (default: the first that the policy has)")
     parser.add_argument("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
     parser.add_argument("policy", metavar="POLICY", type=Path)

@@ -255,7 +255,10 @@ def _parse(arguments: Sequence[str]) -> EnforceOptions:
         elif option in _FLAGS:
             given.setdefault(option, []).append("")
         else:
-            hint = "options of the program come after its name" if rest else "`enforce --help` lists them"
+            from policygen.errors import did_you_mean
+
+            hint = did_you_mean(name, [*_VALUED, *_FLAGS])
+            hint = hint or ("options of the program come after its name" if rest else "`enforce --help` lists them")
             raise EnforceError(f"unknown option {option}: {hint}")
     if not rest:
         raise EnforceError("no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more")
@@ -298,8 +301,10 @@ def _is_open(descriptor: int) -> bool:
 
 
 def _say(text: str, stderr: int) -> None:
+    from policygen.text import printable
+
     try:
         if stderr >= 0:
-            os.write(stderr, os.fsencode(text) + b"\n")
+            os.write(stderr, "".join(f"{printable(line)}\n" for line in text.split("\n")).encode())
     except OSError:
         return

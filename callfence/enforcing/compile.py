@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from callfence.enforcing import cache, filters
 from callfence.enforcing.sealed import bundle
 from callfence.shared.inputs import judged
+from callfence.shared.options import Parser
 from policygen.language.document import included, parse
 from policygen.language.lexer import decode
 from policygen.reading import read
@@ -17,6 +17,8 @@ from policygen.recording import atomic
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
+    import argparse
+
     from callfence.enforcing.filters import Variant
     from callfence.enforcing.sealed import Compiled
 
@@ -29,7 +31,7 @@ _VARIANTS: Final[tuple[Variant, ...]] = ("report", "audit", "silent")
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="callfence compile", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence compile", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the filters of one policy to FILE")
     parser.add_argument("policies", metavar="POLICY", nargs="+")
     return parser

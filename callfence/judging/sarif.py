@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -59,7 +60,7 @@ def sarif(results: Sequence[Result]) -> dict[str, object]:
 
 
 def _result(result: Result, index: int) -> dict[str, object]:
-    place: dict[str, object] = {"artifactLocation": {"uri": quote(result.file)}}
+    place: dict[str, object] = {"artifactLocation": {"uri": quote(os.fsencode(result.file))}}
     if result.line is not None:
         place["region"] = {"startLine": result.line}
     made: dict[str, object] = {

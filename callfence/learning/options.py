@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from callfence.shared.ending import fail
+from callfence.shared.options import suggestion
 from callfence.version import __version__
 from enforcer.errors import FAILED
 from tracer.linux import OPAQUE
@@ -78,13 +79,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """125: argparse's own 2 could be the program's."""
-        given, _, word = message.partition("unrecognized arguments: ")
-        hint = ""
-        if not given and word.startswith("-"):
-            from policygen.errors import did_you_mean
-
-            hint = did_you_mean(word.split()[0].partition("=")[0], self._option_string_actions)
-        fail(f"learn: {message}; {f'{hint} ' if hint else ''}see learn --help", FAILED)
+        fail(f"learn: {message}{suggestion(self, message) or ';'} see learn --help", FAILED)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -46,7 +46,7 @@ def _estimates(report: Report) -> Html:
     pairs: list[tuple[str, Child]] = [("Runs", str(sure.runs))]
     more = sum(bool(step.new or step.wider) for step in found.steps[1:])
     pairs.append(("Run by run", f"{more} of {plural(sure.runs - 1, 'later run')} needed more than the runs before it gave"))
-    missed = f"{sum(known)} of {len(known)} runs would have been missed by a policy learned from all the others"
+    missed = f"{sum(known)} of {plural(len(known), 'run')} would have been missed by a policy learned from all the others"
     if len(known) < len(alone):
         missed += "; of the rest it is not known, since a warm run does not record what is allowed already"
     pairs.append(("Leave one run out", missed))

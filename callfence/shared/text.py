@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from enforcer.text import printable, word
+from enforcer.text import word
 from policygen.language.naming import format_entry
+from policygen.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

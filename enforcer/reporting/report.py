@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from enforcer.reporting.advice import Advice, advise
 from enforcer.reporting.output import Output
 from enforcer.reporting.process import call_site, executable, owner
-from enforcer.text import printable
 from policygen.evaluate import evaluate
 from policygen.language.naming import format_call
 from policygen.learning.extend import allowing_line
 from policygen.model import Action, ActionKind, strictest
+from policygen.text import printable
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:

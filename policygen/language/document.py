@@ -14,6 +14,7 @@ from policygen.language.lexer import decode
 from policygen.language.normal import normal
 from policygen.language.parser import parse_policy
 from policygen.language.printer import print_policy
+from policygen.text import printable
 from tracer.abi import Arch
 
 if TYPE_CHECKING:
@@ -105,7 +106,6 @@ def included(policy: str) -> Callable[[str], str]:
 
 def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Document:
     """Return the document of a new policy, for the program of that name."""
-    shown = "".join(c if c.isprintable() else "\ufffd" for c in name)
     settings = {
         "table": "# kernel whose syscall table the policy was written against",
         "arm": "# now | exec | entry",
@@ -116,7 +116,7 @@ def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Docum
         settings["implied"] = "# what grants nothing beyond the rest: callfence show --implied"
     if policy.portable:
         settings["portable"] = "# learn and merge add what other C libraries do instead"
-    layout = Layout((f"# callfence policy for: {shown}",), {word: Comments((), c) for word, c in settings.items()})
+    layout = Layout((f"# callfence policy for: {printable(name)}",), {word: Comments((), c) for word, c in settings.items()})
     return Document(policy, layout).with_policy(policy, notes)
 
 

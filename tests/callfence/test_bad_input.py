@@ -229,7 +229,8 @@ def test_the_mode_of_a_policy_is_kept(tmp_path: Path) -> None:
         (["shwo"], 2, "callfence: unknown command 'shwo': did you mean show?\n"),
         (["learn"], 125, "learn: no program given; see learn --help\n"),
         (["learn", "--frsh", "true"], 125, "learn: unrecognized arguments: --frsh; did you mean --fresh? see learn --help\n"),
-        (["learn", "-p", "1", "true"], 125, "learn: give either a program or -p PID, not both; see learn --help\n"),
+        (["learn", "-p", "1", "true"], 125, "learn: give either a program or -p PID, not both; -o names the policy; "
+            "see learn --help\n"),
         (["learn", "-o", "none/it.policy", "true"], 125, "learn: none/it.policy: there is no folder none\n"),
         (["learn", "-o", "/dev/full", "true"], 125, "learn: the policy /dev/full is not a regular file\n"),
         (["diff", "-", "-"], 2, "callfence diff: OLD and NEW cannot both be standard input\n"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,11 +32,11 @@ def test_a_profile_with_which_no_container_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "hint"), [("--chekc", "did you mean --check? "), ("--fersh=3", "did you mean --fresh? "), ("-Z", "")]
+    ("option", "hint"), [("--chekc", "; did you mean --check?"), ("--fersh=3", "; did you mean --fresh?"), ("-Z", ";")]
 )
 def test_a_misspelt_option(option: str, hint: str, tmp_path: Path) -> None:
     done = run(tmp_path, "learn", option, "true")
-    assert (done.returncode, done.stderr) == (125, f"learn: unrecognized arguments: {option}; {hint}see learn --help\n")
+    assert (done.returncode, done.stderr) == (125, f"learn: unrecognized arguments: {option}{hint} see learn --help\n")
 
 
 def test_check_says_what_its_status_is_of(tmp_path: Path) -> None:
@@ -103,3 +104,41 @@ def on_a_terminal(
             pass
     os.close(master)
     return found
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("lint", "--acepted", "a.policy"), " error: unrecognized arguments: --acepted; did you mean --accepted?\n"),
+        (("enforce", "--audti", "true"), "enforce: unknown option --audti: did you mean --audit?\n"),
+        (("merge", "--zzz", "a.policy"), "callfence merge: error: unrecognized arguments: --zzz\n"),
+    ],
+)
+def test_a_misspelt_option_of_other_commands(words: tuple[str, ...], hint: str, tmp_path: Path) -> None:
+    assert run(tmp_path, *words).stderr.endswith(hint)
+
+
+NAME = "b\udcff.policy"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("lint", NAME), ("lint", "--format", "json", NAME), ("lint", "--format", "sarif", NAME), ("fmt", "--check", NAME),
+        ("diff", "--format", "md", "a.policy", NAME), ("diff", "--format", "sarif", "a.policy", NAME),
+        ("allow", NAME, "write: allow"), ("review", "--accept-all", "--against", "a.policy", NAME), ("why", NAME, "read"),
+        ("learn", "-o", NAME, "--default", "kill", "true"), ("learn", "--check", "-o", NAME, "true"),
+        ("learn", "-q", "-o", "a.policy", "./b\udcff"), ("enforce", "-p", NAME, "true"), ("enforce", "-p", "b\udcff", "true"),
+        ("report", "-o", "-", NAME), ("export", "--to", "systemd", NAME), ("verify", NAME, "b\udcff"), ("doctors\udcff",),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_names_that_are_not_utf8_are_printed_alike(words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "a.policy").write_text("read: allow\n")
+    (tmp_path / NAME).write_text("ptrace: allow\nread: allow\n")
+    command = [*CALLFENCE, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    said = done.stdout + done.stderr
+    shown = rb"(b|doctors)(\\\\?xff|%FF)" if "sarif" in words or "json" in words else rb"(b|doctors)\\xff"
+    assert re.search(shown, said), said
+    assert b"Traceback" not in said and b"udcff" not in said and b"\xff" not in said, said
