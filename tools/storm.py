@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+ENFORCE = Path(sys.executable).parent / "enforce"
 CALLS = 40
 SIGNALS = (signal.SIGSTOP, signal.SIGCONT, signal.SIGTRAP, signal.SIGALRM, signal.SIGKILL)
 POLICY = "default errno EACCES\n" + "".join(f"{name}: allow\n" for name in ("read", "write", "exit_group", "nanosleep"))
@@ -52,8 +53,7 @@ def helpers(mark: str) -> list[int]:
 def one(folder: Path, chance: random.Random, number: int) -> str:
     """What was wrong in one round, or ''."""
     mark = f"storm-{os.getpid()}-{number}"
-    start = "import sys; from callfence.enforcing.command import main; sys.exit(main(sys.argv[1:-1]))"
-    command = [sys.executable, "-c", start, "-p", "storm.policy", "--", "./storm", mark]
+    command = [ENFORCE, "-p", "storm.policy", "--", "./storm", mark]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     killed = 0
     while process.poll() is None and killed < 3:
@@ -89,6 +89,7 @@ def one(folder: Path, chance: random.Random, number: int) -> str:
 def main(rounds: int) -> int:
     wrong = 0
     chance = random.Random(7)
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "storm.policy").write_text(POLICY)
@@ -98,7 +99,7 @@ def main(rounds: int) -> int:
             if problem := one(folder, chance, number):
                 wrong += 1
                 print(f"round {number}: {problem}", flush=True)
-    print(f"{rounds} rounds, {wrong} wrong")
+    print(f"{rounds} rounds, {wrong} wrong, in {time.monotonic() - began:.0f} s")
     return bool(wrong)
 
 
