@@ -21,6 +21,8 @@ _TYPES = {
 
 _POINTERS = frozenset(("cap_user_header_t", "cap_user_data_t", "__sighandler_t"))
 """Typedefs of pointers (linux/capability.h, asm-generic/signal-defs.h)."""
+_POINTED = frozenset(("path", "text", "words", "sockaddr", "message"))
+"""Kinds of pointers alone."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Rules:
             rule = Rule(row["kind"], row["constants"], row["exact"], row["as"], index)
             for call in row["calls"].split(","):
                 for argument in row["arguments"].split(","):
-                    self._rules[call, argument, rule.kind in ("path", "pointer")] = rule
+                    self._rules[call, argument, rule.kind in {*_POINTED, "pointer"}] = rule
 
     def argument(self, call: str, parameter: Parameter, bits: int) -> str:
         """The cell of a table: `name:ctype:width:kind:constants:exact`, trailing empty fields left out.
@@ -100,12 +102,12 @@ class Rules:
         return ":".join(cell).rstrip(":")
 
     def _find(self, call: str, parameter: Parameter) -> Rule:
-        """Rules of kind path match pointers, of kind pointer either, of any other kind integers."""
+        """Rules of kinds in _POINTED match pointers, of kind pointer either, of any other kind integers."""
         name = parameter.name
         for asked in call, "*":
             for pointer in (True,) if parameter.is_pointer else (False, True):
                 rule = self._rules.get((asked, name, pointer))
-                if rule and (parameter.is_pointer or rule.kind != "path"):
+                if rule and (parameter.is_pointer or rule.kind not in _POINTED):
                     return rule
         if parameter.is_pointer:
             return Rule("pointer", "", "", "")

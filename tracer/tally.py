@@ -7,10 +7,10 @@ Only a new key costs more than a look-up.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tracer.abi import Arch, Event
-from tracer.site import call_site
+from tracer.caller.caller import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,9 @@ class Recorder(Protocol):
     def slot(self, executable: str, event: Event, site: Callable[[], str]) -> list[int]:
         """The counter (its first element) of the observation that `event` belongs to."""
 
+    def look(self, slot: list[Any], event: Event, caller: Caller) -> bool:
+        """Take what the event's pointers point to; whether to show the next event of that observation, too."""
+
     def executed(self, before: str, after: str) -> None:
         """A process has executed `after`; its executable was `before`.
 
@@ -55,6 +58,8 @@ class Tally:
         self._recorder = recorder
         self._generation = recorder.generation
         self._hot: dict[str, Hot] = {}
+        self._looked: dict[str, Hot] = {}
+        """Counters by executable and masked registers, of observations whose next event is to be looked at."""
 
     def hot(self, executable: str) -> Hot:
         return self._hot.setdefault(executable, {})
@@ -67,16 +72,21 @@ class Tally:
     def slot(self, task: Task, key: int, info: bytearray) -> list[int]:
         """The counter for a key that is new to `task.hot`; `info` is the call's struct ptrace_syscall_info."""
         event = event_of(info, task.tid)
-        slot = self._recorder.slot(task.executable, event, lambda: call_site(task.tid, event.ip))
-        if self._recorder.generation != self._generation:
-            self._generation = self._recorder.generation
-            self.masks.clear()
-            for hot in self._hot.values():
-                hot.clear()
-            return slot  # the key belongs to the old masks
-        if len(task.hot) >= MANY_KEYS:
-            task.hot.clear()
-        task.hot[key] = slot
+        caller = Caller(task, event)
+        looked = self._looked.setdefault(task.executable, {})
+        slot = looked.pop(key, None)
+        if slot is None:
+            slot = self._recorder.slot(task.executable, event, caller.site)
+            if self._recorder.generation != self._generation:
+                self._generation = self._recorder.generation
+                self.masks.clear()
+                for hot in (*self._hot.values(), *self._looked.values()):
+                    hot.clear()
+                return slot  # the key belongs to the old masks
+        known = looked if self._recorder.look(slot, event, caller) else task.hot
+        if len(known) >= MANY_KEYS:
+            known.clear()
+        known[key] = slot
         return slot
 
     def count(self, task: Task, info: bytearray) -> None:

@@ -57,6 +57,7 @@ OPTIONS = (
     (("--filter",), "FILE", "the compiled filter of `callfence compile -o`, instead of one from the cache"),
     (("--no-cache",), "", "compile the policy, whatever the cache has"),
     (("--log",), "FILE", "append violations to FILE, one JSON object a line, instead of standard error"),
+    (("--no-evidence",), "", "do not report what pointers point to: file names, addresses of sockets, commands"),
     (("--audit",), "", "report violations but allow them: enforce nothing"),
     (("--best-effort",), "", "run PROGRAM although this kernel cannot enforce all that the policy says of files and ports"),
     (("--quiet-kernel",), "", "no reports and no helper process: the kernel alone answers"),
@@ -79,7 +80,9 @@ OPTIONS = (
 
 _VALUED = {name: names[-1] for names, value, _ in OPTIONS if value for name in names}
 _FLAGS = tuple(names[-1] for names, value, _ in OPTIONS if not value)
-_CONFINEMENT = ("--policy", "--filter", "--no-cache", "--arm", "--log", "--audit", "--quiet-kernel", "--best-effort")
+_CONFINEMENT = (
+    "--policy", "--filter", "--no-cache", "--arm", "--log", "--no-evidence", "--audit", "--quiet-kernel", "--best-effort"
+)
 """The options about calls; the others are about the program's surroundings."""
 _ARMS = ("now", "exec", "entry")  # the earlier, the stricter
 
@@ -177,6 +180,7 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
             lambda: _policies(compiled),
             json=bool(path_of_log),
             audit=is_audit,
+            evidence="--no-evidence" not in options.given,
             stderr=stderr,
             folder=folder,
             name=os.path.basename(path_of_log),

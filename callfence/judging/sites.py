@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.shared.text import plural, printable
+from policygen.evidence.facts import examples
 from policygen.language.naming import format_call
+from policygen.recording.observation import joined
 from tracer.abi import table
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from policygen.review.provenance import Provenance
     from tracer.abi import Argument
 
+MANY_FACTS = 8
+"""Facts of one call site that are listed besides those in its example."""
 MANY_SITES = 8
 """Call sites of one rule that are listed."""
 
@@ -33,9 +37,20 @@ def site_lines(observations: Sequence[Observation], recording: Recording, symbol
         count = plural(sum(seen.calls for seen in those), "call")
         place = symbols.describe(site, recording.runs[columns_of(those)[0]].started)
         yield f"  {printable(executable)}, first at {printable(place)}: {count}, such as"
-        yield f"    {format_call(those[0].event)}"
+        call, others = such_as(those)
+        yield f"    {call}"
+        yield from (f"      and {fact}" for fact in others)
     if len(ordered) > MANY_SITES:
         yield f"  ... and {len(ordered) - MANY_SITES} call sites more"
+
+
+def such_as(those: Sequence[Observation]) -> tuple[str, list[str]]:
+    """A call of the first, with what its pointers may point to, and what else those of all were seen to point to."""
+    event = those[0].event
+    first, others = examples(event, joined({fact for seen in those for fact in seen.evidence}))
+    if len(others) > MANY_FACTS:
+        others[MANY_FACTS:] = [f"{len(others) - MANY_FACTS} more"]
+    return format_call(event, first), others
 
 
 def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], list[Observation]]]:

@@ -54,6 +54,8 @@ class LearnOptions(NamedTuple):
     arm: str | None
     """`now`, `exec` or `entry`; None leaves it as the policy has it."""
     allow_opaque: frozenset[str]
+    no_evidence: bool
+    """Whether what pointers point to is not recorded."""
     rehearse: bool
     rehearse_only: str
     """What to rehearse, separated by commas (`rehearsal.plan.Choice`); '' for all."""
@@ -117,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
         choices=OPAQUE,
         help=f"allow a call whose arguments no filter can see ({', '.join(OPAQUE)}); without it, the call fails with ENOSYS",
     )
+    add("--no-evidence", action="store_true", help="do not record what pointers point to: file names, addresses of sockets")
     add("--rehearse", action="store_true", help="then run PROGRAM again, many times: with calls that fail, signals, full disks")
     groups = "faults, signals, streams, environment, limits, user, or what one of them has"
     add("--rehearse-only", metavar="NAMES", default="", help=f"what to rehearse, separated by commas: {groups}")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
+    from policygen.evidence.facts import Places
     from policygen.recording.observation import Observation
     from tracer.faults import Injector
     from tracer.loop import Loop
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 class Recorder(Folder):
     """What becomes of the tracer's events: the folder's observations, who executed what, and what could not be observed."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, where: Callable[[], Places] | None = None) -> None:
+        super().__init__(where)
         self.execs: set[tuple[str, str]] = set()
         self.gaps: dict[str, None] = {}
 
@@ -67,7 +68,7 @@ def watch(
 
     The run is None where the program was killed in its execve.
     """
-    recorder = Recorder()
+    recorder = Recorder(where(what, options))
     started = time.time_ns()
     with progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=what is None) as draw:
         tick = _preparing(draw, options, recorder, prepared)
@@ -86,6 +87,18 @@ def watch(
         circumstances=Circumstances() if what is None else circumstances(what.environment),
     )
     return run, recorder.observations(), outcome.status
+
+
+def where(what: Program | None, options: LearnOptions) -> Callable[[], Places] | None:
+    """What patterns of names call by a sign, if they are to be recorded; of a process that runs already, it is not known
+    where it began."""
+
+    def found() -> Places:
+        from policygen.evidence.facts import Places, places  # not loaded by a run with nothing new
+
+        return places(os.getcwd(), os.environ) if what is not None else Places()
+
+    return None if options.no_evidence else found
 
 
 def _trace(

@@ -14,6 +14,7 @@ from callfence.report.content import calls_of
 from callfence.shared.text import on_one_line, printable
 from policygen.completeness.circumstances import run_next, seen_only
 from policygen.language.naming import format_call
+from policygen.recording.observation import joined
 
 if TYPE_CHECKING:
     from callfence.report.content import Report
@@ -114,6 +115,7 @@ def _rule(one: Provenance) -> dict[str, object]:
                 "site": printable(site),
                 "calls": sum(seen.calls for seen in those),
                 "example": format_call(those[0].event),
+                "evidence": joined({fact for seen in those for fact in seen.evidence}),
             }
             for (executable, site), those in by_site(one.observations)
         ],

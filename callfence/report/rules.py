@@ -5,20 +5,21 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from callfence.judging.sites import MANY_SITES, by_site, columns_of, widened
+from callfence.judging.sites import MANY_SITES, by_site, columns_of, such_as, widened
 from callfence.judging.symbols import Site
 from callfence.report.markup import Child, Html, code, element, items, join, lines, terms
 from callfence.report.overview import anchor, badge
 from callfence.shared.text import on_one_line, plural
-from policygen.language.naming import format_call
 from policygen.review.provenance import Origin
 from tracer.abi import table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from callfence.report.content import Report
+    from policygen.recording.observation import Observation
     from policygen.review.lint import Finding
     from policygen.review.provenance import Provenance
-    from tracer.abi import Event
 
 _SHORT = {
     Origin.CHANGED: "by hand",
@@ -74,15 +75,17 @@ def _behind(one: Provenance, findings: list[Finding]) -> Html:
     if not one.observations:
         return terms(pairs)
     sites = by_site(one.observations)
-    shown = [_site(*whose, those[0].event, sum(seen.calls for seen in those)) for whose, those in sites[:MANY_SITES]]
+    shown = [_site(*whose, those) for whose, those in sites[:MANY_SITES]]
     if len(sites) > MANY_SITES:
         shown.append(join(f"... and at {plural(len(sites) - MANY_SITES, 'more place')}"))
     pairs.append(("Seen", items(shown)))
     return terms(pairs)
 
 
-def _site(executable: str, site: str, event: Event, count: int) -> Html:
-    place = Site.parse(site)
-    return join(
-        code(executable), f", first at {place or site}: {plural(count, 'call')}, such as ", code(format_call(event))
-    )
+def _site(executable: str, site: str, those: Sequence[Observation]) -> Html:
+    place, count = Site.parse(site), sum(seen.calls for seen in those)
+    call, others = such_as(those)
+    parts: list[Child] = [code(executable), f", first at {place or site}: {plural(count, 'call')}, such as ", code(call)]
+    for index, fact in enumerate(others):
+        parts += [", " if index else "; and ", code(fact)]
+    return join(*parts)

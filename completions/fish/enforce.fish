@@ -62,6 +62,7 @@ complete -c enforce -n _shtab_enforce_using -l arm -xka "now exec entry" -d 'whe
 complete -c enforce -n _shtab_enforce_using -l filter -xka "(__fish_complete_path (commandline -ct))" -d 'the compiled filter of `callfence compile -o`, instead of one from the cache'
 complete -c enforce -n _shtab_enforce_using -l no-cache -d 'compile the policy, whatever the cache has'
 complete -c enforce -n _shtab_enforce_using -l log -xka "(__fish_complete_path (commandline -ct))" -d 'append violations to FILE, one JSON object a line, instead of standard error'
+complete -c enforce -n _shtab_enforce_using -l no-evidence -d 'do not report what pointers point to: file names, addresses of sockets, commands'
 complete -c enforce -n _shtab_enforce_using -l audit -d 'report violations but allow them: enforce nothing'
 complete -c enforce -n _shtab_enforce_using -l best-effort -d 'run PROGRAM although this kernel cannot enforce all that the policy says of files and ports'
 complete -c enforce -n _shtab_enforce_using -l quiet-kernel -d 'no reports and no helper process: the kernel alone answers'

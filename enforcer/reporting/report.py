@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from enforcer.reporting.advice import Advice, advise
+from enforcer.reporting.caller import Caller
 from enforcer.reporting.output import Output
 from enforcer.reporting.process import call_site, executable, owner
 from policygen.evaluate import evaluate
+from policygen.evidence.facts import Places, facts, join, resolved
+from policygen.evidence.pointed import pointed
 from policygen.language.naming import format_call
 from policygen.learning.extend import allowing_line
 from policygen.model import Action, ActionKind, strictest
@@ -19,15 +22,20 @@ from policygen.text import printable
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from enforcer.kernel import Notification
     from enforcer.reporting.reporter import Reporter
+    from policygen.evidence.pointed import Value
     from policygen.model import Policy
 
 _DISTINCT = 50
 """Different violations of one call that are described.  A program that makes up more must not fill memory and log, nor keep
 other calls from being described."""
+_LOOKS = 32
+"""Violations that are alike whose pointers are followed."""
+_PATH = 256
+"""Characters of a path that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +48,14 @@ class Violation:
     process: int
     executable: str
     site: str
-    call: str
+    pointed: Mapping[int, Value]
+    """What its arguments point to."""
     advice: tuple[Advice, ...]
     """What would allow the call, for each policy that does not."""
+
+    @property
+    def call(self) -> str:
+        return format_call(self.event, {index: str(value) for index, value in self.pointed.items()})
 
     def text(self) -> str:
         """Several lines for a person, without the last line's end."""
@@ -51,12 +64,17 @@ class Violation:
             f"enforce: {verb} {self.call}: {_consequence(self.action, self.event, audit=self.audit)}",
             f"  by {self.executable} (pid {self.process}) at {self.site}",
         ]
+        for value in self.pointed.values():
+            if not value.parts[0].startswith("/") and (path := resolved(value)):
+                lines.append(f"  {value} is {path[:_PATH]}")
         for advice in self.advice:
             lines.append(f"  {advice.what}")
         return "\n".join(printable(line) for line in lines)
 
-    def json(self, count: int) -> str:
-        """One line without its end: names as in the policy language, the call's number, registers in hexadecimal."""
+    def json(self, count: int, evidence: Iterable[str]) -> str:
+        """One line without its end: names as in the policy language, the call's number, registers in hexadecimal.
+
+        `evidence`: facts about this violation and those that are like it."""
         arch = Arch.from_audit(self.event.arch)
         return json.dumps(
             {
@@ -70,6 +88,7 @@ class Violation:
                 "pid": self.process,
                 "executable": self.executable,
                 "site": self.site,
+                "evidence": join(evidence),
                 "allow": [{"file": advice.file, "line": advice.line} for advice in self.advice],
                 "count": count,
             }
@@ -86,6 +105,7 @@ class Reports:
         self._output = Output(reporter)
         self._counts: dict[tuple[object, ...], int] = {}
         self._latest: dict[tuple[object, ...], Violation] = {}
+        self._evidence: dict[tuple[object, ...], set[str]] = {}
         self._distinct: Counter[str] = Counter()
         self._undescribed: Counter[str] = Counter()
         self._lost = 0
@@ -114,7 +134,7 @@ class Reports:
         for key, violation in self._latest.items():
             count = self._counts[key]
             if not _is_power_of_ten(count):
-                self._publish(violation, count)
+                self._publish(violation, count, self._evidence[key])
         self._latest.clear()
         for call, count in sorted(self._undescribed.items()):
             self.say(f"{count} more violations of {call} were not described")
@@ -138,19 +158,35 @@ class Reports:
                 return
             self._distinct[call] += 1
         self._counts[key] = count
-        if count > 1 and not _is_power_of_ten(count):
+        is_told = count == 1 or _is_power_of_ten(count)
+        if not is_told and count > _LOOKS:
             return
-        site = call_site(pid, asked.ip)
+        values = self._look(event, pid)
+        site = call_site(pid, asked.ip) if is_told else ""
         if not self._is_waiting(asked):  # what was read may have been about another process with that pid
-            path, site = "a process that has ended", f"{asked.ip:#x}"
+            path, site, values = "a process that has ended", f"{asked.ip:#x}", {}
+        evidence = self._evidence.setdefault(key, set())
+        evidence.update(facts(event.arch, event.number, values, Places(), (event.task, pid)))
+        if not is_told:
+            return
         advice = tuple(advise(policy, file, event) for file, policy in denying)
-        violation = Violation(event, action, self._reporter.audit, pid, path, site, format_call(event), advice)
+        violation = Violation(event, action, self._reporter.audit, pid, path, site, values, advice)
         self._latest[key] = violation
-        self._publish(violation, count)
+        self._publish(violation, count, evidence)
 
-    def _publish(self, violation: Violation, count: int) -> None:
+    def _look(self, event: Event, process: int) -> Mapping[int, Value]:
+        """What the call's pointers point to."""
+        if not self._reporter.evidence:
+            return {}
+        caller = Caller(event.task, process)
+        try:
+            return pointed(event, caller)
+        finally:
+            caller.close()
+
+    def _publish(self, violation: Violation, count: int, evidence: Iterable[str]) -> None:
         if self._reporter.json:
-            text = violation.json(count)
+            text = violation.json(count, evidence)
         elif count == 1:
             text = violation.text()
             if self._reporter.colour:

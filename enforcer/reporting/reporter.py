@@ -20,7 +20,7 @@ APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCT
 class Reporter:
     """How to answer and describe calls that a policy's default answers."""
 
-    __slots__ = ("audit", "colour", "descriptor", "file", "folder", "json", "name", "policies", "stderr")
+    __slots__ = ("audit", "colour", "descriptor", "evidence", "file", "folder", "json", "name", "policies", "stderr")
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class Reporter:
         *,
         json: bool,
         audit: bool,
+        evidence: bool = True,
         stderr: int = -1,
         folder: int = -1,
         name: str = "",
@@ -52,6 +53,8 @@ class Reporter:
         """One JSON object a line instead of text."""
         self.colour = not json and is_coloured(descriptor)
         """Whether denials stand out: asked now, since the helper may not ask what a terminal is."""
+        self.evidence = evidence
+        """Whether to tell what the pointers of a call point to."""
         self.audit = audit
         """Let every reported call run."""
 

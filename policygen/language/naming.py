@@ -31,17 +31,18 @@ _WORD = (1 << 64) - 1
 _WHOLE = ~0
 _X32_OWN = 512
 """The first number that x32 does not share with x86_64 (arch/x86/entry/syscalls/syscall_64.tbl)."""
-_HEXADECIMAL = frozenset((Kind.POINTER, Kind.PATH, Kind.ADDRESS, Kind.FLAGS, Kind.PROTECTION))
+_HEXADECIMAL = frozenset((*(kind for kind in Kind if kind.is_pointer), Kind.ADDRESS, Kind.FLAGS, Kind.PROTECTION))
 _OCTAL = frozenset((Kind.MODE, Kind.FIELD))
 
 
 # Calls
 
 
-def format_call(event: Event) -> str:
+def format_call(event: Event, pointed: Mapping[int, str] | None = None) -> str:
     """Return a call with the names and meanings of its arguments: `openat(dfd=AT_FDCWD, filename=0x7ffc3a10, flags=O_RDONLY)`.
 
-    The whole register is shown, too, if bits that the kernel ignores are set in it.
+    `pointed`: text to show instead of arguments, by place.  The whole register is shown, too, if bits that the kernel
+    ignores are set in it.
     """
     arch = Arch.from_audit(event.arch)
     if arch is None:
@@ -54,9 +55,10 @@ def format_call(event: Event) -> str:
         signed = number - (1 << 32) if number >> 31 else number
         return f"{prefix}syscall {signed}({_registers(event)})"
     arguments = table(arch).arguments(number, event.arguments)
+    instead = pointed or {}
     shown = (
-        f"{argument.name}={_format_register(arch, argument, register)}"
-        for argument, register in zip(arguments, event.arguments, strict=False)
+        f"{argument.name}={instead.get(index) or _format_register(arch, argument, register)}"
+        for index, (argument, register) in enumerate(zip(arguments, event.arguments, strict=False))
     )
     return f"{prefix}{syscall.name}({', '.join(shown)})"
 

@@ -19,17 +19,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from policygen.recording.observation import Observation, kept
+from policygen.recording.observation import Observation, joined, kept
 from tracer.abi import Arch, Event, Kind, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from policygen.evidence.facts import Places
+    from policygen.evidence.pointed import Caller
     from tracer.abi.table import Table
 
 EVIDENCE = 4
 """The most values of an unconstrained argument that are kept.  `--tight` uses no more of them; they also show whether a
 policy that a person made narrower still fits."""
+
+LOOKS = 64
+"""Events of an observation whose pointers are followed."""
 
 _EVIDENT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.TASK, Kind.MODE, Kind.NUMBER))
 """Kinds whose values are kept although they are not constrained, or only one of them is: all but addresses."""
@@ -38,7 +43,8 @@ _NUMBER = (1 << 64) - 1
 """The number's bits in `raw`."""
 
 Slot = list[Any]
-"""[count, site, example]: the loop adds to the count, the rest is the first event's.  Nothing is cheaper to add to."""
+"""[count, site, example, facts, looks]: the loop adds to the count, site and example are the first event's, `looks` is how
+many more events are to be looked at.  Nothing is cheaper to add to."""
 
 
 def _table(arch: int, number: int) -> Table | None:
@@ -51,10 +57,13 @@ class Folder:
     """The observations of one run, while it runs.
 
     The result does not depend on the order of the events, except that the call site and the example are those of the
-    first event of each observation.
+    first event of each observation, and that pointers are followed for its first events alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, where: Callable[[], Places] | None = None) -> None:
+        """`where`: what patterns of names call by a sign, asked for once; None follows no pointers."""
+        self._where = where
+        self._places: Places | None = None
         self._slots: dict[tuple[int, int], dict[tuple[str, tuple[int | None, ...]], Slot]] = {}
         self._evidence: dict[tuple[int, int], dict[int, set[int]]] = {}
         self._masks: dict[tuple[int, int], int] = {}
@@ -82,8 +91,22 @@ class Folder:
         key = (executable, self._arguments(event, unknown))
         slot = slots.get(key)
         if slot is None:
-            slot = slots[key] = [0, site(), event.arguments]
+            slot = slots[key] = [0, site(), event.arguments, set(), LOOKS]
         return slot
+
+    def look(self, slot: Slot, event: Event, caller: Caller) -> bool:
+        """Follow the pointers of an event of the slot's observation; whether to do so with its next one, too."""
+        if self._where is None or slot[4] <= 0:
+            return False
+        from policygen.evidence import facts, pointed  # not loaded by a run with nothing new
+
+        if not pointed.evident(event.arch, event.number):
+            return False
+        self._places = self._places or self._where()
+        values = pointed.pointed(event, caller)
+        slot[3].update(facts.facts(event.arch, event.number, values, self._places, caller.ids))
+        slot[4] -= 1
+        return bool(slot[4])
 
     def __len__(self) -> int:
         """The number of observations so far; another thread may ask for it."""
@@ -92,9 +115,9 @@ class Folder:
     def observations(self) -> tuple[Observation, ...]:
         """Return the observations so far, in the order of `Observation.order`."""
         found = [
-            Observation(arch, number, arguments, executable, (count,), site, example)
+            Observation(arch, number, arguments, executable, (count,), site, example, joined(those))
             for (arch, number), slots in self._slots.items()
-            for (executable, arguments), (count, site, example) in slots.items()
+            for (executable, arguments), (count, site, example, those, _) in slots.items()
         ]
         return tuple(sorted(found, key=lambda observation: observation.order))
 
@@ -158,6 +181,7 @@ class Folder:
             key = (executable, (*arguments[:index], left, *arguments[index + 1 :]))
             if key in folded:
                 folded[key][0] += slot[0]
+                folded[key][3] |= slot[3]
             else:
                 folded[key] = slot
         slots.clear()

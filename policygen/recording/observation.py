@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tracer.abi import Argument, Event, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tracer.abi.table import Table
 
 Registers = tuple[int, int, int, int, int, int]
@@ -34,6 +36,8 @@ class Observation(NamedTuple):
     parentheses where none is known, and without folders in older recordings.  `[name]+0xoffset` or `?` elsewhere."""
     example: Registers
     """The registers of the first event."""
+    evidence: tuple[str, ...] = ()
+    """What the pointers of the first events point to (`evidence.facts`), ascending."""
 
     @property
     def calls(self) -> int:
@@ -71,6 +75,15 @@ def order(key: Key) -> tuple[object, ...]:
     if None in arguments:
         return (arch, number, tuple([_LEAST if value is None else value for value in arguments]), executable)
     return key
+
+
+def joined(evidence: Collection[str]) -> tuple[str, ...]:
+    """The evidence of equal events of several runs (`facts.join`)."""
+    if not evidence:
+        return ()
+    from policygen.evidence.facts import join  # not loaded where nothing is new
+
+    return join(evidence)
 
 
 def kept(calls: Table, event: Event) -> tuple[int | None, ...]:

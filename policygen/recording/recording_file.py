@@ -2,7 +2,7 @@
 
 ASCII text, a JSON value a line: a header, the runs, the observations, each in ascending order.
 
-    {"callfence recording": 3, "runs": 2, "observations": 1}
+    {"callfence recording": 4, "runs": 2, "observations": 1}
     {"id": "9f2c", "started": 1700000000000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
      "warm": false, "executed": [["", "/bin/app"]], "rehearsed": "",
      "circumstances": ["/dev/null", "a pipe", "a pipe", "user", "C.UTF-8"]}
@@ -10,10 +10,10 @@ ASCII text, a JSON value a line: a header, the runs, the observations, each in a
      "warm": false, "executed": [["", "/bin/app"], ["/bin/app", "/bin/ls"]], "rehearsed": "",
      "circumstances": ["", "", "", "", ""]}
     {"arch": 3221225534, "number": 3, "arguments": [3], "executable": "/bin/app", "counts": [1, 4],
-     "site": "/lib/libc.so.6+0x11b2c4 (93f70d1a)", "example": [3, 0, 0, 0, 0, 0]}
+     "site": "/lib/libc.so.6+0x11b2c4 (93f70d1a)", "example": [3, 0, 0, 0, 0, 0], "evidence": []}
 
-(a run and an observation are one line each in the file).  Format 2 is the same without "rehearsed" and
-"circumstances", format 1 without "executed" as well; both are read, too.
+(a run and an observation are one line each in the file).  Format 3 is the same without "evidence", format 2 without
+"rehearsed" and "circumstances" as well, format 1 without "executed" too; all are read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-FORMAT = 3
+FORMAT = 4
 _MAGIC = "callfence recording"
 _MAX_SIZE = 16 << 30
 """Bytes, for sparse files; a recording of that size would not fit in memory."""
@@ -87,11 +87,11 @@ def load_all(paths: Sequence[Path]) -> Recording:
 def _runs(path: Path) -> Sequence[Run]:
     """Read the runs of a recording without its observations."""
     with path.open("rb") as file:
-        count, _, shape = _header(_decoded(file.readline()), str(path))
+        count, _, version = _header(_decoded(file.readline()), str(path))
         lines = [_decoded(line).removesuffix("\n") for line in islice(file, min(count, sys.maxsize))]
     if len(lines) < count:
         return load(path).runs  # which raises the right error
-    return tuple(starmap(_run, _rows(["", *lines], 1, 1 + count, str(path), shape)))
+    return tuple(starmap(_run, _rows(["", *lines], 1, 1 + count, str(path), _RUNS[version])))
 
 
 def save(path: Path, recording: Recording) -> None:
@@ -123,14 +123,14 @@ def text(recording: Recording) -> str:
 def parse(data: bytes, filename: str) -> Recording:
     """Return the recording that `text` was given.  Raises RecordingError, which names `filename` and the line."""
     lines = _decoded(data).split("\n")
-    runs, observations, shape = _header(lines[0], filename)
+    runs, observations, version = _header(lines[0], filename)
     if lines.pop() or len(lines) <= runs + observations:
         message = f"truncated: the header promises {runs + observations + 1} lines; restore a complete copy, or delete it"
         raise RecordingError(filename, len(lines) + 1, message)
     if len(lines) > runs + observations + 1:
         raise RecordingError(filename, runs + observations + 2, "more lines than the header promises")
-    found = tuple(starmap(_run, _rows(lines, 1, 1 + runs, filename, shape)))
-    seen = tuple(starmap(Observation, _rows(lines, 1 + runs, len(lines), filename, _OBSERVATION)))
+    found = tuple(starmap(_run, _rows(lines, 1, 1 + runs, filename, _RUNS[version])))
+    seen = tuple(starmap(Observation, _rows(lines, 1 + runs, len(lines), filename, _OBSERVATIONS[version])))
     try:
         return Recording(found, seen)
     except WrongPlaceError as wrong:
@@ -142,8 +142,8 @@ def _decoded(data: bytes) -> str:
     return data.decode("ascii", errors="replace")
 
 
-def _header(line: str, filename: str) -> tuple[int, int, Shape]:
-    """Parse the first line: the number of runs, the number of observations, and the fields of a run."""
+def _header(line: str, filename: str) -> tuple[int, int, int]:
+    """Parse the first line: the number of runs, the number of observations, and the format."""
     try:
         header = json.loads(line)
         version = header[_MAGIC]
@@ -155,7 +155,7 @@ def _header(line: str, filename: str) -> tuple[int, int, Shape]:
     runs, observations = header.get("runs"), header.get("observations")
     if not (_are_integers((runs, observations), 0)):
         raise RecordingError(filename, 1, "corrupt: no number of runs and observations")
-    return runs, observations, _RUNS[version]
+    return runs, observations, version
 
 
 def _run(*values: Any) -> Run:
@@ -300,6 +300,7 @@ _RUN: Shape = {
 _RUNS: Mapping[int, Shape] = {
     1: {name: are for name, are in _RUN.items() if name not in ("executed", "rehearsed", "circumstances")},
     2: {name: are for name, are in _RUN.items() if name not in ("rehearsed", "circumstances")},
+    3: _RUN,
     FORMAT: _RUN,
 }
 """By format."""
@@ -311,4 +312,7 @@ _OBSERVATION: Shape = {
     "counts": _are_counts,
     "site": _are_text,
     "example": _are_registers,
+    "evidence": _are_texts,
 }
+_OLD: Shape = {name: are for name, are in _OBSERVATION.items() if name != "evidence"}
+_OBSERVATIONS: Mapping[int, Shape] = {1: _OLD, 2: _OLD, 3: _OLD, FORMAT: _OBSERVATION}

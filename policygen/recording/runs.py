@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from policygen.recording.observation import Key, Observation, Registers, order
+from policygen.recording.observation import Key, Observation, Registers, joined, order
 from tracer.errors import InternalError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def merge(*recordings: Recording) -> Recording:
     """Merge recordings: commutative, associative, idempotent.
 
     A run in several recordings is taken once (the complete one, if they differ), with the greatest of its counts.
-    Call site and example of an observation are those of the earliest run with it.
+    Call site and example of an observation are those of the earliest run with it, its evidence is that of all.
     """
     return fold((run for recording in recordings for run in recording.runs), recordings)
 
@@ -125,6 +125,7 @@ def fold(runs: Iterable[Run], recordings: Iterable[Recording]) -> Recording:
             one = folded.get(key)
             if one is None:
                 one = folded[key] = _Folded((len(ordered), "", seen.example))
+            one.evidence.update(seen.evidence)
             earliest = len(ordered)
             for at, count in zip(columns, seen.counts, strict=True):
                 if count:
@@ -141,11 +142,12 @@ def fold(runs: Iterable[Run], recordings: Iterable[Recording]) -> Recording:
 class _Folded:
     """An observation while recordings are merged, with its counts by run."""
 
-    __slots__ = ("columns", "counts", "first")
+    __slots__ = ("columns", "counts", "evidence", "first")
 
     def __init__(self, first: tuple[int, str, Registers]) -> None:
         self.columns: list[int] = []
         self.counts: list[int] = []
+        self.evidence: set[str] = set()
         self.first = first
         """The earliest run with it, and the call site and the example there."""
 
@@ -154,7 +156,7 @@ def _observation(key: Key, folded: _Folded, runs: int) -> Observation:
     row = [0] * runs
     for at, count in zip(folded.columns, folded.counts, strict=True):
         row[at] = max(row[at], count)
-    return Observation(*key, tuple(row), *folded.first[1:])
+    return Observation(*key, tuple(row), *folded.first[1:], joined(folded.evidence))
 
 
 def _completeness(run: Run) -> tuple[object, ...]:

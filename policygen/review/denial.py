@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _CALL = re.compile(r"(\w+)\(([^()]*)\)")
 _REGISTER = re.compile(r" \(register 0x[0-9a-f]+\)")
+_POINTED = re.compile(r'=(?:unix:|text:)?"[^"]*"(?:\.\.\.)?|=\[(?:"[^"]*"(?:\.\.\.)?|, |\.\.\.)*\]')
+"""What a pointer points to, in a call as a report shows it."""
 _WORD = (1 << 64) - 1
 
 
@@ -40,7 +42,7 @@ def parse_call(text: str, arch: Arch) -> Event:
 
     Arguments that are not given are 0.  Raises ValueError, whose text says what is wrong.
     """
-    match = _CALL.search(_REGISTER.sub("", text))
+    match = _CALL.search(_REGISTER.sub("", _POINTED.sub("=", text)))
     if match is None:
         raise ValueError(f"no call is in {text!r}: write it as `enforce` reports it, NAME(ARGUMENT=VALUE, ...)")
     name, given = match.groups()

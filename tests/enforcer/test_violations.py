@@ -185,6 +185,7 @@ def test_the_log(place):
         "action": "errno EACCES",
         "audit": False,
         "executable": f"{place.folder}/calls",
+        "evidence": [],
         "allow": [{"file": "calls.policy", "line": "mprotect: prot == PROT_READ|PROT_WRITE"}],
         "count": 1,
     }

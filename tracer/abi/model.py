@@ -63,6 +63,14 @@ class Kind(StrEnum):
     """An address in the caller's memory: can never be constrained."""
     PATH = "path"
     """A pointer to a file name: can never be constrained."""
+    TEXT = "text"
+    """A pointer to a string that is no file name of the caller's (a symbolic link's content): likewise."""
+    WORDS = "words"
+    """A pointer to an array of strings that ends with NULL (argv): likewise."""
+    SOCKADDR = "sockaddr"
+    """A pointer to a socket's address that the call reads, whose length is the next argument: likewise."""
+    MESSAGE = "message"
+    """A pointer to a message that begins with a pointer to a socket's address, and its length (struct msghdr): likewise."""
     ADDRESS = "address"
     """An address used as a number (mmap's addr): not constrained when learning."""
     SIZE = "size"
@@ -80,7 +88,12 @@ class Kind(StrEnum):
 
     @property
     def is_pointer(self) -> bool:
-        return self in (Kind.POINTER, Kind.PATH)
+        return self in _POINTERS
+
+    @property
+    def is_evident(self) -> bool:
+        """Whether what it points to is evidence of what a call is for."""
+        return self in _POINTERS and self is not Kind.POINTER
 
     @property
     def is_constrained(self) -> bool:
@@ -88,6 +101,7 @@ class Kind(StrEnum):
         return self in _CONSTRAINED
 
 
+_POINTERS = frozenset((Kind.POINTER, Kind.PATH, Kind.TEXT, Kind.WORDS, Kind.SOCKADDR, Kind.MESSAGE))
 _CONSTRAINED = frozenset(
     (Kind.SELECTOR, Kind.SIGNAL, Kind.CLOCK, Kind.PROTECTION, Kind.FLAGS, Kind.FIELD, Kind.TASK)
 )

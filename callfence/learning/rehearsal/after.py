@@ -15,6 +15,7 @@ from callfence.learning.rehearsal.scratch import Scratch
 from callfence.learning.rehearsal.streams import Input
 from callfence.learning.summary import news
 from callfence.learning.sure import call_name
+from callfence.learning.watch import where
 from callfence.shared.text import command_line, plural, printable
 from policygen.review.rehearsal import needs_a_person
 from tracer.faults import Witness
@@ -60,6 +61,7 @@ def rehearse_after(plain: Plain, seconds: float, learned: Learned, prepared: Pre
         options.allow_opaque,
         from_entry=options.arm == "entry",
         names=options.names,
+        where=None if scratch else where(plain.program, options),  # a copy's names are others
     )
     telling = _Telling(learned, options, sys.stderr is not None and sys.stderr.isatty())
     telling.begin(len(planned), scratch, plain)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from callfence.learning.rehearsal.plan import Place, Rehearsal
     from callfence.learning.rehearsal.scratch import Scratch
+    from policygen.evidence.facts import Places
     from policygen.model import Policy
     from policygen.recording.fold import Slot
     from policygen.recording.observation import Observation
@@ -47,6 +48,8 @@ class Setting(NamedTuple):
     from_entry: bool
     names: bool
     """Whether only names are learned."""
+    where: Callable[[], Places] | None
+    """What patterns of names call by a sign; None records no evidence."""
 
 
 class Budget(NamedTuple):
@@ -161,8 +164,8 @@ class _Made(NamedTuple):
 class _Recorder(Recorder):
     """Records what runs in a copy of the current folder as if it ran in the folder itself."""
 
-    def __init__(self, renamed: Callable[[str], str]) -> None:
-        super().__init__()
+    def __init__(self, renamed: Callable[[str], str], where: Callable[[], Places] | None) -> None:
+        super().__init__(where)
         self._renamed = renamed
 
     def executed(self, before: str, after: str) -> None:
@@ -176,7 +179,7 @@ def _made(setting: Setting, one: Rehearsal, seconds: float, floor: int) -> _Made
     """Raises StartError, TracerError, OSError."""
     circumstance, scratch = one.circumstance, setting.scratch
     renamed = scratch.renamed if scratch else str
-    recorder = _Recorder(renamed)
+    recorder = _Recorder(renamed, setting.where)
     streams = Streams(setting.input, circumstance.streams if circumstance else {})
     injector = Injector(one.fault, circumstance.exhaust if circumstance else (), renamed)
 

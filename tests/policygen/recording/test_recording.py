@@ -43,6 +43,7 @@ def one_run(draw: st.DrawFn, name: str) -> Recording:
             draw(st.integers(1, 3)),
             arguments=draw(st.sampled_from([(None,), (-1,), (2**64 - 1,)])),
             site=draw(st.sampled_from("ab")),
+            evidence=draw(st.sampled_from([(), ('f="/a"',), ('f="/a"', 'f="/b"'), ('f="/c/**"',)])),
         )
         for number in sorted(numbers)
     ]
@@ -134,7 +135,7 @@ def changed(line: int, **fields: object) -> str:
         ("[1, 2]\n", "1: not a callfence recording"),
         ("[" * 100_000, "1: not a callfence recording"),
         ("\x7fELF\x02\x01\x00\xff", "1: not a callfence recording"),
-        (changed(1, **{"callfence recording": 4}), "1: format 4, but this callfence reads formats 1 to 3"),
+        (changed(1, **{"callfence recording": 5}), "1: format 5, but this callfence reads formats 1 to 4"),
         (changed(1, **{"callfence recording": True}), "1: format True, but"),
         (changed(1, **{"callfence recording": 1}), "2: corrupt: not an object of id, started"),
         (changed(1, runs=-1), "1: corrupt: no number of runs"),
@@ -163,6 +164,7 @@ def changed(line: int, **fields: object) -> str:
         (changed(4, arguments=[True]), "4: corrupt: arguments is [True]"),
         (changed(4, arguments=[1 << 64]), "4: corrupt: arguments is [18446744073709551616]"),
         (changed(4, example=[0] * 5), "4: corrupt: example is [0, 0, 0, 0, 0]"),
+        (changed(4, evidence=[1]), "4: corrupt: evidence is [1]"),
         (changed(4, counts=[1, -1]), "4: corrupt: counts is [1, -1]"),
         (changed(4, counts=[]), "4: corrupt: counts is []"),
         (changed(4, counts=[1]), "4: corrupt: out of order, given twice, or not counted"),
@@ -178,20 +180,23 @@ def test_bad_files_are_refused_with_their_line(content: str, message: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("number", "lacks"), [(1, ("executed", "rehearsed", "circumstances")), (2, ("rehearsed", "circumstances"))]
+    ("number", "lacks"),
+    [(1, ("executed", "rehearsed", "circumstances")), (2, ("rehearsed", "circumstances")), (3, ())],
 )
 def test_an_older_format_is_read_and_written_as_the_newest(tmp_path: Path, number: int, lacks: tuple[str, ...]) -> None:
     header, *rows = map(json.loads, lines())
     for row in rows[:2]:
         for name in lacks:
             del row[name]
+    for row in rows[2:]:
+        del row["evidence"]
     path = tmp_path / "app.rec"
     path.write_text("".join(json.dumps(row) + "\n" for row in ({**header, "callfence recording": number}, *rows)))
     old = [one._replace(executed=() if number == 1 else one.executed) for one in (run("a"), run("b", 1))]
     expected = Recording(tuple(old), (observation(3, 1, 2), observation(4, 0, 1)))
     assert load(path) == load_all([path]) == expected
     update(path, lambda old: old)
-    assert load(path) == expected and path.read_text().startswith('{"callfence recording": 3,')
+    assert load(path) == expected and path.read_text().startswith('{"callfence recording": 4,')
 
 
 def test_what_only_rehearsed_runs_brought_is_marked() -> None:

@@ -1,0 +1,218 @@
+"""What the pointers of a call point to, read from its caller's memory: names, socket addresses, the first words of a command.
+
+Never what is read or written, and no environment: those may hold secrets.  So may the words of a command, of which only
+those are taken that are an option's name or come before the first option.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from policygen.evidence.words import escaped
+from tracer.abi import Arch, Kind, constants, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracer.abi import Argument, Event
+
+AT_FDCWD = -100  # linux/fcntl.h
+PAGE = 4096
+LONGEST = 4096
+"""Bytes of a string that are read: PATH_MAX, linux/limits.h."""
+_SHOWN = 256
+"""Characters of a string that are shown."""
+_FIRST = 256
+"""Bytes that are read first: most names are shorter."""
+_WORDS = 3
+"""Words of a command that are read."""
+_WORD = 64
+"""Bytes of a word."""
+_PLAIN = re.compile(r"[\w./+,-]+")
+"""A word that holds neither a secret of the form NAME=VALUE nor an address with one."""
+_SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
+_UNIX, _INET, _INET6 = 1, 2, 10  # AF_*, linux/socket.h
+
+
+class Caller(Protocol):
+    """The task that makes a call, while it is stopped in it."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Its thread and its process."""
+
+    def read(self, address: int, length: int) -> bytes:
+        """Bytes within one page of its memory: fewer, or none, where they cannot be read."""
+
+    def link(self, name: str) -> str:
+        """Where `cwd` or `fd/NUMBER` of its folder in /proc leads; "" if that is not known."""
+
+
+class Value(NamedTuple):
+    """What an argument points to, in text that is fit to be printed."""
+
+    sort: str
+    """`path`, `text`, `words`, `unix` or `address`."""
+    parts: tuple[str, ...]
+    """A name; the words, where a last `...` stands for more of them; host and port, or another address family's name."""
+    folder: str = ""
+    """The folder that a relative path begins at, if it is known."""
+
+    def __str__(self) -> str:
+        """As given: `"/etc/redis.conf"`, `["sh", "-c", ...]`, `127.0.0.1:80`, `unix:"/run/x.sock"`."""
+        if self.sort == "words":
+            return f"[{', '.join(part if part == '...' else _cut(part) for part in self.parts)}]"
+        if self.sort == "address":
+            return ":".join(self.parts)
+        return ("unix:" if self.sort == "unix" else "") + _cut(self.parts[0])
+
+
+def quoted(text: str) -> str:
+    return f'"{text}"'
+
+
+def _cut(text: str) -> str:
+    """In quotes, as strace(1) cuts long strings."""
+    return quoted(text) if len(text) <= _SHOWN else f"{quoted(text[:_SHOWN])}..."
+
+
+@cache
+def evident(arch: int, number: int) -> tuple[tuple[int, Argument], ...]:
+    """The arguments of a call whose pointers are followed, with their places."""
+    name = Arch.from_audit(arch)
+    call = table(name).by_number.get(number) if name else None
+    return tuple((index, one) for index, one in enumerate(call.arguments if call else ()) if one.kind.is_evident)
+
+
+def pointed(event: Event, caller: Caller) -> dict[int, Value]:
+    """What the arguments of a call point to, by place; without what cannot be read."""
+    found = {}
+    for index, argument in evident(event.arch, event.number):
+        address = event.arguments[index] & argument.mask
+        value = _READ[argument.kind](event, index, address, caller) if address else None
+        if value is not None:
+            found[index] = value
+    return found
+
+
+def _path(event: Event, index: int, address: int, caller: Caller) -> Value | None:
+    data = _string(caller, address, LONGEST)
+    if data is None:
+        return None
+    return Value("path", (escaped(data),), "" if data.startswith(b"/") else escaped(_folder(event, index, caller)))
+
+
+def _folder(event: Event, index: int, caller: Caller) -> str:
+    """Where a relative path begins: at the descriptor before it, or in the working folder."""
+    arch = Arch.from_audit(event.arch)
+    before = table(arch).by_number[event.number].arguments[index - 1] if arch and index else None
+    descriptor = AT_FDCWD
+    if before is not None and before.kind is Kind.DIRFD:
+        descriptor = before.value(event.arguments[index - 1])
+    where = caller.link("cwd" if descriptor == AT_FDCWD else f"fd/{descriptor}")
+    return where if where.startswith("/") else ""
+
+
+def _text(event: Event, index: int, address: int, caller: Caller) -> Value | None:
+    data = _string(caller, address, LONGEST)
+    return None if data is None else Value("text", (escaped(data),))
+
+
+def _words(event: Event, index: int, address: int, caller: Caller) -> Value | None:
+    width = 4 if event.arch == Arch.I386.audit else 8
+    found: list[bytes] = []
+    for place in range(_WORDS + 1):
+        pointer = int.from_bytes(_bytes(caller, address + place * width, width), "little")
+        data = _string(caller, pointer, _WORD) if pointer else None
+        if data is None:
+            break
+        found.append(data)
+    return Value("words", _harmless([escaped(data) for data in found])) if found else None
+
+
+def _harmless(words: list[str]) -> tuple[str, ...]:
+    """The program's name, and what comes before the first option or is its name."""
+    kept = words[:1]
+    for word in words[1:_WORDS]:
+        if word.startswith("-"):
+            name = word.partition("=")[0]
+            kept.append(name if name.startswith("--") else name[:2])
+            break
+        if not _PLAIN.fullmatch(word):
+            break
+        kept.append(word)
+    return (*kept, "...") if kept != words else tuple(kept)
+
+
+def _sockaddr(event: Event, index: int, address: int, caller: Caller) -> Value | None:
+    return _address(caller, address, event.arguments[index + 1] & 0xFFFFFFFF)
+
+
+def _message(event: Event, index: int, address: int, caller: Caller) -> Value | None:
+    width = 4 if event.arch == Arch.I386.audit else 8
+    head = _bytes(caller, address, width + 4)  # struct msghdr, linux/socket.h: msg_name, msg_namelen
+    name = int.from_bytes(head[:width], "little")
+    return _address(caller, name, int.from_bytes(head[width:], "little")) if name and len(head) > width else None
+
+
+def _address(caller: Caller, address: int, length: int) -> Value | None:
+    """The address in a struct sockaddr."""
+    data = _bytes(caller, address, min(length, _SOCKADDR))
+    if len(data) < 2:
+        return None
+    family = int.from_bytes(data[:2], "little")
+    if family == _INET and len(data) >= 8:
+        return Value("address", (".".join(map(str, data[4:8])), str(int.from_bytes(data[2:4], "big"))))
+    if family == _INET6 and len(data) >= 24:
+        return Value("address", (f"[{_inet6(data[8:24])}]", str(int.from_bytes(data[2:4], "big"))))
+    if family == _UNIX:
+        name = data[2:]
+        if name[:1] == b"\0":
+            return Value("unix", ("@" + escaped(name[1:].rstrip(b"\0")),))
+        return Value("unix", (escaped(name.partition(b"\0")[0]),))
+    return Value("address", (constants.family("socket_family", Arch.X86_64).format(family),))
+
+
+def _inet6(data: bytes) -> str:
+    """RFC 5952, section 4: no leading zeros, the first longest run of zero groups as `::`."""
+    groups = [f"{data[at] << 8 | data[at + 1]:x}" for at in range(0, 16, 2)]
+    runs = [next((end for end in range(start, 8) if groups[end] != "0"), 8) - start for start in range(8)]
+    longest = max(runs)
+    if longest < 2:
+        return ":".join(groups)
+    start = runs.index(longest)
+    return f"{':'.join(groups[:start])}::{':'.join(groups[start + longest:])}"
+
+
+def _string(caller: Caller, address: int, limit: int) -> bytes | None:
+    """The string at an address, without its NUL, at most `limit` bytes of it; None if it cannot be read to its end."""
+    text = b""
+    while len(text) < limit:
+        at = address + len(text)
+        wanted = min(PAGE - at % PAGE, limit - len(text), PAGE if text else _FIRST)
+        part = caller.read(at, wanted)
+        end = part.find(b"\0")
+        if end >= 0:
+            return text + part[:end]
+        if len(part) < wanted:
+            return None
+        text += part
+    return text
+
+
+def _bytes(caller: Caller, address: int, length: int) -> bytes:
+    """Bytes of one or two pages."""
+    room = min(PAGE - address % PAGE, length)
+    data = caller.read(address, room)
+    return data + caller.read(address + room, length - room) if room == len(data) < length else data
+
+
+_READ: dict[Kind, Callable[[Event, int, int, Caller], Value | None]] = {
+    Kind.PATH: _path,
+    Kind.TEXT: _text,
+    Kind.WORDS: _words,
+    Kind.SOCKADDR: _sockaddr,
+    Kind.MESSAGE: _message,
+}

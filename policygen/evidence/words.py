@@ -1,0 +1,64 @@
+"""Words from a program's memory: made fit to be printed, and written as patterns where they vary from run to run."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+_RANDOM = re.compile(r"[0-9]{7,}|(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{8,}")
+"""Times, and digests in hexadecimal."""
+_DIGITS = re.compile(r"[0-9]+")
+_TEMPORARY = re.compile(r"(?P<start>.*?)(?P<random>[A-Za-z0-9_]{6,})(?P<end>(?:\.[a-z]{1,4})?)")
+"""A name as mkstemp(3), mktemp(1) and others make: at least six characters of the random kind before any suffix."""
+_LONGEST = 64
+"""Characters of one word of a pattern."""
+
+
+def escaped(data: bytes | str) -> str:
+    r"""Text that drives no terminal, forges no line and no quote: other bytes as `\xNN`, a `*` that is no pattern as `\*`."""
+    text = data.decode(errors="surrogateescape") if isinstance(data, bytes) else data
+    if text.isprintable() and not any(c in text for c in '"\\*'):
+        return text
+    return "".join(_shown(c) for c in text)
+
+
+def _shown(c: str) -> str:
+    if c in "\\*":
+        return f"\\{c}"
+    if c.isprintable() and c != '"':
+        return c
+    return "".join(f"\\x{byte:02x}" for byte in c.encode(errors="surrogateescape" if c >= "\udc80" else "replace"))
+
+
+@lru_cache(maxsize=4096)
+def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, process: bool = False) -> str:
+    """The word with `*` where it varies: `sort*` of `/tmp/sortA7xK2q`, `*` of a pid in /proc.
+
+    `ids`: numbers that vary, such as the pid of the caller.  `temporary`: it is a name in a folder of temporary files;
+    `process`: in one of /proc.
+    """
+    if process and word.isdigit():
+        return "*"
+    text = _RANDOM.sub("*", _UUID.sub("*", word))
+    if temporary:
+        text = _DIGITS.sub(lambda found: "*" if len(found[0]) > 2 else found[0], _without_random(text))
+    elif ids:
+        text = _DIGITS.sub(lambda found: "*" if int(found[0]) in ids else found[0], text)
+    while "**" in text:  # two stars are a pattern of their own
+        text = text.replace("**", "*")
+    return f"{text[:_LONGEST].rstrip(chr(92))}*" if len(text) > _LONGEST else text
+
+
+def _without_random(word: str) -> str:
+    """A temporary name without the end that is made at random.
+
+    Which part that is cannot be seen: all after a dot, a dash, `tmp` or `cc`, or of a short name, else the last six characters.
+    """
+    found = _TEMPORARY.fullmatch(word)
+    if found is None:
+        return word
+    start, random = found["start"], found["random"]
+    if not start:
+        start = next((known for known in ("tmp", "cc") if random.startswith(known)), random[:-6] if len(random) > 8 else "")
+    return f"{start}*{found['end']}"

@@ -1,0 +1,92 @@
+/* Makes calls whose pointers point to all kinds of things; every call fails, or does nothing.  With an argument: that many opens. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static void addresses(void)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(9)};
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(9)};
+    struct sockaddr_un file = {.sun_family = AF_UNIX, .sun_path = "/nonexistent/x.sock"};
+    struct sockaddr_un abstract = {.sun_family = AF_UNIX, .sun_path = "\0hidden"};
+    struct sockaddr_nl netlink = {.nl_family = AF_NETLINK};
+    inet_pton(AF_INET, "192.0.2.1", &four.sin_addr);
+    inet_pton(AF_INET6, "2001:db8::1:0:0:2", &six.sin6_addr);
+    connect(-1, (void *)&four, sizeof four);
+    connect(-1, (void *)&six, sizeof six);
+    connect(-1, (void *)&file, sizeof file);
+    connect(-1, (void *)&abstract, sizeof(sa_family_t) + 7);
+    bind(-1, (void *)&netlink, sizeof netlink);
+    bind(-1, (void *)&four, 1);          /* too short to have a family */
+    bind(-1, (void *)&four, -1);         /* a length that no address has */
+    struct msghdr message = {.msg_name = &four, .msg_namelen = sizeof four};
+    sendmsg(-1, &message, 0);
+    sendto(-1, "", 0, 0, (void *)&four, sizeof four);
+    close(fd);
+}
+
+static void paths(void)
+{
+    char *page = mmap(NULL, 2 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *first = page + 4096 - 6, *longest = malloc(8192);
+    munmap(page + 4096, 4096);
+    strcpy(first, "/edge");              /* the NUL is the page's last byte */
+    unlink(first);
+    memcpy(page + 4096 - 5, "/gone", 5); /* no NUL before memory ends */
+    unlink(page + 4096 - 5);
+    syscall(SYS_unlink, 8);
+    syscall(SYS_unlink, -8L);
+    unlink("/bad\033[31m\n\"name\xff*");
+    memset(longest, 'x', 8192);
+    longest[0] = '/';
+    rmdir(longest);                      /* no NUL in 4096 bytes */
+    char *pages = aligned_alloc(4096, 8192), *across = pages + 4096 - 4;
+    strcpy(across, "/across/pages");
+    chmod(across, 0);
+    char name[64];
+    snprintf(name, sizeof name, "/proc/%d/nothing", getpid());
+    chmod(name, 0);
+    mkdir("/tmp/nothing/sortA7xK2q", 0); /* fails: there is no such folder */
+    symlink("../target", "/nonexistent/link");
+    mount("none", "/nonexistent", "tmpfs", 0, NULL);
+    unlinkat(AT_FDCWD, "here", 0);
+    int folder = open("/usr/lib", O_PATH | O_DIRECTORY);
+    unlinkat(folder, "relative/name", 0);
+    close(folder);
+}
+
+static void commands(void)
+{
+    char *secret[] = {"client", "--password=hunter2", "more", NULL}, *plain[] = {"git", "commit", "-m", "hunter2", NULL};
+    char *environment[] = {"TOKEN=hunter2", NULL};
+    execve("/nonexistent/client", secret, environment);
+    execve("/nonexistent/git", plain, environment);
+    syscall(SYS_execve, "/nonexistent/broken", 16, environment);
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 0; argc > 1 && i < atoi(argv[1]); i++) {
+        char name[64];
+        snprintf(name, sizeof name, "/nonexistent/name%d", i);
+        syscall(SYS_unlink, name);
+    }
+    if (argc == 1) {
+        addresses();
+        paths();
+        commands();
+    }
+    return 0;
+}

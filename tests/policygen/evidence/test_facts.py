@@ -1,0 +1,105 @@
+"""Facts: their text, and that joining them is a join."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policygen.evidence.facts import Places, facts, join, parse, places, text
+from policygen.evidence.pointed import Value
+from tracer.abi import Arch, table
+
+OPENAT = table(Arch.X86_64).by_name["openat"].number
+TEXTS = [
+    'filename="/etc/redis.conf"',
+    'filename="/"',
+    'filename="."',
+    'filename="./x/y"',
+    'filename="?/x"',
+    'filename=""',
+    'filename="/usr/lib/**"',
+    'oldname=text:"tmpfs"',
+    'oldname=text:""',
+    'argv=["a"]',
+    'argv=["a, b", "c", ...]',
+    "argv=[...]",
+    "uservaddr=127.0.0.1:80",
+    "uservaddr=[::1]:*",
+    "uservaddr=127.0.0.1:**",
+    "uservaddr=AF_NETLINK",
+    "uservaddr=**",
+    'addr=unix:"/run/x.sock"',
+    'addr=unix:"@x/y"',
+]
+
+
+@pytest.mark.parametrize("fact", TEXTS)
+def test_a_text_is_read_back(fact: str) -> None:
+    found = parse(fact)
+    assert found is not None and text(found) == fact and join([fact]) == (fact,)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "filename", "filename=", 'filename="a', 'filename="a"b"', 'a b="c"', 'f="\x1b"', 'f="' + 5000 * "x" + '"', "f=[a]", "f=1 2"],
+)
+def test_what_is_no_fact_is_left_out(wrong: str) -> None:
+    assert parse(wrong) is None and join([wrong, 'f="/a"']) == ('f="/a"',)
+
+
+names = st.sampled_from("abcdefghij")
+some = st.one_of(
+    st.lists(names, min_size=1, max_size=10).map(lambda parts: f'f="/{"/".join(parts)}"'),
+    st.lists(names, min_size=1, max_size=3).map(lambda words: f'argv=[{", ".join(map(chr(34).__add__, words))}'.replace(", ", '", ') + '"]'),
+    st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda one: f"addr=10.0.0.{one[0]}:{one[1]}"),
+    st.sampled_from(TEXTS),
+)
+
+
+@given(st.lists(some, max_size=60), st.lists(some, max_size=60), st.lists(some, max_size=60))
+def test_joining_is_a_join(a: list[str], b: list[str], c: list[str]) -> None:
+    whole = join([*a, *b, *c])
+    assert join([*join([*a, *b]), *c]) == join([*a, *join([*c, *b])]) == whole == join(whole)
+
+
+def test_what_grows_too_wide_becomes_a_pattern() -> None:
+    assert join(f'f="/usr/lib/{one}"' for one in range(3)) == ('f="/usr/lib/0"', 'f="/usr/lib/1"', 'f="/usr/lib/2"')
+    many = [f'f="/usr/lib/{one}/x"' for one in range(100)]
+    assert join([*many, 'f="/etc/passwd"']) == ('f="/etc/passwd"', 'f="/usr/lib/**"')
+    deep = 'f="/' + "/".join("abcdefghijk") + '"'
+    assert join([deep]) == ('f="/a/b/c/d/e/f/g/**"',)
+
+
+@pytest.mark.parametrize(
+    ("given", "folder", "fact"),
+    [
+        ("/etc/passwd", "", "/etc/passwd"),
+        ("//etc/./passwd/", "", "/etc/passwd"),
+        ("passwd", "/etc", "/etc/passwd"),
+        ("x", "/srv/app", "./x"),
+        (".", "/srv/app", "."),
+        ("/srv/app/data/x", "", "./data/x"),
+        ("/srv/apple", "", "/srv/apple"),
+        ("/home/me/.cache/x", "", "~/.cache/x"),
+        ("x", "", "?/x"),
+        ("", "/srv/app", "."),
+        ("/proc/1234/fd/3", "", "/proc/*/fd/*"),
+        ("/tmp/sortA7xK2q", "", "/tmp/sort*"),
+        ("/scratch/tmpab12_xyz", "", "/scratch/tmp*"),
+        ("/var/cache/3f2a9c0d11.o", "", "/var/cache/*.o"),
+        ("/run/app-77.pid", "", "/run/app-*.pid"),
+        ("/usr/lib/x86_64-linux-gnu/libc.so.6", "", "/usr/lib/x86_64-linux-gnu/libc.so.6"),
+    ],
+)
+def test_names_that_vary_become_patterns(given: str, folder: str, fact: str) -> None:
+    where = places("/srv/app/", {"HOME": "/home/me", "TMPDIR": "/scratch"})
+    value = Value("path", (given,), folder)
+    assert facts(Arch.X86_64.audit, OPENAT, {1: value}, where, (77, 78)) == [f'filename="{fact}"']
+
+
+def test_the_root_is_no_place() -> None:
+    """A run that begins in the root, or has it for a home, would have a sign for every path."""
+    value = Value("path", ("/etc/passwd",))
+    for where in (places("/", {"HOME": "/"}), Places()):
+        assert facts(Arch.X86_64.audit, OPENAT, {1: value}, where, ()) == ['filename="/etc/passwd"']
