@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policygen.formats import ImportFormatError
-from policygen.recording.observation import Observation, kept
+from policygen.recording.observation import Observation, joined, kept
 from policygen.recording.runs import Recording, Run
 from tracer.abi import Arch, Event, table
 
@@ -31,6 +31,8 @@ MAX_DISTINCT = 50_000
 """Different violations that are kept, so that no log fills memory; further ones are counted in a gap."""
 _REGISTER = re.compile(r"0x[0-9a-f]{1,16}")
 _WORD = (1 << 32) - 1
+_FACTS = 1024
+"""Most facts of a line that are taken."""
 _MANY = 8
 """Most names that a message lists."""
 
@@ -42,6 +44,8 @@ class _Violation(NamedTuple):
     times: int
     started: int
     """Nanoseconds since the epoch; 0 if the line has no time."""
+    evidence: tuple[str, ...]
+    """What the call's pointers pointed to (`evidence.facts`), as far as it is told."""
     policies: tuple[str, ...]
     """The files of the policies that did not allow it, without folders."""
 
@@ -49,16 +53,20 @@ class _Violation(NamedTuple):
 class _Kept:
     """The calls of one observation."""
 
-    __slots__ = ("example", "latest", "site", "total")
+    __slots__ = ("evidence", "example", "latest", "site", "total")
 
     def __init__(self, violation: _Violation) -> None:
         self.site = violation.site
         self.example: Registers = violation.event.arguments
+        self.evidence: tuple[str, ...] = ()
         self.total = 0
         self.latest = 0
         """The last count that was told."""
 
-    def add(self, count: int) -> None:
+    def add(self, violation: _Violation) -> None:
+        count = violation.times
+        if not {*violation.evidence} <= {*self.evidence}:
+            self.evidence = joined((*self.evidence, *violation.evidence))
         self.total += count - self.latest if count > self.latest else count
         self.latest = count
 
@@ -111,7 +119,7 @@ def record_stream(stream: BinaryIO, filename: str, options: FormatOptions) -> Re
         raise ImportFormatError(_nothing(log, filename, options))
     run_id = sha256(log.first + options.program.encode() + options.policy.encode()).hexdigest()[:16]
     seen = [
-        Observation(*key, (one.total,), one.site, one.example) for key, one in log.kept.items()
+        Observation(*key, (one.total,), one.site, one.example, one.evidence) for key, one in log.kept.items()
     ]
     seen.sort(key=lambda one: one.order)
     programs = sorted({one.executable for one in seen})
@@ -150,7 +158,7 @@ def _take(log: _Log, line: bytes, one: _Violation, number: int, options: FormatO
             log.skip(f"violations after the first {MAX_DISTINCT} different ones", number)
             return
         found = log.kept[key] = _Kept(one)
-    found.add(one.times)
+    found.add(one)
     log.first = log.first or line
     if one.started and (one.started < log.started or not log.started):
         log.started = one.started
@@ -188,7 +196,8 @@ def _violation(found: Any, position: str) -> _Violation:
     audit = Arch(arch).audit if arch in [*Arch] else int(arch, 16) & _WORD
     a, b, c, d, e, f = (int(register, 16) for register in arguments)
     event = Event(audit, number, (a, b, c, d, e, f))
-    return _Violation(event, executable, site, count, _time(found.get("time")), _policies(found.get("allow")))
+    evidence = _evidence(found.get("evidence"))
+    return _Violation(event, executable, site, count, _time(found.get("time")), evidence, _policies(found.get("allow")))
 
 
 def _is_int(value: Any) -> bool:
@@ -215,6 +224,11 @@ def _time(value: Any) -> int:
         return max(0, int(datetime.fromisoformat(value).timestamp() * 1000) * 1_000_000)
     except (TypeError, ValueError, OverflowError):
         return 0
+
+
+def _evidence(value: Any) -> tuple[str, ...]:
+    """Few texts; whether they are facts is seen when they are joined."""
+    return tuple(one for one in value[:_FACTS] if isinstance(one, str)) if isinstance(value, list) else ()
 
 
 def _policies(value: Any) -> tuple[str, ...]:

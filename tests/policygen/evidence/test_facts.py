@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +44,7 @@ def test_a_text_is_read_back(fact: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    ["", "filename", "filename=", 'filename="a', 'filename="a"b"', 'a b="c"', 'f="\x1b"', 'f="' + 5000 * "x" + '"', "f=[a]", "f=1 2"],
+    ["", "f", "f=", 'f="a', 'f="a"b"', 'a b="c"', 'f="\x1b"', 'f="' + 5000 * "x" + '"', "f=[a]", "f=1 "],
 )
 def test_what_is_no_fact_is_left_out(wrong: str) -> None:
     assert parse(wrong) is None and join([wrong, 'f="/a"']) == ('f="/a"',)
@@ -51,7 +53,7 @@ def test_what_is_no_fact_is_left_out(wrong: str) -> None:
 names = st.sampled_from("abcdefghij")
 some = st.one_of(
     st.lists(names, min_size=1, max_size=10).map(lambda parts: f'f="/{"/".join(parts)}"'),
-    st.lists(names, min_size=1, max_size=3).map(lambda words: f'argv=[{", ".join(map(chr(34).__add__, words))}'.replace(", ", '", ') + '"]'),
+    st.lists(names, min_size=1, max_size=3).map(lambda words: f"argv={json.dumps(words)}"),
     st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda one: f"addr=10.0.0.{one[0]}:{one[1]}"),
     st.sampled_from(TEXTS),
 )

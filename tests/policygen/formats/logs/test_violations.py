@@ -55,6 +55,13 @@ def test_a_line_is_an_observation() -> None:
     assert recording_file.parse(recording_file.text(recording).encode("ascii"), "X") == recording
 
 
+def test_what_pointers_pointed_to_is_joined() -> None:
+    """What is no list of facts is left out: who writes into the log cannot write to the reader's terminal."""
+    ones = ['pathname="/b"'], ['pathname="/a"', "\x1b[31m", 7, "\ud800"], None, "x", ['pathname="/a']
+    (seen,) = read(log(*(line(evidence=one) for one in ones))).observations
+    assert seen.evidence == ('pathname="/a"', 'pathname="/b"')
+
+
 @pytest.mark.parametrize(
     ("counts", "total"), [([1], 1), ([1, 10, 100, 123], 123), ([1, 10, 1, 10, 11], 21), ([1, 1, 1], 3), ([7], 7)]
 )
