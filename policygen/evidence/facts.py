@@ -111,7 +111,7 @@ def _below(path: str, where: Places, ids: tuple[int, ...]) -> tuple[str, ...]:
     for folder in where.temporary:
         if path.startswith(f"{folder}/"):
             depth = folder.count("/")
-            return ("/", *parts[:depth], *(steady(part, ids, temporary=True) for part in parts[depth:]))
+            return ("/", *parts[:depth], steady(parts[depth], ids, temporary=True), *_steady(parts[depth + 1 :], ids))
     in_proc = parts[:1] == ["proc"]
     return ("/", *(steady(part, ids, process=in_proc) for part in parts))
 

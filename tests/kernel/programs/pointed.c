@@ -58,7 +58,8 @@ static void paths(void)
     char name[64];
     snprintf(name, sizeof name, "/proc/%d/nothing", getpid());
     chmod(name, 0);
-    mkdir("/tmp/nothing/sortA7xK2q", 0); /* fails: there is no such folder */
+    mkdir("/tmp/sortA7xK2q", 0);         /* made, and removed */
+    rmdir("/tmp/sortA7xK2q");
     symlink("../target", "/nonexistent/link");
     mount("none", "/nonexistent", "tmpfs", 0, NULL);
     unlinkat(AT_FDCWD, "here", 0);
