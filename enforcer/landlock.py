@@ -6,12 +6,11 @@ Loaded only for policies that confine files or ports.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
 
-from enforcer import kernel
+from enforcer import ffi, kernel
 from enforcer.errors import EnforceError, refused
 from policygen.files import landlock
 from policygen.files.places import PlaceError, located
@@ -26,11 +25,11 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE)
 
 
-class _PathBeneath(ctypes.Structure):
+class _PathBeneath(ffi.Structure):
     """struct landlock_path_beneath_attr (linux/landlock.h), which is packed."""
 
     _pack_ = 1
-    _fields_ = (("access", ctypes.c_uint64), ("folder", ctypes.c_int32))
+    _fields_ = (("access", ffi.c_uint64), ("folder", ffi.c_int32))
 
 
 class Confinement:
@@ -74,16 +73,16 @@ class Confinement:
         self.remarks.append(f"{text}: it runs without that")
 
     def _made(self, effective: landlock.Effective, environment: Sequence[bytes]) -> int:
-        attributes = (ctypes.c_uint64 * 2)(effective.handled_files, effective.handled_ports)  # struct landlock_ruleset_attr
-        size = ctypes.sizeof(attributes)
-        ruleset = kernel.syscall("landlock_create_ruleset", _SYS_CREATE_RULESET, ctypes.byref(attributes), size, 0)
+        attributes = (ffi.c_uint64 * 2)(effective.handled_files, effective.handled_ports)  # struct landlock_ruleset_attr
+        size = ffi.sizeof(attributes)
+        ruleset = kernel.syscall("landlock_create_ruleset", _SYS_CREATE_RULESET, ffi.byref(attributes), size, 0)
         for path, access in effective.rules.paths or ():
             self._grant(ruleset, path, located(path, environment), access)
         for bit, ports in ((landlock.CONNECT_TCP, effective.rules.connect), (landlock.BIND_TCP, effective.rules.bind)):
             for first, last in ports or ():
                 for port in range(first, last + 1):
-                    rule = (ctypes.c_uint64 * 2)(bit, port)  # struct landlock_net_port_attr
-                    kernel.syscall("landlock_add_rule", _SYS_ADD_RULE, ruleset, _RULE_NET_PORT, ctypes.byref(rule), 0)
+                    rule = (ffi.c_uint64 * 2)(bit, port)  # struct landlock_net_port_attr
+                    kernel.syscall("landlock_add_rule", _SYS_ADD_RULE, ruleset, _RULE_NET_PORT, ffi.byref(rule), 0)
         return ruleset
 
     def _grant(self, ruleset: int, line: bytes, path: bytes, access: int) -> None:
@@ -101,7 +100,7 @@ class Confinement:
                     raise EnforceError(f"path {os.fsdecode(line)}: only a folder can be granted {', '.join(words)}")
                 access &= landlock.OF_A_FILE
             rule = _PathBeneath(access, descriptor)
-            kernel.syscall("landlock_add_rule", _SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.byref(rule), 0)
+            kernel.syscall("landlock_add_rule", _SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ffi.byref(rule), 0)
         except OSError as error:
             if error.errno != errno.EBADFD:
                 raise
