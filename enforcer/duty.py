@@ -33,6 +33,7 @@ class Duty:
         "_epoll",
         "_filter",
         "_listener",
+        "_null",
         "_pid",
         "_program",
         "_ready",
@@ -48,6 +49,7 @@ class Duty:
         self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0)
         self._reporter = reporter
         self._listener = _NONE
+        self._null = _NONE
         self._program = _NONE
         self.stand_in = _NONE
         self._watched = _NONE
@@ -64,6 +66,7 @@ class Duty:
         self._pid = pid
         self._asked = kernel.shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
         self._ready = os.pipe()
+        self._null = _null()
         self._code.seal()
         own = os.getpid()
         self.stand_in = kernel.clone(kernel.CLONE_FILES)
@@ -118,8 +121,8 @@ class Duty:
 
     def _confine(self, *kept: int) -> None:
         """Close what is not needed, make no more calls than answering takes."""
-        helper.close_all_but((self._program, self._listener, *self.descriptors(), *kept))
-        self._answers = Answers(self._listener, self._asked, self._reporter, self._pid)
+        helper.close_all_but((self._program, self._listener, self._null, *self.descriptors(), *kept))
+        self._answers = Answers(self._listener, self._asked, self._reporter, self._pid, (self._null, self._program))
         confinement.confine(self._filter)
 
     def _stand_by(self, helper_: int) -> NoReturn:
@@ -178,6 +181,14 @@ class Duty:
             return
         self._epoll.register(pidfd, select.EPOLLIN)
         self._watched = pidfd
+
+
+def _null() -> int:
+    """A descriptor of /dev/null, which the program is given where it opens it; -1 if there is none."""
+    try:
+        return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return _NONE
 
 
 def _parent(pid: int) -> int:

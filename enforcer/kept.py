@@ -22,7 +22,7 @@ _LIBRARY = os.path.dirname(os.__file__)
 
 _KNOWN = ((3, 11), (3, 12), (3, 13))
 """Versions of Python whose modules are in _STANDARD."""
-_LATER = ("enforcer.reporting.report", "policygen.language.document")
+_LATER = ("enforcer.reporting.report", "enforcer.reporting.instead", "policygen.language.document")
 """What the helper imports at the first violation, with all that it imports."""
 _EXTENSIONS = ("_struct", *(("_typing",) if sys.version_info < (3, 13) else ("_opcode",)))
 """Modules of Python's library that may be compiled ones: imported at once."""

@@ -32,7 +32,9 @@ SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 
 SIG_DFL, SIG_IGN = 0, 1
 
 SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1  # linux/seccomp.h
-_NOTIF_RECV, _NOTIF_SEND, _NOTIF_ID_VALID = 0xC0502100, 0xC0182101, 0x40082102  # SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
+# SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
+_NOTIF_RECV, _NOTIF_SEND, _NOTIF_ID_VALID, _NOTIF_ADDFD = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103
+_ADDFD_FLAG_SEND = 2  # SECCOMP_ADDFD_FLAG_SEND, linux/seccomp.h
 
 _SYS_CLONE, _SYS_EXECVE, _SYS_TGKILL, _SYS_UNSHARE = 56, 59, 234, 272
 _SYS_CAPGET, _SYS_CAPSET, _SYS_SECCOMP = 125, 126, 317
@@ -77,6 +79,18 @@ class _Response(ffi.Structure):
         ("val", ffi.c_int64),
         ("error", ffi.c_int32),
         ("flags", ffi.c_uint32),
+    )
+
+
+class _Given(ffi.Structure):
+    """struct seccomp_notif_addfd (linux/seccomp.h)."""
+
+    _fields_ = (
+        ("id", ffi.c_uint64),
+        ("flags", ffi.c_uint32),
+        ("descriptor", ffi.c_uint32),
+        ("number", ffi.c_uint32),
+        ("descriptor_flags", ffi.c_uint32),
     )
 
 
@@ -305,3 +319,14 @@ def fail(listener: int, identity: int, number: int) -> None:
 def let_run(listener: int, identity: int) -> None:
     """Answer: the call is run (SECCOMP_USER_NOTIF_FLAG_CONTINUE, Linux 5.5)."""
     _ioctl(listener, _NOTIF_SEND, _Response(identity, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE))
+
+
+def succeed(listener: int, identity: int) -> None:
+    """Answer: the call returns 0 and is not run."""
+    _ioctl(listener, _NOTIF_SEND, _Response(identity, 0, 0, 0))
+
+
+def give(listener: int, identity: int, descriptor: int, *, inherited: bool) -> None:
+    """Answer: the call returns a descriptor of the same open file, the lowest free one (Linux 5.14), and is not run."""
+    flags = 0 if inherited else os.O_CLOEXEC
+    _ioctl(listener, _NOTIF_ADDFD, _Given(identity, _ADDFD_FLAG_SEND, descriptor, 0, flags))

@@ -195,6 +195,11 @@ class Entry:
     otherwise: Action | None = None
     """None: the policy's default."""
 
+    @property
+    def only_allows(self) -> bool:
+        """Whether it allows some calls and says nothing of others; `deny`, another action and `else` deny explicitly."""
+        return self.action == ALLOW and self.otherwise is None and self.expression != Always(False)
+
 
 class Arm(StrEnum):
     """When the filter takes effect."""

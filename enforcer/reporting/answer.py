@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from enforcer.kernel import Notification
+    from enforcer.reporting.instead import Instead
     from enforcer.reporting.report import Reports
     from enforcer.reporting.reporter import Reporter
     from policygen.model import Action
@@ -30,16 +31,19 @@ _REPLACED = "the helper process was killed and has been replaced; how often call
 class Answers:
     """Takes calls from the listener, one after the other, into `asked`."""
 
-    def __init__(self, listener: int, asked: Notification, reporter: Reporter, program: int) -> None:
-        """`program` is the id of the process whose exit status is that of `enforce`."""
+    def __init__(self, listener: int, asked: Notification, reporter: Reporter, program: int, held: tuple[int, int]) -> None:
+        """`program` is the id of the process whose exit status is that of `enforce`.  `held`: a descriptor of /dev/null, or -1,
+        and a pidfd of that process."""
         gc.enable()  # it is off during the start
         self._listener = listener
         self._asked = asked
         self._reporter = reporter
+        self._held = held
         self._program = program
         self._has_lost = False
         """Whether a violation may have gone without a report."""
         self._reports: Reports | None = None
+        self._instead: Instead | None = None
 
     def next(self) -> None:
         """Answer the call that waits longest."""
@@ -76,6 +80,12 @@ class Answers:
     def _answer(self) -> None:
         action = None
         try:
+            if self._is_answered_otherwise():
+                self._asked.id = 0
+                return
+        except Exception as error:
+            self._reporter.complain(f"a denied call is answered as any other: {type(error).__name__}: {error}")
+        try:
             action = self._loaded().judge(self._asked)
         except Exception as error:
             self._has_lost = True
@@ -87,6 +97,16 @@ class Answers:
         except Exception as error:
             self._reporter.complain(f"process {self._asked.task} could not be killed, so its call waits for ever: {error}")
         self._asked.id = 0
+
+    def _is_answered_otherwise(self) -> bool:
+        """Answer the call without denying it, if it gives nothing beyond the policies, which say by `implied` that it may."""
+        if not self._loaded().may_be_answered(self._asked):
+            return False
+        if self._instead is None:
+            from enforcer.reporting.instead import Instead
+
+            self._instead = Instead(self._listener, *self._held)
+        return self._instead.answered(self._asked)
 
     def _is_waiting(self, asked: Notification) -> bool:
         return kernel.is_waiting(self._listener, asked.id)

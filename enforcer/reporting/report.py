@@ -112,6 +112,17 @@ class Reports:
         self.has_lost = False
         """Whether a report could not be written, ever."""
 
+    def may_be_answered(self, asked: Notification) -> bool:
+        """Whether no policy denies the call explicitly, and all allow what grants nothing beyond their entries."""
+        arch = Arch.from_audit(asked.arch)
+        if arch is None:
+            return False
+        for _, policy in self._policies:
+            entry = policy.entries.get(arch, {}).get(asked.number)
+            if not policy.implied or arch not in policy.entries or not (entry is None or entry.only_allows):
+                return False
+        return True
+
     def judge(self, asked: Notification) -> Action:
         """The strictest action of all policies for the call.  It is reported too; if that fails, the action stays the same."""
         event = Event(asked.arch, asked.number, tuple(asked.arguments), asked.ip, asked.task)

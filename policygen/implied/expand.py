@@ -114,8 +114,7 @@ def _takes(row: Row, old: Entry | None, policy: Policy) -> bool:
     """Whether the set may add the row to what the policy says of its call."""
     if old is None:
         return not policy.default.lets_run
-    only_allows = old.action == ALLOW and old.otherwise is None and old.expression != Always(False)
-    return only_allows and row.entry.action == ALLOW and not policy.default.lets_run
+    return old.only_allows and row.entry.action == ALLOW and not policy.default.lets_run
 
 
 def _entry(old: Entry | None, added: tuple[Row, ...]) -> Entry:

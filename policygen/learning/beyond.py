@@ -10,7 +10,7 @@ from policygen.implied.expand import expanded, expansion, granted, witnessed
 from policygen.implied.rows import capabilities
 from policygen.learning.floor import OPAQUE
 from policygen.learning.known import sort_out
-from policygen.model import ALLOW, ENOSYS, Always, Entry, Expression, Or, Policy, alternatives
+from policygen.model import ENOSYS, Always, Entry, Expression, Or, Policy, alternatives
 from policygen.recording.observation import Observation
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.minimise import minimise
@@ -154,7 +154,7 @@ def _with_capabilities(policy: Policy, new: Placed) -> tuple[Policy, dict[Call, 
             old = policy.entries[arch].get(one.number)
             if not one.is_least or (arch, one.name) not in used or one.name in granted(policy):
                 continue
-            if old is not None and (old.action != ALLOW or old.otherwise is not None or old.expression == Always(False)):
+            if old is not None and not old.only_allows:
                 continue  # it denies something explicitly
             before = alternatives(old.expression) if old else ()
             parts = minimise((*before, *alternatives(one.entry.expression)), table(arch).by_number[one.number].arguments)

@@ -12,7 +12,6 @@ from policygen.language.layout import Layout
 from policygen.language.naming import format_action
 from policygen.language.reconcile import reconcile
 from policygen.learning.portable import made_portable
-from policygen.model import ALLOW, Always
 from policygen.sets.join import JoinError, join_entries
 from tracer.abi import Arch, table
 
@@ -64,7 +63,7 @@ def _has(a: Policy, b: Policy, arch: Arch) -> bool:
 def _entry(policy: Policy, other: Policy, arch: Arch, number: int) -> Entry | None:
     """Return what a policy says of a call; what its implied set says, where the other one denies something explicitly."""
     mine, theirs = policy.entries[arch].get(number), other.entries[arch].get(number)
-    denies = theirs is not None and (theirs.action != ALLOW or theirs.otherwise or theirs.expression == Always(False))
+    denies = theirs is not None and not theirs.only_allows
     return expanded(policy).entries[arch].get(number) if mine is None and denies else mine
 
 

@@ -20,6 +20,8 @@ from tracer.abi import Arch, Event, table
 WRITES, UPDATES, CREATES = ({f"{verb} files"} for verb in ("writes", "updates", "creates"))
 READS = {"reads files", "lists folders"}
 NOTHING: set[str] = set()
+REMOVES = {"removes files"}
+FOLDERS_GO = {"removes folders"}
 TCP, UDP, SOCKETS = {"has internet stream sockets"}, {"has internet datagram sockets"}, {"has sockets"}
 LOCKS, CODE, ACCEPTS = {"locks files"}, {"maps code of files"}, {"accepts connections"}
 SENDS, ADDRESSES, FOLDERS, MUSL = {"sends messages"}, {"sends to addresses"}, {"lists folders"}, {"starts musl's threads"}
@@ -68,7 +70,7 @@ ENTRIES = (
     ("openat: flags == O_WRONLY|O_CREAT && mode == 02755 || flags == O_RDWR|O_TMPFILE && mode == 01777", NOTHING),
     ("creat: mode == 06755", NOTHING),
     ("openat: dfd == 5 && flags == O_WRONLY|O_CREAT && mode == 0644", NOTHING),
-    ("mkdir: allow\nmknod: allow\nlink: allow", NOTHING),
+    ("mknod: allow\nmknodat: allow", NOTHING),
     # locks
     ("fcntl: cmd == F_SETLK", LOCKS),
     ("fcntl: cmd in {F_GETFD, F_OFD_SETLKW}", LOCKS),
@@ -141,6 +143,39 @@ ENTRIES = (
     ("kill: sig in {SIGCHLD, SIGCONT, SIGSTOP, SIGWINCH, SIGURG}", NOTHING),
     ("tgkill: tgid == 3 && sig == SIGKILL", NOTHING),
     ("pidfd_send_signal: allow", NOTHING),
+    # names of files
+    ("unlink: allow", REMOVES),
+    ("unlinkat: flag == 0", REMOVES),
+    ("unlinkat: allow", REMOVES | FOLDERS_GO),
+    ("unlinkat: flag == AT_REMOVEDIR", FOLDERS_GO),
+    ("rmdir: allow", FOLDERS_GO),
+    ("unlinkat: dfd == 3 && flag == 0", NOTHING),
+    ("mkdir: mode == 0o755", {"makes folders"}),
+    ("mkdirat: allow", {"makes folders"}),
+    ("mkdirat: dfd == 3", NOTHING),
+    ("rename: allow", {"renames files"}),
+    ("renameat: allow", {"renames files"}),
+    ("renameat: olddfd == 3", NOTHING),
+    ("renameat2: flags == RENAME_NOREPLACE", {"renames files"}),
+    ("renameat2: flags == RENAME_WHITEOUT", NOTHING),
+    ("linkat: flags == 0", {"makes links"}),
+    ("linkat: flags == AT_EMPTY_PATH", NOTHING),
+    ("symlink: allow", {"makes symbolic links"}),
+    ("symlinkat: allow", {"makes symbolic links"}),
+    ("chmod: mode & 0o7000 == 0", {"changes modes"}),
+    ("fchmodat: mode & 0o7000 == 0", {"changes modes"}),
+    ("fchmodat2: flags == 0 && mode & 0o7000 == 0", {"changes modes"}),
+    ("chmod: mode == S_ISUID|0o755", NOTHING),
+    ("fchmod: allow", NOTHING),  # of what it holds open only
+    ("chown: allow", {"changes owners"}),
+    ("lchown: allow", {"changes owners"}),
+    ("fchownat: allow", {"changes owners"}),
+    ("fchown: allow", NOTHING),
+    ("chown: user == 0", NOTHING),
+    ("utime: allow", {"sets times"}),
+    ("utimes: allow", {"sets times"}),
+    ("futimesat: allow", {"sets times"}),
+    ("utimensat: flags == 0", {"sets times"}),
     # terminals
     ("ioctl: cmd == TCSETS", TERMINALS),
     ("ioctl: cmd in {TCGETS, TCSETSF}", TERMINALS),

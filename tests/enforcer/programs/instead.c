@@ -1,0 +1,108 @@
+/* Makes calls that a policy denies by its default, and prints what they return: `instead WHAT...`. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t got;
+
+static void catch(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    got = info->si_pid == getpid() || number == SIGUSR2 ? number : -1;
+}
+
+static int started(void)
+{
+    int ready[2];
+    char byte;
+    if (pipe(ready))
+        exit(3);
+    pid_t child = fork();
+    if (child == 0) {
+        if (write(ready[1], "", 1) != 1)
+            _exit(3);
+        for (;;)
+            pause();
+    }
+    if (read(ready[0], &byte, 1) != 1)
+        exit(3);
+    close(ready[0]);
+    close(ready[1]);
+    return child;
+}
+
+static long made(const char *what)
+{
+    int status = 0;
+    if (!strcmp(what, "null"))
+        return open("/dev/null", O_RDWR);
+    if (!strcmp(what, "null-kept")) {
+        int null = open("/dev/null", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        return write(null, "x", 1) == 1 ? fcntl(null, F_GETFD) : -1;
+    }
+    if (!strcmp(what, "null-full")) {
+        while (dup(1) >= 0)
+            ;
+        return open("/dev/null", O_RDWR);
+    }
+    if (!strcmp(what, "other-file"))
+        return open("/dev/zero", O_RDWR);
+    if (!strcmp(what, "null-folder"))
+        return open("/dev/null", O_RDWR | O_DIRECTORY);
+    if (!strcmp(what, "itself"))
+        return kill(getpid(), SIGUSR1) ? -1 : got;
+    if (!strcmp(what, "own-thread"))
+        return syscall(SYS_tgkill, getpid(), gettid(), SIGUSR1) ? -1 : got;
+    if (!strcmp(what, "child")) {
+        int child = started();
+        return kill(child, SIGTERM) || waitpid(child, &status, 0) != child ? -1 : status;
+    }
+    if (!strcmp(what, "parent")) {
+        fflush(stdout);
+        if (fork() == 0)
+            _exit(kill(getppid(), SIGUSR2) ? 1 : 5);
+        while (waitpid(-1, &status, 0) < 0 && errno == EINTR)
+            ;
+        return got == SIGUSR2 ? WEXITSTATUS(status) : -1;
+    }
+    if (!strcmp(what, "outside"))
+        return kill(getppid(), 0);
+    if (!strcmp(what, "everyone"))
+        return kill(-1, 0);
+    if (!strcmp(what, "own-ids"))
+        return syscall(SYS_setgid, getgid()) + syscall(SYS_setreuid, -1, geteuid());
+    if (!strcmp(what, "file-ids"))
+        return syscall(SYS_setfsuid, geteuid()) - geteuid() + syscall(SYS_setfsgid, getegid()) - getegid();
+    if (!strcmp(what, "other-ids"))
+        return syscall(SYS_setresuid, -1, 4321, -1);
+    if (!strcmp(what, "daemon"))
+        return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (!strcmp(what, "peer"))
+        return socket(AF_UNIX, SOCK_STREAM, 0);
+    if (!strcmp(what, "attributes"))
+        return syscall(SYS_fsetxattr, 1, "user.x", "", 0, 0);
+    return -1;
+}
+
+int main(int count, char **words)
+{
+    struct sigaction action = {.sa_sigaction = catch, .sa_flags = SA_SIGINFO};
+    sigaction(SIGUSR1, &action, NULL);
+    sigaction(SIGUSR2, &action, NULL);
+    for (int place = 1; place < count; place++) {
+        errno = 0;
+        long result = made(words[place]);
+        printf("%s %ld %s\n", words[place], result, result < 0 ? strerrorname_np(errno) : "");
+        fflush(stdout);
+    }
+    return 0;
+}

@@ -1,0 +1,97 @@
+"""What becomes of calls that a policy's default denies and whose answer gives the program nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+RUNS = (
+    "callfence 1\nopenat: flags == O_RDONLY\nmmap: prot == PROT_READ|PROT_EXEC && flags == MAP_PRIVATE\n"
+    "clone: clone_flags == SIGCHLD\n"
+)
+IMPLIED = RUNS.replace("\n", "\nimplied 1\n", 1)
+
+START = (
+    "brk munmap mprotect read write fstat close pread64 access arch_prctl set_tid_address set_robust_list rseq prlimit64 "
+    "getrandom rt_sigaction exit_group newfstatat getpid getgid geteuid"
+)
+WITHOUT = "mmap: allow\nopenat: flags in O_CLOEXEC\n" + "".join(f"{name}: allow\n" for name in START.split())
+
+
+@pytest.fixture
+def made(place, build):
+    """made(policy, what, ...) -> the finished process, and the denied calls."""
+    shutil.copy(build("instead"), place.folder)
+
+    def run(policy, *what, options=()):
+        place.policy(policy, "instead.policy")
+        done = place.enforce(*options, "--log", "log", "--", "./instead", *what)
+        log = place.folder / "log"
+        return done, [json.loads(line)["call"] for line in log.read_text().splitlines()]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("what", "result"),
+    [
+        ("null", "3"),  # 3 is the lowest free number: --log is the helper's
+        ("null-kept", "1"),  # FD_CLOEXEC
+        ("null-full", "-1 EMFILE"),
+        ("itself", str(signal.SIGUSR1.value)),
+        ("own-thread", str(signal.SIGUSR1.value)),
+        ("child", str(signal.SIGTERM.value)),
+        ("parent", "5"),
+        ("file-ids", "0"),  # ncurses looks for the terminal's description so
+        ("daemon", "-1 EAFNOSUPPORT"),
+        ("attributes", "-1 EOPNOTSUPP"),
+    ],
+)
+def test_it_is_answered_without_a_denial(made, what, result):
+    done, denied = made(IMPLIED, what)
+    assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, f"{what} {result}", "", [])
+
+
+@pytest.mark.parametrize(
+    ("what", "call"),
+    [
+        ("other-file", "openat("),
+        ("null-folder", "openat("),
+        ("outside", "kill("),
+        ("everyone", "kill("),
+        ("other-ids", "setresuid("),
+        ("peer", "socket("),
+    ],
+)
+def test_everything_else_is_denied(made, what, call):
+    done, denied = made(IMPLIED, what)
+    assert (done.returncode, done.stdout) == (-signal.SIGSYS, "")
+    assert [one.startswith(call) for one in denied] == [True]
+
+
+@pytest.mark.parametrize("what", ["itself", "own-ids", "daemon", "attributes"])
+def test_an_explicit_denial_stays_one(made, what):
+    done, denied = made(IMPLIED + "kill: deny\nsetgid: deny\nsocket: deny\nfsetxattr: deny\n", what)
+    assert (done.returncode, done.stdout, len(denied)) == (-signal.SIGSYS, "", 1)
+
+
+def test_root_does_not_take_its_ids_back(made):
+    done, denied = made(IMPLIED, "own-ids")
+    answer = ("own-ids 0 \n", []) if os.getuid() else ("", ["setgid(gid=0)"])
+    assert (done.stdout, denied) == answer
+
+
+@pytest.mark.parametrize("what", ["null", "itself", "own-ids", "daemon", "attributes"])
+def test_a_policy_without_an_implied_set_denies_it(made, what):
+    done, denied = made(WITHOUT, what)
+    assert (done.returncode, done.stdout, len(denied)) == (-signal.SIGSYS, "", 1)
+
+
+def test_with_another_default_and_in_an_audit_too(made):
+    for policy, options in ((IMPLIED.replace("implied", "default errno EACCES\nimplied"), ()), (IMPLIED, ("--audit",))):
+        done, denied = made(policy, "daemon", "null", options=options)
+        assert (done.stdout, denied) == ("daemon -1 EAFNOSUPPORT\nnull 3 \n", [])

@@ -1,0 +1,74 @@
+"""Calls that `enforce` fails where a policy denies them: the table."""
+
+from __future__ import annotations
+
+import pytest
+from calls import event
+
+from policygen.implied.expand import expanded
+from policygen.implied.cells import lines, read_entries
+from policygen.implied.unavailable import entries, unavailable
+from policygen.language.document import parse
+from policygen.model import ActionKind, Always
+from policygen.sets.algebra import FALSE
+from policygen.sets.region import space, truth
+from tracer.abi import Arch, table
+
+ROWS = [tuple(row) for row in lines("unavailable.tsv")]
+EAFNOSUPPORT, ENOTTY, ENOPROTOOPT, EPERM = 97, 25, 92, 1
+
+
+def test_every_row_has_two_cells_and_is_there_once() -> None:
+    assert all(len(row) == 2 and all(cell == cell.strip() != "" for cell in row) for row in ROWS)
+    assert len({call for call, _ in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize("arch", Arch)
+def test_every_row_fails_a_call_of_some_architecture(arch: Arch) -> None:
+    for call, _ in ROWS:
+        (read,) = read_entries(arch, [call])
+        assert (read is not None) == (call.partition(":")[0] in table(arch).by_name), call
+        assert read is None or (read[1].action.kind is ActionKind.ERRNO and read[1].otherwise is None)
+
+
+@pytest.mark.parametrize("arch", Arch)
+def test_no_row_is_about_calls_that_the_set_allows(arch: Arch) -> None:
+    """It would never be asked."""
+    allowed = expanded(parse(f"arch {arch}\nimplied 1\n").policy).entries[arch]
+    for number, found in entries(arch).items():
+        implied = allowed.get(number)
+        for one in found:
+            sets, arguments = space(), table(arch).by_number[number].arguments
+            mine = truth(sets, one.expression, arguments)
+            other = truth(sets, implied.expression, arguments) if implied else FALSE
+            assert sets.both(mine, other) == FALSE, table(arch).by_number[number].name
+            assert implied is None or implied.expression != Always(True)
+
+
+@pytest.mark.parametrize(
+    ("call", "errno"),
+    [
+        ("socket AF_UNIX SOCK_STREAM|SOCK_CLOEXEC|SOCK_NONBLOCK 0", EAFNOSUPPORT),
+        ("socket AF_UNIX SOCK_STREAM 0", 0),
+        ("socket AF_INET SOCK_STREAM|SOCK_CLOEXEC 0", 0),
+        ("socket AF_NETLINK SOCK_RAW|SOCK_CLOEXEC NETLINK_ROUTE", EAFNOSUPPORT),
+        ("socket AF_NETLINK SOCK_RAW|SOCK_CLOEXEC NETLINK_AUDIT", 0),
+        ("socket AF_PACKET SOCK_RAW|SOCK_CLOEXEC 0", 0),
+        ("ioctl 0 TCSETSW 0", ENOTTY),
+        ("ioctl 0 TIOCSTI 0", 0),
+        ("setsockopt 3 SOL_TCP TCP_NODELAY 0 4", ENOPROTOOPT),
+        ("setsockopt 3 SOL_SOCKET SO_ATTACH_BPF 0 4", 0),
+        ("setsockopt 3 SOL_SOCKET SO_PASSCRED 0 4", 0),
+        ("chown 0 0 0", EPERM),
+        ("chmod 0 0o755", 0),
+        ("setuid 0", 0),
+        ("setgroups 0 0", 0),
+        ("pidfd_open 1 0", 0),
+        ("memfd_create 0 0", 0),
+        ("execve", 0),
+        ("5000", 0),
+    ],
+)
+def test_which_calls_fail(call: str, errno: int) -> None:
+    """Nothing that gives a privilege up, and nothing that only an attacker wants: that ends the program."""
+    assert unavailable(event(call)) == errno
