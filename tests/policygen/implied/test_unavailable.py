@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from calls import event
 
-from policygen.implied.expand import expanded
 from policygen.implied.cells import lines, read_entries
+from policygen.implied.expand import expanded
 from policygen.implied.unavailable import entries, unavailable
 from policygen.language.document import parse
 from policygen.model import ActionKind, Always
