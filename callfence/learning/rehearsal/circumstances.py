@@ -44,6 +44,8 @@ class Circumstance(NamedTuple):
     """What runs out as soon as the program begins."""
     is_other_user: bool = False
     """Whether it runs as another user: only root can do that."""
+    is_elsewhere: bool = False
+    """Whether it is started in an empty folder."""
 
 
 def _without(*names: bytes) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
@@ -59,6 +61,7 @@ def _other_locale(given: Sequence[bytes]) -> tuple[bytes, ...]:
 
 _LOCALE: Final = (b"LC_ALL", b"LC_CTYPE", b"LANG")
 _ALL_TERMINAL: Final = dict.fromkeys((0, 1, 2), Stream.TERMINAL)
+_ALL_CLOSED: Final = dict.fromkeys((0, 1, 2), Stream.CLOSED)
 SIGNALS: Final = (
     Signals.SIGTERM,
     Signals.SIGINT,
@@ -68,6 +71,8 @@ SIGNALS: Final = (
     Signals.SIGUSR2,
     Signals.SIGALRM,
     Signals.SIGWINCH,
+    Signals.SIGTSTP,
+    Signals.SIGCONT,
     Signals.SIGABRT,
     Signals.SIGSEGV,
 )
@@ -86,9 +91,12 @@ CIRCUMSTANCES: Final = (
     Circumstance("stderr-closed", "streams", "with standard error closed", {2: Stream.CLOSED}),
     Circumstance("stderr-full", "streams", "with standard error on a full device", {2: Stream.FULL}),
     Circumstance("stderr-pipe", "streams", "with standard error on a pipe", {2: Stream.PIPE}),
+    Circumstance("all-closed", "streams", "with all standard streams closed", _ALL_CLOSED),
+    Circumstance("all-full", "streams", "with output and errors on a full device", {1: Stream.FULL, 2: Stream.FULL}),
     Circumstance("no-environment", "environment", "with an empty environment", environment=lambda given: ()),
     Circumstance("no-home", "environment", "without HOME", environment=_without(b"HOME")),
     Circumstance("other-locale", "environment", "in another locale", environment=_other_locale),
+    Circumstance("empty-folder", "environment", "in an empty folder", is_elsewhere=True),
     Circumstance("few-descriptors", "limits", "with few descriptors", exhaust=(Exhaust(resource.RLIMIT_NOFILE, 1),)),
     Circumstance("little-memory", "limits", "with little memory", exhaust=(Exhaust(resource.RLIMIT_AS, 1 << 18),)),
     Circumstance("small-files", "limits", "with files of 1 byte at most", exhaust=(Exhaust(resource.RLIMIT_FSIZE, 1),)),

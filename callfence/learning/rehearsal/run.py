@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
+import tempfile
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -183,9 +185,14 @@ def _made(setting: Setting, one: Rehearsal, seconds: float, floor: int) -> _Made
     streams = Streams(setting.input, circumstance.streams if circumstance else {})
     injector = Injector(one.fault, circumstance.exhaust if circumstance else (), renamed)
 
+    is_elsewhere = circumstance is not None and circumstance.is_elsewhere
+    empty = tempfile.TemporaryDirectory() if is_elsewhere else contextlib.nullcontext()
+
     def enter() -> None:
         if scratch:
             scratch.enter()
+        if elsewhere:
+            os.chdir(elsewhere)
         streams.enter()
         _, hard = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # some runs are meant to abort
@@ -195,20 +202,22 @@ def _made(setting: Setting, one: Rehearsal, seconds: float, floor: int) -> _Made
             os.setuid(_OTHER_USER)
 
     environment = circumstance.environment(setting.program.environment) if circumstance else setting.program.environment
-    program = setting.program._replace(environment=environment, prepare=enter)
+    path = os.path.abspath(setting.program.path) if is_elsewhere else setting.program.path
+    program = setting.program._replace(path=path, environment=environment, prepare=enter)
     started = time.time_ns()
     clock = Clock(setting.seconds, seconds, floor, recorder.__len__, streams.start)
     try:
         if scratch:
             scratch.begin()
-        outcome = session.trace(
-            program,
-            recorder,
-            allow_opaque=setting.allow_opaque,
-            from_entry=setting.from_entry,
-            tick=clock.tick,
-            injector=injector,
-        )
+        with empty as elsewhere:
+            outcome = session.trace(
+                program,
+                recorder,
+                allow_opaque=setting.allow_opaque,
+                from_entry=setting.from_entry,
+                tick=clock.tick,
+                injector=injector,
+            )
     finally:
         streams.close()
         if scratch:

@@ -99,6 +99,7 @@ class Streams:
     def _open_terminal(self) -> int:
         if self._terminal < 0:
             master, slave = os.openpty()
+            termios.tcsetwinsize(slave, (24, 80))
             self._drained.append(self._keep(master))
             self._terminal = self._keep(slave)
         return self._terminal

@@ -111,8 +111,8 @@ def test_circumstances_can_be_chosen_and_left_out(is_root: bool) -> None:
         return [one.name for one in plan(Recording(), (), Choice.parse(only, without), is_root=is_root)]
 
     assert names() == [one.name for one in CIRCUMSTANCES if is_root or one.name != "other-user"]
-    assert names("environment,stdout-full") == ["stdout-full", "no-environment", "no-home", "other-locale"]
-    assert names("environment", "no-home") == ["no-environment", "other-locale"]
+    assert names("environment,stdout-full") == ["stdout-full", "no-environment", "no-home", "other-locale", "empty-folder"]
+    assert names("environment", "no-home") == ["no-environment", "other-locale", "empty-folder"]
     assert names(without=",".join(GROUPS)) == []
     with pytest.raises(UserError, match="nonsense, more cannot be rehearsed"):
         names("nonsense", "more")

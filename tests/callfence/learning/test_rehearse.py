@@ -123,6 +123,16 @@ def test_why_tells_what_was_only_rehearsed_until_a_plain_run_needs_it(tmp_path: 
     assert "only rehearsed" not in told()
 
 
+def test_what_a_program_does_without_its_files_is_learned(tmp_path: Path) -> None:
+    (tmp_path / "script").write_text("#!/bin/sh\ntest -e here || umask 7\n: >made\n")
+    (tmp_path / "script").chmod(0o755)
+    (tmp_path / "here").touch()
+    assert learn(tmp_path, "--rehearse", "--rehearse-only", "empty-folder", "./script").returncode == 0
+    assert "umask" in policy(tmp_path)
+    assert [one["rehearsed"] for one in runs(tmp_path)] == ["", "in an empty folder"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".callfence", "here", "it.policy", "made", "script"]
+
+
 def test_a_signal_that_is_caught_arrives(tmp_path: Path, app: Path) -> None:
     done = learn(tmp_path, "--rehearse", "--rehearse-only", "signals", "./app", "catch")
     assert "getppid" in policy(tmp_path) and "SIGTERM arrives at" in done.stderr
