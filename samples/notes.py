@@ -20,7 +20,6 @@ def main(arguments):
     if arguments[:1] == ["--share"]:
         socket.create_connection(("127.0.0.1", int(arguments[1])), timeout=1).sendall(b"buy milk, call mum\n")
         print("shared")
-    print("learn must find: fcntl: cmd == F_SETLK")
     print("learn must find: openat: flags == O_RDWR")
     print("learn must find: unlink: allow")
     print("learn must refuse: socket(family=AF_INET, type=SOCK_STREAM|SOCK_CLOEXEC)")

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING
 
 from enforcer import kernel
-from enforcer.reporting.process import memory, status
+from enforcer.reporting.caller import Caller
+from enforcer.reporting.process import status
 from policygen.holds import holds
 from policygen.implied.cells import read_entries
 from policygen.implied.unavailable import unavailable
@@ -71,8 +73,9 @@ class Instead:
         path, arguments = _PATH[name], table(arch).by_name[name].arguments
         if self._null < 0 or not holds(_opens(arch, name), arguments, tuple(asked.arguments)):
             return False
-        if memory(asked.task, asked.arguments[path], len(_NULL)) != _NULL or not kernel.is_waiting(self._listener, asked.id):
-            return False
+        with closing(Caller(asked.task, asked.task)) as caller:
+            if caller.read(asked.arguments[path], len(_NULL)) != _NULL or not kernel.is_waiting(self._listener, asked.id):
+                return False
         inherited = not asked.arguments[path + 1] & os.O_CLOEXEC
         try:
             kernel.give(self._listener, asked.id, self._null, inherited=inherited)

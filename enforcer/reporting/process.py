@@ -35,23 +35,6 @@ def owner(task: int) -> int:
     return int(status(task).get("Tgid", task))
 
 
-def memory(task: int, address: int, size: int) -> bytes:
-    """Bytes of a task's memory; none if they cannot be read."""
-    if not is_own():
-        return b""
-    try:
-        descriptor = os.open(f"/proc/{task}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        os.lseek(descriptor, address, os.SEEK_SET)
-        return os.read(descriptor, size)
-    except (OSError, OverflowError):
-        return b""
-    finally:
-        os.close(descriptor)
-
-
 def executable(process: int) -> str:
     """The path of the file that a process executes."""
     try:
