@@ -33,7 +33,8 @@ def changes(against: Against) -> Html:
     for change in Change:
         names = idle_names(judgement, change)
         if names:
-            parts.append(element("p", f"{idle_says(change, names)}: {', '.join(names)}."))
+            said = idle_says(change, names)
+            parts.append(element("p", f"{said[0].upper()}{said[1:]}: {', '.join(names)}."))
     return join(*parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from callfence.judging.differences import call_name
 from callfence.learning.sure import has_names_only
 from policygen.completeness.confidence import confidence, unseen
 from policygen.completeness.discovery import discovery
@@ -14,6 +15,7 @@ from policygen.recording.runs import Recording
 from policygen.review.judgement import judge
 from policygen.review.lint import lint
 from policygen.review.provenance import provenance
+from tracer.abi import table
 
 if TYPE_CHECKING:
     from policygen.completeness.confidence import Confidence
@@ -32,6 +34,14 @@ class Against:
 
     name: str
     judgement: Judgement
+
+    def became_possible(self, finding: Finding) -> bool:
+        """Whether a finding of the policy of the report is not one of this policy: it is told as a change."""
+        first = {one.rule for one in self.judgement.headlines}
+        return finding.rule in first or any(
+            finding.rule in {row.id for row in one.dangers} and finding.name == call_name(one.difference)
+            for one in self.judgement.told
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,18 @@ class Report:
     def open_findings(self) -> tuple[Finding, ...]:
         """The findings without a reason that accepts them."""
         return tuple(finding for finding in self.findings if not finding.accepted)
+
+    def is_new(self, finding: Finding) -> bool:
+        """Whether the other policy does not allow what was found."""
+        return self.against is not None and self.against.became_possible(finding)
+
+    def executables_of(self, finding: Finding) -> tuple[str, ...]:
+        """The executables that were seen to make the call that a finding is on, by name."""
+        found: set[str] = set()
+        for one in self.rules:
+            if (one.arch, table(one.arch).by_number[one.number].name) == (finding.arch, finding.name):
+                found.update(seen.executable for seen in one.observations)
+        return tuple(sorted(found))
 
     @property
     def gravest(self) -> Level | None:

@@ -48,6 +48,11 @@ def code(text: str) -> Html:
     return element("code", text)
 
 
+def prose(text: str) -> Html:
+    """A sentence in which code stands between backticks."""
+    return join(*(code(part) if index % 2 else part for index, part in enumerate(text.split("`"))))
+
+
 def items(children: Iterable[Child], **attributes: str | int) -> Html:
     """An unordered list."""
     return element("ul", *(element("li", child) for child in children), **attributes)

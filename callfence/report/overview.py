@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from callfence.judging.differences import said_first
 from callfence.learning.summary import size_of
-from callfence.report.markup import Child, Html, code, element, items, join, lines, terms
+from callfence.report.markup import Child, Html, code, element, items, join, lines, prose, terms
 from callfence.shared.text import on_one_line, plural, printable
 from policygen.completeness.circumstances import run_next, seen_only
 from policygen.language.naming import format_action, format_call
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from callfence.report.content import Report
     from policygen.review.lint import Finding
 
+_MANY = 6
+"""Most programs that a finding names."""
 _RISK = {
     Level.DANGER: "A way out of the policy, or into the kernel, is open.",
     Level.WARNING: "It allows what few programs need.",
@@ -102,10 +104,10 @@ def _policy(report: Report) -> Html:
 
 
 def findings(report: Report) -> Html:
-    """All findings, the most dangerous first, accepted ones last."""
+    """All findings: what the other policy does not allow first, then the most dangerous; accepted ones last."""
     if not report.findings:
         return element("p", "Nothing of the catalogue of dangerous grants is allowed.")
-    ordered = sorted(report.findings, key=lambda finding: bool(finding.accepted))
+    ordered = sorted(report.findings, key=lambda finding: (bool(finding.accepted), not report.is_new(finding)))
     return element("ol", lines(*(element("li", _finding(report, one), class_="finding") for one in ordered)), class_="plain")
 
 
@@ -120,11 +122,16 @@ def _finding(report: Report, finding: Finding) -> Html:
             said.append(("Entry", code(on_one_line(finding.arch, number, entry))))
     if finding.example is not None:
         said.append(("Allows", code(format_call(finding.example))))
-    said += [("Why it matters", finding.why), ("Safer", finding.safer), ("Source", finding.source)]
+    if made_by := report.executables_of(finding):
+        shown = [code(printable(one)) for one in made_by[:_MANY]]
+        more = [f"and {plural(len(made_by) - _MANY, 'more program')}"] if len(made_by) > _MANY else []
+        said.append(("Made by", items([*shown, *more], class_="plain")))
+    said += [("Why it matters", prose(finding.why)), ("Safer", prose(finding.safer)), ("Source", finding.source)]
     if finding.accepted:
         said.append(("Accepted", finding.accepted))
     level = badge("accepted", "fine") if finding.accepted else badge(finding.level)
-    heading = element("h3", level, " ", name, f" {finding.grants}")
+    new = (badge("new", "plain"), " ") if report.is_new(finding) else ()
+    heading = element("h3", *new, level, " ", name, prose(f" {finding.grants}"))
     return join(heading, terms(said))
 
 

@@ -150,6 +150,17 @@ def test_a_real_policy_in_a_browser(learned: Path, tmp_path: Path) -> None:
     assert picture.stat().st_size > 10_000
 
 
+def test_what_became_possible_is_marked_and_comes_first(learned: Path) -> None:
+    """With the program that does it; without another policy nothing is new."""
+    text = run(learned, "report", "it.policy", "--against", "old.policy").stdout
+    risks = text.partition('id="risks"')[2].partition("</section>")[0].split('class="finding"')[1:]
+    marked = ['class="badge plain">new</span>' in one for one in risks]
+    assert any(marked) and not all(marked) and marked == sorted(marked, reverse=True)
+    (socket,) = [one for one in risks if "reaches the network" in one]
+    assert marked[risks.index(socket)] and re.search(r"<dt>Made by</dt><dd>.*python3", socket)
+    assert "opens" not in socket and ">new</span>" not in run(learned, "report", "it.policy").stdout
+
+
 def test_the_same_bytes_each_time(learned: Path) -> None:
     first, second = (run(learned, "report", "it.policy", "--against", "old.policy").stdout for _ in range(2))
     assert first == second
