@@ -8,17 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from callfence.enforcing import filters
-from callfence.learning.summary import Learned, print_check
 from callfence.shared.files import recording_path
 from callfence.shared.text import plural
 from policygen.language.document import Document, parse_file
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
-from policygen.learning.within import forbidden, generate_within
 from policygen.model import IMPLIED, Arm
 from policygen.recording import atomic, folder, recording_file
 from policygen.recording.runs import Recording, Run, merge
-from policygen.review.rehearsal import held_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +27,18 @@ if TYPE_CHECKING:
 
 _NEW_BEHAVIOUR = 1 << 8
 """The wait status of exit(1) (wait(2))."""
+
+
+class Learned(NamedTuple):
+    """A run that has been added to its recording and its policy."""
+
+    policy: Path
+    recording: Recording
+    run: Run
+    existing: Document | None
+    generated: Generated
+    exact_within: str = ""
+    """The baseline that has no room for the implied set which the policy would have otherwise."""
 
 
 class Added(NamedTuple):
@@ -93,6 +102,7 @@ def rehearsed(
     prepared: Prepared, run: Run, brought: tuple[Observation, ...], options: LearnOptions
 ) -> Learned:
     """Add what a rehearsed run brought: all of it to the recording, and to the policy what is not held back."""
+    from policygen.review.rehearsal import held_back
 
     def generated_from(whole: Recording, existing: Document | None) -> Generated:
         held = held_back(whole, existing.policy if existing else None, options.allow_opaque)
@@ -115,6 +125,8 @@ def check(
     learned = Learned(prepared.policy, Recording((run,), observations), run, before, generated)
     _tell_forbidden(observations, prepared, options)
     if sys.stderr is not None and not (options.quiet and not generated.new):
+        from callfence.learning.summary import print_check
+
         with suppress(OSError):  # the reader has gone; the status tells it too
             print_check(learned, options.accept, bool(status), sys.stderr)
     return _NEW_BEHAVIOUR if generated.new and not status else status
@@ -133,6 +145,8 @@ def _generate(
     name = prepared.policy.name.removesuffix(".policy")
     if prepared.base is None:
         return generate(seen, existing, name=name, options=how, arm=arm)
+    from policygen.learning.within import generate_within
+
     return generate_within(seen, existing, prepared.base, name=name, options=how, arm=arm)
 
 
@@ -147,6 +161,8 @@ def _trusted(whole: Recording, run: Run, existing: Document | None) -> tuple[Obs
     was taken out of the policy, and one of another program, or a forged one, adds nothing to it."""
     if existing is None:
         return whole.observations
+    from policygen.learning.within import forbidden
+
     mine = set(whole.of_run(run.id))
     others = [one for one in whole.observations if one not in mine]
     against = set(forbidden(others, existing.policy))
@@ -165,5 +181,6 @@ def _tell_changed(prepared: Prepared) -> None:
 def _tell_forbidden(observations: tuple[Observation, ...], prepared: Prepared, options: LearnOptions) -> None:
     if options.within is not None and prepared.base is not None and sys.stderr is not None:
         from callfence.learning.baseline import print_forbidden
+        from policygen.learning.within import forbidden
 
         print_forbidden(options.within, prepared.base, forbidden(observations, prepared.base), sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from callfence.learning.rehearsal.plan import Choice, plan
@@ -20,29 +19,15 @@ from policygen.recording.runs import Recording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
     from typing import TextIO
 
-    from policygen.language.document import Document
-    from policygen.learning.generate import Generated, New
+    from callfence.learning.store import Learned
+    from policygen.learning.generate import New
     from policygen.model import Policy
     from policygen.recording.runs import Run
 
 MANY_NEW = 40
 """Lines of new behaviour that are shown; the policy's own diff shows the rest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """A run that has been added to its recording and its policy."""
-
-    policy: Path
-    recording: Recording
-    run: Run
-    existing: Document | None
-    generated: Generated
-    exact_within: str = ""
-    """The baseline that has no room for the implied set which the policy would have otherwise."""
 
 
 def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> None:

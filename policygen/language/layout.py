@@ -126,3 +126,10 @@ class Layout:
     sections: Mapping[Arch, Section] = field(default_factory=dict)
     files: Mapping[str, Comments] = field(default_factory=dict)
     """By the line about files or ports, up to its colon (`Files.lines`)."""
+
+
+def note_of(layout: Layout, arch: Arch, number: int) -> str:
+    """Return the note that a tool wrote on the entry of a call, without its `#`; or ''."""
+    section = layout.sections.get(arch)
+    remarks = section.entries.get(number, Remarks()) if section else Remarks()
+    return next((line.removeprefix("# ") for line in remarks.entry.all() if is_note(line)), "")

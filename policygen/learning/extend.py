@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.language.naming import format_entry
 from policygen.learning.floor import OPAQUE
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from policygen.learning.rule import Rule
-    from policygen.model import Action
+    from policygen.model import Action, Policy
     from tracer.abi.table import Table
 
 
@@ -58,6 +59,16 @@ class Extended:
     refused: tuple[Observation, ...] = ()
     """The observations that the policy refuses in so many words; those are not added."""
     widenings: Mapping[Widened, int] = field(default_factory=dict)
+
+
+class Grown(NamedTuple):
+    """A policy with the equivalents of what it allows (`learning.portable`)."""
+
+    policy: Policy
+    grown: tuple[tuple[Arch, int], ...] = ()
+    """The calls that it allows more of."""
+    reasons: Mapping[tuple[Arch, int], str] = MappingProxyType({})
+    """Of those that had no entry before, what each is there for: a note (`layout.NOTE_WORDS`)."""
 
 
 def extend(

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
+from policygen.filter.room import surely_fits
 from policygen.language.document import Document, new_document
+from policygen.language.layout import note_of
 from policygen.learning.beyond import beyond, without_covered
-from policygen.learning.extend import DEFAULTS, Extended, Options, extend
+from policygen.learning.extend import DEFAULTS, Extended, Grown, Options, extend
 from policygen.learning.floor import (
     ARMED_BEFORE,
     CLONE_THREAD,
@@ -25,11 +27,9 @@ from policygen.learning.floor import (
     VISIBLE_NO_MORE,
 )
 from policygen.learning.generalise import Widened, Widening
-from policygen.learning.portable import Grown, made_portable, with_equivalents
 from policygen.learning.replay import replay
 from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
 from policygen.recording.observation import Observation, kept
-from policygen.review.provenance import note_of
 from tracer.abi import X32_BIT, Arch, Event, constants, table
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def generate(
 
     `arm` None is that of the existing policy, `exec` for a new one.  Of the observations' counts only their number
     (of runs) and whether they are zero matters, and that for `tight` alone: the same behaviour gives the same text.
-    Raises CompileError if the policy has no filter, and ReplayError, a bug of ours, if the filter denies what was
+    Raises CompileError if the policy has no filter, and ReplayError, a bug of ours, if it denies what was
     observed.
     """
     old = existing.policy if existing else Policy({}, implied=options.implied)
@@ -114,7 +114,9 @@ def generate(
     allowed = [(table(arch), seen) for (arch, _), one in extended.items() for seen in one.allowed]
     allowed += [(table(arch), seen) for (arch, _), seen in found.allowed]
     if allowed or document is not existing:  # else there is nothing to write, and nothing to replay
-        replay(compile_policy(document.policy), allowed)
+        replay(document.policy, allowed)
+        if not surely_fits(document.policy):
+            compile_policy(document.policy)
     widenings = {widened: count for one in extended.values() for widened, count in one.widenings.items()}
     return Generated(
         document,
@@ -248,9 +250,13 @@ def _with_entries(policy: Policy, extended: Mapping[tuple[Arch, int], Extended])
 
 def _grown(old: Policy, policy: Policy, extended: Mapping[Call, Extended], options: Options) -> Grown:
     """The policy with the equivalents of what was added; of all that it allows, where it was not portable before."""
+    if not (old.portable or options.portable):
+        return Grown(policy)
+    from policygen.learning import portable  # whose tables take 8 ms to load
+
     if old.portable:
-        return with_equivalents(policy, {call: one.added for call, one in extended.items() if one.added})
-    return made_portable(policy) if options.portable else Grown(policy, (), {})
+        return portable.with_equivalents(policy, {call: one.added for call, one in extended.items() if one.added})
+    return portable.made_portable(policy)
 
 
 def _portable_notes(existing: Document | None) -> dict[Call, str]:
@@ -258,7 +264,7 @@ def _portable_notes(existing: Document | None) -> dict[Call, str]:
     if existing is None:
         return {}
     found = {
-        (arch, number): note_of(existing, arch, number)
+        (arch, number): note_of(existing.layout, arch, number)
         for arch, section in existing.policy.entries.items()
         for number in section
     }

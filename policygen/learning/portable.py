@@ -6,13 +6,14 @@ They are written out as entries like any other, so nothing that judges a policy 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.implied.expand import expanded
 from policygen.language.normal import normal, normal_entry
 from policygen.learning.carry import image
 from policygen.learning.equivalents import Conjunction, links, own_calls, simple
+from policygen.learning.extend import Grown
 from policygen.learning.known import regions
 from policygen.model import ALLOW, Always, And, Arm, Condition, Entry, Expression, Operator, Or, Policy, alternatives
 from policygen.sets import region
@@ -33,17 +34,6 @@ Call = tuple[Arch, int]
 _MAX_CUBES = 64
 """Alternatives as which a condition of a shape that learning does not write is looked at; one that takes more has no
 equivalents."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grown:
-    """A policy with the equivalents of what it allows."""
-
-    policy: Policy
-    grown: tuple[Call, ...]
-    """The calls that it allows more of."""
-    reasons: Mapping[Call, str]
-    """Of those that had no entry before, what each is there for: a note (`layout.NOTE_WORDS`)."""
 
 
 def made_portable(policy: Policy) -> Grown:

@@ -1,40 +1,40 @@
-"""What was observed, shown to the compiled filter: a policy that denies any of it is not written."""
+"""What was observed, compared with the policy: one that denies any of it is not written."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.filter import bpf
+from policygen.evaluate import evaluate
 from tracer.abi import Event, Kind
 from tracer.errors import InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from policygen.model import Action
+    from policygen.model import Action, Policy
     from policygen.recording.observation import Observation
     from tracer.abi.table import Table
 
 
 class ReplayError(InternalError):
-    """The compiled filter denies what was observed: a bug of ours, never of the user."""
+    """The policy denies what was observed: a bug of ours, never of the user."""
 
     def __init__(self, observation: Observation, event: Event, action: Action) -> None:
-        super().__init__(f"internal error, nothing written: the filter answers {event} with {action}; {observation}")
+        super().__init__(f"internal error, nothing written: the policy answers {event} with {action}; {observation}")
         self.observation = observation
         self.event = event
         self.action = action
 
 
-def replay(program: bytes, observations: Iterable[tuple[Table, Observation]]) -> None:
-    """Runs the filter on the events of every observation, given with the table that has its call.  Raises ReplayError
-    unless the filter lets each of them pass."""
+def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) -> None:
+    """Evaluate the policy for the events of every observation, given with the table that has its call.  Raises ReplayError
+    unless the policy lets each of them pass."""
     passed: set[Event] = set()
     for calls, observation in observations:
         for event in events(observation, calls):
             if event in passed:
                 continue
-            action = bpf.action(bpf.run(program, event))
+            action = evaluate(policy, event)
             if not action.lets_run:
                 raise ReplayError(observation, event, action)
             passed.add(event)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from policygen.implied.expand import granted, least, witnessed
 from policygen.implied.rows import capabilities
-from policygen.language.layout import Remarks, is_note
+from policygen.language.layout import note_of
 from policygen.language.normal import normal_expression
 from policygen.learning.generalise import Widening, generalise, literal, widenings_of
 from policygen.learning.rule import expression, read
@@ -61,7 +61,7 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
     """Return the provenance of each rule in a call's entry, in the entry's order.  The policy must have the entry."""
     calls = table(arch)
     entry = document.policy.entries[arch][number]
-    note = note_of(document, arch, number)
+    note = note_of(document.layout, arch, number)
     seen = tuple(
         one.fitted(calls) for one in recording.observations if (one.arch, one.number) == (arch.audit, number)
     )
@@ -81,13 +81,6 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
         rule = Entry(alternative, entry.action, entry.otherwise)
         found.append(Provenance(arch, number, rule, origin, note, covered, _widenings(alternative, number, covered, calls)))
     return tuple(found)
-
-
-def note_of(document: Document, arch: Arch, number: int) -> str:
-    """Return the note that a tool wrote on the entry of a call, without its `#`; or ''."""
-    section = document.layout.sections.get(arch)
-    remarks = section.entries.get(number, Remarks()) if section else Remarks()
-    return next((line.removeprefix("# ") for line in remarks.entry.all() if is_note(line)), "")
 
 
 def _would_be(arch: Arch, seen: Sequence[Observation], calls: Table) -> set[Expression]:

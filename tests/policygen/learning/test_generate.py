@@ -295,12 +295,12 @@ def test_an_observation_from_older_tables_is_free() -> None:
 
 
 def test_replay_names_what_is_denied() -> None:
-    program = compile_policy(policy("read: fd == 1").policy)
+    one_descriptor = policy("read: fd == 1").policy
     (one,) = observe("read 1")
-    replay(program, [(table(Arch.X86_64), one)])
+    replay(one_descriptor, [(table(Arch.X86_64), one)])
     (other,) = observe("read 2")
     with pytest.raises(ReplayError, match="internal error") as error:
-        replay(program, [(table(Arch.X86_64), other)])
+        replay(one_descriptor, [(table(Arch.X86_64), other)])
     assert error.value.observation == other
 
 

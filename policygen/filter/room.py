@@ -1,0 +1,62 @@
+"""Whether a policy has a filter at all, told without making it where that is beyond doubt."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from policygen.filter.bpf import MAX_INSTRUCTIONS
+from policygen.implied.expand import expanded, mentioned
+from policygen.model import Always, And, Condition, Expression, Not, Operator, Or
+from tracer.abi import table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policygen.model import Policy
+    from tracer.abi import Argument
+
+
+def surely_fits(policy: Policy) -> bool:
+    """Whether the policy has a filter beyond doubt; then only libseccomp can fail to write it."""
+    return most_instructions(policy) <= MAX_INSTRUCTIONS * 3 // 4
+
+
+def most_instructions(policy: Policy) -> int:
+    """Return at least as many instructions as the policy's filter has; filters of learned policies have a third of them."""
+    entries = expanded(policy).entries.items()
+    return 20 * len(entries) + sum(
+        _instructions(entry.expression, table(arch).by_number[number].arguments)
+        for arch, section in entries
+        for number, entry in section.items()
+    )
+
+
+def _instructions(expression: Expression, arguments: Sequence[Argument]) -> int:
+    """Those that answer one call: both halves of each argument are loaded, masked and compared in each conjunction."""
+    once = sum(3 * arguments[index].width // 32 for index in mentioned(expression))
+    return 5 + _conjunctions(expression, arguments, holds=True) * (once + 1)
+
+
+def _conjunctions(expression: Expression, arguments: Sequence[Argument], *, holds: bool) -> int:
+    """How many masked equalities joined by AND say where the expression holds, or where it does not, joined by OR."""
+    match expression:
+        case Always():
+            return 1
+        case Not(part):
+            return _conjunctions(part, arguments, holds=not holds)
+        case And(parts) | Or(parts):
+            joined = prod if isinstance(expression, And) is holds else sum
+            return joined(_conjunctions(part, arguments, holds=holds) for part in parts)
+        case Condition(index, operator, value, mask, values):
+            argument = arguments[index]
+            bits = {
+                Operator.IN: argument.mask & ~value,
+                Operator.HAS: value,
+                Operator.ANY: value,
+                Operator.MASKED: mask,
+            }.get(operator, argument.mask)
+            one = operator not in (Operator.NE, Operator.ANY)
+            if operator in (Operator.LT, Operator.LE, Operator.GT, Operator.GE):
+                return argument.width
+            return max(1, len(values)) * (1 if one is holds else bits.bit_count())

@@ -1,0 +1,47 @@
+"""How many instructions a filter has at most, compared with those that it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import strategies
+from examples import EXAMPLES
+from hypothesis import HealthCheck, given, reject, settings
+
+from policygen.filter.bpf import MAX_INSTRUCTIONS
+from policygen.filter.compile import CompileError, compile_policy
+from policygen.filter.room import most_instructions, surely_fits
+from policygen.language.document import parse, parse_file
+
+if TYPE_CHECKING:
+    from policygen.model import Policy
+
+SAMPLES = sorted((Path(__file__).parents[3] / "samples").glob("*.policy"))
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+def test_learned_policies_surely_have_filters(sample: Path) -> None:
+    policy = parse_file(sample).policy
+    assert len(compile_policy(policy)) // 8 <= most_instructions(policy)
+    assert surely_fits(policy)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(strategies.policies())
+def test_no_filter_is_longer(policy: Policy) -> None:
+    if most_instructions(policy) > MAX_INSTRUCTIONS:
+        reject()
+    try:
+        assert len(compile_policy(policy)) // 8 <= most_instructions(policy)
+    except CompileError:
+        assert not surely_fits(policy)
+
+
+def test_a_policy_without_a_filter_does_not_surely_fit() -> None:
+    values = ", ".join(str(place * place) for place in range(6000))
+    policy = parse(f"lseek: offset in {{{values}}}\n").policy
+    assert not surely_fits(policy)
+    with pytest.raises(CompileError):
+        compile_policy(policy)
