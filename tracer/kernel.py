@@ -15,10 +15,23 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
+
+class _RequestError(Exception):
+    def __init__(self, message: str, errno: int | None = None, pid: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+def _instead(name: str, **content: object) -> None:
+    """Have python-ptrace import a module with this content, unless it is loaded already."""
+    module = ModuleType(name)
+    vars(module).update(content)
+    sys.modules.setdefault(name, module)
+
+
 # python-ptrace finds libc by running ldconfig(8), which takes 8 ms of every start of learn; libc is loaded already.
-_found = ModuleType("ptrace.ctypes_libc")
-_found.libc = ctypes.CDLL(None, use_errno=True)  # type: ignore[attr-defined]
-sys.modules.setdefault(_found.__name__, _found)
+_instead("ptrace.ctypes_libc", libc=ctypes.CDLL(None, use_errno=True))
+_instead("ptrace.error", PtraceError=_RequestError)  # with its own comes logging, which takes another 8 ms
 
 from ptrace import error as ptrace_error  # noqa: E402
 from ptrace.binding import func  # noqa: E402

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from callfence.enforcing import filters
@@ -85,7 +84,7 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
         generated = _generate(prepared, seen, existing, options)
         has_start = run.complete or (existing is not None and not existing.lacks_start)
         if generated.document.lacks_start == has_start:
-            return replace(generated, document=generated.document.with_start(has_start))
+            return generated._replace(document=generated.document.with_start(has_start))
         return generated
 
     before = _before(prepared)
@@ -93,7 +92,7 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
     generated = added.generated
     if added.existing != before:
         _tell_changed(prepared)
-        generated = replace(generated, new=_generate(prepared, added.recording.of_run(run.id), before, options).new)
+        generated = generated._replace(new=_generate(prepared, added.recording.of_run(run.id), before, options).new)
     _tell_forbidden(observations, prepared, options)
     return Learned(prepared.policy, added.recording, run, before, generated, _exact_within(before, generated, options))
 

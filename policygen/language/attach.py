@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from policygen.language.expressions import Span
 from policygen.language.layout import Comments, Include, Layout, Remarks, Section, is_note
@@ -27,8 +27,7 @@ Place = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """A statement: its place in the text, and what it sets, includes or allows."""
 
     start: int

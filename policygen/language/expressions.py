@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.errors import did_you_mean
 from policygen.language.operands import ORDERINGS, OperandError, Operands, parse_integer, pattern, trivial
@@ -38,8 +38,7 @@ _WHOLE = ~0
 """The field of a constant that is the value of a whole argument, which is an enumeration and not a set of bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Term:
+class _Term(NamedTuple):
     """One constant or number of a value."""
 
     token: Token
@@ -48,8 +47,7 @@ class _Term:
     """The bits of the field that it is a value of; 0 if its bits can be combined with others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """The place of an alternative in the text, which decides about its comments."""
 
     start: int

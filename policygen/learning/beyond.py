@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.holds import holds
 from policygen.implied.expand import expanded, expansion, granted, witnessed
@@ -28,8 +28,7 @@ Placed = dict[Call, tuple[Observation, ...]]
 _FAILS = Entry(Always(True), ENOSYS)
 
 
-@dataclass(frozen=True, slots=True)
-class Beyond:
+class Beyond(NamedTuple):
     """A policy with the capabilities that observations take, and the observations that go beyond it all the same."""
 
     policy: Policy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from tracer.abi.table import Table
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """How to learn."""
 
     names_only: bool = False
@@ -46,8 +45,7 @@ class Options:
 DEFAULTS = Options()
 
 
-@dataclass(frozen=True, slots=True)
-class Extended:
+class Extended(NamedTuple):
     """An entry, and how it came about."""
 
     entry: Entry | None
@@ -58,7 +56,7 @@ class Extended:
     """The observations that it allows."""
     refused: tuple[Observation, ...] = ()
     """The observations that the policy refuses in so many words; those are not added."""
-    widenings: Mapping[Widened, int] = field(default_factory=dict)
+    widenings: Mapping[Widened, int] = MappingProxyType({})
 
 
 class Grown(NamedTuple):

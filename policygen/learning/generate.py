@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
@@ -41,8 +41,7 @@ _ARMING = "execve"
 _WAITING = ("futex", *PAUSES)
 
 
-@dataclass(frozen=True, slots=True)
-class New:
+class New(NamedTuple):
     """What the policy did not say of a call before."""
 
     arch: Arch
@@ -55,8 +54,7 @@ class New:
     """Whether there was no entry at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Generated:
+class Generated(NamedTuple):
     document: Document
     """The existing one itself, if nothing has changed."""
     new: tuple[New, ...]
@@ -87,7 +85,7 @@ def generate(
     observed.
     """
     old = existing.policy if existing else Policy({}, implied=options.implied)
-    options = replace(options, implied=old.implied)
+    options = options._replace(implied=old.implied)
     placed, gaps = _placed(observations)
     start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
     start = replace(start, default=options.default or old.default)
@@ -216,7 +214,7 @@ def _with_granted(
     found = dict(extended)
     for (arch, number), parts in granted.items():
         one = found.get((arch, number), Extended(policy.entries[arch][number]))
-        found[arch, number] = replace(one, added=(*parts, *one.added))
+        found[arch, number] = one._replace(added=(*parts, *one.added))
     return dict(sorted(found.items(), key=lambda item: (list(Arch).index(item[0][0]), _name(*item[0]))))
 
 

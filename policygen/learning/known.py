@@ -5,8 +5,7 @@ What it says in so many words stays as it is, be it a permission or a refusal; w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
@@ -26,8 +25,7 @@ _MANY = 2000
 """Rules judged in one space, which has room for a million nodes: each takes up to 400."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """Observations of one call, by what the policy says of them.  One that it allows is in neither."""
 
     new: tuple[Observation, ...]

@@ -49,7 +49,7 @@ def generate_within(
     """
     ordered = sorted(observations, key=lambda one: one.order)
     against = set(forbidden(ordered, base))
-    options = replace(options, implied=options.implied if has_room(base, options.implied) else 0)
+    options = options._replace(implied=options.implied if has_room(base, options.implied) else 0)
     start = existing
     if existing is not None and not has_room(base, existing.policy.implied):
         start = existing.with_policy(within(existing.policy, base))
@@ -57,7 +57,7 @@ def generate_within(
     policy = within(generated.document.policy, base, against)
     document = generated.document if policy == generated.document.policy else generated.document.with_policy(policy)
     new = tuple(filter(None, (_new(one, policy, existing) for one in generated.new)))
-    return replace(generated, document=document, new=new)
+    return generated._replace(document=document, new=new)
 
 
 def has_room(base: Policy, version: int) -> bool:
@@ -182,4 +182,4 @@ def _new(new: New, policy: Policy, existing: Document | None) -> New | None:
         return None
     before = alternatives(old.expression) if old else ()
     added = tuple(one for one in alternatives(entry.expression) if one not in before)
-    return replace(new, entry=entry, alternatives=added) if added else None
+    return new._replace(entry=entry, alternatives=added) if added else None

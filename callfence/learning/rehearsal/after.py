@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from callfence.learning.prepare import Prepared
     from callfence.learning.rehearsal.news import News
     from callfence.learning.rehearsal.run import Ended, Progress
-    from callfence.learning.summary import Learned
+    from callfence.learning.store import Learned
     from tracer.launch import Program
 
 
