@@ -13,6 +13,7 @@ from harness import Figure, Section, Spread, alternate, compiled, scratch, table
 
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
+from policygen.implied.expand import expanded
 from policygen.language.document import parse, parse_file
 from policygen.model import ALLOW
 from tracer.abi import Arch, Event
@@ -25,6 +26,8 @@ NOISE = 1.03
 ROUNDS = 9
 SAMPLES = Path(__file__).parent.parent / "samples"
 SAMPLE = SAMPLES / "httpd.policy"
+EXACT = Path(__file__).parent / "httpd-exact.policy"
+"""What the same program needs, call by call: a policy without an implied set."""
 COUNTS = {"getppid": 2_000, "read": 2_000, "lseek": 2_000, "futex": 2_000, "openat+close": 200}
 """The calls, and how often each is made in one of a run's batches: half a millisecond."""
 _CLOEXEC, _WAKE_PRIVATE, _CUR, _AT_FDCWD = 0o2000000, 129, 1, (1 << 64) - 100
@@ -36,7 +39,7 @@ EVENTS = {
     "openat+close": [(257, (_AT_FDCWD, 1 << 40, _CLOEXEC, 0, 0, 0)), (3, (3, 0, 0, 0, 0, 0))],
 }
 """The same as the filter sees them: numbers and arguments."""
-OURS = "callfence"
+OURS, WITHOUT = "callfence", "callfence, learned with --exact"
 SAME = {
     "libseccomp, a chain": lambda policy: peers.libseccomp(policy, tree=False),
     "libseccomp, its tree": lambda policy: peers.libseccomp(policy, tree=True),
@@ -49,11 +52,12 @@ def section() -> Section:
     """The measurements."""
     if missing := [str(path) for path in (peers.CONTAINERS, *peers.FIREJAIL) if not path.exists()]:
         raise SystemExit(f"bench: no {missing[0]}; on Debian: apt-get install firejail golang-github-containers-common")
-    policy = parse(f"{SAMPLE.read_text()}\ngetppid: allow\n", str(SAMPLE)).policy
+    policy, exact = (parse(f"{path.read_text()}\ngetppid: allow\n", str(path)).policy for path in (SAMPLE, EXACT))
     filters: dict[str, tuple[bytes, ...]] = {
         "no filter": (),
         "`return ALLOW`": (bpf.encode([bpf.Instruction(bpf.RET | bpf.K, k=bpf.ret(ALLOW))]),),
         OURS: (compile_policy(policy),),
+        WITHOUT: (compile_policy(exact),),
         **{side: (peer(policy),) for side, peer in SAME.items()},
         "podman's default": (peers.containers(),),
         "firejail's default": tuple(path.read_bytes() for path in peers.FIREJAIL),
@@ -62,6 +66,7 @@ def section() -> Section:
     times = [(side, *(_nanoseconds(columns[call][side]) for call in COUNTS)) for side in filters]
     best = [min(columns[call][side].median for side in SAME) for call in COUNTS]
     ratios = [columns[call][OURS].median / least for call, least in zip(COUNTS, best, strict=True)]
+    exactly = max(columns[call][OURS].median / columns[call][WITHOUT].median for call in COUNTS)
     steps = [
         (side, str(sum(len(one) for one in programs) // 8), *(_steps(programs, call) for call in COUNTS))
         for side, programs in filters.items()
@@ -70,16 +75,23 @@ def section() -> Section:
     against_best = (f"{OURS} / the best of the same rules", *(f"{ratio:.2f}" for ratio in ratios))
     text = (
         f"Nanoseconds a round, median of {ROUNDS} runs (least-most), each the best of its batches.  The policy is "
-        f"samples/{SAMPLE.name} with getppid: {len(policy.entries[Arch.X86_64])} calls, of which it allows lseek, futex and "
-        "openat under conditions.  The three rows after it have the same rules; the last two allow these calls whatever their "
-        "arguments.\n\n"
+        f"samples/{SAMPLE.name} with getppid: {len(expanded(policy).entries[Arch.X86_64])} calls with those that its set "
+        "implies, of which it allows futex and openat under conditions.  The row after it allows what the program was seen "
+        f"to do and nothing else, {len(exact.entries[Arch.X86_64])} calls; the three after that have the rules of the first; "
+        "the last two allow these calls whatever their arguments.\n\n"
         f"{table(('', *COUNTS), [*times, against_best])}\n"
         "Instructions that the kernel runs for a round, of those that the filter has; `-` where it knows the answer when the "
         f"filter is loaded (seccomp_cache_prepare, since Linux 5.11).\n\n{table(('', 'in all', *COUNTS), steps)}\n"
         "The same for what the samples allow under conditions, every way in which these can hold once: mean (most).\n\n"
         f"{table(('', OURS, *SAME), [_every_way(path) for path in sorted(SAMPLES.glob('*.policy'))])}"
     )
-    return Section(text, (Figure("an allowed call: our filter / the best with the same rules: the worst", NOISE, max(ratios)),))
+    return Section(
+        text,
+        (
+            Figure("an allowed call: our filter / the best with the same rules: the worst", NOISE, max(ratios)),
+            Figure("an allowed call: with an implied set / learned with --exact: the worst", NOISE, exactly),
+        ),
+    )
 
 
 def _every_way(path: Path) -> tuple[str, ...]:

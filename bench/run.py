@@ -13,10 +13,11 @@ import parallel
 import proof
 import recordings
 import servers
+import starts
 import stop
 from harness import Figure, machine, table
 
-BENCHMARKS = (learning, stop, parallel, servers, memory, enforce, filter_cost, proof, recordings)
+BENCHMARKS = (learning, starts, stop, parallel, servers, memory, enforce, filter_cost, proof, recordings)
 
 
 def main(arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from callfence.enforcing import filters
+from callfence.learning.learned import Learned
 from callfence.shared.files import recording_path
 from callfence.shared.text import plural
 from policygen.language.document import Document, parse_file
@@ -26,18 +27,6 @@ if TYPE_CHECKING:
 
 _NEW_BEHAVIOUR = 1 << 8
 """The wait status of exit(1) (wait(2))."""
-
-
-class Learned(NamedTuple):
-    """A run that has been added to its recording and its policy."""
-
-    policy: Path
-    recording: Recording
-    run: Run
-    existing: Document | None
-    generated: Generated
-    exact_within: str = ""
-    """The baseline that has no room for the implied set which the policy would have otherwise."""
 
 
 class Added(NamedTuple):

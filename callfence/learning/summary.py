@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
-    from callfence.learning.store import Learned
+    from callfence.learning.learned import Learned
     from policygen.learning.generate import New
     from policygen.model import Policy
     from policygen.recording.runs import Run

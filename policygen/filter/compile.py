@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _LOAD = bpf.LD | bpf.ABS
 _RET, _JA = bpf.RET | bpf.K, bpf.JMP | bpf.JA
 _JEQ, _JGT, _JGE = (bpf.JMP | jump | bpf.K for jump in (bpf.JEQ, bpf.JGT, bpf.JGE))
+_ELSE = Instruction(_RET, k=bpf.TRACE)
+"""What a program of libseccomp returns where another one is to answer; no policy returns this."""
 
 
 class CompileError(UserError):
@@ -97,7 +99,7 @@ def _section(policy: Policy, arch: Arch, refused: Action) -> list[Instruction]:
         plan = _plan(policy, arch, number, entry)
         if plan.base != plan.answer:
             bases.setdefault(plan.base, []).append(LibseccompRule(number, bpf.ret(plan.answer), plan.alternatives))
-    programs = [generate(bpf.ret(base), rules) for base, rules in bases.items()]
+    programs = [_answers(bpf.ret(base), rules) for base, rules in bases.items()]
     numbers = [[rule.number for rule in rules] for rules in bases.values()]
     dispatch: list[Instruction] = []
     distance = sum(map(len, programs))
@@ -106,6 +108,21 @@ def _section(policy: Policy, arch: Arch, refused: Action) -> list[Instruction]:
         for number in numbers[place]:
             dispatch = [Instruction(_JEQ, 0, 1, number), Instruction(_JA, k=len(dispatch) + distance), *dispatch]
     return [*_edges(policy, arch, refused), *dispatch, *(one for program in programs for one in program)]
+
+
+def _answers(base: int, rules: list[LibseccompRule]) -> list[Instruction]:
+    """Return instructions that answer by the rules, else `base`, first the calls whose arguments are looked at.
+
+    The kernel knows when the filter is loaded which numbers are allowed whatever the arguments, and does not run the filter
+    for them (seccomp_cache_prepare, since Linux 5.11): they would only make the search for the others longer."""
+    looked_at = [rule for rule in rules if () not in rule.alternatives]
+    rest = [rule for rule in rules if () in rule.alternatives]
+    if not looked_at or not rest:
+        return generate(base, rules)
+    first, last = generate(bpf.TRACE, looked_at), generate(base, rest)
+    ahead = (Instruction(_JA, k=len(first) - pc - 1) for pc in range(len(first)))
+    first = [next_ if one == _ELSE else one for one, next_ in zip(first, ahead, strict=True)]
+    return [*first, Instruction(_LOAD, k=bpf.NUMBER), *last]
 
 
 def _edges(policy: Policy, arch: Arch, refused: Action) -> list[Instruction]:

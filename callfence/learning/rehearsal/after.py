@@ -21,11 +21,11 @@ from policygen.review.rehearsal import needs_a_person
 from tracer.faults import Witness
 
 if TYPE_CHECKING:
+    from callfence.learning.learned import Learned
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
     from callfence.learning.rehearsal.news import News
     from callfence.learning.rehearsal.run import Ended, Progress
-    from callfence.learning.store import Learned
     from tracer.launch import Program
 
 
