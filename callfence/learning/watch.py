@@ -70,6 +70,8 @@ def watch(
     """
     recorder = Recorder(where(what, options))
     started = time.time_ns()
+    # later, a module that is being imported may have the number of a closed stream
+    started_with = Circumstances() if what is None else circumstances(what.environment)
     with progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=what is None) as draw:
         tick = _preparing(draw, options, recorder, prepared)
         outcome = _trace(what, prepared, options, recorder, tick, injector)
@@ -84,7 +86,7 @@ def watch(
         gaps=tuple(sorted(recorder.gaps)),
         warm=prepared.is_warm,
         executed=tuple(sorted(recorder.execs)),
-        circumstances=Circumstances() if what is None else circumstances(what.environment),
+        circumstances=started_with,
     )
     return run, recorder.observations(), outcome.status
 
