@@ -90,4 +90,4 @@ def _on_exec(program: bytes) -> None:
         raise EnforceError(f"there are {threads} threads, and another might execute something: apply before they start")
     if pid := seized.tracer():
         raise EnforceError(f"this process is traced already (by pid {pid}): by a debugger, or for an earlier 'on_exec'")
-    seized.be_seized(program, None, at_entry=False, stderr=2)
+    seized.be_seized(program, None, arm="exec", stderr=2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from enforcer import kernel
+from tracer import linux
 
 _CAP_KILL, _CAP_SYS_PTRACE = 1 << 5, 1 << 19  # linux/capability.h
 _KEPT = _CAP_KILL | _CAP_SYS_PTRACE
@@ -19,7 +20,15 @@ the second, it could not tell which executable made a call."""
 def read(*, renews_log: bool = False) -> bytes:
     """The filter for the helper, which is compiled from helper.policy when callfence is built; for one that may open its log
     anew, from helper-log.policy as well."""
-    name = "helper-log.filter" if renews_log else "helper.filter"
+    return _file("helper-log.filter" if renews_log else "helper.filter")
+
+
+def read_follower() -> bytes:
+    """The filter for a helper that follows the program through its phases, of follower.policy and those two."""
+    return _file("follower.filter")
+
+
+def _file(name: str) -> bytes:
     descriptor = os.open(f"{os.path.dirname(__file__)}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(descriptor, 1 << 15)
@@ -27,10 +36,14 @@ def read(*, renews_log: bool = False) -> bytes:
         os.close(descriptor)
 
 
-def confine(filter_: bytes) -> None:
-    """Leave this process two capabilities, and the calls that answering takes, or all calls (b"").  Raises OSError."""
+def confine(filter_: bytes, *, listens: bool = False) -> None:
+    """Leave this process two capabilities, and the calls that answering takes, or all calls (b"").  Raises OSError.
+
+    With `listens`, also EBUSY if the program could not have a listener: it has the filters that this process had."""
     _, permitted, _ = kernel.capabilities()
     kernel.set_capabilities(permitted & _KEPT)
     kernel.set_no_new_privs()
-    if filter_:
+    if filter_ and listens:
+        os.close(kernel.install(filter_, linux.SECCOMP_FILTER_FLAG_NEW_LISTENER))
+    elif filter_:
         kernel.install(filter_, 0)

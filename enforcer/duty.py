@@ -6,19 +6,23 @@ reported.  If both are killed at once, the kernel fails every call that they wou
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 
 from enforcer import confinement, helper, kept, kernel
+from enforcer.arming.install import BUSY
 from enforcer.reporting.answer import Answers
 from enforcer.shield import shielded
 from tracer import linux
+from tracer.errors import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
     from enforcer.reporting.reporter import Reporter
+    from policygen.model import Action
 
 _NONE = -1
 
@@ -32,25 +36,29 @@ class Duty:
         "_code",
         "_epoll",
         "_filter",
-        "_listener",
+        "_following",
+        "_listeners",
         "_null",
         "_pid",
-        "_program",
         "_ready",
         "_reporter",
         "_watched",
+        "program",
         "stand_in",
     )
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, *, follows: bool = False) -> None:
         """Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
         self._code = kept.read()
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`end.exit_with`).
         self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0)
+        self._following = confinement.read_follower() if follows and not reporter.audit else b""
         self._reporter = reporter
-        self._listener = _NONE
+        self._listeners: dict[int, str] = {}
+        """The listeners, each with the phase of the processes whose calls it asks about; "" where there are no phases."""
         self._null = _NONE
-        self._program = _NONE
+        self.program = _NONE
+        """A pidfd of the first confined process."""
         self.stand_in = _NONE
         self._watched = _NONE
         """A pidfd of the stand-in."""
@@ -58,11 +66,11 @@ class Duty:
     def start(self, program: int, pid: int) -> None:
         """Load no more code from files, and start the stand-in.
 
-        It gets the listener later, through a shared table of descriptors.
+        It gets the listeners later, through a shared table of descriptors.
 
         `program` is a pidfd of the first confined process, whose id is `pid`.  Raises OSError.
         """
-        self._program = program
+        self.program = program
         self._pid = pid
         self._asked = kernel.shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
         self._ready = os.pipe()
@@ -79,11 +87,69 @@ class Duty:
 
     def begin(self, listener: int) -> None:
         """Give the stand-in the listener, and confine this process.  The program must not run before.  Raises OSError."""
-        self._listener = listener
-        os.write(self._ready[1], b"%d" % listener)
-        kernel.unshare_files()
+        self._listeners = {listener: ""}
+        self._hand_over()
         self._confine()
         self._watch()
+
+    # While the program is followed through its phases (`enforcer.arming.phases`)
+
+    def follow(self, *, listens: bool) -> None:
+        """Confine this process as far as following the program permits, and let it answer calls.
+
+        Raises OSError, and KernelError if it is to listen later and another filter has a listener already."""
+        self._answers = self._made()
+        try:
+            confinement.confine(self._following, listens=listens)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            raise KernelError(BUSY, "seccomp", errno.EBUSY) from error
+
+    def listen(self, listener: int, phase: str) -> None:
+        """Have another listener."""
+        self._listeners[listener] = phase
+
+    def answer(self, epoll: select.epoll, descriptor: int, events: int) -> None:
+        """Do what an event of the program's pidfd or of a listener asks for."""
+        if descriptor == self.program:
+            epoll.unregister(descriptor)
+            self._answers.program_ended()
+        elif events & select.EPOLLIN:
+            self._answers.next(descriptor, self._listeners[descriptor])
+        else:  # EPOLLHUP: no task has the filter any more
+            epoll.unregister(descriptor)
+            os.close(descriptor)
+            del self._listeners[descriptor]
+
+    def answer_late(self, listener: int, asked: kernel.Notification) -> None:
+        """Answer a call that has been received from a listener."""
+        self._answers.answer(listener, asked, self._listeners[listener])
+
+    def judged(self, asked: kernel.Notification, phase: str) -> Action | None:
+        """What a call meets whose task is stopped; it has been reported."""
+        return self._answers.judged(asked, phase)
+
+    @property
+    def is_audit(self) -> bool:
+        return self._reporter.audit
+
+    def program_ended(self) -> None:
+        self._answers.program_ended()
+
+    def finish(self) -> NoReturn:
+        """Nothing is traced any more: go on as without phases."""
+        if not self._listeners:
+            self._answers.summarise()
+            os._exit(0)
+        self._hand_over()
+        helper.close_all_but((self.program, self._null, *self._listeners, *self.descriptors()))
+        if self._filter:
+            kernel.install(self._filter, 0)
+        self._watch()
+        self.serve()
+
+    # Once every process is in its last phase
 
     def descriptors(self) -> tuple[int, int, int]:
         """Where reports go."""
@@ -95,35 +161,40 @@ class Duty:
         if self.stand_in == _NONE:
             self._start_stand_in()
             self._watch_stand_in()
-            answers.take_over()
-        while True:
+            answers.take_over(self._listeners)
+        while self._listeners:
             for descriptor, events in self._epoll.poll():
-                if descriptor == self._program:
-                    self._epoll.unregister(self._program)
-                    answers.program_ended()
-                elif descriptor == self._watched:
+                if descriptor == self._watched:
                     os.close(self._watched)
                     os.waitpid(self.stand_in, linux.WALL)
                     self._start_stand_in()
                     self._watch_stand_in()
-                elif events & select.EPOLLIN:
-                    answers.next()
-                else:  # EPOLLHUP: no task has the filter any more
-                    answers.summarise()
-                    os._exit(0)
+                else:
+                    self.answer(self._epoll, descriptor, events)
+        answers.summarise()
+        os._exit(0)
 
     def _watch(self) -> None:
         """Open what serving waits with, before the program runs: later a limit may keep anything from being opened."""
         self._epoll: select.epoll = select.epoll()  # poll(2) fails where RLIMIT_NOFILE has been lowered
-        self._epoll.register(self._listener, select.EPOLLIN)
-        self._epoll.register(self._program, select.EPOLLIN)
+        for descriptor in (*self._listeners, self.program):
+            self._epoll.register(descriptor, select.EPOLLIN)
         self._watch_stand_in()
+
+    def _hand_over(self) -> None:
+        """Give the stand-in the listeners."""
+        told = "".join(f"{listener} {phase}\n" for listener, phase in self._listeners.items())
+        os.write(self._ready[1], f"{told}\n".encode())
+        kernel.unshare_files()
 
     def _confine(self, *kept: int) -> None:
         """Close what is not needed, make no more calls than answering takes."""
-        helper.close_all_but((self._program, self._listener, self._null, *self.descriptors(), *kept))
-        self._answers = Answers(self._listener, self._asked, self._reporter, self._pid, (self._null, self._program))
+        helper.close_all_but((self.program, *self._listeners, self._null, *self.descriptors(), *kept))
+        self._answers = self._made()
         confinement.confine(self._filter)
+
+    def _made(self) -> Answers:
+        return Answers(self._asked, self._reporter, self._pid, (self._null, self.program))
 
     def _stand_by(self, helper_: int) -> NoReturn:
         """The first stand-in: wait for the listener, then for the helper's end."""
@@ -131,7 +202,11 @@ class Duty:
         self._epoll.register(ready, select.EPOLLIN)
         if ready not in dict(self._epoll.poll(None if other != _NONE else 0)):
             os._exit(0)  # nothing was confined
-        self._listener = int(os.read(ready, 16))
+        told = b""
+        while not told.endswith(b"\n\n"):
+            told += os.read(ready, 1 << 16)
+        fields = (line.partition(" ") for line in told.decode().splitlines() if line)
+        self._listeners = {int(listener): phase for listener, _, phase in fields}
         self._epoll.unregister(ready)
         kernel.unshare_files()
         self._confine(self._epoll.fileno(), other)
@@ -141,16 +216,18 @@ class Duty:
         """Wait for the end of the helper, whose pidfd `other` is; if there is more to answer then, take its place.
 
         Nothing is opened for that: a limit may be in force."""
-        self._epoll.register(self._program, select.EPOLLIN)
+        self._epoll.register(self.program, select.EPOLLIN)
         while other != _NONE and other not in (ready := dict(self._epoll.poll())):
-            if self._program in ready:
-                self._epoll.unregister(self._program)
+            if self.program in ready:
+                self._epoll.unregister(self.program)
                 self._reporter.give_back()
                 kernel.send_signal(other, kernel.SIGCONT)  # a helper that was stopped has to give it back too
         if other != _NONE:
             self._epoll.unregister(other)
-        self._epoll.register(self._listener, select.EPOLLIN)
-        if dict(self._epoll.poll(0)).get(self._listener, 0) & select.EPOLLHUP:
+        for listener in self._listeners:
+            self._epoll.register(listener, select.EPOLLIN)
+        ready = dict(self._epoll.poll(0))
+        if all(ready.get(listener, 0) & select.EPOLLHUP for listener in self._listeners):
             os._exit(0)
         self.stand_in = _NONE
         self.serve()

@@ -39,6 +39,8 @@ _ADDFD_FLAG_SEND = 2  # SECCOMP_ADDFD_FLAG_SEND, linux/seccomp.h
 _SYS_CLONE, _SYS_EXECVE, _SYS_TGKILL, _SYS_UNSHARE = 56, 59, 234, 272
 _SYS_CAPGET, _SYS_CAPSET, _SYS_SECCOMP = 125, 126, 317
 _SYS_PIDFD_SEND_SIGNAL, _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 424, 434, 438
+_SYS_RT_SIGPROCMASK, _SYS_SIGNALFD4 = 14, 289
+_SFD_NONBLOCK, _SFD_CLOEXEC = 0x800, 0x80000  # linux/signalfd.h
 CLONE_FILES = 0x400  # linux/sched.h
 
 Registers = list[int]
@@ -230,6 +232,40 @@ def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
     _checked(_libc.ptrace(request, pid, address, data), "ptrace")
 
 
+class CallStop(ffi.Structure):
+    """struct ptrace_syscall_info at a call's entry and at a seccomp stop (linux/ptrace.h)."""
+
+    _fields_ = (
+        ("op", ffi.c_uint8),
+        ("pad", ffi.c_uint8 * 3),
+        ("arch", ffi.c_uint32),
+        ("ip", ffi.c_uint64),
+        ("sp", ffi.c_uint64),
+        ("number", ffi.c_uint64),
+        ("arguments", ffi.c_uint64 * 6),
+        ("datum", ffi.c_uint32),
+        ("end", ffi.c_uint32),
+    )
+    op: int
+    arch: int
+    ip: int
+    number: int
+    arguments: Any
+    datum: int
+    """That of SECCOMP_RET_TRACE, at a seccomp stop."""
+
+    def read(self, pid: int) -> None:
+        """Fill in where that tracee has stopped.  Raises OSError."""
+        ptrace(linux.PTRACE_GET_SYSCALL_INFO, pid, linux.INFO_SIZE, ffi.addressof(self))
+
+
+def signal_descriptor(number: int) -> int:
+    """Block a signal of this thread; return a descriptor that is readable while it is pending (signalfd(2))."""
+    mask = ffi.c_uint64(1 << (number - 1))
+    syscall("rt_sigprocmask", _SYS_RT_SIGPROCMASK, 0, ffi.byref(mask), None, 8)  # SIG_BLOCK
+    return syscall("signalfd4", _SYS_SIGNALFD4, -1, ffi.byref(mask), 8, _SFD_NONBLOCK | _SFD_CLOEXEC)
+
+
 def event_message(pid: int) -> int:
     """What belongs to the event a tracee has stopped at: a new child's or thread's id (PTRACE_GETEVENTMSG)."""
     message = ffi.c_ulong(0)
@@ -244,6 +280,16 @@ def peek(pid: int, address: int) -> int:
     if word == -1 and ffi.get_errno():
         raise _refused("ptrace")
     return int(word) & 0xFFFFFFFFFFFFFFFF
+
+
+def peek_string(pid: int, address: int, limit: int = 256) -> bytes:
+    """The bytes at `address` up to a NUL, or as many as `limit` at least.  Raises OSError."""
+    start = address & ~7  # an aligned word is in one page
+    found = peek(pid, start).to_bytes(8, "little")[address - start :]
+    while b"\0" not in found and len(found) < limit:
+        start += 8
+        found += peek(pid, start).to_bytes(8, "little")
+    return found.partition(b"\0")[0]
 
 
 def poke(pid: int, address: int, word: int) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+    from enforcer.arming.stage import Stage
     from enforcer.arming.surroundings import Surroundings
     from enforcer.landlock import Confinement
     from enforcer.reporting.reporter import Reporter
@@ -35,6 +36,8 @@ def run(
     around: Surroundings | None = None,
     files: Confinement | None = None,
     stderr: int = 2,
+    stages: Sequence[Stage] = (),
+    is_quiet: bool = False,
 ) -> NoReturn:
     """Turn this process into `argv[0]`, found along PATH, confined by all of `filters` (arrays of struct sock_filter).
 
@@ -42,14 +45,21 @@ def run(
     are to be reported, and for `close` wherever they do not allow it.  Failures that happen when this process is the program
     already are written to the descriptor `stderr` (-1: nowhere).  `around` is what else the program is given or not, `files`
     what it can reach of files and ports.
+
+    With `stages`, a helper follows the program through its phases; it needs the reporter, which with `is_quiet` answers only
+    calls that the helper makes in the program.  The filters must be compiled for that (`policygen.filter.verify`, INJECTED).
     Raises EnforceError or KernelError, and has run nothing.
     """
     _require_kernel(reporter)
     try:
         filter_ = chain(filters, reports=reporter is not None)
+        if stages:
+            from enforcer.arming.stage import traced
+
+            filter_ = traced(filter_)
     except ValueError as error:
         raise EnforceError(str(error)) from error
-    if reporter and reporter.audit:
+    if reporter and reporter.audit and not stages:
         from enforcer.shield import asking_on_exit
 
         filter_ = asking_on_exit(filter_)  # the helper changes the exit status if it lost a report
@@ -69,7 +79,14 @@ def run(
     try:
         if around:
             around.enter_session()
-        if arm == "now":
+        if arm == "now" and stages:
+            paths = [found]
+            filter_ = seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, stages=stages, is_quiet=is_quiet)
+            kernel.set_no_new_privs()
+            _restore_signals()
+            settle()
+            kernel.install(filter_, 0)
+        elif arm == "now":
             from enforcer.arming import early
 
             paths = [found]
@@ -79,7 +96,7 @@ def run(
         else:
             if not os.access(found, os.R_OK):  # then no memory of it can be written either (ptrace(2), "dumpable")
                 raise EnforceError(f"{os.fsdecode(found)} cannot be read, so it cannot be armed at its execve; {seized.HINT}")
-            seized.be_seized(filter_, reporter, at_entry=arm == "entry", stderr=stderr)
+            seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, stages=stages, is_quiet=is_quiet)
             kernel.set_no_new_privs()
             _restore_signals()
             settle()

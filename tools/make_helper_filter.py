@@ -1,5 +1,5 @@
-"""Compile the policies of the helper itself: `make_helper_filter.py FOLDER` writes helper.filter and helper-log.filter, beside
-its helper.policy and helper-log.policy."""
+"""Compile the policies of the helper itself: `make_helper_filter.py FOLDER` writes helper.filter, helper-log.filter and
+follower.filter, beside its helper.policy, helper-log.policy and follower.policy."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def main(folder: Path) -> None:
     (folder / "helper.filter").write_bytes(compile_policy(plain.policy))
     logging = unite(plain, parse_file(folder / "helper-log.policy"))
     (folder / "helper-log.filter").write_bytes(compile_policy(logging.policy))
+    following = unite(logging, parse_file(folder / "follower.policy"))
+    (folder / "follower.filter").write_bytes(compile_policy(following.policy))
 
 
 if __name__ == "__main__":

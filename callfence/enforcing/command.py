@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from callfence.enforcing.filters import Variant
     from callfence.enforcing.sealed import Compiled
+    from enforcer.arming.stage import Stage
     from enforcer.arming.surroundings import Surroundings
     from enforcer.landlock import Confinement
     from policygen.model import Policy
@@ -185,6 +186,15 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
             folder=folder,
             name=os.path.basename(path_of_log),
         )
+    followed = compiled
+    stages: list[Stage] = []
+    if any(one.stages for one in compiled):
+        from callfence.enforcing import staged
+
+        if len(compiled) > 1:
+            followed = _compiled(options, filters.FOLLOWED["silent" if is_quiet else variant], strangers)
+        stages = staged.stages(compiled, followed, is_quiet=is_quiet, is_audit=is_audit)
+        reporter = reporter or Reporter(-1, lambda: _policies(compiled), json=False, audit=False, evidence=False)
     if is_audit:
         _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
     if privilege_lost(path, os.geteuid(), os.getegid()):
@@ -192,12 +202,14 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     launch.run(
         [os.fsencode(argument) for argument in options.argv],
         environment,
-        [one.filter for one in compiled],
+        [one.filter for one in followed],
         options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index),
         reporter,
         around=_around(options.surroundings),
         files=_files(options, compiled, environment, stderr),
         stderr=stderr,
+        stages=stages,
+        is_quiet=is_quiet,
     )
 
 

@@ -18,18 +18,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Literal
 
+    from enforcer.arming.stage import Stage
     from policygen.language.document import Document
-    from policygen.model import Policy
+    from policygen.model import Action, Policy
     from policygen.reading import Check
 
-    Variant = Literal["report", "audit", "silent", "warm"]
+    Variant = Literal["report", "audit", "silent", "warm", "followed-report", "followed-audit", "followed-silent"]
 
-VARIANTS: tuple[Variant, ...] = ("report", "audit", "silent", "warm")
+FOLLOWED: dict[Variant, Variant] = {
+    "report": "followed-report", "audit": "followed-audit", "silent": "followed-silent"
+}
+"""The variants for a program that has phases by another policy."""
+VARIANTS: tuple[Variant, ...] = (*FOLLOWED, "warm", *FOLLOWED.values())
 
 
 def compiled(path: str, variant: Variant, check: Check | None = None, *, cached: bool = True) -> Compiled:
     """`report`: a supervisor is asked about what falls to the default.  `audit`: and lets it run.  `silent`: the kernel alone
-    answers.  `warm`: for recording, what the policy allows runs and everything else stops (`policygen.learning.warm`).
+    answers.  `followed-...`: the same for a program that has phases by another policy.  `warm`: for recording, what the policy
+    allows runs and everything else stops (`policygen.learning.warm`).
 
     `check` judges each file that is read.  Raises EnforceError, PolicyError for a mistake in the policy, and what `check` does.
     """
@@ -64,13 +70,12 @@ def compiled(path: str, variant: Variant, check: Check | None = None, *, cached:
 
 def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], variant: Variant) -> Compiled:
     """A variant of a policy that was read from `sources`.  Raises CompileError."""
-    from policygen.filter.compile import CompileError, compile_policy
+    from policygen.filter.compile import compile_policy
     from policygen.filter.listener import expects_listener
     from policygen.filter.verify import kills_itself
 
     policy, is_settled = document.policy, False
-    if policy.phases:
-        raise CompileError("it has phases, which enforce and learn do not follow yet: take `phase` and `until` out")
+    phases: list[Stage] = []
     if variant == "warm":
         from policygen.learning.generate import generate
         from policygen.learning.warm import recording_filter
@@ -79,7 +84,11 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         filter_ = recording_filter(policy, RET_RECORD)
         is_settled = generate((), document, name="").document is document and not document.lacks_start
     else:
-        filter_ = compile_policy(policy, report=variant in ("report", "audit"), audit=variant == "audit")
+        kind = variant.removeprefix("followed-")
+        report, audit = kind in ("report", "audit"), kind == "audit"
+        followed = kind != variant or bool(policy.phases)
+        filter_ = compile_policy(policy, report=report, audit=audit, followed=followed)
+        phases = stages(policy, report=report, audit=audit)
     return Compiled(
         filter_,
         str(policy.arm),
@@ -90,17 +99,57 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         kills_itself=variant == "report" and kills_itself(policy),
         lacks_start=document.lacks_start,
         files=files_of(policy, variant),
+        stages=phases,
     )
 
 
 def files_of(policy: Policy, variant: str) -> bytes:
     """What a variant confines of files and ports, for `Compiled.files`."""
-    if variant in ("audit", "warm"):
+    if variant.removeprefix("followed-") in ("audit", "warm"):
         return b""
     from policygen.files.landlock import encode
     from policygen.files.ruleset import ruleset
 
     return encode(ruleset(policy.files))
+
+
+def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
+    """The phases with their filters.  Raises CompileError if a process could not enter one for good."""
+    from enforcer.arming.stage import Stage
+    from policygen.evaluate import evaluate
+    from policygen.filter.compile import CompileError, compile_policy
+    from policygen.model import ENTER, ActionKind
+    from policygen.phases import phase_policies
+    from policygen.sets.compare import answers
+    from policygen.sets.region import space
+    from tracer.abi import Event, table
+
+    if policy.phases and any(action.kind is ActionKind.NOTIFY for action in _actions(policy)):
+        raise CompileError("it has phases and `notify`: a supervisor of its own and the helper would answer the same calls")
+    found = []
+    for phase, (name, meant) in zip(policy.phases, phase_policies(policy)[1:], strict=True):
+        is_last = phase is policy.phases[-1]
+        filter_ = compile_policy(meant, report=report, audit=audit, followed=not is_last)
+        triggers = [
+            (arch, call.number) for arch in policy.entries for one in phase.triggers if (call := table(arch).by_name.get(one))
+        ]
+        sets = space()
+        allowed = any(action.may_run for arch, number in triggers for _, action in answers(sets, meant, arch, number))
+        if not allowed and ENTER not in phase.triggers:
+            raise CompileError(f"{name} denies {', '.join(phase.triggers)}, with which a process enters it")
+        unmaps = all(
+            evaluate(meant, Event(arch.audit, table(arch).by_name["munmap"].number, (0, 4096, 0, 0, 0, 0))).lets_run
+            for arch in policy.entries
+        )
+        pairs = [(arch.audit, number) for arch, number in triggers]
+        found.append(Stage(name, pairs, filter_, is_entered=ENTER in phase.triggers, unmaps=unmaps))
+    return found
+
+
+def _actions(policy: Policy) -> list[Action]:
+    entries = [entry for section in policy.entries.values() for entry in section.values()]
+    written = (action for entry in entries for action in (entry.action, entry.otherwise) if action)
+    return [policy.default, policy.unknown, *written]
 
 
 def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -> Compiled:

@@ -30,13 +30,17 @@ def misfit(made: Compiled) -> str:
             return "it takes effect at another moment, or listens otherwise"
         if made.files != filters.files_of(policy, made.variant):
             return "it grants other files or ports"
-        report, audit = made.variant in ("report", "audit"), made.variant == "audit"
-        wrong = verify(made.filter, policy, report=report, audit=audit)
+        kind = made.variant.removeprefix("followed-")
+        report, audit, followed = kind in ("report", "audit"), kind == "audit", kind != made.variant or bool(policy.phases)
+        phases = filters.stages(policy, report=report, audit=audit)
+        if [phase.facts for phase in made.stages] != [phase.facts for phase in phases]:
+            return "its phases are not what is compiled now"
+        wrong = verify(made.filter, policy, report=report, audit=audit, followed=followed)
     except (CallfenceError, KeyError) as error:
         return f"nothing is proved: {error}"
     if wrong is None:
         return ""
-    expected = evaluate(meaning(policy, report, audit=audit)[0], wrong)
+    expected = evaluate(meaning(policy, report, audit=audit, followed=followed)[0], wrong)
     answers = f"{bpf.action_text(bpf.run(made.filter, wrong))}, and the policy {format_action(expected)}"
     return f"to {format_call(wrong)} it answers {answers}"
 

@@ -16,7 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_MAGIC = b"callfence filter 7\n"
+    from enforcer.arming.stage import Stage
+
+_MAGIC = b"callfence filter 8\n"
 _BUNDLE = b"callfence filters 1\n"
 _SIGNATURE = 32
 _YES = b"y"
@@ -26,8 +28,9 @@ class Compiled:
     """A filter, when to arm it, and what it was compiled from."""
 
     __slots__ = (
-        "arm", "expects_listener", "files", "filter", "is_settled", "kills_itself", "lacks_start", "sources", "variant",
-    )
+        "arm", "expects_listener", "files", "filter", "is_settled", "kills_itself", "lacks_start", "sources", "stages",
+        "variant",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class Compiled:
         kills_itself: bool = False,
         lacks_start: bool = False,
         files: bytes = b"",
+        stages: Sequence[Stage] = (),
     ) -> None:
         self.filter = filter_
         self.arm = arm
@@ -56,6 +60,8 @@ class Compiled:
         """The policy says that it was learned without the program's start."""
         self.files = files
         """The files and ports that the policy grants (`policygen.files.landlock.encode`); b"" if it confines none."""
+        self.stages = tuple(stages)
+        """The phases."""
         self.sources = tuple(sources)
         """Name and content of each file: the policy's first, then those it includes, as they were read."""
 
@@ -65,6 +71,7 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes) -> bytes:
     facts = (compiled.expects_listener, compiled.is_settled, compiled.kills_itself, compiled.lacks_start)
     told = [_YES if fact else b"" for fact in facts]
     fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *told, compiled.filter, compiled.files]
+    fields.append(_joined([_joined(_stage_fields(stage)) for stage in compiled.stages]))
     for name, text in compiled.sources:
         fields += [os.fsencode(name), text]
     body = _joined(fields)
@@ -82,7 +89,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
     if content[:start] != _MAGIC + _signature(body, secret):
         raise ValueError("it is damaged, or was not written by callfence")
     fields = _split(body)
-    sources = [(os.fsdecode(name), text) for name, text in zip(fields[9::2], fields[10::2], strict=True)]
+    sources = [(os.fsdecode(name), text) for name, text in zip(fields[10::2], fields[11::2], strict=True)]
     if not sources:
         raise ValueError("it has no policy")
     expects_listener, is_settled, kills_itself, lacks_start = (field == _YES for field in fields[3:7])
@@ -97,8 +104,23 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
         kills_itself=kills_itself,
         lacks_start=lacks_start,
         files=fields[8],
+        stages=[_stage(_split(field)) for field in _split(fields[9])],
     )
     return fields[0], compiled
+
+
+def _stage_fields(stage: Stage) -> list[bytes]:
+    triggers = b"".join(arch.to_bytes(4, "little") + number.to_bytes(4, "little") for arch, number in sorted(stage.triggers))
+    return [stage.name.encode(), triggers, stage.filter, *(_YES if fact else b"" for fact in (stage.is_entered, stage.unmaps))]
+
+
+def _stage(fields: Sequence[bytes]) -> Stage:
+    from enforcer.arming.stage import Stage
+
+    name, triggers, filter_, is_entered, unmaps = fields
+    words = [int.from_bytes(triggers[at : at + 4], "little") for at in range(0, len(triggers), 4)]
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return Stage(name.decode(), pairs, filter_, is_entered=is_entered == _YES, unmaps=unmaps == _YES)
 
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:

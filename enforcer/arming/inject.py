@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from enforcer.kernel import Registers
 
 SYSCALL_STOP = kernel.SIGTRAP | 0x80  # PTRACE_O_TRACESYSGOOD
-_ALL_SIGNALS = _NO_CALL = 0xFFFFFFFFFFFFFFFF
+ALL_SIGNALS = NO_CALL = 0xFFFFFFFFFFFFFFFF
 """As a signal mask; as orig_rax: the process is in no call that the kernel would restart."""
 _STOPPING = (19, 20, 21, 22)  # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: asm/signal.h, x86
 _RESTART = (512, 513, 514, 516)  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (linux/errno.h)
@@ -30,7 +30,7 @@ _SCRATCH_GAP = 4096  # keeps clear of the red zone below the stack pointer, 128 
 class Convention:
     """How a mode of the processor makes a system call: asm/unistd_64.h, asm/unistd_32.h, syscall(2)."""
 
-    __slots__ = ("arguments", "audit", "close", "exit_group", "instruction", "pointer", "seccomp")
+    __slots__ = ("arguments", "audit", "close", "exit_group", "instruction", "mmap", "munmap", "pointer", "seccomp")
 
     def __init__(
         self,
@@ -42,6 +42,8 @@ class Convention:
         seccomp: int,
         close: int,
         exit_group: int,
+        mmap: int,
+        munmap: int,
     ) -> None:
         self.audit = audit
         self.instruction = instruction
@@ -52,6 +54,8 @@ class Convention:
         self.seccomp = seccomp
         self.close = close
         self.exit_group = exit_group
+        self.mmap = mmap
+        self.munmap = munmap
 
 
 LONG = Convention(  # syscall
@@ -62,6 +66,8 @@ LONG = Convention(  # syscall
     seccomp=317,
     close=3,
     exit_group=231,
+    mmap=9,
+    munmap=11,
 )
 COMPAT = Convention(  # int 0x80
     linux.AUDIT_ARCH_I386,
@@ -71,6 +77,8 @@ COMPAT = Convention(  # int 0x80
     seccomp=354,
     close=6,
     exit_group=252,
+    mmap=192,  # mmap2
+    munmap=91,
 )
 
 
@@ -98,12 +106,11 @@ def resume(request: int, pid: int, signal: int = 0) -> None:
 def go_on(request: int, pid: int, status: int) -> None:
     """Continue a process from a stop that we did not cause, as if it were not traced (ptrace(2), "Group-stop")."""
     signal = os.WSTOPSIG(status)
-    if status >> 16 != linux.PTRACE_EVENT_STOP:
-        resume(request, pid, signal)
-    elif signal in _STOPPING:
+    event = status >> 16
+    if event == linux.PTRACE_EVENT_STOP and signal in _STOPPING:
         resume(linux.PTRACE_LISTEN, pid)
-    else:  # SIGCONT has come
-        resume(request, pid)
+    else:  # of the events, SIGCONT has come, or a call that a filter leaves to this process is to be run
+        resume(request, pid, 0 if event else signal)
 
 
 def reap(pid: int) -> None:
@@ -130,7 +137,7 @@ class Surgery:
         self.pid = pid
         self._registers: Registers = kernel.get_registers(pid)
         self.convention = COMPAT if self._registers[linux.CS] == linux.USER32_CS else LONG
-        self._mask = kernel.swap_signal_mask(pid, _ALL_SIGNALS)
+        self._mask = kernel.swap_signal_mask(pid, ALL_SIGNALS)
         # An aligned word near the instruction pointer: one at it might reach into a page that is not there.
         self._code = self._registers[linux.RIP] & ~7
         self._word = kernel.peek(pid, self._code)
@@ -189,7 +196,7 @@ class Surgery:
     def _for_call(self, number: int, *arguments: int) -> Registers:
         registers = list(self._registers)
         registers[linux.RAX], registers[linux.RIP] = number, self._code
-        registers[linux.ORIG_RAX] = _NO_CALL
+        registers[linux.ORIG_RAX] = NO_CALL
         for register, value in zip(self.convention.arguments, arguments, strict=False):
             registers[register] = value
         return registers

@@ -36,11 +36,13 @@ def probe_listener(pidfd: int) -> None:
             raise
 
 
-def install(surgery: Surgery, program: bytes, pidfd: int) -> int:
+def install(surgery: Surgery, program: bytes, pidfd: int, others: list[kernel.Notification] | None = None) -> int:
     """Put the filter on a stopped process, and return its listener, taken out through `pidfd`: the process keeps no copy.
 
-    Without a pidfd (-1) there is no listener (-1).  Raises KernelError, OSError or ArmError.
+    Without a pidfd (-1) there is no listener (-1).  With a list `others`, the filter is put on all threads of the process, and
+    their calls that ask meanwhile are added to the list, unanswered.  Raises KernelError, OSError or ArmError.
     """
+    threads = 0 if others is None else linux.SECCOMP_FILTER_FLAG_TSYNC | linux.SECCOMP_FILTER_FLAG_TSYNC_ESRCH
     seccomp = surgery.convention.seccomp
     pointer = surgery.convention.pointer
 
@@ -52,11 +54,11 @@ def install(surgery: Surgery, program: bytes, pidfd: int) -> int:
         return surgery.call_with(seccomp, linux.SECCOMP_SET_MODE_FILTER, flags, data=data)
 
     if pidfd < 0:
-        _checked(load(0), "seccomp", "the kernel refused the filter")
+        _checked(load(threads), "seccomp", "the kernel refused the filter")
         surgery.is_confined = True
         return -1
     # Since Linux 5.19 signals need not interrupt a call that is being answered; before, the kernel asks about it again.
-    flags = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
+    flags = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER | threads
     result = load(flags | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
     if result == -errno.EINVAL:
         result = load(flags)
@@ -65,16 +67,19 @@ def install(surgery: Surgery, program: bytes, pidfd: int) -> int:
     theirs = _checked(result, "seccomp", "the kernel refused the filter")
     surgery.is_confined = True
     listener = kernel.pidfd_getfd(pidfd, theirs)
-    answer = _own_close(listener, surgery, theirs)
+    answer = _own_close(listener, surgery, theirs, others)
     result = surgery.call(surgery.convention.close, theirs, waiting=answer)
     _checked(result, "close", "the listener could not be closed in the program")
     return listener
 
 
-def _own_close(listener: int, surgery: Surgery, descriptor: int) -> Callable[[], None]:
+def _own_close(
+    listener: int, surgery: Surgery, descriptor: int, others: list[kernel.Notification] | None
+) -> Callable[[], None]:
     """A function that answers the injected `close` of a descriptor, which a reporting filter may ask about.
 
-    The program has not run, and has one thread and no child: any other call that asks is an error.
+    Other calls that ask are added to `others`.  Without such a list the program has not run, and has one thread and no child:
+    any other call is an error.
     """
     poller = select.poll()
     poller.register(listener, select.POLLIN)
@@ -91,6 +96,9 @@ def _own_close(listener: int, surgery: Surgery, descriptor: int) -> Callable[[],
             kernel.receive(listener, asked)
             ours = (surgery.pid, surgery.convention.audit, surgery.convention.close, descriptor)
             if (asked.task, asked.arch, asked.number, asked.arguments[0]) != ours:
+                if others is not None:
+                    others.append(asked)
+                    return
                 raise ArmError(f"an unexpected call, number {asked.number}, was made while the filter was put in place")
             kernel.let_run(listener, asked.id)
         except FileNotFoundError:  # ENOENT: a stop has interrupted it, and it will be made again

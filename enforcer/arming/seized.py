@@ -12,32 +12,40 @@ from tracer.errors import CallfenceError, KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
+    from enforcer.arming.stage import Stage
     from enforcer.duty import Duty
     from enforcer.reporting.reporter import Reporter
 
 HINT = "arm before it, with a policy that allows the execve: --arm now"
 
 
-def be_seized(filter_: bytes, reporter: Reporter | None, *, at_entry: bool, stderr: int) -> None:
-    """Start the helper, and return when it traces this process, to confine it at its next execve.
+def be_seized(
+    filter_: bytes, reporter: Reporter | None, *, arm: str, stderr: int, stages: Sequence[Stage] = (), is_quiet: bool = False
+) -> bytes:
+    """Start the helper, and return when it traces this process, to confine it at its next execve.  Return the filter.
 
-    Until then this process must start no process and no thread.  Raises KernelError if it cannot be traced, EnforceError if
-    the helper ends early.
+    With `arm` "now", this process confines itself by that filter instead, and the helper follows it through `stages`, without
+    a listener if `is_quiet`.  Until the execve this process must start no process and no thread.  Raises KernelError if it
+    cannot be traced, EnforceError if the helper ends early.
     """
     duty = None
     if reporter:
         from enforcer.duty import Duty
 
-        duty = Duty(reporter)
+        duty = Duty(reporter, follows=bool(stages))
+    if stages:
+        from enforcer.arming import phases  # noqa: F401 -- the helper imports nothing later
     program = os.getpid()
     commands, command = os.pipe()
     answer, answers = os.pipe()
     if helper.in_helper():
         os.close(command)
         os.close(answer)
-        helper.guarded(lambda: _confine(program, filter_, commands, answers, duty, at_entry=at_entry, stderr=stderr))
+        work = _Work(program, filter_, duty, arm, stages, stderr, is_quiet)
+        helper.guarded(lambda: _confine(work, commands, answers))
     os.close(commands)
     os.close(answers)
     try:
@@ -50,8 +58,31 @@ def be_seized(filter_: bytes, reporter: Reporter | None, *, at_entry: bool, stde
     finally:
         os.close(command)
         os.close(answer)
-    if reply != b"ok\n":
+    word, _, pids = reply.partition(b" ")
+    if word not in (b"ok", b"ok\n"):
         raise _explained(os.fsdecode(reply) or "the helper process died")
+    if not pids:
+        return filter_
+    from enforcer.shield import shielded
+
+    return shielded(filter_, [int(pid) for pid in pids.split()])
+
+
+class _Work:
+    """What the helper is to do."""
+
+    __slots__ = ("arm", "duty", "filter", "is_quiet", "program", "stages", "stderr")
+
+    def __init__(
+        self, program: int, filter_: bytes, duty: Duty | None, arm: str, stages: Sequence[Stage], stderr: int, is_quiet: bool
+    ) -> None:
+        self.program = program
+        self.filter = filter_
+        self.duty = duty
+        self.arm = arm
+        self.stages = stages
+        self.stderr = stderr
+        self.is_quiet = is_quiet
 
 
 def tracer() -> str:
@@ -76,16 +107,15 @@ def _explained(refusal: str) -> KernelError:
     return KernelError(text, "ptrace")
 
 
-def _confine(
-    program: int, filter_: bytes, commands: int, answers: int, duty: Duty | None, *, at_entry: bool, stderr: int
-) -> NoReturn:
+def _confine(work: _Work, commands: int, answers: int) -> NoReturn:
     """The helper's side.
 
     It writes its pid to the pipe `answers`, waits for a byte on `commands`, seizes the process `program`, and writes "ok" or
     the reason why not.
     """
+    program, duty = work.program, work.duty
     helper.leave()
-    helper.close_all_but((commands, answers, stderr, *(duty.descriptors() if duty else ())))
+    helper.close_all_but((commands, answers, work.stderr, *(duty.descriptors() if duty else ())))
     os.write(answers, b"%d\n" % os.getpid())
     if not os.read(commands, 1):
         os._exit(0)  # the program has gone
@@ -98,14 +128,27 @@ def _confine(
     except OSError as error:
         os.write(answers, str(refused(error)).encode())
         os._exit(0)
-    os.write(answers, b"ok\n")
+    if duty and work.arm == "now":
+        duty.start(pidfd, program)
+        duty.follow(listens=not work.is_quiet)
+        follow.stop(program)  # it waits for the answer
+        follow.take_calls(program)
+        os.write(answers, b"ok %d %d\n" % (os.getpid(), duty.stand_in))
+    else:
+        os.write(answers, b"ok\n")
     os.close(answers)
     os.close(commands)
-    if duty:  # while the program's execve works
+    if duty and work.arm != "now":  # while the program's execve works
         duty.start(pidfd, program)
-        filter_ = duty.shielded(filter_)
+        work.filter = duty.shielded(work.filter)
     try:
-        _arm(program, filter_, pidfd, duty, at_entry=at_entry, stderr=stderr)
+        if work.arm != "now":
+            _arm(work, pidfd)
+        if work.stages and duty:
+            from enforcer.arming.phases import Follower
+
+            Follower(program, work.stages, duty, work.stderr, is_quiet=work.is_quiet).run(is_executed=work.arm != "now")
+            duty.finish()
     except GoneError:
         os._exit(0)  # not executed, or killed by another process: its own status says so
     if duty:
@@ -113,19 +156,24 @@ def _confine(
     os._exit(0)
 
 
-def _arm(program: int, filter_: bytes, pidfd: int, duty: Duty | None, *, at_entry: bool, stderr: int) -> None:
-    """Follow the seized process until it can be confined, confine it and this process, and let it go.
+def _arm(work: _Work, pidfd: int) -> None:
+    """Follow the seized process until it can be confined, confine it and this process, and let it go unless it has phases.
 
     On failure the program ends with status FAILED, and so does this process.
     """
+    program, duty, stderr = work.program, work.duty, work.stderr
     surgery = None
     try:
         follow.until_exec(program)
-        if at_entry:
+        if work.arm == "entry":
             follow.until_entry(program)
         surgery = inject.Surgery(program)
-        listener = install.install(surgery, filter_, pidfd)
+        listener = install.install(surgery, work.filter, -1 if work.stages else pidfd)
         surgery.close()
+        if work.stages and duty:
+            duty.follow(listens=not work.is_quiet)
+            follow.take_calls(program)
+            return
         if duty:
             duty.begin(listener)
         kernel.ptrace(linux.PTRACE_DETACH, program)

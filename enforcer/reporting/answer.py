@@ -17,7 +17,7 @@ from enforcer.shield import EXITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from enforcer.kernel import Notification
     from enforcer.reporting.instead import Instead
@@ -29,13 +29,14 @@ _REPLACED = "the helper process was killed and has been replaced; how often call
 
 
 class Answers:
-    """Takes calls from the listener, one after the other, into `asked`."""
+    """Takes calls from listeners, one after the other, into `asked`."""
 
-    def __init__(self, listener: int, asked: Notification, reporter: Reporter, program: int, held: tuple[int, int]) -> None:
+    def __init__(self, asked: Notification, reporter: Reporter, program: int, held: tuple[int, int]) -> None:
         """`program` is the id of the process whose exit status is that of `enforce`.  `held`: a descriptor of /dev/null, or -1,
         and a pidfd of that process."""
         gc.enable()  # it is off during the start
-        self._listener = listener
+        self._listener = -1
+        """That of the call that is being answered."""
         self._asked = asked
         self._reporter = reporter
         self._held = held
@@ -43,22 +44,30 @@ class Answers:
         self._has_lost = False
         """Whether a violation may have gone without a report."""
         self._reports: Reports | None = None
-        self._instead: Instead | None = None
+        self._instead: dict[int, Instead] = {}
+        """By listener."""
 
-    def next(self) -> None:
-        """Answer the call that waits longest."""
+    def next(self, listener: int, phase: str) -> None:
+        """Answer the call that waits longest, of a process in that phase ("": there are none)."""
+        self._listener = listener
         try:
-            kernel.receive(self._listener, self._asked)
+            kernel.receive(listener, self._asked)
         except OSError:  # ENOENT: it was interrupted, or its task has died
             return
-        self._answer()
+        self._answer(self._asked, phase)
 
-    def take_over(self) -> None:
+    def answer(self, listener: int, asked: Notification, phase: str) -> None:
+        """Answer a call that has been received already."""
+        self._listener = listener
+        self._answer(asked, phase)
+
+    def take_over(self, listeners: Mapping[int, str]) -> None:
         """Continue where another helper was killed, which may have received a call and not answered it."""
         self._has_lost = True
         _try(lambda: self._loaded().say(_REPLACED))
-        if self._asked.id and self._is_waiting(self._asked):
-            self._answer()
+        for listener, phase in listeners.items():
+            if self._asked.id and kernel.is_waiting(listener, self._asked.id):
+                self.answer(listener, self._asked, phase)
 
     def program_ended(self) -> None:
         """The program's own process has ended; others may still be confined."""
@@ -77,60 +86,65 @@ class Answers:
             self._reports = Reports(self._reporter, self._is_waiting)
         return self._reports
 
-    def _answer(self) -> None:
-        action = None
+    def judged(self, asked: Notification, phase: str) -> Action | None:
+        """What a call meets, which has been reported; None, which kills, if that cannot be found out.
+
+        The call waits for an answer of a listener, or (without an id) its task is stopped."""
         try:
-            if self._is_answered_otherwise():
-                self._asked.id = 0
-                return
-        except Exception as error:
-            self._reporter.complain(f"a denied call is answered as any other: {type(error).__name__}: {error}")
-        try:
-            action = self._loaded().judge(self._asked)
+            return self._loaded().judge(asked, phase)
         except Exception as error:
             self._has_lost = True
             self._reporter.complain(f"a call could not be judged, so its process is killed: {type(error).__name__}: {error}")
+            return None
+
+    def _answer(self, asked: Notification, phase: str) -> None:
         try:
-            self._apply(action)
+            if self._is_answered_otherwise(asked, phase):
+                asked.id = 0
+                return
+        except Exception as error:
+            self._reporter.complain(f"a denied call is answered as any other: {type(error).__name__}: {error}")
+        action = self.judged(asked, phase)
+        try:
+            self._apply(asked, action)
         except FileNotFoundError:  # ENOENT: it has died meanwhile
             pass
         except Exception as error:
-            self._reporter.complain(f"process {self._asked.task} could not be killed, so its call waits for ever: {error}")
-        self._asked.id = 0
+            self._reporter.complain(f"process {asked.task} could not be killed, so its call waits for ever: {error}")
+        asked.id = 0
 
-    def _is_answered_otherwise(self) -> bool:
+    def _is_answered_otherwise(self, asked: Notification, phase: str) -> bool:
         """Answer the call without denying it, if it gives nothing beyond the policies, which say by `implied` that it may."""
-        if not self._loaded().may_be_answered(self._asked):
+        if not self._loaded().may_be_answered(asked, phase):
             return False
-        if self._instead is None:
+        if self._listener not in self._instead:
             from enforcer.reporting.instead import Instead
 
-            self._instead = Instead(self._listener, *self._held)
-        return self._instead.answered(self._asked)
+            self._instead[self._listener] = Instead(self._listener, *self._held)
+        return self._instead[self._listener].answered(asked)
 
     def _is_waiting(self, asked: Notification) -> bool:
-        return kernel.is_waiting(self._listener, asked.id)
+        return not asked.id or kernel.is_waiting(self._listener, asked.id)
 
-    def _apply(self, action: Action | None) -> None:
+    def _apply(self, asked: Notification, action: Action | None) -> None:
         kind = action.kind if action else "kill"
         if self._reporter.audit:
-            if self._hides_a_loss():
-                end.exit_with(FAILED, self._listener, self._asked)
+            if self._hides_a_loss(asked):
+                end.exit_with(FAILED, self._listener, asked)
             else:
-                kernel.let_run(self._listener, self._asked.id)
+                kernel.let_run(self._listener, asked.id)
         elif action and kind == "errno":
-            kernel.fail(self._listener, self._asked.id, action.errno)
+            kernel.fail(self._listener, asked.id, action.errno)
         elif kind == "notify":  # as the kernel does without a listener
-            kernel.fail(self._listener, self._asked.id, errno.ENOSYS)
+            kernel.fail(self._listener, asked.id, errno.ENOSYS)
         elif kind == "trap":
-            end.trap(self._listener, self._asked)
-            kernel.fail(self._listener, self._asked.id, errno.ENOSYS)
+            end.trap(self._listener, asked)
+            kernel.fail(self._listener, asked.id, errno.ENOSYS)
         else:
-            end.end(self._listener, self._asked)
+            end.end(self._listener, asked)
 
-    def _hides_a_loss(self) -> bool:
+    def _hides_a_loss(self, asked: Notification) -> bool:
         """Whether the program is about to exit, as if all were well, and a report of it was lost."""
-        asked = self._asked
         if asked.number not in EXITS.get(asked.arch, ()) or asked.arguments[0] & 0xFF == FAILED:
             return False
         if owner(asked.task) != self._program:

@@ -18,6 +18,7 @@ from policygen.evidence.pointed import pointed
 from policygen.language.naming import format_call
 from policygen.learning.extend import allowing_line
 from policygen.model import Action, ActionKind, strictest
+from policygen.phases import START, in_phase
 from policygen.text import printable
 from tracer.abi import Arch, Event, constants, table
 
@@ -52,6 +53,8 @@ class Violation:
     """What its arguments point to."""
     advice: tuple[Advice, ...]
     """What would allow the call, for each policy that does not."""
+    phase: str
+    """The phase of the process; "" where there are none."""
 
     @property
     def call(self) -> str:
@@ -61,7 +64,7 @@ class Violation:
         """Several lines for a person, without the last line's end."""
         verb = "would deny" if self.audit else "denied"
         lines = [
-            f"enforce: {verb} {self.call}: {_consequence(self.action, self.event, audit=self.audit)}",
+            f"enforce: {verb} {self.call}{self._where}: {_consequence(self.action, self.event, audit=self.audit)}",
             f"  by {self.executable} (pid {self.process}) at {self.site}",
         ]
         for value in self.pointed.values():
@@ -70,6 +73,10 @@ class Violation:
         for advice in self.advice:
             lines.append(f"  {advice.what}")
         return "\n".join(printable(line) for line in lines)
+
+    @property
+    def _where(self) -> str:
+        return f" in {self.phase}" if self.phase else ""
 
     def json(self, count: int, evidence: Iterable[str]) -> str:
         """One line without its end: names as in the policy language, the call's number, registers in hexadecimal.
@@ -85,6 +92,7 @@ class Violation:
                 "arguments": [f"{register:#x}" for register in self.event.arguments],
                 "action": _action(self.action, self.event),
                 "audit": self.audit,
+                **({"phase": self.phase} if self.phase else {}),
                 "pid": self.process,
                 "executable": self.executable,
                 "site": self.site,
@@ -102,6 +110,7 @@ class Reports:
         self._reporter = reporter
         self._is_waiting = is_waiting
         self._policies = reporter.policies()
+        self._start = START if any(policy.phases for _, policy in self._policies) else ""
         self._output = Output(reporter)
         self._counts: dict[tuple[object, ...], int] = {}
         self._latest: dict[tuple[object, ...], Violation] = {}
@@ -112,26 +121,32 @@ class Reports:
         self.has_lost = False
         """Whether a report could not be written, ever."""
 
-    def may_be_answered(self, asked: Notification) -> bool:
+    def may_be_answered(self, asked: Notification, phase: str = "") -> bool:
         """Whether no policy denies the call explicitly, and all allow what grants nothing beyond their entries."""
         arch = Arch.from_audit(asked.arch)
         if arch is None:
             return False
-        for _, policy in self._policies:
+        for _, policy in self._in(phase or self._start):
             entry = policy.entries.get(arch, {}).get(asked.number)
             if not policy.implied or arch not in policy.entries or not (entry is None or entry.only_allows):
                 return False
         return True
 
-    def judge(self, asked: Notification) -> Action:
+    def _in(self, phase: str) -> list[tuple[str, Policy]]:
+        """The policies as they are in a phase."""
+        return [(file, in_phase(policy, phase) if policy.phases else policy) for file, policy in self._policies]
+
+    def judge(self, asked: Notification, phase: str = "") -> Action:
         """The strictest action of all policies for the call.  It is reported too; if that fails, the action stays the same."""
+        phase = phase or self._start
+        policies = self._in(phase)
         event = Event(asked.arch, asked.number, tuple(asked.arguments), asked.ip, asked.task)
-        verdicts = [evaluate(policy, event) for _, policy in self._policies]
+        verdicts = [evaluate(policy, event) for _, policy in policies]
         action = strictest(verdicts)
-        denying = [one for one, verdict in zip(self._policies, verdicts, strict=True) if not verdict.lets_run]
+        denying = [one for one, verdict in zip(policies, verdicts, strict=True) if not verdict.lets_run]
         try:
             if denying or not self._reporter.audit:  # under --audit, exits that are allowed are asked about too
-                self._tell(asked, event, action, denying)
+                self._tell(asked, event, action, denying, phase)
         except Exception as error:
             self.say(f"denied call number {event.number}, which could not be described: {error!r}")
         return action
@@ -157,10 +172,12 @@ class Reports:
                 self.say(text)
             self._lost = 0
 
-    def _tell(self, asked: Notification, event: Event, action: Action, denying: list[tuple[str, Policy]]) -> None:
+    def _tell(
+        self, asked: Notification, event: Event, action: Action, denying: list[tuple[str, Policy]], phase: str
+    ) -> None:
         pid = owner(asked.task)
         path = executable(pid)
-        key = (path, event.arch, event.number, allowing_line(event))
+        key = (path, event.arch, event.number, allowing_line(event), phase)
         count = self._counts.get(key, 0) + 1
         if count == 1:
             call = call_name(event)
@@ -181,7 +198,7 @@ class Reports:
         if not is_told:
             return
         advice = tuple(advise(policy, file, event) for file, policy in denying)
-        violation = Violation(event, action, self._reporter.audit, pid, path, site, values, advice)
+        violation = Violation(event, action, self._reporter.audit, pid, path, site, values, advice, phase)
         self._latest[key] = violation
         self._publish(violation, count, evidence)
 

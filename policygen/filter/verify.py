@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
 from policygen.filter import bpf, symbolic
@@ -13,10 +14,18 @@ from policygen.sets import region
 from policygen.sets.decisions import decisions
 from tracer.abi import X32_BIT, Arch, Event, table
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 NOTIFY = Action(ActionKind.NOTIFY)
 
+INJECTED = ("close", "mmap", "mmap2", "munmap", "seccomp")
+"""The calls with which the helper puts the filter of a phase on a process (`enforcer.arming.detour`)."""
 
-def verify(program: bytes, policy: Policy, report: bool = False, *, audit: bool = False) -> Event | None:
+
+def verify(
+    program: bytes, policy: Policy, report: bool = False, *, audit: bool = False, followed: bool = False
+) -> Event | None:
     """None if the filter answers as `evaluate` (with `report`: as `reported`) on every input; else an event on which
     they differ.
 
@@ -24,7 +33,7 @@ def verify(program: bytes, policy: Policy, report: bool = False, *, audit: bool 
     the filter is held to the policy there too.  InvalidProgramError, symbolic.UnsupportedError and
     algebra.TooComplexError if the filter cannot be loaded or followed: nothing is known then.
     """
-    meant, refused = meaning(policy, report, audit=audit)
+    meant, refused = meaning(policy, report, audit=audit, followed=followed)
     space = region.space()
     actual = symbolic.function(space, program)
     point = space.difference(actual, decisions(space, meant, refused))
@@ -43,11 +52,13 @@ def _answer(policy: Policy, event: Event, refused: Action) -> Action:
     return refused if foreign or x32 else evaluate(policy, event)
 
 
-def meaning(policy: Policy, report: bool, *, audit: bool = False) -> tuple[Policy, Action]:
-    """What a filter of the policy answers: as which policy, and what calls of no architecture of it get."""
-    if not report:
-        return policy, KILL
-    return reported(policy, audit=audit), KILL if kills_itself(policy) and not audit else NOTIFY
+def meaning(policy: Policy, report: bool, *, audit: bool = False, followed: bool = False) -> tuple[Policy, Action]:
+    """What a filter of the policy answers: as which policy, and what calls of no architecture of it get.
+
+    With `followed`, a helper follows the program, and makes calls in it (INJECTED) whose denial is left to it."""
+    refused = NOTIFY if report and (audit or not kills_itself(policy)) else KILL
+    meant = reported(policy, audit=audit) if report else policy
+    return (_asked_about(meant, INJECTED) if followed else meant), refused
 
 
 def kills_itself(policy: Policy) -> bool:
@@ -68,13 +79,20 @@ def reported(policy: Policy, *, audit: bool = False) -> Policy:
     stays = policy.default.kind is ActionKind.TRAP or (kills_itself(policy) and not audit)
     default = policy.default if stays else _notified(policy.default)
     policy = expanded(policy)  # an entry that says what `close` otherwise meets takes nothing from an implied set
+    return replace(_asked_about(policy, ("close",)), default=default)
+
+
+def _asked_about(policy: Policy, names: Iterable[str]) -> Policy:
+    """The policy with these calls never denied without the supervisor."""
+    policy = expanded(policy)
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for arch, section in entries.items():
-        close = table(arch).by_name["close"].number
-        entry = section.get(close, Entry(Always(False)))
-        otherwise = _notified(entry.otherwise or policy.default)
-        section[close] = replace(entry, action=_notified(entry.action), otherwise=otherwise)
-    return replace(policy, entries=entries, default=default)
+        for name in names:
+            if call := table(arch).by_name.get(name):
+                entry = section.get(call.number, Entry(Always(False)))
+                otherwise = _notified(entry.otherwise or policy.default)
+                section[call.number] = replace(entry, action=_notified(entry.action), otherwise=otherwise)
+    return replace(policy, entries=entries)
 
 
 _DENIALS = (ActionKind.KILL, ActionKind.ERRNO, ActionKind.TRAP)

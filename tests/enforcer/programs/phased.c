@@ -1,0 +1,114 @@
+/* A server in small: each word of its command line is a step, whose result it prints.
+ *
+ * socket: make a socket.  poll, epoll, ppoll, sigsuspend: wait, each in a way that would show if the call was not made as given.
+ * thread: start a thread that waits for `wake`, which lets it make a socket.  fork: a child does the remaining steps.
+ * status: the tracer and the number of filters.  wait: read a byte.  enter: as include/callfence.h does.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static int pipes[2];
+static pthread_t thread;
+static volatile int caught;
+
+static void handler(int number) { caught = number; }
+
+static void say(const char *step, long result) {
+    printf("%s %ld %s\n", step, result, result < 0 ? strerror(errno) : "");
+    fflush(stdout);
+}
+
+static void *threaded(void *unused) {
+    char byte;
+    (void)!read(pipes[0], &byte, 1);
+    say("thread", socket(AF_UNIX, SOCK_STREAM, 0) < 0 ? -1 : 0);
+    return unused;
+}
+
+static void status(void) {
+    char line[256];
+    FILE *file = fopen("/proc/self/status", "r");
+    while (fgets(line, sizeof line, file))
+        if (!strncmp(line, "TracerPid", 9) || !strncmp(line, "Seccomp_filters", 15))
+            printf("%s", line);
+    fclose(file);
+    fflush(stdout);
+}
+
+static long milliseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void suspend(void) {
+    struct sigaction action = {.sa_handler = handler};
+    sigset_t blocked, none;
+    sigaction(SIGUSR1, &action, NULL);
+    sigemptyset(&none);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    raise(SIGUSR1);
+    caught = 0;
+    sigsuspend(&none);  /* the pending signal ends it: if it came before, this would wait for ever */
+    say("caught", caught == SIGUSR1);
+}
+
+static void polled(void) {
+    struct pollfd waiting = {pipes[0], POLLIN, 0};
+    say("poll", poll(&waiting, 1, 0));
+    (void)!write(pipes[1], "x", 1);
+    say("poll", poll(&waiting, 1, 1000));
+    say("events", waiting.revents);
+    char byte;
+    (void)!read(pipes[0], &byte, 1);
+}
+
+static void epolled(void) {
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = 0x123456789abcdefULL}, got[2];
+    memset(got, 0, sizeof got);
+    int epoll = epoll_create1(0);
+    epoll_ctl(epoll, EPOLL_CTL_ADD, pipes[0], &event);
+    long before = milliseconds();
+    say("epoll_wait", epoll_wait(epoll, got, 2, 30));
+    say("waited", milliseconds() - before >= 30);
+    (void)!write(pipes[1], "x", 1);
+    say("epoll_wait", epoll_wait(epoll, got, 2, 1000));
+    say("data", got[0].data.u64 == 0x123456789abcdefULL);
+    char byte;
+    (void)!read(pipes[0], &byte, 1);
+}
+
+int main(int count, char **steps) {
+    char byte;
+    (void)!pipe(pipes);
+    for (int place = 1; place < count; place++) {
+        const char *step = steps[place];
+        if (!strcmp(step, "socket")) say(step, socket(AF_UNIX, SOCK_STREAM, 0) < 0 ? -1 : 0);
+        else if (!strcmp(step, "poll")) polled();
+        else if (!strcmp(step, "epoll")) epolled();
+        else if (!strcmp(step, "sigsuspend")) suspend();
+        else if (!strcmp(step, "thread")) pthread_create(&thread, NULL, threaded, NULL);
+        else if (!strcmp(step, "wake")) { (void)!write(pipes[1], "x", 1); pthread_join(thread, NULL); }
+        else if (!strcmp(step, "status")) status();
+        else if (!strcmp(step, "wait")) say(step, read(0, &byte, 1));
+        else if (!strcmp(step, "enter")) say(step, prctl(0x43464e54, "serving", 0, 0, 0));
+        else if (!strcmp(step, "fork")) {
+            int ended;
+            if (fork()) { wait(&ended); say("child", ended); return 0; }
+        }
+    }
+    return 5;
+}

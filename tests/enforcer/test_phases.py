@@ -1,0 +1,164 @@
+"""A program that enters a phase: what it is allowed from then on, and that it notices nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+PHASE = "phase serving after {}\n"
+ALLOWED = (
+    "default {}\nimplied 1\nphase serving after {}\n{}clone: allow\nepoll_create1: allow\nepoll_ctl: allow\nepoll_wait: allow\n"
+    "mmap: allow\nmprotect: allow\nopenat: allow\npoll: allow\nrt_sigaction: allow\nrt_sigsuspend: allow\ntgkill: allow\n"
+)
+SOCKET = "socket: allow until serving\n"
+
+
+@pytest.fixture
+def phased(place, build):
+    """phased(*steps, trigger=..., options=()) -> the finished program of programs/phased.c."""
+    shutil.copy(build("phased"), place.folder / "phased")
+
+    def run(*steps, trigger="poll", default="errno EPERM", options=(), started=False, entries=SOCKET, **settings):
+        place.policy(ALLOWED.format(default, trigger, entries), "phased.policy")
+        if started:
+            return place.start(*options, "./phased", *steps, **settings)
+        return place.enforce(*options, "./phased", *steps, **settings)
+
+    return run
+
+
+OPENED, DENIED = "socket 0 \n", "socket -1 Operation not permitted\n"
+POLLED = "poll 0 \npoll 1 \nevents 1 \n"
+
+
+@pytest.mark.parametrize("options", [(), ("--quiet-kernel",), ("--arm", "entry"), ("--arm", "now"), ("--log", "log")])
+def test_less_is_allowed_after_the_trigger(phased, options):
+    entries = SOCKET + "execve: allow until serving\n"
+    done = phased("socket", "poll", "socket", options=options, entries=entries)
+    assert (done.returncode, done.stdout) == (5, OPENED + POLLED + DENIED)
+    if not options:
+        assert "denied socket(" in done.stderr
+        assert " in serving: it fails with EPERM\n" in done.stderr
+
+
+def test_nothing_traces_it_then(phased):
+    done = phased("poll", "status")
+    assert done.stdout == f"{POLLED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\n"
+
+
+def filters():
+    """How many filters this process has."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("Seccomp_filters:")), 0)
+
+
+@pytest.mark.parametrize("steps", [("socket",), ("poll", "socket")])
+def test_a_killed_call(phased, steps):
+    done = phased(*steps, default="kill", entries="bind: allow until serving\n")
+    assert done.returncode == -signal.SIGSYS
+    assert f" in {'serving' if len(steps) > 1 else 'start'}: the process is killed" in done.stderr
+
+
+def test_audit_says_the_phase(phased, place):
+    done = phased("socket", "poll", "socket", entries="bind: allow until serving\n", options=("--audit", "--log", "log"))
+    assert (done.returncode, done.stdout) == (5, OPENED + POLLED + OPENED)
+    told = [json.loads(line) for line in (place.folder / "log").read_text().splitlines()]
+    assert [line["phase"] for line in told] == ["start", "serving"]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "step"),
+    [("poll", "poll"), ("epoll_wait", "epoll"), ("rt_sigsuspend", "sigsuspend")],
+)
+def test_the_trigger_does_what_it_does_otherwise(phased, place, trigger, step):
+    expected = subprocess.run(["./phased", step, step], cwd=place.folder, capture_output=True, text=True, check=False).stdout
+    done = phased(step, step, trigger=trigger)
+    assert (done.stdout, done.stderr) == (expected, "")
+
+
+def test_all_threads_enter_it(phased):
+    done = phased("socket", "thread", "sigsuspend", "wake", "status", trigger="rt_sigsuspend")
+    assert done.stdout.startswith(f"{OPENED}caught 1 \nthread -1 Operation not permitted\nTracerPid:\t0\n")
+
+
+def test_each_process_enters_it_by_itself(phased):
+    done = phased("fork", "socket", "poll", "socket")
+    assert done.stdout == OPENED + POLLED + DENIED + "child 1280 \n"
+    done = phased("poll", "fork", "socket", "status")
+    assert done.stdout == f"{POLLED}{DENIED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\nchild 1280 \n"
+
+
+def test_the_program_says_it_itself(phased):
+    done = phased("socket", "enter", "socket", trigger="enter")
+    assert done.stdout == f"{OPENED}enter 0 \n{DENIED}"
+
+
+def test_a_program_that_never_gets_there_stays_as_it_is(phased):
+    done = phased("socket", "socket")
+    assert (done.returncode, done.stdout) == (5, OPENED * 2)
+
+
+@pytest.mark.parametrize(("steps", "status"), [(("wait", "socket"), -signal.SIGKILL), (("poll", "wait", "socket"), 5)])
+def test_the_death_of_the_helper_ends_what_it_follows(phased, place, steps, status):
+    process = phased(*steps, started=True)
+    if "poll" in steps:
+        assert process.stdout.readline() == "poll 0 \n"
+        _wait_until(lambda: _tracer(process.pid) == "0")
+    else:
+        _wait_until(lambda: _tracer(process.pid) != "0" and _waits(process.pid))
+    for helper in place.helpers():
+        os.kill(helper, signal.SIGKILL)
+    process.communicate("x")
+    assert process.returncode == status
+
+
+def _waits(pid):
+    return Path(f"/proc/{pid}/syscall").read_text().startswith("0 0x0 ")
+
+
+def _tracer(pid):
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("TracerPid:"):
+            return line.split()[1]
+    return ""
+
+
+def _wait_until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_two_policies(phased, place):
+    allowed = "mmap: allow\nmprotect: allow\nopenat: allow\npoll: allow\nsocket: allow\n"
+    place.policy(f"default errno EACCES\nimplied 1\n{allowed}", "other.policy")
+    done = phased("socket", "poll", "socket", options=("-p", "phased.policy", "-p", "other.policy"))
+    assert done.stdout == OPENED + POLLED + DENIED
+
+
+def test_two_policies_with_phases_are_refused(phased):
+    done = phased("socket", options=("-p", "phased.policy", "-p", "phased.policy"))
+    assert done.returncode == 125
+    assert "several policies have phases" in done.stderr
+
+
+@pytest.mark.parametrize("flags", [(), ("-m32",)])
+def test_a_program_without_a_library(place, flags):
+    """Raw calls: 110 is getppid, 7 is poll; on i386 64 and 168."""
+    getppid, poll = ("64", "168,0,0,0") if flags else ("110", "7,0,0,0")
+    arch = "arch i386\n" if flags else ""
+    place.policy(
+        f"default errno EACCES\n{PHASE.format('poll')}{arch}"
+        "write: allow\nexit_group: allow\npoll: allow\ngetppid: allow until serving\n"
+    )
+    done = place.enforce(place.calls(*flags), getppid, poll, getppid)
+    assert [line.startswith("-") for line in done.stdout.splitlines()] == [False, False, True]
+    assert done.stdout.splitlines()[2] == "-13"
