@@ -20,6 +20,7 @@ from tracer.task import has_filter, proc
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tracer.calls import Calls
     from tracer.faults import Injector
     from tracer.launch import Program
     from tracer.tally import Recorder
@@ -92,11 +93,13 @@ def trace(
     tick: Callable[[Loop], None] = lambda loop: None,
     exited: Callable[[Loop], None] = lambda loop: None,
     injector: Injector | None = None,
+    attach: Callable[[Calls], None] = lambda calls: None,
 ) -> Outcome:
     """Run a program until it and all that it started have ended.
 
     `known` is a filter that lets known behaviour run and returns kernel.RET_RECORD for the rest; by default all is recorded.
     `tick` is called from another thread some times a second, `exited` once if processes outlive the initial one.
+    `attach` may have the tracer call functions at the stops of calls (`Calls.also`).
     Raises StartError when the program did not start, TracerError when it may not be traced.
     """
     loop = Loop(recorder, allow_opaque)
@@ -104,6 +107,7 @@ def trace(
     if injector is not None:
         loop.injector = injector
         injector.attach(loop.calls, loop.is_loading)
+    attach(loop.calls)
     loop.strangers = children()
     if proc() != "/proc":
         recorder.gap("/proc is not mounted for this pid namespace: it is not known which executable made a call, and where")

@@ -105,7 +105,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
 
 def files_of(policy: Policy, variant: str) -> bytes:
     """What a variant confines of files and ports, for `Compiled.files`."""
-    if variant.removeprefix("followed-") in ("audit", "warm"):
+    if variant.removeprefix("followed-") == "audit":
         return b""
     from policygen.files.landlock import encode
     from policygen.files.ruleset import ruleset

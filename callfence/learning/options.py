@@ -54,6 +54,8 @@ class LearnOptions(NamedTuple):
     arm: str | None
     """`now`, `exec` or `entry`; None leaves it as the policy has it."""
     allow_opaque: frozenset[str]
+    files: bool
+    """Whether to learn files and ports, also into a policy that does not confine them yet."""
     no_evidence: bool
     """Whether what pointers point to is not recorded."""
     rehearse: bool
@@ -119,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
         choices=OPAQUE,
         help=f"allow a call whose arguments no filter can see ({', '.join(OPAQUE)}); without it, the call fails with ENOSYS",
     )
+    add("--files", action="store_true", help="also learn files and TCP ports, which `enforce` keeps the program to by Landlock")
     add("--no-evidence", action="store_true", help="do not record what pointers point to: file names, addresses of sockets")
     add("--rehearse", action="store_true", help="then run PROGRAM again, many times: with calls that fail, signals, full disks")
     groups = "faults, signals, streams, environment, limits, user, or what one of them has"
@@ -177,6 +180,8 @@ def _mistake(given: argparse.Namespace) -> str:
         return "give either --tight or --portable: descriptors and sizes differ from one C library to another"
     if given.pids and given.command:
         return "give either a program or -p PID, not both; -o names the policy"
+    if given.files and given.pids:
+        return "--files watches a program from its start, which -p cannot"
     if given.tree and not given.pids:
         return "--tree is of -p: what a program starts is followed anyway"
     return _rehearsal_mistake(given)

@@ -33,6 +33,8 @@ class Prepared(NamedTuple):
     """The baseline of `--within`."""
     default: Action | None
     """The action of `--default`."""
+    with_files: bool
+    """Whether to watch what is done with files and ports: with `--files`, and where the policy confines them."""
 
     @property
     def filter(self) -> bytes:
@@ -65,7 +67,8 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
         _require_exact(existing, "--exact" if options.exact else "--tight")
     default = None if options.default is None else _default(options.default)
     base, is_within = _baseline(policy, existing, options.within)
-    records_all = options.tight or options.rehearse or (default and _stops_nothing(existing))
+    with_files = options.files or (existing is not None and bool(existing.files))
+    records_all = options.tight or options.rehearse or with_files or (default and _stops_nothing(existing))
     is_warm = existing is not None and is_within and not records_all
     if not options.check:
         if existing is None or not is_within:  # a filter that is at hand was made with libseccomp
@@ -73,7 +76,7 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
 
             library.require()
         _require_writable(policy, recording)
-    return Prepared(policy, recording, existing, is_warm, base, default)
+    return Prepared(policy, recording, existing, is_warm, base, default, with_files)
 
 
 def _require_machine() -> None:

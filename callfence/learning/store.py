@@ -10,6 +10,9 @@ from callfence.enforcing import filters
 from callfence.learning.learned import Learned
 from callfence.shared.files import recording_path
 from callfence.shared.text import plural
+from policygen.files.algebra import differences
+from policygen.files.generalise import added
+from policygen.files.model import NOT_CONFINED, Files
 from policygen.language.document import Document, parse_file
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
@@ -71,6 +74,7 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
     def generated_from(whole: Recording, existing: Document | None) -> Generated:
         seen = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
         generated = _generate(prepared, seen, existing, options)
+        generated = _with_files(generated, whole, run, existing, prepared)
         has_start = run.complete or (existing is not None and not existing.lacks_start)
         if generated.document.lacks_start == has_start:
             return generated._replace(document=generated.document.with_start(has_start))
@@ -81,7 +85,9 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
     generated = added.generated
     if added.existing != before:
         _tell_changed(prepared)
-        generated = generated._replace(new=_generate(prepared, added.recording.of_run(run.id), before, options).new)
+        again = _generate(prepared, added.recording.of_run(run.id), before, options)
+        again = _with_files(again, added.recording, run, before, prepared)
+        generated = generated._replace(new=again.new, files=again.files)
     _tell_forbidden(observations, prepared, options)
     return Learned(prepared.policy, added.recording, run, before, generated, _exact_within(before, generated, options))
 
@@ -110,14 +116,16 @@ def check(
     if not prepared.is_unchanged():
         _tell_changed(prepared)
     generated = _generate(prepared, observations, before, options)
+    generated = _with_files(generated, Recording((run,)), run, before, prepared)
     learned = Learned(prepared.policy, Recording((run,), observations), run, before, generated)
     _tell_forbidden(observations, prepared, options)
-    if sys.stderr is not None and not (options.quiet and not generated.new):
+    is_new = bool(generated.new or generated.files)
+    if sys.stderr is not None and not (options.quiet and not is_new):
         from callfence.learning.summary import print_check
 
         with suppress(OSError):  # the reader has gone; the status tells it too
             print_check(learned, options.accept, bool(status), sys.stderr)
-    return _NEW_BEHAVIOUR if generated.new and not status else status
+    return _NEW_BEHAVIOUR if is_new and not status else status
 
 
 def _before(prepared: Prepared) -> Document | None:
@@ -136,6 +144,24 @@ def _generate(
     from policygen.learning.within import generate_within
 
     return generate_within(seen, existing, prepared.base, name=name, options=how, arm=arm)
+
+
+def _with_files(
+    generated: Generated, whole: Recording, run: Run, existing: Document | None, prepared: Prepared
+) -> Generated:
+    """With what the run needs of files and ports, where they are learned.  If the policy did not confine them before, all
+    runs count in which they were watched."""
+    if not prepared.with_files or not run.files:
+        return generated
+    policy, confined = generated.document.policy, existing is not None and existing.policy.files != NOT_CONFINED
+    watched = [one.files for one in whole.runs if one.files and not one.rehearsed]
+    before = policy.files if confined else Files({}, (), ())
+    found = added(before, watched, run.files if confined else [use for uses in watched for use in uses])
+    news = differences(before, found.files)
+    if confined and not news:
+        return generated
+    document = generated.document.with_policy(replace(policy, files=found.files))
+    return generated._replace(document=document, files=news)
 
 
 def _exact_within(before: Document | None, generated: Generated, options: LearnOptions) -> str:

@@ -53,7 +53,7 @@ def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> No
 def print_check(learned: Learned, accept: Sequence[str], failed: bool, file: TextIO) -> None:
     """What `learn --check` found: the new lines, `accept`, the command that accepts them, and what the status is of: the
     program, if it has `failed`, or what is new."""
-    new = bool(learned.generated.new)
+    new = bool(learned.generated.new or learned.generated.files)
     print(f"{learned.policy}: {f'new behaviour, {_new(learned)}' if new else 'nothing new'}", file=file)
     for line in news(learned):
         print(f"  {line}", file=file)
@@ -82,6 +82,10 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         ("policy", size_of(policy)),
         ("new", _new(learned)),
     ]
+    if lines := policy.files.lines():
+        used = len({use[0] for use in learned.run.files})
+        names = plural(used, "file, folder or port", "files, folders or ports")
+        rows.append(("files", f"{plural(len(lines), 'line')}; this run used {names}"))
     if learned.existing is not None and learned.existing.policy.default != policy.default:
         rows.append(("default", f"{format_action(policy.default)}, was {format_action(learned.existing.policy.default)}"))
     if policy.implied and learned.generated.implied:
@@ -138,13 +142,14 @@ def _new(learned: Learned) -> str:
     new = learned.generated.new
     if learned.existing is None:
         return "everything: there was no policy before"
+    files = [f"{plural(len(learned.generated.files), 'line')} about files and ports"] * bool(learned.generated.files)
     if not new:
-        return "nothing"
+        return ", ".join(files) or "nothing"
     first = sum(one.first for one in new)
     more = len(new) - first
     parts = [plural(first, "syscall")] * bool(first)
     parts += [f"more of {more} that {'was' if more == 1 else 'were'} allowed in part"] * bool(more)
-    return ", and ".join(parts)
+    return ", and ".join([*parts, *files])
 
 
 def news(learned: Learned) -> list[str]:
@@ -156,6 +161,7 @@ def news(learned: Learned) -> list[str]:
         for new in learned.generated.new
         for line in format_entry(new.arch, new.number, _added(new)).splitlines()
     ]
+    lines += [f"+ {line}: {more}" for line, more, _ in learned.generated.files]
     if len(lines) > MANY_NEW:
         lines[MANY_NEW:] = [f"... and {plural(len(lines) - MANY_NEW, 'line')} more"]
     return lines

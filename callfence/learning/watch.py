@@ -20,10 +20,12 @@ from tracer.launch import Program
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from callfence.files.watching import Watching
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
     from policygen.evidence.facts import Places
     from policygen.recording.observation import Observation
+    from tracer.calls import Calls
     from tracer.faults import Injector
     from tracer.loop import Loop
 
@@ -33,12 +35,16 @@ class Recorder(Folder):
 
     def __init__(self, where: Callable[[], Places] | None = None) -> None:
         super().__init__(where)
+        self.files: Watching | None = None
+        """What is done with files and ports, if that is watched."""
         self.execs: set[tuple[str, str]] = set()
         self.gaps: dict[str, None] = {}
 
     def executed(self, before: str, after: str) -> None:
         if "?" not in (before, after):
             self.execs.add((before, after))
+        if self.files and after != "?":
+            self.files.executed(after)
 
     def gap(self, what: str) -> None:
         self.gaps.setdefault(what)
@@ -69,6 +75,8 @@ def watch(
     The run is None where the program was killed in its execve.
     """
     recorder = Recorder(where(what, options))
+    if prepared.with_files:
+        _watch_files(what, recorder)
     started = time.time_ns()
     # later, a module that is being imported may have the number of a closed stream
     started_with = Circumstances() if what is None else circumstances(what.environment)
@@ -87,8 +95,23 @@ def watch(
         warm=prepared.is_warm,
         executed=tuple(sorted(recorder.execs)),
         circumstances=started_with,
+        files=recorder.files.uses() if recorder.files else (),
     )
     return run, recorder.observations(), outcome.status
+
+
+def _watch_files(what: Program | None, recorder: Recorder) -> None:
+    if what is None:
+        recorder.gap("files and ports: they are not learned of a process that runs already")
+        return
+    from callfence.files.watching import Watching
+
+    recorder.files = Watching(what.environment, recorder.gap)
+    recorder.files.executed(os.path.realpath(os.fsdecode(what.path)))
+
+
+def _nothing(calls: Calls) -> None:
+    """Watch no calls beyond those that are recorded."""
 
 
 def where(what: Program | None, options: LearnOptions) -> Callable[[], Places] | None:
@@ -131,6 +154,7 @@ def _trace(
             tick=tick,
             exited=_say_that_it_goes_on,
             injector=injector,
+            attach=recorder.files.attach if recorder.files else _nothing,
         )
     except StartError as error:
         raise failure(what.argv[0], error.errno) from None

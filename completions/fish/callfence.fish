@@ -73,6 +73,7 @@ complete -c callfence -n '_shtab_callfence_using learn' -l within -x -d 'never a
 complete -c callfence -n '_shtab_callfence_using learn' -l default -x -d 'what happens to calls that the policy does not allow: kill, '"'"'errno EPERM'"'"' ... (default: kill)'
 complete -c callfence -n '_shtab_callfence_using learn' -l arm -xka "now exec entry" -d 'when the filter takes effect, and recording begins (default: exec)'
 complete -c callfence -n '_shtab_callfence_using learn' -l allow-opaque -xka "clone3 openat2 io_uring_setup" -d 'allow a call whose arguments no filter can see (clone3, openat2, io_uring_setup); without it, the call fails with ENOSYS'
+complete -c callfence -n '_shtab_callfence_using learn' -l files -d 'also learn files and TCP ports, which `enforce` keeps the program to by Landlock'
 complete -c callfence -n '_shtab_callfence_using learn' -l no-evidence -d 'do not record what pointers point to: file names, addresses of sockets'
 complete -c callfence -n '_shtab_callfence_using learn' -l rehearse -d 'then run PROGRAM again, many times: with calls that fail, signals, full disks'
 complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-only -x -d 'what to rehearse, separated by commas: faults, signals, streams, environment, limits, user, or what one of them has'

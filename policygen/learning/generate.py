@@ -35,6 +35,8 @@ from tracer.abi import X32_BIT, Arch, Event, constants, table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from policygen.files.algebra import Difference as FileDifference
+
 _ALLOWED = Entry(Always(True))
 _NEWEST = Policy({}).table
 _ARMING = "execve"
@@ -67,6 +69,8 @@ class Generated(NamedTuple):
     """What was seen and no policy can allow."""
     implied: int = 0
     """How many observations are allowed already: by the existing policy, or by the implied set."""
+    files: tuple[FileDifference, ...] = ()
+    """What the policy did not grant of files and ports before."""
 
 
 def generate(

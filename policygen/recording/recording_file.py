@@ -5,14 +5,15 @@ ASCII text, a JSON value a line: a header, the runs, the observations, each in a
     {"callfence recording": 4, "runs": 2, "observations": 1}
     {"id": "9f2c", "started": 1700000000000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
      "warm": false, "executed": [["", "/bin/app"]], "rehearsed": "",
-     "circumstances": ["/dev/null", "a pipe", "a pipe", "user", "C.UTF-8"]}
+     "circumstances": ["/dev/null", "a pipe", "a pipe", "user", "C.UTF-8"],
+     "files": [["/usr/lib/libz.so.1", "read", "/bin/app"], ["tcp connect", "443", "/bin/app"]]}
     {"id": "b01d", "started": 1700000060000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
      "warm": false, "executed": [["", "/bin/app"], ["/bin/app", "/bin/ls"]], "rehearsed": "",
-     "circumstances": ["", "", "", "", ""]}
+     "circumstances": ["", "", "", "", ""], "files": []}
     {"arch": 3221225534, "number": 3, "arguments": [3], "executable": "/bin/app", "counts": [1, 4],
      "site": "/lib/libc.so.6+0x11b2c4 (93f70d1a)", "example": [3, 0, 0, 0, 0, 0], "evidence": []}
 
-(a run and an observation are one line each in the file).  Format 3 is the same without "evidence", format 2 without
+(a run and an observation are one line each in the file).  Format 3 is the same without "evidence" and "files", format 2 without
 "rehearsed" and "circumstances" as well, format 1 without "executed" too; all are read.
 """
 
@@ -162,8 +163,9 @@ def _run(*values: Any) -> Run:
     """Make a run of the values of its line; older formats have fewer."""
     first, later = values[: len(_RUNS[1])], values[len(_RUNS[1]) :]
     pairs = (tuple((sys.intern(who), sys.intern(what)) for who, what in later[0]),) if later else ()
-    said = [Circumstances(*map(sys.intern, texts)) for texts in later[2:]]
-    return Run(*first, *pairs, *later[1:2], *said)
+    said = [Circumstances(*map(sys.intern, texts)) for texts in later[2:3]]
+    files = [tuple((path, rights, sys.intern(executable)) for path, rights, executable in uses) for uses in later[3:]]
+    return Run(*first, *pairs, *later[1:2], *said, *files)
 
 
 def _rows(lines: Sequence[str], start: int, end: int, filename: str, shape: Shape) -> Iterator[tuple[Any, ...]]:
@@ -257,7 +259,19 @@ def _are_pairs(values: Sequence[Any]) -> bool:
         return False
     together = [*chain.from_iterable(values)]
     are_pairs = not together or (_are_texts(together) and set(map(len, together)) == {2})
-    return are_pairs and all(one < following for pairs in values for one, following in pairwise(pairs))
+    return are_pairs and _are_ascending(values)
+
+
+def _are_uses(values: Sequence[Any]) -> bool:
+    if not _are_lists(values):
+        return False
+    together = [*chain.from_iterable(values)]
+    are_uses = not together or (_are_texts(together) and set(map(len, together)) == {3})
+    return are_uses and _are_ascending(values)
+
+
+def _are_ascending(values: Sequence[Any]) -> bool:
+    return all(one < following for lists in values for one, following in pairwise(lists))
 
 
 def _are_statuses(values: Sequence[Any]) -> bool:
@@ -296,11 +310,13 @@ _RUN: Shape = {
     "executed": _are_pairs,
     "rehearsed": _are_text,
     "circumstances": _are_circumstances,
+    "files": _are_uses,
 }
+_BEFORE: Shape = {name: are for name, are in _RUN.items() if name != "files"}
 _RUNS: Mapping[int, Shape] = {
-    1: {name: are for name, are in _RUN.items() if name not in ("executed", "rehearsed", "circumstances")},
-    2: {name: are for name, are in _RUN.items() if name not in ("rehearsed", "circumstances")},
-    3: _RUN,
+    1: {name: are for name, are in _BEFORE.items() if name not in ("executed", "rehearsed", "circumstances")},
+    2: {name: are for name, are in _BEFORE.items() if name not in ("rehearsed", "circumstances")},
+    3: _BEFORE,
     FORMAT: _RUN,
 }
 """By format."""

@@ -50,6 +50,9 @@ class Run(NamedTuple):
     """What made the run differ from an ordinary one, such as `write(fd=1) fails with EPIPE`; "" for an ordinary run.  Only what
     was new in a rehearsed run is recorded."""
     circumstances: Circumstances = Circumstances()
+    files: tuple[tuple[str, str, str], ...] = ()
+    """What it did with files and ports, ascending: a path as a policy has it, its rights, and the executable; or `tcp connect`
+    or `tcp bind`, a port, and the executable.  Empty if that was not watched."""
 
     @property
     def order(self) -> tuple[int, str]:
@@ -162,7 +165,7 @@ def _observation(key: Key, folded: _Folded, runs: int) -> Observation:
 def _completeness(run: Run) -> tuple[object, ...]:
     """Return a total sort key by which the better of two accounts of one run is the greater."""
     ended = (run.complete, run.status is not None, run.status or 0)
-    return (*ended, run.started, run.command, run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances)
+    return (*ended, run.started, run.command, run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances, run.files)
 
 
 class WrongPlaceError(InternalError, ValueError):

@@ -1,0 +1,171 @@
+"""What a call does with files: which of its arguments are paths, and which rights to what they name Landlock will ask for.
+
+Calls that Landlock does not look at (stat, chmod, readlink ...) are not here: docs/files.md has them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from policygen.files.rights import NOTHING, Right
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+AT_FDCWD = -100  # linux/fcntl.h
+_AT_REMOVEDIR, _AT_SYMLINK_FOLLOW = 0x200, 0x400
+_O_TMPFILE = 0o20000000  # asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_ACCESS = {os.O_RDONLY: Right.READ, os.O_WRONLY: Right.WRITE, os.O_RDWR: Right.READ | Right.WRITE}
+_MADE = {
+    stat.S_IFIFO: Right.FIFO,
+    stat.S_IFSOCK: Right.SOCKET,
+    stat.S_IFCHR: Right.DEVICE,
+    stat.S_IFBLK: Right.DEVICE,
+}
+
+
+class Wanted(NamedTuple):
+    """What a call wants of one path."""
+
+    descriptor: int
+    """The folder where a relative path begins."""
+    address: int
+    """Of the path, in the caller's memory; 0: the descriptor itself."""
+    right: Right = NOTHING
+    """To the file that is named, if it is there."""
+    makes: Right = NOTHING
+    """To the folder that holds the name, if the file is not there; then it will be."""
+    removes: Right = NOTHING
+    """To the folder that holds the name, if the file is there."""
+    replaces: bool = False
+    """Whether the name will stand for another file."""
+    follows: bool = True
+    """Whether a symbolic link as the last name is followed."""
+
+
+class Pair(NamedTuple):
+    """Two names, which need `move` as well if they are in different folders."""
+
+    old: Wanted
+    new: Wanted
+
+
+
+
+def _open(descriptor: int, address: int, flags: int) -> list[Wanted]:
+    if flags & os.O_PATH:
+        return []
+    right = _ACCESS.get(flags & os.O_ACCMODE, Right.READ | Right.WRITE)
+    if flags & _O_TMPFILE:
+        return [Wanted(descriptor, address, right | Right.CREATE)]
+    if flags & os.O_TRUNC:
+        right |= Right.WRITE
+    follows = not flags & os.O_NOFOLLOW
+    if not flags & os.O_CREAT:
+        return [Wanted(descriptor, address, right, follows=follows)]
+    if flags & os.O_EXCL:
+        return [Wanted(descriptor, address, makes=right | Right.CREATE, follows=False)]
+    return [Wanted(descriptor, address, right, right | Right.CREATE, follows=follows)]
+
+
+def _openat2(arguments: Sequence[int], read: Callable[[int, int], bytes]) -> list[Wanted]:
+    flags = read(arguments[2], 8)  # struct open_how begins with the flags (linux/openat2.h)
+    return _open(_int(arguments[0]), arguments[1], int.from_bytes(flags, "little")) if len(flags) == 8 else []
+
+
+def _make(descriptor: int, address: int, makes: Right) -> list[Wanted]:
+    return [Wanted(descriptor, address, makes=makes, follows=False)]
+
+
+def _mknod(descriptor: int, address: int, mode: int) -> list[Wanted]:
+    return _make(descriptor, address, _MADE.get(stat.S_IFMT(mode & 0xFFFF), Right.CREATE))
+
+
+def _remove(descriptor: int, address: int) -> list[Wanted]:
+    return [Wanted(descriptor, address, removes=Right.REMOVE, follows=False)]
+
+
+def _rename(old: tuple[int, int], new: tuple[int, int], flags: int = 0) -> list[Pair]:
+    both = Right.REMOVE | Right.CREATE if flags & _RENAME_EXCHANGE else Right.REMOVE
+    return [
+        Pair(
+            Wanted(*old, removes=both, replaces=bool(flags & _RENAME_EXCHANGE), follows=False),
+            Wanted(*new, makes=Right.CREATE, removes=Right.CREATE | Right.REMOVE, replaces=True, follows=False),
+        )
+    ]
+
+
+def _link(old: tuple[int, int], new: tuple[int, int], flags: int = 0) -> list[Pair]:
+    follows = bool(flags & _AT_SYMLINK_FOLLOW)
+    return [Pair(Wanted(*old, follows=follows), Wanted(*new, makes=Right.CREATE, follows=False))]
+
+
+def _execute(descriptor: int, address: int) -> list[Wanted]:
+    return [Wanted(descriptor, address, Right.READ | Right.EXECUTE)]
+
+
+def _int(register: int) -> int:
+    """The C int in a register."""
+    return ((register & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
+
+
+_HERE = AT_FDCWD
+_CALLS: dict[str, Callable[[Sequence[int], Callable[[int, int], bytes]], Sequence[Wanted | Pair]]] = {
+    "open": lambda a, _: _open(_HERE, a[0], a[1]),
+    "openat": lambda a, _: _open(_int(a[0]), a[1], a[2]),
+    "openat2": _openat2,
+    "creat": lambda a, _: _open(_HERE, a[0], os.O_CREAT | os.O_WRONLY | os.O_TRUNC),
+    "execve": lambda a, _: _execute(_HERE, a[0]),
+    "execveat": lambda a, _: _execute(_int(a[0]), a[1]),
+    "mkdir": lambda a, _: _make(_HERE, a[0], Right.CREATE),
+    "mkdirat": lambda a, _: _make(_int(a[0]), a[1], Right.CREATE),
+    "mknod": lambda a, _: _mknod(_HERE, a[0], a[1]),
+    "mknodat": lambda a, _: _mknod(_int(a[0]), a[1], a[2]),
+    "symlink": lambda a, _: _make(_HERE, a[1], Right.SYMLINK),
+    "symlinkat": lambda a, _: _make(_int(a[1]), a[2], Right.SYMLINK),
+    "unlink": lambda a, _: _remove(_HERE, a[0]),
+    "rmdir": lambda a, _: _remove(_HERE, a[0]),
+    "unlinkat": lambda a, _: _remove(_int(a[0]), a[1]),
+    "rename": lambda a, _: _rename((_HERE, a[0]), (_HERE, a[1])),
+    "renameat": lambda a, _: _rename((_int(a[0]), a[1]), (_int(a[2]), a[3])),
+    "renameat2": lambda a, _: _rename((_int(a[0]), a[1]), (_int(a[2]), a[3]), a[4]),
+    "link": lambda a, _: _link((_HERE, a[0]), (_HERE, a[1])),
+    "linkat": lambda a, _: _link((_int(a[0]), a[1]), (_int(a[2]), a[3]), a[4]),
+    "truncate": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
+    "truncate64": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
+}
+SOCKETS = {"connect": "connect", "bind": "bind"}
+"""Calls that take a socket's address, and what a `tcp` line calls them."""
+NEW_ROOTS = ("chroot", "pivot_root")
+"""Calls after which a path means another file."""
+
+
+def numbers(names: Sequence[str]) -> dict[tuple[int, int], str]:
+    """Return the names of these calls by AUDIT_ARCH_* and number, for the architectures that run here."""
+    found = {}
+    for arch in (Arch.X86_64, Arch.I386):
+        known = table(arch).by_name
+        found.update({(arch.audit, known[name].number): name for name in names if name in known})
+    return found
+
+
+PATH_CALLS = tuple(_CALLS)
+
+
+def wanted(name: str, arguments: Sequence[int], read: Callable[[int, int], bytes]) -> Sequence[Wanted | Pair]:
+    """Return what a call of this name wants; `read` gives bytes of its caller's memory, by address and length."""
+    return _CALLS[name](arguments, read)
+
+
+def address(data: bytes) -> int | str | None:
+    """Return the port in a struct sockaddr, or the name of a unix socket in a folder; None for any other."""
+    family = int.from_bytes(data[:2], "little")
+    if family in (2, 10) and len(data) >= 4:  # AF_INET, AF_INET6: the port is in the same place (linux/in.h, in6.h)
+        return int.from_bytes(data[2:4], "big")
+    if family == 1 and data[2:3] not in (b"", b"\0"):  # AF_UNIX
+        return os.fsdecode(data[2:].partition(b"\0")[0])
+    return None

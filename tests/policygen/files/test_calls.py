@@ -1,0 +1,81 @@
+"""What calls want of files: which argument is the path, and what Landlock will ask for."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from policygen.files.calls import PATH_CALLS, Pair, Wanted, address, numbers, wanted
+from policygen.files.rights import NOTHING, Right
+from tracer.abi import Arch, table
+
+HERE = -100
+R, W, C, X, D = Right.READ, Right.WRITE, Right.CREATE, Right.EXECUTE, Right.REMOVE
+
+TABLE = (
+    ("openat", (0xFFFFFF9C, 7, os.O_RDONLY), [Wanted(HERE, 7, R)]),
+    ("openat", (5, 7, os.O_WRONLY | os.O_TRUNC), [Wanted(5, 7, W)]),
+    ("open", (7, os.O_RDONLY | os.O_TRUNC), [Wanted(HERE, 7, R | W)]),
+    ("open", (7, os.O_RDWR | os.O_CREAT), [Wanted(HERE, 7, R | W, R | W | C)]),
+    ("open", (7, os.O_WRONLY | os.O_CREAT | os.O_EXCL), [Wanted(HERE, 7, makes=W | C, follows=False)]),
+    ("open", (7, os.O_PATH), []),
+    ("open", (7, os.O_NOFOLLOW), [Wanted(HERE, 7, R, follows=False)]),
+    ("openat", (5, 7, os.O_TMPFILE | os.O_RDWR), [Wanted(5, 7, R | W | C)]),
+    ("openat2", (5, 7, 100), [Wanted(5, 7, W)]),
+    ("creat", (7, 0o644), [Wanted(HERE, 7, W, W | C)]),
+    ("execve", (7,), [Wanted(HERE, 7, R | X)]),
+    ("execveat", (5, 7), [Wanted(5, 7, R | X)]),
+    ("mkdirat", (5, 7), [Wanted(5, 7, makes=C, follows=False)]),
+    ("mknod", (7, 0o010600), [Wanted(HERE, 7, makes=Right.FIFO, follows=False)]),
+    ("mknodat", (5, 7, 0o020600), [Wanted(5, 7, makes=Right.DEVICE, follows=False)]),
+    ("mknod", (7, 0o100600), [Wanted(HERE, 7, makes=C, follows=False)]),
+    ("symlinkat", (6, 5, 7), [Wanted(5, 7, makes=Right.SYMLINK, follows=False)]),
+    ("unlink", (7,), [Wanted(HERE, 7, removes=D, follows=False)]),
+    ("unlinkat", (5, 7, 0x200), [Wanted(5, 7, removes=D, follows=False)]),
+    ("truncate", (7, 0), [Wanted(HERE, 7, W)]),
+    (
+        "renameat",
+        (4, 6, 5, 7),
+        [Pair(Wanted(4, 6, removes=D, follows=False), Wanted(5, 7, makes=C, removes=C | D, replaces=True, follows=False))],
+    ),
+    ("linkat", (4, 6, 5, 7, 0), [Pair(Wanted(4, 6, follows=False), Wanted(5, 7, makes=C, follows=False))]),
+)
+
+
+@pytest.mark.parametrize(("name", "arguments", "wants"), TABLE)
+def test_what_a_call_wants(name, arguments, wants):
+    assert wanted(name, (*arguments, 0, 0, 0), lambda at, length: os.O_WRONLY.to_bytes(length, "little")) == wants
+
+
+def test_an_exchange_makes_and_removes_both_names():
+    (pair,) = wanted("renameat2", (4, 6, 5, 7, 2), lambda *_: b"")
+    assert pair.old.removes == pair.new.removes == C | D
+    assert pair.old.replaces and pair.new.replaces
+
+
+def test_every_row_is_a_call():
+    assert numbers(PATH_CALLS)[Arch.X86_64.audit, table(Arch.X86_64).by_name["openat"].number] == "openat"
+    assert {*numbers(PATH_CALLS).values()} == {*PATH_CALLS}
+    for name in PATH_CALLS:
+        wanted(name, (0,) * 6, lambda at, length: bytes(length))
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"\2\0\1\xbb\x7f\0\0\1", 443),
+        (b"\x0a\0\0\x50" + bytes(24), 80),
+        (b"\1\0/run/x\0", "/run/x"),
+        (b"\1\0\0abstract", None),
+        (b"\1\0", None),
+        (b"\x10\0\0\0", None),
+        (b"", None),
+    ],
+)
+def test_the_address_of_a_socket(data, found):
+    assert address(data) == found
+
+
+def test_nothing_is_wanted_by_default():
+    assert Wanted(0, 0).right == Wanted(0, 0).makes == Wanted(0, 0).removes == NOTHING

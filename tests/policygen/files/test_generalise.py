@@ -1,0 +1,124 @@
+"""Rules that make grants of what runs did with files, each alone; and what all of them keep."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policygen.files.algebra import differences, united
+from policygen.files.generalise import added, learned, rights_of, trees
+from policygen.files.model import NOT_CONFINED, Files
+from policygen.files.rights import Right
+from policygen.files.tree import granted
+from policygen.language.document import parse
+
+
+def run(*lines):
+    """A run that did what these lines grant, `PATH: RIGHTS`."""
+    return tuple(sorted((*line.split(": "), "/bin/it") for line in lines))
+
+
+def grants(*runs):
+    lines = learned(runs).files.lines()
+    return {line.removeprefix("path "): rights for line, rights in lines.items() if line.startswith("path")}
+
+
+RULES = (
+    # what the runs did, and what is granted
+    ("exactly what one run did", [run("./a: read", "./b: write")], {"./a": "read", "./b": "write"}),
+    ("libraries by their tree", [run("/usr/lib/x/libz.so: read")], {"/usr/lib": "read"}),
+    (
+        "what is executed there, by itself",
+        [run("/usr/lib/ld.so: read, execute")],
+        {"/usr/lib": "read", "/usr/lib/ld.so": "execute"},
+    ),
+    ("a tree only for reading", [run("/usr/share/a: write")], {"/usr/share/a": "write"}),
+    ("any terminal", [run("/dev/pts/3: read, write")], {"/dev/pts": "read, write"}),
+    ("names that vary", [run("./in/a: read"), run("./in/b: read")], {"./in": "read"}),
+    ("names that vary, in any order", [run("./in/b: read"), run("./in/a: read")], {"./in": "read"}),
+    ("a name that one run lacks does not vary", [run("./in/a: read"), run("./c: write")], {"./in/a": "read", "./c": "write"}),
+    ("other rights are another use", [run("./a: read"), run("./b: write")], {"./a": "read", "./b": "write"}),
+    ("names in all runs stay", [run("./a: read", "./b: read")] * 2, {"./a": "read", "./b": "read"}),
+    ("not in /etc", [run("/etc/a: read"), run("/etc/b: read")], {"/etc/a": "read", "/etc/b": "read"}),
+    ("not in a home", [run("$HOME/a: write"), run("$HOME/b: write")], {"$HOME/a": "write", "$HOME/b": "write"}),
+    (
+        "nothing that is executed",
+        [run("./a: read, execute"), run("./b: read, execute")],
+        dict.fromkeys(["./a", "./b"], "read, execute"),
+    ),
+    ("many that are read", [run(*(f"./m/{name}: read" for name in "abcdefgh"))], {"./m": "read"}),
+    ("few that are read", [run(*(f"./m/{name}: read" for name in "ab"))], {"./m/a": "read", "./m/b": "read"}),
+    (
+        "folders between which files move, alike",
+        [run("./a: read, create, move", "./b: remove, move, write")],
+        dict.fromkeys(["./a", "./b"], "read, write, create, remove, move"),
+    ),
+    ("once what a folder has", [run(".: read", "./a: read, write")], {".": "read", "./a": "write"}),
+)
+
+
+@pytest.mark.parametrize(("runs", "granted_"), [row[1:] for row in RULES], ids=[row[0] for row in RULES])
+def test_a_rule(runs, granted_):
+    assert grants(*runs) == granted_
+
+
+def test_each_grant_that_is_more_than_was_used_has_a_reason():
+    runs = [run("./in/a: read", "/usr/lib/a: read", "/dev/pts/1: read"), run("./in/b: read", "/usr/lib/b: read")]
+    found = learned(runs)
+    used = {path for one in runs for path, *_ in one}
+    assert {path for path in found.files.grants if path not in used} == set(found.why)
+
+
+def test_ports():
+    runs = [run("tcp connect: 443", "tcp bind: 8080"), run("tcp connect: 80", "tcp bind: 54321")]
+    assert learned(runs).files.lines() == {"path /": "none", "tcp connect": "80, 443", "tcp bind": "0, 8080"}
+
+
+USES = st.lists(
+    st.tuples(
+        st.sampled_from(["./a", "./b", "./in/a", "./in/b", "/usr/lib/x", "/etc/a", "$HOME/x", "$TMPDIR", "/dev/pts/1", "."]),
+        st.sampled_from(["read", "write", "read, execute", "create, remove", "create, move", "read, write"]),
+        st.just("/bin/it"),
+    ),
+    max_size=5,
+)
+
+
+@settings(deadline=None)
+@given(st.lists(USES, min_size=1, max_size=4))
+def test_whatever_runs_did_is_granted_in_any_order(runs):
+    files = learned(runs).files
+    assert learned(runs[::-1]).files == files == learned([*runs, runs[0]]).files
+    for one in runs:
+        for path, rights, _ in one:
+            assert rights_of(rights) in granted(files.grants, path)
+    assert Right.READ not in files.grants.get("/", Right.WRITE), "never the root"
+
+
+@settings(deadline=None)
+@given(st.lists(USES, min_size=2, max_size=4))
+def test_adding_a_run_keeps_what_was_granted_and_grants_what_it_did(runs):
+    old = parse("path ./kept: read, write\ntcp connect: 80").policy.files
+    made = added(old, runs, runs[-1]).files
+    assert not differences(made, united(made, old)), "nothing is taken away"
+    for path, rights, _ in runs[-1]:
+        assert rights_of(rights) in granted(made.grants, path)
+    again = added(made, runs, runs[-1]).files
+    assert not differences(made, again), "the same run again changes nothing"
+
+
+def test_what_was_taken_out_does_not_come_back_with_other_uses():
+    runs = [run("./a: read", "./secret: read"), run("./b: write")]
+    old = Files({"./a": Right.READ})
+    assert added(old, runs, runs[-1]).files.lines() == {"path ./a": "read", "path ./b": "write"}
+
+
+def test_what_is_not_confined_stays_so():
+    assert added(NOT_CONFINED, [run("./a: read")], run("./a: read")).files == NOT_CONFINED
+
+
+def test_each_tree_is_a_path_with_a_reason():
+    for path, reason in trees().items():
+        assert parse(f"path {path}: read").policy.files.paths == {path: Right.READ}
+        assert reason

@@ -1,0 +1,141 @@
+"""`learn --files`: what a program did with files and ports is granted to it, also elsewhere, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from needed import require
+
+from enforcer.landlock import abi
+from policygen.language.document import parse_file
+
+if TYPE_CHECKING:
+    from conftest import Commands
+
+pytestmark = pytest.mark.skipif(abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
+SOURCE = Path(__file__).parents[1] / "enforcer" / "programs" / "files.c"
+
+
+@pytest.fixture(scope="module")
+def program(compile_c):
+    require("gcc", "libc6-dev")
+    return compile_c(SOURCE, "-static")
+
+
+class Place:
+    """A folder with files, a home and a folder for temporary ones."""
+
+    def __init__(self, folder: Path, program: Path) -> None:
+        self.folder = folder
+        for name in ("data", "home", "temporary", "data/inner"):
+            (folder / name).mkdir(parents=True)
+        for name in ("data/a", "data/b", "data/inner/c", "home/h"):
+            (folder / name).write_text("text")
+        shutil.copy(program, folder / "files")
+        self.environment = os.environ | {"HOME": str(folder / "home"), "TMPDIR": str(folder / "temporary")}
+
+
+@pytest.fixture
+def place(tmp_path, program):
+    return Place(tmp_path / "here", program)
+
+
+def learn(commands: Commands, place: Place, *operations: str, options: tuple[str, ...] = ("--files",)):
+    policy = place.folder / "files.policy"
+    done = commands.learn(policy, ["./files", *operations], place.folder, *options, env=place.environment)
+    assert done.returncode == 0, done.stderr
+    return parse_file(policy).policy.files.lines()
+
+
+def enforce(commands: Commands, place: Place, policy: Path, *operations: str) -> list[str]:
+    done = commands.enforce(policy, ["./files", *operations], place.folder, env=place.environment)
+    return done.ran.stdout.decode().split()
+
+
+USES = (
+    ("read:data/a", {"path ./data/a": "read"}),
+    ("list:data", {"path ./data": "read"}),
+    ("write:data/a", {"path ./data/a": "write"}),
+    ("truncate:data/a", {"path ./data/a": "write"}),
+    ("create:data/n", {"path ./data": "write, create"}),
+    ("mkdir:data/n", {"path ./data": "create"}),
+    ("unlink:data/a", {"path ./data": "remove"}),
+    ("rename:data/a,data/b", {"path ./data": "create, remove"}),
+    ("rename:data/a,data/inner/n", {"path ./data": "create, remove, move"}),
+    ("link:data/a,data/n", {"path ./data": "create"}),
+    ("symlink:data/n", {"path ./data": "symlink"}),
+    ("fifo:data/n", {"path ./data": "fifo"}),
+    ("socket:data/n", {"path ./data": "socket"}),
+    ("execute:./files", {}),
+    ("read:/dev/null", {"path /dev/null": "read"}),
+    ("read:/proc/self/status", {"path /proc/self/status": "read"}),
+    ("read:/proc/1/status", {"path /proc": "read"}),
+    ("read:nothing", {}),
+    ("mkdir:data", {}),
+    ("stat:data/a", {}),
+)
+
+
+@pytest.mark.parametrize(("operation", "lines"), USES, ids=[row[0] for row in USES])
+def test_what_one_call_needs(commands, place, operation, lines):
+    """Learned, and then allowed in another folder with another home, where nothing else is."""
+    learned = learn(commands, place, operation)
+    own = {"path ./files": "read, execute", "tcp connect": "none", "tcp bind": "none"}
+    assert learned == own | lines
+    other = Place(place.folder.parent / "there", place.folder / "files")
+    policy = place.folder / "files.policy"
+    natively = subprocess.run(["./files", operation], cwd=other.folder, capture_output=True, check=True).stdout.decode().split()
+    other = Place(place.folder.parent / "elsewhere", place.folder / "files")
+    assert enforce(commands, other, policy, operation, "read:data/inner/c")[: len(natively)] == natively
+
+
+def test_what_a_program_makes_is_granted_by_the_folder_that_was_there(commands, place):
+    operations = ("mkdir:out", "mkdir:out/deep", "create:out/deep/x", "read:out/deep/x", "unlink:out/deep/x", "rmdir:out/deep")
+    lines = learn(commands, place, *operations)
+    assert lines["path ."] == "read, write, create, remove"
+    other = Place(place.folder.parent / "there", place.folder / "files")
+    assert enforce(commands, other, place.folder / "files.policy", *operations) == ["ok"] * len(operations)
+
+
+def test_named_folders_are_those_of_the_machine(commands, place):
+    operations = [f"create:{place.folder}/temporary/x", f"read:{place.folder}/home/h"]
+    lines = learn(commands, place, *operations)
+    assert lines["path $TMPDIR"] == "write, create"
+    assert lines["path $HOME/h"] == "read"
+
+
+def test_a_later_run_adds_what_it_needs_and_names_that_vary_become_their_folder(commands, place):
+    learn(commands, place, "read:data/a")
+    lines = learn(commands, place, "read:data/b", "connect:9", options=())
+    assert lines == {"path ./data": "read", "path ./files": "read, execute", "tcp connect": "9", "tcp bind": "none"}
+    before = (place.folder / "files.policy").read_text()
+    learn(commands, place, "read:data/b", options=())
+    assert (place.folder / "files.policy").read_text() == before
+
+
+def test_a_check_finds_new_files(commands, place):
+    learn(commands, place, "read:data/a")
+    policy = place.folder / "files.policy"
+    done = commands.learn(policy, ["./files", "read:home/h"], place.folder, "--check", env=place.environment)
+    assert done.returncode == 1
+    assert b"+ path $HOME/h: read" in done.stderr
+    assert commands.learn(policy, ["./files", "read:data/a"], place.folder, "--check", env=place.environment).returncode == 0
+
+
+def test_without_the_option_no_files_are_confined(commands, place):
+    assert learn(commands, place, "read:data/a", options=()) == {}
+
+
+def test_a_script_needs_its_interpreter(commands, place):
+    script = place.folder / "script"
+    script.write_text("#!/bin/sh\n./files read:data/a\n")
+    script.chmod(0o755)
+    policy = place.folder / "script.policy"
+    assert commands.learn(policy, ["./script"], place.folder, "--files", env=place.environment).returncode == 0
+    done = commands.enforce(policy, ["./script"], place.folder, env=place.environment)
+    assert done.ran.stdout == b"ok\n", done.ran.stderr

@@ -1,0 +1,87 @@
+"""The file that a path of a stopped task means, as the kernel will find it, and whether the call can succeed.
+
+Looked up at the stop, before the kernel does: another task may change a name or a path in between.  That is harmless, since
+nothing is judged by it: what is recorded is what the program asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import NamedTuple
+
+_OPEN = os.O_PATH | os.O_CLOEXEC
+_DEVICES = {b"/dev/stdin": b"fd/0", b"/dev/stdout": b"fd/1", b"/dev/stderr": b"fd/2"}
+_DESCRIPTORS = b"/dev/fd"
+_GONE = b" (deleted)"
+_HEAD = 4096
+"""Bytes of an executable in which its interpreter is looked for."""
+
+
+class File(NamedTuple):
+    path: bytes
+    """Whole, without links."""
+    mode: int
+    """st_mode."""
+
+    @property
+    def is_folder(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+
+def base_of(process: int, task: int, descriptor: int, path: bytes) -> bytes:
+    """Return a name by which this process can find what a task means by a path, relative to one of its descriptors.
+
+    `descriptor` is negative for its working folder.  An empty path is the descriptor itself.
+    """
+    if path.startswith(b"/"):
+        if path in _DEVICES:
+            return b"/proc/%d/%s" % (process, _DEVICES[path])
+        for start, folder in ((_DESCRIPTORS, b"fd"), (b"/proc/self", b""), (b"/proc/thread-self", b"task/%d" % task)):
+            if path == start or path.startswith(start + b"/"):
+                return b"/proc/%d/%s%s" % (process, folder, path[len(start) :])
+        return path
+    where = b"cwd" if descriptor < 0 else b"fd/%d" % descriptor
+    return b"/proc/%d/%s/%s" % (task, where, path) if path else b"/proc/%d/%s" % (task, where)
+
+
+def look_up(name: bytes, *, follows: bool = True) -> File | None:
+    """Return the file of a name; None if there is none, or it is in no folder (a pipe, a removed file)."""
+    try:
+        descriptor = os.open(name, _OPEN if follows else _OPEN | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        path = os.readlink(b"/proc/self/fd/%d" % descriptor)
+        mode = os.fstat(descriptor).st_mode
+    finally:
+        os.close(descriptor)
+    return File(path, mode) if path.startswith(b"/") and not path.endswith(_GONE) and not path.startswith(b"/memfd:") else None
+
+
+def interpreter(path: bytes) -> bytes:
+    """Return the file that the kernel executes to run another one: of a script, or the dynamic loader; b"" for none."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+            if head.startswith(b"#!"):
+                return head[2:].partition(b"\n")[0].strip().partition(b" ")[0].partition(b"\t")[0]
+            if not head.startswith(b"\x7fELF"):
+                return b""
+            wide = head[4] == 2  # ELFCLASS64 (elf.h); all of ours are little-endian
+            at, size, count = (32, 54, 56) if wide else (28, 42, 44)  # e_phoff, e_phentsize, e_phnum
+            start = int.from_bytes(head[at : at + (8 if wide else 4)], "little")
+            for index in range(_half(head, count)):
+                entry = start + index * _half(head, size)
+                if int.from_bytes(head[entry : entry + 4], "little") == 3:  # PT_INTERP
+                    word, offset, length = (8, 8, 32) if wide else (4, 4, 16)  # p_offset, p_filesz
+                    where, many = (int.from_bytes(head[entry + one : entry + one + word], "little") for one in (offset, length))
+                    file.seek(where)
+                    return file.read(min(many, _HEAD)).rstrip(b"\0")
+    except (OSError, IndexError):
+        pass
+    return b""
+
+
+def _half(head: bytes, at: int) -> int:
+    return int.from_bytes(head[at : at + 2], "little")
