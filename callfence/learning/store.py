@@ -10,9 +10,6 @@ from callfence.enforcing import filters
 from callfence.learning.learned import Learned
 from callfence.shared.files import recording_path
 from callfence.shared.text import plural
-from policygen.files.algebra import differences
-from policygen.files.generalise import added
-from policygen.files.model import NOT_CONFINED, Files
 from policygen.language.document import Document, parse_file
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
@@ -153,6 +150,12 @@ def _with_files(
     runs count in which they were watched."""
     if not prepared.with_files or not run.files:
         return generated
+    from dataclasses import replace
+
+    from policygen.files.algebra import differences
+    from policygen.files.generalise import added
+    from policygen.files.model import NOT_CONFINED, Files
+
     policy, confined = generated.document.policy, existing is not None and existing.policy.files != NOT_CONFINED
     watched = [one.files for one in whole.runs if one.files and not one.rehearsed]
     before = policy.files if confined else Files({}, (), ())
