@@ -20,6 +20,7 @@ help:
 	@echo 'make bench    measure what learn and enforce cost; writes docs/benchmarks.md'
 	@echo 'make corpus   learn and enforce real programs; writes docs/corpus.md'
 	@echo 'make circumstances  count what is denied in other circumstances than the learned ones; writes docs/circumstances.md'
+	@echo 'make suites   learn half of other projects\'' test suites, enforce the other half; adds to docs/circumstances.md'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
 	@echo 'make implied  read the tables of implied sets; writes policygen/implied/made.py'
 	@echo 'make commands write the completions and manual pages of the commands: completions/ and man/'
@@ -57,6 +58,13 @@ circumstances: set-up-circumstances $(VENV)/installed
 	mkdir -p build && rm -f build/circumstances.jsonl
 	$(BIN)/python bench/circumstances/run.py build/circumstances.jsonl
 	$(BIN)/python bench/circumstances/table.py build/circumstances.jsonl docs/circumstances.md
+
+# The sources must be available to apt (deb-src).
+suites: $(VENV)/installed
+	mkdir -p build/suites && rm -f build/suites.jsonl
+	cd build/suites && for package in bash gawk tcl8.6 perl grep; do apt-get source -q --download-only $$package; done
+	$(BIN)/python bench/suites/run.py build/suites build/suites.jsonl
+	$(BIN)/python bench/suites/table.py build/suites.jsonl docs/circumstances.md
 
 samples: implied $(VENV)/developer
 	$(BIN)/python -m pytest tests/programs/test_samples.py tests/programs/test_changes.py --update-policies
@@ -107,4 +115,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL: # two targets may install packages
-.PHONY: help demo test check fuzz soak storm bench corpus circumstances samples implied commands completions manuals helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough
+.PHONY: help demo test check fuzz soak storm bench corpus circumstances suites samples implied commands completions manuals helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough

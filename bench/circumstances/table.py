@@ -32,6 +32,8 @@ their denied calls are not printed.
 - `implied 1`: learned by `learn`, which also allows [what grants nothing beyond it](implied.md).
 - `--rehearse`: learned by `learn`, then by `learn --rehearse`.
 """
+SUITES = "## Test suites of other projects\n"
+"""The heading of what bench/suites/table.py writes at the end of the page."""
 REASONS = {
     "socket": "without HOME the C library asks a daemon for the user's home: a connection is a new kind of object",
     "openat": "Rust and Go open /dev/null in place of closed streams, for writing too: the policy writes no file that is there",
@@ -71,7 +73,8 @@ def main(results: Path, page: Path) -> None:
     parts = [HEAD, "## False denials\n", *totals(runs, modes), "\n## By program\n", *by_program(runs, lines, modes)]
     parts += ["\n## By circumstance\n", *by_circumstance(runs, modes)]
     parts += ["\n## The denied calls in the half that may be looked at\n"]
-    page.write_text("\n".join([*parts, *calls(runs, modes)]) + "\n")
+    _, heading, suites = page.read_text().partition(SUITES) if page.exists() else ("", "", "")
+    page.write_text("\n".join([*parts, *calls(runs, modes)]) + "\n" + heading + suites)
 
 
 def short(call: str) -> str:

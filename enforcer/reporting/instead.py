@@ -1,8 +1,9 @@
 """Answers other than a denial, for calls that the policy's default denies and whose answer gives the program nothing.
 
-The helper gives it a descriptor of /dev/null, lets it send signals to itself and set the ids that it has, sends signals to
-processes that it has started, and fails what a kernel or machine may not have, for which programs have another way
-(unavailable.tsv).  Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
+The helper gives it a descriptor of /dev/null and none of /dev/tty, lets it send signals to itself and set the ids that it has,
+sends signals to processes that it has started, and fails what a kernel or machine may not have, for which programs have another
+way (unavailable.tsv).  Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is
+harmless.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from policygen.model import Expression
 
 _NULL = b"/dev/null\0"
+_TERMINAL = b"/dev/tty\0"
 _OPENS = "flags in O_ACCMODE|O_CREAT|O_TRUNC|O_APPEND|O_CLOEXEC|O_NONBLOCK|O_NOCTTY|O_LARGEFILE|O_NOFOLLOW|O_SYNC"
-"""How /dev/null can be opened."""
+"""How these can be opened."""
 _PATH = {"openat": 1, "open": 0}
 """Which argument is the path."""
 _IDS = {"setuid": 1, "setgid": 1, "setreuid": 2, "setregid": 2, "setresuid": 3, "setresgid": 3, "setfsuid": 1, "setfsgid": 1}
@@ -57,7 +59,7 @@ class Instead:
         if arch is None or syscall is None:
             return False
         if syscall.name in _PATH:
-            return self._opens_null(asked, arch, syscall.name)
+            return self._opens_device(asked, arch, syscall.name)
         if syscall.name in ("kill", "tgkill", "tkill"):
             return self._signals(asked, syscall.name)
         if syscall.name.removesuffix("32") in _IDS or syscall.name == "setgroups":
@@ -68,14 +70,22 @@ class Instead:
             kernel.fail(self._listener, asked.id, number)
         return bool(number)
 
-    def _opens_null(self, asked: Notification, arch: Arch, name: str) -> bool:
-        """Give a descriptor of /dev/null to a task that opens it.  It gets no other file, whatever it does to the path."""
+    def _opens_device(self, asked: Notification, arch: Arch, name: str) -> bool:
+        """Give a descriptor of /dev/null to a task that opens it; fail to open a terminal, as where there is none.
+
+        The task gets no other file, whatever it does to the path."""
         path, arguments = _PATH[name], table(arch).by_name[name].arguments
-        if self._null < 0 or not holds(_opens(arch, name), arguments, tuple(asked.arguments)):
+        if not holds(_opens(arch, name), arguments, tuple(asked.arguments)):
             return False
         with closing(Caller(asked.task, asked.task)) as caller:
-            if caller.read(asked.arguments[path], len(_NULL)) != _NULL or not kernel.is_waiting(self._listener, asked.id):
-                return False
+            opened = caller.read(asked.arguments[path], len(_NULL))
+        if not kernel.is_waiting(self._listener, asked.id):
+            return False
+        if opened.startswith(_TERMINAL):
+            kernel.fail(self._listener, asked.id, errno.ENXIO)
+            return True
+        if opened != _NULL or self._null < 0:
+            return False
         inherited = not asked.arguments[path + 1] & os.O_CLOEXEC
         try:
             kernel.give(self._listener, asked.id, self._null, inherited=inherited)

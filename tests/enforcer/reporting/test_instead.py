@@ -42,6 +42,7 @@ def made(place, build):
         ("null", "3"),  # 3 is the lowest free number: --log is the helper's
         ("null-kept", "1"),  # FD_CLOEXEC
         ("null-full", "-1 EMFILE"),
+        ("terminal", "-1 ENXIO"),
         ("itself", str(signal.SIGUSR1.value)),
         ("own-thread", str(signal.SIGUSR1.value)),
         ("child", str(signal.SIGTERM.value)),
