@@ -20,7 +20,7 @@ help:
 	@echo 'make bench    measure what learn and enforce cost; writes docs/benchmarks.md'
 	@echo 'make corpus   learn and enforce real programs; writes docs/corpus.md'
 	@echo 'make circumstances  count what is denied in other circumstances than the learned ones; writes docs/circumstances.md'
-	@echo 'make suites   learn half of other projects\'' test suites, enforce the other half; adds to docs/circumstances.md'
+	@echo 'make suites   learn half of the test suites of other projects, enforce the rest; adds to docs/circumstances.md'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
 	@echo 'make implied  read the tables of implied sets; writes policygen/implied/made.py'
 	@echo 'make commands write the completions and manual pages of the commands: completions/ and man/'

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 HEADING = "## Test suites of other projects\n"
 TEXT = """
-Every second script of a test suite is learned into one policy, and the others are enforced with it: `make suites`. Only scripts that
-succeed by themselves count, at most 100 of each suite. A held-out script fails if a call is denied, or if its exit status is another one.
+Every second script of a test suite is learned into one policy, and the others are enforced with it: `make suites`. Only scripts
+that succeed by themselves count, at most 100 of each suite. A held-out script fails if a call is denied, or if its exit status
+is another one.
 """
 
 
 def main(results: Path, page: Path) -> None:
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     before = page.read_text().partition(HEADING)[0].rstrip("\n")
-    page.write_text("\n".join([before, "", HEADING.rstrip("\n"), *TEXT.splitlines(), "", *table(rows), "", *calls(rows)]) + "\n")
+    page.write_text("\n".join([before, "", f"{HEADING}{TEXT}", *table(rows), "", *calls(rows)]) + "\n")
 
 
 def failed(row: dict[str, Any]) -> dict[str, list[str]]:
