@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.shared.inputs import document, judged, tell_lines
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
             judgement = judge(old, new)
         except TooComplexError as error:
             raise UserError(f"the policies are too complex to be compared: {error}") from error
-        _print(options, judgement)
+        _print(options, judgement, old, new)
         return int(options.exit_code and judgement.comparison.verdict in _WIDER)
 
     return judged("diff", work)
@@ -68,21 +69,33 @@ def _documents(options: argparse.Namespace) -> tuple[Document, Document]:
     return document_at(before or "HEAD", options.old), new
 
 
-def _print(options: argparse.Namespace, judgement: Judgement) -> None:
+def _print(options: argparse.Namespace, judgement: Judgement, old: Document, new: Document) -> None:
     if options.format != "text":
-        print(_formatted(options, judgement))
+        print(_formatted(options, judgement, old, new))
         return
     from callfence.judging.diff_text import as_text
 
     tell_lines(as_text(judgement, full=options.full))
 
 
-def _formatted(options: argparse.Namespace, judgement: Judgement) -> str:
+def _formatted(options: argparse.Namespace, judgement: Judgement, old: Document, new: Document) -> str:
     from callfence.judging import diff_formats
 
     file = options.new or options.old
     if options.format == "json":
         return diff_formats.as_json(judgement)
     if options.format == "md":
-        return diff_formats.as_markdown(judgement, file)
+        return diff_formats.as_markdown(judgement, file, _behind(options, judgement, old, new))
     return diff_formats.as_sarif(judgement, file)
+
+
+def _behind(options: argparse.Namespace, judgement: Judgement, old: Document, new: Document) -> list[str]:
+    """What is known of the new policy's calls, unless that is of another revision or of standard input."""
+    file = options.new or options.old
+    if file == "-" or ".." in (options.git or ""):
+        return []
+    from callfence.companion.seen import seen
+    from callfence.judging.behind import behind_lines
+
+    known = seen("diff", Path(file), new).recording
+    return [*behind_lines(old.policy, new.policy, judgement.told, known)]

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Set up the git repository of the current folder: `git diff` shows what a policy newly allows, and git merges policies by
-meaning and recordings by run.  Adds lines to .gitattributes, which you commit, and commands to the configuration of this
-clone: every clone has to be set up.  Running it again does no harm."""
+meaning, recordings by run, and committed evidence by taking the lines of both.  Adds lines to .gitattributes, which you
+commit, and commands to the configuration of this clone: every clone has to be set up.  Running it again does no harm."""
 
 ATTRIBUTES: Final = (
     "*.policy diff=callfence merge=callfence",
+    "*.evidence merge=union linguist-generated",
     "**/.callfence/*.rec -diff merge=callfence linguist-generated",
 )
 

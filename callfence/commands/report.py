@@ -6,24 +6,23 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.companion.seen import seen
 from callfence.report.content import gather
 from callfence.report.machine import as_json
 from callfence.report.page import page
-from callfence.shared.files import output, recording_path
+from callfence.shared.files import output
 from callfence.shared.inputs import document, judged
 from callfence.shared.options import Parser
-from policygen.recording import atomic, recording_file
+from policygen.recording import atomic
 from policygen.sets.algebra import TooComplexError
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
 
-    from policygen.recording.runs import Recording
-
 DESCRIPTION = """\
 Write one HTML file about a policy, for reading offline: its risks, how complete it is likely to be, which executables made
-which calls, and which calls led to each rule.  The recording beside the policy is used if there is one."""
+which calls, and which calls led to each rule.  The recording beside the policy is used if there is one, else NAME.evidence."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +45,9 @@ def main(arguments: list[str]) -> int:
             raise UserError("a report names the files that it is of, so standard input cannot be one: write - as ./-")
         other = (options.against, document(options.against)) if options.against is not None else None
         try:
-            report = gather(options.policy, document(options.policy), _recording(options), other)
+            policy = document(options.policy)
+            known = seen("report", Path(options.policy), policy, options.recording)
+            report = gather(options.policy, policy, known if known.file else None, other)
         except TooComplexError as error:
             raise UserError(f"the policies are too complex to be compared: {error}") from error
         text = page(report) if options.format == "html" else as_json(report) + "\n"
@@ -57,11 +58,3 @@ def main(arguments: list[str]) -> int:
         return 0
 
     return judged("report", work)
-
-
-def _recording(options: argparse.Namespace) -> tuple[str, Recording] | None:
-    """The recording and its name; None if there is none, and none was named."""
-    path = options.recording or recording_path(Path(options.policy))
-    if options.recording is None and not path.exists():
-        return None
-    return str(path), recording_file.load(path)

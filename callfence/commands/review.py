@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.companion.seen import seen
 from callfence.judging.ask import Asker
 from callfence.judging.differences import difference_lines, file_lines, headline, rule_texts
 from callfence.judging.rehearsed import held_back_lines
@@ -16,7 +17,7 @@ from callfence.shared.files import locked, recording_path
 from callfence.shared.git_files import document_at
 from callfence.shared.inputs import document, judged
 from callfence.shared.options import Parser
-from callfence.shared.text import on_one_line
+from callfence.shared.text import on_one_line, printable
 from policygen.language.naming import format_action, format_call
 from policygen.model import Entry
 from policygen.recording import atomic, recording_file
@@ -50,7 +51,7 @@ input, or no terminal; 130 ^C."""
 
 NO_TERMINAL = (
     "asking needs a terminal: `callfence diff --git HEAD {policy}` shows what is new, "
-    "--accept-all or --reject-all decides all of it"
+    "--no-terminal tells all of it, --accept-all or --reject-all decides all of it"
 )
 
 NO_TERMINAL_LOG = (
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--accept-all", action="store_true", help="accept every change without asking")
     how.add_argument("--reject-all", action="store_true", help="reject every change without asking")
+    how.add_argument("--no-terminal", action="store_true", help="show every change as it would be asked, and decide nothing")
     parser.add_argument("policy", metavar="POLICY")
     return parser
 
@@ -82,12 +84,13 @@ def _review(options: argparse.Namespace) -> int:
     new = _read(path)
     old = document(options.against) if options.against else document_at(options.git, options.policy)
     found = changes(old.policy, new.policy)
-    for line in held_back_lines(options.policy, new.policy, _recording(path)):
+    known = seen("review", path, new).recording
+    for line in held_back_lines(options.policy, new.policy, known):
         print(line)
     if not found:
         print(f"{path}: nothing to review: it allows no more than {_name(options)} does")
         return 0
-    return _write(path, old, _decided(options, old, new, found, _recording(path)))
+    return _write(path, old, _decided(options, old, new, found, known))
 
 
 def _review_log(options: argparse.Namespace) -> int:
@@ -132,11 +135,17 @@ def _decided(
     if options.accept_all or options.reject_all:
         answer = Answer.ACCEPT if options.accept_all else Answer.REJECT
         return dict.fromkeys(found, Decision(answer))
+    describe = _describer(old, new, recording)
+    if options.no_terminal:
+        for number, change in enumerate(found, 1):
+            print(f"\n({number} of {len(found)})", *map(printable, describe(change)), sep="\n")
+        print()
+        return {}
     if not (sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty()):
         raise UserError((NO_TERMINAL_LOG if options.log else NO_TERMINAL).format(policy=path))
     atomic.check_writable(path)
     try:
-        return Asker(old, new, found, _describer(old, new, recording)).ask()
+        return Asker(old, new, found, describe).ask()
     except KeyboardInterrupt:
         print(f"\n{path}: left as it was")
         sys.stdout.flush()
@@ -207,8 +216,8 @@ def _describer(old: Document, new: Document, recording: Recording) -> Callable[[
         mine = [one for one in behind if change.whole or one.rule.expression == change.after.expression]
         if not mine:  # edited: not yet in the file
             return
-        seen = tuple(observation for one in mine for observation in one.observations)
-        lines = [*site_lines(seen, recording, symbols)] or ["  in no recorded run"]
+        those = tuple(observation for one in mine for observation in one.observations)
+        lines = [*site_lines(those, recording, symbols)] or ["  in no recorded run"]
         yield from (f"  {'' if place else 'seen':7} {line[2:]}" for place, line in enumerate(lines))
 
     return describe

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.companion.seen import seen
 from callfence.judging.sites import columns_of, site_lines, widened
 from callfence.judging.symbols import Site, Symbols
-from callfence.shared.files import recording_path
+from callfence.shared.files import companion_path, recording_path
 from callfence.shared.inputs import judged, tell
 from callfence.shared.options import Parser
 from callfence.shared.text import command_line, on_one_line, plural, printable
@@ -22,7 +23,7 @@ from policygen.language.naming import determined, format_action, format_call, fo
 from policygen.language.normal import first_argument
 from policygen.model import Entry, conjuncts
 from policygen.recording import recording_file
-from policygen.recording.runs import Recording
+from policygen.review.companion import is_companion
 from policygen.review.denial import explain, parse_call
 from policygen.review.provenance import Origin, provenance
 from tracer.abi import Arch, table
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from policygen.implied.rows import Row
     from policygen.language.document import Document
     from policygen.model import Policy
+    from policygen.recording.runs import Recording
     from policygen.review.provenance import Provenance
     from tracer.abi import Event
 
@@ -73,15 +75,14 @@ def _why(options: argparse.Namespace) -> int:
         status = _denial(options.policy, document, event)
         _print_place(options)
         return status
-    return _rules(document, _recording(options), options)
-
-
-def _recording(options: argparse.Namespace) -> Recording:
-    path = options.recording or recording_path(options.policy)
-    if options.recording is None and not path.exists():
-        tell(f"callfence why: {path}: there is no recording, so nothing is known of what was seen")
-        return Recording()
-    return recording_file.load(path)
+    known = seen("why", options.policy, document, options.recording)
+    if not known.file:
+        path = recording_path(options.policy)
+        tell(f"callfence why: {path}: there is no recording, and no {companion_path(options.policy).name}: nothing is known")
+    status = _rules(document, known.recording, options)
+    if is_companion(known.recording):
+        _say(f"from {known.file}: a recording would also have counts and runs")
+    return status
 
 
 def _rules(document: Document, recording: Recording, options: argparse.Namespace) -> int:
@@ -134,14 +135,15 @@ def _implied(row: Row, version: int) -> Iterator[str]:
 def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[str]:
     """The lines about one rule."""
     yield on_one_line(one.arch, one.number, one.rule)
-    calls, runs = sum(seen.calls for seen in one.observations), columns_of(one.observations)
+    calls, runs = sum(each.calls for each in one.observations), columns_of(one.observations)
     if one.note:
         yield f"  {one.note}"
     if one.observations:
         numbers = ", ".join(str(column + 1) for column in runs)
         origin = "seen" if one.note else str(one.origin)
-        yield f"  {origin}; {plural(calls, 'call')} in run{'s' if len(runs) > 1 else ''} {numbers}"
-        told = [recording.rehearsed(seen) for seen in one.observations]
+        counted = f"; {plural(calls, 'call')} in run{'s' if len(runs) > 1 else ''} {numbers}"
+        yield f"  {origin}{'' if is_companion(recording) else counted}"
+        told = [recording.rehearsed(each) for each in one.observations]
         if all(told):
             yield f"  only rehearsed: {'; '.join(dict.fromkeys(which for those in told for which in those))}"
         yield from site_lines(one.observations, recording, symbols)
@@ -153,7 +155,9 @@ def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[
 
 def _runs(found: Sequence[Provenance], recording: Recording) -> Iterator[str]:
     """The runs that the rules come from."""
-    columns = columns_of([seen for one in found for seen in one.observations])
+    if is_companion(recording):
+        return
+    columns = columns_of([each for one in found for each in one.observations])
     for column in columns:
         run = recording.runs[column]
         status = "not seen to its end" if run.status is None else f"status {run.status}"

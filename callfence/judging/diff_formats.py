@@ -14,7 +14,7 @@ from policygen.review.catalogue import Level
 from policygen.sets.compare import Change
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from policygen.review.catalogue import Danger
     from policygen.review.judgement import Headline, Judgement
@@ -79,8 +79,11 @@ def _object(judgement: Judgement, one: Ranked) -> dict[str, object]:
     }
 
 
-def as_markdown(judgement: Judgement, new: str) -> str:
-    """For a comment on a pull request: the verdict and what is gravest, the risks, and a table for each kind of change."""
+def as_markdown(judgement: Judgement, new: str, behind: Iterable[str] = ()) -> str:
+    """For a comment on a pull request: the verdict and what is gravest, the risks, and a table for each kind of change.
+
+    `behind`: lines about what was seen of the calls that became possible.
+    """
     name = printable(new).replace("`", "'")
     first = printable(said_first(judgement)).removesuffix(".")
     lines = [f"**`{name}`: {judgement.comparison.verdict}**: {_said(first) if judgement.headlines else first}."]
@@ -106,6 +109,7 @@ def as_markdown(judgement: Judgement, new: str) -> str:
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             said = idle_says(change, names)
             lines += ["", f"{said[0].upper()}{said[1:]}: {_codes(names[:_NAMED])}{more}."]
+    lines += behind
     text = "\n".join(lines)
     if len(text) > _SAID:
         text = text[:_SAID].rpartition("\n")[0] + "\n\n... and more: `callfence diff` tells all of it."

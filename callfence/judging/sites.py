@@ -8,6 +8,7 @@ from callfence.shared.text import plural, printable
 from policygen.evidence.facts import examples
 from policygen.language.naming import format_call
 from policygen.recording.observation import joined
+from policygen.review.companion import is_companion
 from tracer.abi import table
 
 if TYPE_CHECKING:
@@ -31,26 +32,33 @@ def columns_of(observations: Sequence[Observation]) -> list[int]:
 
 
 def site_lines(observations: Sequence[Observation], recording: Recording, symbols: Symbols) -> Iterator[str]:
-    """For each executable, its first call site and how many calls it made."""
-    ordered = by_site(observations)
+    """For each executable, its first call site and how many calls it made; of a companion all its call sites."""
+    ordered, bare = by_site(observations), is_companion(recording)
     for (executable, site), those in ordered[:MANY_SITES]:
-        count = plural(sum(seen.calls for seen in those), "call")
-        place = symbols.describe(site, recording.runs[columns_of(those)[0]].started)
-        yield f"  {printable(executable)}, first at {printable(place)}: {count}, such as"
-        call, others = such_as(those)
+        if bare:
+            yield f"  {printable(executable)}, at {printable(site)}, such as"
+        else:
+            count = plural(sum(seen.calls for seen in those), "call")
+            place = symbols.describe(site, recording.runs[columns_of(those)[0]].started)
+            yield f"  {printable(executable)}, first at {printable(place)}: {count}, such as"
+        call, others = such_as(those, bare=bare)
         yield f"    {call}"
         yield from (f"      and {fact}" for fact in others)
     if len(ordered) > MANY_SITES:
         yield f"  ... and {len(ordered) - MANY_SITES} call sites more"
 
 
-def such_as(those: Sequence[Observation]) -> tuple[str, list[str]]:
-    """A call of the first, with what its pointers may point to, and what else those of all were seen to point to."""
+def such_as(those: Sequence[Observation], *, bare: bool = False) -> tuple[str, list[str]]:
+    """A call of the first, with what its pointers may point to, and what else those of all were seen to point to.
+
+    `bare`: they are of a companion, which does not know all arguments.
+    """
     event = those[0].event
+    unknown = [index for index, value in enumerate(those[0].arguments) if value is None] if bare else []
     first, others = examples(event, joined({fact for seen in those for fact in seen.evidence}))
     if len(others) > MANY_FACTS:
         others[MANY_FACTS:] = [f"{len(others) - MANY_FACTS} more"]
-    return format_call(event, first), others
+    return format_call(event, first, {*unknown} - first.keys()), others
 
 
 def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], list[Observation]]]:

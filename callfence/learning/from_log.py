@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from callfence.companion.keep import keep
 from callfence.learning.import_recording import read_log
 from callfence.shared.files import recording_path
 from callfence.shared.text import on_one_line, printable
 from policygen.evaluate import evaluate
 from policygen.formats import FormatOptions
+from policygen.language.document import parse_file
 from policygen.language.naming import format_call
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
@@ -66,11 +68,12 @@ def refused_lines(policy: Policy, generated: Generated) -> Iterator[str]:
 
 
 def remember(policy: Path, recording: Recording) -> None:
-    """Add what was allowed to the policy's recording, which `why` reads."""
+    """Add what was allowed to the policy's recording, which `why` reads, and to its companion if it has one."""
     if recording.observations:
         path = recording_path(policy)
         folder.make(path.parent)
-        recording_file.update(path, lambda old: merge(old, recording))
+        whole = recording_file.update(path, lambda old: merge(old, recording))
+        keep(policy, parse_file(policy), whole)
 
 
 def check_names(names: Collection[str], recording: Recording) -> None:

@@ -56,6 +56,8 @@ class LearnOptions(NamedTuple):
     allow_opaque: frozenset[str]
     files: bool
     """Whether to learn files and ports, also into a policy that does not confine them yet."""
+    evidence: bool
+    """Whether the policy gets a companion, if it has none: from then on it is kept up to date."""
     no_evidence: bool
     """Whether what pointers point to is not recorded."""
     rehearse: bool
@@ -122,6 +124,8 @@ def parser() -> argparse.ArgumentParser:
         help=f"allow a call whose arguments no filter can see ({', '.join(OPAQUE)}); without it, the call fails with ENOSYS",
     )
     add("--files", action="store_true", help="also learn files and TCP ports, which `enforce` keeps the program to by Landlock")
+    companion = "also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date"
+    add("--evidence", action="store_true", help=companion)
     add("--no-evidence", action="store_true", help="do not record what pointers point to: file names, addresses of sockets")
     add("--rehearse", action="store_true", help="then run PROGRAM again, many times: with calls that fail, signals, full disks")
     groups = "faults, signals, streams, environment, limits, user, or what one of them has"
@@ -172,6 +176,8 @@ def _mistake(given: argparse.Namespace) -> str:
     """What is wrong with the options together, or ''."""
     if not given.pids and not given.command:
         return "no program given"
+    if given.evidence and (given.no_evidence or given.check):
+        return "--evidence writes a file: not with --no-evidence, which records nothing for it, or --check, which writes none"
     if given.output == Path("-"):
         return "-o -: a policy is a file, since the next run is merged into it"
     if given.check and (given.fresh or given.tight or given.portable or given.default is not None):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from callfence.enforcing import filters
 from callfence.learning.learned import Learned
-from callfence.shared.files import recording_path
+from callfence.shared.files import companion_path, recording_path
 from callfence.shared.text import plural
 from policygen.language.document import Document, parse_file
 from policygen.learning.extend import Options
@@ -45,9 +45,10 @@ def add(
     generated_from: Callable[[Recording, Document | None], Generated],
     *,
     fresh: bool = False,
+    evidence: bool = False,
 ) -> Added:
     """Add runs to the recording of a policy, and to the policy what is generated from the whole recording and the policy
-    as it is; `fresh` replaces both.
+    as it is; `fresh` replaces both.  The policy's companion is kept up to date, if it has one or there is to be `evidence`.
 
     The lock keeps every other command that writes either waiting until both are written.  The policy is written first: if
     that fails, no recording shows calls that its policy does not allow.
@@ -62,6 +63,10 @@ def add(
         if generated.document is not existing:
             atomic.write(policy, generated.document.text().encode())
         recording_file.save(recording, whole)
+        if evidence or companion_path(policy).exists():
+            from callfence.companion.keep import keep  # loads what finds symbols
+
+            keep(policy, generated.document, whole, asked=evidence, fresh=fresh)
     return Added(whole, existing, generated)
 
 
@@ -78,7 +83,8 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
         return generated
 
     before = _before(prepared)
-    added = add(prepared.policy, Recording((run,), observations), generated_from, fresh=options.fresh)
+    runs = Recording((run,), observations)
+    added = add(prepared.policy, runs, generated_from, fresh=options.fresh, evidence=options.evidence)
     generated = added.generated
     if added.existing != before:
         _tell_changed(prepared)

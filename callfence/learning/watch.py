@@ -163,7 +163,7 @@ def _trace(
 def leaves_all_as_it_is(prepared: Prepared, options: LearnOptions) -> bool:
     """Whether a run in which nothing is new is not reported, and changes nothing but the recording: then most of the
     modules that do either need not be loaded."""
-    changes = options.arm or options.default or options.portable or options.within
+    changes = options.evidence or options.arm or options.default or options.portable or options.within
     is_settled = prepared.is_warm and prepared.existing is not None and prepared.existing.is_settled
     return is_settled and options.quiet and not changes
 

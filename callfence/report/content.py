@@ -12,6 +12,7 @@ from policygen.completeness.discovery import discovery
 from policygen.completeness.executables import executables
 from policygen.learning.beyond import unimplied
 from policygen.recording.runs import Recording
+from policygen.review.companion import is_companion
 from policygen.review.judgement import judge
 from policygen.review.lint import lint
 from policygen.review.provenance import provenance
@@ -52,7 +53,9 @@ class Report:
     recording: Recording
     """Without rehearsed runs; empty without a recording."""
     recorded_in: str
-    """The recording's file; '' without one."""
+    """The recording's file, or the companion's; '' without either."""
+    is_bare: bool
+    """Whether the rules' observations are of a companion: without counts, runs and all arguments."""
     findings: tuple[Finding, ...]
     """The most dangerous first, accepted ones included."""
     sure: Confidence
@@ -90,7 +93,8 @@ def gather(
 ) -> Report:
     """Raises algebra.TooComplexError for policies that cannot be compared."""
     recorded_in, seen = recording or ("", Recording())
-    plain = seen.plain()
+    is_bare = is_companion(seen)
+    plain = Recording() if is_bare else seen.plain()
     names_only = has_names_only(document.policy)
     counted = Recording(plain.runs, unimplied(plain.observations, document.policy))
     return Report(
@@ -98,6 +102,7 @@ def gather(
         document,
         plain,
         recorded_in,
+        is_bare,
         lint(document),
         replace(confidence(counted, names_only=names_only), unseen=unseen(plain)),
         discovery(counted, names_only=names_only),

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from callfence.commands import lint
 from callfence.judging.diff_formats import as_json as differences
-from callfence.judging.sites import by_site, columns_of, widened
+from callfence.judging.sites import by_site, columns_of, such_as, widened
 from callfence.learning.sure import call_name, name_of, newest
 from callfence.report.content import calls_of
 from callfence.shared.text import on_one_line, printable
 from policygen.completeness.circumstances import run_next, seen_only
-from policygen.language.naming import format_call
 from policygen.recording.observation import joined
 
 if TYPE_CHECKING:
@@ -26,13 +25,14 @@ def as_json(report: Report) -> str:
     against = report.against
     found: dict[str, object] = {
         "policy": report.name,
-        "recording": report.recorded_in or None,
+        "recording": (not report.is_bare and report.recorded_in) or None,
+        "evidence": (report.is_bare and report.recorded_in) or None,
         "risk": report.gravest,
         "findings": [lint.as_object(report.name, finding) for finding in report.findings],
         "sure": _sure(report),
         "runs": _runs(report),
         "programs": _programs(report),
-        "rules": [_rule(one) for one in report.rules],
+        "rules": [_rule(one, bare=report.is_bare) for one in report.rules],
         "against": None,
     }
     if against is not None:
@@ -100,21 +100,21 @@ def _programs(report: Report) -> list[dict[str, object]]:
     ]
 
 
-def _rule(one: Provenance) -> dict[str, object]:
+def _rule(one: Provenance, *, bare: bool) -> dict[str, object]:
     return {
         "arch": one.arch,
         "rule": on_one_line(one.arch, one.number, one.rule),
         "origin": one.origin.name.lower(),
         "note": one.note or None,
-        "runs": [column + 1 for column in columns_of(one.observations)],
-        "calls": sum(seen.calls for seen in one.observations),
+        "runs": [] if bare else [column + 1 for column in columns_of(one.observations)],
+        "calls": None if bare else sum(seen.calls for seen in one.observations),
         "wider_than_seen": widened(one) or None,
         "sites": [
             {
                 "executable": printable(executable),
                 "site": printable(site),
-                "calls": sum(seen.calls for seen in those),
-                "example": format_call(those[0].event),
+                "calls": None if bare else sum(seen.calls for seen in those),
+                "example": such_as(those, bare=bare)[0],
                 "evidence": joined({fact for seen in those for fact in seen.evidence}),
             }
             for (executable, site), those in by_site(one.observations)

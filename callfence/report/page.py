@@ -60,7 +60,8 @@ def _section(identity: str, title: str, content: Html) -> Html:
 
 
 def _sources(report: Report) -> Html:
-    said: list[Child] = ["Recording: ", code(report.recorded_in)] if report.recorded_in else ["Without a recording"]
+    kind = "Committed evidence, without counts and runs: " if report.is_bare else "Recording: "
+    said: list[Child] = [kind, code(report.recorded_in)] if report.recorded_in else ["Without a recording"]
     if report.against is not None:
         said += ["; compared with ", code(report.against.name)]
     return element("p", *said, class_="muted")

@@ -40,12 +40,12 @@ def rules(report: Report) -> Html:
             name = table(arch).by_number[number].name
             found = [one for one in report.findings if (one.arch, one.name) == (arch, name)]
             for index, one in enumerate(group):
-                details.append(_rule(one, found, {} if index else {"id": anchor(arch, name)}))
+                details.append(_rule(report, one, found, {} if index else {"id": anchor(arch, name)}))
         parts.append(lines(*details))
     return join(*parts) if parts else element("p", "The policy has no rules: its default meets every call.")
 
 
-def _rule(one: Provenance, findings: list[Finding], identity: dict[str, str]) -> Html:
+def _rule(report: Report, one: Provenance, findings: list[Finding], identity: dict[str, str]) -> Html:
     badges: list[Child] = []
     level = next((finding.level for finding in findings if not finding.accepted), None)
     if level is not None and one.rule.action.lets_run:
@@ -53,21 +53,21 @@ def _rule(one: Provenance, findings: list[Finding], identity: dict[str, str]) ->
     if one.origin in _SHORT and not (one.note and one.observations):
         badges.append(badge(_SHORT[one.origin], "plain"))
     calls = sum(seen.calls for seen in one.observations)
-    if calls:
+    if calls and not report.is_bare:
         said = f"{plural(calls, 'call')} in {plural(len(columns_of(one.observations)), 'run')}"
         badges.append(element("span", said, class_="muted"))
     rule = on_one_line(one.arch, one.number, one.rule)
     summary = element("summary", code(rule), " ", *(join(child, " ") for child in badges))
-    return element("details", summary, _behind(one, findings), class_="rule", **identity)
+    return element("details", summary, _behind(report, one, findings), class_="rule", **identity)
 
 
-def _behind(one: Provenance, findings: list[Finding]) -> Html:
+def _behind(report: Report, one: Provenance, findings: list[Finding]) -> Html:
     pairs: list[tuple[str, Child]] = []
     if one.note:
         pairs.append(("Note", one.note))
     if not one.note or not one.observations:
         pairs.append(("Origin", str(one.origin)))
-    if one.observations:
+    if one.observations and not report.is_bare:
         pairs.append(("Runs", ", ".join(str(column + 1) for column in columns_of(one.observations))))
     if one.widenings and one.rule.action.lets_run:
         pairs.append(("Wider than seen", widened(one)))
@@ -75,17 +75,18 @@ def _behind(one: Provenance, findings: list[Finding]) -> Html:
     if not one.observations:
         return terms(pairs)
     sites = by_site(one.observations)
-    shown = [_site(*whose, those) for whose, those in sites[:MANY_SITES]]
+    shown = [_site(*whose, those, bare=report.is_bare) for whose, those in sites[:MANY_SITES]]
     if len(sites) > MANY_SITES:
         shown.append(join(f"... and at {plural(len(sites) - MANY_SITES, 'more place')}"))
     pairs.append(("Seen", items(shown)))
     return terms(pairs)
 
 
-def _site(executable: str, site: str, those: Sequence[Observation]) -> Html:
-    place, count = Site.parse(site), sum(seen.calls for seen in those)
-    call, others = such_as(those)
-    parts: list[Child] = [code(executable), f", first at {place or site}: {plural(count, 'call')}, such as ", code(call)]
+def _site(executable: str, site: str, those: Sequence[Observation], *, bare: bool) -> Html:
+    count = plural(sum(seen.calls for seen in those), "call")
+    place = f", at {site}, such as " if bare else f", first at {Site.parse(site) or site}: {count}, such as "
+    call, others = such_as(those, bare=bare)
+    parts: list[Child] = [code(executable), place, code(call)]
     for index, fact in enumerate(others):
         parts += [", " if index else "; and ", code(fact)]
     return join(*parts)

@@ -23,6 +23,11 @@ def recording_path(policy: Path) -> Path:
     return policy.parent / ".callfence" / f"{policy.name.removesuffix('.policy')}.rec"
 
 
+def companion_path(policy: Path) -> Path:
+    """`NAME.evidence` beside `NAME.policy`."""
+    return policy.with_name(f"{policy.name.removesuffix('.policy')}.evidence")
+
+
 def output(name: str) -> str | None:
     """What `-o` names: None for `-`, which is standard output as it is without the option."""
     return None if name == "-" else name

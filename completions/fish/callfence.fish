@@ -74,6 +74,7 @@ complete -c callfence -n '_shtab_callfence_using learn' -l default -x -d 'what h
 complete -c callfence -n '_shtab_callfence_using learn' -l arm -xka "now exec entry" -d 'when the filter takes effect, and recording begins (default: exec)'
 complete -c callfence -n '_shtab_callfence_using learn' -l allow-opaque -xka "clone3 openat2 io_uring_setup" -d 'allow a call whose arguments no filter can see (clone3, openat2, io_uring_setup); without it, the call fails with ENOSYS'
 complete -c callfence -n '_shtab_callfence_using learn' -l files -d 'also learn files and TCP ports, which `enforce` keeps the program to by Landlock'
+complete -c callfence -n '_shtab_callfence_using learn' -l evidence -d 'also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date'
 complete -c callfence -n '_shtab_callfence_using learn' -l no-evidence -d 'do not record what pointers point to: file names, addresses of sockets'
 complete -c callfence -n '_shtab_callfence_using learn' -l rehearse -d 'then run PROGRAM again, many times: with calls that fail, signals, full disks'
 complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-only -x -d 'what to rehearse, separated by commas: faults, signals, streams, environment, limits, user, or what one of them has'
@@ -155,6 +156,7 @@ complete -c callfence -n '_shtab_callfence_using review' -l git -x -d 'the revis
 complete -c callfence -n '_shtab_callfence_using review' -l log -x -d 'what `enforce --log` wrote; repeatable'
 complete -c callfence -n '_shtab_callfence_using review' -l accept-all -d 'accept every change without asking'
 complete -c callfence -n '_shtab_callfence_using review' -l reject-all -d 'reject every change without asking'
+complete -c callfence -n '_shtab_callfence_using review' -l no-terminal -d 'show every change as it would be asked, and decide nothing'
 complete -c callfence -n '_shtab_callfence_using review; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a allow -d 'Add to POLICY what LINE allows: one or more entries, as enforce prints them. Rules and comments of the policy are kept. What the policy denies explicitly stays denied, unless --force is given. With --log, add what it takes to allow what `enforce --log` wrote of this policy, as `learn` would write it, and add the violations to the recording of POLICY, so that `callfence why` shows who made the calls. `callfence review --log` asks about each instead: an attacker'"'"'s calls are in the log too.'
 complete -c callfence -n '_shtab_callfence_using allow' -s h -l help -d 'show this help message and exit'
@@ -163,7 +165,7 @@ complete -c callfence -n '_shtab_callfence_using allow' -l force -d 'also allow 
 complete -c callfence -n '_shtab_callfence_using allow' -l log -x -d 'a log of `enforce --log`; repeatable'
 complete -c callfence -n '_shtab_callfence_using allow' -l only -x -d 'of the log, only this call; repeatable'
 complete -c callfence -n '_shtab_callfence_using allow; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
-complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a report -d 'Write one HTML file about a policy, for reading offline: its risks, how complete it is likely to be, which executables made which calls, and which calls led to each rule. The recording beside the policy is used if there is one.'
+complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a report -d 'Write one HTML file about a policy, for reading offline: its risks, how complete it is likely to be, which executables made which calls, and which calls led to each rule. The recording beside the policy is used if there is one, else NAME.evidence.'
 complete -c callfence -n '_shtab_callfence_using report' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using report' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'default: standard output'
 complete -c callfence -n '_shtab_callfence_using report' -l against -xka "(__fish_complete_path (commandline -ct))" -d 'also show the differences from that policy'
@@ -208,7 +210,7 @@ complete -c callfence -n '_shtab_callfence_using import' -l exact -d 'logs: allo
 complete -c callfence -n '_shtab_callfence_using import' -l within -x -d 'logs: never allow what this policy or container profile (JSON) denies'
 complete -c callfence -n '_shtab_callfence_using import' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write to POLICY instead of standard output; for logs, see above'
 complete -c callfence -n '_shtab_callfence_using import; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d '- is standard input'
-complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a git-setup -d 'Set up the git repository of the current folder: `git diff` shows what a policy newly allows, and git merges policies by meaning and recordings by run. Adds lines to .gitattributes, which you commit, and commands to the configuration of this clone: every clone has to be set up. Running it again does no harm.'
+complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a git-setup -d 'Set up the git repository of the current folder: `git diff` shows what a policy newly allows, and git merges policies by meaning, recordings by run, and committed evidence by taking the lines of both. Adds lines to .gitattributes, which you commit, and commands to the configuration of this clone: every clone has to be set up. Running it again does no harm.'
 complete -c callfence -n '_shtab_callfence_using git-setup' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a doctor -d 'Check that everything callfence needs works on this machine, for this user.'
 complete -c callfence -n '_shtab_callfence_using doctor' -s h -l help -d 'show this help message and exit'

@@ -13,7 +13,7 @@ from enforcer.reporting.caller import Caller
 from enforcer.reporting.output import Output
 from enforcer.reporting.process import call_site, executable, owner
 from policygen.evaluate import evaluate
-from policygen.evidence.facts import Places, facts, join, resolved
+from policygen.evidence.facts import Places, Varying, facts, join, resolved
 from policygen.evidence.pointed import pointed
 from policygen.language.naming import format_call
 from policygen.learning.extend import allowing_line
@@ -194,7 +194,7 @@ class Reports:
         if not self._is_waiting(asked):  # what was read may have been about another process with that pid
             path, site, values = "a process that has ended", f"{asked.ip:#x}", {}
         evidence = self._evidence.setdefault(key, set())
-        evidence.update(facts(event.arch, event.number, values, Places(), (event.task, pid)))
+        evidence.update(facts(event, values, Places(), Varying((event.task, pid))))
         if not is_told:
             return
         advice = tuple(advise(policy, file, event) for file, policy in denying)

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.evidence.pointed import PAGE, Value, evident, quoted
 from policygen.evidence.words import escaped, steady
+from tracer.abi import Arch, Kind, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     from tracer.abi import Event
 
@@ -47,6 +49,7 @@ _WIDE: Mapping[str, tuple[int, ...]] = {
     "unix": (4, 4),
 }
 """How many branches a node may have, by depth; the last is that of all deeper ones."""
+_EXCLUSIVE = 0o300  # O_CREAT|O_EXCL, asm-generic/fcntl.h
 _DEEP = 8
 """Nodes below which all is `**`."""
 _END = "\0"
@@ -72,10 +75,31 @@ def places(start: str, environment: Mapping[str, str]) -> Places:
     return Places(escaped(start.rstrip("/")), escaped(home), (*_TEMPORARY, *filter(None, [escaped(temporary)])))
 
 
-def facts(arch: int, number: int, values: Mapping[int, Value], where: Places, ids: tuple[int, ...]) -> list[str]:
-    """What an event's arguments point to, as facts.  `ids` are numbers that vary: of its thread and its process."""
-    names = {index: argument.name for index, argument in evident(arch, number)}
-    return [text((names[index], value.sort, _pattern(value, where, ids))) for index, value in values.items()]
+class Varying(NamedTuple):
+    """What varies from run to run."""
+
+    ids: tuple[int, ...] = ()
+    """Numbers of the event's thread and process."""
+    made: AbstractSet[str] = frozenset()
+    """Paths that the program has made so that no other has them (`makes`)."""
+
+
+def facts(event: Event, values: Mapping[int, Value], where: Places, varying: Varying) -> list[str]:
+    """What an event's arguments point to, as facts."""
+    names = {index: argument.name for index, argument in evident(event.arch, event.number)}
+    return [text((names[index], value.sort, _pattern(value, where, varying))) for index, value in values.items()]
+
+
+def makes(event: Event, values: Mapping[int, Value]) -> str:
+    """The path that a call makes as mkstemp(3) and mkdtemp(3) do: a file if there is none, a folder for oneself; or ""."""
+    arch = Arch.from_audit(event.arch)
+    arguments = table(arch).by_number[event.number].arguments if arch and values else ()
+    for index, argument in enumerate(arguments):
+        is_file = argument.constants == "open_flags" and event.arguments[index] & _EXCLUSIVE == _EXCLUSIVE
+        is_folder = argument.name == "mode" and argument.kind is Kind.MODE and event.arguments[index] & 0o777 == 0o700
+        if is_file or is_folder:
+            return resolved(values[index - 1]) if index - 1 in values else ""
+    return ""
 
 
 def resolved(value: Value) -> str:
@@ -87,14 +111,20 @@ def resolved(value: Value) -> str:
     return "/" + "/".join(part for part in parts if part not in ("", "."))
 
 
-def _pattern(value: Value, where: Places, ids: tuple[int, ...]) -> tuple[str, ...]:
+def path_pattern(path: str, where: Places) -> str:
+    """An absolute path of this machine, as facts write it, without quotes."""
+    return text(("", "path", _below(escaped(path), where, Varying())))[2:-1] if path.startswith("/") else escaped(path)
+
+
+def _pattern(value: Value, where: Places, varying: Varying) -> tuple[str, ...]:
+    ids = varying.ids
     if value.sort == "path":
         path = resolved(value)
-        return _below(path, where, ids) if path else ("?", *_steady(value.parts[0].split("/"), ids))
+        return _below(path, where, varying) if path else ("?", *_steady(value.parts[0].split("/"), ids))
     if value.sort == "unix":
         name = value.parts[0]
         if name.startswith("/"):
-            return _below(name, where, ids)
+            return _below(name, where, varying)
         return _steady(name.split("/"), ids)
     if value.sort == "address" and len(value.parts) == 2:
         host, port = value.parts
@@ -102,8 +132,11 @@ def _pattern(value: Value, where: Places, ids: tuple[int, ...]) -> tuple[str, ..
     return _steady(value.parts, ids)
 
 
-def _below(path: str, where: Places, ids: tuple[int, ...]) -> tuple[str, ...]:
+def _below(path: str, where: Places, varying: Varying) -> tuple[str, ...]:
     """The parts of an absolute path."""
+    ids = varying.ids
+    if varying.made:
+        path = _without_made(path, varying)
     for sign, folder in ((".", where.start), ("~", where.home)):
         if folder and (path == folder or path.startswith(f"{folder}/")):
             return (sign, *_steady(path[len(folder) + 1 :].split("/"), ids)) if path != folder else (sign,)
@@ -114,6 +147,15 @@ def _below(path: str, where: Places, ids: tuple[int, ...]) -> tuple[str, ...]:
             return ("/", *parts[:depth], steady(parts[depth], ids, temporary=True), *_steady(parts[depth + 1 :], ids))
     in_proc = parts[:1] == ["proc"]
     return ("/", *(steady(part, ids, process=in_proc) for part in parts))
+
+
+def _without_made(path: str, varying: Varying) -> str:
+    """The path with patterns for the names that the program has made."""
+    parts = path.split("/")
+    for end in range(2, len(parts) + 1):
+        if "/".join(parts[:end]) in varying.made:
+            return "/".join((*parts[: end - 1], steady(parts[end - 1], varying.ids, made=True), *parts[end:]))
+    return path
 
 
 def _steady(parts: Iterable[str], ids: tuple[int, ...]) -> tuple[str, ...]:

@@ -32,14 +32,17 @@ def _shown(c: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, process: bool = False) -> str:
+def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, made: bool = False, process: bool = False) -> str:
     """The word with `*` where it varies: `sort*` of `/tmp/sortA7xK2q`, `*` of a pid in /proc.
 
     `ids`: numbers that vary, such as the pid of the caller.  `temporary`: it is a name in a folder of temporary files;
-    `process`: in one of /proc.
+    `made`: the program has made it so that no other has it; `process`: it is in a folder of /proc.
     """
     if process and word.isdigit():
         return "*"
+    if made and (found := _TEMPORARY.fullmatch(word)):
+        end = found["random"][-6:]
+        temporary = not (end.isalpha() and end.islower())  # as one in 200 random ones is
     text = _RANDOM.sub("*", _UUID.sub("*", word))
     if temporary:
         text = _DIGITS.sub(lambda found: "*" if len(found[0]) > 2 else found[0], _without_random(text))

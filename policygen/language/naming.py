@@ -22,7 +22,7 @@ from policygen.model import (
 from tracer.abi import X32_BIT, Arch, Argument, Event, Kind, constants, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 Known = tuple[tuple[int, int], ...]
 """The arguments that are certain to have one value where a condition is evaluated: (index, value), by index."""
@@ -38,11 +38,11 @@ _OCTAL = frozenset((Kind.MODE, Kind.FIELD))
 # Calls
 
 
-def format_call(event: Event, pointed: Mapping[int, str] | None = None) -> str:
+def format_call(event: Event, pointed: Mapping[int, str] | None = None, hidden: Collection[int] = ()) -> str:
     """Return a call with the names and meanings of its arguments: `openat(dfd=AT_FDCWD, filename=0x7ffc3a10, flags=O_RDONLY)`.
 
-    `pointed`: text to show instead of arguments, by place.  The whole register is shown, too, if bits that the kernel
-    ignores are set in it.
+    `pointed`: text to show instead of arguments, by place; `hidden`: places of arguments that are left out.  The whole
+    register is shown, too, if bits that the kernel ignores are set in it.
     """
     arch = Arch.from_audit(event.arch)
     if arch is None:
@@ -59,6 +59,7 @@ def format_call(event: Event, pointed: Mapping[int, str] | None = None) -> str:
     shown = (
         f"{argument.name}={instead.get(index) or _format_register(arch, argument, register)}"
         for index, (argument, register) in enumerate(zip(arguments, event.arguments, strict=False))
+        if index not in hidden
     )
     return f"{prefix}{syscall.name}({', '.join(shown)})"
 

@@ -33,6 +33,8 @@ EVIDENCE = 4
 """The most values of an unconstrained argument that are kept.  `--tight` uses no more of them; they also show whether a
 policy that a person made narrower still fits."""
 
+MANY_MADE = 4096
+"""Paths that a program has made which are remembered."""
 LOOKS = 64
 """Events of an observation whose pointers are followed."""
 
@@ -64,6 +66,8 @@ class Folder:
         """`where`: what patterns of names call by a sign, asked for once; None follows no pointers."""
         self._where = where
         self._places: Places | None = None
+        self._made: set[str] = set()
+        """Paths whose names the program has made up (`facts.makes`)."""
         self._slots: dict[tuple[int, int], dict[tuple[str, tuple[int | None, ...]], Slot]] = {}
         self._evidence: dict[tuple[int, int], dict[int, set[int]]] = {}
         self._masks: dict[tuple[int, int], int] = {}
@@ -104,7 +108,9 @@ class Folder:
             return False
         self._places = self._places or self._where()
         values = pointed.pointed(event, caller)
-        slot[3].update(facts.facts(event.arch, event.number, values, self._places, caller.ids))
+        if (made := facts.makes(event, values)) and len(self._made) < MANY_MADE:
+            self._made.add(made)
+        slot[3].update(facts.facts(event, values, self._places, facts.Varying(caller.ids, self._made)))
         slot[4] -= 1
         return bool(slot[4])
 

@@ -70,16 +70,16 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
         would_be |= _would_grant(document.policy, recording, arch)
     found = []
     for alternative in alternatives(entry.expression) or (entry.expression,):
-        covered = _covered(alternative, seen, calls) or _behind(alternative, document.policy, recording, arch, number)
-        if note and not covered:
+        those = _covered(alternative, seen, calls) or _behind(alternative, document.policy, recording, arch, number)
+        if note and not those:
             origin = Origin.NOTED
-        elif not covered:
+        elif not those:
             origin = Origin.PORTABLE if document.policy.portable else Origin.UNSEEN
         else:
             changed = Origin.EXTENDED if document.policy.portable else Origin.CHANGED
             origin = Origin.LEARNED if alternative in would_be or note else changed
         rule = Entry(alternative, entry.action, entry.otherwise)
-        found.append(Provenance(arch, number, rule, origin, note, covered, _widenings(alternative, number, covered, calls)))
+        found.append(Provenance(arch, number, rule, origin, note, those, _widenings(alternative, number, those, calls)))
     return tuple(found)
 
 
@@ -134,10 +134,10 @@ def _covered(alternative: Expression, seen: Sequence[Observation], calls: Table)
 
 
 def _widenings(
-    alternative: Expression, number: int, covered: Sequence[Observation], calls: Table
+    alternative: Expression, number: int, those: Sequence[Observation], calls: Table
 ) -> dict[tuple[int, Widening], int]:
     """Return how an alternative allows more than the observations of its own call; a capability may come from another."""
-    mine = [seen for seen in covered if seen.number == number]
+    mine = [seen for seen in those if seen.number == number]
     if not mine or (rule := read(alternative, calls, number)) is None:
         return {}
     found = Counter((one.index, one.widening) for seen in mine for one in widenings_of(rule, seen, calls))

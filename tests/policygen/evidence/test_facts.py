@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from calls import event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policygen.evidence.facts import Places, facts, join, parse, places, text
+from policygen.evidence.facts import Places, Varying, facts, join, makes, parse, places, text
 from policygen.evidence.pointed import Value
-from tracer.abi import Arch, table
 
-OPENAT = table(Arch.X86_64).by_name["openat"].number
+OPENAT = event("openat AT_FDCWD 1 O_RDWR|O_CREAT|O_EXCL 0o600")
 TEXTS = [
     'filename="/etc/redis.conf"',
     'filename="/"',
@@ -97,11 +97,28 @@ def test_what_grows_too_wide_becomes_a_pattern() -> None:
 def test_names_that_vary_become_patterns(given: str, folder: str, fact: str) -> None:
     where = places("/srv/app/", {"HOME": "/home/me", "TMPDIR": "/scratch"})
     value = Value("path", (given,), folder)
-    assert facts(Arch.X86_64.audit, OPENAT, {1: value}, where, (77, 78)) == [f'filename="{fact}"']
+    assert facts(OPENAT, {1: value}, where, Varying((77, 78))) == [f'filename="{fact}"']
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "shown"),
+    [
+        ("openat AT_FDCWD 1 O_RDWR|O_CREAT|O_EXCL 0o600", "tbp6A4M", "*"),
+        ("openat AT_FDCWD 1 O_RDWR|O_CREAT|O_EXCL 0o600", "config.lock", "config.lock"),
+        ("openat AT_FDCWD 1 O_RDWR|O_CREAT 0o600", "tbp6A4M", "tbp6A4M"),
+        ("mkdir 1 0o700", "build-Ab12Cd", "build-*"),
+        ("mkdir 1 0o755", "build-Ab12Cd", "build-Ab12Cd"),
+    ],
+)
+def test_names_that_a_program_makes_up_become_patterns(call: str, name: str, shown: str) -> None:
+    """Also in the calls that come after, and for what is in such a folder."""
+    made = makes(event(call), {int(call.startswith("openat")): Value("path", (name,), "/srv")})
+    inside = Value("path", (f"/srv/{name}/data",))
+    assert facts(OPENAT, {1: inside}, Places(), Varying((), {made})) == [f'filename="/srv/{shown}/data"']
 
 
 def test_the_root_is_no_place() -> None:
     """A run that begins in the root, or has it for a home, would have a sign for every path."""
     value = Value("path", ("/etc/passwd",))
     for where in (places("/", {"HOME": "/"}), Places()):
-        assert facts(Arch.X86_64.audit, OPENAT, {1: value}, where, ()) == ['filename="/etc/passwd"']
+        assert facts(OPENAT, {1: value}, where, Varying()) == ['filename="/etc/passwd"']

@@ -1,0 +1,168 @@
+"""The companion of a policy, `NAME.evidence`: what its recording says, in a form that can be committed and reviewed.
+
+    # What the calls of app.policy were seen to do: for people, never a rule.
+    callfence evidence 1
+    x86_64 openat(flags=O_RDONLY|O_CLOEXEC) by "/usr/bin/app": at="libc.so.6/openat64"
+    x86_64 openat(flags=O_RDONLY|O_CLOEXEC) by "/usr/bin/app": filename="/etc/app.conf"
+
+A line is one fact about the calls of one executable: where they came from (file and function), or what a pointer points to.
+It has no dates, counts, pids and addresses, and names that vary are patterns, so the same behaviour gives the same bytes.
+Lines may come in any order, and twice, so that git can merge two files by taking the lines of both.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from policygen.evidence.facts import join, parse
+from policygen.language.naming import format_value
+from policygen.recording.observation import Observation, kept
+from policygen.recording.runs import Recording, Run
+from policygen.review.denial import parse_call
+from policygen.review.provenance import provenance
+from tracer.abi import Arch, Event, Kind, table
+from tracer.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from policygen.language.document import Document
+
+MAGIC = "callfence evidence 1"
+_LINE = re.compile(r'(?P<arch>\w+) (?P<call>\w+\([^"]*\)) by "(?P<executable>[^"]*)": (?P<fact>.*)')
+_AT = "at="
+"""How a fact about the place of a call begins."""
+_RUN = Run("", 0, (), None, False)
+"""What all of a companion's observations are counted in, once each: it has no counts."""
+
+
+class Companion(NamedTuple):
+    """What a file says."""
+
+    observations: tuple[Observation, ...]
+    """With the place of their calls among their evidence, and as many bits of registers as a policy may look at."""
+    unread: tuple[int, ...]
+    """The numbers of lines that could not be read."""
+
+    @property
+    def recording(self) -> Recording:
+        """One run without a name or counts."""
+        return Recording((_RUN,) if self.observations else (), tuple(map(_shown, self.observations)))
+
+
+def is_companion(recording: Recording) -> bool:
+    """Whether a recording is a companion's, so that its counts and its run mean nothing."""
+    return any(not run.id for run in recording.runs)
+
+
+def read(text: str, filename: str) -> Companion:
+    """The companion in a file.  Raises UserError if it is none."""
+    lines = text.splitlines()
+    if MAGIC not in (line.strip() for line in lines if not line.startswith("#")):
+        raise UserError(f"{filename}: is not a file of evidence: no line of it is `{MAGIC}`")
+    found, unread = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#") or line.strip() == MAGIC:
+            continue
+        seen = _observation(line)
+        if seen is None:
+            unread.append(number)
+        else:
+            found.append(seen)
+    return Companion(united(found), tuple(unread))
+
+
+def text(observations: Iterable[Observation], name: str) -> str:
+    """The file of a policy's companion; `name` is the policy's."""
+    lines = sorted(line for seen in observations for line in _lines(seen))
+    head = (f"# What the calls of {name} were seen to do: for people, never a rule.  `learn` keeps it up to date.", MAGIC)
+    return "".join(f"{line}\n" for line in (*head, *lines))
+
+
+def reduced(seen: Observation, executable: str, place: str) -> Observation | None:
+    """What a companion keeps of an observation; None of a call that the tables do not have.
+
+    `executable` and `place`, its call site's file and function, are the same from run to run.
+    """
+    arch = Arch.from_audit(seen.arch)
+    if arch is None or seen.number not in table(arch).by_number:
+        return None
+    calls = table(arch)
+    registers = []
+    for argument, value in zip(calls.arguments(seen.number, seen.example), seen.fitted(calls).arguments, strict=True):
+        if argument.kind is Kind.TASK:
+            registers.append(0 if value == 0 else argument.mask)  # the caller, or another, whose number varies
+        else:
+            registers.append(value & argument.mask if value is not None and argument.kind.is_constrained else 0)
+    a, b, c, d, e, f = (*registers, *(0,) * (6 - len(registers)))
+    event = Event(seen.arch, seen.number, (a, b, c, d, e, f))
+    evidence = join((*seen.evidence, f'{_AT}"{place}"'))
+    return Observation(seen.arch, seen.number, kept(calls, event), executable, (1,), "", event.arguments, evidence)
+
+
+def united(observations: Iterable[Observation]) -> tuple[Observation, ...]:
+    """One observation for each call and executable, in order."""
+    found: dict[object, Observation] = {}
+    for seen in observations:
+        other = found.get(seen.key)
+        found[seen.key] = seen._replace(evidence=join((*other.evidence, *seen.evidence))) if other else seen
+    return tuple(sorted(found.values(), key=lambda seen: seen.order))
+
+
+def fitting(document: Document, observations: Sequence[Observation]) -> tuple[Observation, ...]:
+    """Of united observations those that a rule of the policy may come from."""
+    recording = Recording((_RUN,) if observations else (), tuple(observations))
+    used = {
+        seen.key
+        for arch, entries in document.policy.entries.items()
+        for number in entries
+        for one in provenance(document, recording, arch, number)
+        if one.rule.action.lets_run
+        for seen in one.observations
+    }
+    return tuple(seen for seen in observations if seen.key in used)
+
+
+def _observation(line: str) -> Observation | None:
+    """What a line says; None if it cannot be read."""
+    match = _LINE.fullmatch(line.strip())
+    if match is None or match["arch"] not in [*Arch] or not line.isprintable() or parse(match["fact"]) is None:
+        return None
+    arch = Arch(match["arch"])
+    try:
+        event = parse_call(match["call"], arch)
+    except ValueError:
+        return None
+    arguments = kept(table(arch), event)
+    return Observation(arch.audit, event.number, arguments, match["executable"], (1,), "", event.arguments, (match["fact"],))
+
+
+def _lines(seen: Observation) -> Iterator[str]:
+    arch = Arch.from_audit(seen.arch)
+    assert arch is not None
+    call = _call(arch, seen, named=True)
+    try:
+        is_right = kept(table(arch), parse_call(call, arch)) == seen.arguments
+    except ValueError:
+        is_right = False
+    call = call if is_right else _call(arch, seen, named=False)
+    yield from (f'{arch} {call} by "{seen.executable}": {fact}' for fact in seen.evidence)
+
+
+def _call(arch: Arch, seen: Observation, *, named: bool) -> str:
+    """The call with the arguments that are kept."""
+    shown = []
+    for argument, value in zip(table(arch).arguments(seen.number, seen.example), seen.arguments, strict=True):
+        if argument.kind is Kind.TASK and value is None:
+            shown.append(f"{argument.name}=-1" if argument.signed else f"{argument.name}={argument.mask}")
+        elif value is not None:
+            shown.append(f"{argument.name}={format_value(arch, argument, value) if named else value}")
+    return f"{table(arch).by_number[seen.number].name}({', '.join(shown)})"
+
+
+def _shown(seen: Observation) -> Observation:
+    """The observation with its places as its call site: `libc.so.6 (openat64)`."""
+    places = [parse(fact) for fact in seen.evidence if fact.startswith(_AT)]
+    site = ", ".join(f"{place[2][0]} ({'/'.join(place[2][1:])})" if place[2][1:] else place[2][0] for place in places if place)
+    return seen._replace(site=site or "?", evidence=tuple(fact for fact in seen.evidence if not fact.startswith(_AT)))

@@ -1,0 +1,98 @@
+"""The companion of a policy: its text, that it is read back, and that only what fits the policy is used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from calls import event
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policygen.language.document import parse
+from policygen.recording.fold import Folder
+from policygen.review.companion import MAGIC, fitting, is_companion, read, reduced, text, united
+from tracer.errors import UserError
+
+if TYPE_CHECKING:
+    from policygen.recording.observation import Observation
+
+CALLS = [
+    "openat AT_FDCWD 1 O_RDONLY|O_CLOEXEC 0",
+    "openat AT_FDCWD 1 O_WRONLY|O_CREAT|O_TRUNC 0o644",
+    "mknod 1 S_IFCHR|S_ISUID 5",
+    "kill 7 SIGTERM",
+    "setpriority PRIO_PROCESS 0 5",
+    "setpriority PRIO_PROCESS 77 5",
+    "clock_gettime CLOCK_MONOTONIC 1",
+    "fcntl 3 F_SETFL O_NONBLOCK",
+    "ioctl 1 TIOCSTI 0",
+    "prctl PR_SET_NAME 1",
+    "mmap 0 4096 PROT_READ|PROT_EXEC MAP_PRIVATE 3 0",
+    "clone SIGCHLD|CLONE_CHILD_SETTID 0",
+    "getppid",
+    "i386 open 1 O_RDONLY",
+]
+
+
+def observed(*calls: str, evidence: tuple[str, ...] = ()) -> list[Observation]:
+    """What a companion keeps of calls."""
+    folder = Folder()
+    for call in calls:
+        folder.slot("/usr/bin/app", event(call), lambda: "/usr/lib/libc.so.6+0x10 (abcd)")[0] += 1
+    found = [reduced(seen._replace(evidence=evidence), seen.executable, "libc.so.6/name") for seen in folder.observations()]
+    return [seen for seen in found if seen]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_observation_is_read_back(call: str) -> None:
+    (seen,) = observed(call, evidence=('filename="/etc/**"',))
+    (back,) = read(text([seen], "app.policy"), "app.evidence").observations
+    assert back == seen
+
+
+@given(st.lists(st.sampled_from(CALLS)), st.randoms())
+def test_lines_may_come_in_any_order_and_twice(calls: list[str], random: object) -> None:
+    """As git's union of two files leaves them."""
+    file = text(united(observed(*calls)), "app.policy")
+    lines = [*file.splitlines(), *file.splitlines()]
+    random.shuffle(lines)  # type: ignore[attr-defined]
+    found = read("\n".join(lines), "app.evidence")
+    assert found.unread == () and text(found.observations, "app.policy") == file
+
+
+def test_what_a_policy_does_not_allow_is_left_out() -> None:
+    document = parse("callfence 1\narch x86_64\ntable 6.12\nopenat: flags == O_RDONLY|O_CLOEXEC\nkill: deny\n", "app.policy")
+    assert fitting(document, united(observed(*CALLS))) == tuple(observed(CALLS[0]))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "<<<<<<< HEAD",
+        "x86_64 openat() by /bin/app: at=\"x\"",
+        'arm openat() by "/bin/app": at="x"',
+        'x86_64 nonsense() by "/bin/app": at="x"',
+        'x86_64 openat(flags=O_NONSENSE) by "/bin/app": at="x"',
+        'x86_64 openat() by "/bin/app": nonsense',
+        'x86_64 openat() by "/bin/\x1b[31mapp": at="x"',
+        'x86_64 openat() by "/bin/app": filename="a"b"',
+    ],
+)
+def test_lines_that_cannot_be_read_are_counted(line: str) -> None:
+    good = text(observed("getppid"), "app.policy")
+    found = read(f"{good}{line}\n", "app.evidence")
+    assert (found.unread, len(found.observations)) == ((4,), 1)
+
+
+def test_another_file_is_refused() -> None:
+    for content in ("", "callfence 1\n", "# callfence evidence 1\n", "callfence evidence 2\n"):
+        with pytest.raises(UserError, match=MAGIC):
+            read(content, "app.evidence")
+
+
+def test_the_recording_of_a_companion_is_marked() -> None:
+    found = read(text(observed("getppid", evidence=()), "app.policy"), "app.evidence").recording
+    assert is_companion(found) and found.observations[0].site == "libc.so.6 (name)"
+    assert found.observations[0].evidence == ()
+    assert not is_companion(read(f"{MAGIC}\n", "app.evidence").recording)
