@@ -21,7 +21,7 @@ from policygen.implied.expand import expansion
 from policygen.language.document import parse_file
 from policygen.language.naming import determined, format_action, format_call, format_expression
 from policygen.language.normal import first_argument
-from policygen.model import Entry, conjuncts
+from policygen.model import Entry, alternatives, conjuncts
 from policygen.recording import recording_file
 from policygen.review.companion import is_companion
 from policygen.review.denial import explain, parse_call
@@ -105,6 +105,7 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         for (arch, number), rows in expansion(policy).rows.items()
         if arch in arches and table(arch).by_number[number].name == name
         for row in rows
+        if not _says(policy.entries[arch].get(number), row)
         for line in _implied(row, policy.implied)
     ]
     if implied:
@@ -123,6 +124,11 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         _say(*_lines(one, recording, symbols), "")
     _say(*_runs(found, recording), *symbols.problems())
     return 0
+
+
+def _says(entry: Entry | None, row: Row) -> bool:
+    """Whether the policy's own entry has what the row adds."""
+    return entry is not None and row.entry.expression in alternatives(entry.expression)
 
 
 def _implied(row: Row, version: int) -> Iterator[str]:
