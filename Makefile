@@ -19,6 +19,7 @@ help:
 	@echo 'make storm    send signals to the helper of enforce at random moments, STORM_ROUNDS=10000'
 	@echo 'make bench    measure what learn and enforce cost; writes docs/benchmarks.md'
 	@echo 'make corpus   learn and enforce real programs; writes docs/corpus.md'
+	@echo 'make files    learn files of programs, and enforce them elsewhere; writes docs/files-measured.md'
 	@echo 'make circumstances  count what is denied in other circumstances than the learned ones; writes docs/circumstances.md'
 	@echo 'make suites   learn half of the test suites of other projects, enforce the rest; adds to docs/circumstances.md'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
@@ -65,6 +66,9 @@ suites: $(VENV)/installed
 	cd build/suites && for package in bash gawk tcl8.6 perl grep; do apt-get source -q --download-only $$package; done
 	$(BIN)/python bench/suites/run.py build/suites build/suites.jsonl
 	$(BIN)/python bench/suites/table.py build/suites.jsonl docs/circumstances.md
+
+files: set-up-circumstances $(VENV)/installed
+	$(BIN)/python bench/circumstances/files.py docs/files-measured.md
 
 samples: implied $(VENV)/developer
 	$(BIN)/python -m pytest tests/programs/test_samples.py tests/programs/test_changes.py --update-policies
@@ -115,4 +119,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL: # two targets may install packages
-.PHONY: help demo test check fuzz soak storm bench corpus circumstances suites samples implied commands completions manuals helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough
+.PHONY: help demo test check fuzz soak storm bench corpus circumstances files suites samples implied commands completions manuals helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.companion.seen import seen
+from callfence.files.origin import is_about_files, origin_lines
 from callfence.judging.sites import columns_of, site_lines, widened
 from callfence.judging.symbols import Site, Symbols
 from callfence.shared.files import companion_path, recording_path
@@ -54,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the call (default: the first that the policy has)")
     parser.add_argument("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
     parser.add_argument("policy", metavar="POLICY", type=Path)
-    parser.add_argument("about", metavar="SYSCALL|CALL", nargs="?", help="openat, or 'openat(dfd=AT_FDCWD, flags=O_RDWR)'")
+    about = "openat, 'openat(dfd=AT_FDCWD, flags=O_RDWR)', or a line about files and ports: 'path ./data', 'tcp connect'"
+    parser.add_argument("about", metavar="SYSCALL|CALL|LINE", nargs="?", help=about)
     return parser
 
 
@@ -79,10 +81,23 @@ def _why(options: argparse.Namespace) -> int:
     if not known.file:
         path = recording_path(options.policy)
         tell(f"callfence why: {path}: there is no recording, and no {companion_path(options.policy).name}: nothing is known")
+    if is_about_files(options.about or ""):
+        return _files(document, known.recording, options.about)
     status = _rules(document, known.recording, options)
+    if not options.about:
+        _files(document, known.recording, "")
     if is_companion(known.recording):
         _say(f"from {known.file}: a recording would also have counts and runs")
     return status
+
+
+def _files(document: Document, recording: Recording, line: str) -> int:
+    """The same of the lines about files and ports; 1 if there is none, or not this one."""
+    found = [*origin_lines(document, recording, line)]
+    _say(*found)
+    if not found and line:
+        _say(f"{line}: the policy has no such line; `callfence explain PATH RIGHT POLICY` says what one would allow")
+    return int(not found)
 
 
 def _rules(document: Document, recording: Recording, options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from callfence.shared.text import command_line, plural, printable
 from policygen.completeness.circumstances import run_next, seen_only
 from policygen.completeness.confidence import confidence, unseen
 from policygen.completeness.discovery import discovery
+from policygen.files.review import found as risks_of
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
@@ -86,6 +87,9 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         used = len({use[0] for use in learned.run.files})
         names = plural(used, "file, folder or port", "files, folders or ports")
         rows.append(("files", f"{plural(len(lines), 'line')}; this run used {names}"))
+        new = {one.line for one in learned.generated.files}
+        risks = [(line, risk) for line, risk in risks_of(policy.files) if line in new and risk.level != "note"]
+        rows += [("wide", printable(f"{line}: it {risk.grants} [{risk.id}]")) for line, risk in risks]
     if learned.existing is not None and learned.existing.policy.default != policy.default:
         rows.append(("default", f"{format_action(policy.default)}, was {format_action(learned.existing.policy.default)}"))
     if policy.implied and learned.generated.implied:

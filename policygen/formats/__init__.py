@@ -180,13 +180,13 @@ def file_losses(files: Files, effect: Files, target: str) -> tuple[Loss, ...]:
     wider = tuple(one.line for one in found if one.more)
     narrower = tuple(one.line for one in found if one.less)
     losses = []
-    if wider:
-        what = f"{target} does not confine files and ports as the policy does" if effect != NOT_CONFINED else (
-            f"{target} does not confine files and ports"
-        )
-        losses.append(Loss(Direction.WIDER, what, () if effect == NOT_CONFINED else wider))
+    if wider and effect == NOT_CONFINED:
+        losses.append(Loss(Direction.WIDER, f"{target} confines no files and ports"))
+    elif wider:
+        losses.append(Loss(Direction.WIDER, f"{target} grants more of files and ports", wider))
     if narrower:
-        losses.append(Loss(Direction.NARROWER, f"{target} grants less of files and ports", narrower))
+        what = f"{target} grants less of files and ports; it knows whole paths only, and no `.`"
+        losses.append(Loss(Direction.NARROWER, what, narrower))
     return tuple(losses)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,3 +140,27 @@ def test_a_script_needs_its_interpreter(commands, place):
     assert commands.learn(policy, ["./script"], place.folder, "--files", env=place.environment).returncode == 0
     done = commands.enforce(policy, ["./script"], place.folder, env=place.environment)
     assert done.ran.stdout == b"ok\n", done.ran.stderr
+
+
+def test_why_tells_the_names_that_a_line_comes_from(commands, place):
+    learn(commands, place, "read:data/a")
+    learn(commands, place, "read:data/b", "connect:9", options=())
+    words = [sys.executable, "-m", "callfence", "why", "files.policy"]
+    settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([*words, "path ./data"], **settings)
+    assert done.stdout == f"""\
+path ./data: read
+  ./data/a: read in run 1 by {place.folder}/files
+  ./data/b: read in run 2 by {place.folder}/files
+  it is about everything below: 3 files now, 0 of them executable
+
+"""
+    assert f"tcp connect: 9\n  9 in run 2 by {place.folder}/files\n" in subprocess.run(words, **settings).stdout
+    assert subprocess.run([*words, "path ./none"], **settings).returncode == 1
+
+
+def test_what_is_dangerous_is_told_when_it_is_learned(commands, place):
+    policy = place.folder / "files.policy"
+    words = ["./files", f"create:{place.folder}/home/new"]
+    done = commands.learn(policy, words, place.folder, "--files", env=place.environment)
+    assert b"wide           path $HOME: it is about everything in the user's home [whole-home]" in done.stderr

@@ -45,7 +45,7 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
     ))
     place = f"/etc/systemd/system/{options.name}.service.d/callfence.conf"
     use = f"save as {place}; systemctl daemon-reload; systemctl restart {options.name}"
-    return Exported(text.encode(), tuple(_losses(service)), use=use)
+    return Exported(text.encode(), tuple(_losses(service)), use=use, files=policy.files)
 
 
 def _commands(unit: str) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from policygen.formats import Direction, Exported, Loss
 from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, possible, spoken, with_calls
+from policygen.formats.systemd.files import files_section
 from policygen.formats.systemd.groups import IMPLIED, KNOWN, grouped, groups
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
@@ -41,9 +42,11 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
     names = _said(names_only(meant))
     made = _denying(names) if names.default.may_run else _allowing(names, restrict=_unshares_nothing(meant))
     lost = losses(policy, made.effect, "systemd", added, _REASONS)
-    text = f"# System calls of {options.name}, made by `callfence export --to systemd` for systemd 257.\n[Service]\n{made.text}"
+    lines, files = files_section(policy.files)
+    head = f"# System calls of {options.name}, made by `callfence export --to systemd` for systemd 257.\n[Service]\n"
+    text = f"{head}{made.text}{lines}"
     use = f"save as /etc/systemd/system/{options.name}.service.d/callfence.conf; systemctl daemon-reload"
-    return Exported(text.encode(), (*lost, _FOREIGN), added, use=use)
+    return Exported(text.encode(), (*lost, _FOREIGN), added, use=use, files=files)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,261 @@
+"""Learns what programs do with files on two inputs, and enforces it elsewhere; then does in their place what an attacker would.
+
+    files.py PAGE [--program NAME]
+
+Each program is learned twice, with `learn --files`, in two folders, on two files of other names and sizes.  Then it runs three
+times in other folders, as another user with another home and another folder for temporary files, after each of its files was
+replaced by rename: natively, and under the learned lines about files and ports alone (every call is allowed, so that nothing
+else is measured).  A run is denied if it ends otherwise than natively, or says more often that something is not permitted.
+
+The attacker is a program that is started in the place of each, under the same lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from circumstances import BASE
+from programs import PROGRAMS, SEEN, Program
+from run import Place, prepare
+from start import NOBODY
+
+from policygen.files.paths import encoded
+from policygen.files.places import PlaceError, located
+from policygen.files.rights import Right
+from policygen.files.tree import granted
+from policygen.language.document import parse, parse_file
+
+LEARNED = (("first", "one.txt", 200), ("second", "two.txt", 333))
+"""Folder, input and its size."""
+ENFORCED = (("third", "three.txt", 150), ("a fourth", "four.txt", 500), ("fifth/deep", "five.txt", 77))
+IMPLANT = Path(__file__).parents[2] / "tests/enforcer/programs/files.c"
+ATTACKS = {
+    "reads ~/.ssh/id_ed25519": "read:{home}/.ssh/id_ed25519",
+    "reads ~/.aws/credentials": "read:{home}/.aws/credentials",
+    "appends to ~/.bashrc": "write:{home}/.bashrc",
+    "adds a unit that is started at login": "create:{home}/.config/systemd/user/x.service",
+    "replaces a program on PATH": "rename:{home}/bin/new,{home}/bin/ls",
+    "executes what it dropped": "execute:{folder}/dropped",
+    "connects to another port": "connect:{port}",
+}
+_DENIED = re.compile(rb"(?i)permission denied|operation not permitted|eacces|eperm|cross-device")
+
+
+@dataclass(slots=True)
+class Measured:
+    lines: int = 0
+    runs: int = 0
+    denied: list[str] = field(default_factory=list)
+    written: int = 0
+    writable: int = 0
+    stopped: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    """Attacks that were not stopped."""
+    failed: str = ""
+    """Why nothing was measured."""
+
+
+class Site:
+    """A folder with one program's files, a home and a folder for temporary files."""
+
+    def __init__(self, place: Place, program: Program, name: str, file: str, size: int) -> None:
+        self.top = place.root / "sites" / name
+        shutil.rmtree(self.top, ignore_errors=True)
+        self.folder, self.home, self.temporary = (self.top / one for one in ("work", "home", "temporary"))
+        for one in (self.folder, self.home, self.temporary):
+            one.mkdir(parents=True)
+        self.environment = {one: value.replace("{home}", str(self.home)) for one, value in BASE.items()}
+        self.environment |= {"HOME": str(self.home), "TMPDIR": str(self.temporary)}
+        script = f"FILE='{file}' N={size}\n{program.make}\n{place.filled(program.setup, self.folder)}"
+        subprocess.run(["bash", "-euc", script], cwd=self.folder, env=self.environment, check=True, stdin=subprocess.DEVNULL)
+        words = place.filled(program.command, self.folder)
+        self.words = [re.sub(r"(?<![\w.])input\b", file, word) for word in shlex.split(words)]
+
+    def give_away(self) -> None:
+        subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", self.top], check=True)
+        for parent in self.top.parents:
+            if parent.name == "sites":
+                break
+            parent.chmod(0o755)
+
+    def replace_files(self) -> None:
+        """Each file by a copy of itself, as editors and package managers do."""
+        for path in [*self.folder.rglob("*")]:
+            if path.is_file() and not path.is_symlink():
+                copy = path.with_name(f"{path.name}.new")
+                shutil.copy2(path, copy)
+                os.rename(copy, path)
+
+    def run(self, words: list[str], *, other: bool) -> tuple[int, int, bytes]:
+        """The exit status, how often something was not permitted, and the output."""
+        as_user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if other else {}
+        done = subprocess.run(
+            words, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=120,
+            check=False, **as_user,  # type: ignore[call-overload]
+        )  # fmt: skip
+        return done.returncode, len(_DENIED.findall(done.stderr + done.stdout)), done.stdout + done.stderr
+
+
+def measure(place: Place, program: Program, implant: Path) -> Measured:
+    found = Measured()
+    name = re.sub(r"\W", "", program.name)
+    policy = place.root / f"{name}.policy"
+    shutil.rmtree(place.root / "sites", ignore_errors=True)
+    for name, file, size in LEARNED:
+        site = Site(place, program, name, file, size)
+        status, _, output = site.run([*place.command("learn", "--files", "-q", "-o", policy), *site.words], other=False)
+        if not policy.exists() or status in (125, 126, 127):
+            found.failed = output.decode(errors="replace").strip().splitlines()[-1] if output else f"status {status}"
+            return found
+    files = parse_file(policy).policy.files
+    lines = "".join(f"{line}: {value}\n" for line, value in files.lines().items())
+    policy.write_text(f"default allow\n{lines}")
+    policy.chmod(0o644)
+    found.lines = len(files.lines())
+    for name, file, size in ENFORCED:
+        _enforce(place, program, policy, found, (name, file, size))
+    _attack(place, program, policy, found, implant)
+    return found
+
+
+def _enforce(place: Place, program: Program, policy: Path, found: Measured, where: tuple[str, str, int]) -> None:
+    site = Site(place, program, *where)
+    site.give_away()
+    native = site.run(site.words, other=True)
+    shutil.rmtree(site.top)
+    site = Site(place, program, *where)
+    site.replace_files()
+    site.give_away()
+    before = _stamps(site)
+    confined = site.run([*place.command("enforce", "-p", policy), *site.words], other=True)
+    found.runs += 1
+    if confined[0] != native[0] or confined[1] > native[1]:
+        text = confined[2].decode(errors="replace").strip().splitlines()
+        found.denied.append(f"{where[0]}: status {confined[0]}, natively {native[0]}: {text[-1] if text else ''}")
+    after = _stamps(site)
+    found.written += sum(before.get(path) != stamp for path, stamp in after.items()) + len(before.keys() - after.keys())
+    found.writable += sum(Right.WRITE in _held(policy, site, path) for path in {*before, *after})
+
+
+def _stamps(site: Site) -> dict[Path, tuple[int, int]]:
+    paths = [path for path in site.top.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in paths}
+
+
+def _held(policy: Path, site: Site, path: Path) -> Right:
+    """The rights of the policy to a file."""
+    environment = [os.fsencode(f"{name}={value}") for name, value in site.environment.items()]
+    whole: dict[str, Right] = {}
+    for grant, rights in parse(policy.read_text()).policy.files.grants.items():
+        try:
+            place = os.fsdecode(located(encoded(grant), environment))
+        except PlaceError:
+            continue
+        place = str(site.folder / place) if place.startswith(".") else place
+        whole[os.path.normpath(place)] = whole.get(place, Right(0)) | rights
+    return granted(whole, str(path))
+
+
+def _attack(place: Place, program: Program, policy: Path, found: Measured, implant: Path) -> None:
+    site = Site(place, program, *ENFORCED[0])
+    for name in (".ssh/id_ed25519", ".aws/credentials", ".bashrc", "bin/ls", "bin/new", ".config/systemd/user/old.service"):
+        path = site.home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("secret")
+    shutil.copy("/usr/bin/true", site.folder / "dropped")
+    site.give_away()
+    own = policy.with_name("implant.policy")
+    lines = policy.read_text()
+    own.write_text(f"{lines}path {implant}: read, execute\n" if "\npath " in lines else lines)
+    own.chmod(0o644)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        values = {"home": site.home, "folder": site.folder, "port": listening.getsockname()[1]}
+        tried = [attack.format(**values) for attack in ATTACKS.values()]
+        outcome = site.run([*place.command("enforce", "-p", own), str(implant), *tried], other=True)[2].decode().split()
+        shutil.rmtree(site.home / ".config/systemd/user", ignore_errors=True)
+    if len(outcome) != len(ATTACKS):
+        raise SystemExit(f"the implant was not run: {outcome}")
+    for name, result in zip(ATTACKS, outcome, strict=True):
+        (found.passed if result == "ok" else found.stopped).append(name)
+
+
+def natively(place: Place, implant: Path) -> None:
+    """Each attack succeeds without a policy: otherwise nothing would be measured."""
+    policy = place.root / "none.policy"
+    policy.write_text("default allow\n")
+    policy.chmod(0o644)
+    found = Measured()
+    _attack(place, PROGRAMS["cat"], policy, found, implant)
+    if found.stopped:
+        raise SystemExit(f"these do not succeed natively: {found.stopped}")
+
+
+def page(results: dict[str, Measured]) -> str:
+    good = {name: one for name, one in results.items() if not one.failed}
+    runs, denied = sum(one.runs for one in good.values()), sum(len(one.denied) for one in good.values())
+    attacks = sum(len(one.stopped) + len(one.passed) for one in good.values())
+    stopped = sum(len(one.stopped) for one in good.values())
+    written, writable = sum(one.written for one in good.values()), sum(one.writable for one in good.values())
+    rows = [
+        f"| {name} | {'looked at' if name in SEEN else 'counted'} | {one.lines} | {len(one.denied)} of {one.runs} "
+        f"| {one.written} | {one.writable} | {len(one.stopped)} of {len(one.stopped) + len(one.passed)} |"
+        for name, one in good.items()
+    ]
+    said = {name: (*one.denied, *(f"not stopped: {it}" for it in one.passed)) for name, one in good.items()}
+    notes = [f"- {name}: {text}" for name, texts in said.items() for text in texts]
+    notes += [f"- {name} was not measured: {one.failed}" for name, one in results.items() if one.failed]
+    return "\n".join(
+        [
+            "# Files and ports: programs that were learned on two inputs, run on three others",
+            "",
+            "`make files` writes this page; bench/circumstances/files.py says at its top what it does.",
+            "",
+            f"{len(good)} programs, {runs} runs elsewhere: {denied} denied. Files that runs changed or made: {written}; of "
+            f"all files in their folders, homes and folders for temporary files, their policies let them write {writable}. "
+            f"Attacks: {stopped} of {attacks} stopped.",
+            "",
+            f"The attacks: {'; '.join(ATTACKS)}. Without a policy all of them succeed.",
+            "",
+            "| program | | lines | denied | written | writable | attacks stopped |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            *(["What was denied, and what was not stopped:", "", *notes, ""] if notes else []),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--program", action="append", choices=[*PROGRAMS], help="only this one; repeatable")
+    given = parser.parse_args()
+    if os.geteuid():
+        raise SystemExit("this takes root: the programs run as another user than the one who learned them")
+    results: dict[str, Measured] = {}
+    with tempfile.TemporaryDirectory(prefix="callfence-files-") as root:
+        place = prepare(Path(root))
+        implant = place.root / "built/implant"
+        subprocess.run(["gcc", "-O1", "-static", "-o", implant, IMPLANT], check=True)
+        natively(place, implant)
+        for name in given.program or PROGRAMS:
+            results[name] = one = measure(place, PROGRAMS[name], implant)
+            said = one.failed or f"{len(one.denied)} of {one.runs} denied, {len(one.passed)} attacks passed"
+            print(f"{name}: {said}", file=sys.stderr)
+    given.page.write_text(page(results))
+
+
+if __name__ == "__main__":
+    main()
