@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from policygen.files.model import NOT_CONFINED, Files
 from tracer.abi import Arch  # noqa: TC001 -- dataclasses read it
+from tracer.abi.waits import ENTER as ENTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -210,10 +211,6 @@ class Arm(StrEnum):
     """At the return of the execve: the program's first instruction, loader included, is confined."""
     ENTRY = "entry"
     """At the program's ELF entry point, after the dynamic loader."""
-
-
-ENTER = "enter"
-"""The trigger that is no call by itself: `callfence.enter` of the program (include/callfence.h)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from policygen.model import Always, Entry, Or, Phase, Policy, alternatives
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from policygen.model import Expression
     from tracer.abi import Arch
@@ -48,6 +48,29 @@ def in_phase(policy: Policy, name: str) -> Policy:
             return found
     names = ", ".join(known for known, _ in phase_policies(policy))
     raise ValueError(f"no phase is named {name}; there is {names}")
+
+
+def as_in(policy: Policy, name: str) -> Policy:
+    """The policy of the phase with that name; of START where there is none, as nothing has ended there."""
+    found = dict(phase_policies(policy))
+    return found.get(name, found[START])
+
+
+def names_of(*policies: Policy) -> tuple[str, ...]:
+    """The names of the phases of any of the policies, in the order of the first that has them; without START."""
+    return tuple(dict.fromkeys(phase.name for policy in policies for phase in policy.phases))
+
+
+def in_each(
+    work: Callable[..., Policy], *policies: Policy, phases: Sequence[Phase] | None = None
+) -> Policy:
+    """The result of `work` on policies, done in each phase that any of them has.
+
+    `phases` are those that the result has, by default those of the policies.  Raises what `work` does."""
+    known = {phase.name: phase for policy in reversed(policies) for phase in policy.phases}
+    whole = tuple(known[name] for name in names_of(*policies)) if phases is None else tuple(phases)
+    made = [work(*(as_in(policy, name) for policy in policies)) for name in (START, *(phase.name for phase in whole))]
+    return with_phases(made, whole)
 
 
 def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:

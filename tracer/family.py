@@ -38,7 +38,7 @@ class TaskFamily:
 
     def set_executable(self, task: Task) -> None:
         task.executable = executable_of(task.tgid)
-        task.hot = self._tally.hot(task.executable)
+        task.hot = self._tally.hot(task.executable, task.entered)
 
     def born(self, tid: int, parent: Task, *, is_thread: bool) -> Task:
         """Add a task that the kernel has attached for us, at its parent's event."""

@@ -77,8 +77,8 @@ class Loop:
         """Children that this process had before it started the program: they are not part of it."""
         self.processor = SharedProcessor()
         self._recorder = recorder
-        self._tally = Tally(recorder)
-        self.family = TaskFamily(self._tally, self.processor)
+        self.tally = Tally(recorder)
+        self.family = TaskFamily(self.tally, self.processor)
         self.tasks = self.family.tasks
         self.calls = Calls(self.tasks, self.processor, allow_opaque, recorder.gap)
         self._info = SyscallInfo()
@@ -104,7 +104,7 @@ class Loop:
 
     def run(self) -> None:
         """Follow all tasks until none is left."""
-        info, tasks, tally, calls = self._info, self.tasks, self._tally, self.calls
+        info, tasks, tally, calls = self._info, self.tasks, self.tally, self.calls
         read, buffer, head, from_bytes, now = info.read, info.bytes, _HEAD.unpack_from, int.from_bytes, time.monotonic
         masks, special, x86_64 = tally.masks, calls.special, Arch.X86_64.audit
         while (stop := self._next()) is not None:
@@ -289,7 +289,7 @@ class Loop:
                 self.calls.installed(task, failed=bool(info.bytes[INFO_IS_ERROR]))
             if task.counted:
                 task.stops += 1
-                self._tally.count(task, info.bytes)
+                self.tally.count(task, info.bytes)
                 if not task.filtered:
                     self.calls.handle(task, info.bytes)
         self._resume(task)
@@ -297,7 +297,7 @@ class Loop:
     def _filtered_call(self, task: Task, datum: int) -> None:
         """At a seccomp stop of a task under PTRACE_SYSCALL: the call was counted at its entry stop, which vsyscalls lack."""
         if task.recorded and not task.counted:
-            self._tally.count(task, self._info.bytes)
+            self.tally.count(task, self._info.bytes)
         if datum == RECORDING_DATUM:
             self.calls.handle(task, self._info.bytes)
         else:

@@ -16,6 +16,7 @@ from tracer.loop import Loop
 from tracer.processor import TICK
 from tracer.signals import Dispositions, SignalThread
 from tracer.task import has_filter, proc
+from tracer.waits import Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,8 @@ class Outcome(NamedTuple):
     """False if it was killed within its execve: no instruction of it ran."""
     asked: int = 0
     """SIGHUP, SIGINT or SIGTERM, if this process got one from outside the program; else 0."""
+    waits: tuple[int, ...] = ()
+    """The sets of waits that processes have begun, as bits of tracer.abi.waits, 0 among them; empty if not followed."""
 
 
 class Started:
@@ -94,10 +97,12 @@ def trace(
     exited: Callable[[Loop], None] = lambda loop: None,
     injector: Injector | None = None,
     attach: Callable[[Calls], None] = lambda calls: None,
+    waits: bool = False,
 ) -> Outcome:
     """Run a program until it and all that it started have ended.
 
     `known` is a filter that lets known behaviour run and returns kernel.RET_RECORD for the rest; by default all is recorded.
+    With `waits`, the recorder's slots take the waits after which an observation was made (`tracer.waits`).
     `tick` is called from another thread some times a second, `exited` once if processes outlive the initial one.
     `attach` may have the tracer call functions at the stops of calls (`Calls.also`).
     Raises StartError when the program did not start, TracerError when it may not be traced.
@@ -108,6 +113,7 @@ def trace(
         loop.injector = injector
         injector.attach(loop.calls, loop.is_loading)
     attach(loop.calls)
+    reached = Waits(loop).reached if waits else {}
     loop.strangers = children()
     if proc() != "/proc":
         recorder.gap("/proc is not mounted for this pid namespace: it is not known which executable made a call, and where")
@@ -137,7 +143,8 @@ def trace(
         dispositions.restore()
     if not loop.started and loop.status is not None and os.WIFEXITED(loop.status):
         raise TracerError("the kernel did not show the program's execve, so nothing of it was recorded")
-    return Outcome(loop.status, loop.family.processes, loop.family.calls, loop.started, loop.asked)
+    outcome = Outcome(loop.status, loop.family.processes, loop.family.calls, loop.started, loop.asked)
+    return outcome._replace(waits=tuple(sorted({0, *reached.values()}))) if waits else outcome
 
 
 def kill(loop: Loop) -> None:

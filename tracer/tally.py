@@ -23,6 +23,10 @@ MANY_KEYS: Final = 65536
 _EVENT = struct.Struct("<4xIQ8xQ6Q")  # struct ptrace_syscall_info: arch, instruction pointer, number, arguments
 
 
+_AFTER: Final = 5
+"""Where a slot has the sets of waits after which its observation was made, as bits of tracer.abi.waits."""
+
+
 class Recorder(Protocol):
     """Takes the events.  `raw` is number and arguments as one integer: 64 bits each, the number lowest."""
 
@@ -32,7 +36,7 @@ class Recorder(Protocol):
     def hot_mask(self, arch: int, number: int) -> int:
         """The bits of `raw` that distinguish observations; `arch` is an AUDIT_ARCH_* number."""
 
-    def slot(self, executable: str, event: Event, site: Callable[[], str]) -> list[int]:
+    def slot(self, executable: str, event: Event, site: Callable[[], str]) -> list[Any]:
         """The counter (its first element) of the observation that `event` belongs to."""
 
     def look(self, slot: list[Any], event: Event, caller: Caller) -> bool:
@@ -57,19 +61,26 @@ class Tally:
         """x86_64's masks by number; the loop reads them directly."""
         self._recorder = recorder
         self._generation = recorder.generation
-        self._hot: dict[str, Hot] = {}
+        self.has_waits = False
+        """Whether the recorder's slots take the waits after which an observation was made (`tracer.waits`)."""
+        self._hot: dict[tuple[str, int], Hot] = {}
         self._looked: dict[str, Hot] = {}
         """Counters by executable and masked registers, of observations whose next event is to be looked at."""
 
-    def hot(self, executable: str) -> Hot:
-        return self._hot.setdefault(executable, {})
+    def hot(self, executable: str, entered: int) -> Hot:
+        """The counters of an executable in processes that have begun these waits."""
+        return self._hot.setdefault((executable, entered), {})
+
+    def note(self, task: Task, event: Event) -> None:
+        """Have a counted call of a task stand after the waits that it has begun, as well."""
+        self._recorder.slot(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
 
     def mask(self, number: int) -> int:
         """x86_64's mask for a number whose mask is not known yet."""
         mask = self.masks[number] = self._recorder.hot_mask(Arch.X86_64.audit, number)
         return mask
 
-    def slot(self, task: Task, key: int, info: bytearray) -> list[int]:
+    def slot(self, task: Task, key: int, info: bytearray) -> list[Any]:
         """The counter for a key that is new to `task.hot`; `info` is the call's struct ptrace_syscall_info."""
         event = event_of(info, task.tid)
         caller = Caller(task, event)
@@ -77,12 +88,16 @@ class Tally:
         slot = looked.pop(key, None)
         if slot is None:
             slot = self._recorder.slot(task.executable, event, caller.site)
+            if self.has_waits:
+                slot[_AFTER].add(task.entered)
             if self._recorder.generation != self._generation:
                 self._generation = self._recorder.generation
                 self.masks.clear()
                 for hot in (*self._hot.values(), *self._looked.values()):
                     hot.clear()
                 return slot  # the key belongs to the old masks
+        elif self.has_waits:
+            slot[_AFTER].add(task.entered)
         known = looked if self._recorder.look(slot, event, caller) else task.hot
         if len(known) >= MANY_KEYS:
             known.clear()

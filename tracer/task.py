@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tracer import linux
 
-Hot = dict[int, list[int]]
+Hot = dict[int, list[Any]]
 """The counters of observations, by the number and the argument bits that distinguish them."""
 
 
@@ -19,6 +20,7 @@ class Task:
         "affinity",
         "checked",
         "counted",
+        "entered",
         "executable",
         "filtered",
         "hot",
@@ -52,6 +54,8 @@ class Task:
         """'one' or 'all' (threads) while it is in a call that installs a filter of the program's."""
         self.counted = False
         """Under PTRACE_SYSCALL: whether its current call was counted at the entry stop."""
+        self.entered = 0
+        """The waits that its process has begun, as bits of tracer.abi.waits, if these are followed."""
         self.affinity: set[int] | None = None
         """Its own processors, if it or its maker ever shared the tracer's."""
         self.own_affinity = False
@@ -79,6 +83,7 @@ class Task:
         self.recorded = other.recorded
         self.affinity = other.affinity
         self.own_affinity = other.own_affinity
+        self.entered = other.entered
 
 
 @cache

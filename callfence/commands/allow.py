@@ -16,10 +16,12 @@ from policygen.files.model import NOT_CONFINED
 from policygen.language.document import PolicyError, parse, parse_file
 from policygen.learning.portable import with_equivalents
 from policygen.model import ALLOW, Entry, Policy, alternatives
+from policygen.phases import phase_policies, with_phases
 from policygen.recording import atomic
 from policygen.sets.algebra import TooComplexError
 from policygen.sets.join import JoinError, join_entries, refuses
 from tracer.abi import Arch, table
+from tracer.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="callfence allow", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the entry (default: the first that the policy has)")
     parser.add_argument("--force", action="store_true", help="also allow what the policy denies explicitly")
+    parser.add_argument("--until", metavar="PHASE", default="", help="only until this phase of the policy (default: in all)")
     parser.add_argument("policy", metavar="POLICY", type=Path)
     parser.add_argument("line", metavar="LINE", nargs="*", help="'openat: flags == O_RDONLY'")
     logged = parser.add_argument_group("what was denied")
@@ -54,8 +57,8 @@ def main(arguments: list[str]) -> int:
     options = command.parse_args(arguments)
     if bool(options.line) == bool(options.log):
         command.error("give LINE, or --log LOG")
-    if options.log and (options.arch or options.force):
-        command.error("--arch and --force are of LINE: a log names the architectures")
+    if options.log and (options.arch or options.force or options.until):
+        command.error("--arch, --force and --until are of LINE: a log names the architectures")
     if options.only and not options.log:
         command.error("--only is of --log")
 
@@ -71,7 +74,30 @@ def main(arguments: list[str]) -> int:
 def _allow(options: argparse.Namespace) -> int:
     """Raises PolicyError, JoinError, OSError; nothing is written then."""
     document = parse_file(options.policy)
-    policy = document.policy
+    whole = document.policy
+    names = [name for name, _ in phase_policies(whole)]
+    if options.until and options.until not in names[1:]:
+        raise UserError(f"--until {options.until}: the policy has no such phase")
+    policies, told = [], dict[str, None]()
+    for place, (_, policy) in enumerate(phase_policies(whole)):
+        if options.until and place >= names.index(options.until):
+            policies.append(policy)
+            continue
+        made = _allowed(options, policy)
+        if made is None:
+            return 1
+        policies.append(made[0])
+        told |= dict.fromkeys(made[1])
+    policy = with_phases(policies, whole.phases) if whole.phases else policies[0]
+    if policy != whole:
+        atomic.write(options.policy, document.with_policy(policy).text().encode())
+        told = {line: None for line in told if not line.endswith(": already allowed")} or told
+    print("\n".join(told))
+    return 0
+
+
+def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[str]] | None:
+    """A policy, perhaps of one phase, with what is to be allowed, and what was done; None if it denies that explicitly."""
     arch = options.arch or next(iter(policy.entries))
     wanted = [parse_lines(line, arch) for line in options.line]
     said: list[str] = []
@@ -88,7 +114,7 @@ def _allow(options: argparse.Namespace) -> int:
             if against and old is not None:
                 print(f"{options.policy}: denies it explicitly: {on_one_line(of, number, old)}", file=sys.stderr)
                 print("  nothing was changed; --force allows it anyway", file=sys.stderr)
-                return 1
+                return None
             if new is None or new == old:
                 said.append(f"{options.policy}: {name}: already allowed")
             else:
@@ -105,10 +131,7 @@ def _allow(options: argparse.Namespace) -> int:
     if policy.portable:
         given, policy = policy, with_equivalents(policy, added).policy
         said += _equivalents(given, policy)
-    if policy != document.policy:
-        atomic.write(options.policy, document.with_policy(policy).text().encode())
-    print("\n".join(said))
-    return 0
+    return policy, said
 
 
 def _allow_logged(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,15 @@ from callfence.shared.losses import as_objects, loss_lines
 from callfence.shared.options import Parser
 from enforcer.text import file_word
 from policygen import formats
-from policygen.formats import ExportError, FormatOptions, Service
+from policygen.formats import Direction, ExportError, FormatOptions, Loss, Service
 from policygen.implied.expand import expanded
+from policygen.phases import START, in_phase, phase_policies
 from policygen.recording.atomic import write
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from policygen.formats import Exported
+    from policygen.model import Policy
 
 _UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 """Where systemd finds a unit of a name, in its order (systemd.unit(5))."""
@@ -49,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add("--no-new-privs", action="store_true", help="the container has no_new_privs: its runtime makes fewer calls")
     add("--unit", metavar="UNIT", help="systemd-enforce: the unit, by its name (nginx.service) or its file")
     add("--audit", action="store_true", help="systemd-enforce: let enforce report what the policy denies, and deny nothing")
+    add("--phase", metavar="NAME", default=START, help="write what one phase of the policy allows (default: start)")
     add("--name", help="name of the program in resources and units (default: the policy file's)")
     add("--losses", metavar="FILE", help="write what the format cannot express, and what was added, to FILE as JSON")
     add("-o", "--output", metavar="FILE", type=output, help="write to FILE instead of standard output")
@@ -72,7 +76,11 @@ def _export(options: argparse.Namespace) -> int:
         raise UserError(f"--name {name}: letters, digits, '-', '_' and '.' only")
     given = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs, service=service)
     try:
-        exported = formats.exported(options.to, expanded(shown.policy), given)
+        in_phase(shown.policy, options.phase)
+    except ValueError as error:
+        raise UserError(f"--phase {options.phase}: {error}") from error
+    try:
+        exported = _exported(options.to, shown.policy, options.phase, given)
     except ExportError as error:
         raise UserError(f"{options.policy}: {error}") from error
     is_useless = options.to == "k8s" and not options.runtime
@@ -91,6 +99,17 @@ def _export(options: argparse.Namespace) -> int:
         return 1
     _put(options, exported)
     return 0
+
+
+def _exported(target: str, policy: Policy, phase: str, given: FormatOptions) -> Exported:
+    """What is written of a phase's policy; that no other target knows phases is a loss.  Raises ExportError."""
+    exported = formats.exported(target, expanded(in_phase(policy, phase)), given)
+    names = [name for name, _ in phase_policies(policy)]
+    later = names[names.index(phase) + 1 :]
+    if not later or target == "systemd-enforce":
+        return exported
+    what = f"the format has no phases: what the policy allows only until {', '.join(later)} is allowed for ever"
+    return replace(exported, losses=(*exported.losses, Loss(Direction.WIDER, what)))
 
 
 def _service(options: argparse.Namespace) -> Service:

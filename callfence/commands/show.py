@@ -15,6 +15,7 @@ from policygen.filter.lift import lift
 from policygen.filter.symbolic import UnsupportedError
 from policygen.implied.expand import expanded, expansion, tidy
 from policygen.language.document import new_document
+from policygen.phases import in_each, phase_policies
 from policygen.sets.algebra import TooComplexError
 from tracer.errors import CallfenceError, UserError
 
@@ -71,9 +72,15 @@ def _implied(name: str) -> int:
 def _policy(name: str, *, instructions: bool, whole: bool) -> int:
     shown = document(name)
     if whole:
-        shown = shown.inlined().with_policy(tidy(expanded(shown.policy)))
+        policy = shown.policy
+        each = in_each(lambda one: tidy(expanded(one)), policy) if policy.phases else tidy(expanded(policy))
+        shown = shown.inlined().with_policy(each)
     try:
-        sys.stdout.write(bpf.disassemble(compile_policy(shown.policy)) + "\n" if instructions else shown.inlined().text())
+        if not instructions:
+            sys.stdout.write(shown.inlined().text())
+        for phase, policy in phase_policies(shown.policy) if instructions else ():
+            sys.stdout.write(f"# {phase}\n" if shown.policy.phases else "")
+            sys.stdout.write(bpf.disassemble(compile_policy(policy)) + "\n")
     except CallfenceError as error:
         raise UserError(f"{name}: {error}") from error
     return 0

@@ -17,6 +17,7 @@ from policygen.filter.lift import lift
 from policygen.filter.symbolic import UnsupportedError
 from policygen.filter.verify import reported, verify
 from policygen.language.naming import format_action, format_call
+from policygen.phases import phase_policies
 from policygen.reading import read
 from policygen.sets.algebra import TooComplexError
 from tracer.errors import CallfenceError, UserError
@@ -69,20 +70,24 @@ def main(arguments: list[str]) -> int:
 
 
 def _compiled(name: str, policy: Policy) -> int:
-    lengths = []
-    for report in (False, True):
-        try:
-            lengths.append(len(compile_policy(policy, report=report)) // 8)
-        except WrongFilterError as error:
-            return _refuted(error.program, error.event, reported(policy) if report else policy)
-        except CallfenceError as error:
-            raise UserError(f"{name}: {error}") from error
+    proved = []
+    for phase, meant in phase_policies(policy):
+        lengths = []
+        for report in (False, True):
+            try:
+                lengths.append(len(compile_policy(meant, report=report)) // 8)
+            except WrongFilterError as error:
+                return _refuted(error.program, error.event, reported(meant) if report else meant)
+            except CallfenceError as error:
+                raise UserError(f"{name}: {error}") from error
+        which = f"the filter of {phase}" if policy.phases else "the filter"
+        proved.append(f"proved: {which} ({lengths[0]} instructions; {lengths[1]} with reports) is the policy, for every call")
     kept = [found for variant in filters.VARIANTS if (found := cache.load(name, variant, read))] if name != "-" else []
     for found in kept:
         if wrong := misfit(found):
             print(f"not the policy: the filter that is kept for it ({found.variant}): {wrong}")
             return 1
-    print(f"proved: the filter ({lengths[0]} instructions; {lengths[1]} with reports) is the policy, for every call")
+    print("\n".join(proved))
     return 0
 
 

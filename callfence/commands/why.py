@@ -23,6 +23,7 @@ from policygen.language.document import parse_file
 from policygen.language.naming import determined, format_action, format_call, format_expression
 from policygen.language.normal import first_argument
 from policygen.model import Entry, alternatives, conjuncts
+from policygen.phases import in_phase, phase_policies
 from policygen.recording import recording_file
 from policygen.review.companion import is_companion
 from policygen.review.denial import explain, parse_call
@@ -194,8 +195,13 @@ def _denial(path: Path, document: Document, event: Event) -> int:
     policy = document.policy
     arch = Arch.from_audit(event.arch)
     assert arch is not None
+    answers = [(name, explain(one, event)) for name, one in phase_policies(policy)]
+    denying = [name for name, one in answers if not one.action.lets_run]
+    policy = in_phase(policy, denying[0]) if denying and policy.phases else policy
     found = explain(policy, event)
-    _say(format_call(event), f"  the policy says: {format_action(found.action)}")
+    _say(format_call(event))
+    for name, one in answers:
+        _say(f"  the policy says{f' in {name}' if document.policy.phases else ''}: {format_action(one.action)}")
     if arch not in policy.entries:
         _say(f"  it has no section `arch {arch}`")
     elif found.action.lets_run and (row := _row(policy, event)):

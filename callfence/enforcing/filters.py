@@ -77,11 +77,13 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
     policy, is_settled = document.policy, False
     phases: list[Stage] = []
     if variant == "warm":
+        from enforcer.arming.stage import Stage
         from policygen.learning.generate import generate
         from policygen.learning.warm import recording_filter
         from tracer.kernel import RET_RECORD
 
         filter_ = recording_filter(policy, RET_RECORD)
+        phases = [Stage(one.name, (), b"", is_entered=False, unmaps=False) for one in policy.phases]
         is_settled = generate((), document, name="").document is document and not document.lacks_start
     else:
         kind = variant.removeprefix("followed-")

@@ -61,7 +61,7 @@ class Compiled:
         self.files = files
         """The files and ports that the policy grants (`policygen.files.landlock.encode`); b"" if it confines none."""
         self.stages = tuple(stages)
-        """The phases."""
+        """The phases; those of a filter to record with have only names."""
         self.sources = tuple(sources)
         """Name and content of each file: the policy's first, then those it includes, as they were read."""
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from callfence.judging.differences import call_name, headline, idle_names, idle_says, risks, rule_texts, said_first
+from callfence.judging.differences import (
+    call_name,
+    headline,
+    idle_names,
+    idle_says,
+    risks,
+    rule_texts,
+    said_first,
+    shown_name,
+)
 from callfence.judging.lines import line_of_call, line_of_setting
 from callfence.judging.sarif import Result, SarifRule, sarif
 from callfence.shared.text import printable
@@ -65,6 +74,7 @@ def _object(judgement: Judgement, one: Ranked) -> dict[str, object]:
     return {
         "arch": difference.arch,
         "name": call_name(difference),
+        "phase": difference.phase or None,
         "change": HEADINGS[difference.change].lower(),
         "before": format_action(difference.before),
         "after": format_action(difference.after),
@@ -131,7 +141,7 @@ def _sentence(one: Headline) -> str:
 
 
 def _row(difference: Difference) -> str:
-    rules = "<br>".join(_code(f"{call_name(difference)}: {text}") for text in rule_texts(difference))
+    rules = "<br>".join(_code(f"{shown_name(difference)}: {text}") for text in rule_texts(difference))
     answer = f"{format_action(difference.before)} → {format_action(difference.after)}"
     return f"| {rules} | {answer} | {_code(format_call(difference.example))} |"
 

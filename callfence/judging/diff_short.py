@@ -6,7 +6,7 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from callfence.judging.differences import call_name, difference_lines, rule_texts
+from callfence.judging.differences import difference_lines, rule_texts, shown_name
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, Always
 from policygen.sets.compare import Change
@@ -66,7 +66,7 @@ def _answer(difference: Difference) -> str:
 def _one_line(difference: Difference) -> str:
     """As many of its rules as fit in the width, at least one."""
     texts = rule_texts(difference)
-    line = f"  {difference.change.value} {call_name(difference)}: {texts[0]}"
+    line = f"  {difference.change.value} {shown_name(difference)}: {texts[0]}"
     for index, text in enumerate(texts[1:], 1):
         if len(line) + len(text) + 4 > WIDTH:
             return f"{line} || {len(texts) - index} more"
@@ -77,7 +77,7 @@ def _one_line(difference: Difference) -> str:
 def _names(sign: str, those: Sequence[Difference], what: str) -> Iterator[str]:
     """`+ connect, dup2: allow`."""
     if those:
-        names = ", ".join(dict.fromkeys(call_name(one) for one in those))
+        names = ", ".join(dict.fromkeys(shown_name(one) for one in those))
         yield from textwrap.wrap(
             f"{sign} {names}: {what}", WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
         )

@@ -87,7 +87,7 @@ def idle_says(change: Change, names: Sequence[str]) -> str:
 
 def difference_lines(difference: Difference) -> Iterator[str]:
     """The calls, one alternative a line, and below them how they were and are answered."""
-    start = f"  {difference.change.value} {call_name(difference)}: "
+    start = f"  {difference.change.value} {shown_name(difference)}: "
     for text in rule_texts(difference):
         yield f"{start}{text}"
         start = f"{'|| ':>{len(start)}}"
@@ -107,6 +107,11 @@ def call_name(difference: Difference) -> str:
     if difference.number is None:
         return "every call that neither names"
     return table(difference.arch).by_number[difference.number].name
+
+
+def shown_name(difference: Difference) -> str:
+    """With the phase, if it is about one."""
+    return f"{call_name(difference)}{f' (in {difference.phase})' if difference.phase else ''}"
 
 
 def rule_texts(difference: Difference) -> list[str]:

@@ -47,6 +47,8 @@ class LearnOptions(NamedTuple):
     """Without an implied set."""
     tight: bool
     portable: bool
+    phases: bool
+    """Whether to find out when the program begins to serve."""
     within: str | None
     """The baseline's file."""
     default: str | None
@@ -135,6 +137,8 @@ def parser() -> argparse.ArgumentParser:
     seconds = f"how long at most, in all (default: {SECONDS})"
     add("--rehearse-seconds", metavar="N", type=_positive, default=SECONDS, help=seconds)
     add("--scratch", action="store_true", help="give each rehearsed run a copy of the current folder, and drop what it changes")
+    phases = "find out when the program begins to serve, and mark what it is allowed only until then (docs/phases.md)"
+    add("--phases", action="store_true", help=phases)
     add("-q", "--quiet", action="store_true", help="no progress and no summary")
     add("-V", "--version", action="version", version=f"callfence {__version__}")
     add("command", metavar="PROGRAM", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -190,6 +194,8 @@ def _mistake(given: argparse.Namespace) -> str:
         return "--files watches a program from its start, which -p cannot"
     if given.tree and not given.pids:
         return "--tree is of -p: what a program starts is followed anyway"
+    if given.phases and (given.pids or given.check):
+        return "--phases finds out what a program does before it waits for work, and after: with a program, without --check"
     return _rehearsal_mistake(given)
 
 

@@ -75,7 +75,7 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
 
     def generated_from(whole: Recording, existing: Document | None) -> Generated:
         seen = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
-        generated = _generate(prepared, seen, existing, options)
+        generated = _generate(prepared, seen, existing, options, whole)
         generated = _with_files(generated, whole, run, existing, prepared)
         has_start = run.complete or (existing is not None and not existing.lacks_start)
         if generated.document.lacks_start == has_start:
@@ -136,10 +136,32 @@ def _before(prepared: Prepared) -> Document | None:
 
 
 def _generate(
-    prepared: Prepared, seen: Sequence[Observation], existing: Document | None, options: LearnOptions
+    prepared: Prepared,
+    seen: Sequence[Observation],
+    existing: Document | None,
+    options: LearnOptions,
+    whole: Recording | None = None,
 ) -> Generated:
+    """What is generated of `seen`, with the policy's phases, or one that is chosen by the whole recording, if asked for."""
     implied = 0 if options.exact or options.tight else IMPLIED[-1]
     how = Options(options.names, options.tight, options.allow_opaque, implied, options.portable, prepared.default)
+    has_phases = existing is not None and bool(existing.policy.phases)
+    if not has_phases and (not options.phases or whole is None):
+        return _of_start(prepared, seen, existing, options, how)
+    from policygen.learning import phases
+
+    generated = _of_start(prepared, seen, phases.start_of(existing) if existing else None, options, how)
+    if existing is not None and has_phases:
+        return phases.staged(generated, existing, seen, existing.policy.phases, how)
+    choice = phases.choose(generated.document.policy, whole or Recording(), how)
+    if choice.phases:
+        generated = phases.staged(generated, existing, (whole or Recording()).observations, choice.phases, how)
+    return generated._replace(phases=choice.why)
+
+
+def _of_start(
+    prepared: Prepared, seen: Sequence[Observation], existing: Document | None, options: LearnOptions, how: Options
+) -> Generated:
     arm = Arm(options.arm) if options.arm else None
     name = prepared.policy.name.removesuffix(".policy")
     if prepared.base is None:

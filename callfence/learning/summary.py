@@ -17,6 +17,7 @@ from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
 from policygen.model import Always, Entry, Or, alternatives
 from policygen.recording.runs import Recording
+from tracer.abi.waits import bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     if policy.implied and learned.generated.implied:
         kinds = plural(learned.generated.implied, "kind")
         rows.append(("implied", f"{kinds} of call that grant nothing beyond it (callfence show --implied)"))
+    rows += _phases(learned)
     if learned.exact_within:
         rows.append(("implied", f"nothing: {printable(learned.exact_within)} allows too little of it; the policy is exact"))
     if learned.generated.widenings:
@@ -109,6 +111,21 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     ]
     rows += [("not observed", printable(gap)) for gap in (*learned.run.gaps, *learned.generated.gaps)]
     rows += [("refused", line) for line in _refused(learned)]
+    return rows
+
+
+def _phases(learned: Learned) -> list[tuple[str, str]]:
+    """What was decided about phases, and what is not known about them."""
+    rows = [("phases", printable(learned.generated.phases))] if learned.generated.phases else []
+    phases = learned.generated.document.policy.phases
+    if not phases:
+        return rows
+    followed = [run for run in learned.recording.plain().runs if run.waits]
+    if not any(run.status is not None and run.status >= 0 for run in followed):
+        rows.append(("phases", "no run ended by itself: what its end needs may be denied by then"))
+    for phase in phases if learned.run.waits else ():
+        if not any(one & bits(phase.triggers) for one in learned.run.waits):
+            rows.append(("phases", f"no process of this run has entered {phase.name}"))
     return rows
 
 
@@ -161,7 +178,7 @@ def news(learned: Learned) -> list[str]:
     if learned.existing is None:
         return []
     lines = [
-        f"+ {line}"
+        f"+ {line}{f'  (in {new.phase} as well)' if new.phase else ''}"
         for new in learned.generated.new
         for line in format_entry(new.arch, new.number, _added(new)).splitlines()
     ]

@@ -96,6 +96,7 @@ def watch(
         executed=tuple(sorted(recorder.execs)),
         circumstances=started_with,
         files=recorder.files.uses() if recorder.files else (),
+        waits=outcome.waits,
     )
     return run, recorder.observations(), outcome.status
 
@@ -155,6 +156,7 @@ def _trace(
             exited=_say_that_it_goes_on,
             injector=injector,
             attach=recorder.files.attach if recorder.files else _nothing,
+            waits=options.phases or (prepared.existing is not None and bool(prepared.existing.stages)),
         )
     except StartError as error:
         raise failure(what.argv[0], error.errno) from None
@@ -163,7 +165,7 @@ def _trace(
 def leaves_all_as_it_is(prepared: Prepared, options: LearnOptions) -> bool:
     """Whether a run in which nothing is new is not reported, and changes nothing but the recording: then most of the
     modules that do either need not be loaded."""
-    changes = options.evidence or options.arm or options.default or options.portable or options.within
+    changes = options.evidence or options.arm or options.default or options.portable or options.within or options.phases
     is_settled = prepared.is_warm and prepared.existing is not None and prepared.existing.is_settled
     return is_settled and options.quiet and not changes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.judging.diff_formats import HEADINGS
-from callfence.judging.differences import call_name, headline, idle_names, idle_says, rule_texts
+from callfence.judging.differences import headline, idle_names, idle_says, rule_texts, shown_name
 from callfence.report.markup import Child, Html, code, element, items, join, table
 from callfence.report.overview import badge
 from policygen.language.naming import format_action, format_call
@@ -49,7 +49,7 @@ def _row(one: Ranked) -> tuple[Child, ...]:
     answer = f"{format_action(difference.before)} \N{RIGHTWARDS ARROW} {format_action(difference.after)}"
     risks = [join(badge(row.level), f" {row.grants}") for row in one.dangers]
     return (
-        join(code(call_name(difference)), "" if difference.arch == "x86_64" else f" ({difference.arch})"),
+        join(code(shown_name(difference)), "" if difference.arch == "x86_64" else f" ({difference.arch})"),
         where[0] if len(where) == 1 else items(where, class_="plain"),
         answer,
         code(format_call(difference.example)),

@@ -51,7 +51,7 @@ function _shtab_callfence_using
 end
 
 set -g _shtab_callfence_commands learn enforce show compile verify diff reduce fmt why explain review allow report merge lint export import git-setup doctor
-set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --default --filter --format --from --git --keep-env --keep-fd --kernel --level --log --losses --name --only --output --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --rlimit --runtime --scope --to --unit --within -o -p
+set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --default --filter --format --from --git --keep-env --keep-fd --kernel --level --log --losses --name --only --output --phase --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --rlimit --runtime --scope --to --unit --until --within -o -p
 
 complete -c callfence -e
 complete -c callfence -f
@@ -82,6 +82,7 @@ complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-without -x -
 complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-runs -x -d 'how many runs at most (default: 200)'
 complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-seconds -x -d 'how long at most, in all (default: 300)'
 complete -c callfence -n '_shtab_callfence_using learn' -l scratch -d 'give each rehearsed run a copy of the current folder, and drop what it changes'
+complete -c callfence -n '_shtab_callfence_using learn' -l phases -d 'find out when the program begins to serve, and mark what it is allowed only until then (docs/phases.md)'
 complete -c callfence -n '_shtab_callfence_using learn' -s q -l quiet -d 'no progress and no summary'
 complete -c callfence -n '_shtab_callfence_using learn' -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c callfence -n '_shtab_callfence_using learn; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'
@@ -162,6 +163,7 @@ complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npo
 complete -c callfence -n '_shtab_callfence_using allow' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using allow' -l arch -xka "x86_64 i386 aarch64" -d 'of the entry (default: the first that the policy has)'
 complete -c callfence -n '_shtab_callfence_using allow' -l force -d 'also allow what the policy denies explicitly'
+complete -c callfence -n '_shtab_callfence_using allow' -l until -x -d 'only until this phase of the policy (default: in all)'
 complete -c callfence -n '_shtab_callfence_using allow' -l log -x -d 'a log of `enforce --log`; repeatable'
 complete -c callfence -n '_shtab_callfence_using allow' -l only -x -d 'of the log, only this call; repeatable'
 complete -c callfence -n '_shtab_callfence_using allow; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
@@ -193,6 +195,7 @@ complete -c callfence -n '_shtab_callfence_using export' -l runtime -x -d 'also 
 complete -c callfence -n '_shtab_callfence_using export' -l no-new-privs -d 'the container has no_new_privs: its runtime makes fewer calls'
 complete -c callfence -n '_shtab_callfence_using export' -l unit -x -d 'systemd-enforce: the unit, by its name (nginx.service) or its file'
 complete -c callfence -n '_shtab_callfence_using export' -l audit -d 'systemd-enforce: let enforce report what the policy denies, and deny nothing'
+complete -c callfence -n '_shtab_callfence_using export' -l phase -x -d 'write what one phase of the policy allows (default: start)'
 complete -c callfence -n '_shtab_callfence_using export' -l name -x -d 'name of the program in resources and units (default: the policy file'"'"'s)'
 complete -c callfence -n '_shtab_callfence_using export' -l losses -xka "(__fish_complete_path (commandline -ct))" -d 'write what the format cannot express, and what was added, to FILE as JSON'
 complete -c callfence -n '_shtab_callfence_using export' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write to FILE instead of standard output'

@@ -79,6 +79,7 @@ complete -c learn -n _shtab_learn_using -l rehearse-without -x -d 'what not to r
 complete -c learn -n _shtab_learn_using -l rehearse-runs -x -d 'how many runs at most (default: 200)'
 complete -c learn -n _shtab_learn_using -l rehearse-seconds -x -d 'how long at most, in all (default: 300)'
 complete -c learn -n _shtab_learn_using -l scratch -d 'give each rehearsed run a copy of the current folder, and drop what it changes'
+complete -c learn -n _shtab_learn_using -l phases -d 'find out when the program begins to serve, and mark what it is allowed only until then (docs/phases.md)'
 complete -c learn -n _shtab_learn_using -s q -l quiet -d 'no progress and no summary'
 complete -c learn -n _shtab_learn_using -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c learn -n '_shtab_learn_using; and test $_shtab_learn_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'

@@ -28,7 +28,7 @@ class Advice(NamedTuple):
     """The shell command that does it; '' likewise."""
 
 
-def advise(policy: Policy, file: str, event: Event) -> Advice:
+def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     """The entry that allows the call and its like besides all that the policy allows already.
 
     It is what `learn` would write, which generalises: pointers and sizes are free, for instance, unless the entry
@@ -56,5 +56,6 @@ def advise(policy: Policy, file: str, event: Event) -> Advice:
         entry = Entry(Or(extended.added) if len(extended.added) > 1 else extended.added[0])
     line = " ".join(format_entry(arch, number, entry).split())
     option = "" if arch is next(iter(policy.entries), None) else f"--arch {arch} "
+    option += f"--until {until} " if until else ""
     command = f"callfence allow {option}{file_word(file)} {word(line)}"
     return Advice(file, f"to allow it: {command}", f"arch {arch}\n{line}" if option else line, command)

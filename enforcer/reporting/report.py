@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from enforcer.reporting.advice import Advice, advise
@@ -18,7 +19,7 @@ from policygen.evidence.pointed import pointed
 from policygen.language.naming import format_call
 from policygen.learning.extend import allowing_line
 from policygen.model import Action, ActionKind, strictest
-from policygen.phases import START, in_phase
+from policygen.phases import START, in_phase, phase_policies
 from policygen.text import printable
 from tracer.abi import Arch, Event, constants, table
 
@@ -110,7 +111,10 @@ class Reports:
         self._reporter = reporter
         self._is_waiting = is_waiting
         self._policies = reporter.policies()
-        self._start = START if any(policy.phases for _, policy in self._policies) else ""
+        names = [name for _, policy in self._policies for name, _ in phase_policies(policy) if policy.phases]
+        self._start = START if names else ""
+        self._until = dict(pairwise(names))
+        """By the name of a phase, the one that ends it."""
         self._output = Output(reporter)
         self._counts: dict[tuple[object, ...], int] = {}
         self._latest: dict[tuple[object, ...], Violation] = {}
@@ -197,7 +201,7 @@ class Reports:
         evidence.update(facts(event, values, Places(), Varying((event.task, pid))))
         if not is_told:
             return
-        advice = tuple(advise(policy, file, event) for file, policy in denying)
+        advice = tuple(advise(policy, file, event, self._until.get(phase, "")) for file, policy in denying)
         violation = Violation(event, action, self._reporter.audit, pid, path, site, values, advice, phase)
         self._latest[key] = violation
         self._publish(violation, count, evidence)

@@ -54,6 +54,8 @@ class New(NamedTuple):
     """Those that it did not have."""
     first: bool
     """Whether there was no entry at all."""
+    phase: str = ""
+    """The phase in which it was denied until now, though not before that; "" if it was denied everywhere."""
 
 
 class Generated(NamedTuple):
@@ -71,6 +73,8 @@ class Generated(NamedTuple):
     """How many observations are allowed already: by the existing policy, or by the implied set."""
     files: tuple[FileDifference, ...] = ()
     """What the policy did not grant of files and ports before."""
+    phases: str = ""
+    """What was decided about phases, and why."""
 
 
 def generate(

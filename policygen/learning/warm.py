@@ -9,7 +9,21 @@ from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
 from policygen.implied.expand import expanded
 from policygen.learning.floor import OPAQUE
-from policygen.model import ALLOW, ENOSYS, Action, ActionKind, Always, And, Condition, Entry, Expression, Operator, Policy
+from policygen.model import (
+    ALLOW,
+    ENOSYS,
+    ENTER,
+    Action,
+    ActionKind,
+    Always,
+    And,
+    Condition,
+    Entry,
+    Expression,
+    Operator,
+    Policy,
+)
+from policygen.phases import phase_policies
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -27,6 +41,8 @@ UNWATCHED: Mapping[str, Expression] = {
 }
 """Calls at which a tracer has something to do, known or not, and when it has not."""
 
+PRCTL = "prctl"
+"""The call by which a program enters a phase itself."""
 _NOTIFY = Action(ActionKind.NOTIFY)
 
 
@@ -35,11 +51,13 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
 
     `stop` is what it returns for a call that is to be recorded (32 bits).
 
-    What it lets run is exactly what the policy allows, where it is UNWATCHED; opaque calls that the policy fails with
-    ENOSYS fail so without a stop.  Nothing else is answered here, so that the program runs as it would without a policy.
+    What it lets run is exactly what the policy allows in every phase, where it is UNWATCHED and no trigger of one; opaque calls
+    that the policy fails with ENOSYS fail so without a stop.  Nothing else is answered here, so that the program runs as it
+    would without a policy.
     """
-    policy = expanded(policy)
-    entries = {arch: _known(arch, section) for arch, section in policy.entries.items()}
+    triggers = frozenset(PRCTL if name == ENTER else name for phase in policy.phases for name in phase.triggers)
+    policy = expanded(phase_policies(policy)[-1][1])
+    entries = {arch: _known(arch, section, triggers) for arch, section in policy.entries.items()}
     stopping = replace(policy, entries=entries, default=_NOTIFY, unknown=_NOTIFY)
     instructions = bpf.decode(compile_policy(stopping, report=True))
     notify = bpf.ret(_NOTIFY)
@@ -48,13 +66,13 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     )
 
 
-def _known(arch: Arch, section: Mapping[int, Entry]) -> dict[int, Entry]:
+def _known(arch: Arch, section: Mapping[int, Entry], triggers: frozenset[str]) -> dict[int, Entry]:
     names = {number: table(arch).by_number[number].name for number in section}
     known = {}
     for number, entry in section.items():
         if names[number] in OPAQUE and entry == Entry(Always(True), ENOSYS):
             known[number] = entry
-        elif entry.action == ALLOW:
+        elif entry.action == ALLOW and names[number] not in triggers:
             unwatched = UNWATCHED.get(names[number])
             known[number] = Entry(And((entry.expression, unwatched)) if unwatched else entry.expression)
     return known

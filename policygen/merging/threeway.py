@@ -11,7 +11,8 @@ from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal, normal_entry
 from policygen.language.reconcile import reconcile
 from policygen.learning.portable import made_portable
-from policygen.model import ALLOW, Action, Always, And, Entry, Or, alternatives
+from policygen.model import ALLOW, Action, Always, And, Entry, Or, Phase, alternatives
+from policygen.phases import in_each, names_of
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth
@@ -53,10 +54,39 @@ def merge_documents(base: Document, ours: Document, theirs: Document) -> tuple[D
     For each call and each set of arguments, a change by only one side is taken.  It is a conflict if both sides have changed
     it differently, or if their changes of one rule cannot be written with rules of either side.
     """
-    a, b, c = base.policy, ours.policy, theirs.policy
+    policies = [one.policy for one in (base, ours, theirs)]
+    conflicts: list[Conflict] = []
+    if any(policy.phases for policy in policies):
+        phases = _phases(policies, conflicts)
+        policy = normal(in_each(lambda a, b, c: _merge(a, b, c, conflicts), *policies, phases=phases))
+    else:
+        policy = _merge(policies[0], policies[1], policies[2], conflicts)
+    each = {(one.arch, one.name): one for one in reversed(conflicts)}  # the same in several phases is one
+    return Document(ours.policy, reconcile(base.layout, ours.layout, theirs.layout)).with_policy(policy), tuple(
+        reversed(each.values())
+    )
+
+
+def _phases(policies: Sequence[Policy], conflicts: list[Conflict]) -> list[Phase]:
+    """The phases that the merge has."""
+    found = []
+    for name in names_of(*policies[1:]):
+        phases = [next((one for one in policy.phases if one.name == name), None) for policy in policies]
+        triggers = [one.triggers if one else () for one in phases]
+        try:
+            picked = _pick(*triggers)
+        except _ConflictError as error:
+            picked = triggers[1]
+            texts = (f"phase {name} after {', '.join(one)}" if one else "" for one in triggers)
+            conflicts.append(Conflict(None, f"phase {name}", str(error), *texts))
+        if picked:
+            found.append(Phase(name, picked, {}))
+    return found
+
+
+def _merge(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy:
     if _pick(a.portable, b.portable, c.portable):  # what a side has added to a policy that was not, gets its equivalents
         a, b, c = (one if one.portable else made_portable(one).policy for one in (a, b, c))
-    conflicts: list[Conflict] = []
     policy = _settings(a, b, c, conflicts)
     entries: dict[Arch, dict[int, Entry]] = {}
     for arch in Arch:
@@ -70,7 +100,7 @@ def merge_documents(base: Document, ours: Document, theirs: Document) -> tuple[D
     for line in both:
         texts = (_file_line(one, line) for one in (a, b, c))
         conflicts.append(Conflict(None, line, "one side grants more of a folder, the other less of what is below it", *texts))
-    return Document(b, reconcile(base.layout, ours.layout, theirs.layout)).with_policy(policy), tuple(conflicts)
+    return policy
 
 
 def _pick(base: T, ours: T, theirs: T) -> T:

@@ -12,6 +12,7 @@ from policygen.language.layout import Layout
 from policygen.language.naming import format_action
 from policygen.language.reconcile import reconcile
 from policygen.learning.portable import made_portable
+from policygen.phases import in_each
 from policygen.sets.join import JoinError, join_entries
 from tracer.abi import Arch, table
 
@@ -25,7 +26,18 @@ def unite(ours: Document, theirs: Document) -> Document:
     Raises JoinError if the two differ in something that has no union: a setting, or the way to deny a call.  The
     table is the newer one.  The result has the architectures of both, and is portable if one of them is.
     """
-    a, b = _equally_portable(ours.policy, theirs.policy)
+    policy = _united(ours.policy, theirs.policy)
+    return Document(ours.policy, reconcile(Layout(), ours.layout, theirs.layout)).with_policy(policy)
+
+
+def _united(a: Policy, b: Policy) -> Policy:
+    if a.phases or b.phases:
+        theirs = {phase.name: phase.triggers for phase in b.phases}
+        for phase in a.phases:
+            if theirs.get(phase.name, phase.triggers) != phase.triggers:
+                raise JoinError(f"phase {phase.name} begins with other calls in each: make both the same")
+        return in_each(_united, a, b)
+    a, b = _equally_portable(a, b)
     for word, one, other in (
         ("arm", a.arm, b.arm),
         ("default", format_action(a.default), format_action(b.default)),
@@ -39,8 +51,7 @@ def unite(ours: Document, theirs: Document) -> Document:
     implied = max(a.implied, b.implied)
     entries = {arch: _section(a, b, arch) for arch in Arch if _has(a, b, arch)}
     files = algebra.united(a.files, b.files)
-    policy = replace(a, implied=implied, table=max(a.table, b.table), entries=entries, files=files)
-    return Document(a, reconcile(Layout(), ours.layout, theirs.layout)).with_policy(policy)
+    return replace(a, implied=implied, table=max(a.table, b.table), entries=entries, files=files)
 
 
 def _equally_portable(a: Policy, b: Policy) -> tuple[Policy, Policy]:

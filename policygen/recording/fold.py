@@ -45,8 +45,8 @@ _NUMBER = (1 << 64) - 1
 """The number's bits in `raw`."""
 
 Slot = list[Any]
-"""[count, site, example, facts, looks]: the loop adds to the count, site and example are the first event's, `looks` is how
-many more events are to be looked at.  Nothing is cheaper to add to."""
+"""[count, site, example, facts, looks, after]: the loop adds to the count, site and example are the first event's, `looks` is
+how many more events are to be looked at, and `after` takes what `Observation.after` has.  Nothing is cheaper to add to."""
 
 
 def _table(arch: int, number: int) -> Table | None:
@@ -95,7 +95,7 @@ class Folder:
         key = (executable, self._arguments(event, unknown))
         slot = slots.get(key)
         if slot is None:
-            slot = slots[key] = [0, site(), event.arguments, set(), LOOKS]
+            slot = slots[key] = [0, site(), event.arguments, set(), LOOKS, set()]
         return slot
 
     def look(self, slot: Slot, event: Event, caller: Caller) -> bool:
@@ -121,9 +121,9 @@ class Folder:
     def observations(self) -> tuple[Observation, ...]:
         """Return the observations so far, in the order of `Observation.order`."""
         found = [
-            Observation(arch, number, arguments, executable, (count,), site, example, joined(those))
+            Observation(arch, number, arguments, executable, (count,), site, example, joined(those), tuple(sorted(after)))
             for (arch, number), slots in self._slots.items()
-            for (executable, arguments), (count, site, example, those, _) in slots.items()
+            for (executable, arguments), (count, site, example, those, _, after) in slots.items()
         ]
         return tuple(sorted(found, key=lambda observation: observation.order))
 
@@ -188,6 +188,7 @@ class Folder:
             if key in folded:
                 folded[key][0] += slot[0]
                 folded[key][3] |= slot[3]
+                folded[key][5] |= slot[5]
             else:
                 folded[key] = slot
         slots.clear()

@@ -38,6 +38,9 @@ class Observation(NamedTuple):
     """The registers of the first event."""
     evidence: tuple[str, ...] = ()
     """What the pointers of the first events point to (`evidence.facts`), ascending."""
+    after: tuple[int, ...] = ()
+    """The sets of waits after which its processes made the calls, as bits of tracer.abi.waits, ascending; 0 is before any.
+    Empty if that is not known."""
 
     @property
     def calls(self) -> int:

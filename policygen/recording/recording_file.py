@@ -6,15 +6,16 @@ ASCII text, a JSON value a line: a header, the runs, the observations, each in a
     {"id": "9f2c", "started": 1700000000000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
      "warm": false, "executed": [["", "/bin/app"]], "rehearsed": "",
      "circumstances": ["/dev/null", "a pipe", "a pipe", "user", "C.UTF-8"],
-     "files": [["/usr/lib/libz.so.1", "read", "/bin/app"], ["tcp connect", "443", "/bin/app"]]}
+     "files": [["/usr/lib/libz.so.1", "read", "/bin/app"], ["tcp connect", "443", "/bin/app"]], "waits": []}
     {"id": "b01d", "started": 1700000060000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
      "warm": false, "executed": [["", "/bin/app"], ["/bin/app", "/bin/ls"]], "rehearsed": "",
-     "circumstances": ["", "", "", "", ""], "files": []}
+     "circumstances": ["", "", "", "", ""], "files": [], "waits": [0, 9]}
     {"arch": 3221225534, "number": 3, "arguments": [3], "executable": "/bin/app", "counts": [1, 4],
-     "site": "/lib/libc.so.6+0x11b2c4 (93f70d1a)", "example": [3, 0, 0, 0, 0, 0], "evidence": []}
+     "site": "/lib/libc.so.6+0x11b2c4 (93f70d1a)", "example": [3, 0, 0, 0, 0, 0], "evidence": [],
+     "after": [0, 8]}
 
-(a run and an observation are one line each in the file).  Format 3 is the same without "evidence" and "files", format 2 without
-"rehearsed" and "circumstances" as well, format 1 without "executed" too; all are read.
+(a run and an observation are one line each in the file).  Format 3 is the same without "evidence", "after", "files" and
+"waits", format 2 without "rehearsed" and "circumstances" as well, format 1 without "executed" too; all are read.
 """
 
 from __future__ import annotations
@@ -164,8 +165,8 @@ def _run(*values: Any) -> Run:
     first, later = values[: len(_RUNS[1])], values[len(_RUNS[1]) :]
     pairs = (tuple((sys.intern(who), sys.intern(what)) for who, what in later[0]),) if later else ()
     said = [Circumstances(*map(sys.intern, texts)) for texts in later[2:3]]
-    files = [tuple((path, rights, sys.intern(executable)) for path, rights, executable in uses) for uses in later[3:]]
-    return Run(*first, *pairs, *later[1:2], *said, *files)
+    files = [tuple((path, rights, sys.intern(executable)) for path, rights, executable in uses) for uses in later[3:4]]
+    return Run(*first, *pairs, *later[1:2], *said, *files, *later[4:])
 
 
 def _rows(lines: Sequence[str], start: int, end: int, filename: str, shape: Shape) -> Iterator[tuple[Any, ...]]:
@@ -292,6 +293,14 @@ def _are_counts(values: Sequence[Any]) -> bool:
     return all(min(value) >= 0 for value in values)
 
 
+def _are_sets(values: Sequence[Any]) -> bool:
+    if not _are_lists(values):
+        return False
+    together = [*chain.from_iterable(values)]
+    ascending = all(one < following for value in values for one, following in pairwise(value)) if together else True
+    return not together or (_are_integers(together, 0, 1 << 32) and ascending)
+
+
 def _are_registers(values: Sequence[Any]) -> bool:
     return _are_lists(values) and set(map(len, values)) == {6} and _are_integers([*chain.from_iterable(values)], 0)
 
@@ -311,8 +320,9 @@ _RUN: Shape = {
     "rehearsed": _are_text,
     "circumstances": _are_circumstances,
     "files": _are_uses,
+    "waits": _are_sets,
 }
-_BEFORE: Shape = {name: are for name, are in _RUN.items() if name != "files"}
+_BEFORE: Shape = {name: are for name, are in _RUN.items() if name not in ("files", "waits")}
 _RUNS: Mapping[int, Shape] = {
     1: {name: are for name, are in _BEFORE.items() if name not in ("executed", "rehearsed", "circumstances")},
     2: {name: are for name, are in _BEFORE.items() if name not in ("rehearsed", "circumstances")},
@@ -329,6 +339,7 @@ _OBSERVATION: Shape = {
     "site": _are_text,
     "example": _are_registers,
     "evidence": _are_texts,
+    "after": _are_sets,
 }
-_OLD: Shape = {name: are for name, are in _OBSERVATION.items() if name != "evidence"}
+_OLD: Shape = {name: are for name, are in _OBSERVATION.items() if name not in ("evidence", "after")}
 _OBSERVATIONS: Mapping[int, Shape] = {1: _OLD, 2: _OLD, 3: _OLD, FORMAT: _OBSERVATION}

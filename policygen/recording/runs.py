@@ -53,6 +53,9 @@ class Run(NamedTuple):
     files: tuple[tuple[str, str, str], ...] = ()
     """What it did with files and ports, ascending: a path as a policy has it, its rights, and the executable; or `tcp connect`
     or `tcp bind`, a port, and the executable.  Empty if that was not watched."""
+    waits: tuple[int, ...] = ()
+    """The sets of waits that its processes had begun in the end, as bits of tracer.abi.waits, ascending, 0 among them; empty if
+    they were not followed (`learn --phases`)."""
 
     @property
     def order(self) -> tuple[int, str]:
@@ -129,6 +132,7 @@ def fold(runs: Iterable[Run], recordings: Iterable[Recording]) -> Recording:
             if one is None:
                 one = folded[key] = _Folded((len(ordered), "", seen.example))
             one.evidence.update(seen.evidence)
+            one.after.update(seen.after)
             earliest = len(ordered)
             for at, count in zip(columns, seen.counts, strict=True):
                 if count:
@@ -145,12 +149,13 @@ def fold(runs: Iterable[Run], recordings: Iterable[Recording]) -> Recording:
 class _Folded:
     """An observation while recordings are merged, with its counts by run."""
 
-    __slots__ = ("columns", "counts", "evidence", "first")
+    __slots__ = ("after", "columns", "counts", "evidence", "first")
 
     def __init__(self, first: tuple[int, str, Registers]) -> None:
         self.columns: list[int] = []
         self.counts: list[int] = []
         self.evidence: set[str] = set()
+        self.after: set[int] = set()
         self.first = first
         """The earliest run with it, and the call site and the example there."""
 
@@ -159,13 +164,14 @@ def _observation(key: Key, folded: _Folded, runs: int) -> Observation:
     row = [0] * runs
     for at, count in zip(folded.columns, folded.counts, strict=True):
         row[at] = max(row[at], count)
-    return Observation(*key, tuple(row), *folded.first[1:], joined(folded.evidence))
+    return Observation(*key, tuple(row), *folded.first[1:], joined(folded.evidence), tuple(sorted(folded.after)))
 
 
 def _completeness(run: Run) -> tuple[object, ...]:
     """Return a total sort key by which the better of two accounts of one run is the greater."""
     ended = (run.complete, run.status is not None, run.status or 0)
-    return (*ended, run.started, run.command, run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances, run.files)
+    told = (run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances, run.files, run.waits)
+    return (*ended, run.started, run.command, *told)
 
 
 class WrongPlaceError(InternalError, ValueError):

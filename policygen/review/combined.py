@@ -45,6 +45,11 @@ def combined(policy: Policy) -> tuple[Combined, ...]:
     return _each_once(found)
 
 
+def able(policy: Policy) -> frozenset[str]:
+    """Return what the policy, with its implied set, is able to do, by the catalogue's abilities."""
+    return frozenset(name for arch in policy.entries for name in _abilities(policy, arch))
+
+
 def completed(old: Policy, new: Policy) -> tuple[Combined, ...]:
     """Return the combinations that hold for the new policy and not for the old one, the most dangerous first."""
     if new.default.lets_run:

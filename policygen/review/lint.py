@@ -14,7 +14,8 @@ from policygen.files.review import found as risks_of
 from policygen.implied.expand import expansion
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
-from policygen.model import Always, Entry, Or, alternatives
+from policygen.model import ENTER, Always, Entry, Or, alternatives
+from policygen.phases import WAITS, phase_policies
 from policygen.review.catalogue import Danger, Level, of_call, of_setting
 from policygen.review.combined import combined, listed
 from policygen.review.selection import granted, leaves_free
@@ -63,7 +64,48 @@ class Finding:
 
 def lint(document: Document) -> tuple[Finding, ...]:
     """Return all findings, accepted ones too, in a total order: the most serious first."""
+    if document.policy.phases:
+        return _by_phase(document)
     return tuple(sorted({finding for check in CHECKS for finding in check(document)}, key=lambda finding: finding.order))
+
+
+def _by_phase(document: Document) -> tuple[Finding, ...]:
+    """The findings of what is allowed from the start on.  What is gone in the last phase ranks lower, what stays says so."""
+    policies = phase_policies(document.policy)
+    before, after = (lint(replace(document, policy=policy)) for policy in (policies[0][1], policies[-1][1]))
+    last = policies[-1][0]
+    stays = {(one.rule, one.arch, one.name) for one in after}
+    found = set()
+    for one in before:
+        is_there = (one.rule, one.arch, one.name) in stays
+        if one.rule == "covered-rule":
+            found |= {one} if is_there else set()
+        elif is_there:
+            found.add(replace(one, grants=f"{one.grants}, in {last} too"))
+        else:
+            level = list(Level)[max(one.level.rank - 1, 0)]
+            found.add(replace(one, level=level, grants=f"{one.grants}, until {last}"))
+    return tuple(sorted({*found, *_triggers(document)}, key=lambda finding: finding.order))
+
+
+def _triggers(document: Document) -> Iterator[Finding]:
+    """Triggers that do not wait: they say little about what a program does from then on."""
+    for phase in document.policy.phases:
+        for name in phase.triggers:
+            if name not in WAITS and name != ENTER:
+                comments = document.layout.settings.get(f"phase {phase.name}", Comments())
+                yield Finding(
+                    "phase-trigger",
+                    Level.NOTE,
+                    None,
+                    f"phase {phase.name}",
+                    f"begins with {name}, which does not wait for work",
+                    "a program may still be starting when it first makes the call",
+                    "name the call in which it waits: epoll_wait, poll, accept4 ...",
+                    "docs/phases.md",
+                    None,
+                    _why(comments),
+                )
 
 
 # Checks

@@ -10,6 +10,7 @@ from policygen.implied.rows import capabilities, rows
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
 from policygen.model import IMPLIED, alternatives
+from policygen.phases import START, as_in
 from policygen.review.catalogue import Danger, Level, of_call, of_setting
 from policygen.review.selection import granted, leaves_free
 from policygen.sets.algebra import FALSE
@@ -58,8 +59,11 @@ def dangers_of(seen: Observation) -> tuple[Danger, ...]:
 
 def ranked(old: Policy, new: Policy, comparison: Comparison) -> tuple[Ranked, ...]:
     """Return the differences of `compare(old, new)`: by architecture, the most serious first, then in `Difference.order`."""
-    beside = _Beside(granted_by(old), granted_by(new))
-    found = [_ranked(old, new, one, beside) for one in comparison.differences]
+    sides: dict[str, tuple[Policy, Policy, _Beside]] = {}
+    for name in {one.phase for one in comparison.differences}:
+        a, b = (as_in(policy, name or START) if policy.phases else policy for policy in (old, new))
+        sides[name] = (a, b, _Beside(granted_by(a), granted_by(b)))
+    found = [_ranked(one, *sides[one.phase]) for one in comparison.differences]
     return tuple(sorted(found, key=lambda one: (list(Arch).index(one.difference.arch), -one.rank, one.difference.order)))
 
 
@@ -70,7 +74,7 @@ class _Beside(NamedTuple):
     new: frozenset[str]
 
 
-def _ranked(old: Policy, new: Policy, difference: Difference, beside: _Beside) -> Ranked:
+def _ranked(difference: Difference, old: Policy, new: Policy, beside: _Beside) -> Ranked:
     if difference.number is None:
         return Ranked(difference, _of_unnamed(new, difference))
     sets = space()

@@ -54,6 +54,22 @@ def settings(old: Policy, new: Policy) -> tuple[Setting, ...]:
     return tuple(sorted(_settings(old, new), key=lambda one: -one.level.rank))
 
 
+def _phases(old: Policy, new: Policy) -> Iterator[Setting]:
+    before, after = ({phase.name: phase.triggers for phase in policy.phases} for policy in (old, new))
+    for name in dict.fromkeys((*before, *after)):
+        was, now = (f"after {', '.join(one[name])}" if name in one else "" for one in (before, after))
+        if was == now:
+            continue
+        word = f"phase {name}"
+        if not was:
+            yield Setting(word, Level.NOTE, f"{word} {now}", "a process that makes such a call is allowed less from then on")
+        elif not now:
+            yield Setting(word, Level.WARNING, f"no {word}", "what was allowed for the start only is allowed for ever")
+        else:
+            level = Level.NOTE if {*before[name]} < {*after[name]} else Level.WARNING
+            yield Setting(word, level, f"{word} {was} -> {now}", "a process is allowed less at another moment")
+
+
 def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
     calls = (("default", "calls that no entry names"), ("unknown", "calls that are newer than its table"))
     for word, which in calls:
@@ -70,6 +86,7 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
     for arch in old.entries:
         if arch not in new.entries:
             yield Setting(f"arch {arch}", Level.NOTE, f"no arch {arch}", f"code of {arch} is killed")
+    yield from _phases(old, new)
     if old.implied != new.implied:
         says = (
             "what grants nothing beyond its entries is allowed without a line"

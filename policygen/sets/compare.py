@@ -10,6 +10,7 @@ from policygen.files import algebra
 from policygen.files.algebra import Difference as FileDifference  # noqa: TC001 -- dataclasses read it
 from policygen.implied.expand import expanded
 from policygen.model import KILL, Action, Always, Arm, Expression, Policy, alternatives
+from policygen.phases import START, as_in, names_of
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space
 from policygen.sets.express import express
@@ -57,6 +58,8 @@ class Difference:
     rules: tuple[Expression, ...]
     """Which calls: alternatives joined by OR, in the policy language; empty if there would be too many."""
     example: Event
+    phase: str = ""
+    """The phase in which alone they differ; "" if they differ from the start on."""
 
     @property
     def order(self) -> tuple[object, ...]:
@@ -64,7 +67,7 @@ class Difference:
         name = "" if self.number is None else table(self.arch).by_number[self.number].name
         arch = list(Arch).index(self.arch)
         change = ("+-~".index(self.change), self.before.kind, self.before.errno, self.after.kind, self.after.errno)
-        return (arch, self.number is None, name, *change, self.example.number)
+        return (arch, self.number is None, name, *change, self.example.number, self.phase)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,15 @@ class Comparison:
     arms: tuple[Arm, Arm]
     files: tuple[FileDifference, ...] = ()
     """What of files and ports became, or is no longer, reachable."""
+    triggers: tuple[Change, ...] = ()
+    """For each phase of both that begins with other calls: MORE, unless all of the calls before are among them."""
 
     @property
     def verdict(self) -> Verdict:
         """The verdict about all calls, files and ports, and about the moments when the filters take effect."""
         changes = {difference.change for difference in self.differences}
         changes |= {Change.MORE for one in self.files if one.more} | {Change.LESS for one in self.files if one.less}
+        changes |= {*self.triggers}
         before, after = (_ARMS[arm] for arm in self.arms)
         if before != after:
             changes.add(Change.MORE if after > before else Change.LESS)
@@ -94,9 +100,28 @@ def verdict(changes: Iterable[Change]) -> Verdict:
 
 
 def compare(old: Policy, new: Policy) -> Comparison:
-    """Return every difference in what the policies answer, by architecture and call.
+    """Return every difference in what the policies answer, by architecture and call, then by phase.
 
     Raises algebra.TooComplexError for conditions whose sets cannot be computed."""
+    if not old.phases and not new.phases:
+        return _compare(old, new)
+    whole = _compare(as_in(old, START), as_in(new, START))
+    found = list(whole.differences)
+    for name in names_of(new, old):
+        known = {replace(one, phase="", example=_NO_CALL) for one in found}
+        later = _compare(as_in(old, name), as_in(new, name)).differences
+        found += [replace(one, phase=name) for one in later if replace(one, example=_NO_CALL) not in known]
+    before, after = ({phase.name: {*phase.triggers} for phase in policy.phases} for policy in (old, new))
+    changed = [name for name in before if name in after and before[name] != after[name]]
+    triggers = tuple(Change.LESS if before[name] < after[name] else Change.MORE for name in changed)
+    return replace(whole, differences=tuple(sorted(found, key=lambda one: one.order)), triggers=triggers)
+
+
+_NO_CALL = Event(0, 0, (0, 0, 0, 0, 0, 0))
+
+
+def _compare(old: Policy, new: Policy) -> Comparison:
+    """The comparison of two policies without phases."""
     old, new = expanded(old), expanded(new)
     found: list[Difference] = []
     for arch in Arch:

@@ -10,6 +10,7 @@ from policygen.implied.expand import expanded
 from policygen.implied.narrow import narrowed
 from policygen.language.normal import normal
 from policygen.model import Action, Always, And, Entry, Expression, Or, Policy, alternatives, strictest
+from policygen.phases import START, as_in, in_each
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
 from policygen.sets.express import negated
@@ -30,6 +31,9 @@ def reduce(policy: Policy, by: Policy) -> Policy:
     (else, if that lets calls run, the other's).  An entry has two actions; if three are needed, the denials become the
     strictest of them.  Raises ValueError if no entry can have the actions.
     """
+    if policy.phases or by.phases:
+        start = expanded(as_in(by, START))
+        return normal(in_each(lambda one, other: reduce(one, _named(expanded(other), start)), policy, by))
     if policy.implied or by.implied:
         result = reduce(expanded(policy), expanded(by))
         return normal(narrowed(policy, result)) if policy.implied else result
@@ -43,6 +47,13 @@ def reduce(policy: Policy, by: Policy) -> Policy:
                 name = table(arch).by_number[number].name
                 raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise its table")
     return normal(replace(policy, entries=entries, files=met(policy.files, by.files)))
+
+
+def _named(policy: Policy, start: Policy) -> Policy:
+    """The policy of a phase, which names what the start does, too: what is gone is denied."""
+    gone = Entry(Always(False))
+    entries = {arch: {**dict.fromkeys(start.entries[arch], gone), **section} for arch, section in policy.entries.items()}
+    return replace(policy, entries=entries)
 
 
 def _entry(arch: Arch, number: int, policy: Policy, mine: Entry, by: Policy, theirs: Entry) -> Entry:

@@ -11,9 +11,14 @@ from policygen.errors import PolicyError
 from policygen.evaluate import evaluate
 from policygen.language.document import Document, parse
 from policygen.language.naming import format_action
+from policygen.merging.threeway import merge_documents
+from policygen.merging.unite import unite
 from policygen.model import Phase
 from policygen.phases import START, in_phase, phase_policies, with_phases
+from policygen.review.lint import lint
 from policygen.sets.compare import Verdict, compare
+from policygen.sets.join import JoinError
+from policygen.sets.reduce import reduce
 
 TEXT = """\
 callfence 1
@@ -120,3 +125,84 @@ def test_phases_are_declared_in_the_policy(text: str, message: str) -> None:
         parse(text, read=FILES.__getitem__)
     assert caught.value.message == message
     assert caught.value.chain == ("<policy>:1",)
+
+
+# What compares, judges and joins policies does so in each phase.
+
+HEAD = "default kill\nphase serving after epoll_wait\nepoll_wait: allow\n"
+
+
+def told(old: str, new: str) -> tuple[str, list[tuple[str, str, str]]]:
+    comparison = compare(parse(old).policy, parse(new).policy)
+    found = [(one.change.value, f"{one.number}", one.phase) for one in comparison.differences]
+    return comparison.verdict.value, found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict", "found"),
+    [
+        ("bind: allow until serving", "bind: allow\nread: allow until serving", "wider",
+         [("+", "49", "serving"), ("+", "0", "")]),
+        ("bind: allow until serving\nread: allow", "bind: allow until serving\nread: allow until serving", "narrower",
+         [("-", "0", "serving")]),
+        ("bind: allow until serving", "bind: allow until serving\nread: allow", "wider", [("+", "0", "")]),
+    ],
+)  # fmt: skip
+def test_what_moves_into_a_phase_is_wider(old: str, new: str, verdict: str, found: list[tuple[str, str, str]]) -> None:
+    assert told(HEAD + old, HEAD + new) == (verdict, found)
+
+
+def test_a_phase_is_narrower_than_none() -> None:
+    with_it, without = HEAD + "bind: allow until serving", "default kill\nepoll_wait: allow\nbind: allow"
+    assert (told(without, with_it)[0], told(with_it, without)[0]) == ("narrower", "wider")
+
+
+def test_another_trigger_is_told() -> None:
+    one, other = (f"{HEAD}poll: allow\nbind: allow until serving".replace("after epoll_wait", f"after {name}") for name in
+                  ("epoll_wait", "poll"))
+    assert told(one, other) == ("wider", [])
+    assert told(one, one.replace("after epoll_wait", "after epoll_wait, poll"))[0] == "narrower"
+
+
+def entries(document: Document) -> list[str]:
+    lines = document.text().splitlines()
+    return lines[lines.index("") + 1 :]
+
+
+def test_reduced_in_each_phase() -> None:
+    policy = parse(HEAD + "bind: allow until serving\nread: allow").policy
+    by = parse(HEAD + "read: allow until serving\nbind: allow").policy
+    assert entries(Document(reduce(policy, by))) == [
+        "bind: allow until serving", "epoll_wait: allow", "read: allow until serving"
+    ]  # fmt: skip
+
+
+def test_united_in_each_phase() -> None:
+    ours = parse(HEAD + "bind: allow until serving\nread: allow")
+    theirs = parse(HEAD + "bind: allow\nlisten: allow until serving")
+    assert entries(unite(ours, theirs)) == [
+        "bind: allow", "epoll_wait: allow", "listen: allow until serving", "read: allow"
+    ]  # fmt: skip
+    with pytest.raises(JoinError, match="phase serving begins with other calls in each"):
+        unite(ours, parse("phase serving after poll\npoll: allow\nbind: allow until serving"))
+
+
+def test_merged_in_each_phase() -> None:
+    base = parse(HEAD + "bind: allow until serving\nread: allow")
+    ours = parse(HEAD + "bind: allow until serving\nread: allow\nlisten: allow until serving")
+    theirs = parse(HEAD + "bind: allow\nread: allow until serving")
+    merged, conflicts = merge_documents(base, ours, theirs)
+    assert (entries(merged), conflicts) == (
+        ["bind: allow", "epoll_wait: allow", "listen: allow until serving", "read: allow until serving"], ()
+    )  # fmt: skip
+
+
+def test_a_danger_that_is_gone_ranks_lower() -> None:
+    found = {one.name: (one.level.value, one.grants) for one in lint(parse(HEAD + "ptrace: allow until serving\nbpf: allow"))}
+    assert found["ptrace"][0] == "warning" and found["ptrace"][1].endswith(", until serving")
+    assert found["bpf"][0] == "danger" and found["bpf"][1].endswith(", in serving too")
+
+
+def test_a_trigger_that_does_not_wait_is_told() -> None:
+    found = lint(parse("phase serving after read\nread: allow\nbind: allow until serving"))
+    assert [one.name for one in found if one.rule == "phase-trigger"] == ["phase serving"]

@@ -64,6 +64,8 @@ def test_a_killed_call(phased, steps):
     done = phased(*steps, default="kill", entries="bind: allow until serving\n")
     assert done.returncode == -signal.SIGSYS
     assert f" in {'serving' if len(steps) > 1 else 'start'}: the process is killed" in done.stderr
+    option = "" if len(steps) > 1 else "--until serving "
+    assert f"to allow it: callfence allow {option}phased.policy 'socket: family == AF_UNIX" in done.stderr
 
 
 def test_audit_says_the_phase(phased, place):

@@ -44,6 +44,7 @@ def one_run(draw: st.DrawFn, name: str) -> Recording:
             arguments=draw(st.sampled_from([(None,), (-1,), (2**64 - 1,)])),
             site=draw(st.sampled_from("ab")),
             evidence=draw(st.sampled_from([(), ('f="/a"',), ('f="/a"', 'f="/b"'), ('f="/c/**"',)])),
+            after=draw(st.sampled_from([(), (0,), (0, 9), (8,)])),
         )
         for number in sorted(numbers)
     ]
@@ -165,6 +166,8 @@ def changed(line: int, **fields: object) -> str:
         (changed(4, arguments=[1 << 64]), "4: corrupt: arguments is [18446744073709551616]"),
         (changed(4, example=[0] * 5), "4: corrupt: example is [0, 0, 0, 0, 0]"),
         (changed(4, evidence=[1]), "4: corrupt: evidence is [1]"),
+        (changed(4, after=[8, 0]), "4: corrupt: after is [8, 0]"),
+        (changed(2, waits=[-1]), "2: corrupt: waits is [-1]"),
         (changed(4, counts=[1, -1]), "4: corrupt: counts is [1, -1]"),
         (changed(4, counts=[]), "4: corrupt: counts is []"),
         (changed(4, counts=[1]), "4: corrupt: out of order, given twice, or not counted"),
@@ -186,10 +189,10 @@ def test_bad_files_are_refused_with_their_line(content: str, message: str) -> No
 def test_an_older_format_is_read_and_written_as_the_newest(tmp_path: Path, number: int, lacks: tuple[str, ...]) -> None:
     header, *rows = map(json.loads, lines())
     for row in rows[:2]:
-        for name in ("files", *lacks):
+        for name in ("files", "waits", *lacks):
             del row[name]
     for row in rows[2:]:
-        del row["evidence"]
+        del row["evidence"], row["after"]
     path = tmp_path / "app.rec"
     path.write_text("".join(json.dumps(row) + "\n" for row in ({**header, "callfence recording": number}, *rows)))
     old = [one._replace(executed=() if number == 1 else one.executed) for one in (run("a"), run("b", 1))]

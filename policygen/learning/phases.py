@@ -1,0 +1,225 @@
+"""What a program did before and after it waited for work -> phases: the alternatives that a phase ends.
+
+An alternative is marked `until` if it was used before the trigger and not after it; what was never seen to be used stays, and
+so does what was seen without knowing when.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from policygen.evaluate import evaluate
+from policygen.holds import holds
+from policygen.language.document import Document
+from policygen.language.normal import normal_entry
+from policygen.learning.generate import New, generate
+from policygen.model import Always, Arm, Entry, Or, Phase, Policy, alternatives
+from policygen.phases import START, in_phase, phase_policies, reached, with_phases
+from policygen.review.catalogue import Level
+from policygen.review.combined import able
+from policygen.review.lint import grants
+from policygen.sets.algebra import FALSE
+from policygen.sets.compare import answers
+from policygen.sets.region import space, truth
+from tracer.abi import Arch, table
+from tracer.abi.waits import CANDIDATES, bits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from policygen.language.layout import Layout
+    from policygen.learning.extend import Options
+    from policygen.learning.generate import Generated
+    from policygen.model import Expression
+    from policygen.recording.observation import Observation
+    from policygen.recording.runs import Recording
+
+SERVING = "serving"
+"""The name of a phase that is learned."""
+
+_WEIGHT = {Level.NOTE: 2, Level.WARNING: 4, Level.DANGER: 9}
+_ABILITY = 2
+"""The weight of what is dangerous together with other abilities."""
+_GAIN = 0.25
+"""The least share of what is dangerous that a phase has to end."""
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    phases: tuple[Phase, ...]
+    """Without entries; none if no phase is worth it."""
+    why: str
+
+
+def start_of(document: Document) -> Document:
+    """The document without its phases, as it is before the first."""
+    if not document.policy.phases:
+        return document
+    sections = {
+        arch: replace(section, includes=tuple(replace(one, later=()) for one in section.includes))
+        for arch, section in document.layout.sections.items()
+    }
+    return Document(in_phase(document.policy, START), replace(document.layout, sections=sections))
+
+
+def staged(
+    generated: Generated, existing: Document | None, seen: Sequence[Observation], phases: Sequence[Phase], options: Options
+) -> Generated:
+    """What was generated of all observations, with these phases, and in each of them what was seen after its triggers.
+
+    `existing` is the document before, perhaps with the phases; what it has in a phase stays there."""
+    start = generated.document.policy
+    old = dict(phase_policies(existing.policy)) if existing else {}
+    policies = [start]
+    for number, phase in enumerate(phases):
+        after = sum(bits(one.triggers) for one in phases[number:])
+        policies.append(_learned(policies[-1], old, phase.name, seen, after, options))
+    policy = with_phases(policies, phases)
+    made = replace(generated.document, layout=_with_includes(generated.document.layout, existing))
+    document = made.with_policy(policy)
+    if existing is not None and document == existing:
+        document = existing
+    return generated._replace(document=document, new=(*generated.new, *_moved(existing, document.policy)))
+
+
+def _with_includes(layout: Layout, existing: Document | None) -> Layout:
+    """The layout with the included files' entries in each phase, which `start_of` has left out."""
+    sections = dict(layout.sections)
+    for arch, section in (existing.layout.sections if existing else {}).items():
+        whole = {include.path: include for include in section.includes}
+        if arch in sections:
+            includes = tuple(whole.get(one.path, one) for one in sections[arch].includes)
+            sections[arch] = replace(sections[arch], includes=includes)
+    return replace(layout, sections=sections)
+
+
+def _moved(existing: Document | None, policy: Policy) -> Iterator[New]:
+    """The alternatives that were denied in a phase, and are allowed there now."""
+    old = dict(phase_policies(existing.policy)) if existing else {}
+    for name, now in phase_policies(policy)[1:]:
+        before = old.get(name)
+        for arch, section in now.entries.items() if before else ():
+            for number, entry in section.items():
+                was = before.entries.get(arch, {}).get(number) if before else None
+                first = old[START].entries.get(arch, {}).get(number)
+                known = (*alternatives(was.expression),) if was else ()
+                added = [one for one in alternatives(entry.expression) if one not in known]
+                moved = tuple(one for one in added if first and one in alternatives(first.expression))
+                if moved and entry.action.may_run:
+                    yield New(arch, number, entry, moved, first=False, phase=name)
+
+
+def choose(start: Policy, recording: Recording, options: Options) -> Choice:
+    """The phase that ends most of what is dangerous, among those with one of the waits that each run has reached."""
+    runs = [run for run in recording.runs if run.waits and not run.rehearsed]
+    seen = recording.observations
+    if not runs:
+        return Choice((), "no phase: no run was followed to its waits")
+    everywhere = [name for name in CANDIDATES if all(any(one & bits((name,)) for one in run.waits) for run in runs)]
+    if not everywhere:
+        return Choice((), "no phase: there is no call in which each run waits for work")
+    before = _danger(start)
+
+    def rank(policy: Policy) -> tuple[int, int]:
+        return _danger(policy), sum(map(len, policy.entries.values()))
+
+    left = {name: _learned(start, {}, SERVING, seen, bits((name,)), options) for name in everywhere}
+    chosen = min(everywhere, key=lambda name: (*rank(left[name]), everywhere.index(name)))
+    triggers, best = [chosen], left[chosen]
+    for name in everywhere:
+        both = bits((*triggers, name))
+        is_further = any(one & both and not one & bits(tuple(triggers)) for run in runs for one in run.waits)
+        if is_further:
+            policy = _learned(start, {}, SERVING, seen, both, options)
+            if _danger(policy) <= _danger(best):
+                triggers, best = [*triggers, name], policy
+    names = tuple(sorted(triggers))
+    if not before or _danger(best) > (1 - _GAIN) * before:
+        return Choice((), f"no phase: after {', '.join(names)} the program needs almost all that is dangerous before it")
+    gone = sorted({name for name, _ in _grants(start)} - {name for name, _ in _grants(best)})
+    text = f"{SERVING} after {', '.join(names)}: {rank(best)[1]} of {rank(start)[1]} entries are left"
+    return Choice((Phase(SERVING, names, {}),), f"{text}, without {', '.join(gone)}" if gone else text)
+
+
+def _learned(
+    before: Policy, old: Mapping[str, Policy], name: str, seen: Sequence[Observation], after: int, options: Options
+) -> Policy:
+    """The policy of the phase `name`, which begins with the waits `after`, given that of the phase before it.
+
+    Of the alternatives that the old policy had, the phase keeps those that it had there."""
+    first, known = old.get(START), old.get(name)
+    late = [one for one in seen if _is_after(one, after) and evaluate(before, one.event).lets_run]
+    needed = _generated(late, known or _without_entries(before), options)
+    used = _generated([one for one in seen if one.after], _without_entries(before), options)
+    entries: dict[Arch, dict[int, Entry]] = {}
+    for arch, section in before.entries.items():
+        entries[arch] = {}
+        for number, entry in section.items():
+            was = _parts(first, arch, number) if first and known else ()
+            wanted, seen_at_all = _parts(needed, arch, number), _parts(used, arch, number)
+            parts = alternatives(entry.expression)
+            kept = [one for one in parts if one in wanted or (one not in was and one not in seen_at_all)]
+            left = reached(entry, kept) if _may_end(entry, before) else entry
+            if left is not None:
+                entries[arch][number] = left
+    return _allowing(replace(before, entries=entries), before, needed, late)
+
+
+def _allowing(policy: Policy, before: Policy, needed: Policy, late: Sequence[Observation]) -> Policy:
+    """The policy of a phase with what it needs and does not have from the one before in the same words: what was implied there
+    by what only that is allowed, or what a person has written otherwise."""
+    entries = {arch: dict(section) for arch, section in policy.entries.items()}
+    for one in late:
+        arch = Arch.from_audit(one.arch)
+        if arch is None or evaluate(policy, one.event).lets_run:
+            continue
+        own, now = before.entries[arch].get(one.number), entries[arch].get(one.number)
+        parts = [part for part in _parts(needed, arch, one.number) if _is_within(arch, one.number, part, before)]
+        arguments = table(arch).by_number[one.number].arguments
+        parts = parts or [part for part in _parts(before, arch, one.number) if holds(part, arguments, one.example)][:1]
+        both = (*(alternatives(now.expression) if now and own and now.action == own.action else ()), *parts)
+        if parts and both:
+            entries[arch][one.number] = normal_entry(arch, one.number, replace(own or Entry(both[0]), expression=Or(both)))
+            policy = replace(policy, entries=entries)
+    return policy
+
+
+def _is_within(arch: Arch, number: int, part: Expression, policy: Policy) -> bool:
+    """Whether a policy allows all calls for which an expression holds."""
+    sets = space()
+    allowed = FALSE
+    for where, action in answers(sets, policy, arch, number):
+        if action.lets_run:
+            allowed = sets.either(allowed, where)
+    return sets.choose(allowed, FALSE, truth(sets, part, table(arch).by_number[number].arguments)) == FALSE
+
+
+def _generated(seen: Sequence[Observation], start: Policy, options: Options) -> Policy:
+    return generate(seen, Document(replace(start, arm=Arm.EXEC)), name="", options=options).document.policy
+
+
+def _without_entries(policy: Policy) -> Policy:
+    return replace(policy, entries={arch: {} for arch in policy.entries})
+
+
+def _parts(policy: Policy, arch: Arch, number: int) -> tuple[Expression, ...]:
+    entry = policy.entries.get(arch, {}).get(number)
+    return alternatives(entry.expression) if entry else ()
+
+
+def _may_end(entry: Entry, policy: Policy) -> bool:
+    other = entry.otherwise or policy.default
+    return entry.action.may_run and not other.may_run and entry.expression != Always(False)
+
+
+def _is_after(seen: Observation, waits: int) -> bool:
+    return not seen.after or any(one & waits for one in seen.after)
+
+
+def _danger(policy: Policy) -> int:
+    return sum(_WEIGHT[level] for level in _grants(policy).values()) + _ABILITY * len(able(policy))
+
+
+def _grants(policy: Policy) -> dict[tuple[str, str], Level]:
+    """What the linter finds in the entries of a policy, by the names of call and rule."""
+    return {(one.name, one.rule): one.level for one in grants(Document(policy))}

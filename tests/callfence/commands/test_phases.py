@@ -1,0 +1,69 @@
+"""The commands with a policy that has phases."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = "phase serving after epoll_wait\nepoll_wait: allow\nbind: allow until serving\nread: allow\n"
+
+
+def callfence(folder: Path, *words: str) -> tuple[int, str, str]:
+    (folder / "app.policy").exists() or (folder / "app.policy").write_text(TEXT)
+    command = [sys.executable, "-m", "callfence", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=100)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_each_filter_is_proved_and_shown(tmp_path: Path) -> None:
+    status, said, _ = callfence(tmp_path, "verify", "app.policy")
+    assert status == 0
+    assert [line.split(" (")[0] for line in said.splitlines()] == [
+        "proved: the filter of start", "proved: the filter of serving"
+    ]  # fmt: skip
+    shown = callfence(tmp_path, "show", "--filter", "app.policy")[1].splitlines()
+    assert [line for line in shown if line.startswith("#")] == ["# start", "# serving"]
+
+
+def test_an_export_says_that_there_are_no_phases(tmp_path: Path) -> None:
+    status, start, said = callfence(tmp_path, "export", "--to", "kafel", "app.policy")
+    assert (status, "bind" in start) == (0, True)
+    assert "wider than app.policy: the format has no phases: what the policy allows only until serving is allowed" in said
+    status, serving, said = callfence(tmp_path, "export", "--to", "kafel", "--phase", "serving", "app.policy")
+    assert (status, "bind" in serving, "phases" in said) == (0, False, False)
+    assert callfence(tmp_path, "export", "--to", "kafel", "--phase", "x", "app.policy")[2] == (
+        "callfence export: --phase x: no phase is named x; there is start, serving\n"
+    )
+
+
+def test_why_says_in_which_phase(tmp_path: Path) -> None:
+    status, said, _ = callfence(tmp_path, "why", "app.policy", "bind(fd=3)")
+    assert (status, said.splitlines()[1:3]) == (1, ["  the policy says in start: allow", "  the policy says in serving: kill"])
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (("bind: allow",), ["bind: allow", "epoll_wait: allow", "read: allow"]),
+        (("listen: allow",), ["bind: allow until serving", "epoll_wait: allow", "listen: allow", "read: allow"]),
+        (("--until", "serving", "listen: allow"),
+         ["bind: allow until serving", "epoll_wait: allow", "listen: allow until serving", "read: allow"]),
+    ],
+)  # fmt: skip
+def test_allow(tmp_path: Path, words: tuple[str, ...], lines: list[str]) -> None:
+    *options, line = words
+    assert callfence(tmp_path, "allow", *options, "app.policy", line)[0] == 0
+    text = (tmp_path / "app.policy").read_text().splitlines()
+    assert text[text.index("") + 1 :] == lines
+
+
+def test_diff_says_in_which_phase(tmp_path: Path) -> None:
+    (tmp_path / "new.policy").write_text(TEXT.replace("bind: allow until serving", "bind: allow\nlisten: allow until serving"))
+    said = callfence(tmp_path, "diff", "app.policy", "new.policy")[1]
+    assert "bind (in serving): allow" in said and "  + listen: allow" in said

@@ -1,0 +1,74 @@
+"""`learn --phases`: the boundary is found, what falls away is marked, and later learning keeps to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROGRAM = Path(__file__).parent.parent.parent / "enforcer" / "programs" / "phased.c"
+START = ("socket", "fork", "socket")
+"""A child goes on after the fork; only it waits."""
+
+
+@pytest.fixture
+def app(compile_c: Callable[..., Path], tmp_path: Path) -> Path:
+    copy = tmp_path / "app"
+    copy.write_bytes(compile_c(PROGRAM, "-pthread").read_bytes())
+    copy.chmod(0o755)
+    return copy
+
+
+def callfence(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "callfence", *words]
+    settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "timeout": 100, "capture_output": True, "text": True}
+    return subprocess.run(command, cwd=folder, check=False, **settings)
+
+
+def entries(folder: Path) -> list[str]:
+    lines = (folder / "app.policy").read_text().splitlines()
+    return lines[lines.index("") + 1 :]
+
+
+def test_the_boundary_is_found(app: Path) -> None:
+    done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll", "status")
+    assert "  phases         serving after poll: 1 of 4 entries are left, without clone\n" in done.stderr
+    assert [line for line in entries(app.parent) if "until serving" not in line] == ["openat: flags == O_RDONLY"]
+    rows = [json.loads(line) for line in (app.parent / ".callfence" / "app.rec").read_text().splitlines()]
+    assert rows[1]["waits"] == [0, 1 << 3]
+    assert {tuple(row["after"]) for row in rows[2:]} == {(0,), (0, 8), (8,)}
+
+
+def test_what_is_seen_later_moves_into_the_phase(app: Path) -> None:
+    callfence(app.parent, "learn", "-q", "--phases", "./app", *START, "poll")
+    before = entries(app.parent)
+    assert "socket: family == AF_UNIX && type & 0xf == SOCK_STREAM && protocol == 0 until serving" in before
+    again = callfence(app.parent, "learn", "./app", *START, "poll")
+    assert ("nothing" in again.stderr, entries(app.parent)) == (True, before)  # warm: the start stops, and is known
+    check = callfence(app.parent, "learn", "--check", "./app", "poll", "socket")
+    assert "  (in serving as well)\n" in check.stderr
+    callfence(app.parent, "learn", "-q", "./app", "poll", "socket")
+    after = entries(app.parent)
+    assert "socket: family == AF_UNIX && type & 0xf == SOCK_STREAM && protocol == 0" in after
+    assert {*before} ^ {*after} == {line for line in (*before, *after) if line.startswith("socket")}
+    assert callfence(app.parent, "enforce", "./app", "poll", "socket").stdout.endswith("socket 0 \n")
+
+
+def test_no_phase_where_runs_disagree(app: Path) -> None:
+    callfence(app.parent, "learn", "-q", "--phases", "./app", "socket")
+    done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll")
+    assert "  phases         no phase: there is no call in which each run waits for work\n" in done.stderr
+    assert "phase" not in (app.parent / "app.policy").read_text()
+
+
+@pytest.mark.parametrize("options", [("--check",), ("-p", "1")])
+def test_options_that_exclude_it(app: Path, options: tuple[str, ...]) -> None:
+    done = callfence(app.parent, "learn", "--phases", *options, *(() if "-p" in options else ("./app",)))
+    assert done.returncode == 125 and "--phases finds out" in done.stderr

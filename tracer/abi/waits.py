@@ -1,0 +1,26 @@
+"""The calls with which a server may begin to serve: candidates for the trigger of a phase, in the order of their bits.
+
+A recording has the bits, so this list only grows at its end.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+ENTER: Final = "enter"
+"""The trigger that is no call by itself: the program says that it enters a phase (include/callfence.h)."""
+ENTER_OPERATION: Final = 0x43464E54
+"""The operation of prctl(2) by which it does."""
+
+CANDIDATES: Final = (
+    "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "_newselect", "accept", "accept4",
+    "rt_sigsuspend", "sigsuspend", "rt_sigtimedwait", "pause", "io_getevents", "io_pgetevents", ENTER,
+)  # fmt: skip
+
+
+def bits(triggers: tuple[str, ...]) -> int:
+    """The bits of those among the triggers that are candidates."""
+    return sum(1 << CANDIDATES.index(name) for name in triggers if name in CANDIDATES)
+
+
+ALL: Final = (1 << len(CANDIDATES)) - 1

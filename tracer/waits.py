@@ -1,0 +1,53 @@
+"""Which waits each process has begun: what it did before and after each is counted apart.
+
+A server starts until it first waits for work.  Only a recorder whose slots have five elements takes this: count, call site,
+example, and the waits (bits of tracer.abi.waits) after which, and before which, the observation was made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tracer.abi import Arch, table
+from tracer.abi.waits import CANDIDATES, ENTER, ENTER_OPERATION
+
+if TYPE_CHECKING:
+    from tracer.abi import Event
+    from tracer.loop import Loop
+    from tracer.task import Task
+
+
+class Waits:
+    """The waits of all processes of a loop."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.reached: dict[int, int] = {}
+        """By process, the waits that it and those that it comes from have begun, also when it has ended."""
+        loop.tally.has_waits = True
+        for bit, name in enumerate(CANDIDATES):
+            for arch in (Arch.X86_64, Arch.I386):
+                call = table(arch).by_name.get("prctl" if name == ENTER else name)
+                if call:
+                    loop.calls.also(arch.audit, call.number, self._handler(1 << bit, said=name == ENTER))
+
+    def _handler(self, bit: int, *, said: bool) -> Handler:
+        def handle(task: Task, event: Event) -> None:
+            if not task.entered & bit and (not said or event.arguments[0] == ENTER_OPERATION):
+                self._enter(task, bit, event)
+
+        return handle
+
+    def _enter(self, task: Task, bit: int, event: Event) -> None:
+        for other in list(self._loop.tasks.values()):
+            if other.tgid == task.tgid:
+                other.entered |= bit
+                other.hot = self._loop.tally.hot(other.executable, other.entered)
+        self.reached[task.tgid] = task.entered
+        self._loop.tally.note(task, event)
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Handler = Callable[[Task, Event], None]
