@@ -32,6 +32,7 @@ POLICIES = {
     "failing": f"default errno EPERM\n{NEEDED}getppid: errno EACCES\nptrace: kill\n"
     "clone: clone_flags == 0\nclone3: errno ENOSYS\n",
     "unsaid": f"{NEEDED}openat2: errno ENOSYS\nunshare: allow\nclone3: errno ENOSYS\n",
+    "fallbacks": f"{NEEDED}openat2: errno ENOSYS\nio_uring_setup: errno ENOSYS\nsendfile: errno EINVAL\nclone3: errno ENOSYS\n",
     "denying": "default allow\nunknown allow\ngetppid: errno EACCES\ngetpid: kill\nbind: fd == 3\nclone3: errno ENOSYS\n",
     **{path.stem: path.read_text() + "pause: allow\n" for path in (ROOT / "samples").glob("[fhn]*.policy")},
 }
@@ -43,6 +44,7 @@ RUNS = {
     "no-conditions": ("probe", ["41,2,3,1"], ["3"], 0),  # as was said
     "failed": ("failing", ["102", "110", "435", "101"], ["-1", "-13", "-38"], 31),
     "nothing-is-killed": ("unsaid", ["101", "437", "435"], ["-38", "-38", "-38"], 0),
+    "not-permitted": ("fallbacks", ["437", "425", "40", "435", "101"], ["-1", "-1", "-22", "-38"], 31),
     "denied": ("denying", ["102", "110", "435", "39"], ["0", "-13", "-38"], 31),
 }
 

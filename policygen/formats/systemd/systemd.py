@@ -2,8 +2,9 @@
 
 A list of allowed calls fails every call that systemd does not know with ENOSYS, and therefore cannot fail a known call
 with ENOSYS: libseccomp refuses a rule that equals its default, and the unit does not start (status 228/SECCOMP; seen with
-257.13).  If a policy needs ENOSYS for clone3, RestrictNamespaces= does it; for another call, every denied call fails with
-ENOSYS, so the same calls run.
+257.13).  If a policy needs ENOSYS for clone3, RestrictNamespaces= does it; where that would deny too much, every denied call
+fails with ENOSYS, since libc does not fall back to clone after another error.  Other calls fail with EPERM instead, as
+io_uring_setup does where kernel.io_uring_disabled is set, and openat2 under the filters of many containers.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ def _allowing(policy: Policy, *, restrict: bool) -> _Made:
     if restrict:
         allowed.add("clone3")
         del failed["clone3"]
-    default = ENOSYS if ENOSYS in (policy.default, *failed.values()) else policy.default
+    default = ENOSYS if failed.get("clone3") == ENOSYS else policy.default
+    if default != ENOSYS:
+        failed = {name: _EPERM if action == ENOSYS else action for name, action in failed.items()}
     failed = {name: action for name, action in failed.items() if action != default}
     entries = {}
     for name, call in calls.items():
