@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from callfence.companion.seen import seen
 from callfence.judging.ask import Asker
+from callfence.judging.diff_text import idle_lines
 from callfence.judging.differences import difference_lines, file_lines, headline, rule_texts
 from callfence.judging.rehearsed import held_back_lines
 from callfence.judging.sites import site_lines
@@ -26,7 +27,7 @@ from policygen.review.changes import EntryChange, PolicyChange, SettingChange, c
 from policygen.review.judgement import judge
 from policygen.review.provenance import provenance
 from policygen.review.resolve import FILE_LINES, Answer, Decision, resolve
-from policygen.sets.compare import Change, compare
+from policygen.sets.compare import Change
 from tracer.abi import table
 from tracer.errors import UserError
 
@@ -174,10 +175,10 @@ def _write(path: Path, old: Document, decisions: Mapping[PolicyChange, Decision]
             atomic.write(path, after.text().encode())
     answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in found]
     print(f"{path}: {_counts(answers)}")
-    comparison = compare(before.policy, after.policy)
-    for one in comparison.differences:
-        print("\n".join(difference_lines(one)))
-    for line in file_lines(comparison.files):
+    became = judge(before, after)
+    for one in became.told:
+        print("\n".join(difference_lines(one.difference)))
+    for line in (*idle_lines(became), *file_lines(became.comparison.files)):
         print(line)
     if Answer.ACCEPT in answers:
         print(f"commit {path}: until then, what is accepted is asked again")

@@ -124,11 +124,7 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         if not _says(policy.entries[arch].get(number), row)
         for line in _implied(row, policy.implied)
     ]
-    if implied:
-        _say(*implied, "")
-        if not found:
-            return 0
-    if not found:
+    if not found and not implied:
         _say(f"{name or options.policy}: no entry, so the default: {format_action(policy.default)}")
         return 1
     arch = None
@@ -138,7 +134,10 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
             arch = one.arch
             _say(f"arch {arch}", "")
         _say(*_lines(one, recording, symbols), "")
-    _say(*_runs(found, recording), *symbols.problems())
+    if implied:
+        _say(*implied, "")
+    if found:
+        _say(*_runs(found, recording), *symbols.problems())
     return 0
 
 

@@ -31,7 +31,7 @@ def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
     told = judgement.differences if full else judgement.told
     by_arch = [(arch, [*those]) for arch, those in groupby(told, key=lambda one: one.difference.arch)]
     details = [line for one in told for line in difference_lines(one.difference)]
-    idle = [] if full else [*_idle(judgement)]
+    idle = [] if full else [*idle_lines(judgement)]
     if not full and len(head) + len(by_arch) + len(details) + len(idle) > MANY_LINES:
         room = (MANY_LINES - len(head) - len(idle) - 1) // max(1, len(by_arch)) - 1
         for arch, those in by_arch:
@@ -61,7 +61,7 @@ def _head(judgement: Judgement) -> Iterator[str]:
         yield "no known risk became possible"
 
 
-def _idle(judgement: Judgement) -> Iterator[str]:
+def idle_lines(judgement: Judgement) -> Iterator[str]:
     """One line for each kind of change: as many names as fit."""
     for change in Change:
         names = idle_names(judgement, change)

@@ -43,9 +43,29 @@ class Beyond(NamedTuple):
 def beyond(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, names_only: bool) -> Beyond:
     """Sort observations by a policy.  Without an implied set all of them are new: `extend` knows what entries say.
 
-    A capability is granted as the least call that has it: what else it gives is implied."""
+    A capability is granted as the least call that has it: what else it gives is implied.  Each architecture gets its own,
+    though one of another architecture would do: otherwise the policy would depend on which was seen first."""
     if not policy.implied:
         return Beyond(policy, {}, placed, ())
+    found = []
+    for arch in policy.entries:
+        mine = {call: seen for call, seen in placed.items() if call[0] is arch}
+        found.append(_beyond(_of_one(policy, arch), mine, allow_opaque, names_only))
+    return Beyond(
+        replace(policy, entries={arch: section for one in found for arch, section in one.policy.entries.items()}),
+        {call: parts for one in found for call, parts in one.granted.items()},
+        {call: seen for one in found for call, seen in one.new.items()},
+        tuple(allowed for one in found for allowed in one.allowed),
+    )
+
+
+def _of_one(policy: Policy, arch: Arch) -> Policy:
+    """The policy's part for one architecture."""
+    return policy if list(policy.entries) == [arch] else replace(policy, entries={arch: policy.entries.get(arch, {})})
+
+
+def _beyond(policy: Policy, placed: Placed, allow_opaque: Collection[str], names_only: bool) -> Beyond:
+    """For a policy of one architecture."""
     new = _new(policy, placed, allow_opaque)
     added: dict[Call, tuple[Expression, ...]] = {}
     if not names_only:
@@ -80,8 +100,17 @@ def without_covered(policy: Policy, before: Policy) -> Policy:
     """The policy less alternatives that it took from `before` and that capabilities granted since imply.
 
     What the rest of `before` implied already stays: a person wrote it.  Nothing changes of what the policy allows."""
+    if not policy.implied:
+        return policy
+    parts = [_without_covered(_of_one(policy, arch), _of_one(before, arch)) for arch in policy.entries]
+    entries = {arch: section for part in parts for arch, section in part.entries.items()}
+    return policy if entries == policy.entries else replace(policy, entries=entries)
+
+
+def _without_covered(policy: Policy, before: Policy) -> Policy:
+    """For policies of one architecture."""
     names = granted(policy)
-    if not policy.implied or names == granted(before):
+    if names == granted(before):
         return policy
     for (arch, number), rows in expansion(policy).rows.items():
         old = before.entries.get(arch, {}).get(number)

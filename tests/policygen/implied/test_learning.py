@@ -18,6 +18,7 @@ from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
 from policygen.recording.fold import Folder
 from policygen.sets.compare import compare
+from tracer.abi import Arch
 
 if TYPE_CHECKING:
     from policygen.recording.observation import Observation
@@ -44,8 +45,9 @@ CALLS = (
     "fcntl 3 F_SETLK",
     "ioctl 0 TCSETS",
     "execve 0 0 0",
+    "i386 open 0 O_RDONLY",
+    "i386 fcntl64 3 F_SETLK",
 )
-"""Of one architecture: which one's section has a capability that both use depends on what is seen first."""
 
 
 def observe(*texts: str) -> tuple[Observation, ...]:
@@ -87,6 +89,33 @@ def test_the_order_of_runs_does_not_matter(calls: list[str], data: st.DataObject
 def test_a_capability_that_another_one_includes_is_gone_whichever_came_first(calls: tuple[str, str]) -> None:
     first, second = calls
     assert learn(second, existing=learn(first).document).document.text() == learn(first, second).document.text()
+
+
+ON_TWO = (
+    (Arch.X86_64, "openat AT_FDCWD 0 O_RDONLY|O_CLOEXEC"),
+    (Arch.AARCH64, "openat AT_FDCWD 0 O_RDONLY|O_DIRECTORY"),
+    (Arch.AARCH64, "openat AT_FDCWD 0 O_RDONLY"),
+    (Arch.X86_64, "fcntl 3 F_SETLK"),
+)
+
+
+@pytest.mark.parametrize("order", permutations(range(4)), ids=str)
+def test_each_architecture_has_the_capabilities_that_it_uses_whichever_was_seen_first(order: tuple[int, ...]) -> None:
+    document, seen = None, []
+    for place in order:
+        arch, call = ON_TWO[place]
+        folder = Folder()
+        folder.slot("/app", event(call, arch=arch), str)[0] += 1
+        seen += folder.observations()
+        document = generate(folder.observations(), document, name="app", options=Options(implied=1)).document
+    assert document is not None
+    assert body(document) == [
+        "fcntl: cmd == F_SETLK",
+        "openat: flags == O_RDONLY",
+        "arch aarch64",
+        "openat: flags == O_RDONLY",
+    ]
+    assert document.text() == generate(seen, None, name="app", options=Options(implied=1)).document.text()
 
 
 def test_runs_that_need_nothing_else_leave_an_empty_policy() -> None:
