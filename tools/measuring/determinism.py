@@ -1,8 +1,8 @@
 """Learns programs in other circumstances and says which get one policy: determinism.py FILE writes docs/determinism.md.
 
 Each of the programs runs under LC_ALL=C and C.UTF-8, as root and as a user, with its output a file, a pipe, a terminal and
-/dev/null, and with three sizes of input; each run is learned into a new policy.  It has to be root, and the user `nobody` must be
-able to run this Python.  Which lines differ is told on standard error.
+/dev/null, and with three sizes of input; each run is learned into a new policy.  It has to be root, and the user `nobody`
+must be able to run this Python.  Which lines differ is told on standard error.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ PROGRAMS = {
     "sha256sum": ("sha256sum", "{}"),
     "python3": ("/usr/bin/python3", "-I", "-c", "import sys; print(len(open(sys.argv[1]).readlines()))", "{}"),
 }
+MODES: dict[str, tuple[str, ...]] = {"implied": (), "exact": ("--exact",)}
 STREAMS = ("a file", "a pipe", "a terminal", "/dev/null")
 PAGE = """\
 # Determinism
 
-The same behaviour gives the same bytes. Circumstances that grant nothing should not show in a policy either: {count} programs were learned
-under `LC_ALL=C` and `C.UTF-8`, as root and as a user, with the output a file, a pipe, a terminal and `/dev/null`, and with input of
-{sizes} lines: {runs} runs each, of which each is learned into a new policy.
+The same behaviour gives the same bytes. Circumstances that grant nothing should not show in a policy either: {count} programs
+were learned under `LC_ALL=C` and `C.UTF-8`, as root and as a user, with the output a file, a pipe, a terminal and
+`/dev/null`, and with input of {sizes} lines: {runs} runs each, of which each is learned into a new policy.
 {one} of {count} programs get one policy, byte for byte, with `implied 1`; {exact} of {count} do with `--exact`.
 
 {table}
@@ -69,7 +70,7 @@ def main(page: Path) -> None:
         for size, count in LINES.items():
             (folder / size).write_text("".join(f"{number:08},{number * 7919 % 100_003:023}\n" for number in range(count)))
         for program, words in PROGRAMS.items():
-            found = {how: policies(folder, program, words, options) for how, options in (("implied", ()), ("exact", ("--exact",)))}
+            found = {how: policies(folder, program, words, options) for how, options in MODES.items()}
             for how, texts in found.items():
                 ones[how] += len(set(texts)) == 1
             told = "; ".join(f"`{line}`" for line in differing(found["implied"])) or "-"
