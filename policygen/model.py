@@ -247,6 +247,8 @@ class Policy:
     """The version of the implied set (`policygen.implied`), which allows what grants nothing beyond the entries; 0: none."""
     phases: tuple[Phase, ...] = ()
     """In the order in which a process enters them; before, `entries` count (`policygen.phases`)."""
+    scope: str = ""
+    """`signals`: signals reach only processes of the program, which Landlock keeps.  The filter does not depend on it."""
     files: Files = NOT_CONFINED
     """The files and ports that calls can reach, which Landlock keeps.  The filter does not depend on it."""
     memo: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)

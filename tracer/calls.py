@@ -11,7 +11,7 @@ from tracer.abi import Arch, table
 from tracer.errors import PtraceError
 from tracer.linux import OPAQUE, PTRACE_CONT, PTRACE_SYSCALL
 from tracer.tally import event_of
-from tracer.task import has_filter
+from tracer.task import has_filter, read_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,7 +147,7 @@ class Calls:
         flags = event.arguments[index + 1]
         if flags & O_ACCMODE == os.O_WRONLY or flags & os.O_DIRECTORY:
             return  # it cannot be read through this descriptor
-        path = _read_path(task.tid, event.arguments[index])
+        path = read_path(task.tid, event.arguments[index])
         if path.rstrip(b"/").endswith(b"status"):
             self._processor.disable()
 
@@ -198,12 +198,3 @@ class Calls:
                 handlers.pop(number, None)
         self.special.difference_update(self._writes[Arch.X86_64.audit])
         self._do()
-
-
-def _read_path(tid: int, address: int) -> bytes:
-    """The string at an address of a task, at most 4 KiB of it; b'' if it cannot be read."""
-    room = kernel.PAGE - address % kernel.PAGE
-    text = kernel.read_memory(tid, address, room)
-    if b"\0" not in text:
-        text += kernel.read_memory(tid, address + room, kernel.PAGE)
-    return text.partition(b"\0")[0]

@@ -14,6 +14,7 @@ from tracer.errors import PtraceError, TracerError
 from tracer.launch import OPTIONS, Launch
 from tracer.loop import Loop
 from tracer.processor import TICK
+from tracer.reach.aims import Aims
 from tracer.signals import Dispositions, SignalThread
 from tracer.task import has_filter, proc
 from tracer.waits import Waits
@@ -98,12 +99,14 @@ def trace(
     injector: Injector | None = None,
     attach: Callable[[Calls], None] = lambda calls: None,
     waits: bool = False,
+    aimed: Callable[[bool], None] | None = None,
 ) -> Outcome:
     """Run a program until it and all that it started have ended.
 
     `known` is a filter that lets known behaviour run and returns kernel.RET_RECORD for the rest; by default all is recorded.
     With `waits`, the recorder's slots take the waits after which an observation was made (`tracer.waits`).
-    `tick` is called from another thread some times a second, `exited` once if processes outlive the initial one.
+    `tick` is called from another thread some times a second, `exited` once if processes outlive the initial one, `aimed` for
+    each process that is signalled or looked at (`tracer.reach.aims`).
     `attach` may have the tracer call functions at the stops of calls (`Calls.also`).
     Raises StartError when the program did not start, TracerError when it may not be traced.
     """
@@ -114,6 +117,8 @@ def trace(
         injector.attach(loop.calls, loop.is_loading)
     attach(loop.calls)
     reached = Waits(loop).reached if waits else {}
+    if aimed is not None:
+        Aims(loop.tasks, aimed).attach(loop.calls)
     loop.strangers = children()
     if proc() != "/proc":
         recorder.gap("/proc is not mounted for this pid namespace: it is not known which executable made a call, and where")

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tracer import linux
+from tracer import kernel, linux
 
 Hot = dict[int, list[Any]]
 """The counters of observations, by the number and the argument bits that distinguish them."""
@@ -149,6 +149,11 @@ def _fields(tid: int) -> dict[str, str]:
     return dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
 
 
+def namespaces_of(tid: int) -> int:
+    """In how many pid namespaces a task is, ours being the first; 0 if that is not known."""
+    return len(_fields(tid).get("NSpid", "").split())
+
+
 def privilege_lost(pid: int) -> str:
     """What no_new_privs kept an executed file from giving to a process: `linux.privilege_lost`; "" too if it has ended."""
     try:
@@ -156,3 +161,12 @@ def privilege_lost(pid: int) -> str:
     except OSError:
         return ""
     return linux.privilege_lost(f"{proc()}/{pid}/exe", process.st_uid, process.st_gid)
+
+
+def read_path(tid: int, address: int) -> bytes:
+    """The string at an address of a task, at most 4 KiB of it; b'' if it cannot be read."""
+    room = kernel.PAGE - address % kernel.PAGE
+    text = kernel.read_memory(tid, address, room)
+    if b"\0" not in text:
+        text += kernel.read_memory(tid, address + room, kernel.PAGE)
+    return text.partition(b"\0")[0]

@@ -55,7 +55,10 @@ def _check(a: str, b: str) -> int:
     print(f"{b} allows what {a} does not:")
     more = [one for one in comparison.files if one.more]
     if not more and verdict(one.change for one in comparison.differences) in (Verdict.EQUAL, Verdict.NARROWER):
-        print(f"  it takes effect later: arm {comparison.arms[0]} -> {comparison.arms[1]}")
+        settings = [("arm", comparison.arms), ("scope", [scope or "none" for scope in comparison.scopes])]
+        for word, (old, new) in settings:
+            if old != new:
+                print(f"  {word} {old} -> {new}")
     for difference in comparison.differences:
         if difference.change is Change.MORE:
             print("\n".join(difference_lines(difference)))

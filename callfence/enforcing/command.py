@@ -72,9 +72,9 @@ OPTIONS = (
     (("--rlimit",), "NAME=N", "limit a resource of setrlimit(2), as in nofile=64; repeatable"),
     (
         ("--scope",),
-        "SCOPE",
-        "`signals`: PROGRAM can signal only what it starts (Linux 6.12).  "
-        "Off by default: a recording does not tell whom a program signalled",
+        "signals|none",
+        "`signals`: PROGRAM can signal only what it starts (Linux 6.12), and not follow /proc/PID/exe and the like of others; "
+        "`none`: not even if the policy has the line `scope signals`",
     ),
 )
 """Names, value and help of each option; what is no value but words joined by `|` has to be one of them."""
@@ -205,7 +205,7 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         [one.filter for one in followed],
         options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index),
         reporter,
-        around=_around(options.surroundings),
+        around=_around(options, compiled, stderr),
         files=_files(options, compiled, environment, stderr),
         stderr=stderr,
         stages=stages,
@@ -238,12 +238,18 @@ def _files(
     return made
 
 
-def _around(options: dict[str, list[str]]) -> Surroundings | None:
-    if not options:
+def _around(options: EnforceOptions, compiled: Sequence[Compiled], stderr: int) -> Surroundings | None:
+    given = options.surroundings
+    is_asked = "--scope" not in given and any(one.scope for one in compiled)
+    if not (given or is_asked):
         return None
-    from enforcer.arming.surroundings import Surroundings
+    from enforcer.arming.surroundings import Surroundings, scopes_signals
 
-    return Surroundings(options)
+    if is_asked and scopes_signals():
+        given["--scope"] = ["signals"]
+    elif is_asked:
+        _say("enforce: signals are not kept among the program's processes (scope signals): that needs Linux 6.12", stderr)
+    return Surroundings(given)
 
 
 def _wants_text(arguments: Sequence[str]) -> str:

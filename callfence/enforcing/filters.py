@@ -102,6 +102,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         lacks_start=document.lacks_start,
         files=files_of(policy, variant),
         stages=phases,
+        scope=policy.scope if variant in ("report", "silent") else "",
     )
 
 

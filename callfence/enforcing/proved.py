@@ -28,6 +28,8 @@ def misfit(made: Compiled) -> str:
             return "" if (same.filter, same.is_settled) == (made.filter, made.is_settled) else "it is not what is compiled now"
         if (made.arm, made.expects_listener) != (str(policy.arm), expects_listener(policy)):
             return "it takes effect at another moment, or listens otherwise"
+        if made.scope != (policy.scope if made.variant in ("report", "silent") else ""):
+            return "it lets signals go elsewhere"
         if made.files != filters.files_of(policy, made.variant):
             return "it grants other files or ports"
         kind = made.variant.removeprefix("followed-")

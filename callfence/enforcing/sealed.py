@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from enforcer.arming.stage import Stage
 
-_MAGIC = b"callfence filter 8\n"
+_MAGIC = b"callfence filter 9\n"
 _BUNDLE = b"callfence filters 1\n"
 _SIGNATURE = 32
 _YES = b"y"
@@ -28,8 +28,8 @@ class Compiled:
     """A filter, when to arm it, and what it was compiled from."""
 
     __slots__ = (
-        "arm", "expects_listener", "files", "filter", "is_settled", "kills_itself", "lacks_start", "sources", "stages",
-        "variant",
+        "arm", "expects_listener", "files", "filter", "is_settled", "kills_itself", "lacks_start", "scope", "sources",
+        "stages", "variant",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +45,7 @@ class Compiled:
         lacks_start: bool = False,
         files: bytes = b"",
         stages: Sequence[Stage] = (),
+        scope: str = "",
     ) -> None:
         self.filter = filter_
         self.arm = arm
@@ -62,6 +63,8 @@ class Compiled:
         """The files and ports that the policy grants (`policygen.files.landlock.encode`); b"" if it confines none."""
         self.stages = tuple(stages)
         """The phases; those of a filter to record with have only names."""
+        self.scope = scope
+        """That of the policy; "" if its variant confines nothing."""
         self.sources = tuple(sources)
         """Name and content of each file: the policy's first, then those it includes, as they were read."""
 
@@ -72,6 +75,7 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes) -> bytes:
     told = [_YES if fact else b"" for fact in facts]
     fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *told, compiled.filter, compiled.files]
     fields.append(_joined([_joined(_stage_fields(stage)) for stage in compiled.stages]))
+    fields += [compiled.scope.encode()]
     for name, text in compiled.sources:
         fields += [os.fsencode(name), text]
     body = _joined(fields)
@@ -89,7 +93,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
     if content[:start] != _MAGIC + _signature(body, secret):
         raise ValueError("it is damaged, or was not written by callfence")
     fields = _split(body)
-    sources = [(os.fsdecode(name), text) for name, text in zip(fields[10::2], fields[11::2], strict=True)]
+    sources = [(os.fsdecode(name), text) for name, text in zip(fields[11::2], fields[12::2], strict=True)]
     if not sources:
         raise ValueError("it has no policy")
     expects_listener, is_settled, kills_itself, lacks_start = (field == _YES for field in fields[3:7])
@@ -105,6 +109,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
         lacks_start=lacks_start,
         files=fields[8],
         stages=[_stage(_split(field)) for field in _split(fields[9])],
+        scope=fields[10].decode(),
     )
     return fields[0], compiled
 

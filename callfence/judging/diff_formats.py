@@ -45,6 +45,7 @@ def as_json(judgement: Judgement) -> str:
             "verdict": judgement.comparison.verdict,
             "first": [_headline(judgement, one) for one in judgement.headlines],
             "arm": list(judgement.comparison.arms),
+            "scope": list(judgement.comparison.scopes),
             "differences": [_object(judgement, one) for one in judgement.differences],
         },
         indent=2,

@@ -13,6 +13,7 @@ from callfence.shared.text import plural
 from policygen.language.document import Document, parse_file
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
+from policygen.learning.scope import scope
 from policygen.model import IMPLIED, Arm
 from policygen.recording import atomic, folder, recording_file
 from policygen.recording.runs import Recording, Run, merge
@@ -59,7 +60,7 @@ def add(
         old = recording_file.load(recording) if recording.exists() and not fresh else Recording()
         existing = parse_file(policy) if policy.exists() and not fresh else None
         whole = merge(old, runs)
-        generated = generated_from(whole, existing)
+        generated = _with_scope(whole, existing, generated_from(whole, existing))
         if generated.document is not existing:
             atomic.write(policy, generated.document.text().encode())
         recording_file.save(recording, whole)
@@ -68,6 +69,13 @@ def add(
 
             keep(policy, generated.document, whole, asked=evidence, fresh=fresh)
     return Added(whole, existing, generated)
+
+
+def _with_scope(whole: Recording, existing: Document | None, generated: Generated) -> Generated:
+    """With the policy's scope of signals as the whole recording shows it."""
+    document = generated.document
+    found = scope(whole, existing.policy if existing else None, document.policy)
+    return generated if document.policy.scope == found else generated._replace(document=document.with_scope(found))
 
 
 def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], options: LearnOptions) -> Learned:
@@ -118,11 +126,13 @@ def check(
     before = _before(prepared)
     if not prepared.is_unchanged():
         _tell_changed(prepared)
+    recording = Recording((run,), observations)
     generated = _generate(prepared, observations, before, options)
-    generated = _with_files(generated, Recording((run,)), run, before, prepared)
-    learned = Learned(prepared.policy, Recording((run,), observations), run, before, generated)
+    generated = _with_scope(recording, before, _with_files(generated, Recording((run,)), run, before, prepared))
+    learned = Learned(prepared.policy, recording, run, before, generated)
     _tell_forbidden(observations, prepared, options)
-    is_new = bool(generated.new or generated.files)
+    is_lost = before is not None and before.policy.scope != generated.document.policy.scope
+    is_new = bool(generated.new or generated.files or is_lost)
     if sys.stderr is not None and not (options.quiet and not is_new):
         from callfence.learning.summary import print_check
 

@@ -15,6 +15,7 @@ from policygen.files.review import found as risks_of
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
+from policygen.learning.scope import sends
 from policygen.model import Always, Entry, Or, alternatives
 from policygen.recording.runs import Recording
 from tracer.abi.waits import bits
@@ -55,8 +56,11 @@ def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> No
 def print_check(learned: Learned, accept: Sequence[str], failed: bool, file: TextIO) -> None:
     """What `learn --check` found: the new lines, `accept`, the command that accepts them, and what the status is of: the
     program, if it has `failed`, or what is new."""
-    new = bool(learned.generated.new or learned.generated.files)
+    signals = [text for _, text in _signals(learned)]
+    new = bool(learned.generated.new or learned.generated.files or signals)
     print(f"{learned.policy}: {f'new behaviour, {_new(learned)}' if new else 'nothing new'}", file=file)
+    for text in signals:
+        print(f"  signals {text}", file=file)
     for line in news(learned):
         print(f"  {line}", file=file)
     for gap in (*learned.run.gaps, *learned.generated.gaps):
@@ -93,6 +97,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         rows += [("wide", printable(f"{line}: it {risk.grants} [{risk.id}]")) for line, risk in risks]
     if learned.existing is not None and learned.existing.policy.default != policy.default:
         rows.append(("default", f"{format_action(policy.default)}, was {format_action(learned.existing.policy.default)}"))
+    rows += _signals(learned)
     if policy.implied and learned.generated.implied:
         kinds = plural(learned.generated.implied, "kind")
         rows.append(("implied", f"{kinds} of call that grant nothing beyond it (callfence show --implied)"))
@@ -127,6 +132,17 @@ def _phases(learned: Learned) -> list[tuple[str, str]]:
         if not any(one & bits(phase.triggers) for one in learned.run.waits):
             rows.append(("phases", f"no process of this run has entered {phase.name}"))
     return rows
+
+
+def _signals(learned: Learned) -> list[tuple[str, str]]:
+    """What was decided about signals, in this run."""
+    policy = learned.generated.document.policy
+    before = learned.existing.policy if learned.existing else None
+    if policy.scope and (before is None or not before.scope):
+        return [("signals", "only to its own processes, and enforce keeps them there (`scope signals`)")]
+    if learned.run.signals == "others" and sends(policy) and (before is None or before.scope or not sends(before)):
+        return [("signals", "to processes of others, or it looked at them in /proc: no `scope signals`")]
+    return []
 
 
 def _refused(learned: Learned) -> list[str]:

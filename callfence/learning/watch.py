@@ -12,7 +12,7 @@ from callfence.learning.progress import progress
 from callfence.learning.started import circumstances
 from enforcer.program import failure, initial_environment, locate
 from policygen.recording.fold import Folder
-from policygen.recording.runs import Circumstances, Run
+from policygen.recording.runs import Circumstances, Run, Signals
 from tracer import session
 from tracer.errors import StartError, TracerError
 from tracer.launch import Program
@@ -39,6 +39,7 @@ class Recorder(Folder):
         """What is done with files and ports, if that is watched."""
         self.execs: set[tuple[str, str]] = set()
         self.gaps: dict[str, None] = {}
+        self.signals: Signals = ""
 
     def executed(self, before: str, after: str) -> None:
         if "?" not in (before, after):
@@ -48,6 +49,9 @@ class Recorder(Folder):
 
     def gap(self, what: str) -> None:
         self.gaps.setdefault(what)
+
+    def aimed(self, outside: bool) -> None:
+        self.signals = "others" if outside or self.signals == "others" else "family"
 
 
 def program(command: tuple[str, ...]) -> Program:
@@ -97,6 +101,7 @@ def watch(
         circumstances=started_with,
         files=recorder.files.uses() if recorder.files else (),
         waits=outcome.waits,
+        signals=recorder.signals,
     )
     return run, recorder.observations(), outcome.status
 
@@ -157,6 +162,7 @@ def _trace(
             injector=injector,
             attach=recorder.files.attach if recorder.files else _nothing,
             waits=options.phases or (prepared.existing is not None and bool(prepared.existing.stages)),
+            aimed=recorder.aimed,
         )
     except StartError as error:
         raise failure(what.argv[0], error.errno) from None

@@ -43,8 +43,8 @@ class Surroundings:
             if not text.isdecimal():
                 raise EnforceError(f"--keep-fd {text}: must be the number of a descriptor")
         for text in options.get("--scope", ()):
-            if text != "signals":
-                raise EnforceError(f"--scope {text}: must be signals")
+            if text not in ("signals", "none"):
+                raise EnforceError(f"--scope {text}: must be signals or none")
 
     def environment(self, given: list[bytes]) -> list[bytes]:
         """What the program gets of the environment."""
@@ -63,13 +63,17 @@ class Surroundings:
         steps: dict[str, Callable[[], None]] = {
             "--close-fds": lambda: _close_descriptors({int(text) for text in self._options.get("--keep-fd", ())}),
             "--die-with-parent": lambda: _die_with(self._parent),
-            "--scope": _keep_signals_inside,
+            "--scope": self._scope,
             "--rlimit": self._set_limits,  # after what opens files
             "--drop-caps": _drop_capabilities,  # after what capabilities may permit
         }
         for option, step in steps.items():
             if option in self._options:
                 step()
+
+    def _scope(self) -> None:
+        if self._options["--scope"][-1] == "signals":
+            _keep_signals_inside()
 
     def _set_limits(self) -> None:
         for name, number, value in self._limits:
@@ -151,12 +155,22 @@ def _drop_capabilities() -> None:
     kernel.syscall("capset", _SYS_CAPSET, ffi.byref(header), ffi.byref(data))
 
 
+def scopes_signals() -> bool:
+    """Whether this kernel can keep signals among a program's processes."""
+    return _landlock() >= _SCOPES_SINCE
+
+
+def _landlock() -> int:
+    """The version of Landlock's ABI; 0 if there is none."""
+    try:
+        return kernel.syscall("landlock", _SYS_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
+
+
 def _keep_signals_inside() -> None:
     """Only processes that the program starts can be signalled (landlock(7)): a ruleset that restricts nothing else."""
-    try:
-        version = kernel.syscall("landlock", _SYS_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
-    except OSError:
-        version = 0
+    version = _landlock()
     if version < _SCOPES_SINCE:
         raise EnforceError(f"--scope signals needs Landlock's ABI {_SCOPES_SINCE} (Linux 6.12), and this kernel has {version}")
     attributes = (ffi.c_uint64 * 3)(0, 0, _LANDLOCK_SCOPE_SIGNAL)  # struct landlock_ruleset_attr

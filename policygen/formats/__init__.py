@@ -171,7 +171,8 @@ def module(name: str) -> Any:
 def exported(name: str, policy: Policy, options: FormatOptions) -> Exported:
     """Return a policy in a format, with what the target loses of files and ports.  Raises ExportError."""
     made: Exported = module(name).export(policy, options)
-    return replace(made, losses=(*made.losses, *file_losses(policy.files, made.files, name)))
+    signals = [Loss(Direction.WIDER, f"{name} does not keep signals among the program's processes")] * bool(policy.scope)
+    return replace(made, losses=(*made.losses, *file_losses(policy.files, made.files, name), *signals))
 
 
 def file_losses(files: Files, effect: Files, target: str) -> tuple[Loss, ...]:

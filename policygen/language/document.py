@@ -47,6 +47,13 @@ class Document:
         header = tuple(line for line in self.layout.header if line != NO_START)
         return Document(self.policy, replace(self.layout, header=header if has_start else (*header, NO_START)))
 
+    def with_scope(self, scope: str) -> Document:
+        """Return a document with another scope of signals, and its comment."""
+        settings = {word: comments for word, comments in self.layout.settings.items() if word != "scope"}
+        if scope:
+            settings["scope"] = Comments((), "# the program signals only its own processes")
+        return Document(replace(self.policy, scope=scope), replace(self.layout, settings=settings))
+
     def inlined(self) -> Document:
         """Return a document without includes, which has the entries of the included files itself."""
         sections = {arch: replace(section, includes=()) for arch, section in self.layout.sections.items()}

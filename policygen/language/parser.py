@@ -199,6 +199,8 @@ class _FileParser:
                 self._set(token, replace(self.settings, implied=written))
             case "portable":
                 self._set(token, replace(self.settings, portable=True))
+            case "scope":
+                self._set(token, replace(self.settings, scope=one_of(cursor, "scope", ["signals"])))
         return ("setting", name)
 
     def _phase(self, token: Token) -> Place:

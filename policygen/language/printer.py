@@ -54,6 +54,8 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
         values["implied"] = str(policy.implied)
     if policy.portable:
         values["portable"] = ""
+    if policy.scope:
+        values["scope"] = policy.scope
     for phase in policy.phases:
         values[f"phase {phase.name}"] = f"after {', '.join(phase.triggers)}"
     lines = []

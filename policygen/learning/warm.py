@@ -9,6 +9,7 @@ from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
 from policygen.implied.expand import expanded
 from policygen.learning.floor import OPAQUE
+from policygen.learning.scope import SENDING
 from policygen.model import (
     ALLOW,
     ENOSYS,
@@ -57,7 +58,9 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     """
     triggers = frozenset(PRCTL if name == ENTER else name for phase in policy.phases for name in phase.triggers)
     policy = expanded(phase_policies(policy)[-1][1])
-    entries = {arch: _known(arch, section, triggers) for arch, section in policy.entries.items()}
+    # A signal that is allowed may go to a process outside now.
+    unwatched = {**UNWATCHED, **dict.fromkeys(SENDING, Always(False))} if policy.scope else UNWATCHED
+    entries = {arch: _known(arch, section, unwatched, triggers) for arch, section in policy.entries.items()}
     stopping = replace(policy, entries=entries, default=_NOTIFY, unknown=_NOTIFY)
     instructions = bpf.decode(compile_policy(stopping, report=True))
     notify = bpf.ret(_NOTIFY)
@@ -66,13 +69,15 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     )
 
 
-def _known(arch: Arch, section: Mapping[int, Entry], triggers: frozenset[str]) -> dict[int, Entry]:
+def _known(
+    arch: Arch, section: Mapping[int, Entry], unwatched: Mapping[str, Expression], triggers: frozenset[str]
+) -> dict[int, Entry]:
     names = {number: table(arch).by_number[number].name for number in section}
     known = {}
     for number, entry in section.items():
         if names[number] in OPAQUE and entry == Entry(Always(True), ENOSYS):
             known[number] = entry
         elif entry.action == ALLOW and names[number] not in triggers:
-            unwatched = UNWATCHED.get(names[number])
-            known[number] = Entry(And((entry.expression, unwatched)) if unwatched else entry.expression)
+            when = unwatched.get(names[number])
+            known[number] = Entry(And((entry.expression, when)) if when else entry.expression)
     return known

@@ -115,7 +115,7 @@ def _pick(base: T, ours: T, theirs: T) -> T:
 def _settings(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy:
     policy = replace(b, table=max(b.table, c.table) if b.table != a.table != c.table else _pick(a.table, b.table, c.table))
     policy = replace(policy, portable=_pick(a.portable, b.portable, c.portable))  # of two values both sides have the new one
-    for word in ("arm", "default", "unknown", "implied"):
+    for word in ("arm", "default", "unknown", "implied", "scope"):
         old, mine, other = (getattr(one, word) for one in (a, b, c))
         try:
             policy = replace(policy, **{word: _pick(old, mine, other)})

@@ -51,7 +51,8 @@ def _united(a: Policy, b: Policy) -> Policy:
     implied = max(a.implied, b.implied)
     entries = {arch: _section(a, b, arch) for arch in Arch if _has(a, b, arch)}
     files = algebra.united(a.files, b.files)
-    return replace(a, implied=implied, table=max(a.table, b.table), entries=entries, files=files)
+    scope = a.scope if a.scope == b.scope else ""
+    return replace(a, implied=implied, scope=scope, table=max(a.table, b.table), entries=entries, files=files)
 
 
 def _equally_portable(a: Policy, b: Policy) -> tuple[Policy, Policy]:

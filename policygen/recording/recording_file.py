@@ -6,16 +6,17 @@ ASCII text, a JSON value a line: a header, the runs, the observations, each in a
     {"id": "9f2c", "started": 1700000000000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
      "warm": false, "executed": [["", "/bin/app"]], "rehearsed": "",
      "circumstances": ["/dev/null", "a pipe", "a pipe", "user", "C.UTF-8"],
-     "files": [["/usr/lib/libz.so.1", "read", "/bin/app"], ["tcp connect", "443", "/bin/app"]], "waits": []}
+     "files": [["/usr/lib/libz.so.1", "read", "/bin/app"], ["tcp connect", "443", "/bin/app"]], "waits": [],
+     "signals": "family"}
     {"id": "b01d", "started": 1700000060000000000, "command": ["./app"], "status": 0, "complete": true, "gaps": [],
      "warm": false, "executed": [["", "/bin/app"], ["/bin/app", "/bin/ls"]], "rehearsed": "",
-     "circumstances": ["", "", "", "", ""], "files": [], "waits": [0, 9]}
+     "circumstances": ["", "", "", "", ""], "files": [], "waits": [0, 9], "signals": ""}
     {"arch": 3221225534, "number": 3, "arguments": [3], "executable": "/bin/app", "counts": [1, 4],
      "site": "/lib/libc.so.6+0x11b2c4 (93f70d1a)", "example": [3, 0, 0, 0, 0, 0], "evidence": [],
      "after": [0, 8]}
 
-(a run and an observation are one line each in the file).  Format 3 is the same without "evidence", "after", "files" and
-"waits", format 2 without "rehearsed" and "circumstances" as well, format 1 without "executed" too; all are read.
+(a run and an observation are one line each in the file).  Format 3 is the same without "evidence", "after", "files",
+"waits" and "signals", format 2 without "rehearsed" and "circumstances" as well, format 1 without "executed" too; all are read.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ import sys
 from collections.abc import Mapping
 from itertools import chain, islice, pairwise, starmap
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from policygen import reading
 from policygen.recording import atomic, folder
 from policygen.recording.observation import Observation
-from policygen.recording.runs import Circumstances, Recording, Run, WrongPlaceError, fold
+from policygen.recording.runs import Circumstances, Recording, Run, Signals, WrongPlaceError, fold
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -251,6 +252,10 @@ def _are_circumstances(values: Sequence[Any]) -> bool:
     return _are_texts(values) and set(map(len, values)) == {len(Circumstances._fields)}
 
 
+def _are_signals(values: Sequence[Any]) -> bool:
+    return _are_text(values) and set(values) <= set(get_args(Signals))
+
+
 def _are_lists(values: Sequence[Any]) -> bool:
     return set(map(type, values)) == {list}
 
@@ -321,8 +326,9 @@ _RUN: Shape = {
     "circumstances": _are_circumstances,
     "files": _are_uses,
     "waits": _are_sets,
+    "signals": _are_signals,
 }
-_BEFORE: Shape = {name: are for name, are in _RUN.items() if name not in ("files", "waits")}
+_BEFORE: Shape = {name: are for name, are in _RUN.items() if name not in ("files", "waits", "signals")}
 _RUNS: Mapping[int, Shape] = {
     1: {name: are for name, are in _BEFORE.items() if name not in ("executed", "rehearsed", "circumstances")},
     2: {name: are for name, are in _BEFORE.items() if name not in ("rehearsed", "circumstances")},

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from policygen.recording.observation import Key, Observation, Registers, joined, order
 from tracer.errors import InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+
+Signals = Literal["", "family", "others"]
 
 
 class Circumstances(NamedTuple):
@@ -56,6 +59,8 @@ class Run(NamedTuple):
     waits: tuple[int, ...] = ()
     """The sets of waits that its processes had begun in the end, as bits of tracer.abi.waits, ascending, 0 among them; empty if
     they were not followed (`learn --phases`)."""
+    signals: Signals = ""
+    """Whom it signalled, or looked at through /proc/PID: its own processes alone, others too, or nobody, as far as is known."""
 
     @property
     def order(self) -> tuple[int, str]:
@@ -170,7 +175,7 @@ def _observation(key: Key, folded: _Folded, runs: int) -> Observation:
 def _completeness(run: Run) -> tuple[object, ...]:
     """Return a total sort key by which the better of two accounts of one run is the greater."""
     ended = (run.complete, run.status is not None, run.status or 0)
-    told = (run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances, run.files, run.waits)
+    told = (run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances, run.files, run.waits, run.signals)
     return (*ended, run.started, run.command, *told)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from policygen.files.algebra import differences as file_differences
 from policygen.language.naming import format_action
 from policygen.language.normal import normal_entry
-from policygen.model import Arm, Entry, Expression, Or, Policy, alternatives
+from policygen.model import Entry, Expression, Or, Policy, alternatives
 from policygen.review.risk import Ranked, ranked
 from policygen.sets.algebra import FALSE
 from policygen.sets.compare import Change, Verdict, compare
@@ -22,7 +22,7 @@ from tracer.abi import Arch, table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SETTINGS = ("table", "arm", "default", "unknown")
+SETTINGS = ("table", "arm", "default", "unknown", "scope")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class SettingChange:
     """The value, as the policy language writes it; '' for a section."""
     after: str
     found: tuple[Ranked, ...]
-    """Differences over the calls that no entry names; none for `arm`."""
+    """Differences over the calls that no entry names; none for `arm` and `scope`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
 def _value(value: object) -> str:
     if isinstance(value, tuple):
         return ".".join(map(str, value))
-    return str(value) if isinstance(value, Arm) else format_action(value)  # type: ignore[arg-type]
+    return value or "none" if isinstance(value, str) else format_action(value)  # type: ignore[arg-type]
 
 
 def _of_call(old: Policy, new: Policy, arch: Arch, number: int) -> list[EntryChange]:

@@ -87,6 +87,9 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
         if arch not in new.entries:
             yield Setting(f"arch {arch}", Level.NOTE, f"no arch {arch}", f"code of {arch} is killed")
     yield from _phases(old, new)
+    if old.scope != new.scope:
+        level, whom = (Level.NOTE, "only processes of the program") if new.scope else (Level.WARNING, "any process of its user")
+        yield Setting("scope", level, f"scope {old.scope or 'none'} -> {new.scope or 'none'}", f"signals reach {whom}")
     if old.implied != new.implied:
         says = (
             "what grants nothing beyond its entries is allowed without a line"

@@ -75,6 +75,7 @@ class Comparison:
     differences: tuple[Difference, ...]
     """In their order; empty if the filters answer every call alike."""
     arms: tuple[Arm, Arm]
+    scopes: tuple[str, str] = ("", "")
     files: tuple[FileDifference, ...] = ()
     """What of files and ports became, or is no longer, reachable."""
     triggers: tuple[Change, ...] = ()
@@ -82,8 +83,10 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict about all calls, files and ports, and about the moments when the filters take effect."""
+        """The verdict about all calls, files, ports and signals, and about the moments when the filters take effect."""
         changes = {difference.change for difference in self.differences}
+        if self.scopes[0] != self.scopes[1]:
+            changes.add(Change.LESS if self.scopes[1] else Change.MORE)
         changes |= {Change.MORE for one in self.files if one.more} | {Change.LESS for one in self.files if one.less}
         changes |= {*self.triggers}
         before, after = (_ARMS[arm] for arm in self.arms)
@@ -132,7 +135,7 @@ def _compare(old: Policy, new: Policy) -> Comparison:
             for number in _others(old, new, arch, named):
                 found += [replace(one, number=None) for one in _call(old, new, arch, number)]
     files = algebra.differences(old.files, new.files)
-    return Comparison(tuple(sorted(found, key=lambda one: one.order)), (old.arm, new.arm), files)
+    return Comparison(tuple(sorted(found, key=lambda one: one.order)), (old.arm, new.arm), (old.scope, new.scope), files)
 
 
 def _others(old: Policy, new: Policy, arch: Arch, named: set[int]) -> list[int]:

@@ -189,7 +189,7 @@ def test_bad_files_are_refused_with_their_line(content: str, message: str) -> No
 def test_an_older_format_is_read_and_written_as_the_newest(tmp_path: Path, number: int, lacks: tuple[str, ...]) -> None:
     header, *rows = map(json.loads, lines())
     for row in rows[:2]:
-        for name in ("files", "waits", *lacks):
+        for name in ("files", "waits", "signals", *lacks):
             del row[name]
     for row in rows[2:]:
         del row["evidence"], row["after"]

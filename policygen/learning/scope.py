@@ -1,0 +1,52 @@
+"""Whether a learned policy keeps signals among the program's own processes.
+
+It does from its first call that sends signals on, if that went to processes of the program alone, until a run signals others.
+A person who takes the line out will not get it back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policygen.model import Always
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from policygen.model import Policy
+    from policygen.recording.observation import Observation
+    from policygen.recording.runs import Recording
+
+SENDING = ("kill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tgkill", "tkill")
+_OWNERS = {"fcntl": (1, 8, 15), "fcntl64": (1, 8, 15), "ioctl": (1, 0x8901, 0x8902)}
+"""Calls that let the kernel signal a process: index and values of the argument: F_SETOWN, F_SETOWN_EX (asm-generic/fcntl.h),
+FIOSETOWN, SIOCSPGRP (asm-generic/sockios.h)."""
+
+
+def scope(recording: Recording, before: Policy | None, policy: Policy) -> str:
+    """The scope of a policy that was made of the one `before` and the recording."""
+    if any(run.signals == "others" for run in recording.runs) or any(map(_sets_owner, recording.observations)):
+        return ""
+    if before is not None and (before.scope or sends(before)):
+        return before.scope
+    return "signals" if sends(policy) and any(run.signals == "family" for run in recording.runs) else ""
+
+
+def sends(policy: Policy) -> bool:
+    """Whether it lets the program send any signal."""
+    return any(
+        (entry := section.get(table(arch).by_name[name].number)) is not None
+        and entry.action.may_run
+        and entry.expression != Always(False)
+        for arch, section in policy.entries.items()
+        for name in SENDING
+        if name in table(arch).by_name
+    )
+
+
+def _sets_owner(seen: Observation) -> bool:
+    arch = Arch.from_audit(seen.arch)
+    call = table(arch).by_number.get(seen.number) if arch else None
+    if call is None or call.name not in _OWNERS:
+        return False
+    index, *values = _OWNERS[call.name]
+    return seen.example[index] & 0xFFFFFFFF in values

@@ -1,0 +1,156 @@
+"""`scope signals`: learned where the program signalled only its own processes, kept by enforce, compared and merged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from policygen.formats import Direction, FormatOptions, exported
+from policygen.language.document import parse
+from policygen.merging.threeway import merge_documents
+from policygen.merging.unite import unite
+from policygen.review.changes import SettingChange, changes
+from policygen.sets.compare import Verdict, compare
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Commands
+
+SELF = "os.kill(os.getpid(), 0)"
+CHILD = "p = subprocess.Popen(['sleep', '60']); p.{}; p.wait()"
+FORK = "p = os.fork()\nif p == 0: os._exit(0)\n"
+CASES = {
+    "nobody": ("", ""),
+    "itself": (SELF, "family"),
+    "a child": (CHILD.format("terminate()"), "family"),
+    "a child by its pidfd": (CHILD.format("poll(); signal.pidfd_send_signal(os.pidfd_open(p.pid), 15)"), "family"),
+    "one that has ended": (f"{FORK}os.waitpid(p, 0)\ntry: os.kill(p, 0)\nexcept OSError: pass", ""),
+    "a zombie": (f"{FORK}os.waitid(os.P_PID, p, os.WEXITED | os.WNOWAIT)\nos.kill(p, 0)", "family"),
+    "a group of its own": ("os.setsid(); os.kill(0, 0); os.killpg(os.getpid(), 0)", "family"),
+    "a thread": ("signal.pthread_kill(threading.get_ident(), 0)", "family"),
+    "the group it was started in": ("os.kill(0, 0)", "others"),
+    "its parent": ("os.kill(os.getppid(), 0)", "others"),
+    "its parent, after itself": (f"{SELF}; os.kill(os.getppid(), 0)", "others"),
+    "its parent by a pidfd": ("f = os.pidfd_open(os.getppid()); signal.pidfd_send_signal(f, 0)", "others"),
+    "everybody, as a user of its own": ("os.setresuid(4242, 4242, 4242)\ntry: os.kill(-1, 0)\nexcept OSError: pass", "others"),
+    "its parent's executable": (f"{SELF}; os.readlink(f'/proc/{{os.getppid()}}/exe')", "others"),
+    "its own executable": (f"{SELF}; os.readlink(f'/proc/{{os.getpid()}}/exe')", "family"),
+}
+IMPORTS = "import os, signal, subprocess, threading\n"
+
+
+def learn(commands: Commands, folder: Path, code: str, *flags: str) -> subprocess.CompletedProcess[bytes]:
+    return commands.learn(folder / "it.policy", [sys.executable, "-c", IMPORTS + code], folder, *flags)
+
+
+def signalled(folder: Path) -> list[str]:
+    lines = map(json.loads, (folder / ".callfence" / "it.rec").read_text().splitlines())
+    return [line["signals"] for line in lines if "signals" in line]
+
+
+@pytest.mark.parametrize("whom", CASES)
+def test_a_recording_tells_whom_a_program_signalled(whom: str, commands: Commands, tmp_path: Path) -> None:
+    code, expected = CASES[whom]
+    if "4242" in code and os.geteuid() != 0:
+        pytest.skip("a user of its own takes root")
+    done = learn(commands, tmp_path, code)
+    assert signalled(tmp_path) == [expected], done.stderr
+    has_line = "\nscope signals" in (tmp_path / "it.policy").read_text()
+    assert has_line == (expected == "family")
+    assert (b"signals  " in done.stderr) == (expected != "")
+
+
+def test_a_run_that_signals_others_removes_the_line(commands: Commands, tmp_path: Path) -> None:
+    """Although the policy allows the call: it is looked at while the policy has the line."""
+    learn(commands, tmp_path, CHILD.format("kill()"))
+    assert learn(commands, tmp_path, CHILD.format("kill()"), "--check").returncode == 0
+    outside = CHILD.format("kill()") + "; signal.signal(15, signal.SIG_IGN); os.kill(os.getppid(), 15)"
+    ignoring = ["sh", "-c", 'trap "" TERM; "$@"', "sh"]
+    for flags, status in ((("--check",), 1), ((), 0)):
+        command = [*ignoring, *commands.learning(tmp_path / "it.policy", *flags), sys.executable, "-c", IMPORTS + outside]
+        done = commands.plain(command, tmp_path)
+        assert (done.returncode, b"to processes of others" in done.stderr) == (status, True), done.stderr
+    assert "scope" not in (tmp_path / "it.policy").read_text()
+
+
+def test_a_line_that_was_taken_out_stays_away(commands: Commands, tmp_path: Path) -> None:
+    learn(commands, tmp_path, SELF)
+    policy = tmp_path / "it.policy"
+    policy.write_text("".join(line for line in policy.read_text().splitlines(keepends=True) if not line.startswith("scope")))
+    learn(commands, tmp_path, SELF)
+    assert "scope" not in policy.read_text()
+
+
+PARENT = "try: os.kill(os.getppid(), 0)\nexcept OSError as error: print(error.errno)\nelse: print('sent')"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [((), b"1\n"), (("--quiet-kernel",), b"1\n"), (("--scope", "none"), b"sent\n"), (("--audit",), b"sent\n")],
+    ids=str,
+)
+def test_enforce_keeps_signals_inside(flags: tuple[str, ...], expected: bytes, commands: Commands, tmp_path: Path) -> None:
+    policy = tmp_path / "it.policy"
+    policy.write_text("default allow\nscope signals\n")
+    command = [*commands.enforcing(policy, tmp_path / "log", *flags), sys.executable, "-c", IMPORTS + PARENT]
+    if "--quiet-kernel" in flags:
+        command = [word for word in command if word not in ("--log", tmp_path / "log")]
+    for _ in range(2):  # compiled, then from the cache
+        done = commands.plain(command, tmp_path)
+        assert done.stdout == expected, done.stderr
+
+
+def test_a_kernel_without_scopes_runs_the_program_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text("default allow\nscope signals\n")
+    start = "import sys; import enforcer.arming.surroundings as s; s._landlock = lambda: 5\n"
+    start += "from callfence.enforcing.command import main; sys.exit(main())"
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", start, "-p", "it.policy"]
+    done = subprocess.run([*command, "true"], cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr.count(b"that needs Linux 6.12")) == (0, 1)
+    asked = [*command, "--scope", "signals", "true"]
+    done = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, b"needs Landlock's ABI 6" in done.stderr) == (125, True)
+
+
+WITH, WITHOUT = (parse(f"callfence 1\n{line}kill: allow\n", "it.policy") for line in ("scope signals\n", ""))
+
+
+def test_the_line_survives_a_round_trip() -> None:
+    assert parse(WITH.text(), "it.policy").policy == WITH.policy
+    assert "scope signals\n" in WITH.text()
+    assert "scope" not in WITHOUT.text()
+
+
+def test_without_it_a_policy_is_wider() -> None:
+    assert compare(WITH.policy, WITHOUT.policy).verdict is Verdict.WIDER
+    assert compare(WITHOUT.policy, WITH.policy).verdict is Verdict.NARROWER
+    (change,) = changes(WITH.policy, WITHOUT.policy)
+    assert isinstance(change, SettingChange)
+    assert (change.word, change.before, change.after) == ("scope", "signals", "none")
+    assert changes(WITHOUT.policy, WITH.policy) == ()
+
+
+def test_merges() -> None:
+    assert unite(WITH, WITH).policy.scope == "signals"
+    assert unite(WITH, WITHOUT).policy.scope == unite(WITHOUT, WITH).policy.scope == ""
+    for base, ours, theirs in ((WITH, WITHOUT, WITH), (WITH, WITH, WITHOUT)):
+        document, conflicts = merge_documents(base, ours, theirs)
+        assert (document.policy.scope, conflicts) == ("", ())
+    document, conflicts = merge_documents(WITHOUT, WITH, WITHOUT)
+    assert (document.policy.scope, conflicts) == ("signals", ())
+
+
+@pytest.mark.parametrize("name", ["oci", "systemd", "bwrap", "minijail"])
+def test_an_export_tells_that_it_is_lost(name: str) -> None:
+    lost = exported(name, WITH.policy, FormatOptions(name="it")).losses
+    assert [one.direction for one in lost if "does not keep signals" in one.what] == [Direction.WIDER]
+    assert not [one for one in exported(name, WITHOUT.policy, FormatOptions(name="it")).losses if "signals" in one.what]
+
+

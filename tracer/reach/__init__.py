@@ -1,0 +1,1 @@
+"""Whom and what the calls of a program reach."""

@@ -1,0 +1,81 @@
+"""Whom a program's signals go to: only to the processes that it has started, or to others too.
+
+What Landlock's scope of signals would deny (landlock(7)): a signal to a process outside, and a look at one through the links of
+/proc/PID, since a process in a Landlock domain may not trace one outside it (ptrace(2)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tracer.abi import Arch, table
+from tracer.task import kin_of, namespaces_of, proc, read_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracer.abi import Event
+    from tracer.calls import Calls
+    from tracer.task import Task
+
+_BY_PID = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
+"""Their first argument is the target."""
+
+
+class Aims:
+    """Looks at the calls of a run that reach other processes."""
+
+    def __init__(self, tasks: dict[int, Task], found: Callable[[bool], None]) -> None:
+        """`tasks`: those that are followed, by tid.  `found` is told of each target whether it was outside."""
+        self._tasks = tasks
+        self._found = found
+
+    def attach(self, calls: Calls) -> None:
+        for arch in (Arch.X86_64, Arch.I386):
+            handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(("readlink", "readlinkat"), self._looks)
+            handlers["pidfd_send_signal"] = self._by_pidfd
+            for name, handler in handlers.items():
+                calls.also(arch.audit, table(arch).by_name[name].number, handler)
+
+    def _by_pid(self, task: Task, event: Event) -> None:
+        self._target(task, _signed(event.arguments[0]))
+
+    def _by_pidfd(self, task: Task, event: Event) -> None:
+        with contextlib.suppress(OSError):  # no such descriptor
+            text = Path(f"{proc()}/{task.tid}/fdinfo/{_signed(event.arguments[0])}").read_text()
+            fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+            self._target(task, int(fields.get("Pid", 0)) or -1)
+
+    def _looks(self, task: Task, event: Event) -> None:
+        names = table(Arch.from_audit(event.arch) or Arch.X86_64).by_number
+        path = read_path(task.tid, event.arguments[names[event.number].name == "readlinkat"])
+        _, root, pid, *rest = (*path.split(b"/"), b"", b"")
+        if root == b"proc" and pid.isdigit() and any(rest) and namespaces_of(task.tid) == 1 and self._is_outside(int(pid)):
+            self._found(True)
+
+    def _target(self, task: Task, pid: int) -> None:
+        """A signal to a process, a group (negative), the task's own group (0) or everybody (-1)."""
+        if (namespaces := namespaces_of(task.tid)) != 1:
+            self._found(namespaces == 0)  # in a pid namespace that it has made, the program can name its own processes alone
+        elif pid > 0:
+            outside = self._is_outside(pid)
+            if outside is not None:
+                self._found(outside)
+        else:
+            group = os.getpgid(task.tgid) if pid == 0 else -pid
+            self._found(pid == -1 or group not in self._tasks)  # a group that a process of the program has made
+
+    def _is_outside(self, pid: int) -> bool | None:
+        """None if there is no such task."""
+        if pid in self._tasks:
+            return False
+        process, parent = kin_of(pid)
+        return None if parent == 0 and process == pid != 1 else parent not in self._tasks
+
+
+def _signed(register: int) -> int:
+    value = register & 0xFFFFFFFF
+    return value - (value >> 31 << 32)
