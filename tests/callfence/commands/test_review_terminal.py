@@ -11,6 +11,8 @@ import pytest
 from needed import needs
 from terminal import Terminal
 
+from callfence.commands import review as review_command
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -242,3 +244,13 @@ def test_bad_input(folder: Path, spoil: str | None) -> None:
     done = run(folder, "--reject-all", "--against", "old.policy", "app.policy")
     assert done.returncode == 2
     assert done.stderr.startswith(("app.policy:", "callfence review: app.policy:"))
+
+
+def test_what_grants_nothing_takes_one_line_after_a_rejection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "old.policy").write_text("implied 1\nread: allow\n")
+    (tmp_path / "app.policy").write_text("implied 1\nopenat: flags == O_WRONLY\nread: allow\n")
+    assert review_command.main(["--reject-all", "--against", str(tmp_path / "old.policy"), str(tmp_path / "app.policy")]) == 0
+    first, *rest, last = capsys.readouterr().out.splitlines()
+    assert first.endswith(": 1 rejected")
+    assert [line.split(":")[0] for line in rest if line.startswith("  - ")] == ["  - openat"]
+    assert last.startswith("- no longer allowed, and granted nothing beyond the rest (")

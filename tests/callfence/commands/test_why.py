@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from callfence.commands import why
 from policygen.recording import recording_file
 from policygen.recording.observation import Observation
 from policygen.recording.runs import Recording, Run
@@ -31,3 +32,12 @@ def test_nothing_is_printed_raw(tmp_path: Path, about: tuple[str, ...]) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout + done.stderr
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_learned_rules_come_before_what_is_implied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "it.policy").write_text("implied 1\nopenat: flags == O_RDONLY\n")
+    assert why.main([str(tmp_path / "it.policy"), "openat"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "openat: flags == O_RDONLY"
+    assert next(line.split(":")[0] for line in lines if line.startswith("  ")) == "  no recorded run needed it"
+    assert any(line.startswith("  implied 1: ") for line in lines[2:])
