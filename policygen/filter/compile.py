@@ -62,8 +62,8 @@ def compile_policy(policy: Policy, *, report: bool = False, audit: bool = False,
     WrongFilterError, which are internal errors, if libseccomp fails.  With `report`, a supervisor is asked about denials
     that the policy does not write: see `verify.reported`; with `followed`, it makes calls in the program: `verify.meaning`.
     Of a policy with phases it is the filter of what is before them."""
-    policy = expanded(policy)
     meant, refused = meaning(policy, report, audit=audit, followed=followed)
+    meant = expanded(meant)
     try:
         instructions = _program(meant, refused)
         if len(instructions) > bpf.MAX_INSTRUCTIONS:

@@ -13,9 +13,10 @@ from policygen.model import KILL, Action, ActionKind, Always, Entry, Policy
 from policygen.sets import region
 from policygen.sets.decisions import decisions
 from tracer.abi import X32_BIT, Arch, Event, table
+from tracer.linux import OPAQUE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 NOTIFY = Action(ActionKind.NOTIFY)
 
@@ -72,14 +73,25 @@ def kills_itself(policy: Policy) -> bool:
 def reported(policy: Policy, *, audit: bool = False) -> Policy:
     """The policy as a filter answers it whose denials a supervisor explains (with `audit`: and then lets run).
 
-    What falls to a default that kills or fails the call is notified instead; what an entry writes stays.  A default
+    What falls to a default that kills or fails the call is notified instead; what an entry writes stays.  With `audit` this
+    also holds for what an implied set fails, but for the calls that learning fails as well.  A default
     that traps stays too, as no supervisor can raise that signal, and one that `kills_itself`.  `close` is never denied without
     the supervisor: it is the call with which the listener is taken out of the program.
     """
     stays = policy.default.kind is ActionKind.TRAP or (kills_itself(policy) and not audit)
     default = policy.default if stays else _notified(policy.default)
+    asked = ("close", *_failed_by_implication(policy)) if audit else ("close",)
     policy = expanded(policy)  # an entry that says what `close` otherwise meets takes nothing from an implied set
-    return replace(_asked_about(policy, ("close",)), default=default)
+    return replace(_asked_about(policy, asked), default=default)
+
+
+def _failed_by_implication(policy: Policy) -> Iterator[str]:
+    """The calls that fail without an entry of the policy itself, and that do not fail when they are learned."""
+    for arch, section in expanded(policy).entries.items():
+        for number, entry in section.items():
+            name = table(arch).by_number[number].name
+            if number not in policy.entries[arch] and entry.action.kind is ActionKind.ERRNO and name not in OPAQUE:
+                yield name
 
 
 def _asked_about(policy: Policy, names: Iterable[str]) -> Policy:

@@ -154,6 +154,19 @@ def test_audit_allows_and_says_so(place):
     assert lines[1] == "enforce: would deny getppid(): the process would be killed"
 
 
+def test_audit_lets_run_what_is_answered_otherwise_when_enforced(place):
+    """The log has it, so that it can be allowed: the program may need what the kernel answers."""
+    place.policy(f"implied 1\n{KILL}")
+    setsockopt, sendfile, clone3 = "54,99,6,1,0,0", "40,99,99,0,1", "435,0,0"
+    done = place.enforce("--audit", "--log", "log", place.calls(), setsockopt, sendfile, clone3)
+    assert done.stdout.split() == ["-9", "-9", "-38"]  # EBADF; clone3 fails when it is learned, too
+    place.wait_for_helpers()
+    logged = [json.loads(line)["call"].partition("(")[0] for line in (place.folder / "log").read_text().splitlines()]
+    assert logged == ["setsockopt", "sendfile"]
+    done = place.enforce("--log", "log", place.calls(), setsockopt, sendfile, clone3)
+    assert done.stdout.split() == ["-92", "-22", "-38"]  # ENOPROTOOPT, EINVAL
+
+
 def test_quiet_kernel_answers_in_silence(place):
     place.policy(KILL)
     done = place.enforce("--quiet-kernel", place.calls(), "110")

@@ -4,6 +4,7 @@
 #
 # and puts COMMAND (`learn`, `enforce`; none: a plain run) before each start of the server.  PART is
 #
+#     start        one start and one shutdown, no request (not of node)
 #     once         one plain run: start, the requests that every day has, shutdown
 #     recipe       the runs of docs/learning-a-server.md
 #     everything   what the server must do under the policy: more load, more clients, in another order

@@ -55,6 +55,9 @@ workers() {
 }
 
 case $part in
+start)
+    gunicorn_; stop
+    ;;
 once)
     gunicorn_; plain; stop
     ;;

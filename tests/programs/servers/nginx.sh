@@ -110,6 +110,9 @@ worker_dies() {
 }
 
 case $part in
+start)
+    nginx_; stop QUIT
+    ;;
 once)
     nginx_; plain; stop QUIT
     ;;

@@ -83,6 +83,9 @@ crash() {
 }
 
 case $part in
+start)
+    postgres_; stop INT
+    ;;
 once)
     postgres_; plain; stop INT
     ;;

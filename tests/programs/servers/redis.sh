@@ -63,6 +63,9 @@ shut_down() {
 }
 
 case $part in
+start)
+    redis_; stop
+    ;;
 once)
     redis_; plain; stop
     ;;
