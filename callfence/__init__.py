@@ -2,15 +2,15 @@
 
 from callfence.version import __version__
 
-__all__ = ["__version__", "apply", "confine"]
+__all__ = ["__version__", "apply", "confine", "enter"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from callfence.api import apply, confine
+    from callfence.api import apply, confine, enter
 
 
 def __getattr__(name: str) -> object:
-    """`callfence.apply` and `callfence.confine`, loaded when asked for: the commands start without them (PEP 562)."""
+    """`apply`, `confine` and `enter` are loaded when asked for: the commands start without them (PEP 562)."""
     if name in __all__:
         from callfence import api
 

@@ -12,10 +12,13 @@ from enforcer.arming import seized
 from enforcer.errors import EnforceError
 from policygen.filter.compile import compile_policy
 from policygen.language.document import parse
+from policygen.phases import START, in_phase
 from tracer import linux
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from callfence.enforcing.sealed import Compiled
 
     Filters = str | Mapping[int | str, str | int]
 
@@ -66,7 +69,33 @@ def confine(policy: str | os.PathLike[str] | None = None) -> None:
         if script in ("", "-", "-c", "-m"):
             raise EnforceError("there is no script whose name the policy could have: name it, confine('NAME.policy')")
         policy = policy_files.found(script)
-    _confine_threads(policy_files.compiled(os.fspath(policy), "silent", policy_files.trusting({})).filter)
+    made = policy_files.compiled(os.fspath(policy), "silent", policy_files.trusting({}))
+    _confine_threads(_of_phase(made, START) if made.stages else made.filter)
+
+
+def enter(phase: str, policy: str | os.PathLike[str] | None = None) -> bool:
+    """Say that this process enters a phase, for good: from now on it needs less.  Return whether it is held to that.
+
+    Under `enforce`, with a policy that has `phase NAME after enter`, every thread is held to what the policy allows in that
+    phase when this returns True.  Otherwise this process puts the phase of the policy file `policy` on all its threads itself;
+    without a file nothing happens, and this returns False.  `learn --phases` takes the call for the boundary.
+
+    UserError, which says why, or OSError if that is not possible: nothing has changed then, but that no_new_privs may be set.
+    """
+    if kernel.says(linux.CALLFENCE_ENTER, os.fsencode(phase)):
+        return True
+    if policy is None:
+        return False
+    _confine_threads(_of_phase(policy_files.compiled(os.fspath(policy), "silent", policy_files.trusting({})), phase))
+    return True
+
+
+def _of_phase(made: Compiled, phase: str) -> bytes:
+    """The filter of a phase of the policy that a filter was made of."""
+    try:
+        return compile_policy(in_phase(policy_files.document(made).policy, phase))
+    except ValueError as error:
+        raise EnforceError(f"{made.sources[0][0]}: {error}") from error
 
 
 def _confine_threads(program: bytes) -> None:

@@ -163,6 +163,11 @@ def set_no_new_privs() -> None:
     _checked(_libc.prctl(linux.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
 
 
+def says(operation: int, text: bytes) -> bool:
+    """Whether prctl(2) takes an operation with a string."""
+    return bool(_libc.prctl(operation, ffi.c_char_p(text), 0, 0, 0) == 0)
+
+
 def set_undumpable() -> None:
     """Nobody without CAP_SYS_PTRACE can then read or write this process (ptrace(2), /proc/PID/mem)."""
     _checked(_libc.prctl(linux.PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")

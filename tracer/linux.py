@@ -75,6 +75,8 @@ X32_BIT = 0x40000000
 PR_SET_DUMPABLE, PR_GET_SECCOMP, PR_SET_SECCOMP = 4, 21, 22
 PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 37, 38
 PR_SET_PTRACER = 0x59616D61
+CALLFENCE_ENTER = 0x43464E54
+"""No operation of the kernel: a program says that it enters a phase (include/callfence.h)."""
 
 AT_ENTRY = 9  # linux/auxvec.h
 YAMA_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tracer.abi import Arch, table
-from tracer.abi.waits import CANDIDATES, ENTER, ENTER_OPERATION
+from tracer.abi.waits import CANDIDATES, ENTER
+from tracer.linux import CALLFENCE_ENTER
 
 if TYPE_CHECKING:
     from tracer.abi import Event
@@ -33,7 +34,7 @@ class Waits:
 
     def _handler(self, bit: int, *, said: bool) -> Handler:
         def handle(task: Task, event: Event) -> None:
-            if not task.entered & bit and (not said or event.arguments[0] == ENTER_OPERATION):
+            if not task.entered & bit and (not said or event.arguments[0] == CALLFENCE_ENTER):
                 self._enter(task, bit, event)
 
         return handle

@@ -33,8 +33,6 @@ _CALL = inject.SYSCALL_STOP << 8 | 0x7F
 """The status of a stop at a call's entry or exit."""
 _FORKS = (linux.PTRACE_EVENT_FORK, linux.PTRACE_EVENT_VFORK, linux.PTRACE_EVENT_CLONE)
 _PRCTL = {linux.AUDIT_ARCH_X86_64: 157, linux.AUDIT_ARCH_I386: 172}
-_ENTER = 0x43464E54
-"""The operation of prctl(2) by which a program enters a phase (include/callfence.h)."""
 _RESTARTED = {
     # futex poll ppoll select pselect6 nanosleep clock_nanosleep wait4 waitid rt_sigsuspend pause
     linux.AUDIT_ARCH_X86_64: (202, 7, 271, 23, 270, 35, 230, 61, 247, 130, 34),
@@ -234,7 +232,7 @@ class Follower:
 
     def _said(self, pid: int) -> int:
         """The number of the phase that a program says it enters; 0 for another prctl or another phase."""
-        if self._stop.arguments[0] != _ENTER:
+        if self._stop.arguments[0] != linux.CALLFENCE_ENTER:
             return 0
         try:
             name = kernel.peek_string(pid, self._stop.arguments[1])

@@ -14,7 +14,7 @@ from policygen.holds import holds
 from policygen.language.document import Document
 from policygen.language.normal import normal_entry
 from policygen.learning.generate import New, generate
-from policygen.model import Always, Arm, Entry, Or, Phase, Policy, alternatives
+from policygen.model import ENTER, Always, Arm, Entry, Or, Phase, Policy, alternatives
 from policygen.phases import START, in_phase, phase_policies, reached, with_phases
 from policygen.review.catalogue import Level
 from policygen.review.combined import able
@@ -124,7 +124,7 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
         return _danger(policy), sum(map(len, policy.entries.values()))
 
     left = {name: _learned(start, {}, SERVING, seen, bits((name,)), options) for name in everywhere}
-    chosen = min(everywhere, key=lambda name: (*rank(left[name]), everywhere.index(name)))
+    chosen = min(everywhere, key=lambda name: (name != ENTER, *rank(left[name]), everywhere.index(name)))
     triggers, best = [chosen], left[chosen]
     for name in everywhere:
         both = bits((*triggers, name))

@@ -9,9 +9,6 @@ from typing import Final
 
 ENTER: Final = "enter"
 """The trigger that is no call by itself: the program says that it enters a phase (include/callfence.h)."""
-ENTER_OPERATION: Final = 0x43464E54
-"""The operation of prctl(2) by which it does."""
-
 CANDIDATES: Final = (
     "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "_newselect", "accept", "accept4",
     "rt_sigsuspend", "sigsuspend", "rt_sigtimedwait", "pause", "io_getevents", "io_pgetevents", ENTER,

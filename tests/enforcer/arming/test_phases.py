@@ -99,7 +99,7 @@ def test_each_process_enters_it_by_itself(phased):
 
 def test_the_program_says_it_itself(phased):
     done = phased("socket", "enter", "socket", trigger="enter")
-    assert done.stdout == f"{OPENED}enter 0 \n{DENIED}"
+    assert done.stdout == f"{OPENED}enter 1 \n{DENIED}"
 
 
 def test_a_program_that_never_gets_there_stays_as_it_is(phased):

@@ -4,7 +4,7 @@
  * thread: start a thread that waits for `wake`, which lets it make a socket.  fork: a child does the remaining steps.
  * status: the tracer and the number of filters.  wait: read a byte.  enter: as include/callfence.h does.
  */
-#include <errno.h>
+#include "../../../include/callfence.h"
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -104,7 +103,7 @@ int main(int count, char **steps) {
         else if (!strcmp(step, "wake")) { (void)!write(pipes[1], "x", 1); pthread_join(thread, NULL); }
         else if (!strcmp(step, "status")) status();
         else if (!strcmp(step, "wait")) say(step, read(0, &byte, 1));
-        else if (!strcmp(step, "enter")) say(step, prctl(0x43464e54, "serving", 0, 0, 0));
+        else if (!strcmp(step, "enter")) say(step, callfence_enter("serving"));
         else if (!strcmp(step, "fork")) {
             int ended;
             if (fork()) { wait(&ended); say("child", ended); return 0; }
