@@ -13,7 +13,7 @@ import stat
 from enforcer import ffi, kernel
 from enforcer.errors import EnforceError, refused
 from policygen.files import landlock
-from policygen.files.places import PlaceError, located
+from policygen.files.places import OWN_FOLDERS, PlaceError, located
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,8 +86,10 @@ class Confinement:
         return ruleset
 
     def _grant(self, ruleset: int, line: bytes, path: bytes, access: int) -> None:
-        """Add the rule for one path.  One that is not there grants nothing, as it would natively."""
+        """Add the rule for one path.  One that is not there grants nothing, as it would natively; OWN_FOLDERS are made."""
         try:
+            if line in OWN_FOLDERS and access & landlock.MAKE_DIR:
+                os.makedirs(path, 0o700, exist_ok=True)
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in _NOT_THERE or access & _CHANGES:

@@ -5,7 +5,8 @@
 Each program is learned twice, with `learn --files`, in two folders, on two files of other names and sizes.  Then it runs three
 times in other folders, as another user with another home and another folder for temporary files, after each of its files was
 replaced by rename: natively, and under the learned lines about files and ports alone (every call is allowed, so that nothing
-else is measured).  A run is denied if it ends otherwise than natively, or says more often that something is not permitted.
+else is measured).  A run is denied if it ends otherwise than natively, says more often that something is not permitted, or
+prints other text (numbers, hashes and dates apart).
 
 The attacker is a program that is started in the place of each, under the same lines.
 """
@@ -49,6 +50,8 @@ ATTACKS = {
     "connects to another port": "connect:{port}",
 }
 _DENIED = re.compile(rb"(?i)permission denied|operation not permitted|eacces|eperm|cross-device")
+_VARIES = re.compile(rb"[0-9a-f]{6,}|\d+|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) [A-Z]\w\w|nobody|root|nogroup")
+"""Hashes, numbers, dates and users."""
 
 
 @dataclass(slots=True)
@@ -65,6 +68,10 @@ class Measured:
     """Why nothing was measured."""
 
 
+def _named(text: str, file: str) -> str:
+    return re.sub(r"(?<![\w.])input\b", file, text)
+
+
 class Site:
     """A folder with one program's files, a home and a folder for temporary files."""
 
@@ -76,10 +83,10 @@ class Site:
             one.mkdir(parents=True)
         self.environment = {one: value.replace("{home}", str(self.home)) for one, value in BASE.items()}
         self.environment |= {"HOME": str(self.home), "TMPDIR": str(self.temporary)}
-        script = f"FILE='{file}' N={size}\n{program.make}\n{place.filled(program.setup, self.folder)}"
+        script = f"FILE='{file}' N={size}\n{program.make}\n{_named(place.filled(program.setup, self.folder), file)}"
         subprocess.run(["bash", "-euc", script], cwd=self.folder, env=self.environment, check=True, stdin=subprocess.DEVNULL)
         words = place.filled(program.command, self.folder)
-        self.words = [re.sub(r"(?<![\w.])input\b", file, word) for word in shlex.split(words)]
+        self.words = [_named(word, file) for word in shlex.split(words)]
 
     def give_away(self) -> None:
         subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", self.top], check=True)
@@ -96,14 +103,15 @@ class Site:
                 shutil.copy2(path, copy)
                 os.rename(copy, path)
 
-    def run(self, words: list[str], *, other: bool) -> tuple[int, int, bytes]:
-        """The exit status, how often something was not permitted, and the output."""
+    def run(self, words: list[str], *, other: bool) -> tuple[int, int, bytes, bytes]:
+        """The exit status, how often something was not permitted, the output, and the standard output without what varies."""
         as_user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if other else {}
         done = subprocess.run(
             words, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=120,
             check=False, **as_user,  # type: ignore[call-overload]
         )  # fmt: skip
-        return done.returncode, len(_DENIED.findall(done.stderr + done.stdout)), done.stdout + done.stderr
+        both = done.stdout + done.stderr
+        return done.returncode, len(_DENIED.findall(both)), both, _VARIES.sub(b"", done.stdout)
 
 
 def measure(place: Place, program: Program, implant: Path) -> Measured:
@@ -113,7 +121,7 @@ def measure(place: Place, program: Program, implant: Path) -> Measured:
     shutil.rmtree(place.root / "sites", ignore_errors=True)
     for name, file, size in LEARNED:
         site = Site(place, program, name, file, size)
-        status, _, output = site.run([*place.command("learn", "--files", "-q", "-o", policy), *site.words], other=False)
+        status, _, output, _ = site.run([*place.command("learn", "--files", "-q", "-o", policy), *site.words], other=False)
         if not policy.exists() or status in (125, 126, 127):
             found.failed = output.decode(errors="replace").strip().splitlines()[-1] if output else f"status {status}"
             return found
@@ -139,7 +147,7 @@ def _enforce(place: Place, program: Program, policy: Path, found: Measured, wher
     before = _stamps(site)
     confined = site.run([*place.command("enforce", "-p", policy), *site.words], other=True)
     found.runs += 1
-    if confined[0] != native[0] or confined[1] > native[1]:
+    if confined[0] != native[0] or confined[1] > native[1] or confined[3] != native[3]:
         text = confined[2].decode(errors="replace").strip().splitlines()
         found.denied.append(f"{where[0]}: status {confined[0]}, natively {native[0]}: {text[-1] if text else ''}")
     after = _stamps(site)
@@ -148,7 +156,8 @@ def _enforce(place: Place, program: Program, policy: Path, found: Measured, wher
 
 
 def _stamps(site: Site) -> dict[Path, tuple[int, int]]:
-    paths = [path for path in site.top.rglob("*") if path.is_file() and not path.is_symlink()]
+    ours = site.home / ".cache/callfence"  # enforce's own
+    paths = [path for path in site.top.rglob("*") if path.is_file() and not path.is_symlink() and ours not in path.parents]
     return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in paths}
 
 

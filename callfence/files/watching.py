@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from enforcer.kernel import pidfd_getfd
 from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SOCKETS, Pair, Wanted, address, numbers, wanted
-from policygen.files.places import named
+from policygen.files.places import OWN_FOLDERS, PlaceError, located, named
 from policygen.files.rights import NOTHING, Right, format_rights
 from tracer import kernel
 from tracer.lookup import File, base_of, interpreter, look_up
@@ -44,6 +44,8 @@ class Watching:
         self._ports: set[tuple[str, int, str]] = set()
         self._made: set[bytes] = set()
         """Names that the program has made, or has had stand for another file."""
+        self._own = {folder for one in OWN_FOLDERS if (folder := _located(one, environment))}
+        """Folders that `enforce` makes, so that the program need not."""
         self._process = 0
         """The first one, which `/proc/self` of a policy is about."""
         self._known: dict[tuple[object, ...], None] = {}
@@ -129,8 +131,9 @@ class Watching:
         head, _, tail = path.rstrip(b"/").rpartition(b"/")
         folder = look_up(base_of(task.tgid, task.tid, descriptor, head or (b"/" if path.startswith(b"/") else b".")))
         if folder is not None and folder.is_folder and tail and self._permits(folder, Right.WRITE):
-            self._note(folder.path, rights, task.executable)
-            self._made.add(os.path.join(folder.path, tail))
+            made = os.path.join(folder.path, tail)
+            self._made.add(made)
+            self._note(made if made in self._own else folder.path, rights, task.executable)
 
     def _pair(self, task: Task, pair: Pair, names: Sequence[tuple[Wanted, bytes]]) -> bool:
         """Note a rename or a link.  In different folders, both need `move`, and the same rights to what moves."""
@@ -159,7 +162,7 @@ class Watching:
 
     def _note(self, path: bytes, rights: Right, executable: str) -> None:
         place = above = path
-        while above != b"/":
+        while above != b"/" and above not in self._own:
             folder = os.path.dirname(above)
             if above in self._made:
                 place = folder
@@ -176,6 +179,14 @@ class Watching:
         for right, bit in ((Right.READ, os.R_OK), (Right.WRITE, os.W_OK), (Right.EXECUTE, os.X_OK)):
             mode |= bit if right in rights else 0
         return os.access(file.path, mode, effective_ids=True)
+
+
+def _located(path: bytes, environment: Sequence[bytes]) -> bytes:
+    """The name of a policy's path without links; b"" if its folder is not known."""
+    try:
+        return os.path.realpath(located(path, environment))
+    except PlaceError:
+        return b""
 
 
 def _always(file: File, rights: Right) -> bool:

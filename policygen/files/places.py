@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 
 _DEFAULTS = {b"HOME": b"", b"TMPDIR": b"/tmp"}  # /tmp: where programs that look at TMPDIR go without it (tmpfile(3), mktemp(1))
 
+OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".local", b".local/share", b".local/state"))
+"""Folders that programs make if they are missing, with this user alone in them (XDG Base Directory Specification).
+
+`enforce` makes them where a line grants `create` in them: otherwise the program would need `create` in all of the home."""
+
 
 class PlaceError(ValueError):
     """A policy's path whose folder is not known; `str()` is the reason."""

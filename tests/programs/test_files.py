@@ -103,6 +103,16 @@ def test_what_a_program_makes_is_granted_by_the_folder_that_was_there(commands, 
     assert enforce(commands, other, place.folder / "files.policy", *operations) == ["ok"] * len(operations)
 
 
+def test_the_cache_of_a_new_user_takes_no_right_to_the_home(commands, place):
+    wanted = {"": "mkdir", "/it": "mkdir", "/it/x": "create"}
+    operations = [f"{what}:{place.folder}/home/.cache{name}" for name, what in wanted.items()]
+    lines = learn(commands, place, *operations)
+    assert [line for line in lines if "HOME" in line] == ["path $HOME/.cache"]
+    other = Place(place.folder.parent / "there", place.folder / "files")
+    operations = [text.replace(str(place.folder), str(other.folder)) for text in operations]
+    assert enforce(commands, other, place.folder / "files.policy", *operations) == ["EEXIST", "ok", "ok"]
+
+
 def test_named_folders_are_those_of_the_machine(commands, place):
     operations = [f"create:{place.folder}/temporary/x", f"read:{place.folder}/home/h"]
     lines = learn(commands, place, *operations)
