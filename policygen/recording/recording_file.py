@@ -24,22 +24,21 @@ from __future__ import annotations
 import json
 import reprlib
 import sys
-from collections.abc import Mapping
-from itertools import chain, islice, pairwise, starmap
+from itertools import islice, starmap
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from policygen import reading
 from policygen.recording import atomic, folder
+from policygen.recording.fields import FORMAT, OBSERVATION, OBSERVATIONS, RUN, RUNS, Shape, are_integers
 from policygen.recording.observation import Observation
-from policygen.recording.runs import Circumstances, Recording, Run, Signals, WrongPlaceError, fold
+from policygen.recording.runs import Circumstances, Recording, Run, WrongPlaceError, fold
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-FORMAT = 4
 _MAGIC = "callfence recording"
 _MAX_SIZE = 16 << 30
 """Bytes, for sparse files; a recording of that size would not fit in memory."""
@@ -94,7 +93,7 @@ def _runs(path: Path) -> Sequence[Run]:
         lines = [_decoded(line).removesuffix("\n") for line in islice(file, min(count, sys.maxsize))]
     if len(lines) < count:
         return load(path).runs  # which raises the right error
-    return tuple(starmap(_run, _rows(["", *lines], 1, 1 + count, str(path), _RUNS[version])))
+    return tuple(starmap(_run, _rows(["", *lines], 1, 1 + count, str(path), RUNS[version])))
 
 
 def save(path: Path, recording: Recording) -> None:
@@ -118,8 +117,8 @@ def text(recording: Recording) -> str:
     """Return the file's content."""
     runs, observations = recording.runs, recording.observations
     lines: list[dict[str, object]] = [{_MAGIC: FORMAT, "runs": len(runs), "observations": len(observations)}]
-    lines += [{name: getattr(run, name) for name in _RUN} for run in runs]
-    lines += [{name: getattr(observation, name) for name in _OBSERVATION} for observation in observations]
+    lines += [{name: getattr(run, name) for name in RUN} for run in runs]
+    lines += [{name: getattr(observation, name) for name in OBSERVATION} for observation in observations]
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
@@ -132,8 +131,8 @@ def parse(data: bytes, filename: str) -> Recording:
         raise RecordingError(filename, len(lines) + 1, message)
     if len(lines) > runs + observations + 1:
         raise RecordingError(filename, runs + observations + 2, "more lines than the header promises")
-    found = tuple(starmap(_run, _rows(lines, 1, 1 + runs, filename, _RUNS[version])))
-    seen = tuple(starmap(Observation, _rows(lines, 1 + runs, len(lines), filename, _OBSERVATIONS[version])))
+    found = tuple(starmap(_run, _rows(lines, 1, 1 + runs, filename, RUNS[version])))
+    seen = tuple(starmap(Observation, _rows(lines, 1 + runs, len(lines), filename, OBSERVATIONS[version])))
     try:
         return Recording(found, seen)
     except WrongPlaceError as wrong:
@@ -152,18 +151,18 @@ def _header(line: str, filename: str) -> tuple[int, int, int]:
         version = header[_MAGIC]
     except (ValueError, RecursionError, TypeError, LookupError):
         raise RecordingError(filename, 1, "not a callfence recording") from None
-    if type(version) is not int or version not in _RUNS:
+    if type(version) is not int or version not in RUNS:
         message = f"format {version!r}, but this callfence reads formats 1 to {FORMAT}: it was written by another version"
         raise RecordingError(filename, 1, message)
     runs, observations = header.get("runs"), header.get("observations")
-    if not (_are_integers((runs, observations), 0)):
+    if not (are_integers((runs, observations), 0)):
         raise RecordingError(filename, 1, "corrupt: no number of runs and observations")
     return runs, observations, version
 
 
 def _run(*values: Any) -> Run:
     """Make a run of the values of its line; older formats have fewer."""
-    first, later = values[: len(_RUNS[1])], values[len(_RUNS[1]) :]
+    first, later = values[: len(RUNS[1])], values[len(RUNS[1]) :]
     pairs = (tuple((sys.intern(who), sys.intern(what)) for who, what in later[0]),) if later else ()
     said = [Circumstances(*map(sys.intern, texts)) for texts in later[2:3]]
     files = [tuple((path, rights, sys.intern(executable)) for path, rights, executable in uses) for uses in later[3:4]]
@@ -219,133 +218,3 @@ def _hashable(column: Sequence[Any]) -> Iterable[Any]:
     """Return the column with lists as tuples, and equal texts as one object."""
     kind = type(column[0])
     return map(tuple, column) if kind is list else map(sys.intern, column) if kind is str else column
-
-
-# Each function returns whether the values of a field, in one or more lines, are valid.
-
-
-def _are_integers(values: Sequence[Any], low: int, high: int = 1 << 64) -> bool:
-    return set(map(type, values)) == {int} and min(values) >= low and max(values) < high  # bool is an int, but not here
-
-
-def _are_u32(values: Sequence[Any]) -> bool:
-    return _are_integers(values, 0, 1 << 32)
-
-
-def _are_times(values: Sequence[Any]) -> bool:
-    return _are_integers(values, 0)
-
-
-def _are_flags(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) == {bool}
-
-
-def _are_text(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) == {str}
-
-
-def _are_texts(values: Sequence[Any]) -> bool:
-    return _are_lists(values) and set(map(type, chain.from_iterable(values))) <= {str}
-
-
-def _are_circumstances(values: Sequence[Any]) -> bool:
-    return _are_texts(values) and set(map(len, values)) == {len(Circumstances._fields)}
-
-
-def _are_signals(values: Sequence[Any]) -> bool:
-    return _are_text(values) and set(values) <= set(get_args(Signals))
-
-
-def _are_lists(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) == {list}
-
-
-def _are_pairs(values: Sequence[Any]) -> bool:
-    if not _are_lists(values):
-        return False
-    together = [*chain.from_iterable(values)]
-    are_pairs = not together or (_are_texts(together) and set(map(len, together)) == {2})
-    return are_pairs and _are_ascending(values)
-
-
-def _are_uses(values: Sequence[Any]) -> bool:
-    if not _are_lists(values):
-        return False
-    together = [*chain.from_iterable(values)]
-    are_uses = not together or (_are_texts(together) and set(map(len, together)) == {3})
-    return are_uses and _are_ascending(values)
-
-
-def _are_ascending(values: Sequence[Any]) -> bool:
-    return all(one < following for lists in values for one, following in pairwise(lists))
-
-
-def _are_statuses(values: Sequence[Any]) -> bool:
-    known = [value for value in values if value is not None]
-    return not known or _are_integers(known, -64, 256)
-
-
-def _are_arguments(values: Sequence[Any]) -> bool:
-    if not _are_lists(values) or max(map(len, values)) > 6:
-        return False
-    known = [value for value in chain.from_iterable(values) if value is not None]
-    return not known or _are_integers(known, -1 << 63)
-
-
-def _are_counts(values: Sequence[Any]) -> bool:
-    if not _are_lists(values) or min(map(len, values)) == 0 or set(map(type, chain.from_iterable(values))) != {int}:
-        return False
-    return all(min(value) >= 0 for value in values)
-
-
-def _are_sets(values: Sequence[Any]) -> bool:
-    if not _are_lists(values):
-        return False
-    together = [*chain.from_iterable(values)]
-    ascending = all(one < following for value in values for one, following in pairwise(value)) if together else True
-    return not together or (_are_integers(together, 0, 1 << 32) and ascending)
-
-
-def _are_registers(values: Sequence[Any]) -> bool:
-    return _are_lists(values) and set(map(len, values)) == {6} and _are_integers([*chain.from_iterable(values)], 0)
-
-
-Shape = Mapping[str, "Callable[[Sequence[Any]], bool]"]
-
-# Fields in the order of the classes.
-_RUN: Shape = {
-    "id": _are_text,
-    "started": _are_times,
-    "command": _are_texts,
-    "status": _are_statuses,
-    "complete": _are_flags,
-    "gaps": _are_texts,
-    "warm": _are_flags,
-    "executed": _are_pairs,
-    "rehearsed": _are_text,
-    "circumstances": _are_circumstances,
-    "files": _are_uses,
-    "waits": _are_sets,
-    "signals": _are_signals,
-}
-_BEFORE: Shape = {name: are for name, are in _RUN.items() if name not in ("files", "waits", "signals")}
-_RUNS: Mapping[int, Shape] = {
-    1: {name: are for name, are in _BEFORE.items() if name not in ("executed", "rehearsed", "circumstances")},
-    2: {name: are for name, are in _BEFORE.items() if name not in ("rehearsed", "circumstances")},
-    3: _BEFORE,
-    FORMAT: _RUN,
-}
-"""By format."""
-_OBSERVATION: Shape = {
-    "arch": _are_u32,
-    "number": _are_u32,
-    "arguments": _are_arguments,
-    "executable": _are_text,
-    "counts": _are_counts,
-    "site": _are_text,
-    "example": _are_registers,
-    "evidence": _are_texts,
-    "after": _are_sets,
-}
-_OLD: Shape = {name: are for name, are in _OBSERVATION.items() if name not in ("evidence", "after")}
-_OBSERVATIONS: Mapping[int, Shape] = {1: _OLD, 2: _OLD, 3: _OLD, FORMAT: _OBSERVATION}
