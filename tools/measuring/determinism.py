@@ -1,4 +1,4 @@
-"""Learns programs in other circumstances and says which get one policy: determinism.py FILE writes docs/determinism.md.
+"""Learns programs in other circumstances and says which get one policy: determinism.py FILE [OPTION ...], options of learn.
 
 Each of the programs runs under LC_ALL=C and C.UTF-8, as root and as a user, with its output a file, a pipe, a terminal and
 /dev/null, and with three sizes of input; each run is learned into a new policy.  It has to be root, and the user `nobody`
@@ -14,11 +14,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections import Counter
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LEARN = Path(sys.executable).parent / "learn"
 LINES = {"small": 3, "medium": 3_000, "large": 150_000}
@@ -35,7 +37,6 @@ PROGRAMS = {
     "sha256sum": ("sha256sum", "{}"),
     "python3": ("/usr/bin/python3", "-I", "-c", "import sys; print(len(open(sys.argv[1]).readlines()))", "{}"),
 }
-MODES: dict[str, tuple[str, ...]] = {"implied": (), "exact": ("--exact",)}
 STREAMS = ("a file", "a pipe", "a terminal", "/dev/null")
 PAGE = """\
 # Determinism
@@ -43,12 +44,12 @@ PAGE = """\
 The same behaviour gives the same bytes. Circumstances that grant nothing should not show in a policy either: {count} programs
 were learned under `LC_ALL=C` and `C.UTF-8`, as root and as a user, with the output a file, a pipe, a terminal and
 `/dev/null`, and with input of {sizes} lines: {runs} runs each, of which each is learned into a new policy.
-{one} of {count} programs get one policy, byte for byte, with `implied 1`; {exact} of {count} do with `--exact`.
+{one} of {count} programs get one policy, byte for byte.
 
 {table}
 Where a program has several policies, the last column has the lines that not all of them have.
 
-Written by `python tools/measuring/determinism.py docs/determinism.md`, as root.
+Written by `python tools/measuring/determinism.py docs/determinism.md{options}`, as root.
 """
 
 
@@ -62,42 +63,40 @@ class Circumstance(NamedTuple):
 CIRCUMSTANCES = tuple(map(Circumstance._make, product(("C", "C.UTF-8"), (True, False), STREAMS, LINES)))
 
 
-def main(page: Path) -> None:
-    rows, ones = [], Counter[str]()
+def main(page: Path, options: Sequence[str]) -> None:
+    rows, same = [], 0
     with tempfile.TemporaryDirectory(prefix="callfence-determinism-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         for size, count in LINES.items():
             (folder / size).write_text("".join(f"{number:08},{number * 7919 % 100_003:023}\n" for number in range(count)))
-        for program, words in PROGRAMS.items():
-            found = {how: policies(folder, program, words, options) for how, options in MODES.items()}
-            for how, texts in found.items():
-                ones[how] += len(set(texts)) == 1
-            told = "; ".join(f"`{line}`" for line in differing(found["implied"])) or "-"
-            rows.append(f"| {program} | {len(set(found['exact']))} | {len(set(found['implied']))} | {told} |")
+        for program in PROGRAMS:
+            texts = [learned(folder, program, options, how) for how in CIRCUMSTANCES]
+            same += len(set(texts)) == 1
+            told = "; ".join(f"`{line}`" for line in differing(texts)) or "-"
+            rows.append(f"| {program} | {len(set(texts))} | {told} |")
             print(rows[-1], file=sys.stderr, flush=True)
-    sizes = ", ".join(f"{count:,}" for count in LINES.values())
-    table = "\n".join(("| program | policies: `--exact` | `implied 1` | what differs |", "|---|--:|--:|---|", *rows, ""))
     page.write_text(
         PAGE.format(
-            count=len(PROGRAMS), sizes=sizes, runs=len(CIRCUMSTANCES), one=ones["implied"], exact=ones["exact"], table=table
+            count=len(PROGRAMS),
+            sizes=", ".join(f"{count:,}" for count in LINES.values()),
+            runs=len(CIRCUMSTANCES),
+            one=same,
+            table="\n".join(("| program | policies | what differs |", "|---|--:|---|", *rows, "")),
+            options="".join(f" {option}" for option in options),
         )
     )
 
 
-def policies(folder: Path, program: str, words: tuple[str, ...], options: tuple[str, ...]) -> list[str]:
-    """The texts of the policies, one for each circumstance."""
-    return [learned(folder, program, words, options, circumstance) for circumstance in CIRCUMSTANCES]
-
-
-def learned(folder: Path, program: str, words: tuple[str, ...], options: tuple[str, ...], how: Circumstance) -> str:
+def learned(folder: Path, program: str, options: Sequence[str], how: Circumstance) -> str:
+    """The text of the policy."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         work = Path(name)
         become: tuple[str, ...] = ()
         if not how.is_root:
             shutil.chown(work, "nobody")
             become = ("setpriv", "--reuid=nobody", "--clear-groups")
-        command = [word.replace("{}", str(folder / how.size)) if word == "{}" else word for word in words]
+        command = [str(folder / how.size) if word == "{}" else word for word in PROGRAMS[program]]
         environment = {"PATH": os.defpath, "HOME": name, "LC_ALL": how.locale}
         run = [*become, LEARN, "-q", *options, "-o", f"{program}.policy", "--", *command]
         write(run, how.output, work, environment)
@@ -136,4 +135,4 @@ def differing(texts: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
