@@ -28,6 +28,8 @@ class Spent:
 
     seconds: float
     """Wall clock."""
+    processor: float
+    """Seconds of processor time, user's and system's, of it and of children that it waited for."""
     peak_kib: int
     """Greatest resident set of it or of a child that it waited for (getrusage(2), ru_maxrss)."""
     errors: str
@@ -101,7 +103,7 @@ def run(words: Words, folder: Path, home: Path | None = None) -> Spent:
         text = errors.read().decode(errors="replace")
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, [*words], stderr=text)
-    return Spent(seconds, usage.ru_maxrss, text)
+    return Spent(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, text)
 
 
 def alternate(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Spread]:
@@ -121,6 +123,11 @@ def alternate(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str
 def timed(words: Words, folder: Path, home: Path | None = None) -> Callable[[], float]:
     """Runs a command, and returns the seconds that it took."""
     return lambda: run(words, folder, home).seconds
+
+
+def computed(words: Words, folder: Path, home: Path | None = None) -> Callable[[], float]:
+    """Runs a command, and returns the seconds of processor time that it took, which depend less on what else is running."""
+    return lambda: run(words, folder, home).processor
 
 
 def require(*programs: str) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import enforce
+import files
 import filter_cost
 import learning
 import memory
@@ -17,7 +18,7 @@ import starts
 import stop
 from harness import Figure, machine, table
 
-BENCHMARKS = (learning, starts, stop, parallel, servers, memory, enforce, filter_cost, proof, recordings)
+BENCHMARKS = (learning, starts, stop, parallel, servers, memory, enforce, files, filter_cost, proof, recordings)
 
 
 def main(arguments: list[str]) -> None:

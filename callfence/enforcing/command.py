@@ -197,6 +197,8 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         reporter = reporter or Reporter(-1, lambda: _policies(compiled), json=False, audit=False, evidence=False)
     if is_audit:
         _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
+        if any(one.files for one in compiled):
+            _say("enforce: audit: of files and ports nothing is reported: learn --check tells what the policy lacks", stderr)
     if privilege_lost(path, os.geteuid(), os.getegid()):
         _say(f"enforce: {name} runs without the privilege of its set-id bits or capabilities (no_new_privs)", stderr)
     launch.run(
@@ -228,7 +230,7 @@ def _files(
 ) -> Confinement | None:
     """What the policies let the program reach of files and ports; None if they confine none."""
     encoded = [one.files for one in compiled if one.files]
-    if not encoded:
+    if not encoded or "--audit" in options.given:
         return None
     from enforcer.landlock import Confinement
 

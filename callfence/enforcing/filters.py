@@ -100,16 +100,14 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         is_settled=is_settled,
         kills_itself=variant == "report" and kills_itself(policy),
         lacks_start=document.lacks_start,
-        files=files_of(policy, variant),
+        files=files_of(policy),
         stages=phases,
         scope=policy.scope if variant in ("report", "silent") else "",
     )
 
 
-def files_of(policy: Policy, variant: str) -> bytes:
-    """What a variant confines of files and ports, for `Compiled.files`."""
-    if variant.removeprefix("followed-") == "audit":
-        return b""
+def files_of(policy: Policy) -> bytes:
+    """What a policy confines of files and ports, for `Compiled.files`."""
     from policygen.files.landlock import encode
     from policygen.files.ruleset import ruleset
 

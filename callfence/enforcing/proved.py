@@ -30,7 +30,7 @@ def misfit(made: Compiled) -> str:
             return "it takes effect at another moment, or listens otherwise"
         if made.scope != (policy.scope if made.variant in ("report", "silent") else ""):
             return "it lets signals go elsewhere"
-        if made.files != filters.files_of(policy, made.variant):
+        if made.files != filters.files_of(policy):
             return "it grants other files or ports"
         kind = made.variant.removeprefix("followed-")
         report, audit, followed = kind in ("report", "audit"), kind == "audit", kind != made.variant or bool(policy.phases)
