@@ -98,7 +98,7 @@ def count(workload: Workload, folder: Path) -> int:
     """The calls that learn sees in one run.  Leaves the policies that a second learn knows."""
     errors = ""
     for policy in ("first.policy", "second.policy", "second.policy"):
-        spent = run([LEARN, "-o", policy, "--", *workload.words], folder)
+        spent = run([LEARN, "--every-call", "-o", policy, "--", *workload.words], folder)
         errors = errors or spent.errors
     found = re.search(r"this run +([\d,]+) calls?", errors)
     assert found, errors

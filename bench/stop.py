@@ -32,7 +32,7 @@ def section() -> Section:
         def learned() -> float:
             """The difference of two runs, so that the start and the end of learn do not count."""
             more, fewer = (
-                run([LEARN, "--fresh", "-q", "-o", "b.policy", "--", calls, str(count)], folder).seconds
+                run([LEARN, "--fresh", "-q", "--every-call", "-o", "b.policy", "--", calls, str(count)], folder).seconds
                 for count in (CALLS, FEWER)
             )
             return (more - fewer) / (CALLS - FEWER)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING, Final
 
 from tracer import kernel, linux
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError
+from tracer.late.watched import CLONE_UNTRACED, SET_MODE, WRITES, is_readable
 from tracer.linux import OPAQUE, PTRACE_CONT, PTRACE_SYSCALL
 from tracer.tally import event_of
 from tracer.task import has_filter, read_path
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     Handler = Callable[["Task", Event], None]
 
 ENOSYS: Final = 38  # asm-generic/errno.h
-O_ACCMODE: Final = 3  # asm-generic/fcntl.h
-CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h
-SET_MODE: Final = (linux.SECCOMP_SET_MODE_STRICT, linux.SECCOMP_SET_MODE_FILTER)
-WRITES: Final = ("write", "writev", "pwritev2", "sendfile", "splice")
-"""Calls that can write to a terminal.  io_uring can too, but is seldom used for that."""
 
 
 class Calls:
@@ -50,6 +45,12 @@ class Calls:
         self._handlers: dict[int, dict[int, Handler]] = {}
         self._writes: dict[int, list[int]] = {}
         self._do: Callable[[], None] = lambda: None
+        self.started = False
+        """Whether we have started the program, so that a filter of ours is in force, be it `late.filter.UNSEEN` alone."""
+        self.draws = False
+        """Whether something is drawn on the terminal that the program writes to."""
+        self.writes_run = False
+        """Whether calls by which the program can write to a terminal may run without a stop."""
         by_name: dict[str, Handler] = {
             "clone": self._clone,
             "clone3": self._clone3,
@@ -69,6 +70,8 @@ class Calls:
             self._writes[arch.audit] = [known[name].number for name in WRITES]
         self.special = set(self._handlers[Arch.X86_64.audit])
         """x86_64's numbers that have a handler; the loop reads them directly."""
+        self.always: set[int] = set()
+        """Those that are to stop each time, known or not."""
 
     def also(self, arch: int, number: int, handler: Handler) -> None:
         """Call `handler` at the stops of a call (`arch` is AUDIT_ARCH_*), before what is done there anyway."""
@@ -83,6 +86,7 @@ class Calls:
         handlers[number] = both
         if arch == Arch.X86_64.audit:
             self.special.add(number)
+            self.always.add(number)
 
     def handle(self, task: Task, info: bytearray) -> None:
         """Do what the call needs, at its stop, before it runs."""
@@ -93,7 +97,7 @@ class Calls:
                 handler(task, event)
 
     def _opaque(self, task: Task, event: Event) -> None:
-        if not task.filtered and has_filter(task.tid):
+        if not task.filtered and (task.other_filter if self.started else has_filter(task.tid)):
             # A call that is skipped at its entry stop reaches the program's own filter as -1, for which that may kill.
             self._gap(f"{task.executable} made calls with arguments in memory; under its own filter learn cannot fail them")
             return
@@ -145,8 +149,8 @@ class Calls:
         known = table(Arch.from_audit(event.arch) or Arch.X86_64).by_name
         index = int(event.number != known["open"].number)
         flags = event.arguments[index + 1]
-        if flags & O_ACCMODE == os.O_WRONLY or flags & os.O_DIRECTORY:
-            return  # it cannot be read through this descriptor
+        if not is_readable(flags):
+            return
         path = read_path(task.tid, event.arguments[index])
         if path.rstrip(b"/").endswith(b"status"):
             self._processor.disable()
@@ -155,7 +159,7 @@ class Calls:
         option = event.arguments[0] & 0xFFFFFFFF
         if option == linux.PR_SET_SECCOMP:
             self._look_before_filters(task, "one")
-        elif option == linux.PR_GET_SECCOMP and task.filtered and not task.other_filter:
+        elif option == linux.PR_GET_SECCOMP and self.started and not task.other_filter:
             kernel.skip_call(task.tid)  # the only filter is ours
 
     def _seccomp(self, task: Task, event: Event) -> None:
@@ -179,20 +183,29 @@ class Calls:
         for other in list(self._tasks.values()):
             if other is task or (whose == "all" and other.tgid == task.tgid):
                 other.other_filter |= not failed
-                if other.filtered and not other.other_filter:
+                if other.covered and not other.other_filter:
                     other.request = PTRACE_CONT
 
     def _ptrace(self, task: Task, event: Event) -> None:
         self._gap(f"{task.executable} uses ptrace, which fails on a program that is being learned")
 
-    def before_output(self, do: Callable[[], None]) -> None:
-        """Call `do` once, before the next call by which the program can write to a terminal."""
+    def before_output(self, do: Callable[[], None]) -> bool:
+        """Call `do` once, before the next call by which the program can write to a terminal; False if that may not stop."""
+        if self.writes_run:
+            return False
         self._do = do
         for audit, handlers in self._handlers.items():
             handlers.update(dict.fromkeys(self._writes[audit], self._output))
         self.special.update(self._writes[Arch.X86_64.audit])
+        return True
 
-    def _output(self, task: Task, event: Event) -> None:
+    def let_writes_run(self) -> None:
+        """Do what is to be done before the next output now, and nothing more of that kind: outputs may not stop any more."""
+        self.writes_run = True
+        if self._writes[Arch.X86_64.audit][0] in self.special:
+            self._output()
+
+    def _output(self, task: Task | None = None, event: Event | None = None) -> None:
         for audit, handlers in self._handlers.items():
             for number in self._writes[audit]:
                 handlers.pop(number, None)

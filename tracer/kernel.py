@@ -54,7 +54,8 @@ RECORDING_DATUM: Final = 0xCA11
 """The datum of our RET_TRACE, 16 bits: the stops of a filter that the program installs itself have another."""
 RET_RECORD: Final = linux.SECCOMP_RET_TRACE | RECORDING_DATUM
 """What a recording filter returns for a call that must stop for the tracer."""
-SYS_PTRACE: Final = 101  # asm/unistd_64.h
+SYS_PTRACE, SYS_KCMP = 101, 312  # asm/unistd_64.h
+KCMP_VM: Final = 1  # linux/kcmp.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
@@ -204,6 +205,46 @@ def read_memory(tid: int, address: int, length: int) -> bytes:
     _here.length = _there.length = length
     _there.base = address
     return ctypes.string_at(_page, max(_vm_read(tid, *_spans), 0))
+
+
+_vm_write = ctypes.PyDLL(None).process_vm_writev
+_vm_write.argtypes, _vm_write.restype = _vm_read.argtypes, _vm_read.restype
+
+
+def exchange_memory(tid: int, address: int, content: bytes) -> bytes:
+    """Write to a task's memory.  The bytes that were there; b'' if they cannot be read or written: all is as it was then."""
+    buffer = ctypes.create_string_buffer(len(content))
+    here, there = _Span(ctypes.addressof(buffer), len(content)), _Span(address, len(content))
+    spans = (ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0)
+    if _vm_read(tid, *spans) != len(content):
+        return b""
+    former = buffer.raw
+    buffer.raw = content
+    if (written := _vm_write(tid, *spans)) == len(content):
+        return former
+    if written > 0:
+        buffer.raw = former
+        here.length = there.length = written
+        _vm_write(tid, *spans)
+    return b""
+
+
+def registers(tid: int) -> list[int]:
+    """The registers of a stopped task, by linux.RAX and so on.  Raises PtraceError."""
+    words = (ctypes.c_ulong * linux.USER_REGS)()
+    _asked(func.ptrace, linux.PTRACE_GETREGS, tid, 0, ctypes.addressof(words))
+    return list(words)
+
+
+def set_registers(tid: int, values: Sequence[int]) -> None:
+    """Raises PtraceError."""
+    words = (ctypes.c_ulong * linux.USER_REGS)(*values)
+    _asked(func.ptrace, linux.PTRACE_SETREGS, tid, 0, ctypes.addressof(words))
+
+
+def share_memory(one: int, other: int) -> bool:
+    """Whether two processes have the same memory; True if that cannot be known (kcmp(2))."""
+    return bool(_libc.syscall(SYS_KCMP, one, other, KCMP_VM, 0, 0) <= 0)
 
 
 class EntryPoint:

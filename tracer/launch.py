@@ -82,3 +82,13 @@ def _become(
         number = error.errno or errno.EINVAL
     os.write(failure_write, f"{stage} {number}".encode())
     os._exit(125)
+
+
+def is_64_bit(path: bytes) -> bool:
+    """Whether a file is a 64-bit ELF file, or none at all (elf(5), EI_CLASS)."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(5)
+    except OSError:
+        return False
+    return head[:4] != b"\x7fELF" or head[4:] == b"\x02"

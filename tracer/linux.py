@@ -38,11 +38,12 @@ INFO_SIZE = 88
 
 # sys/user.h: struct user_regs_struct of x86_64, indices of its 64-bit words; a 32-bit tracee has eax in RAX, and so on
 RBP, RBX, R10, R9, R8, RAX, RCX, RDX, RSI, RDI = 4, 5, 7, 8, 9, 10, 11, 12, 13, 14
-ORIG_RAX, RIP, CS, RSP = 15, 16, 17, 19
+ORIG_RAX, RIP, CS, EFLAGS, RSP = 15, 16, 17, 18, 19
 USER_REGS = 27
 """How many words it has."""
 USER32_CS = 0x23
-"""The code segment while the processor is in 32-bit mode (asm/segment.h, __USER32_CS)."""
+USER_CS = 0x33
+"""The code segment while the processor is in 32-bit mode, and in 64-bit mode (asm/segment.h)."""
 
 # linux/wait.h
 WALL = 0x40000000

@@ -16,9 +16,9 @@ from tracer.calls import ENOSYS, Calls
 from tracer.errors import PtraceError, TracerError
 from tracer.family import TaskFamily
 from tracer.kernel import RECORDING_DATUM, STATUS_SECCOMP, STATUS_SYSCALL, EntryPoint, SyscallInfo, resume
+from tracer.late.late import FILTERING, Late
 from tracer.linux import (
     INFO_IS_ERROR,
-    INFO_OP,
     PTRACE_CONT,
     PTRACE_DETACH,
     PTRACE_EVENT_CLONE,
@@ -92,6 +92,18 @@ class Loop:
         """By process, where its program begins, until it gets there; None where that cannot be known."""
         self._queue: deque[tuple[int, int]] = deque()
         self._turns = 0
+        self.late: Late | None = None
+        """Gives the program filters that let known calls run; None if each call is to stop."""
+        self._taken = 0
+        """The task whose next status was taken while it was given a filter: it is in the queue."""
+
+    def filter_late(self, after: int | None) -> None:
+        """See `Late`."""
+        self.late = Late(self.tasks, self.tally, self.calls, self.processor, self._take, after)
+
+    def _take(self, stop: tuple[int, int]) -> None:
+        self._queue.append(stop)
+        self._taken = stop[0]
 
     def release(self) -> None:
         """Detach from every task at its next stop; only where no filter was installed."""
@@ -110,25 +122,35 @@ class Loop:
         while (stop := self._next()) is not None:
             tid, status = stop
             task = tasks.get(tid)
-            if status != STATUS_SECCOMP or task is None:
+            if task is None or (status != STATUS_SECCOMP and status != STATUS_SYSCALL):
                 self._other(tid, status, task)
                 continue
             if read(tid) or read(tid):  # a second try tells a passing fault from a dying task
                 op, arch, number, datum = head(buffer)
-                if op != PTRACE_SYSCALL_INFO_SECCOMP:
+                if op != PTRACE_SYSCALL_INFO_SECCOMP and status == STATUS_SECCOMP:
                     continue  # another thread's execve has taken over this tid: its own status follows
-                if task.request != PTRACE_CONT:
+                if op == PTRACE_SYSCALL_INFO_EXIT:
+                    self._left(task)
+                elif op == PTRACE_SYSCALL_INFO_ENTRY and (task.request == PTRACE_CONT or self._other_first(task, number)):
+                    # Another thread has put a late filter into it, which stops it if need be; or it makes this call again.
+                    if tid == self._taken:
+                        self._taken = 0
+                        continue
+                elif op == PTRACE_SYSCALL_INFO_SECCOMP and task.request != PTRACE_CONT:
                     self._filtered_call(task, datum)
                 elif not task.recorded:
-                    pass
+                    task.counted = False
                 elif arch == x86_64:
                     key = from_bytes(buffer[24:80], "little") & (masks.get(number) or tally.mask(number))
                     (task.hot.get(key) or tally.slot(task, key, buffer))[0] += 1
-                    if number in special:
+                    task.counted = True
+                    if number in special and (op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered):
                         calls.handle(task, buffer)
                 else:
                     tally.count(task, buffer)
-                    calls.handle(task, buffer)
+                    task.counted = True
+                    if op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered:
+                        calls.handle(task, buffer)
                 task.stops = stops = task.stops + 1
                 if not stops % MANY_STOPS:
                     if now() - task.checked < FAST:
@@ -170,6 +192,8 @@ class Loop:
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
         for task in self.family.adopt():
+            if self.late is not None:
+                self.late.adopted(task)
             self._resume(task)
         return (0, 0) if self.tasks or not self.strangers else None
 
@@ -191,8 +215,6 @@ class Loop:
                 self.family.early.add(tid)
             else:
                 resume(PTRACE_CONT, tid)  # the last stop of a thread that an execve has ended
-        elif status == STATUS_SYSCALL:
-            self._entry_or_exit(task)
         elif event == PTRACE_EVENT_STOP:
             self._group_stop_or_trap(task, signum)
         elif event == 0:
@@ -242,6 +264,8 @@ class Loop:
             is_waiting = tid in self.family.early
             is_thread = event == PTRACE_EVENT_CLONE and kernel.is_thread_of(tid, task.tgid)
             child = self.family.born(tid, task, is_thread=is_thread)
+            if self.late is not None:
+                self.late.born(task, child, event)
             self.calls.announced(task, child)
             if is_waiting:
                 self.calls.restore(child)
@@ -250,10 +274,13 @@ class Loop:
             self._exec(task)
 
     def _exec(self, task: Task) -> None:
-        before = task.executable if self.started else ""
+        former = task.executable
+        before = former if self.started else ""
         self.family.executed(task, former=kernel.event_message(task.tid))
         self._recorder.executed(before, task.executable)
         task.stopped = 0
+        if self.late is not None:
+            self.late.executed(task, former)
         self.started |= task.tid == self.initial
         if kind := privilege_lost(task.tid):
             self._recorder.gap(f"{task.executable} ran without its {kind} privilege, as it does when enforced")
@@ -271,28 +298,32 @@ class Loop:
         return pid in self._entries
 
     def _ended(self, tid: int, status: int) -> None:
+        if self.late is not None and (task := self.tasks.get(tid)):
+            self.late.dropped(task)
         self.family.drop(tid)
         self.family.early.discard(tid)
         self._entries.pop(tid, None)
         if tid and tid == self.initial:
             self.status, self.ended = status, time.monotonic()
 
-    # -- calls under PTRACE_SYSCALL: where another filter may answer before ours, or where we attached and have none
+    # -- calls under PTRACE_SYSCALL: without a filter of ours, or where another one may answer before it
 
-    def _entry_or_exit(self, task: Task) -> None:
-        info = self._info
-        if info.read(task.tid) or info.read(task.tid):
-            task.counted = info.bytes[INFO_OP] == PTRACE_SYSCALL_INFO_ENTRY and task.recorded
-            if self.injector is not None and info.bytes[INFO_OP] == PTRACE_SYSCALL_INFO_EXIT:
+    def _other_first(self, task: Task, number: int) -> bool:
+        """At a call's entry: whether the task was made to make another call first (`Late.entered`)."""
+        task.image.left -= 1
+        if self.late is None or (task.image.left >= 0 and (number not in FILTERING or task.filtered)):
+            return False
+        task.counted = False
+        return self.late.entered(task, self._info.bytes)
+
+    def _left(self, task: Task) -> None:
+        """At a call's exit."""
+        task.counted = False
+        with contextlib.suppress(PtraceError):
+            if self.injector is not None:
                 self.injector.left(task)
-            if task.installing and info.bytes[INFO_OP] == PTRACE_SYSCALL_INFO_EXIT:
-                self.calls.installed(task, failed=bool(info.bytes[INFO_IS_ERROR]))
-            if task.counted:
-                task.stops += 1
-                self.tally.count(task, info.bytes)
-                if not task.filtered:
-                    self.calls.handle(task, info.bytes)
-        self._resume(task)
+            if task.installing:
+                self.calls.installed(task, failed=bool(self._info.bytes[INFO_IS_ERROR]))
 
     def _filtered_call(self, task: Task, datum: int) -> None:
         """At a seccomp stop of a task under PTRACE_SYSCALL: the call was counted at its entry stop, which vsyscalls lack."""

@@ -57,6 +57,10 @@ class SharedProcessor:
         """Held so that a task does not read its affinity while the other thread is restoring it."""
 
     @property
+    def enabled(self) -> bool:
+        return self._enabled
+
+    @property
     def in_use(self) -> bool:
         return bool(self._pinned)
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer import kernel, linux
 from tracer.errors import PtraceError, TracerError
-from tracer.launch import OPTIONS, Launch
+from tracer.late.filter import UNSEEN
+from tracer.launch import OPTIONS, Launch, is_64_bit
 from tracer.loop import Loop
 from tracer.processor import TICK
 from tracer.reach.aims import Aims
@@ -100,11 +101,15 @@ def trace(
     attach: Callable[[Calls], None] = lambda calls: None,
     waits: bool = False,
     aimed: Callable[[bool], None] | None = None,
+    late: bool = False,
+    late_after: int | None = None,
 ) -> Outcome:
     """Run a program until it and all that it started have ended.
 
     `known` is a filter that lets known behaviour run and returns kernel.RET_RECORD for the rest; by default all is recorded.
     With `waits`, the recorder's slots take the waits after which an observation was made (`tracer.waits`).
+    `late`: known calls may run after a while, so that counts are lower bounds (`tracer.late`); where that is not possible, each
+    call stops nevertheless.  `late_after` is for tests: how many calls a process makes before.
     `tick` is called from another thread some times a second, `exited` once if processes outlive the initial one, `aimed` for
     each process that is signalled or looked at (`tracer.reach.aims`).
     `attach` may have the tracer call functions at the stops of calls (`Calls.also`).
@@ -122,11 +127,16 @@ def trace(
     loop.strangers = children()
     if proc() != "/proc":
         recorder.gap("/proc is not mounted for this pid namespace: it is not known which executable made a call, and where")
+    is_free = not has_filter(os.getpid())
+    must_see_all = known or waits or from_entry or injector is not None
+    if late and not must_see_all and is_free and proc() == "/proc" and is_64_bit(program.path):
+        loop.filter_late(late_after)
+    loop.calls.started = True
     dispositions = Dispositions()
     try:
         if known:
             loop.processor.disable()  # a known call does not stop, and may be one that reads the affinity
-        launch = Launch(program, dispositions, known or kernel.RECORD_ALL)
+        launch = Launch(program, dispositions, UNSEEN if loop.late else known or kernel.RECORD_ALL)
         loop.initial = launch.pid
         try:
             kernel.seize(launch.pid, OPTIONS)
@@ -137,7 +147,9 @@ def trace(
             raise TracerError(not_permitted(error), error.call, error.errno) from None
         task = loop.family.add(launch.pid, launch.pid)
         task.recorded = False
-        if has_filter(os.getpid()):
+        if loop.late:
+            loop.late.begin(task)
+        elif not is_free:
             # Ours does not see what a filter in force refuses: stop before both, which costs two more stops a call.
             task.request, task.other_filter = linux.PTRACE_SYSCALL, True
         loop.processor.pin(task)

@@ -7,6 +7,7 @@ Only a new key costs more than a look-up.
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tracer.abi import Arch, Event
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 MANY_KEYS: Final = 65536
 """Keys kept for one executable before they are dropped: this bounds memory, not what is recorded."""
+
+I386_KEYS: Final = 1 << 448
+"""The keys of other architectures are at least so large."""
 
 _EVENT = struct.Struct("<4xIQ8xQ6Q")  # struct ptrace_syscall_info: arch, instruction pointer, number, arguments
 
@@ -66,6 +70,10 @@ class Tally:
         self._hot: dict[tuple[str, int], Hot] = {}
         self._looked: dict[str, Hot] = {}
         """Counters by executable and masked registers, of observations whose next event is to be looked at."""
+        self._former: dict[str, set[int]] = defaultdict(set)
+        """Keys that were dropped from `_hot`, by executable: the calls were seen."""
+        self.news: dict[str, int] = defaultdict(int)
+        """By executable, how often a call brought something new."""
 
     def hot(self, executable: str, entered: int) -> Hot:
         """The counters of an executable in processes that have begun these waits."""
@@ -93,9 +101,14 @@ class Tally:
             if self._recorder.generation != self._generation:
                 self._generation = self._recorder.generation
                 self.masks.clear()
-                for hot in (*self._hot.values(), *self._looked.values()):
+                self.news[task.executable] += 1
+                self._former[task.executable].add(key)
+                by_executable = *((one, hot) for (one, _), hot in self._hot.items()), *self._looked.items()
+                for executable, hot in by_executable:
+                    self._former[executable].update(hot)
                     hot.clear()
                 return slot  # the key belongs to the old masks
+            self.news[task.executable] += not slot[0]
         elif self.has_waits:
             slot[_AFTER].add(task.entered)
         known = looked if self._recorder.look(slot, event, caller) else task.hot
@@ -103,6 +116,23 @@ class Tally:
             known.clear()
         known[key] = slot
         return slot
+
+    def mask_of(self, key: int) -> int:
+        """The mask, as it is now, of the call that a key of x86_64 belongs to."""
+        number = key & 0xFFFFFFFF
+        return self.masks.get(number) or self.mask(number)
+
+    def version(self, executable: str) -> object:
+        """Differs if `known` does."""
+        return self._generation, len(self.hot(executable, 0)), len(self._looked.get(executable, ()))
+
+    def known(self, executable: str) -> dict[int, int]:
+        """The calls of x86_64 that an executable has made, where waits are not followed: their keys, with how often an
+        observation was seen, 0 if that is not known."""
+        former = {key & self.mask_of(key) for key in self._former[executable] if key < I386_KEYS}
+        self._former[executable] = former
+        counters = self.hot(executable, 0) | self._looked.get(executable, {})
+        return dict.fromkeys(former, 0) | {key: slot[0] for key, slot in counters.items() if key < I386_KEYS}
 
     def count(self, task: Task, info: bytearray) -> None:
         """Count one call of any architecture; the loop does the same inline for x86_64."""

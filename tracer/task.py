@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tracer import kernel, linux
+from tracer.late.image import Image
+
+if TYPE_CHECKING:
+    from tracer.late.filter import Free
 
 Hot = dict[int, list[Any]]
 """The counters of observations, by the number and the argument bits that distinguish them."""
@@ -18,12 +23,16 @@ class Task:
 
     __slots__ = (
         "affinity",
+        "chain",
         "checked",
         "counted",
+        "covered",
         "entered",
         "executable",
         "filtered",
+        "free",
         "hot",
+        "image",
         "installing",
         "other_filter",
         "own_affinity",
@@ -45,7 +54,14 @@ class Task:
         """How to resume it: PTRACE_CONT if seccomp stops show its calls, PTRACE_SYSCALL if entry stops must, PTRACE_DETACH to
         let it go."""
         self.filtered = True
-        """Whether it has our recording filter: every task does, except in a process that we attached to."""
+        """Whether a filter of ours stops each call that must be handled (`Calls`)."""
+        self.covered = True
+        """Whether a filter of ours stops each call that may be new, unless another filter answers before."""
+        self.free: Free | None = None
+        """What the late filters let run; None without any."""
+        self.chain = 0
+        """How many instructions those have."""
+        self.image = Image()
         self.recorded = True
         """False until the program itself runs: the launcher's calls are not the program's."""
         self.other_filter = False
@@ -72,6 +88,7 @@ class Task:
         child = Task(tid, tgid)
         child.executable = self.executable
         child.hot = self.hot
+        child.image = self.image
         child.take_over(self)
         return child
 
@@ -79,6 +96,9 @@ class Task:
         """Copy what a task passes on to one that it makes, and to the leader that it becomes by execve."""
         self.request = other.request
         self.filtered = other.filtered
+        self.covered = other.covered
+        self.free = other.free
+        self.chain = other.chain
         self.other_filter = other.other_filter
         self.recorded = other.recorded
         self.affinity = other.affinity
@@ -127,6 +147,20 @@ def has_filter(tid: int) -> bool:
         return "\nSeccomp:\t0" not in Path(f"{proc()}/{tid}/status").read_text(errors="replace")
     except OSError:
         return True
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of processor time that a process has used; 0 if it has ended."""
+    try:
+        return time.clock_gettime(~pid << 3 | 2)  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED): linux/posix-timers_types.h
+    except OSError:
+        return 0.0
+
+
+def has_as_many_filters(one: int, other: int) -> bool:
+    """Whether two tasks have the same number of filters; False where the kernel does not tell it (before Linux 5.9)."""
+    counts = {_fields(tid).get("Seccomp_filters", "") for tid in (one, other)}
+    return len(counts) == 1 and counts != {""}
 
 
 def dies_only_untraced(tid: int, signum: int) -> bool:

@@ -162,7 +162,7 @@ def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[
     if one.observations:
         numbers = ", ".join(str(column + 1) for column in runs)
         origin = "seen" if one.note else str(one.origin)
-        counted = f"; {plural(calls, 'call')} in run{'s' if len(runs) > 1 else ''} {numbers}"
+        counted = f"; at least {plural(calls, 'call')} in run{'s' if len(runs) > 1 else ''} {numbers}"
         yield f"  {origin}{'' if is_companion(recording) else counted}"
         told = [recording.rehearsed(each) for each in one.observations]
         if all(told):

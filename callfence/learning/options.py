@@ -62,6 +62,10 @@ class LearnOptions(NamedTuple):
     """Whether the policy gets a companion, if it has none: from then on it is kept up to date."""
     no_evidence: bool
     """Whether what pointers point to is not recorded."""
+    every_call: bool
+    """Whether known calls stop too, so that all are counted."""
+    late_after: int | None
+    """See `tracer.session.trace`."""
     rehearse: bool
     rehearse_only: str
     """What to rehearse, separated by commas (`rehearsal.plan.Choice`); '' for all."""
@@ -129,6 +133,8 @@ def parser() -> argparse.ArgumentParser:
     companion = "also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date"
     add("--evidence", action="store_true", help=companion)
     add("--no-evidence", action="store_true", help="do not record what pointers point to: file names, addresses of sockets")
+    add("--every-call", action="store_true", help="count every call: known ones do not run unseen, so PROGRAM is slower")
+    add("--late-after", type=int, help=argparse.SUPPRESS)
     add("--rehearse", action="store_true", help="then run PROGRAM again, many times: with calls that fail, signals, full disks")
     groups = "faults, signals, streams, environment, limits, user, or what one of them has"
     add("--rehearse-only", metavar="NAMES", default="", help=f"what to rehearse, separated by commas: {groups}")

@@ -40,10 +40,12 @@ class _Line:
     def due(self) -> bool:
         return time.monotonic() - self._drawn >= REFRESH
 
-    def draw(self, text: str, watch: Callable[[], None]) -> None:
-        """Draw the line, after `watch` has arranged that it is erased before the program writes."""
+    def draw(self, text: str, watch: Callable[[], bool]) -> None:
+        """Draw the line, after `watch` has arranged that it is erased before the program writes.  If it cannot, because writes
+        may run unseen, draw only if they do not go to a terminal."""
         with self._lock:
-            watch()
+            if not watch() and os.isatty(1):
+                return
             room = (os.get_terminal_size(2).columns or 80) - 1  # 0: not known
             self._say(f"{ERASE_BELOW}{ROOM_BELOW}{SAVE}{NEXT_LINE}{DIM}{text[:room]}{PLAIN}{RESTORE}")
             self._visible = True
@@ -83,6 +85,7 @@ def progress(
         return
     line = _Line()
     interactive = False
+    shares_terminal = os.isatty(1)
 
     def hidden() -> bool:
         nonlocal interactive
@@ -93,6 +96,7 @@ def progress(
             return True
 
     def tick(loop: Loop) -> None:
+        loop.calls.draws = shares_terminal
         if not line.due():
             return
         if hidden():

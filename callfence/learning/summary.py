@@ -84,7 +84,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     sure = confidence(counted, names_only=names_only)
     calls = sum(seen.counts[_column(learned)] for seen in learned.recording.observations)
     rows = [
-        ("this run", f"{plural(calls, 'call')}{' looked at' if learned.run.warm else ''}, {_ending(learned.run)}"),
+        ("this run", f"{plural(calls, 'call')} looked at, {_ending(learned.run)}"),
         ("policy", size_of(policy)),
         ("new", _new(learned)),
     ]

@@ -163,6 +163,8 @@ def _trace(
             attach=recorder.files.attach if recorder.files else _nothing,
             waits=options.phases or (prepared.existing is not None and bool(prepared.existing.stages)),
             aimed=recorder.aimed,
+            late=not options.every_call,
+            late_after=options.late_after,
         )
     except StartError as error:
         raise failure(what.argv[0], error.errno) from None

@@ -85,7 +85,10 @@ def matrix(report: Report) -> Html:
         rows.append((code(name), f"{total:,}", *cells))
     columns = ("Syscall", "All", *names)
     caption = "Calls of each executable, over all runs"
-    note = "The stronger a cell's colour, the more calls. A warm run counts only what was new then."
+    note = (
+        "The stronger a cell's colour, the more calls. The numbers are lower bounds: known calls may run uncounted "
+        "(learn --every-call counts all), and a warm run counts only what was new then."
+    )
     whole = table(caption, columns, rows, numbers=range(1, len(columns)))
     return join(element("p", note, class_="muted"), element("div", whole, class_="matrix"))
 

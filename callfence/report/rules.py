@@ -54,7 +54,7 @@ def _rule(report: Report, one: Provenance, findings: list[Finding], identity: di
         badges.append(badge(_SHORT[one.origin], "plain"))
     calls = sum(seen.calls for seen in one.observations)
     if calls and not report.is_bare:
-        said = f"{plural(calls, 'call')} in {plural(len(columns_of(one.observations)), 'run')}"
+        said = f"at least {plural(calls, 'call')} in {plural(len(columns_of(one.observations)), 'run')}"
         badges.append(element("span", said, class_="muted"))
     rule = on_one_line(one.arch, one.number, one.rule)
     summary = element("summary", code(rule), " ", *(join(child, " ") for child in badges))

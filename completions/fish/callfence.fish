@@ -76,6 +76,7 @@ complete -c callfence -n '_shtab_callfence_using learn' -l allow-opaque -xka "cl
 complete -c callfence -n '_shtab_callfence_using learn' -l files -d 'also learn files and TCP ports, which `enforce` keeps the program to by Landlock'
 complete -c callfence -n '_shtab_callfence_using learn' -l evidence -d 'also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date'
 complete -c callfence -n '_shtab_callfence_using learn' -l no-evidence -d 'do not record what pointers point to: file names, addresses of sockets'
+complete -c callfence -n '_shtab_callfence_using learn' -l every-call -d 'count every call: known ones do not run unseen, so PROGRAM is slower'
 complete -c callfence -n '_shtab_callfence_using learn' -l rehearse -d 'then run PROGRAM again, many times: with calls that fail, signals, full disks'
 complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-only -x -d 'what to rehearse, separated by commas: faults, signals, streams, environment, limits, user, or what one of them has'
 complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-without -x -d 'what not to rehearse, likewise'

@@ -73,6 +73,7 @@ complete -c learn -n _shtab_learn_using -l allow-opaque -xka "clone3 openat2 io_
 complete -c learn -n _shtab_learn_using -l files -d 'also learn files and TCP ports, which `enforce` keeps the program to by Landlock'
 complete -c learn -n _shtab_learn_using -l evidence -d 'also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date'
 complete -c learn -n _shtab_learn_using -l no-evidence -d 'do not record what pointers point to: file names, addresses of sockets'
+complete -c learn -n _shtab_learn_using -l every-call -d 'count every call: known ones do not run unseen, so PROGRAM is slower'
 complete -c learn -n _shtab_learn_using -l rehearse -d 'then run PROGRAM again, many times: with calls that fail, signals, full disks'
 complete -c learn -n _shtab_learn_using -l rehearse-only -x -d 'what to rehearse, separated by commas: faults, signals, streams, environment, limits, user, or what one of them has'
 complete -c learn -n _shtab_learn_using -l rehearse-without -x -d 'what not to rehearse, likewise'

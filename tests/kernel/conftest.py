@@ -70,9 +70,9 @@ def learn(tmp_path, plain):
 def same(plain, learn):
     """same(*argv) -> Learned: the program says and returns under learn what it does without."""
 
-    def run(*argv, **settings):
+    def run(*argv, options=("-q",), **settings):
         expected = plain(*argv, **settings)
-        learned = learn(*argv, **settings)
+        learned = learn(*argv, options=options, **settings)
         found = learned.done
         assert (found.returncode, found.stdout, found.stderr) == (expected.returncode, expected.stdout, expected.stderr)
         return learned

@@ -32,6 +32,14 @@ def test_the_program_notices_nothing(program, same, name, check):
     assert same(program(name), check).done.returncode == GOOD.get(check, 0)
 
 
+@pytest.mark.parametrize(("name", "check"), [(name, check) for name in CHECKS for check in CHECKS[name].split()])
+@pytest.mark.parametrize("after", ["0", "5"])
+def test_the_program_does_not_notice_that_its_filter_comes_late(program, same, name, check, after):
+    """Each process gets its filter, which lets known calls run, after so few calls."""
+    learned = same(program(name), check, options=("-q", "--late-after", after))
+    assert learned.done.returncode == GOOD.get(check, 0)
+
+
 @pytest.mark.parametrize(
     ("name", "check"),
     [
@@ -98,7 +106,8 @@ GETPRIORITY, GETPID, CLOSE, X32 = 140, 39, 3, 0x40000000
     ],
 )
 def test_what_a_filter_of_the_program_answers_is_recorded_once(program, learn, check, times):
-    assert learn(program("filters"), check).calls()[X86_64, GETPRIORITY] == times
+    learned = learn(program("filters"), check, options=("-q", "--every-call"))
+    assert learned.calls()[X86_64, GETPRIORITY] == times
 
 
 def test_a_filter_for_all_threads_hides_no_call(program, learn):
@@ -138,12 +147,13 @@ def test_calls_through_the_vsyscall_page_are_recorded(program, plain, learn):
     ("storm", "quick"),
     [("short_threads", 2000), ("live_threads", 600), ("short_processes", 1500), ("exec_chains", 100)],
 )
-def test_storms_lose_no_task(program, learn, storm, quick):
+@pytest.mark.parametrize("options", [("--every-call",), ()])
+def test_storms_lose_no_task(program, learn, storm, quick, options):
     """CALLFENCE_STORM multiplies the counts: with 10 they are those of a long test."""
     count = quick * int(os.environ.get("CALLFENCE_STORM", "1"))
-    learned = learn(program("storms"), storm, str(count), timeout=600)
+    learned = learn(program("storms"), storm, str(count), options=("-q", *options), timeout=600)
     assert learned.done.returncode == 0, learned.done.stderr
-    if storm == "short_threads":
+    if options and storm == "short_threads":
         assert learned.calls()[X86_64, 110] == count  # getppid
 
 

@@ -127,7 +127,7 @@ def _seize_threads(loop: Loop, pid: int) -> None:
                     raise TracerError(f"cannot attach to {tid}: {not_permitted(error)}", error.call, error.errno) from None
                 continue
             task = loop.family.add(tid, pid)
-            task.filtered = False
+            task.filtered = task.covered = False
             task.request = linux.PTRACE_SYSCALL
         seen |= new
 

@@ -35,7 +35,7 @@ DD = ("dd", "if=/dev/zero", "of=/dev/null", "bs=1", "count=2000", "status=none")
 
 
 def test_the_second_run_stops_rarely_and_changes_nothing(tmp_path: Path) -> None:
-    assert learn(tmp_path, *DD).returncode == 0
+    assert learn(tmp_path, *DD, options=("--every-call",)).returncode == 0
     first = (tmp_path / "it.policy").read_bytes()
     second = learn(tmp_path, *DD)
     assert second.returncode == 0
@@ -83,8 +83,9 @@ def test_what_is_new_is_learned(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--fresh", "--tight"])
 def test_everything_is_recorded_again(tmp_path: Path, option: str) -> None:
-    learn(tmp_path, *DD)
-    learn(tmp_path, *DD, options=(option,))
+    learn(tmp_path, *DD, options=("--exact",))
+    learn(tmp_path, *DD, options=(option, "--every-call"))
+    assert len(runs(tmp_path)) == (1 if option == "--fresh" else 2)
     assert runs(tmp_path)[-1]["warm"] is False
     assert counts(tmp_path, -1) > 4000
 

@@ -1,0 +1,303 @@
+/* What a filter that is installed while the program runs must not change or hide. */
+#include "check.h"
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/resource.h>
+#include <ucontext.h>
+
+enum { TURNS = 400, PATTERN = 0x5A, ROOM = 1 << 16, SMALL = 2048 };
+
+static void busy(void) {
+    for (int i = 0; i < TURNS; i++) {
+        getppid();
+        getpgrp();
+    }
+}
+
+/* What a run must record although it comes once and late: `which` is kept of getpriority. */
+static void rare(int which) {
+    syscall(SYS_getpriority, which, 0);
+}
+
+static size_t contents(const char *path, char *text, size_t size) {
+    int fd = open(path, O_RDONLY);
+    CHECK(fd >= 0);
+    size_t length = 0;
+    for (ssize_t got; (got = read(fd, text + length, size - length)) > 0;) {
+        length += got;
+    }
+    close(fd);
+    return length;
+}
+
+static void mappings(void) {
+    static char before[ROOM], after[ROOM];
+    size_t length = contents("/proc/self/maps", before, ROOM);
+    length = contents("/proc/self/maps", before, ROOM);
+    busy();
+    CHECK(contents("/proc/self/maps", after, ROOM) == length);
+    CHECK(memcmp(before, after, length) == 0);
+}
+
+static void *idle(void *gate) {
+    pthread_mutex_lock(gate);
+    pthread_mutex_unlock(gate);
+    return NULL;
+}
+
+static void mappings_with_threads(void) {
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t thread;
+    pthread_mutex_lock(&gate);
+    CHECK(pthread_create(&thread, NULL, idle, &gate) == 0);
+    mappings();
+    pthread_mutex_unlock(&gate);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
+/* A coroutine with a small stack; what lies around the stack is another's. */
+static ucontext_t caller, coroutine;
+static unsigned char *around;
+
+static void check_around(void) {
+    for (int i = 0; i < ROOM; i++) {
+        CHECK((i >= ROOM / 2 && i < ROOM / 2 + SMALL) || around[i] == PATTERN);
+    }
+}
+
+static void in_coroutine(void) {
+    for (int i = 0; i < TURNS; i++) {
+        syscall(SYS_getppid);
+    }
+    swapcontext(&coroutine, &caller);
+}
+
+static void run_coroutine(void) {
+    memset(around, PATTERN, ROOM);
+    CHECK(getcontext(&coroutine) == 0);
+    coroutine.uc_stack.ss_sp = around + ROOM / 2;
+    coroutine.uc_stack.ss_size = SMALL;
+    makecontext(&coroutine, in_coroutine, 0);
+    CHECK(swapcontext(&caller, &coroutine) == 0);
+    check_around();
+}
+
+static void small_stacks(void) {
+    unsigned char on_stack[ROOM];
+    syscall(SYS_getppid); /* found by the dynamic loader, which needs more stack */
+    around = malloc(ROOM);
+    run_coroutine();
+    free(around);
+    around = on_stack;
+    run_coroutine();
+}
+
+static volatile int ends;
+
+static void *watch(void *unused) {
+    while (!ends) {
+        check_around();
+    }
+    return unused;
+}
+
+static void small_stacks_that_are_watched(void) {
+    unsigned char on_stack[ROOM];
+    pthread_t thread;
+    syscall(SYS_getppid);
+    around = on_stack;
+    memset(around, PATTERN, ROOM);
+    CHECK(pthread_create(&thread, NULL, watch, NULL) == 0);
+    for (int i = 0; i < 20; i++) {
+        run_coroutine();
+    }
+    ends = 1;
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
+static volatile sig_atomic_t handled;
+
+static void on_signal(int signum) {
+    (void)signum;
+    handled++;
+    syscall(SYS_getsid, 0);
+}
+
+static void *send(void *receiver) {
+    for (int i = 0; i < TURNS; i++) {
+        int before = handled;
+        CHECK(pthread_kill(*(pthread_t *)receiver, SIGUSR1) == 0);
+        while (handled == before) {
+            sched_yield();
+        }
+    }
+    ends = 1;
+    return NULL;
+}
+
+/* No signal is lost, doubled or handled on another stack, and no call is lost to one. */
+static void signals(void) {
+    pthread_t self = pthread_self(), sender;
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART | SA_ONSTACK};
+    stack_t stack = {.ss_sp = malloc(SIGSTKSZ), .ss_size = SIGSTKSZ};
+    CHECK(sigaltstack(&stack, NULL) == 0 && sigaction(SIGUSR1, &action, NULL) == 0);
+    CHECK(pthread_create(&sender, NULL, send, &self) == 0);
+    int pipes[2], turns = 0;
+    CHECK(pipe(pipes) == 0);
+    while (!ends) {
+        char byte = (char)turns++, got;
+        CHECK(write(pipes[1], &byte, 1) == 1 && read(pipes[0], &got, 1) == 1 && got == byte);
+    }
+    CHECK(pthread_join(sender, NULL) == 0);
+    CHECK(handled == TURNS);
+}
+
+/* Where nothing can be mapped, no memory, no limit and no error of the program's own may show it. */
+static void no_room(void) {
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t thread;
+    struct rlimit none = {0, RLIM_INFINITY};
+    pthread_mutex_lock(&gate);
+    CHECK(pthread_create(&thread, NULL, idle, &gate) == 0);
+    CHECK(setrlimit(RLIMIT_AS, &none) == 0);
+    errno = 0;
+    busy();
+    CHECK(errno == 0);
+    CHECK(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED && errno == ENOMEM);
+    rare(1);
+    pthread_mutex_unlock(&gate);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
+static void locked_memory(void) {
+    if (mlockall(MCL_CURRENT | MCL_FUTURE) == 0) {
+        mappings_with_threads();
+    }
+}
+
+/* The child is forked while another thread may be getting the filter. */
+static void *fork_often(void *which) {
+    for (int i = 0; i < 40; i++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            if (i == 39) {
+                rare(*(int *)which);
+            }
+            _exit(0);
+        }
+        expect_end(child, 0);
+    }
+    return NULL;
+}
+
+static void *be_busy(void *unused) {
+    while (!ends) {
+        busy();
+    }
+    return unused;
+}
+
+static void forks_of_threads(void) {
+    pthread_t busies[2], forkers[2];
+    int which[2] = {1, 2};
+    for (int i = 0; i < 2; i++) {
+        CHECK(pthread_create(&forkers[i], NULL, fork_often, &which[i]) == 0);
+        CHECK(pthread_create(&busies[i], NULL, be_busy, NULL) == 0);
+    }
+    for (int i = 0; i < 2; i++) {
+        CHECK(pthread_join(forkers[i], NULL) == 0);
+    }
+    ends = 1;
+    for (int i = 0; i < 2; i++) {
+        CHECK(pthread_join(busies[i], NULL) == 0);
+    }
+}
+
+/* Threads, in calls and out of them, while one of them gets the filter. */
+static void *wait_and_call(void *which) {
+    pause_ms(50);
+    rare(*(int *)which);
+    return NULL;
+}
+
+static void threads_in_calls(void) {
+    pthread_t threads[2];
+    int which[2] = {1, 2};
+    for (int i = 0; i < 2; i++) {
+        CHECK(pthread_create(&threads[i], NULL, wait_and_call, &which[i]) == 0);
+    }
+    busy();
+    for (int i = 0; i < 2; i++) {
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    }
+    rare(0);
+}
+
+/* A program that becomes another: what the first one's filter lets run is new to the other one. */
+static void other_executable(void) {
+    CHECK(arguments[2] != NULL);
+    busy();
+    execl(arguments[2], arguments[2], "calls", (char *)NULL);
+    CHECK(0);
+}
+
+static void other_executable_of_a_child(void) {
+    CHECK(arguments[2] != NULL);
+    busy();
+    for (int i = 0; i < 3; i++) {
+        pid_t child = i ? vfork() : fork();
+        if (child == 0) {
+            execl(arguments[2], arguments[2], "calls", (char *)NULL);
+            _exit(1);
+        }
+        expect_end(child, 0);
+    }
+    rare(2);
+}
+
+static void calls(void) {
+    getpgrp();
+    getppid();
+    rare(1);
+}
+
+/* The program's own filter comes after ours. */
+static void own_filter(void) {
+    struct sock_filter fails[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getppid, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | 77),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {4, fails};
+    busy();
+    CHECK(prctl(PR_GET_SECCOMP) == 0);
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0);
+    for (int i = 0; i < TURNS; i++) {
+        CHECK(syscall(SYS_getppid) == -1 && errno == 77);
+    }
+    rare(1);
+}
+
+/* A call keeps all registers but rax, rcx and r11. */
+static void registers(void) {
+    for (long i = 0; i < TURNS; i++) {
+        long result, b = i, twelve = ~i, thirteen = i << 32;
+        register long r10 __asm__("r10") = i + 1, r8 __asm__("r8") = i + 2, r9 __asm__("r9") = i + 3;
+        __asm__ volatile("syscall"
+                         : "=a"(result), "+r"(r10), "+r"(r8), "+r"(r9), "+b"(b), "+r"(twelve), "+r"(thirteen)
+                         : "a"(SYS_getppid), "D"(i), "S"(i), "d"(i)
+                         : "rcx", "r11", "memory");
+        long found[] = {r10, r8, r9};
+        CHECK(result == getppid() && found[0] == i + 1 && found[1] == i + 2 && found[2] == i + 3);
+        CHECK(b == i && twelve == ~i && thirteen == i << 32);
+    }
+}
+
+MAIN({"mappings", mappings}, {"mappings_with_threads", mappings_with_threads}, {"small_stacks", small_stacks},
+     {"small_stacks_that_are_watched", small_stacks_that_are_watched}, {"signals", signals}, {"no_room", no_room},
+     {"locked_memory", locked_memory}, {"forks_of_threads", forks_of_threads}, {"threads_in_calls", threads_in_calls},
+     {"other_executable", other_executable}, {"other_executable_of_a_child", other_executable_of_a_child},
+     {"calls", calls}, {"own_filter", own_filter}, {"registers", registers})

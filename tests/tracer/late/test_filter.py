@@ -1,0 +1,85 @@
+"""What the late filter answers, as BPF's interpreter executes it, against what its keys say."""
+
+from __future__ import annotations
+
+import random
+
+from policygen.filter import bpf
+from tracer.abi import Arch, Event
+from tracer.kernel import RET_RECORD
+from tracer.late.filter import ROOM, UNSEEN, Key, free_filter
+from tracer.late.watched import CLONE_UNTRACED, may_run
+from tracer.linux import BPF_INSTRUCTION, SECCOMP_RET_ALLOW
+
+WIDE = (1 << 64) - 1
+CLONE, GETCWD, GETPPID, OPENAT, PRCTL, PTRACE, WRITE = 56, 79, 110, 257, 157, 101, 1
+
+
+def key(number: int, *arguments: tuple[int, int]) -> Key:
+    """A key: for each argument the mask and the value."""
+    mask, value = WIDE, number
+    for index, (bits, argument) in enumerate(arguments):
+        mask |= bits << 64 * (index + 1)
+        value |= (argument & bits) << 64 * (index + 1)
+    return Key(mask, value)
+
+
+def answer(program: bytes, raw: int, arch: Arch = Arch.X86_64) -> int:
+    number, *arguments = (raw >> 64 * index & WIDE for index in range(7))
+    return bpf.run(program, Event(arch.audit, number & 0xFFFFFFFF, (*arguments,), 0x401000))
+
+
+def test_exactly_the_keys_run() -> None:
+    chance = random.Random(1)
+    masks = (0, 0xFFFFFFFF, WIDE, 0x3, 0xFFFFFFFF00000000)
+    for _ in range(300):
+        drawn = [[(chance.choice(masks), chance.getrandbits(64)) for _ in range(6)] for _ in range(chance.randrange(1, 12))]
+        keys = {key(chance.randrange(3), *arguments) for arguments in drawn}
+        program, free = free_filter(keys)
+        bpf.decode(program)  # as the kernel checks it
+        assert free.keys == keys
+        for one in keys:
+            raw = one.value | chance.getrandbits(448) & ~one.mask
+            assert answer(program, raw) == SECCOMP_RET_ALLOW
+            assert answer(program, raw, Arch.I386) == RET_RECORD
+            for _ in range(20):
+                other = raw ^ 1 << chance.randrange(64, 448)
+                runs = any(other & each.mask == each.value for each in keys)
+                assert answer(program, other) == (SECCOMP_RET_ALLOW if runs else RET_RECORD)
+        assert answer(program, 77) == RET_RECORD
+
+
+def test_a_filter_has_room_for_the_first_keys_only() -> None:
+    keys = [key(GETPPID, (WIDE, value)) for value in range(ROOM)]
+    program, free = free_filter(keys)
+    assert len(program) // BPF_INSTRUCTION <= ROOM
+    assert free.keys == set(keys[: len(free.keys)])
+    assert answer(program, keys[0].value) == SECCOMP_RET_ALLOW
+    assert answer(program, keys[-1].value) == RET_RECORD
+
+
+def test_without_keys_every_call_stops() -> None:
+    program, free = free_filter(())
+    assert not free.keys
+    assert answer(program, GETPPID) == RET_RECORD
+
+
+def test_calls_through_the_vsyscall_page_stop_from_the_start() -> None:
+    page = 0xFFFFFFFF_FF600000
+    answers = [bpf.run(UNSEEN, Event(Arch.X86_64.audit, 96, ip=ip)) for ip in (page - 1, page, page + 0x400, 0xFF600000)]
+    assert answers == [SECCOMP_RET_ALLOW, RET_RECORD, RET_RECORD, SECCOMP_RET_ALLOW]
+
+
+def test_where_the_tracer_has_something_to_do_nothing_runs() -> None:
+    every = (0xFFFFFFFF, 0xFFFFFFFF)
+    assert may_run(key(GETCWD), opens=False, writes=False)
+    assert may_run(key(CLONE, (WIDE, 0x11)), opens=False, writes=False)
+    assert not may_run(key(CLONE, (WIDE, 0x11 | CLONE_UNTRACED)), opens=True, writes=True)
+    assert may_run(key(PRCTL, (0xFFFFFFFF, 15)), opens=False, writes=False)
+    assert not may_run(key(PRCTL, (0xFFFFFFFF, 22)), opens=True, writes=True)
+    assert not may_run(key(PTRACE, every), opens=True, writes=True)
+    assert not may_run(key(1000), opens=True, writes=True)
+    reading, folder = (key(OPENAT, (0, 0), (0, 0), (0xFFFFFFFF, flags)) for flags in (0o0, 0o200000))
+    assert [may_run(reading, opens=opens, writes=False) for opens in (False, True)] == [False, True]
+    assert may_run(folder, opens=False, writes=False)
+    assert [may_run(key(WRITE), opens=False, writes=writes) for writes in (False, True)] == [False, True]

@@ -1,0 +1,138 @@
+"""A call of ours, made by a task of the program instead of its own, which it makes afterwards.
+
+At the entry of a call nothing has happened yet: the task is given other registers, the kernel makes that call, and at its
+exit the task gets its registers back, on the `syscall` instruction that it has come by.  No signal can come in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+from typing import TYPE_CHECKING, Final
+
+from tracer import kernel, linux
+from tracer.abi import Arch, table
+from tracer.errors import PtraceError
+from tracer.kernel import STATUS_SECCOMP, STATUS_SYSCALL
+from tracer.linux import EFLAGS, ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI, RSP
+from tracer.task import proc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_NUMBERS = {name: table(Arch.X86_64).by_name[name].number for name in ("mmap", "munmap", "rt_sigreturn", "seccomp")}
+_ARGUMENTS = (RDI, RSI, RDX, R10, R8, R9)
+_NEVER: Final = frozenset((_NUMBERS["rt_sigreturn"], table(Arch.X86_64).by_name["restart_syscall"].number))
+"""Calls that are not a program's own, and take more than registers with them."""
+_SYSCALL_INSTRUCTION = b"\x0f\x05"
+_TRAP_FLAG: Final = 1 << 8
+"""In EFLAGS: the program steps through its own instructions, and would see one twice."""
+_RED_ZONE: Final = 128
+"""Bytes below the stack pointer that belong to the function that runs (System V ABI)."""
+_PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS = 3, 0x22  # asm-generic/mman-common.h, linux/mman.h
+_FPROG: Final = 16
+"""Bytes of struct sock_fprog (linux/filter.h): the number of instructions, and where they are."""
+
+
+class Entry:
+    """The entry of a call of x86_64, at which a task is stopped."""
+
+    def __init__(self, tid: int, ended: Callable[[tuple[int, int]], None]) -> None:
+        """`ended` is given the wait status of the task if it ends meanwhile, or if another thread's execve takes over its tid.
+        Raises PtraceError."""
+        self.tid = tid
+        self._ended = ended
+        self._registers = kernel.registers(tid)
+
+    def is_usual(self) -> bool:
+        """Whether the task can make another call first, and then this one, unnoticed."""
+        at = self._registers[RIP] - len(_SYSCALL_INSTRUCTION)
+        return (
+            self._registers[linux.CS] == linux.USER_CS
+            and self._registers[ORIG_RAX] not in _NEVER
+            and not self._registers[EFLAGS] & _TRAP_FLAG
+            and at % kernel.PAGE < kernel.PAGE - 1
+            and kernel.read_memory(self.tid, at, len(_SYSCALL_INSTRUCTION)) == _SYSCALL_INSTRUCTION
+        )
+
+    def call(self, name: str, *arguments: int) -> int | None:
+        """What the kernel returns for a call, as a signed number; None if the task has ended.  Raises PtraceError."""
+        changed = list(self._registers)
+        changed[ORIG_RAX] = _NUMBERS[name]
+        for register, value in zip(_ARGUMENTS, arguments, strict=False):
+            changed[register] = value
+        kernel.set_registers(self.tid, changed)
+        status = STATUS_SECCOMP
+        while status == STATUS_SECCOMP:  # of an earlier filter of ours
+            status = self._next_stop()
+        if status != STATUS_SYSCALL:
+            self._ended((self.tid, status))
+            return None
+        result = kernel.registers(self.tid)[RAX]
+        again = list(self._registers)
+        again[RIP] -= len(_SYSCALL_INSTRUCTION)
+        again[RAX], again[ORIG_RAX] = self._registers[ORIG_RAX], (1 << 64) - 1  # not in a call: nothing is restarted
+        try:
+            kernel.set_registers(self.tid, again)
+        except PtraceError:  # a second try tells a passing fault from a dying task
+            kernel.set_registers(self.tid, again)
+        return result - (1 << 64) if result >> 63 else result
+
+    def _next_stop(self) -> int:
+        """Resume the task up to its next stop, or its end: the wait status."""
+        while not kernel.resume(linux.PTRACE_SYSCALL, self.tid):
+            _, status = os.waitpid(self.tid, linux.WALL | os.WNOHANG)
+            if status:
+                return status
+            time.sleep(0.001)
+        return os.waitpid(self.tid, linux.WALL)[1]
+
+    def install(self, filter_: bytes, *, for_all_threads: bool, area: int = 0) -> int | None:
+        """Install a filter; like `call`.  `area` is where there is room for `room(filter_)` bytes; without it they are put
+        below the task's stack for a moment, which must have that room and be the only task that uses its memory.  -EFAULT
+        if they cannot be written."""
+        where = area or self._below_stack(room(filter_))
+        content = struct.pack("=H6xQ", len(filter_) // linux.BPF_INSTRUCTION, where + _FPROG) + filter_
+        former = kernel.exchange_memory(self.tid, where, content)
+        if not former:
+            return -errno.EFAULT
+        flags = linux.SECCOMP_FILTER_FLAG_TSYNC if for_all_threads else 0
+        result = self.call("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, where)
+        if not area and result is not None:
+            kernel.exchange_memory(self.tid, where, former)
+        return result
+
+    def map(self, length: int) -> int | None:
+        """Map memory: its address, or an error; like `call`."""
+        return self.call("mmap", 0, length, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, (1 << 64) - 1, 0)
+
+    def unmap(self, address: int, length: int) -> int | None:
+        return self.call("munmap", address, length)
+
+    def has_stack(self, filter_: bytes) -> bool:
+        """Whether there is room for a filter below the stack."""
+        return bool(self._below_stack(room(filter_)))
+
+    def _below_stack(self, length: int) -> int:
+        """The address of so many bytes that are free below the first thread's stack pointer; 0 if there are none."""
+        pointer = self._registers[RSP]
+        start = pointer - _RED_ZONE - length & ~15
+        return start if any(first <= start and pointer <= end for first, end in _stacks(self.tid)) else 0
+
+
+def room(filter_: bytes) -> int:
+    """How many bytes of its memory a program needs to install a filter."""
+    return _FPROG + len(filter_)
+
+
+def _stacks(pid: int) -> Sequence[tuple[int, int]]:
+    """The stack of a process's first thread, where it can be written and is not shared."""
+    try:
+        with open(f"{proc()}/{pid}/maps", "rb") as file:
+            lines = [line.split() for line in file.read().splitlines() if line.endswith(b"[stack]")]
+    except OSError:
+        return ()
+    ranges = [line[0].split(b"-") for line in lines if line[1].startswith(b"rw") and line[1].endswith(b"p")]
+    return [(int(first, 16), int(end, 16)) for first, end in ranges]

@@ -1,0 +1,271 @@
+"""Decides which process gets a late filter, and when; and knows which calls its tasks still stop at.
+
+A process starts under PTRACE_SYSCALL, with two stops a call.  Once it makes known calls again and again, it gets a filter
+that lets exactly those run.  A filter cannot be taken back, so a call that becomes known later stops for ever, once each time;
+and children inherit it, also over execve: what it lets run is then seen only under PTRACE_SYSCALL, until the calls of the
+other executable are known too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from tracer import kernel
+from tracer.abi import Arch, table
+from tracer.errors import PtraceError
+from tracer.late.filter import ROOM, Free, Key, free_filter
+from tracer.late.image import NEVER, Image, Plan
+from tracer.late.inject import Entry, room
+from tracer.late.watched import installs_filter, may_run, may_write, opens_for_reading
+from tracer.linux import BPF_INSTRUCTION, PTRACE_CONT, PTRACE_EVENT_VFORK, PTRACE_SYSCALL
+from tracer.tally import event_of
+from tracer.task import has_as_many_filters, processor_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracer.calls import Calls
+    from tracer.processor import SharedProcessor
+    from tracer.tally import Tally
+    from tracer.task import Task
+
+LOOK: Final = 64
+"""Calls between two looks at a process."""
+QUIET: Final = 256
+"""Calls without a new observation after which a process is taken to have settled."""
+BUSY: Final = LOOK * 25e-6
+"""Seconds of processor time for LOOK calls below which a process does little besides; of it a stop takes some 5 us."""
+AWAKE: Final = LOOK * 1e-3
+"""Seconds in which a process that does not wait makes LOOK calls, also on a machine with much else to do."""
+PRICE: Final = 4096
+"""Calls after which a process has paid as much for its stops as a filter that comes too early costs: it may get one now."""
+CHAIN: Final = 16384
+"""Most instructions of ours in the filters of a task: half of what the kernel allows (MAX_INSNS_PER_PATH)."""
+PENALTY: Final = 4
+"""What the kernel adds for each filter."""
+OFTEN: Final = 16
+"""One of so many calls that opens a file for reading, or writes, makes it worth to let those run (`watched.may_run`)."""
+FILTERING: Final = frozenset(table(Arch.X86_64).by_name[name].number for name in ("prctl", "seccomp"))
+"""The numbers of the calls with which a program can install a filter."""
+NOTHING: Final = Free(())
+
+
+class _Executable:
+    """What is known of an executable."""
+
+    __slots__ = ("filters", "settled", "version")
+
+    def __init__(self) -> None:
+        self.settled = False
+        """Whether the last of its processes that has ended had brought nothing new."""
+        self.version: object = None
+        self.filters: dict[Free | None, tuple[bytes, Free]] = {}
+        """Filters of this version, by what the earlier filters of a task let run."""
+
+
+class Late:
+    """The late filters of one run.  Called by the loop."""
+
+    def __init__(
+        self,
+        tasks: dict[int, Task],
+        tally: Tally,
+        calls: Calls,
+        processor: SharedProcessor,
+        ended: Callable[[tuple[int, int]], None],
+        after: int | None = None,
+    ) -> None:
+        """`ended` is given the wait status of a task that ends, or is taken over by an execve, while it is given a filter.
+        `after`: give each process its filter after so many calls, whatever it does."""
+        self._tasks = tasks
+        self._tally = tally
+        self._calls = calls
+        self._processor = processor
+        self._ended = ended
+        self._after = after
+        self._look = LOOK if after is None else after
+        self._is_private = True
+        """Whether no two processes have been seen to share their memory."""
+        self._executables: dict[str, _Executable] = {}
+
+    # -- how tasks begin and end
+
+    def begin(self, task: Task) -> None:
+        """A task whose filters are not known: all of its calls are seen, and those filters may let all of them run."""
+        task.request = PTRACE_SYSCALL
+        task.filtered = task.covered = False
+        task.free = None
+        task.image = Image(self._look)
+
+    def adopted(self, task: Task) -> None:
+        """A task whose birth was not seen: a thread has the filters of the others, a process maybe not its parent's."""
+        if task.tid != task.tgid and task.tgid in self._tasks:
+            task.image.threads += 1
+        else:
+            self.begin(task)
+
+    def born(self, parent: Task, child: Task, event: int) -> None:
+        if child.tgid == parent.tgid:
+            child.image.threads += 1
+            if child.covered and not child.other_filter and not parent.installing:
+                child.request = PTRACE_CONT
+            return
+        shares = kernel.share_memory(parent.tgid, child.tgid)
+        child.image = Image(NEVER if event == PTRACE_EVENT_VFORK or child.other_filter else self._look)
+        self._is_private &= not shares or event == PTRACE_EVENT_VFORK
+        if parent.image.synchronised and not has_as_many_filters(parent.tid, child.tid):
+            self.begin(child)  # it was being forked when another thread installed a filter
+        elif (plan := parent.image.plan) and plan.area and not shares:
+            child.request = PTRACE_SYSCALL
+            child.image.plan, child.image.left = Plan(plan.filter, plan.free, plan.area), 0  # it has a copy of that memory
+
+    def executed(self, task: Task, before: str) -> None:
+        self._note_end(task.image, before)
+        task.image = Image(self._look)
+        task.image.whole = True
+        task.image.news = task.image.news_at_start = self._tally.news[task.executable]
+        if task.other_filter:
+            task.image.left = NEVER
+        elif task.free is not None and ((task.covered and before == task.executable) or self._is_known(task)):
+            task.covered, task.request = True, PTRACE_CONT
+        else:
+            task.covered, task.request = False, PTRACE_SYSCALL
+            if self._executable(task).settled:
+                task.image.left = 0
+
+    def dropped(self, task: Task) -> None:
+        task.image.threads -= 1
+        if not task.image.threads:
+            self._note_end(task.image, task.executable)
+
+    def _note_end(self, image: Image, executable: str) -> None:
+        if image.whole:
+            known = self._executables.setdefault(executable, _Executable())
+            known.settled = image.news_at_start == self._tally.news[executable] and executable != "?"
+            image.whole = False
+
+    # -- at the entry of a call under PTRACE_SYSCALL, before it is counted
+
+    def entered(self, task: Task, info: bytearray) -> bool:
+        """Whether the task has made another call instead, and will now make this one again; True too if it has ended."""
+        image = task.image
+        event = event_of(info, task.tid)
+        if event.arch != Arch.X86_64.audit or image.barred or task.installing or task.other_filter:
+            image.left = LOOK
+            return False
+        if image.plan is None:
+            if installs_filter(event) and not task.filtered:
+                # Ours, which stops every call, comes before: what the program's filter answers is as it would be otherwise.
+                image.plan = Plan(kernel.RECORD_ALL, NOTHING)
+            elif image.left < 0 and task.executable != "?" and self._is_due(task):
+                image.plan = self._plan(task)
+            else:
+                image.left = image.left if image.left >= 0 else self._look
+                return False
+        return self._advance(task, image.plan)
+
+    def _is_due(self, task: Task) -> bool:
+        image, news, now = task.image, self._tally.news[task.executable], time.monotonic()
+        if not image.calls and image.whole and self._executable(task).settled:
+            return True
+        image.calls += self._look
+        image.quiet = image.quiet + self._look if news == image.news else 0
+        used = processor_time(task.tgid)
+        is_busy = used - image.used < BUSY and now - image.since < AWAKE
+        image.news, image.since, image.used = news, now, used
+        if self._after is None and (image.quiet < QUIET or not (is_busy or image.calls >= PRICE)):
+            return False
+        counts = self._tally.known(task.executable)
+        if _is_often(opens_for_reading, counts):
+            self._processor.disable()
+        if _is_often(may_write, counts):
+            self._calls.let_writes_run()
+        return True
+
+    def _advance(self, task: Task, plan: Plan) -> bool:
+        """Do the next step of a plan, if that is possible at this call."""
+        image = task.image
+        image.left = 0
+        with contextlib.suppress(PtraceError):  # it is dying
+            entry = Entry(task.tid, self._ended)
+            if not entry.is_usual():
+                return False
+            if plan.is_installed:
+                entry.unmap(plan.area, room(plan.filter))
+                _finish(image, barred=plan.free is None)
+                if task.covered:
+                    task.request = PTRACE_CONT
+            elif plan.area or (image.threads == 1 and self._is_private and entry.has_stack(plan.filter)):
+                result = entry.install(plan.filter, for_all_threads=image.threads > 1, area=plan.area)
+                self._installed(task, plan, failed=result != 0)
+            else:
+                plan.area = max(entry.map(room(plan.filter)) or 0, 0)
+                if not plan.area:
+                    _finish(image, barred=True)
+        return True
+
+    def _installed(self, task: Task, plan: Plan, *, failed: bool) -> None:
+        image = task.image
+        plan.is_installed = True
+        if not failed:
+            image.synchronised |= image.threads > 1
+            threads = [other for other in self._tasks.values() if other.image is image] if image.threads > 1 else [task]
+            for other in threads:
+                other.filtered = other.covered = True
+                other.free = plan.free
+                other.chain += len(plan.filter) // BPF_INSTRUCTION + PENALTY
+                if not other.installing and not other.other_filter and not (other is task and plan.area):
+                    other.request = PTRACE_CONT
+        else:
+            plan.free = None
+        if not plan.area:
+            _finish(image, barred=failed)
+
+    # -- what is known
+
+    def _executable(self, task: Task) -> _Executable:
+        return self._executables.setdefault(task.executable, _Executable())
+
+    def _plan(self, task: Task) -> Plan:
+        """The filter for what is known of a task's executable, within what its earlier filters let run."""
+        known = self._executable(task)
+        opens, writes = not self._processor.enabled, self._calls.writes_run or not self._calls.draws
+        version = self._tally.version(task.executable), opens, writes
+        if version != known.version:
+            known.version = version
+            known.filters.clear()
+        if task.free not in known.filters:
+            if writes:
+                self._calls.let_writes_run()
+            known.filters[task.free] = self._made(task, partial(may_run, opens=opens, writes=writes))
+        return Plan(*known.filters[task.free])
+
+    def _made(self, task: Task, may_run: Callable[[Key], bool]) -> tuple[bytes, Free]:
+        if task.chain + ROOM + PENALTY > CHAIN:
+            return kernel.RECORD_ALL, NOTHING
+        counts = self._tally.known(task.executable)
+        if task.free is None:
+            keys = {Key(self._tally.mask_of(value), value): count for value, count in counts.items()}
+        else:
+            known = ((key, key.value & self._tally.mask_of(key.value)) for key in task.free.keys)
+            keys = {key: counts[value] for key, value in known if value in counts}
+        keys = {key: count for key, count in keys.items() if key.number not in self._calls.always and may_run(key)}
+        return free_filter(sorted(keys, key=lambda key: (-keys[key], key)))
+
+    def _is_known(self, task: Task) -> bool:
+        """Whether all that a task's filters let run is known of its executable."""
+        assert task.free is not None
+        counts, mask_of = self._tally.known(task.executable), self._tally.mask_of
+        return all(key.value & mask_of(key.value) in counts for key in task.free.keys)
+
+
+def _is_often(kind: Callable[[Key], bool], counts: dict[int, int]) -> bool:
+    """Whether many of an executable's calls are of a kind."""
+    return OFTEN * sum(count for value, count in counts.items() if kind(Key(0, value))) >= sum(counts.values())
+
+
+def _finish(image: Image, *, barred: bool) -> None:
+    image.plan, image.left, image.barred = None, NEVER, image.barred or barred
