@@ -113,7 +113,7 @@ def _review_log(options: argparse.Namespace) -> int:
     decisions = _decided(options, old, new, found, merge(_recording(path), logged))
     with locked(path):
         now = _read(path)
-        if now.policy != old.policy:
+        if now != old:
             raise UserError(f"{path} has changed during the review: nothing was written; review again")
         taken = {change for change, one in decisions.items() if one.answer is Answer.ACCEPT}
         left = {change: Decision(Answer.REJECT) for change in found if change not in taken}
