@@ -28,8 +28,8 @@ _EXTENSIONS = ("_struct", *(("_typing",) if sys.version_info < (3, 13) else ("_o
 """Modules of Python's library that may be compiled ones: imported at once."""
 _FOLDERS = ("callfence/enforcing", "enforcer", "policygen", "tracer/abi")
 """Folders of ours, and those in them: what a start imports, what describes a violation, and what compiles a policy."""
-_WITHOUT = {"completeness", "formats", "merging", "review"}
-"""Folders in those of which neither a start nor describing a violation imports anything (tests/enforcer/test_sealed.py)."""
+_WITHOUT = {"completeness", "formats", "merging", "review", "__pycache__"}
+"""Folders in those of which none of that imports anything (tests/enforcer/test_sealed.py)."""
 _FILES = ("tracer/errors.py", "tracer/linux.py")
 _STANDARD = (
     "ast", "bisect", "collections", "collections.abc", "contextlib", "copy", "copyreg", "dataclasses", "dis",
@@ -42,6 +42,11 @@ _STANDARD = (
 _AT_ONCE = ("callfence.", "enforcer.", "policygen.reading", "tracer.errors", "tracer.linux", "struct", "types")
 """What each start imports.  Everything else is compressed: reading and cloning more memory would cost each start more than
 it saves at a violation."""
+_SELDOM = (
+    "enforcer.arming.detour", "enforcer.arming.early", "enforcer.arming.phases", "enforcer.arming.surroundings",
+    "enforcer.landlock", "enforcer.reporting.instead", "enforcer.reporting.report",
+)
+"""Of those, what few starts import."""
 
 
 def read() -> Loader:
@@ -76,7 +81,7 @@ def _stamps() -> Stamps:
         found.append(folder)
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
             if entry.is_dir():
-                folders += [] if entry.name == "__pycache__" else [entry.path]
+                folders += [] if entry.name in _WITHOUT else [entry.path]
             elif entry.name.endswith((".py", ".tsv")):
                 found.append(entry.path)
     return {path: sealed.stamp(path) for path in found}
@@ -98,7 +103,7 @@ def _contents(known: Stamps, *, compiles: bool) -> tuple[Index, bytes]:
             read = get(path)
         except OSError:
             return False
-        is_packed = not name.startswith(_AT_ONCE)
+        is_packed = not name.startswith(_AT_ONCE) or name in _SELDOM
         begin = len(content)
         content.extend(zlib.compress(read) if is_packed else read)
         index[name] = (path, is_package, is_packed, begin, len(content))
@@ -106,8 +111,6 @@ def _contents(known: Stamps, *, compiles: bool) -> tuple[Index, bytes]:
 
     for path in known:
         place = path.removeprefix(f"{_ROOT}/")
-        if not _WITHOUT.isdisjoint(place.split("/")):
-            continue
         if place.endswith(".tsv"):
             add(path, path, sealed.content)
         elif place.endswith(".py"):
