@@ -182,6 +182,11 @@ def peek(tid: int, address: int) -> int:
     return word.value
 
 
+def peek_user(tid: int, register: int) -> int:
+    """One register of a stopped task (linux.RAX ...), 64 bits; all ones if the task is dying."""
+    return int(_ptrace(linux.PTRACE_PEEKUSER, tid, 8 * register, 0)) & (1 << 64) - 1  # the wrapper returns the word
+
+
 class _Span(ctypes.Structure):
     """struct iovec (linux/uio.h)."""
 

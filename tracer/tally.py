@@ -91,7 +91,7 @@ class Tally:
     def slot(self, task: Task, key: int, info: bytearray) -> list[Any]:
         """The counter for a key that is new to `task.hot`; `info` is the call's struct ptrace_syscall_info."""
         event = event_of(info, task.tid)
-        caller = Caller(task, event)
+        caller = Caller(task, event, int.from_bytes(info[16:24], "little"))
         looked = self._looked.setdefault(task.executable, {})
         slot = looked.pop(key, None)
         if slot is None:

@@ -9,7 +9,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _RANDOM = re.compile(r"[0-9]{7,}|(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{8,}")
 """Times, and digests in hexadecimal."""
 _DIGITS = re.compile(r"[0-9]+")
-_TEMPORARY = re.compile(r"(?P<start>.*?)(?P<random>[A-Za-z0-9_]{6,})(?P<end>(?:\.[a-z]{1,4})?)")
+_TEMPORARY = re.compile(r"(?P<start>.*?)(?P<random>[A-Za-z0-9_]{6,})(?P<end>(?:\.[a-z]{1,5}){0,2})")
 """A name as mkstemp(3), mktemp(1) and others make: at least six characters of the random kind before any suffix."""
 _LONGEST = 64
 """Characters of one word of a pattern."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tracer import kernel
-from tracer.caller.site import call_site
+from tracer import kernel, linux
+from tracer.abi import Arch
+from tracer.caller.site import Registers, call_site
 from tracer.task import proc
 
 if TYPE_CHECKING:
@@ -17,15 +18,19 @@ if TYPE_CHECKING:
 class Caller:
     """A task that is stopped in a call."""
 
-    __slots__ = ("_event", "ids")
+    __slots__ = ("_event", "_sp", "ids")
 
-    def __init__(self, task: Task, event: Event) -> None:
+    def __init__(self, task: Task, event: Event, sp: int) -> None:
         self._event = event
+        self._sp = sp
         self.ids = (task.tid, task.tgid)
 
     def site(self) -> str:
         """Where the call came from: `site.call_site`."""
-        return call_site(self.ids[0], self._event.ip)
+        tid = self.ids[0]
+        if self._event.arch != Arch.X86_64.audit:
+            return call_site(tid, Registers(self._event.ip, self._sp, 0))
+        return call_site(tid, Registers(self._event.ip, self._sp, kernel.peek_user(tid, linux.RBP)), self.read)
 
     def read(self, address: int, length: int) -> bytes:
         """Bytes within one page of its memory; fewer, or none, where they cannot be read."""
