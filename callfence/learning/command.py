@@ -51,6 +51,8 @@ def _learn(options: LearnOptions) -> int | None:
         if sys.stderr is not None:
             print(f"learn: {name} was killed in its execve, before it ran: nothing is learned of it", file=sys.stderr)
         return status
+    if options.recording is not None:
+        recording_file.save(options.recording, Recording((run,), observations))
     if not observations and leaves_all_as_it_is(prepared, options) and prepared.is_unchanged():
         if not options.check:
             recording_file.update(prepared.recording, lambda old: merge(old, Recording((run,))))

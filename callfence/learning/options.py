@@ -41,6 +41,8 @@ class LearnOptions(NamedTuple):
     output: Path | None
     """The policy that was named."""
     check: bool
+    recording: Path | None
+    """Where a check is to write the recording of its run."""
     fresh: bool
     names: bool
     exact: bool
@@ -109,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     add("-p", "--pid", dest="pids", metavar="PID", type=_pid, action="append", default=[], help=attaching)
     add("--tree", action="store_true", help="with -p: follow what the process has started, too, such as workers of a server")
     add("--check", action="store_true", help="write nothing: show what is new to the policy, and exit with 1 if anything is")
+    add("--recording", metavar="FILE", type=Path, help="with --check: write the recording of this run, of what is new, to FILE")
     add("--fresh", action="store_true", help="start over: replace the policy and its recording")
     add("--names", action="store_true", help="learn names only, no arguments")
     add("--exact", action="store_true", help="allow only what was seen, without what grants nothing beyond it (implied 1)")
@@ -173,6 +176,9 @@ def parse(arguments: list[str]) -> LearnOptions:
     accept = ["learn", *arguments]
     if given.check:
         accept.remove("--check")  # the first one: what comes after the program's name is its own
+    if given.recording is not None:
+        at = next(index for index, word in enumerate(accept) if word.partition("=")[0] == "--recording")
+        del accept[at : at + (1 if "=" in accept[at] else 2)]
     if given.command[:1] == ["--"]:
         del given.command[0]
     if mistake := _mistake(given):
@@ -188,6 +194,8 @@ def _mistake(given: argparse.Namespace) -> str:
         return "no program given"
     if given.evidence and (given.no_evidence or given.check):
         return "--evidence writes a file: not with --no-evidence, which records nothing for it, or --check, which writes none"
+    if given.recording is not None and not given.check:
+        return "--recording is where --check writes what it saw; without --check it goes to .callfence/NAME.rec"
     if given.output == Path("-"):
         return "-o -: a policy is a file, since the next run is merged into it"
     if given.check and (given.fresh or given.tight or given.portable or given.default is not None):

@@ -64,6 +64,7 @@ complete -c callfence -n '_shtab_callfence_using learn' -s o -l output -xka "(__
 complete -c callfence -n '_shtab_callfence_using learn' -s p -l pid -x -d 'attach to a running process, until it ends or ^C detaches from it; repeatable'
 complete -c callfence -n '_shtab_callfence_using learn' -l tree -d 'with -p: follow what the process has started, too, such as workers of a server'
 complete -c callfence -n '_shtab_callfence_using learn' -l check -d 'write nothing: show what is new to the policy, and exit with 1 if anything is'
+complete -c callfence -n '_shtab_callfence_using learn' -l recording -xka "(__fish_complete_path (commandline -ct))" -d 'with --check: write the recording of this run, of what is new, to FILE'
 complete -c callfence -n '_shtab_callfence_using learn' -l fresh -d 'start over: replace the policy and its recording'
 complete -c callfence -n '_shtab_callfence_using learn' -l names -d 'learn names only, no arguments'
 complete -c callfence -n '_shtab_callfence_using learn' -l exact -d 'allow only what was seen, without what grants nothing beyond it (implied 1)'

@@ -51,7 +51,7 @@ function _shtab_learn_using
 end
 
 set -g _shtab_learn_commands
-set -g _shtab_learn_opts_with_value --allow-opaque --arm --default --output --pid --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --within -o -p
+set -g _shtab_learn_opts_with_value --allow-opaque --arm --default --output --pid --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --within -o -p
 
 complete -c learn -e
 complete -c learn -f
@@ -61,6 +61,7 @@ complete -c learn -n _shtab_learn_using -s o -l output -xka "(__fish_complete_pa
 complete -c learn -n _shtab_learn_using -s p -l pid -x -d 'attach to a running process, until it ends or ^C detaches from it; repeatable'
 complete -c learn -n _shtab_learn_using -l tree -d 'with -p: follow what the process has started, too, such as workers of a server'
 complete -c learn -n _shtab_learn_using -l check -d 'write nothing: show what is new to the policy, and exit with 1 if anything is'
+complete -c learn -n _shtab_learn_using -l recording -xka "(__fish_complete_path (commandline -ct))" -d 'with --check: write the recording of this run, of what is new, to FILE'
 complete -c learn -n _shtab_learn_using -l fresh -d 'start over: replace the policy and its recording'
 complete -c learn -n _shtab_learn_using -l names -d 'learn names only, no arguments'
 complete -c learn -n _shtab_learn_using -l exact -d 'allow only what was seen, without what grants nothing beyond it (implied 1)'

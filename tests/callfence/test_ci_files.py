@@ -23,6 +23,8 @@ import pytest
 import yaml
 from needed import require
 
+from policygen.recording import recording_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -242,7 +244,12 @@ def test_nothing_new_but_a_wider_policy(runner: Runner, server: Server) -> None:
     assert runner.outputs["check"]["new"] == "false"
     assert runner.outputs["review"]["verdict"] == "wider"
     assert list(server.comments.values()) == [summary]
-    assert [name.split("@")[0] for name in runner.used] == ["actions/setup-python", "github/codeql-action/upload-sarif"]
+    others = ["actions/setup-python", "github/codeql-action/upload-sarif", "actions/upload-artifact"]
+    assert [name.split("@")[0] for name in runner.used] == others
+    kept = Path(runner.outputs["check"]["folder"])
+    assert runner.outputs["review"]["artifact"] == "callfence-it.policy"
+    assert "ptrace: allow" in (kept / "callfence.html").read_text()
+    assert recording_file.load(kept / "callfence.rec").runs[0].warm
     schema = json.loads((ROOT / "tests" / "data" / "sarif-2.1.0-rtm.5.json").read_text())
     log = json.loads(Path(runner.outputs["review"]["sarif"]).read_text())
     jsonschema.Draft4Validator(schema).validate(log)
@@ -325,7 +332,7 @@ def test_a_fork_may_not_comment(runner: Runner, server: Server) -> None:
 
 
 def test_what_is_switched_off(runner: Runner, server: Server) -> None:
-    assert runner.run(policy="it.policy", comment="false", sarif="false") == 0, runner.said
+    assert runner.run(policy="it.policy", comment="false", sarif="false", artifacts="false") == 0, runner.said
     assert server.requests == []
     assert [name.split("@")[0] for name in runner.used] == ["actions/setup-python"]
 
