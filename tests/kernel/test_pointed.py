@@ -76,14 +76,14 @@ def test_learn_without_evidence(commands: Commands, program: Path, tmp_path: Pat
 def test_a_call_that_is_made_again_and_again_is_looked_at_a_few_times(
     commands: Commands, program: Path, tmp_path: Path
 ) -> None:
-    """The counts are those of all, the evidence is that of some."""
+    """What is seen in the first of them is enough to say that there are many."""
     commands.learn(tmp_path / "p.policy", [program, "5000"], tmp_path)
     (seen,) = (
         one
         for one in recording_file.load(tmp_path / ".callfence" / "p.rec").observations
         if table(Arch.X86_64).by_number[one.number].name == "unlink"
     )
-    assert (seen.calls, seen.evidence) == (5000, ('pathname="/nonexistent/**"',))
+    assert seen.evidence == ('pathname="/nonexistent/**"',)
 
 
 @pytest.mark.parametrize("flags", [(), ("--audit",)])
