@@ -190,18 +190,24 @@ def _with_files(
         return generated
     from dataclasses import replace
 
-    from policygen.files.algebra import differences
+    from policygen.files.algebra import differences, met
     from policygen.files.generalise import added
     from policygen.files.model import NOT_CONFINED, Files
 
     policy, confined = generated.document.policy, existing is not None and existing.policy.files != NOT_CONFINED
     watched = [one.files for one in whole.runs if one.files and not one.rehearsed]
     before = policy.files if confined else Files({}, (), ())
-    found = added(before, watched, run.files if confined else [use for uses in watched for use in uses])
-    news = differences(before, found.files)
+    files = added(before, watched, run.files if confined else [use for uses in watched for use in uses]).files
+    if prepared.base is not None:
+        permitted = met(files, prepared.base.files)
+        for line, more, _ in differences(permitted, files):
+            if sys.stderr is not None:
+                print(f"learn: the baseline forbids {line}: {more}; it is not added to the policy", file=sys.stderr)
+        files = permitted
+    news = differences(before, files)
     if confined and not news:
         return generated
-    document = generated.document.with_policy(replace(policy, files=found.files))
+    document = generated.document.with_policy(replace(policy, files=files))
     return generated._replace(document=document, files=news)
 
 

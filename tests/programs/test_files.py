@@ -138,6 +138,24 @@ def test_a_check_finds_new_files(commands, place):
     assert commands.learn(policy, ["./files", "read:data/a"], place.folder, "--check", env=place.environment).returncode == 0
 
 
+def test_nothing_is_learned_that_a_baseline_forbids(commands, place):
+    (place.folder / "base.policy").write_text("default allow\npath .: read, execute\npath /: none\n")
+    options = ("--files", "--within", "base.policy")
+    lines = learn(commands, place, "read:data/a", "write:data/b", "connect:9", options=options)
+    assert lines == {"path ./data/a": "read", "path ./files": "read, execute", "tcp connect": "9", "tcp bind": "none"}
+
+
+def test_two_machines_give_one_policy(commands, place):
+    """Another folder, home and folder for temporary files, and another user's names: the same bytes."""
+    texts = []
+    for name in ("one", "two/deep"):
+        other = Place(place.folder.parent / name, place.folder / "files")
+        operations = ("read:data/a", f"create:{other.folder}/temporary/{name[:3]}", f"read:{other.folder}/home/h")
+        learn(commands, other, *operations)
+        texts.append((other.folder / "files.policy").read_text())
+    assert texts[0] == texts[1]
+
+
 def test_without_the_option_no_files_are_confined(commands, place):
     assert learn(commands, place, "read:data/a", options=()) == {}
 
