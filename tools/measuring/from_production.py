@@ -1,4 +1,4 @@
-"""Prints the transcripts of docs/from-production.md: from_production.py [SERVER ...].
+"""Prints docs/from-production.md, or the transcripts of some servers: from_production.py [SERVER ...].
 
 Each server is learned from one start alone, audited while it does what the recipe of docs/learning-a-server.md says, its log is
 reviewed on a terminal, where every change is accepted, and then it is enforced while it does more.  A call that is denied then
@@ -22,14 +22,30 @@ if TYPE_CHECKING:
 SERVERS = {"gunicorn": "gunicorn", "nginx": "nginx", "redis": "redis-server", "postgres": "postgres", "small": "python3"}
 """The name of each server's program."""
 PAGE = ("gunicorn", "nginx", "redis", "postgres")
+HEAD = """\
+# Four servers, from an audit log to a reviewed policy
+
+[production.md](production.md) shows the way; here are gunicorn, nginx, redis and Postgres on it. Each was learned from one
+start and one stop, without a single request. Then it ran under `enforce --audit` while it did what the recipe of
+[learning-a-server.md](learning-a-server.md) says: requests and errors, reload, rotation of its logs, load, a crash. One command
+(`callfence review POLICY --log LOG`) asked about each thing that the log has and the policy lacks; all were accepted here. Then
+the server was enforced while it did all of that again and more, with more clients, in another order: nothing was denied, so the
+log is empty.
+
+The scripts are in [tests/programs/servers](../tests/programs/servers). This page is what `tools/measuring/from_production.py`
+prints, and what was typed in it is what that program runs. `tests/programs/test_from_production.py` goes the same way with a
+small server, with nginx and with redis.
+"""
 QUESTION = r"(?s).*?(\[\?\]|none\)): "
 ANSWERS = {"[?]": "a", "none)": "it serves"}
 COLUMNS = 120
 
 
 def main(servers: Sequence[str]) -> None:
-    """Print a section for each server."""
-    for server in servers:
+    """Print a section for each server, after the head of the page if none is named."""
+    if not servers:
+        print(HEAD)
+    for server in servers or PAGE:
         with tempfile.TemporaryDirectory(prefix="callfence-production-") as name:
             Path(name).chmod(0o755)
             section(server, Path(name))
@@ -94,4 +110,4 @@ def _terminal() -> Any:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or PAGE)
+    main(sys.argv[1:])
