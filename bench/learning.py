@@ -23,7 +23,7 @@ SINGLE, PINNED, SECOND = 0.12, 0.7, 1.05
 START = 60
 """Milliseconds that a second learn may take besides."""
 REASONS = """\
-Why: learn starts an interpreter and, the first time, makes a policy and proves its filter, an eighth of a second in all, which
+Why: learn starts an interpreter and, the first time, makes a policy, a tenth of a second in all, which
 counts where a workload has few calls.  Each process stops four times for the tracer whatever it does (as its maker has made it,
 as it begins, at its execve, and when its maker hears of its end); and a second learn cannot share a processor with the program,
 which may look at its affinity in calls that no longer stop, so each of these stops wakes another processor.  Threads and

@@ -13,7 +13,7 @@ STEPS = 4_000
 GOAL = 1.05
 WHY = """\
 Why it is more: each thread makes a call for every million steps, some 600 a second, and each of these stops takes a processor
-from a thread that computes, for the tracer.  Learn's own start and end take an eighth of a second.
+from a thread that computes, for the tracer.  Learn's own start and end take a tenth of a second.
 """
 
 
