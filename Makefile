@@ -22,6 +22,7 @@ help:
 	@echo 'make files    learn files of programs, and enforce them elsewhere; writes docs/files-measured.md'
 	@echo 'make circumstances  count what is denied in other circumstances than the learned ones; writes docs/circumstances.md'
 	@echo 'make suites   learn half of the test suites of other projects, enforce the rest; adds to docs/circumstances.md'
+	@echo 'make determinism  learn programs in other circumstances, as root; writes docs/determinism.md'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
 	@echo 'make implied  read the tables of implied sets; writes policygen/implied/made.py'
 	@echo 'make commands write the completions and manual pages of the commands: completions/ and man/'
@@ -69,6 +70,9 @@ suites: $(VENV)/installed
 
 files: set-up-circumstances $(VENV)/installed
 	$(BIN)/python bench/circumstances/files.py docs/files-measured.md
+
+determinism: $(VENV)/installed
+	$(BIN)/python tools/measuring/determinism.py docs/determinism.md
 
 samples: implied $(VENV)/developer
 	$(BIN)/python -m pytest tests/programs/test_samples.py tests/programs/test_changes.py --update-policies

@@ -47,7 +47,8 @@ were learned under `LC_ALL=C` and `C.UTF-8`, as root and as a user, with the out
 {one} of {count} programs get one policy, byte for byte.
 
 {table}
-Where a program has several policies, the last column has the lines that not all of them have.
+Where a program has several policies, the last column has the lines that not all of them have: what they allow is not implied by
+anything, as the threads that `sort` starts for a large input.
 
 Written by `python tools/measuring/determinism.py docs/determinism.md{options}`, as root.
 """
@@ -73,7 +74,7 @@ def main(page: Path, options: Sequence[str]) -> None:
         for program in PROGRAMS:
             texts = [learned(folder, program, options, how) for how in CIRCUMSTANCES]
             same += len(set(texts)) == 1
-            told = "; ".join(f"`{line}`" for line in differing(texts)) or "-"
+            told = "; ".join(f"`{line}`" for line in differing(texts)).replace("|", "\\|") or "-"
             rows.append(f"| {program} | {len(set(texts))} | {told} |")
             print(rows[-1], file=sys.stderr, flush=True)
     page.write_text(
