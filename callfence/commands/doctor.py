@@ -135,6 +135,16 @@ def _keyring() -> CheckResult:
     return CheckResult(cache.is_signed(), "the kernel keeps a secret that signs the cache of filters", advice, needed=False)
 
 
+def _landlock() -> CheckResult:
+    from enforcer.landlock import abi
+    from policygen.files.landlock import VERSIONS
+
+    version, needed = abi(), VERSIONS[-1]
+    known = f"Landlock's version {version}" if version else "no Landlock"
+    advice = f"lines about them need version {needed[0]} (Linux {needed[1]}) to be enforced whole: enforce --best-effort"
+    return CheckResult(version >= needed[0], f"the kernel has {known}, for files and ports", advice, needed=False)
+
+
 def _learn() -> CheckResult:
     return _probe("learn", "records a program", "see the findings above; in a container, allow ptrace")
 
@@ -173,6 +183,7 @@ CHECKS: Final[tuple[Callable[[], CheckResult], ...]] = (
     _ptrace_scope,
     _surroundings,
     _keyring,
+    _landlock,
     _cache,
     _learn,
     _enforce,

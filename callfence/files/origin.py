@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from callfence.shared.text import plural, printable
 from policygen.files.generalise import rights_of
 from policygen.files.model import path_line
 from policygen.files.paths import covers, encoded, shown
 from policygen.files.places import PlaceError, located
-from policygen.files.rights import NOTHING, format_rights
+from policygen.files.rights import NOTHING, Right, format_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policygen.files.rights import Right
     from policygen.language.document import Document
     from policygen.recording.runs import Recording
 
@@ -24,6 +23,21 @@ _MANY = 6
 """Names that are listed for a line."""
 _LOOKED_AT = 20_000
 """Files below a folder that are counted at most."""
+
+
+class Used(NamedTuple):
+    """A name that runs used."""
+
+    path: str
+    rights: Right
+    runs: tuple[int, ...]
+    """From 1."""
+    executables: tuple[str, ...]
+
+    def __str__(self) -> str:
+        runs = ", ".join(map(str, self.runs))
+        where = f"run{'s' * (len(self.runs) > 1)} {runs}"
+        return printable(f"{shown(self.path)}: {format_rights(self.rights)} in {where} by {', '.join(self.executables)}")
 
 
 def is_about_files(text: str) -> bool:
@@ -46,22 +60,26 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
             yield ""
 
 
-def _of_path(path: str, recording: Recording) -> Iterator[str]:
-    seen: dict[str, tuple[dict[str, None], dict[int, None], Right]] = {}
+def used(path: str, recording: Recording) -> list[Used]:
+    """Return the names that the line of a path covers, in the order in which runs had them first."""
+    found: dict[str, Used] = {}
     for column, run in enumerate(recording.runs, 1):
-        for used, words, executable in run.files:
-            if not used.startswith("tcp ") and covers(path, used):
-                whose, runs, rights = seen.get(used, ({}, {}, NOTHING))
-                whose[executable], runs[column] = None, None
-                seen[used] = (whose, runs, rights_of(words) | rights)
-    if not seen:
+        for name, words, executable in run.files:
+            if not name.startswith("tcp ") and covers(path, name):
+                one = found.get(name, Used(name, NOTHING, (), ()))
+                runs, executables = dict.fromkeys((*one.runs, column)), dict.fromkeys((*one.executables, executable))
+                found[name] = Used(name, one.rights | rights_of(words), tuple(runs), tuple(executables))
+    return list(found.values())
+
+
+def _of_path(path: str, recording: Recording) -> Iterator[str]:
+    found = used(path, recording)
+    if not found:
         yield "  no recorded run used it: written by hand, or learned from runs that are not recorded"
-    for used, (whose, runs, rights) in list(seen.items())[:_MANY]:
-        numbers = ", ".join(map(str, runs))
-        what = format_rights(rights)
-        yield printable(f"  {shown(used)}: {what} in run{'s' if len(runs) > 1 else ''} {numbers} by {', '.join(whose)}")
-    if len(seen) > _MANY:
-        yield f"  and {plural(len(seen) - _MANY, 'name')} more"
+    for one in found[:_MANY]:
+        yield f"  {one}"
+    if len(found) > _MANY:
+        yield f"  and {plural(len(found) - _MANY, 'name')} more"
 
 
 def _of_port(line: str, recording: Recording) -> Iterator[str]:

@@ -33,6 +33,7 @@ def as_json(report: Report) -> str:
         "runs": _runs(report),
         "programs": _programs(report),
         "rules": [_rule(one, bare=report.is_bare) for one in report.rules],
+        "files": [{"line": line, "grants": value} for line, value in report.document.policy.files.lines().items()],
         "against": None,
     }
     if against is not None:

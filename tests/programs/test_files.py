@@ -192,3 +192,14 @@ def test_what_is_dangerous_is_told_when_it_is_learned(commands, place):
     words = ["./files", f"create:{place.folder}/home/new"]
     done = commands.learn(policy, words, place.folder, "--files", env=place.environment)
     assert b"wide           path $HOME: it is about everything in the user's home [whole-home]" in done.stderr
+
+
+def test_the_report_has_the_lines_and_the_names_behind_them(commands, place):
+    learn(commands, place, "read:data/a")
+    learn(commands, place, "read:data/b", "connect:9", options=())
+    words = [sys.executable, "-m", "callfence", "report", "files.policy", "-o", "report.html"]
+    subprocess.run(words, cwd=place.folder, env=place.environment, check=True, capture_output=True)
+    page = (place.folder / "report.html").read_text()
+    assert "path ./data: read</code>" in page
+    assert f"./data/b: read in run 2 by {place.folder}/files</code>" in page
+    assert f"<code>9</code> by {place.folder}/files" in page
