@@ -118,26 +118,29 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     everywhere = [name for name in CANDIDATES if all(any(one & bits((name,)) for one in run.waits) for run in runs)]
     if not everywhere:
         return Choice((), "no phase: there is no call in which each run waits for work")
+    # What processes wait in, over their lives: a master and its workers differ in that.
+    roles = sorted({one for run in runs for one in run.waits if one})
     before = _danger(start)
 
-    def rank(policy: Policy) -> tuple[int, int]:
-        return _danger(policy), sum(map(len, policy.entries.values()))
+    def score(triggers: Sequence[str], policy: Policy) -> tuple[int, int]:
+        """How dangerous all roles stay, those that never enter the phase as they are; then how many entries are left."""
+        left, entered = _danger(policy), bits(tuple(triggers))
+        return sum(left if role & entered else before for role in roles), _size(policy)
 
     left = {name: _learned(start, {}, SERVING, seen, bits((name,)), options) for name in everywhere}
-    chosen = min(everywhere, key=lambda name: (name != ENTER, *rank(left[name]), everywhere.index(name)))
+    chosen = min(everywhere, key=lambda name: (name != ENTER, *score((name,), left[name]), everywhere.index(name)))
     triggers, best = [chosen], left[chosen]
-    for name in everywhere:
-        both = bits((*triggers, name))
-        is_further = any(one & both and not one & bits(tuple(triggers)) for run in runs for one in run.waits)
-        if is_further:
-            policy = _learned(start, {}, SERVING, seen, both, options)
-            if _danger(policy) <= _danger(best):
+    for name in everywhere if chosen != ENTER else ():
+        entered = bits(tuple(triggers))
+        if any(role & bits((name,)) and not role & entered for role in roles):
+            policy = _learned(start, {}, SERVING, seen, entered | bits((name,)), options)
+            if score([*triggers, name], policy) < score(triggers, best):
                 triggers, best = [*triggers, name], policy
     names = tuple(sorted(triggers))
-    if not before or _danger(best) > (1 - _GAIN) * before:
+    if score(names, best)[0] > (1 - _GAIN) * before * len(roles) or not before:
         return Choice((), f"no phase: after {', '.join(names)} the program needs almost all that is dangerous before it")
     gone = sorted({name for name, _ in _grants(start)} - {name for name, _ in _grants(best)})
-    text = f"{SERVING} after {', '.join(names)}: {rank(best)[1]} of {rank(start)[1]} entries are left"
+    text = f"{SERVING} after {', '.join(names)}: {_size(best)} of {_size(start)} entries are left"
     return Choice((Phase(SERVING, names, {}),), f"{text}, without {', '.join(gone)}" if gone else text)
 
 
@@ -214,6 +217,10 @@ def _may_end(entry: Entry, policy: Policy) -> bool:
 
 def _is_after(seen: Observation, waits: int) -> bool:
     return not seen.after or any(one & waits for one in seen.after)
+
+
+def _size(policy: Policy) -> int:
+    return sum(map(len, policy.entries.values()))
 
 
 def _danger(policy: Policy) -> int:
