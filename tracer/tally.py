@@ -10,7 +10,7 @@ import struct
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from tracer.abi import Arch, Event
+from tracer.abi import Arch, Event, Kind, table
 from tracer.caller.caller import Caller
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ I386_KEYS: Final = 1 << 448
 _EVENT = struct.Struct("<4xIQ8xQ6Q")  # struct ptrace_syscall_info: arch, instruction pointer, number, arguments
 
 
+_REGISTER: Final = (1 << 64) - 1
 _AFTER: Final = 5
 """Where a slot has the sets of waits after which its observation was made, as bits of tracer.abi.waits."""
 
@@ -118,13 +119,21 @@ class Tally:
         return slot
 
     def mask_of(self, key: int) -> int:
-        """The mask, as it is now, of the call that a key of x86_64 belongs to."""
+        """The bits of a key of x86_64 that distinguish observations, as things are now: `masks` has those of every meaning that
+        an argument can have, and here the others tell the meaning, so that addresses do not count."""
         number = key & 0xFFFFFFFF
-        return self.masks.get(number) or self.mask(number)
+        mask = self.masks.get(number) or self.mask(number)
+        calls = table(Arch.X86_64)
+        if number in calls.by_number:
+            registers = [key >> 64 * (index + 1) & _REGISTER for index in range(6)]
+            for index, argument in enumerate(calls.arguments(number, registers)):
+                if argument.kind.is_pointer or argument.kind is Kind.ADDRESS:
+                    mask &= ~(_REGISTER << 64 * (index + 1))
+        return mask
 
     def version(self, executable: str) -> object:
-        """Differs if `known` does."""
-        return self._generation, len(self.hot(executable, 0)), len(self._looked.get(executable, ()))
+        """Differs if `known` has grown by more than a few keys of known observations."""
+        return self._generation, self.news[executable], len(self.hot(executable, 0)).bit_length()
 
     def known(self, executable: str) -> dict[int, int]:
         """The calls of x86_64 that an executable has made, where waits are not followed: their keys, with how often an
@@ -132,7 +141,8 @@ class Tally:
         former = {key & self.mask_of(key) for key in self._former[executable] if key < I386_KEYS}
         self._former[executable] = former
         counters = self.hot(executable, 0) | self._looked.get(executable, {})
-        return dict.fromkeys(former, 0) | {key: slot[0] for key, slot in counters.items() if key < I386_KEYS}
+        seen = {key & self.mask_of(key): slot[0] for key, slot in counters.items() if key < I386_KEYS}
+        return dict.fromkeys(former, 0) | seen
 
     def count(self, task: Task, info: bytearray) -> None:
         """Count one call of any architecture; the loop does the same inline for x86_64."""

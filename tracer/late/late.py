@@ -56,14 +56,16 @@ NOTHING: Final = Free(())
 class _Executable:
     """What is known of an executable."""
 
-    __slots__ = ("filters", "settled", "version")
+    __slots__ = ("counts", "filters", "settled", "version")
 
     def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+        """Its calls, as `Tally.known` has told them."""
         self.settled = False
         """Whether the last of its processes that has ended had brought nothing new."""
         self.version: object = None
-        self.filters: dict[Free | None, tuple[bytes, Free]] = {}
-        """Filters of this version, by what the earlier filters of a task let run."""
+        self.filters: dict[tuple[Free | None, bool, bool], tuple[bytes, Free]] = {}
+        """Filters of this version, by what the earlier filters of a task let run, and by what may run (`watched.may_run`)."""
 
 
 class Late:
@@ -178,7 +180,8 @@ class Late:
         image.news, image.since, image.used = news, now, used
         if self._after is None and (image.quiet < QUIET or not (is_busy or image.calls >= PRICE)):
             return False
-        counts = self._tally.known(task.executable)
+        self._executable(task).version = None
+        counts = self._known(task).counts
         if _is_often(opens_for_reading, counts):
             self._processor.disable()
         if _is_often(may_write, counts):
@@ -231,22 +234,26 @@ class Late:
 
     def _plan(self, task: Task) -> Plan:
         """The filter for what is known of a task's executable, within what its earlier filters let run."""
-        known = self._executable(task)
+        known = self._known(task)
         opens, writes = not self._processor.enabled, self._calls.writes_run or not self._calls.draws
-        version = self._tally.version(task.executable), opens, writes
-        if version != known.version:
-            known.version = version
-            known.filters.clear()
-        if task.free not in known.filters:
+        which = (task.free, opens, writes)
+        if which not in known.filters:
             if writes:
                 self._calls.let_writes_run()
-            known.filters[task.free] = self._made(task, partial(may_run, opens=opens, writes=writes))
-        return Plan(*known.filters[task.free])
+            known.filters[which] = self._made(task, partial(may_run, opens=opens, writes=writes))
+        return Plan(*known.filters[which])
+
+    def _known(self, task: Task) -> _Executable:
+        known, version = self._executable(task), self._tally.version(task.executable)
+        if version != known.version:
+            known.version, known.counts = version, self._tally.known(task.executable)
+            known.filters.clear()
+        return known
 
     def _made(self, task: Task, may_run: Callable[[Key], bool]) -> tuple[bytes, Free]:
         if task.chain + ROOM + PENALTY > CHAIN:
             return kernel.RECORD_ALL, NOTHING
-        counts = self._tally.known(task.executable)
+        counts = self._known(task).counts
         if task.free is None:
             keys = {Key(self._tally.mask_of(value), value): count for value, count in counts.items()}
         else:
@@ -258,7 +265,7 @@ class Late:
     def _is_known(self, task: Task) -> bool:
         """Whether all that a task's filters let run is known of its executable."""
         assert task.free is not None
-        counts, mask_of = self._tally.known(task.executable), self._tally.mask_of
+        counts, mask_of = self._known(task).counts, self._tally.mask_of
         return all(key.value & mask_of(key.value) in counts for key in task.free.keys)
 
 

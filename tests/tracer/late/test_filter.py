@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 
 from policygen.filter import bpf
-from tracer.abi import Arch, Event
+from policygen.recording.fold import Folder
+from policygen.recording.observation import kept
+from tracer.abi import Arch, Event, table
 from tracer.kernel import RET_RECORD
 from tracer.late.filter import ROOM, UNSEEN, Key, free_filter
 from tracer.late.watched import CLONE_UNTRACED, may_run
 from tracer.linux import BPF_INSTRUCTION, SECCOMP_RET_ALLOW
+from tracer.tally import Tally
 
 WIDE = (1 << 64) - 1
 CLONE, GETCWD, GETPPID, OPENAT, PRCTL, PTRACE, WRITE = 56, 79, 110, 257, 157, 101, 1
@@ -24,9 +27,13 @@ def key(number: int, *arguments: tuple[int, int]) -> Key:
     return Key(mask, value)
 
 
-def answer(program: bytes, raw: int, arch: Arch = Arch.X86_64) -> int:
+def event(raw: int) -> Event:
     number, *arguments = (raw >> 64 * index & WIDE for index in range(7))
-    return bpf.run(program, Event(arch.audit, number & 0xFFFFFFFF, (*arguments,), 0x401000))
+    return Event(Arch.X86_64.audit, number & 0xFFFFFFFF, (*arguments,), 0x401000)
+
+
+def answer(program: bytes, raw: int, arch: Arch = Arch.X86_64) -> int:
+    return bpf.run(program, event(raw)._replace(arch=arch.audit))
 
 
 def test_exactly_the_keys_run() -> None:
@@ -83,3 +90,29 @@ def test_where_the_tracer_has_something_to_do_nothing_runs() -> None:
     assert [may_run(reading, opens=opens, writes=False) for opens in (False, True)] == [False, True]
     assert may_run(folder, opens=False, writes=False)
     assert [may_run(key(WRITE), opens=False, writes=writes) for writes in (False, True)] == [False, True]
+
+
+def test_calls_that_are_equal_under_the_mask_are_one_observation() -> None:
+    """The mask of a key leaves out what its other bits tell to be an address."""
+    chance = random.Random(2)
+    calls = table(Arch.X86_64)
+    masked = 0
+    for number in calls.by_number:
+        folder = Folder()
+        tally = Tally(folder)
+        values = [value for variant in calls.variants(number) for value in (0, 1, 2, 5, 0x5401, 0x1002)]
+        for value in values:
+            registers = [chance.choice((value, chance.getrandbits(64))) for _ in range(6)]
+            raw = sum(one << 64 * (index + 1) for index, one in enumerate(registers)) | number
+            whole = raw & folder.hot_mask(Arch.X86_64.audit, number)
+            mask = tally.mask_of(whole)
+            assert tally.mask_of(whole & mask) == mask
+            masked += mask != folder.hot_mask(Arch.X86_64.audit, number)
+            other = raw & mask | chance.getrandbits(448) << 64 & ~mask & (1 << 448) - 1
+            events = [event(raw), event(other)]
+            assert kept(calls, events[0]) == kept(calls, events[1])
+            folder = Folder()
+            tally = Tally(folder)
+            first = folder.slot("/bin/app", events[0], lambda: "?")
+            assert folder.slot("/bin/app", events[1], lambda: "?") is first
+    assert masked
