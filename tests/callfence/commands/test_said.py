@@ -32,7 +32,7 @@ def test_a_profile_with_which_no_container_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "hint"), [("--chekc", "; did you mean --check?"), ("--fersh=3", "; did you mean --fresh?"), ("-Z", ";")]
+    ("option", "hint"), [("--chekc", "; did you mean --check?"), ("--quiett=3", "; did you mean --quiet?"), ("-Z", ";")]
 )
 def test_a_misspelt_option(option: str, hint: str, tmp_path: Path) -> None:
     done = run(tmp_path, "learn", option, "true")
