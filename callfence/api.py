@@ -43,9 +43,12 @@ def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
     if when not in ("now", "on_exec"):
         raise ValueError(f"when is 'now' or 'on_exec', not {when!r}")
     text = filters if isinstance(filters, str) else _text(filters)
-    program = compile_policy(parse(text, "<filters>").policy)
+    policy = parse(text, "<filters>").policy
+    program, files = compile_policy(policy), policy_files.files_of(policy)
     if when == "now":
-        _confine_threads(program)
+        _confine_threads(program, files)
+    elif files:
+        raise EnforceError("files and ports would be confined at once, and not on_exec: apply them 'now', or run `enforce`")
     else:
         _on_exec(program)
         kernel.set_no_new_privs()
@@ -57,6 +60,8 @@ def confine(policy: str | os.PathLike[str] | None = None) -> None:
 
     `policy` is what `learn` writes; if None, it is `NAME.policy` in the current folder, NAME being the basename of the
     running script.  Its `arm` does not matter.  The filter comes from the cache that `enforce` uses.
+
+    Files and ports that the policy grants are confined as well, of a process with one thread; `enter` is about calls alone.
 
     The kernel alone answers: a call that the policy does not allow meets its default action, and nothing is printed.  Run
     the program under `enforce` instead to have it explained.
@@ -70,7 +75,7 @@ def confine(policy: str | os.PathLike[str] | None = None) -> None:
             raise EnforceError("there is no script whose name the policy could have: name it, confine('NAME.policy')")
         policy = policy_files.found(script)
     made = policy_files.compiled(os.fspath(policy), "silent", policy_files.trusting({}))
-    _confine_threads(_of_phase(made, START) if made.stages else made.filter)
+    _confine_threads(_of_phase(made, START) if made.stages else made.filter, made.files)
 
 
 def enter(phase: str, policy: str | os.PathLike[str] | None = None) -> bool:
@@ -98,7 +103,17 @@ def _of_phase(made: Compiled, phase: str) -> bytes:
         raise EnforceError(f"{made.sources[0][0]}: {error}") from error
 
 
-def _confine_threads(program: bytes) -> None:
+def _confine_threads(program: bytes, files: bytes = b"") -> None:
+    """Put a filter on all threads; and what is granted of files and ports on the one thread that there is."""
+    if files:
+        threads = len(os.listdir("/proc/self/task"))
+        if threads > 1:
+            raise EnforceError(f"there are {threads} threads, and Landlock confines files of one alone: do it before")
+        from enforcer.landlock import Confinement
+
+        found = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)
+        kernel.set_no_new_privs()
+        found.enter()
     kernel.set_no_new_privs()
     thread = kernel.install(program, linux.SECCOMP_FILTER_FLAG_TSYNC)
     if thread:

@@ -49,13 +49,13 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
     """Return the file of a name; None if there is none, or it is in no folder (a pipe, a removed file)."""
     try:
         descriptor = os.open(name, _OPEN if follows else _OPEN | os.O_NOFOLLOW)
+        try:
+            path = os.readlink(b"/proc/self/fd/%d" % descriptor)
+            mode = os.fstat(descriptor).st_mode
+        finally:
+            os.close(descriptor)
     except OSError:
         return None
-    try:
-        path = os.readlink(b"/proc/self/fd/%d" % descriptor)
-        mode = os.fstat(descriptor).st_mode
-    finally:
-        os.close(descriptor)
     return File(path, mode) if path.startswith(b"/") and not path.endswith(_GONE) and not path.startswith(b"/memfd:") else None
 
 

@@ -25,6 +25,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import file_servers
 from circumstances import BASE
 from programs import PROGRAMS, SEEN, Program
 from run import Place, prepare
@@ -250,6 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument("--program", action="append", choices=[*PROGRAMS], help="only this one; repeatable")
+    parser.add_argument("--servers", action="store_true", help="only the servers: adds their section to the page")
     given = parser.parse_args()
     if os.geteuid():
         raise SystemExit("this takes root: the programs run as another user than the one who learned them")
@@ -259,11 +261,13 @@ def main() -> None:
         implant = place.root / "built/implant"
         subprocess.run(["gcc", "-O1", "-static", "-o", implant, IMPLANT], check=True)
         natively(place, implant)
-        for name in given.program or PROGRAMS:
+        for name in [] if given.servers else given.program or [*PROGRAMS]:
             results[name] = one = measure(place, PROGRAMS[name], implant)
             said = one.failed or f"{len(one.denied)} of {one.runs} denied, {len(one.passed)} attacks passed"
             print(f"{name}: {said}", file=sys.stderr)
-    given.page.write_text(page(results))
+        served = "" if given.program else file_servers.section(place)
+    text = given.page.read_text() if given.servers else page(results)
+    given.page.write_text(text.rstrip("\n") + "\n" + (served and f"\n{served}"))
 
 
 if __name__ == "__main__":
