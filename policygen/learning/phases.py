@@ -41,6 +41,9 @@ SERVING = "serving"
 _WEIGHT = {Level.NOTE: 2, Level.WARNING: 4, Level.DANGER: 9}
 _ABILITY = 2
 """The weight of what is dangerous together with other abilities."""
+_ACCEPTS = ("accept", "accept4")
+_STRANGERS = 4
+"""The weight of a process that accepts connections."""
 _GAIN = 0.25
 """The least share of what is dangerous that a phase has to end."""
 
@@ -119,13 +122,14 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     if not everywhere:
         return Choice((), "no phase: there is no call in which each run waits for work")
     # What processes wait in, over their lives: a master and its workers differ in that.
-    roles = sorted({one for run in runs for one in run.waits if one})
+    waits = {one for run in runs for one in run.waits if one}
+    roles = {one: _STRANGERS if one & bits(_ACCEPTS) else 1 for one in sorted(waits)}
     before = _danger(start)
 
     def score(triggers: Sequence[str], policy: Policy) -> tuple[int, int]:
         """How dangerous all roles stay, those that never enter the phase as they are; then how many entries are left."""
         left, entered = _danger(policy), bits(tuple(triggers))
-        return sum(left if role & entered else before for role in roles), _size(policy)
+        return sum(weight * (left if role & entered else before) for role, weight in roles.items()), _size(policy)
 
     left = {name: _learned(start, {}, SERVING, seen, bits((name,)), options) for name in everywhere}
     chosen = min(everywhere, key=lambda name: (name != ENTER, *score((name,), left[name]), everywhere.index(name)))
@@ -137,7 +141,7 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
             if score([*triggers, name], policy) < score(triggers, best):
                 triggers, best = [*triggers, name], policy
     names = tuple(sorted(triggers))
-    if score(names, best)[0] > (1 - _GAIN) * before * len(roles) or not before:
+    if score(names, best)[0] > (1 - _GAIN) * before * sum(roles.values()) or not before:
         return Choice((), f"no phase: after {', '.join(names)} the program needs almost all that is dangerous before it")
     gone = sorted({name for name, _ in _grants(start)} - {name for name, _ in _grants(best)})
     text = f"{SERVING} after {', '.join(names)}: {_size(best)} of {_size(start)} entries are left"
