@@ -211,3 +211,42 @@ def test_what_the_kernel_cannot_enforce_is_refused(place, files, program, versio
     done = subprocess.run([*command, "--best-effort", *given], **settings)
     assert done.stdout.split() == (["ok", "ok"] if version == 0 else ["EACCES", "ok"])
     assert "it runs without that" in done.stderr
+
+
+MOUNTED = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+
+
+def mounting(command):
+    """Words that run others in a namespace of mounts of their own, after a mount."""
+    return ("unshare", "--mount", "sh", "-c", f'{command} && exec "$@"', "sh")
+
+
+@MOUNTED
+def test_a_folder_grants_what_is_mounted_below_it(files):
+    under = mounting("mount --bind other data/inner")
+    assert files("path ./data: read", "read:data/inner/a", "read:other/a", under=under) == ["ok", "EACCES"]
+    assert files("path ./other: read", "read:data/inner/a", "read:data/a", under=under) == ["ok", "EACCES"]
+
+
+@MOUNTED
+def test_an_overlay_is_judged_by_the_names_in_it(files, place):
+    for name in ("upper", "work"):
+        (place.folder / name).mkdir()
+    under = mounting("mount -t overlay overlay -o lowerdir=data,upperdir=upper,workdir=work other")
+    operations = ("read:other/a", "write:other/a", "create:other/n", "read:data/a", "list:upper")
+    assert files("path ./other: read, write, create", *operations, under=under) == ["ok", "ok", "ok", "EACCES", "EACCES"]
+    assert files("path ./data: read", "read:other/a", "read:data/a", under=under) == ["EACCES", "ok"]
+
+
+def test_the_program_s_own_folder_of_proc(files):
+    assert files("path /proc/self: read", "read:/proc/self/status", "read:/proc/1/status") == ["ok", "EACCES"]
+    assert files("path ./data: read", "read:/proc/self/status") == ["EACCES"]
+
+
+def test_what_it_starts_is_confined_too_and_finds_no_privilege(files, place, program):
+    """A set-user-ID program runs without its bits (no_new_privs), under the same rules."""
+    helper = place.folder / "helper"
+    helper.write_bytes(Path(program).read_bytes())
+    helper.chmod(0o4755)
+    lines = "path ./helper: read, execute\npath ./data: read"
+    assert files(lines, "execute:helper", "read:other/a") == ["ok", "ok", "EACCES"]
