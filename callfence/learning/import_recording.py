@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from callfence.files.learned import watched, with_files
 from callfence.learning import baseline
 from callfence.learning.store import add
 from callfence.learning.summary import size_of
@@ -82,6 +83,7 @@ def _generate(recording: Recording, existing: Document | None, name: str, option
     held = held_back(recording, existing.policy if existing else None)
     seen = tuple(one for one in recording.observations if one.key not in held)
     how = Options(implied=0 if options.exact else IMPLIED[-1])
+    base = None
     if options.within is None:
         generated = generate(seen, existing, name=name, options=how)
     else:
@@ -91,6 +93,8 @@ def _generate(recording: Recording, existing: Document | None, name: str, option
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
         baseline.print_forbidden(options.within, base, forbidden(seen, base), sys.stderr)
+    runs = watched(recording)
+    generated = with_files(generated, runs, [use for uses in runs for use in uses], existing, base)
     for gap in generated.gaps:
         print(f"callfence import: {options.file}: {gap}", file=sys.stderr)
     return generated

@@ -184,31 +184,12 @@ def _of_start(
 def _with_files(
     generated: Generated, whole: Recording, run: Run, existing: Document | None, prepared: Prepared
 ) -> Generated:
-    """With what the run needs of files and ports, where they are learned.  If the policy did not confine them before, all
-    runs count in which they were watched."""
+    """With what the run needs of files and ports, where they are learned."""
     if not prepared.with_files or not run.files:
         return generated
-    from dataclasses import replace
+    from callfence.files.learned import watched, with_files
 
-    from policygen.files.algebra import differences, met
-    from policygen.files.generalise import added
-    from policygen.files.model import NOT_CONFINED, Files
-
-    policy, confined = generated.document.policy, existing is not None and existing.policy.files != NOT_CONFINED
-    watched = [one.files for one in whole.runs if one.files and not one.rehearsed]
-    before = policy.files if confined else Files({}, (), ())
-    files = added(before, watched, run.files if confined else [use for uses in watched for use in uses]).files
-    if prepared.base is not None:
-        permitted = met(files, prepared.base.files)
-        for line, more, _ in differences(permitted, files):
-            if sys.stderr is not None:
-                print(f"learn: the baseline forbids {line}: {more}; it is not added to the policy", file=sys.stderr)
-        files = permitted
-    news = differences(before, files)
-    if confined and not news:
-        return generated
-    document = generated.document.with_policy(replace(policy, files=files))
-    return generated._replace(document=document, files=news)
+    return with_files(generated, watched(whole), run.files, existing, prepared.base)
 
 
 def _exact_within(before: Document | None, generated: Generated, options: LearnOptions) -> str:

@@ -203,3 +203,16 @@ def test_the_report_has_the_lines_and_the_names_behind_them(commands, place):
     assert "path ./data: read</code>" in page
     assert f"./data/b: read in run 2 by {place.folder}/files</code>" in page
     assert f"<code>9</code> by {place.folder}/files" in page
+
+
+def test_recordings_of_several_machines_give_one_policy(commands, place):
+    learn(commands, place, "read:data/a")
+    other = Place(place.folder.parent / "there", place.folder / "files")
+    learn(commands, other, "read:data/b", "connect:9")
+    recordings = [str(one.folder / ".callfence/files.rec") for one in (place, other)]
+    callfence = [sys.executable, "-m", "callfence"]
+    subprocess.run([*callfence, "merge", "-o", "both.rec", *recordings], cwd=place.folder, check=True)
+    words = [*callfence, "import", "--from", "recording", "-o", "both.policy", "both.rec"]
+    subprocess.run(words, cwd=place.folder, check=True, capture_output=True)
+    lines = parse_file(place.folder / "both.policy").policy.files.lines()
+    assert lines == {"path ./data": "read", "path ./files": "read, execute", "tcp connect": "9", "tcp bind": "none"}
