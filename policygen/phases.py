@@ -87,6 +87,28 @@ def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:
     return replace(first, phases=tuple(found))
 
 
+def within_start(policy: Policy) -> Policy:
+    """The policy whose phases have nothing that its entries do not have any more."""
+    found = []
+    for phase in policy.phases:
+        entries: dict[Arch, dict[int, Entry]] = {arch: {} for arch in policy.entries}
+        for arch, section in policy.entries.items():
+            for number, entry in section.items():
+                now = phase.entries.get(arch, {}).get(number)
+                if now is None or now == entry:
+                    left = now
+                elif (now.action, now.otherwise) != (entry.action, entry.otherwise):
+                    left = entry
+                else:
+                    parts = alternatives(now.expression)
+                    is_whole = entry.expression == Always(True)
+                    left = reached(entry, [part for part in parts if is_whole or part in alternatives(entry.expression)])
+                if left is not None:
+                    entries[arch][number] = left
+        found.append(replace(phase, entries=entries))
+    return replace(policy, phases=tuple(found))
+
+
 def reached(before: Entry | None, kept: Sequence[Expression]) -> Entry | None:
     """The entry of a phase in which, of the alternatives of the entry before, only `kept` are left; None if there is none."""
     if before is None:

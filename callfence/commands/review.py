@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from callfence.companion.seen import seen
 from callfence.judging.ask import Asker
 from callfence.judging.diff_text import idle_lines
-from callfence.judging.differences import difference_lines, file_lines, headline, rule_texts
+from callfence.judging.differences import difference_lines, file_lines, headline, rule_texts, shown_name
 from callfence.judging.rehearsed import held_back_lines
 from callfence.judging.sites import site_lines
 from callfence.judging.symbols import Symbols
@@ -27,7 +27,7 @@ from policygen.review.changes import EntryChange, PolicyChange, SettingChange, c
 from policygen.review.judgement import judge
 from policygen.review.provenance import provenance
 from policygen.review.resolve import FILE_LINES, Answer, Decision, resolve
-from policygen.sets.compare import Change
+from policygen.sets.compare import Change, compare
 from tracer.abi import table
 from tracer.errors import UserError
 
@@ -88,6 +88,9 @@ def _review(options: argparse.Namespace) -> int:
     known = seen("review", path, new).recording
     for line in held_back_lines(options.policy, new.policy, known):
         print(line)
+    for one in compare(old.policy, new.policy).differences if old.policy.phases or new.policy.phases else ():
+        if one.phase and one.change is Change.MORE:
+            print(f"{path}: not asked: {shown_name(one)} is allowed there as well now; callfence diff shows it")
     if not found:
         print(f"{path}: nothing to review: it allows no more than {_name(options)} does")
         return 0
@@ -101,6 +104,8 @@ def _review_log(options: argparse.Namespace) -> int:
     path = Path(options.policy)
     logged = from_log.read_logs("review", path, options.log)
     old = _read(path)
+    if old.policy.phases:
+        raise UserError(f"{path} has phases, which review --log does not know: `callfence allow` adds to all, or --until PHASE")
     generated = from_log.with_allowed(old, from_log.still_denied(old.policy, logged), path.name)
     refused = [*from_log.refused_lines(old.policy, generated)]
     for line in refused:

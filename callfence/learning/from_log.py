@@ -15,6 +15,7 @@ from policygen.language.document import parse_file
 from policygen.language.naming import format_call
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
+from policygen.phases import phase_policies
 from policygen.recording import folder, recording_file
 from policygen.recording.runs import Recording, merge
 from tracer.abi import Arch, table
@@ -43,18 +44,29 @@ def still_denied(policy: Policy, recording: Recording, only: Collection[str] = (
     """What the policy does not allow, of the calls of these names; '' for all."""
     return only_those(
         recording,
-        lambda one: not evaluate(policy, one.event).lets_run and (not only or _name(one) in only),
+        lambda one: not evaluate(_narrowest(policy), one.event).lets_run and (not only or _name(one) in only),
     )
 
 
 def allowed_by(policy: Policy, recording: Recording) -> Recording:
     """What the policy allows."""
-    return only_those(recording, lambda one: evaluate(policy, one.event).lets_run)
+    return only_those(recording, lambda one: evaluate(_narrowest(policy), one.event).lets_run)
+
+
+def _narrowest(policy: Policy) -> Policy:
+    """The policy of the last phase: a log does not always say in which phase a call was denied."""
+    return phase_policies(policy)[-1][1]
 
 
 def with_allowed(policy: Document, recording: Recording, name: str) -> Generated:
-    """The policy that allows what was denied, as learning would write it."""
-    return generate(recording.observations, policy, name=name, options=Options(implied=policy.policy.implied))
+    """The policy that allows what was denied, as learning would write it; in all phases."""
+    options = Options(implied=policy.policy.implied)
+    if not policy.policy.phases:
+        return generate(recording.observations, policy, name=name, options=options)
+    from policygen.learning.phases import staged, start_of
+
+    generated = generate(recording.observations, start_of(policy), name=name, options=options)
+    return staged(generated, policy, recording.observations, policy.policy.phases, options)
 
 
 def refused_lines(policy: Policy, generated: Generated) -> Iterator[str]:

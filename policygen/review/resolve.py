@@ -12,6 +12,7 @@ from policygen.language.document import Document
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.normal import normal_entry
 from policygen.model import And, Entry, Expression, Or, Policy, alternatives
+from policygen.phases import within_start
 from policygen.review.changes import SETTINGS, EntryChange, PolicyChange, SettingChange, changes
 from policygen.review.lint import WHY
 from policygen.sets.algebra import FALSE
@@ -57,7 +58,7 @@ def resolve(old: Document, new: Document, decisions: Mapping[PolicyChange, Decis
             policy = _without_setting(old.policy, policy, change.word)
     if not policy.entries:  # every section is rejected, and a policy has at least one
         policy = replace(policy, entries=old.policy.entries)
-    document = _with_old_comments(old, new, policy).with_policy(policy)
+    document = _with_old_comments(old, new, policy).with_policy(within_start(policy))
     for change, decision in judged.items():
         if decision.why and decision.answer is Answer.ACCEPT:
             document = _with_reason(document, change, decision)

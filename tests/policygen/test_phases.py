@@ -15,7 +15,9 @@ from policygen.merging.threeway import merge_documents
 from policygen.merging.unite import unite
 from policygen.model import Phase
 from policygen.phases import START, in_phase, phase_policies, with_phases
+from policygen.review.changes import changes
 from policygen.review.lint import lint
+from policygen.review.resolve import Answer, Decision, resolve
 from policygen.sets.compare import Verdict, compare
 from policygen.sets.join import JoinError
 from policygen.sets.reduce import reduce
@@ -206,3 +208,10 @@ def test_a_danger_that_is_gone_ranks_lower() -> None:
 def test_a_trigger_that_does_not_wait_is_told() -> None:
     found = lint(parse("phase serving after read\nread: allow\nbind: allow until serving"))
     assert [one.name for one in found if one.rule == "phase-trigger"] == ["phase serving"]
+
+
+def test_what_is_rejected_is_gone_from_every_phase() -> None:
+    text = HEAD + "bind: allow until serving"
+    old, new = parse(text), parse(f"{text}\nlisten: allow\nread: fd == 3")
+    rejected = {change: Decision(Answer.REJECT) for change in changes(old.policy, new.policy)}
+    assert entries(resolve(old, new, rejected)) == ["bind: allow until serving", "epoll_wait: allow"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -67,3 +68,15 @@ def test_diff_says_in_which_phase(tmp_path: Path) -> None:
     (tmp_path / "new.policy").write_text(TEXT.replace("bind: allow until serving", "bind: allow\nlisten: allow until serving"))
     said = callfence(tmp_path, "diff", "app.policy", "new.policy")[1]
     assert "bind (in serving): allow" in said and "  + listen: allow" in said
+
+
+def test_allow_what_was_logged(tmp_path: Path) -> None:
+    (tmp_path / "app.policy").write_text(f"{TEXT}listen: allow until serving\n")
+    call = {"call": "bind(fd=3)", "arch": "x86_64", "number": 49, "arguments": ["0x3", "0x0", "0x10", "0x0", "0x0", "0x0"]}
+    told = {"time": "2026-01-01T00:00:00.000+00:00", "action": "kill", "audit": False, "phase": "serving", "pid": 7}
+    allow = [{"file": "app.policy", "line": "bind: allow"}]
+    rest = {"executable": "/app", "site": "?", "evidence": [], "allow": allow, "count": 1}
+    (tmp_path / "log").write_text(json.dumps(call | told | rest) + "\n")
+    status, said, wrong = callfence(tmp_path, "allow", "app.policy", "--log", "log")
+    assert (status, "bind: allow\n" in (tmp_path / "app.policy").read_text()) == (0, True), said + wrong
+    assert "which review --log does not know" in callfence(tmp_path, "review", "--log", "log", "app.policy")[2]
