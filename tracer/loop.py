@@ -131,7 +131,9 @@ class Loop:
                     continue  # another thread's execve has taken over this tid: its own status follows
                 if op == PTRACE_SYSCALL_INFO_EXIT:
                     self._left(task)
-                elif op == PTRACE_SYSCALL_INFO_ENTRY and (task.request == PTRACE_CONT or self._other_first(task, number)):
+                    self._resume(task)
+                    continue
+                if op == PTRACE_SYSCALL_INFO_ENTRY and (task.request == PTRACE_CONT or self._other_first(task, number)):
                     # Another thread has put a late filter into it, which stops it if need be; or it makes this call again.
                     if tid == self._taken:
                         self._taken = 0

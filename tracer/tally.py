@@ -71,8 +71,8 @@ class Tally:
         self._hot: dict[tuple[str, int], Hot] = {}
         self._looked: dict[str, Hot] = {}
         """Counters by executable and masked registers, of observations whose next event is to be looked at."""
-        self._former: dict[str, set[int]] = defaultdict(set)
-        """Keys that were dropped from `_hot`, by executable: the calls were seen."""
+        self._former: dict[str, dict[int, int]] = defaultdict(dict)
+        """Keys that were dropped from `_hot`, by executable, and what their counters were at: the calls were seen."""
         self.news: dict[str, int] = defaultdict(int)
         """By executable, how often a call brought something new."""
 
@@ -103,10 +103,10 @@ class Tally:
                 self._generation = self._recorder.generation
                 self.masks.clear()
                 self.news[task.executable] += 1
-                self._former[task.executable].add(key)
+                self._former[task.executable][key] = slot[0]
                 by_executable = *((one, hot) for (one, _), hot in self._hot.items()), *self._looked.items()
                 for executable, hot in by_executable:
-                    self._former[executable].update(hot)
+                    self._former[executable].update((one, counter[0]) for one, counter in hot.items())
                     hot.clear()
                 return slot  # the key belongs to the old masks
             self.news[task.executable] += not slot[0]
@@ -137,12 +137,16 @@ class Tally:
 
     def known(self, executable: str) -> dict[int, int]:
         """The calls of x86_64 that an executable has made, where waits are not followed: their keys, with how often an
-        observation was seen, 0 if that is not known."""
-        former = {key & self.mask_of(key) for key in self._former[executable] if key < I386_KEYS}
-        self._former[executable] = former
+        observation was seen at least."""
         counters = self.hot(executable, 0) | self._looked.get(executable, {})
-        seen = {key & self.mask_of(key): slot[0] for key, slot in counters.items() if key < I386_KEYS}
-        return dict.fromkeys(former, 0) | seen
+        counts = [*self._former[executable].items(), *((key, slot[0]) for key, slot in counters.items())]
+        known: dict[int, int] = {}
+        for key, count in counts:
+            if key < I386_KEYS:
+                narrow = key & self.mask_of(key)
+                known[narrow] = max(known.get(narrow, 0), count)
+        self._former[executable] = known.copy()
+        return known
 
     def count(self, task: Task, info: bytearray) -> None:
         """Count one call of any architecture; the loop does the same inline for x86_64."""
