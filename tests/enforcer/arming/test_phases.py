@@ -164,3 +164,18 @@ def test_a_program_without_a_library(place, flags):
     done = place.enforce(place.calls(*flags), getppid, poll, getppid)
     assert [line.startswith("-") for line in done.stdout.splitlines()] == [False, False, True]
     assert done.stdout.splitlines()[2] == "-13"
+
+
+def test_a_storm_of_signals_changes_nothing(phased):
+    """Signals that do nothing by default, and stops, arrive in every kind of stop of the helper's."""
+    for _ in range(3):
+        process = phased("socket", "poll", "socket", "status", options=("--log", "log"), started=True)
+        storm = (signal.SIGWINCH, signal.SIGURG, signal.SIGSTOP, signal.SIGCONT)
+        sent = 0
+        while process.poll() is None:
+            os.kill(process.pid, storm[sent % len(storm)])  # not waited for yet, so the pid is still the program's
+            sent += 1
+        assert (process.returncode, process.stdout.read()) == (
+            5, f"{OPENED}{POLLED}{DENIED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\n"
+        )  # fmt: skip
+        assert sent
