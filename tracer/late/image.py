@@ -34,18 +34,25 @@ class Image:
         "barred",
         "calls",
         "left",
+        "maker",
         "news",
         "news_at_start",
         "plan",
         "quiet",
         "since",
+        "starts",
         "synchronised",
         "threads",
         "used",
         "whole",
     )
 
-    def __init__(self, left: int = NEVER) -> None:
+    def __init__(self, left: int = NEVER, maker: Image | None = None) -> None:
+        self.maker = maker
+        """That of the process which has forked it, until its execve."""
+        self.starts = 0
+        """How many processes that it has made have executed another executable, of which little was known: they would inherit
+        its filter."""
         self.left = left
         """How many more calls under PTRACE_SYSCALL there are until `Late` looks at the process."""
         self.calls = 0

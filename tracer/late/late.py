@@ -42,6 +42,9 @@ AWAKE: Final = LOOK * 1e-3
 """Seconds in which a process that does not wait makes LOOK calls, also on a machine with much else to do."""
 PRICE: Final = 4096
 """Calls after which a process has paid as much for its stops as a filter that comes too early costs: it may get one now."""
+EACH_START: Final = 256
+"""Calls of its own that a process must make for each process that it has start another executable, which inherits its filter
+and then stops at what that does not let run."""
 CHAIN: Final = 16384
 """Most instructions of ours in the filters of a task: half of what the kernel allows (MAX_INSNS_PER_PATH)."""
 PENALTY: Final = 4
@@ -56,16 +59,24 @@ NOTHING: Final = Free(())
 class _Executable:
     """What is known of an executable."""
 
-    __slots__ = ("counts", "filters", "settled", "version")
+    __slots__ = ("counts", "filters", "settled", "starts", "version")
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
         """Its calls, as `Tally.known` has told them."""
         self.settled = False
         """Whether the last of its processes that has ended had brought nothing new."""
+        self.starts = False
+        """Whether one of its processes has started another executable."""
         self.version: object = None
         self.filters: dict[tuple[Free | None, bool, bool], tuple[bytes, Free]] = {}
         """Filters of this version, by what the earlier filters of a task let run, and by what may run (`watched.may_run`)."""
+
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether its next process can be given a filter at once."""
+        return self.settled and not self.starts
 
 
 class Late:
@@ -116,7 +127,9 @@ class Late:
                 child.request = PTRACE_CONT
             return
         shares = kernel.share_memory(parent.tgid, child.tgid)
-        child.image = Image(NEVER if event == PTRACE_EVENT_VFORK or child.other_filter else self._look)
+        child.image = Image(NEVER if event == PTRACE_EVENT_VFORK or child.other_filter else self._look, parent.image)
+        if parent.image.maker is not None:
+            parent.image.maker.maker = None  # a long line of processes, each made by the one before, is not kept
         self._is_private &= not shares or event == PTRACE_EVENT_VFORK
         if parent.image.synchronised and not has_as_many_filters(parent.tid, child.tid):
             self.begin(child)  # it was being forked when another thread installed a filter
@@ -126,6 +139,12 @@ class Late:
 
     def executed(self, task: Task, before: str) -> None:
         self._note_end(task.image, before)
+        if before != task.executable and not self._executable(task).settled:
+            maker = task.image.maker
+            while maker is not None:
+                maker.starts += 1
+                maker = maker.maker
+            self._executables.setdefault(before, _Executable()).starts = True
         task.image = Image(self._look)
         task.image.whole = True
         task.image.news = task.image.news_at_start = self._tally.news[task.executable]
@@ -135,7 +154,7 @@ class Late:
             task.covered, task.request = True, PTRACE_CONT
         else:
             task.covered, task.request = False, PTRACE_SYSCALL
-            if self._executable(task).settled:
+            if self._executable(task).is_simple:
                 task.image.left = 0
 
     def dropped(self, task: Task) -> None:
@@ -171,14 +190,15 @@ class Late:
 
     def _is_due(self, task: Task) -> bool:
         image, news, now = task.image, self._tally.news[task.executable], time.monotonic()
-        if not image.calls and image.whole and self._executable(task).settled:
+        if not image.calls and image.whole and self._executable(task).is_simple:
             return True
         image.calls += self._look
         image.quiet = image.quiet + self._look if news == image.news else 0
         used = processor_time(task.tgid)
         is_busy = used - image.used < BUSY and now - image.since < AWAKE
         image.news, image.since, image.used = news, now, used
-        if self._after is None and (image.quiet < QUIET or not (is_busy or image.calls >= PRICE)):
+        is_settled = image.quiet >= QUIET and (is_busy or image.calls >= PRICE) and image.calls >= EACH_START * image.starts
+        if self._after is None and not is_settled:
             return False
         self._executable(task).version = None
         counts = self._known(task).counts
