@@ -20,8 +20,8 @@ ROOT = HERE.parent.parent
 APP = """\
 #!/bin/sh
 printf '%s|' "$@" $$ > wrote
-mkdir made || exit 3
-rmdir made
+ln -s wrote made || exit 3
+rm made
 systemd-notify --ready
 while [ -e wrote ]; do sleep 0.1; done
 """
@@ -107,7 +107,7 @@ def test_from_an_audited_unit_to_an_enforced_one(tmp_path: Path) -> None:
     app.write_text(APP)
     app.chmod(0o755)
     learn = [sys.executable, "-m", "callfence", "learn", "-q", "-o", "it.policy", "sh", "-c"]
-    script = "echo > wrote; systemd-notify --ready; sleep 0; rm wrote; rmdir none"
+    script = "echo > wrote; systemd-notify --ready; sleep 0; rm wrote"
     subprocess.run([*learn, script], cwd=tmp_path, timeout=60, check=False, env={**os.environ, "NOTIFY_SOCKET": "/none"})
     namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     driver = [sys.executable, HERE / "programs/run_service.py", tmp_path, tmp_path / "results"]
@@ -123,6 +123,6 @@ def test_from_an_audited_unit_to_an_enforced_one(tmp_path: Path) -> None:
         words = f"two words|{tmp_path}/home|it.service|{state['ExecMainPID']}|"
         assert state["wrote"] == words, found  # its arguments, and the pid that systemd knows: enforce has become the program
         assert state["Result"] == "success", found
-    assert any(call.startswith("mkdir(") for call in found["logged"]), found
-    assert "+ mkdir: allow" in found["allowed"], found
-    assert "/usr/bin/mkdir" in found["why"], found
+    assert any(call.startswith("symlinkat(") for call in found["logged"]), found
+    assert "+ symlinkat: " in found["allowed"], found
+    assert "/usr/bin/ln" in found["why"], found

@@ -18,7 +18,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "measuring" / "from_production.py"
     [
         ("small", ("curl", "procps"), "+ unlink: allow"),
         ("nginx", ("nginx", "curl", "procps"), "+ sendfile: allow"),
-        ("redis", ("redis-server", "redis-tools", "procps"), "+ mkdir: allow"),
+        ("redis", ("redis-server", "redis-tools", "procps"), "+ clone: clone_flags == SIGCHLD"),
     ],
     ids=["small", "nginx", "redis"],
 )

@@ -42,7 +42,7 @@ def test_a_new_policy_has_it(tmp_path: Path, text: str, action: Action) -> None:
 
 def test_denied_calls_fail(tmp_path: Path) -> None:
     learn(tmp_path, "-q", "--default", "errno EPERM", "sh", "-c", ":")
-    done = run(tmp_path, "enforce", "-p", "it.policy", "sh", "-c", "kill -CONT $$; echo alive")
+    done = run(tmp_path, "enforce", "-p", "it.policy", "sh", "-c", "kill -0 1; echo alive")
     assert done.returncode == 0, done.stderr
     assert "alive" in done.stdout
     assert "Operation not permitted" in done.stderr

@@ -59,5 +59,5 @@ found["audited"] = started("--audit")
 found["logged"] = [json.loads(line)["call"] for line in log.read_text().splitlines()]
 found["allowed"] = callfence("allow", "it.policy", "--log", str(log))
 found["enforced"] = started()
-found["why"] = callfence("why", "it.policy", "mkdir")
+found["why"] = callfence("why", "it.policy", "symlinkat")
 results.write_text(json.dumps(found))
