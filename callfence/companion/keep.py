@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from callfence.judging.symbols import Site, Symbols
-from callfence.shared.files import companion_path
+from callfence.shared.files import companion_path, working_folder
 from callfence.shared.text import plural, printable
 from policygen import reading
 from policygen.evidence.facts import path_pattern, places
@@ -49,7 +49,7 @@ def keep(policy: Path, document: Document, recording: Recording, *, asked: bool 
 
 
 def _reduced(recording: Recording) -> Iterator[Observation]:
-    where, symbols = places(os.getcwd(), os.environ), Symbols()
+    where, symbols = places(working_folder(), os.environ), Symbols()
     for seen in recording.observations:
         first = next(column for column, count in enumerate(seen.counts) if count)
         place = _place(seen.site, symbols, recording.runs[first].started)

@@ -7,6 +7,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
+from callfence.shared.files import working_folder
 from callfence.shared.inputs import document, judged
 from policygen.errors import did_you_mean
 from policygen.files.model import TCP, Files, path_line
@@ -105,7 +106,7 @@ def real(path: str) -> bytes:
 def as_written(path: bytes) -> str:
     """Return a whole path as a policy has it."""
     environment = [os.fsencode(f"{name}={value}") for name, value in os.environ.items()]
-    return named(path, environment, os.fsencode(os.getcwd())).decode("utf-8", "surrogateescape")
+    return named(path, environment, os.fsencode(working_folder())).decode("utf-8", "surrogateescape")
 
 
 def _above(path: bytes) -> Sequence[bytes]:

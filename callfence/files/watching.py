@@ -12,6 +12,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
+from callfence.shared.files import working_folder
 from enforcer.kernel import pidfd_getfd
 from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SOCKETS, Pair, Wanted, address, numbers, wanted
 from policygen.files.places import OWN_FOLDERS, PlaceError, located, named
@@ -38,7 +39,7 @@ class Watching:
 
     def __init__(self, environment: Sequence[bytes], gap: Callable[[str], None]) -> None:
         self._environment = environment
-        self._here = os.fsencode(os.getcwd())
+        self._here = os.fsencode(working_folder())
         self._gap = gap
         self._rights: dict[tuple[bytes, str], Right] = {}
         self._ports: set[tuple[str, int, str]] = set()

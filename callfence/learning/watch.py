@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from callfence.learning.progress import progress
 from callfence.learning.started import circumstances
+from callfence.shared.files import working_folder
 from enforcer.program import failure, initial_environment, locate
 from policygen.recording.fold import Folder
 from policygen.recording.runs import Circumstances, Run, Signals
@@ -129,7 +130,7 @@ def where(what: Program | None, options: LearnOptions) -> Callable[[], Places] |
     def found() -> Places:
         from policygen.evidence.facts import Places, places  # not loaded by a run with nothing new
 
-        return places(os.getcwd(), os.environ) if what is not None else Places()
+        return places(working_folder(), os.environ) if what is not None else Places()
 
     return None if options.no_evidence else found
 

@@ -37,3 +37,11 @@ def locked(policy: Path) -> AbstractContextManager[None]:
     """Makes learn wait, which holds this lock while it writes the policy; no lock where learn never ran."""
     recording = recording_path(policy)
     return atomic.locked(recording) if recording.parent.is_dir() else nullcontext()
+
+
+def working_folder() -> str:
+    """Return the whole path of the working folder, or "" if it has been deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""

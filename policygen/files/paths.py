@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from tracer.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -23,7 +25,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"'}
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(.?))", re.DOTALL)
 
 
-class PathError(ValueError):
+class PathError(UserError):
     """A path that no line can have: the message, and a hint or ''."""
 
     def __init__(self, message: str, hint: str = "") -> None:

@@ -5,6 +5,8 @@ On the way to every start of `enforce` whose policy confines files: nothing is i
 
 from __future__ import annotations
 
+from tracer.errors import UserError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +19,7 @@ OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".loca
 `enforce` makes them where a line grants `create` in them: otherwise the program would need `create` in all of the home."""
 
 
-class PlaceError(ValueError):
+class PlaceError(UserError):
     """A policy's path whose folder is not known; `str()` is the reason."""
 
 
