@@ -77,6 +77,8 @@ def file_name(name: str) -> str:
 
 
 def diff(commands: Commands, folder: Path) -> Diffs:
+    """Of the policies alone: their recordings would add paths and addresses of this run."""
+    shutil.rmtree(folder / ".callfence")
     shown = []
     for form in ("text", "md"):
         done = commands.plain([CALLFENCE, "diff", "--format", form, "old.policy", "new.policy"], folder)
