@@ -56,4 +56,4 @@ def test_a_first_stop_before_the_parents_event(program, plain, tmp_path, name, a
     learn = (sys.executable, tmp_path / "reordered.py", tmp_path / "early", "-o", tmp_path / "p.policy")
     done = plain(*learn, built, *arguments)
     assert done.returncode == 0, done.stderr
-    assert int((tmp_path / "early").read_text()) >= (300 if name == "storms" else 1)
+    assert int((tmp_path / "early").read_text()) >= (200 if name == "storms" else 1)  # nearly all

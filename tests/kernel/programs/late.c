@@ -45,13 +45,24 @@ static void *idle(void *gate) {
     return NULL;
 }
 
+static volatile int spins, stops;
+
+static void *spin(void *unused) {
+    for (spins = 1; !stops;) {
+    }
+    return unused;
+}
+
+/* The other thread makes no calls, so that memory which is mapped at one of them is not seen from here. */
 static void mappings_with_threads(void) {
-    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
     pthread_t thread;
-    pthread_mutex_lock(&gate);
-    CHECK(pthread_create(&thread, NULL, idle, &gate) == 0);
+    spins = stops = 0;
+    CHECK(pthread_create(&thread, NULL, spin, NULL) == 0);
+    while (!spins) {
+        sched_yield();
+    }
     mappings();
-    pthread_mutex_unlock(&gate);
+    stops = 1;
     CHECK(pthread_join(thread, NULL) == 0);
 }
 
