@@ -53,7 +53,7 @@ def main(servers: Sequence[str]) -> None:
 
 def section(server: str, folder: Path) -> None:
     """Print what was typed, and what was seen."""
-    work, log = folder / "work", folder / "work" / "log"
+    work, log = folder / "server", folder / "server" / "log"
     policy = work / f"{SERVERS[server]}.policy"
     print(f"## {server}\n\n```text")
     type_(server, "start", work, "learn", "-q", "--")
