@@ -69,7 +69,7 @@ def import_recording(options: LogOptions) -> int:
 def _into_policy(policy: Path, recording: Recording, options: LogOptions) -> None:
     """Adds the runs to the policy and its recording, and says what the policy is then."""
 
-    def generated_from(_: Recording, existing: Document | None) -> Generated:
+    def generated_from(_old: Recording, _: Recording, existing: Document | None) -> Generated:
         return _generate(recording, existing, policy.name.removesuffix(".policy"), options)
 
     added = add(policy, recording, generated_from)

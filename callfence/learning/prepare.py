@@ -68,9 +68,8 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
     default = None if options.default is None else _default(options.default)
     base, is_within = _baseline(policy, existing, options.within)
     with_files = options.files or (existing is not None and bool(existing.files))
-    begins_phases = options.phases and existing is not None and not existing.stages
     stops_nothing = default and _stops_nothing(existing)
-    records_all = options.tight or options.rehearse or with_files or begins_phases or stops_nothing
+    records_all = options.tight or options.rehearse or with_files or options.phases or stops_nothing
     is_warm = existing is not None and is_within and not records_all
     if not options.check:
         if existing is None or not is_within:  # a filter that is at hand was made with libseccomp

@@ -43,13 +43,14 @@ class Added(NamedTuple):
 def add(
     policy: Path,
     runs: Recording,
-    generated_from: Callable[[Recording, Document | None], Generated],
+    generated_from: Callable[[Recording, Recording, Document | None], Generated],
     *,
     fresh: bool = False,
     evidence: bool = False,
 ) -> Added:
-    """Add runs to the recording of a policy, and to the policy what is generated from the whole recording and the policy
-    as it is; `fresh` replaces both.  The policy's companion is kept up to date, if it has one or there is to be `evidence`.
+    """Add runs to the recording of a policy, and to the policy what is generated from the recording before and after, and the
+    policy as it is; `fresh` replaces both.  The policy's companion is kept up to date, if it has one or if `evidence` is asked
+    for.
 
     The lock keeps every other command that writes either waiting until both are written.  The policy is written first: if
     that fails, no recording shows calls that its policy does not allow.
@@ -60,7 +61,7 @@ def add(
         old = recording_file.load(recording) if recording.exists() and not fresh else Recording()
         existing = parse_file(policy) if policy.exists() and not fresh else None
         whole = merge(old, runs)
-        generated = _with_scope(whole, existing, generated_from(whole, existing))
+        generated = _with_scope(whole, existing, generated_from(old, whole, existing))
         if generated.document is not existing:
             atomic.write(policy, generated.document.text().encode())
         recording_file.save(recording, whole)
@@ -81,9 +82,9 @@ def _with_scope(whole: Recording, existing: Document | None, generated: Generate
 def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], options: LearnOptions) -> Learned:
     """Add a run; what is new in it is told as compared with the policy when the run began."""
 
-    def generated_from(whole: Recording, existing: Document | None) -> Generated:
+    def generated_from(old: Recording, whole: Recording, existing: Document | None) -> Generated:
         seen = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
-        generated = _generate(prepared, seen, existing, options, whole)
+        generated = _generate(prepared, seen, existing, options, (old, whole))
         generated = _with_files(generated, whole, run, existing, prepared)
         has_start = run.complete or (existing is not None and not existing.lacks_start)
         if generated.document.lacks_start == has_start:
@@ -109,7 +110,7 @@ def rehearsed(
     """Add what a rehearsed run brought: all of it to the recording, and to the policy what is not held back."""
     from policygen.review.rehearsal import held_back
 
-    def generated_from(whole: Recording, existing: Document | None) -> Generated:
+    def generated_from(_: Recording, whole: Recording, existing: Document | None) -> Generated:
         held = held_back(whole, existing.policy if existing else None, options.allow_opaque)
         seen = [one for one in whole.of_run(run.id) if one.key not in held]
         return _generate(prepared, seen, existing, options)
@@ -150,22 +151,25 @@ def _generate(
     seen: Sequence[Observation],
     existing: Document | None,
     options: LearnOptions,
-    whole: Recording | None = None,
+    recordings: tuple[Recording, Recording] | None = None,
 ) -> Generated:
-    """What is generated of `seen`, with the policy's phases, or one that is chosen by the whole recording, if asked for."""
+    """What is generated of `seen`, with the policy's phases, or one that is chosen by the recording, if asked for; `recordings`
+    are without and with the run."""
     implied = 0 if options.exact or options.tight else IMPLIED[-1]
     how = Options(options.names, options.tight, options.allow_opaque, implied, options.portable, prepared.default)
     has_phases = existing is not None and bool(existing.policy.phases)
-    if not has_phases and (not options.phases or whole is None):
+    if not has_phases and not (options.phases and recordings):
         return _of_start(prepared, seen, existing, options, how)
     from policygen.learning import phases
 
     generated = _of_start(prepared, seen, phases.start_of(existing) if existing else None, options, how)
-    if existing is not None and has_phases:
-        return phases.staged(generated, existing, seen, existing.policy.phases, how)
-    choice = phases.choose(generated.document.policy, whole or Recording(), how)
-    if choice.phases:
-        generated = phases.staged(generated, existing, (whole or Recording()).observations, choice.phases, how)
+    old, whole = recordings or (Recording(), Recording())
+    if existing is not None and has_phases and not (options.phases and phases.is_learned(existing, old, how)):
+        generated = phases.staged(generated, existing, seen, existing.policy.phases, how)
+        return generated._replace(phases=phases.KEPT if options.phases else "")
+    choice = phases.choose(generated.document.policy, whole, how)
+    if choice.phases or has_phases:
+        generated = phases.staged(generated, existing, whole.observations, choice.phases, how, anew=True)
     return generated._replace(phases=choice.why)
 
 

@@ -47,6 +47,10 @@ _STRANGERS = 4
 _GAIN = 0.25
 """The least share of what is dangerous that a phase has to end."""
 
+KEPT = "kept: the policy's phases are not those that learning makes of its recording"
+"""Why nothing is chosen."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     phases: tuple[Phase, ...]
@@ -65,24 +69,46 @@ def start_of(document: Document) -> Document:
     return Document(in_phase(document.policy, START), replace(document.layout, sections=sections))
 
 
+def is_learned(existing: Document, recording: Recording, options: Options) -> bool:
+    """Whether the policy's phases are those that learning makes of the recording, so that a later choice may replace them.
+
+    A run that let known calls run unseen has noticed no waits but the triggers, so nothing can be chosen by it."""
+    if any(run.warm and run.waits for run in recording.runs):
+        return False
+    start = start_of(existing)
+    chosen = choose(start.policy, recording, options).phases
+    return start.with_policy(_in_stages(start.policy, {}, recording.observations, chosen, options)).policy == existing.policy
+
+
 def staged(
-    generated: Generated, existing: Document | None, seen: Sequence[Observation], phases: Sequence[Phase], options: Options
+    generated: Generated,
+    existing: Document | None,
+    seen: Sequence[Observation],
+    phases: Sequence[Phase],
+    options: Options,
+    *,
+    anew: bool = False,
 ) -> Generated:
     """What was generated of all observations, with these phases, and in each of them what was seen after its triggers.
 
-    `existing` is the document before, perhaps with the phases; what it has in a phase stays there."""
-    start = generated.document.policy
-    old = dict(phase_policies(existing.policy)) if existing else {}
-    policies = [start]
-    for number, phase in enumerate(phases):
-        after = sum(bits(one.triggers) for one in phases[number:])
-        policies.append(_learned(policies[-1], old, phase.name, seen, after, options))
-    policy = with_phases(policies, phases)
+    `existing` is the document before, perhaps with the phases; what it has in a phase stays there, unless `anew`."""
+    old = dict(phase_policies(existing.policy)) if existing and not anew else {}
+    policy = _in_stages(generated.document.policy, old, seen, phases, options)
     made = replace(generated.document, layout=_with_includes(generated.document.layout, existing))
     document = made.with_policy(policy)
     if existing is not None and document == existing:
         document = existing
     return generated._replace(document=document, new=(*generated.new, *_moved(existing, document.policy)))
+
+
+def _in_stages(
+    start: Policy, old: Mapping[str, Policy], seen: Sequence[Observation], phases: Sequence[Phase], options: Options
+) -> Policy:
+    policies = [start]
+    for number, phase in enumerate(phases):
+        after = sum(bits(one.triggers) for one in phases[number:])
+        policies.append(_learned(policies[-1], old, phase.name, seen, after, options))
+    return with_phases(policies, phases)
 
 
 def _with_includes(layout: Layout, existing: Document | None) -> Layout:

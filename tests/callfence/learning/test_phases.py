@@ -61,6 +61,24 @@ def test_what_is_seen_later_moves_into_the_phase(app: Path) -> None:
     assert callfence(app.parent, "enforce", "./app", "poll", "socket").stdout.endswith("socket 0 \n")
 
 
+def test_each_run_with_the_option_chooses_anew(app: Path) -> None:
+    callfence(app.parent, "learn", "-q", "--phases", "./app", *START, "poll", "sigsuspend")
+    assert "phase serving after rt_sigsuspend\n" in (app.parent / "app.policy").read_text()
+    done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll", "socket")
+    assert "  phases         serving after poll: " in done.stderr
+    assert "phase serving after poll\n" in (app.parent / "app.policy").read_text()
+    assert "socket: family == AF_UNIX && type & 0xf == SOCK_STREAM && protocol == 0" in entries(app.parent)
+
+
+def test_a_phase_that_was_changed_by_hand_is_kept(app: Path) -> None:
+    callfence(app.parent, "learn", "-q", "--phases", "./app", *START, "poll", "sigsuspend")
+    policy = app.parent / "app.policy"
+    policy.write_text(policy.read_text() + "ptrace: allow until serving\n")
+    done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll")
+    assert "phase serving after rt_sigsuspend\n" in policy.read_text()
+    assert "  phases         kept: the policy's phases are not those that" in done.stderr
+
+
 def test_no_phase_where_runs_disagree(app: Path) -> None:
     callfence(app.parent, "learn", "-q", "--phases", "./app", "socket")
     done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll")
