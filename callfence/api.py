@@ -109,7 +109,7 @@ def _confine_threads(program: bytes, files: bytes = b"") -> None:
         threads = len(os.listdir("/proc/self/task"))
         if threads > 1:
             raise EnforceError(f"there are {threads} threads, and Landlock confines files of one alone: do it before")
-        from enforcer.landlock import Confinement
+        from enforcer.files.landlock import Confinement
 
         found = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)
         kernel.set_no_new_privs()

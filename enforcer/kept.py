@@ -22,7 +22,9 @@ _LIBRARY = os.path.dirname(os.__file__)
 
 _KNOWN = ((3, 11), (3, 12), (3, 13))
 """Versions of Python whose modules are in _STANDARD."""
-_LATER = ("enforcer.reporting.report", "enforcer.reporting.instead", "policygen.language.document")
+_LATER = (
+    "enforcer.reporting.report", "enforcer.reporting.instead", "enforcer.files.unreachable", "policygen.language.document",
+)
 """What the helper imports at the first violation, with all that it imports."""
 _EXTENSIONS = ("_struct", *(("_typing",) if sys.version_info < (3, 13) else ("_opcode",)))
 """Modules of Python's library that may be compiled ones: imported at once."""
@@ -44,7 +46,8 @@ _AT_ONCE = ("callfence.", "enforcer.", "policygen.reading", "tracer.errors", "tr
 it saves at a violation."""
 _SELDOM = (
     "enforcer.arming.detour", "enforcer.arming.early", "enforcer.arming.phases", "enforcer.arming.surroundings",
-    "enforcer.landlock", "enforcer.reporting.instead", "enforcer.reporting.report",
+    "enforcer.files.landlock", "enforcer.files.lookup", "enforcer.files.granted", "enforcer.reporting.instead",
+    "enforcer.reporting.report", "enforcer.files.unreachable",
 )
 """Of those, what few starts import."""
 

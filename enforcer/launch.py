@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from enforcer.arming.stage import Stage
     from enforcer.arming.surroundings import Surroundings
-    from enforcer.landlock import Confinement
+    from enforcer.files.landlock import Confinement
     from enforcer.reporting.reporter import Reporter
 
 _NOT_GRANTED = "its policy grants `read, execute` neither to it nor, if it has one, to its interpreter or dynamic loader"

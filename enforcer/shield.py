@@ -65,6 +65,17 @@ def asking_on_exit(filter_: bytes) -> bytes:
     return _assembled([*lines, (_JA, "end"), "ask", (linux.BPF_RET_K, linux.SECCOMP_RET_USER_NOTIF), "end"]) + filter_
 
 
+def asking(calls: Sequence[tuple[int, int]]) -> bytes:
+    """A filter that asks the helper about these calls (AUDIT_ARCH_* and number, ascending), and lets all others run."""
+    lines: list[_Line] = [(_LD, _ARCH)]
+    for arch in dict.fromkeys(arch for arch, _ in calls):
+        lines += [(_JEQ, arch, "", f"not {arch}"), (_LD, _NUMBER)]
+        lines += [(_JEQ, number, "ask", "") for of, number in calls if of == arch]
+        lines += [(_JA, "end"), f"not {arch}"]
+    answers: list[_Line] = ["ask", (linux.BPF_RET_K, linux.SECCOMP_RET_USER_NOTIF)]
+    return _assembled([*lines, (_JA, "end"), *answers, "end", (linux.BPF_RET_K, linux.SECCOMP_RET_ALLOW)])
+
+
 def _word(value: int) -> bytes:
     return (value & _WORD).to_bytes(4, "little")
 

@@ -65,6 +65,8 @@ class Measured:
     stopped: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     """Attacks that were not stopped."""
+    explained: list[str] = field(default_factory=list)
+    """Of those that were stopped, the ones of which `enforce --explain` told what was not granted."""
     failed: str = ""
     """Why nothing was measured."""
 
@@ -193,12 +195,18 @@ def _attack(place: Place, program: Program, policy: Path, found: Measured, impla
         listening.listen()
         values = {"home": site.home, "folder": site.folder, "port": listening.getsockname()[1]}
         tried = [attack.format(**values) for attack in ATTACKS.values()]
-        outcome = site.run([*place.command("enforce", "-p", own), str(implant), *tried], other=True)[2].decode().split()
+        log = site.top / "log"
+        command = place.command("enforce", "--explain", "--log", log, "-p", own)
+        outcome = site.run([*command, str(implant), *tried], other=True)[3].decode().split()
+        told = log.read_text().splitlines() if log.exists() else []
         shutil.rmtree(site.home / ".config/systemd/user", ignore_errors=True)
     if len(outcome) != len(ATTACKS):
         raise SystemExit(f"the implant was not run: {outcome}")
-    for name, result in zip(ATTACKS, outcome, strict=True):
+    for (name, attack), result in zip(ATTACKS.items(), outcome, strict=True):
         (found.passed if result == "ok" else found.stopped).append(name)
+        target = attack.format(**values).partition(":")[2].partition(",")[0]
+        if result != "ok" and any(target in line and '"ungranted"' in line for line in told):
+            found.explained.append(name)
 
 
 def natively(place: Place, implant: Path) -> None:
@@ -217,10 +225,12 @@ def page(results: dict[str, Measured]) -> str:
     runs, denied = sum(one.runs for one in good.values()), sum(len(one.denied) for one in good.values())
     attacks = sum(len(one.stopped) + len(one.passed) for one in good.values())
     stopped = sum(len(one.stopped) for one in good.values())
+    explained = sum(len(one.explained) for one in good.values())
     written, writable = sum(one.written for one in good.values()), sum(one.writable for one in good.values())
     rows = [
         f"| {name} | {'looked at' if name in SEEN else 'counted'} | {one.lines} | {len(one.denied)} of {one.runs} "
-        f"| {one.written} | {one.writable} | {len(one.stopped)} of {len(one.stopped) + len(one.passed)} |"
+        f"| {one.written} | {one.writable} | {len(one.stopped)} of {len(one.stopped) + len(one.passed)} "
+        f"| {len(one.explained)} of {len(one.stopped)} |"
         for name, one in good.items()
     ]
     said = {name: (*one.denied, *(f"not stopped: {it}" for it in one.passed)) for name, one in good.items()}
@@ -234,12 +244,12 @@ def page(results: dict[str, Measured]) -> str:
             "",
             f"{len(good)} programs, {runs} runs elsewhere: {denied} denied. Files that runs changed or made: {written}; of "
             f"all files in their folders, homes and folders for temporary files, their policies let them write {writable}. "
-            f"Attacks: {stopped} of {attacks} stopped.",
+            f"Attacks: {stopped} of {attacks} stopped, {explained} of these explained by `enforce --explain`.",
             "",
             f"The attacks: {'; '.join(ATTACKS)}. Without a policy all of them succeed.",
             "",
-            "| program | | lines | denied | written | writable | attacks stopped |",
-            "|---|---|---|---|---|---|---|",
+            "| program | | lines | denied | written | writable | attacks stopped | explained |",
+            "|---|---|---|---|---|---|---|---|",
             *rows,
             "",
             *(["What was denied, and what was not stopped:", "", *notes, ""] if notes else []),

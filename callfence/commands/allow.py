@@ -154,6 +154,8 @@ def _allow_logged(options: argparse.Namespace) -> int:
             if entry != old:
                 print(f"{options.policy}: {table(arch).by_number[number].name}")
                 print("\n".join(f"  {line}" for line in _changes(arch, number, old, entry)))
+    for line, more, _ in differences(document.policy.files, policy.files):
+        print(f"{options.policy}: {line}\n  + {more}")
     if policy == document.policy:
         print(f"{options.policy}: unchanged: it allows all that is logged" if not denied.observations else
               f"{options.policy}: unchanged")

@@ -136,7 +136,7 @@ def _keyring() -> CheckResult:
 
 
 def _landlock() -> CheckResult:
-    from enforcer.landlock import abi
+    from enforcer.files.landlock import abi
     from policygen.files.landlock import VERSIONS
 
     version, needed = abi(), VERSIONS[-1]

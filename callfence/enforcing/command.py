@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from callfence.enforcing.sealed import Compiled
     from enforcer.arming.stage import Stage
     from enforcer.arming.surroundings import Surroundings
-    from enforcer.landlock import Confinement
+    from enforcer.files.granted import Reach
+    from enforcer.files.landlock import Confinement
     from policygen.model import Policy
 
 DESCRIPTION = """\
@@ -60,6 +61,12 @@ OPTIONS = (
     (("--log",), "FILE", "append violations to FILE, one JSON object a line, instead of standard error"),
     (("--no-evidence",), "", "do not report what pointers point to: file names, addresses of sockets, commands"),
     (("--audit",), "", "report violations but allow them: enforce nothing"),
+    (
+        ("--explain",),
+        "",
+        "report files and ports, too, that the policy does not grant, with the line that would: each call that opens, makes or "
+        "executes a file, connects or binds then takes some 100 us more",
+    ),
     (("--best-effort",), "", "run PROGRAM although this kernel cannot enforce all that the policy says of files and ports"),
     (("--quiet-kernel",), "", "no reports and no helper process: the kernel alone answers"),
     (("--die-with-parent",), "", "kill PROGRAM when the process that started enforce ends"),
@@ -82,7 +89,8 @@ OPTIONS = (
 _VALUED = {name: names[-1] for names, value, _ in OPTIONS if value for name in names}
 _FLAGS = tuple(names[-1] for names, value, _ in OPTIONS if not value)
 _CONFINEMENT = (
-    "--policy", "--filter", "--no-cache", "--arm", "--log", "--no-evidence", "--audit", "--quiet-kernel", "--best-effort"
+    "--policy", "--filter", "--no-cache", "--arm", "--log", "--no-evidence", "--audit", "--quiet-kernel", "--best-effort",
+    "--explain",
 )
 """The options about calls; the others are about the program's surroundings."""
 _ARMS = ("now", "exec", "entry")  # the earlier, the stricter
@@ -172,6 +180,7 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
             _say(f"enforce: {one.sources[0][0]} {what}; `learn {name}` adds it", stderr)
     for file, owner in strangers.items():
         _say(f"enforce: {file} belongs to user {owner}, who can change what it allows", stderr)
+    files, reach = _files(options, compiled, environment, stderr, is_quiet=is_quiet)
     reporter = None
     if not is_quiet:
         path_of_log = options.one("--log")
@@ -185,30 +194,34 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
             stderr=stderr,
             folder=folder,
             name=os.path.basename(path_of_log),
+            reach=reach,
         )
     followed = compiled
+    more: list[bytes] = []
+    if reach:
+        from enforcer.shield import asking
+
+        more.append(asking(reach.calls()))
     stages: list[Stage] = []
     if any(one.stages for one in compiled):
         from callfence.enforcing import staged
 
         if len(compiled) > 1:
             followed = _compiled(options, filters.FOLLOWED["silent" if is_quiet else variant], strangers)
-        stages = staged.stages(compiled, followed, is_quiet=is_quiet, is_audit=is_audit)
+        stages = staged.stages(compiled, followed, more, is_quiet=is_quiet, is_audit=is_audit)
         reporter = reporter or Reporter(-1, lambda: _policies(compiled), json=False, audit=False, evidence=False)
     if is_audit:
         _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
-        if any(one.files for one in compiled):
-            _say("enforce: audit: of files and ports nothing is reported: learn --check tells what the policy lacks", stderr)
     if privilege_lost(path, os.geteuid(), os.getegid()):
         _say(f"enforce: {name} runs without the privilege of its set-id bits or capabilities (no_new_privs)", stderr)
     launch.run(
         [os.fsencode(argument) for argument in options.argv],
         environment,
-        [one.filter for one in followed],
+        [*(one.filter for one in followed), *more],
         options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index),
         reporter,
         around=_around(options, compiled, stderr),
-        files=_files(options, compiled, environment, stderr),
+        files=files,
         stderr=stderr,
         stages=stages,
         is_quiet=is_quiet,
@@ -226,18 +239,27 @@ def _compiled(options: EnforceOptions, variant: Variant, strangers: dict[str, in
 
 
 def _files(
-    options: EnforceOptions, compiled: Sequence[Compiled], environment: Sequence[bytes], stderr: int
-) -> Confinement | None:
-    """What the policies let the program reach of files and ports; None if they confine none."""
-    encoded = [one.files for one in compiled if one.files]
-    if not encoded or "--audit" in options.given:
-        return None
-    from enforcer.landlock import Confinement
+    options: EnforceOptions, compiled: Sequence[Compiled], environment: Sequence[bytes], stderr: int, *, is_quiet: bool
+) -> tuple[Confinement | None, Reach | None]:
+    """What the policies let the program reach of files and ports, None if they confine none; and the same to judge calls by,
+    None if they are not to be explained."""
+    confining = [(one.sources[0][0], one.files) for one in compiled if one.files]
+    is_audit, made = "--audit" in options.given, None
+    if confining and not is_audit:
+        from enforcer.files.landlock import Confinement
 
-    made = Confinement(encoded, environment, best_effort="--best-effort" in options.given)
-    for remark in made.remarks:
-        _say(f"enforce: {remark}", stderr)
-    return made
+        made = Confinement([files for _, files in confining], environment, best_effort="--best-effort" in options.given)
+        for remark in made.remarks:
+            _say(f"enforce: {remark}", stderr)
+    if is_audit or "--explain" in options.given:
+        why = "the policy has no lines about them" if not confining else "--quiet-kernel" if is_quiet else ""
+        if not why and (is_audit or (made and made.is_whole)):
+            from enforcer.files.granted import Reach
+
+            return made, Reach(confining, environment)
+        if "--explain" in options.given:
+            _say(f"enforce: --explain tells nothing of files and ports: {why or 'they are not kept'}", stderr)
+    return made, None
 
 
 def _around(options: EnforceOptions, compiled: Sequence[Compiled], stderr: int) -> Surroundings | None:
@@ -289,7 +311,7 @@ def _parse(arguments: Sequence[str]) -> EnforceOptions:
     for arm in given.get("--arm", ()):
         if arm not in _ARMS:
             raise EnforceError(f"--arm {arm}: must be now, exec or entry")
-    for other in ("--audit", "--log"):
+    for other in ("--audit", "--log", "--explain"):
         if other in given and "--quiet-kernel" in given:
             raise EnforceError(f"{other} needs the helper process that --quiet-kernel goes without: give one of the two")
     if "--filter" in given and len(given.get("--policy", ())) > 1:

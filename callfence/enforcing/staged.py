@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from enforcer.arming.stage import Stage
 
 
-def stages(compiled: Sequence[Compiled], followed: Sequence[Compiled], *, is_quiet: bool, is_audit: bool) -> list[Stage]:
-    """The phases, each with the filter of all policies: `compiled` for the last one, `followed` for those before.
+def stages(
+    compiled: Sequence[Compiled], followed: Sequence[Compiled], more: Sequence[bytes], *, is_quiet: bool, is_audit: bool
+) -> list[Stage]:
+    """The phases, each with the filter of all policies: `compiled` for the last one, `followed` for those before; and `more`.
 
     Raises EnforceError if more than one policy has phases, or if a filter is too large."""
     places = [place for place, one in enumerate(compiled) if one.stages]
@@ -28,7 +30,7 @@ def stages(compiled: Sequence[Compiled], followed: Sequence[Compiled], *, is_qui
         filters = [one.filter for one in (compiled if stage is last else followed)]
         filters[places[0]] = stage.filter
         try:
-            whole = chain(filters, reports=not is_quiet)
+            whole = chain([*filters, *more], reports=not is_quiet)
         except ValueError as error:
             raise EnforceError(f"{stage.name}: {error}") from error
         if stage is last and is_audit:

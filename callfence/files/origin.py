@@ -7,11 +7,10 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from callfence.shared.text import plural, printable
-from policygen.files.generalise import rights_of
 from policygen.files.model import path_line
 from policygen.files.paths import covers, encoded, shown
 from policygen.files.places import PlaceError, located
-from policygen.files.rights import NOTHING, Right, format_rights
+from policygen.files.rights import NOTHING, Right, format_rights, rights_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import stat
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import working_folder
-from enforcer.kernel import pidfd_getfd
-from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SOCKETS, Pair, Wanted, address, numbers, wanted
+from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
+from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SOCKETS, Pair, address, made_socket, numbers, wanted
+from policygen.files.needs import needs
 from policygen.files.places import OWN_FOLDERS, PlaceError, located, named
 from policygen.files.rights import NOTHING, Right, format_rights
 from tracer import kernel
-from tracer.lookup import File, base_of, interpreter, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from policygen.files.needs import File, Need
     from tracer.abi import Event
     from tracer.calls import Calls
     from tracer.task import Task
@@ -83,13 +83,16 @@ class Watching:
         name = self._paths[event.arch, event.number]
         self._process = self._process or task.tgid
         for one in wanted(name, event.arguments, lambda at, length: kernel.read_memory(task.tid, at, length)):
-            names = [(part, _string(task.tid, part.address)) for part in (one if isinstance(one, Pair) else (one,))]
-            whole = all(path.startswith(b"/") and not path.startswith(b"/proc/") for _, path in names)
-            key = (name, task.executable, *(path for _, path in names), *(part.right | part.makes for part, _ in names))
+            parts = one if isinstance(one, Pair) else (one,)
+            paths = [_string(task.tid, part.address) for part in parts]
+            whole = all(path.startswith(b"/") and not path.startswith(b"/proc/") for path in paths)
+            key = (name, task.executable, *paths, *(part.right | part.makes for part in parts))
             if whole and key in self._known:
                 continue
-            noted = self._pair(task, one, names) if isinstance(one, Pair) else self._one(task, *names[0])
-            if whole and noted:
+            found = [*needs(one, paths, looking(task.tgid, task.tid))]
+            for need in found:
+                self._needed(task, need)
+            if whole and found and not any(need.name or Right.MOVE in need.rights for need in found):
                 self._known[key] = None
 
     def _socket_call(self, task: Task, event: Event) -> None:
@@ -97,60 +100,30 @@ class Watching:
         length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
         found = address(kernel.read_memory(task.tid, event.arguments[1], length))
         if isinstance(found, int):
-            if _is_tcp(task.tgid, event.arguments[0] & 0xFFFFFFFF):
+            if is_tcp(task.tgid, event.arguments[0] & 0xFFFFFFFF):
                 self._ports.add((use, found, task.executable))
         elif found is not None and use == "bind":
-            self._make(task, -1, os.fsencode(found), Right.SOCKET)
+            for need in needs(made_socket(), [os.fsencode(found)], looking(task.tgid, task.tid)):
+                self._needed(task, need)
 
     def _new_root(self, task: Task, event: Event) -> None:
         self._gap(f"{task.executable} changes its root folder: the files that it uses after that are not known")
 
     # -- names
 
-    def _one(self, task: Task, one: Wanted, path: bytes) -> bool:
-        """Note what a call wants of one path.  False if it will fail, or may be about another file the next time."""
-        if not path and one.address:
-            return False
-        file = look_up(base_of(task.tgid, task.tid, one.descriptor, path), follows=one.follows)
-        if file is None:
-            if one.makes:
-                self._make(task, one.descriptor, path, one.makes)
-            return False
-        if one.right and self._permits(file, one.right):
-            if Right.EXECUTE in one.right:
-                self._execute(file.path, task.executable)
-            else:
-                self._note(file.path, one.right, task.executable)
-        if one.removes:
-            self._note(os.path.dirname(file.path), one.removes, task.executable)
-            if one.replaces:
-                self._made.add(file.path)
-        return not one.removes
-
-    def _make(self, task: Task, descriptor: int, path: bytes, rights: Right) -> None:
-        """Note a name that will be made, if the folder is there."""
-        head, _, tail = path.rstrip(b"/").rpartition(b"/")
-        folder = look_up(base_of(task.tgid, task.tid, descriptor, head or (b"/" if path.startswith(b"/") else b".")))
-        if folder is not None and folder.is_folder and tail and self._permits(folder, Right.WRITE):
-            made = os.path.join(folder.path, tail)
-            self._made.add(made)
-            self._note(made if made in self._own else folder.path, rights, task.executable)
-
-    def _pair(self, task: Task, pair: Pair, names: Sequence[tuple[Wanted, bytes]]) -> bool:
-        """Note a rename or a link.  In different folders, both need `move`, and the same rights to what moves."""
-        (old, first), (new, second) = names
-        source = look_up(base_of(task.tgid, task.tid, old.descriptor, first), follows=old.follows)
-        if source is None:
-            return False
-        self._one(task, old, first)
-        self._one(task, new, second)
-        head = second.rstrip(b"/").rpartition(b"/")[0] or (b"/" if second.startswith(b"/") else b".")
-        there = look_up(base_of(task.tgid, task.tid, new.descriptor, head))
-        folder = os.path.dirname(source.path)
-        if there is not None and there.path != folder:
-            for path in (folder, there.path):
-                self._note(path, Right.MOVE, task.executable)
-        return False
+    def _needed(self, task: Task, need: Need) -> None:
+        """Note a right, if the call can succeed by the file's mode."""
+        file, rights = need.file, need.rights
+        if Right.MOVE not in rights and not self._permits(file, Right.WRITE if need.name else rights):
+            return
+        if need.makes:
+            self._made.add(need.name)
+        if need.makes and need.name in self._own:
+            self._note(need.name, rights, task.executable)
+        elif Right.EXECUTE in rights:
+            self._execute(file.path, task.executable)
+        else:
+            self._note(file.path, rights, task.executable)
 
     def _execute(self, path: bytes, executable: str) -> None:
         """Note an executable, and the interpreters of it."""
@@ -204,16 +177,3 @@ def _string(tid: int, address: int) -> bytes:
     if b"\0" not in text:
         text += kernel.read_memory(tid, address + room, kernel.PAGE)
     return text.partition(b"\0")[0]
-
-
-def _is_tcp(process: int, descriptor: int) -> bool:
-    """Whether a descriptor of a stopped process is a TCP socket; True if that cannot be found out."""
-    try:
-        pidfd = os.pidfd_open(process)
-        try:
-            with socket.socket(fileno=pidfd_getfd(pidfd, descriptor)) as copy:
-                return copy.type == socket.SOCK_STREAM and copy.family in (socket.AF_INET, socket.AF_INET6)
-        finally:
-            os.close(pidfd)
-    except OSError:
-        return True

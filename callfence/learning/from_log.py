@@ -6,10 +6,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from callfence.companion.keep import keep
+from callfence.files.learned import watched, with_files
 from callfence.learning.import_recording import read_log
 from callfence.shared.files import recording_path
 from callfence.shared.text import on_one_line, printable
 from policygen.evaluate import evaluate
+from policygen.files.model import NOT_CONFINED
 from policygen.formats import FormatOptions
 from policygen.language.document import parse_file
 from policygen.language.naming import format_call
@@ -41,7 +43,10 @@ def read_logs(command: str, policy: Path, logs: Sequence[str]) -> Recording:
 
 
 def still_denied(policy: Policy, recording: Recording, only: Collection[str] = ()) -> Recording:
-    """What the policy does not allow, of the calls of these names; '' for all."""
+    """What the policy does not allow, of the calls of these names, and then nothing of files and ports; () for all."""
+    if only:
+        runs = tuple(run._replace(files=()) for run in recording.runs)
+        recording = Recording(runs, recording.observations)
     return only_those(
         recording,
         lambda one: not evaluate(_narrowest(policy), one.event).lets_run and (not only or _name(one) in only),
@@ -60,6 +65,14 @@ def _narrowest(policy: Policy) -> Policy:
 
 def with_allowed(policy: Document, recording: Recording, name: str) -> Generated:
     """The policy that allows what was denied, as learning would write it; in all phases."""
+    generated = _of_calls(policy, recording, name)
+    if policy.policy.files == NOT_CONFINED:
+        return generated
+    runs = watched(recording)
+    return with_files(generated, runs, [use for uses in runs for use in uses], policy, None)
+
+
+def _of_calls(policy: Document, recording: Recording, name: str) -> Generated:
     options = Options(implied=policy.policy.implied)
     if not policy.policy.phases:
         return generate(recording.observations, policy, name=name, options=options)
@@ -81,7 +94,7 @@ def refused_lines(policy: Policy, generated: Generated) -> Iterator[str]:
 
 def remember(policy: Path, recording: Recording) -> None:
     """Add what was allowed to the policy's recording, which `why` reads, and to its companion if it has one."""
-    if recording.observations:
+    if recording.runs:
         path = recording_path(policy)
         folder.make(path.parent)
         whole = recording_file.update(path, lambda old: merge(old, recording))
@@ -99,9 +112,11 @@ def check_names(names: Collection[str], recording: Recording) -> None:
 
 
 def only_those(recording: Recording, is_kept: Callable[[Observation], bool]) -> Recording:
-    """The recording without the other observations, and without runs that then have none."""
+    """The recording without the other observations, and without runs that then have none, and were about no files."""
     seen = [one for one in recording.observations if is_kept(one)]
-    columns = [column for column in range(len(recording.runs)) if any(one.counts[column] for one in seen)]
+    columns = [
+        column for column, run in enumerate(recording.runs) if run.files or any(one.counts[column] for one in seen)
+    ]
     return Recording(
         tuple(recording.runs[column] for column in columns),
         tuple(one._replace(counts=tuple(one.counts[column] for column in columns)) for one in seen),

@@ -12,6 +12,8 @@ from policygen.recording.observation import Observation, kept
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from policygen.model import Policy
 
 
@@ -59,3 +61,9 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     option += f"--until {until} " if until else ""
     command = f"callfence allow {option}{file_word(file)} {word(line)}"
     return Advice(file, f"to allow it: {command}", f"arch {arch}\n{line}" if option else line, command)
+
+
+def granting(file: str, lines: Sequence[str]) -> Advice:
+    """The lines about files and ports that grant what a call wants."""
+    command = f"callfence allow {file_word(file)} {' '.join(word(line) for line in lines)}"
+    return Advice(file, f"to grant it: {command}", "\n".join(lines), command)

@@ -83,7 +83,7 @@ class Answers:
         if self._reports is None:
             from enforcer.reporting.report import Reports
 
-            self._reports = Reports(self._reporter, self._is_waiting)
+            self._reports = Reports(self._reporter, self._is_waiting, self._program)
         return self._reports
 
     def judged(self, asked: Notification, phase: str) -> Action | None:
@@ -117,6 +117,8 @@ class Answers:
         """Answer the call without denying it, if it gives nothing beyond the policies, which say by `implied` that it may."""
         if self._reporter.audit or not self._loaded().may_be_answered(asked, phase):
             return False
+        if self._reporter.reach and self._loaded().lets_run(asked, phase):
+            return False  # it is asked about for the files or ports that it is about
         if self._listener not in self._instead:
             from enforcer.reporting.instead import Instead
 
@@ -133,6 +135,8 @@ class Answers:
                 end.exit_with(FAILED, self._listener, asked)
             else:
                 kernel.let_run(self._listener, asked.id)
+        elif action and action.lets_run and self._reporter.reach:  # as its registers say; Landlock judges what they point to
+            kernel.let_run(self._listener, asked.id)
         elif action and kind == "errno":
             kernel.fail(self._listener, asked.id, action.errno)
         elif kind == "notify":  # as the kernel does without a listener

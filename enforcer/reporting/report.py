@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from enforcer.reporting.advice import Advice, advise
+from enforcer.reporting.advice import Advice, advise, granting
 from enforcer.reporting.caller import Caller
 from enforcer.reporting.output import Output
 from enforcer.reporting.process import call_site, executable, owner
@@ -24,8 +24,9 @@ from policygen.text import printable
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from enforcer.files.unreachable import Judge, Ungranted
     from enforcer.kernel import Notification
     from enforcer.reporting.reporter import Reporter
     from policygen.evidence.pointed import Value
@@ -56,6 +57,8 @@ class Violation:
     """What would allow the call, for each policy that does not."""
     phase: str
     """The phase of the process; "" where there are none."""
+    ungranted: tuple[Ungranted, ...] = ()
+    """What the policies do not grant of files and ports; then all of them allow the call itself."""
 
     @property
     def call(self) -> str:
@@ -65,15 +68,28 @@ class Violation:
         """Several lines for a person, without the last line's end."""
         verb = "would deny" if self.audit else "denied"
         lines = [
-            f"enforce: {verb} {self.call}{self._where}: {_consequence(self.action, self.event, audit=self.audit)}",
+            f"enforce: {verb} {self.call}{self._where}: {self._consequence}",
             f"  by {self.executable} (pid {self.process}) at {self.site}",
         ]
         for value in self.pointed.values():
             if not value.parts[0].startswith("/") and (path := resolved(value)):
                 lines.append(f"  {value} is {path[:_PATH]}")
+        for one in self.ungranted:
+            lines.append(f"  {one.line}: not granted{one.why and f': {one.why}'}")
         for advice in self.advice:
             lines.append(f"  {advice.what}")
         return "\n".join(printable(line) for line in lines)
+
+    @property
+    def _consequence(self) -> str:
+        if self.ungranted:
+            return f"it {'would fail' if self.audit else 'fails'} with {self.error}"
+        return _consequence(self.action, self.event, audit=self.audit)
+
+    @property
+    def error(self) -> str:
+        """The errno of a call that Landlock denies: what a folder lacks comes before what a move lacks."""
+        return min(one.error for one in self.ungranted)
 
     @property
     def _where(self) -> str:
@@ -91,7 +107,8 @@ class Violation:
                 "arch": str(arch) if arch else f"{self.event.arch:#x}",
                 "number": self.event.number,
                 "arguments": [f"{register:#x}" for register in self.event.arguments],
-                "action": _action(self.action, self.event),
+                "action": f"errno {self.error}" if self.ungranted else _action(self.action, self.event),
+                **({"ungranted": [*dict.fromkeys(one.line for one in self.ungranted)]} if self.ungranted else {}),
                 "audit": self.audit,
                 **({"phase": self.phase} if self.phase else {}),
                 "pid": self.process,
@@ -107,8 +124,14 @@ class Violation:
 class Reports:
     """Judges calls, reports each distinct violation once, and counts."""
 
-    def __init__(self, reporter: Reporter, is_waiting: Callable[[Notification], bool]) -> None:
+    def __init__(self, reporter: Reporter, is_waiting: Callable[[Notification], bool], program: int = 0) -> None:
+        """`program`: the id of the process whose exit status is that of `enforce`."""
         self._reporter = reporter
+        self._judge: Judge | None = None
+        if reporter.reach:
+            from enforcer.files.unreachable import Judge
+
+            self._judge = Judge(reporter.reach, program)
         self._is_waiting = is_waiting
         self._policies = reporter.policies()
         names = [name for _, policy in self._policies for name, _ in phase_policies(policy) if policy.phases]
@@ -140,16 +163,24 @@ class Reports:
         """The policies as they are in a phase."""
         return [(file, in_phase(policy, phase) if policy.phases else policy) for file, policy in self._policies]
 
+    def lets_run(self, asked: Notification, phase: str = "") -> bool:
+        """Whether all policies allow the call itself."""
+        event = _event(asked)
+        return all(evaluate(policy, event).lets_run for _, policy in self._in(phase or self._start))
+
     def judge(self, asked: Notification, phase: str = "") -> Action:
         """The strictest action of all policies for the call.  It is reported too; if that fails, the action stays the same."""
         phase = phase or self._start
         policies = self._in(phase)
-        event = Event(asked.arch, asked.number, tuple(asked.arguments), asked.ip, asked.task)
+        event = _event(asked)
         verdicts = [evaluate(policy, event) for _, policy in policies]
         action = strictest(verdicts)
         denying = [one for one, verdict in zip(policies, verdicts, strict=True) if not verdict.lets_run]
         try:
-            if denying or not self._reporter.audit:  # under --audit, exits that are allowed are asked about too
+            if not denying and self._judge and self._judge.asks(event.arch, event.number):
+                if ungranted := self._judge.ungranted(event):
+                    self._tell(asked, event, action, denying, phase, ungranted)
+            elif denying or not self._reporter.audit:  # under --audit, exits that are allowed are asked about too
                 self._tell(asked, event, action, denying, phase)
         except Exception as error:
             self.say(f"denied call number {event.number}, which could not be described: {error!r}")
@@ -177,11 +208,18 @@ class Reports:
             self._lost = 0
 
     def _tell(
-        self, asked: Notification, event: Event, action: Action, denying: list[tuple[str, Policy]], phase: str
+        self,
+        asked: Notification,
+        event: Event,
+        action: Action,
+        denying: list[tuple[str, Policy]],
+        phase: str,
+        ungranted: Sequence[Ungranted] = (),
     ) -> None:
         pid = owner(asked.task)
         path = executable(pid)
-        key = (path, event.arch, event.number, allowing_line(event), phase)
+        like = tuple(one.line for one in ungranted) or allowing_line(event)
+        key = (path, event.arch, event.number, like, phase)
         count = self._counts.get(key, 0) + 1
         if count == 1:
             call = call_name(event)
@@ -202,7 +240,9 @@ class Reports:
         if not is_told:
             return
         advice = tuple(advise(policy, file, event, self._until.get(phase, "")) for file, policy in denying)
-        violation = Violation(event, action, self._reporter.audit, pid, path, site, values, advice, phase)
+        for file in dict.fromkeys(one.file for one in ungranted):
+            advice += (granting(file, [one.line for one in ungranted if one.file == file]),)
+        violation = Violation(event, action, self._reporter.audit, pid, path, site, values, advice, phase, tuple(ungranted))
         self._latest[key] = violation
         self._publish(violation, count, evidence)
 
@@ -233,6 +273,10 @@ class Reports:
         if not self._output.write(f"{text}\n", process):
             self._lost += 1
             self.has_lost = True
+
+
+def _event(asked: Notification) -> Event:
+    return Event(asked.arch, asked.number, tuple(asked.arguments), asked.ip, asked.task)
 
 
 def call_name(event: Event) -> str:

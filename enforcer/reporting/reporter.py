@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from enforcer.files.granted import Reach
     from policygen.model import Policy
 
 
@@ -20,7 +21,7 @@ APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCT
 class Reporter:
     """How to answer and describe calls that a policy's default answers."""
 
-    __slots__ = ("audit", "colour", "descriptor", "evidence", "file", "folder", "json", "name", "policies", "stderr")
+    __slots__ = ("audit", "colour", "descriptor", "evidence", "file", "folder", "json", "name", "policies", "reach", "stderr")
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class Reporter:
         stderr: int = -1,
         folder: int = -1,
         name: str = "",
+        reach: Reach | None = None,
     ) -> None:
         self.descriptor = descriptor
         """Open for writing: a log of our own (`json`), or the program's standard error.  -1 for no reports."""
@@ -49,6 +51,8 @@ class Reporter:
 
         Called once, in the helper, at the first violation.  It must not depend on the current folder, which is the root there,
         nor read files, which may have changed."""
+        self.reach = reach
+        """What is granted of files and ports, if calls are asked about for that."""
         self.json = json
         """One JSON object a line instead of text."""
         self.colour = not json and is_coloured(descriptor)

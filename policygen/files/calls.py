@@ -54,8 +54,6 @@ class Pair(NamedTuple):
     new: Wanted
 
 
-
-
 def _open(descriptor: int, address: int, flags: int) -> list[Wanted]:
     if flags & os.O_PATH:
         return []
@@ -159,6 +157,11 @@ PATH_CALLS = tuple(_CALLS)
 def wanted(name: str, arguments: Sequence[int], read: Callable[[int, int], bytes]) -> Sequence[Wanted | Pair]:
     """Return what a call of this name wants; `read` gives bytes of its caller's memory, by address and length."""
     return _CALLS[name](arguments, read)
+
+
+def made_socket() -> Wanted:
+    """Return what binding a unix socket to a name wants."""
+    return Wanted(AT_FDCWD, 1, makes=Right.SOCKET, follows=False)
 
 
 def address(data: bytes) -> int | str | None:

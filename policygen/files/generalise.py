@@ -14,7 +14,7 @@ from policygen.files.algebra import extended
 from policygen.files.model import Files
 from policygen.files.paths import covers, folders
 from policygen.files.ports import ranges
-from policygen.files.rights import NOTHING, WORDS, Right
+from policygen.files.rights import NOTHING, Right, rights_of
 from policygen.files.tree import granted, reduced
 
 if TYPE_CHECKING:
@@ -62,14 +62,6 @@ def _names(run: Iterable[Use]) -> Names:
     for path, words, _ in run:
         if not path.startswith("tcp "):
             found[path] = found.get(path, NOTHING) | rights_of(words)
-    return found
-
-
-def rights_of(words: str) -> Right:
-    """Return the rights of a use."""
-    found = NOTHING
-    for word in words.split(", "):
-        found |= WORDS.get(word, NOTHING)
     return found
 
 

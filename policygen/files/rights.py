@@ -51,3 +51,11 @@ WORDS = {right.word: right for right in Right}
 def format_rights(rights: Right) -> str:
     """Return the words, as a `path` line has them."""
     return ", ".join(right.word for right in rights) or NONE
+
+
+def rights_of(words: str) -> Right:
+    """Return the rights whose words these are; what is no word is none."""
+    found = NOTHING
+    for word in words.split(", "):
+        found |= WORDS.get(word, NOTHING)
+    return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import require
 
-from enforcer.landlock import abi
+from enforcer.files.landlock import abi
 from policygen.language.document import parse_file
 
 if TYPE_CHECKING:

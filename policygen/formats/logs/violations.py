@@ -13,7 +13,12 @@ from hashlib import sha256
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from policygen.errors import PolicyError
+from policygen.files.model import TCP
+from policygen.files.ports import single
+from policygen.files.rights import format_rights
 from policygen.formats import ImportFormatError
+from policygen.language.document import parse
 from policygen.recording.observation import Observation, joined, kept
 from policygen.recording.runs import Recording, Run
 from tracer.abi import Arch, Event, table
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
+    from policygen.files.generalise import Use
     from policygen.formats import FormatOptions
     from policygen.recording.observation import Key, Registers
 
@@ -48,6 +54,8 @@ class _Violation(NamedTuple):
     """What the call's pointers pointed to (`evidence.facts`), as far as it is told."""
     policies: tuple[str, ...]
     """The files of the policies that did not allow it, without folders."""
+    files: tuple[Use, ...]
+    """What it wanted of files and ports, if that was not granted."""
 
 
 class _Kept:
@@ -81,6 +89,7 @@ class _Log:
         self.started = 0
         self.skipped: dict[str, list[int]] = {}
         """Why lines were skipped -> the first line's number, and how many."""
+        self.files: set[Use] = set()
         self.others: set[str] = set()
         """Policies of violations that are not of the one that is asked for."""
 
@@ -123,7 +132,7 @@ def record_stream(stream: BinaryIO, filename: str, options: FormatOptions) -> Re
     ]
     seen.sort(key=lambda one: one.order)
     programs = sorted({one.executable for one in seen})
-    run = Run(run_id, log.started, (programs[0],), None, False, log.gaps(), True)
+    run = Run(run_id, log.started, (programs[0],), None, False, log.gaps(), True, files=tuple(sorted(log.files)))
     return Recording((run,), tuple(seen))
 
 
@@ -159,6 +168,7 @@ def _take(log: _Log, line: bytes, one: _Violation, number: int, options: FormatO
             return
         found = log.kept[key] = _Kept(one)
     found.add(one)
+    log.files.update(one.files)
     log.first = log.first or line
     if one.started and (one.started < log.started or not log.started):
         log.started = one.started
@@ -197,7 +207,23 @@ def _violation(found: Any, position: str) -> _Violation:
     a, b, c, d, e, f = (int(register, 16) for register in arguments)
     event = Event(audit, number, (a, b, c, d, e, f))
     evidence = _evidence(found.get("evidence"))
-    return _Violation(event, executable, site, count, _time(found.get("time")), evidence, _policies(found.get("allow")))
+    files = _files(found.get("ungranted", []), executable, position)
+    started, policies = _time(found.get("time")), _policies(found.get("allow"))
+    return _Violation(event, executable, site, count, started, evidence, policies, files)
+
+
+def _files(lines: Any, executable: str, position: str) -> tuple[Use, ...]:
+    """What lines about files and ports grant.  Raises ImportFormatError."""
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise ImportFormatError(f"{position}: its `ungranted` is no list of lines about files and ports")
+    text = "\n".join(lines)
+    try:
+        files = parse(f"{text}\n").policy.files
+    except PolicyError as error:
+        raise ImportFormatError(f"{position}: its `ungranted` has no lines about files and ports: {error}") from error
+    paths = [(path, format_rights(rights), executable) for path, rights in (files.paths or {}).items()]
+    ports = [(f"tcp {use}", str(port), executable) for use in TCP for port in single(getattr(files, use) or ())]
+    return (*paths, *ports)
 
 
 def _is_int(value: Any) -> bool:

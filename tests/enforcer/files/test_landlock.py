@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.landlock import abi
+from enforcer.files.landlock import abi
 
 pytestmark = pytest.mark.skipif(abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 EVERY_CALL = "default allow\n"
@@ -188,8 +188,8 @@ def test_a_program_that_is_not_granted(place, program):
 
 WITHOUT = """
 import sys
-import enforcer.landlock
-enforcer.landlock.abi = lambda: int(sys.argv[1])
+import enforcer.files.landlock
+enforcer.files.landlock.abi = lambda: int(sys.argv[1])
 from callfence.enforcing.command import main
 sys.exit(main(sys.argv[2:]))
 """

@@ -1,4 +1,4 @@
-"""The file that a path of a stopped task means, as the kernel will find it, and whether the call can succeed.
+"""The file that a path of a stopped task means, as the kernel will find it.
 
 Looked up at the stop, before the kernel does: another task may change a name or a path in between.  That is harmless, since
 nothing is judged by it: what is recorded is what the program asked for.
@@ -6,27 +6,24 @@ nothing is judged by it: what is recorded is what the program asked for.
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
-from typing import NamedTuple
+
+from enforcer import ffi, kernel
+from policygen.files.needs import File
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _OPEN = os.O_PATH | os.O_CLOEXEC
 _DEVICES = {b"/dev/stdin": b"fd/0", b"/dev/stdout": b"fd/1", b"/dev/stderr": b"fd/2"}
 _DESCRIPTORS = b"/dev/fd"
 _GONE = b" (deleted)"
+_SYS_GETSOCKOPT = 55  # asm/unistd_64.h
+_SOL_SOCKET, _SO_PROTOCOL, _IPPROTO_TCP = 1, 38, 6  # asm-generic/socket.h, linux/in.h
 _HEAD = 4096
 """Bytes of an executable in which its interpreter is looked for."""
-
-
-class File(NamedTuple):
-    path: bytes
-    """Whole, without links."""
-    mode: int
-    """st_mode."""
-
-    @property
-    def is_folder(self) -> bool:
-        return stat.S_ISDIR(self.mode)
 
 
 def base_of(process: int, task: int, descriptor: int, path: bytes) -> bytes:
@@ -45,18 +42,48 @@ def base_of(process: int, task: int, descriptor: int, path: bytes) -> bytes:
     return b"/proc/%d/%s/%s" % (task, where, path) if path else b"/proc/%d/%s" % (task, where)
 
 
+def looking(process: int, task: int) -> Callable[[int, bytes, bool], File | None]:
+    """Return what looks up what a task means by a path (`policygen.files.needs.Look`)."""
+
+    def look(descriptor: int, path: bytes, follows: bool) -> File | None:
+        return look_up(base_of(process, task, descriptor, path), follows=follows)
+
+    return look
+
+
 def look_up(name: bytes, *, follows: bool = True) -> File | None:
     """Return the file of a name; None if there is none, or it is in no folder (a pipe, a removed file)."""
     try:
         descriptor = os.open(name, _OPEN if follows else _OPEN | os.O_NOFOLLOW)
         try:
             path = os.readlink(b"/proc/self/fd/%d" % descriptor)
-            mode = os.fstat(descriptor).st_mode
+            status = os.fstat(descriptor)
         finally:
             os.close(descriptor)
     except OSError:
         return None
-    return File(path, mode) if path.startswith(b"/") and not path.endswith(_GONE) and not path.startswith(b"/memfd:") else None
+    if not path.startswith(b"/") or path.endswith(_GONE) or path.startswith(b"/memfd:"):
+        return None
+    return File(path, status.st_mode, status.st_uid, status.st_gid)
+
+
+def is_tcp(process: int, descriptor: int) -> bool:
+    """Whether a descriptor of a process that is stopped is a TCP socket; True if that cannot be found out."""
+    protocol, length = ffi.c_uint32(0), ffi.c_uint32(4)
+    try:
+        pidfd = kernel.pidfd_open(process)
+        try:
+            copy = kernel.pidfd_getfd(pidfd, descriptor)
+        finally:
+            os.close(pidfd)
+        try:
+            at, room = ffi.byref(protocol), ffi.byref(length)
+            kernel.syscall("getsockopt", _SYS_GETSOCKOPT, copy, _SOL_SOCKET, _SO_PROTOCOL, at, room)
+        finally:
+            os.close(copy)
+    except OSError as error:
+        return error.errno != errno.ENOTSOCK
+    return protocol.value == _IPPROTO_TCP
 
 
 def interpreter(path: bytes) -> bytes:

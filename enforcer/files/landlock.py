@@ -35,13 +35,15 @@ class _PathBeneath(ffi.Structure):
 class Confinement:
     """The rules of one or more policies, each as the kernel has it, ready to be put on this process."""
 
-    __slots__ = ("_rulesets", "remarks")
+    __slots__ = ("_rulesets", "is_whole", "remarks")
 
     def __init__(self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool) -> None:
         """Open what the rules name.  Raises EnforceError for what this kernel cannot enforce, unless `best_effort`, and for
         names that no rule can have; and KernelError."""
         self.remarks: list[str] = []
         """What the user is told: one line each."""
+        self.is_whole = True
+        """Whether this kernel enforces all of it."""
         self._rulesets: list[int] = []
         version = abi()
         try:
@@ -71,6 +73,7 @@ class Confinement:
         if not best_effort:
             raise EnforceError(f"{text}; --best-effort runs it without that")
         self.remarks.append(f"{text}: it runs without that")
+        self.is_whole = False
 
     def _made(self, effective: landlock.Effective, environment: Sequence[bytes]) -> int:
         attributes = (ffi.c_uint64 * 2)(effective.handled_files, effective.handled_ports)  # struct landlock_ruleset_attr

@@ -1,0 +1,1 @@
+"""Files and ports: Landlock rules, and why a call is denied by them."""

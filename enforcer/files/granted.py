@@ -1,0 +1,70 @@
+"""What policies grant of files and ports, as it is when the program is started: made then, used when a call is judged.
+
+Only under `--explain` and `--audit`.  A grant holds for the file that its name meant at the start, as Landlock's rules do.
+"""
+
+from __future__ import annotations
+
+import os
+
+from policygen.files import landlock
+from policygen.files.places import OWN_FOLDERS, PlaceError, located
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Identity = tuple[int, int]
+    """Device and inode."""
+
+
+class Granted:
+    """What one policy grants."""
+
+    __slots__ = ("bind", "by_file", "by_name", "connect", "file", "own", "paths")
+
+    def __init__(self, file: str, encoded: bytes, environment: Sequence[bytes]) -> None:
+        """`file` is the policy's.  It must be made in the working folder of the program."""
+        rules = landlock.decode(encoded)
+        self.file = file
+        self.paths = rules.paths is not None
+        """Whether files are confined."""
+        self.connect = rules.connect
+        self.bind = rules.bind
+        self.by_file: dict[Identity, int] = {}
+        """Landlock's rights by what a name meant."""
+        self.by_name: dict[bytes, int] = {}
+        """The same by the name itself, without links."""
+        self.own: set[bytes] = set()
+        """Folders that `enforce` makes, so that the program need not."""
+        for path, access in rules.paths or ():
+            try:
+                place = os.path.realpath(located(path, environment))
+                status = os.stat(place)
+            except (PlaceError, OSError):
+                continue  # it grants nothing; without --audit, enforce has said so, or refused
+            identity = status.st_dev, status.st_ino
+            self.by_file[identity] = self.by_file.get(identity, 0) | access
+            self.by_name[place] = self.by_name.get(place, 0) | access
+            if path in OWN_FOLDERS:
+                self.own.add(place)
+
+
+class Reach:
+    """What all policies of a program grant."""
+
+    __slots__ = ("environment", "here", "policies")
+
+    def __init__(self, confining: Sequence[tuple[str, bytes]], environment: Sequence[bytes]) -> None:
+        """`confining`: the file of each policy that confines files or ports, and what it says of them (`landlock.encode`)."""
+        self.policies = [Granted(file, encoded, environment) for file, encoded in confining]
+        self.environment = environment
+        self.here = os.getcwdb()
+
+    def calls(self) -> list[tuple[int, int]]:
+        """AUDIT_ARCH_* and number of each call that has to be judged, ascending."""
+        from policygen.files.calls import PATH_CALLS, SOCKETS, numbers
+
+        files = any(one.paths for one in self.policies)
+        uses = {use for use in SOCKETS if files or any(getattr(one, use) is not None for one in self.policies)}
+        return sorted(numbers((*PATH_CALLS * files, *uses)))

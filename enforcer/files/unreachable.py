@@ -1,0 +1,250 @@
+"""Which files and ports a call wants that policies do not grant.  Loaded at the first call that is asked about for that.
+
+The helper judges names, at the moment of the call, as Landlock judges what it walks along: from the file up to the root.  The
+program may change a name in between, so nothing is decided by what is found: Landlock denies, and this tells why.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
+from enforcer.reporting.caller import Caller
+from enforcer.reporting.process import owner, status
+from policygen.files.calls import SOCKETS, Pair, address, made_socket, numbers, wanted
+from policygen.files.landlock import ACCESS
+from policygen.files.model import path_line
+from policygen.files.needs import Need, needs
+from policygen.files.places import named
+from policygen.files.rights import NOTHING, OF_A_FILE, WORDS, Right, format_rights, rights_of
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from enforcer.files.granted import Granted, Reach
+    from policygen.files.needs import File, Look
+    from tracer.abi import Event
+
+_SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
+_PAGE = 4096
+_PATH = 4096  # PATH_MAX, linux/limits.h
+_CAP_DAC_OVERRIDE = 1 << 1  # linux/capability.h
+_PROC = re.compile(rb"/proc/(\d+)(?=/|$)")
+_BITS = {Right.READ: 4, Right.WRITE: 2, Right.EXECUTE: 1}
+"""Of one of the three digits of a file's mode."""
+
+
+class Ungranted(NamedTuple):
+    """What one policy does not grant of one file, folder or port."""
+
+    file: str
+    """The policy's."""
+    subject: str
+    """`path PATH` or `tcp USE`."""
+    wanted: str
+    """Rights, or a port."""
+    error: str
+    """The errno with which Landlock denies the call."""
+    why: str = ""
+    """What else a reader has to know; "" for nothing."""
+
+    @property
+    def line(self) -> str:
+        """The line that would grant it."""
+        return f"{self.subject}: {self.wanted}"
+
+
+class Judge:
+    """Judges the calls of a program's processes."""
+
+    def __init__(self, reach: Reach, process: int) -> None:
+        """`process`: the program's own, which `/proc/self` of a policy means."""
+        self._reach = reach
+        self._process = process
+        self._sockets = numbers(tuple(SOCKETS))
+        self._known = frozenset(reach.calls())
+
+    def asks(self, arch: int, number: int) -> bool:
+        """Whether a call is one of those that are judged."""
+        return (arch, number) in self._known
+
+    def ungranted(self, event: Event) -> list[Ungranted]:
+        """What the policies do not grant of what a call wants and would get; nothing if that cannot be found out."""
+        process = owner(event.task)
+        caller = Caller(event.task, process)
+        try:
+            if not _has_our_names(caller):
+                return []
+            use = SOCKETS[self._sockets[event.arch, event.number]] if (event.arch, event.number) in self._sockets else ""
+            found = self._of_address(event, process, caller, use) if use else self._of_paths(event, process, caller)
+            return _joined(found)
+        finally:
+            caller.close()
+
+    # -- ports
+
+    def _of_address(self, event: Event, process: int, caller: Caller, use: str) -> Iterator[Ungranted]:
+        length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
+        found = address(_read(caller, event.arguments[1], length))
+        if isinstance(found, int):
+            if not is_tcp(process, event.arguments[0] & 0xFFFFFFFF):
+                return
+            for policy in self._reach.policies:
+                ports = getattr(policy, use)
+                if ports is not None and not any(first <= found <= last for first, last in ports):
+                    yield Ungranted(policy.file, f"tcp {use}", str(found), "EACCES")
+        elif found is not None and use == "bind":
+            for need in needs(made_socket(), [os.fsencode(found)], looking(process, event.task)):
+                yield from self._lacking(need, status(event.task))
+
+    # -- files
+
+    def _of_paths(self, event: Event, process: int, caller: Caller) -> Iterator[Ungranted]:
+        arch = Arch.from_audit(event.arch)
+        if arch is None:
+            return
+        name = table(arch).by_number[event.number].name
+        look = looking(process, event.task)
+        fields = status(event.task)
+        for one in wanted(name, event.arguments, lambda at, length: _read(caller, at, length)):
+            paths = [_string(caller, part.address) for part in (one if isinstance(one, Pair) else (one,))]
+            found = [*needs(one, paths, look)]
+            for need in found:
+                yield from self._lacking(need, fields)
+                if Right.EXECUTE in need.rights:
+                    yield from self._interpreters(need.file, fields)
+            if isinstance(one, Pair) and any(Right.MOVE in need.rights for need in found):
+                yield from self._gained(one, paths, look)
+
+    def _interpreters(self, file: File, fields: Mapping[str, str]) -> Iterator[Ungranted]:
+        """What the kernel executes to execute a file."""
+        inner: File | None = file
+        for _ in range(5):  # fs/exec.c
+            inner = look_up(interpreter(inner.path)) if inner else None
+            if inner:
+                yield from self._lacking(Need(inner, Right.READ | Right.EXECUTE), fields)
+
+    def _gained(self, pair: Pair, paths: Sequence[bytes], look: Look) -> Iterator[Ungranted]:
+        """Rights that a file would have where it is moved or linked to and has not where it is: Landlock denies that."""
+        source = look(pair.old.descriptor, paths[0], pair.old.follows)
+        head = paths[1].rstrip(b"/").rpartition(b"/")[0] or (b"/" if paths[1].startswith(b"/") else b".")
+        there = look(pair.new.descriptor, head, True)
+        if source is None or there is None:
+            return
+        for policy in self._reach.policies:
+            if policy.paths:
+                gained = _held(policy, there.path) & ~_held(policy, source.path) & source.rights
+                if gained:
+                    place, why = os.path.dirname(source.path), "by moving, a file may gain no right"
+                    yield Ungranted(policy.file, self._subject(place), format_rights(gained), "EXDEV", why)
+
+    def _lacking(self, need: Need, fields: Mapping[str, str]) -> Iterator[Ungranted]:
+        file, rights = need.file, need.rights
+        if Right.MOVE not in rights and not _permits(file, Right.WRITE if need.name else rights, fields):
+            return  # it fails as it would natively
+        for policy in self._reach.policies:
+            lacking = rights & ~_held(policy, file.path) if policy.paths else NOTHING
+            if need.makes and need.name in policy.own:
+                continue
+            if lacking:
+                error = "EXDEV" if lacking == Right.MOVE else "EACCES"
+                place, why = file.path, ""
+                if not lacking & ~_by_name(policy, place) and not file.is_folder:
+                    place, why = os.path.dirname(place), "the file that the line named has been replaced by another"
+                yield Ungranted(policy.file, self._subject(place), format_rights(lacking), error, why)
+
+    def _subject(self, place: bytes) -> str:
+        """What a line about a file or a folder begins with, as `learn` would write it."""
+        if found := _PROC.match(place):
+            place = b"/proc/self" + place[found.end() :] if int(found[1]) == self._process else b"/proc"
+        path = named(place, self._reach.environment, self._reach.here).decode("utf-8", "surrogateescape")
+        return path_line(path)
+
+
+def _joined(found: Iterable[Ungranted]) -> list[Ungranted]:
+    """One for each policy and subject."""
+    joined: dict[tuple[str, str], Ungranted] = {}
+    for one in found:
+        same = joined.setdefault((one.file, one.subject), one)
+        rights = rights_of(same.wanted) | rights_of(one.wanted)
+        if rights:
+            error, why = min(same.error, one.error), same.why or one.why
+            joined[one.file, one.subject] = Ungranted(one.file, one.subject, format_rights(rights), error, why)
+    return [*joined.values()]
+
+
+def _held(policy: Granted, path: bytes) -> Right:
+    """The rights that a policy grants to what is at a path now, by what its lines meant when the program was started."""
+    access, place = 0, path
+    while True:
+        try:
+            found = os.stat(place)
+            access |= policy.by_file.get((found.st_dev, found.st_ino), 0)
+        except OSError:  # it has been removed meanwhile
+            pass
+        if place == b"/":
+            return _rights(access)
+        place = os.path.dirname(place)
+
+
+def _by_name(policy: Granted, path: bytes) -> Right:
+    """The rights that its lines give to a path."""
+    access, place = 0, path
+    while True:
+        access |= policy.by_name.get(place, 0)
+        if place == b"/":
+            return _rights(access)
+        place = os.path.dirname(place)
+
+
+def _rights(access: int) -> Right:
+    found = NOTHING
+    for word, bits in ACCESS.items():
+        found |= WORDS[word] if access & bits else NOTHING
+    return found
+
+
+def _permits(file: File, rights: Right, fields: Mapping[str, str]) -> bool:
+    """Whether a task, of which these are the fields of its status (proc(5)), may do that by the file's mode.  ACLs are not
+    looked at."""
+    bits = 0
+    for right, bit in _BITS.items():
+        bits |= bit if right in rights & OF_A_FILE else 0
+    if int(fields.get("CapEff", "0"), 16) & _CAP_DAC_OVERRIDE:
+        return not bits & 1 or file.is_folder or bool(file.mode & 0o111)
+    user, group = (fields.get(name, "-1 -1").split()[1] for name in ("Uid", "Gid"))
+    groups = {group, *fields.get("Groups", "").split()}
+    mode = stat.S_IMODE(file.mode)
+    digit = mode >> 6 if user == str(file.owner) else mode >> 3 if str(file.group) in groups else mode
+    return digit & bits == bits
+
+
+def _has_our_names(caller: Caller) -> bool:
+    """Whether a task's names mean the same files for this process: its root and its mounts are ours."""
+    if caller.link("root") != "/":
+        return False
+    try:
+        return caller.link("ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    except OSError:
+        return False
+
+
+def _string(caller: Caller, at: int) -> bytes:
+    """The path at an address; b"" if there is none."""
+    return _read(caller, at, _PATH).partition(b"\0")[0] if at else b""
+
+
+def _read(caller: Caller, at: int, length: int) -> bytes:
+    """Bytes of the caller's memory, as many as can be read."""
+    found = b""
+    while length:
+        part = caller.read(at, min(length, _PAGE - at % _PAGE))
+        found += part
+        at, length = at + len(part), length - len(part)
+        if not part:
+            break
+    return found

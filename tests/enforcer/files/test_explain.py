@@ -1,0 +1,224 @@
+"""`enforce --explain` and `--audit`: which file or port was not granted, and the line that would grant it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from enforcer.files.landlock import abi
+
+pytestmark = pytest.mark.skipif(abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
+EVERY_CALL = "default allow\n"
+
+
+@pytest.fixture(scope="module")
+def program(build):
+    return build("files", "-static")
+
+
+@pytest.fixture
+def run(place, program):
+    """run(lines, *operations) -> the finished process, under these lines, in a folder with data."""
+    for folder in ("data/inner", "other"):
+        (place.folder / folder).mkdir(parents=True)
+    for name in ("data/a", "data/b", "other/a", "data/inner/c"):
+        (place.folder / name).write_text("text")
+
+    def started(lines, *operations, options=("--explain",), calls=EVERY_CALL, **settings):
+        place.policy(f"{calls}path {program}: read, execute\n{lines}", "files.policy")
+        done = place.enforce("-p", "files.policy", *options, program, *operations, **settings)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return started
+
+
+def not_granted(done):
+    return re.findall(r"^  ((?:path|tcp) .*): not granted", done.stderr, re.MULTILINE)
+
+
+WITHOUT = """
+import enforcer.files.landlock
+enforcer.files.landlock.Confinement = None
+from callfence.enforcing.command import main
+main()
+"""
+DENIALS = (
+    # what is granted, what is tried, what has to be told
+    ("path ./data: read", "read:other/a", ["path ./other/a: read"]),
+    ("path ./other: read", "list:data", ["path ./data: read"]),
+    ("path ./data: read", "write:data/a", ["path ./data/a: write"]),
+    ("path ./data: read", "truncate:data/a", ["path ./data/a: write"]),
+    ("path ./data: create", "create:data/n", ["path ./data: write"]),
+    ("path ./data: write", "create:data/n", ["path ./data: create"]),
+    ("path ./data: read", "mkdir:data/n", ["path ./data: create"]),
+    ("path ./data: read", "unlink:data/a", ["path ./data: remove"]),
+    ("path ./data: read", "rename:data/a,data/b", ["path ./data: create, remove"]),
+    ("path ./data: create, remove", "rename:data/a,data/inner/n", ["path ./data: move", "path ./data/inner: move"]),
+    (
+        "path ./data: create, remove, move\npath ./other: create, remove, move, read",
+        "rename:data/a,other/n",
+        ["path ./data: read"],
+    ),
+    ("path ./data: read", "symlink:data/n", ["path ./data: symlink"]),
+    ("path ./data: read", "fifo:data/n", ["path ./data: fifo"]),
+    ("path ./data: read", "socket:data/n", ["path ./data: socket"]),
+    ("path ./data: read", "execute:data/run", ["path ./data/run: execute"]),
+    ("path ./data: read", "read:/proc/self/status", ["path /proc/self/status: read"]),
+    ("path ./data: read", "read:/proc/1/status", ["path /proc: read"]),
+    ("tcp connect: 443", "connect:9", ["tcp connect: 9"]),
+    ("tcp bind: 443", "bind:0", ["tcp bind: 0"]),
+)
+
+
+@pytest.mark.parametrize(("lines", "operation", "told"), DENIALS, ids=[row[1] for row in DENIALS])
+def test_each_denial_is_explained_by_the_line_that_would_grant_it(run, place, program, lines, operation, told):
+    (place.folder / "data/run").write_bytes(Path(program).read_bytes())
+    (place.folder / "data/run").chmod(0o755)
+    done = run(lines, operation)
+    assert done.stdout.split()[-1] in ("EACCES", "EXDEV")
+    assert not_granted(done) == told
+    assert f"it fails with {done.stdout.split()[-1]}" in done.stderr
+    commands = re.findall(r"to grant it: (.*)", done.stderr)
+    for command in commands:
+        words = [sys.executable, "-m", *shlex.split(command)]
+        subprocess.run(words, cwd=place.folder, env=place.environment, check=True, capture_output=True)
+    again = place.enforce("-p", "files.policy", "--explain", program, operation)
+    # EEXIST: a file is made before opening it is denied (fs/namei.c, lookup_open)
+    assert again.stdout.split()[-1] in ("ok", "ECONNREFUSED", "EEXIST"), again.stderr
+    assert again.stderr == ""
+
+
+def test_what_is_granted_or_fails_anyway_is_not_told(run):
+    operations = ("read:data/a", "read:data/none", "mkdir:data", "create:data/n", "unlink:none")
+    done = run("path ./data: read, write, create", *operations)
+    assert done.stdout.split() == ["ok", "ENOENT", "EEXIST", "ok", "ENOENT"]
+    assert done.stderr == ""
+
+
+def test_a_file_that_was_replaced_is_told_with_its_folder(run):
+    done = run("path ./data: create, remove\npath ./data/b: read", "read:data/b", "rename:data/a,data/b", "read:data/b")
+    assert done.stdout.split() == ["ok", "ok", "EACCES"]
+    assert "  path ./data: read: not granted: the file that the line named has been replaced by another" in done.stderr
+
+
+def test_named_folders(run, place):
+    environment = place.environment | {"HOME": str(place.folder / "data"), "TMPDIR": str(place.folder / "other")}
+    done = run("path ./none: read", f"read:{place.folder}/data/a", f"create:{place.folder}/other/n", env=environment)
+    assert not_granted(done) == ["path $HOME/a: read", "path $TMPDIR: write, create"]
+
+
+def test_each_policy_is_told(run, place, program):
+    run("path ./data: read", "nothing")
+    place.policy(f"{EVERY_CALL}path {program}: read, execute", "two.policy")
+    done = place.enforce("-p", "files.policy", "-p", "two.policy", "--explain", program, "read:data/a", "read:other/a")
+    assert re.findall(r"allow (\S+) 'path (\S+):", done.stderr) == [
+        ("two.policy", "./data/a"),
+        ("files.policy", "./other/a"),
+        ("two.policy", "./other/a"),
+    ]
+
+
+def test_without_the_option_nothing_is_told(run):
+    done = run("path ./data: read", "read:other/a", options=())
+    assert (done.stdout, done.stderr) == ("EACCES\n", "")
+
+
+@pytest.mark.parametrize("option", ["--arm=now", "--arm=entry"])
+def test_however_it_is_armed(run, option):
+    done = run("path ./data: read", "read:data/a", "read:other/a", options=["--explain", option])
+    assert done.stdout.split() == ["ok", "EACCES"]
+    assert not_granted(done) == ["path ./other/a: read"]
+
+
+def test_an_audit_tells_what_would_be_denied_and_denies_nothing(run):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        operations = ("read:data/a", "read:other/a", "create:other/n", f"connect:{port}")
+        done = run("path ./data: read\ntcp connect: none", *operations, options=["--audit"])
+    assert done.stdout.split() == ["ok"] * 4
+    assert not_granted(done) == ["path ./other/a: read", "path ./other: write, create", f"tcp connect: {port}"]
+    assert done.stderr.count("would fail with EACCES") == 3
+
+
+def test_an_audit_needs_no_landlock(place, run, program):
+    run("path ./data: read", "nothing")
+    words = [sys.executable, "-c", WITHOUT, "-p", "files.policy", "--audit", program, "read:other/a"]
+    done = subprocess.run(words, cwd=place.folder, env=place.environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "ok\n"
+    assert not_granted(done) == ["path ./other/a: read"]
+
+
+def test_a_call_that_the_policy_denies_stays_denied(run):
+    """Being asked about a file does not let a call run."""
+    calls = "default errno EPERM\nimplied 1\nwrite: allow\nopenat: flags == O_RDONLY || flags == O_RDONLY|O_CLOEXEC\n"
+    done = run("path ./data: read", "read:data/a", "write:data/a", "read:other/a", "mkdir:data/n", calls=calls)
+    assert done.stdout.split() == ["ok", "EPERM", "EACCES", "EPERM"]
+    assert not_granted(done) == ["path ./other/a: read"]
+    assert "to allow it: callfence allow files.policy 'mkdir: " in done.stderr
+
+
+def test_a_call_that_kills_still_kills(place, run, program):
+    run("path ./data: read", "nothing")
+    place.policy(f"implied 1\nwrite: allow\npath {program}: read, execute", "files.policy")
+    done = place.enforce("-p", "files.policy", "--explain", program, "mkdir:x")
+    assert done.returncode == -31, done.stderr
+
+
+def test_a_log_and_what_becomes_of_it(run, place):
+    run("path ./data: read\ntcp connect: 1", "read:other/a", "read:other/a", "connect:9", options=["--explain", "--log", "log"])
+    lines = [json.loads(line) for line in (place.folder / "log").read_text().splitlines()]
+    assert [(line["ungranted"], line["action"], line["count"]) for line in lines] == [
+        (["path ./other/a: read"], "errno EACCES", 1),
+        (["tcp connect: 9"], "errno EACCES", 1),
+        (["path ./other/a: read"], "errno EACCES", 2),
+    ]
+    assert lines[0]["allow"] == [{"file": "files.policy", "line": "path ./other/a: read"}]
+    callfence = [sys.executable, "-m", "callfence"]
+    settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "check": True}
+    done = subprocess.run([*callfence, "allow", "files.policy", "--log", "log"], **settings)
+    assert "files.policy: path ./other/a\n  + read\nfiles.policy: tcp connect\n  + 9\n" in done.stdout
+    assert "path ./other/a: read\n" in (place.folder / "files.policy").read_text()
+    why = subprocess.run([*callfence, "why", "files.policy", "path ./other/a"], **settings).stdout
+    assert "./other/a: read in run 1 by" in why
+
+
+def test_a_log_is_reviewed(run, place):
+    run("path ./data: read", "read:other/a", options=["--explain", "--log", "log"])
+    words = [sys.executable, "-m", "callfence", "review", "--log", "log", "--accept-all", "files.policy"]
+    done = subprocess.run(words, cwd=place.folder, env=place.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "path ./other/a: read\n" in (place.folder / "files.policy").read_text()
+
+
+NOTHING_TO_TELL = (
+    ("read: allow", ["--explain"], "the policy has no lines about them"),
+    ("path /: read, execute", ["--explain", "--quiet-kernel"], "--explain needs the helper process"),
+)
+
+
+@pytest.mark.parametrize(("lines", "options", "message"), NOTHING_TO_TELL)
+def test_where_it_has_nothing_to_tell_it_says_so(place, program, lines, options, message):
+    place.policy(f"{EVERY_CALL}{lines}", "files.policy")
+    assert message in place.enforce("-p", "files.policy", *options, program, "nothing").stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another namespace takes root")
+def test_names_of_another_namespace_are_not_taken_for_ours(place):
+    place.policy(f"{EVERY_CALL}path /: read, execute", "files.policy")
+    write = ["sh", "-c", "echo x > new"]
+    done = place.enforce("-p", "files.policy", "--explain", *write)
+    assert not_granted(done) == ["path .: write, create"]
+    done = place.enforce("-p", "files.policy", "--explain", "unshare", "--mount", "--propagation", "unchanged", *write)
+    assert "Permission denied" in done.stderr
+    assert not_granted(done) == []
