@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import enforce
+import evidence
 import files
 import filter_cost
 import learning
@@ -18,7 +19,7 @@ import starts
 import stop
 from harness import Figure, machine, table
 
-BENCHMARKS = (learning, starts, stop, parallel, servers, memory, enforce, files, filter_cost, proof, recordings)
+BENCHMARKS = (learning, starts, stop, parallel, servers, memory, evidence, enforce, files, filter_cost, proof, recordings)
 
 
 def main(arguments: list[str]) -> None:

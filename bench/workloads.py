@@ -85,6 +85,6 @@ WORKLOADS = (
         ("cc",),
     ),
     Workload("a test run (python -m unittest)", (sys.executable, "-m", "unittest", "-q", "suite"), prepare=shell(
-        f"cp {HERE}/suite.py ."
+        f"cp {HERE}/programs/suite.py ."
     )),
 )

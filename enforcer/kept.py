@@ -28,7 +28,7 @@ _LATER = (
 """What the helper imports at the first violation, with all that it imports."""
 _EXTENSIONS = ("_struct", *(("_typing",) if sys.version_info < (3, 13) else ("_opcode",)))
 """Modules of Python's library that may be compiled ones: imported at once."""
-_FOLDERS = ("callfence/enforcing", "enforcer", "policygen", "tracer/abi")
+_FOLDERS = ("callfence/enforcing", "enforcer", "policygen", "tracer/abi", "tracer/unwind")
 """Folders of ours, and those in them: what a start imports, what describes a violation, and what compiles a policy."""
 _WITHOUT = {"completeness", "formats", "merging", "review", "__pycache__"}
 """Folders in those of which none of that imports anything (tests/enforcer/test_sealed.py)."""

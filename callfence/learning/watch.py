@@ -80,8 +80,8 @@ def watch(
     The run is None where the program was killed in its execve.
     """
     recorder = Recorder(where(what, options))
-    if not prepared.is_warm:
-        import policygen.evidence.facts  # noqa: F401  # the threads would wait for each other if it were imported while it runs
+    if not (prepared.is_warm or options.no_evidence):
+        import policygen.evidence.run  # noqa: F401  # the threads would wait for each other if it were imported while it runs
     if prepared.with_files:
         _watch_files(what, recorder)
     started = time.time_ns()

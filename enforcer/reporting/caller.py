@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 from enforcer.reporting.process import is_own
+from tracer.abi import Arch
+from tracer.unwind.walk import Maps, Registers, outside
+
+_MAPS = 1 << 22
+"""Bytes of /proc/PID/maps that are read: a program may have many times more."""
 
 
 class Caller:
@@ -45,3 +50,39 @@ class Caller:
             return os.readlink(f"/proc/{self.ids[0]}/{name}") if is_own() else ""
         except OSError:
             return ""
+
+    def site(self, arch: int, ip: int) -> str:
+        """Where its call came from, as `app+0x10f5a3`: the first caller outside of libc and the loader if it can be found, else
+        the call's instruction; the bare address where nothing is known."""
+        try:
+            if is_own():
+                with open(f"/proc/{self.ids[0]}/maps", "rb", buffering=0) as file:
+                    maps = Maps(os.fsdecode(_whole(file.fileno(), _MAPS)))
+                ip = self._outside(maps, ip) if arch == Arch.X86_64.audit else ip
+                if mapped := maps.at(ip - 1):
+                    name = mapped.file[2]
+                    name = "anonymous memory" if name == "[anonymous]" else os.path.basename(name)
+                    return f"{name}+{ip - mapped.shift:#x}"
+        except (OSError, ValueError):
+            pass
+        return f"{ip:#x}"
+
+    def _outside(self, maps: Maps, ip: int) -> int:
+        """The return address in the first caller outside of libc and the loader; `ip` if it cannot be found.
+
+        Of its registers, only the stack pointer can be had without stopping it (/proc/PID/syscall, proc(5)).
+        """
+        try:
+            with open(f"/proc/{self.ids[0]}/syscall", "rb", buffering=0) as file:
+                sp = int(file.read(512).split()[-2], 16)
+            return outside(maps, Registers(ip, sp, 0), self.read) or ip
+        except (OSError, ValueError, LookupError):  # it is being killed
+            return ip
+
+
+def _whole(descriptor: int, most: int) -> bytes:
+    """What can be read, at most so much."""
+    found = b""
+    while len(found) < most and (part := os.read(descriptor, most - len(found))):
+        found += part
+    return found

@@ -43,19 +43,3 @@ def executable(process: int) -> str:
     except OSError:
         pass
     return "an unknown program"
-
-
-def call_site(process: int, ip: int) -> str:
-    """Where in a process an instruction is, as `libc.so.6+0x10f5a3`; the bare address where nothing is known."""
-    try:
-        if is_own():
-            with open(f"/proc/{process}/maps", "rb") as file:
-                for line in file:
-                    fields = line.rstrip(b"\n").split(maxsplit=5)
-                    start, end = (int(part, 16) for part in fields[0].split(b"-"))
-                    if start <= ip < end:
-                        name = os.fsdecode(os.path.basename(fields[5])) if len(fields) == 6 else "anonymous memory"
-                        return f"{name}+{ip - start + int(fields[2], 16):#x}"
-    except (OSError, ValueError):
-        pass
-    return f"{ip:#x}"

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from enforcer.reporting.advice import Advice, advise, granting
 from enforcer.reporting.caller import Caller
 from enforcer.reporting.output import Output
-from enforcer.reporting.process import call_site, executable, owner
+from enforcer.reporting.process import executable, owner
 from policygen.evaluate import evaluate
-from policygen.evidence.facts import Places, Varying, facts, join, resolved
+from policygen.evidence.facts import Places, Union, Varying, facts, resolved
 from policygen.evidence.pointed import pointed
 from policygen.language.naming import format_call
 from policygen.learning.extend import allowing_line
@@ -24,7 +24,7 @@ from policygen.text import printable
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from enforcer.files.unreachable import Judge, Ungranted
     from enforcer.kernel import Notification
@@ -95,7 +95,7 @@ class Violation:
     def _where(self) -> str:
         return f" in {self.phase}" if self.phase else ""
 
-    def json(self, count: int, evidence: Iterable[str]) -> str:
+    def json(self, count: int, evidence: Union) -> str:
         """One line without its end: names as in the policy language, the call's number, registers in hexadecimal.
 
         `evidence`: facts about this violation and those that are like it."""
@@ -114,7 +114,7 @@ class Violation:
                 "pid": self.process,
                 "executable": self.executable,
                 "site": self.site,
-                "evidence": join(evidence),
+                "evidence": evidence.texts(),
                 "allow": [{"file": advice.file, "line": advice.line} for advice in self.advice],
                 "count": count,
             }
@@ -141,7 +141,7 @@ class Reports:
         self._output = Output(reporter)
         self._counts: dict[tuple[object, ...], int] = {}
         self._latest: dict[tuple[object, ...], Violation] = {}
-        self._evidence: dict[tuple[object, ...], set[str]] = {}
+        self._evidence: dict[tuple[object, ...], Union] = {}
         self._distinct: Counter[str] = Counter()
         self._undescribed: Counter[str] = Counter()
         self._lost = 0
@@ -231,12 +231,17 @@ class Reports:
         is_told = count == 1 or _is_power_of_ten(count)
         if not is_told and count > _LOOKS:
             return
-        values = self._look(event, pid)
-        site = call_site(pid, asked.ip) if is_told else ""
+        caller = Caller(event.task, pid)
+        try:
+            values = pointed(event, caller) if self._reporter.evidence else {}
+            site = caller.site(event.arch, asked.ip) if is_told else ""
+        finally:
+            caller.close()
         if not self._is_waiting(asked):  # what was read may have been about another process with that pid
             path, site, values = "a process that has ended", f"{asked.ip:#x}", {}
-        evidence = self._evidence.setdefault(key, set())
-        evidence.update(facts(event, values, Places(), Varying((event.task, pid))))
+        evidence = self._evidence.setdefault(key, Union())
+        for fact in facts(event, values, Places(), Varying((event.task, pid))):
+            evidence.add(fact)
         if not is_told:
             return
         advice = tuple(advise(policy, file, event, self._until.get(phase, "")) for file, policy in denying)
@@ -246,17 +251,7 @@ class Reports:
         self._latest[key] = violation
         self._publish(violation, count, evidence)
 
-    def _look(self, event: Event, process: int) -> Mapping[int, Value]:
-        """What the call's pointers point to."""
-        if not self._reporter.evidence:
-            return {}
-        caller = Caller(event.task, process)
-        try:
-            return pointed(event, caller)
-        finally:
-            caller.close()
-
-    def _publish(self, violation: Violation, count: int, evidence: Iterable[str]) -> None:
+    def _publish(self, violation: Violation, count: int, evidence: Union) -> None:
         if self._reporter.json:
             text = violation.json(count, evidence)
         elif count == 1:

@@ -14,11 +14,12 @@ result does not depend on the order in which they are joined, and a recording ke
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from policygen.evidence.pointed import PAGE, Value, evident, quoted
+from policygen.evidence.pointed import PAGE, Value, arguments, evident, quoted
 from policygen.evidence.words import escaped, steady
-from tracer.abi import Arch, Kind, table
+from tracer.abi import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -33,11 +34,11 @@ MORE = "..."
 """The same at the end of a list of words."""
 _PREFIX = {"path": "", "unix": "unix:", "text": "text:"}
 _SORTS = {prefix.removesuffix(":"): sort for sort, prefix in _PREFIX.items()}
-_NAME = re.compile(r'(?:(?P<prefix>unix|text):)?"(?P<name>[^"]*)"')
-_WORDS = re.compile(r'\[(?:"[^"]*"(?:, "[^"]*")*(?:, \.\.\.)?|\.\.\.)\]')
-_WORD = re.compile(r'"[^"]*"|\.\.\.')
-_HOST = re.compile(r"(?:[0-9.]+|\[[0-9a-f:]+\]):(?:[0-9]+|\*\*?)")
-_OTHER = re.compile(r"[\w*]+")
+_NAME = r'(?:(?P<prefix>unix|text):)?"(?P<name>[^"]*)"'
+_WORDS = r'\[(?:"[^"]*"(?:, "[^"]*")*(?:, \.\.\.)?|\.\.\.)\]'
+_WORD = r'"[^"]*"|\.\.\.'
+_HOST = r"(?:[0-9.]+|\[[0-9a-f:]+\]):(?:[0-9]+|\*\*?)"
+_OTHER = r"[\w*]+"
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 _EPHEMERAL = 32768
 """The first port that Linux chooses by itself (ip(7), ip_local_port_range)."""
@@ -84,22 +85,34 @@ class Varying(NamedTuple):
     """Paths that the program has made so that no other has them (`makes`)."""
 
 
-def facts(event: Event, values: Mapping[int, Value], where: Places, varying: Varying) -> list[str]:
-    """What an event's arguments point to, as facts."""
-    names = {index: argument.name for index, argument in evident(event.arch, event.number)}
-    return [text((names[index], value.sort, _pattern(value, where, varying))) for index, value in values.items()]
+def facts(event: Event, values: Mapping[int, Value], where: Places, varying: Varying) -> list[Fact]:
+    """What an event's arguments point to."""
+    names = arguments(event.arch, event.number)
+    return [(names[index].name, value.sort, _pattern(value, where, varying)) for index, value in values.items()]
+
+
+def is_library(fact: Fact) -> bool:
+    """Whether it is the name of a shared library: a program opens some dozens before it does anything of its own."""
+    name = fact[2][-1]
+    return name.endswith(".so") or ".so." in name
 
 
 def makes(event: Event, values: Mapping[int, Value]) -> str:
     """The path that a call makes as mkstemp(3) and mkdtemp(3) do: a file if there is none, a folder for oneself; or ""."""
-    arch = Arch.from_audit(event.arch)
-    arguments = table(arch).by_number[event.number].arguments if arch and values else ()
-    for index, argument in enumerate(arguments):
-        is_file = argument.constants == "open_flags" and event.arguments[index] & _EXCLUSIVE == _EXCLUSIVE
-        is_folder = argument.name == "mode" and argument.kind is Kind.MODE and event.arguments[index] & 0o777 == 0o700
-        if is_file or is_folder:
-            return resolved(values[index - 1]) if index - 1 in values else ""
+    for index, bits, all_of in _making(event.arch, event.number):
+        if event.arguments[index] & bits == all_of and index - 1 in values:
+            return resolved(values[index - 1])
     return ""
+
+
+@cache
+def _making(arch: int, number: int) -> tuple[tuple[int, int, int], ...]:
+    """The arguments after a path that tell whether a call makes it so: place, bits, and what these are then."""
+    return tuple(
+        (index, _EXCLUSIVE, _EXCLUSIVE) if one.constants == "open_flags" else (index, 0o777, 0o700)
+        for index, one in enumerate(arguments(arch, number))
+        if one.constants == "open_flags" or (one.name == "mode" and one.kind is Kind.MODE)
+    )
 
 
 def resolved(value: Value) -> str:
@@ -107,8 +120,10 @@ def resolved(value: Value) -> str:
     if value.sort != "path" or (not value.folder and not value.parts[0].startswith("/")):
         return ""
     name = value.parts[0]
-    parts = (name if name.startswith("/") else f"{value.folder}/{name}").split("/")
-    return "/" + "/".join(part for part in parts if part not in ("", "."))
+    path = name if name.startswith("/") else f"{value.folder}/{name}"
+    if "//" not in path and "/." not in path and not path.endswith("/"):  # nearly all
+        return path
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def path_pattern(path: str, where: Places) -> str:
@@ -117,19 +132,17 @@ def path_pattern(path: str, where: Places) -> str:
 
 
 def _pattern(value: Value, where: Places, varying: Varying) -> tuple[str, ...]:
-    ids = varying.ids
+    ids, name = varying.ids, value.parts[0]
     if value.sort == "path":
         path = resolved(value)
-        return _below(path, where, varying) if path else ("?", *_steady(value.parts[0].split("/"), ids))
-    if value.sort == "unix":
-        name = value.parts[0]
-        if name.startswith("/"):
-            return _below(name, where, varying)
-        return _steady(name.split("/"), ids)
+        return _below(path, where, varying) if path else _split(f"?/{_steady(name, ids)}")
+    if value.sort == "unix" and name.startswith("/"):
+        return _below(name, where, varying)
+    if value.sort in ("unix", "text"):
+        return _split(_steady(name, ids))
     if value.sort == "address" and len(value.parts) == 2:
-        host, port = value.parts
-        return (host, "*" if int(port) >= _EPHEMERAL else port)
-    return _steady(value.parts, ids)
+        return (name, "*" if int(value.parts[1]) >= _EPHEMERAL else value.parts[1])
+    return tuple(_steady(part, ids) for part in value.parts)
 
 
 def _below(path: str, where: Places, varying: Varying) -> tuple[str, ...]:
@@ -138,15 +151,16 @@ def _below(path: str, where: Places, varying: Varying) -> tuple[str, ...]:
     if varying.made:
         path = _without_made(path, varying)
     for sign, folder in ((".", where.start), ("~", where.home)):
-        if folder and (path == folder or path.startswith(f"{folder}/")):
-            return (sign, *_steady(path[len(folder) + 1 :].split("/"), ids)) if path != folder else (sign,)
+        if folder and path.startswith(folder) and path[len(folder) : len(folder) + 1] in ("", "/"):
+            return (sign, *[steady(part, ids) for part in path[len(folder) + 1 :].split("/") if part])
     parts = path[1:].split("/") if path != "/" else []
-    for folder in where.temporary:
+    for folder in where.temporary if path.startswith(where.temporary) else ():
         if path.startswith(f"{folder}/"):
             depth = folder.count("/")
-            return ("/", *parts[:depth], steady(parts[depth], ids, temporary=True), *_steady(parts[depth + 1 :], ids))
+            first = steady(parts[depth], ids, temporary=True)
+            return ("/", *parts[:depth], first, *[steady(part, ids) for part in parts[depth + 1 :]])
     in_proc = parts[:1] == ["proc"]
-    return ("/", *(steady(part, ids, process=in_proc) for part in parts))
+    return ("/", *[steady(part, ids, process=in_proc) for part in parts])
 
 
 def _without_made(path: str, varying: Varying) -> str:
@@ -158,8 +172,14 @@ def _without_made(path: str, varying: Varying) -> str:
     return path
 
 
-def _steady(parts: Iterable[str], ids: tuple[int, ...]) -> tuple[str, ...]:
-    return tuple("/".join(steady(name, ids) for name in part.split("/")) for part in parts)
+def _steady(name: str, ids: tuple[int, ...]) -> str:
+    return "/".join(steady(part, ids) for part in name.split("/"))
+
+
+def _split(name: str) -> tuple[str, ...]:
+    """The parts of a name."""
+    first, slash, rest = name.partition("/")
+    return (first or slash, *(rest.split("/") if rest else ()))
 
 
 def examples(event: Event, evidence: Iterable[str]) -> tuple[dict[int, str], list[str]]:
@@ -196,45 +216,68 @@ def parse(fact: str) -> Fact | None:
     name, _, shown = fact.partition("=")
     if not name.isidentifier() or not shown.isprintable() or len(fact) > LONGEST:
         return None
-    if found := _NAME.fullmatch(shown):
-        first, slash, rest = found["name"].partition("/")
-        parts = (first or slash, *(rest.split("/") if rest else ()))
-        return name, _SORTS[found["prefix"] or ""], parts
-    if _WORDS.fullmatch(shown):
-        return name, "words", tuple(part if part == MORE else part[1:-1] for part in _WORD.findall(shown))
-    if _HOST.fullmatch(shown):
+    if found := re.fullmatch(_NAME, shown):
+        return name, _SORTS[found["prefix"] or ""], _split(found["name"])
+    if re.fullmatch(_WORDS, shown):
+        return name, "words", tuple(part if part == MORE else part[1:-1] for part in re.findall(_WORD, shown))
+    if re.fullmatch(_HOST, shown):
         return name, "address", shown.rpartition(":")[::2]
-    return (name, "address", (shown,)) if _OTHER.fullmatch(shown) else None
+    return (name, "address", (shown,)) if re.fullmatch(_OTHER, shown) else None
 
 
 def join(those: Iterable[str]) -> tuple[str, ...]:
     """The union of facts, ascending.  Associative, commutative, idempotent.  Texts that are no facts are left out."""
-    trees: dict[tuple[str, str], _Tree] = {}
+    union = Union()
     for one in map(parse, those):
         if one is not None:
-            _add(trees.setdefault(one[:2], _Tree()), one[2], one[1])
-    return tuple(sorted(text((*head, parts)) for head, tree in trees.items() for parts in _leaves(tree, ())))
+            union.add(one)
+    return union.texts()
 
 
 class _Tree(dict[str, "_Tree"]):
     """What may follow a part; `_END` if nothing may."""
 
 
-def _add(tree: _Tree, parts: tuple[str, ...], sort: str) -> None:
-    """Add a path to a tree, unless a branch of its grows too wide: then that is `**` for good."""
+class Union:
+    """The union of facts (`join`), as they come."""
+
+    __slots__ = ("_trees",)
+
+    def __init__(self) -> None:
+        self._trees: dict[tuple[str, str], _Tree] = {}
+        """By the argument's name and the sort of its value."""
+
+    def add(self, fact: Fact) -> bool:
+        """Whether that changed the union."""
+        name, sort, parts = fact
+        return _add(self._trees.setdefault((name, sort), _Tree()), parts, sort)
+
+    def __iter__(self) -> Iterator[Fact]:
+        return ((*head, parts) for head, tree in self._trees.items() for parts in _leaves(tree, ()))
+
+    def texts(self) -> tuple[str, ...]:
+        """Ascending."""
+        return tuple(sorted(map(text, self)))
+
+
+def _add(tree: _Tree, parts: tuple[str, ...], sort: str) -> bool:
+    """Add a path to a tree; a branch that grows too wide becomes `**` for good.  Whether that changed the tree."""
     end, limits = (MORE if sort == "words" else MANY), _WIDE[sort]
+    is_new = False
     for depth, part in enumerate((*parts, _END)):
         if end in tree:
-            return
+            break
         if depth == _DEEP and part != _END:
             part = end
         if part not in tree:
+            is_new = True
             if part == end or (part != _END and len(tree.keys() - {_END}) >= limits[min(depth, len(limits) - 1)]):
                 tree.clear()
                 tree[end] = _Tree({_END: _Tree()})
-                return
+                break
             tree[part] = _Tree()
         tree = tree[part]
+    return is_new
 
 
 def _leaves(tree: _Tree, before: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -30,7 +30,7 @@ _WORDS = 3
 """Words of a command that are read."""
 _WORD = 64
 """Bytes of a word."""
-_PLAIN = re.compile(r"[\w./+,-]+")
+_PLAIN = r"[\w./+,-]+"
 """A word that holds neither a secret of the form NAME=VALUE nor an address with one."""
 _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 _UNIX, _INET, _INET6 = 1, 2, 10  # AF_*, linux/socket.h
@@ -79,11 +79,17 @@ def _cut(text: str) -> str:
 
 
 @cache
-def evident(arch: int, number: int) -> tuple[tuple[int, Argument], ...]:
-    """The arguments of a call whose pointers are followed, with their places."""
+def arguments(arch: int, number: int) -> tuple[Argument, ...]:
+    """The arguments of a call; none of one that the tables do not have."""
     name = Arch.from_audit(arch)
     call = table(name).by_number.get(number) if name else None
-    return tuple((index, one) for index, one in enumerate(call.arguments if call else ()) if one.kind.is_evident)
+    return call.arguments if call else ()
+
+
+@cache
+def evident(arch: int, number: int) -> tuple[tuple[int, Argument], ...]:
+    """Those whose pointers are followed, with their places."""
+    return tuple((index, one) for index, one in enumerate(arguments(arch, number)) if one.kind.is_evident)
 
 
 def pointed(event: Event, caller: Caller) -> dict[int, Value]:
@@ -106,8 +112,7 @@ def _path(event: Event, index: int, address: int, caller: Caller) -> Value | Non
 
 def _folder(event: Event, index: int, caller: Caller) -> str:
     """Where a relative path begins: at the descriptor before it, or in the working folder."""
-    arch = Arch.from_audit(event.arch)
-    before = table(arch).by_number[event.number].arguments[index - 1] if arch and index else None
+    before = arguments(event.arch, event.number)[index - 1] if index else None
     descriptor = AT_FDCWD
     if before is not None and before.kind is Kind.DIRFD:
         descriptor = before.value(event.arguments[index - 1])
@@ -140,7 +145,7 @@ def _harmless(words: list[str]) -> tuple[str, ...]:
             name = word.partition("=")[0]
             kept.append(name if name.startswith("--") else name[:2])
             break
-        if not _PLAIN.fullmatch(word):
+        if not re.fullmatch(_PLAIN, word):
             break
         kept.append(word)
     return (*kept, "...") if kept != words else tuple(kept)

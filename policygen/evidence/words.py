@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
-_RANDOM = re.compile(r"[0-9]{7,}|(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{8,}")
+# Patterns are compiled when they are first used: a learn of a moment uses few of them.
+_UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+_RANDOM = r"[0-9]{7,}|(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{8,}"
 """Times, and digests in hexadecimal."""
-_DIGITS = re.compile(r"[0-9]+")
-_TEMPORARY = re.compile(r"(?P<start>.*?)(?P<random>[A-Za-z0-9_]{6,})(?P<end>(?:\.[a-z]{1,5}){0,2})")
+_DIGITS = r"[0-9]+"
+_TEMPORARY = r"(?P<start>.*?)(?P<random>[A-Za-z0-9_]{6,})(?P<end>(?:\.[a-z]{1,5}){0,2})"
 """A name as mkstemp(3), mktemp(1) and others make: at least six characters of the random kind before any suffix."""
 _LONGEST = 64
 """Characters of one word of a pattern."""
@@ -18,7 +19,7 @@ _LONGEST = 64
 def escaped(data: bytes | str) -> str:
     r"""Text that drives no terminal, forges no line and no quote: other bytes as `\xNN`, a `*` that is no pattern as `\*`."""
     text = data.decode(errors="surrogateescape") if isinstance(data, bytes) else data
-    if text.isprintable() and not any(c in text for c in '"\\*'):
+    if text.isprintable() and '"' not in text and "\\" not in text and "*" not in text:
         return text
     return "".join(_shown(c) for c in text)
 
@@ -40,17 +41,23 @@ def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, made: bo
     """
     if process and word.isdigit():
         return "*"
-    if made and (found := _TEMPORARY.fullmatch(word)):
+    if not (temporary or made or re.search(_DIGITS, word)):  # most names: times, digests and numbers have digits
+        return word if len(word) <= _LONGEST else _cut(word)
+    if made and (found := re.fullmatch(_TEMPORARY, word)):
         end = found["random"][-6:]
         temporary = not (end.isalpha() and end.islower())  # as one in 200 random ones is
-    text = _RANDOM.sub("*", _UUID.sub("*", word))
+    text = re.sub(_RANDOM, "*", re.sub(_UUID, "*", word))
     if temporary:
-        text = _DIGITS.sub(lambda found: "*" if len(found[0]) > 2 else found[0], _without_random(text))
+        text = re.sub(_DIGITS, lambda found: "*" if len(found[0]) > 2 else found[0], _without_random(text))
     elif ids:
-        text = _DIGITS.sub(lambda found: "*" if int(found[0]) in ids else found[0], text)
+        text = re.sub(_DIGITS, lambda found: "*" if int(found[0]) in ids else found[0], text)
     while "**" in text:  # two stars are a pattern of their own
         text = text.replace("**", "*")
-    return f"{text[:_LONGEST].rstrip(chr(92))}*" if len(text) > _LONGEST else text
+    return text if len(text) <= _LONGEST else _cut(text)
+
+
+def _cut(text: str) -> str:
+    return f"{text[:_LONGEST].rstrip(chr(92))}*"
 
 
 def _without_random(word: str) -> str:
@@ -58,7 +65,7 @@ def _without_random(word: str) -> str:
 
     Which part that is cannot be seen: all after a dot, a dash, `tmp` or `cc`, or of a short name, else the last six characters.
     """
-    found = _TEMPORARY.fullmatch(word)
+    found = re.fullmatch(_TEMPORARY, word)
     if found is None:
         return word
     start, random = found["start"], found["random"]

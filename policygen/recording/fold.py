@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from policygen.recording.observation import Observation, joined, kept
+from policygen.recording.observation import Observation, kept
 from tracer.abi import Arch, Event, Kind, table
 
 if TYPE_CHECKING:
@@ -27,16 +27,17 @@ if TYPE_CHECKING:
 
     from policygen.evidence.facts import Places
     from policygen.evidence.pointed import Caller
+    from policygen.evidence.run import Pointers
     from tracer.abi.table import Table
 
 EVIDENCE = 4
 """The most values of an unconstrained argument that are kept.  `--tight` uses no more of them; they also show whether a
 policy that a person made narrower still fits."""
 
-MANY_MADE = 4096
-"""Paths that a program has made which are remembered."""
 LOOKS = 64
-"""Events of an observation whose pointers are followed."""
+"""The most events of an observation whose pointers are followed."""
+QUIET = 8
+"""Events in a row that tell nothing new after which no more are followed."""
 
 _EVIDENT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.TASK, Kind.MODE, Kind.NUMBER))
 """Kinds whose values are kept although they are not constrained, or only one of them is: all but addresses."""
@@ -45,8 +46,12 @@ _NUMBER = (1 << 64) - 1
 """The number's bits in `raw`."""
 
 Slot = list[Any]
-"""[count, site, example, facts, looks, after]: the loop adds to the count, site and example are the first event's, `looks` is
-how many more events are to be looked at, and `after` takes what `Observation.after` has.  Nothing is cheaper to add to."""
+"""[count, site, example, facts, looks, after, quiet].
+
+The loop adds to the count; site and example are the first event's; `facts` is a `facts.Union` once there are any; `looks` is
+how many more events are to be looked at; `after` takes what `Observation.after` has; `quiet` is how many events in a row have
+told nothing new.  Nothing is cheaper to add to.
+"""
 
 
 def _table(arch: int, number: int) -> Table | None:
@@ -65,9 +70,7 @@ class Folder:
     def __init__(self, where: Callable[[], Places] | None = None) -> None:
         """`where`: what patterns of names call by a sign, asked for once; None follows no pointers."""
         self._where = where
-        self._places: Places | None = None
-        self._made: set[str] = set()
-        """Paths whose names the program has made up (`facts.makes`)."""
+        self._pointers: Pointers | None = None
         self._slots: dict[tuple[int, int], dict[tuple[str, tuple[int | None, ...]], Slot]] = {}
         self._evidence: dict[tuple[int, int], dict[int, set[int]]] = {}
         self._masks: dict[tuple[int, int], int] = {}
@@ -95,23 +98,23 @@ class Folder:
         key = (executable, self._arguments(event, unknown))
         slot = slots.get(key)
         if slot is None:
-            slot = slots[key] = [0, site(), event.arguments, set(), LOOKS, set()]
+            slot = slots[key] = [0, site(), event.arguments, None, LOOKS, set(), 0]
         return slot
 
     def look(self, slot: Slot, event: Event, caller: Caller) -> bool:
         """Follow the pointers of an event of the slot's observation; whether to do so with its next one, too."""
         if self._where is None or slot[4] <= 0:
             return False
-        from policygen.evidence import facts, pointed  # not loaded by a run with nothing new
+        if self._pointers is None:
+            from policygen.evidence.run import Pointers  # not loaded by a run with nothing new
 
-        if not pointed.evident(event.arch, event.number):
+            self._pointers = Pointers(self._where())
+        if not self._pointers.has(event):
+            slot[4] = 0
             return False
-        self._places = self._places or self._where()
-        values = pointed.pointed(event, caller)
-        if (made := facts.makes(event, values)) and len(self._made) < MANY_MADE:
-            self._made.add(made)
-        slot[3].update(facts.facts(event, values, self._places, facts.Varying(caller.ids, self._made)))
-        slot[4] -= 1
+        slot[3], is_new = self._pointers.follow(event, caller, slot[3])
+        slot[6] = 0 if is_new else slot[6] + 1
+        slot[4] = 0 if slot[6] >= QUIET else slot[4] - 1
         return bool(slot[4])
 
     def __len__(self) -> int:
@@ -120,11 +123,12 @@ class Folder:
 
     def observations(self) -> tuple[Observation, ...]:
         """Return the observations so far, in the order of `Observation.order`."""
-        found = [
-            Observation(arch, number, arguments, executable, (count,), site, example, joined(those), tuple(sorted(after)))
-            for (arch, number), slots in self._slots.items()
-            for (executable, arguments), (count, site, example, those, _, after) in slots.items()
-        ]
+        found = []
+        for (arch, number), slots in self._slots.items():
+            for (executable, arguments), (count, site, example, those, _, after, _) in slots.items():
+                evidence = those.texts() if those else ()
+                key = (arch, number, arguments, executable)
+                found.append(Observation(*key, (count,), site, example, evidence, tuple(sorted(after))))
         return tuple(sorted(found, key=lambda observation: observation.order))
 
     def _mask(self, arch: int, number: int) -> int:
@@ -187,7 +191,10 @@ class Folder:
             key = (executable, (*arguments[:index], left, *arguments[index + 1 :]))
             if key in folded:
                 folded[key][0] += slot[0]
-                folded[key][3] |= slot[3]
+                if folded[key][3] is None:
+                    folded[key][3] = slot[3]
+                for fact in slot[3] or ():
+                    folded[key][3].add(fact)
                 folded[key][5] |= slot[5]
             else:
                 folded[key] = slot

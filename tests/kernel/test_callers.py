@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from callfence.judging.symbols import Symbols
 from policygen.recording import recording_file
 from tracer.abi import Arch, table
@@ -38,3 +40,37 @@ def test_without_a_caller_it_is_the_call_itself(commands: Commands, compile_c: C
     commands.learn(tmp_path / "p.policy", [program], tmp_path)
     observations = recording_file.load(tmp_path / ".callfence" / "p.rec").observations
     assert all(seen.site.startswith(f"{program}+0x") for seen in observations if seen.executable == str(program))
+
+
+def denying(commands: Commands, folder: Path) -> Path:
+    """A policy that fails nearly all calls that come after the dynamic loader's."""
+    policy = folder / "p.policy"
+    commands.learn(policy, ["/bin/true"], folder, "--default", "errno EPERM")
+    return policy
+
+
+@pytest.mark.parametrize("flags", [(), ("--audit",), ("--no-evidence",)])
+def test_enforce_names_the_caller_of_libc(
+    commands: Commands, compile_c: Callable[..., Path], tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    program, policy = compile_c(SOURCE), denying(commands, tmp_path)
+    commands.learn(tmp_path / "all.policy", [program], tmp_path)
+    learned = {
+        table(Arch.X86_64).by_number[seen.number].name: seen.site.rpartition("/")[2].partition(" ")[0]
+        for seen in recording_file.load(tmp_path / ".callfence" / "all.rec").observations
+        if program.name in seen.site
+    }
+    log = commands.enforce(policy, [program], tmp_path, *flags).violations
+    found = {one["call"].partition("(")[0]: one["site"] for one in log if one["executable"] == str(program)}
+    assert found["mkdir"] == learned["mkdir"] and found["openat"] in learned.values()
+
+
+def test_a_library_that_is_cut_short_does_not_end_the_helper(
+    commands: Commands, compile_c: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The program has a file of libc's name mapped, makes a call from it, and has cut the file to nothing before."""
+    program, policy = compile_c(SOURCE.with_name("cut.c")), denying(commands, tmp_path)
+    ran = commands.enforce(policy, [program, tmp_path / "libc.so.6"], tmp_path, "--audit")
+    assert ran.ran.returncode == 0, ran.ran.stderr
+    assert {one["call"]: one["site"].partition("+")[0] for one in ran.violations}["inotify_init()"] == "libc.so.6"
+    assert b"replaced" not in ran.ran.stderr

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from tracer import kernel, linux
 from tracer.abi import Arch
-from tracer.caller.site import Registers, call_site
+from tracer.caller.site import call_site
 from tracer.task import proc
+from tracer.unwind.walk import Registers
 
 if TYPE_CHECKING:
     from tracer.abi import Event

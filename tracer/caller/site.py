@@ -5,71 +5,27 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from bisect import bisect_right
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from tracer.caller.frames import Tables
 from tracer.task import proc
+from tracer.unwind.walk import Maps, outside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from typing import BinaryIO
+
+    from tracer.unwind.frames import Read
+    from tracer.unwind.walk import Registers
 
 _NOTE_SEGMENT = 4  # PT_NOTE, elf.h
 _BUILD_ID = 3  # NT_GNU_BUILD_ID, elf.h
 _LONGEST = 4096
 """Most bytes of a note segment, and most segments, that are read: real ones have a few dozen."""
-_LOADER = ("ld-linux", "ld-2.")
-"""How names of the dynamic loader begin.  What it does at a start has no caller."""
-_LIBC = (*_LOADER, "libc.so", "libc-2.", "libc.musl-", "libpthread", "ld-musl-")
-"""How names of files begin whose functions are not what a call is for: of the C library, too."""
-_DEEPEST = 32
-"""Most callers that are followed."""
-_tables: dict[tuple[str, str, str], Tables | None] = {}
-"""Unwind tables, likewise by device, inode and path."""
 _builds: dict[tuple[str, str, str], str] = {}
 """Build ids by device, inode and path, since each new observation needs its site."""
 
 
-class Registers(NamedTuple):
-    """What a walk from a call to its callers begins with."""
-
-    ip: int
-    sp: int
-    bp: int
-
-
-class _Mapped(NamedTuple):
-    """A line of /proc/PID/maps."""
-
-    end: int
-    shift: int
-    """What is taken from an address for the offset in the file."""
-    file: tuple[str, str, str]
-    """Device, inode and path."""
-
-
-class _Maps:
-    """What a task has mapped; lines are parsed when they are asked for, since few of many are."""
-
-    def __init__(self, tid: int) -> None:
-        """Raises OSError, ValueError."""
-        with open(f"{proc()}/{tid}/maps", encoding="utf-8", errors="surrogateescape") as maps:
-            self._lines = maps.read().split("\n")[:-1]
-        self._starts = [int(line[: line.index("-")], 16) for line in self._lines]  # ascending
-
-    def at(self, address: int) -> _Mapped | None:
-        """What an address is in.  Raises ValueError."""
-        index = bisect_right(self._starts, address) - 1
-        if index < 0:
-            return None
-        fields = self._lines[index].split(None, 5)
-        file = (fields[3], fields[4], fields[5] if len(fields) > 5 else "[anonymous]")
-        mapped = _Mapped(int(fields[0].partition("-")[2], 16), self._starts[index] - int(fields[2], 16), file)
-        return mapped if address < mapped.end else None
-
-
-def call_site(tid: int, at: Registers, read: Callable[[int, int], bytes] | None = None) -> str:
+def call_site(tid: int, at: Registers, read: Read | None = None) -> str:
     """`/path/library+0xoffset (build id)` of where a call came from, the offset being that in the file.
 
     That is the first caller outside of libc and the dynamic loader, if `read`, which gives the task's memory, leads there;
@@ -77,13 +33,14 @@ def call_site(tid: int, at: Registers, read: Callable[[int, int], bytes] | None 
     file.  '?' if the maps cannot be read: that is no error, since the call itself was seen.
     """
     try:
-        maps = _Maps(tid)
-        return _named(tid, maps, (_outside(tid, maps, at, read) if read else 0) or at.ip)
+        with open(f"{proc()}/{tid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            maps = Maps(file.read())
+        return _named(tid, maps, (outside(maps, at, read) if read else 0) or at.ip)
     except (OSError, ValueError):
         return "?"
 
 
-def _named(tid: int, maps: _Maps, address: int) -> str:
+def _named(tid: int, maps: Maps, address: int) -> str:
     mapped = maps.at(address - 1)  # the instruction before, which made the call
     if mapped is None:
         return "?"
@@ -92,45 +49,6 @@ def _named(tid: int, maps: _Maps, address: int) -> str:
         _builds[file] = _build_id(f"{proc()}/{tid}/root{name}")
     site = f"{name}+{address - mapped.shift:#x}"
     return f"{site} ({_builds[file]})" if _builds.get(file) else site
-
-
-def _outside(tid: int, maps: _Maps, at: Registers, read: Callable[[int, int], bytes]) -> int:
-    """The return address in the first caller outside of libc and the loader; 0 where it cannot be found."""
-    ip, sp, bp = at
-    for depth in range(_DEEPEST):
-        mapped = maps.at(ip - 1)
-        if mapped is None or not mapped.file[2].startswith("/"):
-            return 0
-        name = mapped.file[2].rpartition("/")[2]
-        if not name.startswith(_LIBC):
-            return ip
-        if not depth and name.startswith(_LOADER):
-            return 0
-        tables = _unwound(tid, mapped.file)
-        row = tables.row(ip - 1 - mapped.shift) if tables else None
-        if row is None:
-            return 0
-        frame = (sp if row.on_stack else bp) + row.offset
-        if frame <= sp:
-            return 0
-        ip = _word(read, frame + row.ra)
-        bp = bp if row.bp is None else _word(read, frame + row.bp)
-        sp = frame
-    return 0
-
-
-def _word(read: Callable[[int, int], bytes], address: int) -> int:
-    return int.from_bytes(read(address, 8), "little") if address % 8 == 0 else 0
-
-
-def _unwound(tid: int, file: tuple[str, str, str]) -> Tables | None:
-    """The unwind tables of a file; None if it has none that are understood."""
-    if file not in _tables:
-        try:
-            _tables[file] = Tables(f"{proc()}/{tid}/root{file[2]}")
-        except (OSError, ValueError, StopIteration, struct.error):
-            _tables[file] = None
-    return _tables[file]
 
 
 def _build_id(path: str) -> str:

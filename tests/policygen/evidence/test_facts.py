@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from policygen.evidence.facts import Places, Varying, facts, join, makes, parse, places, text
 from policygen.evidence.pointed import Value
+from policygen.evidence.words import escaped
 
 OPENAT = event("openat AT_FDCWD 1 O_RDWR|O_CREAT|O_EXCL 0o600")
 TEXTS = [
@@ -34,6 +35,21 @@ TEXTS = [
     'addr=unix:"/run/x.sock"',
     'addr=unix:"@x/y"',
 ]
+
+
+def texts(value: Value, where: Places, varying: Varying) -> list[str]:
+    return [text(fact) for fact in facts(OPENAT, {1: value}, where, varying)]
+
+
+@given(
+    st.sampled_from(["path", "text", "unix"]),
+    st.binary(max_size=40).map(escaped) | st.text("/.ab1*@", max_size=30).map(escaped),
+    st.sampled_from(["", "/", "/srv/a"]),
+)
+def test_a_fact_is_what_its_text_is_read_as(sort: str, name: str, folder: str) -> None:
+    """So it does not matter whether facts are joined as they come, or as texts of several recordings."""
+    for fact in facts(OPENAT, {1: Value(sort, (name,), folder)}, Places("/srv"), Varying((7,), {"/srv/a/ab1abcd"})):
+        assert parse(text(fact)) == fact
 
 
 @pytest.mark.parametrize("fact", TEXTS)
@@ -97,7 +113,7 @@ def test_what_grows_too_wide_becomes_a_pattern() -> None:
 def test_names_that_vary_become_patterns(given: str, folder: str, fact: str) -> None:
     where = places("/srv/app/", {"HOME": "/home/me", "TMPDIR": "/scratch"})
     value = Value("path", (given,), folder)
-    assert facts(OPENAT, {1: value}, where, Varying((77, 78))) == [f'filename="{fact}"']
+    assert texts(value, where, Varying((77, 78))) == [f'filename="{fact}"']
 
 
 @pytest.mark.parametrize(
@@ -114,11 +130,11 @@ def test_names_that_a_program_makes_up_become_patterns(call: str, name: str, sho
     """Also in the calls that come after, and for what is in such a folder."""
     made = makes(event(call), {int(call.startswith("openat")): Value("path", (name,), "/srv")})
     inside = Value("path", (f"/srv/{name}/data",))
-    assert facts(OPENAT, {1: inside}, Places(), Varying((), {made})) == [f'filename="/srv/{shown}/data"']
+    assert texts(inside, Places(), Varying((), {made})) == [f'filename="/srv/{shown}/data"']
 
 
 def test_the_root_is_no_place() -> None:
     """A run that begins in the root, or has it for a home, would have a sign for every path."""
     value = Value("path", ("/etc/passwd",))
     for where in (places("/", {"HOME": "/"}), Places()):
-        assert facts(OPENAT, {1: value}, where, Varying()) == ['filename="/etc/passwd"']
+        assert texts(value, where, Varying()) == ['filename="/etc/passwd"']

@@ -10,7 +10,8 @@ from calls import event
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from policygen.recording.fold import EVIDENCE, Folder
+from policygen.evidence.facts import Places
+from policygen.recording.fold import EVIDENCE, QUIET, Folder
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
@@ -188,3 +189,42 @@ def test_every_variant_reads_an_argument_as_the_plain_one() -> None:
                 assert [(a.name, a.width, a.signed) for a in variant] == [
                     (a.name, a.width, a.signed) for a in syscall.arguments
                 ]
+
+
+class Names:
+    """A task whose calls name a file each."""
+
+    ids = (1, 1)
+
+    def __init__(self) -> None:
+        self.name = b""
+        self.reads = 0
+
+    def read(self, address: int, length: int) -> bytes:
+        self.reads += 1
+        return (self.name + b"\0")[:length]
+
+    def link(self, name: str) -> str:
+        return "/srv"
+
+
+@pytest.mark.parametrize(
+    ("names", "follows", "evidence"),
+    [
+        (["/etc/app.conf"] * 100, 1 + QUIET, ("/etc/app.conf",)),
+        ([f"/usr/share/{number}/x" for number in range(100)], 4 + QUIET, ("/usr/share/**",)),
+        ([f"/usr/lib/lib{number}.so.1" for number in range(40)] + ["/etc/app.conf"], 41, ("/etc/app.conf", "/usr/lib/**")),
+        ([f"/{number}/{other}" for number in range(2) for other in range(4)] * 2, 8 + QUIET, None),
+    ],
+)
+def test_pointers_are_followed_until_they_tell_nothing_new(names: list[str], follows: int, evidence: object) -> None:
+    """Shared libraries do not count: a program opens many before it does anything of its own."""
+    folder, caller, one = Folder(Places), Names(), event("openat", -100, 0x7FFF_0000, 0)
+    slot = folder.slot("/app", one, lambda: "libc+0x1")
+    for name in names:
+        caller.name = name.encode()
+        if not folder.look(slot, one, caller):
+            break
+    assert caller.reads == follows
+    (seen,) = folder.observations()
+    assert evidence is None or seen.evidence == tuple(f'filename="{one}"' for one in evidence)

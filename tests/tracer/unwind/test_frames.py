@@ -1,0 +1,102 @@
+"""Unwind tables: those of libc are read, and damaged ones end a walk and nothing else."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tracer.unwind.frames import Tables
+from tracer.unwind.walk import Maps, Registers, outside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LINES = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "/libc.so" in line]
+REFUSED = (ValueError, LookupError, StopIteration, struct.error)
+needs_glibc = pytest.mark.skipif(not LINES, reason="this interpreter runs without glibc")
+
+
+def span(line: list[str]) -> tuple[int, int]:
+    start, end = (int(part, 16) for part in line[0].split("-"))
+    return start, end
+
+
+def image() -> bytearray:
+    """What of libc is mapped and may be read, by address from its beginning."""
+    begin = span(LINES[0])[0]
+    found = bytearray(span(LINES[-1])[1] - begin)
+    for line in LINES:
+        start, end = span(line)
+        if line[1].startswith("r"):
+            found[start - begin : end - begin] = ctypes.string_at(start, end - start)
+    return found
+
+
+def reading(data: bytes | bytearray) -> Callable[[int, int], bytes]:
+    return lambda at, length: bytes(data[at : at + length]) if at >= 0 else b""
+
+
+def code() -> range:
+    """Places all over libc's code."""
+    begin = span(LINES[0])[0]
+    start, end = next(span(line) for line in LINES if "x" in line[1])
+    return range(start - begin, end - begin, (end - start) // 500)
+
+
+WHOLE = image() if LINES else bytearray()
+
+
+@needs_glibc
+def test_the_tables_of_libc_are_understood() -> None:
+    """Nearly all of its code: what is left is its start, signal frames and a little assembly."""
+    read = reading(WHOLE)
+    tables = Tables(read)
+    rows = [tables.row(place, read) for place in code()]
+    assert sum(row is not None for row in rows) > 450
+    assert all(row is None or (row.ra == -8 and row.offset >= 8) for row in rows)
+
+
+@needs_glibc
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1 << 30), st.integers(0, 255)), min_size=1, max_size=400), st.integers(0, 1 << 30))
+def test_damaged_tables_do_no_harm(changes: list[tuple[int, int]], cut: int) -> None:
+    """Also where the program unmaps them while they are read."""
+    data = bytearray(WHOLE)
+    index = Tables(reading(data))._index
+    for place, byte in changes:
+        data[index + place % (len(data) - index)] = byte
+    read = reading(data[: index + cut % (len(data) - index)] if changes[0][1] % 2 else data)
+    try:
+        tables = Tables(read)
+    except REFUSED:
+        return
+    for place in code():
+        tables.row(place, read)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF", b"\x7fELF\x01" + bytes(5000), b"\x7fELF\x02" + bytes(5000), bytes(5000)])
+def test_memory_without_tables_is_refused(content: bytes) -> None:
+    with pytest.raises(REFUSED):
+        Tables(reading(content))
+
+
+words = st.integers(0, (1 << 64) - 1)
+in_libc = st.integers(0, 1 << 21).map(lambda at: span(LINES[0])[0] + at)
+
+
+@needs_glibc
+@given(st.integers(0, 499), st.lists(words | in_libc, max_size=64), words)
+def test_a_stack_of_any_content_is_walked_to_an_end(step: int, values: list[int], bp: int) -> None:
+    begin, top = span(LINES[0])[0], 1 << 40
+    stack = struct.pack(f"<{len(values)}Q", *values)
+
+    def read(at: int, length: int) -> bytes:
+        return stack[at - top : at - top + length] if at >= top else reading(WHOLE)(at - begin, length)
+
+    outside(Maps(Path("/proc/self/maps").read_text()), Registers(begin + code()[step], top + 64, bp), read)
