@@ -23,10 +23,10 @@ _LIBRARY = os.path.dirname(os.__file__)
 _KNOWN = ((3, 11), (3, 12), (3, 13))
 """Versions of Python whose modules are in _STANDARD."""
 _LATER = (
-    "enforcer.reporting.report", "enforcer.reporting.instead", "enforcer.files.unreachable", "policygen.language.document",
+    "enforcer.reporting.report", "enforcer.reporting.instead", "enforcer.files.unreachable", "policygen.language.parser",
 )
 """What the helper imports at the first violation, with all that it imports."""
-_EXTENSIONS = ("_struct", *(("_typing",) if sys.version_info < (3, 13) else ("_opcode",)))
+_EXTENSIONS = ("_struct", *(("_typing",) if sys.version_info < (3, 13) else ()))
 """Modules of Python's library that may be compiled ones: imported at once."""
 _FOLDERS = ("callfence/enforcing", "enforcer", "policygen", "tracer/abi", "tracer/unwind")
 """Folders of ours, and those in them: what a start imports, what describes a violation, and what compiles a policy."""
@@ -34,10 +34,9 @@ _WITHOUT = {"completeness", "formats", "merging", "review", "__pycache__"}
 """Folders in those of which none of that imports anything (tests/enforcer/test_sealed.py)."""
 _FILES = ("tracer/errors.py", "tracer/linux.py")
 _STANDARD = (
-    "ast", "bisect", "collections", "collections.abc", "contextlib", "copy", "copyreg", "dataclasses", "dis",
-    "enum", "functools", "importlib", "importlib.machinery", "inspect", "json", "json.decoder", "json.encoder",
-    "json.scanner", "keyword", "linecache", "opcode", "_opcode_metadata", "operator", "re", "re._casefix", "re._compiler",
-    "re._constants", "re._parser", "reprlib", "shlex", "signal", "struct", "token", "tokenize", "types", "typing", "warnings",
+    "bisect", "collections", "collections.abc", "contextlib", "copy", "copyreg", "enum", "functools", "importlib",
+    "importlib.machinery", "json", "json.decoder", "json.encoder", "json.scanner", "keyword", "operator", "re", "re._casefix",
+    "re._compiler", "re._constants", "re._parser", "reprlib", "shlex", "signal", "struct", "types", "typing", "warnings",
     "weakref", "_weakrefset",
 )
 """Modules of Python's library that they import, in some version or other."""

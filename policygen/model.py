@@ -7,18 +7,19 @@ Actions and conditions check themselves.  No value carries text: comments and la
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from operator import ge
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from policygen.files.model import NOT_CONFINED, Files
-from tracer.abi import Arch  # noqa: TC001 -- dataclasses read it
+from policygen.values import frozen, made
 from tracer.abi.waits import ENTER as ENTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from tracer.abi import Arch
 
 IMPLIED = (1,)
 """The versions of the implied set (`policygen.implied`) that there are, ascending.  One that was released never changes."""
@@ -43,7 +44,7 @@ class ActionKind(StrEnum):
     """Ask the supervisor that holds the listener (SECCOMP_RET_USER_NOTIF)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Action:
     kind: ActionKind
     errno: int = 0
@@ -110,7 +111,7 @@ BITWISE = (Operator.IN, Operator.HAS, Operator.ANY, Operator.MASKED)
 _LEAST, _GREATEST = -(1 << 63), (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Condition:
     """One comparison of one argument.
 
@@ -148,24 +149,24 @@ class Condition:
             raise ValueError(f"the values are more than 64 bits: {self.values}")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Always:
     """True or false whatever the arguments."""
 
     value: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class And:
     parts: tuple[Expression, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Or:
     parts: tuple[Expression, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Not:
     part: Expression
 
@@ -187,7 +188,7 @@ def conjuncts(expression: Expression) -> tuple[Expression, ...]:
     return expression.parts if isinstance(expression, And) else (expression,)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """What is done with one syscall: `action` where `expression` holds, else `otherwise`."""
 
@@ -213,7 +214,7 @@ class Arm(StrEnum):
     """At the program's ELF entry point, after the dynamic loader."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Phase:
     """What a process is allowed from a moment on: less than before it."""
 
@@ -227,7 +228,7 @@ class Phase:
         object.__setattr__(self, "entries", _frozen(self.entries))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Policy:
     """Actions and entries for one or more architectures, plus defaults."""
 
@@ -251,7 +252,7 @@ class Policy:
     """`signals`: signals reach only processes of the program, which Landlock keeps.  The filter does not depend on it."""
     files: Files = NOT_CONFINED
     """The files and ports that calls can reach, which Landlock keeps.  The filter does not depend on it."""
-    memo: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
+    memo: dict[str, object] = made(factory=dict, init=False)
     """What has been computed of this policy and depends on nothing else."""
 
     def __post_init__(self) -> None:

@@ -5,10 +5,10 @@ Whoever judges, compiles or compares works on these; whoever changes a policy ch
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.model import Always, Entry, Or, Phase, Policy, alternatives
+from policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from policygen.phases import phase_policies, with_phases
 from policygen.recording import atomic
 from policygen.sets.algebra import TooComplexError
 from policygen.sets.join import JoinError, join_entries, refuses
+from policygen.values import replace
 from tracer.abi import Arch, table
 from tracer.errors import UserError
 

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
 from callfence.version import __version__
+from policygen.values import frozen
 from tracer import linux
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SECONDS: Final = 30
 """Timeout of a probe."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CheckResult:
     works: bool
     what: str

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from policygen.formats import Direction, ExportError, FormatOptions, Loss, Servi
 from policygen.implied.expand import expanded
 from policygen.phases import START, in_phase, phase_policies
 from policygen.recording.atomic import write
+from policygen.values import replace
 from tracer.errors import UserError
 
 if TYPE_CHECKING:

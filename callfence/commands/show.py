@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from callfence.shared.inputs import document, judged, program
@@ -17,6 +16,7 @@ from policygen.implied.expand import expanded, expansion, tidy
 from policygen.language.document import new_document
 from policygen.phases import in_each, phase_policies
 from policygen.sets.algebra import TooComplexError
+from policygen.values import replace
 from tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,7 @@ from policygen.recording import recording_file
 from policygen.review.companion import is_companion
 from policygen.review.denial import explain, parse_call
 from policygen.review.provenance import Origin, provenance
+from policygen.values import replace
 from tracer.abi import Arch, table
 from tracer.errors import UserError
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.files.algebra import differences, met
 from policygen.files.generalise import Use, added
 from policygen.files.model import NOT_CONFINED, Files
+from policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

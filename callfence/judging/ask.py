@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -17,6 +16,7 @@ from policygen.review.catalogue import Level
 from policygen.review.changes import EntryChange, PolicyChange, SettingChange, with_found
 from policygen.review.lint import WHY, lint
 from policygen.review.resolve import Answer, Decision, takes_reason
+from policygen.values import replace
 from tracer.abi import table
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from callfence.version import __version__
 from policygen.review.catalogue import Level
+from policygen.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif
 LEVELS: Final = {Level.DANGER: "error", Level.WARNING: "warning", Level.NOTE: "note"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SarifRule:
     id: str
     short: str
@@ -26,7 +26,7 @@ class SarifRule:
     help: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Result:
     rule: SarifRule
     level: Level

@@ -6,9 +6,10 @@ import os
 import re
 import stat
 from bisect import bisect_right
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from policygen.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ _NEAR = 64
 """How many functions before an address are examined: one address may have several names, and functions may nest."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Site:
     """A call site, as observations have it."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from callfence.report.markup import Html, element, join, scrolling
+from policygen.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ _MANY_POINTS: Final = 60
 """Points; the marks of more would hide the line."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Point:
     x: float
     """0 at the left, 1 at the right."""

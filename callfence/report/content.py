@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from callfence.judging.differences import call_name
@@ -16,6 +15,7 @@ from policygen.review.companion import is_companion
 from policygen.review.judgement import judge
 from policygen.review.lint import lint
 from policygen.review.provenance import provenance
+from policygen.values import frozen, replace
 from tracer.abi import table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from policygen.review.provenance import Provenance
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Against:
     """Another policy, and what the policy of the report answers differently."""
 
@@ -45,7 +45,7 @@ class Against:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Report:
     name: str
     """The policy's file, as on the command line."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from callfence.commands import lint
@@ -14,6 +13,7 @@ from callfence.report.content import calls_of
 from callfence.shared.text import on_one_line, printable
 from policygen.completeness.circumstances import run_next, seen_only
 from policygen.recording.observation import joined
+from policygen.values import as_dict
 
 if TYPE_CHECKING:
     from callfence.report.content import Report
@@ -49,7 +49,7 @@ def _sure(report: Report) -> dict[str, object]:
         "chance": sure.chance,
         "at_most": sure.at_most,
         "left_out": {"runs": len(known), "missed": sum(known)},
-        "good_turing": asdict(estimate) if estimate else None,
+        "good_turing": as_dict(estimate) if estimate else None,
         "last_new": sure.last_new.id if sure.last_new else None,
         "single": [call_name(*call) for call in sure.single],
         "growing": [
@@ -81,7 +81,7 @@ def _runs(report: Report) -> list[dict[str, object]]:
             "warm": run.warm,
             "gaps": [printable(gap) for gap in run.gaps],
             "calls": calls,
-            **asdict(step),
+            **as_dict(step),
         }
         for run, step, calls in zip(report.recording.runs, report.discovery.steps, calls_of(report), strict=True)
     ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from callfence.shared.text import printable
+from policygen.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ _VOID: Final = ("meta", "br", "wbr")
 """The elements in a report that have no end tag."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Html:
     """A piece of markup, already escaped."""
 

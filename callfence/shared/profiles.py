@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from callfence.shared.losses import comment_lines, loss_lines
 from policygen import formats
 from policygen.formats import FormatOptions
 from policygen.language.document import new_document
+from policygen.values import replace
 
 if TYPE_CHECKING:
     from policygen.language.document import Document

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from policygen.learning.extend import allowing_line
 from policygen.model import Action, ActionKind, strictest
 from policygen.phases import START, in_phase, phase_policies
 from policygen.text import printable
+from policygen.values import frozen
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _PATH = 256
 """Characters of a path that are shown."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Violation:
     """One call that was not allowed."""
 

@@ -6,11 +6,11 @@ time), the estimate holds only for runs like these.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from policygen.completeness.needs import known_from, last_new, needed, needs
+from policygen.values import frozen
 from tracer.abi import Arch
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Unseen(StrEnum):
     VARIETY = "every run had the same command line"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Confidence:
     """Estimates from a recording's runs about the next run."""
 

@@ -5,11 +5,11 @@ The estimates treat runs as draws, as `confidence` does, and a rule as a species
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.completeness.needs import known_from, needed, needed_by, needs, widened_by
 from policygen.learning.rule import Flags
+from policygen.values import frozen
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tracer.abi import Argument
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Step:
     """What one run brought, in the order of the runs."""
 
@@ -37,7 +37,7 @@ class Step:
     known: for a single run, and for runs before a warm one, which does not record what is already allowed."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Estimate:
     """Estimates from at least two runs, none of them warm except the first."""
 
@@ -50,7 +50,7 @@ class Estimate:
     q1, q2 rules that one, two of them gave (A. Chao, Biometrics 43, 1987; the bias-corrected form)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Growing:
     """A constrained argument with values that were first seen in the later half of the runs."""
 
@@ -70,7 +70,7 @@ class Growing:
     """The run that first had it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Discovery:
     steps: tuple[Step, ...]
     """One step for each run."""

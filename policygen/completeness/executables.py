@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from policygen.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from policygen.recording.runs import Recording
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Executable:
     """One executable of a recording."""
 

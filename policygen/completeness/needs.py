@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.learning.floor import FLOOR
 from policygen.learning.generalise import learned
 from policygen.learning.rule import join, key
+from policygen.values import frozen
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Column = int
 """Index of a run in its recording."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Need:
     """A rule learned from all runs together."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.files import tree
 from policygen.files.model import TCP, Files, path_line
 from policygen.files.ports import format_ports, ranges, single
 from policygen.files.rights import Right, format_rights
+from policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

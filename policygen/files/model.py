@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from policygen.files.paths import order, shown
 from policygen.files.ports import ANY_PORT, Ports, format_ports
 from policygen.files.rights import ALL, NOTHING, Right, format_rights
+from policygen.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,7 @@ TCP = ("connect", "bind")
 """What may be done with a TCP port."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Files:
     """The files, and the TCP ports, that the program can reach; None where it can reach all that its calls permit."""
 

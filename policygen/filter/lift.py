@@ -7,7 +7,6 @@ cannot express has a remark, and there the policy is the stricter of the two.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.filter import bpf, symbolic
@@ -19,6 +18,7 @@ from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, constant
 from policygen.sets.decisions import decisions
 from policygen.sets.express import express, nameable
+from policygen.values import frozen, replace
 from tracer.abi import X32_BIT, Arch, table
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _POINTER = (1 << 64) - 1
 """The bits of the instruction pointer in a point."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Remark:
     """Calls for which the policy differs from the filter."""
 
@@ -57,7 +57,7 @@ class Remark:
         return self.text
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lifted:
     policy: Policy
     remarks: tuple[Remark, ...]

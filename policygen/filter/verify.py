@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
@@ -12,6 +11,7 @@ from policygen.implied.expand import expanded
 from policygen.model import KILL, Action, ActionKind, Always, Entry, Policy
 from policygen.sets import region
 from policygen.sets.decisions import decisions
+from policygen.values import replace
 from tracer.abi import X32_BIT, Arch, Event, table
 from tracer.linux import OPAQUE
 

@@ -10,13 +10,13 @@ A *loss* is a way in which what is written, or read, does not mean what the othe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from policygen.files.algebra import differences
 from policygen.files.model import NOT_CONFINED, Files
+from policygen.values import frozen, made, replace
 from tracer.abi import Arch
 from tracer.errors import UserError
 
@@ -45,7 +45,7 @@ class Direction(StrEnum):
     """The same calls run, but denied calls are answered differently, or the filter takes effect at another moment."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Loss:
     """One thing that the target cannot say."""
 
@@ -62,7 +62,7 @@ class Loss:
         object.__setattr__(self, "calls", tuple(sorted(set(self.calls))))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Addition:
     """One call that was added on export because the target's own code makes it after loading the filter."""
 
@@ -70,7 +70,7 @@ class Addition:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Exported:
     data: bytes
     """The file's whole content."""
@@ -84,14 +84,14 @@ class Exported:
     """Instructions for people, how to give the file to its target; `{file}` stands for the file's name."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Imported:
     policy: Policy
     losses: tuple[Loss, ...] = ()
     """Ways in which the policy is wider or narrower than the file."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Service:
     """A unit of systemd that is to run its program under `enforce`."""
 
@@ -105,7 +105,7 @@ class Service:
     """Whether to report what the policy does not allow, instead of denying it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FormatOptions:
     """Options of all formats; each format uses those that it needs."""
 
@@ -121,7 +121,7 @@ class FormatOptions:
     """Reading: the machine that the file is for, if the file does not say."""
     kernel: tuple[int, int] | None = None
     """Reading: the kernel version for conditions on the version; None is the newest known."""
-    capabilities: frozenset[str] = field(default_factory=frozenset)
+    capabilities: frozenset[str] = made(factory=frozenset)
     """Reading: CAP_* names that the container has, for rules that depend on capabilities."""
     program: str = ""
     """Reading the log of several programs: the one to take, by path or its last part; '' for all."""
@@ -129,7 +129,7 @@ class FormatOptions:
     """Reading violations: those of the policy in a file of this name, without folders; '' for all."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Format:
     """A row of the registry."""
 

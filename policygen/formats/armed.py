@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.formats import ExportError
 from policygen.formats.bpf import compiled
 from policygen.formats.effect import NATIVE, losses, with_calls
 from policygen.model import ENOSYS, Action, ActionKind
+from policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

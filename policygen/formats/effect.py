@@ -5,7 +5,6 @@ No format keeps a list of its losses; they are computed from what it wrote.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.formats import Addition, Direction, ExportError, Loss
@@ -13,6 +12,7 @@ from policygen.language.naming import format_action
 from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, Policy, strictest
 from policygen.sets import region
 from policygen.sets.compare import Change, answers, compare
+from policygen.values import replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

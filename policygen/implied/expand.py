@@ -7,7 +7,6 @@ An entry that denies something explicitly (`deny`, another action, `else`) stays
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +16,7 @@ from policygen.model import ALLOW, Always, And, Condition, Entry, Expression, No
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth
+from policygen.values import replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def granted(policy: Policy) -> frozenset[str]:
             one.name
             for arch, section in policy.entries.items()
             for one in capabilities(arch)
-            if _grants(section.get(one.number), policy.default, one)
+            if (one.number in section or policy.default.lets_run) and _grants(section.get(one.number), policy.default, one)
         )
     return names
 

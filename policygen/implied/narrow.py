@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.implied.expand import expanded
 from policygen.model import Always, Entry, Policy
 from policygen.sets.algebra import FALSE
 from policygen.sets.region import space, truth
+from policygen.values import replace
 from tracer.abi import table
 
 if TYPE_CHECKING:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from policygen.language.expressions import Span
 from policygen.language.layout import Comments, Include, Layout, Remarks, Section, is_note
 from policygen.language.normal import normal_expression
 from policygen.model import Entry, Expression, Or
+from policygen.values import replace
 from tracer.abi import Arch
 
 if TYPE_CHECKING:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from policygen import reading
 from policygen.errors import PolicyError
 from policygen.language.layout import NO_START, NOTE_WORDS, Comments, Include, Layout, Remarks, Section, is_note
-from policygen.language.lexer import decode
 from policygen.language.normal import normal
-from policygen.language.parser import parse_policy
 from policygen.language.printer import print_policy
 from policygen.text import printable
+from policygen.values import frozen, made, replace
 from tracer.abi import Arch
 
 if TYPE_CHECKING:
@@ -26,12 +24,12 @@ Notes = Mapping[tuple[Arch, int], str]
 """The tools' notes on the entries of syscalls: `WORD: text`, with one of NOTE_WORDS."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Document:
     """A policy in normal form, and the places of its comments and includes."""
 
     policy: Policy
-    layout: Layout = field(default_factory=Layout)
+    layout: Layout = made(factory=Layout)
 
     def text(self) -> str:
         """Return the canonical text with all comments.  Parsing it gives an equal document."""
@@ -91,6 +89,8 @@ def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] |
     `read` gives the text of an included file by its name, which is relative to where `filename` is relative to; it
     raises OSError.  Without it, `include` is an error.
     """
+    from policygen.language.parser import parse_policy  # a first learn writes a policy and reads none
+
     return Document(*parse_policy(text, filename, read))
 
 
@@ -102,11 +102,15 @@ def parse_file(path: str | os.PathLike[str]) -> Document:
 
 def read_text(name: str) -> str:
     """Return the text of a policy file.  Raises PolicyError if it is not UTF-8, and what `reading.read` does."""
+    from policygen.language.lexer import decode
+
     return decode(reading.read(name), name)
 
 
 def included(policy: str) -> Callable[[str], str]:
     """Return the `read` of `parse` for a policy in a file: includes are below its folder (`reading.below`)."""
+    from policygen.language.lexer import decode
+
     read = reading.below(policy)
     return lambda name: decode(read(name), name)
 

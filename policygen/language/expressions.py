@@ -13,12 +13,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.errors import did_you_mean
 from policygen.language.operands import ORDERINGS, OperandError, Operands, parse_integer, pattern, trivial
 from policygen.model import BITWISE, And, Condition, Expression, Not, Operator, Or, alternatives, conjuncts
+from policygen.values import frozen, made
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ class Span(NamedTuple):
     expression: Expression
 
 
-@dataclass(slots=True)
+@frozen
 class ExpressionParser:
     """Parses one expression over the arguments of one call, starting at the cursor."""
 
@@ -65,7 +65,7 @@ class ExpressionParser:
     """The parts between `||`, in the order they are read; filled while parsing."""
     phases: Sequence[str] = ()
     """The phases of the policy, in order."""
-    until: list[tuple[Expression, int]] = field(default_factory=list)
+    until: list[tuple[Expression, int]] = made(factory=list)
     """The alternatives, each with the place in `phases` of the one that ends it, or their number; filled while parsing."""
 
     def expression(self, depth: int = 0) -> Expression:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from policygen.files.model import NOT_CONFINED
 from policygen.model import Or
+from policygen.values import frozen, made
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ def is_note(comment: str) -> bool:
     return comment.startswith(tuple(f"# {word}: " for word in NOTE_WORDS))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Comments:
     """The comments of one line of the canonical text, each from its `#` on."""
 
@@ -51,7 +51,7 @@ class Comments:
         return Comments(self.all() + later.above, later.trailing)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Include:
     """One `include` line."""
 
@@ -70,12 +70,12 @@ class Include:
         return f"include {self.path}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Remarks:
     """The comments on one entry."""
 
     entry: Comments = Comments()
-    alternatives: Mapping[Expression, Comments] = field(default_factory=dict)
+    alternatives: Mapping[Expression, Comments] = made(factory=dict)
     """The comments on each of several alternatives, which have lines of their own."""
 
     def all(self) -> tuple[str, ...]:
@@ -105,26 +105,26 @@ class Remarks:
         return Remarks(entry, kept)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Section:
     """One architecture's part of the text."""
 
     arch: Comments = Comments()
     """Those on the `arch` line."""
     includes: tuple[Include, ...] = ()
-    entries: Mapping[int, Remarks] = field(default_factory=dict)
+    entries: Mapping[int, Remarks] = made(factory=dict)
     end: tuple[str, ...] = ()
     """Comments below the last entry."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layout:
     header: tuple[str, ...] = ()
     """Comments at the top of the file."""
-    settings: Mapping[str, Comments] = field(default_factory=dict)
+    settings: Mapping[str, Comments] = made(factory=dict)
     """By the setting's word."""
-    sections: Mapping[Arch, Section] = field(default_factory=dict)
-    files: Mapping[str, Comments] = field(default_factory=dict)
+    sections: Mapping[Arch, Section] = made(factory=dict)
+    files: Mapping[str, Comments] = made(factory=dict)
     """By the line about files or ports, up to its colon (`Files.lines`)."""
 
 

@@ -7,13 +7,13 @@ hold are removed, and `in` no bits becomes `== 0`.  Everything else stays as it 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.language.naming import Known, determined, format_expression
 from policygen.language.operands import trivial
 from policygen.model import ALLOW, Always, And, Condition, Entry, Expression, Not, Operator, Or, Phase, Policy
 from policygen.phases import covering
+from policygen.values import replace
 from tracer.abi import Arch, Argument, table
 
 if TYPE_CHECKING:

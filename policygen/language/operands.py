@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
 from policygen.model import BITWISE, Condition, Operator
+from policygen.values import frozen
 from tracer.abi import Arch, Argument, Syscall, constants, table
 from tracer.errors import UserError
 
@@ -27,7 +27,7 @@ class OperandError(UserError):
         self.hint = hint
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Operands:
     """The arguments of one call, and the constants of all meanings that they can have."""
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from policygen.errors import PolicyError, did_you_mean
@@ -31,6 +30,7 @@ from policygen.language.operands import operands
 from policygen.language.phrases import action, integer, one_of, version
 from policygen.language.staged import phase, require_trigger, staged
 from policygen.model import IMPLIED, Arm, Entry, Policy
+from policygen.values import frozen, made, replace
 from tracer.abi import Arch, table
 
 FORMAT = 1
@@ -48,18 +48,18 @@ Read = Callable[[str], str]
 _ARMS = {"0": Arm.NOW, "1": Arm.EXEC}
 
 
-@dataclass(slots=True)
+@frozen
 class _Context:
     """What all files of one policy share while they are parsed."""
 
     read: Read | None
     folder: str
     """Of the policy."""
-    seen: dict[tuple[Arch, int], tuple[Source, int]] = field(default_factory=dict)
+    seen: dict[tuple[Arch, int], tuple[Source, int]] = made(factory=dict)
     """The place of each syscall's entry."""
-    lines: dict[str, tuple[Source, int]] = field(default_factory=dict)
+    lines: dict[str, tuple[Source, int]] = made(factory=dict)
     """The place of each line about files or ports."""
-    included: dict[tuple[Arch, str], tuple[Source, int]] = field(default_factory=dict)
+    included: dict[tuple[Arch, str], tuple[Source, int]] = made(factory=dict)
 
 
 def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, Layout]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.holds import holds
@@ -15,6 +14,7 @@ from policygen.recording.observation import Observation
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth
+from policygen.values import replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.holds import holds
 from policygen.language.operands import ORDERINGS
 from policygen.model import BITWISE, And, Condition, Operator
+from policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

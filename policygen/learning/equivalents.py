@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from policygen.language.document import parse
 from policygen.language.operands import operands
 from policygen.model import Condition, alternatives, conjuncts
+from policygen.values import frozen
 from tracer.abi import table
 from tracer.abi.data import table_text
 
@@ -23,7 +23,7 @@ Conjunction = tuple[Condition, ...]
 """Conditions that hold together; none: whatever the arguments."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Side:
     """One of the two calls of a link."""
 
@@ -39,7 +39,7 @@ class Side:
         return frozenset(condition.index for conditions in self.alternatives for condition in conditions)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Carried:
     """An argument that both calls have."""
 
@@ -50,7 +50,7 @@ class Carried:
     """Bits that need not be the same."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Link:
     """Whoever may make the one call may make the other."""
 
@@ -61,7 +61,7 @@ class Link:
     """Whether the two are the same: then the other has no freedom that the one has not."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Own:
     """What a C library does on its own."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +14,7 @@ from policygen.learning.rule import expression, join, key, read
 from policygen.model import ENOSYS, Always, And, Condition, Entry, Expression, Not, Or, alternatives
 from policygen.recording.observation import Observation, kept
 from policygen.sets.minimise import minimise
+from policygen.values import replace
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ One named function for each way of treating an argument; `TREATMENT` says which 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
 from operator import or_
@@ -16,6 +15,7 @@ from policygen.implied.held import loosened
 from policygen.learning.rule import Element, Flags, Rule, join, key
 from policygen.model import Condition, Operator
 from policygen.recording.fold import EVIDENCE
+from policygen.values import frozen
 from tracer.abi import Arch, Argument, Kind, constants
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Widening(StrEnum):
     KIN = "any value that grants the same"
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@frozen
 class Widened:
     """A widening, and what it was applied to."""
 
@@ -123,7 +123,7 @@ class Widened:
     widening: Widening
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Generalised:
     rules: tuple[Rule, ...]
     widenings: Mapping[Widened, int]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.evaluate import evaluate
-from policygen.filter.compile import compile_policy
 from policygen.filter.room import surely_fits
 from policygen.language.document import Document, new_document
 from policygen.language.layout import note_of
@@ -30,6 +28,7 @@ from policygen.learning.generalise import Widened, Widening
 from policygen.learning.replay import replay
 from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
 from policygen.recording.observation import Observation, kept
+from policygen.values import replace
 from tracer.abi import X32_BIT, Arch, Event, constants, table
 
 if TYPE_CHECKING:
@@ -122,6 +121,8 @@ def generate(
     if allowed or document is not existing:  # else there is nothing to write, and nothing to replay
         replay(document.policy, allowed)
         if not surely_fits(document.policy):
+            from policygen.filter.compile import compile_policy  # loads libseccomp
+
             compile_policy(document.policy)
     widenings = {widened: count for one in extended.values() for widened, count in one.widenings.items()}
     return Generated(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from policygen.holds import holds
+from policygen.implied.expand import mentioned
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
-from policygen.model import Action, Always, Entry
+from policygen.model import Action, Always, Condition, Entry, Operator, alternatives, conjuncts
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.region import space, truth
 
@@ -17,10 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from policygen.learning.rule import Rule
+    from policygen.model import Expression
     from policygen.recording.observation import Observation
     from tracer.abi import Argument
     from tracer.abi.table import Table
 
+_REGISTER = (1 << 64) - 1
 _MANY = 2000
 """Rules judged in one space, which has room for a million nodes: each takes up to 400."""
 
@@ -44,7 +48,7 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
         return Known(() if default.lets_run else tuple(observations), ())
     plain = calls.by_number[observations[0].number].arguments
     rules = [literal(observation, calls) for observation in observations]
-    different = list(dict.fromkeys(rules))
+    different = [rule for rule in dict.fromkeys(rules) if not _is_plainly_allowed(entry, expression(rule, plain), plain)]
     new: set[Rule] = set()
     against: set[Rule] = set()
     for first in range(0, len(different), _MANY):
@@ -56,6 +60,20 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
                 (new if sets.choose(refused, FALSE, rest) != FALSE else against).add(rule)
     both = list(zip(observations, rules, strict=True))
     return Known(tuple(one for one, rule in both if rule in new), tuple(one for one, rule in both if rule in against))
+
+
+def _is_plainly_allowed(entry: Entry, wanted: Expression, arguments: Sequence[Argument]) -> bool:
+    """Whether an alternative of the entry compares nothing but arguments of which one value is wanted, and allows that.
+
+    So it is with most observations; the algebra takes a hundred times as long."""
+    if not entry.action.lets_run:
+        return False
+    exact = [one for one in conjuncts(wanted) if isinstance(one, Condition) and one.operator is Operator.EQ]
+    fixed = frozenset(one.index for one in exact)
+    registers = [0] * 6
+    for one in exact:
+        registers[one.index] = one.value & _REGISTER
+    return any(mentioned(part) <= fixed and holds(part, arguments, registers) for part in alternatives(entry.expression))
 
 
 def regions(sets: Space, entry: Entry, default: Action, plain: Sequence[Argument]) -> tuple[int, int]:

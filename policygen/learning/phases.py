@@ -6,7 +6,6 @@ so does what was seen without knowing when.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
@@ -22,6 +21,7 @@ from policygen.review.lint import grants
 from policygen.sets.algebra import FALSE
 from policygen.sets.compare import answers
 from policygen.sets.region import space, truth
+from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 from tracer.abi.waits import CANDIDATES, bits
 
@@ -51,7 +51,7 @@ KEPT = "kept: the policy's phases are not those that learning makes of its recor
 """Why nothing is chosen."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Choice:
     phases: tuple[Phase, ...]
     """Without entries; none if no phase is worth it."""

@@ -6,7 +6,6 @@ They are written out as entries like any other, so nothing that judges a policy 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.implied.expand import expanded
@@ -20,6 +19,7 @@ from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, TooComplexError
 from policygen.sets.join import Form, JoinError, form_of, join_entries
 from policygen.sets.minimise import minimise
+from policygen.values import replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

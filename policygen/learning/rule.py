@@ -7,10 +7,10 @@ associative and idempotent, so it does not matter in which order, or how often, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.model import Always, And, Condition, Expression, Operator, conjuncts
+from policygen.values import frozen
 from tracer.abi import Argument, Kind
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tracer.abi.table import Table
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Flags:
     """What was seen of an argument whose bits are independent."""
 

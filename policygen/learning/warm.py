@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
@@ -25,6 +24,7 @@ from policygen.model import (
     Policy,
 )
 from policygen.phases import phase_policies
+from policygen.values import replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from policygen.learning.known import sort_out
 from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives
 from policygen.sets.compare import Change, compare
 from policygen.sets.reduce import reduce
+from policygen.values import replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from policygen.files import algebra
@@ -16,6 +15,7 @@ from policygen.phases import in_each, names_of
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth
+from policygen.values import frozen, replace
 from tracer.abi import Arch, Argument, table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ MAX_PRODUCT = 1024
 """Pairs of alternatives that are looked at where both sides narrow a call."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Conflict:
     """Where the three policies mean different things that have no merge; the merged document has ours there."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.files import algebra
@@ -14,6 +13,7 @@ from policygen.language.reconcile import reconcile
 from policygen.learning.portable import made_portable
 from policygen.phases import in_each
 from policygen.sets.join import JoinError, join_entries
+from policygen.values import replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from policygen.values import frozen
 from tracer.abi import table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Level(StrEnum):
         return list(Level).index(self)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Danger:
     """One row: the grants that it matches, and what lint says about them."""
 
@@ -51,7 +51,7 @@ class Danger:
     """Manual page or header."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ability:
     """One way to do a part of a combination."""
 
@@ -62,7 +62,7 @@ class Ability:
     free: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Combination:
     """Abilities that are dangerous together."""
 

@@ -6,7 +6,6 @@ parts: an entry that answers differently, a setting.  What only allows less is n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from policygen.files.algebra import differences as file_differences
@@ -17,6 +16,7 @@ from policygen.review.risk import Ranked, ranked
 from policygen.sets.algebra import FALSE
 from policygen.sets.compare import Change, Verdict, compare
 from policygen.sets.region import space, truth
+from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SETTINGS = ("table", "arm", "default", "unknown", "scope")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SettingChange:
     word: str
     """One of `SETTINGS`; `arch NAME` for a section whose unnamed calls are newly allowed; a line about files or ports, up to
@@ -37,7 +37,7 @@ class SettingChange:
     """Differences over the calls that no entry names; none for `arm` and `scope`."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EntryChange:
     arch: Arch
     number: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.implied.expand import expanded
@@ -12,6 +11,7 @@ from policygen.review.selection import granted, leaves_free
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.compare import answers
 from policygen.sets.region import space
+from policygen.values import frozen
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from policygen.review.catalogue import Ability
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Combined:
     """A combination that holds for a policy."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
@@ -12,6 +11,7 @@ from policygen.holds import holds
 from policygen.language.document import PolicyError, parse
 from policygen.language.operands import OperandError, parse_integer
 from policygen.model import Always, Condition, alternatives, conjuncts
+from policygen.values import frozen
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _POINTED = re.compile(r'=(?:unix:|text:)?"[^"]*"(?:\.\.\.)?|=\[(?:"[^"]*"(?:\.\.
 _WORD = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Explanation:
     """A policy's answer to a call, and the reason."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.files.review import judged
@@ -12,6 +11,7 @@ from policygen.review.lint import Finding, lint
 from policygen.review.risk import Ranked, ranked
 from policygen.review.settings import Setting, settings
 from policygen.sets.compare import Comparison, compare
+from policygen.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tracer.abi import Arch
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Headline:
     """What is told before all else: a setting that differs, or a combination that is complete now."""
 
@@ -40,7 +40,7 @@ class Headline:
     """The calls that complete a combination."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reason:
     """Why a finding is accepted, as a `# why:` comment says."""
 
@@ -52,7 +52,7 @@ class Reason:
         return f"accepted {'in this change' if self.is_new else 'before'}, by this reason: {self.text}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Judgement:
     comparison: Comparison
     headlines: tuple[Headline, ...]

@@ -7,7 +7,6 @@ combination (`# why: reverse-shell: ...`) on an entry that takes part in it acce
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from policygen.files.review import found as risks_of
@@ -23,6 +22,7 @@ from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.compare import example
 from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth
+from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ WHY = "# why:"
 """Begins a comment that accepts a finding."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     rule: str
     """Stable id of the catalogue's row, or of the check."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from policygen.model import Entry, alternatives
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth
+from policygen.values import frozen
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Origin(StrEnum):
     UNSEEN = "no recorded run needed it: written by hand, or learned from runs that are not recorded"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Provenance:
     """One rule, and the observations that it comes from."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from policygen.review.changes import SETTINGS, EntryChange, PolicyChange, Settin
 from policygen.review.lint import WHY
 from policygen.sets.algebra import FALSE
 from policygen.sets.region import space, truth
+from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Answer(StrEnum):
     """The change stays in the policy, like an accepted one."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision:
     answer: Answer
     instead: Entry | None = None

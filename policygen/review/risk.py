@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.implied.expand import granted as granted_by
@@ -16,6 +15,7 @@ from policygen.review.selection import granted, leaves_free
 from policygen.sets.algebra import FALSE
 from policygen.sets.compare import Change, Comparison, Difference, answers, example
 from policygen.sets.region import space, truth
+from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from policygen.sets.algebra import Space
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ranked:
     """A difference, and the dangers of the catalogue that it makes possible, the most serious first."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.language.naming import format_action
 from policygen.model import ActionKind, Arm
 from policygen.review.catalogue import Level
+from policygen.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ _HELD = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Setting:
     """A setting that two policies differ in."""
 

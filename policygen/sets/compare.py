@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from policygen.files import algebra
-from policygen.files.algebra import Difference as FileDifference  # noqa: TC001 -- dataclasses read it
 from policygen.implied.expand import expanded
 from policygen.model import KILL, Action, Always, Arm, Expression, Policy, alternatives
 from policygen.phases import START, as_in, names_of
@@ -15,10 +13,13 @@ from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space
 from policygen.sets.express import express
 from policygen.sets.minimise import minimise
+from policygen.values import frozen, replace
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from policygen.files.algebra import Difference as FileDifference
 
 _ARMS = {Arm.NOW: 0, Arm.EXEC: 1, Arm.ENTRY: 2}
 """The later a filter takes effect, the more calls run before it does."""
@@ -45,7 +46,7 @@ class Change(StrEnum):
     """The calls meet another action, but are as possible as before."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Difference:
     """Calls for which the action was `before` and is now `after`."""
 
@@ -70,7 +71,7 @@ class Difference:
         return (arch, self.number is None, name, *change, self.example.number, self.phase)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Comparison:
     differences: tuple[Difference, ...]
     """In their order; empty if the filters answer every call alike."""

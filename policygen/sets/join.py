@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.language.normal import normal_entry, normal_expression
@@ -10,6 +9,7 @@ from policygen.model import Always, Entry, Expression, Not, Or, alternatives
 from policygen.sets.algebra import FALSE, TRUE, TooComplexError
 from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth
+from policygen.values import frozen
 from tracer.abi import Arch, table
 from tracer.errors import UserError
 
@@ -21,7 +21,7 @@ class JoinError(UserError):
     """Two entries that cannot be joined into one; `str()` says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Form:
     """An entry that lets calls run: `action` where `allowed` holds, `refusal` elsewhere (None: the default)."""
 

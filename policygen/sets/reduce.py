@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 
 from policygen.files.algebra import met
@@ -15,6 +14,7 @@ from policygen.sets import region
 from policygen.sets.algebra import FALSE
 from policygen.sets.express import negated
 from policygen.sets.minimise import minimise
+from policygen.values import replace
 from tracer.abi import Arch, table
 
 _MAX_PRODUCTS = 256

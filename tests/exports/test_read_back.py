@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from policygen.implied.expand import expanded
 from policygen.language.document import parse, parse_file
 from policygen.model import ActionKind, Arm, Policy
 from policygen.sets.compare import compare
+from policygen.values import replace
 from tracer.abi import Arch
 
 ROOT = Path(__file__).parent.parent.parent

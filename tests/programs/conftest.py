@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from policygen.evaluate import evaluate
 from policygen.language.document import parse, parse_file
+from policygen.values import replace
 from tracer.abi import Arch, Event
 
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.formats import Direction
 from policygen.model import Always, Entry
 from policygen.sets.compare import Change, compare
+from policygen.values import replace
 from tracer.abi import table
 
 if TYPE_CHECKING:

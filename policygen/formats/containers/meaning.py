@@ -8,7 +8,6 @@ such rule over the others; a rule that compares one argument twice becomes one r
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
@@ -19,6 +18,7 @@ from policygen.formats.lifted import imported
 from policygen.model import ENOSYS, KILL, Action, ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
+from policygen.values import replace
 from tracer.abi import X32_BIT, Arch, table
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from policygen.formats import ImportFormatError
 from policygen.model import MAX_ERRNO
+from policygen.values import frozen
 from tracer.abi import Arch, constants
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Act(StrEnum):
     TRAP = "SCMP_ACT_TRAP"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RegisterComparison:
     index: int
     op: Op
@@ -64,7 +64,7 @@ class RegisterComparison:
     """For MASKED_EQ alone: what the masked argument is."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Where:
     """For which containers a rule is meant: what `includes` requires or `excludes` rules out."""
 
@@ -74,7 +74,7 @@ class Where:
     kernel: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProfileRule:
     """One entry of `syscalls`: for each of the names, `act` where all comparisons hold."""
 
@@ -87,7 +87,7 @@ class ProfileRule:
     comment: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Profile:
     default: Act
     rules: tuple[ProfileRule, ...]
@@ -158,7 +158,7 @@ def read(found: Any, filename: str) -> Profile:
     return _ProfileReader(filename).profile(_Node(found, ""))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Node:
     """A JSON value and where it is, as `syscalls[3].args[0].op`."""
 
@@ -178,7 +178,7 @@ _ARG = frozenset(("index", "value", "valueTwo", "op"))
 _WHERE = frozenset(("caps", "arches", "minKernel"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _ProfileReader:
     filename: str
 

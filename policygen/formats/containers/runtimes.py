@@ -6,7 +6,6 @@ is added only on export, where it is visible: policies hold what the program doe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from policygen.formats import Addition, Direction, ExportError, Loss
 from policygen.language.document import parse
 from policygen.sets.join import JoinError, join_entries
+from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from policygen.model import Entry, Policy
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RuntimeCall:
     """One call that a runtime makes itself."""
 

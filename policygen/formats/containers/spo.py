@@ -7,7 +7,6 @@ deploy/base-crds/crds/seccompprofile.yaml).  Written as YAML; read as JSON, or a
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from policygen.formats import Direction, Exported, Imported, ImportFormatError, Loss
@@ -16,6 +15,7 @@ from policygen.formats.containers.k8s import resource_name
 from policygen.formats.containers.meaning import policy_of
 from policygen.formats.containers.profile import Op
 from policygen.formats.containers.written import profile_of
+from policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

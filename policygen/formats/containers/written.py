@@ -8,7 +8,6 @@ filter that libseccomp makes of it here is proved to have the profile's meaning.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from policygen.filter import bpf, symbolic
@@ -23,6 +22,7 @@ from policygen.model import Action, strictest
 from policygen.sets import region
 from policygen.sets.algebra import TRUE, TooComplexError
 from policygen.sets.compare import answers
+from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 from tracer.errors import CallfenceError
 
@@ -42,7 +42,7 @@ Plans = Mapping[Arch, Mapping[str, Plan]]
 """Plans by name of the call, for each architecture."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Written:
     profile: Profile
     losses: tuple[Loss, ...]

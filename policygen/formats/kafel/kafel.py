@@ -7,7 +7,6 @@ for the bits that the kernel uses: nothing depends on the names and sizes in a v
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from policygen.formats import Direction, Exported, Loss
@@ -30,6 +29,7 @@ from policygen.model import (
     Policy,
     alternatives,
 )
+from policygen.values import replace
 from tracer.abi import table
 
 if TYPE_CHECKING:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from policygen.formats.logs.strace_values import UnnamedError, integer, split, value
+from policygen.values import frozen
 from tracer.abi import Arch, Event, table
 from tracer.errors import UserError
 
@@ -51,7 +51,7 @@ class UnreadableError(UserError):
     """A call with too few printed values for an observation; `str()` says which, and is the same for similar calls."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StraceCall:
     """A call as it is printed."""
 

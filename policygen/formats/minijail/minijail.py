@@ -8,7 +8,6 @@ minijail arms a dynamic program through a preloaded library, after the loader an
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import TYPE_CHECKING
@@ -36,6 +35,7 @@ from policygen.model import (
 )
 from policygen.sets import region
 from policygen.sets.express import negated
+from policygen.values import replace
 from tracer.abi import Argument, table
 
 if TYPE_CHECKING:

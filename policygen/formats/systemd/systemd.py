@@ -10,7 +10,6 @@ io_uring_setup does where kernel.io_uring_disabled is set, and openat2 under the
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from policygen.formats import Direction, Exported, Loss
@@ -22,6 +21,7 @@ from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Con
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
 from policygen.sets.compare import answers
+from policygen.values import frozen, replace
 from tracer.abi import constants, table
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
     return Exported(text.encode(), (*lost, _FOREIGN), added, use=use, files=files)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Made:
     text: str
     """The lines of the section."""

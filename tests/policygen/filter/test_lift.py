@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from policygen.sets import region
 from policygen.sets.algebra import FALSE
 from policygen.sets.compare import Verdict, compare
 from policygen.sets.express import express
+from policygen.values import replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

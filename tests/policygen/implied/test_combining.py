@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +17,7 @@ from policygen.merging.unite import unite
 from policygen.review.lint import lint
 from policygen.sets.compare import Change, compare
 from policygen.sets.reduce import reduce
+from policygen.values import replace
 from tracer.abi import Arch
 
 if TYPE_CHECKING:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from calls import event
 from examples import EXAMPLES
@@ -21,6 +19,7 @@ from policygen.language.document import PolicyError, parse
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy
 from policygen.sets.compare import compare
+from policygen.values import replace
 from tracer.abi import Arch, Event, table
 
 CALLS = {arch: sorted({one.number for one in (*rows(1, arch), *capabilities(arch))}) for arch in (Arch.X86_64, Arch.I386)}

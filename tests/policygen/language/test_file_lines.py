@@ -132,7 +132,7 @@ def test_included_lines_stay_in_their_file_until_they_change():
     assert "/etc/ssl" not in document.text()
     assert "path /etc/ssl: read\n" in document.inlined().text()
     wider = Files({"/etc/ssl": Right.READ | Right.WRITE, "./data": Right.READ})
-    from dataclasses import replace
+    from policygen.values import replace
 
     changed = document.with_policy(replace(document.policy, files=wider)).text()
     assert "# include ssl.policy: replaced by its entries, because they changed" in changed
@@ -142,7 +142,7 @@ def test_included_lines_stay_in_their_file_until_they_change():
 
 
 def test_the_comment_of_a_line_that_is_gone_moves_to_the_top():
-    from dataclasses import replace
+    from policygen.values import replace
 
     document = parse("# app\n\n# why: certs\npath /etc/ssl: read\npath /a: read\n")
     text = document.with_policy(replace(document.policy, files=Files({"/a": Right.READ}))).text()
