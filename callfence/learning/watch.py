@@ -123,14 +123,14 @@ def _nothing(calls: Calls) -> None:
     """Watch no calls beyond those that are recorded."""
 
 
-def where(what: Program | None, options: LearnOptions) -> Callable[[], Places] | None:
+def where(what: Program | None, options: LearnOptions, copied: str = "") -> Callable[[], Places] | None:
     """What patterns of names call by a sign, if they are to be recorded; of a process that runs already, it is not known
-    where it began."""
+    where it began.  `copied` stands for the working folder."""
 
     def found() -> Places:
         from policygen.evidence.facts import Places, places  # not loaded by a run with nothing new
 
-        return places(working_folder(), os.environ) if what is not None else Places()
+        return places(working_folder(), os.environ, copied) if what is not None else Places()
 
     return None if options.no_evidence else found
 

@@ -62,6 +62,8 @@ class Places(NamedTuple):
 
     start: str = ""
     """Where the run began."""
+    copied: str = ""
+    """What stands for that folder; "" if nothing does."""
     home: str = ""
     temporary: tuple[str, ...] = _TEMPORARY
 
@@ -70,10 +72,11 @@ Fact = tuple[str, str, tuple[str, ...]]
 """An argument's name, the sort of its value, and the pattern's parts."""
 
 
-def places(start: str, environment: Mapping[str, str]) -> Places:
-    """The places of a run that begins in a folder, with an environment."""
+def places(start: str, environment: Mapping[str, str], copied: str = "") -> Places:
+    """The places of a run that begins in a folder, or in one that is `copied` from it, with an environment."""
     home, temporary = (environment.get(name, "").rstrip("/") for name in ("HOME", "TMPDIR"))
-    return Places(escaped(start.rstrip("/")), escaped(home), (*_TEMPORARY, *filter(None, [escaped(temporary)])))
+    folders = (*_TEMPORARY, *filter(None, [escaped(temporary)]))
+    return Places(escaped(start.rstrip("/")), escaped(copied), escaped(home), folders)
 
 
 class Varying(NamedTuple):
@@ -150,7 +153,7 @@ def _below(path: str, where: Places, varying: Varying) -> tuple[str, ...]:
     ids = varying.ids
     if varying.made:
         path = _without_made(path, varying)
-    for sign, folder in ((".", where.start), ("~", where.home)):
+    for sign, folder in ((".", where.start), (".", where.copied), ("~", where.home)):
         if folder and path.startswith(folder) and path[len(folder) : len(folder) + 1] in ("", "/"):
             return (sign, *[steady(part, ids) for part in path[len(folder) + 1 :].split("/") if part])
     parts = path[1:].split("/") if path != "/" else []

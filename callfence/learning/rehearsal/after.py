@@ -61,7 +61,7 @@ def rehearse_after(plain: Plain, seconds: float, learned: Learned, prepared: Pre
         options.allow_opaque,
         from_entry=options.arm == "entry",
         names=options.names,
-        where=None if scratch else where(plain.program, options),  # a copy's names are others
+        where=where(plain.program, options, scratch.copied if scratch else ""),
     )
     telling = _Telling(learned, options, sys.stderr is not None and sys.stderr.isatty())
     telling.begin(len(planned), scratch, plain)

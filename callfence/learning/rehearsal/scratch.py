@@ -35,12 +35,16 @@ class Scratch:
             raise UserError("--scratch: the current folder is /, which cannot be copied; run learn in another one")
         self._spare = Path(tempfile.mkdtemp(prefix="callfence-"))
         self.way = Way.OVERLAY if self._can_overlay() else Way.COPY
-        self._copy: Path | None = None
+        self._copy = self._spare / "copy" if self.way is Way.COPY else None
+
+    @property
+    def copied(self) -> str:
+        """The folder that the current one is copied to; "" if the current one is used, as an overlay."""
+        return str(self._copy or "")
 
     def begin(self) -> None:
         """Before a run.  Raises OSError."""
-        if self.way is Way.COPY:
-            self._copy = self._spare / "copy"
+        if self._copy is not None:
             shutil.copytree(self.folder, self._copy, symlinks=True)
 
     def enter(self) -> None:

@@ -78,12 +78,17 @@ def test_a_scratch_folder_keeps_the_current_one_as_it_is(tmp_path: Path, app: Pa
     assert "creat" in policy(tmp_path)
     assert not (tmp_path / "left").exists()
     assert {row["executable"] for row in observations(tmp_path)} == {str(app)}
+    assert 'pathname="./left"' in evidence(tmp_path)
     assert not [path for path in {*Path("/tmp").iterdir()} - {*before} if path.name.startswith("callfence-")]
 
 
 def observations(folder: Path) -> list[dict[str, Any]]:
     rows = map(json.loads, (folder / ".callfence" / "it.rec").read_text().splitlines())
     return [row for row in rows if "executable" in row]
+
+
+def evidence(folder: Path) -> set[str]:
+    return {fact for row in observations(folder) for fact in row.get("evidence", ())}
 
 
 def test_where_no_overlay_is_permitted_each_run_gets_a_copy(
@@ -98,6 +103,7 @@ def test_where_no_overlay_is_permitted_each_run_gets_a_copy(
     assert done.returncode == 0 and "each in a copy of the current folder" in done.stderr
     assert "creat" in policy(tmp_path) and not (tmp_path / "left").exists()
     assert {row["executable"] for row in observations(tmp_path)} == {str(app)}
+    assert 'pathname="./left"' in evidence(tmp_path)
 
 
 def test_a_dangerous_grant_is_left_to_a_person(tmp_path: Path, app: Path) -> None:
