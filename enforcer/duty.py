@@ -19,6 +19,7 @@ from tracer.errors import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
     from enforcer.reporting.reporter import Reporter
@@ -110,6 +111,12 @@ class Duty:
         """Have another listener."""
         self._listeners[listener] = phase
 
+    def events(self, epoll: select.epoll) -> Sequence[tuple[int, int]]:
+        """Wait for events; what is told after a while of quiet is told meanwhile."""
+        while not (found := epoll.poll(self._answers.pause())):
+            self._answers.quiet()
+        return found
+
     def answer(self, epoll: select.epoll, descriptor: int, events: int) -> None:
         """Do what an event of the program's pidfd or of a listener asks for."""
         if descriptor == self.program:
@@ -163,7 +170,7 @@ class Duty:
             self._watch_stand_in()
             answers.take_over(self._listeners)
         while self._listeners:
-            for descriptor, events in self._epoll.poll():
+            for descriptor, events in self.events(self._epoll):
                 if descriptor == self._watched:
                     os.close(self._watched)
                     os.waitpid(self.stand_in, linux.WALL)

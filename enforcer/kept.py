@@ -46,7 +46,7 @@ it saves at a violation."""
 _SELDOM = (
     "enforcer.arming.detour", "enforcer.arming.early", "enforcer.arming.phases", "enforcer.arming.surroundings",
     "enforcer.files.landlock", "enforcer.files.lookup", "enforcer.files.granted", "enforcer.reporting.instead",
-    "enforcer.reporting.report", "enforcer.files.unreachable",
+    "enforcer.reporting.report", "enforcer.reporting.repeated", "enforcer.reporting.violation", "enforcer.files.unreachable",
 )
 """Of those, what few starts import."""
 

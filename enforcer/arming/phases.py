@@ -105,7 +105,7 @@ class Follower:
             pid, status = os.waitpid(-1, linux.WALL | os.WNOHANG)
             if pid:
                 return pid, status
-            for descriptor, events in self._epoll.poll():
+            for descriptor, events in self._duty.events(self._epoll):
                 if descriptor == self._children:
                     os.read(descriptor, 4096)
                 else:

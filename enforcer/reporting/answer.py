@@ -74,6 +74,15 @@ class Answers:
         self.summarise()
         self._reporter.give_back()
 
+    def pause(self) -> float | None:
+        """Seconds without a call after which `quiet` has something to tell; None if it has not."""
+        return self._reports.pause() if self._reports else None
+
+    def quiet(self) -> None:
+        """Tell how often violations were met, after a burst."""
+        if self._reports:
+            _try(self._reports.quiet)
+
     def summarise(self) -> None:
         """Report what has not been reported."""
         if self._reports:

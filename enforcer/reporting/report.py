@@ -1,27 +1,27 @@
-"""Violations, as text for a person or a JSON line for a machine.  Loaded at the first one."""
+"""Judging calls, and reporting each kind of violation once, and then how often it was met.  Loaded at the first one."""
 
 from __future__ import annotations
 
 import json
-import time
+import os
 from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from enforcer.reporting.advice import Advice, advise, granting
+from enforcer.reporting.advice import advise, granting
 from enforcer.reporting.caller import Caller
 from enforcer.reporting.output import Output
 from enforcer.reporting.process import executable, owner
+from enforcer.reporting.repeated import Counts, Repeated
+from enforcer.reporting.violation import Violation, now
 from policygen.evaluate import evaluate
-from policygen.evidence.facts import Places, Union, Varying, facts, resolved
+from policygen.evidence.facts import Places, Union, Varying, facts
 from policygen.evidence.pointed import pointed
-from policygen.language.naming import format_call
 from policygen.learning.extend import allowing_line
-from policygen.model import Action, ActionKind, strictest
+from policygen.model import Action, strictest
 from policygen.phases import START, in_phase, phase_policies
 from policygen.text import printable
-from policygen.values import frozen
-from tracer.abi import Arch, Event, constants, table
+from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,88 +37,6 @@ _DISTINCT = 50
 other calls from being described."""
 _LOOKS = 32
 """Violations that are alike whose pointers are followed."""
-_PATH = 256
-"""Characters of a path that are shown."""
-
-
-@frozen
-class Violation:
-    """One call that was not allowed."""
-
-    event: Event
-    action: Action
-    audit: bool
-    process: int
-    executable: str
-    site: str
-    pointed: Mapping[int, Value]
-    """What its arguments point to."""
-    advice: tuple[Advice, ...]
-    """What would allow the call, for each policy that does not."""
-    phase: str
-    """The phase of the process; "" where there are none."""
-    ungranted: tuple[Ungranted, ...] = ()
-    """What the policies do not grant of files and ports; then all of them allow the call itself."""
-
-    @property
-    def call(self) -> str:
-        return format_call(self.event, {index: str(value) for index, value in self.pointed.items()})
-
-    def text(self) -> str:
-        """Several lines for a person, without the last line's end."""
-        verb = "would deny" if self.audit else "denied"
-        lines = [
-            f"enforce: {verb} {self.call}{self._where}: {self._consequence}",
-            f"  by {self.executable} (pid {self.process}) at {self.site}",
-        ]
-        for value in self.pointed.values():
-            if not value.parts[0].startswith("/") and (path := resolved(value)):
-                lines.append(f"  {value} is {path[:_PATH]}")
-        for one in self.ungranted:
-            lines.append(f"  {one.line}: not granted{one.why and f': {one.why}'}")
-        for advice in self.advice:
-            lines.append(f"  {advice.what}")
-        return "\n".join(printable(line) for line in lines)
-
-    @property
-    def _consequence(self) -> str:
-        if self.ungranted:
-            return f"it {'would fail' if self.audit else 'fails'} with {self.error}"
-        return _consequence(self.action, self.event, audit=self.audit)
-
-    @property
-    def error(self) -> str:
-        """The errno of a call that Landlock denies: what a folder lacks comes before what a move lacks."""
-        return min(one.error for one in self.ungranted)
-
-    @property
-    def _where(self) -> str:
-        return f" in {self.phase}" if self.phase else ""
-
-    def json(self, count: int, evidence: Union) -> str:
-        """One line without its end: names as in the policy language, the call's number, registers in hexadecimal.
-
-        `evidence`: facts about this violation and those that are like it."""
-        arch = Arch.from_audit(self.event.arch)
-        return json.dumps(
-            {
-                "time": _now(),
-                "call": self.call,
-                "arch": str(arch) if arch else f"{self.event.arch:#x}",
-                "number": self.event.number,
-                "arguments": [f"{register:#x}" for register in self.event.arguments],
-                "action": f"errno {self.error}" if self.ungranted else _action(self.action, self.event),
-                **({"ungranted": [*dict.fromkeys(one.line for one in self.ungranted)]} if self.ungranted else {}),
-                "audit": self.audit,
-                **({"phase": self.phase} if self.phase else {}),
-                "pid": self.process,
-                "executable": self.executable,
-                "site": self.site,
-                "evidence": evidence.texts(),
-                "allow": [{"file": advice.file, "line": advice.line} for advice in self.advice],
-                "count": count,
-            }
-        )
 
 
 class Reports:
@@ -139,9 +57,8 @@ class Reports:
         self._until = dict(pairwise(names))
         """By the name of a phase, the one that ends it."""
         self._output = Output(reporter)
-        self._counts: dict[tuple[object, ...], int] = {}
-        self._latest: dict[tuple[object, ...], Violation] = {}
-        self._evidence: dict[tuple[object, ...], Union] = {}
+        self._run = os.urandom(4).hex()
+        self._counts = Counts()
         self._distinct: Counter[str] = Counter()
         self._undescribed: Counter[str] = Counter()
         self._lost = 0
@@ -188,15 +105,21 @@ class Reports:
 
     def say(self, text: str) -> None:
         """Report something else than a violation."""
-        self._write(json.dumps({"time": _now(), "message": text}) if self._reporter.json else f"enforce: {printable(text)}", 0)
+        self._write(json.dumps({"time": now(), "message": text}) if self._reporter.json else f"enforce: {printable(text)}", 0)
+
+    def pause(self) -> float | None:
+        """Seconds without a call after which `quiet` has something to tell; None if it has not."""
+        return self._counts.pause()
+
+    def quiet(self) -> None:
+        """Tell how often violations were met, after a burst."""
+        for one in self._counts.due():
+            self._publish(one)
 
     def summarise(self) -> None:
         """Report what has not been reported: counts, calls that were not described, and how much could not be written."""
-        for key, violation in self._latest.items():
-            count = self._counts[key]
-            if not _is_power_of_ten(count):
-                self._publish(violation, count, self._evidence[key])
-        self._latest.clear()
+        for one in self._counts.rest():
+            self._publish(one)
         for call, count in sorted(self._undescribed.items()):
             self.say(f"{count} more violations of {call} were not described")
         self._undescribed.clear()
@@ -220,49 +143,59 @@ class Reports:
         path = executable(pid)
         like = tuple(one.line for one in ungranted) or allowing_line(event)
         key = (path, event.arch, event.number, like, phase)
-        count = self._counts.get(key, 0) + 1
-        if count == 1:
-            call = call_name(event)
-            if self._distinct[call] >= _DISTINCT:
-                self._undescribed[call] += 1
-                return
-            self._distinct[call] += 1
-        self._counts[key] = count
-        is_told = count == 1 or _is_power_of_ten(count)
-        if not is_told and count > _LOOKS:
+        one = self._counts.again(key, pid)
+        if one is not None:
+            if one.count <= _LOOKS:
+                self._look(one.evidence, asked, event, pid)
+            for due in self._counts.due_in_a_burst():
+                self._publish(due)
             return
-        caller = Caller(event.task, pid)
-        try:
-            values = pointed(event, caller) if self._reporter.evidence else {}
-            site = caller.site(event.arch, asked.ip) if is_told else ""
-        finally:
-            caller.close()
-        if not self._is_waiting(asked):  # what was read may have been about another process with that pid
-            path, site, values = "a process that has ended", f"{asked.ip:#x}", {}
-        evidence = self._evidence.setdefault(key, Union())
-        for fact in facts(event, values, Places(), Varying((event.task, pid))):
-            evidence.add(fact)
-        if not is_told:
+        call = call_name(event)
+        if self._distinct[call] >= _DISTINCT:
+            self._undescribed[call] += 1
             return
+        self._distinct[call] += 1
+        evidence = Union()
+        values, site = self._look(evidence, asked, event, pid, with_site=True)
+        if not site:
+            path, site = "a process that has ended", f"{asked.ip:#x}"
         advice = tuple(advise(policy, file, event, self._until.get(phase, "")) for file, policy in denying)
         for file in dict.fromkeys(one.file for one in ungranted):
             advice += (granting(file, [one.line for one in ungranted if one.file == file]),)
         violation = Violation(event, action, self._reporter.audit, pid, path, site, values, advice, phase, tuple(ungranted))
-        self._latest[key] = violation
-        self._publish(violation, count, evidence)
+        one = Repeated(violation, evidence, pid)
+        self._counts.add(key, one)
+        self._publish(one)
 
-    def _publish(self, violation: Violation, count: int, evidence: Union) -> None:
+    def _look(
+        self, evidence: Union, asked: Notification, event: Event, process: int, *, with_site: bool = False
+    ) -> tuple[Mapping[int, Value], str]:
+        """What the call's pointers point to, also added to the evidence, and where it came from; "" if its task has ended."""
+        caller = Caller(event.task, process)
+        try:
+            values = pointed(event, caller) if self._reporter.evidence else {}
+            site = caller.site(event.arch, asked.ip) if with_site else ""
+        finally:
+            caller.close()
+        if not self._is_waiting(asked):  # what was read may have been about another process with that pid
+            return {}, ""
+        for fact in facts(event, values, Places(), Varying((event.task, process))):
+            evidence.add(fact)
+        return values, site
+
+    def _publish(self, one: Repeated) -> None:
+        violation = one.first
         if self._reporter.json:
-            text = violation.json(count, evidence)
-        elif count == 1:
+            text = violation.json(self._run, one.count, one.evidence)
+        elif one.count == 1:
             text = violation.text()
             if self._reporter.colour:
                 first, _, rest = text.partition("\n")
                 text = f"\x1b[1;31m{first}\x1b[0m\n{rest}"
         else:
             verb = "would have denied" if violation.audit else "denied"
-            text = printable(f"enforce: {verb} {count} times, by {violation.executable}: {violation.call}")
-        self._write(text, violation.process)
+            text = printable(f"enforce: {verb} {one.count} times, by {violation.executable}: {violation.call}")
+        self._write(text, one.process)
 
     def _write(self, text: str, process: int) -> None:
         if not self._output.write(f"{text}\n", process):
@@ -279,35 +212,3 @@ def call_name(event: Event) -> str:
     arch = Arch.from_audit(event.arch)
     call = table(arch).by_number.get(event.number) if arch else None
     return f"{call.name} ({arch})" if call else "unknown calls"
-
-
-def _now() -> str:
-    """UTC, ISO 8601 with milliseconds."""
-    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 10**6:03}+00:00"
-
-
-def _is_power_of_ten(count: int) -> bool:
-    return str(count).strip("0") == "1"
-
-
-def _action(action: Action, event: Event) -> str:
-    """The action as the policy language writes it."""
-    return f"errno {_errno(action, event)}" if action.kind is ActionKind.ERRNO else str(action.kind)
-
-
-def _errno(action: Action, event: Event) -> str:
-    arch = Arch.from_audit(event.arch) or Arch.X86_64
-    return constants.family("errno", arch).format(action.errno)
-
-
-def _consequence(action: Action, event: Event, *, audit: bool) -> str:
-    match action.kind:
-        case ActionKind.ERRNO:
-            return f"it {'would fail' if audit else 'fails'} with {_errno(action, event)}"
-        case ActionKind.NOTIFY:
-            return f"it {'would fail' if audit else 'fails'} with ENOSYS"
-        case ActionKind.TRAP:
-            return f"SIGSYS {'would be' if audit else 'is'} sent"
-        case _:
-            return f"the process {'would be' if audit else 'is'} killed"

@@ -9,10 +9,12 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from callfence.shared.text import command_line
+from enforcer.reporting import repeated
 
 FLOOR = "read: allow\nwrite: allow\nexit_group: allow\n"
 KILL = FLOOR
@@ -26,6 +28,13 @@ LIBC = "".join(
     )
     for name in line.split()
 )
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def normalised(text, process=None):
@@ -80,12 +89,42 @@ def test_repeated_violations_are_counted(place):
     assert done.stdout == EACCES * 127
     assert [line for line in done.stderr.splitlines() if line.startswith("enforce")] == [
         "enforce: denied getppid(): it fails with EACCES",
-        f"enforce: denied 10 times, by {place.folder}/calls: getppid()",
-        f"enforce: denied 100 times, by {place.folder}/calls: getppid()",
         "enforce: denied mprotect(start=0x1000, len=0, prot=PROT_READ): it fails with EACCES",
         f"enforce: denied 124 times, by {place.folder}/calls: getppid()",
         f"enforce: denied 3 times, by {place.folder}/calls: mprotect(start=0x1000, len=0, prot=PROT_READ)",
     ]
+
+
+def test_a_burst_is_one_line_and_then_its_count(place):
+    """The count comes after a second without calls, and not only at the end; then after two seconds."""
+    place.policy(ERRNO + "poll: allow\n")
+    log = place.folder / "violations"
+    running = place.start("--log", "violations", place.calls(), "500x110", "7,0,0,2000", "4x110", "7,0,0,3000")
+
+    def counts():
+        return [json.loads(line)["count"] for line in log.read_text().splitlines()] if log.exists() else []
+
+    began = time.monotonic()
+    wait_until(lambda: len(counts()) >= 2)
+    assert counts() == [1, 500] and 1 <= time.monotonic() - began < 2.5
+    wait_until(lambda: len(counts()) >= 3)
+    assert counts() == [1, 500, 504] and running.poll() is None, "it goes on"
+    running.communicate()
+
+
+def test_a_burst_that_does_not_end_is_told_of_all_the_same(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(repeated.time, "monotonic", lambda: clock[0])
+    counts = repeated.Counts()
+    one = repeated.Repeated("violation", "evidence", 1)
+    counts.add(("key",), one)
+    told = []
+    for second in range(86_400):
+        clock[0] = float(second)
+        assert counts.again(("key",), 1) is one
+        told += [(second, each.count) for each in counts.due_in_a_burst()]
+    assert len(told) < 40 and told[0] == (60, 62) and told[-1][0] > 86_400 - 3_700
+    assert [each.count for each in counts.rest()] == [86_401] and counts.pause() is None
 
 
 def test_a_written_answer_is_given_by_the_kernel_in_silence(place):
@@ -190,6 +229,8 @@ def test_the_log(place):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first.pop("time"))
     assert re.fullmatch(r"calls\+0x[0-9a-f]+", first.pop("site"))
     assert first.pop("pid") > 0
+    assert lines[1]["run"] == lines[2]["run"] != lines[4]["run"]
+    assert re.fullmatch("[0-9a-f]{8}", first.pop("run"))
     assert first.pop("arguments")[:3] == ["0x1000", "0x2000", "0x3"]
     assert first == {
         "call": "mprotect(start=0x1000, len=8192, prot=PROT_READ|PROT_WRITE)",

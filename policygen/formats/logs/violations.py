@@ -1,7 +1,8 @@
 """What `enforce --log` wrote, as a recording: a JSON object a line, of a call that a policy did not allow, or a message.
 
-A line has the count so far of its violation, so a count that is not greater than the one before begins with another start of
-the program.  What the program can influence (its path, its registers) is checked and kept as it is: nothing is looked up.
+A line has the count so far of its violation in one start of the program, which has an id.  Without one, as older versions
+write, a count that is not greater than the one before begins with another start.  What the program can influence (its path,
+its registers) is checked and kept as it is: nothing is looked up.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ MAX_LINE = 1 << 18
 """Bytes of a line: twice the longest that enforce writes.  A longer one is skipped and becomes a gap."""
 MAX_DISTINCT = 50_000
 """Different violations that are kept, so that no log fills memory; further ones are counted in a gap."""
+MAX_RUNS = 8
+"""Starts that may write their counts of one violation in turns; of more, some are counted twice."""
 _REGISTER = re.compile(r"0x[0-9a-f]{1,16}")
 _WORD = (1 << 32) - 1
 _FACTS = 1024
@@ -48,6 +51,8 @@ class _Violation(NamedTuple):
     executable: str
     site: str
     times: int
+    run: tuple[str, ...]
+    """In which it is counted: the start's id and the phase."""
     started: int
     """Nanoseconds since the epoch; 0 if the line has no time."""
     evidence: tuple[str, ...]
@@ -68,15 +73,18 @@ class _Kept:
         self.example: Registers = violation.event.arguments
         self.evidence: tuple[str, ...] = ()
         self.total = 0
-        self.latest = 0
-        """The last count that was told."""
+        self.latest: dict[tuple[str, ...], int] = {}
+        """The last count that was told, in each of the last few runs."""
 
     def add(self, violation: _Violation) -> None:
         count = violation.times
         if not {*violation.evidence} <= {*self.evidence}:
             self.evidence = joined((*self.evidence, *violation.evidence))
-        self.total += count - self.latest if count > self.latest else count
-        self.latest = count
+        latest = self.latest.pop(violation.run, 0)
+        self.total += count - latest if count > latest else count
+        self.latest[violation.run] = count
+        if len(self.latest) > MAX_RUNS:
+            del self.latest[next(iter(self.latest))]
 
 
 class _Log:
@@ -209,7 +217,8 @@ def _violation(found: Any, position: str) -> _Violation:
     evidence = _evidence(found.get("evidence"))
     files = _files(found.get("ungranted", []), executable, position)
     started, policies = _time(found.get("time")), _policies(found.get("allow"))
-    return _Violation(event, executable, site, count, started, evidence, policies, files)
+    run = tuple(one[:64] for one in (found.get("run"), found.get("phase")) if isinstance(one, str))
+    return _Violation(event, executable, site, count, run, started, evidence, policies, files)
 
 
 def _files(lines: Any, executable: str, position: str) -> tuple[Use, ...]:

@@ -70,6 +70,20 @@ def test_counts_are_so_far_and_begin_again(counts: list[int], total: int) -> Non
     assert seen.calls == total
 
 
+def test_starts_that_write_in_turns_are_counted_each() -> None:
+    """Also the same start in two phases."""
+    told = [("a", 1), ("b", 1), ("b", 400), ("a", 500), ("b", 401)]
+    (seen,) = read(log(*(line(count=count, run=run) for run, count in told))).observations
+    assert seen.calls == 901
+    (seen,) = read(log(*(line(count=count, run="a", phase=phase) for phase, count in told))).observations
+    assert seen.calls == 901
+
+
+def test_many_starts_in_one_log_take_no_memory() -> None:
+    (seen,) = read(log(*(line(count=2, run=str(run)) for run in range(1000)))).observations
+    assert seen.calls == 2000
+
+
 def test_the_log_that_has_grown_is_the_same_run() -> None:
     before, after = (read(log(*(line(count=count) for count in counts))) for counts in ([1], [1, 10]))
     assert [one.calls for one in merge(before, after).observations] == [10]

@@ -1,0 +1,135 @@
+"""A violation, as text for a person or a JSON line for a machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from policygen.evidence.facts import resolved
+from policygen.language.naming import format_call
+from policygen.model import Action, ActionKind
+from policygen.text import printable
+from policygen.values import frozen
+from tracer.abi import Arch, Event, constants
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from enforcer.files.unreachable import Ungranted
+    from enforcer.reporting.advice import Advice
+    from policygen.evidence.facts import Union
+    from policygen.evidence.pointed import Value
+
+_PATH = 256
+"""Characters of a path that are shown."""
+
+
+@frozen
+class Violation:
+    """One call that was not allowed."""
+
+    event: Event
+    action: Action
+    audit: bool
+    process: int
+    executable: str
+    site: str
+    pointed: Mapping[int, Value]
+    """What its arguments point to."""
+    advice: tuple[Advice, ...]
+    """What would allow the call, for each policy that does not."""
+    phase: str
+    """The phase of the process; "" where there are none."""
+    ungranted: tuple[Ungranted, ...] = ()
+    """What the policies do not grant of files and ports; then all of them allow the call itself."""
+
+    @property
+    def call(self) -> str:
+        return format_call(self.event, {index: str(value) for index, value in self.pointed.items()})
+
+    def text(self) -> str:
+        """Several lines for a person, without the last line's end."""
+        verb = "would deny" if self.audit else "denied"
+        lines = [
+            f"enforce: {verb} {self.call}{self._where}: {self._consequence}",
+            f"  by {self.executable} (pid {self.process}) at {self.site}",
+        ]
+        for value in self.pointed.values():
+            if not value.parts[0].startswith("/") and (path := resolved(value)):
+                lines.append(f"  {value} is {path[:_PATH]}")
+        for one in self.ungranted:
+            lines.append(f"  {one.line}: not granted{one.why and f': {one.why}'}")
+        for advice in self.advice:
+            lines.append(f"  {advice.what}")
+        return "\n".join(printable(line) for line in lines)
+
+    @property
+    def _consequence(self) -> str:
+        if self.ungranted:
+            return f"it {'would fail' if self.audit else 'fails'} with {self.error}"
+        return _consequence(self.action, self.event, audit=self.audit)
+
+    @property
+    def error(self) -> str:
+        """The errno of a call that Landlock denies: what a folder lacks comes before what a move lacks."""
+        return min(one.error for one in self.ungranted)
+
+    @property
+    def _where(self) -> str:
+        return f" in {self.phase}" if self.phase else ""
+
+    def json(self, run: str, count: int, evidence: Union) -> str:
+        """One line without its end: names as in the policy language, the call's number, registers in hexadecimal.
+
+        `count` is how many there were that are like this violation, `evidence` facts about them; `run` is an id of the start
+        in which they are counted."""
+        arch = Arch.from_audit(self.event.arch)
+        return json.dumps(
+            {
+                "time": now(),
+                "call": self.call,
+                "arch": str(arch) if arch else f"{self.event.arch:#x}",
+                "number": self.event.number,
+                "arguments": [f"{register:#x}" for register in self.event.arguments],
+                "action": f"errno {self.error}" if self.ungranted else _action(self.action, self.event),
+                **({"ungranted": [*dict.fromkeys(one.line for one in self.ungranted)]} if self.ungranted else {}),
+                "audit": self.audit,
+                **({"phase": self.phase} if self.phase else {}),
+                "pid": self.process,
+                "executable": self.executable,
+                "site": self.site,
+                "evidence": evidence.texts(),
+                "allow": [{"file": advice.file, "line": advice.line} for advice in self.advice],
+                "run": run,
+                "count": count,
+            }
+        )
+
+
+def now() -> str:
+    """UTC, ISO 8601 with milliseconds."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 10**6:03}+00:00"
+
+
+def _action(action: Action, event: Event) -> str:
+    """The action as the policy language writes it."""
+    return f"errno {_errno(action, event)}" if action.kind is ActionKind.ERRNO else str(action.kind)
+
+
+def _errno(action: Action, event: Event) -> str:
+    arch = Arch.from_audit(event.arch) or Arch.X86_64
+    return constants.family("errno", arch).format(action.errno)
+
+
+def _consequence(action: Action, event: Event, *, audit: bool) -> str:
+    match action.kind:
+        case ActionKind.ERRNO:
+            return f"it {'would fail' if audit else 'fails'} with {_errno(action, event)}"
+        case ActionKind.NOTIFY:
+            return f"it {'would fail' if audit else 'fails'} with ENOSYS"
+        case ActionKind.TRAP:
+            return f"SIGSYS {'would be' if audit else 'is'} sent"
+        case _:
+            return f"the process {'would be' if audit else 'is'} killed"
