@@ -14,7 +14,7 @@ from policygen.language.lexer import decode
 from policygen.merging.markers import with_markers
 from policygen.merging.threeway import merge_documents
 from policygen.merging.unite import unite
-from policygen.recording import atomic, recording_file
+from policygen.recording import atomic, many, recording_file
 from policygen.recording.runs import merge
 from policygen.sets.join import JoinError
 from tracer.errors import UserError
@@ -63,7 +63,7 @@ def _fold(output: Path, inputs: list[Path]) -> int:
         raise JoinError(f"no {'recording' if recordings else 'policy'} is in {', '.join(map(str, inputs))}")
     output.parent.mkdir(parents=True, exist_ok=True)
     if recordings:
-        recording_file.save(output, recording_file.load_all(files))
+        many.merge(output, files)
         return 0
     whole = _policy(files[0])
     for file in files[1:]:

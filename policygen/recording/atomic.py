@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from policygen.recording import folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _PERMISSIONS = 0o777
@@ -21,7 +21,12 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace the file's content, or create the file, durably.
+    """Replace the file's content, or create the file, durably: `write_all` of one piece."""
+    write_all(path, (data,))
+
+
+def write_all(path: Path, pieces: Iterable[bytes]) -> None:
+    """Replace the file's content, or create the file, durably.  What iterating raises changes nothing.
 
     The old file is whole until the new one is (temporary file in the same folder, fsync, rename, fsync of the
     folder), and its owner and permission bits are kept.  Raises OSError, with nothing changed; also for a symbolic link
@@ -34,7 +39,7 @@ def write(path: Path, data: bytes) -> None:
         descriptor = os.open(temporary, _NEW, 0o600 if old else 0o664, dir_fd=at)  # enforce refuses what everybody can write
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
+                file.writelines(pieces)
                 file.flush()
                 if old:
                     _keep(descriptor, old)

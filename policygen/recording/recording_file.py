@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import reprlib
 import sys
-from itertools import islice, starmap
+from itertools import chain, islice, starmap
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from policygen import reading
 from policygen.recording import atomic, folder
 from policygen.recording.fields import FORMAT, OBSERVATION, OBSERVATIONS, RUN, RUNS, Shape, are_integers
 from policygen.recording.observation import Observation
-from policygen.recording.runs import Circumstances, Recording, Run, WrongPlaceError, fold
+from policygen.recording.runs import Circumstances, Recording, Run, WrongPlaceError
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAGIC = "callfence recording"
-_MAX_SIZE = 16 << 30
+MAX_SIZE = 16 << 30
 """Bytes, for sparse files; a recording of that size would not fit in memory."""
 _MANY = 4096
 """Lines that are decoded at once."""
@@ -63,42 +63,12 @@ def is_recording(data: bytes) -> bool:
 
 def load(path: Path) -> Recording:
     """Read the recording in a regular file.  Raises RecordingError, or OSError if it cannot be read."""
-    return parse(reading.read(str(path), _MAX_SIZE), str(path))
-
-
-def load_all(paths: Sequence[Path]) -> Recording:
-    """Read the recordings in several files and merge them (`runs.merge`), with one at a time in memory.
-
-    Raises the errors of `load`.
-    """
-    # A pipe (`<(zcat a.rec.gz)`) cannot be read again, and merging is the one thing that takes one.
-    once = {path: parse(path.read_bytes(), str(path)) for path in paths if not path.is_file()}
-
-    def recordings() -> Iterator[Recording]:
-        for path in paths:
-            recording = once.get(path) or load(path)
-            if not known.issuperset(run.id for run in recording.runs):
-                raise RecordingError(str(path), 1, "changed while it was read: try again")
-            yield recording
-
-    runs = [run for path in paths for run in (once[path].runs if path in once else _runs(path))]
-    known = {run.id for run in runs}
-    return fold(runs, recordings())
-
-
-def _runs(path: Path) -> Sequence[Run]:
-    """Read the runs of a recording without its observations."""
-    with path.open("rb") as file:
-        count, _, version = _header(_decoded(file.readline()), str(path))
-        lines = [_decoded(line).removesuffix("\n") for line in islice(file, min(count, sys.maxsize))]
-    if len(lines) < count:
-        return load(path).runs  # which raises the right error
-    return tuple(starmap(_run, _rows(["", *lines], 1, 1 + count, str(path), RUNS[version])))
+    return parse(reading.read(str(path), MAX_SIZE), str(path))
 
 
 def save(path: Path, recording: Recording) -> None:
     """Write the file atomically (see `atomic.write`).  Raises OSError, and then the old file is unchanged."""
-    atomic.write(path, text(recording).encode("ascii"))
+    atomic.write_all(path, written(recording.runs, len(recording.observations), recording.observations))
 
 
 def update(path: Path, change: Callable[[Recording], Recording]) -> Recording:
@@ -113,17 +83,35 @@ def update(path: Path, change: Callable[[Recording], Recording]) -> Recording:
     return recording
 
 
+def written(runs: Sequence[Run], count: int, observations: Iterable[Observation]) -> Iterator[bytes]:
+    """The lines of the file of a recording that has so many observations."""
+    for row in chain(
+        [{_MAGIC: FORMAT, "runs": len(runs), "observations": count}],
+        ({name: getattr(run, name) for name in RUN} for run in runs),
+        ({name: getattr(seen, name) for name in OBSERVATION} for seen in observations),
+    ):
+        yield json.dumps(row).encode("ascii") + b"\n"
+
+
 def text(recording: Recording) -> str:
     """Return the file's content."""
-    runs, observations = recording.runs, recording.observations
-    lines: list[dict[str, object]] = [{_MAGIC: FORMAT, "runs": len(runs), "observations": len(observations)}]
-    lines += [{name: getattr(run, name) for name in RUN} for run in runs]
-    lines += [{name: getattr(observation, name) for name in OBSERVATION} for observation in observations]
-    return "".join(json.dumps(line) + "\n" for line in lines)
+    return b"".join(written(recording.runs, len(recording.observations), recording.observations)).decode("ascii")
 
 
 def parse(data: bytes, filename: str) -> Recording:
     """Return the recording that `text` was given.  Raises RecordingError, which names `filename` and the line."""
+    lines, runs, version = split(data, filename)
+    found = runs_of(lines, runs, filename, version)
+    seen = tuple(starmap(Observation, _rows(lines, 1 + runs, len(lines), filename, OBSERVATIONS[version])))
+    try:
+        return Recording(found, seen)
+    except WrongPlaceError as wrong:
+        line = wrong.index + (2 if wrong.is_run else 2 + runs)
+        raise RecordingError(filename, line, "corrupt: out of order, given twice, or not counted for each run") from None
+
+
+def split(data: bytes, filename: str) -> tuple[list[str], int, int]:
+    """The lines of a file, how many of them, after the first, are runs, and the format.  Raises RecordingError."""
     lines = _decoded(data).split("\n")
     runs, observations, version = _header(lines[0], filename)
     if lines.pop() or len(lines) <= runs + observations:
@@ -131,13 +119,22 @@ def parse(data: bytes, filename: str) -> Recording:
         raise RecordingError(filename, len(lines) + 1, message)
     if len(lines) > runs + observations + 1:
         raise RecordingError(filename, runs + observations + 2, "more lines than the header promises")
-    found = tuple(starmap(_run, _rows(lines, 1, 1 + runs, filename, RUNS[version])))
-    seen = tuple(starmap(Observation, _rows(lines, 1 + runs, len(lines), filename, OBSERVATIONS[version])))
-    try:
-        return Recording(found, seen)
-    except WrongPlaceError as wrong:
-        line = wrong.index + (2 if wrong.is_run else 2 + runs)
-        raise RecordingError(filename, line, "corrupt: out of order, given twice, or not counted for each run") from None
+    return lines, runs, version
+
+
+def runs_of(lines: Sequence[str], runs: int, filename: str, version: int) -> tuple[Run, ...]:
+    """The runs in a file's first lines.  Raises RecordingError."""
+    return tuple(starmap(_run, _rows(lines, 1, 1 + runs, filename, RUNS[version])))
+
+
+def runs_in(path: Path) -> tuple[Run, ...]:
+    """Read the runs of a recording without its observations.  Raises the errors of `load`."""
+    with path.open("rb") as file:
+        count, _, version = _header(_decoded(file.readline()), str(path))
+        lines = [_decoded(line).removesuffix("\n") for line in islice(file, min(count, sys.maxsize))]
+    if len(lines) < count:
+        return load(path).runs  # which raises the right error
+    return runs_of(["", *lines], count, str(path), version)
 
 
 def _decoded(data: bytes) -> str:
@@ -176,14 +173,14 @@ def _rows(lines: Sequence[str], start: int, end: int, filename: str, shape: Shap
     """
     for first in range(start, end, _MANY):
         some = lines[first : min(first + _MANY, end)]
-        columns = _columns(some, shape)
+        columns = columns_of(some, shape)
         if columns is None:
             rows = [_row(line, number, filename, shape) for number, line in enumerate(some, first + 1)]
             columns = [list(column) for column in zip(*rows, strict=True)]
-        yield from zip(*map(_hashable, columns), strict=True)
+        yield from zip(*map(hashable, columns), strict=True)
 
 
-def _columns(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
+def columns_of(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
     """Return the values of each field, from lines of one object each; None if any line is wrong.
 
     No value that `shape` accepts contains an object, so `}` and `{` around a line end are the ends of two lines' objects.
@@ -214,7 +211,7 @@ def _row(line: str, number: int, filename: str, shape: Shape) -> list[Any]:
     return [row[name] for name in shape]
 
 
-def _hashable(column: Sequence[Any]) -> Iterable[Any]:
+def hashable(column: Sequence[Any]) -> Iterable[Any]:
     """Return the column with lists as tuples, and equal texts as one object."""
     kind = type(column[0])
     return map(tuple, column) if kind is list else map(sys.intern, column) if kind is str else column

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from policygen.recording.observation import Key, Observation, Registers, joined, order
+from policygen.recording.observation import Observation, order
 from tracer.errors import InternalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 
 Signals = Literal["", "family", "others"]
@@ -82,7 +82,7 @@ class Recording(_Parts):
 
     def __new__(cls, runs: tuple[Run, ...] = (), observations: tuple[Observation, ...] = ()) -> Recording:
         """Raises WrongPlaceError."""
-        _check_runs(runs)
+        check_runs(runs)
         _check_observations(observations, len(runs))
         return super().__new__(cls, runs, observations)
 
@@ -115,64 +115,15 @@ def merge(*recordings: Recording) -> Recording:
     A run in several recordings is taken once (the complete one, if they differ), with the greatest of its counts.
     Call site and example of an observation are those of the earliest run with it, its evidence is that of all.
     """
-    return fold((run for recording in recordings for run in recording.runs), recordings)
+    from policygen.recording.folding import Folding  # which needs what is here
 
-
-def fold(runs: Iterable[Run], recordings: Iterable[Recording]) -> Recording:
-    """Merge recordings (see `merge`) that are iterated once, so that they need not be in memory together.
-
-    `runs` are the runs of all of them, in any order.  Raises KeyError for a recording with another run.
-    """
-    found: dict[str, Run] = {}
-    for run in runs:
-        found[run.id] = max(run, found.get(run.id, run), key=_completeness)
-    ordered = tuple(sorted(found.values(), key=lambda run: run.order))
-    column = {run.id: index for index, run in enumerate(ordered)}
-    folded: dict[Key, _Folded] = {}
+    folding = Folding(run for recording in recordings for run in recording.runs)
     for recording in recordings:
-        columns = [column[run.id] for run in recording.runs]
-        for seen in recording.observations:
-            key = seen.key
-            one = folded.get(key)
-            if one is None:
-                one = folded[key] = _Folded((len(ordered), "", seen.example))
-            one.evidence.update(seen.evidence)
-            one.after.update(seen.after)
-            earliest = len(ordered)
-            for at, count in zip(columns, seen.counts, strict=True):
-                if count:
-                    one.columns.append(at)
-                    one.counts.append(count)
-                    earliest = min(earliest, at)
-            if earliest <= one.first[0]:
-                one.first = min(one.first, (earliest, seen.site, seen.example))
-    # Popped one by one, because a row of counts for many runs takes much more memory than what it is made from.
-    observations = [_observation(key, folded.pop(key), len(ordered)) for key in sorted(folded, key=order)]
-    return Recording(ordered, tuple(observations))
+        folding.add(recording)
+    return Recording(folding.runs, tuple(folding.observations()))
 
 
-class _Folded:
-    """An observation while recordings are merged, with its counts by run."""
-
-    __slots__ = ("after", "columns", "counts", "evidence", "first")
-
-    def __init__(self, first: tuple[int, str, Registers]) -> None:
-        self.columns: list[int] = []
-        self.counts: list[int] = []
-        self.evidence: set[str] = set()
-        self.after: set[int] = set()
-        self.first = first
-        """The earliest run with it, and the call site and the example there."""
-
-
-def _observation(key: Key, folded: _Folded, runs: int) -> Observation:
-    row = [0] * runs
-    for at, count in zip(folded.columns, folded.counts, strict=True):
-        row[at] = max(row[at], count)
-    return Observation(*key, tuple(row), *folded.first[1:], joined(folded.evidence), tuple(sorted(folded.after)))
-
-
-def _completeness(run: Run) -> tuple[object, ...]:
+def completeness(run: Run) -> tuple[object, ...]:
     """Return a total sort key by which the better of two accounts of one run is the greater."""
     ended = (run.complete, run.status is not None, run.status or 0)
     told = (run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances, run.files, run.waits, run.signals)
@@ -189,7 +140,7 @@ class WrongPlaceError(InternalError, ValueError):
         self.is_run = is_run
 
 
-def _check_runs(runs: Sequence[Run]) -> None:
+def check_runs(runs: Sequence[Run]) -> None:
     known: set[str] = set()
     for index, run in enumerate(runs):
         if run.id in known or (index and runs[index - 1].order >= run.order):

@@ -15,9 +15,10 @@ import jsonschema
 import pytest
 import yaml
 
-from policygen.recording import recording_file
+from policygen import reading
+from policygen.recording import many, recording_file
 from policygen.recording.observation import Observation
-from policygen.recording.runs import Recording, Run, fold, merge
+from policygen.recording.runs import Recording, Run, merge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,6 +107,12 @@ def shard(number: int) -> Recording:
     return Recording((Run(f"{number:08}", number, ("app",), 0, True),), tuple(seen))
 
 
+def merged(paths: list[Path]) -> Recording:
+    output = paths[0].parent / "merged"
+    many.merge(output, paths)
+    return recording_file.load(output)
+
+
 def test_files_fold_as_recordings_do_and_in_any_order(tmp_path: Path) -> None:
     shards = [shard(number) for number in range(40)]
     paths = []
@@ -113,24 +120,25 @@ def test_files_fold_as_recordings_do_and_in_any_order(tmp_path: Path) -> None:
         paths.append(tmp_path / f"{number}.rec")
         recording_file.save(paths[-1], one)
     whole = merge(*shards)
-    assert recording_file.load_all(paths) == recording_file.load_all(paths[::-1]) == whole
-    halves = merge(*shards[:20]), merge(*shards[15:])
-    assert fold([*halves[0].runs, *halves[1].runs], iter(halves)) == whole
+    assert merged(paths) == merged(paths[::-1]) == whole
+    for path, half in zip(paths, (shards[:20], shards[15:]), strict=False):
+        recording_file.save(path, merge(*half))
+    assert merged(paths[:2]) == merged(paths) == whole
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.rec"
     recording_file.save(path, shard(1))
-    real = recording_file.load
+    real = reading.read
 
-    def changed(path: Path) -> Recording:
-        recording = real(path)
-        (run,) = recording.runs
-        return Recording((run._replace(id="other"),), recording.observations)
+    def changed(name: str, limit: int) -> bytes:
+        recording_file.save(path, shard(2))
+        return real(name, limit)
 
-    monkeypatch.setattr(recording_file, "load", changed)
+    monkeypatch.setattr(reading, "read", changed)
     with pytest.raises(recording_file.RecordingError, match="changed while it was read"):
-        recording_file.load_all([path])
+        many.merge(tmp_path / "out.rec", [path])
+    assert not (tmp_path / "out.rec").exists()
 
 
 def test_pipes_are_read_once(tmp_path: Path) -> None:
@@ -145,6 +153,6 @@ def test_hundreds_of_recordings_take_seconds(tmp_path: Path) -> None:
     for number in range(400):
         recording_file.save(tmp_path / f"{number}.rec", shard(number))
     start = time.process_time()
-    whole = recording_file.load_all([tmp_path / f"{number}.rec" for number in range(400)])
+    whole = merged([tmp_path / f"{number}.rec" for number in range(400)])
     assert len(whole.runs) == 400
     assert time.process_time() - start < 10

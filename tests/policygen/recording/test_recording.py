@@ -11,14 +11,15 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policygen.recording import atomic
+from policygen.recording import atomic, many
 from policygen.recording.observation import Observation
-from policygen.recording.recording_file import RecordingError, load, load_all, parse, save, text, update
+from policygen.recording.recording_file import RecordingError, load, parse, save, text, update
 from policygen.recording.runs import Recording, Run, merge
 
 X86_64 = 0xC000003E
@@ -176,10 +177,59 @@ def changed(line: int, **fields: object) -> str:
         (changed(5, number=3), "5: corrupt: out of order"),
     ],
 )
-def test_bad_files_are_refused_with_their_line(content: str, message: str) -> None:
+def test_bad_files_are_refused_with_their_line(content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(RecordingError) as error:
         parse(content.encode("latin-1"), "app.rec")
     assert str(error.value).startswith(f"app.rec:{message}")
+    good, bad, output = tmp_path / "good.rec", tmp_path / "bad.rec", tmp_path / "out.rec"
+    good.write_text("".join(lines()))
+    bad.write_bytes(content.encode("latin-1"))
+    with pytest.raises(RecordingError) as error:
+        many.merge(output, [good, bad])
+    assert str(error.value).startswith(f"{bad}:{message}")
+    assert not output.exists()
+
+
+@given(shards())
+def test_files_are_merged_as_recordings_are(recordings: list[Recording]) -> None:
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.rec" for number in range(len(recordings))]
+        for path, recording in zip(paths, recordings, strict=True):
+            save(path, recording)
+        many.merge(paths[0], paths)
+        assert load(paths[0]) == merge(*recordings)
+
+
+@pytest.mark.parametrize(
+    ("counts", "is_valid"),
+    [
+        *[(right, True) for right in ("2", " 2")],
+        *[(wrong, False) for wrong in ("[2", "02", "+2", "2_0", "2.0", "true", "0", "-1", "", "2, 2", '"2"', "2" * 5000, "{}")],
+    ],
+)
+def test_counts_of_one_run_are_read_strictly(counts: str, is_valid: bool, tmp_path: Path) -> None:
+    path, output = tmp_path / "a.rec", tmp_path / "out.rec"
+    content = text(Recording((run("a"),), (observation(3, 7777),))).replace("7777", counts)
+    path.write_text(content)
+    if is_valid:
+        many.merge(output, [path])
+        assert load(output) == parse(content.encode(), "a.rec") == Recording((run("a"),), (observation(3, 2),))
+    else:
+        with pytest.raises(RecordingError):
+            many.merge(output, [path])
+
+
+def test_the_parts_of_a_line_in_another_order_or_within_texts(tmp_path: Path) -> None:
+    """What is taken apart as text means what JSON says."""
+    name = ', "counts": [5], "site": "x"]}'
+    recording = Recording((run("a"),), (observation(3, 1, executable=name, site=name), observation(4, 2)))
+    path, output = tmp_path / "a.rec", tmp_path / "out.rec"
+    header, first, *rows = text(recording).splitlines()
+    turned = (json.dumps(dict(reversed(json.loads(row).items()))) for row in rows)
+    for lines in ((header, first, *rows), (header, first, *turned)):
+        path.write_text("".join(f"{line}\n" for line in lines))
+        many.merge(output, [path, path])
+        assert load(output) == recording
 
 
 @pytest.mark.parametrize(
@@ -197,9 +247,10 @@ def test_an_older_format_is_read_and_written_as_the_newest(tmp_path: Path, numbe
     path.write_text("".join(json.dumps(row) + "\n" for row in ({**header, "callfence recording": number}, *rows)))
     old = [one._replace(executed=() if number == 1 else one.executed) for one in (run("a"), run("b", 1))]
     expected = Recording(tuple(old), (observation(3, 1, 2), observation(4, 0, 1)))
-    assert load(path) == load_all([path]) == expected
+    assert load(path) == expected
+    many.merge(tmp_path / "merged", [path])
     update(path, lambda old: old)
-    assert load(path) == expected and path.read_text().startswith('{"callfence recording": 4,')
+    assert load(path) == load(tmp_path / "merged") == expected and path.read_text().startswith('{"callfence recording": 4,')
 
 
 def test_what_only_rehearsed_runs_brought_is_marked() -> None:
