@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import NoReturn
 
-_SIGNALS = 64  # _NSIG, asm/signal.h
 _LIMIT = 1 << 20  # file descriptors; closing goes through close_range(2), so the number costs nothing
 
 
@@ -59,13 +58,12 @@ def guarded(work: Callable[[], NoReturn]) -> NoReturn:
 def leave() -> None:
     """Leave the program's surroundings: session, folder, signals, and who may look into this process.
 
-    Every signal that can be ignored is: this process must last exactly as long as the processes that it answers for.
+    Every signal that can be blocked is: this process must last exactly as long as the processes that it answers for.
     """
     os.setsid()
     os.chdir("/")
     sys.path[:] = [path for path in sys.path if path.startswith("/")]
-    for number in range(1, _SIGNALS + 1):
-        kernel.disposition(number, kernel.SIG_IGN)
+    kernel.block_signals()
     kernel.disposition(kernel.SIGCHLD, kernel.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for
     kernel.set_undumpable()
 

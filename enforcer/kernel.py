@@ -40,6 +40,7 @@ _SYS_CLONE, _SYS_EXECVE, _SYS_TGKILL, _SYS_UNSHARE = 56, 59, 234, 272
 _SYS_CAPGET, _SYS_CAPSET, _SYS_SECCOMP = 125, 126, 317
 _SYS_PIDFD_SEND_SIGNAL, _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 424, 434, 438
 _SYS_RT_SIGPROCMASK, _SYS_SIGNALFD4 = 14, 289
+_SIG_BLOCK, _SIG_SETMASK = 0, 2  # asm-generic/signal-defs.h
 _SFD_NONBLOCK, _SFD_CLOEXEC = 0x800, 0x80000  # linux/signalfd.h
 CLONE_FILES = 0x400  # linux/sched.h
 
@@ -159,6 +160,12 @@ def disposition(number: int, handler: int) -> int:
     return int(_libc.signal(number, handler) or 0)
 
 
+def block_signals() -> None:
+    """Have no signal end or interrupt this thread, but SIGKILL, SIGSTOP, and those of its own faults."""
+    mask = ffi.c_uint64(0xFFFFFFFFFFFFFFFF)
+    syscall("rt_sigprocmask", _SYS_RT_SIGPROCMASK, _SIG_SETMASK, ffi.byref(mask), None, 8)
+
+
 def set_no_new_privs() -> None:
     _checked(_libc.prctl(linux.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
 
@@ -267,7 +274,7 @@ class CallStop(ffi.Structure):
 def signal_descriptor(number: int) -> int:
     """Block a signal of this thread; return a descriptor that is readable while it is pending (signalfd(2))."""
     mask = ffi.c_uint64(1 << (number - 1))
-    syscall("rt_sigprocmask", _SYS_RT_SIGPROCMASK, 0, ffi.byref(mask), None, 8)  # SIG_BLOCK
+    syscall("rt_sigprocmask", _SYS_RT_SIGPROCMASK, _SIG_BLOCK, ffi.byref(mask), None, 8)
     return syscall("signalfd4", _SYS_SIGNALFD4, -1, ffi.byref(mask), 8, _SFD_NONBLOCK | _SFD_CLOEXEC)
 
 

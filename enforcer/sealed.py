@@ -115,7 +115,3 @@ def content(path: str) -> bytes:
         return os.read(descriptor, os.fstat(descriptor).st_size)
     finally:
         os.close(descriptor)
-
-
-def _preferred() -> Loader | None:
-    return next((finder for finder in sys.meta_path if isinstance(finder, Loader)), None)
