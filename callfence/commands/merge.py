@@ -15,7 +15,7 @@ from policygen.merging.markers import with_markers
 from policygen.merging.threeway import merge_documents
 from policygen.merging.unite import unite
 from policygen.recording import atomic, many, recording_file
-from policygen.recording.runs import merge
+from policygen.recording.folding import merge
 from policygen.sets.join import JoinError
 from tracer.errors import UserError
 

@@ -22,7 +22,8 @@ from callfence.shared.text import on_one_line, printable
 from policygen.language.naming import format_action, format_call
 from policygen.model import Entry
 from policygen.recording import atomic, recording_file
-from policygen.recording.runs import Recording, merge
+from policygen.recording.folding import merge
+from policygen.recording.runs import Recording
 from policygen.review.changes import EntryChange, PolicyChange, SettingChange, changes
 from policygen.review.judgement import judge
 from policygen.review.provenance import provenance

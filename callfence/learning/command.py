@@ -13,7 +13,8 @@ from callfence.learning.watch import leaves_all_as_it_is, name_of, program, watc
 from callfence.shared.ending import end_like, fail
 from enforcer.errors import FAILED, EnforceError
 from policygen.recording import recording_file
-from policygen.recording.runs import Recording, merge
+from policygen.recording.folding import merge
+from policygen.recording.runs import Recording
 
 __all__ = ["main", "parser"]
 

@@ -19,7 +19,8 @@ from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
 from policygen.phases import phase_policies
 from policygen.recording import folder, recording_file
-from policygen.recording.runs import Recording, merge
+from policygen.recording.folding import merge
+from policygen.recording.runs import Recording
 from tracer.abi import Arch, table
 from tracer.errors import UserError
 

@@ -18,7 +18,8 @@ from policygen.learning.generate import generate
 from policygen.learning.within import forbidden, generate_within
 from policygen.model import IMPLIED
 from policygen.recording import recording_file
-from policygen.recording.runs import Recording, merge
+from policygen.recording.folding import merge
+from policygen.recording.runs import Recording
 from policygen.review.rehearsal import held_back
 from tracer.errors import UserError
 

@@ -16,7 +16,8 @@ from policygen.learning.generate import Generated, generate
 from policygen.learning.scope import scope
 from policygen.model import IMPLIED, Arm
 from policygen.recording import atomic, folder, recording_file
-from policygen.recording.runs import Recording, Run, merge
+from policygen.recording.folding import merge
+from policygen.recording.runs import Recording, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

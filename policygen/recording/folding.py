@@ -5,13 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.recording.observation import Observation, joined, order
-from policygen.recording.runs import completeness
+from policygen.recording.runs import Recording, completeness
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from policygen.recording.observation import Key, Registers
-    from policygen.recording.runs import Recording, Run
+    from policygen.recording.runs import Run
+
+
+def merge(*recordings: Recording) -> Recording:
+    """Merge recordings: commutative, associative, idempotent.
+
+    A run in several recordings is taken once (the complete one, if they differ), with the greatest of its counts.
+    Call site and example of an observation are those of the earliest run with it, its evidence is that of all.
+    """
+    folding = Folding(run for recording in recordings for run in recording.runs)
+    for recording in recordings:
+        folding.add(recording)
+    return Recording(folding.runs, tuple(folding.observations()))
 
 
 class Rest(NamedTuple):
@@ -57,7 +69,7 @@ class Folded:
 
 
 class Folding:
-    """What `runs.merge` returns, while it grows.  Adding the same recording twice changes nothing."""
+    """What `merge` returns, while it grows.  Adding the same recording twice changes nothing."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
         """`runs` are those of all recordings, in any order."""

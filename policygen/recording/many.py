@@ -39,7 +39,7 @@ class _Unusual(Exception):
 
 
 def merge(output: Path, paths: Sequence[Path]) -> None:
-    """Write what `runs.merge` makes of the recordings in these files into a file, which may be one of them.
+    """Write what `folding.merge` makes of the recordings in these files into a file, which may be one of them.
 
     Raises the errors of `recording_file.load`, and OSError; then the old file is unchanged."""
     # A pipe (`<(zcat a.rec.gz)`) cannot be read again, and merging is the one thing that takes one.

@@ -109,20 +109,6 @@ class Recording(_Parts):
         return () if "" in found else tuple(found)
 
 
-def merge(*recordings: Recording) -> Recording:
-    """Merge recordings: commutative, associative, idempotent.
-
-    A run in several recordings is taken once (the complete one, if they differ), with the greatest of its counts.
-    Call site and example of an observation are those of the earliest run with it, its evidence is that of all.
-    """
-    from policygen.recording.folding import Folding  # which needs what is here
-
-    folding = Folding(run for recording in recordings for run in recording.runs)
-    for recording in recordings:
-        folding.add(recording)
-    return Recording(folding.runs, tuple(folding.observations()))
-
-
 def completeness(run: Run) -> tuple[object, ...]:
     """Return a total sort key by which the better of two accounts of one run is the greater."""
     ended = (run.complete, run.status is not None, run.status or 0)

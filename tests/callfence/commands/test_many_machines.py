@@ -17,8 +17,9 @@ import yaml
 
 from policygen import reading
 from policygen.recording import many, recording_file
+from policygen.recording.folding import merge
 from policygen.recording.observation import Observation
-from policygen.recording.runs import Recording, Run, merge
+from policygen.recording.runs import Recording, Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

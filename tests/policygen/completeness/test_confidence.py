@@ -9,7 +9,8 @@ from calls import event
 
 from policygen.completeness.confidence import Confidence, Unseen, confidence
 from policygen.recording.fold import Folder
-from policygen.recording.runs import Recording, Run, merge
+from policygen.recording.folding import merge
+from policygen.recording.runs import Recording, Run
 from tracer.abi import Arch, Event, table
 
 ARCH = Arch.X86_64

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from policygen.completeness.executables import Executable, executables
 from policygen.recording.fold import Folder
-from policygen.recording.runs import Recording, Run, merge
+from policygen.recording.folding import merge
+from policygen.recording.runs import Recording, Run
 from tracer.abi import Arch, Event, table
 
 NUMBERS = {name: call.number for name, call in table(Arch.X86_64).by_name.items()}

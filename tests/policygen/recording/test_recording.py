@@ -18,9 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policygen.recording import atomic, many
+from policygen.recording.folding import merge
 from policygen.recording.observation import Observation
 from policygen.recording.recording_file import RecordingError, load, parse, save, text, update
-from policygen.recording.runs import Recording, Run, merge
+from policygen.recording.runs import Recording, Run
 
 X86_64 = 0xC000003E
 
@@ -287,7 +288,8 @@ def test_update_leaves_a_corrupt_file_alone(tmp_path: Path) -> None:
 _UPDATE = """
 import sys
 from pathlib import Path
-from policygen.recording.runs import Recording, Run, merge
+from policygen.recording.folding import merge
+from policygen.recording.runs import Recording, Run
 from policygen.recording.recording_file import update
 for i in range(int(sys.argv[3])):
     new = Recording((Run(f"{sys.argv[2]}-{i}", i, (), 0, True),))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from policygen.language.document import parse
+from policygen.recording.folding import merge
 from policygen.recording.observation import Observation
-from policygen.recording.runs import Recording, Run, merge
+from policygen.recording.runs import Recording, Run
 from policygen.review.rehearsal import held_back
 from tracer.abi import Arch, table
 

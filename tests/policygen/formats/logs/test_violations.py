@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import json
 import tracemalloc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from policygen.formats import FormatOptions, ImportFormatError
 from policygen.formats.logs.violations import MAX_DISTINCT, MAX_LINE, record, record_stream
 from policygen.recording import recording_file
-from policygen.recording.runs import Recording, merge
+from policygen.recording.folding import merge
 from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from policygen.recording.runs import Recording
 
 MKDIR = table(Arch.X86_64).by_name["mkdir"].number
 OPTIONS = FormatOptions()
