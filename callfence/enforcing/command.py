@@ -307,6 +307,8 @@ def _parse(arguments: Sequence[str]) -> EnforceOptions:
             hint = hint or ("options of the program come after its name" if rest else "`enforce --help` lists them")
             raise EnforceError(f"unknown option {option}: {hint}")
     if not rest:
+        if any(name.isdecimal() for name in given.get("--policy", ())):
+            raise EnforceError("no program given: -p names a policy here; `learn -p PID` attaches to a process that runs")
         raise EnforceError("no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more")
     for arm in given.get("--arm", ()):
         if arm not in _ARMS:

@@ -99,8 +99,8 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         rows.append(("default", f"{format_action(policy.default)}, was {format_action(learned.existing.policy.default)}"))
     rows += _signals(learned)
     if policy.implied and learned.generated.implied:
-        kinds = plural(learned.generated.implied, "kind")
-        rows.append(("implied", f"{kinds} of call that grant nothing beyond it (callfence show --implied)"))
+        kinds = plural(learned.generated.implied, "kind of call that grants", "kinds of calls that grant")
+        rows.append(("implied", f"{kinds} nothing beyond it (callfence show --implied)"))
     rows += _phases(learned)
     if learned.exact_within:
         rows.append(("implied", f"nothing: {printable(learned.exact_within)} allows too little of it; the policy is exact"))

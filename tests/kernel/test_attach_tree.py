@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -112,6 +114,27 @@ def test_it_is_said_that_workers_are_not_followed(
     assert not made(tmp_path)
 
 
+def test_it_is_said_that_others_of_the_program_are_not_followed(
+    master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]]
+) -> None:
+    """As the workers of a daemon, which are nobody's children: here the master of the worker, in the same session."""
+    worker = master.worker  # type: ignore[attr-defined]
+    learner, _ = attached("-p", str(worker))
+    time.sleep(1.5)
+    errors = let_go(learner)
+    assert f"of the same program ({master.pid}" in errors and "; -p can be given several times\n" in errors
+    assert re.search(r"calls: 1 in \d seconds; perhaps other processes do the work", errors), "it waits again"
+
+
+def test_few_calls_are_said(
+    master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]]
+) -> None:
+    learner, _ = attached("-p", str(master.worker))  # type: ignore[attr-defined]
+    work(master)
+    time.sleep(6)
+    assert re.search(r"not observed   calls: \d in \d seconds; perhaps other processes do the work", let_go(learner))
+
+
 def test_several_processes(
     master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]], tmp_path: Path
 ) -> None:
@@ -151,6 +174,7 @@ def test_a_policy_without_a_start_says_so(
         (("learn", "-p", "0"), "'0' is no process"),
         (("learn", "-p", "1", "true"), "give either a program or -p PID, not both; -o names the policy"),
         (("learn", "--tree", "true"), "--tree is of -p"),
+        (("enforce", "-p", "4194304"), "no program given: -p names a policy here; `learn -p PID` attaches to a process"),
         (("enforce", "-p", "4194304", "true"), "-p (--policy) names a policy here: `learn -p` attaches to a process"),
     ],
 )
