@@ -28,7 +28,7 @@ fail() {
 start() {
     "${command[@]}" "$@" </dev/null >>out 2>&1 &
     server=$!
-    echo "$1" >>starts
+    echo "${1##*/}" >>starts
     until ready; do
         kill -0 $server 2>/dev/null || fail "$1 ended before it was ready"
         sleep 0.1

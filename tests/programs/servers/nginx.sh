@@ -1,5 +1,6 @@
 . "$(dirname "$0")/common.sh"
-UPSTREAM=${UPSTREAM:-$((PORT + 1))}
+UPSTREAM=${UPSTREAM-$((PORT + 1))} # empty: nginx passes nothing on to another server
+proxy=${UPSTREAM:+proxy_pass http://127.0.0.1:$UPSTREAM;}
 pid() { cat data/nginx.pid; }
 nginx_() { start nginx -p data -c nginx.conf -e error.log; }
 
@@ -29,8 +30,8 @@ http {
         listen 127.0.0.1:$PORT;
         root www;
         location /list/ { alias www/; autoindex on; }
-        location /up/ { proxy_pass http://127.0.0.1:$UPSTREAM; }
-        location /up/slow { proxy_pass http://127.0.0.1:$UPSTREAM; proxy_read_timeout 1s; }
+        location /up/ { $proxy }
+        location /up/slow { $proxy proxy_read_timeout 1s; }
     }
 }
 CONF
@@ -67,6 +68,10 @@ requests() {
     answers 405 / -X POST
     answers 413 / -H 'Content-Length: 99999999' -d x
     rude /big
+    [ -z "$UPSTREAM" ] || passed_on
+}
+
+passed_on() {
     answers 502 /up/
     upstream
     answers 200 /up/
@@ -109,6 +114,32 @@ worker_dies() {
     plain
 }
 
+master_is_not() { [ -s data/nginx.pid ] && [ "$(pid)" != "$1" ]; }
+
+# A daemon, which starts the binary anew while it serves; the new one goes on with its sockets.
+upgrade() {
+    local old nginx
+    nginx=$(command -v nginx)
+    sed 's/^daemon off/daemon on/' data/nginx.conf >data/daemon.conf
+    "${command[@]}" "$nginx" -p data -c daemon.conf -e error.log </dev/null >>out 2>&1 &
+    server=$!
+    echo nginx >>starts
+    eventually ready
+    eventually test -s data/nginx.pid
+    plain
+    old=$(pid)
+    kill -USR2 "$old"
+    eventually master_is_not "$old"
+    plain
+    kill -QUIT "$old"
+    eventually test ! -e "/proc/$old/exe"
+    plain
+    old=$(pid)
+    kill -QUIT "$old"
+    ended 0
+    eventually test ! -e "/proc/$old/exe"
+}
+
 case $part in
 start)
     nginx_; stop QUIT
@@ -120,11 +151,14 @@ recipe)
     nginx_; requests; stop QUIT
     nginx_; requests; reload; rotate; bad_reload; worker_dies; together 20 10 200 /; together 5 3 200 /big; stop TERM
     nginx_; plain; stop INT
+    upgrade
     ;;
 everything)
     nginx_; plain; stop QUIT
-    nginx_; requests; reload; rotate; plain; together 60 50 200 /; together 20 5 200 /big; reload; rotate; worker_dies; stop QUIT
+    nginx_; requests; reload; rotate; plain; together 20 500 200 /; together 60 10 200 /; together 20 5 200 /big
+    reload; rotate; worker_dies; stop QUIT
     nginx_; requests; stop TERM
     nginx_; plain; stop INT
+    upgrade
     ;;
 esac
