@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from policygen.files.model import NOT_CONFINED, Files
 from policygen.values import frozen, made
 from tracer.abi.waits import ENTER as ENTER
+from tracer.abi.waits import NOTIFY as NOTIFY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -220,7 +221,7 @@ class Phase:
 
     name: str
     triggers: tuple[str, ...]
-    """Names of calls, or ENTER, ascending: a process enters the phase when it makes the first of them."""
+    """Names of calls, ENTER or NOTIFY, ascending: a process enters the phase when it makes the first of them."""
     entries: Mapping[Arch, Mapping[int, Entry]]
     """As those of a policy.  In a policy in normal form, those of the phase before allow all of it."""
 

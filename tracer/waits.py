@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tracer import kernel
 from tracer.abi import Arch, table
-from tracer.abi.waits import CANDIDATES, ENTER
+from tracer.abi.ready import is_ready
+from tracer.abi.waits import CANDIDATES, ENTER, NOTIFY, calls_of
 from tracer.linux import CALLFENCE_ENTER
 
 if TYPE_CHECKING:
@@ -28,13 +30,12 @@ class Waits:
         loop.tally.has_waits = True
         for bit, name in enumerate(CANDIDATES):
             for arch in (Arch.X86_64, Arch.I386):
-                call = table(arch).by_name.get("prctl" if name == ENTER else name)
-                if call:
-                    loop.calls.also(arch.audit, call.number, self._handler(1 << bit, said=name == ENTER))
+                for call in filter(None, map(table(arch).by_name.get, calls_of(name))):
+                    loop.calls.also(arch.audit, call.number, self._handler(1 << bit, _WHEN.get(name, _always)))
 
-    def _handler(self, bit: int, *, said: bool) -> Handler:
+    def _handler(self, bit: int, begins: Callable[[Task, Event], bool]) -> Handler:
         def handle(task: Task, event: Event) -> None:
-            if not task.entered & bit and (not said or event.arguments[0] == CALLFENCE_ENTER):
+            if not task.entered & bit and begins(task, event):
                 self._enter(task, bit, event)
 
         return handle
@@ -47,6 +48,27 @@ class Waits:
         self.reached[task.tgid] = task.entered
         self._loop.tally.note(task, event)
 
+
+def _always(_task: Task, _event: Event) -> bool:
+    return True
+
+
+def _enters(_task: Task, event: Event) -> bool:
+    return event.arguments[0] == CALLFENCE_ENTER
+
+
+def _notifies(task: Task, event: Event) -> bool:
+    arch = Arch.from_audit(event.arch) or Arch.X86_64
+    is_sendmsg = table(arch).by_number[event.number].name == "sendmsg"
+
+    def read(address: int, size: int) -> bytes:
+        return kernel.read_memory(task.tid, address, size) if address >> 63 == 0 else b""
+
+    return is_ready(event.arguments, read, pointer=arch.bits // 8, is_sendmsg=is_sendmsg)
+
+
+_WHEN = {ENTER: _enters, NOTIFY: _notifies}
+"""Of triggers that are some calls only."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -83,7 +83,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         from tracer.kernel import RET_RECORD
 
         filter_ = recording_filter(policy, RET_RECORD)
-        phases = [Stage(one.name, (), b"", is_entered=False, unmaps=False) for one in policy.phases]
+        phases = [Stage(one.name, (), b"") for one in policy.phases]
         is_settled = generate((), document, name="").document is document and not document.lacks_start
     else:
         kind = variant.removeprefix("followed-")
@@ -119,11 +119,12 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
     from enforcer.arming.stage import Stage
     from policygen.evaluate import evaluate
     from policygen.filter.compile import CompileError, compile_policy
-    from policygen.model import ENTER, ActionKind
+    from policygen.model import ENTER, NOTIFY, ActionKind
     from policygen.phases import phase_policies
     from policygen.sets.compare import answers
     from policygen.sets.region import space
     from tracer.abi import Event, table
+    from tracer.abi.waits import calls_of
 
     if policy.phases and any(action.kind is ActionKind.NOTIFY for action in _actions(policy)):
         raise CompileError("it has phases and `notify`: a supervisor of its own and the helper would answer the same calls")
@@ -132,18 +133,23 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
         is_last = phase is policy.phases[-1]
         filter_ = compile_policy(meant, report=report, audit=audit, followed=not is_last)
         triggers = [
-            (arch, call.number) for arch in policy.entries for one in phase.triggers if (call := table(arch).by_name.get(one))
+            (arch, call.number, one)
+            for arch in policy.entries
+            for one in phase.triggers
+            for name in calls_of(one)
+            if (call := table(arch).by_name.get(name))
         ]
         sets = space()
-        allowed = any(action.may_run for arch, number in triggers for _, action in answers(sets, meant, arch, number))
+        allowed = any(action.may_run for arch, number, _ in triggers for _, action in answers(sets, meant, arch, number))
         if not allowed and ENTER not in phase.triggers:
             raise CompileError(f"{name} denies {', '.join(phase.triggers)}, with which a process enters it")
         unmaps = all(
             evaluate(meant, Event(arch.audit, table(arch).by_name["munmap"].number, (0, 4096, 0, 0, 0, 0))).lets_run
             for arch in policy.entries
         )
-        pairs = [(arch.audit, number) for arch, number in triggers]
-        found.append(Stage(name, pairs, filter_, is_entered=ENTER in phase.triggers, unmaps=unmaps))
+        pairs = [(arch.audit, number) for arch, number, one in triggers if one not in (ENTER, NOTIFY)]
+        is_entered, is_notified = ENTER in phase.triggers, NOTIFY in phase.triggers
+        found.append(Stage(name, pairs, filter_, is_entered=is_entered, is_notified=is_notified, unmaps=unmaps))
     return found
 
 

@@ -116,16 +116,18 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
 
 def _stage_fields(stage: Stage) -> list[bytes]:
     triggers = b"".join(arch.to_bytes(4, "little") + number.to_bytes(4, "little") for arch, number in sorted(stage.triggers))
-    return [stage.name.encode(), triggers, stage.filter, *(_YES if fact else b"" for fact in (stage.is_entered, stage.unmaps))]
+    facts = (stage.is_entered, stage.is_notified, stage.unmaps)
+    return [stage.name.encode(), triggers, stage.filter, *(_YES if fact else b"" for fact in facts)]
 
 
 def _stage(fields: Sequence[bytes]) -> Stage:
     from enforcer.arming.stage import Stage
 
-    name, triggers, filter_, is_entered, unmaps = fields
+    name, triggers, filter_, *facts = fields
+    is_entered, is_notified, unmaps = (fact == _YES for fact in facts)
     words = [int.from_bytes(triggers[at : at + 4], "little") for at in range(0, len(triggers), 4)]
     pairs = zip(words[::2], words[1::2], strict=True)
-    return Stage(name.decode(), pairs, filter_, is_entered=is_entered == _YES, unmaps=unmaps == _YES)
+    return Stage(name.decode(), pairs, filter_, is_entered=is_entered, is_notified=is_notified, unmaps=unmaps)
 
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:

@@ -17,6 +17,7 @@ from enforcer.arming import inject, install
 from enforcer.arming.detour import Detour
 from enforcer.arming.stage import DATUM
 from enforcer.errors import ArmError, GoneError
+from enforcer.reporting.caller import Caller
 from enforcer.reporting.process import status as status_of
 from tracer import linux
 from tracer.errors import KernelError
@@ -33,6 +34,12 @@ _CALL = inject.SYSCALL_STOP << 8 | 0x7F
 """The status of a stop at a call's entry or exit."""
 _FORKS = (linux.PTRACE_EVENT_FORK, linux.PTRACE_EVENT_VFORK, linux.PTRACE_EVENT_CLONE)
 _PRCTL = {linux.AUDIT_ARCH_X86_64: 157, linux.AUDIT_ARCH_I386: 172}
+_SENDS = {  # sendmsg, sendto, write
+    **dict.fromkeys([(linux.AUDIT_ARCH_X86_64, number) for number in (46, 44, 1)], 8),
+    **dict.fromkeys([(linux.AUDIT_ARCH_I386, number) for number in (370, 369, 4)], 4),
+}
+"""Calls with which a program may say that it is ready, and the size of a pointer."""
+_SENDMSG = ((linux.AUDIT_ARCH_X86_64, 46), (linux.AUDIT_ARCH_I386, 370))
 _RESTARTED = {
     # futex poll ppoll select pselect6 nanosleep clock_nanosleep wait4 waitid rt_sigsuspend pause
     linux.AUDIT_ARCH_X86_64: (202, 7, 271, 23, 270, 35, 230, 61, 247, 130, 34),
@@ -71,7 +78,10 @@ class Follower:
         self._is_quiet = is_quiet
         self._triggers = {trigger: number for number, stage in enumerate(stages, 1) for trigger in stage.triggers}
         entered = [number for number, stage in enumerate(stages, 1) if stage.is_entered]
+        self._notified = next((number for number, stage in enumerate(stages, 1) if stage.is_notified), 0)
+        """The number of the phase that begins when the program says that it is ready; 0 if none does."""
         self._numbers = {(arch, number) for arch, number in _PRCTL.items() if entered} | set(self._triggers)
+        self._numbers.update(_SENDS if self._notified else ())
         """Calls that are looked at."""
         self._processes: dict[int, _Process] = {}
         self._tasks: dict[int, _Process] = {}
@@ -209,6 +219,8 @@ class Follower:
         """Put the filter of the phase on the process that this call leads to, if any; whether the task has been resumed."""
         said = self._said(pid) if _PRCTL.get(call[0]) == call[1] else 0
         number = said or self._triggers.get(call, 0)
+        if number <= process.reached < self._notified and call in _SENDS and self._is_ready(pid, call):
+            number = self._notified
         if not said and number <= process.reached:
             return False
         self._inside.pop(pid)
@@ -240,6 +252,16 @@ class Follower:
             return 0
         named = {os.fsencode(stage.name): number for number, stage in enumerate(self._stages, 1) if stage.is_entered}
         return named.get(name, 0)
+
+    def _is_ready(self, pid: int, call: tuple[int, int]) -> bool:
+        """Whether the call tells a service manager that the program is ready."""
+        from tracer.abi.ready import is_ready  # with tables, which most programs do without
+
+        caller = Caller(pid, self._tasks[pid].pid)
+        try:
+            return is_ready(self._stop.arguments, caller.read, pointer=_SENDS[call], is_sendmsg=call in _SENDMSG)
+        finally:
+            caller.close()
 
     def _put(self, surgery: Detour, process: _Process, number: int) -> None:
         """Put the filter of a phase on a process."""

@@ -15,10 +15,17 @@ DATUM = 0x7068
 class Stage:
     """One phase."""
 
-    __slots__ = ("filter", "is_entered", "name", "triggers", "unmaps")
+    __slots__ = ("filter", "is_entered", "is_notified", "name", "triggers", "unmaps")
 
     def __init__(
-        self, name: str, triggers: Iterable[tuple[int, int]], filter_: bytes, *, is_entered: bool, unmaps: bool
+        self,
+        name: str,
+        triggers: Iterable[tuple[int, int]],
+        filter_: bytes,
+        *,
+        is_entered: bool = False,
+        is_notified: bool = False,
+        unmaps: bool = False,
     ) -> None:
         self.name = name
         self.triggers = frozenset(triggers)
@@ -26,16 +33,19 @@ class Stage:
         self.filter = filter_
         self.is_entered = is_entered
         """Whether the program may say that it enters it (include/callfence.h)."""
+        self.is_notified = is_notified
+        """Whether it begins when the program tells a service manager that it is ready (tracer.abi.ready)."""
         self.unmaps = unmaps
         """Whether the filter lets memory be given back."""
 
     @property
     def facts(self) -> tuple[object, ...]:
         """All of it, to compare."""
-        return self.name, self.triggers, self.filter, self.is_entered, self.unmaps
+        return self.name, self.triggers, self.filter, self.is_entered, self.is_notified, self.unmaps
 
     def with_filter(self, filter_: bytes) -> Stage:
-        return Stage(self.name, self.triggers, filter_, is_entered=self.is_entered, unmaps=self.unmaps)
+        facts = {"is_entered": self.is_entered, "is_notified": self.is_notified, "unmaps": self.unmaps}
+        return Stage(self.name, self.triggers, filter_, **facts)
 
 
 def traced(filter_: bytes) -> bytes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
-from policygen.model import ENTER, Always, Phase
+from policygen.model import ENTER, NOTIFY, Always, Phase
 from policygen.phases import START, reached
 from tracer.abi import Arch, table
+from tracer.abi.waits import calls_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ def _trigger(cursor: Cursor, taken: Sequence[str]) -> str:
     token = cursor.token
     if token.kind != "word":
         raise cursor.expected("the name of a call")
-    known = {ENTER, *(name for arch in Arch for name in table(arch).by_name)}
+    known = {ENTER, NOTIFY, *(name for arch in Arch for name in table(arch).by_name)}
     if token.text not in known:
         raise cursor.error(f"there is no syscall {token.text}", token, did_you_mean(token.text, known))
     if token.text in taken:
@@ -77,8 +78,8 @@ def require_trigger(
     for name in one.triggers:
         if name == ENTER or policy.default.may_run:
             return
-        for arch, section in entries.items():
-            call = table(arch).by_name.get(name)
+        for arch, section, one_call in ((*item, call) for item in entries.items() for call in calls_of(name)):
+            call = table(arch).by_name.get(one_call)
             entry = section.get(call.number) if call else None
             if entry is not None and any(action.may_run for action in _actions(entry)):
                 return

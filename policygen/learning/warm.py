@@ -12,7 +12,6 @@ from policygen.learning.scope import SENDING
 from policygen.model import (
     ALLOW,
     ENOSYS,
-    ENTER,
     Action,
     ActionKind,
     Always,
@@ -26,6 +25,7 @@ from policygen.model import (
 from policygen.phases import phase_policies
 from policygen.values import replace
 from tracer.abi import Arch, table
+from tracer.abi.waits import calls_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,8 +42,6 @@ UNWATCHED: Mapping[str, Expression] = {
 }
 """Calls at which a tracer has something to do, known or not, and when it has not."""
 
-PRCTL = "prctl"
-"""The call by which a program enters a phase itself."""
 _NOTIFY = Action(ActionKind.NOTIFY)
 
 
@@ -56,7 +54,7 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     that the policy fails with ENOSYS fail so without a stop.  Nothing else is answered here, so that the program runs as it
     would without a policy.
     """
-    triggers = frozenset(PRCTL if name == ENTER else name for phase in policy.phases for name in phase.triggers)
+    triggers = frozenset(name for phase in policy.phases for one in phase.triggers for name in calls_of(one))
     policy = expanded(phase_policies(policy)[-1][1])
     # A signal that is allowed may go to a process outside now.
     unwatched = {**UNWATCHED, **dict.fromkeys(SENDING, Always(False))} if policy.scope else UNWATCHED

@@ -13,7 +13,7 @@ from policygen.files.review import found as risks_of
 from policygen.implied.expand import expansion
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
-from policygen.model import ENTER, Always, Entry, Or, alternatives
+from policygen.model import ENTER, NOTIFY, Always, Entry, Or, alternatives
 from policygen.phases import WAITS, phase_policies
 from policygen.review.catalogue import Danger, Level, of_call, of_setting
 from policygen.review.combined import combined, listed
@@ -92,7 +92,7 @@ def _triggers(document: Document) -> Iterator[Finding]:
     """Triggers that do not wait: they say little about what a program does from then on."""
     for phase in document.policy.phases:
         for name in phase.triggers:
-            if name not in WAITS and name != ENTER:
+            if name not in (*WAITS, ENTER, NOTIFY):
                 comments = document.layout.settings.get(f"phase {phase.name}", Comments())
                 yield Finding(
                     "phase-trigger",

@@ -46,6 +46,15 @@ def test_the_boundary_is_found(app: Path) -> None:
     assert {tuple(row["after"]) for row in rows[2:]} == {(0,), (0, 8), (8,)}
 
 
+def test_the_program_says_that_it_is_ready(app: Path) -> None:
+    done = callfence(app.parent, "learn", "--phases", "./app", *START, "say", "notify", "status")
+    assert "  phases         serving after sd_notify: " in done.stderr
+    assert "phase serving after sd_notify\n" in (app.parent / "app.policy").read_text()
+    assert "socketpair: family == AF_UNIX && type & 0xf == SOCK_DGRAM && protocol == 0 until serving" in entries(app.parent)
+    again = callfence(app.parent, "learn", "./app", *START, "say", "notify", "status")
+    assert "nothing" in again.stderr
+
+
 def test_what_is_seen_later_moves_into_the_phase(app: Path) -> None:
     callfence(app.parent, "learn", "-q", "--phases", "./app", *START, "poll")
     before = entries(app.parent)

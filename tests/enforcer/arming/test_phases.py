@@ -102,6 +102,15 @@ def test_the_program_says_it_itself(phased):
     assert done.stdout == f"{OPENED}enter 1 \n{DENIED}"
 
 
+@pytest.mark.parametrize("step", ["notify", "write"])
+def test_it_tells_the_service_manager_that_it_is_ready(phased, step):
+    entries = f"{SOCKET}recvfrom: allow\nsendmsg: allow\nsocketpair: allow\n"
+    said = "" if step == "write" else f"{step} 1 \nreceived 1 \n"
+    done = phased("socket", "say", "socket", step, "socket", "status", trigger="sd_notify", entries=entries)
+    before = f"{OPENED}say 1 \nreceived 1 \n{OPENED}"
+    assert done.stdout == f"{before}{said}{DENIED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\n"
+
+
 def test_a_program_that_never_gets_there_stays_as_it_is(phased):
     done = phased("socket", "socket")
     assert (done.returncode, done.stdout) == (5, OPENED * 2)

@@ -2,6 +2,7 @@
  *
  * socket: make a socket.  poll, epoll, ppoll, sigsuspend: wait, each in a way that would show if the call was not made as given.
  * thread: start a thread that waits for `wake`, which lets it make a socket.  fork: a child does the remaining steps.
+ * notify, say: send READY=1 as sd_notify(3) does, or another message, and receive it.  write: write it, on standard error.
  * status: the tracer and the number of filters.  wait: read a byte.  enter: as include/callfence.h does.
  */
 #include "../../../include/callfence.h"
@@ -90,6 +91,18 @@ static void epolled(void) {
     (void)!read(pipes[0], &byte, 1);
 }
 
+static void sends(const char *step, char *text) {
+    int pair[2];
+    char got[64] = "";
+    struct iovec parts[2] = {{text, 4}, {text + 4, strlen(text) - 4}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    (void)!socketpair(AF_UNIX, SOCK_DGRAM, 0, pair);
+    say(step, sendmsg(pair[0], &message, MSG_NOSIGNAL) == (ssize_t)strlen(text));
+    say("received", recv(pair[1], got, sizeof got, 0) == (ssize_t)strlen(text) && !strcmp(got, text));
+    close(pair[0]);
+    close(pair[1]);
+}
+
 int main(int count, char **steps) {
     char byte;
     (void)!pipe(pipes);
@@ -104,6 +117,9 @@ int main(int count, char **steps) {
         else if (!strcmp(step, "status")) status();
         else if (!strcmp(step, "wait")) say(step, read(0, &byte, 1));
         else if (!strcmp(step, "enter")) say(step, callfence_enter("serving"));
+        else if (!strcmp(step, "notify")) sends(step, "STATUS=up\nREADY=1\n");
+        else if (!strcmp(step, "say")) sends(step, "STATUS=READY=1\nREADY=10");
+        else if (!strcmp(step, "write")) { (void)!write(2, "READY=1\n", 8); }
         else if (!strcmp(step, "fork")) {
             int ended;
             if (fork()) { wait(&ended); say("child", ended); return 0; }

@@ -1,4 +1,4 @@
-"""A client of memcached: memcached.py PORT one | all | rude | large | many CLIENTS REQUESTS.  Ends with 1 if an answer is wrong."""
+"""A client of memcached: memcached.py PORT one|all|rude|large, or many CLIENTS REQUESTS.  Ends with 1 if an answer is wrong."""
 
 from __future__ import annotations
 
