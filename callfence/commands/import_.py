@@ -60,6 +60,17 @@ def main(arguments: list[str]) -> int:
     return judged("import", lambda: _import(options))
 
 
+_PROFILES = Path("/etc/firejail")
+
+
+def _included(file: str, name: str) -> bytes | None:
+    """A profile that another one includes: in the folder of that, or where firejail has its own."""
+    for folder in (Path(file).parent, _PROFILES):
+        if (folder / name).is_file():
+            return content(str(folder / name))
+    return None
+
+
 _NAMES = formats.names(reads=True, records=True)
 
 
@@ -83,6 +94,7 @@ def _import(options: argparse.Namespace) -> int:
         kernel=options.kernel,
         capabilities=frozenset(options.cap),
         program=options.program,
+        read=lambda name: _included(options.file, name),
     )
     if formats.FORMATS[options.format].records:
         from callfence.learning.import_recording import LogOptions, import_recording

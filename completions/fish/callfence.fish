@@ -192,7 +192,7 @@ complete -c callfence -n '_shtab_callfence_using lint' -l git -x -d 'the same, f
 complete -c callfence -n '_shtab_callfence_using lint; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a export -d 'Write a policy in another program'"'"'s format. What that format cannot express is reported on standard error, and whether the result is wider (more calls run) or narrower (fewer run); with --strict, nothing is written if it is wider.'
 complete -c callfence -n '_shtab_callfence_using export' -s h -l help -d 'show this help message and exit'
-complete -c callfence -n '_shtab_callfence_using export' -l to -xka "oci k8s spo systemd systemd-enforce bwrap bpf c minijail kafel firejail" -d 'the format; see below'
+complete -c callfence -n '_shtab_callfence_using export' -l to -xka "oci k8s spo systemd systemd-enforce bwrap bpf c minijail kafel firejail apparmor" -d 'the format; see below'
 complete -c callfence -n '_shtab_callfence_using export' -l strict -d 'write nothing, with status 1, if more calls would run than the policy allows, or no container would start'
 complete -c callfence -n '_shtab_callfence_using export' -l runtime -x -d 'also allow what this runtime calls under the filter: runc, crun'
 complete -c callfence -n '_shtab_callfence_using export' -l no-new-privs -d 'the container has no_new_privs: its runtime makes fewer calls'
@@ -205,7 +205,7 @@ complete -c callfence -n '_shtab_callfence_using export' -s o -l output -xka "(_
 complete -c callfence -n '_shtab_callfence_using export; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a policy file; - is standard input'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a import -d 'Read a filter in another program'"'"'s format and print it as a policy. What a policy cannot express is reported on standard error and in comments, and whether the policy is wider or narrower there. Logs of a program'"'"'s calls become a recording. With -o NAME.policy it is added to NAME.policy and .callfence/NAME.rec, as `learn` adds a run; with -o NAME.rec it is added to that recording alone, for `callfence merge`.'
 complete -c callfence -n '_shtab_callfence_using import' -s h -l help -d 'show this help message and exit'
-complete -c callfence -n '_shtab_callfence_using import' -l from -xka "oci spo bpf minijail kafel strace recording violations audit" -d 'the format; see below'
+complete -c callfence -n '_shtab_callfence_using import' -l from -xka "oci spo systemd bpf minijail kafel firejail strace recording violations audit" -d 'the format; see below'
 complete -c callfence -n '_shtab_callfence_using import' -l strict -d 'write nothing, with status 1, if the policy would be wider than the file'
 complete -c callfence -n '_shtab_callfence_using import' -l arch -xka "x86_64 i386 aarch64" -d 'the architecture, if the file does not name one'
 complete -c callfence -n '_shtab_callfence_using import' -l kernel -x -d 'the kernel version for rules with a minKernel (default: newest)'

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+import sys
+from pathlib import Path
 
 import pytest
+from needed import needs
 
 from policygen import formats
-from policygen.formats import Direction, FormatOptions
+from policygen.formats import Direction, ExportError, FormatOptions
 from policygen.language.document import parse
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LINES = """\
 path ./data: read
@@ -93,7 +94,161 @@ def test_bubblewrap_shows_what_is_granted(tmp_path: Path) -> None:
     assert "other: No such file or directory" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["oci", "k8s", "spo", "bpf", "c", "minijail", "kafel", "firejail"])
+def granted_to(tmp_path: Path) -> str:
+    """Lines about files below a folder, which are made: what a shell needs, `read`, a folder `changed`, and `run`."""
+    for name in ("read", "two words", "other"):
+        (tmp_path / name).write_text(f"{name}\n")
+    for name in ("changed", "run"):
+        (tmp_path / name).mkdir()
+        shutil.copy("/usr/bin/true", tmp_path / name / "true")
+    shell = Path("/bin/sh").resolve()
+    return f"""\
+default allow
+unknown allow
+path {shell}: read, execute
+path /usr/bin/cat: read, execute
+path /usr/lib: read
+path {tmp_path}/read: read
+path "{tmp_path}/two words": read
+path {tmp_path}/changed: read, write, create
+path {tmp_path}/run: read, write, create, execute
+path /dev/null: read, write
+"""
+
+
+TRIED = {
+    "cat read": "read",
+    "cat 'two words'": "two words",
+    "cat other": "",
+    "echo x > read": "",
+    "echo x > changed/new && cat changed/new": "x",
+    "changed/true && echo ran": "",
+    "run/true && echo ran": "ran",
+    "echo x > /dev/null && echo written": "written",
+    "cat /etc/passwd": "",
+}
+"""What a shell tries in the folder, and what comes of it."""
+
+
+def tried(command: list[str], folder: Path) -> None:
+    """Run a shell, with `command` before it, that does each of TRIED."""
+    shell = str(Path("/bin/sh").resolve())
+    for words, output in TRIED.items():
+        script = f"cd {shlex.quote(str(folder))}; {words}"
+        done = subprocess.run([*command, shell, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+        if "amespace" in done.stderr and "not permitted" in done.stderr:
+            pytest.skip("namespaces are not permitted here")
+        assert done.stdout.strip() == output, (words, done.stderr)
+
+
+def written(made: formats.Exported, folder: Path, name: str) -> tuple[Path, Path]:
+    """The file, and the one beside it."""
+    file = folder / name
+    file.write_bytes(made.data)
+    beside = folder / name
+    if made.beside is not None:
+        beside = file.with_suffix(made.beside[0])
+        beside.write_bytes(made.beside[1])
+    return file, beside
+
+
+def policy_of(lines: str, name: str) -> formats.Exported:
+    return formats.exported(name, parse(lines).policy, FormatOptions(name="it"))
+
+
+def test_nsjail_mounts_what_is_granted(tmp_path: Path) -> None:
+    made = policy_of(granted_to(tmp_path), "kafel")
+    file, config = written(made, tmp_path, "it.kafel")
+    spaces = ["user", "net", "pid", "ipc", "uts", "cgroup"][os.geteuid() != 0 :]
+    jail = [f"--disable_clone_new{space}" for space in spaces]
+    nsjail = str(Path(sys.executable).parent / "nsjail")
+    tried([nsjail, "-Q", "-C", str(config), *jail, "--seccomp_policy", str(file), "--"], tmp_path)
+
+
+def test_nsjail_knows_named_folders_and_escapes() -> None:
+    made = policy_of(f'default allow\n{LINES}path "/a\\"b\\xff": read', "kafel")
+    assert made.beside is not None
+    text = made.beside[1].decode()
+    assert 'prefix_src_env: "HOME" prefix_dst_env: "HOME" src: "/.cache" dst: "/.cache"' in text
+    assert r'src: "/a\042b\377"' in text
+    assert about_files(made)[Direction.NARROWER] == ("path ./data",)
+
+
+@needs("firejail")
+def test_firejail_whitelists_what_is_granted(tmp_path: Path) -> None:
+    """Below a folder of the root that is whitelisted: tmp_path is in /tmp."""
+    made = policy_of(granted_to(tmp_path), "firejail")
+    file, _ = written(made, tmp_path, "it.profile")
+    tried(["firejail", "--quiet", f"--profile={file}", "--"], tmp_path)
+    text = made.data.decode()
+    assert f"whitelist {tmp_path}/two words\nread-only {tmp_path}/two words\n" in text
+    assert f"noexec {tmp_path}/changed\n" in text
+    assert f"noexec {tmp_path}/run\n" not in text
+    assert "blacklist /etc\n" in text
+
+
+def test_firejail_loses_what_it_cannot_name() -> None:
+    made = policy_of(f"default allow\n{LINES}path /srv/a*: read", "firejail")
+    assert about_files(made)[Direction.NARROWER] == ('path "/srv/a*"', "path ./data")
+    wider = [loss.what for loss in made.losses if loss.direction is Direction.WIDER]
+    assert any("programs and libraries" in what for what in wider)
+    assert "whitelist ${HOME}/.cache\nread-write ${HOME}/.cache\nnoexec ${HOME}/.cache" in made.data.decode()
+
+
+def test_minijail_binds_what_is_granted() -> None:
+    """By text: Debian has no package of minijail0."""
+    of_others = 'path ./data: read\npath "/a,b": read\npath /proc: read\n'
+    lines = "path /srv/a: read\npath /srv/b: write\npath /usr/lib/x: read\n"
+    made = policy_of(f"read: allow\n{of_others}{lines}", "minijail")
+    assert made.beside == (
+        ".conf",
+        b"""\
+% minijail-config-file v0
+# Files of it, made by `callfence export --to minijail`.
+ns-mount
+mount = tmpfs,/,tmpfs,MS_NOSUID|MS_NODEV,mode=755
+mount = proc,/proc,proc,MS_NOSUID|MS_NODEV|MS_NOEXEC
+bind-mount = /usr/lib64,/usr/lib64,0
+bind-mount = /usr/lib64,/lib64,0
+bind-mount = /srv/a,/srv/a,0
+bind-mount = /srv/b,/srv/b,1
+bind-mount = /usr/lib/x,/usr/lib/x,0
+bind-mount = /usr/lib/x,/lib/x,0
+""",
+    )
+    assert about_files(made)[Direction.NARROWER] == ("path ./data", "path /a,b")
+
+
+APPARMOR = """\
+  "/a b\\052\\377{,/,/**}" mr,
+  "/srv/out{,/,/**}" wkl,
+  "/usr/bin/cat{,/,/**}" mrix,
+"""
+
+
+@needs("apparmor")
+def test_apparmor_parses_its_profile(tmp_path: Path) -> None:
+    lines = 'path "/a b*\\xff": read\npath $HOME/.cache: read, write\npath ./x: read\npath /srv/out: create\n'
+    made = policy_of(f"default allow\n{lines}path /usr/bin/cat: read, execute\ntcp bind: 1\n", "apparmor")
+    text = made.data.decode()
+    assert APPARMOR in text
+    assert '  "@{HOME}.cache{,/,/**}" mrwkl,\n' in text
+    assert about_files(made)[Direction.NARROWER] == ("path ./x",)
+    assert {"path /srv/out", "tcp bind"} <= {*about_files(made)[Direction.WIDER]}
+    file, _ = written(made, tmp_path, "it")
+    parser = shutil.which("apparmor_parser") or "/sbin/apparmor_parser"
+    done = subprocess.run([parser, "-Q", "-K", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    file.write_text(text.replace("mrix", "mrq"))
+    assert subprocess.run([parser, "-Q", "-K", file], capture_output=True, check=False).returncode != 0
+
+
+def test_apparmor_needs_lines_about_files() -> None:
+    with pytest.raises(ExportError, match="no `path` lines"):
+        policy_of("read: allow\n", "apparmor")
+
+
+@pytest.mark.parametrize("name", ["oci", "k8s", "spo", "bpf", "c"])
 def test_other_formats_say_that_they_confine_no_files(name: str) -> None:
     lines = "path /etc: read\nread: allow\n"
     policy = parse(lines).policy
@@ -103,7 +258,7 @@ def test_other_formats_say_that_they_confine_no_files(name: str) -> None:
 
 
 def test_without_such_lines_nothing_is_lost() -> None:
-    for name in set(formats.names(exports=True)) - {"systemd-enforce"}:
+    for name in set(formats.names(exports=True)) - {"systemd-enforce", "apparmor"}:
         made = formats.exported(name, parse("read: allow\n").policy, FormatOptions(name="it"))
         assert not about_files(made)
         assert made.files == formats.NOT_CONFINED

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, assert_never
 from policygen.formats import Direction, Exported, Loss
 from policygen.formats.armed import unheard
 from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, native, with_calls
+from policygen.formats.kafel.mounted import mounted
 from policygen.formats.kafel.read import read
 from policygen.formats.kafel.tokens import KEYWORDS
 from policygen.language.normal import normal
@@ -57,7 +58,12 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
     meant, added = with_calls(unheard(explicit(native(policy))), EXECVE)
     effect = normal(replace(meant, unknown=meant.default))
     lost = (*losses(policy, effect, "nsjail", added), *_x32(effect.default), _FOREIGN)
-    return Exported(_text(effect, options.name).encode(), lost, added, use="nsjail --seccomp_policy {file} ... -- PROGRAM")
+    data = _text(effect, options.name).encode()
+    if policy.files.paths is None:
+        return Exported(data, lost, added, use="nsjail --seccomp_policy {file} ... -- PROGRAM")
+    text, files = mounted(policy.files.paths, options.name)
+    use = "nsjail -C the .cfg file beside it --seccomp_policy {file} ... -- PROGRAM"
+    return Exported(data, lost, added, (".cfg", text.encode()), files, use)
 
 
 def _x32(default: Action) -> tuple[Loss, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from policygen.formats import Direction, Exported, ExportError, Loss
 from policygen.formats.armed import unheard
 from policygen.formats.effect import NATIVE, losses, native, possible, spoken
+from policygen.formats.minijail.bound import bound
 from policygen.formats.minijail.read import read
 from policygen.language.naming import format_action, format_expression
 from policygen.language.normal import normal
@@ -91,7 +92,12 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
         lost.append(Loss(Direction.NARROWER, text, tuple(halves)))
     head = f"# System calls of {options.name}, made by `callfence export --to minijail` for x86_64.\n"
     use = "minijail0 -n -S {file} -- PROGRAM; add `execve: 1` for a static program or with -T static"
-    return Exported((head + "\n".join(lines) + "\n").encode(), tuple(lost), use=use)
+    data = (head + "\n".join(lines) + "\n").encode()
+    if policy.files.paths is None:
+        return Exported(data, tuple(lost), use=use)
+    config, files = bound(policy.files.paths, options.name)
+    use = use.replace("-S {file}", "--config the .conf file beside it -P AN_EMPTY_FOLDER -S {file}")
+    return Exported(data, tuple(lost), beside=(".conf", config), files=files, use=use)
 
 
 def _errno(action: Action) -> str:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policygen.files.model import NOT_CONFINED
 from policygen.formats import Direction, Exported, Loss
 from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, spoken, with_calls
+from policygen.formats.firejail.read import read
+from policygen.formats.firejail.whitelist import whitelisted
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
 from tracer.abi import table
 
 if TYPE_CHECKING:
     from policygen.formats import FormatOptions
+
+__all__ = ["export", "read"]
 
 # src/lib/syscall.c, the group @default-keep: in every list of calls to keep
 _KEPT = "firejail keeps it in every list, for its own use before the program is executed"
@@ -46,9 +51,15 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
         "seccomp.block-secondary",
         f"seccomp-error-action {_word(error)}",
     ]
+    files = NOT_CONFINED
+    if policy.files.paths is not None:
+        more, files, ungranted = whitelisted(policy.files.paths)
+        lines += more
+    else:
+        ungranted = ()
     lost = losses(policy, _effect(policy, section, default, _EPERM if listed else error), "firejail", added, _PERSONALITY)
     use = "firejail --profile={file} PROGRAM; or these lines in /etc/firejail/PROGRAM.local"
-    return Exported(("\n".join(lines) + "\n").encode(), (*lost, _FOREIGN), added, use=use)
+    return Exported(("\n".join(lines) + "\n").encode(), (*lost, *ungranted, _FOREIGN), added, files=files, use=use)
 
 
 def _named(number: int) -> bool:

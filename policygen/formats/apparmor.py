@@ -1,0 +1,66 @@
+"""AppArmor: a profile of the files that a policy grants (apparmor.d(5)), for AppArmor 4.1.
+
+AppArmor denies what a profile does not name, so everything that is no file is permitted: it confines files alone.
+"""
+
+from __future__ import annotations
+
+from string import ascii_letters, digits
+from typing import TYPE_CHECKING
+
+from policygen.files.model import Files
+from policygen.files.paths import encoded
+from policygen.files.rights import ALL, Right
+from policygen.formats import Direction, Exported, ExportError, Loss
+
+if TYPE_CHECKING:
+    from policygen.formats import FormatOptions
+    from policygen.model import Policy
+
+_READ, _WRITE, _EXECUTE = Right.READ, ALL & ~Right.READ & ~Right.EXECUTE, Right.EXECUTE
+_PERMITTED = (
+    "capability", "network", "mount", "remount", "umount", "pivot_root", "signal", "ptrace", "unix", "userns", "mqueue",
+)  # fmt: skip
+"""Rules for all that is no file."""
+_PLAIN = f"{ascii_letters}{digits}/._-+~=: "
+_CALLS = Loss(Direction.WIDER, "AppArmor filters no system calls: use it beside a filter")
+_HOMES = Loss(Direction.WIDER, "$HOME stands for the homes of all users (tunables/home)")
+
+
+def export(policy: Policy, options: FormatOptions) -> Exported:
+    if policy.files.paths is None:
+        raise ExportError("the policy has no `path` lines, which are all that AppArmor can be told: learn it with --files")
+    lines, effect = [], {}
+    for path, rights in policy.files.paths.items():
+        if rights and (pattern := _pattern(path)):
+            letters, given = _letters(rights)
+            lines.append(f"  {pattern} {letters},")
+            effect[path] = given
+    head = f"# Files of {options.name}, made by `callfence export --to apparmor` for AppArmor 4.1."
+    body = [f"profile {options.name} {{", *(f"  {word}," for word in _PERMITTED), *lines, "}"]
+    text = "\n".join([head, "abi <abi/4.0>,", "include <tunables/global>", *body])
+    use = f"apparmor_parser -r {{file}}; aa-exec -p {options.name} -- PROGRAM"
+    homes = any(path.startswith("$HOME") for path in effect)
+    return Exported(f"{text}\n".encode(), (_CALLS, *[_HOMES] * homes), files=Files(effect), use=use)
+
+
+def _letters(rights: Right) -> tuple[str, Right]:
+    """Return AppArmor's permissions, and the rights that these are: `w` makes, removes and renames as well."""
+    letters, given = "", Right(0)
+    for right, of, granted in (("mr", _READ, _READ), ("wkl", _WRITE, _WRITE), ("ix", _EXECUTE, _EXECUTE)):
+        if rights & of:
+            letters, given = letters + right, given | granted
+    return letters, given
+
+
+def _pattern(path: str) -> str:
+    """Return the pattern for a file, or a folder with everything below it; '' for one in a folder that a profile does not
+    know."""
+    start, slash, rest = path.partition("/")
+    if start not in ("", "$HOME") or (start and not rest):
+        return "@{HOME}{,**}" if start == "$HOME" else ""
+    if path == "/":
+        return "/{,**}"
+    text = "".join(chr(byte) if chr(byte) in _PLAIN else f"\\{byte:03o}" for byte in encoded(rest))
+    prefix = "@{HOME}" if start else slash  # @{HOME} ends with a slash (tunables/home)
+    return f'"{prefix}{text}{{,/,/**}}"'

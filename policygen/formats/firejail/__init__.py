@@ -1,0 +1,1 @@
+"""firejail: lines of a profile, and from them."""
