@@ -1,4 +1,4 @@
-"""A curve as inline SVG, with a description in words for readers who cannot see it."""
+"""A curve, and columns, as inline SVG, with a description in words for readers who cannot see them."""
 
 from __future__ import annotations
 
@@ -38,15 +38,42 @@ def curve(identity: str, title: str, description: str, points: Sequence[Point], 
     marks = join(*(_mark(point, top) for point in points if len(points) <= _MANY_POINTS))
     names = join(*(_label(x, text) for x, text in labels))
     path = _stairs(points, top)
+    area = element("path", d=f"{path}V{_y(0, top):.1f}H{_x(points[0].x):.1f}Z", class_="area")
+    return _figure(identity, title, description, grid, area, element("path", d=path, class_="line"), marks, names)
+
+
+@frozen
+class Column:
+    name: str
+    value: int
+    line: str
+    """What is written at the line where it begins; "" for the first one."""
+
+
+def columns(identity: str, title: str, description: str, values: Sequence[Column]) -> Html:
+    """Columns side by side, with a line between two; ids on the page begin with `identity`."""
+    top, step = _scale(max(one.value for one in values))
+    parts = [_rule(value, top) for value in range(0, top + 1, step)]
+    for index, one in enumerate(values):
+        left, right = _x(index / len(values)), _x((index + 1) / len(values))
+        y, middle = _y(one.value, top), f"{(left + right) / 2:.1f}"
+        outline = f"M{left:.1f} {_y(0, top):.1f}V{y:.1f}H{right:.1f}V{_y(0, top):.1f}Z"
+        parts.append(element("path", d=outline, class_="area"))
+        parts.append(element("path", d=f"M{left:.1f} {y:.1f}H{right:.1f}", class_="line"))
+        parts.append(element("text", str(one.value), x=middle, y=f"{y + 16:.1f}", text_anchor="middle"))
+        parts.append(element("text", one.name, x=middle, y=_HEIGHT - 10, text_anchor="middle"))
+        if one.line:
+            parts.append(element("path", d=f"M{left:.1f} {_TOP}V{_y(0, top):.1f}", class_="line"))
+            parts.append(element("text", one.line, x=f"{left + 6:.1f}", y=_TOP + 10))
+    return _figure(identity, title, description, *parts)
+
+
+def _figure(identity: str, title: str, description: str, *parts: Html) -> Html:
     drawing = element(
         "svg",
         element("title", title, id=f"{identity}-title"),
         element("desc", description, id=f"{identity}-description"),
-        grid,
-        element("path", d=f"{path}V{_y(0, top):.1f}H{_x(points[0].x):.1f}Z", class_="area"),
-        element("path", d=path, class_="line"),
-        marks,
-        names,
+        *parts,
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="img",
         aria_labelledby=f"{identity}-title {identity}-description",

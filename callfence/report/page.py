@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from callfence.report import changes, overview, processes, rules, runs
+from callfence.report import changes, overview, phases, processes, rules, runs
 from callfence.report.files import files as files_and_ports
 from callfence.report.markup import Child, Html, code, element, items, lines
 from policygen.files.model import NOT_CONFINED
@@ -53,6 +53,8 @@ def _sections(report: Report) -> list[tuple[str, str, Html]]:
         ("matrix", "Calls by executable", processes.matrix(report)),
         ("rules", "Rules", rules.rules(report)),
     ]
+    if report.document.policy.phases:
+        found.insert(2, ("phases", "Phases", phases.phases(report)))
     if report.document.policy.files != NOT_CONFINED:
         found.append(("files", "Files and ports", files_and_ports(report)))
     return found

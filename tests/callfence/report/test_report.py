@@ -151,6 +151,18 @@ def test_a_real_policy_in_a_browser(learned: Path, tmp_path: Path) -> None:
     assert picture.stat().st_size > 10_000
 
 
+def test_phases(tmp_path: Path) -> None:
+    entries = "bind: allow until serving\nepoll_wait: allow\nopenat: flags == O_RDONLY || flags == O_RDWR until serving\n"
+    (tmp_path / "it.policy").write_text(f"phase serving after epoll_wait\n{entries}")
+    page = Page(run(tmp_path, "report", "it.policy").stdout)
+    said = " ".join(page.said)
+    assert page.tags["svg"] == 1 and "start: 3 calls; serving: 2 calls" in said
+    gone = said.partition("Gone in serving, after epoll_wait")[2].partition("Nothing that is dangerous stays")[0]
+    assert "bind: allow" in gone and "openat: flags == O_RDWR" in gone and "O_RDONLY" not in gone
+    assert "No recorded run was followed through its phases." in gone
+    assert page.headings[:1] == [1] and "phases" in page.ids
+
+
 def test_what_became_possible_is_marked_and_comes_first(learned: Path) -> None:
     """With the program that does it; without another policy nothing is new."""
     text = run(learned, "report", "it.policy", "--against", "old.policy").stdout
