@@ -10,6 +10,7 @@ from policygen.completeness.confidence import confidence, unseen
 from policygen.completeness.discovery import discovery
 from policygen.completeness.executables import executables
 from policygen.learning.beyond import unimplied
+from policygen.recording.observation import joined
 from policygen.recording.runs import Recording
 from policygen.review.companion import is_companion
 from policygen.review.judgement import judge
@@ -74,13 +75,14 @@ class Report:
         """Whether the other policy does not allow what was found."""
         return self.against is not None and self.against.became_possible(finding)
 
-    def executables_of(self, finding: Finding) -> tuple[str, ...]:
-        """The executables that were seen to make the call that a finding is on, by name."""
-        found: set[str] = set()
+    def seen_behind(self, finding: Finding) -> dict[str, tuple[str, ...]]:
+        """By executable, in order, that was seen to make the call that a finding is on: what its pointers pointed to."""
+        found: dict[str, list[str]] = {}
         for one in self.rules:
             if (one.arch, table(one.arch).by_number[one.number].name) == (finding.arch, finding.name):
-                found.update(seen.executable for seen in one.observations)
-        return tuple(sorted(found))
+                for seen in one.observations:
+                    found.setdefault(seen.executable, []).extend(seen.evidence)
+        return {executable: joined(found[executable]) for executable in sorted(found)}
 
     @property
     def gravest(self) -> Level | None:

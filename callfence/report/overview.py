@@ -14,11 +14,15 @@ from policygen.review.catalogue import Level
 from tracer.abi import table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from callfence.report.content import Report
     from policygen.review.lint import Finding
 
 _MANY = 6
 """Most programs that a finding names."""
+_MANY_FACTS = 6
+"""Most files, addresses or commands that are told of each."""
 _RISK = {
     Level.DANGER: "A way out of the policy, or into the kernel, is open.",
     Level.WARNING: "It allows what few programs need.",
@@ -123,8 +127,8 @@ def _finding(report: Report, finding: Finding) -> Html:
             said.append(("Entry", code(on_one_line(finding.arch, number, entry))))
     if finding.example is not None:
         said.append(("Allows", code(format_call(finding.example))))
-    if made_by := report.executables_of(finding):
-        shown = [code(printable(one)) for one in made_by[:_MANY]]
+    if made_by := report.seen_behind(finding):
+        shown = [_made_by(*one) for one in [*made_by.items()][:_MANY]]
         more = [f"and {plural(len(made_by) - _MANY, 'more program')}"] if len(made_by) > _MANY else []
         said.append(("Made by", items([*shown, *more], class_="plain")))
     said += [("Why it matters", prose(finding.why)), ("Safer", prose(finding.safer)), ("Source", finding.source)]
@@ -134,6 +138,14 @@ def _finding(report: Report, finding: Finding) -> Html:
     new = (badge("new", "plain"), " ") if report.is_new(finding) else ()
     heading = element("h3", *new, level, " ", name, prose(f" {finding.grants}"))
     return join(heading, terms(said))
+
+
+def _made_by(executable: str, facts: Sequence[str]) -> Html:
+    """An executable, and what its calls were about: files and addresses before the words of commands."""
+    parts: list[Child] = [code(printable(executable))]
+    for index, fact in enumerate(sorted(facts, key=lambda fact: fact.startswith("argv="))[:_MANY_FACTS]):
+        parts += [", " if index else ": ", code(fact)]
+    return join(*parts, " ..." if len(facts) > _MANY_FACTS else "")
 
 
 def anchor(arch: str, name: str) -> str:

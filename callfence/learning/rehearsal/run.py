@@ -13,6 +13,7 @@ from callfence.learning.rehearsal.clock import Clock, free_space
 from callfence.learning.rehearsal.news import News, key_of, new_in
 from callfence.learning.rehearsal.streams import Input, Streams
 from callfence.learning.watch import Recorder
+from callfence.shared.text import plural
 from policygen.recording.runs import Recording, Run
 from tracer import session
 from tracer.errors import CallfenceError
@@ -117,7 +118,7 @@ class Rehearsing:
                     continue
                 left = budget.seconds - (time.monotonic() - self._began)
                 if self._runs >= budget.runs or left <= 0:
-                    reason = f"the budget of {budget.runs} runs and {budget.seconds:.0f} seconds is used up"
+                    reason = f"the budget of {plural(budget.runs, 'run')} and {budget.seconds:.0f} seconds is used up"
                     break
                 self._runs += 1
                 self._tell(Progress(self._runs, min(len(plan), budget.runs), one, self._news))

@@ -171,6 +171,8 @@ def test_what_became_possible_is_marked_and_comes_first(learned: Path) -> None:
     assert any(marked) and not all(marked) and marked == sorted(marked, reverse=True)
     (socket,) = [one for one in risks if "reaches the network" in one]
     assert marked[risks.index(socket)] and re.search(r"<dt>Made by</dt><dd>.*python3", socket)
+    (execute,) = [one for one in risks if "starts other programs" in one]
+    assert re.search(r"</code>: <code>filename=&quot;[/a-z]*/ls&quot;</code>, .*<code>argv=\[&quot;ls&quot;", execute), execute
     assert "opens" not in socket and ">new</span>" not in run(learned, "report", "it.policy").stdout
 
 
