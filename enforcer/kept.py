@@ -67,11 +67,11 @@ def stamps() -> Stamps:
 
 def _collected() -> tuple[Stamps, Index, bytes]:
     """Everything that there is; it is written into the file, too, if this user may."""
-    keeps = not sys.dont_write_bytecode and os.access(os.path.dirname(sealed.KEPT), os.W_OK)
+    keeps = may_keep()
     known = _stamps()
     index, content = _contents(known, compiles=keeps)
     if keeps:
-        _keep(dumps((sys.version, known, index)), content)
+        keep(sealed.KEPT, known, index, content)
     return known, index, content
 
 
@@ -95,7 +95,7 @@ def _contents(known: Stamps, *, compiles: bool) -> tuple[Index, bytes]:
     content = bytearray()
 
     def code(path: str) -> bytes:
-        found = _code(path)
+        found = code_of(path)
         if compiles and not found.startswith(MAGIC_NUMBER):
             found = MAGIC_NUMBER.ljust(sealed.HEAD, b"\0") + dumps(compile(found, path, "exec", dont_inherit=True))
         return found
@@ -124,7 +124,7 @@ def _contents(known: Stamps, *, compiles: bool) -> tuple[Index, bytes]:
     return index, bytes(content)
 
 
-def _code(source: str) -> bytes:
+def code_of(source: str) -> bytes:
     """A compiled module if it is there and up to date, else its source.  Raises OSError."""
     folder, _, file = source.rpartition("/")
     try:
@@ -138,14 +138,20 @@ def _code(source: str) -> bytes:
     return compiled if fits and compiled.startswith(MAGIC_NUMBER) else sealed.content(source)
 
 
-def _keep(head: bytes, content: bytes) -> None:
-    """Write the file."""
-    temporary = f"{sealed.KEPT}.{os.getpid()}"
+def may_keep() -> bool:
+    """Whether this user may write the file, and wants compiled modules to be kept."""
+    return not sys.dont_write_bytecode and os.access(os.path.dirname(sealed.KEPT), os.W_OK)
+
+
+def keep(file: str, known: Stamps, index: Index, content: bytes) -> None:
+    """Write what `sealed.kept` reads, if that is possible."""
+    head = dumps((sys.version, known, index))
+    temporary = f"{file}.{os.getpid()}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with open(descriptor, "wb") as file:
-            file.write(len(head).to_bytes(4, "little") + head + content)
-        os.rename(temporary, sealed.KEPT)
+        with open(descriptor, "wb") as kept:
+            kept.write(len(head).to_bytes(4, "little") + head + content)
+        os.rename(temporary, file)
     except OSError:
         return
 

@@ -31,22 +31,26 @@ HEAD = 16
 """Bytes before the code of a compiled module (importlib/_bootstrap_external.py, _code_to_timestamp_pyc)."""
 KEPT = f"{os.path.dirname(__file__)}/__pycache__/sealed.{sys.implementation.cache_tag}.code"
 """Four bytes, the length of the head; the head, as marshal writes it: Python's version, stamps and index; the content."""
+LOADED = KEPT.replace("sealed.", "loaded.")
+"""The same for `learn`: what its runs have loaded (`callfence.shared.loaded`)."""
 
 
 class Loader:
     """Finds and loads modules whose code is in memory."""
 
-    def __init__(self, stamps: Stamps, index: Index, content: bytes, start: int = 0) -> None:
+    def __init__(self, stamps: Stamps, index: Index, content: bytes, start: int = 0, file: str = KEPT) -> None:
         """`start`: where in `content` the index counts from."""
+        self.file = file
         self.stamps = stamps
-        self._index = index
+        self.index = index
         self._content = content
         self._start = start
+        self._is_sealed = False
 
     def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name not in self._index:
+        if name not in self.index:
             return None
-        source, is_package, *_ = self._index[name]
+        source, is_package, *_ = self.index[name]
         spec = ModuleSpec(name, self, origin=source, is_package=is_package)  # type: ignore[arg-type]
         spec.has_location = True
         if is_package:  # not all of it need be here
@@ -58,45 +62,53 @@ class Loader:
 
     def exec_module(self, module: ModuleType) -> None:
         content = self._of(module.__name__)
-        source = self._index[module.__name__][0]
+        source = self.index[module.__name__][0]
         is_compiled = content.startswith(MAGIC_NUMBER)
         code = loads(content[HEAD:]) if is_compiled else compile(content, source, "exec", dont_inherit=True)
         exec(code, module.__dict__)
 
     def get_data(self, path: str) -> bytes:
         """The content of a table.  Raises OSError."""
-        if path not in self._index:
+        if path in self.index:
+            return self._of(path)
+        if self._is_sealed:
             raise FileNotFoundError(path)
-        return self._of(path)
+        return content(path)
 
     def seal(self) -> None:
         """From now on, this process imports only what is in memory."""
+        self._is_sealed = True
         sys.meta_path[:] = [BuiltinImporter, FrozenImporter, self]
         sys.path_hooks.clear()
 
     def _of(self, name: str) -> bytes:
-        _, _, is_packed, begin, end = self._index[name]
+        _, _, is_packed, begin, end = self.index[name]
         content = self._content[self._start + begin : self._start + end]
         return zlib.decompress(content) if is_packed else content
 
 
-def prefer() -> None:
+preferred: list[str] = []
+"""The files that `prefer` was given."""
+
+
+def prefer(file: str = KEPT) -> None:
     """Have this process import from memory what there is, and everything else from files."""
-    if loader := kept():
+    preferred.append(file)
+    if loader := kept(file):
         sys.meta_path.insert(0, loader)
 
 
-def kept() -> Loader | None:
+def kept(file: str = KEPT) -> Loader | None:
     """What `prefer` has read, or what is in the file if it is up to date."""
     for finder in sys.meta_path:
-        if isinstance(finder, Loader):
+        if isinstance(finder, Loader) and finder.file == file:
             return finder
     try:
-        found = content(KEPT)
+        found = content(file)
         end = 4 + int.from_bytes(found[:4], "little")
         version, stamps, index = loads(found[4:end])
         if version == sys.version and all(stamp(path) == known for path, known in stamps.items()):
-            return Loader(stamps, index, found, end)
+            return Loader(stamps, index, found, end, file)
     except (OSError, ValueError, EOFError, TypeError):
         pass
     return None

@@ -193,7 +193,7 @@ def send(pid: int, signum: int) -> None:
 def children() -> frozenset[int]:
     """The children of this process, for instance of the shell that it was before its execve."""
     try:
-        return frozenset(map(int, Path(f"{proc()}/thread-self/children").read_text().split()))
+        return frozenset(map(int, Path(f"{proc()}/thread-self/children").read_bytes().split()))
     except OSError:
         return frozenset()
 

@@ -144,7 +144,7 @@ def state(tid: int) -> str:
 def has_filter(tid: int) -> bool:
     """Whether a task is under a seccomp filter; True if that cannot be read."""
     try:
-        return "\nSeccomp:\t0" not in Path(f"{proc()}/{tid}/status").read_text(errors="replace")
+        return b"\nSeccomp:\t0" not in Path(f"{proc()}/{tid}/status").read_bytes()
     except OSError:
         return True
 

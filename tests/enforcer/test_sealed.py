@@ -62,7 +62,7 @@ sys.path.insert(0, ROOT)
 from enforcer import kept, sealed
 kept.read()
 code = sealed.kept()
-modules = [name for name in code._index if not name.startswith("/")]
+modules = [name for name in code.index if not name.startswith("/")]
 print(len(modules) > 80, [name for name in modules if not code._of(name).startswith(sealed.MAGIC_NUMBER)])
 sealed.prefer()
 import policygen.model, tracer.loop
