@@ -55,6 +55,13 @@ def test_the_program_says_that_it_is_ready(app: Path) -> None:
     assert "nothing" in again.stderr
 
 
+def test_a_rehearsed_shutdown_is_part_of_the_phase(app: Path) -> None:
+    rehearse = ("--rehearse", "--rehearse-only", "SIGTERM")
+    callfence(app.parent, "learn", "-q", "--phases", *rehearse, "./app", "socket", "serve")
+    assert "unlink: allow" in entries(app.parent)
+    assert "socket: family == AF_UNIX && type & 0xf == SOCK_STREAM && protocol == 0 until serving" in entries(app.parent)
+
+
 def test_what_is_seen_later_moves_into_the_phase(app: Path) -> None:
     callfence(app.parent, "learn", "-q", "--phases", "./app", *START, "poll")
     before = entries(app.parent)

@@ -3,6 +3,7 @@
  * socket: make a socket.  poll, epoll, ppoll, sigsuspend: wait, each in a way that would show if the call was not made as given.
  * thread: start a thread that waits for `wake`, which lets it make a socket.  fork: a child does the remaining steps.
  * notify, say: send READY=1 as sd_notify(3) does, or another message, and receive it.  write: write it, on standard error.
+ * serve: wait for a moment, and remove a file if SIGTERM comes.
  * status: the tracer and the number of filters.  wait: read a byte.  enter: as include/callfence.h does.
  */
 #include "../../../include/callfence.h"
@@ -103,6 +104,14 @@ static void sends(const char *step, char *text) {
     close(pair[1]);
 }
 
+static void serve(void) {
+    struct sigaction action = {.sa_handler = handler};
+    struct pollfd waiting = {pipes[0], POLLIN, 0};
+    sigaction(SIGTERM, &action, NULL);
+    poll(&waiting, 1, 200);
+    if (caught == SIGTERM) say("unlink", unlink("there-is-none"));
+}
+
 int main(int count, char **steps) {
     char byte;
     (void)!pipe(pipes);
@@ -117,6 +126,7 @@ int main(int count, char **steps) {
         else if (!strcmp(step, "status")) status();
         else if (!strcmp(step, "wait")) say(step, read(0, &byte, 1));
         else if (!strcmp(step, "enter")) say(step, callfence_enter("serving"));
+        else if (!strcmp(step, "serve")) serve();
         else if (!strcmp(step, "notify")) sends(step, "STATUS=up\nREADY=1\n");
         else if (!strcmp(step, "say")) sends(step, "STATUS=READY=1\nREADY=10");
         else if (!strcmp(step, "write")) { (void)!write(2, "READY=1\n", 8); }
