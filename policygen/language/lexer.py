@@ -101,9 +101,9 @@ _TOKEN = re.compile(
 )
 
 # A statement continues on the next line after a token that cannot end one, and before a token that cannot begin one.
-_EITHER = {"==", "!=", "<", "<=", ">", ">=", "&&", "||", "&", "|", ",", "in", "has", "if", "else", "until", "after"}
+_EITHER = {"==", "!=", "<", "<=", ">", ">=", "&&", "||", "&", "|", ",", "in", "has", "if", "else"}
 _CONTINUES_AFTER = _EITHER | {"!", "(", "{", ":"}
-_CONTINUES_BEFORE = _EITHER | {")", "}"}
+_CONTINUES_BEFORE = _EITHER | {")", "}", "until", "after"}
 
 MAX_WORD = 255
 """The longest name or number, in characters."""

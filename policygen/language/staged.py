@@ -39,7 +39,7 @@ def phase(cursor: Cursor, before: Sequence[Phase]) -> Phase:
 def _trigger(cursor: Cursor, taken: Sequence[str]) -> str:
     token = cursor.token
     if token.kind != "word":
-        raise cursor.expected("the name of a call")
+        raise cursor.expected("the name of a call", "phase NAME after CALL")
     known = {ENTER, NOTIFY, *(name for arch in Arch for name in table(arch).by_name)}
     if token.text not in known:
         raise cursor.error(f"there is no syscall {token.text}", token, did_you_mean(token.text, known))
@@ -87,4 +87,6 @@ def require_trigger(
                 return
     what = "is" if len(one.triggers) == 1 else "are"
     hint = "a process makes it again and again in the phase"
+    if one.triggers == (NOTIFY,):
+        hint = "the message is sent in the phase, by sendmsg, sendto or write"
     raise cursor.error(f"{', '.join(one.triggers)} {what} denied in {one.name}", token, hint)

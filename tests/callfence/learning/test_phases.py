@@ -66,6 +66,8 @@ def test_what_is_seen_later_moves_into_the_phase(app: Path) -> None:
     callfence(app.parent, "learn", "-q", "--phases", "./app", *START, "poll")
     before = entries(app.parent)
     assert "socket: family == AF_UNIX && type & 0xf == SOCK_STREAM && protocol == 0 until serving" in before
+    none = callfence(app.parent, "learn", "./app", "socket")
+    assert "  phases         no process of this run has entered serving\n" in none.stderr
     again = callfence(app.parent, "learn", "./app", *START, "poll")
     assert ("nothing" in again.stderr, entries(app.parent)) == (True, before)  # warm: the start stops, and is known
     check = callfence(app.parent, "learn", "--check", "./app", "poll", "socket")

@@ -97,6 +97,26 @@ def test_each_process_enters_it_by_itself(phased):
     assert done.stdout == f"{POLLED}{DENIED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\nchild 1280 \n"
 
 
+def test_what_the_start_executes_starts_and_what_serves_executes_serves(phased):
+    entries = f"{SOCKET}execve: allow\n"
+    done = phased("poll", "exec", "socket", "status", entries=entries)
+    assert done.stdout == f"{POLLED}{DENIED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\n"
+    done = phased("exec", "socket", "poll", "socket", entries=entries)
+    assert done.stdout == OPENED + POLLED + DENIED
+    done = phased("socket", "poll", "exec", "socket")  # not allowed by then, or ever
+    assert done.stdout == f"{OPENED}{POLLED}exec -1 Operation not permitted\n{DENIED}"
+
+
+def test_a_daemon_is_followed(phased):
+    done = phased("daemon", "socket", "poll", "socket", "status", entries=f"{SOCKET}setsid: allow until serving\n")
+    assert (done.returncode, done.stdout) == (0, f"{OPENED}{POLLED}{DENIED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\n")
+
+
+def test_a_program_that_wants_to_be_traced_is_until_it_serves(phased):
+    done = phased("traceme", "poll", "traceme", entries="ptrace: allow\nbind: allow until serving\n")
+    assert done.stdout == f"traceme -1 Operation not permitted\n{POLLED}traceme 0 \n"
+
+
 def test_the_program_says_it_itself(phased):
     done = phased("socket", "enter", "socket", trigger="enter")
     assert done.stdout == f"{OPENED}enter 1 \n{DENIED}"

@@ -3,6 +3,7 @@
  * socket: make a socket.  poll, epoll, ppoll, sigsuspend: wait, each in a way that would show if the call was not made as given.
  * thread: start a thread that waits for `wake`, which lets it make a socket.  fork: a child does the remaining steps.
  * notify, say: send READY=1 as sd_notify(3) does, or another message, and receive it.  write: write it, on standard error.
+ * exec: execute itself for the remaining steps.  daemon: a child in a session of its own does them.  traceme: ask to be traced.
  * serve: wait for a moment, and remove a file if SIGTERM comes.
  * status: the tracer and the number of filters.  wait: read a byte.  enter: as include/callfence.h does.
  */
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -127,6 +129,9 @@ int main(int count, char **steps) {
         else if (!strcmp(step, "wait")) say(step, read(0, &byte, 1));
         else if (!strcmp(step, "enter")) say(step, callfence_enter("serving"));
         else if (!strcmp(step, "serve")) serve();
+        else if (!strcmp(step, "traceme")) say(step, ptrace(PTRACE_TRACEME, 0, 0, 0));
+        else if (!strcmp(step, "exec")) { steps[place] = steps[0]; execv(steps[0], steps + place); say(step, -1); }
+        else if (!strcmp(step, "daemon")) { if (daemon(1, 1)) say(step, -1); }
         else if (!strcmp(step, "notify")) sends(step, "STATUS=up\nREADY=1\n");
         else if (!strcmp(step, "say")) sends(step, "STATUS=READY=1\nREADY=10");
         else if (!strcmp(step, "write")) { (void)!write(2, "READY=1\n", 8); }
