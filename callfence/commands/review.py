@@ -27,7 +27,7 @@ from policygen.recording.runs import Recording
 from policygen.review.changes import EntryChange, PolicyChange, SettingChange, changes
 from policygen.review.judgement import judge
 from policygen.review.provenance import provenance
-from policygen.review.resolve import FILE_LINES, Answer, Decision, resolve
+from policygen.review.resolve import FILE_LINES, Answer, Decision, resolve, with_accepted
 from policygen.sets.compare import Change, compare
 from tracer.abi import table
 from tracer.errors import UserError
@@ -105,25 +105,23 @@ def _review_log(options: argparse.Namespace) -> int:
     path = Path(options.policy)
     logged = from_log.read_logs("review", path, options.log)
     old = _read(path)
-    if old.policy.phases:
-        raise UserError(f"{path} has phases, which review --log does not know: `callfence allow` adds to all, or --until PHASE")
     generated = from_log.with_allowed(old, from_log.still_denied(old.policy, logged), path.name)
     refused = [*from_log.refused_lines(old.policy, generated)]
     for line in refused:
         print(f"{path}: not asked: {line}")
-    new = generated.document
-    found = changes(old.policy, new.policy)
+    before, new = (from_log.narrowest(one) for one in (old, generated.document))
+    found = changes(before.policy, new.policy)
     if not found:
         print(f"{path}: nothing to review: it allows what is logged" if not refused else f"{path}: nothing else to review")
         return int(bool(refused))
-    decisions = _decided(options, old, new, found, merge(_recording(path), logged))
+    decisions = _decided(options, before, new, found, merge(_recording(path), logged))
     with locked(path):
         now = _read(path)
         if now != old:
             raise UserError(f"{path} has changed during the review: nothing was written; review again")
-        taken = {change for change, one in decisions.items() if one.answer is Answer.ACCEPT}
+        taken = {change: one for change, one in decisions.items() if one.answer is Answer.ACCEPT}
         left = {change: Decision(Answer.REJECT) for change in found if change not in taken}
-        after = resolve(now, new, {**decisions, **left})
+        after = with_accepted(now, new.policy, taken) if now.policy.phases else resolve(now, new, {**taken, **left})
         if taken:
             atomic.write(path, after.text().encode())
     from_log.remember(path, from_log.allowed_by(after.policy, from_log.still_denied(old.policy, logged)))

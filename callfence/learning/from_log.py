@@ -64,6 +64,11 @@ def _narrowest(policy: Policy) -> Policy:
     return phase_policies(policy)[-1][1]
 
 
+def narrowest(document: Document) -> Document:
+    """The policy of the last phase, which allows least, as a policy of its own."""
+    return document.with_policy(_narrowest(document.policy)) if document.policy.phases else document
+
+
 def with_allowed(policy: Document, recording: Recording, name: str) -> Generated:
     """The policy that allows what was denied, as learning would write it; in all phases."""
     generated = _of_calls(policy, recording, name)

@@ -11,10 +11,11 @@ from policygen.language.document import Document
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.normal import normal_entry
 from policygen.model import And, Entry, Expression, Or, Policy, alternatives
-from policygen.phases import within_start
+from policygen.phases import in_each, within_start
 from policygen.review.changes import SETTINGS, EntryChange, PolicyChange, SettingChange, changes
 from policygen.review.lint import WHY
 from policygen.sets.algebra import FALSE
+from policygen.sets.join import join_entries
 from policygen.sets.region import space, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
@@ -63,6 +64,38 @@ def resolve(old: Document, new: Document, decisions: Mapping[PolicyChange, Decis
         if decision.why and decision.answer is Answer.ACCEPT:
             document = _with_reason(document, change, decision)
     return document
+
+
+def with_accepted(document: Document, new: Policy, taken: Mapping[PolicyChange, Decision]) -> Document:
+    """Return the document in which what is accepted is allowed in every phase, with the reasons; nothing else changes.
+
+    `new` is the policy without phases that the changes lead to.  Raises JoinError, TooComplexError.
+    """
+    document = document.with_policy(in_each(lambda one: _joined(one, new, taken), document.policy))
+    for change, decision in taken.items():
+        if decision.why:
+            document = _with_reason(document, change, decision)
+    return document
+
+
+def _joined(policy: Policy, new: Policy, taken: Mapping[PolicyChange, Decision]) -> Policy:
+    """Return a policy without phases that allows what was accepted, too."""
+    entries = {arch: dict(section) for arch, section in policy.entries.items()}
+    for change, decision in taken.items():
+        if isinstance(change, SettingChange):
+            policy = _with_setting(policy, new, change.word)
+        elif (entry := decision.instead or change.after) is not None:
+            section = entries.setdefault(change.arch, {})
+            joined = join_entries(change.arch, change.number, section.get(change.number), entry, policy.default)
+            if joined is not None:
+                section[change.number] = joined
+    return replace(policy, entries=entries)
+
+
+def _with_setting(policy: Policy, new: Policy, word: str) -> Policy:
+    if word.startswith(FILE_LINES):
+        return replace(policy, files=with_line(policy.files, word, new.files))
+    return policy if word.startswith("arch ") else replace(policy, **{word: getattr(new, word)})
 
 
 def _with_entries(old: Policy, new: Policy, judged: Mapping[PolicyChange, Decision]) -> Policy:

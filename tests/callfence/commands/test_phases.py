@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from terminal import Terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,13 +71,49 @@ def test_diff_says_in_which_phase(tmp_path: Path) -> None:
     assert "bind (in serving): allow" in said and "  + listen: allow" in said
 
 
+def logged(*calls: tuple[str, int]) -> str:
+    told = {"time": "2026-01-01T00:00:00.000+00:00", "action": "kill", "audit": False, "phase": "serving", "pid": 7}
+    rest = {"arch": "x86_64", "arguments": ["0x3", "0x0", "0x10", "0x0", "0x0", "0x0"], "executable": "/app", "site": "?"}
+    return "".join(
+        json.dumps({"call": f"{name}(fd=3)", "number": number, "evidence": [], "count": 1} | told | rest | {
+            "allow": [{"file": "app.policy", "line": f"{name}: allow"}]}) + "\n"
+        for name, number in calls
+    )  # fmt: skip
+
+
 def test_allow_what_was_logged(tmp_path: Path) -> None:
     (tmp_path / "app.policy").write_text(f"{TEXT}listen: allow until serving\n")
-    call = {"call": "bind(fd=3)", "arch": "x86_64", "number": 49, "arguments": ["0x3", "0x0", "0x10", "0x0", "0x0", "0x0"]}
-    told = {"time": "2026-01-01T00:00:00.000+00:00", "action": "kill", "audit": False, "phase": "serving", "pid": 7}
-    allow = [{"file": "app.policy", "line": "bind: allow"}]
-    rest = {"executable": "/app", "site": "?", "evidence": [], "allow": allow, "count": 1}
-    (tmp_path / "log").write_text(json.dumps(call | told | rest) + "\n")
+    (tmp_path / "log").write_text(logged(("bind", 49)))
     status, said, wrong = callfence(tmp_path, "allow", "app.policy", "--log", "log")
     assert (status, "bind: allow\n" in (tmp_path / "app.policy").read_text()) == (0, True), said + wrong
-    assert "which review --log does not know" in callfence(tmp_path, "review", "--log", "log", "app.policy")[2]
+
+
+@pytest.mark.parametrize(
+    ("answers", "lines"),
+    [
+        ("aa", {"bind: allow", "mkdir: allow"}),
+        ("ra", {"bind: allow until serving", "mkdir: allow"}),
+        ("as", {"bind: allow"}),
+        ("rr", set()),
+    ],
+)
+def test_review_what_was_logged(tmp_path: Path, answers: str, lines: set[str]) -> None:
+    """What the start allows already is asked, too; what is accepted is allowed in every phase, and nothing else is."""
+    before = f"{TEXT}listen: allow until serving  # kept\n"
+    (tmp_path / "app.policy").write_text(before)
+    (tmp_path / "log").write_text(logged(("bind", 49), ("mkdir", 83)))
+    terminal = Terminal([sys.executable, "-m", "callfence", "review", "app.policy", "--log", "log"], tmp_path)
+    said = ""
+    for answer in answers:
+        said += terminal.expect(r"(?s).*\[\?\]: ")[0]
+        terminal.send(f"{answer}\n")
+    status = terminal.wait()
+    terminal.close()
+    assert (status, "+ mkdir: allow" in said, "+ bind: allow" in said) == (int("s" in answers), True, True)
+    text = (tmp_path / "app.policy").read_text()
+    if not lines:
+        assert text == before
+    else:
+        found = {line.partition("  #")[0].strip() for line in text[text.index("\n\n") :].splitlines() if line}
+        assert found == lines | {"epoll_wait: allow", "listen: allow until serving", "read: allow"}
+        assert text.count("# kept") == 1 and "phase serving after epoll_wait" in text
