@@ -177,7 +177,8 @@ _FOREIGN = (
     'type=SECCOMP msg=audit(1.2:3): auid=0 uid=0 gid=0 ses=1 pid=1 comm="a" exe="/bin/a" sig=31 arch=c000003e '
     "syscall=59 compat=0 ip=0x7f code=0x0\n",
     '{"time": "2026-01-02T03:04:05.678+00:00", "arch": "x86_64", "number": 83, "arguments": ["0x1", "0x1c0", '
-    '"0x0", "0x0", "0x0", "0x0"], "executable": "/bin/a", "site": "a", "allow": [{"file": "a.policy", "line": ""}], "ungranted": ["path ./a: read"]}\n',
+    '"0x0", "0x0", "0x0", "0x0"], "executable": "/bin/a", "site": "a", '
+    '"allow": [{"file": "a.policy", "line": ""}], "ungranted": ["path ./a: read"]}\n',
     "[Service]\nProtectSystem=strict\nReadWritePaths=/a -%h/b\nSocketBindDeny=tcp:1-9\nSystemCallFilter=~@clock ptrace:EPERM\n",
     "blacklist /a\nwhitelist ${HOME}/b\nread-only /c\nseccomp.drop mount:EPERM\nseccomp-error-action kill\n",
 )
