@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 WHY = "# why:"
 """Begins a comment that accepts a finding."""
+SIGNALLING = ("signals-to-others", "signals-to-others-threads")
+"""Rows about what `scope signals` keeps among the program's processes."""
 
 
 @frozen
@@ -115,7 +117,7 @@ def grants(document: Document) -> Iterator[Finding]:
     """Yield the dangerous grants of the entries, by the catalogue."""
     default = document.policy.default
     for arch, number, entry in _entries(document):
-        rows = of_call(arch, number)
+        rows = [row for row in of_call(arch, number) if not (document.policy.scope and row.id in SIGNALLING)]
         if not rows:
             continue
         accepted, reasons = _reasons(document, arch, number)

@@ -82,6 +82,11 @@ def test_a_pid_where_a_kind_is_meant_is_any_wrong_kind(which: str) -> None:
         ("sched_setaffinity: pid == 0", set()),
         ("setpriority: which == PRIO_PROCESS", {"priority-of-others"}),
         ("setpriority: which == PRIO_PROCESS && who == 0", set()),
+        ("kill: sig == SIGTERM", {"signals-to-others"}),
+        ("kill: pid == 0", set()),
+        ("tgkill: sig == SIGUSR1", set()),
+        ("tgkill: allow", {"signals-to-others-threads"}),
+        ("scope signals\nkill: allow\ntgkill: allow", set()),
     ],
 )
 def test_lint_names_other_tasks(text: str, found: set[str]) -> None:
