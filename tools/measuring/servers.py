@@ -56,15 +56,15 @@ def measure(server: str, folder: Path) -> None:
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def run(server: str, part: str, folder: Path, *command: str | Path) -> None:
-    """Run a part of a server's script, as the user postgres if the server refuses to be root."""
+def run(server: str, part: str, folder: Path, *command: str | Path, **settings: str) -> None:
+    """Run a part of a server's script, with `settings` in its environment; as the user postgres if it refuses to be root."""
     folder.mkdir(exist_ok=True)
     become: tuple[str, ...] = ()
     if server == "postgres" and os.geteuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
         become = ("setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups")
     path = f"{BIN}:{os.environ['PATH']}:/usr/sbin"
-    environment = {"PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8", "PORT": port(), "UPSTREAM": port()}
+    environment = {"PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8", "PORT": port(), "UPSTREAM": port()} | settings
     words = [*become, "bash", SCRIPTS / f"{server}.sh", part, *command]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -28,6 +28,20 @@ plain() {
     answers 404 /missing
 }
 
+# Clients that send no more, and read slowly what they asked for, or go away.
+half_closed() {
+    python3 -c '
+import socket, sys, time
+for rest in (1, 0):
+    with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as client:
+        client.sendall(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.recv(1000)
+        client.shutdown(socket.SHUT_WR)
+        time.sleep(0.3)
+        while rest and client.recv(1 << 20):
+            pass' "$PORT"
+}
+
 requests() {
     plain
     answers 200 /big
@@ -37,6 +51,7 @@ requests() {
     answers 404 /new -T upload
     answers 413 / -H 'Content-Length: 99999999' -d x
     rude /big
+    half_closed
 }
 
 rotate() {
