@@ -114,6 +114,7 @@ def _confine_threads(program: bytes, files: bytes = b"") -> None:
         found = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)
         kernel.set_no_new_privs()
         found.enter()
+        program = found.guarded(program)
     kernel.set_no_new_privs()
     thread = kernel.install(program, linux.SECCOMP_FILTER_FLAG_TSYNC)
     if thread:

@@ -7,7 +7,7 @@ import os
 
 from enforcer import kernel
 from enforcer.arming import seized
-from enforcer.chain import chain
+from enforcer.chain import EXITS, SHIELD, chain
 from enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
 from enforcer.program import candidates, execute, failure, locate
 from tracer import linux
@@ -53,6 +53,9 @@ def run(
     _require_kernel(reporter)
     try:
         filter_ = chain(filters, reports=reporter is not None)
+        if files:
+            filter_ = files.guarded(filter_)
+            linux.check_length(filter_, room=SHIELD + EXITS if reporter else 0)
         if stages:
             from enforcer.arming.stage import traced
 

@@ -58,22 +58,22 @@ def shielded(filter_: bytes, pids: Sequence[int]) -> bytes:
 
 def asking_on_exit(filter_: bytes) -> bytes:
     """The filter, and `chain.EXITS` instructions before it that ask the helper before a process or a thread exits."""
-    lines: list[_Line] = [(_LD, _ARCH)]
+    lines: list[Line] = [(_LD, _ARCH)]
     for arch, numbers in EXITS.items():
         lines += [(_JEQ, arch, "", f"not {arch}"), (_LD, _NUMBER), *((_JEQ, number, "ask", "") for number in numbers)]
         lines += [(_JA, "end"), f"not {arch}"]
-    return _assembled([*lines, (_JA, "end"), "ask", (linux.BPF_RET_K, linux.SECCOMP_RET_USER_NOTIF), "end"]) + filter_
+    return assembled([*lines, (_JA, "end"), "ask", (linux.BPF_RET_K, linux.SECCOMP_RET_USER_NOTIF), "end"]) + filter_
 
 
 def asking(calls: Sequence[tuple[int, int]]) -> bytes:
     """A filter that asks the helper about these calls (AUDIT_ARCH_* and number, ascending), and lets all others run."""
-    lines: list[_Line] = [(_LD, _ARCH)]
+    lines: list[Line] = [(_LD, _ARCH)]
     for arch in dict.fromkeys(arch for arch, _ in calls):
         lines += [(_JEQ, arch, "", f"not {arch}"), (_LD, _NUMBER)]
         lines += [(_JEQ, number, "ask", "") for of, number in calls if of == arch]
         lines += [(_JA, "end"), f"not {arch}"]
-    answers: list[_Line] = ["ask", (linux.BPF_RET_K, linux.SECCOMP_RET_USER_NOTIF)]
-    return _assembled([*lines, (_JA, "end"), *answers, "end", (linux.BPF_RET_K, linux.SECCOMP_RET_ALLOW)])
+    answers: list[Line] = ["ask", (linux.BPF_RET_K, linux.SECCOMP_RET_USER_NOTIF)]
+    return assembled([*lines, (_JA, "end"), *answers, "end", (linux.BPF_RET_K, linux.SECCOMP_RET_ALLOW)])
 
 
 def _word(value: int) -> bytes:
@@ -90,22 +90,22 @@ def _section(
 ) -> bytes:
     """The instructions for one architecture."""
     groups = [group for pid in pids for group in (pid, -pid & _WORD)]  # kill(2): a negative one is a process group
-    lines: list[_Line] = [(_LD, _ARCH), (_JEQ, arch, "", "end"), (_LD, _NUMBER)]
+    lines: list[Line] = [(_LD, _ARCH), (_JEQ, arch, "", "end"), (_LD, _NUMBER)]
     for name, numbers in (("first", first), ("second", second), ("kill", kill), ("fcntl", fcntl)):
         lines += [(_JEQ, number, name, "") for number in numbers]
     lines += [(_JA, "end"), "first", *_denied(0, pids), (_JA, "end"), "second", *_denied(1, pids), (_JA, "end")]
     lines += ["kill", *_denied(0, groups), (_JEQ, _EVERYBODY, "", "end"), *_denied(1, (_SIGKILL, _SIGSTOP)), (_JA, "end")]
     # F_SETOWN: the kernel then sends the process signals of the program's choice (F_SETSIG).
     lines += ["fcntl", (_LD, _ARGUMENTS + 8), (_JEQ, _F_SETOWN, "", "end"), *_denied(2, groups), (_JA, "end")]
-    return _assembled([*lines, "deny", (linux.BPF_RET_K, linux.SECCOMP_RET_ERRNO | errno.EPERM), "end"])
+    return assembled([*lines, "deny", (linux.BPF_RET_K, linux.SECCOMP_RET_ERRNO | errno.EPERM), "end"])
 
 
-def _denied(argument: int, values: Sequence[int]) -> list[_Line]:
+def _denied(argument: int, values: Sequence[int]) -> list[Line]:
     """Deny the call if an argument, an int, has one of these values."""
     return [(_LD, _ARGUMENTS + 8 * argument), *((_JEQ, value, "deny", "") for value in values)]
 
 
-def _assembled(lines: Sequence[_Line]) -> bytes:
+def assembled(lines: Sequence[Line]) -> bytes:
     """The bytes of instructions among which strings are labels."""
     places: dict[str, int] = {}
     count = 0
@@ -132,4 +132,4 @@ _TEMPLATE = b"".join(_section(_NO_PIDS, *calls) for calls in _CALLS)
 """Made once, before the helper is cloned: in a clone, each page that is touched for the first time is copied."""
 
 if TYPE_CHECKING:
-    _Line = str | tuple[int, int | str] | tuple[int, int, str, str]
+    Line = str | tuple[int, int | str] | tuple[int, int, str, str]

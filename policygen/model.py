@@ -18,9 +18,13 @@ from tracer.abi.waits import ENTER as ENTER
 from tracer.abi.waits import NOTIFY as NOTIFY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from tracer.abi import Arch
+
+SIGNALS, ABSTRACT = "signals", "abstract sockets"
+SCOPES = (SIGNALS, ABSTRACT)
+"""What can be kept among the processes of a program (landlock(7), "scope"); abstract sockets: connecting to them (unix(7))."""
 
 IMPLIED = (1,)
 """The versions of the implied set (`policygen.implied`) that there are, ascending.  One that was released never changes."""
@@ -250,7 +254,8 @@ class Policy:
     phases: tuple[Phase, ...] = ()
     """In the order in which a process enters them; before, `entries` count (`policygen.phases`)."""
     scope: str = ""
-    """`signals`: signals reach only processes of the program, which Landlock keeps.  The filter does not depend on it."""
+    """What reaches only processes of the program, which Landlock keeps: one or more of SCOPES, in that order, with commas.  The
+    filter does not depend on it."""
     files: Files = NOT_CONFINED
     """The files and ports that calls can reach, which Landlock keeps.  The filter does not depend on it."""
     memo: dict[str, object] = made(factory=dict, init=False)
@@ -258,6 +263,16 @@ class Policy:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", _frozen(self.entries))
+
+
+def scopes(text: str) -> tuple[str, ...]:
+    """Return the words of a policy's scope."""
+    return tuple(text.split(", ")) if text else ()
+
+
+def scope_of(words: Collection[str]) -> str:
+    """Return the scope that has these words."""
+    return ", ".join(word for word in SCOPES if word in words)
 
 
 def _frozen(entries: Mapping[Arch, Mapping[int, Entry]]) -> Mapping[Arch, Mapping[int, Entry]]:

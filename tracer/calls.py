@@ -73,8 +73,9 @@ class Calls:
         self.always: set[int] = set()
         """Those that are to stop each time, known or not."""
 
-    def also(self, arch: int, number: int, handler: Handler) -> None:
-        """Call `handler` at the stops of a call (`arch` is AUDIT_ARCH_*), before what is done there anyway."""
+    def also(self, arch: int, number: int, handler: Handler, *, always: bool = True) -> None:
+        """Call `handler` at the stops of a call (`arch` is AUDIT_ARCH_*), before what is done there anyway.  Unless `always`,
+        the call may run without a stop once it is known."""
         handlers = self._handlers.setdefault(arch, {})
         usual = handlers.get(number)
 
@@ -86,7 +87,7 @@ class Calls:
         handlers[number] = both
         if arch == Arch.X86_64.audit:
             self.special.add(number)
-            self.always.add(number)
+            self.always |= {number} if always else set()
 
     def handle(self, task: Task, info: bytearray) -> None:
         """Do what the call needs, at its stop, before it runs."""

@@ -79,9 +79,10 @@ OPTIONS = (
     (("--rlimit",), "NAME=N", "limit a resource of setrlimit(2), as in nofile=64; repeatable"),
     (
         ("--scope",),
-        "signals|none",
+        "signals|sockets|both|none",
         "`signals`: PROGRAM can signal only what it starts (Linux 6.12), and not follow /proc/PID/exe and the like of others; "
-        "`none`: not even if the policy has the line `scope signals`",
+        "`sockets`: it can connect to abstract unix sockets only of what it starts; `none`: not even if the policy has a line "
+        "`scope`",
     ),
 )
 """Names, value and help of each option; what is no value but words joined by `|` has to be one of them."""
@@ -264,15 +265,17 @@ def _files(
 
 def _around(options: EnforceOptions, compiled: Sequence[Compiled], stderr: int) -> Surroundings | None:
     given = options.surroundings
-    is_asked = "--scope" not in given and any(one.scope for one in compiled)
+    words = sorted({word for one in compiled for word in one.scope.split(", ") if word}, reverse=True)
+    is_asked = "--scope" not in given and bool(words)
     if not (given or is_asked):
         return None
-    from enforcer.arming.surroundings import Surroundings, scopes_signals
+    from enforcer.arming.surroundings import Surroundings, has_scopes
 
-    if is_asked and scopes_signals():
-        given["--scope"] = ["signals"]
+    scope = ", ".join(words)
+    if is_asked and has_scopes():
+        given["--scope"] = [scope]
     elif is_asked:
-        _say("enforce: signals are not kept among the program's processes (scope signals): that needs Linux 6.12", stderr)
+        _say(f"enforce: {scope} are not kept among the program's processes (scope {scope}): that needs Linux 6.12", stderr)
     return Surroundings(given)
 
 

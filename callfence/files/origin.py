@@ -7,6 +7,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from callfence.shared.text import plural, printable
+from policygen.files.generalise import is_path
 from policygen.files.model import path_line
 from policygen.files.paths import covers, encoded, shown
 from policygen.files.places import PlaceError, located
@@ -64,7 +65,7 @@ def used(path: str, recording: Recording) -> list[Used]:
     found: dict[str, Used] = {}
     for column, run in enumerate(recording.runs, 1):
         for name, words, executable in run.files:
-            if not name.startswith("tcp ") and covers(path, name):
+            if is_path(name) and covers(path, name):
                 one = found.get(name, Used(name, NOTHING, (), ()))
                 runs, executables = dict.fromkeys((*one.runs, column)), dict.fromkeys((*one.executables, executable))
                 found[name] = Used(name, one.rights | rights_of(words), tuple(runs), tuple(executables))

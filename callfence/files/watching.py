@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 
 from callfence.shared.files import working_folder
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
-from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SOCKETS, Pair, address, made_socket, numbers, wanted
+from enforcer.files.tcp import FAST_OPEN_ERROR, MSG_FASTOPEN, PROTOCOL_ERROR, PROTOCOLS
+from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SENDING, SOCKETS, Pair, address, made_socket, numbers, wanted
 from policygen.files.needs import needs
 from policygen.files.places import OWN_FOLDERS, PlaceError, located, named
 from policygen.files.rights import NOTHING, Right, format_rights
+from policygen.learning.scope import FAMILY, OTHERS
+from policygen.model import ABSTRACT
 from tracer import kernel
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ Use = tuple[str, str, str]
 """A path as a policy has it, with its rights; or `tcp connect` or `tcp bind`, with a port; and the executable."""
 
 _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
+_CHOSEN = re.compile(rb"[0-9a-f]{5}")  # net/unix/af_unix.c, unix_autobind()
 _PROC = re.compile(rb"/proc/(\d+)(?:/|$)")
 
 
@@ -43,6 +47,12 @@ class Watching:
         self._gap = gap
         self._rights: dict[tuple[bytes, str], Right] = {}
         self._ports: set[tuple[str, int, str]] = set()
+        self._bound: set[bytes] = set()
+        """Names of abstract sockets of the program; b"" if the kernel has chosen some."""
+        self._aims: set[tuple[str, str]] = set()
+        """Whose abstract sockets were connected or sent to, and by which executable."""
+        if any(entry.startswith(b"NOTIFY_SOCKET=@") for entry in environment):  # sd_notify(3)
+            self._aims.add((OTHERS, "?"))
         self._made: set[bytes] = set()
         """Names that the program has made, or has had stand for another file."""
         self._own = {folder for one in OWN_FOLDERS if (folder := _located(one, environment))}
@@ -61,6 +71,9 @@ class Watching:
             calls.also(arch, number, self._path_call)
         for arch, number in self._sockets:
             calls.also(arch, number, self._socket_call)
+        for (arch, number), name in numbers(("socket", *SENDING)).items():
+            handler = self._protocol if name == "socket" else self._sends(SENDING[name])
+            calls.also(arch, number, handler, always=name == "socket")
         for arch, number in numbers(NEW_ROOTS):
             calls.also(arch, number, self._new_root)
 
@@ -75,7 +88,8 @@ class Watching:
             key = (named(path, self._environment, self._here).decode("utf-8", "surrogateescape"), executable)
             found[key] = found.get(key, NOTHING) | rights
         uses = [(path, format_rights(rights), executable) for (path, executable), rights in found.items()]
-        return tuple(sorted([*uses, *((f"tcp {use}", str(port), executable) for use, port, executable in self._ports)]))
+        uses += [(f"tcp {use}", str(port), executable) for use, port, executable in self._ports]
+        return tuple(sorted([*uses, *((ABSTRACT, aim, executable) for aim, executable in self._aims)]))
 
     # -- calls
 
@@ -99,12 +113,40 @@ class Watching:
         use = SOCKETS[self._sockets[event.arch, event.number]]
         length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
         found = address(kernel.read_memory(task.tid, event.arguments[1], length))
-        if isinstance(found, int):
+        if isinstance(found, bytes):
+            self._abstract(found, task, binds=use == "bind")
+        elif isinstance(found, int):
             if is_tcp(task.tgid, event.arguments[0] & 0xFFFFFFFF):
                 self._ports.add((use, found, task.executable))
         elif found is not None and use == "bind":
             for need in needs(made_socket(), [os.fsencode(found)], looking(task.tgid, task.tid)):
                 self._needed(task, need)
+
+    def _abstract(self, name: bytes, task: Task, *, binds: bool) -> None:
+        """Note whose an abstract socket is, whose name is bound or sent to."""
+        if binds:
+            self._bound.add(name)
+            return
+        is_own = name in self._bound or (b"" in self._bound and _CHOSEN.fullmatch(name) is not None)
+        self._aims.add((FAMILY if is_own else OTHERS, task.executable))
+
+    def _protocol(self, task: Task, event: Event) -> None:
+        """Fail what `enforce` fails where TCP is confined, so that the program is seen to do without it."""
+        if event.arguments[2] & 0xFFFFFFFF in PROTOCOLS and not task.other_filter:
+            kernel.skip_call(task.tid, PROTOCOL_ERROR)
+
+    def _sends(self, index: int) -> Callable[[Task, Event], None]:
+        def handle(task: Task, event: Event) -> None:
+            if event.arguments[index] & MSG_FASTOPEN and not task.other_filter:
+                kernel.skip_call(task.tid, FAST_OPEN_ERROR)
+            where, length = event.arguments[4:6]
+            if index == SENDING["sendmsg"]:  # struct msghdr begins with both (linux/socket.h)
+                head = kernel.read_memory(task.tid, event.arguments[1], 12)
+                where, length = int.from_bytes(head[:8], "little"), int.from_bytes(head[8:], "little")
+            if where and isinstance(found := address(kernel.read_memory(task.tid, where, min(length, _SOCKADDR))), bytes):
+                self._abstract(found, task, binds=False)
+
+        return handle
 
     def _new_root(self, task: Task, event: Event) -> None:
         self._gap(f"{task.executable} changes its root folder: the files that it uses after that are not known")

@@ -69,7 +69,8 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
     base, is_within = _baseline(policy, existing, options.within)
     with_files = options.files or (existing is not None and bool(existing.files))
     stops_nothing = default and _stops_nothing(existing)
-    records_all = options.tight or options.rehearse or with_files or options.phases or stops_nothing
+    begins_files = options.files and not (existing is not None and existing.files)
+    records_all = options.tight or options.rehearse or begins_files or options.phases or stops_nothing
     is_warm = existing is not None and is_within and not records_all
     if not options.check:
         if existing is None or not is_within:  # a filter that is at hand was made with libseccomp

@@ -16,7 +16,7 @@ from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
 from policygen.learning.scope import sends
-from policygen.model import Always, Entry, Or, alternatives
+from policygen.model import SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.recording.runs import Recording
 from tracer.abi.waits import bits
 
@@ -138,8 +138,11 @@ def _signals(learned: Learned) -> list[tuple[str, str]]:
     """What was decided about signals, in this run."""
     policy = learned.generated.document.policy
     before = learned.existing.policy if learned.existing else None
-    if policy.scope and (before is None or not before.scope):
-        return [("signals", "only to its own processes, and enforce keeps them there (`scope signals`)")]
+    had = scopes(before.scope) if before else ()
+    added = [word for word in scopes(policy.scope) if word not in had]
+    if added:
+        word = "signals" if SIGNALS in added else "sockets"
+        return [(word, f"only to its own processes, and enforce keeps them there (`scope {', '.join(added)}`)")]
     if learned.run.signals == "others" and sends(policy) and (before is None or before.scope or not sends(before)):
         return [("signals", "to processes of others, or it looked at them in /proc: no `scope signals`")]
     return []

@@ -103,7 +103,7 @@ def _policy(report: Report) -> Html:
         ("Newer calls", code(f"unknown {format_action(policy.unknown)}")),
         ("Takes effect", code(f"arm {policy.arm}")),
         ("Architectures", ", ".join(policy.entries)),
-        *([("Signals", code(f"scope {policy.scope}"))] if policy.scope else []),
+        *([("Reaches itself alone", code(f"scope {policy.scope}"))] if policy.scope else []),
     ]
     return _box("What it allows", size_of(policy), terms(pairs))
 

@@ -108,7 +108,7 @@ complete -c callfence -n '_shtab_callfence_using enforce' -l drop-caps -d 'drop 
 complete -c callfence -n '_shtab_callfence_using enforce' -l clear-env -d 'start PROGRAM with an empty environment'
 complete -c callfence -n '_shtab_callfence_using enforce' -l keep-env -x -d 'with --clear-env: keep the variable NAME; repeatable'
 complete -c callfence -n '_shtab_callfence_using enforce' -l rlimit -x -d 'limit a resource of setrlimit(2), as in nofile=64; repeatable'
-complete -c callfence -n '_shtab_callfence_using enforce' -l scope -xka "signals none" -d '`signals`: PROGRAM can signal only what it starts (Linux 6.12), and not follow /proc/PID/exe and the like of others; `none`: not even if the policy has the line `scope signals`'
+complete -c callfence -n '_shtab_callfence_using enforce' -l scope -xka "signals sockets both none" -d '`signals`: PROGRAM can signal only what it starts (Linux 6.12), and not follow /proc/PID/exe and the like of others; `sockets`: it can connect to abstract unix sockets only of what it starts; `none`: not even if the policy has a line `scope`'
 complete -c callfence -n '_shtab_callfence_using enforce' -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c callfence -n '_shtab_callfence_using enforce; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a show -d 'Print a policy in canonical form, its includes resolved, or the filter that it is compiled to; or print a filter, from a file or of a running process, as a policy. What a policy cannot express is reported in comments.'

@@ -23,7 +23,7 @@ _SIGKILL = 9
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 _CAPABILITIES = 64  # bits; those that the kernel does not have fail with EINVAL
 _LANDLOCK_CREATE_RULESET_VERSION = 1  # linux/landlock.h
-_LANDLOCK_SCOPE_SIGNAL = 1 << 1
+_SCOPES = {"abstract sockets": 1 << 0, "signals": 1 << 1}  # LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, _SIGNAL
 _SCOPES_SINCE = 6  # the ABI of Linux 6.12
 
 
@@ -43,8 +43,8 @@ class Surroundings:
             if not text.isdecimal():
                 raise EnforceError(f"--keep-fd {text}: must be the number of a descriptor")
         for text in options.get("--scope", ()):
-            if text not in ("signals", "none"):
-                raise EnforceError(f"--scope {text}: must be signals or none")
+            if not {*_words(text)} <= {*_SCOPES, "none"}:
+                raise EnforceError(f"--scope {text}: must be signals, sockets, both or none")
 
     def environment(self, given: list[bytes]) -> list[bytes]:
         """What the program gets of the environment."""
@@ -72,8 +72,8 @@ class Surroundings:
                 step()
 
     def _scope(self) -> None:
-        if self._options["--scope"][-1] == "signals":
-            _keep_signals_inside()
+        if bits := sum(_SCOPES.get(word, 0) for word in _words(self._options["--scope"][-1])):
+            _keep_inside(bits)
 
     def _set_limits(self) -> None:
         for name, number, value in self._limits:
@@ -81,6 +81,12 @@ class Surroundings:
                 resource.setrlimit(number, (value, value))
             except (OSError, ValueError) as error:
                 raise EnforceError(f"--rlimit {name}: {error}") from error
+
+
+def _words(text: str) -> list[str]:
+    """What of _SCOPES an option or a policy's scope means."""
+    short = {"sockets": "abstract sockets", "both": "signals, abstract sockets"}
+    return short.get(text, text).split(", ")
 
 
 def _limit(text: str) -> tuple[str, int, int]:
@@ -155,8 +161,8 @@ def _drop_capabilities() -> None:
     kernel.syscall("capset", _SYS_CAPSET, ffi.byref(header), ffi.byref(data))
 
 
-def scopes_signals() -> bool:
-    """Whether this kernel can keep signals among a program's processes."""
+def has_scopes() -> bool:
+    """Whether this kernel can keep signals and abstract sockets among a program's processes."""
     return _landlock() >= _SCOPES_SINCE
 
 
@@ -168,12 +174,13 @@ def _landlock() -> int:
         return 0
 
 
-def _keep_signals_inside() -> None:
-    """Only processes that the program starts can be signalled (landlock(7)): a ruleset that restricts nothing else."""
+def _keep_inside(scopes: int) -> None:
+    """Only processes that the program starts can be signalled, or connected to by an abstract unix socket (landlock(7)): a
+    ruleset that restricts nothing else."""
     version = _landlock()
     if version < _SCOPES_SINCE:
-        raise EnforceError(f"--scope signals needs Landlock's ABI {_SCOPES_SINCE} (Linux 6.12), and this kernel has {version}")
-    attributes = (ffi.c_uint64 * 3)(0, 0, _LANDLOCK_SCOPE_SIGNAL)  # struct landlock_ruleset_attr
+        raise EnforceError(f"--scope needs Landlock's ABI {_SCOPES_SINCE} (Linux 6.12), and this kernel has {version}")
+    attributes = (ffi.c_uint64 * 3)(0, 0, scopes)  # struct landlock_ruleset_attr
     size = ffi.sizeof(attributes)
     ruleset = kernel.syscall("landlock_create_ruleset", _SYS_LANDLOCK_CREATE_RULESET, ffi.byref(attributes), size, 0)
     kernel.syscall("landlock_restrict_self", _SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)

@@ -35,7 +35,7 @@ class _PathBeneath(ffi.Structure):
 class Confinement:
     """The rules of one or more policies, each as the kernel has it, ready to be put on this process."""
 
-    __slots__ = ("_rulesets", "is_whole", "remarks")
+    __slots__ = ("_ports", "_rulesets", "is_whole", "remarks")
 
     def __init__(self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool) -> None:
         """Open what the rules name.  Raises EnforceError for what this kernel cannot enforce, unless `best_effort`, and for
@@ -45,18 +45,29 @@ class Confinement:
         self.is_whole = True
         """Whether this kernel enforces all of it."""
         self._rulesets: list[int] = []
+        self._ports = 0
+        """What is confined of TCP: CONNECT_TCP, BIND_TCP."""
         version = abi()
         try:
             for content in encoded:
                 effective = landlock.downgrade(landlock.decode(content), version)
                 if effective.lacking:
                     self._lacking(effective.lacking, version, best_effort=best_effort)
+                self._ports |= effective.handled_ports
                 if effective.handled_files or effective.handled_ports:
                     self._rulesets.append(self._made(effective, environment))
         except PlaceError as error:
             raise EnforceError(str(error)) from error
         except OSError as error:
             raise refused(error) from error
+
+    def guarded(self, filter_: bytes) -> bytes:
+        """The program's filter, with instructions that close the ways to TCP ports past Landlock."""
+        if not self._ports:
+            return filter_
+        from enforcer.files.tcp import guarded
+
+        return guarded(filter_, connect=bool(self._ports & landlock.CONNECT_TCP))
 
     def enter(self) -> None:
         """Confine this process and what it starts, for good.  It needs no_new_privs.  Raises KernelError."""

@@ -97,7 +97,7 @@ class Judge:
                 ports = getattr(policy, use)
                 if ports is not None and not any(first <= found <= last for first, last in ports):
                     yield Ungranted(policy.file, f"tcp {use}", str(found), "EACCES")
-        elif found is not None and use == "bind":
+        elif isinstance(found, str) and use == "bind":
             for need in needs(made_socket(), [os.fsencode(found)], looking(process, event.task)):
                 yield from self._lacking(need, status(event.task))
 

@@ -59,7 +59,7 @@ def _open(descriptor: int, address: int, flags: int) -> list[Wanted]:
         return []
     right = _ACCESS.get(flags & os.O_ACCMODE, Right.READ | Right.WRITE)
     if flags & _O_TMPFILE:
-        return [Wanted(descriptor, address, right | Right.CREATE)]
+        return [Wanted(descriptor, address, right)]  # it gets a name by linkat, if at all
     if flags & os.O_TRUNC:
         right |= Right.WRITE
     follows = not flags & os.O_NOFOLLOW
@@ -142,6 +142,10 @@ NEW_ROOTS = ("chroot", "pivot_root")
 """Calls after which a path means another file."""
 
 
+SENDING = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
+"""Calls that connect with MSG_FASTOPEN, and the index of the argument that has such flags."""
+
+
 def numbers(names: Sequence[str]) -> dict[tuple[int, int], str]:
     """Return the names of these calls by AUDIT_ARCH_* and number, for the architectures that run here."""
     found = {}
@@ -152,6 +156,8 @@ def numbers(names: Sequence[str]) -> dict[tuple[int, int], str]:
 
 
 PATH_CALLS = tuple(_CALLS)
+WATCHED_CALLS = (*PATH_CALLS, *SOCKETS, *NEW_ROOTS, "socket", *SENDING)
+"""Calls that are looked at when files and ports are learned."""
 
 
 def wanted(name: str, arguments: Sequence[int], read: Callable[[int, int], bytes]) -> Sequence[Wanted | Pair]:
@@ -164,11 +170,14 @@ def made_socket() -> Wanted:
     return Wanted(AT_FDCWD, 1, makes=Right.SOCKET, follows=False)
 
 
-def address(data: bytes) -> int | str | None:
-    """Return the port in a struct sockaddr, or the name of a unix socket in a folder; None for any other."""
+def address(data: bytes) -> int | str | bytes | None:
+    """Return the port in a struct sockaddr, the name of a unix socket in a folder, or that of an abstract one as bytes (b"":
+    the kernel will choose it, unix(7)); None for any other."""
     family = int.from_bytes(data[:2], "little")
     if family in (2, 10) and len(data) >= 4:  # AF_INET, AF_INET6: the port is in the same place (linux/in.h, in6.h)
         return int.from_bytes(data[2:4], "big")
     if family == 1 and data[2:3] not in (b"", b"\0"):  # AF_UNIX
         return os.fsdecode(data[2:].partition(b"\0")[0])
+    if family == 1 and len(data) >= 2:
+        return data[3:]
     return None

@@ -60,9 +60,14 @@ def learned(runs: Sequence[Iterable[Use]]) -> Learned:
 def _names(run: Iterable[Use]) -> Names:
     found: Names = {}
     for path, words, _ in run:
-        if not path.startswith("tcp "):
+        if is_path(path):
             found[path] = found.get(path, NOTHING) | rights_of(words)
     return found
+
+
+def is_path(name: str) -> bool:
+    """Whether a use is of a file, and not of a port or a socket."""
+    return name.startswith(("/", ".", "$"))
 
 
 def _ports(runs: Iterable[Iterable[Use]], use: str) -> set[int]:

@@ -79,6 +79,8 @@ def _of_pair(pair: Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:
     """In different folders, both need `move`, and what moves may gain no right by it (landlock(7))."""
     source = look(pair.old.descriptor, paths[0], pair.old.follows)
     if source is None:
+        if not pair.old.removes and (not paths[0] or paths[0].startswith(b"/proc/")):  # a file of O_TMPFILE gets its name
+            yield from _of_one(pair.new, paths[1], look)
         return
     yield from _of_one(pair.old, paths[0], look)
     yield from _of_one(pair.new, paths[1], look)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from policygen.files.algebra import differences
 from policygen.files.model import NOT_CONFINED, Files
+from policygen.model import scopes
 from policygen.values import frozen, made, replace
 from tracer.abi import Arch
 from tracer.errors import UserError
@@ -174,8 +175,9 @@ def module(name: str) -> Any:
 def exported(name: str, policy: Policy, options: FormatOptions) -> Exported:
     """Return a policy in a format, with what the target loses of files and ports.  Raises ExportError."""
     made: Exported = module(name).export(policy, options)
-    signals = [Loss(Direction.WIDER, f"{name} does not keep signals among the program's processes")] * bool(policy.scope)
-    return replace(made, losses=(*made.losses, *file_losses(policy.files, made.files, name), *signals))
+    what = " and ".join(scopes(policy.scope))
+    kept = [Loss(Direction.WIDER, f"{name} does not keep {what} among the program's processes")] * bool(what)
+    return replace(made, losses=(*made.losses, *file_losses(policy.files, made.files, name), *kept))
 
 
 def file_losses(files: Files, effect: Files, target: str) -> tuple[Loss, ...]:

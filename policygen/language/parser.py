@@ -27,7 +27,7 @@ from policygen.language.layout import SETTINGS, Include, Layout
 from policygen.language.lexer import Comment, Source, Token, source, tokenise
 from policygen.language.normal import normal_entry
 from policygen.language.operands import operands
-from policygen.language.phrases import action, integer, one_of, version
+from policygen.language.phrases import action, integer, one_of, scope, version
 from policygen.language.staged import phase, require_trigger, staged
 from policygen.model import IMPLIED, Arm, Entry, Policy
 from policygen.values import frozen, made, replace
@@ -200,7 +200,7 @@ class _FileParser:
             case "portable":
                 self._set(token, replace(self.settings, portable=True))
             case "scope":
-                self._set(token, replace(self.settings, scope=one_of(cursor, "scope", ["signals"])))
+                self._set(token, replace(self.settings, scope=scope(cursor)))
         return ("setting", name)
 
     def _phase(self, token: Token) -> Place:

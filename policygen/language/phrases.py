@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
 from policygen.language.operands import OperandError, parse_integer
-from policygen.model import Action, ActionKind
+from policygen.model import SCOPES, Action, ActionKind, scope_of
 from tracer.abi import Arch, constants, table
 
 if TYPE_CHECKING:
@@ -38,6 +38,19 @@ def one_of(cursor: Cursor, what: str, known: Sequence[str]) -> str:
         hint = did_you_mean(token.text, known) or f"it is one of {', '.join(known)}"
         raise cursor.error(f"unknown {what} {token.text}", token, hint)
     return cursor.take().text
+
+
+def scope(cursor: Cursor) -> str:
+    """Parse what reaches only processes of the program: `signals`, `abstract sockets`, or both with a comma."""
+    known = {word.split()[0]: word for word in SCOPES}
+    found = []
+    while True:
+        word = known[one_of(cursor, "scope", [*known])]
+        for rest in word.split()[1:]:
+            one_of(cursor, f"scope after {word.split()[0]}", [rest])
+        found.append(word)
+        if not cursor.accept(","):
+            return scope_of(found)
 
 
 def version(cursor: Cursor) -> tuple[int, int]:

@@ -1,14 +1,14 @@
-"""Whether a learned policy keeps signals among the program's own processes.
+"""Whether a learned policy keeps signals, and abstract unix sockets, among the program's own processes.
 
-It does from its first call that sends signals on, if that went to processes of the program alone, until a run signals others.
-A person who takes the line out will not get it back.
+It does from the first run on that signals, or connects to such a socket, if that went to processes of the program alone, until
+a run reaches others.  A person who takes the line out will not get it back.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.model import Always
+from policygen.model import ABSTRACT, SIGNALS, Always, scope_of, scopes
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from policygen.recording.observation import Observation
     from policygen.recording.runs import Recording
 
+FAMILY, OTHERS = "family", "others"
+"""Whom a use of abstract sockets reached."""
 SENDING = ("kill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tgkill", "tkill")
 _OWNERS = {"fcntl": (1, 8, 15), "fcntl64": (1, 8, 15), "ioctl": (1, 0x8901, 0x8902)}
 """Calls that let the kernel signal a process: index and values of the argument: F_SETOWN, F_SETOWN_EX (asm-generic/fcntl.h),
@@ -24,11 +26,26 @@ FIOSETOWN, SIOCSPGRP (asm-generic/sockios.h)."""
 
 def scope(recording: Recording, before: Policy | None, policy: Policy) -> str:
     """The scope of a policy that was made of the one `before` and the recording."""
+    kept = {SIGNALS: _keeps_signals(recording, before, policy), ABSTRACT: _keeps_sockets(recording, before)}
+    return scope_of([word for word, is_kept in kept.items() if is_kept])
+
+
+def _keeps_sockets(recording: Recording, before: Policy | None) -> bool:
+    """Known only of runs in which files and ports were watched."""
+    aims = [{aim for line, aim, _ in run.files if line == ABSTRACT} for run in recording.runs]
+    if any(OTHERS in found for found in aims):
+        return False
+    if before is not None and (ABSTRACT in scopes(before.scope) or any(aims[:-1])):
+        return ABSTRACT in scopes(before.scope)
+    return any(aims)
+
+
+def _keeps_signals(recording: Recording, before: Policy | None, policy: Policy) -> bool:
     if any(run.signals == "others" for run in recording.runs) or any(map(_sets_owner, recording.observations)):
-        return ""
-    if before is not None and (before.scope or sends(before)):
-        return before.scope
-    return "signals" if sends(policy) and any(run.signals == "family" for run in recording.runs) else ""
+        return False
+    if before is not None and (SIGNALS in scopes(before.scope) or sends(before)):
+        return SIGNALS in scopes(before.scope)
+    return sends(policy) and any(run.signals == "family" for run in recording.runs)
 
 
 def sends(policy: Policy) -> bool:

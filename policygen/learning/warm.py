@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policygen.files.calls import WATCHED_CALLS
+from policygen.files.model import NOT_CONFINED
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
 from policygen.implied.expand import expanded
@@ -12,6 +14,7 @@ from policygen.learning.scope import SENDING
 from policygen.model import (
     ALLOW,
     ENOSYS,
+    SIGNALS,
     Action,
     ActionKind,
     Always,
@@ -21,6 +24,7 @@ from policygen.model import (
     Expression,
     Operator,
     Policy,
+    scopes,
 )
 from policygen.phases import phase_policies
 from policygen.values import replace
@@ -57,7 +61,10 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     triggers = frozenset(name for phase in policy.phases for one in phase.triggers for name in calls_of(one))
     policy = expanded(phase_policies(policy)[-1][1])
     # A signal that is allowed may go to a process outside now.
-    unwatched = {**UNWATCHED, **dict.fromkeys(SENDING, Always(False))} if policy.scope else UNWATCHED
+    unwatched = dict(UNWATCHED)
+    unwatched |= dict.fromkeys(SENDING, Always(False)) if SIGNALS in scopes(policy.scope) else {}
+    # A filter sees neither names nor ports.
+    unwatched |= dict.fromkeys(WATCHED_CALLS, Always(False)) if policy.files != NOT_CONFINED else {}
     entries = {arch: _known(arch, section, unwatched, triggers) for arch, section in policy.entries.items()}
     stopping = replace(policy, entries=entries, default=_NOTIFY, unknown=_NOTIFY)
     instructions = bpf.decode(compile_policy(stopping, report=True))

@@ -10,7 +10,7 @@ from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal, normal_entry
 from policygen.language.reconcile import reconcile
 from policygen.learning.portable import made_portable
-from policygen.model import ALLOW, Action, Always, And, Entry, Or, Phase, alternatives
+from policygen.model import ALLOW, Action, Always, And, Entry, Or, Phase, alternatives, scope_of, scopes
 from policygen.phases import in_each, names_of
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.minimise import minimise
@@ -115,7 +115,9 @@ def _pick(base: T, ours: T, theirs: T) -> T:
 def _settings(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy:
     policy = replace(b, table=max(b.table, c.table) if b.table != a.table != c.table else _pick(a.table, b.table, c.table))
     policy = replace(policy, portable=_pick(a.portable, b.portable, c.portable))  # of two values both sides have the new one
-    for word in ("arm", "default", "unknown", "implied", "scope"):
+    one, mine, other = ({*scopes(of.scope)} for of in (a, b, c))
+    policy = replace(policy, scope=scope_of((mine & other) | ((mine | other) - one)))  # as above, each
+    for word in ("arm", "default", "unknown", "implied"):
         old, mine, other = (getattr(one, word) for one in (a, b, c))
         try:
             policy = replace(policy, **{word: _pick(old, mine, other)})

@@ -11,6 +11,7 @@ from policygen.language.layout import Layout
 from policygen.language.naming import format_action
 from policygen.language.reconcile import reconcile
 from policygen.learning.portable import made_portable
+from policygen.model import scope_of, scopes
 from policygen.phases import in_each
 from policygen.sets.join import JoinError, join_entries
 from policygen.values import replace
@@ -51,7 +52,7 @@ def _united(a: Policy, b: Policy) -> Policy:
     implied = max(a.implied, b.implied)
     entries = {arch: _section(a, b, arch) for arch in Arch if _has(a, b, arch)}
     files = algebra.united(a.files, b.files)
-    scope = a.scope if a.scope == b.scope else ""
+    scope = scope_of({*scopes(a.scope)} & {*scopes(b.scope)})
     return replace(a, implied=implied, scope=scope, table=max(a.table, b.table), entries=entries, files=files)
 
 

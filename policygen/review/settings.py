@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.language.naming import format_action
-from policygen.model import ActionKind, Arm
+from policygen.model import ActionKind, Arm, scopes
 from policygen.review.catalogue import Level
 from policygen.values import frozen
 
@@ -87,9 +87,15 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
         if arch not in new.entries:
             yield Setting(f"arch {arch}", Level.NOTE, f"no arch {arch}", f"code of {arch} is killed")
     yield from _phases(old, new)
-    if old.scope != new.scope:
-        level, whom = (Level.NOTE, "only processes of the program") if new.scope else (Level.WARNING, "any process of its user")
-        yield Setting("scope", level, f"scope {old.scope or 'none'} -> {new.scope or 'none'}", f"signals reach {whom}")
+    had, has = scopes(old.scope), scopes(new.scope)
+    lost, added = [what for what in had if what not in has], [what for what in has if what not in had]
+    for level, words, whom in (
+        (Level.WARNING, lost, "any process of its user"),
+        (Level.NOTE, added, "only processes of the program"),
+    ):
+        if words:
+            says = f"{' and '.join(words)} reach {whom}"
+            yield Setting("scope", level, f"scope {old.scope or 'none'} -> {new.scope or 'none'}", says)
     if old.implied != new.implied:
         says = (
             "what grants nothing beyond its entries is allowed without a line"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from policygen.files import algebra
 from policygen.implied.expand import expanded
-from policygen.model import KILL, Action, Always, Arm, Expression, Policy, alternatives
+from policygen.model import KILL, Action, Always, Arm, Expression, Policy, alternatives, scopes
 from policygen.phases import START, as_in, names_of
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space
@@ -86,8 +86,8 @@ class Comparison:
     def verdict(self) -> Verdict:
         """The verdict about all calls, files, ports and signals, and about the moments when the filters take effect."""
         changes = {difference.change for difference in self.differences}
-        if self.scopes[0] != self.scopes[1]:
-            changes.add(Change.LESS if self.scopes[1] else Change.MORE)
+        had, has = ({*scopes(one)} for one in self.scopes)
+        changes |= ({Change.LESS} if has - had else set()) | ({Change.MORE} if had - has else set())
         changes |= {Change.MORE for one in self.files if one.more} | {Change.LESS for one in self.files if one.less}
         changes |= {*self.triggers}
         before, after = (_ARMS[arm] for arm in self.arms)

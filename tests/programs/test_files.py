@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +72,9 @@ USES = (
     ("rename:data/a,data/inner/n", {"path ./data": "create, remove, move"}),
     ("link:data/a,data/n", {"path ./data": "create"}),
     ("symlink:data/n", {"path ./data": "symlink"}),
+    ("temporary:data", {"path ./data": "write"}),
+    ("named:data,data/n", {"path ./data": "write, create"}),
+    ("exchange:data/a,data/b", {"path ./data": "create, remove"}),
     ("fifo:data/n", {"path ./data": "fifo"}),
     ("socket:data/n", {"path ./data": "socket"}),
     ("execute:./files", {}),
@@ -93,6 +98,42 @@ def test_what_one_call_needs(commands, place, operation, lines):
     natively = subprocess.run(["./files", operation], cwd=other.folder, capture_output=True, check=True).stdout.decode().split()
     other = Place(place.folder.parent / "elsewhere", place.folder / "files")
     assert enforce(commands, other, policy, operation, "read:data/inner/c")[: len(natively)] == natively
+
+
+def test_ways_past_the_ports_fail_when_learned_as_when_enforced(commands, place):
+    policy, operations = place.folder / "files.policy", ["fast-open:9", "protocol:262"]
+    done = commands.learn(policy, ["./files", *operations], place.folder, "--files", env=place.environment)
+    assert done.stdout.split() == [b"EOPNOTSUPP", b"EPROTONOSUPPORT"]
+    assert enforce(commands, place, policy, *operations) == ["EOPNOTSUPP", "EPROTONOSUPPORT"]
+
+
+@pytest.mark.parametrize(("operation", "has_line"), [("own-abstract:{}", True), ("abstract:{}", False), ("read:data/a", False)])
+def test_abstract_sockets_of_its_own_are_kept_among_its_processes(commands, place, operation, has_line):
+    name = f"callfence-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listening:
+        if not has_line:
+            listening.bind(f"\0{name}")
+            listening.listen()
+        learn(commands, place, operation.format(name))
+        text = (place.folder / "files.policy").read_text()
+        assert ("scope abstract sockets" in text) == has_line
+    if has_line:
+        learn(commands, place, operation.format(name), options=())
+        assert (place.folder / "files.policy").read_text() == text
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(f"\0{name}")
+            listening.listen()
+            learn(commands, place, f"abstract:{name}", options=())
+        assert "scope" not in (place.folder / "files.policy").read_text(), "another one's was connected to"
+
+
+def test_a_later_run_is_warm_and_sees_files_all_the_same(commands, place):
+    """What the policy allows runs without a stop, but for the calls that name files and ports."""
+    learn(commands, place, "read:data/a")
+    lines = learn(commands, place, "read:data/a", "read:data/b", "stat:data/b", options=())
+    assert lines["path ./data"] == "read"
+    recording = (place.folder / ".callfence/files.rec").read_text().splitlines()
+    assert [json.loads(line)["warm"] for line in recording if '"warm"' in line] == [False, True]
 
 
 def test_what_a_program_makes_is_granted_by_the_folder_that_was_there(commands, place):

@@ -20,6 +20,9 @@ WRITES: Final = ("write", "writev", "pwritev2", "sendfile", "splice")
 """Calls that can write to a terminal.  io_uring can too, but is seldom used for that."""
 _FLAGS: Final = {"open": 1, "openat": 2}
 """Which argument of a call that opens files has the flags."""
+_FAST_OPEN: Final = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
+"""Which argument of a call that sends has MSG_*."""
+_MSG_FASTOPEN: Final = 0x20000000  # linux/socket.h: connects, which learning of ports looks at
 
 
 def may_run(key: Key, *, opens: bool, writes: bool) -> bool:
@@ -30,6 +33,8 @@ def may_run(key: Key, *, opens: bool, writes: bool) -> bool:
         return False
     if call.name == "clone":
         return not key.argument(0) & CLONE_UNTRACED
+    if call.name in _FAST_OPEN:
+        return not key.argument(_FAST_OPEN[call.name]) & _MSG_FASTOPEN
     if call.name == "prctl":
         return key.argument(0) & 0xFFFFFFFF not in (linux.PR_GET_SECCOMP, linux.PR_SET_SECCOMP)
     return (opens or not opens_for_reading(key)) and (writes or not may_write(key))

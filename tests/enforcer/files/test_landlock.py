@@ -30,8 +30,7 @@ def files(place, program):
         (place.folder / name).write_text("text")
 
     def run(lines, *operations, options=(), **settings):
-        policy = f"{EVERY_CALL}path {program}: read, execute\n{lines}"
-        place.policy(policy, "files.policy")
+        place.policy(f"{EVERY_CALL}{lines}\npath {program}: read, execute\n", "files.policy")
         done = place.enforce("-p", "files.policy", *options, program, *operations, **settings)
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
@@ -186,31 +185,83 @@ def test_a_program_that_is_not_granted(place, program):
     assert "cannot be executed: its policy grants `read, execute` neither to it" in done.stderr
 
 
-WITHOUT = """
+LINES = {
+    "read and ports": "path ./data: read\ntcp connect: 9\ntcp bind: 9",
+    "moving": "path .: read, create, remove, move",
+}
+OPERATIONS = ("read:data/a", "read:other/a", "write:data/a", "truncate:other/a", "rename:data/b,other/n", "connect:1", "bind:0")
+AS = """
 import sys
 import enforcer.files.landlock
 enforcer.files.landlock.abi = lambda: int(sys.argv[1])
 from callfence.enforcing.command import main
 sys.exit(main(sys.argv[2:]))
 """
-
-
-@pytest.mark.parametrize(
-    ("version", "message"),
-    [(0, "has no Landlock, or it is switched off"), (1, "has version 1 of Landlock, which cannot keep it from truncating")],
+KERNELS = (
+    # lines, version, what it lacks, what comes of OPERATIONS with --best-effort
+    ("read and ports", 0, "has no Landlock", "ok ok ok ok ok ECONNREFUSED ok"),
+    ("read and ports", 1, "truncating files that it may not write", "ok EACCES EACCES ok EACCES ECONNREFUSED ok"),
+    ("read and ports", 2, "truncating files that it may not write", "ok EACCES EACCES ok EACCES ECONNREFUSED ok"),
+    ("read and ports", 3, "TCP ports that it may not connect to", "ok EACCES EACCES EACCES EACCES ECONNREFUSED ok"),
+    ("read and ports", 4, "", "ok EACCES EACCES EACCES EACCES EACCES EACCES"),
+    ("read and ports", 5, "", "ok EACCES EACCES EACCES EACCES EACCES EACCES"),
+    ("read and ports", 6, "", "ok EACCES EACCES EACCES EACCES EACCES EACCES"),
+    ("read and ports", 7, "", "ok EACCES EACCES EACCES EACCES EACCES EACCES"),
+    ("moving", 1, "let it move files from one folder to another", "ok ok EACCES ok EXDEV ECONNREFUSED ok"),
+    ("moving", 2, "truncating", "ok ok EACCES ok ok ECONNREFUSED ok"),
+    ("moving", 3, "", "ok ok EACCES EACCES ok ECONNREFUSED ok"),
+    ("moving", 7, "", "ok ok EACCES EACCES ok ECONNREFUSED ok"),
 )
-def test_what_the_kernel_cannot_enforce_is_refused(place, files, program, version, message):
-    place.policy(f"{EVERY_CALL}path {program}: read, execute\npath ./data: read", "files.policy")
-    command = [sys.executable, "-c", WITHOUT, str(version)]
-    given = ["-p", "files.policy", program, "read:other/a", "truncate:other/a"]
+
+
+@pytest.mark.parametrize(("lines", "version", "lacking", "expected"), KERNELS)
+def test_each_version_enforces_what_it_can(place, files, program, lines, version, lacking, expected):
+    """Each version's rules on this kernel, which has them all: what one lacks is refused, and with --best-effort told."""
+    if version > abi():
+        pytest.skip(f"this kernel has version {abi()} of Landlock")
+    place.policy(f"{EVERY_CALL}path {program}: read, execute\n{LINES[lines]}", "files.policy")
+    command = [sys.executable, "-c", AS, str(version)]
+    given = ["-p", "files.policy", program, *OPERATIONS]
     settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "check": False}
     refused = subprocess.run([*command, *given], **settings)
-    assert (refused.returncode, refused.stdout) == (125, "")
-    assert message in refused.stderr
-    assert "--best-effort runs it without that" in refused.stderr
-    done = subprocess.run([*command, "--best-effort", *given], **settings)
-    assert done.stdout.split() == (["ok", "ok"] if version == 0 else ["EACCES", "ok"])
-    assert "it runs without that" in done.stderr
+    if lacking:
+        assert (refused.returncode, refused.stdout) == (125, "")
+        assert lacking in refused.stderr
+        assert "--best-effort runs it without that" in refused.stderr
+    done = subprocess.run([*command, "--best-effort", *given], **settings) if lacking else refused
+    assert " ".join(done.stdout.split()) == expected, done.stderr
+    assert (lacking in done.stderr and "it runs without that" in done.stderr) if lacking else done.stderr == ""
+
+
+NO_LANDLOCK = """
+import os, sys
+sys.path.insert(0, "")
+from enforcer import kernel
+from policygen.filter.compile import compile_policy
+from policygen.language.document import parse
+calls = ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
+policy = parse("default allow\\n" + "".join(f"{call}: errno ENOSYS\\n" for call in calls)).policy
+filter_ = compile_policy(policy)
+kernel.set_no_new_privs()
+kernel.install(filter_, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_without_landlock_it_refuses(place, files, program):
+    """Under a filter that fails Landlock's calls as a kernel does that lacks them."""
+    place.policy(f"{EVERY_CALL}path {program}: read, execute\npath ./data: read\ntcp connect: none", "files.policy")
+    under = (sys.executable, "-c", NO_LANDLOCK)
+    done = place.enforce("-p", "files.policy", program, "read:other/a", under=under)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "this kernel has no Landlock, or it is switched off, so it cannot keep to the policy's files" in done.stderr
+    done = place.enforce("-p", "files.policy", "--best-effort", program, "read:other/a", under=under)
+    assert done.stdout == "ok\n"
+    assert "cannot keep to the policy's files and ports: it runs without that" in done.stderr
+    done = place.enforce("-p", "files.policy", "--best-effort", "--explain", program, "read:other/a", under=under)
+    assert "--explain tells nothing of files and ports: they are not kept" in done.stderr
+    done = place.enforce("-p", "files.policy", "--audit", program, "read:other/a", under=under)
+    assert (done.stdout, "path ./other/a: read: not granted" in done.stderr) == ("ok\n", True)
 
 
 MOUNTED = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
@@ -250,3 +301,79 @@ def test_what_it_starts_is_confined_too_and_finds_no_privilege(files, place, pro
     helper.chmod(0o4755)
     lines = "path ./helper: read, execute\npath ./data: read"
     assert files(lines, "execute:helper", "read:other/a") == ["ok", "ok", "EACCES"]
+
+
+def test_a_file_cannot_be_linked_to_gain_rights(files):
+    """REFER: both folders need `move`, and where it goes may not grant more than where it was."""
+    lines = "path ./data: read, create, remove, move\npath ./other: read, write, create, remove, move"
+    outcome = files(lines, "link:data/a,other/n", "rename:data/a,other/n", "link:other/a,data/n", "exchange:data/a,other/a")
+    assert outcome == ["EXDEV", "EXDEV", "ok", "EXDEV"]
+    same = "path ./data: read, create, remove, move\npath ./other: read, create, remove, move"
+    assert files(same, "link:data/b,other/m", "exchange:data/a,data/b", "rename:data/b,other/o") == ["ok"] * 3
+
+
+def test_a_temporary_file_without_a_name(files):
+    """Opening it takes `write` of its folder; giving it a name takes `create`."""
+    assert files("path ./data: create", "temporary:data") == ["EACCES"]
+    assert files("path ./data: write", "temporary:data", "temporary:other", "named:data,data/n") == ["ok", "EACCES", "EACCES"]
+    assert files("path ./data: write, create", "named:data,data/n") == ["ok"]
+
+
+def test_devices(files):
+    lines = "path /dev/null: read, write\npath /dev/zero: read"
+    assert files(lines, "read:/dev/null", "write:/dev/null", "read:/dev/zero", "write:/dev/zero", "read:/dev/full") == [
+        "ok", "ok", "ok", "EACCES", "EACCES",
+    ]  # fmt: skip
+
+
+def test_standard_output_in_a_file_elsewhere_and_opened_anew(place, files, program):
+    """The descriptor stays usable; its file takes a line to be opened again, and /dev/stdout names no other file for a rule."""
+    place.policy(f"{EVERY_CALL}path {program}: read, execute", "files.policy")
+    with (place.folder / "out").open("w") as out:
+        done = place.enforce("-p", "files.policy", program, "write:/dev/stdout", "write:/proc/self/fd/1", stdout=out)
+    assert done.returncode == 0
+    assert (place.folder / "out").read_text().split() == ["EACCES", "EACCES"]
+    assert place.enforce("-p", "files.policy", program, "write:/proc/self/fd/1").stdout == "ok\n", "a pipe is in no folder"
+
+
+def test_files_given_by_descriptor_stay_usable(place, files, program):
+    place.policy(f"{EVERY_CALL}path {program}: read, execute", "files.policy")
+    with (place.folder / "data/a").open("r+b") as given:
+        number = given.fileno()
+        done = place.enforce("-p", "files.policy", program, f"descriptor:{number}", "read:data/a", pass_fds=(number,))
+    assert done.stdout.split() == ["ok", "EACCES"]
+
+
+def test_unix_sockets(files, place):
+    """Making one takes `socket`; connecting to one in a folder is its mode's business, whatever the lines say."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.fsencode(place.folder / "other/s"))
+        listening.listen()
+        assert files("path ./data: socket", "socket:data/n", "socket:other/n", "unix-connect:other/s") == ["ok", "EACCES", "ok"]
+
+
+@pytest.mark.skipif(abi() < 6, reason="needs Landlock's ABI 6 (Linux 6.12)")
+def test_abstract_sockets(files):
+    name = f"callfence-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"\0{name}")
+        listening.listen()
+        assert files("scope abstract sockets", f"abstract:{name}", f"own-abstract:{name}x") == ["EPERM", "ok"]
+        assert files("scope signals", f"abstract:{name}") == ["ok"]
+        assert files("scope signals, abstract sockets", f"abstract:{name}") == ["EPERM"]
+        none = ("--scope", "none")
+        assert files("scope abstract sockets", f"abstract:{name}", options=none) == ["ok"]
+        assert files("path ./data: read", f"abstract:{name}", options=("--scope", "sockets")) == ["EPERM"]
+
+
+def test_no_way_past_the_ports(files):
+    """sendto(MSG_FASTOPEN) connects, and Landlock does not look at it; nor at MPTCP (262) and SMC (256)."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        assert files("path ./data: read", f"fast-open:{port}") == ["ok"], "the kernel can do it, or nothing is tested"
+        ways = (f"fast-open:{port}", "protocol:262", "protocol:256", "protocol:6")
+        assert files("tcp connect: none", *ways) == ["EOPNOTSUPP", "EPROTONOSUPPORT", "EPROTONOSUPPORT", "ok"]
+        assert files("tcp connect: any", *ways[:2])[0] == "ok"
+        assert files("tcp bind: none", *ways[:2]) == ["ok", "EPROTONOSUPPORT"]

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,51 @@ static int tcp(int do_bind, const char *port)
 	close(fd);
 	errno = error;
 	return result;
+}
+
+static int fast_open(const char *port)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_port = htons(atoi(port)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	return sendto(fd, "x", 1, MSG_FASTOPEN, (struct sockaddr *)&address, sizeof(address));
+}
+
+static int abstract(const char *name, int is_own)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0), own = socket(AF_UNIX, SOCK_STREAM, 0);
+	socklen_t length = offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name);
+
+	strncpy(address.sun_path + 1, name, sizeof(address.sun_path) - 2);
+	if (is_own && (bind(own, (struct sockaddr *)&address, length) || listen(own, 1)))
+		return -1;
+	return connect(fd, (struct sockaddr *)&address, length);
+}
+
+static int unix_connect(const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
+	return connect(fd, (struct sockaddr *)&address, sizeof(address));
+}
+
+static int named(const char *folder, const char *path)
+{
+	char link[64];
+	int fd = open(folder, O_WRONLY | O_TMPFILE, 0600);
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	return fd < 0 ? -1 : linkat(AT_FDCWD, link, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
+}
+
+static int used(int fd)
+{
+	char byte;
+
+	return read(fd, &byte, 1) == 1 && write(fd, &byte, 1) == 1 ? 0 : -1;
 }
 
 static int unix_socket(const char *path)
@@ -86,6 +132,15 @@ static int done(const char *what, const char *path, const char *other)
 	if (!strcmp(what, "link")) return link(path, other);
 	if (!strcmp(what, "connect")) return tcp(0, path);
 	if (!strcmp(what, "bind")) return tcp(1, path);
+	if (!strcmp(what, "fast-open")) return fast_open(path);
+	if (!strcmp(what, "protocol")) return socket(AF_INET, SOCK_STREAM, atoi(path));
+	if (!strcmp(what, "abstract")) return abstract(path, 0);
+	if (!strcmp(what, "own-abstract")) return abstract(path, 1);
+	if (!strcmp(what, "unix-connect")) return unix_connect(path);
+	if (!strcmp(what, "descriptor")) return used(atoi(path));
+	if (!strcmp(what, "exchange")) return renameat2(AT_FDCWD, path, AT_FDCWD, other, 2);
+	if (!strcmp(what, "named")) return named(path, other);
+	if (!strcmp(what, "temporary")) return opened(path, O_WRONLY | O_TMPFILE);
 	errno = EINVAL;
 	return -1;
 }
