@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
     from policygen.language.document import Document
     from policygen.review.judgement import Headline
+    from policygen.review.provenance import Provenance
+    from tracer.abi import Arch
 
 DESCRIPTION = """\
 Accept, reject or edit what POLICY newly allows, one change at a time, the most dangerous first.  Each is shown with its risk
@@ -202,6 +205,10 @@ def _describer(old: Document, new: Document, recording: Recording) -> Callable[[
     symbols = Symbols()
     together = judge(old, new)
 
+    @cache
+    def origins(arch: Arch, number: int) -> tuple[Provenance, ...]:
+        return provenance(new, recording, arch, number)
+
     def describe(change: PolicyChange) -> Iterator[str]:
         for one in together.headlines:
             if _is_of(change, one) or (isinstance(change, EntryChange) and one.arch and _completes(change, one)):
@@ -217,7 +224,7 @@ def _describer(old: Document, new: Document, recording: Recording) -> Callable[[
     def _callers(change: EntryChange) -> Iterator[str]:
         if change.after is None or change.number not in new.policy.entries[change.arch]:
             return
-        behind = provenance(new, recording, change.arch, change.number)
+        behind = origins(change.arch, change.number)
         mine = [one for one in behind if change.whole or one.rule.expression == change.after.expression]
         if not mine:  # edited: not yet in the file
             return

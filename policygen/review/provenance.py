@@ -20,7 +20,7 @@ from policygen.values import frozen
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from policygen.language.document import Document
     from policygen.model import Expression, Policy
@@ -69,8 +69,9 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
     if document.policy.implied:
         would_be |= _would_grant(document.policy, recording, arch)
     found = []
-    for alternative in alternatives(entry.expression) or (entry.expression,):
-        those = _covered(alternative, seen, calls) or _behind(alternative, document.policy, recording, arch, number)
+    parts = alternatives(entry.expression) or (entry.expression,)
+    for alternative, covered in zip(parts, _covered(parts, seen, calls), strict=True):
+        those = covered or _behind(alternative, document.policy, recording, arch, number)
         if note and not those:
             origin = Origin.NOTED
         elif not those:
@@ -119,18 +120,25 @@ def _behind(
     return tuple(one for one in mine if names & {used.name for used in witnessed(one.event)})
 
 
-def _covered(alternative: Expression, seen: Sequence[Observation], calls: Table) -> tuple[Observation, ...]:
-    """Return the observations with an event for which the alternative holds."""
+def _covered(
+    parts: Sequence[Expression], seen: Sequence[Observation], calls: Table
+) -> Iterator[tuple[Observation, ...]]:
+    """Yield for each alternative the observations with an event for which it holds."""
     if not seen:
-        return ()
+        yield from [()] * len(parts)
+        return
     arguments = calls.by_number[seen[0].number].arguments
     sets = space()
     try:
-        region = truth(sets, alternative, arguments)
         events = [truth(sets, expression(literal(one, calls), arguments), arguments) for one in seen]
-        return tuple(one for one, those in zip(seen, events, strict=True) if sets.both(region, those) != FALSE)
+        regions = [truth(sets, part, arguments) for part in parts]
+        found = [
+            tuple(one for one, those in zip(seen, events, strict=True) if sets.both(region, those) != FALSE)
+            for region in regions
+        ]
     except TooComplexError:
-        return tuple(seen)  # too many are better than too few
+        found = [tuple(seen)] * len(parts)  # too many are better than too few
+    yield from found
 
 
 def _widenings(
