@@ -99,11 +99,18 @@ class Loop:
 
     def filter_late(self, after: int | None) -> None:
         """See `Late`."""
-        self.late = Late(self.tasks, self.tally, self.calls, self.processor, self._take, after)
+        self.late = Late(self.tasks, self.tally, self.calls, self.processor, self, after)
 
-    def _take(self, stop: tuple[int, int]) -> None:
-        self._queue.append(stop)
-        self._taken = stop[0]
+    def next_of(self, tid: int, flags: int = 0) -> int:
+        """See `Stops`."""
+        while (stop := os.waitpid(-1, WALL | flags))[0] not in (tid, 0):
+            self._queue.append(stop)
+        return stop[1]
+
+    def put_back(self, tid: int, status: int) -> None:
+        """See `Stops`."""
+        self._queue.append((tid, status))
+        self._taken = tid
 
     def release(self) -> None:
         """Detach from every task at its next stop; only where no filter was installed."""

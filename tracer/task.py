@@ -60,7 +60,7 @@ class Task:
         self.free: Free | None = None
         """What the late filters let run; None without any."""
         self.chain = 0
-        """How many instructions those have."""
+        """What those weigh (`late.filter.weight`)."""
         self.image = Image()
         self.recorded = True
         """False until the program itself runs: the launcher's calls are not the program's."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import Counter
 
 import pytest
 
 CHECKS = (
     "mappings mappings_with_threads small_stacks small_stacks_that_are_watched signals no_room locked_memory forks_of_threads "
-    "threads_in_calls other_executable other_executable_of_a_child own_filter registers"
+    "threads_in_calls other_executable other_executable_of_a_child own_filter registers alternate_stack ends_meanwhile"
 )
-THREADED = ("signals", "forks_of_threads", "small_stacks_that_are_watched", "threads_in_calls")
+THREADED = ("signals", "forks_of_threads", "small_stacks_that_are_watched", "threads_in_calls", "ends_meanwhile")
 """Checks in which timing decides what the threads call."""
 AFTER = [(), ("--late-after", "0"), ("--late-after", "1"), ("--late-after", "10"), ("--late-after", "50")]
 """After how many calls each process gets its filter; when it is worth it."""
@@ -57,3 +58,49 @@ def test_known_calls_do_not_stop(program, learn):
     call = (GETPPID, str(built), None)
     assert every[call] == 800
     assert late[call] <= 60
+
+
+LINKS = 16
+"""Executables of a chain: their filters together would have twice as many instructions as ours may take."""
+
+
+def test_a_chain_of_filters_leaves_room_for_the_programs_own(program, learn, tmp_path):
+    built = program("late")
+    for number in range(LINKS):
+        shutil.copy(built, tmp_path / f"other{number}")
+    late, every = (
+        seen(learn(built, "chain", str(LINKS), tmp_path / "other", options=("-q", "--fresh", way)))
+        for way in ("--late-after=400", "--every-call")
+    )
+    assert late.keys() == every.keys()
+    assert len({executable for _, executable, which in late if which == 777}) == 1
+    first = sum(count for (_, executable, which), count in late.items() if which and executable == str(built))
+    last = sum(count for (_, executable, which), count in late.items() if which and executable == f"{tmp_path}/other0")
+    assert first <= 400 < last == 601  # the last one stops at each call
+
+
+FILL = """
+import random
+from tracer import kernel
+from tracer.late.filter import UNSEEN, Key, free_filter, weight
+chance = random.Random(SEED)
+keys = [Key((1 << 64) - 1 | mask << 64, number | (value & mask) << 64) for number in range(20)
+    for mask in ((1 << 32) - 1, (1 << 64) - 1, 3) for value in (chance.getrandbits(64), 1)]
+allow, record = (value.to_bytes(4, "little") for value in (0x7FFF0000, kernel.RET_RECORD))
+program, left = free_filter(keys)[0].replace(record, allow), 32768
+for _ in range(3):
+    kernel.install_filter(UNSEEN.replace(record, allow))
+    left -= weight(UNSEEN)
+try:
+    while True:
+        kernel.install_filter(program)
+        left -= weight(program)
+except OSError as error:
+    print(left >= 0, left - weight(program) + 4 < 0, error.errno)  # the new filter itself gets no penalty
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_kernel_counts_as_we_do(plain, seed):
+    done = plain(sys.executable, "-c", FILL.replace("SEED", str(seed)))
+    assert done.stdout == b"True True 12\n", done.stderr.decode()

@@ -19,7 +19,11 @@ _VSYSCALL: Final = 0xFFFFFFFF_FF600000
 """The vsyscall page, the last one that user code can jump to (asm/vsyscall.h, VSYSCALL_ADDR)."""
 _WORD = 0xFFFFFFFF
 ROOM: Final = 2000
-"""Most instructions of a filter: all filters of a task may have 32,768 together, and the program may have some of its own."""
+"""Most instructions of a filter."""
+CHAIN: Final = 16384
+"""Most that our filters of a task may weigh together: half of what the kernel allows, MAX_INSNS_PER_PATH (kernel/seccomp.c)."""
+_EACH: Final = 3 + 4
+"""What a filter weighs besides its instructions: what bpf_convert_filter begins with, and a penalty for each filter."""
 
 _Instruction = tuple[int, int, int, int]
 
@@ -88,6 +92,18 @@ def free_filter(keys: Iterable[Key]) -> tuple[bytes, Free]:
         program += [(_JEQ, 1, 0, number), (_JA, 0, 0, len(body) + 1), *body, (_RET, 0, 0, RET_RECORD)]
     program.append((_RET, 0, 0, RET_RECORD))
     return _encoded(program), Free(taken)
+
+
+def weight(filter_: bytes) -> int:
+    """What the kernel counts of a filter: its own instructions, into which it translates them (net/core/filter.c)."""
+    total = _EACH
+    for code, if_true, if_false, k in struct.iter_unpack("=HBBI", filter_):
+        total += 1
+        if code == _RET:
+            total += 1
+        elif code in (_JEQ, _JGE):
+            total += bool(if_true and if_false) + (k >> 31)
+    return total
 
 
 def _comparison(key: Key) -> list[_Instruction]:

@@ -10,7 +10,7 @@ import errno
 import os
 import struct
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tracer import kernel, linux
 from tracer.abi import Arch, table
@@ -20,7 +20,7 @@ from tracer.linux import EFLAGS, ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI,
 from tracer.task import proc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _NUMBERS = {name: table(Arch.X86_64).by_name[name].number for name in ("mmap", "munmap", "rt_sigreturn", "seccomp")}
 _ARGUMENTS = (RDI, RSI, RDX, R10, R8, R9)
@@ -36,14 +36,24 @@ _FPROG: Final = 16
 """Bytes of struct sock_fprog (linux/filter.h): the number of instructions, and where they are."""
 
 
+class Stops(Protocol):
+    """Where wait statuses come from."""
+
+    def next_of(self, tid: int, flags: int = 0) -> int:
+        """Wait for the next status of a task, as waitpid(2) does with these flags; those of others are taken, too, and kept.
+        The end of a process's first thread is not told before those of the others have been taken."""
+
+    def put_back(self, tid: int, status: int) -> None:
+        """The task has ended, or another thread's execve has taken over its tid."""
+
+
 class Entry:
     """The entry of a call of x86_64, at which a task is stopped."""
 
-    def __init__(self, tid: int, ended: Callable[[tuple[int, int]], None]) -> None:
-        """`ended` is given the wait status of the task if it ends meanwhile, or if another thread's execve takes over its tid.
-        Raises PtraceError."""
+    def __init__(self, tid: int, stops: Stops) -> None:
+        """Raises PtraceError."""
         self.tid = tid
-        self._ended = ended
+        self._stops = stops
         self._registers = kernel.registers(tid)
 
     def is_usual(self) -> bool:
@@ -68,7 +78,7 @@ class Entry:
         while status == STATUS_SECCOMP:  # of an earlier filter of ours
             status = self._next_stop()
         if status != STATUS_SYSCALL:
-            self._ended((self.tid, status))
+            self._stops.put_back(self.tid, status)
             return None
         result = kernel.registers(self.tid)[RAX]
         again = list(self._registers)
@@ -83,11 +93,10 @@ class Entry:
     def _next_stop(self) -> int:
         """Resume the task up to its next stop, or its end: the wait status."""
         while not kernel.resume(linux.PTRACE_SYSCALL, self.tid):
-            _, status = os.waitpid(self.tid, linux.WALL | os.WNOHANG)
-            if status:
+            if status := self._stops.next_of(self.tid, os.WNOHANG):
                 return status
             time.sleep(0.001)
-        return os.waitpid(self.tid, linux.WALL)[1]
+        return self._stops.next_of(self.tid)
 
     def install(self, filter_: bytes, *, for_all_threads: bool, area: int = 0) -> int | None:
         """Install a filter; like `call`.  `area` is where there is room for `room(filter_)` bytes; without it they are put

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final
 from tracer import kernel
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError
-from tracer.late.filter import ROOM, Free, Key, free_filter
+from tracer.late.filter import CHAIN, Free, Key, free_filter, weight
 from tracer.late.image import NEVER, Image, Plan
 from tracer.late.inject import Entry, room
 from tracer.late.watched import installs_filter, may_run, may_write, opens_for_reading
-from tracer.linux import BPF_INSTRUCTION, PTRACE_CONT, PTRACE_EVENT_VFORK, PTRACE_SYSCALL
+from tracer.linux import PTRACE_CONT, PTRACE_EVENT_VFORK, PTRACE_SYSCALL
 from tracer.tally import event_of
 from tracer.task import has_as_many_filters, processor_time
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tracer.calls import Calls
+    from tracer.late.inject import Stops
     from tracer.processor import SharedProcessor
     from tracer.tally import Tally
     from tracer.task import Task
@@ -45,10 +46,6 @@ PRICE: Final = 4096
 EACH_START: Final = 256
 """Calls of its own that a process must make for each process that it has start another executable, which inherits its filter
 and then stops at what that does not let run."""
-CHAIN: Final = 16384
-"""Most instructions of ours in the filters of a task: half of what the kernel allows (MAX_INSNS_PER_PATH)."""
-PENALTY: Final = 4
-"""What the kernel adds for each filter."""
 OFTEN: Final = 16
 """One of so many calls that opens a file for reading, or writes, makes it worth to let those run (`watched.may_run`)."""
 FILTERING: Final = frozenset(table(Arch.X86_64).by_name[name].number for name in ("prctl", "seccomp"))
@@ -88,16 +85,15 @@ class Late:
         tally: Tally,
         calls: Calls,
         processor: SharedProcessor,
-        ended: Callable[[tuple[int, int]], None],
+        stops: Stops,
         after: int | None = None,
     ) -> None:
-        """`ended` is given the wait status of a task that ends, or is taken over by an execve, while it is given a filter.
-        `after`: give each process its filter after so many calls, whatever it does."""
+        """`after`: give each process its filter after so many calls, whatever it does."""
         self._tasks = tasks
         self._tally = tally
         self._calls = calls
         self._processor = processor
-        self._ended = ended
+        self._stops = stops
         self._after = after
         self._look = LOOK if after is None else after
         self._is_private = True
@@ -213,7 +209,7 @@ class Late:
         image = task.image
         image.left = 0
         with contextlib.suppress(PtraceError):  # it is dying
-            entry = Entry(task.tid, self._ended)
+            entry = Entry(task.tid, self._stops)
             if not entry.is_usual():
                 return False
             if plan.is_installed:
@@ -239,7 +235,7 @@ class Late:
             for other in threads:
                 other.filtered = other.covered = True
                 other.free = plan.free
-                other.chain += len(plan.filter) // BPF_INSTRUCTION + PENALTY
+                other.chain += weight(plan.filter)
                 if not other.installing and not other.other_filter and not (other is task and plan.area):
                     other.request = PTRACE_CONT
         else:
@@ -271,8 +267,6 @@ class Late:
         return known
 
     def _made(self, task: Task, may_run: Callable[[Key], bool]) -> tuple[bytes, Free]:
-        if task.chain + ROOM + PENALTY > CHAIN:
-            return kernel.RECORD_ALL, NOTHING
         counts = self._known(task).counts
         if task.free is None:
             keys = {Key(self._tally.mask_of(value), value): count for value, count in counts.items()}
@@ -280,7 +274,8 @@ class Late:
             known = ((key, key.value & self._tally.mask_of(key.value)) for key in task.free.keys)
             keys = {key: counts[value] for key, value in known if value in counts}
         keys = {key: count for key, count in keys.items() if key.number not in self._calls.always and may_run(key)}
-        return free_filter(sorted(keys, key=lambda key: (-keys[key], key)))
+        made = free_filter(sorted(keys, key=lambda key: (-keys[key], key)))
+        return made if task.chain + weight(made[0]) <= CHAIN else (kernel.RECORD_ALL, NOTHING)
 
     def _is_known(self, task: Task) -> bool:
         """Whether all that a task's filters let run is known of its executable."""

@@ -307,8 +307,86 @@ static void registers(void) {
     }
 }
 
+/* Many calls on a small alternate stack; what lies around it is another's. */
+static void on_alternate_stack(int signum) {
+    (void)signum;
+    for (int i = 0; i < TURNS; i++) {
+        syscall(SYS_getppid);
+    }
+    rare(1);
+}
+
+static void alternate_stack(void) {
+    enum { LENGTH = ROOM / 4 }; /* a signal frame may take 11 KiB (AVX-512, AMX) */
+    struct sigaction action = {.sa_handler = on_alternate_stack, .sa_flags = SA_ONSTACK};
+    unsigned char *around = malloc(2 * ROOM + LENGTH);
+    stack_t stack = {.ss_sp = around + ROOM, .ss_size = LENGTH};
+    memset(around, PATTERN, 2 * ROOM + LENGTH);
+    syscall(SYS_getppid);
+    CHECK(sigaltstack(&stack, NULL) == 0 && sigaction(SIGUSR1, &action, NULL) == 0);
+    CHECK(raise(SIGUSR1) == 0);
+    for (int i = 0; i < ROOM; i++) {
+        CHECK(around[i] == PATTERN && around[ROOM + LENGTH + i] == PATTERN);
+    }
+}
+
+/* Processes that end by another thread, or by a signal, at the moment at which they may be getting the filter. */
+static void *end_soon(void *after) {
+    for (volatile long i = 0; i < *(long *)after; i++) {
+    }
+    if (*(long *)after % 2) {
+        kill(getpid(), SIGKILL);
+    }
+    _exit(7);
+}
+
+static void ends_meanwhile(void) {
+    for (long i = 0; i < 60; i++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            long after = i * 5000 + i % 2;
+            pthread_t thread;
+            CHECK(pthread_create(&thread, NULL, end_soon, &after) == 0);
+            for (;;) {
+                busy();
+            }
+        }
+        int status;
+        CHECK(waitpid(child, &status, 0) == child);
+        CHECK(i % 2 ? WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL : WIFEXITED(status) && WEXITSTATUS(status) == 7);
+    }
+    rare(1);
+}
+
+/* One executable after another, all with the same many calls, so that each has a long filter: at the end there is room for
+   the program's own.  chain N FILE: becomes FILEn for each n below N. */
+static void chain(void) {
+    static struct sock_filter allows[4096];
+    struct sock_fprog program = {4096, allows};
+    int left = atoi(arguments[2]);
+    for (int i = 0; i < 600; i++) {
+        rare(1 + i % 300);
+    }
+    busy();
+    if (left > 0) {
+        char file[4096], count[16];
+        snprintf(count, sizeof count, "%d", left - 1);
+        snprintf(file, sizeof file, "%s%s", arguments[3], count);
+        execl(file, file, "chain", count, arguments[3], (char *)NULL);
+        CHECK(0);
+    }
+    for (int i = 0; i < 4096; i++) {
+        allows[i] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    }
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0); /* the kernel counts a return as two */
+    rare(777);
+}
+
 MAIN({"mappings", mappings}, {"mappings_with_threads", mappings_with_threads}, {"small_stacks", small_stacks},
      {"small_stacks_that_are_watched", small_stacks_that_are_watched}, {"signals", signals}, {"no_room", no_room},
      {"locked_memory", locked_memory}, {"forks_of_threads", forks_of_threads}, {"threads_in_calls", threads_in_calls},
      {"other_executable", other_executable}, {"other_executable_of_a_child", other_executable_of_a_child},
-     {"calls", calls}, {"own_filter", own_filter}, {"registers", registers})
+     {"calls", calls}, {"own_filter", own_filter}, {"registers", registers}, {"alternate_stack", alternate_stack},
+     {"ends_meanwhile", ends_meanwhile}, {"chain", chain})
