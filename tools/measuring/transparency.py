@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run rr's self-checking test programs plainly, under strace, under learn and under enforce, and compare.
 
-    tools/measuring/transparency.py CHECKOUT FOLDER [--jobs N] [--seconds N] [--only NAME ...]
+    tools/measuring/transparency.py CHECKOUT FOLDER [--jobs N] [--seconds N] [--only NAME ...] [--tools TOOL ...]
 
 CHECKOUT is a checkout of github.com/rr-debugger/rr, whose src/test programs are built with gcc; FOLDER gets the
 binaries and `results.json`; the table of docs/transparency.md goes to standard output.  Needs root, gcc, strace and
@@ -28,6 +28,7 @@ from tracer.abi import Arch, table
 
 LIBRARIES = ("-ldl", "-lrt", "-lutil", "-lm")
 SUCCESS = "EXIT-SUCCESS"
+TOOLS = ("strace", "learn", "enforce")
 INIT = 'setsid "$@" </dev/null >out 2>err; echo $? >status'
 STRACE_CALL = re.compile(r"^\d+ +\[ *(\d+|\?\?\?)] (\w+)\(")
 RELEVANT = re.compile(
@@ -85,7 +86,7 @@ def run(command: list[str], folder: Path, seconds: float) -> tuple[str, bool, st
     return status, SUCCESS in texts[0] + texts[1], (texts[1] or texts[0])[-400:]
 
 
-def examine(program: Path, seconds: float) -> Result:
+def examine(program: Path, seconds: float, chosen: list[str]) -> Result:
     result = Result(program.name)
     callfence = [sys.executable, "-m", "callfence"]
     with tempfile.TemporaryDirectory(prefix="transparency-") as temporary:
@@ -99,6 +100,8 @@ def examine(program: Path, seconds: float) -> Result:
             "enforce": [*callfence, "enforce", "-p", str(policy)],
         }
         for tool, prefix in tools.items():
+            if tool not in ("plain", "again", *chosen):
+                continue
             work = folder / tool
             work.mkdir()
             shutil.copy(program, work / program.name)
@@ -121,7 +124,7 @@ def examine(program: Path, seconds: float) -> Result:
 
 def kept(result: Result, tool: str) -> bool:
     verdict = result.verdicts.get(tool)
-    return verdict == result.verdicts["plain"] and verdict[1] is True
+    return verdict is not None and verdict == result.verdicts["plain"] and verdict[1] is True
 
 
 def strace_calls(path: Path) -> set[int]:
@@ -154,10 +157,10 @@ def summary(results: list[Result]) -> str:
     }
     lines = ["| programs | pass plainly | strace -f keeps | learn keeps | enforce keeps |", "|---|---|---|---|---|"]
     for title, group in groups.items():
-        counts = [sum(kept(result, tool) for result in group) for tool in ("strace", "learn", "enforce")]
+        counts = [sum(kept(result, tool) for result in group) for tool in TOOLS]
         lines.append(f"| {title} | {len(group)} | {' | '.join(map(str, counts))} |")
-    for tool in ("strace", "learn", "enforce"):
-        lost = sorted(f"{result.name} ({result.verdicts[tool][0]})" for result in passing if not kept(result, tool))
+    for tool in TOOLS:
+        lost = sorted(f"{one.name} ({one.verdicts.get(tool, ['not run'])[0]})" for one in passing if not kept(one, tool))
         lines += ["", f"Not kept by {tool}: {', '.join(lost) or 'none'}"]
     compared = [result for result in passing if result.compared and kept(result, "strace") and kept(result, "learn")]
     equal = sum(not result.only_strace and not result.only_learn for result in compared)
@@ -172,13 +175,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=30, help="for one run of one program")
     parser.add_argument("--only", nargs="+", default=[], help="names of programs")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     programs = build(options.checkout, options.folder, options.jobs)
     if options.only:
         programs = [path for path in programs if path.name in options.only]
     with ThreadPoolExecutor(options.jobs) as pool:
-        results = list(pool.map(lambda program: examine(program, options.seconds), programs))
+        results = list(pool.map(lambda program: examine(program, options.seconds, options.tools), programs))
     (options.folder / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     print(summary(results))
 

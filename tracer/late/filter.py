@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracer import linux
@@ -94,6 +95,7 @@ def free_filter(keys: Iterable[Key]) -> tuple[bytes, Free]:
     return _encoded(program), Free(taken)
 
 
+@lru_cache(64)
 def weight(filter_: bytes) -> int:
     """What the kernel counts of a filter: its own instructions, into which it translates them (net/core/filter.c)."""
     total = _EACH

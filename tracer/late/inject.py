@@ -98,18 +98,16 @@ class Entry:
             time.sleep(0.001)
         return self._stops.next_of(self.tid)
 
-    def install(self, filter_: bytes, *, for_all_threads: bool, area: int = 0) -> int | None:
-        """Install a filter; like `call`.  `area` is where there is room for `room(filter_)` bytes; without it they are put
-        below the task's stack for a moment, which must have that room and be the only task that uses its memory.  -EFAULT
-        if they cannot be written."""
-        where = area or self._below_stack(room(filter_))
+    def install(self, filter_: bytes, where: int, *, is_mapped: bool, for_all_threads: bool) -> int | None:
+        """Install a filter; like `call`.  `where` is room for `room(filter_)` bytes: mapped for it, or below the stack, where
+        what is there now is put back.  -EFAULT if they cannot be written."""
         content = struct.pack("=H6xQ", len(filter_) // linux.BPF_INSTRUCTION, where + _FPROG) + filter_
         former = kernel.exchange_memory(self.tid, where, content)
         if not former:
             return -errno.EFAULT
         flags = linux.SECCOMP_FILTER_FLAG_TSYNC if for_all_threads else 0
         result = self.call("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, where)
-        if not area and result is not None:
+        if not is_mapped and result is not None:
             kernel.exchange_memory(self.tid, where, former)
         return result
 
@@ -120,14 +118,11 @@ class Entry:
     def unmap(self, address: int, length: int) -> int | None:
         return self.call("munmap", address, length)
 
-    def has_stack(self, filter_: bytes) -> bool:
-        """Whether there is room for a filter below the stack."""
-        return bool(self._below_stack(room(filter_)))
-
-    def _below_stack(self, length: int) -> int:
-        """The address of so many bytes that are free below the first thread's stack pointer; 0 if there are none."""
+    def below_stack(self, filter_: bytes) -> int:
+        """Where there is room for a filter below the first thread's stack pointer; 0 if there is none.  The task must be the
+        only one that uses its memory."""
         pointer = self._registers[RSP]
-        start = pointer - _RED_ZONE - length & ~15
+        start = pointer - _RED_ZONE - room(filter_) & ~15
         return start if any(first <= start and pointer <= end for first, end in _stacks(self.tid)) else 0
 
 

@@ -217,8 +217,9 @@ class Late:
                 _finish(image, barred=plan.free is None)
                 if task.covered:
                     task.request = PTRACE_CONT
-            elif plan.area or (image.threads == 1 and self._is_private and entry.has_stack(plan.filter)):
-                result = entry.install(plan.filter, for_all_threads=image.threads > 1, area=plan.area)
+            elif where := plan.area or (entry.below_stack(plan.filter) if image.threads == 1 and self._is_private else 0):
+                mapped, several = bool(plan.area), image.threads > 1
+                result = entry.install(plan.filter, where, is_mapped=mapped, for_all_threads=several)
                 self._installed(task, plan, failed=result != 0)
             else:
                 plan.area = max(entry.map(room(plan.filter)) or 0, 0)
