@@ -15,12 +15,14 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from policygen.errors import PolicyError
+from policygen.evidence.facts import Union
+from policygen.evidence.facts import parse as parse_fact
 from policygen.files.model import TCP
 from policygen.files.ports import single
 from policygen.files.rights import format_rights
 from policygen.formats import ImportFormatError
 from policygen.language.document import parse
-from policygen.recording.observation import Observation, joined, kept
+from policygen.recording.observation import Observation, kept
 from policygen.recording.runs import Recording, Run
 from tracer.abi import Arch, Event, table
 
@@ -71,15 +73,16 @@ class _Kept:
     def __init__(self, violation: _Violation) -> None:
         self.site = violation.site
         self.example: Registers = violation.event.arguments
-        self.evidence: tuple[str, ...] = ()
+        self.evidence = Union()
         self.total = 0
         self.latest: dict[tuple[str, ...], int] = {}
         """The last count that was told, in each of the last few runs."""
 
     def add(self, violation: _Violation) -> None:
         count = violation.times
-        if not {*violation.evidence} <= {*self.evidence}:
-            self.evidence = joined((*self.evidence, *violation.evidence))
+        for fact in map(parse_fact, violation.evidence):
+            if fact is not None:
+                self.evidence.add(fact)
         latest = self.latest.pop(violation.run, 0)
         self.total += count - latest if count > latest else count
         self.latest[violation.run] = count
@@ -136,7 +139,7 @@ def record_stream(stream: BinaryIO, filename: str, options: FormatOptions) -> Re
         raise ImportFormatError(_nothing(log, filename, options))
     run_id = sha256(log.first + options.program.encode() + options.policy.encode()).hexdigest()[:16]
     seen = [
-        Observation(*key, (one.total,), one.site, one.example, one.evidence) for key, one in log.kept.items()
+        Observation(*key, (one.total,), one.site, one.example, one.evidence.texts()) for key, one in log.kept.items()
     ]
     seen.sort(key=lambda one: one.order)
     programs = sorted({one.executable for one in seen})
@@ -225,6 +228,8 @@ def _files(lines: Any, executable: str, position: str) -> tuple[Use, ...]:
     """What lines about files and ports grant.  Raises ImportFormatError."""
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ImportFormatError(f"{position}: its `ungranted` is no list of lines about files and ports")
+    if not lines:  # of nearly all
+        return ()
     text = "\n".join(lines)
     try:
         files = parse(f"{text}\n").policy.files
