@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from enforcer.reporting.process import is_own
 from tracer.abi import Arch
@@ -10,6 +11,8 @@ from tracer.unwind.walk import Maps, Registers, outside
 
 _MAPS = 1 << 22
 """Bytes of /proc/PID/maps that are read: a program may have many times more."""
+_TRIES, _PAUSE = 20, 0.0005
+"""How often, and how many seconds apart, it is looked whether a task has come to wait."""
 
 
 class Caller:
@@ -68,16 +71,25 @@ class Caller:
         return f"{ip:#x}"
 
     def _outside(self, maps: Maps, ip: int) -> int:
-        """The return address in the first caller outside of libc and the loader; `ip` if it cannot be found.
-
-        Of its registers, only the stack pointer can be had without stopping it (/proc/PID/syscall, proc(5)).
-        """
+        """The return address in the first caller outside of libc and the loader; `ip` if it cannot be found."""
         try:
-            with open(f"/proc/{self.ids[0]}/syscall", "rb", buffering=0) as file:
-                sp = int(file.read(512).split()[-2], 16)
-            return outside(maps, Registers(ip, sp, 0), self.read) or ip
-        except (OSError, ValueError, LookupError):  # it is being killed
+            sp = self._stack()
+            return (outside(maps, Registers(ip, sp, 0), self.read) if sp else 0) or ip
+        except (OSError, ValueError):
             return ip
+
+    def _stack(self) -> int:
+        """Its stack pointer (/proc/PID/syscall, proc(5)): other registers could only be had by stopping it.  0 where unknown.
+
+        It may still be on its way to where it waits: then the file says `running`.  Raises OSError, ValueError.
+        """
+        for _ in range(_TRIES):
+            with open(f"/proc/{self.ids[0]}/syscall", "rb", buffering=0) as file:
+                fields = file.read(512).split()
+            if len(fields) > 2:
+                return int(fields[-2], 16)
+            time.sleep(_PAUSE)
+        return 0
 
 
 def _whole(descriptor: int, most: int) -> bytes:

@@ -18,9 +18,10 @@ TOOL = Path(__file__).parents[2] / "tools" / "measuring" / "from_production.py"
     [
         ("small", ("curl", "procps"), "+ unlink: allow"),
         ("nginx", ("nginx", "curl", "procps"), "+ sendfile: allow"),
+        ("gunicorn", ("gunicorn", "python3-flask", "curl", "procps"), "+ sendfile: allow"),
         ("redis", ("redis-server", "redis-tools", "procps"), "+ clone: clone_flags == SIGCHLD"),
     ],
-    ids=["small", "nginx", "redis"],
+    ids=["small", "nginx", "gunicorn", "redis"],
 )
 def test_from_an_audit_log_to_a_reviewed_policy(server: str, packages: tuple[str, ...], asked: str) -> None:
     """The tool fails if anything is denied afterwards, or if an answer of the server is not the expected one."""

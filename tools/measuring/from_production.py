@@ -34,10 +34,10 @@ log is empty.
 
 The scripts are in [tests/programs/servers](../tests/programs/servers). This page is what `tools/measuring/from_production.py`
 prints, and what was typed in it is what that program runs. `tests/programs/test_from_production.py` goes the same way with a
-small server, with nginx and with redis.
+small server, with nginx, with gunicorn and with redis; Postgres takes a minute.
 """
-QUESTION = r"(?s).*?(\[\?\]|none\)): "
-ANSWERS = {"[?]": "a", "none)": "it serves"}
+QUESTION = r"(?s).*?(\[\?\]: |none\) )"
+ANSWERS = {"[?]: ": "a", "none) ": "it serves"}
 COLUMNS = 120
 
 
