@@ -72,6 +72,7 @@ suites: $(VENV)/installed
 
 files: set-up-circumstances $(VENV)/installed
 	$(BIN)/python bench/circumstances/files.py docs/files-measured.md
+	$(BIN)/python bench/circumstances/file_peers.py docs/files-measured.md
 
 determinism: $(VENV)/installed
 	$(BIN)/python tools/measuring/determinism.py docs/determinism.md

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 from enforce import rows
-from harness import ENFORCE, LEARN, Figure, Section, alternate, computed, run, scratch, table
+from harness import ENFORCE, LEARN, Figure, Section, alternate, compiled, computed, run, scratch, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,8 +15,21 @@ TITLE = "files and ports"
 STARTS, ROUNDS = 20, 7
 LINES = 40
 FILES = 5000
+OPENS = 30_000
+READ_FILE, READ_DIR, TRUNCATE = 1 << 2, 1 << 3, 1 << 14  # LANDLOCK_ACCESS_FS_*, linux/landlock.h
+EVERY = (1 << 15) - 1
+FLOOR = {
+    "no rules": (0, 0, 0),
+    "only reading handled, granted to its folder": (1, 0, READ_FILE | READ_DIR),
+    "the same, granted four folders above": (1, 4, READ_FILE | READ_DIR),
+    "all but truncating handled, granted to its folder": (1, 0, EVERY & ~TRUNCATE),
+    "the same and truncating": (1, 0, EVERY),
+    "all, granted four folders above": (1, 4, EVERY),
+    "all, by two rulesets": (2, 0, EVERY),
+}
+"""Rulesets, folders above the file's own, and handled rights of opens.c."""
 TREE = ("tar", "cf", "/dev/null", "tree")
-READ = ("grep", "-rc", "text", "tree")
+READ, ONE = (("grep", "-rc", "text", folder) for folder in ("tree", "one"))
 
 
 def section() -> Section:
@@ -27,6 +41,8 @@ def section() -> Section:
             text = (folder / f"{name}.policy").read_text()
             plain = "".join(f"{line}\n" for line in text.splitlines() if not line.startswith(("path ", "tcp ")))
             (folder / f"{name}-plain.policy").write_text(plain)
+        with (folder / "read.policy").open("a") as policy:
+            policy.write("path ./one: read\n")
         count = sum(line.startswith("path ") for line in (folder / "true.policy").read_text().splitlines())
         more = "".join(f"path ./many/{number}: read, write\n" for number in range(LINES - count))
         (folder / "true.policy").write_text((folder / "true.policy").read_text() + more)
@@ -42,9 +58,12 @@ def section() -> Section:
                 "the program alone": computed(READ, folder, home),
                 "enforce, calls alone": computed([ENFORCE, "-p", "read-plain.policy", "--", *READ], folder, home),
                 "enforce, with path lines": computed([ENFORCE, "-p", "read.policy", "--", *READ], folder, home),
+                "calls alone, one file": computed([ENFORCE, "-p", "read-plain.policy", "--", *ONE], folder, home),
+                "with path lines, one file": computed([ENFORCE, "-p", "read.policy", "--", *ONE], folder, home),
             },
             ROUNDS,
         )
+        floor = _floor(folder)
         learns = alternate(
             {
                 "learn": computed([LEARN, "-q", "--fresh", "-o", "tree.policy", "--", *TREE], folder, home),
@@ -56,22 +75,41 @@ def section() -> Section:
         f"Processor time. Starting `true`: median of {STARTS} (least-most), the compiled filter in the cache.\n\n"
         f"{table(('', 'ms'), rows(starts))}\n"
         f"`grep -r` of {FILES:,} small files: median of {ROUNDS} (least-most).\n\n{table(('', 'ms'), rows(opens))}\n"
+        "One open and close of a file eight folders deep, by a program with Landlock rules of its own (bench/opens.c): least "
+        f"of {ROUNDS}.\n\n{table(('', 'ns'), [(name, f'{nanoseconds:.0f}') for name, nanoseconds in floor.items()])}\n"
         f"A first learn of `tar` of these files: median of {ROUNDS} (least-most).\n\n{table(('', 'ms'), rows(learns))}"
     )
     plain_start, files_start = (one.median for one in starts.values())
-    _, plain_open, files_open = (one.median for one in opens.values())
+    _, plain_open, files_open, plain_empty, files_empty = (one.least for one in opens.values())
     plain_learn, files_learn = (one.median for one in learns.values())
     return Section(
         text,
         (
             Figure(f"{LINES} path lines in a start", 4, (files_start - plain_start) * 1000, " ms"),
             Figure("opening files with path lines / without", 1.05, files_open / plain_open),
+            Figure("the same without the starts", 1.05, (files_open - files_empty) / (plain_open - plain_empty)),
             Figure("learn --files / learn, on a tree of files", 1.1, files_learn / plain_learn),
         ),
     )
 
 
+def _floor(folder: Path) -> dict[str, float]:
+    """Nanoseconds of one open and close, by what Landlock has to do."""
+    program = compiled("opens.c", folder)
+    file = folder / "a/b/c/d/e/f/file"
+    file.parent.mkdir(parents=True)
+    file.write_text("text")
+    least = dict.fromkeys(FLOOR, float("inf"))
+    for _ in range(ROUNDS):
+        for name, (layers, above, handled) in FLOOR.items():
+            words = [program, file, str(layers), str(above), str(handled), str(OPENS)]
+            least[name] = min(least[name], float(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+    return least
+
+
 def _fill(folder: Path) -> None:
+    (folder / "one").mkdir()
+    (folder / "one/file").write_text("text")
     for number in range(FILES):
         path = folder / "tree" / str(number // 100) / str(number)
         path.parent.mkdir(parents=True, exist_ok=True)

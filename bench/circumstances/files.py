@@ -2,7 +2,9 @@
 
     files.py PAGE [--program NAME]
 
-Each program is learned twice, with `learn --files`, in two folders, on two files of other names and sizes.  Then it runs three
+Each program is learned twice, with `learn --files`, in two folders, on two files of other names and sizes.  It is learned again
+on the same files, as another user with another home, folder for temporary files and working folder: "another machine", which
+has to give the same lines.  Then it runs three
 times in other folders, as another user with another home and another folder for temporary files, after each of its files was
 replaced by rename: natively, and under the learned lines about files and ports alone (every call is allowed, so that nothing
 else is measured).  A run is denied if it ends otherwise than natively, says more often that something is not permitted, or
@@ -67,6 +69,8 @@ class Measured:
     """Attacks that were not stopped."""
     explained: list[str] = field(default_factory=list)
     """Of those that were stopped, the ones of which `enforce --explain` told what was not granted."""
+    differs: list[str] = field(default_factory=list)
+    """Lines that only one of two machines gives."""
     failed: str = ""
     """Why nothing was measured."""
 
@@ -114,7 +118,12 @@ class Site:
             check=False, **as_user,  # type: ignore[call-overload]
         )  # fmt: skip
         both = done.stdout + done.stderr
-        return done.returncode, len(_DENIED.findall(both)), both, _VARIES.sub(b"", done.stdout)
+        return done.returncode, len(_DENIED.findall(both)), both, self.constant(done.stdout)
+
+    @staticmethod
+    def constant(output: bytes) -> bytes:
+        """The output without what varies."""
+        return _VARIES.sub(b"", output)
 
 
 def measure(place: Place, program: Program, implant: Path) -> Measured:
@@ -122,21 +131,42 @@ def measure(place: Place, program: Program, implant: Path) -> Measured:
     name = re.sub(r"\W", "", program.name)
     policy = place.root / f"{name}.policy"
     shutil.rmtree(place.root / "sites", ignore_errors=True)
-    for name, file, size in LEARNED:
-        site = Site(place, program, name, file, size)
-        status, _, output, _ = site.run([*place.command("learn", "--files", "-q", "-o", policy), *site.words], other=False)
-        if not policy.exists() or status in (125, 126, 127):
-            found.failed = output.decode(errors="replace").strip().splitlines()[-1] if output else f"status {status}"
-            return found
-    files = parse_file(policy).policy.files
-    lines = "".join(f"{line}: {value}\n" for line, value in files.lines().items())
-    policy.write_text(f"default allow\n{lines}")
+    found.failed = _learn(place, program, policy, "", other=False)
+    if found.failed:
+        return found
+    lines = lines_alone(policy)
+    again = place.root / "again" / policy.name
+    again.parent.mkdir(exist_ok=True)
+    again.parent.chmod(0o777)
+    found.failed = _learn(place, program, again, "another machine/deeper/", other=True)
+    if found.failed:
+        return found
+    found.differs = sorted({*lines.splitlines()} ^ {*lines_alone(again).splitlines()})
+    policy.write_text(lines)
     policy.chmod(0o644)
-    found.lines = len(files.lines())
+    found.lines = lines.count("\n") - 1
     for name, file, size in ENFORCED:
         _enforce(place, program, policy, found, (name, file, size))
     _attack(place, program, policy, found, implant)
     return found
+
+
+def _learn(place: Place, program: Program, policy: Path, below: str, *, other: bool) -> str:
+    """Learn a program on two inputs, in folders below another one, as another user or not; why it could not be, or ''."""
+    for name, file, size in LEARNED:
+        site = Site(place, program, f"{below}{name}", file, size)
+        if other:
+            site.give_away()
+        status, _, output, _ = site.run([*place.command("learn", "--files", "-q", "-o", policy), *site.words], other=other)
+        if not policy.exists() or status in (125, 126, 127):
+            return output.decode(errors="replace").strip().splitlines()[-1] if output else f"status {status}"
+    return ""
+
+
+def lines_alone(policy: Path) -> str:
+    """A policy with nothing but the lines about files and ports of a learned one."""
+    lines = parse_file(policy).policy.files.lines()
+    return "default allow\n" + "".join(f"{line}: {value}\n" for line, value in lines.items())
 
 
 def _enforce(place: Place, program: Program, policy: Path, found: Measured, where: tuple[str, str, int]) -> None:
@@ -178,23 +208,28 @@ def _held(policy: Path, site: Site, path: Path) -> Right:
     return granted(whole, str(path))
 
 
-def _attack(place: Place, program: Program, policy: Path, found: Measured, implant: Path) -> None:
-    site = Site(place, program, *ENFORCED[0])
+def plant(site: Site, listening: socket.socket) -> list[str]:
+    """Put what is attacked in place; return what the implant is to try."""
     for name in (".ssh/id_ed25519", ".aws/credentials", ".bashrc", "bin/ls", "bin/new", ".config/systemd/user/old.service"):
         path = site.home / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("secret")
     shutil.copy("/usr/bin/true", site.folder / "dropped")
     site.give_away()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+    values = {"home": site.home, "folder": site.folder, "port": listening.getsockname()[1]}
+    return [attack.format(**values) for attack in ATTACKS.values()]
+
+
+def _attack(place: Place, program: Program, policy: Path, found: Measured, implant: Path) -> None:
+    site = Site(place, program, *ENFORCED[0])
     own = policy.with_name("implant.policy")
     lines = policy.read_text()
     own.write_text(f"{lines}path {implant}: read, execute\n" if "\npath " in lines else lines)
     own.chmod(0o644)
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        values = {"home": site.home, "folder": site.folder, "port": listening.getsockname()[1]}
-        tried = [attack.format(**values) for attack in ATTACKS.values()]
+        tried = plant(site, listening)
         log = site.top / "log"
         command = place.command("enforce", "--explain", "--log", log, "-p", own)
         outcome = site.run([*command, str(implant), *tried], other=True)[3].decode().split()
@@ -202,9 +237,9 @@ def _attack(place: Place, program: Program, policy: Path, found: Measured, impla
         shutil.rmtree(site.home / ".config/systemd/user", ignore_errors=True)
     if len(outcome) != len(ATTACKS):
         raise SystemExit(f"the implant was not run: {outcome}")
-    for (name, attack), result in zip(ATTACKS.items(), outcome, strict=True):
+    for name, attack, result in zip(ATTACKS, tried, outcome, strict=True):
         (found.passed if result == "ok" else found.stopped).append(name)
-        target = attack.format(**values).partition(":")[2].partition(",")[0]
+        target = attack.partition(":")[2].partition(",")[0]
         if result != "ok" and any(target in line and '"ungranted"' in line for line in told):
             found.explained.append(name)
 
@@ -225,16 +260,18 @@ def page(results: dict[str, Measured]) -> str:
     runs, denied = sum(one.runs for one in good.values()), sum(len(one.denied) for one in good.values())
     attacks = sum(len(one.stopped) + len(one.passed) for one in good.values())
     stopped = sum(len(one.stopped) for one in good.values())
+    same = sum(not one.differs for one in good.values())
     explained = sum(len(one.explained) for one in good.values())
     written, writable = sum(one.written for one in good.values()), sum(one.writable for one in good.values())
     rows = [
         f"| {name} | {'looked at' if name in SEEN else 'counted'} | {one.lines} | {len(one.denied)} of {one.runs} "
         f"| {one.written} | {one.writable} | {len(one.stopped)} of {len(one.stopped) + len(one.passed)} "
-        f"| {len(one.explained)} of {len(one.stopped)} |"
+        f"| {len(one.explained)} of {len(one.stopped)} | {'no' if one.differs else 'yes'} |"
         for name, one in good.items()
     ]
     said = {name: (*one.denied, *(f"not stopped: {it}" for it in one.passed)) for name, one in good.items()}
     notes = [f"- {name}: {text}" for name, texts in said.items() for text in texts]
+    notes += [f"- {name}, learned elsewhere, differs in `{line}`" for name, one in good.items() for line in one.differs]
     notes += [f"- {name} was not measured: {one.failed}" for name, one in results.items() if one.failed]
     return "\n".join(
         [
@@ -244,15 +281,21 @@ def page(results: dict[str, Measured]) -> str:
             "",
             f"{len(good)} programs, {runs} runs elsewhere: {denied} denied. Files that runs changed or made: {written}; of "
             f"all files in their folders, homes and folders for temporary files, their policies let them write {writable}. "
-            f"Attacks: {stopped} of {attacks} stopped, {explained} of these explained by `enforce --explain`.",
+            f"Attacks: {stopped} of {attacks} stopped, {explained} of these explained by `enforce --explain`. "
+            f"Learned by another user, with another home, TMPDIR and working folder, {same} of {len(good)} have the same "
+            "lines.",
+            "",
+            "Why more is writable than was written: a grant to a folder holds for all below it, and a program that "
+            "makes a file, or has one stand for another by renaming, needs its folder. So the input beside a new output is "
+            "writable, too; in the folder .git, where git makes lock files, so are the samples of hooks.",
             "",
             f"The attacks: {'; '.join(ATTACKS)}. Without a policy all of them succeed.",
             "",
-            "| program | | lines | denied | written | writable | attacks stopped | explained |",
-            "|---|---|---|---|---|---|---|---|",
+            "| program | | lines | denied | written | writable | attacks stopped | explained | same elsewhere |",
+            "|---|---|---|---|---|---|---|---|---|",
             *rows,
             "",
-            *(["What was denied, and what was not stopped:", "", *notes, ""] if notes else []),
+            *(["What was denied, not stopped, or not the same:", "", *notes, ""] if notes else []),
         ]
     )
 

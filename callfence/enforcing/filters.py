@@ -111,7 +111,12 @@ def files_of(policy: Policy) -> bytes:
     from policygen.files.landlock import encode
     from policygen.files.ruleset import ruleset
 
-    return encode(ruleset(policy.files))
+    truncates = False
+    if policy.files.paths is not None:
+        from policygen.files.truncating import truncates as can_truncate
+
+        truncates = can_truncate(policy)
+    return encode(ruleset(policy.files, truncates=truncates))
 
 
 def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:

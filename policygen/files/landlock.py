@@ -47,19 +47,23 @@ Later versions add nothing that a policy's `path` and `tcp` lines are made of.
 class Ruleset:
     """What a policy's lines come to, before names are looked up."""
 
-    __slots__ = ("bind", "connect", "paths")
+    __slots__ = ("bind", "connect", "paths", "truncates")
 
     def __init__(
         self,
         paths: Sequence[tuple[bytes, int]] | None,
         connect: Sequence[tuple[int, int]] | None,
         bind: Sequence[tuple[int, int]] | None,
+        *,
+        truncates: bool = True,
     ) -> None:
         self.paths = paths
         """Each path as the policy has it, and its rights; None: files are not confined."""
         self.connect = connect
         """Ranges of ports; None: not confined."""
         self.bind = bind
+        self.truncates = truncates
+        """Whether the program's filter lets it truncate what it has not opened for writing (`policygen.files.truncating`)."""
 
     def __bool__(self) -> bool:
         """Whether anything is confined."""
@@ -70,6 +74,7 @@ def encode(rules: Ruleset) -> bytes:
     """Return a ruleset as bytes, for the file of a compiled filter; b"" if nothing is confined.  `decode` reads them."""
     fields: list[bytes] = []
     if rules.paths is not None:
+        fields += [b"filtered"] * (not rules.truncates)
         fields += [b"paths", *(b"%d %s" % (access, path) for path, access in rules.paths)]
     for use, ports in ((b"connect", rules.connect), (b"bind", rules.bind)):
         if ports is not None:
@@ -81,10 +86,12 @@ def decode(content: bytes) -> Ruleset:
     """Return what was encoded.  Raises ValueError for other bytes."""
     paths: list[tuple[bytes, int]] | None = None
     ports: dict[bytes, list[tuple[int, int]]] = {}
-    part = b""
+    part, truncates = b"", True
     for field in content.split(b"\0") if content else ():
         if field == b"paths":
             part, paths = field, []
+        elif field == b"filtered" and not part:
+            truncates = False
         elif field in (b"connect", b"bind"):
             part, ports[field] = field, []
         elif paths is not None and part == b"paths":
@@ -93,7 +100,7 @@ def decode(content: bytes) -> Ruleset:
         else:
             first, _, last = field.partition(b"-")
             ports[part].append((int(first), int(last)))
-    return Ruleset(paths, ports.get(b"connect"), ports.get(b"bind"))
+    return Ruleset(paths, ports.get(b"connect"), ports.get(b"bind"), truncates=truncates)
 
 
 class Effective:
@@ -121,10 +128,12 @@ def downgrade(rules: Ruleset, version: int) -> Effective:
     if rules.paths is not None:
         if not known:
             lacking.append("keep the program from any file")
-        elif not known & TRUNCATE:
+        elif rules.truncates and not known & TRUNCATE:
             lacking.append("keep it from truncating files that it may not write (Linux 6.2)")
         if known and not known & REFER and any(access & REFER for _, access in rules.paths):
             lacking.append("let it move files from one folder to another (Linux 5.19)")
+    if not rules.truncates:
+        known &= ~TRUNCATE
     kept = {}
     for use, bit, allowed in (("connect to", CONNECT_TCP, rules.connect), ("bind", BIND_TCP, rules.bind)):
         if allowed is None or list(allowed) == [(0, MAX_PORT)]:
@@ -134,5 +143,5 @@ def downgrade(rules: Ruleset, version: int) -> Effective:
         else:
             lacking.append(f"keep it from TCP ports that it may not {use} (Linux 6.7)")
     paths = [(path, access & known) for path, access in rules.paths] if known and rules.paths is not None else None
-    effective = Ruleset(paths, kept.get(CONNECT_TCP), kept.get(BIND_TCP))
+    effective = Ruleset(paths, kept.get(CONNECT_TCP), kept.get(BIND_TCP), truncates=rules.truncates)
     return Effective(effective, known if paths is not None else 0, sum(kept), tuple(lacking))

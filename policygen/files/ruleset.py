@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from policygen.files.rights import Right
 
 
-def ruleset(files: Files) -> landlock.Ruleset:
-    """Return the rules; a line that grants nothing is none."""
+def ruleset(files: Files, *, truncates: bool = True) -> landlock.Ruleset:
+    """Return the rules; a line that grants nothing is none.  `truncates`: see `landlock.Ruleset`."""
     paths = None
     if files.paths is not None:
         paths = [(encoded(path), access(rights)) for path, rights in files.paths.items() if rights]
-    return landlock.Ruleset(paths, files.connect, files.bind)
+    return landlock.Ruleset(paths, files.connect, files.bind, truncates=truncates)
 
 
 def access(rights: Right) -> int:

@@ -377,3 +377,20 @@ def test_no_way_past_the_ports(files):
         assert files("tcp connect: none", *ways) == ["EOPNOTSUPP", "EPROTONOSUPPORT", "EPROTONOSUPPORT", "ok"]
         assert files("tcp connect: any", *ways[:2])[0] == "ok"
         assert files("tcp bind: none", *ways[:2]) == ["ok", "EPROTONOSUPPORT"]
+
+
+def test_the_filter_keeps_from_truncating_where_landlock_need_not(place, program, files):
+    """The same is denied, though by another part; and what may be written can be truncated."""
+    calls = (
+        "default errno EPERM\nimplied 1\nwrite: allow\nexecve: allow\ntruncate: errno EPERM\n"
+        "openat: flags in O_WRONLY|O_RDWR|O_TRUNC|O_CLOEXEC "
+        "&& flags & O_ACCMODE != O_RDONLY && flags & O_ACCMODE != O_ACCMODE || flags == O_RDONLY\n"
+    )
+    lines = f"path {program}: read, execute\npath ./data: read\npath ./other: read, write\n"
+    place.policy(calls + lines, "files.policy")
+    operations = ("truncate:data/a", "open-truncate:data/a", "write:data/a", "read:data/a", "open-truncate:other/a")
+    done = place.enforce("-p", "files.policy", program, *operations)
+    assert done.stdout.split() == ["EPERM", "EACCES", "EACCES", "ok", "ok"], done.stderr
+    command = [sys.executable, "-c", AS, "1", "-p", "files.policy", program, "read:data/a"]
+    done = subprocess.run(command, cwd=place.folder, env=place.environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("ok\n", ""), "so version 1 of Landlock lacks nothing for it"
