@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.files.own import own
 from callfence.judging.lines import line_of
 from callfence.judging.sarif import Result, SarifRule, sarif
 from callfence.shared.inputs import document as read
@@ -14,7 +16,7 @@ from callfence.shared.text import on_one_line, plural, printable
 from policygen.language.naming import format_call
 from policygen.review.catalogue import Level
 from policygen.review.judgement import Reason, with_reasons_before
-from policygen.review.lint import Finding, lint
+from policygen.review.lint import Finding, about_files, lint
 from tracer.abi import table
 from tracer.errors import CallfenceError
 
@@ -57,7 +59,7 @@ def main(arguments: list[str]) -> int:
             broken = True
         else:
             new = [one for one, before in with_reasons_before(old, document) if one.accepted != before] if old else []
-            kept = [one for one in lint(document) if one.level.rank >= options.level.rank]
+            kept = [one for one in _findings(document, name) if one.level.rank >= options.level.rank]
             found += [(name, document, one) for one in kept]
             excused += [(name, one) for one in kept if one in new and one.accepted]
     shown = [one for one in found if options.accepted or not one[2].accepted or (one[0], one[2]) in excused]
@@ -71,6 +73,13 @@ def main(arguments: list[str]) -> int:
     if broken:
         return 2
     return int(any(not finding.accepted for _, _, finding in found))
+
+
+def _findings(document: Document, name: str) -> list[Finding]:
+    """Those of the policy, and those that depend on where it is."""
+    if name == "-":
+        return [*lint(document)]
+    return [*lint(document), *about_files(document, own(document.policy.files, Path(name)))]
 
 
 def _old(options: argparse.Namespace, name: str) -> Document | None:

@@ -176,12 +176,17 @@ def _system() -> _Place | None:
     return _opened(SYSTEM, 0, 0o644, signed=False)
 
 
+def folder() -> str:
+    """The user's cache; "" if there is none."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
+    return f"{base}/callfence" if base.startswith("/") else ""
+
+
 def _own(*, create: bool = False) -> _Place | None:
     """The user's cache; None unless this user owns the folder and no other user can write to it."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
-    if not base.startswith("/") or os.getuid() != os.geteuid():
+    path = folder()
+    if not path or os.getuid() != os.geteuid():
         return None
-    path = base + "/callfence"
     if create:
         os.makedirs(path, 0o700, exist_ok=True)
     return _opened(path, os.geteuid(), 0o600, signed=True)

@@ -247,9 +247,12 @@ def _files(
     confining = [(one.sources[0][0], one.files) for one in compiled if one.files]
     is_audit, made = "--audit" in options.given, None
     if confining and not is_audit:
-        from enforcer.files.landlock import Confinement
+        from enforcer.files.landlock import Confinement, GrantError
 
-        made = Confinement([files for _, files in confining], environment, best_effort="--best-effort" in options.given)
+        try:
+            made = Confinement([files for _, files in confining], environment, best_effort="--best-effort" in options.given)
+        except GrantError as error:
+            raise EnforceError(f"{_place(compiled, error.path)}{error}") from error
         for remark in made.remarks:
             _say(f"enforce: {remark}", stderr)
     if is_audit or "--explain" in options.given:
@@ -261,6 +264,22 @@ def _files(
         if "--explain" in options.given:
             _say(f"enforce: --explain tells nothing of files and ports: {why or 'they are not kept'}", stderr)
     return made, None
+
+
+def _place(compiled: Sequence[Compiled], path: bytes) -> str:
+    """Where a policy has a line about a path, as `FILE:LINE: `; "" if it is not found again."""
+    from policygen.files.paths import PathError, canonical, encoded, unquoted
+
+    for name, content in (source for one in compiled for source in one.sources):
+        for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
+            word, _, rest = line.strip().partition(" ")
+            text = rest.partition('"')[2].rpartition('"')[0] if rest.startswith('"') else rest.partition(":")[0].strip()
+            try:
+                if word == "path" and encoded(canonical(unquoted(f'"{text}"') if rest.startswith('"') else text)) == path:
+                    return f"{name}:{number}: "
+            except PathError:
+                continue
+    return ""
 
 
 def _around(options: EnforceOptions, compiled: Sequence[Compiled], stderr: int) -> Surroundings | None:

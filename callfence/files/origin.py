@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from callfence.shared.text import plural, printable
-from policygen.files.generalise import is_path
+from policygen.files.generalise import is_path, learned
 from policygen.files.model import path_line
 from policygen.files.paths import covers, encoded, shown
 from policygen.files.places import PlaceError, located
+from policygen.files.review import risks
 from policygen.files.rights import NOTHING, Right, format_rights, rights_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from policygen.language.document import Document
     from policygen.recording.runs import Recording
 
+_KINDS = {
+    "ssh-keys": "key",
+    "credentials": "credential file",
+    "start-up-file": "start-up file",
+    "accounts": "account file",
+    "scheduled": "scheduled job",
+}
+"""By the id of a risk, what a file is that it is about."""
+_KEY = re.compile(rb"id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|key|p12|pfx|kdbx)")
 _MANY = 6
 """Names that are listed for a line."""
 _LOOKED_AT = 20_000
@@ -47,11 +59,12 @@ def is_about_files(text: str) -> bool:
 def origin_lines(document: Document, recording: Recording, wanted: str = "") -> Iterator[str]:
     """The lines about files and ports, or the one that is `wanted`, each with what it comes from."""
     files = document.policy.files
+    reasons = reasons_of(recording)
     for path, rights in (files.paths or {}).items():
         if wanted.removesuffix(":") in ("", path_line(path)):
             yield f"{path_line(path)}: {format_rights(rights)}"
             yield from _of_path(path, recording)
-            yield from _below(path)
+            yield from (f"  {line}" for line in beyond(path, reasons))
             yield ""
     for line, value in files.lines().items():
         if line.startswith("tcp ") and wanted.removesuffix(":") in ("", line):
@@ -70,6 +83,18 @@ def used(path: str, recording: Recording) -> list[Used]:
                 runs, executables = dict.fromkeys((*one.runs, column)), dict.fromkeys((*one.executables, executable))
                 found[name] = Used(name, one.rights | rights_of(words), tuple(runs), tuple(executables))
     return list(found.values())
+
+
+def reasons_of(recording: Recording) -> Mapping[str, str]:
+    """Return why folders are granted instead of the names in them, by path."""
+    return learned([run.files for run in recording.runs if run.files]).why
+
+
+def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
+    """Why a folder is granted, and what is below it on this machine now."""
+    if reason := reasons.get(path):
+        yield f"so the folder is granted: {reason}"
+    yield from _below(path)
 
 
 def _of_path(path: str, recording: Recording) -> Iterator[str]:
@@ -99,14 +124,40 @@ def _below(path: str) -> Iterator[str]:
     if not os.path.isdir(top):
         return
     count = executables = 0
+    special = Counter[str]()
+    places = _special(environment)
     for folder, _, names in os.walk(top):
         for name in names:
             count += 1
+            path_ = os.path.join(folder, name)
+            special.update(_kinds(path_, places))
             try:
-                executables += bool(os.lstat(os.path.join(folder, name)).st_mode & stat.S_IXUSR)
+                executables += bool(os.lstat(path_).st_mode & stat.S_IXUSR)
             except OSError:
                 continue
         if count > _LOOKED_AT:
-            yield f"  it is about everything below: more than {_LOOKED_AT:,} files now"
+            yield f"it is about everything below: more than {_LOOKED_AT:,} files now{_told(special)}"
             return
-    yield f"  it is about everything below: {plural(count, 'file')} now, {executables} of them executable"
+    yield f"it is about everything below: {plural(count, 'file')} now, {executables} of them executable{_told(special)}"
+
+
+def _special(environment: list[bytes]) -> list[tuple[bytes, str]]:
+    """Files, or folders with a slash, of a kind that a reviewer wants to know of, as risks.tsv has them."""
+    found = []
+    for risk in risks():
+        for what in risk.what if risk.id in _KINDS else ():
+            try:
+                place = located(encoded(what.removesuffix("/...")), environment)
+            except PlaceError:
+                continue
+            found.append((place + b"/" if what.endswith("/...") else place, _KINDS[risk.id]))
+    return found
+
+
+def _kinds(path: bytes, places: list[tuple[bytes, str]]) -> set[str]:
+    kinds = {kind for place, kind in places if path == place or (place.endswith(b"/") and path.startswith(place))}
+    return kinds | ({"key"} if _KEY.fullmatch(os.path.basename(path)) else set())
+
+
+def _told(special: Counter[str]) -> str:
+    return "".join(f", {plural(number, kind)}" for kind, number in sorted(special.items()))

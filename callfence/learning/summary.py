@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from callfence.files.own import own
 from callfence.learning.rehearsal.plan import Choice, plan
 from callfence.learning.sure import call_name, has_names_only, sureness
 from callfence.shared.text import command_line, plural, printable
@@ -93,7 +94,8 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         names = plural(used, "file, folder or port", "files, folders or ports")
         rows.append(("files", f"{plural(len(lines), 'line')}; this run used {names}"))
         new = {one.line for one in learned.generated.files}
-        risks = [(line, risk) for line, risk in risks_of(policy.files) if line in new and risk.level != "note"]
+        every = [*risks_of(policy.files), *own(policy.files, learned.policy)]
+        risks = [(line, risk) for line, risk in every if line in new and risk.level != "note"]
         rows += [("wide", printable(f"{line}: it {risk.grants} [{risk.id}]")) for line, risk in risks]
     if learned.existing is not None and learned.existing.policy.default != policy.default:
         rows.append(("default", f"{format_action(policy.default)}, was {format_action(learned.existing.policy.default)}"))

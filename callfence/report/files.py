@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from callfence.files.origin import used
+from callfence.files.origin import beyond, reasons_of, used
 from callfence.report.markup import Child, Html, code, element, items, join, lines
 from callfence.report.overview import badge
 from callfence.shared.text import plural
@@ -24,6 +24,7 @@ def files(report: Report) -> Html:
     granted = report.document.policy.files
     names = {path_line(path): path for path in granted.paths or {}}
     risks = risks_of(granted)
+    reasons = reasons_of(report.recording)
     parts = []
     for line, value in granted.lines().items():
         mine = [risk for of, risk in risks if of == line]
@@ -34,6 +35,7 @@ def files(report: Report) -> Html:
             those = used(names[line], report.recording)
             shown += [code(str(one)) for one in those[:_MANY]]
             shown += [f"and {plural(len(those) - _MANY, 'name')} more"] * (len(those) > _MANY)
+            shown += beyond(names[line], reasons)
         else:
             ports = {(use[1], use[2]) for run in report.recording.runs for use in run.files if use[0] == line}
             shown += [join(code(port), f" by {executable}") for port, executable in sorted(ports)]

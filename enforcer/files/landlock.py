@@ -32,14 +32,23 @@ class _PathBeneath(ffi.Structure):
     _fields_ = (("access", ffi.c_uint64), ("folder", ffi.c_int32))
 
 
+class GrantError(EnforceError):
+    """A line about a file that no rule can be made of."""
+
+    def __init__(self, path: bytes, text: str) -> None:
+        """`path`: as the policy has it."""
+        super().__init__(text)
+        self.path = path
+
+
 class Confinement:
     """The rules of one or more policies, each as the kernel has it, ready to be put on this process."""
 
     __slots__ = ("_ports", "_rulesets", "is_whole", "remarks")
 
     def __init__(self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool) -> None:
-        """Open what the rules name.  Raises EnforceError for what this kernel cannot enforce, unless `best_effort`, and for
-        names that no rule can have; and KernelError."""
+        """Open what the rules name.  Raises EnforceError for what this kernel cannot enforce, unless `best_effort`,
+        GrantError for names that no rule can have, and KernelError."""
         self.remarks: list[str] = []
         """What the user is told: one line each."""
         self.is_whole = True
@@ -56,8 +65,6 @@ class Confinement:
                 self._ports |= effective.handled_ports
                 if effective.handled_files or effective.handled_ports:
                     self._rulesets.append(self._made(effective, environment))
-        except PlaceError as error:
-            raise EnforceError(str(error)) from error
         except OSError as error:
             raise refused(error) from error
 
@@ -91,7 +98,11 @@ class Confinement:
         size = ffi.sizeof(attributes)
         ruleset = kernel.syscall("landlock_create_ruleset", _SYS_CREATE_RULESET, ffi.byref(attributes), size, 0)
         for path, access in effective.rules.paths or ():
-            self._grant(ruleset, path, located(path, environment), access)
+            try:
+                place = located(path, environment)
+            except PlaceError as error:
+                raise GrantError(path, str(error)) from error
+            self._grant(ruleset, path, place, access)
         for bit, ports in ((landlock.CONNECT_TCP, effective.rules.connect), (landlock.BIND_TCP, effective.rules.bind)):
             for first, last in ports or ():
                 for port in range(first, last + 1):
@@ -113,14 +124,15 @@ class Confinement:
             if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 if excess := access & ~(landlock.OF_A_FILE | landlock.READ_DIR):
                     words = [word for word, bits in landlock.ACCESS.items() if bits & excess]
-                    raise EnforceError(f"path {os.fsdecode(line)}: only a folder can be granted {', '.join(words)}")
+                    raise GrantError(line, f"path {os.fsdecode(line)}: only a folder can be granted {', '.join(words)}")
                 access &= landlock.OF_A_FILE
             rule = _PathBeneath(access, descriptor)
             kernel.syscall("landlock_add_rule", _SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ffi.byref(rule), 0)
         except OSError as error:
             if error.errno != errno.EBADFD:
                 raise
-            raise EnforceError(f"path {os.fsdecode(line)} is in no folder (a pipe or a socket): no rule can name it") from error
+            text = f"path {os.fsdecode(line)} is in no folder (a pipe or a socket): no rule can name it"
+            raise GrantError(line, text) from error
         finally:
             os.close(descriptor)
 

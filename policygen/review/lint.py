@@ -28,6 +28,7 @@ from tracer.abi import Arch, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from policygen.files.review import Risk
     from policygen.implied.rows import Row
     from policygen.language.document import Document
     from policygen.model import Action, Expression, Policy
@@ -228,8 +229,13 @@ def dangerous_together(document: Document) -> Iterator[Finding]:
 
 def files_and_ports(document: Document) -> Iterator[Finding]:
     """Yield the dangerous grants of `path` and `tcp` lines."""
+    yield from about_files(document, risks_of(document.policy.files))
+
+
+def about_files(document: Document, risks: Iterable[tuple[str, Risk]]) -> Iterator[Finding]:
+    """Yield the findings for risks of lines about files and ports."""
     section = [include for one in document.layout.sections.values() for include in one.includes]
-    for line, risk in risks_of(document.policy.files):
+    for line, risk in risks:
         comments = [include.comments for include in section if line in include.files.lines()]
         accepted = _why(comments[0] if comments else document.layout.files.get(line, Comments()))
         yield Finding(

@@ -211,6 +211,14 @@ def test_a_script_needs_its_interpreter(commands, place):
     assert done.ran.stdout == b"ok\n", done.ran.stderr
 
 
+def test_odd_names_are_learned_and_granted(commands, place):
+    name = os.fsdecode(b"data/a b\n\xff\"\\")
+    (place.folder / name).write_text("text")
+    lines = learn(commands, place, f"read:{name}")
+    assert r'path "./data/a b\n\xff\"\\"' in lines
+    assert enforce(commands, place, place.folder / "files.policy", f"read:{name}", "read:data/a") == ["ok", "EACCES"]
+
+
 def test_why_tells_the_names_that_a_line_comes_from(commands, place):
     learn(commands, place, "read:data/a")
     learn(commands, place, "read:data/b", "connect:9", options=())
@@ -221,9 +229,14 @@ def test_why_tells_the_names_that_a_line_comes_from(commands, place):
 path ./data: read
   ./data/a: read in run 1 by {place.folder}/files
   ./data/b: read in run 2 by {place.folder}/files
+  so the folder is granted: the names in it differ from run to run
   it is about everything below: 3 files now, 0 of them executable
 
 """
+    for name in ("data/id_rsa", "data/inner/x.pem"):
+        (place.folder / name).write_text("")
+    done = subprocess.run([*words, "path ./data"], **settings)
+    assert "5 files now, 0 of them executable, 2 keys\n" in done.stdout
     assert f"tcp connect: 9\n  9 in run 2 by {place.folder}/files\n" in subprocess.run(words, **settings).stdout
     assert subprocess.run([*words, "path ./none"], **settings).returncode == 1
 
@@ -242,6 +255,8 @@ def test_the_report_has_the_lines_and_the_names_behind_them(commands, place):
     subprocess.run(words, cwd=place.folder, env=place.environment, check=True, capture_output=True)
     page = (place.folder / "report.html").read_text()
     assert "path ./data: read</code>" in page
+    assert "so the folder is granted: the names in it differ from run to run" in page
+    assert "it is about everything below: 3 files now, 0 of them executable" in page
     assert f"./data/b: read in run 2 by {place.folder}/files</code>" in page
     assert f"<code>9</code> by {place.folder}/files" in page
 

@@ -156,6 +156,9 @@ FAILURES = (
     ("path $HOME/x: read", {"HOME": "here"}, "HOME is here, which is no whole path"),
     ("path ./data/a: create", {}, "path ./data/a: only a folder can be granted create"),
     ("path /proc/self/fd/1: read", {}, "is in no folder (a pipe or a socket)"),
+    ('path "./data/a": read, symlink', {}, "path ./data/a: only a folder can be granted symlink"),
+    ("path $TMPDIR: read", {"TMPDIR": "here"}, "TMPDIR is here, which is no whole path"),
+    ("path /dev/null: remove", {}, "path /dev/null: only a folder can be granted remove"),
 )
 
 
@@ -165,6 +168,7 @@ def test_what_cannot_be_granted_is_an_error(place, files, program, line, environ
     place.policy(f"{EVERY_CALL}path {program}: read, execute\n{line}", "files.policy")
     done = place.enforce("-p", "files.policy", program, "nothing", env=changed)
     assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("enforce: files.policy:3: ")
     assert message in done.stderr
 
 

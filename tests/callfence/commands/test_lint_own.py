@@ -1,0 +1,47 @@
+"""`callfence lint`: grants by which a program can change what confines it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+GRANTS = (
+    ("path .: write", {"own-policy", "own-recording"}),
+    ("path ./data: write", set()),
+    ("path ./it.policy: write", {"own-policy"}),
+    ("path .: read, execute", set()),
+    ("path ./.callfence: create", {"own-recording"}),
+    ("path $HOME/.cache: create, write", {"own-cache"}),
+    ("path $HOME/.cache/callfence/x: write", {"own-cache"}),
+    ("path /var/cache: remove", {"own-cache"}),
+    (f"path {ROOT}/callfence: write", {"own-installation"}),
+)
+
+
+@pytest.mark.parametrize(("line", "rules"), GRANTS)
+def test_what_confines_the_program_is_told(line: str, rules: set[str], tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text(f"{line}\n")
+    environment = {**os.environ, "HOME": f"{tmp_path}-home"}
+    environment.pop("XDG_CACHE_HOME", None)
+    words = [sys.executable, "-m", "callfence", "lint", "--level", "note", "--format", "json", "it.policy"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)["findings"]
+    assert {one["rule"] for one in found if one["rule"].startswith("own-")} == rules
+
+
+def test_a_reason_accepts_it(tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text("path .: read, remove  # why: it cleans up\n")
+    words = [sys.executable, "-m", "callfence", "lint", "it.policy"]
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+
+def test_learn_tells_it_when_it_grants_it(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "callfence", "learn", "--files", "-o", "it.policy", "touch", "new"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "path .: it can change its own policy, it.policy [own-policy]" in done.stderr
