@@ -106,16 +106,34 @@ def run(words: Words, folder: Path, home: Path | None = None) -> Spent:
     return Spent(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, text)
 
 
-def alternate(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Spread]:
+IDLE, BUSY = "idle", "one busy processor"
+LOADS = (IDLE, BUSY)
+"""What else the machine does."""
+
+
+@contextmanager
+def load(kind: str) -> Iterator[None]:
+    """While it lasts, a process computes without end, unless the machine is to be idle."""
+    if kind == IDLE:
+        yield
+        return
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
+        try:
+            yield
+        finally:
+            spinning.kill()
+
+
+def alternate(sides: Mapping[str, Callable[[], float]], rounds: int, *, warm_up: bool = True) -> dict[str, Spread]:
     """Measure each side once a round, so that a change on the machine affects all sides.
 
-    One round before the first is thrown away: it fills the caches.
+    With `warm_up`, one round before the first is thrown away: it fills the caches.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
+    for number in range(rounds + warm_up):
         for name, side in sides.items():
             spent = side()
-            if number:
+            if number >= warm_up:
                 seconds[name].append(spent)
     return {name: Spread.of(values) for name, values in seconds.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from harness import BIN, ENFORCE, LEARN, Figure, Section, alternate, run, scratch, table, timed
+from harness import BIN, ENFORCE, LEARN, LOADS, Figure, Section, alternate, load, run, scratch, table, timed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,19 +20,20 @@ def section() -> Section:
     """The measurements."""
     with scratch() as folder, scratch() as home, scratch() as empty:
         run([LEARN, "-q", "-o", "true.policy", "--", "true"], folder, home)
-        spreads = alternate(
-            {
-                LEARN_TRUE: timed([LEARN, "-q", "--fresh", "true"], folder, home),
-                "learn -q true, again": timed([LEARN, "-q", "true"], folder, home),
-                "enforce true, no filter in the cache": _uncached(folder, empty),
-                "callfence verify true.policy": timed([BIN / "callfence", "verify", "true.policy"], folder, home),
-            },
-            ROUNDS,
-        )
-    rows = [(name, spread.milliseconds()) for name, spread in spreads.items()]
+        sides = {
+            LEARN_TRUE: timed([LEARN, "-q", "--fresh", "true"], folder, home),
+            "learn -q true, again": timed([LEARN, "-q", "true"], folder, home),
+            "enforce true, no filter in the cache": _uncached(folder, empty),
+            "callfence verify true.policy": timed([BIN / "callfence", "verify", "true.policy"], folder, home),
+        }
+        spreads = {}
+        for kind in LOADS:
+            with load(kind):
+                spreads[kind] = alternate(sides, ROUNDS)
+    rows = [(name, *(spreads[kind][name].milliseconds() for kind in LOADS)) for name in sides]
     return Section(
-        f"Median of {ROUNDS} (least-most).\n\n{table(('', 'ms'), rows)}",
-        (Figure(LEARN_TRUE, 80, spreads[LEARN_TRUE].median * 1000, " ms"),),
+        f"Median of {ROUNDS} (least-most), ms.\n\n{table(('', *LOADS), rows)}",
+        tuple(Figure(f"{LEARN_TRUE} ({kind})", 80, spreads[kind][LEARN_TRUE].median * 1000, " ms") for kind in LOADS),
     )
 
 

@@ -17,8 +17,6 @@ class Workload:
     needs: tuple[str, ...] = ()
     prepare: tuple[str, ...] = ()
     """A command that is run once before."""
-    is_single: bool = False
-    """Whether it is one process that does little but call the kernel."""
 
 
 def shell(script: str) -> tuple[str, ...]:
@@ -44,9 +42,9 @@ x = [t.Thread(target=turn, args=(n,)) for n in range(8)]
 """
 
 WORKLOADS = (
-    Workload("small reads and writes (dd)", ("dd", "if=/dev/zero", "of=/dev/null", "bs=1", "count=50000"), is_single=True),
-    Workload("a tree of files (find, stat)", ("find", "/usr", "-xdev", "-size", "+100M"), is_single=True),
-    Workload("a tree of documents (tar)", ("tar", "cf", "/dev/null", "/usr/share/doc"), is_single=True),
+    Workload("small reads and writes (dd)", ("dd", "if=/dev/zero", "of=/dev/null", "bs=1", "count=50000")),
+    Workload("a tree of files (find, stat)", ("find", "/usr", "-xdev", "-size", "+100M")),
+    Workload("a tree of documents (tar)", ("tar", "cf", "/dev/null", "/usr/share/doc")),
     Workload("two processes and a pipe (tar, cat)", shell("tar cf - /usr/share/doc | cat")),
     Workload("400 short processes (sh)", shell("i=0; while [ $i -lt 400 ]; do /bin/true; i=$((i+1)); done")),
     Workload(

@@ -60,6 +60,13 @@ def test_known_calls_do_not_stop(program, learn):
     assert late[call] <= 60
 
 
+def test_a_burst_at_the_start_of_a_server_is_not_all_that_runs(program, learn):
+    """A filter for the burst would stop all calls of the children."""
+    built = program("late")
+    late = seen(learn(built, "children_after_a_burst", options=("-q", "--fresh")))
+    assert late[GETPRIORITY, str(built), 1] < 3 * 2000
+
+
 LINKS = 16
 """Executables of a chain: their filters together would have twice as many instructions as ours may take."""
 

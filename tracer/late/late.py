@@ -36,13 +36,17 @@ if TYPE_CHECKING:
 LOOK: Final = 64
 """Calls between two looks at a process."""
 QUIET: Final = 256
-"""Calls without a new observation after which a process is taken to have settled."""
+"""Calls without a new observation that a process must have made at least."""
+BURST: Final = 1024
+"""Calls without a new observation after which a process that does little besides is taken to have settled.  A shorter burst
+is often one of a start (PostgreSQL: 960 dups), and a filter of that time stops all that comes after it, in all children too."""
 BUSY: Final = LOOK * 25e-6
 """Seconds of processor time for LOOK calls below which a process does little besides; of it a stop takes some 5 us."""
 AWAKE: Final = LOOK * 1e-3
 """Seconds in which a process that does not wait makes LOOK calls, also on a machine with much else to do."""
 PRICE: Final = 4096
-"""Calls after which a process has paid as much for its stops as a filter that comes too early costs: it may get one now."""
+"""Calls without a new observation after which the processes of an executable have together paid as much for their stops as
+a filter that comes too early costs: they may get one now."""
 EACH_START: Final = 256
 """Calls of its own that a process must make for each process that it has start another executable, which inherits its filter
 and then stops at what that does not let run."""
@@ -56,11 +60,15 @@ NOTHING: Final = Free(())
 class _Executable:
     """What is known of an executable."""
 
-    __slots__ = ("counts", "filters", "settled", "starts", "version")
+    __slots__ = ("counts", "filters", "news", "quiet", "settled", "starts", "version")
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
         """Its calls, as `Tally.known` has told them."""
+        self.news = 0
+        """Observations when one of its processes was last looked at."""
+        self.quiet = 0
+        """Calls at which its processes have been looked at since there was a new one."""
         self.settled = False
         """Whether the last of its processes that has ended had brought nothing new."""
         self.starts = False
@@ -186,17 +194,19 @@ class Late:
 
     def _is_due(self, task: Task) -> bool:
         image, news, now = task.image, self._tally.news[task.executable], time.monotonic()
-        if not image.calls and image.whole and self._executable(task).is_simple:
+        known = self._executable(task)
+        if not image.calls and image.whole and known.is_simple:
             return True
         image.calls += self._look
         image.quiet = image.quiet + self._look if news == image.news else 0
+        known.quiet, known.news = known.quiet + self._look if news == known.news else 0, news
         used = processor_time(task.tgid)
         is_busy = used - image.used < BUSY and now - image.since < AWAKE
         image.news, image.since, image.used = news, now, used
-        is_settled = image.quiet >= QUIET and (is_busy or image.calls >= PRICE) and image.calls >= EACH_START * image.starts
-        if self._after is None and not is_settled:
+        has_settled = known.quiet >= PRICE or (is_busy and image.quiet >= BURST)
+        if self._after is None and not (has_settled and image.quiet >= QUIET and image.calls >= EACH_START * image.starts):
             return False
-        self._executable(task).version = None
+        known.version = None
         counts = self._known(task).counts
         if _is_often(opens_for_reading, counts):
             self._processor.disable()

@@ -307,6 +307,24 @@ static void registers(void) {
     }
 }
 
+/* A server that makes many equal calls when it starts, and then processes that do something else. */
+static void children_after_a_burst(void) {
+    for (int i = 0; i < 450; i++) {
+        getppid();
+        getpgrp();
+    }
+    for (int i = 0; i < 3; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            for (int j = 0; j < 4000; j++) {
+                rare(1);
+            }
+            _exit(0);
+        }
+        expect_end(child, 0);
+    }
+}
+
 /* Many calls on a small alternate stack; what lies around it is another's. */
 static void on_alternate_stack(int signum) {
     (void)signum;
@@ -389,4 +407,4 @@ MAIN({"mappings", mappings}, {"mappings_with_threads", mappings_with_threads}, {
      {"locked_memory", locked_memory}, {"forks_of_threads", forks_of_threads}, {"threads_in_calls", threads_in_calls},
      {"other_executable", other_executable}, {"other_executable_of_a_child", other_executable_of_a_child},
      {"calls", calls}, {"own_filter", own_filter}, {"registers", registers}, {"alternate_stack", alternate_stack},
-     {"ends_meanwhile", ends_meanwhile}, {"chain", chain})
+     {"ends_meanwhile", ends_meanwhile}, {"chain", chain}, {"children_after_a_burst", children_after_a_burst})
