@@ -15,11 +15,12 @@ import parallel
 import proof
 import recordings
 import servers
+import sharing
 import starts
 import stop
 from harness import Figure, machine, table
 
-BENCHMARKS = (learning, starts, stop, parallel, servers, memory, evidence, enforce, files, filter_cost, proof, recordings)
+BENCHMARKS = (learning, starts, stop, sharing, parallel, servers, memory, evidence, enforce, files, filter_cost, proof, recordings)
 
 
 def main(arguments: list[str]) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 
 import pytest
+from needed import require
 
 CHECKS = (
     "mappings mappings_with_threads small_stacks small_stacks_that_are_watched signals no_room locked_memory forks_of_threads "
@@ -65,6 +66,21 @@ def test_a_burst_at_the_start_of_a_server_is_not_all_that_runs(program, learn):
     built = program("late")
     late = seen(learn(built, "children_after_a_burst", options=("-q", "--fresh")))
     assert late[GETPRIORITY, str(built), 1] < 3 * 2000
+
+
+def test_a_go_program_says_what_it_says(tmp_path, plain, learn):
+    """Its calls are made on small stacks beside others', by threads that the runtime interrupts with signals."""
+    require("gron")
+    document = tmp_path / "it.json"
+    document.write_text(json.dumps([{"number": number, "text": "word " * (number % 50)} for number in range(3000)]))
+    expected = plain("gron", document)
+    assert expected.returncode == 0
+    policies = set()
+    for options in (("--every-call",), *AFTER):
+        learned = learn("gron", document, options=("-q", "--fresh", *options))
+        assert (learned.done.returncode, learned.done.stdout) == (0, expected.stdout), options
+        policies.add(learned.policy.read_bytes())
+    assert len(policies) == 1
 
 
 LINKS = 16

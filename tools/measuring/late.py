@@ -76,7 +76,7 @@ def samples() -> Iterator[Program]:
 
 
 def corpus() -> Iterator[Program]:
-    sys.path[:0] = [str(ROOT / "tests/programs"), str(ROOT / "tests/support")]
+    sys.path[:0] = [str(ROOT / folder) for folder in ("tests/programs", "tests/support", "tools")]
     from test_real_programs import GIT, PROGRAMS, Page
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="names of programs")
     parser.add_argument("--most", type=int, default=1 << 30, help="how many programs of a folder, chosen evenly")
     options = parser.parse_args()
-    rows = [TABLE]
+    print(TABLE)
     for what in options.what:
         if what in ("samples", "corpus"):
             programs = list(samples() if what == "samples" else corpus())
@@ -164,8 +164,7 @@ def main() -> None:
             for kind, keys in (("lost", one.lost), ("invented", one.invented)):
                 for key in sorted(keys, key=str):
                     print(f"{one.name}: {kind}: {key}", file=sys.stderr)
-        rows.append(row(Path(what).name, found))
-    print("\n".join(rows))
+        print(row(Path(what).name, found), flush=True)
 
 
 if __name__ == "__main__":
