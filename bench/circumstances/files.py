@@ -138,7 +138,7 @@ def measure(place: Place, program: Program, implant: Path) -> Measured:
     again = place.root / "again" / policy.name
     again.parent.mkdir(exist_ok=True)
     again.parent.chmod(0o777)
-    found.failed = _learn(place, program, again, "another machine/deeper/", other=True)
+    found.failed = _learn(place, program, again, "another-machine/deeper/", other=True)
     if found.failed:
         return found
     found.differs = sorted({*lines.splitlines()} ^ {*lines_alone(again).splitlines()})

@@ -65,7 +65,7 @@ OPTIONS = (
         ("--explain",),
         "",
         "report files and ports, too, that the policy does not grant, with the line that would: each call that opens, makes or "
-        "executes a file, connects or binds then takes some 100 us more",
+        "executes a file, connects or binds then takes some hundred microseconds more",
     ),
     (("--best-effort",), "", "run PROGRAM although this kernel cannot enforce all that the policy says of files and ports"),
     (("--quiet-kernel",), "", "no reports and no helper process: the kernel alone answers"),

@@ -30,6 +30,8 @@ def with_files(
     newest: Sequence[Use],
     existing: Document | None,
     base: Policy | None,
+    *,
+    exact: bool = False,
 ) -> Generated:
     """With what the newest run needs of files and ports; of all runs, if the policy did not confine them before.  What a
     baseline does not grant is told, and left out."""
@@ -37,7 +39,7 @@ def with_files(
         return generated
     policy, confined = generated.document.policy, existing is not None and existing.policy.files != NOT_CONFINED
     before = policy.files if confined else Files({}, (), ())
-    files = added(before, runs, newest if confined else [use for uses in runs for use in uses]).files
+    files = added(before, runs, newest if confined else [use for uses in runs for use in uses], exact=exact).files
     if base is not None:
         permitted = met(files, base.files)
         for line, more, _ in differences(permitted, files):

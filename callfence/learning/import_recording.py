@@ -95,7 +95,7 @@ def _generate(recording: Recording, existing: Document | None, name: str, option
             raise UserError(f"{name}: {error}") from error
         baseline.print_forbidden(options.within, base, forbidden(seen, base), sys.stderr)
     runs = watched(recording)
-    generated = with_files(generated, runs, [use for uses in runs for use in uses], existing, base)
+    generated = with_files(generated, runs, [use for uses in runs for use in uses], existing, base, exact=options.exact)
     for gap in generated.gaps:
         print(f"callfence import: {options.file}: {gap}", file=sys.stderr)
     return generated

@@ -86,7 +86,7 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
     def generated_from(old: Recording, whole: Recording, existing: Document | None) -> Generated:
         seen = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
         generated = _generate(prepared, seen, existing, options, (old, whole))
-        generated = _with_files(generated, whole, run, existing, prepared)
+        generated = _with_files(generated, whole, run, existing, prepared, options)
         has_start = run.complete or (existing is not None and not existing.lacks_start)
         if generated.document.lacks_start == has_start:
             return generated._replace(document=generated.document.with_start(has_start))
@@ -99,7 +99,7 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
     if added.existing != before:
         _tell_changed(prepared)
         again = _generate(prepared, added.recording.of_run(run.id), before, options)
-        again = _with_files(again, added.recording, run, before, prepared)
+        again = _with_files(again, added.recording, run, before, prepared, options)
         generated = generated._replace(new=again.new, files=again.files)
     _tell_forbidden(observations, prepared, options)
     return Learned(prepared.policy, added.recording, run, before, generated, _exact_within(before, generated, options))
@@ -130,7 +130,8 @@ def check(
         _tell_changed(prepared)
     recording = Recording((run,), observations)
     generated = _generate(prepared, observations, before, options)
-    generated = _with_scope(recording, before, _with_files(generated, Recording((run,)), run, before, prepared))
+    generated = _with_files(generated, Recording((run,)), run, before, prepared, options)
+    generated = _with_scope(recording, before, generated)
     learned = Learned(prepared.policy, recording, run, before, generated)
     _tell_forbidden(observations, prepared, options)
     is_lost = before is not None and before.policy.scope != generated.document.policy.scope
@@ -187,14 +188,20 @@ def _of_start(
 
 
 def _with_files(
-    generated: Generated, whole: Recording, run: Run, existing: Document | None, prepared: Prepared
+    generated: Generated,
+    whole: Recording,
+    run: Run,
+    existing: Document | None,
+    prepared: Prepared,
+    options: LearnOptions,
 ) -> Generated:
     """With what the run needs of files and ports, where they are learned."""
     if not prepared.with_files or not run.files:
         return generated
     from callfence.files.learned import watched, with_files
 
-    return with_files(generated, watched(whole), run.files, existing, prepared.base)
+    exact = options.exact or options.tight
+    return with_files(generated, watched(whole), run.files, existing, prepared.base, exact=exact)
 
 
 def _exact_within(before: Document | None, generated: Generated, options: LearnOptions) -> str:

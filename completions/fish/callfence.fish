@@ -97,7 +97,7 @@ complete -c callfence -n '_shtab_callfence_using enforce' -l no-cache -d 'compil
 complete -c callfence -n '_shtab_callfence_using enforce' -l log -xka "(__fish_complete_path (commandline -ct))" -d 'append violations to FILE, one JSON object a line, instead of standard error'
 complete -c callfence -n '_shtab_callfence_using enforce' -l no-evidence -d 'do not report what pointers point to: file names, addresses of sockets, commands'
 complete -c callfence -n '_shtab_callfence_using enforce' -l audit -d 'report violations but allow them: enforce nothing'
-complete -c callfence -n '_shtab_callfence_using enforce' -l explain -d 'report files and ports, too, that the policy does not grant, with the line that would: each call that opens, makes or executes a file, connects or binds then takes some 100 us more'
+complete -c callfence -n '_shtab_callfence_using enforce' -l explain -d 'report files and ports, too, that the policy does not grant, with the line that would: each call that opens, makes or executes a file, connects or binds then takes some hundred microseconds more'
 complete -c callfence -n '_shtab_callfence_using enforce' -l best-effort -d 'run PROGRAM although this kernel cannot enforce all that the policy says of files and ports'
 complete -c callfence -n '_shtab_callfence_using enforce' -l quiet-kernel -d 'no reports and no helper process: the kernel alone answers'
 complete -c callfence -n '_shtab_callfence_using enforce' -l die-with-parent -d 'kill PROGRAM when the process that started enforce ends'

@@ -64,7 +64,7 @@ complete -c enforce -n _shtab_enforce_using -l no-cache -d 'compile the policy, 
 complete -c enforce -n _shtab_enforce_using -l log -xka "(__fish_complete_path (commandline -ct))" -d 'append violations to FILE, one JSON object a line, instead of standard error'
 complete -c enforce -n _shtab_enforce_using -l no-evidence -d 'do not report what pointers point to: file names, addresses of sockets, commands'
 complete -c enforce -n _shtab_enforce_using -l audit -d 'report violations but allow them: enforce nothing'
-complete -c enforce -n _shtab_enforce_using -l explain -d 'report files and ports, too, that the policy does not grant, with the line that would: each call that opens, makes or executes a file, connects or binds then takes some 100 us more'
+complete -c enforce -n _shtab_enforce_using -l explain -d 'report files and ports, too, that the policy does not grant, with the line that would: each call that opens, makes or executes a file, connects or binds then takes some hundred microseconds more'
 complete -c enforce -n _shtab_enforce_using -l best-effort -d 'run PROGRAM although this kernel cannot enforce all that the policy says of files and ports'
 complete -c enforce -n _shtab_enforce_using -l quiet-kernel -d 'no reports and no helper process: the kernel alone answers'
 complete -c enforce -n _shtab_enforce_using -l die-with-parent -d 'kill PROGRAM when the process that started enforce ends'

@@ -41,11 +41,11 @@ class Learned(NamedTuple):
     """By path of a grant that a rule has made: the reason."""
 
 
-def learned(runs: Sequence[Iterable[Use]]) -> Learned:
-    """Return what these runs need; the order of the runs does not matter."""
+def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> Learned:
+    """Return what these runs need; the order of the runs does not matter.  `exact`: each name that they used, as it is."""
     parsed = [_names(run) for run in runs]
     why: dict[str, str] = {}
-    for rule in RULES:
+    for rule in EXACT if exact else RULES:
         parsed = rule(parsed, why)
     whole: Names = {}
     for names in parsed:
@@ -172,6 +172,9 @@ RULES: tuple[Callable[[list[Names], dict[str, str]], list[Names]], ...] = (
     of_moves,
 )
 
+EXACT = (of_moves,)
+"""What even those names need: without it, a run that is repeated could be denied what it did."""
+
 
 def _moved(names: Names, move: Callable[[str, Right], tuple[str, Right]]) -> Names:
     """Return the names with some rights of each moved to where `move` says; the others stay."""
@@ -196,14 +199,14 @@ def trees() -> dict[str, str]:
     return {path: reason for path, reason in rows}  # noqa: C416 -- dict() would take lists for pairs, as mypy says
 
 
-def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use]) -> Learned:
+def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, exact: bool = False) -> Learned:
     """Return the files with what the newest of the runs needs beyond them; what they do not confine stays so.
 
     Of what the runs need together, only those grants are added that the newest one has use for.
     """
     uses = list(newest)
     missing = [path for path, rights in _names(uses).items() if rights & ~granted(files.grants, path)]
-    found = learned(runs)
+    found = learned(runs, exact=exact)
     grants = {path: rights for path, rights in found.files.grants.items() if any(covers(path, one) for one in missing)}
     ports = [ranges(_ports([uses], use)) for use in ("connect", "bind")]
     made = extended(files, Files(grants or None, *ports))

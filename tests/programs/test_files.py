@@ -170,6 +170,18 @@ def test_a_later_run_adds_what_it_needs_and_names_that_vary_become_their_folder(
     assert (place.folder / "files.policy").read_text() == before
 
 
+def test_exact_is_each_name_that_was_used(commands, place):
+    for number in range(9):
+        (place.folder / f"data/{number}").write_text("")
+    operations = [*(f"read:data/{number}" for number in range(9)), "read:/usr/share/dict", "read:/usr/lib/os-release"]
+    lines = learn(commands, place, *operations, options=("--files", "--exact"))
+    assert [line for line in lines if "data" in line] == [f"path ./data/{number}" for number in range(9)]
+    assert "path /usr/lib/os-release" in lines
+    lines = learn(commands, place, "read:data/a", "create:home/new", options=("--exact",))
+    assert lines["path ./data/a"] == "read"
+    assert lines["path $HOME"] == "write, create", "nothing narrower grants a new name"
+
+
 def test_a_check_finds_new_files(commands, place):
     learn(commands, place, "read:data/a")
     policy = place.folder / "files.policy"

@@ -222,3 +222,39 @@ def test_names_of_another_namespace_are_not_taken_for_ours(place):
     done = place.enforce("-p", "files.policy", "--explain", "unshare", "--mount", "--propagation", "unchanged", *write)
     assert "Permission denied" in done.stderr
     assert not_granted(done) == []
+
+
+PHASED = """
+import select
+def write(name):
+    try:
+        open(name, "w").close()
+        print("ok")
+    except OSError:
+        print("denied")
+for name in ("other/1", "other/2"):
+    write(name)
+    select.poll().poll(1)
+"""
+
+
+def test_in_every_phase(run, place):
+    """Before the last one, the helper is asked by ptrace; then by its listener."""
+    run("path ./data: read", "nothing")
+    (place.folder / "it.py").write_text(PHASED)
+    command = [sys.executable, "-I", "-S", "it.py"]
+    learn = [sys.executable, "-m", "callfence", "learn", "-q", "--files", "-o", "it.policy", *command]
+    subprocess.run(learn, cwd=place.folder, env=place.environment, check=True, capture_output=True)
+    lines = (place.folder / "it.policy").read_text().splitlines()
+    assert "path ./other: write, create" in lines
+    lines.remove("path ./other: write, create")
+    after = next(number for number, line in enumerate(lines) if line.startswith("implied"))
+    lines.insert(after + 1, "phase serving after poll")
+    (place.folder / "it.policy").write_text("\n".join([*lines, "poll: allow", "setuid: allow until serving", ""]))
+    for name in ("1", "2"):
+        (place.folder / "other" / name).unlink()
+    for option, outcome, verb in (("--explain", "denied", "denied"), ("--audit", "ok", "would deny")):
+        done = place.enforce("-p", "it.policy", option, *command)
+        assert done.stdout.split() == [outcome] * 2, done.stderr
+        assert not_granted(done) == ["path ./other: write, create"] * 2
+        assert all(part in done.stderr for part in (f"enforce: {verb} openat", " in start: ", " in serving: "))
