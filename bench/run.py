@@ -11,16 +11,18 @@ import files
 import filter_cost
 import learning
 import memory
-import parallel
+import processors
 import proof
 import recordings
 import servers
-import sharing
 import starts
 import stop
 from harness import Figure, machine, table
 
-BENCHMARKS = (learning, starts, stop, sharing, parallel, servers, memory, evidence, enforce, files, filter_cost, proof, recordings)
+BENCHMARKS = (
+    *(learning, starts, stop, processors, servers, memory, evidence),
+    *(enforce, files, filter_cost, proof, recordings),
+)
 
 
 def main(arguments: list[str]) -> None:
