@@ -17,7 +17,6 @@ from enforcer.arming import inject, install
 from enforcer.arming.detour import Detour
 from enforcer.arming.stage import DATUM
 from enforcer.errors import ArmError, GoneError
-from enforcer.reporting.caller import Caller
 from enforcer.reporting.process import status as status_of
 from tracer import linux
 from tracer.errors import KernelError
@@ -255,7 +254,8 @@ class Follower:
 
     def _is_ready(self, pid: int, call: tuple[int, int]) -> bool:
         """Whether the call tells a service manager that the program is ready."""
-        from tracer.abi.ready import is_ready  # with tables, which most programs do without
+        from enforcer.reporting.caller import Caller  # with tables, which most programs do without
+        from tracer.abi.ready import is_ready
 
         caller = Caller(pid, self._tasks[pid].pid)
         try:

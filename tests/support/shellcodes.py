@@ -70,7 +70,7 @@ SHELLCODES = (
              files="path /tmp/sh: write, create"),
     Shellcode("append to sudoers", ("open 0 O_WRONLY|O_CREAT|O_APPEND 0o644", "write 3 0 40"), only_reads_or_writes=True,
              files="path /etc/sudoers: write"),
-    Shellcode("remove a file", ("unlink",)),
+    Shellcode("remove a file", ("unlink",), files="path /etc/shadow: remove"),
     Shellcode("kill everything", ("kill -1 SIGKILL",)),
     Shellcode("kill one process", ("kill 4242 SIGKILL",)),
     Shellcode("fork bomb", ("fork", "fork")),
