@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import servers
-from harness import ENFORCE, LEARN, Figure, Section, Spread, Words, alternate, compiled, run, scratch, table
+from harness import ENFORCE, LEARN, Figure, Section, Words, alternate, compiled, run, scratch, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    Command = Callable[[Path, int], Words]
 
 TITLE = "phases"
 STARTS = 20
@@ -27,15 +29,17 @@ def section() -> Section:
     """The measurements."""
     starts, began = _starts()
     rows, served = [], list[Figure]()
+    calls = _calls()
     for name, (command, load) in servers.SERVERS.items():
         row, found = _serving(name, command, load)
         rows.append(row)
         served += found
     text = (
         f"Starting a program without a library that makes no further call, or {CALLS:,}, and then the trigger: least of "
-        f"{STARTS}, in ms.\n\n{starts}\nServers after the trigger, both at the same time, loaded in turn, median of {ROUNDS} "
-        f"(least-most); nothing traces those who serve.\n\n"
-        + table(("", "requests a second: phases", "without", "us of processor time a request: phases", "without"), rows)
+        f"{STARTS}, in ms.\n\n{starts}\nA call after the trigger, least of {STARTS}, in ns.\n\n{calls}\nServers after the "
+        f"trigger, started and loaded in turn, median of {ROUNDS} (least-most); the processor time, least of {ROUNDS}, is that "
+        "of the processes that serve, which nothing traces.\n\n"
+        + table(("", "requests a second: without", "phases", "us of processor time a request: without", "phases"), rows)
     )
     return Section(text, (*began, *served))
 
@@ -43,9 +47,7 @@ def section() -> Section:
 def _starts() -> tuple[str, list[Figure]]:
     with scratch() as folder:
         program = compiled("phases.c", folder, "-static")
-        entries = "mmap: allow{}\nmprotect: allow\nreadlinkat: allow\n"
-        (folder / "with.policy").write_text("implied 1\nphase serving after poll\n" + entries.format(" until serving"))
-        (folder / "without.policy").write_text("implied 1\n" + entries.format(""))
+        _write_policies(folder)
 
         def start(policy: str, calls: int) -> Callable[[], float]:
             words = (ENFORCE, "-p", f"{policy}.policy", "--", program, str(calls))
@@ -65,37 +67,51 @@ def _starts() -> tuple[str, list[Figure]]:
     return table(("phases", "no call", f"{CALLS:,} calls"), rows), figures
 
 
+def _calls() -> str:
+    """What a call costs after the trigger."""
+    with scratch() as folder:
+        program = compiled("phases.c", folder, "-static")
+        _write_policies(folder)
+        found: dict[str, list[list[float]]] = {"without": [], "with": []}
+        for _ in range(STARTS):
+            for policy, times in found.items():
+                words = (ENFORCE, "-p", folder / f"{policy}.policy", "--", program, "0", "100000")
+                times.append([float(word) for word in servers.said(words).split()])
+    least = {policy: [f"{min(column):.0f}" for column in zip(*times, strict=True)] for policy, times in found.items()}
+    header = ("phases", "getppid", "fcntl, whose argument the filter compares")
+    return table(header, [(name, *one) for name, one in least.items()])
+
+
+def _write_policies(folder: Path) -> None:
+    entries = "mmap: allow{}\nmprotect: allow\nreadlinkat: allow\n"
+    (folder / "with.policy").write_text("implied 1\nphase serving after poll\n" + entries.format(" until serving"))
+    (folder / "without.policy").write_text("implied 1\n" + entries.format(""))
+
+
 def _serving(
-    name: str, command: Callable[[Path, int], Words], load: Callable[[int], float]
+    name: str, command: Command, load: Callable[[int], float]
 ) -> tuple[tuple[str, ...], list[Figure]]:
-    with scratch() as folder, ExitStack() as stack:
-        ports, pids = dict[str, int](), dict[str, list[int]]()
-        for side in ("phases", "without"):
-            place, ports[side] = folder / side, servers.free_port()
-            place.mkdir()
-            words = command(place, ports[side])
-            policy = place / "it.policy"
-            servers.measured((LEARN, "-q", "--phases", "-o", policy, "--", *words), ports[side], load)
-            if side == "without":
-                lines = policy.read_text().replace(" until serving", "").splitlines(keepends=True)
-                policy.write_text("".join(line for line in lines if not line.startswith("phase ")))
-            stack.enter_context(servers.running((ENFORCE, "-p", policy, "--", *words), ports[side]))
-            load(ports[side])
-            pids[side] = _serving_in(str(ports[side]), str(place))
-        rates: dict[str, list[float]] = {side: [] for side in ports}
-        spent: dict[str, list[float]] = {side: [] for side in ports}
+    with scratch() as folder:
+        sides = {side: _learned(folder / side, command, load, keeps=side == "phases") for side in ("without", "phases")}
+        rates: dict[str, list[float]] = {side: [] for side in sides}
+        spent: dict[str, list[float]] = {side: [] for side in sides}
 
         def loaded(side: str) -> float:
-            before, began = _spent(pids[side]), time.monotonic()
-            rate = load(ports[side])
-            rates[side].append(rate)
-            spent[side].append((_spent(pids[side]) - before) / (rate * (time.monotonic() - began)))
+            """One server's life: two that live longer differ by where their memory is."""
+            words, port = sides[side]
+            with servers.running(words, port):
+                load(port)
+                pids = _serving_in(str(port), str(folder / side))
+                before, began = _spent(pids), time.monotonic()
+                rate = load(port)
+                rates[side].append(rate)
+                spent[side].append((_spent(pids) - before) / (rate * (time.monotonic() - began)))
             return rate
 
-        found = alternate({side: lambda side=side: loaded(side) for side in ports}, ROUNDS)  # type: ignore[misc]
-    processor = {side: Spread.of(values[1:]) for side, values in spent.items()}
-    shown = [f"{found[side].median:,.0f} ({found[side].least:,.0f}-{found[side].most:,.0f})" for side in ports]
-    shown += [f"{processor[side].median * 1e6:.1f}" for side in ports]
+        found = alternate({side: lambda side=side: loaded(side) for side in sides}, ROUNDS)  # type: ignore[misc]
+    processor = {side: min(values[1:]) for side, values in spent.items()}
+    shown = [f"{found[side].median:,.0f} ({found[side].least:,.0f}-{found[side].most:,.0f})" for side in sides]
+    shown += [f"{processor[side] * 1e6:.2f}" for side in sides]
     figures = [
         Figure(
             f"{name}, requests a second: phases / without",
@@ -106,11 +122,24 @@ def _serving(
         Figure(
             f"{name}, processor time of a request: without / phases",
             SERVING,
-            _ratio(spent["without"], spent["phases"]),
+            processor["without"] / processor["phases"],
             is_floor=True,
         ),
     ]
     return (name, *shown), figures
+
+
+def _learned(place: Path, command: Command, load: Callable[[int], float], *, keeps: bool) -> tuple[Words, int]:
+    """A confined server, its phases kept or taken out of its policy, and its port."""
+    port = servers.free_port()
+    place.mkdir()
+    words, policy = command(place, port), place / "it.policy"
+    servers.measured((LEARN, "-q", "--phases", "-o", policy, "--", *words), port, load)
+    assert "\nphase serving" in policy.read_text()
+    if not keeps:
+        lines = policy.read_text().replace(" until serving", "").splitlines(keepends=True)
+        policy.write_text("".join(line for line in lines if not line.startswith("phase ")))
+    return (ENFORCE, "-p", policy, "--", *words), port
 
 
 def _ratio(above: Sequence[float], below: Sequence[float]) -> float:
@@ -125,7 +154,7 @@ def _serving_in(*marks: str) -> list[int]:
         with suppress(OSError):  # it has ended
             folder = Path(f"/proc/{pid}")
             status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
-            said = (folder / "cmdline").read_text().replace("\0", " ")
+            said = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")
             is_helper = os.path.basename(os.readlink(folder / "exe")).startswith("python")
             if not is_helper and (int(status["PPid"]) in mine or any(mark in said for mark in marks)):
                 mine.add(pid)

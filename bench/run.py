@@ -11,6 +11,7 @@ import files
 import filter_cost
 import learning
 import memory
+import phases
 import processors
 import proof
 import recordings
@@ -21,7 +22,7 @@ from harness import Figure, machine, table
 
 BENCHMARKS = (
     *(learning, starts, stop, processors, servers, memory, evidence),
-    *(enforce, files, filter_cost, proof, recordings),
+    *(enforce, phases, files, filter_cost, proof, recordings),
 )
 
 
