@@ -8,6 +8,7 @@ import stat
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from callfence.judging.symbols import Site
 from callfence.shared.text import plural, printable
 from policygen.files.generalise import is_path, learned
 from policygen.files.model import path_line
@@ -31,6 +32,7 @@ _KINDS = {
 }
 """By the id of a risk, what a file is that it is about."""
 _KEY = re.compile(rb"id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|key|p12|pfx|kdbx)")
+_SITES = 2
 _MANY = 6
 """Names that are listed for a line."""
 _LOOKED_AT = 20_000
@@ -45,11 +47,14 @@ class Used(NamedTuple):
     runs: tuple[int, ...]
     """From 1."""
     executables: tuple[str, ...]
+    sites: tuple[str, ...] = ()
+    """Where calls came from whose recorded evidence has the name; they may be few of many."""
 
     def __str__(self) -> str:
         runs = ", ".join(map(str, self.runs))
-        where = f"run{'s' * (len(self.runs) > 1)} {runs}"
-        return printable(f"{shown(self.path)}: {format_rights(self.rights)} in {where} by {', '.join(self.executables)}")
+        where = f"run{'s' * (len(self.runs) > 1)} {runs} by {', '.join(self.executables)}"
+        where += f" at {', '.join(self.sites)}" if self.sites else ""
+        return printable(f"{shown(self.path)}: {format_rights(self.rights)} in {where}")
 
 
 def is_about_files(text: str) -> bool:
@@ -82,7 +87,19 @@ def used(path: str, recording: Recording) -> list[Used]:
                 one = found.get(name, Used(name, NOTHING, (), ()))
                 runs, executables = dict.fromkeys((*one.runs, column)), dict.fromkeys((*one.executables, executable))
                 found[name] = Used(name, one.rights | rights_of(words), tuple(runs), tuple(executables))
-    return list(found.values())
+    return [one._replace(sites=_sites(one, recording)) for one in found.values()]
+
+
+def _sites(used: Used, recording: Recording) -> tuple[str, ...]:
+    """Where the calls of a name, or of names in a folder, came from, as far as the evidence has the name."""
+    name = used.path.replace("$HOME", "~", 1)  # evidence.facts.Places
+    found: dict[str, None] = {}
+    for one in recording.observations:
+        if one.executable in used.executables:
+            names = (fact.partition('="')[2].rstrip('"') for fact in one.evidence)
+            if any(text == name or text.startswith(f"{name}/") for text in names):
+                found.setdefault(str(Site.parse(one.site) or one.site))
+    return tuple(found)[:_SITES]
 
 
 def reasons_of(recording: Recording) -> Mapping[str, str]:
