@@ -1,13 +1,16 @@
 /* A server in small: each word of its command line is a step, whose result it prints.
  *
- * socket: make a socket.  poll, epoll, ppoll, sigsuspend: wait, each in a way that would show if the call was not made as given.
+ * socket: make a socket.  poll, epoll, pselect, accept, sigsuspend: wait, each in a way that would show if the call was not made
+ * as given.
  * thread: start a thread that waits for `wake`, which lets it make a socket.  fork: a child does the remaining steps.
  * notify, say: send READY=1 as sd_notify(3) does, or another message, and receive it.  write: write it, on standard error.
  * exec: execute itself for the remaining steps.  daemon: a child in a session of its own does them.  traceme: ask to be traced.
  * serve: wait for a moment, and remove a file if SIGTERM comes.
  * status: the tracer and the number of filters.  wait: read a byte.  enter: as include/callfence.h does.
  */
+#define _GNU_SOURCE
 #include "../../../include/callfence.h"
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -16,7 +19,9 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ptrace.h>
+#include <sys/select.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -79,6 +84,47 @@ static void polled(void) {
     (void)!read(pipes[0], &byte, 1);
 }
 
+static void selected(void) {
+    struct sigaction action = {.sa_handler = handler};
+    struct timespec moment = {0, 30000000};
+    sigset_t blocked, none;
+    fd_set set;
+    sigaction(SIGUSR1, &action, NULL);
+    sigemptyset(&none);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
+    FD_ZERO(&set);
+    FD_SET(pipes[0], &set);
+    long before = milliseconds();
+    say("pselect", pselect(pipes[0] + 1, &set, NULL, NULL, &moment, NULL));
+    say("waited", milliseconds() - before >= 30);
+    raise(SIGUSR1);
+    FD_SET(pipes[0], &set);
+    say("pselect", pselect(pipes[0] + 1, &set, NULL, NULL, NULL, &none));  /* its mask lets the signal in */
+    say("caught", caught == SIGUSR1);
+}
+
+static void accepted(void) {
+    struct sockaddr_un name = {.sun_family = AF_UNIX}, peer;
+    socklen_t size = sizeof name, got = sizeof peer;
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0);
+    char text[8] = "";
+    bind(listener, (struct sockaddr *)&name, sizeof(sa_family_t));  /* the kernel chooses a name */
+    getsockname(listener, (struct sockaddr *)&name, &size);
+    listen(listener, 1);
+    connect(client, (struct sockaddr *)&name, size);
+    memset(&peer, 0xff, sizeof peer);
+    int server = accept4(listener, (struct sockaddr *)&peer, &got, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    say("accept4", server >= 0 && peer.sun_family == AF_UNIX && got == sizeof(sa_family_t));
+    say("flags", fcntl(server, F_GETFD) == FD_CLOEXEC && fcntl(server, F_GETFL) & O_NONBLOCK);
+    (void)!write(client, "hello", 5);
+    say("read", read(server, text, sizeof text) == 5 && !strcmp(text, "hello"));
+    close(listener);
+    close(client);
+    close(server);
+}
+
 static void epolled(void) {
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = 0x123456789abcdefULL}, got[2];
     memset(got, 0, sizeof got);
@@ -123,6 +169,8 @@ int main(int count, char **steps) {
         else if (!strcmp(step, "poll")) polled();
         else if (!strcmp(step, "epoll")) epolled();
         else if (!strcmp(step, "sigsuspend")) suspend();
+        else if (!strcmp(step, "pselect")) selected();
+        else if (!strcmp(step, "accept")) accepted();
         else if (!strcmp(step, "thread")) pthread_create(&thread, NULL, threaded, NULL);
         else if (!strcmp(step, "wake")) { (void)!write(pipes[1], "x", 1); pthread_join(thread, NULL); }
         else if (!strcmp(step, "status")) status();
