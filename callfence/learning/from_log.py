@@ -32,31 +32,15 @@ if TYPE_CHECKING:
     from policygen.model import Policy
     from policygen.recording.observation import Observation
 
-_NAMED = 4
-"""Most programs that a message names."""
-
 
 def read_logs(command: str, policy: Path, logs: Sequence[str]) -> Recording:
-    """The violations of a policy in logs of any number of machines; prints their gaps, and which may be of another program.
-
-    Raises UserError, OSError."""
+    """The violations of a policy in logs of any number of machines; prints their gaps.  Raises UserError, OSError."""
     given = FormatOptions(policy=policy.name)
     read = [read_log("violations", log, given) for log in logs]
     for log, recording in zip(logs, read, strict=True):
         for gap in dict.fromkeys(gap for run in recording.runs for gap in run.gaps):
             print(printable(f"callfence {command}: {log}: {gap}"), file=sys.stderr)
-        if others := _strangers(policy, recording):
-            what = f"of {', '.join(others)}, which the recording of {policy.name} does not have: is it another program's?"
-            print(printable(f"callfence {command}: {log}: {what}"), file=sys.stderr)
     return merge(*read)
-
-
-def _strangers(policy: Path, log: Recording) -> list[str]:
-    """The programs of a log, the first few, if the policy's recording has none of them."""
-    path = recording_path(policy)
-    known = {one.executable for one in recording_file.load(path).observations} if path.exists() else set()
-    found = {one.executable for one in log.observations}
-    return sorted(found)[:_NAMED] if known and not known & found else []
 
 
 def still_denied(policy: Policy, recording: Recording, only: Collection[str] = ()) -> Recording:

@@ -101,7 +101,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         rows.append(("default", f"{format_action(policy.default)}, was {format_action(learned.existing.policy.default)}"))
     rows += _signals(learned)
     if policy.implied and learned.generated.implied:
-        kinds = plural(learned.generated.implied, "kind of call that grants", "kinds of calls that grant")
+        kinds = plural(learned.generated.implied, "kind of call that grants", "kinds of call that grant")
         rows.append(("implied", f"{kinds} nothing beyond it (callfence show --implied)"))
     rows += _phases(learned)
     if learned.exact_within:

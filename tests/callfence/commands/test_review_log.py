@@ -163,19 +163,3 @@ def test_a_log_that_does_not_fit_changes_nothing(folder: Path, log: str, said: s
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, said in done.stderr) == (2, "", True), done.stderr
     assert (folder / "app.policy").read_text() == POLICY
-
-
-def test_a_log_of_another_program_is_told(folder: Path) -> None:
-    """One under a policy of the same name.  It may also be a program that this one has begun to start."""
-    words = [*CALLFENCE, "review", "--no-terminal", "app.policy", "--log", "log"]
-
-    def errors() -> str:
-        return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60, check=False).stderr
-
-    assert errors() == ""
-    (folder / "seen").write_text(violation("rmdir", 1))
-    assert subprocess.run([*CALLFENCE, "allow", "app.policy", "--log", "seen"], cwd=folder, check=False).returncode == 0
-    assert errors() == ""
-    (folder / "log").write_text(LOG.replace("/usr/bin/app", "/usr/bin/oth\\u001ber"))
-    what = r"callfence review: log: of /usr/bin/oth\x1ber, which the recording of app.policy does not have"
-    assert errors() == f"{what}: is it another program's?\n"
