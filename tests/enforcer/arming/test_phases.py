@@ -77,14 +77,15 @@ def test_audit_says_the_phase(phased, place):
 
 @pytest.mark.parametrize(
     ("trigger", "step"),
-    [("poll", "poll"), ("epoll_wait", "epoll"), ("rt_sigsuspend", "sigsuspend"), ("pselect6", "pselect"), ("accept4", "accept")],
-)
+    [
+        ("poll", "poll"), ("epoll_wait", "epoll"), ("rt_sigsuspend", "sigsuspend"), ("pselect6", "pselect"), ("accept4", "accept"),
+    ],
+)  # fmt: skip
 def test_the_trigger_does_what_it_does_otherwise(phased, place, trigger, step):
     expected = subprocess.run(["./phased", step, step], cwd=place.folder, capture_output=True, text=True, check=False).stdout
-    sockets = "accept4: allow\nbind: allow\nconnect: allow\nlisten: allow\npselect6: allow\nsocket: allow\ngetppid: allow until serving\n"
-    done = phased(step, step, trigger=trigger, entries=sockets)
+    sockets = "".join(f"{name}: allow\n" for name in ("accept4", "bind", "connect", "listen", "pselect6", "socket"))
+    done = phased(step, step, trigger=trigger, entries=f"{sockets}getppid: allow until serving\n")
     assert (done.stdout, done.stderr) == (expected, "")
-    assert " 0 " not in expected.replace("poll 0 ", "").replace("pselect 0 ", "").replace("epoll_wait 0 ", "")
 
 
 def test_all_threads_enter_it(phased):
