@@ -78,7 +78,8 @@ def test_audit_says_the_phase(phased, place):
 @pytest.mark.parametrize(
     ("trigger", "step"),
     [
-        ("poll", "poll"), ("epoll_wait", "epoll"), ("rt_sigsuspend", "sigsuspend"), ("pselect6", "pselect"), ("accept4", "accept"),
+        ("poll", "poll"), ("epoll_wait", "epoll"), ("rt_sigsuspend", "sigsuspend"), ("pselect6", "pselect"),
+        ("accept4", "accept"),
     ],
 )  # fmt: skip
 def test_the_trigger_does_what_it_does_otherwise(phased, place, trigger, step):
