@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from enforcer import ffi, kernel
 from policygen.files.needs import File
@@ -89,7 +90,7 @@ def is_tcp(process: int, descriptor: int) -> bool:
 def interpreter(path: bytes) -> bytes:
     """Return the file that the kernel executes to run another one: of a script, or the dynamic loader; b"" for none."""
     try:
-        with open(path, "rb") as file:
+        with open(_regular(path), "rb") as file:
             head = file.read(_HEAD)
             if head.startswith(b"#!"):
                 return head[2:].partition(b"\n")[0].strip().partition(b" ")[0].partition(b"\t")[0]
@@ -108,6 +109,17 @@ def interpreter(path: bytes) -> bytes:
     except (OSError, IndexError):
         pass
     return b""
+
+
+def _regular(path: bytes) -> int:
+    """Open a file for reading if it is a regular one: opening another can have effects, or last for ever."""
+    found = os.open(path, _OPEN)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EACCES, "no regular file")
+        return os.open(b"/proc/self/fd/%d" % found, os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
 
 
 def _half(head: bytes, at: int) -> int:

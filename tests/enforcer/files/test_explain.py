@@ -224,6 +224,14 @@ def test_names_of_another_namespace_are_not_taken_for_ours(place):
     assert not_granted(done) == []
 
 
+def test_what_is_executed_is_opened_only_if_it_is_a_file(run, place):
+    """Opening a FIFO would stop the helper for ever."""
+    os.mkfifo(place.folder / "data/fifo", 0o755)
+    done = run("path ./data: read", "execute:data/fifo", "read:other/a", timeout=30)
+    assert done.stdout.split()[-1] == "EACCES"
+    assert not_granted(done)[-1] == "path ./other/a: read"
+
+
 PHASED = """
 import select
 def write(name):
