@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness import LEARN, Figure, Section, alternate, computed, require, run, scratch, table
-from workloads import WORKLOADS
+from programs.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from workloads import Workload
+    from programs.workloads import Workload
 
 TITLE = "Evidence"
 ROUNDS = 7

@@ -11,7 +11,7 @@ import statistics
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness import BUSY, IDLE, LEARN, LOADS, Figure, Section, Spread, alternate, load, require, run, scratch, table, timed
-from workloads import WORKLOADS, Workload
+from programs.workloads import WORKLOADS, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

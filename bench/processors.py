@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from harness import LEARN, LOADS, Figure, Section, alternate, compiled, load, scratch, table, timed
-from workloads import WORKLOADS
+from programs.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from pathlib import Path
