@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from callfence.shared.files import working_folder
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
-from enforcer.files.tcp import FAST_OPEN_ERROR, MSG_FASTOPEN, PROTOCOL_ERROR, PROTOCOLS
+from enforcer.files.tcp import FAST_OPEN_ERROR, PROTOCOL_ERROR
 from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SENDING, SOCKETS, Pair, address, made_socket, numbers, wanted
+from policygen.files.landlock import MSG_FASTOPEN, PROTOCOLS
 from policygen.files.needs import needs
 from policygen.files.places import OWN_FOLDERS, PlaceError, located, named
 from policygen.files.rights import NOTHING, Right, format_rights

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 
 from enforcer.shield import assembled
+from policygen.files.landlock import MSG_FASTOPEN, PROTOCOLS
 from tracer import linux
 
 TYPE_CHECKING = False
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 _LD, _JEQ, _JSET, _JA = 0x20, 0x15, 0x45, linux.BPF_JA  # BPF_JMP|BPF_JSET|BPF_K (linux/bpf_common.h)
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # struct seccomp_data, linux/seccomp.h
-MSG_FASTOPEN = 0x20000000  # linux/socket.h
-PROTOCOLS = (262, 256)  # IPPROTO_MPTCP, IPPROTO_SMC (linux/in.h)
 FAST_OPEN_ERROR, PROTOCOL_ERROR = errno.EOPNOTSUPP, errno.EPROTONOSUPPORT
 """net/ipv4/tcp.c tcp_sendmsg_fastopen(), net/ipv4/af_inet.c inet_create()."""
 

@@ -156,8 +156,6 @@ def numbers(names: Sequence[str]) -> dict[tuple[int, int], str]:
 
 
 PATH_CALLS = tuple(_CALLS)
-WATCHED_CALLS = (*PATH_CALLS, *SOCKETS, *NEW_ROOTS, "socket", *SENDING)
-"""Calls that are looked at when files and ports are learned."""
 
 
 def wanted(name: str, arguments: Sequence[int], read: Callable[[int, int], bytes]) -> Sequence[Wanted | Pair]:

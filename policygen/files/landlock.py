@@ -16,6 +16,9 @@ OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 """What a rule about a file that is no folder may have; the kernel refuses others (security/landlock/fs.c, ACCESS_FILE)."""
 BIND_TCP, CONNECT_TCP = 1, 2  # LANDLOCK_ACCESS_NET_*
 MAX_PORT = 65535
+MSG_FASTOPEN = 0x20000000  # linux/socket.h: sendto(2) and its kin then connect
+PROTOCOLS = (262, 256)
+"""IPPROTO_MPTCP, IPPROTO_SMC (linux/in.h): sockets that become TCP.  Landlock looks at neither of these."""
 
 ACCESS = {
     "read": READ_FILE | READ_DIR,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.files.calls import WATCHED_CALLS
+from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SOCKETS
+from policygen.files.calls import SENDING as SENDING_FLAGS
+from policygen.files.landlock import MSG_FASTOPEN, PROTOCOLS
 from policygen.files.model import NOT_CONFINED
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
@@ -12,6 +14,7 @@ from policygen.implied.expand import expanded
 from policygen.learning.floor import OPAQUE
 from policygen.learning.scope import SENDING
 from policygen.model import (
+    ABSTRACT,
     ALLOW,
     ENOSYS,
     SIGNALS,
@@ -64,7 +67,7 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     unwatched = dict(UNWATCHED)
     unwatched |= dict.fromkeys(SENDING, Always(False)) if SIGNALS in scopes(policy.scope) else {}
     # A filter sees neither names nor ports.
-    unwatched |= dict.fromkeys(WATCHED_CALLS, Always(False)) if policy.files != NOT_CONFINED else {}
+    unwatched |= _named(policy) if policy.files != NOT_CONFINED else {}
     entries = {arch: _known(arch, section, unwatched, triggers) for arch, section in policy.entries.items()}
     stopping = replace(policy, entries=entries, default=_NOTIFY, unknown=_NOTIFY)
     instructions = bpf.decode(compile_policy(stopping, report=True))
@@ -72,6 +75,16 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     return bpf.encode(
         [one._replace(k=stop) if one.code == bpf.RET | bpf.K and one.k == notify else one for one in instructions]
     )
+
+
+def _named(policy: Policy) -> dict[str, Expression]:
+    """When calls need not be looked at that name files, ports and sockets."""
+    names = {**dict.fromkeys((*PATH_CALLS, *SOCKETS, *NEW_ROOTS), Always(False))}
+    plain = And(tuple(Condition(2, Operator.NE, protocol) for protocol in PROTOCOLS))
+    sends = {name: Condition(index, Operator.MASKED, 0, MSG_FASTOPEN) for name, index in SENDING_FLAGS.items()}
+    if ABSTRACT in scopes(policy.scope):  # whose socket an address in memory is
+        return {**names, "socket": plain, **dict.fromkeys(sends, Always(False))}
+    return {**names, "socket": plain, **sends}
 
 
 def _known(

@@ -1,0 +1,38 @@
+"""Which known calls stop in a warm run of a policy that confines files and ports."""
+
+from __future__ import annotations
+
+import pytest
+
+from policygen.filter import bpf
+from policygen.language.document import parse
+from policygen.learning.warm import recording_filter
+from tracer.abi import Arch, Event, table
+
+STOP = 0x7FF00001
+TEXT = "openat: allow\nread: allow\nconnect: allow\nsendto: allow\nsendmsg: allow\nsocket: allow\nchroot: allow\n"
+FILES, FAST = "path /: read\n", 0x20000000
+CASES = (
+    # settings and lines, call, arguments, whether it stops
+    ("", "openat", (), False),
+    (FILES, "openat", (), True),
+    (FILES, "read", (), False),
+    ("tcp bind: none\n", "connect", (), True),
+    (FILES, "sendto", (3, 0, 1, 0x4000), False),
+    (FILES, "sendto", (3, 0, 1, FAST), True),
+    (FILES, "sendmsg", (3, 0, FAST | 1), True),
+    (FILES, "socket", (2, 1, 6), False),
+    (FILES, "socket", (2, 1, 262), True),
+    (FILES, "chroot", (), True),
+    (f"scope abstract sockets\n{FILES}", "sendto", (3, 0, 1, 0), True),
+    ("scope abstract sockets\n", "sendto", (3, 0, 1, 0), False),
+)
+
+
+@pytest.mark.parametrize(("lines", "name", "arguments", "stops"), CASES)
+def test_what_stops(lines: str, name: str, arguments: tuple[int, ...], stops: bool) -> None:
+    program = recording_filter(parse(lines + TEXT).policy, STOP)
+    number = table(Arch.X86_64).by_name[name].number
+    a, b, c, d, e, f = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
+    answer = bpf.run(program, Event(Arch.X86_64.audit, number, (a, b, c, d, e, f)))
+    assert (answer == STOP) == stops
