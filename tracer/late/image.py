@@ -41,6 +41,7 @@ class Image:
         "quiet",
         "since",
         "starts",
+        "stops",
         "synchronised",
         "threads",
         "used",
@@ -66,6 +67,8 @@ class Image:
         self.news = 0
         """Observations of the executable at that time."""
         self.news_at_start = 0
+        self.stops = 0
+        """Calls that its task had made when it began."""
         self.whole = False
         """Whether it began with an execve, so that it shows what the executable does from its start on."""
         self.threads = 1

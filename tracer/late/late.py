@@ -60,7 +60,7 @@ NOTHING: Final = Free(())
 class _Executable:
     """What is known of an executable."""
 
-    __slots__ = ("counts", "filters", "news", "quiet", "settled", "starts", "version")
+    __slots__ = ("calls", "counts", "filters", "news", "quiet", "settled", "starts", "version")
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
@@ -71,8 +71,10 @@ class _Executable:
         """Calls at which its processes have been looked at since there was a new one."""
         self.settled = False
         """Whether the last of its processes that has ended had brought nothing new."""
-        self.starts = False
-        """Whether one of its processes has started another executable."""
+        self.calls = 0
+        """Calls of its processes that have ended and had no filter."""
+        self.starts = 0
+        """How often they have started another executable, of which little was known."""
         self.version: object = None
         self.filters: dict[tuple[Free | None, bool, bool], tuple[bytes, Free]] = {}
         """Filters of this version, by what the earlier filters of a task let run, and by what may run (`watched.may_run`)."""
@@ -81,7 +83,7 @@ class _Executable:
     @property
     def is_simple(self) -> bool:
         """Whether its next process can be given a filter at once."""
-        return self.settled and not self.starts
+        return self.settled and self.calls >= EACH_START * self.starts
 
 
 class Late:
@@ -142,14 +144,15 @@ class Late:
             child.image.plan, child.image.left = Plan(plan.filter, plan.free, plan.area), 0  # it has a copy of that memory
 
     def executed(self, task: Task, before: str) -> None:
-        self._note_end(task.image, before)
+        self._note_end(task, before)
         if before != task.executable and not self._executable(task).settled:
             maker = task.image.maker
             while maker is not None:
                 maker.starts += 1
                 maker = maker.maker
-            self._executables.setdefault(before, _Executable()).starts = True
+            self._executables.setdefault(before, _Executable()).starts += task.free is None
         task.image = Image(self._look)
+        task.image.stops = task.stops
         task.image.whole = True
         task.image.news = task.image.news_at_start = self._tally.news[task.executable]
         if task.other_filter:
@@ -164,12 +167,14 @@ class Late:
     def dropped(self, task: Task) -> None:
         task.image.threads -= 1
         if not task.image.threads:
-            self._note_end(task.image, task.executable)
+            self._note_end(task, task.executable)
 
-    def _note_end(self, image: Image, executable: str) -> None:
+    def _note_end(self, task: Task, executable: str) -> None:
+        image = task.image
         if image.whole:
             known = self._executables.setdefault(executable, _Executable())
             known.settled = image.news_at_start == self._tally.news[executable] and executable != "?"
+            known.calls += task.stops - image.stops if task.free is None else 0
             image.whole = False
 
     # -- at the entry of a call under PTRACE_SYSCALL, before it is counted
