@@ -68,6 +68,15 @@ def test_a_burst_at_the_start_of_a_server_is_not_all_that_runs(program, learn):
     assert late[GETPRIORITY, str(built), 1] < 3 * 2000
 
 
+def test_an_executable_that_seldom_starts_another_gets_its_filter_at_its_start(program, learn, tmp_path):
+    """The first of twenty processes with 300 calls each has started another executable."""
+    built = program("late")
+    often, other = (shutil.copy(built, tmp_path / name) for name in ("often", "other"))
+    late = seen(learn(built, "seldom_starts", often, other, options=("-q", "--fresh")))
+    assert late[GETPRIORITY, str(other), 1] >= 1
+    assert late[GETPRIORITY, str(often), 1] < 5 * 300
+
+
 def test_a_go_program_says_what_it_says(tmp_path, plain, learn):
     """Its calls are made on small stacks beside others', by threads that the runtime interrupts with signals."""
     require("gron")

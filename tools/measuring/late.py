@@ -67,8 +67,8 @@ class Compared(NamedTuple):
     invented: frozenset[Key] = frozenset()
 
 
-def samples() -> Iterator[Program]:
-    build = Path(tempfile.mkdtemp(prefix="late-samples-"))
+def samples(build: Path) -> Iterator[Program]:
+    """Those that are compiled are put into a folder."""
     subprocess.run(["make", "--silent", "-C", ROOT / "samples", f"BUILD={build}"], check=True)
     yield from (Program(path.name, (str(path),)) for path in sorted(build.iterdir()) if os.access(path, os.X_OK))
     yield from (Program(path.stem, ("python3", str(path))) for path in sorted((ROOT / "samples").glob("*.py")))
@@ -145,9 +145,14 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=1 << 30, help="how many programs of a folder, chosen evenly")
     options = parser.parse_args()
     print(TABLE)
+    with tempfile.TemporaryDirectory(prefix="late-samples-") as build:
+        measure(options, Path(build))
+
+
+def measure(options: argparse.Namespace, build: Path) -> None:
     for what in options.what:
         if what in ("samples", "corpus"):
-            programs = list(samples() if what == "samples" else corpus())
+            programs = list(samples(build) if what == "samples" else corpus())
         else:
             paths = sorted(path.resolve() for path in Path(what).iterdir() if os.access(path, os.X_OK) and path.is_file())
             programs = [Program(path.name, (str(path),)) for path in paths]

@@ -307,6 +307,31 @@ static void registers(void) {
     }
 }
 
+/* Processes of one executable, of which the first one starts another. */
+static void start(char *file, char *check, char *argument) {
+    pid_t child = fork();
+    if (child == 0) {
+        execl(file, file, check, argument, (char *)NULL);
+        _exit(1);
+    }
+    expect_end(child, 0);
+}
+
+static void some_calls(void) {
+    for (int i = 0; i < 300; i++) {
+        rare(1);
+    }
+    if (arguments[2] != NULL) {
+        start(arguments[2], "calls", NULL);
+    }
+}
+
+static void seldom_starts(void) {
+    for (int i = 0; i < 20; i++) {
+        start(arguments[2], "some_calls", i == 0 ? arguments[3] : NULL);
+    }
+}
+
 /* A server that makes many equal calls when it starts, and then processes that do something else. */
 static void children_after_a_burst(void) {
     for (int i = 0; i < 450; i++) {
@@ -407,4 +432,5 @@ MAIN({"mappings", mappings}, {"mappings_with_threads", mappings_with_threads}, {
      {"locked_memory", locked_memory}, {"forks_of_threads", forks_of_threads}, {"threads_in_calls", threads_in_calls},
      {"other_executable", other_executable}, {"other_executable_of_a_child", other_executable_of_a_child},
      {"calls", calls}, {"own_filter", own_filter}, {"registers", registers}, {"alternate_stack", alternate_stack},
-     {"ends_meanwhile", ends_meanwhile}, {"chain", chain}, {"children_after_a_burst", children_after_a_burst})
+     {"ends_meanwhile", ends_meanwhile}, {"chain", chain}, {"children_after_a_burst", children_after_a_burst},
+     {"some_calls", some_calls}, {"seldom_starts", seldom_starts})
