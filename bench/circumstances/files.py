@@ -289,7 +289,8 @@ def page(results: dict[str, Measured]) -> str:
             "makes a file, or has one stand for another by renaming, needs its folder. So the input beside a new output is "
             "writable, too; in the folder .git, where git makes lock files, so are the samples of hooks.",
             "",
-            f"The attacks: {'; '.join(ATTACKS)}. Without a policy all of them succeed.",
+            f"The attacks: {'; '.join(ATTACKS)}. Without a policy all of them succeed. (The unit stands for a crontab, which a "
+            "user can change only by the set-group-ID program crontab.)",
             "",
             "| program | | lines | denied | written | writable | attacks stopped | explained | same elsewhere |",
             "|---|---|---|---|---|---|---|---|---|",

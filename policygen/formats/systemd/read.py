@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from policygen.files.model import Files
@@ -19,6 +18,7 @@ from policygen.formats.carved import at, carved
 from policygen.formats.effect import NATIVE
 from policygen.formats.systemd.groups import IMPLIED, KNOWN, groups
 from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy
+from policygen.values import replace
 from tracer.abi import constants, table
 
 if TYPE_CHECKING:
