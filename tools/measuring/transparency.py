@@ -23,8 +23,12 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LIBRARIES = ("-ldl", "-lrt", "-lutil", "-lm")
 SUCCESS = "EXIT-SUCCESS"
@@ -149,18 +153,18 @@ def recorded_calls(path: Path) -> set[int]:
     return {-1 - row["number"] if row["arch"] == 0x40000003 else row["number"] for row in rows if "arch" in row}
 
 
-def summary(results: list[Result]) -> str:
+def summary(results: list[Result], tools: Sequence[str]) -> str:
     passing = [result for result in results if kept(result, "plain") and kept(result, "again")]
     groups = {
         "all": passing,
         "about tasks, signals, restarts, filters": [result for result in passing if RELEVANT.search(result.name)],
     }
-    lines = ["| programs | pass plainly | strace -f keeps | learn keeps | enforce keeps |", "|---|---|---|---|---|"]
+    lines = [f"| programs | pass plainly | {' | '.join(f'{tool} keeps' for tool in tools)} |", "|---" * (2 + len(tools)) + "|"]
     for title, group in groups.items():
-        counts = [sum(kept(result, tool) for result in group) for tool in TOOLS]
+        counts = [sum(kept(result, tool) for result in group) for tool in tools]
         lines.append(f"| {title} | {len(group)} | {' | '.join(map(str, counts))} |")
-    for tool in TOOLS:
-        lost = sorted(f"{one.name} ({one.verdicts.get(tool, ['not run'])[0]})" for one in passing if not kept(one, tool))
+    for tool in tools:
+        lost = sorted(f"{one.name} ({one.verdicts[tool][0]})" for one in passing if not kept(one, tool))
         lines += ["", f"Not kept by {tool}: {', '.join(lost) or 'none'}"]
     compared = [result for result in passing if result.compared and kept(result, "strace") and kept(result, "learn")]
     equal = sum(not result.only_strace and not result.only_learn for result in compared)
@@ -184,7 +188,7 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(lambda program: examine(program, options.seconds, options.tools), programs))
     (options.folder / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    print(summary(results))
+    print(summary(results, options.tools))
 
 
 if __name__ == "__main__":
