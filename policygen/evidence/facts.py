@@ -102,10 +102,16 @@ def is_library(fact: Fact) -> bool:
 
 def makes(event: Event, values: Mapping[int, Value]) -> str:
     """The path that a call makes as mkstemp(3) and mkdtemp(3) do: a file if there is none, a folder for oneself; or ""."""
+    place = made_at(event)
+    return resolved(values[place]) if place in values else ""
+
+
+def made_at(event: Event) -> int:
+    """The place of the path that a call makes so; -1 if it makes none."""
     for index, bits, all_of in _making(event.arch, event.number):
-        if event.arguments[index] & bits == all_of and index - 1 in values:
-            return resolved(values[index - 1])
-    return ""
+        if event.arguments[index] & bits == all_of:
+            return index - 1
+    return -1
 
 
 @cache
@@ -244,16 +250,30 @@ class _Tree(dict[str, "_Tree"]):
 class Union:
     """The union of facts (`join`), as they come."""
 
-    __slots__ = ("_trees",)
+    __slots__ = ("_trees", "_wide")
 
     def __init__(self) -> None:
         self._trees: dict[tuple[str, str], _Tree] = {}
         """By the argument's name and the sort of its value."""
+        self._wide: tuple[bytes, ...] | None = ()
+        """See `wide`; None if that is to be found out."""
 
     def add(self, fact: Fact) -> bool:
         """Whether that changed the union."""
         name, sort, parts = fact
-        return _add(self._trees.setdefault((name, sort), _Tree()), parts, sort)
+        is_new = _add(self._trees.setdefault((name, sort), _Tree()), parts, sort)
+        if is_new:
+            self._wide = None
+        return is_new
+
+    @property
+    def wide(self) -> tuple[bytes, ...]:
+        """How absolute paths begin that tell nothing new, because there are many below that folder."""
+        if self._wide is None:
+            many = [parts[1:-1] for _, sort, parts in self if sort == "path" and parts[0] + parts[-1] == f"/{MANY}"]
+            folders = ["/".join(parts) for parts in many if parts]
+            self._wide = tuple(f"/{folder}/".encode() for folder in folders if not {"*", "\\"} & {*folder})
+        return self._wide
 
     def __iter__(self) -> Iterator[Fact]:
         return ((*head, parts) for head, tree in self._trees.items() for parts in _leaves(tree, ()))

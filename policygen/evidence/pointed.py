@@ -107,10 +107,10 @@ def _path(event: Event, index: int, address: int, caller: Caller) -> Value | Non
     data = _string(caller, address, LONGEST)
     if data is None:
         return None
-    return Value("path", (escaped(data),), "" if data.startswith(b"/") else escaped(_folder(event, index, caller)))
+    return Value("path", (escaped(data),), "" if data.startswith(b"/") else escaped(folder(event, index, caller)))
 
 
-def _folder(event: Event, index: int, caller: Caller) -> str:
+def folder(event: Event, index: int, caller: Caller) -> str:
     """Where a relative path begins: at the descriptor before it, or in the working folder."""
     before = arguments(event.arch, event.number)[index - 1] if index else None
     descriptor = AT_FDCWD

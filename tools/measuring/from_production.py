@@ -30,8 +30,8 @@ start and one stop, without a single request. Then it ran under `enforce --audit
 [learning-a-server.md](learning-a-server.md) says: requests and errors, reload, rotation of its logs, load, a crash. One command
 (`callfence review POLICY --log LOG`) asked about each thing that the log has and the policy lacks; all were accepted here. Then
 the server was enforced while it did all of that again and more, with more clients, in another order: nothing was denied, so the
-log is empty. (nginx's workers have become another user, so their memory may not be read: their call sites are those in libc, and
-names are addresses.)
+log is empty. (nginx's workers have become another user, so their memory may not be read: their call sites are libc's, and names
+are addresses.)
 
 The scripts are in [tests/programs/servers](../tests/programs/servers). This page is what `tools/measuring/from_production.py`
 prints, and what was typed in it is what that program runs. `tests/programs/test_from_production.py` goes the same way with a
