@@ -45,8 +45,9 @@ _AT_ONCE = ("callfence.", "enforcer.", "policygen.reading", "tracer.errors", "tr
 it saves at a violation."""
 _SELDOM = (
     "enforcer.arming.detour", "enforcer.arming.early", "enforcer.arming.phases", "enforcer.arming.surroundings",
-    "enforcer.files.landlock", "enforcer.files.lookup", "enforcer.files.granted", "enforcer.reporting.instead",
-    "enforcer.reporting.report", "enforcer.reporting.repeated", "enforcer.reporting.violation", "enforcer.files.unreachable",
+    "enforcer.files.granted", "enforcer.files.landlock", "enforcer.files.lookup", "enforcer.files.tcp",
+    "enforcer.files.unreachable", "enforcer.reporting.instead",
+    "enforcer.reporting.report", "enforcer.reporting.repeated", "enforcer.reporting.violation",
 )
 """Of those, what few starts import."""
 
