@@ -61,6 +61,15 @@ def test_of_what_is_known_nothing_is_recorded_and_nothing_is_rewritten(tmp_path:
     assert executed[0] == executed[1] == executed[2] != []
 
 
+def test_where_nothing_is_new_no_evidence_is_looked_for(tmp_path: Path) -> None:
+    words = [sys.executable, "-X", "importtime", *LEARN[1:], "-q", "ls", "/"]
+    loaded = [
+        "policygen.evidence" in subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
+        for _ in range(2)
+    ]
+    assert loaded == [True, False]
+
+
 def test_a_policy_by_hand_gets_its_floor_even_if_nothing_is_new(tmp_path: Path) -> None:
     (tmp_path / "it.policy").write_text("default allow\n")
     assert learn(tmp_path, "true", options=("-q",)).returncode == 0
