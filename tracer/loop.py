@@ -328,6 +328,8 @@ class Loop:
     def _left(self, task: Task) -> None:
         """At a call's exit."""
         task.counted = False
+        if self.injector is None and not task.installing:
+            return
         with contextlib.suppress(PtraceError):
             if self.injector is not None:
                 self.injector.left(task)
