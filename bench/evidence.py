@@ -1,4 +1,4 @@
-"""What share of a first learn's processor time goes into evidence: counted within each run, so that other load matters little."""
+"""The share of evidence in the processor time of a first learn, counted within each run, so that other load matters little."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def section() -> Section:
         shares.append(100 * part / whole)
         rows.append([workload.name, f"{part * 1e3:.1f}", f"{whole * 1e3:.0f}", f"{shares[-1]:.1f}"])
     text = (
-        f"Milliseconds of processor time, of the run of {ROUNDS} with the least share: following pointers and loading what does\n"
-        "that, of all that `learn` and the program take.  A run in which nothing is new does neither.\n\n"
+        f"Milliseconds of processor time, of the run of {ROUNDS} with the least share: following pointers and\n"
+        "loading what does that, of all that `learn` and the program take.  A run in which nothing is new does neither.\n\n"
         f"{table(('workload', 'evidence', 'first learn', 'per cent'), rows)}"
     )
     return Section(text, (Figure("evidence in a first learn's processor time: the worst", MOST, max(shares), " %"),))

@@ -45,7 +45,7 @@ class Folded:
         self.place = order(key)
         self.columns: list[int] = []
         self.counts: list[int] = []
-        self.evidence: set[str] = set()
+        self.evidence: tuple[str, ...] = ()
         self.after: set[int] = set()
         self.last: Rest | None = None
         """What was added last."""
@@ -56,7 +56,8 @@ class Folded:
         """`earliest`: the first run of those that are counted with this."""
         if rest is not self.last:
             self.last = rest
-            self.evidence.update(rest.evidence)
+            if rest.evidence != self.evidence:  # else, and of one recording, nothing is to be joined
+                self.evidence = joined((*self.evidence, *rest.evidence)) if self.evidence else rest.evidence
             self.after.update(rest.after)
         if earliest <= self.first[0]:
             self.first = min(self.first, (earliest, rest.site, rest.example))
@@ -65,7 +66,7 @@ class Folded:
         row = [0] * runs
         for at, count in zip(self.columns, self.counts, strict=True):
             row[at] = max(row[at], count)
-        return Observation(*self.key, tuple(row), *self.first[1:], joined(self.evidence), tuple(sorted(self.after)))
+        return Observation(*self.key, tuple(row), *self.first[1:], self.evidence, tuple(sorted(self.after)))
 
 
 class Folding:
