@@ -1,4 +1,4 @@
-/* phases BEFORE [AFTER]: makes so many calls, then one that waits for nothing and is the trigger of a phase.  After it, it makes
+/* calls BEFORE [AFTER]: makes so many calls, then one that waits for nothing and is the trigger of a phase.  After it, it makes
  * as many getppid, and as many fcntl, as AFTER says, and prints the nanoseconds of processor time that one of each took.
  */
 #include <fcntl.h>
