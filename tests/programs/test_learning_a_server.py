@@ -19,14 +19,21 @@ TIMEOUT = 300
 
 
 @pytest.mark.parametrize(
-    ("server", "packages"),
-    [("nginx", ("nginx", "curl", "procps")), ("redis", ("redis-server", "redis-tools"))],
-    ids=["nginx", "redis"],
+    ("server", "options", "packages"),
+    [
+        ("nginx", (), ("nginx", "curl", "procps")),
+        ("nginx", ("--phases",), ("nginx", "curl", "procps")),
+        ("redis", (), ("redis-server", "redis-tools")),
+        ("redis", ("--phases",), ("redis-server", "redis-tools")),
+    ],
+    ids=["nginx", "nginx-phases", "redis", "redis-phases"],
 )
-def test_no_denial_after_the_recipe(server: str, packages: tuple[str, ...], commands: Commands, shown_path: Path) -> None:
+def test_no_denial_after_the_recipe(
+    server: str, options: tuple[str, ...], packages: tuple[str, ...], commands: Commands, shown_path: Path
+) -> None:
     require(*packages)
     policy, log = shown_path / "server.policy", shown_path / "log"
-    for part, command in (("recipe", commands.learning(policy)), ("everything", commands.enforcing(policy, log))):
+    for part, command in (("recipe", commands.learning(policy, *options)), ("everything", commands.enforcing(policy, log))):
         ran = commands.plain(
             ["bash", SCRIPTS / f"{server}.sh", part, *command], shown_path, timeout=TIMEOUT,
             env={**commands.environment, "PORT": free_port(), "UPSTREAM": free_port()},
@@ -34,6 +41,7 @@ def test_no_denial_after_the_recipe(server: str, packages: tuple[str, ...], comm
         assert ran.returncode == 0, f"{part}: {ran.stderr.decode()}{commands.violations(log)}"
     assert commands.violations(log) == []
     assert "implied 1" in policy.read_text()
+    assert ("phase serving after epoll_wait\n" in policy.read_text()) is bool(options)
 
 
 def free_port() -> str:
