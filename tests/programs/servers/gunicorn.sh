@@ -70,7 +70,7 @@ recipe)
 everything)
     gunicorn_; plain; stop
     gunicorn_; requests; reload; rotate; together 200 1 201 / -d text=eggs; together 12 1 201 /upload -F 'file=@upload;filename=c'
-    workers; reload; together 30 10 201 / -d text=ham; stop
+    workers; reload; together 30 10 201 / -d text=ham; together 20 500 404 /missing; stop
     gunicorn_; requests; stop INT
     gunicorn_; plain; stop QUIT
     ;;

@@ -53,7 +53,7 @@ recipe)
 everything)
     node_; plain; stop
     node_; requests; idle; together 50 50 200 /; together 10 6 200 /work; together 20 10 200 /hash; together 20 5 200 /file/a
-    rotate; stop INT
+    rotate; together 20 500 200 /; stop INT
     node_; requests; rotate; stop
     ;;
 esac

@@ -59,6 +59,11 @@ load() {
     pgbench -n -c "$1" -j 2 -T "$2" >>answers 2>&1 || fail "pgbench: $(tail -1 answers)"
 }
 
+# transactions CLIENTS EACH: after load
+transactions() {
+    pgbench -n -c "$1" -j 2 -t "$2" >>answers 2>&1 || fail "pgbench: $(tail -1 answers)"
+}
+
 reload() {
     kill -HUP "$(pid)"
     sql 'SELECT pg_reload_conf()' 'SELECT pg_rotate_logfile()'
@@ -97,7 +102,7 @@ recipe)
     postgres_; plain; maintenance; stop INT
     ;;
 everything)
-    postgres_; plain; load 8 6; maintenance; requests; stop INT
+    postgres_; plain; load 8 6; transactions 8 1250; maintenance; requests; stop INT
     postgres_; requests; reload; load 8 4; stop
     postgres_; plain; load 8 3; crash
     postgres_; plain; maintenance; backend_dies; stop QUIT

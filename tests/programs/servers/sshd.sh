@@ -43,9 +43,13 @@ get $PWD/data/uploaded $PWD/data/back" | sftp -q -F none -P "$PORT" -i data/key 
     bash -c "exec 3<>/dev/tcp/127.0.0.1/$PORT; printf 'nonsense\r\n' >&3; timeout 5 cat <&3 >/dev/null" || true
 }
 
+listened_more_than() { [ "$(grep -c 'Server listening' out)" -gt "$1" ]; }
+
 reload() {
+    local before
+    before=$(grep -c 'Server listening' out)
     kill -HUP "$(pid)"
-    eventually ready
+    eventually listened_more_than "$before"
     plain
 }
 
