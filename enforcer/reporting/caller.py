@@ -11,8 +11,8 @@ from tracer.unwind.walk import Maps, Registers, outside
 
 _MAPS = 1 << 22
 """Bytes of /proc/PID/maps that are read: a program may have many times more."""
-_TRIES, _PAUSE = 20, 0.0005
-"""How often, and how many seconds apart, it is looked whether a task has come to wait."""
+_PAUSES = tuple(0.0005 * 2**number for number in range(9))
+"""Seconds between looks at whether a task has come to wait: a quarter of a second in all, on a machine that is very busy."""
 
 
 class Caller:
@@ -83,12 +83,12 @@ class Caller:
 
         It may still be on its way to where it waits: then the file says `running`.  Raises OSError, ValueError.
         """
-        for _ in range(_TRIES):
+        for pause in _PAUSES:
             with open(f"/proc/{self.ids[0]}/syscall", "rb", buffering=0) as file:
                 fields = file.read(512).split()
             if len(fields) > 2:
                 return int(fields[-2], 16)
-            time.sleep(_PAUSE)
+            time.sleep(pause)
         return 0
 
 
