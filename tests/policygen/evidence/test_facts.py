@@ -6,7 +6,7 @@ import json
 
 import pytest
 from calls import event
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policygen.evidence.facts import Places, Varying, facts, join, makes, parse, places, text
@@ -41,6 +41,7 @@ def texts(value: Value, where: Places, varying: Varying) -> list[str]:
     return [text(fact) for fact in facts(OPENAT, {1: value}, where, varying)]
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["path", "text", "unix"]),
     st.binary(max_size=40).map(escaped) | st.text("/.ab1*@", max_size=30).map(escaped),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from calls import event
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policygen.language.document import parse
@@ -51,6 +51,7 @@ def test_an_observation_is_read_back(call: str) -> None:
     assert back == seen
 
 
+@settings(deadline=None)  # the first example loads tables
 @given(st.lists(st.sampled_from(CALLS)), st.randoms())
 def test_lines_may_come_in_any_order_and_twice(calls: list[str], random: object) -> None:
     """As git's union of two files leaves them."""

@@ -91,6 +91,7 @@ in_libc = st.integers(0, 1 << 21).map(lambda at: span(LINES[0])[0] + at)
 
 
 @needs_glibc
+@settings(deadline=None)
 @given(st.integers(0, 499), st.lists(words | in_libc, max_size=64), words)
 def test_a_stack_of_any_content_is_walked_to_an_end(step: int, values: list[int], bp: int) -> None:
     begin, top = span(LINES[0])[0], 1 << 40
