@@ -107,6 +107,12 @@ def _number(pattern: str, words: Words) -> float:
     return float(found[1])
 
 
+WHY = """\
+A process has its filter after some hundreds of calls (tracer/late/late.py). What stops always: processes of PostgreSQL wake one
+another by kill(2), 1.5 times a transaction, and learn looks whom each signal reaches (`scope signals`), a second time too.
+"""
+
+
 class Server(NamedTuple):
     command: Callable[[Path, int], Words]
     load: Callable[[int], float]
@@ -149,7 +155,7 @@ def section() -> Section:
     header = ("", "native", "first learn", "second learn", "first/native", "second/native")
     text = (
         f"Requests (pgbench: transactions) a second, over {SECONDS} seconds from the start of the server: the median of "
-        f"{ROUNDS[IDLE]} rounds (least-most), and one with a busy processor.\n\n{table(header, rows)}"
+        f"{ROUNDS[IDLE]} rounds (least-most), and one with a busy processor.\n\n{table(header, rows)}\n{WHY}"
     )
     return Section(text, tuple(figures))
 
