@@ -352,7 +352,7 @@ static void exec_chain(void) {
     if (depth) {
         char text[16];
         snprintf(text, sizeof text, "%d", depth - 1);
-        CHECK(execl("/nonexistent", "x", NULL) == -1 && errno == ENOENT);
+        CHECK(execl("/nonexistent/x", "x", NULL) == -1 && errno == ENOENT);
         CHECK(execl("/", "x", NULL) == -1 && errno == EACCES);
         execl("/proc/self/exe", "tasks", "exec_chain", text, NULL);
     }
