@@ -84,6 +84,8 @@ class Follower:
         """Calls that are looked at."""
         self._processes: dict[int, _Process] = {}
         self._tasks: dict[int, _Process] = {}
+        self._early: set[int] = set()
+        """Tasks that stopped or ended before the event of their parent came; they may have been let go since."""
         self._inside: dict[int, tuple[int, int]] = {}
         """Architecture and number of the call that a task is in."""
         self._stop = kernel.CallStop()
@@ -103,8 +105,8 @@ class Follower:
                 continue
             try:
                 self._stopped(pid, status)
-            except (ProcessLookupError, GoneError):  # it is dying: its status comes
-                continue
+            except (ProcessLookupError, GoneError):
+                self._gone(pid)
 
     # What happens
 
@@ -122,7 +124,10 @@ class Follower:
         return os.waitpid(-1, linux.WALL)
 
     def _stopped(self, pid: int, status: int) -> None:
-        process = self._tasks.get(pid) or self._adopt(pid)
+        process = self._tasks.get(pid)
+        if process is None:
+            self._early.add(pid)
+            process = self._adopt(pid)
         event = status >> 16
         if process.doomed:
             self._ends(pid, process, status)
@@ -140,7 +145,9 @@ class Follower:
             self._resume(pid)
         elif event in _FORKS:
             new = kernel.event_message(pid)
-            if new not in self._tasks and os.path.exists(f"/proc/{new}"):
+            if new in self._early:
+                self._early.discard(new)
+            elif new not in self._tasks and os.path.exists(f"/proc/{new}"):
                 self._adopt(new, process)
             self._resume(pid)
         else:
@@ -193,9 +200,21 @@ class Follower:
         self._tasks[pid] = process
 
     def _ended(self, pid: int) -> None:
+        if pid not in self._tasks:
+            self._early.add(pid)
         self._forget(pid)
         if pid == self._program:
             self._duty.program_ended()
+
+    def _gone(self, pid: int) -> None:
+        """A task was killed while it was stopped: its end comes, or was taken where it was given a filter or resumed."""
+        try:
+            found, status = os.waitpid(pid, linux.WALL | os.WNOHANG)
+        except ChildProcessError:
+            self._ended(pid)
+            return
+        if found and not os.WIFSTOPPED(status):
+            self._ended(pid)
 
     def _forget(self, pid: int) -> None:
         process = self._tasks.pop(pid, None)
@@ -274,6 +293,8 @@ class Follower:
             listener = install.install(surgery, stage.filter, pidfd, others)
             if listener >= 0:
                 self._listen(listener, stage.name, others)
+        except GoneError:
+            raise
         except (KernelError, OSError) as error:
             if surgery.is_confined:
                 self._kill(process)  # nobody would answer its calls

@@ -101,6 +101,12 @@ def test_each_process_enters_it_by_itself(phased):
     assert done.stdout == f"{POLLED}{DENIED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\nchild 1280 \n"
 
 
+def test_the_helper_ends_though_what_it_follows_is_killed_at_any_moment(phased, place):
+    done = phased("killed", "poll", "socket", entries=f"{SOCKET}kill: allow until serving\n")
+    assert done.stdout == POLLED + DENIED
+    place.wait_for_helpers(5)
+
+
 def test_what_the_start_executes_starts_and_what_serves_executes_serves(phased):
     entries = f"{SOCKET}execve: allow\n"
     done = phased("poll", "exec", "socket", "status", entries=entries)

@@ -5,6 +5,7 @@
  * thread: start a thread that waits for `wake`, which lets it make a socket.  fork: a child does the remaining steps.
  * notify, say: send READY=1 as sd_notify(3) does, or another message, and receive it.  write: write it, on standard error.
  * exec: execute itself for the remaining steps.  daemon: a child in a session of its own does them.  traceme: ask to be traced.
+ * killed: start children that poll, and kill them at all times of that.
  * serve: wait for a moment, and remove a file if SIGTERM comes.
  * status: the tracer and the number of filters.  wait: read a byte.  enter: as include/callfence.h does.
  */
@@ -152,6 +153,17 @@ static void sends(const char *step, char *text) {
     close(pair[1]);
 }
 
+static void killed(void) {
+    for (int number = 0; number < 100; number++) {
+        pid_t pid = fork();
+        if (pid == 0)
+            for (poll(NULL, 0, 0);;) getppid();
+        nanosleep(&(struct timespec){0, 50000 * number}, NULL);
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+    }
+}
+
 static void serve(void) {
     struct sigaction action = {.sa_handler = handler};
     struct pollfd waiting = {pipes[0], POLLIN, 0};
@@ -177,6 +189,7 @@ int main(int count, char **steps) {
         else if (!strcmp(step, "wait")) say(step, read(0, &byte, 1));
         else if (!strcmp(step, "enter")) say(step, callfence_enter("serving"));
         else if (!strcmp(step, "serve")) serve();
+        else if (!strcmp(step, "killed")) killed();
         else if (!strcmp(step, "traceme")) say(step, ptrace(PTRACE_TRACEME, 0, 0, 0));
         else if (!strcmp(step, "exec")) { steps[place] = steps[0]; execv(steps[0], steps + place); say(step, -1); }
         else if (!strcmp(step, "daemon")) { if (daemon(1, 1)) say(step, -1); }
