@@ -187,7 +187,7 @@ def _own(*, create: bool = False) -> _Place | None:
     path = folder()
     if not path or os.getuid() != os.geteuid():
         return None
-    if create:
+    if create and (os.environ.get("XDG_CACHE_HOME") or os.path.isdir(os.environ["HOME"])):  # a home may be meant to be missing
         os.makedirs(path, 0o700, exist_ok=True)
     return _opened(path, os.geteuid(), 0o600, signed=True)
 

@@ -181,3 +181,10 @@ def test_no_cache_is_no_error(variables, cached):
     place.environment |= variables
     assert compiles()
     assert compiles()
+
+
+def test_a_home_that_is_missing_is_not_made(cached, tmp_path):
+    place, _, compiles = cached
+    place.environment |= {"XDG_CACHE_HOME": "", "HOME": str(tmp_path / "nonexistent")}
+    assert compiles()
+    assert not (tmp_path / "nonexistent").exists()

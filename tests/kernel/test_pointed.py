@@ -22,7 +22,7 @@ EXPECTED = {
     "connect": {
         "uservaddr=192.0.2.1:9",
         "uservaddr=[2001:db8::1:0:0:2]:9",
-        'uservaddr=unix:"/nonexistent/x.sock"',
+        'uservaddr=unix:"/sys/nonexistent/x.sock"',
         'uservaddr=unix:"@hidden"',
     },
     "bind": {"umyaddr=AF_NETLINK", "umyaddr=192.0.2.1:9"},
@@ -32,13 +32,13 @@ EXPECTED = {
     "rmdir": {'pathname="/tmp/sort*"', 'pathname="/' + "x" * 64 + '*"'},
     "chmod": {'filename="/across/pages"', 'filename="/proc/*/nothing"'},
     "mkdir": {'pathname="/tmp/sort*"'},
-    "symlink": {'oldname=text:"../target"', 'newname="/nonexistent/link"'},
-    "mount": {'dev_name=text:"none"', 'dir_name="/nonexistent"', 'type=text:"tmpfs"'},
+    "symlink": {'oldname=text:"../target"', 'newname="/sys/nonexistent/link"'},
+    "mount": {'dev_name=text:"none"', 'dir_name="/sys/nonexistent"', 'type=text:"tmpfs"'},
     "unlinkat": {'pathname="/usr/lib/relative/name"', 'pathname="./here"'},
     "execve": {
-        'filename="/nonexistent/client"',
-        'filename="/nonexistent/git"',
-        'filename="/nonexistent/broken"',
+        'filename="/sys/nonexistent/client"',
+        'filename="/sys/nonexistent/git"',
+        'filename="/sys/nonexistent/broken"',
         'argv=["client", "--password", ...]',
         'argv=["git", "commit", "-m", ...]',
     },
@@ -83,7 +83,7 @@ def test_a_call_that_is_made_again_and_again_is_looked_at_a_few_times(
         for one in recording_file.load(tmp_path / ".callfence" / "p.rec").observations
         if table(Arch.X86_64).by_number[one.number].name == "unlink"
     )
-    assert seen.evidence == ('pathname="/nonexistent/**"',)
+    assert seen.evidence == ('pathname="/sys/nonexistent/**"',)
 
 
 @pytest.mark.parametrize("flags", [(), ("--audit",)])

@@ -8,10 +8,10 @@
 
 #define ALONE __attribute__((noinline, noclone))
 
-ALONE void directly(void) { mkdir("/nonexistent/directly", 0700); }
-ALONE void by_a_stream(void) { FILE *file = fopen("/nonexistent/stream", "r+"); if (file) fclose(file); }
-ALONE void by_a_folder(void) { DIR *folder = opendir("/nonexistent/folder"); if (folder) closedir(folder); }
-ALONE void by_a_command(void) { if (system("exec 2>/dev/null /nonexistent/command") < 0) abort(); }
+ALONE void directly(void) { mkdir("/sys/nonexistent/directly", 0700); }
+ALONE void by_a_stream(void) { FILE *file = fopen("/sys/nonexistent/stream", "r+"); if (file) fclose(file); }
+ALONE void by_a_folder(void) { DIR *folder = opendir("/sys/nonexistent/folder"); if (folder) closedir(folder); }
+ALONE void by_a_command(void) { if (system("exec 2>/dev/null /sys/nonexistent/command") < 0) abort(); }
 ALONE void by_printing(void) { printf("%d\n", 1); fflush(stdout); }
 
 int main(void)

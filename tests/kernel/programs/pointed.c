@@ -19,7 +19,7 @@ static void addresses(void)
     int fd = socket(AF_INET, SOCK_DGRAM, 0);
     struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(9)};
     struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(9)};
-    struct sockaddr_un file = {.sun_family = AF_UNIX, .sun_path = "/nonexistent/x.sock"};
+    struct sockaddr_un file = {.sun_family = AF_UNIX, .sun_path = "/sys/nonexistent/x.sock"};
     struct sockaddr_un abstract = {.sun_family = AF_UNIX, .sun_path = "\0hidden"};
     struct sockaddr_nl netlink = {.nl_family = AF_NETLINK};
     inet_pton(AF_INET, "192.0.2.1", &four.sin_addr);
@@ -60,8 +60,8 @@ static void paths(void)
     chmod(name, 0);
     mkdir("/tmp/sortA7xK2q", 0);         /* made, and removed */
     rmdir("/tmp/sortA7xK2q");
-    symlink("../target", "/nonexistent/link");
-    mount("none", "/nonexistent", "tmpfs", 0, NULL);
+    symlink("../target", "/sys/nonexistent/link");
+    mount("none", "/sys/nonexistent", "tmpfs", 0, NULL);
     unlinkat(AT_FDCWD, "here", 0);
     int folder = open("/usr/lib", O_PATH | O_DIRECTORY);
     unlinkat(folder, "relative/name", 0);
@@ -72,16 +72,16 @@ static void commands(void)
 {
     char *secret[] = {"client", "--password=hunter2", "more", NULL}, *plain[] = {"git", "commit", "-m", "hunter2", NULL};
     char *environment[] = {"TOKEN=hunter2", NULL};
-    execve("/nonexistent/client", secret, environment);
-    execve("/nonexistent/git", plain, environment);
-    syscall(SYS_execve, "/nonexistent/broken", 16, environment);
+    execve("/sys/nonexistent/client", secret, environment);
+    execve("/sys/nonexistent/git", plain, environment);
+    syscall(SYS_execve, "/sys/nonexistent/broken", 16, environment);
 }
 
 int main(int argc, char **argv)
 {
     for (int i = 0; argc > 1 && i < atoi(argv[1]); i++) {
         char name[64];
-        snprintf(name, sizeof name, "/nonexistent/name%d", i);
+        snprintf(name, sizeof name, "/sys/nonexistent/name%d", i);
         syscall(SYS_unlink, name);
     }
     if (argc == 1) {
