@@ -96,10 +96,7 @@ def _contents(known: Stamps, *, compiles: bool) -> tuple[Index, bytes]:
     content = bytearray()
 
     def code(path: str) -> bytes:
-        found = code_of(path)
-        if compiles and not found.startswith(MAGIC_NUMBER):
-            found = MAGIC_NUMBER.ljust(sealed.HEAD, b"\0") + dumps(compile(found, path, "exec", dont_inherit=True))
-        return found
+        return code_of(path, compiles=compiles)
 
     def add(name: str, path: str, get: Callable[[str], bytes], *, is_package: bool = False) -> bool:
         try:
@@ -125,8 +122,16 @@ def _contents(known: Stamps, *, compiles: bool) -> tuple[Index, bytes]:
     return index, bytes(content)
 
 
-def code_of(source: str) -> bytes:
-    """A compiled module if it is there and up to date, else its source.  Raises OSError."""
+def code_of(source: str, *, compiles: bool = True) -> bytes:
+    """A compiled module: that of Python if it is there and up to date, else one made of the source, or the source.  Raises
+    OSError."""
+    found = _compiled_or_source(source)
+    if compiles and not found.startswith(MAGIC_NUMBER):
+        found = MAGIC_NUMBER.ljust(sealed.HEAD, b"\0") + dumps(compile(found, source, "exec", dont_inherit=True))
+    return found
+
+
+def _compiled_or_source(source: str) -> bytes:
     folder, _, file = source.rpartition("/")
     try:
         compiled = sealed.content(f"{folder}/__pycache__/{file[:-3]}.{sys.implementation.cache_tag}.pyc")

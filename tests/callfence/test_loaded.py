@@ -6,9 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 import pytest
+
+from enforcer.kept import code_of
 
 ROOT = Path(__file__).parents[2]
 WHERE = r"""
@@ -98,3 +101,10 @@ def test_nothing_is_kept_from_elsewhere_or_unasked(installed: Path) -> None:
     run(installed, installed / "callfence/bin/learn", "-q", "--fresh", "true", path=f"{theirs}:")
     assert kept(installed)
     assert where(installed) == [*MEMORY, "shlex SourceFileLoader"]
+
+
+def test_what_python_has_not_compiled_is_compiled(tmp_path: Path) -> None:
+    source = tmp_path / "new.py"
+    source.write_text("value = 1\n")
+    assert code_of(str(source)).startswith(MAGIC_NUMBER)
+    assert code_of(str(source), compiles=False) == source.read_bytes()
