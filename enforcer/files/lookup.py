@@ -91,9 +91,10 @@ def interpreter(path: bytes) -> bytes:
     """Return the file that the kernel executes to run another one: of a script, or the dynamic loader; b"" for none."""
     try:
         with open(_regular(path), "rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(_HEAD) or b""  # None where reading would wait
             if head.startswith(b"#!"):
-                return head[2:].partition(b"\n")[0].strip().partition(b" ")[0].partition(b"\t")[0]
+                line = head[2:].partition(b"\n")[0].partition(b"\0")[0]
+                return line.strip().partition(b" ")[0].partition(b"\t")[0]
             if not head.startswith(b"\x7fELF"):
                 return b""
             wide = head[4] == 2  # ELFCLASS64 (elf.h); all of ours are little-endian
@@ -105,19 +106,22 @@ def interpreter(path: bytes) -> bytes:
                     word, offset, length = (8, 8, 32) if wide else (4, 4, 16)  # p_offset, p_filesz
                     where, many = (int.from_bytes(head[entry + one : entry + one + word], "little") for one in (offset, length))
                     file.seek(where)
-                    return file.read(min(many, _HEAD)).rstrip(b"\0")
-    except (OSError, IndexError):
+                    return (file.read(min(many, _HEAD)) or b"").partition(b"\0")[0]
+    except (OSError, ValueError, IndexError):
         pass
     return b""
 
 
 def _regular(path: bytes) -> int:
-    """Open a file for reading if it is a regular one: opening another can have effects, or last for ever."""
+    """Open a file for reading if the kernel may execute it: opening another can have effects, or last for ever.
+
+    O_NONBLOCK: the program may have a lease on the file (F_SETLEASE), for whose end opening would wait for 45 s."""
     found = os.open(path, _OPEN)
     try:
-        if not stat.S_ISREG(os.fstat(found).st_mode):
-            raise OSError(errno.EACCES, "no regular file")
-        return os.open(b"/proc/self/fd/%d" % found, os.O_RDONLY | os.O_CLOEXEC)
+        mode = os.fstat(found).st_mode
+        if not stat.S_ISREG(mode) or not mode & 0o111:
+            raise OSError(errno.EACCES, "no file that can be executed")
+        return os.open(b"/proc/self/fd/%d" % found, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     finally:
         os.close(found)
 

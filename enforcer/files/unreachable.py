@@ -125,7 +125,7 @@ class Judge:
         inner: File | None = file
         for _ in range(5):  # fs/exec.c
             inner = look_up(interpreter(inner.path)) if inner else None
-            if inner:
+            if inner and inner.is_executed:
                 yield from self._lacking(Need(inner, Right.READ | Right.EXECUTE), fields)
 
     def _gained(self, pair: Pair, paths: Sequence[bytes], look: Look) -> Iterator[Ungranted]:

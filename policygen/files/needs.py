@@ -30,6 +30,11 @@ class File(NamedTuple):
         return stat.S_ISDIR(self.mode)
 
     @property
+    def is_executed(self) -> bool:
+        """Whether the kernel executes such a file, if its mode permits it."""
+        return stat.S_ISREG(self.mode)
+
+    @property
     def rights(self) -> Right:
         """The rights that it can have."""
         return ~NOTHING if self.is_folder else OF_A_FILE
@@ -69,7 +74,7 @@ def _of_one(one: Wanted, path: bytes, look: Look) -> Iterator[Need]:
             if name:
                 yield Need(folder, one.makes, os.path.join(folder.path, name), makes=True)
         return
-    if one.right:
+    if one.right and (file.is_executed or Right.EXECUTE not in one.right):
         yield Need(file, one.right)
     if one.removes and (folder := look(-1, os.path.dirname(file.path), True)):
         yield Need(folder, one.removes, file.path, makes=one.replaces)

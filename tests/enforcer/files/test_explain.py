@@ -232,6 +232,33 @@ def test_what_is_executed_is_opened_only_if_it_is_a_file(run, place):
     assert not_granted(done)[-1] == "path ./other/a: read"
 
 
+def program_headers(head):
+    """The places of the program headers of an ELF file's first bytes."""
+    return (int.from_bytes(head[32:40], "little") + 56 * index for index in range(int.from_bytes(head[56:58], "little")))
+
+
+def test_hostile_executables_are_told_and_what_cannot_be_executed_is_not(run, place):
+    data = place.folder / "data"
+    elf = bytearray(Path(sys.executable).resolve().read_bytes()[:4096])
+    at = next(at for at in program_headers(elf) if elf[at : at + 4] == b"\3\0\0\0")  # PT_INTERP
+    elf[at + 8 : at + 16] = b"\5\0\0\0\0\0\0\x80"  # p_offset: no file is that long
+    for name, content in (("nul", b"#!/bin/\0sh\n"), ("root", b"#!/\n"), ("elf", bytes(elf))):
+        (data / name).write_bytes(content)
+        (data / name).chmod(0o755)
+    done = run("path ./data: read", "execute:data/nul", "execute:data/root", "execute:data/elf", "execute:data", "execute:/")
+    assert not_granted(done) == ["path ./data/nul: execute", "path ./data/root: execute", "path ./data/elf: execute"]
+    assert "could not be described" not in done.stderr
+
+
+def test_a_lease_of_the_program_does_not_stop_the_helper(run, place):
+    """Opening the file would wait for 45 s (fs/locks.c, lease_break_time)."""
+    (place.folder / "data/script").write_text("#!/bin/sh\n")
+    (place.folder / "data/script").chmod(0o755)
+    done = run("path ./data: read, write", "lease:data/script", "execute:data/script", timeout=30)
+    assert done.stdout.split()[0] == "ok"
+    assert not_granted(done)[0] == "path ./data/script: execute"
+
+
 PHASED = """
 import select
 def write(name):

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,6 +110,12 @@ static int executed(const char *path)
 	return errno ? -1 : 0;
 }
 
+static int leased(const char *path)
+{
+	signal(SIGIO, SIG_IGN);
+	return fcntl(open(path, O_RDWR), F_SETLEASE, F_WRLCK);
+}
+
 static int done(const char *what, const char *path, const char *other)
 {
 	if (!strcmp(what, "nothing")) return 0;
@@ -138,6 +145,7 @@ static int done(const char *what, const char *path, const char *other)
 	if (!strcmp(what, "own-abstract")) return abstract(path, 1);
 	if (!strcmp(what, "unix-connect")) return unix_connect(path);
 	if (!strcmp(what, "descriptor")) return used(atoi(path));
+	if (!strcmp(what, "lease")) return leased(path);
 	if (!strcmp(what, "exchange")) return renameat2(AT_FDCWD, path, AT_FDCWD, other, 2);
 	if (!strcmp(what, "named")) return named(path, other);
 	if (!strcmp(what, "temporary")) return opened(path, O_WRONLY | O_TMPFILE);
