@@ -47,11 +47,13 @@ _RESTARTED = {
 }
 """Calls that go on as before when a stop interrupts them; epoll_wait, for instance, fails with EINTR (signal(7))."""
 
+_UNREADABLE = "its memory cannot be read (PR_SET_DUMPABLE)"
+
 
 class _Process:
     """A process that is traced."""
 
-    __slots__ = ("doomed", "is_left", "is_stuck", "pid", "reached", "threads")
+    __slots__ = ("doomed", "is_left", "is_stuck", "is_told", "pid", "reached", "threads")
 
     def __init__(self, pid: int, reached: int) -> None:
         self.pid = pid
@@ -62,6 +64,8 @@ class _Process:
         """Whether it is in its last phase, so that its threads are let go at their next stop."""
         self.is_stuck = False
         """Whether no filter can be put on the program that it executes."""
+        self.is_told = False
+        """Whether the user knows that it cannot enter a phase."""
         self.doomed = 0
         """The task whose call ends the process; none of them goes on in the program."""
 
@@ -192,7 +196,7 @@ class Follower:
         self._inside.pop(kernel.event_message(pid), None)
         self._inside[pid] = (0, 0)  # the exit of its execve comes
         process = self._processes[pid]
-        process.is_stuck = False
+        process.is_stuck = process.is_told = False
         for task in process.threads - {pid}:
             self._tasks.pop(task, None)
             self._inside.pop(task, None)
@@ -244,8 +248,10 @@ class Follower:
         self._inside.pop(pid)
         try:
             surgery = Detour(pid, call[0], unmaps=bool(number) and self._stages[max(number, 1) - 1].unmaps)
-        except ArmError as error:
-            self._stuck(process, str(error))
+        except ProcessLookupError:  # it is dying
+            raise
+        except (ArmError, OSError) as error:
+            self._stuck(process, str(error) if isinstance(error, ArmError) else _UNREADABLE)
             self._inside[pid] = call
             return False
         if number > process.reached:
@@ -266,7 +272,10 @@ class Follower:
             return 0
         try:
             name = kernel.peek_string(pid, self._stop.arguments[1])
+        except ProcessLookupError:
+            raise
         except OSError:
+            self._tell(self._tasks[pid], _UNREADABLE)
             return 0
         named = {os.fsencode(stage.name): number for number, stage in enumerate(self._stages, 1) if stage.is_entered}
         return named.get(name, 0)
@@ -277,6 +286,8 @@ class Follower:
         from tracer.abi.ready import is_ready
 
         caller = Caller(pid, self._tasks[pid].pid)
+        if not caller.can_be_read:
+            self._tell(self._tasks[pid], _UNREADABLE)
         try:
             return is_ready(self._stop.arguments, caller.read, pointer=_SENDS[call], is_sendmsg=call in _SENDMSG)
         finally:
@@ -334,6 +345,12 @@ class Follower:
 
     def _stuck(self, process: _Process, why: str) -> None:
         process.is_stuck = True
+        self._tell(process, why)
+
+    def _tell(self, process: _Process, why: str) -> None:
+        if process.is_told:
+            return
+        process.is_told = True
         text = f"enforce: process {process.pid} cannot enter a phase, and is allowed what a start needs: {why}\n"
         helper.write(self._stderr, text.encode(errors="replace"))
 

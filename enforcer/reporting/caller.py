@@ -32,6 +32,10 @@ class Caller:
             except OSError:
                 return
 
+    @property
+    def can_be_read(self) -> bool:
+        return self._memory >= 0
+
     def close(self) -> None:
         if self._memory >= 0:
             os.close(self._memory)
@@ -94,7 +98,8 @@ class Caller:
 
 def _whole(descriptor: int, most: int) -> bytes:
     """What can be read, at most so much."""
-    found = b""
-    while len(found) < most and (part := os.read(descriptor, most - len(found))):
-        found += part
-    return found
+    parts, left = [], most
+    while left and (part := os.read(descriptor, left)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)

@@ -218,3 +218,21 @@ def test_a_storm_of_signals_changes_nothing(phased):
             5, f"{OPENED}{POLLED}{DENIED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\n"
         )  # fmt: skip
         assert sent
+
+
+WITHOUT_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+
+
+@pytest.mark.parametrize(("trigger", "step"), [("poll", "poll"), ("sd_notify", "notify"), ("enter", "enter")])
+def test_a_program_that_hides_its_memory_is_told_to_enter_no_phase(phased, trigger, step):
+    entries = f"{SOCKET}prctl: allow\nsocketpair: allow\nsendmsg: allow\nrecvfrom: allow\n"
+    done = phased("hide", step, step, "socket", trigger=trigger, entries=entries, under=WITHOUT_CAPABILITIES)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (5, OPENED.strip("\n"))
+    assert done.stderr.count("cannot enter a phase, and is allowed what a start needs: its memory cannot be read") == 1
+
+
+def test_a_program_that_shows_its_memory_again_enters_its_phase(phased):
+    entries = f"{SOCKET}prctl: allow\nsocketpair: allow\nsendmsg: allow\nrecvfrom: allow\n"
+    steps = ("hide", "notify", "show", "notify", "socket")
+    done = phased(*steps, trigger="sd_notify", entries=entries, under=WITHOUT_CAPABILITIES)
+    assert done.stdout.endswith(DENIED)

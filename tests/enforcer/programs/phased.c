@@ -7,6 +7,7 @@
  * exec: execute itself for the remaining steps.  daemon: a child in a session of its own does them.  traceme: ask to be traced.
  * killed: start children that poll, and kill them at all times of that.
  * serve: wait for a moment, and remove a file if SIGTERM comes.
+ * hide, show: let nobody look into it (PR_SET_DUMPABLE), or again those who may.
  * status: the tracer and the number of filters.  wait: read a byte.  enter: as include/callfence.h does.
  */
 #define _GNU_SOURCE
@@ -191,6 +192,8 @@ int main(int count, char **steps) {
         else if (!strcmp(step, "serve")) serve();
         else if (!strcmp(step, "killed")) killed();
         else if (!strcmp(step, "traceme")) say(step, ptrace(PTRACE_TRACEME, 0, 0, 0));
+        else if (!strcmp(step, "hide")) say(step, prctl(PR_SET_DUMPABLE, 0));
+        else if (!strcmp(step, "show")) say(step, prctl(PR_SET_DUMPABLE, 1));
         else if (!strcmp(step, "exec")) { steps[place] = steps[0]; execv(steps[0], steps + place); say(step, -1); }
         else if (!strcmp(step, "daemon")) { if (daemon(1, 1)) say(step, -1); }
         else if (!strcmp(step, "notify")) sends(step, "STATUS=up\nREADY=1\n");
