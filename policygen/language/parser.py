@@ -13,12 +13,12 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from policygen.errors import PolicyError, did_you_mean
 from policygen.files.lines import STATEMENTS, file_line
-from policygen.files.model import NOT_CONFINED, Files
+from policygen.files.model import Files
 from policygen.language.attach import Item, Place, attach
 from policygen.language.cursor import Cursor
 from policygen.language.entries import body, syscall
@@ -90,7 +90,8 @@ class _FileParser:
         self.entries: dict[Arch, dict[int, Entry]] = {}
         self.later: list[dict[Arch, dict[int, Entry]]] = [{} for _ in self.settings.phases]
         """The entries in each phase."""
-        self.files = NOT_CONFINED
+        self.granted: list[Files] = []
+        """The lines about files and ports, and those of included files."""
         self.items: list[Item] = []
         self.first: Token | None = None
         """The first entry or include, which ends the settings."""
@@ -115,7 +116,7 @@ class _FileParser:
     def policy(self) -> Policy:
         later = [{arch: entries.get(arch, {}) for arch in self.entries} for entries in self.later]
         phases = (replace(one, entries=entries) for one, entries in zip(self.settings.phases, later, strict=True))
-        return replace(self.settings, entries=self.entries, files=self.files, phases=tuple(phases))
+        return replace(self.settings, entries=self.entries, files=_together(self.granted), phases=tuple(phases))
 
     def require_phases(self) -> None:
         """Raise PolicyError for a phase that ends nothing, or that no process can enter because its triggers are denied."""
@@ -265,7 +266,7 @@ class _FileParser:
         if seen := self.context.lines.get(line):
             raise self.cursor.error(f"{line} is given twice", token, f"first at {seen[0].place(seen[1])}; join the two")
         self.context.lines[line] = (self.source, token.start)
-        self.files = _beside(self.files, granted)
+        self.granted.append(granted)
         return ("files", line)
 
     # Includes
@@ -298,8 +299,9 @@ class _FileParser:
         for mine, theirs in ((self.entries, inner.entries), *zip(self.later, inner.later, strict=True)):
             for arch, entries in theirs.items():
                 mine.setdefault(arch, {}).update(entries)
-        self.files = _beside(self.files, inner.files)
-        return ("include", self.arch, Include(token.text, inner.entries, inner.files, later=tuple(inner.later)))
+        files = _together(inner.granted)
+        self.granted.append(files)
+        return ("include", self.arch, Include(token.text, inner.entries, files, later=tuple(inner.later)))
 
     def _included(self, token: Token, path: str, read: Read) -> _FileParser:
         chain = (self.source.place(token.start), *self.source.chain)
@@ -317,10 +319,12 @@ class _FileParser:
         return parser
 
 
-def _beside(one: Files, other: Files) -> Files:
-    """Return the lines of both: no line is in both."""
-    paths = one.paths if other.paths is None else {**(one.paths or {}), **other.paths}
-    return Files(paths, one.connect if other.connect is None else other.connect, one.bind if other.bind is None else other.bind)
+def _together(some: Sequence[Files]) -> Files:
+    """Return the lines of all: no line is in two of them."""
+    paths = {path: rights for one in some for path, rights in (one.paths or {}).items()}
+    connect = next((one.connect for one in some if one.connect is not None), None)
+    bind = next((one.bind for one in some if one.bind is not None), None)
+    return Files(paths or None, connect, bind)
 
 
 def _leaves(path: str, folder: str) -> bool:

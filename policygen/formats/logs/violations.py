@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MAX_LINE = 1 << 18
 """Bytes of a line: twice the longest that enforce writes.  A longer one is skipped and becomes a gap."""
 MAX_DISTINCT = 50_000
-"""Different violations that are kept, so that no log fills memory; further ones are counted in a gap."""
+"""Different violations, and uses of files and ports, that are kept, so that no log fills memory; more are counted in a gap."""
 MAX_RUNS = 8
 """Starts that may write their counts of one violation in turns; of more, some are counted twice."""
 _REGISTER = re.compile(r"0x[0-9a-f]{1,16}")
@@ -179,7 +179,10 @@ def _take(log: _Log, line: bytes, one: _Violation, number: int, options: FormatO
             return
         found = log.kept[key] = _Kept(one)
     found.add(one)
-    log.files.update(one.files)
+    if len(log.files) < MAX_DISTINCT:
+        log.files.update(one.files)
+    elif not log.files.issuperset(one.files):
+        log.skip(f"files and ports after the first {MAX_DISTINCT} different uses", number)
     log.first = log.first or line
     if one.started and (one.started < log.started or not log.started):
         log.started = one.started

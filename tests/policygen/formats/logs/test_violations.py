@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +181,16 @@ def test_memory_is_bounded() -> None:
     said = f"violations after the first {MAX_DISTINCT} different ones: 1000, first at line {MAX_DISTINCT + 1}"
     assert recording.runs[0].gaps == (said,)
     assert peak < 200 << 20
+
+
+def test_files_are_bounded() -> None:
+    """A line's work grows with its length, not with the square; further files are a gap."""
+    lines = [[f"path /{number}/{place}: read" for place in range(6000)] for number in range(10)]
+    began = time.process_time()
+    (run,) = read(log(*(line(ungranted=one) for one in lines))).runs
+    assert time.process_time() - began < 10
+    assert MAX_DISTINCT <= len(run.files) < MAX_DISTINCT + 6000
+    assert run.gaps == (f"files and ports after the first {MAX_DISTINCT} different uses: 1, first at line 10",)
 
 
 def test_a_long_line_is_not_in_memory() -> None:
