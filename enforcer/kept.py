@@ -151,7 +151,7 @@ def may_keep() -> bool:
 
 def keep(file: str, known: Stamps, index: Index, content: bytes) -> None:
     """Write what `sealed.kept` reads, if that is possible."""
-    head = dumps((sys.version, known, index))
+    head = dumps((sys.version, known, index, len(content)))
     temporary = f"{file}.{os.getpid()}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 HEAD = 16
 """Bytes before the code of a compiled module (importlib/_bootstrap_external.py, _code_to_timestamp_pyc)."""
 KEPT = f"{os.path.dirname(__file__)}/__pycache__/sealed.{sys.implementation.cache_tag}.code"
-"""Four bytes, the length of the head; the head, as marshal writes it: Python's version, stamps and index; the content."""
+"""Four bytes, the length of the head; the head, as marshal writes it: Python's version, stamps, index, and the length of the
+content, which may be cut where a machine went down; the content."""
 LOADED = KEPT.replace("sealed.", "loaded.")
 """The same for `learn`: what its runs have loaded (`callfence.shared.loaded`)."""
 
@@ -106,8 +107,8 @@ def kept(file: str = KEPT) -> Loader | None:
     try:
         found = content(file)
         end = 4 + int.from_bytes(found[:4], "little")
-        version, stamps, index = loads(found[4:end])
-        if version == sys.version and all(stamp(path) == known for path, known in stamps.items()):
+        version, stamps, index, size = loads(found[4:end])
+        if version == sys.version and len(found) == end + size and all(stamp(path) == known for path, known in stamps.items()):
             return Loader(stamps, index, found, end, file)
     except (OSError, ValueError, EOFError, TypeError):
         pass

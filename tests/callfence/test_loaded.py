@@ -59,6 +59,16 @@ def kept(folder: Path) -> list[Path]:
     return [*(folder / "enforcer/__pycache__").glob("loaded.*.code")]
 
 
+@pytest.mark.parametrize("cut", [1, 1000, 10**9])
+def test_a_file_that_is_cut_is_not_used(installed: Path, cut: int) -> None:
+    learn(installed)
+    (file,) = kept(installed)
+    file.write_bytes(file.read_bytes()[:-cut])
+    assert where(installed)[:3] == FILES
+    learn(installed)
+    assert where(installed)[:3] == MEMORY
+
+
 def test_a_run_writes_what_the_next_one_loads(installed: Path) -> None:
     assert where(installed)[:3] == FILES
     learn(installed)
