@@ -86,6 +86,7 @@ class Folding:
         return [self._column[run.id] for run in runs]
 
     def slot(self, key: Key) -> Folded:
+        """What counts an observation; it is none while nothing is counted."""
         found = self._folded.get(key)
         if found is None:
             found = self._folded[key] = Folded(key, len(self.runs))
@@ -113,9 +114,11 @@ class Folding:
         slot.add(columns[0], rest)
 
     def __len__(self) -> int:
-        return len(self._folded)
+        return sum(bool(slot.columns) for slot in self._folded.values())
 
     def observations(self) -> Iterator[Observation]:
         """Take the observations out, ascending: a row of counts for many runs takes more memory than what it is made from."""
         for key in sorted(self._folded, key=order):
-            yield self._folded.pop(key).observation(len(self.runs))
+            slot = self._folded.pop(key)
+            if slot.columns:
+                yield slot.observation(len(self.runs))

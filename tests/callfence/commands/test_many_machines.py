@@ -142,6 +142,16 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, monkey
     assert not (tmp_path / "out.rec").exists()
 
 
+def test_what_a_line_says_twice_leaves_no_observation_behind(tmp_path: Path) -> None:
+    """JSON takes the last of two equal names, so the beginning of a line may name another call than the whole line."""
+    paths = [tmp_path / "a.rec", tmp_path / "b.rec"]
+    for number, path in enumerate(paths):
+        recording_file.save(path, shard(number))
+    lines = paths[1].read_text().splitlines()
+    paths[1].write_text("\n".join([*lines[:-1], f'{lines[-1][:-1]}, "number": 77}}', ""]))
+    assert merged(paths) == merge(*map(recording_file.load, paths))
+
+
 def test_pipes_are_read_once(tmp_path: Path) -> None:
     recording_file.save(tmp_path / "a.rec", shard(1))
     command = f'"{sys.executable}" -m callfence merge -o out.rec <(cat a.rec) a.rec'
