@@ -43,7 +43,7 @@ MAX_RUNS = 8
 _REGISTER = re.compile(r"0x[0-9a-f]{1,16}")
 _WORD = (1 << 32) - 1
 _FACTS = 1024
-"""Most facts of a line that are taken."""
+"""Most facts of a line, and grants that it asks for, that are taken: enforce writes fewer."""
 _MANY = 8
 """Most names that a message lists."""
 
@@ -231,16 +231,15 @@ def _files(lines: Any, executable: str, position: str) -> tuple[Use, ...]:
     """What lines about files and ports grant.  Raises ImportFormatError."""
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ImportFormatError(f"{position}: its `ungranted` is no list of lines about files and ports")
-    if not lines:  # of nearly all
-        return ()
-    text = "\n".join(lines)
-    try:
-        files = parse(f"{text}\n").policy.files
-    except PolicyError as error:
-        raise ImportFormatError(f"{position}: its `ungranted` has no lines about files and ports: {error}") from error
-    paths = [(path, format_rights(rights), executable) for path, rights in (files.paths or {}).items()]
-    ports = [(f"tcp {use}", str(port), executable) for use in TCP for port in single(getattr(files, use) or ())]
-    return (*paths, *ports)
+    found: list[Use] = []
+    for line in lines[:_FACTS]:  # one by one: several policies may lack different rights to one path
+        try:
+            files = parse(f"{line}\n").policy.files
+        except PolicyError as error:
+            raise ImportFormatError(f"{position}: its `ungranted` has no lines about files and ports: {error}") from error
+        found += ((path, format_rights(rights), executable) for path, rights in (files.paths or {}).items())
+        found += ((f"tcp {use}", str(port), executable) for use in TCP for port in single(getattr(files, use) or ()))
+    return tuple(found)
 
 
 def _is_int(value: Any) -> bool:

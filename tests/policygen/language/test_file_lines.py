@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,3 +156,13 @@ def test_the_comment_of_a_line_that_is_gone_moves_to_the_top():
 def test_what_is_no_path(text):
     with pytest.raises(PathError):
         canonical(text)
+
+
+def test_many_lines_are_read_in_linear_time() -> None:
+    def seconds(count: int) -> float:
+        text = "".join(f"path /usr/{place}: read\n" for place in range(count))
+        began = time.process_time()
+        assert len(parse(text).policy.files.grants) == count
+        return time.process_time() - began
+
+    assert seconds(4000) < 30 * seconds(400)
