@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from callfence.shared.text import plural, printable
 from tracer.running.attach import descendants
-from tracer.task import executable_of, kin_of, proc
+from tracer.task import executable_of, proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -64,18 +64,14 @@ class Attached:
 
 def _like(pids: tuple[int, ...], followed: Collection[int]) -> list[int]:
     """Processes that are not followed, execute the same files, and belong together with one that is: by their session or their
-    control group.  Not this one and those that have started it, which may be of the same interpreter."""
-    own = {os.getpid()}
-    pid = os.getpid()
-    while pid := kin_of(pid)[1]:
-        own.add(pid)
+    control group, unless that is this process's, too, which may hold anything of the same interpreter."""
     programs = {executable_of(pid) for pid in pids} - {"?"}
-    groups = {group for pid in pids for group in _groups(pid)}
+    groups = {group for pid in pids for group in _groups(pid)}.difference(_groups(os.getpid()))
     try:
         names = sorted(int(name) for name in os.listdir(proc()) if name.isdecimal())
     except OSError:
         return []
-    others = (pid for pid in names if pid not in own and pid not in followed)
+    others = (pid for pid in names if pid not in followed)
     return [pid for pid in others if executable_of(pid) in programs and groups & set(_groups(pid))]
 
 

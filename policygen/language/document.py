@@ -49,7 +49,7 @@ class Document:
         """Return a document with another scope of signals, and its comment."""
         settings = {word: comments for word, comments in self.layout.settings.items() if word != "scope"}
         if scope:
-            settings["scope"] = Comments((), "# it reaches only its own processes so")
+            settings["scope"] = Comments((), "# kept among the program's own processes")
         return Document(replace(self.policy, scope=scope), replace(self.layout, settings=settings))
 
     def inlined(self) -> Document:

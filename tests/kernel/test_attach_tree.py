@@ -46,8 +46,9 @@ MKDIR = 83
 def master(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A master and its worker, which has begun: the second line is its pid."""
     (tmp_path / "master.py").write_text(MASTER)
+    command = [sys.executable, "-S", "master.py"]
     process = subprocess.Popen(
-        [sys.executable, "-S", "master.py"], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
     )
     assert process.stdout is not None
     process.worker = int(process.stdout.readline())  # type: ignore[attr-defined]

@@ -111,11 +111,11 @@ static void vfork_waits(void) {
 
 static void daemonised(void) {
     /* double fork and setsid; the grandchild is alone in its session and lives on after us */
-    int ends[2];
-    CHECK(pipe(ends) == 0);
+    int ends[2], starter[2];
+    CHECK(pipe(ends) == 0 && pipe(starter) == 0);
     pid_t pid = fork();
     if (pid == 0) {
-        CHECK(setsid() == getpid());
+        CHECK(close(starter[1]) == 0 && setsid() == getpid());
         if (fork()) {
             _exit(0);
         }
@@ -123,8 +123,8 @@ static void daemonised(void) {
             pause_ms(1);
         }
         CHECK(getsid(0) != getpid() && open("/dev/tty", O_RDWR) == -1);
-        CHECK(write(ends[1], "x", 1) == 1);
-        pause_ms(50);
+        char end;
+        CHECK(write(ends[1], "x", 1) == 1 && read(starter[0], &end, 1) == 0);
         puts("daemon is done");
         fflush(stdout);
         _exit(0);
