@@ -212,11 +212,12 @@ def _always(file: File, rights: Right) -> bool:
 
 
 def _string(tid: int, address: int) -> bytes:
-    """The path at an address of a task; b"" if there is none."""
+    """The path at an address of a task; b"" if there is none: the call will fail."""
     if not address:
         return b""
     room = kernel.PAGE - address % kernel.PAGE
     text = kernel.read_memory(tid, address, room)
     if b"\0" not in text:
         text += kernel.read_memory(tid, address + room, kernel.PAGE)
-    return text.partition(b"\0")[0]
+    path, end, _ = text.partition(b"\0")
+    return path if end else b""

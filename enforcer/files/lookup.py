@@ -47,7 +47,7 @@ def looking(process: int, task: int) -> Callable[[int, bytes, bool], File | None
     """Return what looks up what a task means by a path (`policygen.files.needs.Look`)."""
 
     def look(descriptor: int, path: bytes, follows: bool) -> File | None:
-        return look_up(base_of(process, task, descriptor, path), follows=follows)
+        return look_up(base_of(process, task, descriptor, path), follows=follows or not path)
 
     return look
 

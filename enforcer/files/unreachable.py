@@ -234,8 +234,9 @@ def _has_our_names(caller: Caller) -> bool:
 
 
 def _string(caller: Caller, at: int) -> bytes:
-    """The path at an address; b"" if there is none."""
-    return _read(caller, at, _PATH).partition(b"\0")[0] if at else b""
+    """The path at an address; b"" if there is none: the call will fail."""
+    path, end, _ = _read(caller, at, _PATH).partition(b"\0")
+    return path if end else b""
 
 
 def _read(caller: Caller, at: int, length: int) -> bytes:

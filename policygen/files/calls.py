@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 AT_FDCWD = -100  # linux/fcntl.h
-_AT_REMOVEDIR, _AT_SYMLINK_FOLLOW = 0x200, 0x400
+_AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = 0x400, 0x1000
 _O_TMPFILE = 0o20000000  # asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _ACCESS = {os.O_RDONLY: Right.READ, os.O_WRONLY: Right.WRITE, os.O_RDWR: Right.READ | Right.WRITE}
@@ -34,7 +34,7 @@ class Wanted(NamedTuple):
     descriptor: int
     """The folder where a relative path begins."""
     address: int
-    """Of the path, in the caller's memory; 0: the descriptor itself."""
+    """Of the path, in the caller's memory."""
     right: Right = NOTHING
     """To the file that is named, if it is there."""
     makes: Right = NOTHING
@@ -45,6 +45,8 @@ class Wanted(NamedTuple):
     """Whether the name will stand for another file."""
     follows: bool = True
     """Whether a symbolic link as the last name is followed."""
+    may_be_empty: bool = False
+    """Whether an empty path means the descriptor itself; otherwise the call fails."""
 
 
 class Pair(NamedTuple):
@@ -99,11 +101,12 @@ def _rename(old: tuple[int, int], new: tuple[int, int], flags: int = 0) -> list[
 
 def _link(old: tuple[int, int], new: tuple[int, int], flags: int = 0) -> list[Pair]:
     follows = bool(flags & _AT_SYMLINK_FOLLOW)
-    return [Pair(Wanted(*old, follows=follows), Wanted(*new, makes=Right.CREATE, follows=False))]
+    source = Wanted(*old, follows=follows, may_be_empty=bool(flags & _AT_EMPTY_PATH))
+    return [Pair(source, Wanted(*new, makes=Right.CREATE, follows=False))]
 
 
-def _execute(descriptor: int, address: int) -> list[Wanted]:
-    return [Wanted(descriptor, address, Right.READ | Right.EXECUTE)]
+def _execute(descriptor: int, address: int, flags: int = 0) -> list[Wanted]:
+    return [Wanted(descriptor, address, Right.READ | Right.EXECUTE, may_be_empty=bool(flags & _AT_EMPTY_PATH))]
 
 
 def _int(register: int) -> int:
@@ -118,7 +121,7 @@ _CALLS: dict[str, Callable[[Sequence[int], Callable[[int, int], bytes]], Sequenc
     "openat2": _openat2,
     "creat": lambda a, _: _open(_HERE, a[0], os.O_CREAT | os.O_WRONLY | os.O_TRUNC),
     "execve": lambda a, _: _execute(_HERE, a[0]),
-    "execveat": lambda a, _: _execute(_int(a[0]), a[1]),
+    "execveat": lambda a, _: _execute(_int(a[0]), a[1], a[4]),
     "mkdir": lambda a, _: _make(_HERE, a[0], Right.CREATE),
     "mkdirat": lambda a, _: _make(_int(a[0]), a[1], Right.CREATE),
     "mknod": lambda a, _: _mknod(_HERE, a[0], a[1]),

@@ -65,7 +65,7 @@ def needs(one: Wanted | Pair, paths: Sequence[bytes], look: Look) -> Iterator[Ne
 
 
 def _of_one(one: Wanted, path: bytes, look: Look) -> Iterator[Need]:
-    if not path and one.address:
+    if not path and not one.may_be_empty:
         return
     file = look(one.descriptor, path, one.follows)
     if file is None:
@@ -82,6 +82,8 @@ def _of_one(one: Wanted, path: bytes, look: Look) -> Iterator[Need]:
 
 def _of_pair(pair: Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:
     """In different folders, both need `move`, and what moves may gain no right by it (landlock(7))."""
+    if not paths[1] or not (paths[0] or pair.old.may_be_empty):
+        return
     source = look(pair.old.descriptor, paths[0], pair.old.follows)
     if source is None:
         if not pair.old.removes and (not paths[0] or paths[0].startswith(b"/proc/")):  # a file of O_TMPFILE gets its name

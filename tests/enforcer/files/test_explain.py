@@ -72,6 +72,7 @@ DENIALS = (
     ("path ./data: read", "fifo:data/n", ["path ./data: fifo"]),
     ("path ./data: read", "socket:data/n", ["path ./data: socket"]),
     ("path ./data: read", "execute:data/run", ["path ./data/run: execute"]),
+    ("path ./data: read", "fexecve:data/run", ["path ./data/run: execute"]),
     ("path ./data: read", "read:/proc/self/status", ["path /proc/self/status: read"]),
     ("path ./data: read", "read:/proc/1/status", ["path /proc: read"]),
     ("tcp connect: 443", "connect:9", ["tcp connect: 9"]),
@@ -248,6 +249,11 @@ def test_hostile_executables_are_told_and_what_cannot_be_executed_is_not(run, pl
     done = run("path ./data: read", "execute:data/nul", "execute:data/root", "execute:data/elf", "execute:data", "execute:/")
     assert not_granted(done) == ["path ./data/nul: execute", "path ./data/root: execute", "path ./data/elf: execute"]
     assert "could not be described" not in done.stderr
+
+
+def test_a_path_that_cannot_be_read_is_no_folder(run, place):
+    done = run("path ./data: read", "no-path:data/n", f"unended:{place.folder}/other")
+    assert (done.stdout.split(), done.stderr) == (["EFAULT", "EFAULT"], "")
 
 
 def test_a_lease_of_the_program_does_not_stop_the_helper(run, place):

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -116,6 +117,30 @@ static int leased(const char *path)
 	return fcntl(open(path, O_RDWR), F_SETLEASE, F_WRLCK);
 }
 
+static const char *volatile no_path;
+
+static int unended(const char *path)
+{
+	char *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	munmap(page + 4096, 4096);
+	return open(memcpy(page + 4096 - strlen(path), path, strlen(path)), O_RDONLY);
+}
+
+static int fexecuted(const char *path)
+{
+	int status, fd = open(path, O_PATH);
+	pid_t child = fork();
+
+	if (child == 0) {
+		fexecve(fd, (char *[]){ "files", "nothing", NULL }, (char *[]){ NULL });
+		_exit(errno);
+	}
+	waitpid(child, &status, 0);
+	errno = WEXITSTATUS(status);
+	return errno ? -1 : 0;
+}
+
 static int done(const char *what, const char *path, const char *other)
 {
 	if (!strcmp(what, "nothing")) return 0;
@@ -146,6 +171,9 @@ static int done(const char *what, const char *path, const char *other)
 	if (!strcmp(what, "unix-connect")) return unix_connect(path);
 	if (!strcmp(what, "descriptor")) return used(atoi(path));
 	if (!strcmp(what, "lease")) return leased(path);
+	if (!strcmp(what, "no-path")) return open(no_path, O_RDONLY) + rename(no_path, path);
+	if (!strcmp(what, "unended")) return unended(path);
+	if (!strcmp(what, "fexecve")) return fexecuted(path);
 	if (!strcmp(what, "exchange")) return renameat2(AT_FDCWD, path, AT_FDCWD, other, 2);
 	if (!strcmp(what, "named")) return named(path, other);
 	if (!strcmp(what, "temporary")) return opened(path, O_WRONLY | O_TMPFILE);

@@ -26,6 +26,7 @@ TABLE = (
     ("creat", (7, 0o644), [Wanted(HERE, 7, W, W | C)]),
     ("execve", (7,), [Wanted(HERE, 7, R | X)]),
     ("execveat", (5, 7), [Wanted(5, 7, R | X)]),
+    ("execveat", (5, 7, 0, 0, 0x1000), [Wanted(5, 7, R | X, may_be_empty=True)]),  # AT_EMPTY_PATH: fexecve(3)
     ("mkdirat", (5, 7), [Wanted(5, 7, makes=C, follows=False)]),
     ("mknod", (7, 0o010600), [Wanted(HERE, 7, makes=Right.FIFO, follows=False)]),
     ("mknodat", (5, 7, 0o020600), [Wanted(5, 7, makes=Right.DEVICE, follows=False)]),
