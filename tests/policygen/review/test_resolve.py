@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from examples import EXAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -166,7 +167,7 @@ ANSWERS = st.lists(st.sampled_from([*Answer]), min_size=8, max_size=8)
 
 
 @given(BODIES, BODIES, ANSWERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_the_result_is_between_the_two_policies(old: str, new: str, answers: list[Answer]) -> None:
     a, b = parse(f"read: {old}"), parse(f"read: {new}")
     found = changes(a.policy, b.policy)
