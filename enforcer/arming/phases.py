@@ -46,7 +46,6 @@ _RESTARTED = {
     linux.AUDIT_ARCH_I386: (240, 168, 309, 142, 308, 162, 267, 114, 284, 179, 29, 7, 72, 422, 414, 413, 407),
 }
 """Calls that go on as before when a stop interrupts them; epoll_wait, for instance, fails with EINTR (signal(7))."""
-
 _UNREADABLE = "its memory cannot be read (PR_SET_DUMPABLE)"
 
 
