@@ -158,11 +158,10 @@ def test_what_is_no_path(text):
         canonical(text)
 
 
-def test_many_lines_are_read_in_linear_time() -> None:
-    def seconds(count: int) -> float:
-        text = "".join(f"path /usr/{place}: read\n" for place in range(count))
-        began = time.process_time()
-        assert len(parse(text).policy.files.grants) == count
-        return time.process_time() - began
-
-    assert seconds(4000) < 30 * seconds(400)
+def test_many_lines_take_no_longer_each() -> None:
+    """A tenth of a second of processor time, and 20 seconds where each line is compared with all others."""
+    count = 8000
+    text = "".join(f"path /usr/{place}: read\n" for place in range(count))
+    began = time.process_time()
+    assert len(parse(text).policy.files.grants) == count
+    assert time.process_time() - began < 5
