@@ -99,12 +99,12 @@ def test_a_burst_is_one_line_and_then_its_count(place):
     """The count comes after a second without calls, and not only at the end; then after two seconds."""
     place.policy(ERRNO + "poll: allow\n")
     log = place.folder / "violations"
+    began = time.monotonic()
     running = place.start("--log", "violations", place.calls(), "500x110", "7,0,0,2000", "4x110", "7,0,0,60000")
 
     def counts():
         return [json.loads(line)["count"] for line in log.read_text().splitlines()] if log.exists() else []
 
-    began = time.monotonic()
     wait_until(lambda: 500 in counts())
     assert time.monotonic() - began >= 1
     wait_until(lambda: 504 in counts())
