@@ -19,19 +19,9 @@ pytestmark = pytest.mark.skipif(abi() < 4, reason="needs Landlock's ABI 4 (Linux
 EVERY_CALL = "default allow\n"
 
 
-@pytest.fixture(scope="module")
-def program(build):
-    return build("files", "-static")
-
-
 @pytest.fixture
 def run(place, program):
     """run(lines, *operations) -> the finished process, under these lines, in a folder with data."""
-    for folder in ("data/inner", "other"):
-        (place.folder / folder).mkdir(parents=True)
-    for name in ("data/a", "data/b", "other/a", "data/inner/c"):
-        (place.folder / name).write_text("text")
-
     def started(lines, *operations, options=("--explain",), calls=EVERY_CALL, **settings):
         place.policy(f"{calls}path {program}: read, execute\n{lines}", "files.policy")
         done = place.enforce("-p", "files.policy", *options, program, *operations, **settings)

@@ -16,19 +16,9 @@ pytestmark = pytest.mark.skipif(abi() < 4, reason="needs Landlock's ABI 4 (Linux
 EVERY_CALL = "default allow\n"
 
 
-@pytest.fixture(scope="module")
-def program(build):
-    return build("files", "-static")
-
-
 @pytest.fixture
 def files(place, program):
     """files(lines, *operations) -> what came of each operation, under these lines, in a folder with data."""
-    for folder in ("data/inner", "other"):
-        (place.folder / folder).mkdir(parents=True)
-    for name in ("data/a", "data/b", "other/a", "data/inner/c"):
-        (place.folder / name).write_text("text")
-
     def run(lines, *operations, options=(), **settings):
         place.policy(f"{EVERY_CALL}{lines}\npath {program}: read, execute\n", "files.policy")
         done = place.enforce("-p", "files.policy", *options, program, *operations, **settings)
