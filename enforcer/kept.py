@@ -155,11 +155,14 @@ def keep(file: str, known: Stamps, index: Index, content: bytes) -> None:
     temporary = f"{file}.{os.getpid()}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return
+    try:
         with open(descriptor, "wb") as kept:
             kept.write(len(head).to_bytes(4, "little") + head + content)
         os.rename(temporary, file)
-    except OSError:
-        return
+    except OSError:  # a full disk
+        os.unlink(temporary)
 
 
 def _import(names: Iterable[str]) -> None:

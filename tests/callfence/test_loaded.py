@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.kept import code_of
+from enforcer.kept import code_of, keep
 
 ROOT = Path(__file__).parents[2]
 WHERE = r"""
@@ -118,3 +118,10 @@ def test_what_python_has_not_compiled_is_compiled(tmp_path: Path) -> None:
     source.write_text("value = 1\n")
     assert code_of(str(source)).startswith(MAGIC_NUMBER)
     assert code_of(str(source), compiles=False) == source.read_bytes()
+
+
+def test_what_cannot_be_kept_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "loaded.code"
+    folder.mkdir()
+    keep(str(folder), {}, {}, b"content")
+    assert [*tmp_path.iterdir()] == [folder]
