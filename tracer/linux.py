@@ -27,13 +27,11 @@ PTRACE_O_TRACEEXEC, PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 1 << 4, 1 << 7, 1
 
 # linux/ptrace.h: struct ptrace_syscall_info, `op` and the offsets of its fields in bytes
 PTRACE_SYSCALL_INFO_ENTRY, PTRACE_SYSCALL_INFO_EXIT, PTRACE_SYSCALL_INFO_SECCOMP = 1, 2, 3
-INFO_OP, INFO_ARCH, INFO_IP, INFO_SP = 0, 4, 8, 16
+INFO_OP, INFO_ARCH = 0, 4
 INFO_NUMBER, INFO_ARGUMENTS = 24, 32
 """At a call's entry and at a seccomp stop."""
-INFO_RESULT, INFO_IS_ERROR = 24, 32
+INFO_IS_ERROR = 32
 """At a call's exit."""
-INFO_DATUM = 80
-"""The datum of SECCOMP_RET_TRACE, 32 bits, at a seccomp stop."""
 INFO_SIZE = 88
 
 # sys/user.h: struct user_regs_struct of x86_64, indices of its 64-bit words; a 32-bit tracee has eax in RAX, and so on
@@ -68,7 +66,7 @@ BPF_MAXINSNS = 4096
 BPF_RET_K, BPF_JA = 0x06, 0x05  # BPF_RET | BPF_K, BPF_JMP | BPF_JA
 
 # linux/audit.h
-AUDIT_ARCH_X86_64, AUDIT_ARCH_I386, AUDIT_ARCH_AARCH64 = 0xC000003E, 0x40000003, 0xC00000B7
+AUDIT_ARCH_X86_64, AUDIT_ARCH_I386 = 0xC000003E, 0x40000003
 X32_BIT = 0x40000000
 """__X32_SYSCALL_BIT (asm/unistd.h): in the number of a call of the x32 ABI."""
 
