@@ -34,6 +34,7 @@ class Task:
         "hot",
         "image",
         "installing",
+        "namespaces",
         "other_filter",
         "own_affinity",
         "recorded",
@@ -68,6 +69,8 @@ class Task:
         """Whether a filter that is not ours is in force."""
         self.installing = ""
         """'one' or 'all' (threads) while it is in a call that installs a filter of the program's."""
+        self.namespaces = 0
+        """How many pid namespaces it is in, which never changes (pid_namespaces(7)); 0 until that was asked."""
         self.counted = False
         """Under PTRACE_SYSCALL: whether its current call was counted at the entry stop."""
         self.entered = 0

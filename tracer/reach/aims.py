@@ -53,12 +53,12 @@ class Aims:
         names = table(Arch.from_audit(event.arch) or Arch.X86_64).by_number
         path = read_path(task.tid, event.arguments[names[event.number].name == "readlinkat"])
         _, root, pid, *rest = (*path.split(b"/"), b"", b"")
-        if root == b"proc" and pid.isdigit() and any(rest) and namespaces_of(task.tid) == 1 and self._is_outside(int(pid)):
+        if root == b"proc" and pid.isdigit() and any(rest) and _namespaces(task) == 1 and self._is_outside(int(pid)):
             self._found(True)
 
     def _target(self, task: Task, pid: int) -> None:
         """A signal to a process, a group (negative), the task's own group (0) or everybody (-1)."""
-        if (namespaces := namespaces_of(task.tid)) != 1:
+        if (namespaces := _namespaces(task)) != 1:
             self._found(namespaces == 0)  # in a pid namespace that it has made, the program can name its own processes alone
         elif pid > 0:
             outside = self._is_outside(pid)
@@ -74,6 +74,12 @@ class Aims:
             return False
         process, parent = kin_of(pid)
         return None if parent == 0 and process == pid != 1 else parent not in self._tasks
+
+
+def _namespaces(task: Task) -> int:
+    """`namespaces_of`, asked once for each task: reading that takes as long as all the rest."""
+    task.namespaces = task.namespaces or namespaces_of(task.tid)
+    return task.namespaces
 
 
 def _signed(register: int) -> int:
