@@ -11,7 +11,7 @@ from tracer.abi import Arch
 from tracer.kernel import RET_RECORD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _LOAD, _AND, _JEQ, _JGE, _RET, _JA = 0x20, 0x54, 0x15, 0x35, linux.BPF_RET_K, linux.BPF_JA  # linux/bpf_common.h
 _ARCH, _IP, _ARGUMENTS = 4, 8, 16
@@ -19,6 +19,8 @@ _ARCH, _IP, _ARGUMENTS = 4, 8, 16
 _VSYSCALL: Final = 0xFFFFFFFF_FF600000
 """The vsyscall page, the last one that user code can jump to (asm/vsyscall.h, VSYSCALL_ADDR)."""
 _WORD = 0xFFFFFFFF
+_FIRST: Final = (1 << 64) - 1 << 64
+"""The first argument's register in a key."""
 ROOM: Final = 2000
 """Most instructions of a filter."""
 CHAIN: Final = 16384
@@ -59,6 +61,12 @@ class Key(NamedTuple):
     def argument(self, index: int) -> int:
         """A register, where the mask has it; its other bits are 0."""
         return self.value >> 64 * (index + 1) & (1 << 64) - 1
+
+    def with_first(self, registers: Iterable[int]) -> Iterator[Key]:
+        """Those of its calls whose first register (64 bits) is one of these: a key for each."""
+        for register in registers:
+            if not (self.value ^ register << 64) & self.mask & _FIRST:
+                yield Key(self.mask | _FIRST, self.value | register << 64)
 
 
 class Free:

@@ -60,11 +60,13 @@ NOTHING: Final = Free(())
 class _Executable:
     """What is known of an executable."""
 
-    __slots__ = ("calls", "counts", "filters", "news", "quiet", "settled", "starts", "version")
+    __slots__ = ("calls", "counts", "filters", "firsts", "news", "numbers", "quiet", "settled", "starts", "version")
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
         """Its calls, as `Tally.known` has told them."""
+        self.numbers: set[int] = set()
+        """Those of its calls."""
         self.news = 0
         """Observations when one of its processes was last looked at."""
         self.quiet = 0
@@ -76,6 +78,8 @@ class _Executable:
         self.starts = 0
         """How often they have started another executable, of which little was known."""
         self.version: object = None
+        self.firsts: dict[int, frozenset[int]] = {}
+        """By number, what `Calls.first` was when `filters` were made."""
         self.filters: dict[tuple[Free | None, bool, bool], tuple[bytes, Free]] = {}
         """Filters of this version, by what the earlier filters of a task let run, and by what may run (`watched.may_run`)."""
 
@@ -269,6 +273,10 @@ class Late:
         known = self._known(task)
         opens, writes = not self._processor.enabled, self._calls.writes_run or not self._calls.draws
         which = (task.free, opens, writes)
+        firsts = {number: values() for number, values in self._calls.first.items() if number in known.numbers}
+        if firsts != known.firsts:
+            known.firsts = firsts
+            known.filters.clear()
         if which not in known.filters:
             if writes:
                 self._calls.let_writes_run()
@@ -279,18 +287,22 @@ class Late:
         known, version = self._executable(task), self._tally.version(task.executable)
         if version != known.version:
             known.version, known.counts = version, self._tally.known(task.executable)
+            known.numbers = {value & 0xFFFFFFFF for value in known.counts}
             known.filters.clear()
         return known
 
     def _made(self, task: Task, may_run: Callable[[Key], bool]) -> tuple[bytes, Free]:
-        counts = self._known(task).counts
+        executable = self._known(task)
+        counts, firsts = executable.counts, executable.firsts
         if task.free is None:
             keys = {Key(self._tally.mask_of(value), value): count for value, count in counts.items()}
         else:
             known = ((key, key.value & self._tally.mask_of(key.value)) for key in task.free.keys)
             keys = {key: counts[value] for key, value in known if value in counts}
         keys = {key: count for key, count in keys.items() if key.number not in self._calls.always and may_run(key)}
-        made = free_filter(sorted(keys, key=lambda key: (-keys[key], key)))
+        ordered = sorted(keys, key=lambda key: (-keys[key], key))
+        whole = [key for key in ordered if key.number not in self._calls.first]
+        made = free_filter([*whole, *(one for key in ordered for one in key.with_first(firsts.get(key.number, ())))])
         return made if task.chain + weight(made[0]) <= CHAIN else (kernel.RECORD_ALL, NOTHING)
 
     def _is_known(self, task: Task) -> bool:

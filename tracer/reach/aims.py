@@ -32,13 +32,25 @@ class Aims:
         """`tasks`: those that are followed, by tid.  `found` is told of each target whether it was outside."""
         self._tasks = tasks
         self._found = found
+        self._targets: set[int] = set()
+        """Tasks of the program to which a signal was seen."""
 
     def attach(self, calls: Calls) -> None:
         for arch in (Arch.X86_64, Arch.I386):
             handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(("readlink", "readlinkat"), self._looks)
             handlers["pidfd_send_signal"] = self._by_pidfd
             for name, handler in handlers.items():
-                calls.also(arch.audit, table(arch).by_name[name].number, handler)
+                calls.also(arch.audit, table(arch).by_name[name].number, handler, always=name not in _BY_PID)
+        calls.first.update((table(Arch.X86_64).by_name[name].number, self.targets) for name in _BY_PID)
+
+    def targets(self) -> frozenset[int]:
+        """The tasks of the program to which a signal was seen: another signal there tells nothing new, and nor does one to that
+        number in a pid namespace that the program makes (`_target`).
+
+        The numbers of these tasks can become other processes' when they have ended, and after all other numbers.  A signal by
+        which the program then reaches a process outside is taken to be to its own; `scope signals` denies that."""
+        self._targets &= self._tasks.keys()
+        return frozenset(self._targets)
 
     def _by_pid(self, task: Task, event: Event) -> None:
         self._target(task, _signed(event.arguments[0]))
@@ -61,6 +73,8 @@ class Aims:
         if (namespaces := _namespaces(task)) != 1:
             self._found(namespaces == 0)  # in a pid namespace that it has made, the program can name its own processes alone
         elif pid > 0:
+            if pid in self._tasks:
+                self._targets.add(pid)
             outside = self._is_outside(pid)
             if outside is not None:
                 self._found(outside)

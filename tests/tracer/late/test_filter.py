@@ -15,7 +15,7 @@ from tracer.linux import BPF_INSTRUCTION, SECCOMP_RET_ALLOW
 from tracer.tally import Tally
 
 WIDE = (1 << 64) - 1
-CLONE, GETCWD, GETPPID, OPENAT, PRCTL, PTRACE, WRITE = 56, 79, 110, 257, 157, 101, 1
+CLONE, GETCWD, GETPPID, KILL, OPENAT, PRCTL, PTRACE, WRITE = 56, 79, 110, 62, 257, 157, 101, 1
 
 
 def key(number: int, *arguments: tuple[int, int]) -> Key:
@@ -54,6 +54,17 @@ def test_exactly_the_keys_run() -> None:
                 runs = any(other & each.mask == each.value for each in keys)
                 assert answer(program, other) == (SECCOMP_RET_ALLOW if runs else RET_RECORD)
         assert answer(program, 77) == RET_RECORD
+
+
+def test_a_key_of_some_first_registers_alone() -> None:
+    wide, named = key(KILL, (0, 0), (0xFFFFFFFF, 9)), key(KILL, (0xFFFFFFFF, 7), (0xFFFFFFFF, 9))
+    assert [*wide.with_first((7, 8))] == [key(KILL, (WIDE, first), (0xFFFFFFFF, 9)) for first in (7, 8)]
+    assert [*named.with_first((7, 8, 7 | 1 << 32))] == [key(KILL, (WIDE, first), (0xFFFFFFFF, 9)) for first in (7, 7 | 1 << 32)]
+    assert [*next(wide.with_first((7,))).with_first((7, 8))] == [key(KILL, (WIDE, 7), (0xFFFFFFFF, 9))]
+    program, _ = free_filter(wide.with_first((7,)))
+    calls = [(7, 9), (8, 9), (7, 15), (7 | 1 << 32, 9), (0, 9), (WIDE, 9)]
+    answers = [answer(program, key(KILL, (WIDE, pid), (WIDE, signal)).value) for pid, signal in calls]
+    assert answers == [SECCOMP_RET_ALLOW, *[RET_RECORD] * 5]
 
 
 def test_a_filter_has_room_for_the_first_keys_only() -> None:
