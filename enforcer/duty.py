@@ -35,11 +35,11 @@ class Duty:
         "_answers",
         "_asked",
         "_code",
+        "_devices",
         "_epoll",
         "_filter",
         "_following",
         "_listeners",
-        "_null",
         "_pid",
         "_ready",
         "_reporter",
@@ -57,7 +57,8 @@ class Duty:
         self._reporter = reporter
         self._listeners: dict[int, str] = {}
         """The listeners, each with the phase of the processes whose calls it asks about; "" where there are no phases."""
-        self._null = _NONE
+        self._devices: tuple[int, int] = _NONE, _NONE
+        """Descriptors of /dev/null and /dev/full, which the program is given where it opens them; -1 if there is none."""
         self.program = _NONE
         """A pidfd of the first confined process."""
         self.stand_in = _NONE
@@ -75,7 +76,7 @@ class Duty:
         self._pid = pid
         self._asked = kernel.shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
         self._ready = os.pipe()
-        self._null = _null()
+        self._devices = _device("/dev/null", os.O_RDWR), _device("/dev/full", os.O_WRONLY)
         self._code.seal()
         own = os.getpid()
         self.stand_in = kernel.clone(kernel.CLONE_FILES)
@@ -150,7 +151,7 @@ class Duty:
             self._answers.summarise()
             os._exit(0)
         self._hand_over()
-        helper.close_all_but((self.program, self._null, *self._listeners, *self.descriptors()))
+        helper.close_all_but((self.program, *self._devices, *self._listeners, *self.descriptors()))
         if self._filter:
             kernel.install(self._filter, 0)
         self._watch()
@@ -196,12 +197,12 @@ class Duty:
 
     def _confine(self, *kept: int) -> None:
         """Close what is not needed, make no more calls than answering takes."""
-        helper.close_all_but((self.program, *self._listeners, self._null, *self.descriptors(), *kept))
+        helper.close_all_but((self.program, *self._listeners, *self._devices, *self.descriptors(), *kept))
         self._answers = self._made()
         confinement.confine(self._filter)
 
     def _made(self) -> Answers:
-        return Answers(self._asked, self._reporter, self._pid, (self._null, self.program))
+        return Answers(self._asked, self._reporter, self._pid, self._devices, self.program)
 
     def _stand_by(self, helper_: int) -> NoReturn:
         """The first stand-in: wait for the listener, then for the helper's end."""
@@ -267,10 +268,10 @@ class Duty:
         self._watched = pidfd
 
 
-def _null() -> int:
-    """A descriptor of /dev/null, which the program is given where it opens it; -1 if there is none."""
+def _device(path: str, access: int) -> int:
+    """A descriptor of a device; -1 if there is none."""
     try:
-        return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        return os.open(path, access | os.O_CLOEXEC)
     except OSError:
         return _NONE
 

@@ -31,15 +31,16 @@ _REPLACED = "the helper process was killed and has been replaced; how often call
 class Answers:
     """Takes calls from listeners, one after the other, into `asked`."""
 
-    def __init__(self, asked: Notification, reporter: Reporter, program: int, held: tuple[int, int]) -> None:
-        """`program` is the id of the process whose exit status is that of `enforce`.  `held`: a descriptor of /dev/null, or -1,
-        and a pidfd of that process."""
+    def __init__(self, asked: Notification, reporter: Reporter, program: int, devices: tuple[int, int], pidfd: int) -> None:
+        """`program` is the id of the process whose exit status is that of `enforce`, and `pidfd` a descriptor of it.
+
+        `devices`: descriptors of /dev/null and /dev/full, or -1."""
         gc.enable()  # it is off during the start
         self._listener = -1
         """That of the call that is being answered."""
         self._asked = asked
         self._reporter = reporter
-        self._held = held
+        self._held = devices, pidfd
         self._program = program
         self._has_lost = False
         """Whether a violation may have gone without a report."""

@@ -1,9 +1,9 @@
 """Answers other than a denial, for calls that the policy's default denies and whose answer gives the program nothing.
 
-The helper gives it a descriptor of /dev/null and none of /dev/tty, lets it send signals to itself and set the ids that it has,
-sends signals to processes that it has started, and fails what a kernel or machine may not have, for which programs have another
-way (unavailable.tsv).  Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is
-harmless.
+The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself and set the ids
+that it has, sends signals to processes that it has started, fails those to processes that do not exist, and fails what a kernel
+or machine may not have, for which programs have another way (unavailable.tsv).  Anything else, and anything that cannot be found
+out, is denied.  docs/implied.md says why each is harmless.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from policygen.model import Expression
 
 _NULL = b"/dev/null\0"
+_FULL = b"/dev/full\0"
 _TERMINAL = b"/dev/tty\0"
 _OPENS = "flags in O_ACCMODE|O_CREAT|O_TRUNC|O_APPEND|O_CLOEXEC|O_NONBLOCK|O_NOCTTY|O_LARGEFILE|O_NOFOLLOW|O_SYNC"
 """How these can be opened."""
@@ -45,10 +46,10 @@ _GENERATIONS = 100
 class Instead:
     """Answers calls that wait at the listener."""
 
-    def __init__(self, listener: int, null: int, program: int) -> None:
+    def __init__(self, listener: int, devices: tuple[int, int], program: int) -> None:
         self._listener = listener
-        self._null = null
-        """A descriptor of /dev/null, for reading and writing; -1 if there is none."""
+        self._null, self._full = devices
+        """Descriptors of /dev/null, for reading and writing, and of /dev/full, for writing; -1 if there is none."""
         self._program = program
         """A pidfd of the first confined process."""
 
@@ -71,7 +72,7 @@ class Instead:
         return bool(number)
 
     def _opens_device(self, asked: Notification, arch: Arch, name: str) -> bool:
-        """Give a descriptor of /dev/null to a task that opens it; fail to open a terminal, as where there is none.
+        """Give a descriptor of /dev/null or /dev/full to a task that opens it; fail to open a terminal, as where there is none.
 
         The task gets no other file, whatever it does to the path."""
         path, arguments = _PATH[name], table(arch).by_name[name].arguments
@@ -84,11 +85,16 @@ class Instead:
         if opened.startswith(_TERMINAL):
             kernel.fail(self._listener, asked.id, errno.ENXIO)
             return True
-        if opened != _NULL or self._null < 0:
+        flags = asked.arguments[path + 1]
+        device = -1
+        if opened == _NULL:
+            device = self._null
+        elif opened == _FULL and flags & os.O_ACCMODE == os.O_WRONLY:  # reading it would never end
+            device = self._full
+        if device < 0:
             return False
-        inherited = not asked.arguments[path + 1] & os.O_CLOEXEC
         try:
-            kernel.give(self._listener, asked.id, self._null, inherited=inherited)
+            kernel.give(self._listener, asked.id, device, inherited=not flags & os.O_CLOEXEC)
         except OSError as error:
             if error.errno != errno.EMFILE:
                 return False
@@ -96,7 +102,7 @@ class Instead:
         return True
 
     def _signals(self, asked: Notification, name: str) -> bool:
-        """Let a process signal itself and those that it, or the first confined process, has started."""
+        """Let a process signal itself and those that it, or the first confined process, has started; fail if there is none."""
         caller = status(asked.task)
         target = _int(asked.arguments[0])
         if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
@@ -135,6 +141,9 @@ class Instead:
     def _signals_other(self, asked: Notification, caller: Mapping[str, str], target: int, number: int) -> bool:
         try:
             pidfd = kernel.pidfd_open(target)  # from now on the process with this number is this one, or has ended
+        except ProcessLookupError:
+            kernel.fail(self._listener, asked.id, errno.ESRCH)
+            return True
         except OSError:
             return False
         try:

@@ -59,13 +59,13 @@ def test_it_is_no_relative_of_the_program(running, place):
     assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text() == ""
 
 
-def test_it_holds_standard_error_the_listener_the_program_and_dev_null(running, place):
+def test_it_holds_standard_error_the_listener_the_program_and_two_devices(running, place):
     if os.getuid() != 0:
         pytest.skip("needs root: it cannot be looked into by its own user")
     process = running()
     helper = place.helper()
-    null, *files = sorted(os.readlink(entry) for entry in Path(f"/proc/{helper}/fd").iterdir())
-    assert null == "/dev/null", "which a program is given that opens it"
+    full, null, *files = sorted(os.readlink(entry) for entry in Path(f"/proc/{helper}/fd").iterdir())
+    assert (full, null) == ("/dev/full", "/dev/null"), "which a program is given that opens them"
     # pidfds: the program and the stand-in
     assert files[:4] == ["anon_inode:[eventpoll]", "anon_inode:[pidfd]", "anon_inode:[pidfd]", "anon_inode:seccomp notify"]
     assert files[4:] == [os.readlink(f"/proc/{process.pid}/fd/2")]

@@ -54,6 +54,12 @@ static long made(const char *what)
             ;
         return open("/dev/null", O_RDWR);
     }
+    if (!strcmp(what, "full")) { /* in place of a closed standard input: gnulib's stdopen() */
+        int full = open("/dev/full", O_WRONLY);
+        return write(full, "x", 1) == -1 && errno == ENOSPC && read(full, &status, 1) == -1 && errno == EBADF ? full : -2;
+    }
+    if (!strcmp(what, "full-read"))
+        return open("/dev/full", O_RDONLY | O_CREAT, 0666);
     if (!strcmp(what, "terminal"))
         return open("/dev/tty", O_RDWR | O_CLOEXEC);
     if (!strcmp(what, "other-file"))
@@ -78,6 +84,12 @@ static long made(const char *what)
     }
     if (!strcmp(what, "outside"))
         return kill(getppid(), 0);
+    if (!strcmp(what, "ended") || !strcmp(what, "ended-group")) { /* as a pid file that is left may name */
+        int child = started();
+        kill(child, SIGKILL);
+        waitpid(child, &status, 0);
+        return kill(what[5] ? -child : child, 0);
+    }
     if (!strcmp(what, "everyone"))
         return kill(-1, 0);
     if (!strcmp(what, "own-ids"))

@@ -42,11 +42,13 @@ def made(place, build):
         ("null", "3"),  # 3 is the lowest free number: --log is the helper's
         ("null-kept", "1"),  # FD_CLOEXEC
         ("null-full", "-1 EMFILE"),
+        ("full", "3"),
         ("terminal", "-1 ENXIO"),
         ("itself", str(signal.SIGUSR1.value)),
         ("own-thread", str(signal.SIGUSR1.value)),
         ("child", str(signal.SIGTERM.value)),
         ("parent", "5"),
+        ("ended", "-1 ESRCH"),
         ("file-ids", "0"),  # ncurses looks for the terminal's description so
         ("daemon", "-1 EAFNOSUPPORT"),
         ("attributes", "-1 EOPNOTSUPP"),
@@ -62,8 +64,10 @@ def test_it_is_answered_without_a_denial(made, what, result):
     [
         ("other-file", "openat("),
         ("null-folder", "openat("),
+        ("full-read", "openat("),
         ("outside", "kill("),
         ("everyone", "kill("),
+        ("ended-group", "kill("),
         ("other-ids", "setresuid("),
         ("peer", "socket("),
     ],
