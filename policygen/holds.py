@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from policygen.model import Always, And, Condition, Expression, Not, Operator, Or
+from policygen.model import Always, And, Condition, Expression, Not, Operator, Or, conjuncts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tracer.abi import Argument
+
+
+_REGISTER = (1 << 64) - 1
 
 
 def holds(expression: Expression, arguments: Sequence[Argument], registers: Sequence[int]) -> bool:
@@ -25,6 +28,17 @@ def holds(expression: Expression, arguments: Sequence[Argument], registers: Sequ
             return any(holds(part, arguments, registers) for part in parts)
         case Not(part):
             return not holds(part, arguments, registers)
+
+
+def exact(expression: Expression) -> dict[int, int]:
+    """Return the registers of the arguments that an expression, as a conjunction, holds to one value each, by index."""
+    parts = (part for part in conjuncts(expression) if isinstance(part, Condition) and part.operator is Operator.EQ)
+    return {part.index: part.value & _REGISTER for part in parts}
+
+
+def holds_at(expression: Expression, arguments: Sequence[Argument], registers: Mapping[int, int]) -> bool:
+    """Whether an expression that compares none but these registers, given by index, is true of them."""
+    return holds(expression, arguments, [registers.get(index, 0) for index in range(6)])
 
 
 def _compares(condition: Condition, argument: Argument, register: int) -> bool:

@@ -7,7 +7,9 @@ Importing `dataclasses` and making the classes that a first `learn` needs took 1
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar, cast, dataclass_transform
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast, dataclass_transform
+
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from tracer import kernel, linux
 from tracer.abi import Arch, table
+from tracer.named import NamedTuple
 from tracer.task import is_caught, proc
 
 if TYPE_CHECKING:

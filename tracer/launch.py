@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tracer import kernel, linux
 from tracer.errors import StartError, TracerError
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

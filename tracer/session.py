@@ -7,13 +7,14 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from tracer import kernel, linux
 from tracer.errors import PtraceError, TracerError
 from tracer.late.filter import UNSEEN
 from tracer.launch import OPTIONS, Launch, is_64_bit
 from tracer.loop import Loop
+from tracer.named import NamedTuple
 from tracer.processor import TICK
 from tracer.reach.aims import Aims
 from tracer.signals import Dispositions, SignalThread

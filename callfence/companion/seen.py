@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.inputs import tell
@@ -12,6 +12,7 @@ from policygen.recording import recording_file
 from policygen.recording.runs import Recording
 from policygen.review.companion import fitting, read
 from tracer.abi import Arch, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path

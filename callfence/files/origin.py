@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from callfence.judging.symbols import Site
 from callfence.shared.text import plural, printable
@@ -16,6 +16,7 @@ from policygen.files.paths import covers, encoded, shown
 from policygen.files.places import PlaceError, located
 from policygen.files.review import risks
 from policygen.files.rights import NOTHING, Right, format_rights, rights_of
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

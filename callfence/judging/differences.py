@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from callfence.shared.text import plural
 from policygen.language.naming import format_action, format_call, format_expression
@@ -10,6 +10,7 @@ from policygen.model import ALLOW, Always
 from policygen.review.catalogue import dangers
 from policygen.sets.compare import Change, Verdict
 from tracer.abi import table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from callfence.files.learned import watched, with_files
 from callfence.learning import baseline
@@ -22,6 +22,7 @@ from policygen.recording.folding import merge
 from policygen.recording.runs import Recording
 from policygen.review.rehearsal import held_back
 from tracer.errors import UserError
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from callfence.shared.ending import fail
 from callfence.shared.options import suggestion
 from callfence.version import __version__
 from enforcer.errors import FAILED
 from tracer.linux import OPAQUE
+from tracer.named import NamedTuple
 
 DESCRIPTION = """\
 Run PROGRAM as it would run without learn, record its system calls and those of all that it starts, and write the policy

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from callfence.enforcing import filters
 from callfence.shared.files import policy_path, recording_path
 from policygen.recording import atomic, folder, recording_file
 from tracer.errors import UserError
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from callfence.enforcing import filters
 from callfence.learning.learned import Learned
@@ -18,6 +18,7 @@ from policygen.model import IMPLIED, Arm
 from policygen.recording import atomic, folder, recording_file
 from policygen.recording.folding import merge
 from policygen.recording.runs import Recording, Run
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

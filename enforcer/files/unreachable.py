@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
 from enforcer.reporting.caller import Caller
@@ -21,6 +21,7 @@ from policygen.files.needs import Need, needs
 from policygen.files.places import named
 from policygen.files.rights import NOTHING, OF_A_FILE, WORDS, Right, format_rights, rights_of
 from tracer.abi import Arch, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from enforcer.text import file_word, word
 from policygen.language.naming import format_entry
@@ -10,6 +10,7 @@ from policygen.learning.extend import Options, constrained, extend
 from policygen.model import ALLOW, Entry, Or
 from policygen.recording.observation import Observation, kept
 from tracer.abi import Arch, Event, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.evidence.pointed import PAGE, Value, arguments, evident, quoted
 from policygen.evidence.words import escaped, steady
 from tracer.abi import Kind
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

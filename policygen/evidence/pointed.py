@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from policygen.evidence.words import escaped
 from tracer.abi import Arch, Kind, constants, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

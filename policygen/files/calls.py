@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.files.rights import NOTHING, Right
 from tracer.abi import Arch, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.files.algebra import extended
 from policygen.files.model import Files
@@ -16,6 +16,7 @@ from policygen.files.paths import covers, folders
 from policygen.files.ports import ranges
 from policygen.files.rights import NOTHING, Right, rights_of
 from policygen.files.tree import granted, reduced
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

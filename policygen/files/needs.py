@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.files.calls import Pair
 from policygen.files.rights import NOTHING, OF_A_FILE, Right
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.files.algebra import differences
 from policygen.files.model import TCP, path_line
@@ -12,6 +12,7 @@ from policygen.files.paths import covers
 from policygen.files.ports import ANY, format_ports
 from policygen.files.rights import NOTHING, WORDS, Right
 from policygen.files.tree import granted
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from policygen.files.model import Files

@@ -9,10 +9,11 @@ from __future__ import annotations
 import operator
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.model import MAX_ERRNO, Action, ActionKind
 from tracer.errors import UserError
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

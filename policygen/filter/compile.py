@@ -13,7 +13,7 @@ allow.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
@@ -26,6 +26,7 @@ from policygen.sets import region
 from policygen.sets.algebra import FALSE, MAX_CUBES, TRUE, TooComplexError
 from tracer.abi import X32_BIT, Arch, table
 from tracer.errors import InternalError, UserError
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from policygen.filter.libseccomp import MaskedEquality

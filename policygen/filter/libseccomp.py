@@ -15,12 +15,13 @@ import resource
 import select
 import signal
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from policygen.filter.library import LibseccompError, pyseccomp
 from tracer.abi import X32_BIT
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,7 +7,7 @@ cannot express has a remark, and there the policy is the stricter of the two.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.filter import bpf, symbolic
 from policygen.language.naming import format_action
@@ -20,6 +20,7 @@ from policygen.sets.decisions import decisions
 from policygen.sets.express import express, nameable
 from policygen.values import frozen, replace
 from tracer.abi import X32_BIT, Arch, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable

@@ -6,11 +6,12 @@ files that they lead to.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.files.model import Files
 from policygen.files.paths import covers
 from policygen.files.rights import ALL, Right
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

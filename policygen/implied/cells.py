@@ -16,6 +16,8 @@ from tracer.abi.data import table_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_ALLOWED = Entry(Always(True))
+
 
 def lines(name: str) -> Iterator[list[str]]:
     """The cells of each row of a table, without comments and the heading."""
@@ -38,7 +40,7 @@ def read_entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | N
         if call is None or (colon and "errno" not in cell and not operands(arch, call.number).constrainable()):
             continue
         if not colon:
-            found[place] = call.number, Entry(Always(True))
+            found[place] = call.number, _ALLOWED
             continue
         layer = next((one for one in layers if call.number not in one), None)
         if layer is None:

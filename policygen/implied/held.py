@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import cache, reduce
 from operator import or_
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.model import Condition, Operator
 from tracer.abi import Arch, constants
 from tracer.abi.data import table_text
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.implied import made
 from policygen.implied.cells import lines, read_entries
 from tracer.abi import Arch, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Sequence
 
     from policygen.model import Entry
 
@@ -47,10 +48,11 @@ def capabilities(arch: Arch) -> tuple[Capability, ...]:
     """What grants capabilities on an architecture, in the file's order."""
     found = []
     cells = list(lines("capabilities.tsv"))
-    for (name, learn, _, held, why), read in zip(cells, _entries(arch, (row[2] for row in cells)), strict=True):
+    for (name, learn, _, held, why), read in zip(cells, _entries(arch, [row[2] for row in cells]), strict=True):
         if read is not None:
-            names = [argument.name for argument in table(arch).by_number[read[0]].arguments]
-            indices = frozenset(names.index(one) for one in held.split() if one != "-")
+            wanted = held.split() if held != "-" else ()
+            names = [argument.name for argument in table(arch).by_number[read[0]].arguments] if wanted else []
+            indices = frozenset(map(names.index, wanted))
             found.append(Capability(name, arch, *read, indices, learn == "=", why))
     return tuple(found)
 
@@ -61,7 +63,7 @@ def rows(version: int, arch: Arch) -> tuple[Row, ...]:
     known = {row[0] for row in lines("capabilities.tsv")}
     found = []
     cells = list(lines(f"implied{version}.tsv"))
-    for (given, _, why), read in zip(cells, _entries(arch, (row[1] for row in cells)), strict=True):
+    for (given, _, why), read in zip(cells, _entries(arch, [row[1] for row in cells]), strict=True):
         names = frozenset(() if given == "-" else given.split(", "))
         if not names <= known:
             raise ValueError(f"implied{version}.tsv: no capability is named {', '.join(sorted(names - known))}")
@@ -70,8 +72,14 @@ def rows(version: int, arch: Arch) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def _entries(arch: Arch, cells: Iterable[str]) -> Iterator[tuple[int, Entry] | None]:
-    """What `cells.read_entries` returns for each cell; `made` has those that take long, unless the table is newer."""
-    known = made.entries(arch)
-    for cell in cells:
-        yield known.get(cell) or read_entries(arch, (cell,))[0]
+def _entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | None]:
+    """What `cells.read_entries` returns for these cells; `made` has those that take long, unless the table is newer."""
+    known = _made(arch)
+    rest = [cell for cell in cells if cell not in known]
+    found = known | dict(zip(rest, read_entries(arch, rest), strict=True))
+    return [found[cell] for cell in cells]
+
+
+@cache
+def _made(arch: Arch) -> dict[str, tuple[int, Entry] | None]:
+    return {**made.entries(arch)}

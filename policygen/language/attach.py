@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from policygen.language.expressions import Span
 from policygen.language.layout import Comments, Include, Layout, Remarks, Section, is_note
@@ -12,6 +12,7 @@ from policygen.language.normal import normal_expression
 from policygen.model import Entry, Expression, Or
 from policygen.values import replace
 from tracer.abi import Arch
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

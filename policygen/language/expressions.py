@@ -13,12 +13,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
 from policygen.language.operands import ORDERINGS, OperandError, Operands, parse_integer, pattern, trivial
 from policygen.model import BITWISE, And, Condition, Expression, Not, Operator, Or, alternatives, conjuncts
 from policygen.values import frozen, made
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

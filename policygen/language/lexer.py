@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from policygen.errors import PolicyError
+from tracer.named import NamedTuple
 
 
 class Source(NamedTuple):

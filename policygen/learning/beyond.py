@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.holds import holds
 from policygen.implied.expand import expanded, expansion, granted, witnessed
@@ -16,6 +16,7 @@ from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth
 from policygen.values import replace
 from tracer.abi import Arch, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -114,8 +115,8 @@ def _without_covered(policy: Policy, before: Policy) -> Policy:
         return policy
     for (arch, number), rows in expansion(policy).rows.items():
         old = before.entries.get(arch, {}).get(number)
-        arguments = table(arch).by_number[number].arguments
         for part in alternatives(old.expression) if old else ():
+            arguments = table(arch).by_number[number].arguments
             entry = policy.entries[arch].get(number)
             if entry is None or part not in alternatives(entry.expression) or not _covers(rows, part, arguments):
                 continue

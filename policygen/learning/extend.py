@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.language.naming import format_entry
 from policygen.learning.floor import OPAQUE
@@ -16,6 +16,7 @@ from policygen.recording.observation import Observation, kept
 from policygen.sets.minimise import minimise
 from policygen.values import replace
 from tracer.abi import Arch, Event, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

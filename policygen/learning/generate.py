@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
 from policygen.filter.room import surely_fits
@@ -30,6 +30,7 @@ from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alte
 from policygen.recording.observation import Observation, kept
 from policygen.values import replace
 from tracer.abi import X32_BIT, Arch, Event, constants, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -233,14 +234,15 @@ def _with_floor(old: Policy, arches: Sequence[Arch], arm: Arm) -> Policy:
     An implied set has the floor."""
     entries = {}
     for arch in Arch:
+        if arch not in arches and arch not in old.entries:
+            continue
         section = dict(old.entries.get(arch, {}))
         calls = table(arch).by_name
         if arch in arches and not section and not old.implied:
             section = {calls[name].number: _ALLOWED for name in FLOOR if name in calls}
         if arm is Arm.NOW and arch.bits == 64:  # that of the Python which execs
             section.setdefault(calls[_ARMING].number, _ALLOWED)
-        if arch in arches or arch in old.entries:
-            entries[arch] = section
+        entries[arch] = section
     return replace(old, entries=entries, arm=arm)
 
 

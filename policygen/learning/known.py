@@ -5,15 +5,16 @@ What it says in so many words stays as it is, be it a permission or a refusal; w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from policygen.holds import holds
+from policygen.holds import exact, holds_at
 from policygen.implied.expand import mentioned
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
-from policygen.model import Action, Always, Condition, Entry, Operator, alternatives, conjuncts
+from policygen.model import Action, Always, Entry, alternatives
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.region import space, truth
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from tracer.abi import Argument
     from tracer.abi.table import Table
 
-_REGISTER = (1 << 64) - 1
 _MANY = 2000
 """Rules judged in one space, which has room for a million nodes: each takes up to 400."""
 
@@ -48,13 +48,20 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
         return Known(() if default.lets_run else tuple(observations), ())
     plain = calls.by_number[observations[0].number].arguments
     rules = [literal(observation, calls) for observation in observations]
-    different = [rule for rule in dict.fromkeys(rules) if not _is_plainly_allowed(entry, expression(rule, plain), plain)]
     new: set[Rule] = set()
     against: set[Rule] = set()
-    for first in range(0, len(different), _MANY):
+    undecided = []
+    for rule in dict.fromkeys(rules):
+        holds = _plainly_holds(entry, expression(rule, plain), plain)
+        action = entry.action if holds else entry.otherwise
+        if holds is None:
+            undecided.append(rule)
+        elif not (action or default).lets_run:
+            (new if action is None else against).add(rule)
+    for first in range(0, len(undecided), _MANY):
         sets = space()
         allowed, refused = regions(sets, entry, default, plain)
-        for rule in different[first : first + _MANY]:
+        for rule in undecided[first : first + _MANY]:
             rest = sets.choose(allowed, FALSE, truth(sets, expression(rule, plain), plain))
             if rest != FALSE:
                 (new if sets.choose(refused, FALSE, rest) != FALSE else against).add(rule)
@@ -62,18 +69,19 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
     return Known(tuple(one for one, rule in both if rule in new), tuple(one for one, rule in both if rule in against))
 
 
-def _is_plainly_allowed(entry: Entry, wanted: Expression, arguments: Sequence[Argument]) -> bool:
-    """Whether an alternative of the entry compares nothing but arguments of which one value is wanted, and allows that.
+def _plainly_holds(entry: Entry, wanted: Expression, arguments: Sequence[Argument]) -> bool | None:
+    """Whether the entry's expression holds for all that is wanted, or for nothing of it, where it compares only arguments of
+    which one value is wanted; also True if one of its alternatives is such and holds.  Else None.
 
     So it is with most observations; the algebra takes a hundred times as long."""
-    if not entry.action.lets_run:
-        return False
-    exact = [one for one in conjuncts(wanted) if isinstance(one, Condition) and one.operator is Operator.EQ]
-    fixed = frozenset(one.index for one in exact)
-    registers = [0] * 6
-    for one in exact:
-        registers[one.index] = one.value & _REGISTER
-    return any(mentioned(part) <= fixed and holds(part, arguments, registers) for part in alternatives(entry.expression))
+    if entry.expression == Always(False):
+        return None  # `deny` is no absence: see `regions`
+    registers = exact(wanted)
+    parts = alternatives(entry.expression)
+    decided = [part for part in parts if mentioned(part) <= registers.keys()]
+    if any(holds_at(part, arguments, registers) for part in decided):
+        return True
+    return False if len(decided) == len(parts) else None
 
 
 def regions(sets: Space, entry: Entry, default: Action, plain: Sequence[Argument]) -> tuple[int, int]:

@@ -5,9 +5,10 @@ Two events are equal if `kept` is the same for each argument.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tracer.abi import Argument, Event, Kind
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from policygen.recording.observation import Observation, order
 from tracer.errors import InternalError
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ Lines may come in any order, and twice, so that git can merge two files by takin
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.evidence.facts import join, parse
 from policygen.language.naming import format_value
@@ -23,6 +23,7 @@ from policygen.review.denial import parse_call
 from policygen.review.provenance import provenance
 from tracer.abi import Arch, Event, Kind, table
 from tracer.errors import UserError
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.implied.expand import granted as granted_by
 from policygen.implied.rows import capabilities, rows
@@ -17,6 +17,7 @@ from policygen.sets.compare import Change, Comparison, Difference, answers, exam
 from policygen.sets.region import space, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -118,6 +118,15 @@ class Space:
             result = self.choose(same, result, FALSE)
         return result
 
+    def pattern(self, first: int, mask: int, value: int, width: int) -> int:
+        """Return the set in which a word of `width` variables, the first of them this, is `value` in the bits of `mask`."""
+        result = TRUE
+        for place in range(width):  # the lowest bit is the last variable
+            if mask >> place & 1:
+                low, high = (FALSE, result) if value >> place & 1 else (result, FALSE)
+                result = self._node(first + width - 1 - place, low, high)
+        return result
+
     def greater(self, a: Sequence[int], b: Sequence[int]) -> int:
         """Return the set in which the word `a` is greater than `b`, both unsigned and of one length."""
         result = FALSE

@@ -91,21 +91,17 @@ def truth(space: Space, expression: Expression, arguments: Sequence[Argument]) -
 
 def _condition(space: Space, condition: Condition, argument: Argument) -> int:
     width, value = argument.width, condition.value
-    word = argument_word(space, condition.index)[-width:]
-
-    whole, other = argument.mask, constant(value, width)
+    first, whole = _ARGUMENTS + 64 * condition.index + 64 - width, argument.mask
 
     def masked(mask: int, value: int) -> int:
-        if value & whole & ~mask:
-            return FALSE
-        kept = [place for place in range(width) if mask >> (width - 1 - place) & 1]
-        return space.equal([word[place] for place in kept], [value >> (width - 1 - place) & 1 for place in kept])
+        return FALSE if value & whole & ~mask else space.pattern(first, mask, value, width)
 
-    def greater(a: Word, b: Word) -> int:
-        if not argument.signed:
-            return space.greater(a, b)
-        # with the sign bits swapped the unsigned order is the signed one
-        return space.greater((b[0], *a[1:]), (a[0], *b[1:]))
+    def greater(*, is_less: bool = False) -> int:
+        pair = (space.word(first, width), constant(value, width))
+        a, b = reversed(pair) if is_less else pair
+        if argument.signed:  # with the sign bits swapped the unsigned order is the signed one
+            a, b = (b[0], *a[1:]), (a[0], *b[1:])
+        return space.greater(a, b)
 
     for number in condition.values or (value,):
         if not -(whole >> 1) - 1 <= number <= whole:
@@ -116,13 +112,13 @@ def _condition(space: Space, condition: Condition, argument: Argument) -> int:
         case Operator.NE:
             region = space.invert(masked(whole, value))
         case Operator.GT:
-            region = greater(word, other)
+            region = greater()
         case Operator.LE:
-            region = space.invert(greater(word, other))
+            region = space.invert(greater())
         case Operator.LT:
-            region = greater(other, word)
+            region = greater(is_less=True)
         case Operator.GE:
-            region = space.invert(greater(other, word))
+            region = space.invert(greater(is_less=True))
         case Operator.IN:
             region = masked(whole & ~value, 0)
         case Operator.HAS:

@@ -6,7 +6,13 @@ Values only.  The tables that fill them are data files beside this one, read by 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from tracer.named import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Arch(StrEnum):
@@ -102,9 +108,7 @@ class Kind(StrEnum):
 
 
 _POINTERS = frozenset((Kind.POINTER, Kind.PATH, Kind.TEXT, Kind.WORDS, Kind.SOCKADDR, Kind.MESSAGE))
-_CONSTRAINED = frozenset(
-    (Kind.SELECTOR, Kind.SIGNAL, Kind.CLOCK, Kind.PROTECTION, Kind.FLAGS, Kind.FIELD, Kind.TASK)
-)
+_CONSTRAINED = frozenset((Kind.SELECTOR, Kind.SIGNAL, Kind.CLOCK, Kind.PROTECTION, Kind.FLAGS, Kind.FIELD, Kind.TASK))
 
 
 class Argument(NamedTuple):
@@ -136,12 +140,18 @@ class Argument(NamedTuple):
         return value
 
 
-class Syscall(NamedTuple):
+class Syscall:
     """One call of one architecture."""
 
-    number: int
-    name: str
-    arguments: tuple[Argument, ...]
+    def __init__(self, number: int, name: str, read: Callable[[], tuple[Argument, ...]]) -> None:
+        """`read` returns the arguments, when they are first asked for: of most calls they never are."""
+        self.number = number
+        self.name = name
+        self._read = read
+
+    @cached_property
+    def arguments(self) -> tuple[Argument, ...]:
+        return self._read()
 
 
 class Event(NamedTuple):

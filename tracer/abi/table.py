@@ -5,21 +5,32 @@ Read from the tables beside this file on first use: syscalls_ARCH.tsv, joint.tsv
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from tracer.abi import constants
 from tracer.abi.data import table_text
 from tracer.abi.model import Arch, Argument, Kind, Syscall
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+
+def _lines(name: str) -> list[str]:
+    """The rows of a data file, without its comments and its row of column names."""
+    return [line for line in table_text(__spec__, name).splitlines() if not line.startswith("#")][1:]
+
+
 def _rows(name: str) -> list[list[str]]:
-    """The cells of a data file, without its comments and its row of column names."""
-    lines = table_text(__spec__, name).splitlines()
-    return [line.split("\t") for line in lines if not line.startswith("#")][1:]
+    """The cells of each row."""
+    return [line.split("\t") for line in _lines(name)]
+
+
+def _arguments(cells: str = "") -> tuple[Argument, ...]:
+    """Those of a call: its row from the third cell on."""
+    return tuple(map(_argument, cells.split("\t"))) if cells else ()
 
 
 @cache
@@ -113,9 +124,8 @@ class Table:
     """The system calls of one architecture.  Read-only; `table(arch)` makes it, once."""
 
     def __init__(self, arch: Arch) -> None:
-        calls = [
-            Syscall(int(number), name, tuple(map(_argument, cells))) for number, name, *cells in _rows(f"syscalls_{arch}.tsv")
-        ]
+        rows = (line.split("\t", 2) for line in _lines(f"syscalls_{arch}.tsv"))
+        calls = [Syscall(int(number), name, partial(_arguments, *cells)) for number, name, *cells in rows]
         self.arch = arch
         self.by_number: Mapping[int, Syscall] = MappingProxyType({call.number: call for call in calls})
         self.by_name: Mapping[str, Syscall] = MappingProxyType({call.name: call for call in calls})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from tracer import linux
 from tracer.abi import Arch
 from tracer.kernel import RET_RECORD
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -13,7 +13,9 @@ Formats: Linux Standard Base Core 5.0, 10.6 (Exception Frames); DWARF 5, 6.4 (Ca
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

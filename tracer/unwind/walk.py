@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from tracer.named import NamedTuple
 from tracer.unwind.frames import Tables
 
 if TYPE_CHECKING:

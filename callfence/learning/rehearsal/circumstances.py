@@ -5,9 +5,10 @@ from __future__ import annotations
 import resource
 from enum import StrEnum
 from signal import Signals
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from tracer.faults import Exhaust
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.completeness.needs import needed_by
 from policygen.evaluate import evaluate
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

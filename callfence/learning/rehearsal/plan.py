@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from itertools import zip_longest
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from callfence.learning.rehearsal.circumstances import CIRCUMSTANCES, GROUPS, SIGNALS, Circumstance
 from callfence.learning.rehearsal.failures import effect, failures, says
@@ -15,6 +15,7 @@ from policygen.recording.observation import kept
 from tracer.abi import Arch, Kind, table
 from tracer.errors import UserError
 from tracer.faults import Fault, Send
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

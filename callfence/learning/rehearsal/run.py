@@ -7,7 +7,7 @@ import os
 import resource
 import tempfile
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from callfence.learning.rehearsal.clock import Clock, free_space
 from callfence.learning.rehearsal.news import News, key_of, new_in
@@ -18,6 +18,7 @@ from policygen.recording.runs import Recording, Run
 from tracer import session
 from tracer.errors import CallfenceError
 from tracer.faults import Injector
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.formats import Addition, Direction, ExportError, Loss
 from policygen.language.document import parse
 from policygen.sets.join import JoinError, join_entries
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from policygen.model import Entry, Policy

@@ -6,7 +6,7 @@ It is meant as a baseline (`learn --within`): what is not read of it is told.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.files.model import Files
 from policygen.files.paths import PathError, canonical
@@ -16,6 +16,7 @@ from policygen.formats.carved import at, carved
 from policygen.formats.effect import NATIVE
 from policygen.model import ALLOW, KILL, Action, ActionKind, Always, Entry, Policy
 from tracer.abi import constants, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

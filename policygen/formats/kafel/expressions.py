@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from policygen.filter import bpf
 from policygen.formats import ImportFormatError
 from policygen.sets.algebra import constant
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

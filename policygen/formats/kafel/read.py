@@ -5,7 +5,7 @@ Calls without declared arguments use the kernel's argument names, as in Kafel's 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
 from policygen.filter import bpf
@@ -18,6 +18,7 @@ from policygen.model import ALLOW, KILL, Action, ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import TRUE, TooComplexError
 from tracer.abi import table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from policygen.formats import FormatOptions, Imported

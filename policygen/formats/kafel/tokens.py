@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
 from policygen.formats import ImportFormatError
+from tracer.named import NamedTuple
 
 _TOKEN = re.compile(
     r"(?P<space>[ \t\r\n]+|//[^\n]*|/\*(?s:.*?)\*/)"

@@ -12,7 +12,7 @@ import re
 from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from policygen.errors import PolicyError
 from policygen.evidence.facts import Union
@@ -25,6 +25,7 @@ from policygen.language.document import parse
 from policygen.recording.observation import Observation, kept
 from policygen.recording.runs import Recording, Run
 from tracer.abi import Arch, Event, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

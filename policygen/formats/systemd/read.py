@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from policygen.files.model import Files
 from policygen.files.paths import PathError, canonical
@@ -20,6 +20,7 @@ from policygen.formats.systemd.groups import IMPLIED, KNOWN, groups
 from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy
 from policygen.values import replace
 from tracer.abi import constants, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
