@@ -108,8 +108,11 @@ def _number(pattern: str, words: Words) -> float:
 
 
 WHY = """\
-A process has its filter after some hundreds of calls (tracer/late/late.py). What stops always: processes of PostgreSQL wake one
-another by kill(2), 1.5 times a transaction, and learn looks whom each signal reaches (`scope signals`), a second time too.
+A process has its filter after some hundreds of calls (tracer/late/late.py). Processes of PostgreSQL wake one another by
+kill(2), 1.5 times a transaction, and learn looks whom each signal reaches (`scope signals`). Under a first learn a known signal
+runs if it goes to a process that was signalled before this filter was made: the filter compares its number. Processes that are
+made by one that has its filter already stop at signals to newer ones: after some dozens of connections, those of each new one.
+The filter of a second learn is there before any process, so each signal stops.
 """
 
 
