@@ -39,6 +39,7 @@ class Task:
         "own_affinity",
         "recorded",
         "request",
+        "signalled",
         "stopped",
         "stops",
         "tgid",
@@ -71,6 +72,8 @@ class Task:
         """'one' or 'all' (threads) while it is in a call that installs a filter of the program's."""
         self.namespaces = 0
         """How many pid namespaces it is in, which never changes (pid_namespaces(7)); 0 until that was asked."""
+        self.signalled = False
+        """Whether a signal to it was seen (`tracer.reach.aims`)."""
         self.counted = False
         """Under PTRACE_SYSCALL: whether its current call was counted at the entry stop."""
         self.entered = 0

@@ -32,8 +32,6 @@ class Aims:
         """`tasks`: those that are followed, by tid.  `found` is told of each target whether it was outside."""
         self._tasks = tasks
         self._found = found
-        self._targets: set[int] = set()
-        """Tasks of the program to which a signal was seen."""
 
     def attach(self, calls: Calls) -> None:
         for arch in (Arch.X86_64, Arch.I386):
@@ -49,8 +47,7 @@ class Aims:
 
         The numbers of these tasks can become other processes' when they have ended, and after all other numbers.  A signal by
         which the program then reaches a process outside is taken to be to its own; `scope signals` denies that."""
-        self._targets &= self._tasks.keys()
-        return frozenset(self._targets)
+        return frozenset(tid for tid, task in self._tasks.items() if task.signalled)
 
     def _by_pid(self, task: Task, event: Event) -> None:
         self._target(task, _signed(event.arguments[0]))
@@ -72,9 +69,10 @@ class Aims:
         """A signal to a process, a group (negative), the task's own group (0) or everybody (-1)."""
         if (namespaces := _namespaces(task)) != 1:
             self._found(namespaces == 0)  # in a pid namespace that it has made, the program can name its own processes alone
+        elif pid in self._tasks:
+            self._tasks[pid].signalled = True
+            self._found(False)
         elif pid > 0:
-            if pid in self._tasks:
-                self._targets.add(pid)
             outside = self._is_outside(pid)
             if outside is not None:
                 self._found(outside)
