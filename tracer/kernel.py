@@ -63,8 +63,10 @@ _libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 # A plain PyDLL call without errno bookkeeping: 1.3 us a request against 1.5 us through python-ptrace's wrapper
 # (bench/stop.py prints both).  Holding the interpreter's lock is fine: this process has one thread.
 _ptrace = ctypes.PyDLL(None).ptrace
-_ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
-_ptrace.restype = ctypes.c_long
+_ptrace_errno = ctypes.PyDLL(None, use_errno=True).ptrace
+for _function in (_ptrace, _ptrace_errno):
+    _function.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    _function.restype = ctypes.c_long
 
 
 class SyscallInfo:
@@ -98,6 +100,12 @@ def _asked(request: Callable[..., Any], *arguments: Any) -> Any:
         raise PtraceError(str(error), "ptrace", error.errno or errno.EIO) from None
 
 
+def _ask(request: int, tid: int, data: int) -> None:
+    """The same for the requests that each short process needs.  Raises PtraceError."""
+    if _ptrace_errno(request, tid, 0, data) == -1:
+        raise PtraceError(f"ptrace request {request:#x}", "ptrace", ctypes.get_errno())
+
+
 def seize(tid: int, options: int) -> None:
     """PTRACE_SEIZE.  Raises PtraceError (EPERM: not permitted or already traced; ESRCH: gone)."""
     _asked(func.ptrace, linux.PTRACE_SEIZE, tid, 0, options)
@@ -108,14 +116,16 @@ def interrupt(tid: int) -> None:
     _asked(func.ptrace, linux.PTRACE_INTERRUPT, tid)
 
 
-def event_message(tid: int) -> int:
-    """PTRACE_GETEVENTMSG, 64 bits.  Raises PtraceError.
+_answer = bytearray(8 * linux.USER_REGS)
+_kept_answer = (ctypes.c_char * len(_answer)).from_buffer(_answer)
+_answer_at = ctypes.addressof(_kept_answer)
+_word = struct.Struct("=Q")
 
-    python-ptrace's own call passes a c_int although the kernel writes an unsigned long.
-    """
-    message = ctypes.c_ulong()
-    _asked(func.ptrace, linux.PTRACE_GETEVENTMSG, tid, 0, ctypes.addressof(message))
-    return message.value
+
+def event_message(tid: int) -> int:
+    """PTRACE_GETEVENTMSG, 64 bits.  Raises PtraceError."""
+    _ask(linux.PTRACE_GETEVENTMSG, tid, _answer_at)
+    return int(_word.unpack_from(_answer)[0])
 
 
 def filter_length(tid: int, index: int) -> int:
@@ -130,11 +140,13 @@ def filter_content(tid: int, index: int, length: int) -> bytes:
     return buffer.raw
 
 
+_siginfo = struct.Struct("8xi4xi")  # siginfo_t: si_code, and si_pid if a process sent it; 128 bytes in all
+
+
 def sender(tid: int) -> int:
     """At a signal-delivery stop: the pid that sent the signal, 0 for the kernel.  Raises PtraceError."""
-    siginfo = ctypes.create_string_buffer(128)
-    _asked(func.ptrace, linux.PTRACE_GETSIGINFO, tid, 0, ctypes.addressof(siginfo))
-    code, pid = struct.unpack_from("8xi4xi", siginfo)  # siginfo_t: si_code, and si_pid if a process sent it
+    _ask(linux.PTRACE_GETSIGINFO, tid, _answer_at)
+    code, pid = _siginfo.unpack_from(_answer)
     return int(pid) if code <= 0 else 0
 
 
@@ -220,31 +232,34 @@ def exchange_memory(tid: int, address: int, content: bytes) -> bytes:
     """Write to a task's memory.  The bytes that were there; b'' if they cannot be read or written: all is as it was then."""
     buffer = ctypes.create_string_buffer(len(content))
     here, there = _Span(ctypes.addressof(buffer), len(content)), _Span(address, len(content))
-    spans = (ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0)
-    if _vm_read(tid, *spans) != len(content):
+    if _vm_read(tid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0) != len(content):
         return b""
-    former = buffer.raw
-    buffer.raw = content
-    if (written := _vm_write(tid, *spans)) == len(content):
-        return former
-    if written > 0:
-        buffer.raw = former
-        here.length = there.length = written
-        _vm_write(tid, *spans)
+    if (written := write_memory(tid, address, content)) == len(content):
+        return buffer.raw
+    write_memory(tid, address, buffer.raw[:written])
     return b""
+
+
+def write_memory(tid: int, address: int, content: bytes) -> int:
+    """Write to a task's memory.  Returns how many bytes could be written."""
+    buffer = ctypes.create_string_buffer(content, len(content))
+    here, there = _Span(ctypes.addressof(buffer), len(content)), _Span(address, len(content))
+    return max(int(_vm_write(tid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0)), 0)
+
+
+_registers = struct.Struct(f"={linux.USER_REGS}Q")
 
 
 def registers(tid: int) -> list[int]:
     """The registers of a stopped task, by linux.RAX and so on.  Raises PtraceError."""
-    words = (ctypes.c_ulong * linux.USER_REGS)()
-    _asked(func.ptrace, linux.PTRACE_GETREGS, tid, 0, ctypes.addressof(words))
-    return list(words)
+    _ask(linux.PTRACE_GETREGS, tid, _answer_at)
+    return list(_registers.unpack(_answer))
 
 
 def set_registers(tid: int, values: Sequence[int]) -> None:
     """Raises PtraceError."""
-    words = (ctypes.c_ulong * linux.USER_REGS)(*values)
-    _asked(func.ptrace, linux.PTRACE_SETREGS, tid, 0, ctypes.addressof(words))
+    _registers.pack_into(_answer, 0, *values)
+    _ask(linux.PTRACE_SETREGS, tid, _answer_at)
 
 
 def share_memory(one: int, other: int) -> bool:

@@ -72,7 +72,7 @@ class Loop:
         self.on_stop: Callable[[], None] = lambda: None
         """Called when the initial process has entered a group-stop."""
         self.delivered: dict[int, tuple[int, float]] = {}
-        """By signal: the pid that sent the initial process the last one, and when it was delivered (time.monotonic)."""
+        """By signal but SIGCHLD: the pid that sent the initial process the last one, and when that was (time.monotonic)."""
         self.strangers: frozenset[int] = frozenset()
         """Children that this process had before it started the program: they are not part of it."""
         self.processor = SharedProcessor()
@@ -258,7 +258,7 @@ class Loop:
                 self.injector.entered(task)
             return 0
         with contextlib.suppress(PtraceError):
-            if task.tgid == self.initial:
+            if task.tgid == self.initial and signum != signal.SIGCHLD:  # which nobody sends to us
                 self.delivered[signum] = (kernel.sender(task.tid), time.monotonic())
             if signum in FAULTS and kernel.sender(task.tid) == 0 and dies_only_untraced(task.tid, signum):
                 # The kernel does not kill it while it is traced (signal.c, force_sig_info_to_task), and the fault repeats.
@@ -338,10 +338,12 @@ class Loop:
 
     def _filtered_call(self, task: Task, datum: int) -> None:
         """At a seccomp stop of a task under PTRACE_SYSCALL: the call was counted at its entry stop, which vsyscalls lack."""
-        if task.recorded and not task.counted:
+        is_new = task.recorded and not task.counted
+        if is_new:
             self.tally.count(task, self._info.bytes)
         if datum == RECORDING_DATUM:
-            self.calls.handle(task, self._info.bytes)
+            if is_new or task.filtered:
+                self.calls.handle(task, self._info.bytes)
         else:
             # This is a RET_TRACE of the program's own filter: without a tracer the kernel fails the call.
             with contextlib.suppress(PtraceError):

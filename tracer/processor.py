@@ -99,6 +99,11 @@ class SharedProcessor:
         with self._lock:
             self._release(tid)
 
+    def part(self, task: Task) -> None:
+        """Never share with a task, nor with those that it will make."""
+        self.release(task.tid)
+        task.own_affinity = True
+
     def forget(self, tid: int) -> None:
         """Remove a task that has ended.  Its stops count as its maker's, so that one that starts many short tasks stays."""
         if tid in self._pinned:

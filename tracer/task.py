@@ -6,13 +6,10 @@ import os
 import time
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tracer import kernel, linux
 from tracer.late.image import Image
-
-if TYPE_CHECKING:
-    from tracer.late.filter import Free
 
 Hot = dict[int, list[Any]]
 """The counters of observations, by the number and the argument bits that distinguish them."""
@@ -30,7 +27,6 @@ class Task:
         "entered",
         "executable",
         "filtered",
-        "free",
         "hot",
         "image",
         "installing",
@@ -59,10 +55,8 @@ class Task:
         """Whether a filter of ours stops each call that must be handled (`Calls`)."""
         self.covered = True
         """Whether a filter of ours stops each call that may be new, unless another filter answers before."""
-        self.free: Free | None = None
-        """What the late filters let run; None without any."""
         self.chain = 0
-        """What those weigh (`late.filter.weight`)."""
+        """What the late filters weigh (`late.filter.weight`)."""
         self.image = Image()
         self.recorded = True
         """False until the program itself runs: the launcher's calls are not the program's."""
@@ -81,7 +75,7 @@ class Task:
         self.affinity: set[int] | None = None
         """Its own processors, if it or its maker ever shared the tracer's."""
         self.own_affinity = False
-        """Whether the program has chosen its processors itself: they are not changed then."""
+        """Whether its processors are left as they are: the program has chosen them itself, or may look at them unseen."""
         self.stops = 0
         """Calls seen."""
         self.checked = 0.0
@@ -103,7 +97,6 @@ class Task:
         self.request = other.request
         self.filtered = other.filtered
         self.covered = other.covered
-        self.free = other.free
         self.chain = other.chain
         self.other_filter = other.other_filter
         self.recorded = other.recorded

@@ -12,7 +12,7 @@ from needed import require
 
 CHECKS = (
     "mappings mappings_with_threads small_stacks small_stacks_that_are_watched signals no_room locked_memory forks_of_threads "
-    "threads_in_calls other_executable other_executable_of_a_child own_filter registers alternate_stack ends_meanwhile"
+    "threads_in_calls other_executable other_executable_of_a_child own_filter registers alternate_stack ends_meanwhile new_code"
 )
 THREADED = ("signals", "forks_of_threads", "small_stacks_that_are_watched", "threads_in_calls", "ends_meanwhile")
 """Checks in which timing decides what the threads call."""
@@ -77,6 +77,14 @@ def test_an_executable_that_seldom_starts_another_gets_its_filter_at_its_start(p
     assert late[GETPRIORITY, str(often), 1] < 5 * 300
 
 
+def test_what_a_process_with_a_filter_starts_has_only_its_own(program, learn, tmp_path):
+    """Twenty processes with 300 calls each, which their maker does not make."""
+    built = program("late")
+    often = shutil.copy(built, tmp_path / "often")
+    late = seen(learn(built, "starts_often", often, options=("-q", "--fresh")))
+    assert late[GETPRIORITY, str(often), 1] < 5 * 300
+
+
 def test_a_go_program_says_what_it_says(tmp_path, plain, learn):
     """Its calls are made on small stacks beside others', by threads that the runtime interrupts with signals."""
     require("gron")
@@ -114,12 +122,13 @@ def test_a_chain_of_filters_leaves_room_for_the_programs_own(program, learn, tmp
 FILL = """
 import random
 from tracer import kernel
-from tracer.late.filter import UNSEEN, Key, free_filter, weight
+from tracer.late.filter import UNSEEN, Key, for_calls_within, free_filter, weight
 chance = random.Random(SEED)
 keys = [Key((1 << 64) - 1 | mask << 64, number | (value & mask) << 64) for number in range(20)
     for mask in ((1 << 32) - 1, (1 << 64) - 1, 3) for value in (chance.getrandbits(64), 1)]
 allow, record = (value.to_bytes(4, "little") for value in (0x7FFF0000, kernel.RET_RECORD))
-program, left = free_filter(keys)[0].replace(record, allow), 32768
+spans = [(chance.getrandbits(32) << shift, chance.getrandbits(32) | (1 << 32) - 1 << shift) for shift in (0, 16, 15)]
+program, left = for_calls_within(spans, free_filter(keys)).replace(record, allow), 32768
 for _ in range(3):
     kernel.install_filter(UNSEEN.replace(record, allow))
     left -= weight(UNSEEN)

@@ -12,9 +12,9 @@ from tracer.kernel import RET_RECORD
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-_LOAD, _AND, _JEQ, _JGE, _RET, _JA = 0x20, 0x54, 0x15, 0x35, linux.BPF_RET_K, linux.BPF_JA  # linux/bpf_common.h
+_LOAD, _AND, _JEQ, _JGT, _JGE, _RET, _JA = 0x20, 0x54, 0x15, 0x25, 0x35, linux.BPF_RET_K, linux.BPF_JA  # linux/bpf_common.h
 _ARCH, _IP, _ARGUMENTS = 4, 8, 16
 """Offsets in struct seccomp_data (linux/seccomp.h); the number is at 0."""
 _VSYSCALL: Final = 0xFFFFFFFF_FF600000
@@ -26,6 +26,8 @@ ROOM: Final = 2000
 """Most instructions of a filter."""
 CHAIN: Final = 16384
 """Most that our filters of a task may weigh together: half of what the kernel allows, MAX_INSNS_PER_PATH (kernel/seccomp.c)."""
+_BESIDE: Final = 4
+"""Numbers that are compared one after the other."""
 _EACH: Final = 3 + 4
 """What a filter weighs besides its instructions: what bpf_convert_filter begins with, and a penalty for each filter."""
 
@@ -47,6 +49,8 @@ UNSEEN: Final = _encoded(
     ]
 )
 """Stops the calls that PTRACE_SYSCALL does not show: those through the vsyscall page."""
+_HEAD: Final = ((_LOAD, 0, 0, _ARCH), (_JEQ, 1, 0, Arch.X86_64.audit), (_RET, 0, 0, RET_RECORD))
+"""Stops the calls of other architectures."""
 
 
 class Key(NamedTuple):
@@ -70,38 +74,54 @@ class Key(NamedTuple):
                 yield Key(self.mask | _FIRST, self.value | register << 64)
 
 
-class Free:
-    """What the late filters of a task let run; equal only to itself."""
+def free_filter(keys: Iterable[Key]) -> bytes:
+    """Return a filter that lets exactly these calls of x86_64 run, as far as there is ROOM.
 
-    __slots__ = ("keys",)
-
-    def __init__(self, keys: Iterable[Key]) -> None:
-        self.keys = frozenset(keys)
-
-
-def free_filter(keys: Iterable[Key]) -> tuple[bytes, Free]:
-    """Return a filter that lets exactly these calls of x86_64 run, as far as there is ROOM, and what it lets run.
-
-    The first keys are compared first, so they should be those of the most calls."""
+    The first keys of a number are compared first, so they should be those of the most calls."""
     bodies: dict[int, list[_Instruction]] = {}
-    length, taken = 4, []
+    length = len(_HEAD) + 2
     for key in keys:
         comparison = _comparison(key)
-        length += len(comparison) + (0 if key.number in bodies else 3)
+        length += len(comparison) + (0 if key.number in bodies else 5)
         if length > ROOM:
             break
         bodies.setdefault(key.number, []).extend(comparison)
-        taken.append(key)
-    program: list[_Instruction] = [
-        (_LOAD, 0, 0, _ARCH),
-        (_JEQ, 1, 0, Arch.X86_64.audit),
-        (_RET, 0, 0, RET_RECORD),
-        (_LOAD, 0, 0, 0),
-    ]
-    for number, body in bodies.items():
+    return _encoded([*_HEAD, (_LOAD, 0, 0, 0), *_choice(sorted(bodies.items()))])
+
+
+def _choice(bodies: Sequence[tuple[int, list[_Instruction]]]) -> list[_Instruction]:
+    """Instructions that go to the body for the number that was loaded.
+
+    A tree, since the kernel follows a new filter for each number of its table (seccomp_cache_prepare): that takes more time
+    than all else in its installation."""
+    if len(bodies) > _BESIDE:
+        middle = len(bodies) // 2
+        less, rest = _choice(bodies[:middle]), _choice(bodies[middle:])
+        return [(_JGE, 0, 1, bodies[middle][0]), (_JA, 0, 0, len(less)), *less, *rest]
+    program: list[_Instruction] = []
+    for number, body in bodies:
         program += [(_JEQ, 1, 0, number), (_JA, 0, 0, len(body) + 1), *body, (_RET, 0, 0, RET_RECORD)]
-    program.append((_RET, 0, 0, RET_RECORD))
-    return _encoded(program), Free(taken)
+    return [*program, (_RET, 0, 0, RET_RECORD)]
+
+
+def for_calls_within(spans: Iterable[tuple[int, int]], filter_: bytes) -> bytes:
+    """`filter_`, for calls of x86_64 by instructions at these addresses; it lets all calls by others run.
+
+    `spans`: the first and the last address of each, in the same 4 GiB."""
+    tests = [
+        (
+            (_LOAD, 0, 0, _IP + 4),
+            (_JEQ, 0, 4, first >> 32),
+            (_LOAD, 0, 0, _IP),
+            (_JGE, 0, 2, first & _WORD),
+            (_JGT, 1, 0, last & _WORD),
+        )
+        for first, last in spans
+    ]
+    left = [(len(test) + 1) * (len(tests) - index) - len(test) for index, test in enumerate(tests)]
+    program = [one for test, more in zip(tests, left, strict=True) for one in (*test, (_JA, 0, 0, more))]
+    head = linux.BPF_INSTRUCTION * len(_HEAD)
+    return filter_[:head] + _encoded([*program, (_RET, 0, 0, linux.SECCOMP_RET_ALLOW)]) + filter_[head:]
 
 
 @lru_cache(64)
@@ -112,7 +132,7 @@ def weight(filter_: bytes) -> int:
         total += 1
         if code == _RET:
             total += 1
-        elif code in (_JEQ, _JGE):
+        elif code in (_JEQ, _JGT, _JGE):
             total += bool(if_true and if_false) + (k >> 31)
     return total
 

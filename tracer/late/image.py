@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from tracer.late.filter import Free
+    from collections.abc import Sequence
 
 NEVER: Final = 1 << 62
 """More calls than a process makes."""
@@ -14,13 +14,15 @@ NEVER: Final = 1 << 62
 class Plan:
     """A filter that is being put into a process."""
 
-    __slots__ = ("area", "filter", "free", "is_installed")
+    __slots__ = ("area", "code", "filter", "is_installed", "is_refused")
 
-    def __init__(self, filter_: bytes, free: Free | None, copied: int = 0) -> None:
+    def __init__(self, filter_: bytes, code: Sequence[tuple[int, int]] = (), copied: int = 0) -> None:
         """`copied` is memory that was mapped for it in the process that this one was forked from: it is to be unmapped."""
         self.filter = filter_
-        self.free = free
-        """What it lets run; None if the kernel has refused it."""
+        self.code = code
+        """The code that it is for (`late.code.spans`); all if there is none."""
+        self.is_refused = False
+        """Whether the kernel has refused it."""
         self.area = copied
         """Memory that was mapped for it in the process; 0 for none."""
         self.is_installed = bool(copied)
@@ -33,6 +35,7 @@ class Image:
     __slots__ = (
         "barred",
         "calls",
+        "code",
         "left",
         "maker",
         "news",
@@ -42,6 +45,7 @@ class Image:
         "since",
         "starts",
         "stops",
+        "strict",
         "synchronised",
         "threads",
         "used",
@@ -52,8 +56,7 @@ class Image:
         self.maker = maker
         """That of the process which has forked it, until its execve."""
         self.starts = 0
-        """How many processes that it has made have executed another executable, of which little was known: they would inherit
-        its filter."""
+        """How many processes that it has made have executed something."""
         self.left = left
         """How many more calls under PTRACE_SYSCALL there are until `Late` looks at the process."""
         self.calls = 0
@@ -75,5 +78,9 @@ class Image:
         self.synchronised = False
         """Whether a thread has put a filter into the others, which may have been forking at that moment."""
         self.plan: Plan | None = None
+        self.code: Sequence[tuple[int, int]] = ()
+        """The code that its filter is for: calls by other code are not seen, so it may not get any; all if there is none."""
+        self.strict = False
+        """Whether its next filter is to be one for all code."""
         self.barred = False
         """Whether it gets no filter of ours any more."""

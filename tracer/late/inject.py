@@ -10,17 +10,14 @@ import errno
 import os
 import struct
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from tracer import kernel, linux
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError
 from tracer.kernel import STATUS_SECCOMP, STATUS_SYSCALL
+from tracer.late.code import mappings
 from tracer.linux import EFLAGS, ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI, RSP
-from tracer.task import proc
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _NUMBERS = {name: table(Arch.X86_64).by_name[name].number for name in ("mmap", "munmap", "rt_sigreturn", "seccomp")}
 _ARGUMENTS = (RDI, RSI, RDX, R10, R8, R9)
@@ -80,7 +77,7 @@ class Entry:
         if status != STATUS_SYSCALL:
             self._stops.put_back(self.tid, status)
             return None
-        result = kernel.registers(self.tid)[RAX]
+        result = kernel.peek_user(self.tid, RAX)
         again = list(self._registers)
         again[RIP] -= len(_SYSCALL_INSTRUCTION)
         again[RAX], again[ORIG_RAX] = self._registers[ORIG_RAX], (1 << 64) - 1  # not in a call: nothing is restarted
@@ -108,7 +105,7 @@ class Entry:
         flags = linux.SECCOMP_FILTER_FLAG_TSYNC if for_all_threads else 0
         result = self.call("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, where)
         if not is_mapped and result is not None:
-            kernel.exchange_memory(self.tid, where, former)
+            kernel.write_memory(self.tid, where, former)
         return result
 
     def map(self, length: int) -> int | None:
@@ -122,21 +119,16 @@ class Entry:
         """Where there is room for a filter below the first thread's stack pointer; 0 if there is none.  The task must be the
         only one that uses its memory."""
         pointer = self._registers[RSP]
-        start = pointer - _RED_ZONE - room(filter_) & ~15
-        return start if any(first <= start and pointer <= end for first, end in _stacks(self.tid)) else 0
+        start = self.below(filter_)
+        stacks = (one for one in mappings(self.tid) if one.name == b"[stack]" and one.permissions in (b"rw-p", b"rwxp"))
+        return start if any(one.start <= start and pointer <= one.end for one in stacks) else 0
+
+    def below(self, filter_: bytes) -> int:
+        """That place, if there is room: at the first call of an executable nothing else is near its stack."""
+        return self._registers[RSP] - _RED_ZONE - room(filter_) & ~15
 
 
 def room(filter_: bytes) -> int:
     """How many bytes of its memory a program needs to install a filter."""
     return _FPROG + len(filter_)
 
-
-def _stacks(pid: int) -> Sequence[tuple[int, int]]:
-    """The stack of a process's first thread, where it can be written and is not shared."""
-    try:
-        with open(f"{proc()}/{pid}/maps", "rb") as file:
-            lines = [line.split() for line in file.read().splitlines() if line.endswith(b"[stack]")]
-    except OSError:
-        return ()
-    ranges = [line[0].split(b"-") for line in lines if line[1].startswith(b"rw") and line[1].endswith(b"p")]
-    return [(int(first, 16), int(end, 16)) for first, end in ranges]

@@ -1,9 +1,10 @@
 """Decides which process gets a late filter, and when; and knows which calls its tasks still stop at.
 
 A process starts under PTRACE_SYSCALL, with two stops a call.  Once it makes known calls again and again, it gets a filter
-that lets exactly those run.  A filter cannot be taken back, so a call that becomes known later stops for ever, once each time;
-and children inherit it, also over execve: what it lets run is then seen only under PTRACE_SYSCALL, until the calls of the
-other executable are known too.
+that lets exactly those run.  A filter cannot be taken back, so a call that becomes known later stops for ever, once each time.
+Children inherit it, also over execve: the calls of the other executable are seen under PTRACE_SYSCALL, until it is given a
+filter of its own.  So that they do not stop at the earlier filters as well, those are for calls by the code of their own
+process, if one thread alone uses its memory (`tracer.late.code`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 from tracer import kernel
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError
-from tracer.late.filter import CHAIN, Free, Key, free_filter, weight
+from tracer.late.code import BRINGS_CODE, brings_code, may_bring_code, spans
+from tracer.late.filter import CHAIN, Key, for_calls_within, free_filter, weight
 from tracer.late.image import NEVER, Image, Plan
 from tracer.late.inject import Entry, room
 from tracer.late.watched import installs_filter, may_run, may_write, opens_for_reading
@@ -25,8 +27,9 @@ from tracer.tally import event_of
 from tracer.task import has_as_many_filters, processor_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from tracer.abi import Event
     from tracer.calls import Calls
     from tracer.late.inject import Stops
     from tracer.processor import SharedProcessor
@@ -47,47 +50,57 @@ AWAKE: Final = LOOK * 1e-3
 PRICE: Final = 4096
 """Calls without a new observation after which the processes of an executable have together paid as much for their stops as
 a filter that comes too early costs: they may get one now."""
-EACH_START: Final = 256
-"""Calls of its own that a process must make for each process that it has start another executable, which inherits its filter
-and then stops at what that does not let run."""
+STARTS: Final = 32
+"""Other executables that a process must have started to be taken to have settled after QUIET calls: a burst of starts does not
+come before what it does for long."""
+OPENS: Final = 16
+"""Files that a process of an executable opens for reading, on average, from which on it is worth to let it do so apart from the
+tracer's processor: a stop costs some 25 us there, and a fraction of a millisecond in all apart from it."""
 OFTEN: Final = 16
 """One of so many calls that opens a file for reading, or writes, makes it worth to let those run (`watched.may_run`)."""
 FILTERING: Final = frozenset(table(Arch.X86_64).by_name[name].number for name in ("prctl", "seccomp"))
 """The numbers of the calls with which a program can install a filter."""
-NOTHING: Final = Free(())
 
 
 class _Executable:
     """What is known of an executable."""
 
-    __slots__ = ("calls", "counts", "filters", "firsts", "news", "numbers", "quiet", "settled", "starts", "version")
+    __slots__ = (
+        "counts",
+        "filters",
+        "firsts",
+        "news",
+        "numbers",
+        "opens_often",
+        "processes",
+        "quiet",
+        "settled",
+        "starts",
+        "version",
+    )
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
         """Its calls, as `Tally.known` has told them."""
         self.numbers: set[int] = set()
         """Those of its calls."""
+        self.processes = 0
+        """How many there were."""
+        self.opens_often = False
+        """Whether they open many files for reading."""
         self.news = 0
         """Observations when one of its processes was last looked at."""
         self.quiet = 0
         """Calls at which its processes have been looked at since there was a new one."""
         self.settled = False
-        """Whether the last of its processes that has ended had brought nothing new."""
-        self.calls = 0
-        """Calls of its processes that have ended and had no filter."""
-        self.starts = 0
-        """How often they have started another executable, of which little was known."""
+        """Whether the last of its processes that has ended had brought nothing new: the next one gets a filter at once."""
+        self.starts = False
+        """Whether one of its processes, or one that such a process has forked, has executed something."""
         self.version: object = None
         self.firsts: dict[int, frozenset[int]] = {}
         """By number, what `Calls.first` was when `filters` were made."""
-        self.filters: dict[tuple[Free | None, bool, bool], tuple[bytes, Free]] = {}
-        """Filters of this version, by what the earlier filters of a task let run, and by what may run (`watched.may_run`)."""
-
-
-    @property
-    def is_simple(self) -> bool:
-        """Whether its next process can be given a filter at once."""
-        return self.settled and self.calls >= EACH_START * self.starts
+        self.filters: dict[tuple[bool, bool, bool], bytes] = {}
+        """Filters of this version, by what may run: `watched.may_run`, and calls that may bring code."""
 
 
 class Late:
@@ -113,6 +126,10 @@ class Late:
         self._is_private = True
         """Whether no two processes have been seen to share their memory."""
         self._executables: dict[str, _Executable] = {}
+        for arch in (Arch.X86_64, Arch.I386):
+            for name in BRINGS_CODE:
+                if name in table(arch).by_name:
+                    calls.also(arch.audit, table(arch).by_name[name].number, self._brings_code, always=False)
 
     # -- how tasks begin and end
 
@@ -120,7 +137,6 @@ class Late:
         """A task whose filters are not known: all of its calls are seen, and those filters may let all of them run."""
         task.request = PTRACE_SYSCALL
         task.filtered = task.covered = False
-        task.free = None
         task.image = Image(self._look)
 
     def adopted(self, task: Task) -> None:
@@ -140,32 +156,30 @@ class Late:
         child.image = Image(NEVER if event == PTRACE_EVENT_VFORK or child.other_filter else self._look, parent.image)
         if parent.image.maker is not None:
             parent.image.maker.maker = None  # a long line of processes, each made by the one before, is not kept
+        child.image.code, child.image.strict = parent.image.code, parent.image.strict
         self._is_private &= not shares or event == PTRACE_EVENT_VFORK
         if parent.image.synchronised and not has_as_many_filters(parent.tid, child.tid):
             self.begin(child)  # it was being forked when another thread installed a filter
         elif (plan := parent.image.plan) and plan.area and not shares:
             child.request = PTRACE_SYSCALL
-            child.image.plan, child.image.left = Plan(plan.filter, plan.free, plan.area), 0  # it has a copy of that memory
+            child.image.plan, child.image.left = Plan(plan.filter, plan.code, plan.area), 0  # it has a copy of that memory
 
     def executed(self, task: Task, before: str) -> None:
         self._note_end(task, before)
-        if before != task.executable and not self._executable(task).settled:
-            maker = task.image.maker
-            while maker is not None:
-                maker.starts += 1
-                maker = maker.maker
-            self._executables.setdefault(before, _Executable()).starts += task.free is None
+        self._executables.setdefault(before, _Executable()).starts = True
+        if task.image.maker is not None:
+            task.image.maker.starts += 1
+        self._executable(task).processes += 1
         task.image = Image(self._look)
         task.image.stops = task.stops
         task.image.whole = True
         task.image.news = task.image.news_at_start = self._tally.news[task.executable]
         if task.other_filter:
             task.image.left = NEVER
-        elif task.free is not None and ((task.covered and before == task.executable) or self._is_known(task)):
-            task.covered, task.request = True, PTRACE_CONT
         else:
-            task.covered, task.request = False, PTRACE_SYSCALL
-            if self._executable(task).is_simple:
+            task.request = PTRACE_SYSCALL
+            task.filtered = task.covered = False
+            if self._executable(task).settled:
                 task.image.left = 0
 
     def dropped(self, task: Task) -> None:
@@ -178,7 +192,6 @@ class Late:
         if image.whole:
             known = self._executables.setdefault(executable, _Executable())
             known.settled = image.news_at_start == self._tally.news[executable] and executable != "?"
-            known.calls += task.stops - image.stops if task.free is None else 0
             image.whole = False
 
     # -- at the entry of a call under PTRACE_SYSCALL, before it is counted
@@ -193,7 +206,7 @@ class Late:
         if image.plan is None:
             if installs_filter(event) and not task.filtered:
                 # Ours, which stops every call, comes before: what the program's filter answers is as it would be otherwise.
-                image.plan = Plan(kernel.RECORD_ALL, NOTHING)
+                image.plan = Plan(kernel.RECORD_ALL)
             elif image.left < 0 and task.executable != "?" and self._is_due(task):
                 image.plan = self._plan(task)
             else:
@@ -204,7 +217,9 @@ class Late:
     def _is_due(self, task: Task) -> bool:
         image, news, now = task.image, self._tally.news[task.executable], time.monotonic()
         known = self._executable(task)
-        if not image.calls and image.whole and known.is_simple:
+        if not image.calls and image.whole and known.settled:
+            if self._known(task).opens_often:
+                self._processor.part(task)
             return True
         image.calls += self._look
         image.quiet = image.quiet + self._look if news == image.news else 0
@@ -212,8 +227,8 @@ class Late:
         used = processor_time(task.tgid)
         is_busy = used - image.used < BUSY and now - image.since < AWAKE
         image.news, image.since, image.used = news, now, used
-        has_settled = known.quiet >= PRICE or (is_busy and image.quiet >= BURST)
-        if self._after is None and not (has_settled and image.quiet >= QUIET and image.calls >= EACH_START * image.starts):
+        has_settled = known.quiet >= PRICE or (is_busy and image.quiet >= BURST) or image.starts >= STARTS
+        if self._after is None and not (has_settled and image.quiet >= QUIET):
             return False
         known.version = None
         counts = self._known(task).counts
@@ -233,10 +248,10 @@ class Late:
                 return False
             if plan.is_installed:
                 entry.unmap(plan.area, room(plan.filter))
-                _finish(image, barred=plan.free is None)
+                _finish(image, barred=plan.is_refused)
                 if task.covered:
                     task.request = PTRACE_CONT
-            elif where := plan.area or (entry.below_stack(plan.filter) if image.threads == 1 and self._is_private else 0):
+            elif where := plan.area or (self._below_stack(task, entry, plan) if image.threads == 1 and self._is_private else 0):
                 mapped, several = bool(plan.area), image.threads > 1
                 result = entry.install(plan.filter, where, is_mapped=mapped, for_all_threads=several)
                 self._installed(task, plan, failed=result != 0)
@@ -246,22 +261,39 @@ class Late:
                     _finish(image, barred=True)
         return True
 
+    @staticmethod
+    def _below_stack(task: Task, entry: Entry, plan: Plan) -> int:
+        is_first = task.image.whole and task.stops == task.image.stops
+        return entry.below(plan.filter) if is_first else entry.below_stack(plan.filter)
+
     def _installed(self, task: Task, plan: Plan, *, failed: bool) -> None:
         image = task.image
-        plan.is_installed = True
+        plan.is_installed, plan.is_refused = True, failed
         if not failed:
+            image.code = plan.code
             image.synchronised |= image.threads > 1
             threads = [other for other in self._tasks.values() if other.image is image] if image.threads > 1 else [task]
             for other in threads:
                 other.filtered = other.covered = True
-                other.free = plan.free
                 other.chain += weight(plan.filter)
                 if not other.installing and not other.other_filter and not (other is task and plan.area):
                     other.request = PTRACE_CONT
-        else:
-            plan.free = None
         if not plan.area:
             _finish(image, barred=failed)
+
+    def _brings_code(self, task: Task, event: Event) -> None:
+        """At a call that may bring code of which the filters of its process let all calls run: see them, and those of all that
+        uses that memory, until there is another filter."""
+        if not (task.covered and task.image.code and brings_code(event, task.image.code, task.tid)):
+            return
+        for other in list(self._tasks.values()):
+            if other.tgid == task.tgid or kernel.share_memory(other.tgid, task.tgid):
+                other.request = PTRACE_SYSCALL
+                other.filtered = other.covered = False
+                other.image.code, other.image.strict, other.image.left = (), True, self._look
+                if other is not task:
+                    with contextlib.suppress(PtraceError):  # it is ending
+                        kernel.interrupt(other.tid)
 
     # -- what is known
 
@@ -269,10 +301,11 @@ class Late:
         return self._executables.setdefault(task.executable, _Executable())
 
     def _plan(self, task: Task) -> Plan:
-        """The filter for what is known of a task's executable, within what its earlier filters let run."""
+        """The filter for what is known of a task's executable."""
         known = self._known(task)
-        opens, writes = not self._processor.enabled, self._calls.writes_run or not self._calls.draws
-        which = (task.free, opens, writes)
+        code = self._code(task)
+        opens, writes = not self._processor.enabled or task.own_affinity, self._calls.writes_run or not self._calls.draws
+        which = (opens, writes, bool(code))
         firsts = {number: values() for number, values in self._calls.first.items() if number in known.numbers}
         if firsts != known.firsts:
             known.firsts = firsts
@@ -280,41 +313,46 @@ class Late:
         if which not in known.filters:
             if writes:
                 self._calls.let_writes_run()
-            known.filters[which] = self._made(task, partial(may_run, opens=opens, writes=writes))
-        return Plan(*known.filters[which])
+            may = partial(_may_run, opens=opens, writes=writes, brings_code=not code)
+            known.filters[which] = self._made(known, may)
+        filter_ = for_calls_within(code, known.filters[which]) if code else known.filters[which]
+        return Plan(filter_, code) if task.chain + weight(filter_) <= CHAIN else Plan(kernel.RECORD_ALL)
+
+    def _code(self, task: Task) -> Sequence[tuple[int, int]]:
+        """The code that a task's filter is to be for; none if it is to be for all."""
+        image = task.image
+        is_alone = image.threads == 1 and self._is_private and not image.strict
+        starts = image.starts or image.calls or self._executable(task).starts
+        return spans(task.tid) if is_alone and starts else ()
 
     def _known(self, task: Task) -> _Executable:
         known, version = self._executable(task), self._tally.version(task.executable)
         if version != known.version:
             known.version, known.counts = version, self._tally.known(task.executable)
             known.numbers = {value & 0xFFFFFFFF for value in known.counts}
+            known.opens_often |= _number(opens_for_reading, known.counts) >= OPENS * known.processes
             known.filters.clear()
         return known
 
-    def _made(self, task: Task, may_run: Callable[[Key], bool]) -> tuple[bytes, Free]:
-        executable = self._known(task)
-        counts, firsts = executable.counts, executable.firsts
-        if task.free is None:
-            keys = {Key(self._tally.mask_of(value), value): count for value, count in counts.items()}
-        else:
-            known = ((key, key.value & self._tally.mask_of(key.value)) for key in task.free.keys)
-            keys = {key: counts[value] for key, value in known if value in counts}
+    def _made(self, known: _Executable, may_run: Callable[[Key], bool]) -> bytes:
+        keys = {Key(self._tally.mask_of(value), value): count for value, count in known.counts.items()}
         keys = {key: count for key, count in keys.items() if key.number not in self._calls.always and may_run(key)}
         ordered = sorted(keys, key=lambda key: (-keys[key], key))
         whole = [key for key in ordered if key.number not in self._calls.first]
-        made = free_filter([*whole, *(one for key in ordered for one in key.with_first(firsts.get(key.number, ())))])
-        return made if task.chain + weight(made[0]) <= CHAIN else (kernel.RECORD_ALL, NOTHING)
+        return free_filter([*whole, *(one for key in ordered for one in key.with_first(known.firsts.get(key.number, ())))])
 
-    def _is_known(self, task: Task) -> bool:
-        """Whether all that a task's filters let run is known of its executable."""
-        assert task.free is not None
-        counts, mask_of = self._known(task).counts, self._tally.mask_of
-        return all(key.value & mask_of(key.value) in counts for key in task.free.keys)
+
+def _may_run(key: Key, *, opens: bool, writes: bool, brings_code: bool) -> bool:
+    return may_run(key, opens=opens, writes=writes) and (brings_code or not may_bring_code(key))
 
 
 def _is_often(kind: Callable[[Key], bool], counts: dict[int, int]) -> bool:
     """Whether many of an executable's calls are of a kind."""
-    return OFTEN * sum(count for value, count in counts.items() if kind(Key(0, value))) >= sum(counts.values())
+    return OFTEN * _number(kind, counts) >= sum(counts.values())
+
+
+def _number(kind: Callable[[Key], bool], counts: dict[int, int]) -> int:
+    return sum(count for value, count in counts.items() if kind(Key(0, value)))
 
 
 def _finish(image: Image, *, barred: bool) -> None:

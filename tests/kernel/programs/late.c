@@ -2,7 +2,9 @@
 #include "check.h"
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sys/personality.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
 #include <ucontext.h>
 
 enum { TURNS = 400, PATTERN = 0x5A, ROOM = 1 << 16, SMALL = 2048 };
@@ -326,6 +328,119 @@ static void some_calls(void) {
     }
 }
 
+/* Code that comes when the filter is there, in each way in which memory becomes code, makes a call that no other code makes. */
+enum { FAR = 1 << 30, PAGE = 4096 };
+static const unsigned char getpriority_of[] = {0xb8, SYS_getpriority, 0, 0, 0, 0x31, 0xf6, 0x0f, 0x05, 0xc3};
+static unsigned char *far, *early;
+
+static void *mapped(int protection, int flags, int fd) {
+    far -= FAR;
+    void *where = mmap(far, PAGE, protection, flags | MAP_FIXED_NOREPLACE, fd, 0);
+    CHECK(where == far);
+    return where;
+}
+
+static void *written(void *where) {
+    return memcpy(where, getpriority_of, sizeof getpriority_of);
+}
+
+static void *by_mmap(void) {
+    return written(mapped(PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1));
+}
+
+static void *by_mmap_of_a_file(void) {
+    int fd = memfd_create("code", 0);
+    CHECK(write(fd, getpriority_of, sizeof getpriority_of) == sizeof getpriority_of);
+    return mapped(PROT_READ | PROT_EXEC, MAP_PRIVATE, fd);
+}
+
+static void *by_mprotect(void) {
+    void *where = written(mapped(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1));
+    CHECK(mprotect(where, PAGE, PROT_READ | PROT_EXEC) == 0);
+    return where;
+}
+
+static void *by_pkey_mprotect(void) {
+    void *where = written(mapped(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1));
+    CHECK(syscall(SYS_pkey_mprotect, where, PAGE, PROT_READ | PROT_EXEC, -1) == 0);
+    return where;
+}
+
+static void *by_shmat(void) {
+    int id = shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0700);
+    far -= FAR;
+    void *where = shmat(id, far, SHM_EXEC);
+    CHECK(id >= 0 && shmctl(id, IPC_RMID, NULL) == 0 && where == far);
+    return written(where);
+}
+
+static void *by_mremap(void) {
+    far -= FAR;
+    CHECK(mremap(early, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, far) == far);
+    return far;
+}
+
+static void *by_personality(void) {
+    CHECK(personality(personality(-1) | READ_IMPLIES_EXEC) >= 0);
+    return written(mapped(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1));
+}
+
+static void *by_vfork(void) {
+    static void *volatile where;
+    pid_t child = vfork();
+    if (child == 0) {
+        where = by_mmap();
+        _exit(0);
+    }
+    expect_end(child, 0);
+    return where;
+}
+
+static void *of_thread(void *unused) {
+    (void)unused;
+    return by_mmap();
+}
+
+static void *by_thread(void) {
+    pthread_t thread;
+    void *where;
+    CHECK(pthread_create(&thread, NULL, of_thread, NULL) == 0 && pthread_join(thread, &where) == 0);
+    return where;
+}
+
+static void new_code(void) {
+    void *(*const ways[])(void) = {by_mmap, by_mmap_of_a_file, by_mprotect, by_pkey_mprotect, by_shmat, by_mremap, by_personality,
+                                   by_vfork, by_thread};
+    far = (unsigned char *)((uintptr_t)&far & ~(uintptr_t)(PAGE - 1));
+    early = written(mapped(PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1));
+    for (int i = 0; i < 4; i++) {
+        busy();
+    }
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            void (*code)(size_t);
+            void *where = ways[i]();
+            memcpy(&code, &where, sizeof code);
+            code(100 + i);
+            busy();
+            rare(200 + i);
+            _exit(0);
+        }
+        expect_end(child, 0);
+    }
+}
+
+/* What a process with a filter starts stops no more for that. */
+static void starts_often(void) {
+    for (int i = 0; i < 4; i++) {
+        busy();
+    }
+    for (int i = 0; i < 20; i++) {
+        start(arguments[2], "some_calls", NULL);
+    }
+}
+
 static void seldom_starts(void) {
     for (int i = 0; i < 20; i++) {
         start(arguments[2], "some_calls", i == 0 ? arguments[3] : NULL);
@@ -433,4 +548,4 @@ MAIN({"mappings", mappings}, {"mappings_with_threads", mappings_with_threads}, {
      {"other_executable", other_executable}, {"other_executable_of_a_child", other_executable_of_a_child},
      {"calls", calls}, {"own_filter", own_filter}, {"registers", registers}, {"alternate_stack", alternate_stack},
      {"ends_meanwhile", ends_meanwhile}, {"chain", chain}, {"children_after_a_burst", children_after_a_burst},
-     {"some_calls", some_calls}, {"seldom_starts", seldom_starts})
+     {"some_calls", some_calls}, {"new_code", new_code}, {"starts_often", starts_often}, {"seldom_starts", seldom_starts})

@@ -9,7 +9,7 @@ from policygen.recording.fold import Folder
 from policygen.recording.observation import kept
 from tracer.abi import Arch, Event, table
 from tracer.kernel import RET_RECORD
-from tracer.late.filter import ROOM, UNSEEN, Key, free_filter
+from tracer.late.filter import ROOM, UNSEEN, Key, for_calls_within, free_filter
 from tracer.late.watched import CLONE_UNTRACED, may_run
 from tracer.linux import BPF_INSTRUCTION, SECCOMP_RET_ALLOW
 from tracer.tally import Tally
@@ -41,10 +41,9 @@ def test_exactly_the_keys_run() -> None:
     masks = (0, 0xFFFFFFFF, WIDE, 0x3, 0xFFFFFFFF00000000)
     for _ in range(300):
         drawn = [[(chance.choice(masks), chance.getrandbits(64)) for _ in range(6)] for _ in range(chance.randrange(1, 12))]
-        keys = {key(chance.randrange(3), *arguments) for arguments in drawn}
-        program, free = free_filter(keys)
+        keys = {key(chance.randrange(12), *arguments) for arguments in drawn}
+        program = free_filter(keys)
         bpf.decode(program)  # as the kernel checks it
-        assert free.keys == keys
         for one in keys:
             raw = one.value | chance.getrandbits(448) & ~one.mask
             assert answer(program, raw) == SECCOMP_RET_ALLOW
@@ -61,7 +60,7 @@ def test_a_key_of_some_first_registers_alone() -> None:
     assert [*wide.with_first((7, 8))] == [key(KILL, (WIDE, first), (0xFFFFFFFF, 9)) for first in (7, 8)]
     assert [*named.with_first((7, 8, 7 | 1 << 32))] == [key(KILL, (WIDE, first), (0xFFFFFFFF, 9)) for first in (7, 7 | 1 << 32)]
     assert [*next(wide.with_first((7,))).with_first((7, 8))] == [key(KILL, (WIDE, 7), (0xFFFFFFFF, 9))]
-    program, _ = free_filter(wide.with_first((7,)))
+    program = free_filter(wide.with_first((7,)))
     calls = [(7, 9), (8, 9), (7, 15), (7 | 1 << 32, 9), (0, 9), (WIDE, 9)]
     answers = [answer(program, key(KILL, (WIDE, pid), (WIDE, signal)).value) for pid, signal in calls]
     assert answers == [SECCOMP_RET_ALLOW, *[RET_RECORD] * 5]
@@ -69,17 +68,31 @@ def test_a_key_of_some_first_registers_alone() -> None:
 
 def test_a_filter_has_room_for_the_first_keys_only() -> None:
     keys = [key(GETPPID, (WIDE, value)) for value in range(ROOM)]
-    program, free = free_filter(keys)
+    program = free_filter(keys)
     assert len(program) // BPF_INSTRUCTION <= ROOM
-    assert free.keys == set(keys[: len(free.keys)])
-    assert answer(program, keys[0].value) == SECCOMP_RET_ALLOW
-    assert answer(program, keys[-1].value) == RET_RECORD
+    runs = [answer(program, one.value) == SECCOMP_RET_ALLOW for one in keys]
+    assert 0 < sum(runs) < ROOM
+    assert runs == sorted(runs, reverse=True)
 
 
 def test_without_keys_every_call_stops() -> None:
-    program, free = free_filter(())
-    assert not free.keys
-    assert answer(program, GETPPID) == RET_RECORD
+    assert answer(free_filter(()), GETPPID) == RET_RECORD
+
+
+def test_a_filter_for_some_code_is_for_that_alone() -> None:
+    chance = random.Random(3)
+    program = free_filter([key(GETPPID)])
+    for _ in range(200):
+        spans = [(first := chance.getrandbits(47), first | chance.getrandbits(32)) for _ in range(chance.randrange(1, 5))]
+        within = for_calls_within(spans, program)
+        bpf.decode(within)
+        near = [ip + step for span in spans for ip in span for step in (-1, 0, 1)]
+        for ip in (*near, chance.getrandbits(64), chance.getrandbits(47)):
+            inside = any(first <= ip <= last for first, last in spans)
+            getppid, getcwd = (Event(Arch.X86_64.audit, number, ip=max(ip, 0)) for number in (GETPPID, GETCWD))
+            assert bpf.run(within, getppid) == SECCOMP_RET_ALLOW
+            assert bpf.run(within, getcwd) == (RET_RECORD if inside else SECCOMP_RET_ALLOW)
+            assert bpf.run(within, getppid._replace(arch=Arch.I386.audit)) == RET_RECORD
 
 
 def test_calls_through_the_vsyscall_page_stop_from_the_start() -> None:
