@@ -6,6 +6,7 @@ import codecs
 import gc
 import io
 import os
+import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -120,7 +121,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def _main_of(name: str, arguments: list[str]) -> int:
-    status: int = import_module(module_of(name)).main(arguments)
+    command = import_module(module_of(name))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # the scripts of callfence/bin
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    status: int = command.main(arguments)
     return status
 
 

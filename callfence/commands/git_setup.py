@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from callfence.shared.inputs import message
 from callfence.shared.options import Parser
 from policygen.recording import atomic
 
@@ -44,8 +45,7 @@ def main(arguments: list[str]) -> int:
         print(f"callfence git-setup: {error.stderr.strip()}", file=sys.stderr)
         return 2
     except OSError as error:
-        hint = "; install git" if error.filename == "git" else ""
-        print(f"callfence git-setup: {error.filename}: {error.strerror}{hint}", file=sys.stderr)
+        print(message("git-setup", error) + ("; install git" if error.filename == "git" else ""), file=sys.stderr)
         return 2
     for line in added:
         print(f".gitattributes: {line}")

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from callfence.learning.progress import progress
@@ -19,7 +20,7 @@ from tracer.errors import StartError, TracerError
 from tracer.launch import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from callfence.files.watching import Watching
     from callfence.learning.options import LearnOptions
@@ -87,8 +88,8 @@ def watch(
     started = time.time_ns()
     # later, a module that is being imported may have the number of a closed stream
     started_with = Circumstances() if what is None else circumstances(what.environment)
-    with progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=what is None) as draw:
-        tick = _preparing(draw, options, recorder, prepared)
+    drawing = progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=what is None)
+    with drawing as draw, _preparing(draw, options, recorder, prepared) as tick:
         outcome = _trace(what, prepared, options, recorder, tick, injector)
     if not outcome.started:
         return None, (), outcome.status
@@ -181,9 +182,10 @@ def leaves_all_as_it_is(prepared: Prepared, options: LearnOptions) -> bool:
     return is_settled and options.quiet and not changes
 
 
+@contextmanager
 def _preparing(
     tick: Callable[[Loop], None], options: LearnOptions, recorder: Recorder, prepared: Prepared
-) -> Callable[[Loop], None]:
+) -> Iterator[Callable[[Loop], None]]:
     """`tick`, which starts to import what will be needed when the program has ended, once it is clear that it will be.
 
     While known behaviour runs, or the program computes or waits, the tracer has nothing to do; and these imports take as
@@ -202,7 +204,9 @@ def _preparing(
             thread.start()
         tick(loop)
 
-    return first
+    yield first
+    if thread.ident:
+        thread.join()  # before anything else is imported: ^C within an import may leave the lock held that both need
 
 
 def _say_that_it_goes_on(loop: Loop) -> None:

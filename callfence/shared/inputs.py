@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -78,7 +79,10 @@ def judged(command: str, work: Callable[[], int]) -> int:
 def message(command: str, error: CallfenceError | OSError) -> str:
     """What a command says of an error.  One that begins with a position does so as those of compilers do."""
     if isinstance(error, OSError):
-        return f"callfence {command}: {f'{error.filename}: ' if error.filename else ''}{error.strerror}"
+        name = error.filename
+        if name is None and error.errno in (errno.EBADF, errno.ENOSPC, errno.EPIPE):
+            name = "standard output"  # files are named (`policygen.recording.atomic`)
+        return f"callfence {command}: {'' if name is None else f'{name or repr(name)}: '}{error.strerror}"
     text = str(error)
     return text if "\n" in text or isinstance(error, (PolicyError, RecordingError)) else f"callfence {command}: {text}"
 

@@ -1,9 +1,9 @@
 """Answers other than a denial, for calls that the policy's default denies and whose answer gives the program nothing.
 
-The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself and set the ids
-that it has, sends signals to processes that it has started, fails those to processes that do not exist, and fails what a kernel
-or machine may not have, for which programs have another way (unavailable.tsv).  Anything else, and anything that cannot be found
-out, is denied.  docs/implied.md says why each is harmless.
+The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself and set the
+ids that it has, sends signals to processes that it has started, fails those to processes that do not exist, and fails what a
+kernel or machine may not have, for which programs have another way (unavailable.tsv).  Anything else, and anything that
+cannot be found out, is denied.  docs/implied.md says why each is harmless.
 """
 
 from __future__ import annotations

@@ -40,9 +40,19 @@ def shell(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
 def test_what_cannot_be_printed_is_told(folder: Path, command: str, where: str, why: str) -> None:
     done = shell(folder, f"callfence {command} {where}")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].endswith(why)
+    assert done.stderr.splitlines()[-1].endswith(f": standard output: {why}")
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_git_setup_names_standard_output(folder: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    done = shell(folder, "PYTHONUNBUFFERED=1 callfence git-setup >/dev/full")
+    assert (done.returncode, done.stderr) == (2, "callfence git-setup: standard output: No space left on device\n")
+
+
+def test_an_empty_name_is_shown(folder: Path) -> None:
+    assert shell(folder, "callfence show ''").stderr == "callfence show: '': No such file or directory\n"
 
 
 def test_a_standard_input_that_was_closed(folder: Path) -> None:

@@ -1,0 +1,33 @@
+"""What learn does beside the program that it watches."""
+
+from __future__ import annotations
+
+import importlib.abc
+import sys
+import threading
+
+from callfence.learning import watch
+from callfence.learning.options import parse
+
+
+class Slow(importlib.abc.MetaPathFinder):
+    """Finds a module when `found` is set, or after half a second."""
+
+    def __init__(self, name):
+        self.name, self.found = name, threading.Event()
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname == self.name:
+            self.found.wait(0.5)
+
+
+def test_no_import_goes_on_when_the_program_has_ended(monkeypatch):
+    """^C is no longer the program's then, and raises KeyboardInterrupt wherever learn is: between two threads that import,
+    it may leave a lock of the imports held for ever."""
+    monkeypatch.delitem(sys.modules, "callfence.learning.summary", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Slow("callfence.learning.summary"), *sys.meta_path])
+    before = set(threading.enumerate())
+    with watch._preparing(lambda loop: None, parse(["-q", "true"]), ["an observation"], None) as tick:
+        tick(None)
+        assert set(threading.enumerate()) > before
+    assert set(threading.enumerate()) == before
