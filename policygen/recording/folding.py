@@ -70,6 +70,10 @@ class Folded:
         return Observation(*self.key, tuple(row), *self.first[1:], self.evidence, tuple(sorted(self.after)))
 
 
+Counted = tuple[Folded, int, Rest]
+"""An observation in a recording of one run: which, how often, and the rest."""
+
+
 class Folding:
     """What `merge` returns, while it grows.  Adding the same recording twice changes nothing."""
 
@@ -108,11 +112,13 @@ class Folding:
             slot.counts.append(count)
         slot.add(min(found)[0], rest)
 
-    def count_once(self, slot: Folded, columns: Sequence[int], count: int, rest: Rest) -> None:
-        """The same of a recording with one run."""
-        slot.columns.append(columns[0])
-        slot.counts.append(count)
-        slot.add(columns[0], rest)
+    def count_once(self, column: int, seen: Iterable[Counted]) -> None:
+        """The same for all observations of a recording with one run."""
+        for slot, count, rest in seen:
+            slot.columns.append(column)
+            slot.counts.append(count)
+            if rest is not slot.last or column <= slot.first[0]:  # else `add` changes nothing
+                slot.add(column, rest)
 
     def __len__(self) -> int:
         return sum(bool(slot.columns) for slot in self._folded.values())

@@ -1,12 +1,14 @@
 """Many recordings merged into one file.
 
 What recordings of the same program say is much the same from one to the next, so what is known byte for byte is not decoded
-again: of a line, what comes before the counts (which call), and what comes after them (from where, with which values).
+again: whole lines, and of a line what comes before the counts (which call), and what comes after them (from where, with which
+values).
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from itertools import starmap
 from operator import eq, lt
 from typing import TYPE_CHECKING, Any
@@ -23,15 +25,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from policygen.recording.fields import Shape
-    from policygen.recording.folding import Folded
+    from policygen.recording.folding import Counted, Folded
     from policygen.recording.runs import Run
 
 _COUNTS = ', "counts": ['
 """As `recording_file.written` puts it.  No text has it: a quotation mark in a text has a backslash before it."""
 _BEFORE: Shape = {name: OBSERVATION[name] for name in ("arch", "number", "arguments", "executable")}
 _AFTER: Shape = {name: are for name, are in OBSERVATION.items() if name not in (*_BEFORE, "counts")}
-_REMEMBERED = 200_000
-"""Different ends of lines that are remembered: 100 MB.  Registers differ in each run where addresses do."""
+_REMEMBERED = 100_000
+"""Different lines, and different ends of lines, that are remembered: 50 MB each.  Registers differ in each run where addresses
+do."""
 
 
 class _Unusual(Exception):
@@ -64,6 +67,8 @@ class _Reader:
 
     def __init__(self, folding: Folding) -> None:
         self.folding = folding
+        self._lines: dict[str, Counted] = {}
+        """By the line of a recording of a single run."""
         self._slots: dict[str, Folded] = {}
         """By what comes before the counts."""
         self._rests: dict[str, Rest] = {}
@@ -91,16 +96,32 @@ class _Reader:
         columns = self.folding.columns(runs)
         if len(lines) == 1 + count:
             return
-        befores, counts, afters = zip(*map(_parts, lines[1 + count :]), strict=True)
+        if count == 1:
+            seen = self._of_one_run(lines[2:])
+            _require_order([slot.place for slot, _, _ in seen])
+            self.folding.count_once(columns[0], seen)
+        else:
+            slots, counts, rests = self._decoded(lines[1 + count :])
+            _require_order([slot.place for slot in slots])
+            numbers = [_row(text, count) for text in counts]
+            for slot, row, rest in zip(slots, numbers, rests, strict=True):
+                self.folding.count(slot, columns, row, rest)
+
+    def _of_one_run(self, lines: Sequence[str]) -> list[Counted]:
+        if len(self._lines) > _REMEMBERED:
+            self._lines.clear()
+        with suppress(KeyError):
+            return list(map(self._lines.__getitem__, lines))
+        news = [line for line in lines if line not in self._lines]
+        slots, counts, rests = self._decoded(news)
+        self._lines.update(zip(news, zip(slots, _numbers(counts), rests, strict=True), strict=True))
+        return list(map(self._lines.__getitem__, lines))
+
+    def _decoded(self, lines: Sequence[str]) -> tuple[list[Folded], Sequence[str], list[Rest]]:
+        """Which observations lines are of, the texts of their counts, and what else they say."""
+        befores, counts, afters = zip(*map(_parts, lines), strict=True)
         self._read(befores, afters)
-        slots = [self._slots[before] for before in befores]
-        places = [slot.place for slot in slots]
-        if not all(map(lt, places, places[1:])):
-            raise _Unusual
-        numbers = _numbers(counts) if count == 1 else [_row(text, count) for text in counts]
-        add = self.folding.count_once if count == 1 else self.folding.count
-        for slot, number, after in zip(slots, numbers, afters, strict=True):
-            add(slot, columns, number, self._rests[after])  # type: ignore[arg-type]
+        return [self._slots[before] for before in befores], counts, [self._rests[after] for after in afters]
 
     def _read(self, before: Sequence[str], after: Sequence[str]) -> None:
         """Decode what is not known."""
@@ -111,6 +132,11 @@ class _Reader:
             self._slots[text] = self.folding.slot(row)
         news = [*{*after}.difference(self._rests)]
         self._rests.update(zip(news, starmap(Rest, _rows([f"{{{text[2:]}" for text in news], _AFTER)), strict=True))
+
+
+def _require_order(places: Sequence[tuple[Any, ...]]) -> None:
+    if not all(map(lt, places, places[1:])):
+        raise _Unusual
 
 
 def _parts(line: str) -> tuple[str, str, str]:

@@ -220,6 +220,31 @@ def test_counts_of_one_run_are_read_strictly(counts: str, is_valid: bool, tmp_pa
             many.merge(output, [path])
 
 
+@pytest.mark.parametrize("order", [(1, 0), (0, 0)])
+def test_lines_that_are_known_must_be_in_order_all_the_same(order: tuple[int, int], tmp_path: Path) -> None:
+    good, bad, output = tmp_path / "good.rec", tmp_path / "bad.rec", tmp_path / "out.rec"
+    header, first, *rows = text(Recording((run("a"),), (observation(3, 1), observation(4, 1)))).splitlines(keepends=True)
+    good.write_text("".join((header, first, *rows)))
+    bad.write_text("".join((header, first, *(rows[index] for index in order))))
+    with pytest.raises(RecordingError) as error:
+        many.merge(output, [good, bad])
+    assert str(error.value).startswith(f"{bad}:4: corrupt: out of order, given twice")
+
+
+@pytest.mark.parametrize("remembered", [0, 1, 1000])
+def test_what_is_remembered_of_lines_changes_nothing(
+    remembered: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many, "_REMEMBERED", remembered)
+    seen = [(observation(3, 1), observation(4, 2)), (observation(3, 1),), (observation(3, 2), observation(4, 2))]
+    recordings = [Recording((run(name, number),), some) for number, (name, some) in enumerate(zip("abc", seen, strict=True))]
+    paths = [tmp_path / f"{number}.rec" for number in range(3)]
+    for path, recording in zip(paths, recordings, strict=True):
+        save(path, recording)
+    many.merge(tmp_path / "out.rec", [*paths, *paths])
+    assert load(tmp_path / "out.rec") == merge(*recordings)
+
+
 def test_the_parts_of_a_line_in_another_order_or_within_texts(tmp_path: Path) -> None:
     """What is taken apart as text means what JSON says."""
     name = ', "counts": [5], "site": "x"]}'
