@@ -72,8 +72,9 @@ class Calls:
         """x86_64's numbers that have a handler; the loop reads them directly."""
         self.always: set[int] = set()
         """Those that are to stop each time, known or not."""
-        self.first: dict[int, Callable[[], frozenset[int]]] = {}
-        """Those that may run, once they are known, only where their first register (64 bits) is one of these."""
+        self.first: dict[int, Callable[[str], frozenset[int] | None]] = {}
+        """Those that an executable's processes may make without a stop, once they are known, only where their first register
+        (64 bits) is one of these; always if that is None."""
 
     def also(self, arch: int, number: int, handler: Handler, *, always: bool = True) -> None:
         """Call `handler` at the stops of a call (`arch` is AUDIT_ARCH_*), before what is done there anyway.  Unless `always`,

@@ -20,7 +20,7 @@ AFTER = [(), ("--late-after", "0"), ("--late-after", "1"), ("--late-after", "10"
 """After how many calls each process gets its filter; when it is worth it."""
 
 
-FUTEX, GETPPID, GETPRIORITY, SCHED_YIELD = 202, 110, 140, 24
+FUTEX, GETPPID, GETPRIORITY, READLINK, SCHED_YIELD = 202, 110, 140, 89, 24
 BY_CHANCE = (FUTEX, SCHED_YIELD)
 """Whether a thread has to wait for another."""
 
@@ -83,6 +83,24 @@ def test_what_a_process_with_a_filter_starts_has_only_its_own(program, learn, tm
     often = shutil.copy(built, tmp_path / "often")
     late = seen(learn(built, "starts_often", often, options=("-q", "--fresh")))
     assert late[GETPRIORITY, str(often), 1] < 5 * 300
+
+
+def test_an_executable_of_which_each_process_brings_little_gets_its_filter_at_its_start(program, learn, tmp_path):
+    built = program("late")
+    often = shutil.copy(built, tmp_path / "often")
+    every, late = (
+        seen(learn(built, "starts_with_news", often, options=("-q", "--fresh", *way))) for way in (("--every-call",), ())
+    )
+    assert late.keys() == every.keys()
+    assert late[GETPRIORITY, str(often), 1] < 5 * 300
+
+
+def test_links_are_looked_at_a_thousand_times(program, learn, tmp_path):
+    """Each process of twenty reads 300; one might be of a process outside (`scope signals`)."""
+    built = program("late")
+    often = shutil.copy(built, tmp_path / "often")
+    late = seen(learn(built, "starts_links", often, options=("-q", "--fresh")))
+    assert 1024 <= late[READLINK, str(often), None] < 2000
 
 
 def test_a_go_program_says_what_it_says(tmp_path, plain, learn):

@@ -50,6 +50,9 @@ AWAKE: Final = LOOK * 1e-3
 PRICE: Final = 4096
 """Calls without a new observation after which the processes of an executable have together paid as much for their stops as
 a filter that comes too early costs: they may get one now."""
+NEW: Final = 64
+"""One of so many calls of a process may be new: the next one of its executable gets a filter at once, and a call that is new
+to that stops each time."""
 STARTS: Final = 32
 """Other executables that a process must have started to be taken to have settled after QUIET calls: a burst of starts does not
 come before what it does for long."""
@@ -66,6 +69,7 @@ class _Executable:
     """What is known of an executable."""
 
     __slots__ = (
+        "calls",
         "counts",
         "filters",
         "firsts",
@@ -92,12 +96,14 @@ class _Executable:
         """Observations when one of its processes was last looked at."""
         self.quiet = 0
         """Calls at which its processes have been looked at since there was a new one."""
+        self.calls = 0
+        """Calls of its last process that has ended and had no filter."""
         self.settled = False
-        """Whether the last of its processes that has ended had brought nothing new: the next one gets a filter at once."""
+        """Whether its last process that has ended had brought hardly anything new: the next one gets a filter at once."""
         self.starts = False
         """Whether one of its processes, or one that such a process has forked, has executed something."""
         self.version: object = None
-        self.firsts: dict[int, frozenset[int]] = {}
+        self.firsts: dict[int, frozenset[int] | None] = {}
         """By number, what `Calls.first` was when `filters` were made."""
         self.filters: dict[tuple[bool, bool, bool], bytes] = {}
         """Filters of this version, by what may run: `watched.may_run`, and calls that may bring code."""
@@ -191,7 +197,10 @@ class Late:
         image = task.image
         if image.whole:
             known = self._executables.setdefault(executable, _Executable())
-            known.settled = image.news_at_start == self._tally.news[executable] and executable != "?"
+            if not task.covered:
+                known.calls = task.stops - image.stops
+            news = self._tally.news[executable] - image.news_at_start
+            known.settled = NEW * news <= known.calls and executable != "?"
             image.whole = False
 
     # -- at the entry of a call under PTRACE_SYSCALL, before it is counted
@@ -306,7 +315,7 @@ class Late:
         code = self._code(task)
         opens, writes = not self._processor.enabled or task.own_affinity, self._calls.writes_run or not self._calls.draws
         which = (opens, writes, bool(code))
-        firsts = {number: values() for number, values in self._calls.first.items() if number in known.numbers}
+        firsts = {n: values(task.executable) for n, values in self._calls.first.items() if n in known.numbers}
         if firsts != known.firsts:
             known.firsts = firsts
             known.filters.clear()
@@ -338,8 +347,8 @@ class Late:
         keys = {Key(self._tally.mask_of(value), value): count for value, count in known.counts.items()}
         keys = {key: count for key, count in keys.items() if key.number not in self._calls.always and may_run(key)}
         ordered = sorted(keys, key=lambda key: (-keys[key], key))
-        whole = [key for key in ordered if key.number not in self._calls.first]
-        return free_filter([*whole, *(one for key in ordered for one in key.with_first(known.firsts.get(key.number, ())))])
+        whole = [key for key in ordered if known.firsts.get(key.number) is None]
+        return free_filter([*whole, *(one for key in ordered for one in key.with_first(known.firsts.get(key.number) or ()))])
 
 
 def _may_run(key: Key, *, opens: bool, writes: bool, brings_code: bool) -> bool:

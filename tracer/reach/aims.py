@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tracer.abi import Arch, table
 from tracer.task import kin_of, namespaces_of, proc, read_path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 _BY_PID = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
 """Their first argument is the target."""
+_BY_PATH = ("readlink", "readlinkat")
+_MANY: Final = 1024
+"""Links that an executable has read without a look at another process, after which it is taken to read others for ever."""
 
 
 class Aims:
@@ -32,16 +36,23 @@ class Aims:
         """`tasks`: those that are followed, by tid.  `found` is told of each target whether it was outside."""
         self._tasks = tasks
         self._found = found
+        self._links: dict[str, int] = defaultdict(int)
+        """By executable, how many links it was seen to read."""
 
     def attach(self, calls: Calls) -> None:
         for arch in (Arch.X86_64, Arch.I386):
-            handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(("readlink", "readlinkat"), self._looks)
+            handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(_BY_PATH, self._looks)
             handlers["pidfd_send_signal"] = self._by_pidfd
             for name, handler in handlers.items():
-                calls.also(arch.audit, table(arch).by_name[name].number, handler, always=name not in _BY_PID)
-        calls.first.update((table(Arch.X86_64).by_name[name].number, self.targets) for name in _BY_PID)
+                calls.also(arch.audit, table(arch).by_name[name].number, handler, always=name not in (*_BY_PID, *_BY_PATH))
+        by_name = table(Arch.X86_64).by_name
+        calls.first.update((by_name[name].number, self.targets) for name in _BY_PID)
+        calls.first.update((by_name[name].number, self._reads_links) for name in _BY_PATH)
 
-    def targets(self) -> frozenset[int]:
+    def _reads_links(self, executable: str) -> frozenset[int] | None:
+        return None if self._links[executable] >= _MANY else frozenset()
+
+    def targets(self, executable: str) -> frozenset[int]:
         """The tasks of the program to which a signal was seen: another signal there tells nothing new, and nor does one to that
         number in a pid namespace that the program makes (`_target`).
 
@@ -59,6 +70,7 @@ class Aims:
             self._target(task, int(fields.get("Pid", 0)) or -1)
 
     def _looks(self, task: Task, event: Event) -> None:
+        self._links[task.executable] += 1
         names = table(Arch.from_audit(event.arch) or Arch.X86_64).by_number
         path = read_path(task.tid, event.arguments[names[event.number].name == "readlinkat"])
         _, root, pid, *rest = (*path.split(b"/"), b"", b"")

@@ -441,6 +441,40 @@ static void starts_often(void) {
     }
 }
 
+/* One call in hundreds is new in each process. */
+static void some_news(void) {
+    for (int i = 0; i < 300; i++) {
+        rare(1);
+    }
+    rare(100 + atoi(arguments[2]));
+}
+
+static void starts_with_news(void) {
+    for (int i = 0; i < 20; i++) {
+        char number[12];
+        snprintf(number, sizeof number, "%d", i);
+        pid_t child = fork();
+        if (child == 0) {
+            execl(arguments[2], arguments[2], "some_news", number, (char *)NULL);
+            _exit(1);
+        }
+        expect_end(child, 0);
+    }
+}
+
+static void links(void) {
+    char text[64];
+    for (int i = 0; i < 300; i++) {
+        CHECK(readlink("/proc/self/exe", text, sizeof text) > 0);
+    }
+}
+
+static void starts_links(void) {
+    for (int i = 0; i < 20; i++) {
+        start(arguments[2], "links", NULL);
+    }
+}
+
 static void seldom_starts(void) {
     for (int i = 0; i < 20; i++) {
         start(arguments[2], "some_calls", i == 0 ? arguments[3] : NULL);
@@ -548,4 +582,5 @@ MAIN({"mappings", mappings}, {"mappings_with_threads", mappings_with_threads}, {
      {"other_executable", other_executable}, {"other_executable_of_a_child", other_executable_of_a_child},
      {"calls", calls}, {"own_filter", own_filter}, {"registers", registers}, {"alternate_stack", alternate_stack},
      {"ends_meanwhile", ends_meanwhile}, {"chain", chain}, {"children_after_a_burst", children_after_a_burst},
-     {"some_calls", some_calls}, {"new_code", new_code}, {"starts_often", starts_often}, {"seldom_starts", seldom_starts})
+     {"some_calls", some_calls}, {"new_code", new_code}, {"some_news", some_news}, {"starts_with_news", starts_with_news}, {"links", links},
+     {"starts_links", starts_links}, {"starts_often", starts_often}, {"seldom_starts", seldom_starts})

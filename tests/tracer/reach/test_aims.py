@@ -27,8 +27,8 @@ def test_targets_are_the_programs_own_tasks_while_they_live() -> None:
     for pid in (1 << 22, 1 << 23, os.getppid(), 0, (1 << 32) - 2, 1 << 24):
         handlers[Arch.X86_64.audit, KILL](sender, Event(Arch.X86_64.audit, KILL, (pid, 0, 0, 0, 0, 0), 0, sender.tid))
     assert found[:3] == [False, False, True]
-    assert calls.first[KILL]() == {1 << 22, 1 << 23}
+    assert calls.first[KILL]("/bin/app") == {1 << 22, 1 << 23}
     del tasks[1 << 22]
-    assert calls.first[KILL]() == {1 << 23}
+    assert calls.first[KILL]("/bin/app") == {1 << 23}
     tasks[1 << 22] = Task(1 << 22, 1 << 22)
-    assert calls.first[KILL]() == {1 << 23}, "another task, with the same number"
+    assert calls.first[KILL]("/bin/app") == {1 << 23}, "another task, with the same number"
