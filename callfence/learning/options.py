@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from callfence.shared.ending import fail
-from callfence.shared.options import suggestion
+from callfence.shared.plain import Plain
 from callfence.version import __version__
 from enforcer.errors import FAILED
 from tracer.linux import OPAQUE
 from tracer.named import NamedTuple
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
 DESCRIPTION = """\
 Run PROGRAM as it would run without learn, record its system calls and those of all that it starts, and write the policy
@@ -86,19 +91,23 @@ class LearnOptions(NamedTuple):
         return () if self.rehearse or self.pids else ("learn", "--rehearse", *self.accept[1:])
 
 
-class _Parser(argparse.ArgumentParser):
-    def format_help(self) -> str:
-        """As wide as the terminal.  Asking for its width takes 3 ms, and every `add_argument` would ask."""
-        self.formatter_class = argparse.RawDescriptionHelpFormatter
-        return super().format_help()
+def parser() -> ArgumentParser:
+    """Not loaded for a command line that needs none of it: loading it takes 2 ms, and adding the options as long again."""
+    import argparse
 
-    def error(self, message: str) -> NoReturn:
-        """125: argparse's own 2 could be the program's."""
-        fail(f"learn: {message}{suggestion(self, message) or ';'} see learn --help", FAILED)
+    from callfence.shared.options import suggestion
 
+    class Parser(argparse.ArgumentParser):
+        def format_help(self) -> str:
+            """As wide as the terminal.  Asking for its width takes 3 ms, and every `add_argument` would ask."""
+            self.formatter_class = argparse.RawDescriptionHelpFormatter
+            return super().format_help()
 
-def parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+        def error(self, message: str) -> NoReturn:
+            """125: argparse's own 2 could be the program's."""
+            fail(f"learn: {message}{suggestion(self, message) or ';'} see learn --help", FAILED)
+
+    parser = Parser(
         prog="learn",
         usage="learn [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] -p PID [--tree]",
         description=DESCRIPTION,
@@ -106,7 +115,14 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
         allow_abbrev=False,
     )
-    add = parser.add_argument
+    _declare(parser.add_argument)
+    parser.add_argument("-V", "--version", action="version", version=f"callfence {__version__}")
+    parser.add_argument("command", metavar="PROGRAM", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _declare(add: Callable[..., Any]) -> None:
+    """Declare each option as argparse has it."""
     add("-o", "--output", metavar="POLICY", type=Path, help="the policy to write, or to merge into")
     attaching = "attach to a running process, until it ends or ^C detaches from it; repeatable"
     add("-p", "--pid", dest="pids", metavar="PID", type=_pid, action="append", default=[], help=attaching)
@@ -138,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     add("--evidence", action="store_true", help=companion)
     add("--no-evidence", action="store_true", help="do not record what pointers point to: file names, addresses of sockets")
     add("--every-call", action="store_true", help="count every call: known ones do not run unseen, so PROGRAM is slower")
-    add("--late-after", type=int, help=argparse.SUPPRESS)
+    add("--late-after", type=int, help="==SUPPRESS==")  # argparse.SUPPRESS
     add("--rehearse", action="store_true", help="then run PROGRAM again, many times: with calls that fail, signals, full disks")
     groups = "faults, signals, streams, environment, limits, user, or what one of them has"
     add("--rehearse-only", metavar="NAMES", default="", help=f"what to rehearse, separated by commas: {groups}")
@@ -150,14 +166,13 @@ def parser() -> argparse.ArgumentParser:
     phases = "find out when the program begins to serve, and mark what it is allowed only until then (docs/phases.md)"
     add("--phases", action="store_true", help=phases)
     add("-q", "--quiet", action="store_true", help="no progress and no summary")
-    add("-V", "--version", action="version", version=f"callfence {__version__}")
-    add("command", metavar="PROGRAM", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    return parser
 
 
 def _pid(text: str) -> int:
     """ArgumentTypeError, with the way out, for anything else."""
     if not text.isdecimal() or int(text) == 0:
+        import argparse
+
         raise argparse.ArgumentTypeError(f"{text!r} is no process: -p PID attaches to one that runs; a policy is -o {text}")
     return int(text)
 
@@ -170,10 +185,15 @@ def _positive(text: str) -> int:
     return number
 
 
+def _plain(arguments: list[str]) -> SimpleNamespace | None:
+    options = Plain()
+    _declare(options.add)
+    return options.read(arguments, "command")
+
+
 def parse(arguments: list[str]) -> LearnOptions:
     """Ends the process with 125, and says why, if the options contradict each other."""
-    commands = parser()
-    given = commands.parse_args(arguments)
+    given = _plain(arguments) or SimpleNamespace(**vars(parser().parse_args(arguments)))
     accept = ["learn", *arguments]
     if given.check:
         accept.remove("--check")  # the first one: what comes after the program's name is its own
@@ -183,13 +203,13 @@ def parse(arguments: list[str]) -> LearnOptions:
     if given.command[:1] == ["--"]:
         del given.command[0]
     if mistake := _mistake(given):
-        commands.error(mistake)
+        parser().error(mistake)
     given.command, given.accept, given.pids = tuple(given.command), tuple(accept), tuple(dict.fromkeys(given.pids))
     given.allow_opaque = frozenset(given.allow_opaque)
     return LearnOptions(**vars(given))
 
 
-def _mistake(given: argparse.Namespace) -> str:
+def _mistake(given: SimpleNamespace) -> str:
     """What is wrong with the options together, or ''."""
     if not given.pids and not given.command:
         return "no program given"
@@ -214,7 +234,7 @@ def _mistake(given: argparse.Namespace) -> str:
     return _rehearsal_mistake(given)
 
 
-def _rehearsal_mistake(given: argparse.Namespace) -> str:
+def _rehearsal_mistake(given: SimpleNamespace) -> str:
     if given.rehearse and given.check:
         return "--check compares one run with the policy: not with --rehearse, which adds what other runs bring"
     if given.rehearse and given.pids:
