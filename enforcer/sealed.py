@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import sys
-import zlib
 from _frozen_importlib import BuiltinImporter, FrozenImporter, ModuleSpec
 from _frozen_importlib_external import MAGIC_NUMBER
 from marshal import loads
@@ -85,7 +84,11 @@ class Loader:
     def _of(self, name: str) -> bytes:
         _, _, is_packed, begin, end = self.index[name]
         content = self._content[self._start + begin : self._start + end]
-        return zlib.decompress(content) if is_packed else content
+        if is_packed:
+            from zlib import decompress  # loaded by `enforcer.kept`, long before; what learn loads is not packed
+
+            return decompress(content)
+        return content
 
 
 preferred: list[str] = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 
 
 def word(text: str) -> str:
     """As one types it to a shell (of bash, zsh, or POSIX since 2024, where it takes `$'...'`)."""
     if text.isprintable():
+        import shlex  # not loaded by a learn that prints nothing
+
         return shlex.quote(text)
     return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(text)) + "'"
 

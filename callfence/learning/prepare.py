@@ -7,7 +7,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from callfence.enforcing import filters
 from callfence.shared.files import policy_path, recording_path
 from policygen.recording import atomic, folder, recording_file
 from tracer.errors import UserError
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from callfence.enforcing.sealed import Compiled
     from callfence.learning.options import LearnOptions
+    from policygen.language.document import Document
     from policygen.model import Action, Policy
 
 
@@ -45,6 +45,8 @@ class Prepared(NamedTuple):
         """Whether the policy's text, and that of what it includes, is still what it was."""
         if self.existing is None:
             return not self.policy.exists()
+        from callfence.enforcing import filters
+
         return filters.is_current(self.existing)
 
 
@@ -93,12 +95,21 @@ def _existing(policy: Path) -> Compiled | None:
         return None
     if not policy.is_file():  # reading a pipe could wait forever
         raise UserError(f"the policy {policy} is not a regular file")
+    from callfence.enforcing import filters  # a first learn needs none of it
+
     return filters.compiled(str(policy), "warm")
+
+
+def document(existing: Compiled) -> Document:
+    """The policy that was compiled."""
+    from callfence.enforcing import filters
+
+    return filters.document(existing)
 
 
 def _require_exact(existing: Compiled, option: str) -> None:
     """What an implied set allows cannot be held to what was seen."""
-    implied = filters.document(existing).policy.implied
+    implied = document(existing).policy.implied
     if implied:
         name = existing.sources[0][0]
         what = f"{option} is without: take the line out, or start over with --fresh"
@@ -121,7 +132,7 @@ def _default(text: str) -> Action:
 
 def _stops_nothing(existing: Compiled | None) -> bool:
     """Whether calls of which the policy says nothing run: they are not seen if it is used as a filter."""
-    return existing is not None and filters.document(existing).policy.default.lets_run
+    return existing is not None and document(existing).policy.default.lets_run
 
 
 def _require_recording(recording: Path) -> None:
@@ -140,7 +151,7 @@ def _baseline(policy: Path, existing: Compiled | None, name: str | None) -> tupl
     from callfence.learning import baseline
 
     base = baseline.read(name)
-    return base, existing is None or baseline.is_within(filters.document(existing), policy, base)
+    return base, existing is None or baseline.is_within(document(existing), policy, base)
 
 
 def _require_writable(policy: Path, recording: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import termios
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -83,6 +82,8 @@ def progress(
     if warm and os.isatty(1):
         yield lambda loop: None
         return
+    import termios
+
     line = _Line()
     interactive = False
     shares_terminal = os.isatty(1)

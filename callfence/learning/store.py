@@ -6,8 +6,8 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from callfence.enforcing import filters
 from callfence.learning.learned import Learned
+from callfence.learning.prepare import document
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.text import plural
 from policygen.language.document import Document, parse_file
@@ -146,7 +146,7 @@ def check(
 
 
 def _before(prepared: Prepared) -> Document | None:
-    return filters.document(prepared.existing) if prepared.existing else None
+    return document(prepared.existing) if prepared.existing else None
 
 
 def _generate(
