@@ -33,9 +33,9 @@ With one busy processor strace seldom has to wake an idle one, and takes a fract
 learn's own start and end stay what they are: these alone are then more than 0.02 of it.
 
 A short process of a known executable stops, the first time: at its maker's fork, as it begins, and at its execve, which
-attach to it and tell its executable; twice to be given the filter of what is known of that executable; at each call
-that its maker's filter does not let run, or that opens a file for reading (which may show the processors that it may
-use, and it shares learn's). Its maker stops at SIGCHLD. A second learn needs all but the filter: the kernel stops a
+attach to it and tell its executable; three times to be given the filter of what is known of that executable; and where
+it opens a file for reading (which may show the processors that it may use, and it shares learn's; what opens many files
+does so apart). Its maker stops at SIGCHLD. A second learn needs all but the filter: the kernel stops a
 traced task at these events whatever its filter says, and in a child that is not traced a call that the policy does not
 allow would fail instead of being recorded. It cannot share a processor with the program, which may look at its affinity
 in calls that no longer stop, so each of these stops wakes another processor."""
