@@ -1,7 +1,7 @@
 """What runs of a command have loaded, kept in one file, from which the next run loads it.
 
 Finding, checking and reading 200 compiled modules one by one takes 5 of the 80 ms of a small `learn`.  Which modules a run
-loads depends on what it finds, so each run that had to load others adds them.
+loads depends on what it finds, so each run that had to load others adds them.  Of a shared library only its place is kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def keep(file: str) -> None:
     for name, (path, is_package) in of.items():
         try:
             stamps[path] = sealed.stamp(path)
-            code = kept.code_of(path)
+            code = b"" if path.endswith(sealed.EXTENSION) else kept.code_of(path)
         except OSError:
             continue
         index[name] = (path, is_package, False, len(content), len(content) + len(code))
@@ -51,4 +51,4 @@ def keep(file: str) -> None:
 
 def _path(module: object) -> str:
     path = getattr(module, "__file__", None) or ""
-    return path if path.endswith(".py") and path.startswith(_FOLDERS) else ""
+    return path if path.endswith((".py", sealed.EXTENSION)) and path.startswith(_FOLDERS) else ""

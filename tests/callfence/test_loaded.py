@@ -18,9 +18,19 @@ WHERE = r"""
 import sys
 from enforcer import sealed
 sealed.prefer(sealed.LOADED)
-import callfence.learning.store, policygen.language.document, shlex, json
-for module in (callfence.learning.store, policygen.language.document, json, shlex):
+import callfence.learning.store, policygen.language.document, bisect, json
+for module in (callfence.learning.store, policygen.language.document, json, bisect):
     print(module.__name__, type(module.__loader__).__name__)
+"""
+SEARCHED = r"""
+import sys
+from enforcer import sealed
+class Spy:
+    def find_spec(self, name, path=None, target=None):
+        print(name)
+sys.meta_path.insert(0, Spy())
+sealed.prefer(sealed.LOADED)
+import json
 """
 MEMORY = ["callfence.learning.store Loader", "policygen.language.document Loader", "json Loader"]
 FILES = ["callfence.learning.store SourceFileLoader", "policygen.language.document SourceFileLoader", "json SourceFileLoader"]
@@ -82,6 +92,13 @@ def test_a_run_writes_what_the_next_one_loads(installed: Path) -> None:
     assert (installed / "work/true.policy").read_bytes() == policy
 
 
+@pytest.mark.skipif("_json" in sys.builtin_module_names, reason="this Python has no file of _json")
+def test_compiled_modules_are_not_searched_for(installed: Path) -> None:
+    assert "_json" in run(installed, "-c", SEARCHED).split()
+    learn(installed)
+    assert "_json" not in run(installed, "-c", SEARCHED).split()
+
+
 def test_what_a_run_needs_besides_is_added(installed: Path) -> None:
     learn(installed)
     (file,) = kept(installed)
@@ -107,10 +124,10 @@ def test_nothing_is_kept_from_elsewhere_or_unasked(installed: Path) -> None:
     assert not kept(installed)
     theirs = installed / "theirs"
     theirs.mkdir()
-    shutil.copy(shutil.__file__.replace("shutil", "shlex"), theirs / "shlex.py")
+    shutil.copy(shutil.__file__.replace("shutil", "bisect"), theirs / "bisect.py")
     run(installed, installed / "callfence/bin/learn", "-q", "--fresh", "true", path=f"{theirs}:")
     assert kept(installed)
-    assert where(installed) == [*MEMORY, "shlex SourceFileLoader"]
+    assert where(installed) == [*MEMORY, "bisect SourceFileLoader"]
 
 
 def test_what_python_has_not_compiled_is_compiled(tmp_path: Path) -> None:
