@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from policygen.model import Policy
-    from tracer.abi import Argument
+    from tracer.abi import Arch, Argument
 
 
 def surely_fits(policy: Policy) -> bool:
@@ -26,15 +26,17 @@ def most_instructions(policy: Policy) -> int:
     """Return at least as many instructions as the policy's filter has; filters of learned policies have a third of them."""
     entries = expanded(policy).entries.items()
     return 20 * len(entries) + sum(
-        _instructions(entry.expression, table(arch).by_number[number].arguments)
+        _instructions(entry.expression, arch, number)
         for arch, section in entries
         for number, entry in section.items()
     )
 
 
-def _instructions(expression: Expression, arguments: Sequence[Argument]) -> int:
+def _instructions(expression: Expression, arch: Arch, number: int) -> int:
     """Those that answer one call: both halves of each argument are loaded, masked and compared in each conjunction."""
-    once = sum(3 * arguments[index].width // 32 for index in mentioned(expression))
+    compared = mentioned(expression)
+    arguments = table(arch).by_number[number].arguments if compared else ()
+    once = sum(3 * arguments[index].width // 32 for index in compared)
     return 5 + _conjunctions(expression, arguments, holds=True) * (once + 1)
 
 
