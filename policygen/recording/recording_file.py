@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import reprlib
 import sys
+from functools import lru_cache
 from itertools import chain, islice, starmap
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,13 @@ def is_recording(data: bytes) -> bool:
 
 def load(path: Path) -> Recording:
     """Read the recording in a regular file.  Raises RecordingError, or OSError if it cannot be read."""
-    return parse(reading.read(str(path), MAX_SIZE), str(path))
+    return _parsed(reading.read(str(path), MAX_SIZE), str(path))
+
+
+@lru_cache(1)
+def _parsed(data: bytes, filename: str) -> Recording:
+    """Like `parse`; the last one is kept: learn reads its recording before the program runs, and again when it has ended."""
+    return parse(data, filename)
 
 
 def save(path: Path, recording: Recording) -> None:

@@ -191,6 +191,15 @@ def test_bad_files_are_refused_with_their_line(content: str, message: str, tmp_p
     assert not output.exists()
 
 
+def test_a_file_that_has_not_changed_is_decoded_once(tmp_path: Path) -> None:
+    path, other = tmp_path / "app.rec", Recording((run("b"),), (observation(3, 1),))
+    path.write_text("".join(lines()))
+    first = load(path)
+    assert load(path) is first
+    save(path, other)
+    assert load(path) == other
+
+
 @given(shards())
 def test_files_are_merged_as_recordings_are(recordings: list[Recording]) -> None:
     with TemporaryDirectory() as folder:
