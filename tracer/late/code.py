@@ -6,10 +6,10 @@ both is at other addresses, as a rule; so a filter that is for calls by the code
 
 from __future__ import annotations
 
-import mmap
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from tracer.abi import Arch, table
+from tracer.named import NamedTuple
 from tracer.task import proc
 
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ further one is put before those that are there (Documentation/arch/x86/x86_64/mm
 _MOST: Final = 16
 """Spans up to which it is worth to compare the address of each call with them."""
 _FIXED: Final = 0x10 | 0x100000  # MAP_FIXED, MAP_FIXED_NOREPLACE: linux/mman.h
+_PROT_EXEC: Final = 4  # asm-generic/mman-common.h
 _SHM_EXEC: Final = 0o100000  # linux/shm.h
 _QUERY: Final = 0xFFFFFFFF
 """What personality(2) is given if nothing is to be changed."""
 _MAP_VDSO: Final = range(0x2001, 0x2004)
 """Options of arch_prctl(2) that map code (asm/prctl.h)."""
-_BITS: Final = {**dict.fromkeys(("mmap", "mprotect", "pkey_mprotect"), (2, mmap.PROT_EXEC)), "shmat": (2, _SHM_EXEC)}
+_BITS: Final = {**dict.fromkeys(("mmap", "mprotect", "pkey_mprotect"), (2, _PROT_EXEC)), "shmat": (2, _SHM_EXEC)}
 """The argument, and its bit, that makes memory code."""
 BRINGS_CODE: Final = (*_BITS, "mremap", "personality", "remap_file_pages", "arch_prctl", "modify_ldt", "uselib", "mmap2", "ipc")
 """The calls that may bring code, of x86_64 and i386."""
