@@ -7,8 +7,10 @@ from functools import lru_cache
 
 # Patterns are compiled when they are first used: a learn of a moment uses few of them.
 _UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+_UUID_LENGTH = 36
 _RANDOM = r"[0-9]{7,}|(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{8,}"
 """Times, and digests in hexadecimal."""
+_RANDOM_LENGTH = 7
 _DIGITS = r"[0-9]+"
 _TEMPORARY = r"(?P<start>.*?)(?P<random>[A-Za-z0-9_]{6,})(?P<end>(?:\.[a-z]{1,5}){0,2})"
 """A name as mkstemp(3), mktemp(1) and others make: at least six characters of the random kind before any suffix."""
@@ -46,7 +48,8 @@ def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, made: bo
     if made and (found := re.fullmatch(_TEMPORARY, word)):
         end = found["random"][-6:]
         temporary = not (end.isalpha() and end.islower())  # as one in 200 random ones is
-    text = re.sub(_RANDOM, "*", re.sub(_UUID, "*", word))
+    text = re.sub(_UUID, "*", word) if len(word) >= _UUID_LENGTH else word
+    text = re.sub(_RANDOM, "*", text) if len(text) >= _RANDOM_LENGTH else text
     if temporary:
         text = re.sub(_DIGITS, lambda found: "*" if len(found[0]) > 2 else found[0], _without_random(text))
     elif ids:

@@ -20,9 +20,10 @@ VARIABLES = ("$HOME", "$TMPDIR")
 """Folders that are named in the environment."""
 HERE = "."
 """The working folder, which may also be written `$CWD`."""
-_BARE = re.compile(r"[A-Za-z0-9_./$+@%~=^,-]+")
+# Patterns are compiled when they are first used: a policy without files uses none of them.
+_BARE = r"[A-Za-z0-9_./$+@%~=^,-]+"
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"'}
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(.?))", re.DOTALL)
+_ESCAPE = r"(?s)\\(?:x([0-9a-fA-F]{2})|(.?))"
 
 
 class PathError(UserError):
@@ -70,7 +71,7 @@ def unquoted(text: str) -> str:
 
     inner = text[1:-1]
     parts, end = [], 0
-    for match in _ESCAPE.finditer(inner):
+    for match in re.finditer(_ESCAPE, inner):
         parts += [encoded(inner[end : match.start()]), character(match).encode("latin-1")]
         end = match.end()
     return b"".join([*parts, encoded(inner[end:])]).decode("utf-8", "surrogateescape")
@@ -78,7 +79,7 @@ def unquoted(text: str) -> str:
 
 def shown(path: str) -> str:
     """Return a path as a line has it: in quotes if a blank, a colon or an odd character is in it."""
-    if _BARE.fullmatch(path):
+    if re.fullmatch(_BARE, path):
         return path
     text = "".join(_escaped(character) for character in path)
     return f'"{text}"'

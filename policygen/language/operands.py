@@ -90,7 +90,7 @@ def operands(arch: Arch, number: int) -> Operands:
     return Operands(arch, syscall, meanings)
 
 
-_INTEGER = re.compile(r"(-?)(?:0[xX]([0-9a-fA-F]+)|0[oO]?([0-7]+)|([1-9][0-9]*|0))")
+_INTEGER = r"(-?)(?:0[xX]([0-9a-fA-F]+)|0[oO]?([0-7]+)|([1-9][0-9]*|0))"  # compiled when it is first used
 _DIGITS = 24
 """More digits than a 64-bit number has in any base; longer texts are refused before they are converted."""
 
@@ -100,7 +100,7 @@ def parse_integer(text: str) -> tuple[int, bool]:
 
     Decimal, hexadecimal (0x), or octal (0o, or C's leading 0), with an optional minus sign.
     """
-    match = _INTEGER.fullmatch(text)
+    match = re.fullmatch(_INTEGER, text)
     if match is None:
         hint = "an octal number has digits 0-7" if re.fullmatch(r"-?0[0-9]+", text) else ""
         raise OperandError(f"{text} is not a number", hint)
