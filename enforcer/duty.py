@@ -135,8 +135,8 @@ class Duty:
         self._answers.answer(listener, asked, self._listeners[listener])
 
     def judged(self, asked: kernel.Notification, phase: str) -> Action | None:
-        """What a call meets whose task is stopped; it has been reported."""
-        return self._answers.judged(asked, phase)
+        """What a call meets whose task is stopped; if it is denied, that has been reported."""
+        return self._answers.stopped(asked, phase)
 
     @property
     def is_audit(self) -> bool:

@@ -107,6 +107,21 @@ class Answers:
             self._reporter.complain(f"a call could not be judged, so its process is killed: {type(error).__name__}: {error}")
             return None
 
+    def stopped(self, asked: Notification, phase: str) -> Action | None:
+        """What a call meets whose task is stopped: an errno, without a report, if what it asks for may be unavailable; else as
+        `judged`."""
+        try:
+            if self._may_be_answered(asked, phase):
+                from enforcer.reporting.report import event_of
+                from policygen.implied.unavailable import unavailable
+                from policygen.model import Action, ActionKind
+
+                if number := unavailable(event_of(asked)):
+                    return Action(ActionKind.ERRNO, number)
+        except Exception as error:
+            self._reporter.complain(f"a denied call is answered as any other: {type(error).__name__}: {error}")
+        return self.judged(asked, phase)
+
     def _answer(self, asked: Notification, phase: str) -> None:
         try:
             if self._is_answered_otherwise(asked, phase):
@@ -124,16 +139,21 @@ class Answers:
         asked.id = 0
 
     def _is_answered_otherwise(self, asked: Notification, phase: str) -> bool:
-        """Answer the call without denying it, if it gives nothing beyond the policies, which say by `implied` that it may."""
-        if self._reporter.audit or not self._loaded().may_be_answered(asked, phase):
+        """Answer the call without denying it, if it gives nothing beyond the policies."""
+        if not self._may_be_answered(asked, phase):
             return False
-        if self._reporter.reach and self._loaded().lets_run(asked, phase):
-            return False  # it is asked about for the files or ports that it is about
         if self._listener not in self._instead:
             from enforcer.reporting.instead import Instead
 
             self._instead[self._listener] = Instead(self._listener, *self._held)
         return self._instead[self._listener].answered(asked)
+
+    def _may_be_answered(self, asked: Notification, phase: str) -> bool:
+        """Whether the policies say by `implied` that calls which give nothing beyond them need not be denied."""
+        if self._reporter.audit or not self._loaded().may_be_answered(asked, phase):
+            return False
+        # With --explain, one that they allow is asked about for the files or ports that it is about.
+        return not (self._reporter.reach and self._loaded().lets_run(asked, phase))
 
     def _is_waiting(self, asked: Notification) -> bool:
         return not asked.id or kernel.is_waiting(self._listener, asked.id)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from enforcer import kernel
 from enforcer.reporting.caller import Caller
 from enforcer.reporting.process import status
+from enforcer.reporting.report import event_of
 from policygen.holds import holds
 from policygen.implied.cells import read_entries
 from policygen.implied.unavailable import unavailable
-from tracer.abi import Arch, Event, table
+from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,8 +66,7 @@ class Instead:
             return self._signals(asked, syscall.name)
         if syscall.name.removesuffix("32") in _IDS or syscall.name == "setgroups":
             return self._keeps_ids(asked, syscall.name.removesuffix("32"))
-        event = Event(asked.arch, asked.number, tuple(asked.arguments), asked.ip, asked.task)
-        number = unavailable(event)
+        number = unavailable(event_of(asked))
         if number:
             kernel.fail(self._listener, asked.id, number)
         return bool(number)

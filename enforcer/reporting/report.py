@@ -82,14 +82,14 @@ class Reports:
 
     def lets_run(self, asked: Notification, phase: str = "") -> bool:
         """Whether all policies allow the call itself."""
-        event = _event(asked)
+        event = event_of(asked)
         return all(evaluate(policy, event).lets_run for _, policy in self._in(phase or self._start))
 
     def judge(self, asked: Notification, phase: str = "") -> Action:
         """The strictest action of all policies for the call.  It is reported too; if that fails, the action stays the same."""
         phase = phase or self._start
         policies = self._in(phase)
-        event = _event(asked)
+        event = event_of(asked)
         verdicts = [evaluate(policy, event) for _, policy in policies]
         action = strictest(verdicts)
         denying = [one for one, verdict in zip(policies, verdicts, strict=True) if not verdict.lets_run]
@@ -203,7 +203,8 @@ class Reports:
             self.has_lost = True
 
 
-def _event(asked: Notification) -> Event:
+def event_of(asked: Notification) -> Event:
+    """The call of a notification."""
     return Event(asked.arch, asked.number, tuple(asked.arguments), asked.ip, asked.task)
 
 

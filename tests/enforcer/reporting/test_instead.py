@@ -101,6 +101,13 @@ def test_with_another_default_too(made):
     assert (done.stdout, denied) == ("daemon -1 EAFNOSUPPORT\nnull 3 \n", [])
 
 
+@pytest.mark.parametrize("what", ["daemon", "attributes"])
+def test_what_may_be_unavailable_fails_before_a_phase_too(made, what):
+    phased = IMPLIED.replace("openat", "phase serving after poll\nbind: allow until serving\nopenat")
+    done, denied = made(phased, what)
+    assert (done.returncode, done.stdout[len(what) : len(what) + 3], done.stderr, denied) == (0, " -1", "", [])
+
+
 def test_an_audit_lets_it_run_and_reports_it(made):
     done, denied = made(IMPLIED, "daemon", "null", options=("--audit",))
     assert (done.returncode, done.stdout) == (0, "daemon 3 \nnull 4 \n")
