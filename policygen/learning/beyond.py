@@ -110,8 +110,7 @@ def without_covered(policy: Policy, before: Policy) -> Policy:
 
 def _without_covered(policy: Policy, before: Policy) -> Policy:
     """For policies of one architecture."""
-    names = granted(policy)
-    if names == granted(before):
+    if granted(policy) == granted(before):
         return policy
     for (arch, number), rows in expansion(policy).rows.items():
         old = before.entries.get(arch, {}).get(number)
@@ -122,9 +121,22 @@ def _without_covered(policy: Policy, before: Policy) -> Policy:
                 continue
             earlier = expansion(_without(before, arch, number, part)).rows.get((arch, number), ())
             less = _without(policy, arch, number, part)
-            if not _covers(earlier, part, arguments) and granted(less) == names:
+            if not _covers(earlier, part, arguments) and _implies_as_much(less, policy):
                 policy = less
     return policy
+
+
+def _implies_as_much(less: Policy, policy: Policy) -> bool:
+    """Whether a policy that lacks an alternative of another one implies all that this one's capabilities do: it may lack one
+    that others include."""
+    lost = granted(policy) - granted(less)
+    remaining = expansion(less).rows if lost else {}
+    return all(
+        _covers(remaining.get((arch, number), ()), row.entry.expression, table(arch).by_number[number].arguments)
+        for (arch, number), rows in (expansion(policy).rows.items() if lost else ())
+        for row in rows
+        if row.given & lost
+    )
 
 
 def _without(policy: Policy, arch: Arch, number: int, part: Expression) -> Policy:

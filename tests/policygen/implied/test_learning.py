@@ -91,6 +91,14 @@ def test_a_capability_that_another_one_includes_is_gone_whichever_came_first(cal
     assert learn(second, existing=learn(first).document).document.text() == learn(first, second).document.text()
 
 
+@pytest.mark.parametrize("second", ["open 0 O_RDWR", "openat AT_FDCWD 0 O_WRONLY|O_CREAT|O_TRUNC 0o644"])
+def test_a_capability_all_of_which_others_imply_is_gone_whichever_came_first(second: str) -> None:
+    """Who writes to files may lock them, and is not given the capability of locking."""
+    first = "fcntl 3 F_SETLK"
+    assert any("fcntl" in line for line in body(learn(first).document))
+    assert learn(second, existing=learn(first).document).document.text() == learn(first, second).document.text()
+
+
 ON_TWO = (
     (Arch.X86_64, "openat AT_FDCWD 0 O_RDONLY|O_CLOEXEC"),
     (Arch.AARCH64, "openat AT_FDCWD 0 O_RDONLY|O_DIRECTORY"),
