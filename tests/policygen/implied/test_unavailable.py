@@ -57,6 +57,7 @@ def test_no_row_is_about_calls_that_the_set_allows(arch: Arch) -> None:
         ("ioctl 0 TCSETSW 0", ENOTTY),
         ("ioctl 0 TIOCSTI 0", 0),
         ("setsockopt 3 SOL_TCP TCP_NODELAY 0 4", ENOPROTOOPT),
+        ("setsockopt 3 SOL_IPV6 IPV6_MTU 0 4", ENOPROTOOPT),
         ("setsockopt 3 SOL_SOCKET SO_LINGER 0 8", ENOPROTOOPT),
         ("setsockopt 3 SOL_SOCKET SO_REUSEPORT 0 4", ENOPROTOOPT),
         ("setsockopt 3 SOL_SOCKET SO_REUSEADDR 0 4", 0),
