@@ -347,8 +347,9 @@ class Late:
         keys = {Key(self._tally.mask_of(value), value): count for value, count in known.counts.items()}
         keys = {key: count for key, count in keys.items() if key.number not in self._calls.always and may_run(key)}
         ordered = sorted(keys, key=lambda key: (-keys[key], key))
-        whole = [key for key in ordered if known.firsts.get(key.number) is None]
-        return free_filter([*whole, *(one for key in ordered for one in key.with_first(known.firsts.get(key.number) or ()))])
+        which = dict.fromkeys(self._calls.first, frozenset[int]()) | known.firsts
+        whole = [key for key in ordered if which.get(key.number) is None]
+        return free_filter([*whole, *(one for key in ordered for one in key.with_first(which.get(key.number) or ()))])
 
 
 def _may_run(key: Key, *, opens: bool, writes: bool, brings_code: bool) -> bool:
