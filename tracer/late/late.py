@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -131,7 +132,7 @@ class Late:
         self._look = LOOK if after is None else after
         self._is_private = True
         """Whether no two processes have been seen to share their memory."""
-        self._executables: dict[str, _Executable] = {}
+        self._executables: defaultdict[str, _Executable] = defaultdict(_Executable)
         for arch in (Arch.X86_64, Arch.I386):
             for name in BRINGS_CODE:
                 if name in table(arch).by_name:
@@ -172,7 +173,7 @@ class Late:
 
     def executed(self, task: Task, before: str) -> None:
         self._note_end(task, before)
-        self._executables.setdefault(before, _Executable()).starts = True
+        self._executables[before].starts = True
         if task.image.maker is not None:
             task.image.maker.starts += 1
         self._executable(task).processes += 1
@@ -196,7 +197,7 @@ class Late:
     def _note_end(self, task: Task, executable: str) -> None:
         image = task.image
         if image.whole:
-            known = self._executables.setdefault(executable, _Executable())
+            known = self._executables[executable]
             if not task.covered:
                 known.calls = task.stops - image.stops
             news = self._tally.news[executable] - image.news_at_start
@@ -307,7 +308,7 @@ class Late:
     # -- what is known
 
     def _executable(self, task: Task) -> _Executable:
-        return self._executables.setdefault(task.executable, _Executable())
+        return self._executables[task.executable]
 
     def _plan(self, task: Task) -> Plan:
         """The filter for what is known of a task's executable."""
