@@ -66,7 +66,7 @@ class SharedProcessor:
 
     def pin(self, task: Task) -> None:
         """Move `task` to the tracer's processor, if it may run there and has not chosen its processors itself."""
-        if task.tid in self._pinned or task.own_affinity or not self._enabled:
+        if task.tid in self._pinned or task.own_affinity or task.apart or not self._enabled:
             return
         with self._lock:
             affinity = _affinity(task.tid)
@@ -76,7 +76,7 @@ class SharedProcessor:
 
     def inherit(self, parent: Task, child: Task) -> None:
         """Take over a new task, which starts with its creator's affinity: ours, if the creator was pinned at that time."""
-        if parent.affinity is None or parent.own_affinity:
+        if parent.affinity is None or parent.own_affinity or parent.apart:
             return
         with self._lock:
             child.affinity = parent.affinity
@@ -100,9 +100,16 @@ class SharedProcessor:
             self._release(tid)
 
     def part(self, task: Task) -> None:
-        """Never share with a task, nor with those that it will make."""
+        """Do not share with a task, nor with those that it will make, until they execute something: they may read affinities in
+        calls that do not stop."""
         self.release(task.tid)
-        task.own_affinity = True
+        task.apart = True
+
+    def executed(self, task: Task) -> None:
+        """All calls of a task stop again."""
+        if task.apart:
+            task.apart = False
+            self.pin(task)
 
     def forget(self, tid: int) -> None:
         """Remove a task that has ended.  Its stops count as its maker's, so that one that starts many short tasks stays."""

@@ -20,6 +20,7 @@ class Task:
 
     __slots__ = (
         "affinity",
+        "apart",
         "chain",
         "checked",
         "counted",
@@ -75,7 +76,9 @@ class Task:
         self.affinity: set[int] | None = None
         """Its own processors, if it or its maker ever shared the tracer's."""
         self.own_affinity = False
-        """Whether its processors are left as they are: the program has chosen them itself, or may look at them unseen."""
+        """Whether the program has chosen its processors itself: they are not changed then."""
+        self.apart = False
+        """Whether it may look at its processors in calls that do not stop: they are not changed then, either."""
         self.stops = 0
         """Calls seen."""
         self.checked = 0.0
@@ -102,6 +105,7 @@ class Task:
         self.recorded = other.recorded
         self.affinity = other.affinity
         self.own_affinity = other.own_affinity
+        self.apart = other.apart
         self.entered = other.entered
 
 

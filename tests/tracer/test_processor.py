@@ -79,3 +79,16 @@ def test_the_tracer_gets_its_own_affinity_back_with_the_last_task(affinities: di
     assert affinities[tracer] == OURS
     shared.tick()
     assert affinities[tracer] == affinities[5] == ALL
+
+
+def test_a_task_that_was_set_apart_and_what_it_makes_share_again_after_an_execve(affinities: dict[int, set[int]]) -> None:
+    """The program that env(1) becomes stops at each call, whatever env did."""
+    shared, task = SharedProcessor(), Task(5, 5)
+    shared.pin(task)
+    shared.part(task)
+    child = child_of(task, 6, shared, affinities)
+    for one in (task, child):
+        shared.pin(one)
+        assert affinities[one.tid] == ALL
+        shared.executed(one)
+        assert affinities[one.tid] == OURS

@@ -186,6 +186,7 @@ class Late:
         else:
             task.request = PTRACE_SYSCALL
             task.filtered = task.covered = False
+            self._processor.executed(task)
             if self._executable(task).settled:
                 task.image.left = 0
 
@@ -314,7 +315,7 @@ class Late:
         """The filter for what is known of a task's executable."""
         known = self._known(task)
         code = self._code(task)
-        opens, writes = not self._processor.enabled or task.own_affinity, self._calls.writes_run or not self._calls.draws
+        opens, writes = not self._processor.enabled or task.apart, self._calls.writes_run or not self._calls.draws
         which = (opens, writes, bool(code))
         firsts = {n: values(task.executable) for n, values in self._calls.first.items() if n in known.numbers}
         if firsts != known.firsts:
