@@ -244,7 +244,9 @@ class Late:
         known.version = None
         counts = self._known(task).counts
         if _is_often(opens_for_reading, counts):
-            self._processor.disable()
+            for other in self._tasks.values():
+                if other.image is image:
+                    self._processor.part(other)
         if _is_often(may_write, counts):
             self._calls.let_writes_run()
         return True
