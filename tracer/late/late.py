@@ -258,6 +258,8 @@ class Late:
         with contextlib.suppress(PtraceError):  # it is dying
             entry = Entry(task.tid, self._stops)
             if not entry.is_usual():
+                if plan.code and not plan.area:
+                    image.plan = None  # this call, and those until the next look, may bring more code
                 return False
             if plan.is_installed:
                 entry.unmap(plan.area, room(plan.filter))
