@@ -13,8 +13,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SHIELD, EXITS = 97, 13
-"""Instructions that `shield.shielded` and `shield.asking_on_exit` add, for which there must be room."""
+SHIELD, EXITS, LISTENER, KEY = 143, 13, 17, 75
+"""Instructions that `shield.shielded`, `shield.asking_on_exit`, `shield.without_listener` and `arming.key.Key.passing` add, for
+which there must be room."""
+ROOM = SHIELD + EXITS + LISTENER + KEY
 _SIZE = linux.BPF_INSTRUCTION
 
 
@@ -30,7 +32,7 @@ def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
     whole = filters[-1]
     for one in reversed(filters[:-1]):
         whole = _followed(one, whole, reports)
-    linux.check_length(whole, room=SHIELD + EXITS if reports else 0)
+    linux.check_length(whole, room=ROOM if reports else LISTENER)
     return whole
 
 

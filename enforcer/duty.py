@@ -130,17 +130,9 @@ class Duty:
             os.close(descriptor)
             del self._listeners[descriptor]
 
-    def answer_late(self, listener: int, asked: kernel.Notification) -> None:
-        """Answer a call that has been received from a listener."""
-        self._answers.answer(listener, asked, self._listeners[listener])
-
     def judged(self, asked: kernel.Notification, phase: str) -> Action | None:
         """What a call meets whose task is stopped; if it is denied, that has been reported."""
         return self._answers.stopped(asked, phase)
-
-    @property
-    def is_audit(self) -> bool:
-        return self._reporter.audit
 
     def program_ended(self) -> None:
         self._answers.program_ended()

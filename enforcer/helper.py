@@ -56,7 +56,7 @@ def guarded(work: Callable[[], NoReturn]) -> NoReturn:
 
 
 def leave() -> None:
-    """Leave the program's surroundings: session, folder, signals, and who may look into this process.
+    """Leave the program's surroundings: session, folder, signals, limits, and who may look into this process.
 
     Every signal that can be blocked is: this process must last exactly as long as the processes that it answers for.
     """
@@ -66,6 +66,7 @@ def leave() -> None:
     kernel.block_signals()
     kernel.disposition(kernel.SIGCHLD, kernel.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for
     kernel.set_undumpable()
+    kernel.raise_limits()
 
 
 def close_all_but(keep: Iterable[int]) -> None:

@@ -32,7 +32,7 @@ _FOLDERS = ("callfence/enforcing", "enforcer", "policygen", "tracer/abi", "trace
 """Folders of ours, and those in them: what a start imports, what describes a violation, and what compiles a policy."""
 _WITHOUT = {"completeness", "formats", "merging", "review", "__pycache__"}
 """Folders in those of which none of that imports anything (tests/enforcer/test_sealed.py)."""
-_FILES = ("tracer/errors.py", "tracer/linux.py", "tracer/named.py")
+_FILES = ("tracer/errors.py", "tracer/linux.py", "tracer/named.py", "tracer/pids.py")
 _STANDARD = (
     "bisect", "collections", "collections.abc", "contextlib", "copy", "copyreg", "enum", "functools", "importlib",
     "importlib.machinery", "json", "json.decoder", "json.encoder", "json.scanner", "keyword", "operator", "re", "re._casefix",
@@ -40,7 +40,10 @@ _STANDARD = (
     "weakref", "_weakrefset",
 )
 """Modules of Python's library that they import, in some version or other."""
-_AT_ONCE = ("callfence.", "enforcer.", "policygen.reading", "tracer.errors", "tracer.linux", "tracer.named", "struct", "types")
+_AT_ONCE = (
+    "callfence.", "enforcer.", "policygen.reading", "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids",
+    "struct", "types",
+)  # fmt: skip
 """What each start imports.  Everything else is compressed: reading and cloning more memory would cost each start more than
 it saves at a violation."""
 _SELDOM = (

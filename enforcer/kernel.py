@@ -40,6 +40,10 @@ _SYS_CLONE, _SYS_EXECVE, _SYS_TGKILL, _SYS_UNSHARE = 56, 59, 234, 272
 _SYS_CAPGET, _SYS_CAPSET, _SYS_SECCOMP = 125, 126, 317
 _SYS_PIDFD_SEND_SIGNAL, _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 424, 434, 438
 _SYS_RT_SIGPROCMASK, _SYS_SIGNALFD4 = 14, 289
+_SYS_KCMP, _KCMP_FILES = 312, 2  # linux/kcmp.h
+_SYS_PRLIMIT64, _RLIMIT_NOFILE, _RESOURCES = 302, 7, 16  # asm-generic/resource.h
+_DESCRIPTORS = 1 << 20
+"""The default of fs.nr_open, above which no limit can be."""
 _SIG_BLOCK, _SIG_SETMASK = 0, 2  # asm-generic/signal-defs.h
 _SFD_NONBLOCK, _SFD_CLOEXEC = 0x800, 0x80000  # linux/signalfd.h
 CLONE_FILES = 0x400  # linux/sched.h
@@ -137,6 +141,31 @@ def clone(flags: int = 0) -> int:
     if pid < 0:
         raise OSError(number, os.strerror(number), "clone")
     return int(pid)
+
+
+def raise_limits() -> None:
+    """Let this process have as much of everything as it may (setrlimit(2)), and as many descriptors as the kernel permits."""
+    pair = (ffi.c_uint64 * 2)()
+    for resource in range(_RESOURCES):
+        try:
+            syscall("prlimit64", _SYS_PRLIMIT64, 0, resource, None, ffi.byref(pair))
+            if pair[0] != pair[1]:
+                syscall("prlimit64", _SYS_PRLIMIT64, 0, resource, ffi.byref((ffi.c_uint64 * 2)(pair[1], pair[1])), None)
+            if resource == _RLIMIT_NOFILE and pair[1] < _DESCRIPTORS:
+                most = (ffi.c_uint64 * 2)(_DESCRIPTORS, _DESCRIPTORS)
+                syscall("prlimit64", _SYS_PRLIMIT64, 0, resource, ffi.byref(most), None)
+        except OSError:  # it takes CAP_SYS_RESOURCE
+            continue
+
+
+def shares_files(a: int, b: int) -> bool | None:
+    """Whether two tasks have the same table of descriptors (kcmp(2)); None if that cannot be found out."""
+    try:
+        return syscall("kcmp", _SYS_KCMP, a, b, _KCMP_FILES, 0, 0) == 0
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return None
 
 
 def unshare_files() -> None:
@@ -245,7 +274,7 @@ def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
 
 
 class CallStop(ffi.Structure):
-    """struct ptrace_syscall_info at a call's entry and at a seccomp stop (linux/ptrace.h)."""
+    """struct ptrace_syscall_info at a call's entry (linux/ptrace.h)."""
 
     _fields_ = (
         ("op", ffi.c_uint8),
@@ -263,8 +292,6 @@ class CallStop(ffi.Structure):
     ip: int
     number: int
     arguments: Any
-    datum: int
-    """That of SECCOMP_RET_TRACE, at a seccomp stop."""
 
     def read(self, pid: int) -> None:
         """Fill in where that tracee has stopped.  Raises OSError."""

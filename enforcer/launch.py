@@ -7,7 +7,7 @@ import os
 
 from enforcer import kernel
 from enforcer.arming import seized
-from enforcer.chain import EXITS, SHIELD, chain
+from enforcer.chain import ROOM, chain
 from enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
 from enforcer.program import candidates, execute, failure, locate
 from tracer import linux
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from enforcer.arming.stage import Stage
+    from enforcer.arming.phases import Plan
     from enforcer.arming.surroundings import Surroundings
     from enforcer.files.landlock import Confinement
     from enforcer.reporting.reporter import Reporter
@@ -36,33 +36,33 @@ def run(
     around: Surroundings | None = None,
     files: Confinement | None = None,
     stderr: int = 2,
-    stages: Sequence[Stage] = (),
-    is_quiet: bool = False,
+    plan: Plan | None = None,
+    may_listen: bool = False,
 ) -> NoReturn:
     """Turn this process into `argv[0]`, found along PATH, confined by all of `filters` (arrays of struct sock_filter).
 
     `arm` is "now", "exec" or "entry".  With a `reporter`, the filters must answer SECCOMP_RET_USER_NOTIF where calls
-    are to be reported, and for `close` wherever they do not allow it.  Failures that happen when this process is the program
-    already are written to the descriptor `stderr` (-1: nowhere).  `around` is what else the program is given or not, `files`
-    what it can reach of files and ports.
+    are to be reported.  Failures that happen when this process is the program already are written to the descriptor `stderr`
+    (-1: nowhere).  `around` is what else the program is given or not, `files` what it can reach of files and ports.
 
-    With `stages`, a helper follows the program through its phases; it needs the reporter, which with `is_quiet` answers only
-    calls that the helper makes in the program.  The filters must be compiled for that (`policygen.filter.verify`, INJECTED).
-    Raises EnforceError or KernelError, and has run nothing.
+    With a `plan`, which needs the reporter, a helper follows the program through its phases, and the plan has the filters.
+    `may_listen`: the policies let the program answer the calls of a filter of its own.  Raises EnforceError or KernelError,
+    and has run nothing.
     """
     _require_kernel(reporter)
+    is_audit = reporter is not None and reporter.audit
     try:
-        filter_ = chain(filters, reports=reporter is not None)
+        filter_ = plan.installed if plan else chain(filters, reports=reporter is not None)
         if files:
             filter_ = files.guarded(filter_)
-            linux.check_length(filter_, room=SHIELD + EXITS if reporter else 0)
-        if stages:
-            from enforcer.arming.stage import traced
+        if not (may_listen or is_audit):
+            from enforcer.shield import without_listener
 
-            filter_ = traced(filter_)
+            filter_ = without_listener(filter_)
+        linux.check_length(filter_, room=ROOM if reporter else 0)
     except ValueError as error:
         raise EnforceError(str(error)) from error
-    if reporter and reporter.audit and not stages:
+    if is_audit and not plan:
         from enforcer.shield import asking_on_exit
 
         filter_ = asking_on_exit(filter_)  # the helper changes the exit status if it lost a report
@@ -82,9 +82,9 @@ def run(
     try:
         if around:
             around.enter_session()
-        if arm == "now" and stages:
+        if arm == "now" and plan:
             paths = [found]
-            filter_ = seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, stages=stages, is_quiet=is_quiet)
+            filter_ = seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan)
             kernel.set_no_new_privs()
             _restore_signals()
             settle()
@@ -99,7 +99,7 @@ def run(
         else:
             if not os.access(found, os.R_OK):  # then no memory of it can be written either (ptrace(2), "dumpable")
                 raise EnforceError(f"{os.fsdecode(found)} cannot be read, so it cannot be armed at its execve; {seized.HINT}")
-            seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, stages=stages, is_quiet=is_quiet)
+            seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan)
             kernel.set_no_new_privs()
             _restore_signals()
             settle()
@@ -136,6 +136,6 @@ def _require_kernel(reporter: Reporter | None) -> None:
     if reporter and not kernel.can_notify():
         raise KernelError(
             "this kernel, or the container's own filter, has no seccomp user notification, which reports need "
-            "(Linux 5.6); without reports: --quiet-kernel",
+            "(Linux 5.9); without reports: --quiet-kernel",
             "seccomp",
         )

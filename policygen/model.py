@@ -253,6 +253,8 @@ class Policy:
     """The version of the implied set (`policygen.implied`), which allows what grants nothing beyond the entries; 0: none."""
     phases: tuple[Phase, ...] = ()
     """In the order in which a process enters them; before, `entries` count (`policygen.phases`)."""
+    phases_optional: bool = False
+    """Whether a process that cannot enter a phase goes on with what it has, instead of being killed."""
     scope: str = ""
     """What reaches only processes of the program, which Landlock keeps: one or more of SCOPES, in that order, with commas.  The
     filter does not depend on it."""

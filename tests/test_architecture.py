@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SHARED = {"tracer.errors", "tracer.linux", "tracer.named", "tracer.abi", "tracer.unwind"}
+SHARED = {"tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.abi", "tracer.unwind"}
 """What every package may import: the kinds of errors, the kernel's numbers and named tuples (no imports of their own), the
 ABI's tables, and who made a call."""
 MAY_IMPORT = {

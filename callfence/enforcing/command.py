@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from callfence.enforcing.filters import Variant
     from callfence.enforcing.sealed import Compiled
-    from enforcer.arming.stage import Stage
+    from enforcer.arming.phases import Plan
     from enforcer.arming.surroundings import Surroundings
     from enforcer.files.granted import Reach
     from enforcer.files.landlock import Confinement
@@ -197,19 +197,18 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
             name=os.path.basename(path_of_log),
             reach=reach,
         )
-    followed = compiled
     more: list[bytes] = []
     if reach:
         from enforcer.shield import asking
 
         more.append(asking(reach.calls()))
-    stages: list[Stage] = []
-    if any(one.stages for one in compiled):
+    plan: Plan | None = None
+    if any(made.stages for made in compiled):
         from callfence.enforcing import staged
 
-        if len(compiled) > 1:
-            followed = _compiled(options, filters.FOLLOWED["silent" if is_quiet else variant], strangers)
-        stages = staged.stages(compiled, followed, more, is_quiet=is_quiet, is_audit=is_audit)
+        silent = compiled if is_quiet else _compiled(options, "silent", strangers)
+        explained = frozenset(reach.calls() if reach else ())
+        plan = staged.plan(compiled, silent, more, is_quiet=is_quiet, is_audit=is_audit, explained=explained)
         reporter = reporter or Reporter(-1, lambda: _policies(compiled), json=False, audit=False, evidence=False)
     if is_audit:
         _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
@@ -218,14 +217,14 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     launch.run(
         [os.fsencode(argument) for argument in options.argv],
         environment,
-        [*(one.filter for one in followed), *more],
+        [*(made.filter for made in compiled), *more],
         options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index),
         reporter,
         around=_around(options, compiled, stderr),
         files=files,
         stderr=stderr,
-        stages=stages,
-        is_quiet=is_quiet,
+        plan=plan,
+        may_listen=all(made.may_listen for made in compiled),
     )
 
 

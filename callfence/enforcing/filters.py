@@ -23,19 +23,14 @@ if TYPE_CHECKING:
     from policygen.model import Action, Policy
     from policygen.reading import Check
 
-    Variant = Literal["report", "audit", "silent", "warm", "followed-report", "followed-audit", "followed-silent"]
+    Variant = Literal["report", "audit", "silent", "warm"]
 
-FOLLOWED: dict[Variant, Variant] = {
-    "report": "followed-report", "audit": "followed-audit", "silent": "followed-silent"
-}
-"""The variants for a program that has phases by another policy."""
-VARIANTS: tuple[Variant, ...] = (*FOLLOWED, "warm", *FOLLOWED.values())
+VARIANTS: tuple[Variant, ...] = ("report", "audit", "silent", "warm")
 
 
 def compiled(path: str, variant: Variant, check: Check | None = None, *, cached: bool = True) -> Compiled:
     """`report`: a supervisor is asked about what falls to the default.  `audit`: and lets it run.  `silent`: the kernel alone
-    answers.  `followed-...`: the same for a program that has phases by another policy.  `warm`: for recording, what the policy
-    allows runs and everything else stops (`policygen.learning.warm`).
+    answers.  `warm`: for recording, what the policy allows runs and everything else stops (`policygen.learning.warm`).
 
     `check` judges each file that is read.  Raises EnforceError, PolicyError for a mistake in the policy, and what `check` does.
     """
@@ -71,7 +66,7 @@ def compiled(path: str, variant: Variant, check: Check | None = None, *, cached:
 def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], variant: Variant) -> Compiled:
     """A variant of a policy that was read from `sources`.  Raises CompileError."""
     from policygen.filter.compile import compile_policy
-    from policygen.filter.listener import expects_listener
+    from policygen.filter.listener import expects_listener, may_install_filters, names_listener
     from policygen.filter.verify import kills_itself
 
     policy, is_settled = document.policy, False
@@ -83,13 +78,11 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         from tracer.kernel import RET_RECORD
 
         filter_ = recording_filter(policy, RET_RECORD)
-        phases = [Stage(one.name, (), b"") for one in policy.phases]
+        phases = [Stage(phase.name, (), b"") for phase in policy.phases]
         is_settled = generate((), document, name="").document is document and not document.lacks_start
     else:
-        kind = variant.removeprefix("followed-")
-        report, audit = kind in ("report", "audit"), kind == "audit"
-        followed = kind != variant or bool(policy.phases)
-        filter_ = compile_policy(policy, report=report, audit=audit, followed=followed)
+        report, audit = variant in ("report", "audit"), variant == "audit"
+        filter_ = compile_policy(policy, report=report, audit=audit)
         phases = stages(policy, report=report, audit=audit)
     return Compiled(
         filter_,
@@ -100,6 +93,9 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         is_settled=is_settled,
         kills_itself=variant == "report" and kills_itself(policy),
         lacks_start=document.lacks_start,
+        may_listen=names_listener(policy),
+        own_filters=may_install_filters(policy),
+        phases_optional=policy.phases_optional,
         files=files_of(policy),
         stages=phases,
         scope=policy.scope if variant in ("report", "silent") else "",
@@ -122,21 +118,19 @@ def files_of(policy: Policy) -> bytes:
 def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
     """The phases with their filters.  Raises CompileError if a process could not enter one for good."""
     from enforcer.arming.stage import Stage
-    from policygen.evaluate import evaluate
     from policygen.filter.compile import CompileError, compile_policy
     from policygen.model import ENTER, NOTIFY, ActionKind
     from policygen.phases import phase_policies
     from policygen.sets.compare import answers
     from policygen.sets.region import space
-    from tracer.abi import Event, table
+    from tracer.abi import table
     from tracer.abi.waits import calls_of
 
     if policy.phases and any(action.kind is ActionKind.NOTIFY for action in _actions(policy)):
         raise CompileError("it has phases and `notify`: a supervisor of its own and the helper would answer the same calls")
     found = []
     for phase, (name, meant) in zip(policy.phases, phase_policies(policy)[1:], strict=True):
-        is_last = phase is policy.phases[-1]
-        filter_ = compile_policy(meant, report=report, audit=audit, followed=not is_last)
+        filter_ = compile_policy(meant, report=report, audit=audit)
         triggers = [
             (arch, call.number, one)
             for arch in policy.entries
@@ -148,13 +142,9 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
         allowed = any(action.may_run for arch, number, _ in triggers for _, action in answers(sets, meant, arch, number))
         if not allowed and ENTER not in phase.triggers:
             raise CompileError(f"{name} denies {', '.join(phase.triggers)}, with which a process enters it")
-        unmaps = all(
-            evaluate(meant, Event(arch.audit, table(arch).by_name["munmap"].number, (0, 4096, 0, 0, 0, 0))).lets_run
-            for arch in policy.entries
-        )
         pairs = [(arch.audit, number) for arch, number, one in triggers if one not in (ENTER, NOTIFY)]
         is_entered, is_notified = ENTER in phase.triggers, NOTIFY in phase.triggers
-        found.append(Stage(name, pairs, filter_, is_entered=is_entered, is_notified=is_notified, unmaps=unmaps))
+        found.append(Stage(name, pairs, filter_, is_entered=is_entered, is_notified=is_notified))
     return found
 
 

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
     from enforcer.arming.stage import Stage
 
-_MAGIC = b"callfence filter 9\n"
+_MAGIC = b"callfence filter 10\n"
 _BUNDLE = b"callfence filters 1\n"
 _SIGNATURE = 32
+_FACTS = (
+    "expects_listener", "is_settled", "kills_itself", "lacks_start", "may_listen", "own_filters", "phases_optional"
+)
+"""What is yes or no of a filter, in the order of the file."""
 _YES = b"y"
 
 
@@ -28,8 +32,8 @@ class Compiled:
     """A filter, when to arm it, and what it was compiled from."""
 
     __slots__ = (
-        "arm", "expects_listener", "files", "filter", "is_settled", "kills_itself", "lacks_start", "scope", "sources",
-        "stages", "variant",
+        "arm", "expects_listener", "files", "filter", "is_settled", "kills_itself", "lacks_start", "may_listen", "own_filters",
+        "phases_optional", "scope", "sources", "stages", "variant",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +47,9 @@ class Compiled:
         is_settled: bool,
         kills_itself: bool = False,
         lacks_start: bool = False,
+        may_listen: bool = False,
+        own_filters: bool = False,
+        phases_optional: bool = False,
         files: bytes = b"",
         stages: Sequence[Stage] = (),
         scope: str = "",
@@ -59,6 +66,12 @@ class Compiled:
         """Calls that the policy kills for cannot be explained (`policygen.filter.verify`)."""
         self.lacks_start = lacks_start
         """The policy says that it was learned without the program's start."""
+        self.may_listen = may_listen
+        """The policy names commands by which a program answers calls of a filter of its own (`policygen.filter.listener`)."""
+        self.own_filters = own_filters
+        """The policy lets the program install filters."""
+        self.phases_optional = phases_optional
+        """By the policy, a process that cannot enter a phase goes on."""
         self.files = files
         """The files and ports that the policy grants (`policygen.files.landlock.encode`); b"" if it confines none."""
         self.stages = tuple(stages)
@@ -71,9 +84,8 @@ class Compiled:
 
 def seal(compiled: Compiled, made_by: bytes, secret: bytes) -> bytes:
     """The content of a file; `made_by` identifies the code that compiled, and `secret` may be b""."""
-    facts = (compiled.expects_listener, compiled.is_settled, compiled.kills_itself, compiled.lacks_start)
-    told = [_YES if fact else b"" for fact in facts]
-    fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *told, compiled.filter, compiled.files]
+    facts = [_YES if getattr(compiled, name) else b"" for name in _FACTS]
+    fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *facts, compiled.filter, compiled.files]
     fields.append(_joined([_joined(_stage_fields(stage)) for stage in compiled.stages]))
     fields += [compiled.scope.encode()]
     for name, text in compiled.sources:
@@ -93,30 +105,28 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
     if content[:start] != _MAGIC + _signature(body, secret):
         raise ValueError("it is damaged, or was not written by callfence")
     fields = _split(body)
-    sources = [(os.fsdecode(name), text) for name, text in zip(fields[11::2], fields[12::2], strict=True)]
+    made_by, variant, arm, *rest = fields
+    facts = {name: field == _YES for name, field in zip(_FACTS, rest, strict=False)}
+    filter_, files, stages, scope, *texts = rest[len(_FACTS) :]
+    sources = [(os.fsdecode(name), text) for name, text in zip(texts[::2], texts[1::2], strict=True)]
     if not sources:
         raise ValueError("it has no policy")
-    expects_listener, is_settled, kills_itself, lacks_start = (field == _YES for field in fields[3:7])
-    variant, arm = fields[1].decode(), fields[2].decode()
     compiled = Compiled(
-        fields[7],
-        arm,
+        filter_,
+        arm.decode(),
         sources,
-        variant=variant,
-        expects_listener=expects_listener,
-        is_settled=is_settled,
-        kills_itself=kills_itself,
-        lacks_start=lacks_start,
-        files=fields[8],
-        stages=[_stage(_split(field)) for field in _split(fields[9])],
-        scope=fields[10].decode(),
+        variant=variant.decode(),
+        files=files,
+        stages=[_stage(_split(field)) for field in _split(stages)],
+        scope=scope.decode(),
+        **facts,
     )
-    return fields[0], compiled
+    return made_by, compiled
 
 
 def _stage_fields(stage: Stage) -> list[bytes]:
     triggers = b"".join(arch.to_bytes(4, "little") + number.to_bytes(4, "little") for arch, number in sorted(stage.triggers))
-    facts = (stage.is_entered, stage.is_notified, stage.unmaps)
+    facts = (stage.is_entered, stage.is_notified)
     return [stage.name.encode(), triggers, stage.filter, *(_YES if fact else b"" for fact in facts)]
 
 
@@ -124,10 +134,10 @@ def _stage(fields: Sequence[bytes]) -> Stage:
     from enforcer.arming.stage import Stage
 
     name, triggers, filter_, *facts = fields
-    is_entered, is_notified, unmaps = (fact == _YES for fact in facts)
+    is_entered, is_notified = (fact == _YES for fact in facts)
     words = [int.from_bytes(triggers[at : at + 4], "little") for at in range(0, len(triggers), 4)]
     pairs = zip(words[::2], words[1::2], strict=True)
-    return Stage(name.decode(), pairs, filter_, is_entered=is_entered, is_notified=is_notified, unmaps=unmaps)
+    return Stage(name.decode(), pairs, filter_, is_entered=is_entered, is_notified=is_notified)
 
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:

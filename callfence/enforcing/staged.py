@@ -1,11 +1,11 @@
-"""The filters of a program with phases: several policies as one, for each phase.  Loaded only where a policy has phases."""
+"""What a program with phases is followed through: several policies as one, for each phase.  Loaded only for such a policy."""
 
 from __future__ import annotations
 
-from enforcer.arming.stage import traced
+from enforcer.arming.phases import Plan
 from enforcer.chain import chain
 from enforcer.errors import EnforceError
-from enforcer.shield import asking_on_exit
+from enforcer.shield import asking_on_exit, without_listener
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,25 +15,57 @@ if TYPE_CHECKING:
     from enforcer.arming.stage import Stage
 
 
-def stages(
-    compiled: Sequence[Compiled], followed: Sequence[Compiled], more: Sequence[bytes], *, is_quiet: bool, is_audit: bool
-) -> list[Stage]:
-    """The phases, each with the filter of all policies: `compiled` for the last one, `followed` for those before; and `more`.
+def plan(
+    compiled: Sequence[Compiled],
+    silent: Sequence[Compiled],
+    asking: list[bytes],
+    *,
+    is_quiet: bool,
+    is_audit: bool,
+    explained: frozenset[tuple[int, int]],
+) -> Plan:
+    """The plan of all policies: `compiled`, and `silent`, the same without a helper.
 
-    Raises EnforceError if more than one policy has phases, or if a filter is too large."""
-    places = [place for place, one in enumerate(compiled) if one.stages]
+    `asking` are filters that the last phase has besides.  Raises EnforceError if more than one policy has phases, or if a
+    filter is too large."""
+    places = [place for place, made in enumerate(compiled) if made.stages]
     if len(places) > 1:
         raise EnforceError("several policies have phases: a program enters those of one, so take them out of the others")
-    found = []
-    last = compiled[places[0]].stages[-1]
-    for stage in compiled[places[0]].stages:
-        filters = [one.filter for one in (compiled if stage is last else followed)]
-        filters[places[0]] = stage.filter
+    place = places[0]
+    may_listen = all(made.may_listen for made in compiled)
+    # The program's own listener would be asked where a filter of ours, which has none, gives the same answer.
+    has_own_filters = any(made.own_filters for made in compiled)
+    reports = not is_quiet
+    stages: list[Stage] = []
+    try:
+        start = chain([made.filter for made in compiled], reports=reports)
+        alone = chain([made.filter for made in silent]) if has_own_filters else b""
+    except ValueError as error:
+        raise EnforceError(str(error)) from error
+    for stage, other in zip(compiled[place].stages, silent[place].stages, strict=True):
+        is_last = stage is compiled[place].stages[-1]
         try:
-            whole = chain([*filters, *more], reports=not is_quiet)
+            without = chain(_with(silent, place, other.filter)) if is_last or has_own_filters else b""
+            whole = chain([*_with(compiled, place, stage.filter), *asking * is_last], reports=reports)
         except ValueError as error:
             raise EnforceError(f"{stage.name}: {error}") from error
-        if stage is last and is_audit:
+        if is_last and is_audit:
             whole = asking_on_exit(whole)
-        found.append(stage.with_filter(whole if stage is last else traced(whole)))
-    return found
+        elif not (may_listen or is_audit):
+            whole, without = without_listener(whole), without and without_listener(without)
+        stages.append(stage.with_filters(whole, without))
+    return Plan(
+        start,
+        alone,
+        stages,
+        is_quiet=is_quiet,
+        is_audit=is_audit,
+        is_optional=compiled[place].phases_optional,
+        has_own_filters=has_own_filters,
+        explained=explained,
+    )
+
+
+def _with(compiled: Sequence[Compiled], place: int, filter_: bytes) -> list[bytes]:
+    """The filters of all policies, that of one of them replaced."""
+    return [filter_ if number == place else made.filter for number, made in enumerate(compiled)]

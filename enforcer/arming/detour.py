@@ -10,55 +10,69 @@ from __future__ import annotations
 import os
 
 from enforcer import kernel
-from enforcer.arming.inject import ALL_SIGNALS, COMPAT, LONG, NO_CALL, Surgery
+from enforcer.arming.inject import ALL_SIGNALS, COMPAT, LONG, NO_CALL, STOPPING, SYSCALL_STOP, Surgery, go_on, resume
+from enforcer.arming.key import MAP_PRIVATE_ANONYMOUS, PROT_READ
 from enforcer.errors import ArmError
 from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-_NO_OPERATION = 99
-"""No operation of seccomp(2): the call fails with EINVAL."""
+    from enforcer.arming.inject import Stops
+    from enforcer.arming.key import Key
+
+_NO_DESCRIPTOR = 0xFFFFFFFF
+"""For close_range(2): a range of descriptors that no table has, so the call does nothing."""
 _PAGE = 4096
-_READABLE_WRITABLE, _PRIVATE_ANONYMOUS, _NO_FILE = 3, 0x22, -1  # asm-generic/mman-common.h
 
 
 class Detour(Surgery):
     """A task at the entry of a call; `close()` has it make the call, `finish()` has the call done."""
 
-    def __init__(self, pid: int, audit: int, *, unmaps: bool) -> None:
-        """`audit`: AUDIT_ARCH_* of the call.  Raises ArmError if it was not made by an instruction that can be used again."""
+    def __init__(self, pid: int, audit: int, key: Key, stops: Stops, *, calls: bool = True) -> None:
+        """`audit`: AUDIT_ARCH_* of the call; `key`: by which the task's filters know our calls.
+
+        With `calls`, raises ArmError if the program's call was not made by an instruction that can be used again, and OSError
+        if its memory cannot be read; the task is as it was then.  Without, there is only `finish`.  Raises GoneError."""
         self.pid = pid
+        self._stops = stops
+        self._key = key
+        self._was_stopped = False
         self._registers = kernel.get_registers(pid)
         self.convention = LONG if audit == LONG.audit else COMPAT
         self._code = self._registers[linux.RIP] - 2
-        if kernel.peek(pid, self._code - 6) >> 48 != self.convention.instruction:
+        if calls and kernel.peek(pid, self._code - 6) >> 48 != self.convention.instruction:
             raise ArmError("its call was made in an unusual way")
-        self._unmaps = unmaps
         self.is_confined = False
         self._mask = kernel.swap_signal_mask(pid, ALL_SIGNALS)
-        registers = self._for_call(self.convention.seccomp, _NO_OPERATION)
-        registers[linux.ORIG_RAX], registers[linux.RIP] = self.convention.seccomp, self._registers[linux.RIP]
+        nothing = self.convention.close_range
+        registers = self._for_call(nothing, _NO_DESCRIPTOR, _NO_DESCRIPTOR, 0, *key.spare(self.convention))
+        registers[linux.ORIG_RAX], registers[linux.RIP] = nothing, self._registers[linux.RIP]
         kernel.set_registers(pid, registers)
-        self._to_syscall_stop(None)
+        self._to_syscall_stop()
 
-    def call_with(self, number: int, *arguments: int, data: Callable[[int], bytes]) -> int:
-        """As `call`, with `data(address)` in memory of its own: the stack of a task may be small."""
+    def call_with(self, number: int, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
+        """As `call`, with `data(address)` in memory of its own, since the stack of a task may be small.
+
+        The program cannot write there.  `unmap` gives the memory back."""
         size = -(-len(data(0)) // _PAGE) * _PAGE
-        address = self.call(self.convention.mmap, 0, size, _READABLE_WRITABLE, _PRIVATE_ANONYMOUS, _NO_FILE, 0)
+        word = self._key.spare(self.convention)[0]
+        address = self.call(self.convention.mmap, 0, size, PROT_READ, MAP_PRIVATE_ANONYMOUS, word, 0)
         if -_PAGE < address < 0:
             raise OSError(-address, os.strerror(-address), "mmap")
         address &= (1 << 8 * self.convention.pointer) - 1
+        self.mapped = address, size
         memory = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         try:
             os.pwrite(memory, data(address), address)
         finally:
             os.close(memory)
-        result = self.call(number, *arguments, address)
-        if self._unmaps:
-            self.call(self.convention.munmap, address, size)
-        return result
+        return self.call(number, *arguments, address, *spare)
+
+    def unmap(self) -> None:
+        """Give back the memory of `call_with`."""
+        self.call(self.convention.munmap, *self.mapped)
 
     def close(self) -> None:
         """Have the task make its own call next."""
@@ -67,12 +81,24 @@ class Detour(Surgery):
         self._restore(registers)
 
     def finish(self, result: int) -> None:
-        """Have the task go on as if its call had given this result."""
+        """Have the task go on as if its call had given this result, a negative errno included."""
         registers = list(self._registers)
-        registers[linux.RAX] = result
+        registers[linux.RAX] = result & NO_CALL
         self._restore(registers)
 
     def _restore(self, registers: kernel.Registers) -> None:
         registers[linux.ORIG_RAX] = NO_CALL
         kernel.set_registers(self.pid, registers)
         kernel.swap_signal_mask(self.pid, self._mask)
+        if self._was_stopped:
+            kernel.ptrace(linux.PTRACE_INTERRUPT, self.pid)  # it stops again, if the stop of its process lasts
+
+    def _to_syscall_stop(self) -> None:
+        """Go on to the next entry or exit of a call, also while the task's process is stopped: others wait for this one."""
+        resume(linux.PTRACE_SYSCALL, self.pid)
+        while os.WSTOPSIG(status := self._stops.of(self.pid)) != SYSCALL_STOP:
+            if status >> 16 == linux.PTRACE_EVENT_STOP and os.WSTOPSIG(status) in STOPPING:
+                self._was_stopped = True
+                resume(linux.PTRACE_SYSCALL, self.pid)
+            else:
+                go_on(linux.PTRACE_SYSCALL, self.pid, status)

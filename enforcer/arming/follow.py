@@ -44,11 +44,6 @@ def stop(pid: int) -> None:
     inject.wait(pid)
 
 
-def take_calls(pid: int) -> None:
-    """Have a stopped process, and what it starts, stop at calls that a filter leaves to the tracer, from now on."""
-    kernel.ptrace(linux.PTRACE_SETOPTIONS, pid, 0, _OPTIONS | _FORK_OPTIONS | linux.PTRACE_O_TRACESECCOMP)
-
-
 def until_exec(pid: int) -> None:
     """Follow a seized process to the exit stop of its first successful execve.  GoneError if there is none.
 

@@ -15,14 +15,14 @@ from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from enforcer.kernel import Registers
 
 SYSCALL_STOP = kernel.SIGTRAP | 0x80  # PTRACE_O_TRACESYSGOOD
 ALL_SIGNALS = NO_CALL = 0xFFFFFFFFFFFFFFFF
 """As a signal mask; as orig_rax: the process is in no call that the kernel would restart."""
-_STOPPING = (19, 20, 21, 22)  # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: asm/signal.h, x86
+STOPPING = (19, 20, 21, 22)  # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: asm/signal.h, x86
 _RESTART = (512, 513, 514, 516)  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (linux/errno.h)
 _SCRATCH_GAP = 4096  # keeps clear of the red zone below the stack pointer, 128 bytes
 
@@ -30,7 +30,7 @@ _SCRATCH_GAP = 4096  # keeps clear of the red zone below the stack pointer, 128 
 class Convention:
     """How a mode of the processor makes a system call: asm/unistd_64.h, asm/unistd_32.h, syscall(2)."""
 
-    __slots__ = ("arguments", "audit", "close", "exit_group", "instruction", "mmap", "munmap", "pointer", "seccomp")
+    __slots__ = ("arguments", "audit", "close_range", "exit_group", "instruction", "mmap", "munmap", "pointer", "seccomp")
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Convention:
         arguments: tuple[int, ...],
         *,
         seccomp: int,
-        close: int,
+        close_range: int,
         exit_group: int,
         mmap: int,
         munmap: int,
@@ -52,7 +52,7 @@ class Convention:
         """Bytes in a pointer: struct sock_fprog differs."""
         self.arguments = arguments
         self.seccomp = seccomp
-        self.close = close
+        self.close_range = close_range
         self.exit_group = exit_group
         self.mmap = mmap
         self.munmap = munmap
@@ -64,7 +64,7 @@ LONG = Convention(  # syscall
     8,
     (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9),
     seccomp=317,
-    close=3,
+    close_range=436,
     exit_group=231,
     mmap=9,
     munmap=11,
@@ -75,15 +75,45 @@ COMPAT = Convention(  # int 0x80
     4,
     (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP),
     seccomp=354,
-    close=6,
+    close_range=436,
     exit_group=252,
     mmap=192,  # mmap2
     munmap=91,
 )
 
 
+class Stops:
+    """The stops and ends of all tasks that this process traces, in the order in which they come.
+
+    A wait for one task keeps what comes for others until they are asked for: the first task of a process, for instance, ends
+    only once the ends of its threads have been taken.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[int, int]] = []
+
+    def next(self, *, waits: bool = True) -> tuple[int, int]:
+        """The next task and its wait status; (0, 0) if there is none now and `waits` is false.  Raises ChildProcessError."""
+        return self._kept.pop(0) if self._kept else os.waitpid(-1, linux.WALL | (0 if waits else os.WNOHANG))
+
+    def of(self, pid: int) -> int:
+        """Wait for the next stop of a task, which runs: its wait status.
+
+        GoneError if it has ended or vanished in an execve of another thread, which `next` will report."""
+        while True:
+            try:
+                task, status = os.waitpid(-1, linux.WALL)
+            except ChildProcessError:
+                raise GoneError from None
+            if task == pid and os.WIFSTOPPED(status) and status >> 16 != linux.PTRACE_EVENT_EXEC:
+                return status
+            self._kept.append((task, status))
+            if task == pid:
+                raise GoneError
+
+
 def wait(pid: int) -> int:
-    """Wait for the process's next stop: its status.  GoneError if it has died."""
+    """Wait for the next stop of the only task that is traced: its wait status.  GoneError if it has died."""
     while True:
         _, status = os.waitpid(pid, linux.WALL)
         if os.WIFSTOPPED(status):
@@ -93,13 +123,12 @@ def wait(pid: int) -> int:
 
 
 def resume(request: int, pid: int, signal: int = 0) -> None:
-    """Continue a stopped process.  GoneError if a SIGKILL was faster."""
+    """Continue a stopped process.  GoneError if a SIGKILL was faster: its end is still to come."""
     try:
         kernel.ptrace(request, pid, 0, signal)
     except OSError as error:
         if error.errno != errno.ESRCH:
             raise
-        wait(pid)  # ptrace(2): ESRCH on a tracee means that it is dying; its status may still be to come
         raise GoneError from error
 
 
@@ -107,9 +136,9 @@ def go_on(request: int, pid: int, status: int) -> None:
     """Continue a process from a stop that we did not cause, as if it were not traced (ptrace(2), "Group-stop")."""
     signal = os.WSTOPSIG(status)
     event = status >> 16
-    if event == linux.PTRACE_EVENT_STOP and signal in _STOPPING:
+    if event == linux.PTRACE_EVENT_STOP and signal in STOPPING:
         resume(linux.PTRACE_LISTEN, pid)
-    else:  # of the events, SIGCONT has come, or a call that a filter leaves to this process is to be run
+    else:  # of the events, SIGCONT has come
         resume(request, pid, 0 if event else signal)
 
 
@@ -135,6 +164,7 @@ class Surgery:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self._stops = Stops()
         self._registers: Registers = kernel.get_registers(pid)
         self.convention = COMPAT if self._registers[linux.CS] == linux.USER32_CS else LONG
         self._mask = kernel.swap_signal_mask(pid, ALL_SIGNALS)
@@ -145,16 +175,13 @@ class Surgery:
         self.is_confined = False
         """Whether a filter judges its calls already."""
 
-    def call(self, number: int, *arguments: int, waiting: Callable[[], None] | None = None) -> int:
-        """Perform a system call and return its result, a negative errno included.  Repeat it if a stop interrupted it.
-
-        `waiting` is called again and again while the kernel works on the call.
-        """
+    def call(self, number: int, *arguments: int) -> int:
+        """Perform a system call and return its result, a negative errno included.  Repeat it if a stop interrupted it."""
         registers = self._for_call(number, *arguments)
         while True:
             kernel.set_registers(self.pid, registers)
-            self._to_syscall_stop(None)
-            self._to_syscall_stop(waiting)
+            self._to_syscall_stop()
+            self._to_syscall_stop()
             result = kernel.get_registers(self.pid)[linux.RAX]
             bits = 8 * self.convention.pointer
             result &= (1 << bits) - 1
@@ -162,8 +189,8 @@ class Surgery:
             if -result not in _RESTART:
                 return result
 
-    def call_with(self, number: int, *arguments: int, data: Callable[[int], bytes]) -> int:
-        """As `call`, with `data(address)` in memory and its address as the last argument.
+    def call_with(self, number: int, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
+        """As `call`, with `data(address)` in memory, its address as the next argument, and then `spare`.
 
         It is written below the stack pointer, where execve has mapped 128 KiB (fs/exec.c setup_arg_pages) unless the
         stack's limit is smaller.  The former content is restored.
@@ -175,7 +202,7 @@ class Surgery:
             before = os.pread(memory, size, address)
             if len(before) != size or os.pwrite(memory, data(address), address) != size:
                 raise OSError(errno.EFAULT, f"{size} bytes below the stack pointer are not there", "stack")
-            result = self.call(number, *arguments, address)
+            result = self.call(number, *arguments, address, *spare)
             os.pwrite(memory, before, address)
         finally:
             os.close(memory)
@@ -201,15 +228,7 @@ class Surgery:
             registers[register] = value
         return registers
 
-    def _to_syscall_stop(self, waiting: Callable[[], None] | None) -> None:
+    def _to_syscall_stop(self) -> None:
         resume(linux.PTRACE_SYSCALL, self.pid)
-        while True:
-            pid, status = os.waitpid(self.pid, linux.WALL | (os.WNOHANG if waiting else 0))
-            if waiting and pid == 0:
-                waiting()
-                continue
-            if not os.WIFSTOPPED(status):
-                raise GoneError
-            if os.WSTOPSIG(status) == SYSCALL_STOP:
-                return
+        while os.WSTOPSIG(status := self._stops.of(self.pid)) != SYSCALL_STOP:
             go_on(linux.PTRACE_SYSCALL, self.pid, status)

@@ -1,30 +1,25 @@
-"""Put the filter on a stopped process, and take its listener out."""
+"""Put a filter on a stopped process, and take its listener out."""
 
 from __future__ import annotations
 
 import errno
 import os
-import select
 
 from enforcer import kernel
-from enforcer.errors import ArmError
+from enforcer.bpf import Filter
 from tracer import linux
 from tracer.errors import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from enforcer.arming.detour import Detour
     from enforcer.arming.inject import Surgery
+    from enforcer.arming.key import Key
 
 BUSY = (
     "another filter has a listener already (a container's, or enforce within enforce); without reports: --quiet-kernel"
 )
 """EBUSY of seccomp(2)."""
-_SPINS = 1000
-"""Looks at the listener without sleeping: closing one descriptor takes microseconds."""
-_LONGEST = 50
-"""Milliseconds between two looks at a process that has been stopped meanwhile."""
 
 
 def probe_listener(pidfd: int) -> None:
@@ -36,75 +31,58 @@ def probe_listener(pidfd: int) -> None:
             raise
 
 
-def install(surgery: Surgery, program: bytes, pidfd: int, others: list[kernel.Notification] | None = None) -> int:
+def install(surgery: Surgery, key: Key, program: bytes, pidfd: int, *, threads: bool = False) -> int:
     """Put the filter on a stopped process, and return its listener, taken out through `pidfd`: the process keeps no copy.
 
-    Without a pidfd (-1) there is no listener (-1).  With a list `others`, the filter is put on all threads of the process, and
-    their calls that ask meanwhile are added to the list, unanswered.  Raises KernelError, OSError or ArmError.
+    Without a pidfd (-1) there is no listener (-1).  With `threads`, the filter is put on all threads of the process.  The
+    filters that the process has, and this one, must know `key`.  Raises KernelError, OSError or GoneError; if the process has
+    the filter then, `surgery.is_confined` says so.
     """
-    threads = 0 if others is None else linux.SECCOMP_FILTER_FLAG_TSYNC | linux.SECCOMP_FILTER_FLAG_TSYNC_ESRCH
-    seccomp = surgery.convention.seccomp
-    pointer = surgery.convention.pointer
+    flags = linux.SECCOMP_FILTER_FLAG_TSYNC | linux.SECCOMP_FILTER_FLAG_TSYNC_ESRCH if threads else 0
+    convention, spare = surgery.convention, key.spare(surgery.convention)
+    pointer = convention.pointer
 
     def data(address: int) -> bytes:  # struct sock_fprog {unsigned short len; struct sock_filter *filter}, then the filter
         length = (len(program) // 8).to_bytes(pointer, "little")
         return (length + (address + 2 * pointer).to_bytes(pointer, "little")) + program
 
     def load(flags: int) -> int:
-        return surgery.call_with(seccomp, linux.SECCOMP_SET_MODE_FILTER, flags, data=data)
+        return surgery.call_with(convention.seccomp, linux.SECCOMP_SET_MODE_FILTER, flags, data=data, spare=spare)
 
-    if pidfd < 0:
-        _checked(load(threads), "seccomp", "the kernel refused the filter")
-        surgery.is_confined = True
-        return -1
-    # Since Linux 5.19 signals need not interrupt a call that is being answered; before, the kernel asks about it again.
-    flags = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER | threads
-    result = load(flags | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
-    if result == -errno.EINVAL:
+    before = filters(surgery.pid)
+    if pidfd >= 0:
+        flags |= linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
+        # Since Linux 5.19 signals need not interrupt a call that is being answered; before, the kernel asks about it again.
+        result = load(flags | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+        if result == -errno.EINVAL:
+            result = load(flags)
+        if result == -errno.EBUSY:
+            raise KernelError(BUSY, "seccomp", errno.EBUSY)
+    else:
         result = load(flags)
-    if result == -errno.EBUSY:
-        raise KernelError(BUSY, "seccomp", errno.EBUSY)
-    theirs = _checked(result, "seccomp", "the kernel refused the filter")
+    _checked(result, "seccomp", "the kernel refused the filter")
+    if before >= 0 and filters(surgery.pid) <= before:
+        raise KernelError("a filter of its own pretends that this one was installed", "seccomp", errno.EPERM)
     surgery.is_confined = True
-    listener = kernel.pidfd_getfd(pidfd, theirs)
-    answer = _own_close(listener, surgery, theirs, others)
-    result = surgery.call(surgery.convention.close, theirs, waiting=answer)
-    _checked(result, "close", "the listener could not be closed in the program")
+    if pidfd < 0:
+        return -1
+    listener = kernel.pidfd_getfd(pidfd, result)
+    closed = surgery.call(convention.close_range, result, result, 0, *spare)
+    _checked(closed, "close_range", "the listener could not be closed in the program")
     return listener
 
 
-def _own_close(
-    listener: int, surgery: Surgery, descriptor: int, others: list[kernel.Notification] | None
-) -> Callable[[], None]:
-    """A function that answers the injected `close` of a descriptor, which a reporting filter may ask about.
+def unmap(surgery: Detour, program: bytes) -> None:
+    """Give back the memory from which a filter was installed, where that filter lets it be given back."""
+    if Filter(program).allows(surgery.convention.audit, surgery.convention.munmap, 0, (*surgery.mapped, 0, 0, 0, 0)):
+        surgery.unmap()
 
-    Other calls that ask are added to `others`.  Without such a list the program has not run, and has one thread and no child:
-    any other call is an error.
-    """
-    poller = select.poll()
-    poller.register(listener, select.POLLIN)
-    looks = 0
 
-    def look() -> None:
-        nonlocal looks
-        looks += 1
-        if not poller.poll(min(looks // _SPINS, _LONGEST)):
-            os.sched_yield()
-            return
-        try:
-            asked = kernel.Notification()
-            kernel.receive(listener, asked)
-            ours = (surgery.pid, surgery.convention.audit, surgery.convention.close, descriptor)
-            if (asked.task, asked.arch, asked.number, asked.arguments[0]) != ours:
-                if others is not None:
-                    others.append(asked)
-                    return
-                raise ArmError(f"an unexpected call, number {asked.number}, was made while the filter was put in place")
-            kernel.let_run(listener, asked.id)
-        except FileNotFoundError:  # ENOENT: a stop has interrupted it, and it will be made again
-            return
+def filters(task: int) -> int:
+    """How many filters a task has (proc(5), since Linux 5.9); -1 if that is not known."""
+    from enforcer.reporting.process import status
 
-    return look
+    return int(status(task).get("Seccomp_filters", -1))
 
 
 def _checked(result: int, call: str, what: str) -> int:

@@ -1,9 +1,13 @@
 """Follow a confined program, and all that it starts, until each process has entered its last phase or ended.
 
-Every call stops at its entry (PTRACE_SYSCALL).  At the entry of a phase's trigger, the filter of the phase is put on all
-threads of the process, and then the call is made.  Filters only add up, and the strictest answer counts.  Until a process is
-let go, its filters leave denied calls to this process (SECCOMP_RET_TRACE); the last one has a listener.  While this process
-traces a program, its death ends the program (PTRACE_O_EXITKILL).
+Every call stops at its entry (PTRACE_SYSCALL), before the kernel asks the filters.  At the entry of a phase's trigger, the
+filter of the phase is put on all threads of the process, and then the call is made.  Filters only add up, and the strictest
+answer counts: what a process may do is decided by the filters that it has, and by nothing that this process believes.
+
+Before the last phase, filters answer SECCOMP_RET_USER_NOTIF for what is to be reported, and have no listener: the kernel fails
+such a call with ENOSYS, and nobody can let it run.  It is reported at its entry, and the process is killed there, or the errno
+of the policy put in place of ENOSYS.  A filter that killed by itself would outrank the listener of the last phase.  While this
+process traces a program, its death ends the program (PTRACE_O_EXITKILL).
 """
 
 from __future__ import annotations
@@ -11,11 +15,13 @@ from __future__ import annotations
 import errno
 import os
 import select
+import time
 
 from enforcer import helper, kernel
 from enforcer.arming import inject, install
 from enforcer.arming.detour import Detour
-from enforcer.arming.stage import DATUM
+from enforcer.arming.key import Key
+from enforcer.bpf import ALL_RUN, Filter
 from enforcer.errors import ArmError, GoneError
 from enforcer.reporting.process import status as status_of
 from tracer import linux
@@ -23,16 +29,18 @@ from tracer.errors import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from enforcer.arming.stage import Stage
     from enforcer.duty import Duty
-    from policygen.model import Action
 
 _CALL = inject.SYSCALL_STOP << 8 | 0x7F
 """The status of a stop at a call's entry or exit."""
 _FORKS = (linux.PTRACE_EVENT_FORK, linux.PTRACE_EVENT_VFORK, linux.PTRACE_EVENT_CLONE)
 _PRCTL = {linux.AUDIT_ARCH_X86_64: 157, linux.AUDIT_ARCH_I386: 172}
+_CLONE = {linux.AUDIT_ARCH_X86_64: 56, linux.AUDIT_ARCH_I386: 120}
+_CLONE3 = 435  # on both
+_CLONE_UNTRACED = 0x00800000  # linux/sched.h
 _SENDS = {  # sendmsg, sendto, write
     **dict.fromkeys([(linux.AUDIT_ARCH_X86_64, number) for number in (46, 44, 1)], 8),
     **dict.fromkeys([(linux.AUDIT_ARCH_I386, number) for number in (370, 369, 4)], 4),
@@ -47,40 +55,97 @@ _RESTARTED = {
 }
 """Calls that go on as before when a stop interrupts them; epoll_wait, for instance, fails with EINTR (signal(7))."""
 _UNREADABLE = "its memory cannot be read (PR_SET_DUMPABLE)"
+_SETTLES = 1.0
+"""Seconds in which the other threads of a process come to the end of their calls, or wait in them; a call that only computes
+for longer is not waited for."""
+_PAUSE = 0.0002
+"""Seconds between two looks at them."""
+
+
+class Plan:
+    """What the program is followed through."""
+
+    __slots__ = ("explained", "has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "silent", "stages", "start")
+
+    def __init__(
+        self,
+        start: bytes,
+        silent: bytes,
+        stages: Sequence[Stage],
+        *,
+        is_quiet: bool,
+        is_audit: bool,
+        is_optional: bool,
+        has_own_filters: bool,
+        explained: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
+        self.start = start
+        """The filter of what is before the first phase."""
+        self.silent = silent
+        """The same, by which the kernel alone answers; b"" if it is not needed."""
+        self.stages = stages
+        self.is_quiet = is_quiet
+        """Whether nothing is reported."""
+        self.is_audit = is_audit
+        """Whether denied calls are reported and run."""
+        self.is_optional = is_optional
+        """Whether a process that cannot enter a phase goes on as it is."""
+        self.has_own_filters = has_own_filters
+        """Whether the program may install filters itself."""
+        self.explained = explained
+        """AUDIT_ARCH_* and number of the calls that are judged for the files and ports that they are about."""
+        self.key = Key()
+
+    @property
+    def installed(self) -> bytes:
+        """The filter with which the program starts."""
+        return ALL_RUN if self.is_audit else self.silent or self.start
+
+    def installed_in(self, stage: Stage) -> bytes:
+        """The filter with which a phase begins that is not the last."""
+        return ALL_RUN if self.is_audit else stage.silent or stage.filter
 
 
 class _Process:
     """A process that is traced."""
 
-    __slots__ = ("doomed", "is_left", "is_stuck", "is_told", "pid", "reached", "threads")
+    __slots__ = ("doomed", "is_left", "is_reported", "is_starting", "pid", "reached", "shares", "threads")
 
-    def __init__(self, pid: int, reached: int) -> None:
+    def __init__(self, pid: int, reached: int, *, shares: bool) -> None:
         self.pid = pid
         self.reached = reached
-        """How many of the phases it has entered or passed."""
+        """How many of the phases it has entered or passed, as far as is known: at a trigger of a later one, that one's filter
+        is put on it, also if it has it already."""
         self.threads: set[int] = set()
         self.is_left = False
         """Whether it is in its last phase, so that its threads are let go at their next stop."""
-        self.is_stuck = False
-        """Whether no filter can be put on the program that it executes."""
-        self.is_told = False
+        self.is_starting = False
+        """Whether it has not executed the program yet."""
+        self.is_reported = False
         """Whether the user knows that it cannot enter a phase."""
         self.doomed = 0
         """The task whose call ends the process; none of them goes on in the program."""
+        self.shares = shares
+        """Whether another process may have the same table of descriptors (CLONE_FILES)."""
 
 
 class Follower:
     """What follows the program."""
 
-    def __init__(self, program: int, stages: Sequence[Stage], duty: Duty, stderr: int, *, is_quiet: bool) -> None:
+    def __init__(self, program: int, plan: Plan, duty: Duty, stderr: int) -> None:
         self._program = program
-        self._stages = stages
+        self._plan = plan
+        self._stages = plan.stages
+        self._key = plan.key
         self._duty = duty
         self._stderr = stderr
-        self._is_quiet = is_quiet
-        self._triggers = {trigger: number for number, stage in enumerate(stages, 1) for trigger in stage.triggers}
-        entered = [number for number, stage in enumerate(stages, 1) if stage.is_entered]
-        self._notified = next((number for number, stage in enumerate(stages, 1) if stage.is_notified), 0)
+        self._filters = [Filter(filter_) for filter_ in (plan.start, *(stage.filter for stage in plan.stages))]
+        """By the number of phases that a process has reached, what answers its calls."""
+        self._had = 0
+        """How many filters a process in the start phase has; -1 if that is not known."""
+        self._triggers = {trigger: number for number, stage in enumerate(self._stages, 1) for trigger in stage.triggers}
+        entered = [number for number, stage in enumerate(self._stages, 1) if stage.is_entered]
+        self._notified = next((number for number, stage in enumerate(self._stages, 1) if stage.is_notified), 0)
         """The number of the phase that begins when the program says that it is ready; 0 if none does."""
         self._numbers = {(arch, number) for arch, number in _PRCTL.items() if entered} | set(self._triggers)
         self._numbers.update(_SENDS if self._notified else ())
@@ -91,16 +156,23 @@ class Follower:
         """Tasks that stopped or ended before the event of their parent came; they may have been let go since."""
         self._inside: dict[int, tuple[int, int]] = {}
         """Architecture and number of the call that a task is in."""
+        self._shares: dict[int, bool] = {}
+        """Whether a task's last clone was to share its table of descriptors, as its flags said."""
         self._stop = kernel.CallStop()
+        self._stops = inject.Stops()
         self._epoll: select.epoll | None = None
         self._children = -1
+        self._unreported: set[str] = set()
+        """Reasons why the calls of some processes are not reported."""
 
     def run(self, *, is_executed: bool) -> None:
         """Follow the program, which is stopped, until nothing is traced any more.
 
-        If it has not been executed yet, what `enforce` itself does before leads to no phase."""
-        self._adopt(self._program).is_stuck = not is_executed
-        self._resume(self._program)
+        If it has not been executed yet, it has no filter of ours either, and what `enforce` does before leads to no phase."""
+        had = install.filters(self._program)
+        self._had = had if had < 0 or is_executed else had + 1
+        self._adopt(self._program).is_starting = not is_executed
+        inject.resume(linux.PTRACE_SYSCALL, self._program)
         while self._tasks:
             pid, status = self._next()
             if not os.WIFSTOPPED(status):
@@ -109,14 +181,14 @@ class Follower:
             try:
                 self._stopped(pid, status)
             except (ProcessLookupError, GoneError):
-                self._gone(pid)
+                continue  # it was killed while it was stopped: its end comes
 
     # What happens
 
     def _next(self) -> tuple[int, int]:
         """The next stop or end of a task.  Calls that ask meanwhile are answered."""
         while self._epoll is not None:
-            pid, status = os.waitpid(-1, linux.WALL | os.WNOHANG)
+            pid, status = self._stops.next(waits=False)
             if pid:
                 return pid, status
             for descriptor, events in self._duty.events(self._epoll):
@@ -124,7 +196,7 @@ class Follower:
                     os.read(descriptor, 4096)
                 else:
                     self._duty.answer(self._epoll, descriptor, events)
-        return os.waitpid(-1, linux.WALL)
+        return self._stops.next()
 
     def _stopped(self, pid: int, status: int) -> None:
         process = self._tasks.get(pid)
@@ -135,24 +207,15 @@ class Follower:
         if process.doomed:
             self._ends(pid, process, status)
         elif process.is_left:
-            if event == linux.PTRACE_EVENT_SECCOMP:
-                self._asked(pid, process)
             self._let_go(pid, os.WSTOPSIG(status) if event == 0 and status != _CALL else 0)
         elif status == _CALL:
             self._at_call(pid, process)
-        elif event == linux.PTRACE_EVENT_SECCOMP:
-            self._asked(pid, process)
-            self._resume(pid)
         elif event == linux.PTRACE_EVENT_EXEC:
             self._executed(pid)
-            self._resume(pid)
+            inject.resume(linux.PTRACE_SYSCALL, pid)
         elif event in _FORKS:
-            new = kernel.event_message(pid)
-            if new in self._early:
-                self._early.discard(new)
-            elif new not in self._tasks and os.path.exists(f"/proc/{new}"):
-                self._adopt(new, process)
-            self._resume(pid)
+            self._started(kernel.event_message(pid), process, pid)
+            inject.resume(linux.PTRACE_SYSCALL, pid)
         else:
             inject.go_on(linux.PTRACE_SYSCALL, pid, status)
 
@@ -162,11 +225,24 @@ class Follower:
             return
         if status == _CALL and pid in self._inside:
             del self._inside[pid]
-            self._resume(pid)
+            inject.resume(linux.PTRACE_SYSCALL, pid)
         elif status >> 8 == kernel.SIGSYS:
             kernel.ptrace(linux.PTRACE_CONT, pid, 0, kernel.SIGSYS)
         else:
             self._kill(process)
+
+    def _started(self, new: int, parent: _Process, pid: int) -> None:
+        """A task of that process has started another."""
+        if new in self._early:
+            self._early.discard(new)
+        elif new not in self._tasks and os.path.exists(f"/proc/{new}"):
+            self._adopt(new, parent)
+        child = self._tasks.get(new)
+        if child is None or child is parent:
+            return
+        shares = kernel.shares_files(child.pid, parent.pid)
+        if self._shares.get(pid, False) if shares is None else shares:
+            child.shares = parent.shares = True
 
     def _at_call(self, pid: int, process: _Process) -> None:
         if self._inside.pop(pid, None) is None:
@@ -174,9 +250,33 @@ class Follower:
             stop.read(pid)
             if stop.op == linux.PTRACE_SYSCALL_INFO_ENTRY:
                 call = self._inside[pid] = (stop.arch, stop.number)
-                if call in self._numbers and not process.is_stuck and self._enters(pid, process, call):
+                if call in self._numbers and not process.is_starting and self._enters(pid, process, call):
                     return
-        kernel.ptrace(linux.PTRACE_SYSCALL, pid)
+                if stop.number in (_CLONE.get(stop.arch), _CLONE3) and self._hides_child(pid, call):
+                    return
+                if self._is_judged(process) and self._reported(pid, process, call):
+                    return
+        inject.resume(linux.PTRACE_SYSCALL, pid)
+
+    def _hides_child(self, pid: int, call: tuple[int, int]) -> bool:
+        """Have what a task starts be traced, whatever its flags; whether the task has been resumed."""
+        flags = first = self._stop.arguments[0]
+        if call[1] == _CLONE3:
+            try:
+                flags = kernel.peek(pid, first)  # struct clone_args begins with them
+            except ProcessLookupError:
+                raise
+            except OSError:
+                return False
+        self._shares[pid] = bool(flags & kernel.CLONE_FILES)
+        if not flags & _CLONE_UNTRACED:
+            return False
+        if call[1] == _CLONE3:
+            self._answer(pid, call, -errno.ENOSYS)
+            return True
+        register = linux.RDI if call[0] == linux.AUDIT_ARCH_X86_64 else linux.RBX
+        kernel.poke_user(pid, 8 * register, first & ~_CLONE_UNTRACED)
+        return False
 
     def _adopt(self, pid: int, parent: _Process | None = None) -> _Process:
         """Add a task; its process if that is new."""
@@ -185,17 +285,29 @@ class Follower:
         process = self._processes.get(tgid)
         if process is None:
             parent = parent or self._processes.get(int(fields.get("PPid", 0)))
-            process = self._processes[tgid] = _Process(tgid, parent.reached - parent.is_left if parent else 0)
+            shares = bool(parent and parent.shares)
+            process = self._processes[tgid] = _Process(tgid, self._reached(fields, parent), shares=shares)
+            process.is_left = process.reached == len(self._stages)
         process.threads.add(pid)
         self._tasks[pid] = process
         return process
+
+    def _reached(self, fields: Mapping[str, str], parent: _Process | None) -> int:
+        """How many phases a new process has entered: it has the filters of its creator, one for each.
+
+        Where filters of the program's own are among them, it is what the creator had reached before its last one: a filter that
+        is put on a process twice does no harm."""
+        found = int(fields.get("Seccomp_filters", -1)) - self._had
+        if self._had >= 0 and not self._plan.has_own_filters and 0 <= found <= len(self._stages):
+            return found
+        return parent.reached - parent.is_left if parent else 0
 
     def _executed(self, pid: int) -> None:
         """A task has executed another program: the other threads are gone, and it has the process's id."""
         self._inside.pop(kernel.event_message(pid), None)
         self._inside[pid] = (0, 0)  # the exit of its execve comes
         process = self._processes[pid]
-        process.is_stuck = process.is_told = False
+        process.is_starting = process.is_reported = process.shares = False  # its table of descriptors is its own now
         for task in process.threads - {pid}:
             self._tasks.pop(task, None)
             self._inside.pop(task, None)
@@ -209,26 +321,14 @@ class Follower:
         if pid == self._program:
             self._duty.program_ended()
 
-    def _gone(self, pid: int) -> None:
-        """A task was killed while it was stopped: its end comes, or was taken where it was given a filter or resumed."""
-        try:
-            found, status = os.waitpid(pid, linux.WALL | os.WNOHANG)
-        except ChildProcessError:
-            self._ended(pid)
-            return
-        if found and not os.WIFSTOPPED(status):
-            self._ended(pid)
-
     def _forget(self, pid: int) -> None:
         process = self._tasks.pop(pid, None)
         self._inside.pop(pid, None)
+        self._shares.pop(pid, None)
         if process is not None:
             process.threads.discard(pid)
             if not process.threads:
                 self._processes.pop(process.pid, None)
-
-    def _resume(self, pid: int) -> None:
-        inject.resume(linux.PTRACE_SYSCALL, pid)
 
     def _let_go(self, pid: int, signal: int = 0) -> None:
         self._forget(pid)
@@ -238,34 +338,37 @@ class Follower:
 
     def _enters(self, pid: int, process: _Process, call: tuple[int, int]) -> bool:
         """Put the filter of the phase on the process that this call leads to, if any; whether the task has been resumed."""
-        said = self._said(pid) if _PRCTL.get(call[0]) == call[1] else 0
+        said = self._said(pid, process) if _PRCTL.get(call[0]) == call[1] else 0
         number = said or self._triggers.get(call, 0)
-        if number <= process.reached < self._notified and call in _SENDS and self._is_ready(pid, call):
+        if number <= process.reached < self._notified and call in _SENDS and self._is_ready(pid, process, call):
             number = self._notified
         if not said and number <= process.reached:
             return False
-        self._inside.pop(pid)
+        surgery = None
         try:
-            surgery = Detour(pid, call[0], unmaps=bool(number) and self._stages[max(number, 1) - 1].unmaps)
-        except ProcessLookupError:  # it is dying
+            surgery = Detour(pid, call[0], self._key, self._stops)
+            if number > process.reached:
+                self._put(surgery, process, number)
+        except (ProcessLookupError, GoneError):  # it is dying
             raise
-        except (ArmError, OSError) as error:
-            self._stuck(process, str(error) if isinstance(error, ArmError) else _UNREADABLE)
-            self._inside[pid] = call
-            return False
-        if number > process.reached:
-            self._put(surgery, process, number)
-        if said:
-            surgery.finish(0)
+        except (ArmError, OSError, KernelError) as error:
+            self._failed(process, _reason(error), is_confined=bool(surgery and surgery.is_confined))
+            if surgery is None:
+                return False
+            surgery.close()  # a program that said so itself is told that it was not understood
         else:
-            surgery.close()
+            if said:
+                surgery.finish(0)
+            else:
+                surgery.close()
+        self._inside.pop(pid, None)
         if process.is_left:
             self._let_go(pid)
         else:
-            self._resume(pid)
+            inject.resume(linux.PTRACE_SYSCALL, pid)
         return True
 
-    def _said(self, pid: int) -> int:
+    def _said(self, pid: int, process: _Process) -> int:
         """The number of the phase that a program says it enters; 0 for another prctl or another phase."""
         if self._stop.arguments[0] != linux.CALLFENCE_ENTER:
             return 0
@@ -274,51 +377,81 @@ class Follower:
         except ProcessLookupError:
             raise
         except OSError:
-            self._tell(self._tasks[pid], _UNREADABLE)
+            self._failed(process, _UNREADABLE)
             return 0
         named = {os.fsencode(stage.name): number for number, stage in enumerate(self._stages, 1) if stage.is_entered}
         return named.get(name, 0)
 
-    def _is_ready(self, pid: int, call: tuple[int, int]) -> bool:
+    def _is_ready(self, pid: int, process: _Process, call: tuple[int, int]) -> bool:
         """Whether the call tells a service manager that the program is ready."""
         from enforcer.reporting.caller import Caller  # with tables, which most programs do without
         from tracer.abi.ready import is_ready
 
-        caller = Caller(pid, self._tasks[pid].pid)
+        caller = Caller(pid, process.pid)
         if not caller.can_be_read:
-            self._tell(self._tasks[pid], _UNREADABLE)
+            self._failed(process, _UNREADABLE)
         try:
             return is_ready(self._stop.arguments, caller.read, pointer=_SENDS[call], is_sendmsg=call in _SENDMSG)
         finally:
             caller.close()
 
     def _put(self, surgery: Detour, process: _Process, number: int) -> None:
-        """Put the filter of a phase on a process."""
+        """Put the filter of a phase on a process.  Raises KernelError, OSError or GoneError."""
         stage = self._stages[number - 1]
         is_last = number == len(self._stages)
-        listens = is_last and not self._is_quiet
-        others: list[kernel.Notification] = []
-        pidfd = kernel.pidfd_open(process.pid) if listens else -1
-        try:
-            listener = install.install(surgery, stage.filter, pidfd, others)
-            if listener >= 0:
-                self._listen(listener, stage.name, others)
-        except GoneError:
-            raise
-        except (KernelError, OSError) as error:
-            if surgery.is_confined:
-                self._kill(process)  # nobody would answer its calls
-            if error.errno != errno.EBUSY or not listens:
-                self._stuck(process, str(error))
-                return
-            # It was started by a thread of a process that was just entering the phase, and has the filter.
-        finally:
-            if pidfd >= 0:
-                os.close(pidfd)
+        if is_last and not self._plan.is_quiet:
+            if why := self._put_listening(surgery, process, stage):
+                program = self._key.passing(stage.silent, installs=False)
+                install.install(surgery, self._key, program, -1, threads=True)
+                self._say_unreported(process, stage, why)
+        else:
+            program = stage.filter if is_last else self._plan.installed_in(stage)
+            program = self._key.passing(program, installs=not is_last)
+            install.install(surgery, self._key, program, -1, threads=True)
+        install.unmap(surgery, stage.filter)
         process.reached = number
         process.is_left = is_last
         if is_last:
             self._call_back(process, surgery.pid)
+
+    def _put_listening(self, surgery: Detour, process: _Process, stage: Stage) -> str:
+        """Put the filter of the last phase on a process, and answer its calls from now on; "", or why that is not possible."""
+        if process.shares:
+            return "another process has the same table of descriptors"
+        self._settle(process, surgery.pid)
+        pidfd = -1
+        try:
+            pidfd = kernel.pidfd_open(process.pid)
+            install.probe_listener(pidfd)
+            program = self._key.passing(stage.filter, installs=False)
+            self._listen(install.install(surgery, self._key, program, pidfd, threads=True), stage.name)
+        except OSError as error:
+            if surgery.is_confined or error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            return "the helper may open no more descriptors"
+        except KernelError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return "it has a listener already"
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)
+        return ""
+
+    def _say_unreported(self, process: _Process, stage: Stage, why: str) -> None:
+        """Say once for each reason that the kernel alone answers the calls of a process."""
+        if why not in self._unreported:
+            self._unreported.add(why)
+            self._say(f"what process {process.pid}, or a later one like it, is denied in {stage.name} is not reported: {why}")
+
+    def _settle(self, process: _Process, but: int) -> None:
+        """Wait until each other thread has come to the end of its call, where it stops, or waits in it.
+
+        One that copies a descriptor at this moment would otherwise get the listener, though it could not use it."""
+        end = time.monotonic() + _SETTLES
+        for task in process.threads - {but}:
+            while task in self._inside and _computes(process.pid, task) and time.monotonic() < end:
+                time.sleep(_PAUSE)
 
     def _call_back(self, process: _Process, but: int) -> None:
         """Have the other threads stop, to be let go, where that goes unnoticed.  The rest stop at their next call."""
@@ -330,7 +463,7 @@ class Follower:
                 except ProcessLookupError:
                     continue
 
-    def _listen(self, listener: int, phase: str, others: Sequence[kernel.Notification]) -> None:
+    def _listen(self, listener: int, phase: str) -> None:
         """Answer the calls that this listener asks about from now on."""
         if self._epoll is None:
             self._children = kernel.signal_descriptor(kernel.SIGCHLD)
@@ -339,54 +472,56 @@ class Follower:
             self._epoll.register(self._duty.program, select.EPOLLIN)
         self._epoll.register(listener, select.EPOLLIN)
         self._duty.listen(listener, phase)
-        for asked in others:
-            self._duty.answer_late(listener, asked)
 
-    def _stuck(self, process: _Process, why: str) -> None:
-        process.is_stuck = True
-        self._tell(process, why)
+    def _failed(self, process: _Process, why: str, *, is_confined: bool = False) -> None:
+        """A process cannot enter a phase: kill it, unless the policy lets it go on.  One whose calls nobody would answer is
+        killed anyway."""
+        goes_on = (self._plan.is_optional or self._plan.is_audit) and not is_confined
+        if not process.is_reported:
+            process.is_reported = True
+            rest = "keeps its start-up permissions" if goes_on else "is killed"
+            self._say(f"process {process.pid} cannot enter its phase and {rest}: {why}")
+        if not goes_on:
+            self._kill(process)
+            raise GoneError
 
-    def _tell(self, process: _Process, why: str) -> None:
-        if process.is_told:
-            return
-        process.is_told = True
-        text = f"enforce: process {process.pid} cannot enter a phase, and is allowed what a start needs: {why}\n"
-        helper.write(self._stderr, text.encode(errors="replace"))
+    def _say(self, text: str) -> None:
+        helper.write(self._stderr, f"enforce: {text}\n".encode(errors="replace"))
 
     # Calls that are denied before the last phase
 
-    def _asked(self, pid: int, process: _Process) -> None:
-        """Answer a call that a filter leaves to this process."""
+    def _is_judged(self, process: _Process) -> bool:
+        return not (self._plan.is_quiet or process.is_starting)
+
+    def _reported(self, pid: int, process: _Process, call: tuple[int, int]) -> bool:
+        """Report the call at whose entry a task is, if its filters fail it for want of a listener; end the process, or have the
+        call fail as the policy says.  Whether the task has been resumed.
+
+        What a task does with another errno, or alive, it does without the call: the kernel has denied that."""
         stop = self._stop
-        stop.read(pid)
-        if stop.datum != DATUM:  # a filter of the program's own, which nobody would answer
-            self._fail(pid, errno.ENOSYS)
-            return
+        answer = self._filters[process.reached].answer(*call, stop.ip, stop.arguments)
+        is_denied = answer & linux.SECCOMP_RET_ACTION_FULL == linux.SECCOMP_RET_USER_NOTIF
+        if not is_denied and call not in self._plan.explained:
+            return False
         asked = kernel.Notification(0, pid, 0, stop.number, stop.arch, stop.ip, stop.arguments)
         action = self._duty.judged(asked, self._stages[process.reached - 1].name if process.reached else "")
-        if not self._duty.is_audit:
-            self._apply(pid, process, action)
-
-    def _apply(self, pid: int, process: _Process, action: Action | None) -> None:
-        kind = action.kind if action else "kill"
-        if action and kind == "errno":
-            self._fail(pid, action.errno)
-        elif kind == "notify":
-            self._fail(pid, errno.ENOSYS)
-        elif kind == "trap":
+        if not is_denied or self._plan.is_audit:
+            return False
+        if action and action.kind == "errno":
+            self._answer(pid, call, -action.errno)
+            return True
+        process.doomed = pid
+        if _dies_of_sigsys(pid):
             kernel.kill_thread(process.pid, pid, kernel.SIGSYS)
-            self._fail(pid, errno.ENOSYS)
-        elif kind == "kill":
-            process.doomed = pid
-            self._fail(pid, errno.ENOSYS)
-            if _dies_of_sigsys(pid):
-                kernel.kill_thread(process.pid, pid, kernel.SIGSYS)
-            else:
-                self._kill(process)
+        else:
+            self._kill(process)
+        return False
 
-    def _fail(self, pid: int, number: int) -> None:
-        kernel.poke_user(pid, 8 * linux.ORIG_RAX, inject.NO_CALL)
-        kernel.poke_user(pid, 8 * linux.RAX, -number & inject.NO_CALL)
+    def _answer(self, pid: int, call: tuple[int, int], result: int) -> None:
+        """Have a call fail, at whose entry a task is, and resume the task."""
+        Detour(pid, call[0], self._key, self._stops, calls=False).finish(result)
+        self._inside.pop(pid, None)
+        inject.resume(linux.PTRACE_SYSCALL, pid)
 
     def _kill(self, process: _Process) -> None:
         if process.pid == 1:  # of this pid namespace: it ignores even SIGKILL from inside, but not the end of its tracer
@@ -394,7 +529,25 @@ class Follower:
         os.kill(process.pid, kernel.SIGKILL)
 
 
+def _reason(error: Exception) -> str:
+    """Why a process could not be given a filter."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno == errno.EIO or str(error.filename).endswith("/mem"):
+        return _UNREADABLE
+    return f"{error.filename}: {error.strerror}"
+
+
 def _dies_of_sigsys(pid: int) -> bool:
     fields = status_of(pid)
     bit = 1 << (kernel.SIGSYS - 1)
     return bool(fields) and not any(int(fields[mask], 16) & bit for mask in ("SigBlk", "SigIgn", "SigCgt"))
+
+
+def _computes(process: int, task: int) -> bool:
+    """Whether a thread runs, and neither waits nor is stopped (proc(5), state R)."""
+    try:
+        with open(f"/proc/{process}/task/{task}/stat", "rb", buffering=0) as file:
+            return file.read(512).rpartition(b") ")[2][:1] == b"R"
+    except OSError:
+        return False

@@ -6,45 +6,43 @@ import os
 
 from enforcer import helper, kernel
 from enforcer.arming import follow, inject, install
+from enforcer.arming.key import Key
 from enforcer.errors import FAILED, EnforceError, GoneError, refused
 from tracer import linux
 from tracer.errors import CallfenceError, KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import NoReturn
 
-    from enforcer.arming.stage import Stage
+    from enforcer.arming.phases import Plan
     from enforcer.duty import Duty
     from enforcer.reporting.reporter import Reporter
 
 HINT = "arm before it, with a policy that allows the execve: --arm now"
 
 
-def be_seized(
-    filter_: bytes, reporter: Reporter | None, *, arm: str, stderr: int, stages: Sequence[Stage] = (), is_quiet: bool = False
-) -> bytes:
+def be_seized(filter_: bytes, reporter: Reporter | None, *, arm: str, stderr: int, plan: Plan | None = None) -> bytes:
     """Start the helper, and return when it traces this process, to confine it at its next execve.  Return the filter.
 
-    With `arm` "now", this process confines itself by that filter instead, and the helper follows it through `stages`, without
-    a listener if `is_quiet`.  Until the execve this process must start no process and no thread.  Raises KernelError if it
-    cannot be traced, EnforceError if the helper ends early.
+    With `arm` "now", this process confines itself by that filter instead, and the helper follows it through the phases of
+    `plan`.  Until the execve this process must start no process and no thread.  Raises KernelError if it cannot be traced,
+    EnforceError if the helper ends early.
     """
     duty = None
+    key = plan.key if plan else Key()
+    filter_ = key.passing(filter_, installs=bool(plan))
     if reporter:
         from enforcer.duty import Duty
 
-        duty = Duty(reporter, follows=bool(stages))
-    if stages:
-        from enforcer.arming import phases  # noqa: F401 -- the helper imports nothing later
+        duty = Duty(reporter, follows=bool(plan))
     program = os.getpid()
     commands, command = os.pipe()
     answer, answers = os.pipe()
     if helper.in_helper():
         os.close(command)
         os.close(answer)
-        work = _Work(program, filter_, duty, arm, stages, stderr, is_quiet)
+        work = _Work(program, filter_, key, duty, arm, plan, stderr)
         helper.guarded(lambda: _confine(work, commands, answers))
     os.close(commands)
     os.close(answers)
@@ -71,18 +69,18 @@ def be_seized(
 class _Work:
     """What the helper is to do."""
 
-    __slots__ = ("arm", "duty", "filter", "is_quiet", "program", "stages", "stderr")
+    __slots__ = ("arm", "duty", "filter", "key", "plan", "program", "stderr")
 
     def __init__(
-        self, program: int, filter_: bytes, duty: Duty | None, arm: str, stages: Sequence[Stage], stderr: int, is_quiet: bool
+        self, program: int, filter_: bytes, key: Key, duty: Duty | None, arm: str, plan: Plan | None, stderr: int
     ) -> None:
         self.program = program
         self.filter = filter_
+        self.key = key
         self.duty = duty
         self.arm = arm
-        self.stages = stages
+        self.plan = plan
         self.stderr = stderr
-        self.is_quiet = is_quiet
 
 
 def tracer() -> str:
@@ -130,9 +128,8 @@ def _confine(work: _Work, commands: int, answers: int) -> NoReturn:
         os._exit(0)
     if duty and work.arm == "now":
         duty.start(pidfd, program)
-        duty.follow(listens=not work.is_quiet)
+        duty.follow(listens=not (work.plan and work.plan.is_quiet))
         follow.stop(program)  # it waits for the answer
-        follow.take_calls(program)
         os.write(answers, b"ok %d %d\n" % (os.getpid(), duty.stand_in))
     else:
         os.write(answers, b"ok\n")
@@ -144,10 +141,10 @@ def _confine(work: _Work, commands: int, answers: int) -> NoReturn:
     try:
         if work.arm != "now":
             _arm(work, pidfd)
-        if work.stages and duty:
+        if work.plan and duty:
             from enforcer.arming.phases import Follower
 
-            Follower(program, work.stages, duty, work.stderr, is_quiet=work.is_quiet).run(is_executed=work.arm != "now")
+            Follower(program, work.plan, duty, work.stderr).run(is_executed=work.arm != "now")
             duty.finish()
     except GoneError:
         os._exit(0)  # not executed, or killed by another process: its own status says so
@@ -168,11 +165,10 @@ def _arm(work: _Work, pidfd: int) -> None:
         if work.arm == "entry":
             follow.until_entry(program)
         surgery = inject.Surgery(program)
-        listener = install.install(surgery, work.filter, -1 if work.stages else pidfd)
+        listener = install.install(surgery, work.key, work.filter, -1 if work.plan else pidfd)
         surgery.close()
-        if work.stages and duty:
-            duty.follow(listens=not work.is_quiet)
-            follow.take_calls(program)
+        if work.plan and duty:
+            duty.follow(listens=not work.plan.is_quiet)
             return
         if duty:
             duty.begin(listener)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import errno
 
-from enforcer.shield import assembled
+from enforcer.bpf import assembled
 from policygen.files.landlock import MSG_FASTOPEN, PROTOCOLS
 from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from enforcer.shield import Line
+    from enforcer.bpf import Line
 
 _LD, _JEQ, _JSET, _JA = 0x20, 0x15, 0x45, linux.BPF_JA  # BPF_JMP|BPF_JSET|BPF_K (linux/bpf_common.h)
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16  # struct seccomp_data, linux/seccomp.h

@@ -57,18 +57,14 @@ class Answers:
             return
         self._answer(self._asked, phase)
 
-    def answer(self, listener: int, asked: Notification, phase: str) -> None:
-        """Answer a call that has been received already."""
-        self._listener = listener
-        self._answer(asked, phase)
-
     def take_over(self, listeners: Mapping[int, str]) -> None:
         """Continue where another helper was killed, which may have received a call and not answered it."""
         self._has_lost = True
         _try(lambda: self._loaded().say(_REPLACED))
         for listener, phase in listeners.items():
             if self._asked.id and kernel.is_waiting(listener, self._asked.id):
-                self.answer(listener, self._asked, phase)
+                self._listener = listener
+                self._answer(self._asked, phase)
 
     def program_ended(self) -> None:
         """The program's own process has ended; others may still be confined."""
@@ -119,7 +115,7 @@ class Answers:
                 if number := unavailable(event_of(asked)):
                     return Action(ActionKind.ERRNO, number)
         except Exception as error:
-            self._reporter.complain(f"a denied call is answered as any other: {type(error).__name__}: {error}")
+            self._reporter.complain(f"a denied call is answered like any other: {type(error).__name__}: {error}")
         return self.judged(asked, phase)
 
     def _answer(self, asked: Notification, phase: str) -> None:
@@ -128,7 +124,7 @@ class Answers:
                 asked.id = 0
                 return
         except Exception as error:
-            self._reporter.complain(f"a denied call is answered as any other: {type(error).__name__}: {error}")
+            self._reporter.complain(f"a denied call is answered like any other: {type(error).__name__}: {error}")
         action = self.judged(asked, phase)
         try:
             self._apply(asked, action)

@@ -55,22 +55,21 @@ class WrongFilterError(InternalError):
         self.event = event
 
 
-def compile_policy(policy: Policy, *, report: bool = False, audit: bool = False, followed: bool = False) -> bytes:
+def compile_policy(policy: Policy, *, report: bool = False, audit: bool = False) -> bytes:
     """Return the policy's filter: struct sock_filter, 8 bytes each, host byte order, at most 4096 of them; proved equal to
     the policy on every input.
 
     Raises CompileError if the policy has none, MissingLibraryError without libseccomp, and LibseccompError or
     WrongFilterError, which are internal errors, if libseccomp fails.  With `report`, a supervisor is asked about denials
-    that the policy does not write: see `verify.reported`; with `followed`, it makes calls in the program: `verify.meaning`.
-    Of a policy with phases it is the filter of what is before them."""
-    meant, refused = meaning(policy, report, audit=audit, followed=followed)
+    that the policy does not write: see `verify.reported`.  Of a policy with phases it is the filter of what is before them."""
+    meant, refused = meaning(policy, report, audit=audit)
     meant = expanded(meant)
     try:
         instructions = _program(meant, refused)
         if len(instructions) > bpf.MAX_INSTRUCTIONS:
             raise CompileError(_too_large(meant, instructions))
         program = bpf.encode(instructions)
-        wrong = verify(program, policy, report, audit=audit, followed=followed)
+        wrong = verify(program, policy, report, audit=audit)
     except TooComplexError as error:
         raise CompileError(f"the filter is too complex to be proved: {error}") from error
     if wrong is not None:

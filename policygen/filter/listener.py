@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from policygen.evaluate import evaluate
-from policygen.model import Always
+from policygen.model import Always, And, Condition, Operator, Or
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from policygen.model import Policy
+    from policygen.model import Expression, Policy
 
 _SET_MODE_FILTER: Final = 1  # linux/seccomp.h
 _PR_SET_SECCOMP: Final = 22  # linux/prctl.h
@@ -19,27 +19,58 @@ _MODE_FILTER: Final = 2  # SECCOMP_MODE_FILTER, linux/seccomp.h
 _NEW_LISTENER: Final = 1 << 3  # SECCOMP_FILTER_FLAG_NEW_LISTENER
 _FLAGS: Final = 1 << 6  # all SECCOMP_FILTER_FLAG_* of Linux 6.18 are below
 _RECEIVE: Final = "SECCOMP_IOCTL_NOTIF_RECV"
-_DESCRIPTORS: Final = 1024  # the usual RLIMIT_NOFILE
+_COMMANDS: Final = ("RECV", "SEND", "ID_VALID", "ADDFD", "SET_FLAGS")
 
 
 def expects_listener(policy: Policy) -> bool:
     """Whether conditions of the policy allow SECCOMP_FILTER_FLAG_NEW_LISTENER, and it allows receiving notifications.
 
     The flag alone is not enough: libseccomp passes it, without a filter, to find out what the kernel supports.  Nor is an
-    unconditional seccomp(2): many programs install filters, and few of them listen.
+    unconditional seccomp(2): many programs install filters, and few of them listen.  Receiving has to be named:
+    `enforce` denies it otherwise (`names_listener`).
     """
     for arch, entries in policy.entries.items():
         entry = entries.get(table(arch).by_name["seccomp"].number)
         if entry is None or isinstance(entry.expression, Always):
             continue
         listening = (flags for flags in range(_FLAGS) if flags & _NEW_LISTENER)
-        receive = constants.value(_RECEIVE, arch)
-        assert receive is not None
-        if _allows(policy, arch, "seccomp", ((_SET_MODE_FILTER, flags) for flags in listening)) and _allows(
-            policy, arch, "ioctl", ((descriptor, receive) for descriptor in range(_DESCRIPTORS))
-        ):
+        receives = _command(_RECEIVE, arch) in _named(policy, arch)
+        if receives and _allows(policy, arch, "seccomp", ((_SET_MODE_FILTER, flags) for flags in listening)):
             return True
     return False
+
+
+def names_listener(policy: Policy) -> bool:
+    """Whether an entry of the policy names, and allows, a command by which notifications are received or answered.
+
+    One that allows them among others (`ioctl: allow`) does not: who answers notifications decides which denied calls run."""
+    return any(
+        _command(f"SECCOMP_IOCTL_NOTIF_{name}", arch) in _named(policy, arch) for arch in policy.entries for name in _COMMANDS
+    )
+
+
+def _named(policy: Policy, arch: Arch) -> frozenset[int]:
+    """The values with which ioctl entries that allow something compare the command."""
+    number = table(arch).by_name["ioctl"].number
+    sections = (policy.entries, *(phase.entries for phase in policy.phases))
+    entries = (section[arch].get(number) for section in sections if arch in section)
+    return frozenset(value for entry in entries if entry and entry.action.lets_run for value in _values(entry.expression))
+
+
+def _values(expression: Expression) -> Iterator[int]:
+    """The values to which an expression compares the second argument."""
+    if isinstance(expression, Condition):
+        if expression.index == 1 and expression.operator in (Operator.EQ, Operator.ONE_OF):
+            yield from expression.values or (expression.value,)
+    elif isinstance(expression, And | Or):
+        for part in expression.parts:
+            yield from _values(part)
+
+
+def _command(name: str, arch: Arch) -> int:
+    value = constants.value(name, arch)
+    assert value is not None, name
+    return value
 
 
 def may_install_filters(policy: Policy) -> bool:

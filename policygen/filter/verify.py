@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 
 NOTIFY = Action(ActionKind.NOTIFY)
 
-INJECTED = ("close", "mmap", "mmap2", "munmap", "seccomp")
-"""The calls with which the helper puts the filter of a phase on a process (`enforcer.arming.detour`)."""
 
-
-def verify(
-    program: bytes, policy: Policy, report: bool = False, *, audit: bool = False, followed: bool = False
-) -> Event | None:
+def verify(program: bytes, policy: Policy, report: bool = False, *, audit: bool = False) -> Event | None:
     """None if the filter answers as `evaluate` (with `report`: as `reported`) on every input; else an event on which
     they differ.
 
@@ -34,7 +29,7 @@ def verify(
     the filter is held to the policy there too.  InvalidProgramError, symbolic.UnsupportedError and
     algebra.TooComplexError if the filter cannot be loaded or followed: nothing is known then.
     """
-    meant, refused = meaning(policy, report, audit=audit, followed=followed)
+    meant, refused = meaning(policy, report, audit=audit)
     space = region.space()
     actual = symbolic.function(space, program)
     point = space.difference(actual, decisions(space, meant, refused))
@@ -53,13 +48,10 @@ def _answer(policy: Policy, event: Event, refused: Action) -> Action:
     return refused if foreign or x32 else evaluate(policy, event)
 
 
-def meaning(policy: Policy, report: bool, *, audit: bool = False, followed: bool = False) -> tuple[Policy, Action]:
-    """What a filter of the policy answers: as which policy, and what calls of no architecture of it get.
-
-    With `followed`, a helper follows the program, and makes calls in it (INJECTED) whose denial is left to it."""
+def meaning(policy: Policy, report: bool, *, audit: bool = False) -> tuple[Policy, Action]:
+    """What a filter of the policy answers: as which policy, and what calls of no architecture of it get."""
     refused = NOTIFY if report and (audit or not kills_itself(policy)) else KILL
-    meant = reported(policy, audit=audit) if report else policy
-    return (_asked_about(meant, INJECTED) if followed else meant), refused
+    return (reported(policy, audit=audit) if report else policy), refused
 
 
 def kills_itself(policy: Policy) -> bool:
@@ -75,14 +67,13 @@ def reported(policy: Policy, *, audit: bool = False) -> Policy:
 
     What falls to a default that kills or fails the call is notified instead; what an entry writes stays.  With `audit` this
     also holds for what an implied set fails, but for the calls that learning fails as well.  A default
-    that traps stays too, as no supervisor can raise that signal, and one that `kills_itself`.  `close` is never denied without
-    the supervisor: it is the call with which the listener is taken out of the program.
+    that traps stays too, as no supervisor can raise that signal, and one that `kills_itself`.
     """
     stays = policy.default.kind is ActionKind.TRAP or (kills_itself(policy) and not audit)
     default = policy.default if stays else _notified(policy.default)
-    asked = ("close", *_failed_by_implication(policy)) if audit else ("close",)
-    policy = expanded(policy)  # an entry that says what `close` otherwise meets takes nothing from an implied set
-    return replace(_asked_about(policy, asked), default=default)
+    if audit:
+        policy = _asked_about(policy, _failed_by_implication(policy))
+    return replace(policy, default=default)
 
 
 def _failed_by_implication(policy: Policy) -> Iterator[str]:
@@ -96,7 +87,7 @@ def _failed_by_implication(policy: Policy) -> Iterator[str]:
 
 def _asked_about(policy: Policy, names: Iterable[str]) -> Policy:
     """The policy with these calls never denied without the supervisor."""
-    policy = expanded(policy)
+    policy = expanded(policy)  # an entry that says what a call otherwise meets takes nothing from an implied set
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for arch, section in entries.items():
         for name in names:

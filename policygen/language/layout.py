@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from policygen.model import Entry, Expression
     from tracer.abi import Arch
 
-SETTINGS = ("callfence", "table", "arm", "default", "unknown", "implied", "portable", "scope")
+SETTINGS = ("callfence", "table", "arm", "default", "unknown", "implied", "portable", "scope", "phases")
 """The words that begin a setting, in canonical order; `arch`, which follows the first, begins a section, and `phase NAME`
 declares a phase, after the others."""
 

@@ -3,6 +3,7 @@
     file    = { [ setting | "include" FILE | entry | files ] [ comment ] newline }
     setting = "callfence" 1 | "arch" ARCH | "table" VERSION | "arm" ("now" | "exec" | "entry")
             | "default" action | "unknown" action | "implied" VERSION | "portable" | "on_next_syscall" ":" ("1" | "0")
+            | "phases" ("required" | "optional")
             | "phase" NAME "after" TRIGGER { "," TRIGGER }
     entry   = SYSCALL ":" ( "allow" | "1" | "deny" | "0" | action [ "until" NAME [ "||" expression ] ]
                           | [ action "if" ] expression [ "else" action ] )
@@ -202,6 +203,9 @@ class _FileParser:
                 self._set(token, replace(self.settings, portable=True))
             case "scope":
                 self._set(token, replace(self.settings, scope=scope(cursor)))
+            case "phases":
+                word = one_of(cursor, "way to enter phases", ["required", "optional"])
+                self._set(token, replace(self.settings, phases_optional=word == "optional"))
         return ("setting", name)
 
     def _phase(self, token: Token) -> Place:

@@ -56,6 +56,8 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
         values["portable"] = ""
     if policy.scope:
         values["scope"] = policy.scope
+    if policy.phases_optional:
+        values["phases"] = "optional"
     for phase in policy.phases:
         values[f"phase {phase.name}"] = f"after {', '.join(phase.triggers)}"
     lines = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.model import ABSTRACT, SIGNALS, Always, scope_of, scopes
+from tracer import pids
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -18,10 +19,8 @@ if TYPE_CHECKING:
 
 FAMILY, OTHERS = "family", "others"
 """Whom a use of abstract sockets reached."""
-SENDING = ("kill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "tgkill", "tkill")
-_OWNERS = {"fcntl": (1, 8, 15), "fcntl64": (1, 8, 15), "ioctl": (1, 0x8901, 0x8902)}
-"""Calls that let the kernel signal a process: index and values of the argument: F_SETOWN, F_SETOWN_EX (asm-generic/fcntl.h),
-FIOSETOWN, SIOCSPGRP (asm-generic/sockios.h)."""
+SENDING = tuple(sorted({row.name for row in pids.rows(pids.SIGNALS) if not row.selector}))
+"""Calls that send a signal.  The others of `tracer.pids` have the kernel send one later, to the process that they name."""
 
 
 def scope(recording: Recording, before: Policy | None, policy: Policy) -> str:
@@ -60,10 +59,12 @@ def sends(policy: Policy) -> bool:
     )
 
 
-def _sets_owner(seen: Observation) -> bool:
-    arch = Arch.from_audit(seen.arch)
-    call = table(arch).by_number.get(seen.number) if arch else None
-    if call is None or call.name not in _OWNERS:
-        return False
-    index, *values = _OWNERS[call.name]
-    return seen.example[index] & 0xFFFFFFFF in values
+def _sets_owner(observation: Observation) -> bool:
+    arch = Arch.from_audit(observation.arch)
+    call = table(arch).by_number.get(observation.number) if arch else None
+    for row in pids.rows(pids.SIGNALS):
+        if call is not None and row.name == call.name and row.selector:
+            index, *values = row.selector
+            if observation.example[index] & 0xFFFFFFFF in values:
+                return True
+    return False

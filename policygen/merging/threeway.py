@@ -115,6 +115,7 @@ def _pick(base: T, ours: T, theirs: T) -> T:
 def _settings(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy:
     policy = replace(b, table=max(b.table, c.table) if b.table != a.table != c.table else _pick(a.table, b.table, c.table))
     policy = replace(policy, portable=_pick(a.portable, b.portable, c.portable))  # of two values both sides have the new one
+    policy = replace(policy, phases_optional=_pick(a.phases_optional, b.phases_optional, c.phases_optional))
     one, mine, other = ({*scopes(of.scope)} for of in (a, b, c))
     policy = replace(policy, scope=scope_of((mine & other) | ((mine | other) - one)))  # as above, each
     for word in ("arm", "default", "unknown", "implied"):

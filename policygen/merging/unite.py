@@ -53,7 +53,9 @@ def _united(a: Policy, b: Policy) -> Policy:
     entries = {arch: _section(a, b, arch) for arch in Arch if _has(a, b, arch)}
     files = algebra.united(a.files, b.files)
     scope = scope_of({*scopes(a.scope)} & {*scopes(b.scope)})
-    return replace(a, implied=implied, scope=scope, table=max(a.table, b.table), entries=entries, files=files)
+    optional = a.phases_optional or b.phases_optional
+    settings = {"implied": implied, "scope": scope, "table": max(a.table, b.table), "phases_optional": optional}
+    return replace(a, entries=entries, files=files, **settings)
 
 
 def _equally_portable(a: Policy, b: Policy) -> tuple[Policy, Policy]:

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from policygen.files.review import found as risks_of
+from policygen.filter.listener import names_listener
 from policygen.implied.expand import expansion
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
@@ -88,7 +89,7 @@ def _by_phase(document: Document) -> tuple[Finding, ...]:
         else:
             level = list(Level)[max(one.level.rank - 1, 0)]
             found.add(replace(one, level=level, grants=f"{one.grants}, until {last}"))
-    return tuple(sorted({*found, *_triggers(document)}, key=lambda finding: finding.order))
+    return tuple(sorted({*found, *_triggers(document), *optional_phases(document)}, key=lambda finding: finding.order))
 
 
 def _triggers(document: Document) -> Iterator[Finding]:
@@ -243,8 +244,44 @@ def about_files(document: Document, risks: Iterable[tuple[str, Risk]]) -> Iterat
         )
 
 
+def listening(document: Document) -> Iterator[Finding]:
+    """Yield that the program may answer the notifications of a filter of its own."""
+    if names_listener(document.policy):
+        arch = next(iter(document.policy.entries))
+        accepted, reasons = _reasons(document, arch, table(arch).by_name["ioctl"].number)
+        yield Finding(
+            "answers-notifications",
+            Level.DANGER,
+            arch,
+            "ioctl",
+            "receives and answers the calls that a filter asks a supervisor about",
+            "who answers decides which of these calls run: a listener in the wrong hands undoes the filter",
+            "leave SECCOMP_IOCTL_NOTIF_* out, unless the program supervises others",
+            "seccomp_unotify(2)",
+            None,
+            accepted or "; ".join(dict.fromkeys(reasons.values())),
+        )
+
+
+def optional_phases(document: Document) -> Iterator[Finding]:
+    """Yield that processes need not enter their phases."""
+    if document.policy.phases_optional:
+        yield Finding(
+            "phases-optional",
+            Level.DANGER,
+            None,
+            "phases",
+            "lets a process that cannot enter its phase go on with its start-up permissions",
+            "a client, or a limit that a client can exhaust, can then keep a process in the start phase",
+            "leave the line out: such a process is killed, and the report says why",
+            "docs/phases.md",
+            None,
+            _why(document.layout.settings.get("phases", Comments())),
+        )
+
+
 CHECKS: tuple[Callable[[Document], Iterable[Finding]], ...] = (
-    grants, permissive_settings, idle_rules, implied_entries, dangerous_together, files_and_ports
+    grants, permissive_settings, listening, optional_phases, idle_rules, implied_entries, dangerous_together, files_and_ports
 )
 
 

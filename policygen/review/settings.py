@@ -87,6 +87,11 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
         if arch not in new.entries:
             yield Setting(f"arch {arch}", Level.NOTE, f"no arch {arch}", f"code of {arch} is killed")
     yield from _phases(old, new)
+    if old.phases_optional != new.phases_optional:
+        what = ("required", "optional")[new.phases_optional]
+        says = "goes on with its start-up permissions" if new.phases_optional else "is killed"
+        level = Level.DANGER if new.phases_optional else Level.NOTE
+        yield Setting("phases", level, f"phases {what}", f"a process that cannot enter its phase {says}")
     had, has = scopes(old.scope), scopes(new.scope)
     lost, added = [what for what in had if what not in has], [what for what in has if what not in had]
     for level, words, whom in (

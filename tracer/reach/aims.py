@@ -12,6 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tracer import pids
 from tracer.abi import Arch, table
 from tracer.task import kin_of, namespaces_of, proc, read_path
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from tracer.calls import Calls
     from tracer.task import Task
 
-_BY_PID = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
+_BY_PID = tuple(sorted({row.name for row in pids.rows(pids.SIGNALS, pids.REGISTER) if row.argument == 0}))
 """Their first argument is the target."""
+_BY_PIDFD = tuple(row.name for row in pids.rows(pids.SIGNALS, pids.DESCRIPTOR))
 _BY_PATH = ("readlink", "readlinkat")
 _MANY: Final = 1024
 """Links that an executable has read without a look at another process, after which it is taken to read others for ever."""
@@ -42,7 +44,7 @@ class Aims:
     def attach(self, calls: Calls) -> None:
         for arch in (Arch.X86_64, Arch.I386):
             handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(_BY_PATH, self._looks)
-            handlers["pidfd_send_signal"] = self._by_pidfd
+            handlers |= dict.fromkeys(_BY_PIDFD, self._by_pidfd)
             for name, handler in handlers.items():
                 calls.also(arch.audit, table(arch).by_name[name].number, handler, always=name not in (*_BY_PID, *_BY_PATH))
         by_name = table(Arch.X86_64).by_name

@@ -1,0 +1,110 @@
+"""Classic BPF in bytes: instructions that are put before a filter, and what a filter answers.
+
+On every start of `enforce`, so little is imported; `policygen.filter.bpf` knows all of the language.
+"""
+
+from __future__ import annotations
+
+from tracer import linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Line = str | tuple[int, int | str] | tuple[int, int, str, str]
+    """A label; an instruction with its operand, or with the label that it jumps to; a conditional jump with the labels for
+    true and false, "" for the next instruction."""
+
+LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND = 0x20, 0x15, 0x25, 0x35, 0x45, 0x54
+"""BPF_LD|BPF_W|BPF_ABS; BPF_JMP with BPF_JEQ, BPF_JGT, BPF_JGE and BPF_JSET, and BPF_ALU|BPF_AND, each with BPF_K
+(linux/bpf_common.h)."""
+JUMP, RETURN = linux.BPF_JA, linux.BPF_RET_K
+NUMBER, ARCH, ARGUMENTS = 0, 4, 16
+"""Offsets in struct seccomp_data (linux/seccomp.h)."""
+ALL_RUN = RETURN.to_bytes(4, "little") + linux.SECCOMP_RET_ALLOW.to_bytes(4, "little")
+"""A filter that lets every call run."""
+_WORD = 0xFFFFFFFF
+_RUNS = (linux.SECCOMP_RET_ALLOW, linux.SECCOMP_RET_LOG)
+_WORDS = 16
+"""32-bit words of struct seccomp_data."""
+
+
+def assembled(lines: Sequence[Line]) -> bytes:
+    """Return the bytes of instructions among which strings are labels."""
+    places: dict[str, int] = {}
+    count = 0
+    for line in lines:
+        if isinstance(line, str):
+            places[line] = count
+        else:
+            count += 1
+    program = b""
+    count = 0
+    for line in lines:
+        if isinstance(line, str):
+            continue
+        count += 1
+        code, operand, *targets = line
+        k = places[operand] - count if isinstance(operand, str) else operand
+        jumps = bytes(places[target] - count if target else 0 for target in targets or ("", ""))
+        program += code.to_bytes(2, "little") + jumps + k.to_bytes(4, "little")
+    return program
+
+
+class Filter:
+    """A filter whose answers are computed in this process, as the kernel computes them."""
+
+    def __init__(self, program: bytes) -> None:
+        """`program`: an array of struct sock_filter.  Raises ValueError for an instruction that no filter of ours has."""
+        size = linux.BPF_INSTRUCTION
+        parts = [program[start : start + size] for start in range(0, len(program), size)]
+        self._instructions = [
+            (int.from_bytes(part[:2], "little"), part[2], part[3], int.from_bytes(part[4:], "little")) for part in parts
+        ]
+        known = (LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND, JUMP, RETURN)
+        if strange := [code for code, *_ in self._instructions if code not in known]:
+            raise ValueError(f"a filter has the instruction {strange[0]:#x}")
+        self._constant: dict[tuple[int, int], int | None] = {}
+        """By architecture and number, the answer that does not depend on the arguments; None if it does."""
+
+    def answer(self, arch: int, number: int, ip: int, arguments: Sequence[int]) -> int:
+        """Return the 32-bit answer to a call: SECCOMP_RET_* with its data."""
+        call = arch, number
+        if call not in self._constant:
+            self._constant[call] = self._answer([number, arch, *[None] * (_WORDS - 2)])
+        answer = self._constant[call]
+        if answer is None:
+            words = [half for value in (ip, *arguments) for half in (value & _WORD, value >> 32)]
+            answer = self._answer([number, arch, *words])
+            assert answer is not None
+        return answer
+
+    def allows(self, arch: int, number: int, ip: int, arguments: Sequence[int]) -> bool:
+        """Whether the call runs."""
+        return self.answer(arch, number, ip, arguments) & linux.SECCOMP_RET_ACTION_FULL in _RUNS
+
+    def _answer(self, words: Sequence[int | None]) -> int | None:
+        """The answer for struct seccomp_data, in words; None if it depends on one that is not known."""
+        accumulator: int | None = 0
+        place = 0
+        while True:
+            code, if_true, if_false, operand = self._instructions[place]
+            place += 1
+            if code == LOAD:
+                accumulator = words[operand >> 2]
+            elif code == RETURN:
+                return operand
+            elif code == JUMP:
+                place += operand
+            elif accumulator is None:
+                return None
+            elif code == AND:
+                accumulator &= operand
+            elif code == EQUAL:
+                place += if_true if accumulator == operand else if_false
+            elif code == GREATER:
+                place += if_true if accumulator > operand else if_false
+            elif code == AT_LEAST:
+                place += if_true if accumulator >= operand else if_false
+            else:
+                place += if_true if accumulator & operand else if_false

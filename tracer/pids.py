@@ -1,0 +1,99 @@
+"""The system calls that name another process: where they name it, and what they do to it.
+
+`enforcer.shield` keeps a program from its helper by this table, and `policygen.learning.scope` and `tracer.reach` decide by it
+whom a program signals.  `tests/tracer/test_pids.py` compares it with the table of system calls: each argument that is a
+process, a task or a descriptor of one is here.  On every start of `enforce`, so nothing is imported.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SIGNALS, CHANGES, READS, OWN = "signals", "changes", "reads", "own"
+"""What a call does: sends a signal, or has the kernel send one later; changes the process, or takes something of it; only reads
+what the kernel knows of it; concerns the caller's own children and threads alone."""
+REGISTER, MEMORY, DESCRIPTOR, USER = "register", "memory", "descriptor", "user"
+"""How a call names the process: by its number, in the argument itself or in memory that the argument points to; by a
+descriptor; or all processes of a user."""
+
+Numbers = tuple[int, int]
+"""Of x86_64 and i386 (asm/unistd_64.h, asm/unistd_32.h); -1 where there is no such call."""
+
+
+class Row:
+    """One way in which a call names a process."""
+
+    __slots__ = ("argument", "effect", "name", "numbers", "place", "selector")
+
+    def __init__(
+        self, name: str, numbers: Numbers, argument: int, effect: str, place: str = REGISTER, selector: tuple[int, ...] = ()
+    ) -> None:
+        self.name = name
+        self.numbers = numbers
+        self.argument = argument
+        """The index of the argument."""
+        self.effect = effect
+        self.place = place
+        self.selector = selector
+        """The index of the argument that chooses this, and its values, 32 bits; () if the call always does."""
+
+
+ROWS = (
+    Row("kill", (62, 37), 0, SIGNALS),
+    Row("tkill", (200, 238), 0, SIGNALS),
+    Row("tgkill", (234, 270), 0, SIGNALS),
+    Row("tgkill", (234, 270), 1, SIGNALS),
+    Row("rt_sigqueueinfo", (129, 178), 0, SIGNALS),
+    Row("rt_tgsigqueueinfo", (297, 335), 0, SIGNALS),
+    Row("rt_tgsigqueueinfo", (297, 335), 1, SIGNALS),
+    Row("pidfd_send_signal", (424, 424), 0, SIGNALS, DESCRIPTOR),  # of pidfd_open, of clone, or a folder of /proc
+    Row("fcntl", (72, 55), 2, SIGNALS, REGISTER, (1, 8)),  # F_SETOWN, asm-generic/fcntl.h
+    Row("fcntl64", (-1, 221), 2, SIGNALS, REGISTER, (1, 8)),
+    Row("fcntl", (72, 55), 2, SIGNALS, MEMORY, (1, 15)),  # F_SETOWN_EX
+    Row("fcntl64", (-1, 221), 2, SIGNALS, MEMORY, (1, 15)),
+    Row("ioctl", (16, 54), 2, SIGNALS, MEMORY, (1, 0x8901, 0x8902)),  # FIOSETOWN, SIOCSPGRP, asm-generic/sockios.h
+    Row("ptrace", (101, 26), 1, CHANGES),
+    Row("prlimit64", (302, 340), 0, CHANGES),
+    Row("sched_setparam", (142, 154), 0, CHANGES),
+    Row("sched_setscheduler", (144, 156), 0, CHANGES),
+    Row("sched_setaffinity", (203, 241), 0, CHANGES),
+    Row("sched_setattr", (314, 351), 0, CHANGES),
+    Row("setpriority", (141, 97), 1, CHANGES),
+    Row("setpriority", (141, 97), 1, CHANGES, USER, (0, 2)),  # PRIO_USER, linux/resource.h
+    Row("ioprio_set", (251, 289), 1, CHANGES),
+    Row("ioprio_set", (251, 289), 1, CHANGES, USER, (0, 3)),  # IOPRIO_WHO_USER, linux/ioprio.h
+    Row("process_vm_readv", (310, 347), 0, CHANGES),
+    Row("process_vm_writev", (311, 348), 0, CHANGES),
+    Row("migrate_pages", (256, 294), 0, CHANGES),
+    Row("move_pages", (279, 317), 0, CHANGES),
+    Row("perf_event_open", (298, 336), 1, CHANGES),
+    Row("kcmp", (312, 349), 0, CHANGES),
+    Row("kcmp", (312, 349), 1, CHANGES),
+    Row("pidfd_open", (434, 434), 0, CHANGES),
+    Row("pidfd_getfd", (438, 438), 0, CHANGES, DESCRIPTOR),
+    Row("process_madvise", (440, 440), 0, CHANGES, DESCRIPTOR),
+    Row("process_mrelease", (448, 448), 0, CHANGES, DESCRIPTOR),
+    Row("getpgid", (121, 132), 0, READS),
+    Row("getsid", (124, 147), 0, READS),
+    Row("getpriority", (140, 96), 1, READS),
+    Row("sched_getparam", (143, 155), 0, READS),
+    Row("sched_getscheduler", (145, 157), 0, READS),
+    Row("sched_rr_get_interval", (148, 161), 0, READS),
+    Row("sched_rr_get_interval_time64", (-1, 423), 0, READS),
+    Row("sched_getaffinity", (204, 242), 0, READS),
+    Row("sched_getattr", (315, 352), 0, READS),
+    Row("ioprio_get", (252, 290), 1, READS),
+    Row("get_robust_list", (274, 312), 0, READS),
+    Row("wait4", (61, 114), 0, OWN),
+    Row("waitid", (247, 284), 1, OWN),
+    Row("waitpid", (-1, 7), 0, OWN),
+    Row("setpgid", (109, 57), 0, OWN),
+    Row("setpgid", (109, 57), 1, OWN),
+)
+
+
+def rows(effect: str, *places: str) -> Iterator[Row]:
+    """The rows with that effect; with `places`, only those that name the process in one of these ways."""
+    return (row for row in ROWS if row.effect == effect and (not places or row.place in places))
