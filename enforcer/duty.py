@@ -130,6 +130,10 @@ class Duty:
             os.close(descriptor)
             del self._listeners[descriptor]
 
+    def listened(self, asked: kernel.Notification, phase: str) -> int | None:
+        """Make a listen(2) of a stopped task: 0 or an errno; None if it may be made as it is, or is another call."""
+        return self._answers.listened(asked, phase)
+
     def judged(self, asked: kernel.Notification, phase: str) -> Action | None:
         """What a call meets whose task is stopped; if it is denied, that has been reported."""
         return self._answers.stopped(asked, phase)
@@ -194,7 +198,7 @@ class Duty:
         confinement.confine(self._filter)
 
     def _made(self) -> Answers:
-        return Answers(self._asked, self._reporter, self._pid, self._devices, self.program)
+        return Answers(self._asked, self._reporter, self._pid, self._devices)
 
     def _stand_by(self, helper_: int) -> NoReturn:
         """The first stand-in: wait for the listener, then for the helper's end."""

@@ -61,7 +61,10 @@ def leave() -> None:
     Every signal that can be blocked is: this process must last exactly as long as the processes that it answers for.
     """
     os.setsid()
-    os.chdir("/")
+    try:
+        os.chdir("/proc")  # what is mounted there later does not change what this process reads (`reporting.process`)
+    except OSError:
+        os.chdir("/")
     sys.path[:] = [path for path in sys.path if path.startswith("/")]
     kernel.block_signals()
     kernel.disposition(kernel.SIGCHLD, kernel.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for

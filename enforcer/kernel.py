@@ -30,6 +30,7 @@ _FAILED_MAPPING = ffi.c_void_p(-1).value
 # asm/signal.h, x86
 SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 2, 5, 9, 13, 17, 18, 19, 25, 31
 SIG_DFL, SIG_IGN = 0, 1
+_EINTR = 4  # asm-generic/errno-base.h
 
 SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1  # linux/seccomp.h
 # SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
@@ -369,8 +370,9 @@ def swap_signal_mask(pid: int, mask: int) -> int:
 
 
 def _ioctl(descriptor: int, request: int, argument: Any) -> None:
-    result = _libc.ioctl(descriptor, ffi.c_ulong(request), ffi.byref(argument))
-    _checked(result, "ioctl(SECCOMP_IOCTL_NOTIF)")
+    while _libc.ioctl(descriptor, ffi.c_ulong(request), ffi.byref(argument)) < 0:
+        if ffi.get_errno() != _EINTR:
+            raise _refused("ioctl(SECCOMP_IOCTL_NOTIF)")
 
 
 def shared_notification() -> Notification:

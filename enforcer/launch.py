@@ -10,6 +10,7 @@ from enforcer.arming import seized
 from enforcer.chain import ROOM, chain
 from enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
 from enforcer.program import candidates, execute, failure, locate
+from enforcer.scope import keep_inside
 from tracer import linux
 from tracer.errors import KernelError
 
@@ -38,6 +39,7 @@ def run(
     stderr: int = 2,
     plan: Plan | None = None,
     may_listen: bool = False,
+    scope: str = "",
 ) -> NoReturn:
     """Turn this process into `argv[0]`, found along PATH, confined by all of `filters` (arrays of struct sock_filter).
 
@@ -46,7 +48,8 @@ def run(
     (-1: nowhere).  `around` is what else the program is given or not, `files` what it can reach of files and ports.
 
     With a `plan`, which needs the reporter, a helper follows the program through its phases, and the plan has the filters.
-    `may_listen`: the policies let the program answer the calls of a filter of its own.  Raises EnforceError or KernelError,
+    `may_listen`: the policies let the program answer the calls of a filter of its own.  `scope`: what reaches only its own
+    processes (`enforcer.scope`).  Raises EnforceError or KernelError,
     and has run nothing.
     """
     _require_kernel(reporter)
@@ -76,6 +79,8 @@ def run(
     def settle() -> None:
         if around:
             around.settle()
+        if scope:
+            keep_inside(scope)
         if files:  # last: from here on this process can open no other files
             files.enter()
 

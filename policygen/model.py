@@ -255,9 +255,9 @@ class Policy:
     """In the order in which a process enters them; before, `entries` count (`policygen.phases`)."""
     phases_optional: bool = False
     """Whether a process that cannot enter a phase goes on with what it has, instead of being killed."""
-    scope: str = ""
-    """What reaches only processes of the program, which Landlock keeps: one or more of SCOPES, in that order, with commas.  The
-    filter does not depend on it."""
+    scope: str = SIGNALS
+    """What reaches only processes of the program, which Landlock enforces: SCOPES, in that order, with commas; "" for nothing.
+    The filter does not depend on it."""
     files: Files = NOT_CONFINED
     """The files and ports that calls can reach, which Landlock keeps.  The filter does not depend on it."""
     memo: dict[str, object] = made(factory=dict, init=False)

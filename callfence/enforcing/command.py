@@ -13,9 +13,10 @@ import sys
 
 from callfence.enforcing import filters
 from callfence.version import __version__
-from enforcer import launch, program
+from enforcer import launch, program, scope
 from enforcer.errors import FAILED, EnforceError
 from enforcer.reporting.reporter import APPENDING, Reporter
+from tracer import linux
 from tracer.errors import CallfenceError
 from tracer.linux import privilege_lost
 
@@ -80,9 +81,9 @@ OPTIONS = (
     (
         ("--scope",),
         "signals|sockets|both|none",
-        "`signals`: PROGRAM can signal only what it starts (Linux 6.12), and not follow /proc/PID/exe and the like of others; "
-        "`sockets`: it can connect to abstract unix sockets only of what it starts; `none`: not even if the policy has a line "
-        "`scope`",
+        "instead of what the policy says: `signals`: PROGRAM can signal only what it starts (Linux 6.12), and not look into "
+        "others by /proc/PID/exe and the like; `sockets`: it can connect to abstract unix sockets only of what it starts; "
+        "`none`: neither is kept",
     ),
 )
 """Names, value and help of each option; what is no value but words joined by `|` has to be one of them."""
@@ -91,10 +92,12 @@ _VALUED = {name: names[-1] for names, value, _ in OPTIONS if value for name in n
 _FLAGS = tuple(names[-1] for names, value, _ in OPTIONS if not value)
 _CONFINEMENT = (
     "--policy", "--filter", "--no-cache", "--arm", "--log", "--no-evidence", "--audit", "--quiet-kernel", "--best-effort",
-    "--explain",
+    "--explain", "--scope",
 )
 """The options about calls; the others are about the program's surroundings."""
 _ARMS = ("now", "exec", "entry")  # the earlier, the stricter
+_LISTEN = ((linux.AUDIT_ARCH_X86_64, 50), (linux.AUDIT_ARCH_I386, 363))  # listen(2): asm/unistd_64.h, asm/unistd_32.h
+_SCOPES = ("signals", "sockets", "both", "none")
 
 
 def parser() -> ArgumentParser:
@@ -182,6 +185,8 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     for file, owner in strangers.items():
         _say(f"enforce: {file} belongs to user {owner}, who can change what it allows", stderr)
     files, reach = _files(options, compiled, environment, stderr, is_quiet=is_quiet)
+    kept = _scope(options, compiled, stderr)
+    listens = files is not None and not is_quiet and files.confines_listen
     reporter = None
     if not is_quiet:
         path_of_log = options.one("--log")
@@ -196,19 +201,21 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
             folder=folder,
             name=os.path.basename(path_of_log),
             reach=reach,
+            keeps_signals="signals" in kept,
+            listens=listens,
         )
     more: list[bytes] = []
-    if reach:
+    asked = [*(reach.calls() if reach else ()), *(_LISTEN if listens else ())]
+    if asked:
         from enforcer.shield import asking
 
-        more.append(asking(reach.calls()))
+        more.append(asking(sorted({*asked})))
     plan: Plan | None = None
     if any(made.stages for made in compiled):
         from callfence.enforcing import staged
 
         silent = compiled if is_quiet else _compiled(options, "silent", strangers)
-        explained = frozenset(reach.calls() if reach else ())
-        plan = staged.plan(compiled, silent, more, is_quiet=is_quiet, is_audit=is_audit, explained=explained)
+        plan = staged.plan(compiled, silent, more, is_quiet=is_quiet, is_audit=is_audit, asked=frozenset(asked))
         reporter = reporter or Reporter(-1, lambda: _policies(compiled), json=False, audit=False, evidence=False)
     if is_audit:
         _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
@@ -220,7 +227,8 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         [*(made.filter for made in compiled), *more],
         options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index),
         reporter,
-        around=_around(options, compiled, stderr),
+        around=_around(options),
+        scope=kept,
         files=files,
         stderr=stderr,
         plan=plan,
@@ -281,20 +289,28 @@ def _place(compiled: Sequence[Compiled], path: bytes) -> str:
     return ""
 
 
-def _around(options: EnforceOptions, compiled: Sequence[Compiled], stderr: int) -> Surroundings | None:
+def _around(options: EnforceOptions) -> Surroundings | None:
     given = options.surroundings
-    words = sorted({word for one in compiled for word in one.scope.split(", ") if word}, reverse=True)
-    is_asked = "--scope" not in given and bool(words)
-    if not (given or is_asked):
+    if not given:
         return None
-    from enforcer.arming.surroundings import Surroundings, has_scopes
+    from enforcer.arming.surroundings import Surroundings
 
-    scope = ", ".join(words)
-    if is_asked and has_scopes():
-        given["--scope"] = [scope]
-    elif is_asked:
-        _say(f"enforce: {scope} are not kept among the program's processes (scope {scope}): that needs Linux 6.12", stderr)
     return Surroundings(given)
+
+
+def _scope(options: EnforceOptions, compiled: Sequence[Compiled], stderr: int) -> str:
+    """What reaches only processes of the program, by --scope or else by the policies; "" where the kernel cannot see to it."""
+    if option := options.one("--scope"):
+        words = {"none": "", "sockets": "abstract sockets", "both": "signals, abstract sockets"}.get(option, option)
+    else:
+        words = ", ".join(sorted({word for made in compiled for word in made.scope.split(", ") if word}, reverse=True))
+    if not words or scope.version() >= scope.SINCE:
+        return words
+    if option:
+        raise EnforceError(f"--scope needs Landlock's ABI {scope.SINCE} (Linux 6.12), and this kernel has {scope.version()}")
+    if words != "signals":
+        _say(f"enforce: {words} also reach other processes (scope {words}): keeping them takes Linux 6.12", stderr)
+    return ""
 
 
 def _wants_text(arguments: Sequence[str]) -> str:
@@ -334,6 +350,9 @@ def _parse(arguments: Sequence[str]) -> EnforceOptions:
     for arm in given.get("--arm", ()):
         if arm not in _ARMS:
             raise EnforceError(f"--arm {arm}: must be now, exec or entry")
+    for text in given.get("--scope", ()):
+        if text not in _SCOPES:
+            raise EnforceError(f"--scope {text}: must be signals, sockets, both or none")
     for other in ("--audit", "--log", "--explain"):
         if other in given and "--quiet-kernel" in given:
             raise EnforceError(f"{other} needs the helper process that --quiet-kernel goes without: give one of the two")

@@ -22,7 +22,7 @@ def plan(
     *,
     is_quiet: bool,
     is_audit: bool,
-    explained: frozenset[tuple[int, int]],
+    asked: frozenset[tuple[int, int]],
 ) -> Plan:
     """The plan of all policies: `compiled`, and `silent`, the same without a helper.
 
@@ -62,7 +62,7 @@ def plan(
         is_audit=is_audit,
         is_optional=compiled[place].phases_optional,
         has_own_filters=has_own_filters,
-        explained=explained,
+        asked=asked,
     )
 
 

@@ -16,8 +16,8 @@ from policygen.files.review import found as risks_of
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
-from policygen.learning.scope import sends
-from policygen.model import SIGNALS, Always, Entry, Or, alternatives, scopes
+from policygen.learning.scope import OTHERS
+from policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.recording.runs import Recording
 from tracer.abi.waits import bits
 
@@ -140,14 +140,15 @@ def _signals(learned: Learned) -> list[tuple[str, str]]:
     """What was decided about signals, in this run."""
     policy = learned.generated.document.policy
     before = learned.existing.policy if learned.existing else None
-    had = scopes(before.scope) if before else ()
-    added = [word for word in scopes(policy.scope) if word not in had]
-    if added:
-        word = "signals" if SIGNALS in added else "sockets"
-        return [(word, f"only to its own processes, and enforce keeps them there (`scope {', '.join(added)}`)")]
-    if learned.run.signals == "others" and sends(policy) and (before is None or before.scope or not sends(before)):
-        return [("signals", "to processes of others, or it looked at them in /proc: no `scope signals`")]
-    return []
+    had = scopes(before.scope) if before else (SIGNALS,)
+    rows = []
+    if ABSTRACT in scopes(policy.scope) and ABSTRACT not in had:
+        rows.append(("sockets", f"only to its own processes, and enforce keeps them there (`scope {policy.scope}`)"))
+    if SIGNALS in had and SIGNALS not in scopes(policy.scope):
+        is_known = learned.run.signals == OTHERS
+        what = "it signals other processes, or looks into them" if is_known else "whom its signals reach is not known"
+        rows.append(("signals", f"{what}: `scope {policy.scope or 'none'}`"))
+    return rows
 
 
 def _refused(learned: Learned) -> list[str]:

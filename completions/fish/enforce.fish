@@ -75,6 +75,6 @@ complete -c enforce -n _shtab_enforce_using -l drop-caps -d 'drop all capabiliti
 complete -c enforce -n _shtab_enforce_using -l clear-env -d 'start PROGRAM with an empty environment'
 complete -c enforce -n _shtab_enforce_using -l keep-env -x -d 'with --clear-env: keep the variable NAME; repeatable'
 complete -c enforce -n _shtab_enforce_using -l rlimit -x -d 'limit a resource of setrlimit(2), as in nofile=64; repeatable'
-complete -c enforce -n _shtab_enforce_using -l scope -xka "signals sockets both none" -d '`signals`: PROGRAM can signal only what it starts (Linux 6.12), and not follow /proc/PID/exe and the like of others; `sockets`: it can connect to abstract unix sockets only of what it starts; `none`: not even if the policy has a line `scope`'
+complete -c enforce -n _shtab_enforce_using -l scope -xka "signals sockets both none" -d 'instead of what the policy says: `signals`: PROGRAM can signal only what it starts (Linux 6.12), and not look into others by /proc/PID/exe and the like; `sockets`: it can connect to abstract unix sockets only of what it starts; `none`: neither is kept'
 complete -c enforce -n _shtab_enforce_using -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c enforce -n '_shtab_enforce_using; and test $_shtab_enforce_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'

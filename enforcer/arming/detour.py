@@ -63,7 +63,7 @@ class Detour(Surgery):
             raise OSError(-address, os.strerror(-address), "mmap")
         address &= (1 << 8 * self.convention.pointer) - 1
         self.mapped = address, size
-        memory = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        memory = os.open(f"{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         try:
             os.pwrite(memory, data(address), address)
         finally:

@@ -147,7 +147,7 @@ def _leave_call(pid: int) -> None:
 def _end_new(pid: int) -> None:
     """At a fork's event stop: kill the new process, and take the old one to the exit of its call."""
     new = kernel.event_message(pid)
-    if not os.path.exists(f"/proc/{pid}/task/{new}"):
+    if not os.path.exists(f"{pid}/task/{new}"):
         os.kill(new, kernel.SIGKILL)  # a process; a thread goes with the program
     _leave_call(pid)
 

@@ -197,7 +197,7 @@ class Surgery:
         """
         size = len(data(0))
         address = (self._registers[linux.RSP] - _SCRATCH_GAP - size) & ~15
-        memory = os.open(f"/proc/{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        memory = os.open(f"{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         try:
             before = os.pread(memory, size, address)
             if len(before) != size or os.pwrite(memory, data(address), address) != size:

@@ -65,7 +65,7 @@ _PAUSE = 0.0002
 class Plan:
     """What the program is followed through."""
 
-    __slots__ = ("explained", "has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "silent", "stages", "start")
+    __slots__ = ("asked", "has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "silent", "stages", "start")
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Plan:
         is_audit: bool,
         is_optional: bool,
         has_own_filters: bool,
-        explained: frozenset[tuple[int, int]] = frozenset(),
+        asked: frozenset[tuple[int, int]] = frozenset(),
     ) -> None:
         self.start = start
         """The filter of what is before the first phase."""
@@ -92,8 +92,8 @@ class Plan:
         """Whether a process that cannot enter a phase goes on as it is."""
         self.has_own_filters = has_own_filters
         """Whether the program may install filters itself."""
-        self.explained = explained
-        """AUDIT_ARCH_* and number of the calls that are judged for the files and ports that they are about."""
+        self.asked = asked
+        """AUDIT_ARCH_* and number of the calls that the helper is asked about for the files and ports that they name."""
         self.key = Key()
 
     @property
@@ -235,7 +235,7 @@ class Follower:
         """A task of that process has started another."""
         if new in self._early:
             self._early.discard(new)
-        elif new not in self._tasks and os.path.exists(f"/proc/{new}"):
+        elif new not in self._tasks and os.path.exists(str(new)):
             self._adopt(new, parent)
         child = self._tasks.get(new)
         if child is None or child is parent:
@@ -501,10 +501,14 @@ class Follower:
         stop = self._stop
         answer = self._filters[process.reached].answer(*call, stop.ip, stop.arguments)
         is_denied = answer & linux.SECCOMP_RET_ACTION_FULL == linux.SECCOMP_RET_USER_NOTIF
-        if not is_denied and call not in self._plan.explained:
+        if not is_denied and call not in self._plan.asked:
             return False
+        phase = self._stages[process.reached - 1].name if process.reached else ""
         asked = kernel.Notification(0, pid, 0, stop.number, stop.arch, stop.ip, stop.arguments)
-        action = self._duty.judged(asked, self._stages[process.reached - 1].name if process.reached else "")
+        if not is_denied and call in self._plan.asked and (result := self._duty.listened(asked, phase)) is not None:
+            self._answer(pid, call, -result)
+            return True
+        action = self._duty.judged(asked, phase)
         if not is_denied or self._plan.is_audit:
             return False
         if action and action.kind == "errno":
@@ -547,7 +551,7 @@ def _dies_of_sigsys(pid: int) -> bool:
 def _computes(process: int, task: int) -> bool:
     """Whether a thread runs, and neither waits nor is stopped (proc(5), state R)."""
     try:
-        with open(f"/proc/{process}/task/{task}/stat", "rb", buffering=0) as file:
+        with open(f"{process}/task/{task}/stat", "rb", buffering=0) as file:
             return file.read(512).rpartition(b") ")[2][:1] == b"R"
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""What a program is given, or not, besides calls: session, descriptors, environment, limits, capabilities, reach of signals.
+"""What a program is given, or not, besides calls: session, descriptors, environment, limits, capabilities.
 
 Loaded only where one of these is asked for.  Nothing of it can be undone by the program.
 """
@@ -16,15 +16,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_SYS_CAPSET, _SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_RESTRICT_SELF = 126, 444, 446  # asm/unistd_64.h
+_SYS_CAPSET = 126  # asm/unistd_64.h
 _SYS_PRCTL = 157
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 1, 24, 47, 4  # linux/prctl.h
 _SIGKILL = 9
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 _CAPABILITIES = 64  # bits; those that the kernel does not have fail with EINVAL
-_LANDLOCK_CREATE_RULESET_VERSION = 1  # linux/landlock.h
-_SCOPES = {"abstract sockets": 1 << 0, "signals": 1 << 1}  # LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, _SIGNAL
-_SCOPES_SINCE = 6  # the ABI of Linux 6.12
 
 
 class Surroundings:
@@ -42,9 +39,6 @@ class Surroundings:
         for text in options.get("--keep-fd", ()):
             if not text.isdecimal():
                 raise EnforceError(f"--keep-fd {text}: must be the number of a descriptor")
-        for text in options.get("--scope", ()):
-            if not {*_words(text)} <= {*_SCOPES, "none"}:
-                raise EnforceError(f"--scope {text}: must be signals, sockets, both or none")
 
     def environment(self, given: list[bytes]) -> list[bytes]:
         """What the program gets of the environment."""
@@ -63,7 +57,6 @@ class Surroundings:
         steps: dict[str, Callable[[], None]] = {
             "--close-fds": lambda: _close_descriptors({int(text) for text in self._options.get("--keep-fd", ())}),
             "--die-with-parent": lambda: _die_with(self._parent),
-            "--scope": self._scope,
             "--rlimit": self._set_limits,  # after what opens files
             "--drop-caps": _drop_capabilities,  # after what capabilities may permit
         }
@@ -71,22 +64,12 @@ class Surroundings:
             if option in self._options:
                 step()
 
-    def _scope(self) -> None:
-        if bits := sum(_SCOPES.get(word, 0) for word in _words(self._options["--scope"][-1])):
-            _keep_inside(bits)
-
     def _set_limits(self) -> None:
         for name, number, value in self._limits:
             try:
                 resource.setrlimit(number, (value, value))
             except (OSError, ValueError) as error:
                 raise EnforceError(f"--rlimit {name}: {error}") from error
-
-
-def _words(text: str) -> list[str]:
-    """What of _SCOPES an option or a policy's scope means."""
-    short = {"sockets": "abstract sockets", "both": "signals, abstract sockets"}
-    return short.get(text, text).split(", ")
 
 
 def _limit(text: str) -> tuple[str, int, int]:
@@ -159,32 +142,6 @@ def _drop_capabilities() -> None:
             break  # there are no more, or CAP_SETPCAP is missing
     header, data = (ffi.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ffi.c_uint32 * 6)()
     kernel.syscall("capset", _SYS_CAPSET, ffi.byref(header), ffi.byref(data))
-
-
-def has_scopes() -> bool:
-    """Whether this kernel can keep signals and abstract sockets among a program's processes."""
-    return _landlock() >= _SCOPES_SINCE
-
-
-def _landlock() -> int:
-    """The version of Landlock's ABI; 0 if there is none."""
-    try:
-        return kernel.syscall("landlock", _SYS_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
-    except OSError:
-        return 0
-
-
-def _keep_inside(scopes: int) -> None:
-    """Only processes that the program starts can be signalled, or connected to by an abstract unix socket (landlock(7)): a
-    ruleset that restricts nothing else."""
-    version = _landlock()
-    if version < _SCOPES_SINCE:
-        raise EnforceError(f"--scope needs Landlock's ABI {_SCOPES_SINCE} (Linux 6.12), and this kernel has {version}")
-    attributes = (ffi.c_uint64 * 3)(0, 0, scopes)  # struct landlock_ruleset_attr
-    size = ffi.sizeof(attributes)
-    ruleset = kernel.syscall("landlock_create_ruleset", _SYS_LANDLOCK_CREATE_RULESET, ffi.byref(attributes), size, 0)
-    kernel.syscall("landlock_restrict_self", _SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
-    os.close(ruleset)
 
 
 def _prctl(call: str, *arguments: int) -> None:

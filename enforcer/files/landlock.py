@@ -44,7 +44,7 @@ class GrantError(EnforceError):
 class Confinement:
     """The rules of one or more policies, each as the kernel has it, ready to be put on this process."""
 
-    __slots__ = ("_ports", "_rulesets", "is_whole", "remarks")
+    __slots__ = ("_ports", "_rulesets", "confines_listen", "is_whole", "remarks")
 
     def __init__(self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool) -> None:
         """Open what the rules name.  Raises EnforceError for what this kernel cannot enforce, unless `best_effort`,
@@ -54,6 +54,8 @@ class Confinement:
         self.is_whole = True
         """Whether this kernel enforces all of it."""
         self._rulesets: list[int] = []
+        self.confines_listen = False
+        """Whether listen(2) on a socket without a port would take one that is not granted (port 0)."""
         self._ports = 0
         """What is confined of TCP: CONNECT_TCP, BIND_TCP."""
         version = abi()
@@ -63,6 +65,8 @@ class Confinement:
                 if effective.lacking:
                     self._lacking(effective.lacking, version, best_effort=best_effort)
                 self._ports |= effective.handled_ports
+                if effective.handled_ports & landlock.BIND_TCP:
+                    self.confines_listen |= all(first > 0 for first, _ in effective.rules.bind or ())
                 if effective.handled_files or effective.handled_ports:
                     self._rulesets.append(self._made(effective, environment))
         except OSError as error:

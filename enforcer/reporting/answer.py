@@ -14,6 +14,7 @@ from enforcer.errors import FAILED
 from enforcer.reporting import end
 from enforcer.reporting.process import owner
 from enforcer.shield import EXITS
+from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
     from enforcer.reporting.reporter import Reporter
     from policygen.model import Action
 
+_LISTEN = ((linux.AUDIT_ARCH_X86_64, 50), (linux.AUDIT_ARCH_I386, 363))  # asm/unistd_64.h, asm/unistd_32.h
 _REPLACED = "the helper process was killed and has been replaced; how often calls were denied before is not known"
 
 
 class Answers:
     """Takes calls from listeners, one after the other, into `asked`."""
 
-    def __init__(self, asked: Notification, reporter: Reporter, program: int, devices: tuple[int, int], pidfd: int) -> None:
-        """`program` is the id of the process whose exit status is that of `enforce`, and `pidfd` a descriptor of it.
+    def __init__(self, asked: Notification, reporter: Reporter, program: int, devices: tuple[int, int]) -> None:
+        """`program` is the id of the process whose exit status is that of `enforce`.
 
         `devices`: descriptors of /dev/null and /dev/full, or -1."""
         gc.enable()  # it is off during the start
@@ -40,7 +42,7 @@ class Answers:
         """That of the call that is being answered."""
         self._asked = asked
         self._reporter = reporter
-        self._held = devices, pidfd
+        self._devices = devices
         self._program = program
         self._has_lost = False
         """Whether a violation may have gone without a report."""
@@ -118,9 +120,27 @@ class Answers:
             self._reporter.complain(f"a denied call is answered like any other: {type(error).__name__}: {error}")
         return self.judged(asked, phase)
 
+    def listened(self, asked: Notification, phase: str) -> int | None:
+        """Make a listen(2) for its task: 0 or an errno, reported if the port is denied; None for another call, or one that the
+        policies deny, or that may run as it is."""
+        if not self._reporter.listens or (asked.arch, asked.number) not in _LISTEN:
+            return None
+        reports = self._loaded()
+        if not reports.lets_run(asked, phase):
+            return None
+        from enforcer.files.listening import listen
+
+        try:
+            result = listen(asked.task, *(argument & 0xFFFFFFFF for argument in asked.arguments[:2]))
+        except (OSError, KeyError):
+            result = errno.EACCES
+        if result == errno.EACCES:
+            reports.deny_port(asked, phase)
+        return result
+
     def _answer(self, asked: Notification, phase: str) -> None:
         try:
-            if self._is_answered_otherwise(asked, phase):
+            if self._is_listen(asked, phase) or self._is_answered_otherwise(asked, phase):
                 asked.id = 0
                 return
         except Exception as error:
@@ -134,6 +154,21 @@ class Answers:
             self._reporter.complain(f"process {asked.task} could not be killed, so its call waits for ever: {error}")
         asked.id = 0
 
+    def _is_listen(self, asked: Notification, phase: str) -> bool:
+        """Answer a listen(2) that the policies allow."""
+        if self._reporter.audit or not self._reporter.listens or (asked.arch, asked.number) not in _LISTEN:
+            return False
+        result = self.listened(asked, phase)
+        if result is None:
+            if not self._loaded().lets_run(asked, phase):
+                return False
+            kernel.let_run(self._listener, asked.id)
+        elif result:
+            kernel.fail(self._listener, asked.id, result)
+        else:
+            kernel.succeed(self._listener, asked.id)
+        return True
+
     def _is_answered_otherwise(self, asked: Notification, phase: str) -> bool:
         """Answer the call without denying it, if it gives nothing beyond the policies."""
         if not self._may_be_answered(asked, phase):
@@ -141,7 +176,8 @@ class Answers:
         if self._listener not in self._instead:
             from enforcer.reporting.instead import Instead
 
-            self._instead[self._listener] = Instead(self._listener, *self._held)
+            keeps_signals = self._reporter.keeps_signals
+            self._instead[self._listener] = Instead(self._listener, self._devices, keeps_signals=keeps_signals)
         return self._instead[self._listener].answered(asked)
 
     def _may_be_answered(self, asked: Notification, phase: str) -> bool:

@@ -1,9 +1,10 @@
 """Answers other than a denial, for calls that the policy's default denies and whose answer gives the program nothing.
 
 The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself and set the
-ids that it has, sends signals to processes that it has started, fails those to processes that do not exist, and fails what a
-kernel or machine may not have, for which programs have another way (unavailable.tsv).  Anything else, and anything that
-cannot be found out, is denied.  docs/implied.md says why each is harmless.
+ids that it has, fails signals to processes that do not exist, and fails what a kernel or machine may not have, for which
+programs have another way (unavailable.tsv).  Where Landlock keeps signals among the program's processes, it lets a process
+signal those that it has started: the kernel denies all others.  Anything else, and anything that cannot be found out, is
+denied.  docs/implied.md says why each is harmless.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ from policygen.implied.unavailable import unavailable
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from enforcer.kernel import Notification
     from policygen.model import Expression
 
@@ -38,7 +37,9 @@ _PATH = {"openat": 1, "open": 0}
 """Which argument is the path."""
 _IDS = {"setuid": 1, "setgid": 1, "setreuid": 2, "setregid": 2, "setresuid": 3, "setresgid": 3, "setfsuid": 1, "setfsgid": 1}
 """How many arguments are ids."""
-_UNCHANGED = 0xFFFFFFFF
+_UNCHANGED, _UNCHANGED_SHORT = 0xFFFFFFFF, 0xFFFF
+_SHORT = frozenset(_IDS)
+"""On i386, where the calls whose names end with 32 read all of a register, these read 16 bits (kernel/uid16.c)."""
 _CAP_SETGID = 1 << 6  # linux/capability.h
 _GENERATIONS = 100
 """Parents that are looked at, at most."""
@@ -47,12 +48,12 @@ _GENERATIONS = 100
 class Instead:
     """Answers calls that wait at the listener."""
 
-    def __init__(self, listener: int, devices: tuple[int, int], program: int) -> None:
+    def __init__(self, listener: int, devices: tuple[int, int], *, keeps_signals: bool) -> None:
         self._listener = listener
         self._null, self._full = devices
         """Descriptors of /dev/null, for reading and writing, and of /dev/full, for writing; -1 if there is none."""
-        self._program = program
-        """A pidfd of the first confined process."""
+        self._keeps_signals = keeps_signals
+        """Whether the kernel denies the program's signals to all processes but its own."""
 
     def answered(self, asked: Notification) -> bool:
         """Answer the call, if that gives the program nothing.  Raises OSError if its task has ended."""
@@ -65,7 +66,8 @@ class Instead:
         if syscall.name in ("kill", "tgkill", "tkill"):
             return self._signals(asked, syscall.name)
         if syscall.name.removesuffix("32") in _IDS or syscall.name == "setgroups":
-            return self._keeps_ids(asked, syscall.name.removesuffix("32"))
+            is_short = arch is Arch.I386 and syscall.name in _SHORT
+            return self._keeps_ids(asked, syscall.name.removesuffix("32"), _UNCHANGED_SHORT if is_short else _UNCHANGED)
         number = unavailable(event_of(asked))
         if number:
             kernel.fail(self._listener, asked.id, number)
@@ -102,7 +104,7 @@ class Instead:
         return True
 
     def _signals(self, asked: Notification, name: str) -> bool:
-        """Let a process signal itself and those that it, or the first confined process, has started; fail if there is none."""
+        """Let a process signal itself and those that it has started; fail if there is none."""
         caller = status(asked.task)
         target = _int(asked.arguments[0])
         if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
@@ -119,10 +121,12 @@ class Instead:
             return True
         if name != "kill" or target <= 1:
             return False
-        return self._signals_other(asked, caller, target, _int(asked.arguments[1]))
+        return self._signals_other(asked, process, target)
 
-    def _keeps_ids(self, asked: Notification, name: str) -> bool:
-        """Run a call that sets ids which the task has already, and fail what the kernel would, for want of a privilege."""
+    def _keeps_ids(self, asked: Notification, name: str, unchanged: int) -> bool:
+        """Run a call that sets ids which the task has already, and fail what the kernel would, for want of a privilege.
+
+        `unchanged`: -1 as the kernel reads it, which is all that it reads of a register."""
         caller = status(asked.task)
         if not _is_in_own_user_namespace(asked.task) or not kernel.is_waiting(self._listener, asked.id):
             return False
@@ -131,42 +135,36 @@ class Instead:
                 return False
             kernel.fail(self._listener, asked.id, errno.EPERM)
             return True
-        own = {int(one) for one in caller["Gid" if "gid" in name else "Uid"].split()}
-        wanted = {value & _UNCHANGED for value in asked.arguments[: _IDS[name]]} - {_UNCHANGED}
+        own = {int(number) for number in caller["Gid" if "gid" in name else "Uid"].split()}
+        wanted = {value & unchanged for value in asked.arguments[: _IDS[name]]} - {unchanged}
         if len(own) != 1 or wanted != own or (0 in own and "fs" not in name):  # shellcode begins with setuid(0)
             return False
         kernel.let_run(self._listener, asked.id)  # registers alone decide, and a task's ids are its own to change
         return True
 
-    def _signals_other(self, asked: Notification, caller: Mapping[str, str], target: int, number: int) -> bool:
+    def _signals_other(self, asked: Notification, caller: int, target: int) -> bool:
         try:
-            pidfd = kernel.pidfd_open(target)  # from now on the process with this number is this one, or has ended
+            os.close(kernel.pidfd_open(target))
         except ProcessLookupError:
             kernel.fail(self._listener, asked.id, errno.ESRCH)
             return True
-        except OSError:
+        except OSError:  # a thread, or no descriptor is left: it is not known
             return False
-        try:
-            if not self._is_below(target, int(caller["Tgid"])) or not _may_signal(caller, status(target)):
-                return False
-            kernel.send_signal(pidfd, number)
-        except OSError:
+        if not (self._keeps_signals and _is_below(target, caller)):
             return False
-        finally:
-            os.close(pidfd)
-        kernel.succeed(self._listener, asked.id)
+        kernel.let_run(self._listener, asked.id)  # as the caller, whom the kernel permits less if it has given that up
         return True
 
-    def _is_below(self, process: int, caller: int) -> bool:
-        """Whether a process is the first confined one, or was started by that or by the caller: it has the same filter then."""
-        above = (caller, _pid(self._program))
-        for _ in range(_GENERATIONS):
-            if process in above:
-                return True
-            process = int(status(process).get("PPid", "0"))
-            if process <= 1:
-                return False
-        return False
+
+def _is_below(process: int, caller: int) -> bool:
+    """Whether a process was started by the caller, or by what it has started."""
+    for _ in range(_GENERATIONS):
+        process = int(status(process).get("PPid", "0"))
+        if process == caller:
+            return True
+        if process <= 1:
+            return False
+    return False
 
 
 @cache
@@ -176,25 +174,12 @@ def _opens(arch: Arch, name: str) -> Expression:
     return found[1].expression
 
 
-def _may_signal(caller: Mapping[str, str], target: Mapping[str, str]) -> bool:
-    """Whether the kernel would permit it (kill(2)), without capabilities: the helper may have others than the caller."""
-    real, effective, *_ = caller["Uid"].split()
-    target_real, _, target_saved, _ = target["Uid"].split()
-    return effective == "0" or not {real, effective}.isdisjoint((target_real, target_saved))
-
-
 def _is_in_own_user_namespace(task: int) -> bool:
     """Whether the same number is the same user for a task as for this process."""
     try:
-        return os.readlink(f"/proc/{task}/ns/user") == os.readlink("/proc/self/ns/user")
+        return os.readlink(f"{task}/ns/user") == os.readlink("self/ns/user")
     except OSError:
         return False
-
-
-def _pid(pidfd: int) -> int:
-    """The process of a pidfd; -1 if it has ended (pidfd_open(2), /proc/PID/fdinfo)."""
-    with open(f"/proc/self/fdinfo/{pidfd}") as file:
-        return int(next((line.split()[1] for line in file if line.startswith("Pid:")), "-1"))
 
 
 def _int(register: int) -> int:

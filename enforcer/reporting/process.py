@@ -1,4 +1,8 @@
-"""What /proc says about the processes of this pid namespace."""
+"""What /proc says about the processes of this pid namespace.
+
+The helper's working folder is /proc (`enforcer.helper.leave`), and names here are relative to it: a program that mounts another
+file system there later does not change what the helper reads.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import os
 def is_own() -> bool:
     """Whether /proc is that of this process's pid namespace; in another one's, the same number is another process."""
     try:
-        return os.readlink("/proc/self") == str(os.getpid())
+        return os.readlink("self") == str(os.getpid())
     except OSError:
         return False
 
@@ -18,7 +22,7 @@ def status(task: int) -> dict[str, str]:
     if not is_own():
         return {}
     try:
-        descriptor = os.open(f"/proc/{task}/status", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"{task}/status", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return {}
     try:
@@ -39,7 +43,7 @@ def executable(process: int) -> str:
     """The path of the file that a process executes."""
     try:
         if is_own():
-            return os.readlink(f"/proc/{process}/exe")
+            return os.readlink(f"{process}/exe")
     except OSError:
         pass
     return "an unknown program"

@@ -18,7 +18,7 @@ from policygen.evaluate import evaluate
 from policygen.evidence.facts import Places, Union, Varying, facts
 from policygen.evidence.pointed import pointed
 from policygen.learning.extend import allowing_line
-from policygen.model import Action, strictest
+from policygen.model import ALLOW, Action, strictest
 from policygen.phases import START, in_phase, phase_policies
 from policygen.text import printable
 from tracer.abi import Arch, Event, table
@@ -62,8 +62,7 @@ class Reports:
         self._distinct: Counter[str] = Counter()
         self._undescribed: Counter[str] = Counter()
         self._lost = 0
-        self.has_lost = False
-        """Whether a report could not be written, ever."""
+        """Reports that were lost, as far as that has been reported."""
 
     def may_be_answered(self, asked: Notification, phase: str = "") -> bool:
         """Whether no policy denies the call explicitly, and all allow what grants nothing beyond their entries."""
@@ -103,18 +102,41 @@ class Reports:
             self.say(f"denied call number {event.number}, which could not be described: {error!r}")
         return action
 
+    def deny_port(self, asked: Notification, phase: str = "") -> None:
+        """Report a listen(2) that would take a port which a policy does not grant."""
+        phase = phase or self._start
+        why = "listen(2) on a socket without a port takes any"
+        from enforcer.files.unreachable import Ungranted
+
+        ungranted = [
+            Ungranted(file, "tcp bind", "0", "EACCES", why)
+            for file, policy in self._in(phase)
+            if policy.files.bind is not None and all(first > 0 for first, _ in policy.files.bind)
+        ]
+        try:
+            self._tell(asked, event_of(asked), ALLOW, [], phase, ungranted)
+        except Exception as error:
+            self.say(f"denied call number {asked.number}, which could not be described: {error!r}")
+
     def say(self, text: str) -> None:
         """Report something else than a violation."""
         self._write(json.dumps({"time": now(), "message": text}) if self._reporter.json else f"enforce: {printable(text)}", 0)
 
+    @property
+    def has_lost(self) -> bool:
+        """Whether a report could not be written, ever."""
+        return self._output.lost > 0
+
     def pause(self) -> float | None:
-        """Seconds without a call after which `quiet` has something to tell; None if it has not."""
-        return self._counts.pause()
+        """Seconds without a call after which `quiet` has something to do; None if it has not."""
+        pauses = [pause for pause in (self._counts.pause(), self._output.pause()) if pause is not None]
+        return min(pauses, default=None)
 
     def quiet(self) -> None:
-        """Tell how often violations were met, after a burst."""
-        for one in self._counts.due():
-            self._publish(one)
+        """Report how often violations were met, after a burst, and what could not be written before."""
+        self._output.flush()
+        for repeated in self._counts.due():
+            self._publish(repeated)
 
     def summarise(self) -> None:
         """Report what has not been reported: counts, calls that were not described, and how much could not be written."""
@@ -123,12 +145,13 @@ class Reports:
         for call, count in sorted(self._undescribed.items()):
             self.say(f"{count} more violations of {call} were not described")
         self._undescribed.clear()
-        if self._lost:
-            text = f"{self._lost} reports of violations could not be written"
+        self._output.flush(last=True)
+        if lost := self._output.lost - self._lost:
+            self._lost = self._output.lost
+            text = f"{lost} reports of violations could not be written"
             self._reporter.complain(text)
             if self._reporter.json:
                 self.say(text)
-            self._lost = 0
 
     def _tell(
         self,
@@ -198,9 +221,7 @@ class Reports:
         self._write(text, one.process)
 
     def _write(self, text: str, process: int) -> None:
-        if not self._output.write(f"{text}\n", process):
-            self._lost += 1
-            self.has_lost = True
+        self._output.write(f"{text}\n", process)
 
 
 def event_of(asked: Notification) -> Event:

@@ -21,7 +21,10 @@ APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCT
 class Reporter:
     """How to answer and describe calls that a policy's default answers."""
 
-    __slots__ = ("audit", "colour", "descriptor", "evidence", "file", "folder", "json", "name", "policies", "reach", "stderr")
+    __slots__ = (
+        "audit", "colour", "descriptor", "evidence", "file", "folder", "json", "keeps_signals", "listens", "name", "policies",
+        "reach", "stderr",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -35,6 +38,8 @@ class Reporter:
         folder: int = -1,
         name: str = "",
         reach: Reach | None = None,
+        keeps_signals: bool = False,
+        listens: bool = False,
     ) -> None:
         self.descriptor = descriptor
         """Open for writing: a log of our own (`json`), or the program's standard error.  -1 for no reports."""
@@ -53,6 +58,10 @@ class Reporter:
         nor read files, which may have changed."""
         self.reach = reach
         """What is granted of files and ports, if calls are asked about for that."""
+        self.keeps_signals = keeps_signals
+        """Whether the kernel denies the program's signals to all processes but its own."""
+        self.listens = listens
+        """Whether listen(2) is asked about, since it may take a port that no policy grants (`enforcer.files.listening`)."""
         self.json = json
         """One JSON object a line instead of text."""
         self.colour = not json and is_coloured(descriptor)
@@ -113,11 +122,11 @@ def is_coloured(descriptor: int) -> bool:
     return os.isatty(descriptor)
 
 
-def has_room(descriptor: int) -> bool:
-    """Whether a write of up to PIPE_BUF bytes, 4096, does not block."""
+def has_room(descriptor: int, timeout: float = 0) -> bool:
+    """Whether a write of up to PIPE_BUF bytes, 4096, does not block, now or within so many seconds; or fails at once."""
     poller = select.poll()
     poller.register(descriptor, select.POLLOUT)
-    return any(events & select.POLLOUT for _, events in poller.poll(0))
+    return bool(poller.poll(timeout * 1000))
 
 
 def identity(descriptor: int) -> tuple[int, int] | None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from policygen.files.algebra import differences
 from policygen.files.model import NOT_CONFINED, Files
-from policygen.model import scopes
+from policygen.learning.scope import sends
+from policygen.model import SIGNALS, scopes
 from policygen.values import frozen, made, replace
 from tracer.abi import Arch
 from tracer.errors import UserError
@@ -175,7 +176,7 @@ def module(name: str) -> Any:
 def exported(name: str, policy: Policy, options: FormatOptions) -> Exported:
     """Return a policy in a format, with what the target loses of files and ports.  Raises ExportError."""
     made: Exported = module(name).export(policy, options)
-    what = " and ".join(scopes(policy.scope))
+    what = " and ".join(word for word in scopes(policy.scope) if word != SIGNALS or sends(policy))
     kept = [Loss(Direction.WIDER, f"{name} does not keep {what} among the program's processes")] * bool(what)
     return replace(made, losses=(*made.losses, *file_losses(policy.files, made.files, name), *kept))
 

@@ -11,6 +11,7 @@ from policygen.errors import PolicyError
 from policygen.language.layout import NO_START, NOTE_WORDS, Comments, Include, Layout, Remarks, Section, is_note
 from policygen.language.normal import normal
 from policygen.language.printer import print_policy
+from policygen.model import ABSTRACT, SIGNALS, scopes
 from policygen.text import printable
 from policygen.values import frozen, made, replace
 from tracer.abi import Arch
@@ -48,8 +49,10 @@ class Document:
     def with_scope(self, scope: str) -> Document:
         """Return a document with another scope of signals, and its comment."""
         settings = {word: comments for word, comments in self.layout.settings.items() if word != "scope"}
-        if scope:
-            settings["scope"] = Comments((), "# kept among the program's own processes")
+        if ABSTRACT in scopes(scope):
+            settings["scope"] = Comments((), "# reach only the program's own processes")
+        elif scope != SIGNALS:
+            settings["scope"] = Comments((), "# it signals processes that it did not start, or looks into them")
         return Document(replace(self.policy, scope=scope), replace(self.layout, settings=settings))
 
     def inlined(self) -> Document:

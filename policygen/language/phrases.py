@@ -41,11 +41,13 @@ def one_of(cursor: Cursor, what: str, known: Sequence[str]) -> str:
 
 
 def scope(cursor: Cursor) -> str:
-    """Parse what reaches only processes of the program: `signals`, `abstract sockets`, or both with a comma."""
+    """Parse what reaches only processes of the program: `signals`, `abstract sockets`, or both with a comma; or `none`."""
+    if cursor.accept("none"):
+        return ""
     known = {word.split()[0]: word for word in SCOPES}
-    found = []
+    found: list[str] = []
     while True:
-        word = known[one_of(cursor, "scope", [*known])]
+        word = known[one_of(cursor, "scope", [*known, "none"] if not found else [*known])]
         for rest in word.split()[1:]:
             one_of(cursor, f"scope after {word.split()[0]}", [rest])
         found.append(word)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from policygen.language.layout import Comments, Layout, Remarks, Section
 from policygen.language.naming import entry_lines, format_action
-from policygen.model import Or, Policy
+from policygen.model import SIGNALS, Or, Policy
 from policygen.phases import marked
 from tracer.abi import Arch, table
 
@@ -54,8 +54,8 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
         values["implied"] = str(policy.implied)
     if policy.portable:
         values["portable"] = ""
-    if policy.scope:
-        values["scope"] = policy.scope
+    if policy.scope != SIGNALS or "scope" in layout.settings:
+        values["scope"] = policy.scope or "none"
     if policy.phases_optional:
         values["phases"] = "optional"
     for phase in policy.phases:

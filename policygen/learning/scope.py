@@ -1,7 +1,9 @@
 """Whether a learned policy keeps signals, and abstract unix sockets, among the program's own processes.
 
-It does from the first run on that signals, or connects to such a socket, if that went to processes of the program alone, until
-a run reaches others.  A person who takes the line out will not get it back.
+Signals reach only these unless a run has signalled another process, or looked into one, or it is not known whom the signals of
+the runs reached: then the policy says `scope none`.  Sockets are kept from the first run on that connects to such a socket, if
+that went to processes of the program alone, until a run reaches others.  What a person has changed stays so, unless a run
+needs more.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from policygen.recording.runs import Recording
 
 FAMILY, OTHERS = "family", "others"
-"""Whom a use of abstract sockets reached."""
+"""Whom signals, or a use of abstract sockets, reached."""
 SENDING = tuple(sorted({row.name for row in pids.rows(pids.SIGNALS) if not row.selector}))
 """Calls that send a signal.  The others of `tracer.pids` have the kernel send one later, to the process that they name."""
 
@@ -40,11 +42,12 @@ def _keeps_sockets(recording: Recording, before: Policy | None) -> bool:
 
 
 def _keeps_signals(recording: Recording, before: Policy | None, policy: Policy) -> bool:
-    if any(run.signals == "others" for run in recording.runs) or any(map(_sets_owner, recording.observations)):
+    if any(run.signals == OTHERS for run in recording.runs):
         return False
-    if before is not None and (SIGNALS in scopes(before.scope) or sends(before)):
+    if before is not None and (SIGNALS not in scopes(before.scope) or sends(before)):
         return SIGNALS in scopes(before.scope)
-    return sends(policy) and any(run.signals == "family" for run in recording.runs)
+    is_known = any(run.signals == FAMILY for run in recording.runs)
+    return is_known or not (sends(policy) or any(map(_sets_owner, recording.observations)))
 
 
 def sends(policy: Policy) -> bool:

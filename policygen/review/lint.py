@@ -14,7 +14,7 @@ from policygen.filter.listener import names_listener
 from policygen.implied.expand import expansion
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
-from policygen.model import ENTER, NOTIFY, Always, Entry, Or, alternatives
+from policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.phases import WAITS, phase_policies
 from policygen.review.catalogue import Danger, Level, of_call, of_setting
 from policygen.review.combined import combined, listed
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 WHY = "# why:"
 """Begins a comment that accepts a finding."""
 SIGNALLING = ("signals-to-others", "signals-to-others-threads")
-"""Rows about what `scope signals` keeps among the program's processes."""
+"""Rows about signals, which reach only the program's processes unless `scope` says otherwise."""
 
 
 @frozen
@@ -118,8 +118,9 @@ def _triggers(document: Document) -> Iterator[Finding]:
 def grants(document: Document) -> Iterator[Finding]:
     """Yield the dangerous grants of the entries, by the catalogue."""
     default = document.policy.default
+    keeps_signals = SIGNALS in scopes(document.policy.scope)
     for arch, number, entry in _entries(document):
-        rows = [row for row in of_call(arch, number) if not (document.policy.scope and row.id in SIGNALLING)]
+        rows = [row for row in of_call(arch, number) if not (keeps_signals and row.id in SIGNALLING)]
         if not rows:
             continue
         accepted, reasons = _reasons(document, arch, number)
@@ -263,6 +264,23 @@ def listening(document: Document) -> Iterator[Finding]:
         )
 
 
+def signals_outside(document: Document) -> Iterator[Finding]:
+    """Yield that signals reach processes that the program has not started."""
+    if SIGNALS not in scopes(document.policy.scope):
+        yield Finding(
+            "signals-outside",
+            Level.WARNING,
+            None,
+            "scope",
+            "lets signals, and looks into memory, reach every process of its user",
+            "other programs of the user can be ended or read, the helper that reports violations among them",
+            "leave `signals` in the scope: the program then reaches only what it has started",
+            "landlock(7)",
+            None,
+            _why(document.layout.settings.get("scope", Comments())),
+        )
+
+
 def optional_phases(document: Document) -> Iterator[Finding]:
     """Yield that processes need not enter their phases."""
     if document.policy.phases_optional:
@@ -281,7 +299,8 @@ def optional_phases(document: Document) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Document], Iterable[Finding]], ...] = (
-    grants, permissive_settings, listening, optional_phases, idle_rules, implied_entries, dangerous_together, files_and_ports
+    grants, permissive_settings, listening, signals_outside, optional_phases, idle_rules, implied_entries, dangerous_together,
+    files_and_ports,
 )
 
 

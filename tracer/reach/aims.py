@@ -1,7 +1,8 @@
 """Whom a program's signals go to: only to the processes that it has started, or to others too.
 
-What Landlock's scope of signals would deny (landlock(7)): a signal to a process outside, and a look at one through the links of
-/proc/PID, since a process in a Landlock domain may not trace one outside it (ptrace(2)).
+What Landlock's scope of signals would deny (landlock(7)): a signal to a process outside, also one that the kernel is asked to
+send later (F_SETOWN), and a look into one, by ptrace(2) and its kin or by the files of /proc/PID, since a process in a Landlock
+domain may not trace one outside it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracer import pids
 from tracer.abi import Arch, table
+from tracer.kernel import read_memory
 from tracer.task import kin_of, namespaces_of, proc, read_path
 
 if TYPE_CHECKING:
@@ -25,10 +27,22 @@ if TYPE_CHECKING:
 
 _BY_PID = tuple(sorted({row.name for row in pids.rows(pids.SIGNALS, pids.REGISTER) if row.argument == 0}))
 """Their first argument is the target."""
+_WORD: Final = 0xFFFFFFFF
+_GROUP: Final = (2).to_bytes(4, "little")
+"""F_OWNER_PGRP, asm-generic/fcntl.h."""
+_PUBLIC = (
+    b"stat", b"status", b"statm", b"cmdline", b"comm", b"cgroup", b"limits", b"sched", b"mounts", b"mountinfo", b"fd", b"task",
+)  # fmt: skip
+"""Files of /proc/PID, and folders, that every process of the machine may open (fs/proc/base.c)."""
 _BY_PIDFD = tuple(row.name for row in pids.rows(pids.SIGNALS, pids.DESCRIPTOR))
-_BY_PATH = ("readlink", "readlinkat")
+_LOOKS = ("kcmp", "migrate_pages", "move_pages", "perf_event_open", "process_vm_readv", "process_vm_writev", "ptrace")
+"""Those that look into the process, and not only change how it is scheduled."""
+_LINKS = {"readlink": 0, "readlinkat": 1}
+_OPENS = {"open": 0, "openat": 1}
+"""Which argument is the path."""
 _MANY: Final = 1024
-"""Links that an executable has read without a look at another process, after which it is taken to read others for ever."""
+"""Links, or files, that an executable has read without a look at another process, after which it is taken to read others for
+ever."""
 
 
 class Aims:
@@ -40,16 +54,23 @@ class Aims:
         self._found = found
         self._links: dict[str, int] = defaultdict(int)
         """By executable, how many links it was seen to read."""
+        self._opens: dict[str, int] = defaultdict(int)
+        """By executable, how many files it was seen to open."""
 
     def attach(self, calls: Calls) -> None:
         for arch in (Arch.X86_64, Arch.I386):
-            handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(_BY_PATH, self._looks)
-            handlers |= dict.fromkeys(_BY_PIDFD, self._by_pidfd)
+            handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(_LINKS, self._reads_link)
+            handlers |= dict.fromkeys(_BY_PIDFD, self._by_pidfd) | dict.fromkeys(_OPENS, self._opens_file)
+            for row in pids.rows(pids.SIGNALS):
+                if row.selector:
+                    handlers[row.name] = self._sets_owner
+            handlers |= dict.fromkeys(_LOOKS, self._looks)
             for name, handler in handlers.items():
-                calls.also(arch.audit, table(arch).by_name[name].number, handler, always=name not in (*_BY_PID, *_BY_PATH))
+                if call := table(arch).by_name.get(name):
+                    calls.also(arch.audit, call.number, handler, always=name in _BY_PIDFD)
         by_name = table(Arch.X86_64).by_name
         calls.first.update((by_name[name].number, self.targets) for name in _BY_PID)
-        calls.first.update((by_name[name].number, self._reads_links) for name in _BY_PATH)
+        calls.first.update((by_name[name].number, self._reads_links) for name in _LINKS)
 
     def _reads_links(self, executable: str) -> frozenset[int] | None:
         return None if self._links[executable] >= _MANY else frozenset()
@@ -66,18 +87,56 @@ class Aims:
         self._target(task, _signed(event.arguments[0]))
 
     def _by_pidfd(self, task: Task, event: Event) -> None:
+        descriptor = _signed(event.arguments[0])
         with contextlib.suppress(OSError):  # no such descriptor
-            text = Path(f"{proc()}/{task.tid}/fdinfo/{_signed(event.arguments[0])}").read_text()
+            text = Path(f"{proc()}/{task.tid}/fdinfo/{descriptor}").read_text()
             fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-            self._target(task, int(fields.get("Pid", 0)) or -1)
+            folder = os.readlink(f"{proc()}/{task.tid}/fd/{descriptor}").rpartition("/")  # one of /proc is a pidfd, too
+            pid = folder[2] if folder[0] == "/proc" and folder[2].isdigit() else "0"
+            self._target(task, int(fields.get("Pid", pid)) or -1)
+
+    def _reads_link(self, task: Task, event: Event) -> None:
+        self._links[task.executable] += 1
+        self._names(task, read_path(task.tid, event.arguments[_LINKS[_name(event)]]))
+
+    def _opens_file(self, task: Task, event: Event) -> None:
+        if self._opens[task.executable] < _MANY:
+            self._opens[task.executable] += 1
+            path = read_path(task.tid, event.arguments[_OPENS[_name(event)]])
+            if path.startswith(b"/proc/") and path.rpartition(b"/")[2] not in _PUBLIC:
+                self._names(task, path)
+
+    def _names(self, task: Task, path: bytes) -> None:
+        """A task looks at a file by that name."""
+        _, root, pid, *rest = (*path.split(b"/"), b"", b"")
+        if root == b"proc" and pid.isdigit() and any(rest):
+            self._look(task, int(pid))
 
     def _looks(self, task: Task, event: Event) -> None:
-        self._links[task.executable] += 1
-        names = table(Arch.from_audit(event.arch) or Arch.X86_64).by_number
-        path = read_path(task.tid, event.arguments[names[event.number].name == "readlinkat"])
-        _, root, pid, *rest = (*path.split(b"/"), b"", b"")
-        if root == b"proc" and pid.isdigit() and any(rest) and _namespaces(task) == 1 and self._is_outside(int(pid)):
+        for row in pids.rows(pids.CHANGES, pids.REGISTER):
+            if row.name == _name(event) and (pid := _signed(event.arguments[row.argument])) > 0:
+                self._look(task, pid)
+
+    def _look(self, task: Task, pid: int) -> None:
+        if _namespaces(task) == 1 and self._is_outside(pid):
             self._found(True)
+
+    def _sets_owner(self, task: Task, event: Event) -> None:
+        """The kernel is asked to send signals later."""
+        arch = Arch.from_audit(event.arch) or Arch.X86_64
+        for row in pids.rows(pids.SIGNALS):
+            number = row.numbers[arch is Arch.I386]
+            if number != event.number or not row.selector or event.arguments[row.selector[0]] & _WORD not in row.selector[1:]:
+                continue
+            owner = event.arguments[row.argument]
+            if row.place == pids.MEMORY:  # struct f_owner_ex {int type; pid_t pid}; an int
+                is_typed = row.name != "ioctl"
+                words = read_memory(task.tid, owner, 8 if is_typed else 4)
+                owner = int.from_bytes(words[4 * is_typed :], "little")
+                if is_typed and words[:4] == _GROUP:
+                    owner = -owner
+            if _signed(owner):  # 0: nobody
+                self._target(task, _signed(owner))
 
     def _target(self, task: Task, pid: int) -> None:
         """A signal to a process, a group (negative), the task's own group (0) or everybody (-1)."""
@@ -106,6 +165,10 @@ def _namespaces(task: Task) -> int:
     """`namespaces_of`, asked once for each task: reading that takes as long as all the rest."""
     task.namespaces = task.namespaces or namespaces_of(task.tid)
     return task.namespaces
+
+
+def _name(event: Event) -> str:
+    return table(Arch.from_audit(event.arch) or Arch.X86_64).by_number[event.number].name
 
 
 def _signed(register: int) -> int:

@@ -1,0 +1,69 @@
+"""listen(2) where TCP ports are confined: on a socket that has no port it takes any, which Landlock does not see.
+
+The helper makes the call itself, on a copy of the program's descriptor: it is the same socket, whatever the program does to the
+number meanwhile.  Loaded at the first such call.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from enforcer import ffi, kernel
+from enforcer.reporting.process import status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SYS_LISTEN, _SYS_GETSOCKNAME, _SYS_GETSOCKOPT = 50, 51, 55  # asm/unistd_64.h
+_SOL_SOCKET, _SO_PROTOCOL, _SO_DOMAIN = 1, 38, 39  # asm-generic/socket.h
+_AF_UNIX, _IPPROTO_TCP = 1, 6  # linux/socket.h, linux/in.h
+
+
+def listen(task: int, descriptor: int, backlog: int) -> int | None:
+    """Make a listen(2) of a task, which waits in it: 0, or an errno; EACCES for a socket that would take any port.
+
+    None: the kernel may do it as it is, for no other thread can change what the descriptor is.  Raises OSError if the socket
+    cannot be had."""
+    fields = status(task)
+    pidfd = kernel.pidfd_open(int(fields["Tgid"]))
+    try:
+        socket = kernel.pidfd_getfd(pidfd, descriptor)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return errno.EBADF
+        raise
+    finally:
+        os.close(pidfd)
+    try:
+        if _option(socket, _SO_PROTOCOL) == _IPPROTO_TCP and not _port(socket):
+            return errno.EACCES
+        if _option(socket, _SO_DOMAIN) == _AF_UNIX and not _is_like_us(fields):
+            # Who connects is told the user of whoever has called listen (unix(7), SO_PEERCRED).
+            return None if fields["Threads"] == "1" else errno.EACCES
+        kernel.syscall("listen", _SYS_LISTEN, socket, backlog)
+    except OSError as error:
+        return error.errno or errno.EINVAL
+    finally:
+        os.close(socket)
+    return 0
+
+
+def _option(socket: int, name: int) -> int:
+    """An option of SOL_SOCKET.  Raises OSError."""
+    value, length = ffi.c_int(0), ffi.c_int(4)
+    kernel.syscall("getsockopt", _SYS_GETSOCKOPT, socket, _SOL_SOCKET, name, ffi.byref(value), ffi.byref(length))
+    return value.value
+
+
+def _port(socket: int) -> int:
+    """The port of a TCP socket; 0 if it has none."""
+    address, length = (ffi.c_uint8 * 28)(), ffi.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
+    kernel.syscall("getsockname", _SYS_GETSOCKNAME, socket, ffi.byref(address), ffi.byref(length))
+    return address[2] << 8 | address[3]
+
+
+def _is_like_us(fields: Mapping[str, str]) -> bool:
+    """Whether a task has the user and group of this process."""
+    return {*fields["Uid"].split()} == {str(os.geteuid())} and {*fields["Gid"].split()} == {str(os.getegid())}
