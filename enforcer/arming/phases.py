@@ -109,7 +109,7 @@ class Plan:
 class _Process:
     """A process that is traced."""
 
-    __slots__ = ("doomed", "is_left", "is_reported", "is_starting", "pid", "reached", "shares", "threads")
+    __slots__ = ("doomed", "is_left", "is_reported", "is_starting", "is_stuck", "pid", "reached", "shares", "threads")
 
     def __init__(self, pid: int, reached: int, *, shares: bool) -> None:
         self.pid = pid
@@ -121,6 +121,8 @@ class _Process:
         """Whether it is in its last phase, so that its threads are let go at their next stop."""
         self.is_starting = False
         """Whether it has not executed the program yet."""
+        self.is_stuck = False
+        """Whether no filter can be put on the program that it executes, and the policy lets it go on."""
         self.is_reported = False
         """Whether the user knows that it cannot enter a phase."""
         self.doomed = 0
@@ -250,7 +252,11 @@ class Follower:
             stop.read(pid)
             if stop.op == linux.PTRACE_SYSCALL_INFO_ENTRY:
                 call = self._inside[pid] = (stop.arch, stop.number)
-                if call in self._numbers and not process.is_starting and self._enters(pid, process, call):
+                is_looked_at = call in self._numbers and not process.is_starting
+                if is_looked_at and not process.is_stuck and self._enters(pid, process, call):
+                    return
+                if is_looked_at and _PRCTL[call[0]] == call[1] and stop.arguments[0] == linux.CALLFENCE_ENTER:
+                    self._answer(pid, call, -errno.EINVAL)  # as without a phase of that name, whatever the filters say
                     return
                 if stop.number in (_CLONE.get(stop.arch), _CLONE3) and self._hides_child(pid, call):
                     return
@@ -307,7 +313,8 @@ class Follower:
         self._inside.pop(kernel.event_message(pid), None)
         self._inside[pid] = (0, 0)  # the exit of its execve comes
         process = self._processes[pid]
-        process.is_starting = process.is_reported = process.shares = False  # its table of descriptors is its own now
+        process.is_starting = process.is_reported = process.is_stuck = False
+        process.shares = False  # its table of descriptors is its own now
         for task in process.threads - {pid}:
             self._tasks.pop(task, None)
             self._inside.pop(task, None)
@@ -353,14 +360,13 @@ class Follower:
             raise
         except (ArmError, OSError, KernelError) as error:
             self._failed(process, _reason(error), is_confined=bool(surgery and surgery.is_confined))
+            process.is_stuck = True
             if surgery is None:
                 return False
-            surgery.close()  # a program that said so itself is told that it was not understood
+        if not said:
+            surgery.close()
         else:
-            if said:
-                surgery.finish(0)
-            else:
-                surgery.close()
+            surgery.finish(-errno.EINVAL if process.is_stuck else 0)
         self._inside.pop(pid, None)
         if process.is_left:
             self._let_go(pid)

@@ -66,4 +66,5 @@ def _port(socket: int) -> int:
 
 def _is_like_us(fields: Mapping[str, str]) -> bool:
     """Whether a task has the user and group of this process."""
-    return {*fields["Uid"].split()} == {str(os.geteuid())} and {*fields["Gid"].split()} == {str(os.getegid())}
+    own = status(os.getpid())
+    return all(len({*fields[name].split(), *own[name].split()}) == 1 for name in ("Uid", "Gid"))

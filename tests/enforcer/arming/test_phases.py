@@ -26,7 +26,8 @@ def phased(place, build):
     shutil.copy(build("phased"), place.folder / "phased")
 
     def run(*steps, trigger="poll", default="errno EPERM", options=(), started=False, entries=SOCKET, **settings):
-        place.policy(ALLOWED.format(default, trigger, entries), "phased.policy")
+        text = ALLOWED.format(default, trigger, entries)
+        place.policy(text.replace("phase serving", f"phase {settings.pop('name', 'serving')}"), "phased.policy")
         if started:
             return place.start(*options, "./phased", *steps, **settings)
         return place.enforce(*options, "./phased", *steps, **settings)
@@ -223,16 +224,30 @@ def test_a_storm_of_signals_changes_nothing(phased):
 WITHOUT_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 
 
+HIDDEN = "cannot enter its phase and {}: its memory cannot be read (PR_SET_DUMPABLE)"
+
+
 @pytest.mark.parametrize(("trigger", "step"), [("poll", "poll"), ("sd_notify", "notify"), ("enter", "enter")])
-def test_a_program_that_hides_its_memory_is_told_to_enter_no_phase(phased, trigger, step):
+def test_a_program_that_hides_its_memory_does_not_go_on_without_its_phase(phased, trigger, step):
     entries = f"{SOCKET}prctl: allow\nsocketpair: allow\nsendmsg: allow\nrecvfrom: allow\n"
-    done = phased("hide", step, step, "socket", trigger=trigger, entries=entries, under=WITHOUT_CAPABILITIES)
+    settings = {"trigger": trigger, "under": WITHOUT_CAPABILITIES}
+    done = phased("hide", step, step, "socket", entries=entries, **settings)
+    assert done.returncode == -signal.SIGKILL
+    assert OPENED not in done.stdout
+    assert done.stderr.count(HIDDEN.format("is killed")) == 1
+    done = phased("hide", step, step, "socket", entries=f"phases optional\n{entries}", **settings)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (5, OPENED.strip("\n"))
-    assert done.stderr.count("cannot enter a phase, and is allowed what a start needs: its memory cannot be read") == 1
+    assert done.stderr.count(HIDDEN.format("keeps its start-up permissions")) == 1
 
 
 def test_a_program_that_shows_its_memory_again_enters_its_phase(phased):
-    entries = f"{SOCKET}prctl: allow\nsocketpair: allow\nsendmsg: allow\nrecvfrom: allow\n"
+    entries = f"phases optional\n{SOCKET}prctl: allow\nsocketpair: allow\nsendmsg: allow\nrecvfrom: allow\n"
     steps = ("hide", "notify", "show", "notify", "socket")
     done = phased(*steps, trigger="sd_notify", entries=entries, under=WITHOUT_CAPABILITIES)
     assert done.stdout.endswith(DENIED)
+
+
+def test_a_phase_of_another_name_is_no_denial(phased):
+    """callfence_enter answers that nothing happens."""
+    done = phased("enter", "socket", trigger="enter", entries=SOCKET.replace("serving", "other"), name="other")
+    assert done.stdout == f"enter 0 \n{OPENED}"

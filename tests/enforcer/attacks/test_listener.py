@@ -1,0 +1,53 @@
+"""Whoever gets hold of a listener answers nothing by it."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+ROUNDS = 12
+"""`make storm` has a thousand."""
+DENIED = "Operation not permitted"
+
+
+def test_a_listener_that_is_copied_answers_nothing(place, attacker):
+    """grab.c: threads copy the listener while the filter of the phase is put on."""
+    program = attacker("listener/grab")
+    for number in range(ROUNDS):
+        done = place.enforce("-p", "grab.policy", program, "4", "4", f"made-{number}")
+        assert "RAN" not in done.stdout, done.stdout
+    assert not [*place.folder.glob("made-*")]
+
+
+def test_a_process_that_shares_the_table_gets_no_listener(place, attacker):
+    """share.c: it serves already, and nothing traces it."""
+    program = attacker("listener/share")
+    attacker("listener/grab")  # whose policy it has
+    place.policy((place.folder / "grab.policy").read_text() + "kill: allow\n", "share.policy")
+    done = place.enforce("-p", "share.policy", program, "made")
+    assert (done.returncode, done.stdout) == (1, "missed\n"), done.stderr
+    assert "is denied in serving is not reported: another process has the same table of descriptors" in done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--quiet-kernel",), ("--arm", "now"), ("--arm", "entry")])
+def test_no_policy_lets_a_listener_be_used_without_naming_it(place, attacker, options):
+    program = attacker("listener/notify")
+    free = subprocess.run([program], cwd=place.folder, capture_output=True, text=True, check=True).stdout
+    assert DENIED not in free, "the kernel knows these commands, or nothing is tested"
+    place.policy("default allow\n", "notify.policy")
+    done = place.enforce("-p", "notify.policy", "--quiet-kernel", *options, program)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "listener 1"
+    assert [line.split(" ", 1)[1] for line in lines[1:]] == [f"{DENIED} -", *[f"{DENIED} {DENIED}"] * 5]
+
+
+def test_a_policy_that_names_it_lets_it_be_used(place, attacker):
+    program = attacker("listener/notify")
+    place.policy(
+        "default allow\nseccomp: op == SECCOMP_SET_MODE_FILTER\n"
+        "ioctl: cmd in {SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND} else allow\n",
+        "notify.policy",
+    )
+    done = place.enforce("-p", "notify.policy", program)
+    assert DENIED not in done.stdout
