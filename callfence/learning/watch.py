@@ -17,7 +17,7 @@ from policygen.recording.fold import Folder
 from policygen.recording.runs import Circumstances, Run, Signals
 from tracer import session
 from tracer.errors import StartError, TracerError
-from tracer.launch import Program
+from tracer.starting.launch import Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
