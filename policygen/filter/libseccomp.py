@@ -91,7 +91,8 @@ def _exported(program: Any) -> bytes:
 
 
 def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
-    """Return the result of `work` in a forked child, which is killed after this time.  Raises LibseccompError."""
+    """Return the result of `work` in a forked child, which is killed after this time.  Raises LibseccompError and
+    MemoryError."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
 
     def answer() -> None:
@@ -120,6 +121,8 @@ def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
         raise LibseccompError(f"libseccomp did not finish within {seconds:g} s")
     if not reply:
         raise LibseccompError("libseccomp crashed")
+    if reply.startswith((b"-MemoryError", b"-OSError: [Errno 12]")):
+        raise MemoryError("of libseccomp")
     if reply[:1] != b"+":
         raise LibseccompError(f"libseccomp refused the rules: {os.fsdecode(reply[1:])}")
     return reply[1:]
