@@ -18,10 +18,11 @@ import recordings
 import servers
 import starts
 import stop
+import values
 from harness import Figure, machine, table
 
 BENCHMARKS = (
-    *(learning, starts, stop, processors, servers, memory, evidence),
+    *(learning, starts, stop, processors, servers, memory, values, evidence),
     *(enforce, phases, files, filter_cost, proof, recordings),
 )
 

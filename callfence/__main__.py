@@ -1,5 +1,9 @@
 """`python -m callfence`."""
 
-from callfence.cli import main
+from callfence import memory
+
+memory.end_in_a_line()
+
+from callfence.cli import main  # noqa: E402
 
 main()

@@ -12,6 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Final, NoReturn
 
+from callfence import memory
 from callfence.version import __version__
 
 COMMANDS: Final = {
@@ -83,6 +84,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
         end_like(INTERRUPTED)
     except OSError as error:
+        if memory.is_short(error):
+            raise
         if status != 2:  # not told yet
             with suppress(OSError):
                 print(f"callfence: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)

@@ -13,11 +13,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from io import BufferedReader
+    from typing import BinaryIO
 
     Check = Callable[[str, os.stat_result], None]
 
 MAX_SIZE = 64 << 20
 """Bytes of a policy's file: a hundred thousand rules take 3 MiB."""
+
+
+_FIRST = 1 << 16
+"""Bytes that are read at first; nearly every file has less."""
 
 
 def read(name: str, limit: int = MAX_SIZE, check: Check | None = None) -> bytes:
@@ -26,9 +31,21 @@ def read(name: str, limit: int = MAX_SIZE, check: Check | None = None) -> bytes:
     Raises OSError, within moments: also for a pipe or a device, which may wait or never end, and for more than `limit` bytes.
     """
     with regular(name, check) as file:
-        data = file.read(limit + 1) or b""  # None: the file would make us wait, as some of /proc do
+        data = beginning(file, limit + 1)
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"more than {limit >> 20} MiB, which is too much to be read", name)
+    return data
+
+
+def beginning(file: BinaryIO, size: int) -> bytes:
+    """Return the first bytes of a file, at most so many, in little more memory than they take."""
+    data, asked = b"", _FIRST
+    while len(data) < size:
+        more = file.read(min(asked, size - len(data))) or b""  # None: the file would make us wait, as some of /proc do
+        data += more
+        if len(more) < asked:
+            break
+        asked = len(data)
     return data
 
 

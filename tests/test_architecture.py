@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SHARED = {"tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.abi", "tracer.unwind"}
-"""What every package may import: the kinds of errors, the kernel's numbers and named tuples (no imports of their own), the
-ABI's tables, and who made a call."""
+SHARED = {
+    "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.starting.child", "tracer.abi", "tracer.unwind"
+}  # fmt: skip
+"""What every package may import: the kinds of errors, the kernel's numbers, named tuples and the calls that name a process (no
+imports of their own), the one fork, the ABI's tables, and who made a call."""
 MAY_IMPORT = {
     **dict.fromkeys(SHARED, SHARED),
     "tracer": {"tracer", *SHARED},
@@ -59,6 +61,12 @@ def test_named_tuples_are_ours() -> None:
     """Those of `typing` take each start three times as long."""
     those = [path for path in FILES if re.search(r"from typing import .*\bNamedTuple\b", path.read_text())]
     assert those == [ROOT / "tracer/named.py"]
+
+
+def test_there_is_one_fork() -> None:
+    """The others are clones of the enforcer's, which have flags of their own."""
+    those = [path for path in FILES if re.search(r"\bos\.(fork|forkpty)\b|preexec_fn", path.read_text())]
+    assert those == [ROOT / "tracer/starting/child.py"]
 
 
 @pytest.mark.parametrize(("module", "place"), ONE_PLACE.items())

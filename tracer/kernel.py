@@ -83,13 +83,28 @@ class SyscallInfo:
         self._address = ctypes.addressof(self._keep)
 
     def read(self, tid: int) -> bool:
-        """Fill the buffer from a stopped task; False when the task is dying (ESRCH)."""
+        """Fill the buffer from a stopped task; False if that failed: then `read_again` tells why."""
         return bool(_ptrace(linux.PTRACE_GET_SYSCALL_INFO, tid, linux.INFO_SIZE, self._address) > 0)
+
+    def read_again(self, tid: int) -> bool:
+        """Fill the buffer, after `read` failed; False if the task is dying (ESRCH).  Raises PtraceError for any other errno."""
+        return _again(linux.PTRACE_GET_SYSCALL_INFO, tid, linux.INFO_SIZE, self._address, passing=(errno.ESRCH,))
 
 
 def resume(request: int, tid: int, signum: int = 0) -> bool:
-    """PTRACE_CONT, _SYSCALL, _LISTEN or _DETACH a stopped task, delivering `signum`; False when it is dying (ESRCH)."""
-    return bool(_ptrace(request, tid, 0, signum) != -1)
+    """PTRACE_CONT, _SYSCALL, _LISTEN or _DETACH a stopped task, delivering `signum`; False when it is dying (ESRCH; EIO, from
+    PTRACE_LISTEN).  Raises PtraceError for any other errno."""
+    return bool(_ptrace(request, tid, 0, signum) != -1) or _again(request, tid, 0, signum, passing=(errno.ESRCH, errno.EIO))
+
+
+def _again(request: int, tid: int, address: int, data: int, *, passing: tuple[int, ...]) -> bool:
+    """Make a request that failed once more, with its errno: whether it succeeded now.  Raises PtraceError for an errno that is
+    not `passing`."""
+    if _ptrace_errno(request, tid, address, data) != -1:
+        return True
+    if (number := ctypes.get_errno()) in passing:
+        return False
+    raise PtraceError(f"ptrace request {request:#x}: {os.strerror(number)}", "ptrace", number)
 
 
 def _asked(request: Callable[..., Any], *arguments: Any) -> Any:

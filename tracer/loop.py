@@ -83,7 +83,7 @@ class Loop:
         self.calls = Calls(self.tasks, self.processor, allow_opaque, recorder.gap)
         self._info = SyscallInfo()
         self._unresumed: dict[int, tuple[int, int]] = {}
-        """Tasks that could not be resumed, with (request, signal): they are dying, or the fault will pass."""
+        """Tasks that could not be resumed (`kernel.resume`), with (request, signal): most are dying."""
         self.injector: Injector | None = None
         """Makes calls fail, once a process has reached its program's entry point."""
         self.asked = 0
@@ -132,7 +132,7 @@ class Loop:
             if task is None or (status != STATUS_SECCOMP and status != STATUS_SYSCALL):
                 self._other(tid, status, task)
                 continue
-            if read(tid) or read(tid):  # a second try tells a passing fault from a dying task
+            if read(tid) or info.read_again(tid):
                 op, arch, number, datum = head(buffer)
                 if op != PTRACE_SYSCALL_INFO_SECCOMP and status == STATUS_SECCOMP:
                     continue  # another thread's execve has taken over this tid: its own status follows

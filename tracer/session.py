@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 from tracer import kernel, linux
 from tracer.errors import PtraceError, TracerError
 from tracer.late.filter import UNSEEN
-from tracer.launch import OPTIONS, Launch, is_64_bit
 from tracer.loop import Loop
 from tracer.named import NamedTuple
 from tracer.processor import TICK
 from tracer.reach.aims import Aims
 from tracer.signals import Dispositions, SignalThread
+from tracer.starting.launch import OPTIONS, Launch, is_64_bit
 from tracer.task import has_filter, proc
 from tracer.waits import Waits
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tracer.calls import Calls
     from tracer.faults import Injector
-    from tracer.launch import Program
+    from tracer.starting.launch import Program
     from tracer.tally import Recorder
 
 LET_GO: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Final, Protocol
@@ -92,10 +93,16 @@ class SignalThread(threading.Thread):
         try:
             super().start()
         except RuntimeError:
-            message = "no thread can be started: the limit of processes (ulimit -u) is reached"
+            message = "no thread can be started: the limit of processes (ulimit -u) or of memory (ulimit -v) is reached"
             raise TracerError(message, "clone", errno.EAGAIN) from None
 
     def run(self) -> None:
+        try:
+            self._run()
+        except Exception as error:  # signals are no longer passed on
+            sys.excepthook(type(error), error, error.__traceback__)
+
+    def _run(self) -> None:
         self._target.tick()
         while not self._ended:
             info = kernel.wait_for_signal(TAKEN, self._interval)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from tracer.task import Hot, Task
 
 MANY_KEYS: Final = 65536
-"""Keys kept for one executable before they are dropped: this bounds memory, not what is recorded."""
+"""Keys, and masks, kept for one executable before they are dropped: this bounds memory, not what is recorded.  Calls whose keys
+were dropped are looked at once more, and stop where a late filter would have let them run."""
 
 I386_KEYS: Final = 1 << 448
 """The keys of other architectures are at least so large."""
@@ -86,6 +87,8 @@ class Tally:
 
     def mask(self, number: int) -> int:
         """x86_64's mask for a number whose mask is not known yet."""
+        if len(self.masks) >= MANY_KEYS:
+            self.masks.clear()
         mask = self.masks[number] = self._recorder.hot_mask(Arch.X86_64.audit, number)
         return mask
 
@@ -106,7 +109,10 @@ class Tally:
                 self._former[task.executable][key] = slot[0]
                 by_executable = *((one, hot) for (one, _), hot in self._hot.items()), *self._looked.items()
                 for executable, hot in by_executable:
-                    self._former[executable].update((one, counter[0]) for one, counter in hot.items())
+                    former = self._former[executable]
+                    if len(former) + len(hot) > MANY_KEYS:
+                        former.clear()
+                    former.update((one, counter[0]) for one, counter in hot.items())
                     hot.clear()
                 return slot  # the key belongs to the old masks
             self.news[task.executable] += not slot[0]

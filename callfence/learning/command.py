@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+from callfence import memory
 from callfence.learning.options import LearnOptions, parse, parser
 from callfence.learning.prepare import prepare
 from callfence.learning.watch import leaves_all_as_it_is, name_of, program, watch
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             sys.stderr.write("learn: interrupted\n")
         end_like(signal.SIGINT)
     except Exception as error:  # Python's own status for a bug of ours, 1, could be taken for the program's
+        if memory.is_short(error):
+            raise
         from callfence.learning.failures import explained
 
         fail(f"learn: {explained(error)}", error.status if isinstance(error, EnforceError) else FAILED)

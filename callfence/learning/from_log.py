@@ -19,6 +19,7 @@ from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
 from policygen.phases import phase_policies
 from policygen.recording import folder, recording_file
+from policygen.recording.bounds import bounded
 from policygen.recording.folding import merge
 from policygen.recording.runs import Recording
 from tracer.abi import Arch, table
@@ -40,7 +41,7 @@ def read_logs(command: str, policy: Path, logs: Sequence[str]) -> Recording:
     for log, recording in zip(logs, read, strict=True):
         for gap in dict.fromkeys(gap for run in recording.runs for gap in run.gaps):
             print(printable(f"callfence {command}: {log}: {gap}"), file=sys.stderr)
-    return merge(*read)
+    return bounded(merge(*read))
 
 
 def still_denied(policy: Policy, recording: Recording, only: Collection[str] = ()) -> Recording:

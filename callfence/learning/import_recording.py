@@ -18,6 +18,7 @@ from policygen.learning.generate import generate
 from policygen.learning.within import forbidden, generate_within
 from policygen.model import IMPLIED
 from policygen.recording import recording_file
+from policygen.recording.bounds import bounded
 from policygen.recording.folding import merge
 from policygen.recording.runs import Recording
 from policygen.review.rehearsal import held_back
@@ -55,7 +56,7 @@ def import_recording(options: LogOptions) -> int:
     output = options.output
     if output is not None and output.suffix not in (".policy", ".rec"):
         raise UserError(f"{output}: a recording is written to NAME.rec, or to NAME.policy and its recording")
-    recording = _read(options)
+    recording = bounded(_read(options))
     for gap in dict.fromkeys(gap for run in recording.runs for gap in run.gaps):
         print(printable(f"callfence import: {options.file}: {gap}"), file=sys.stderr)
     if output is None:

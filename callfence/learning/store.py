@@ -16,6 +16,7 @@ from policygen.learning.generate import Generated, generate
 from policygen.learning.scope import scope
 from policygen.model import IMPLIED, Arm
 from policygen.recording import atomic, folder, recording_file
+from policygen.recording.bounds import bounded
 from policygen.recording.folding import merge
 from policygen.recording.runs import Recording, Run
 from tracer.named import NamedTuple
@@ -62,7 +63,7 @@ def add(
     with atomic.locked(recording):
         old = recording_file.load(recording) if recording.exists() and not fresh else Recording()
         existing = parse_file(policy) if policy.exists() and not fresh else None
-        whole = merge(old, runs)
+        whole = bounded(merge(old, runs))
         generated = _with_scope(whole, existing, generated_from(old, whole, existing))
         if generated.document is not existing:
             atomic.write(policy, generated.document.text().encode())

@@ -64,10 +64,12 @@ def print_check(learned: Learned, accept: Sequence[str], failed: bool, file: Tex
         print(f"  signals {text}", file=file)
     for line in news(learned):
         print(f"  {line}", file=file)
-    for gap in (*learned.run.gaps, *learned.generated.gaps):
-        print(f"  not observed: {printable(gap)}", file=file)
+    for gap in _gaps(learned):
+        print(f"  not observed: {gap}", file=file)
     for line in _refused(learned):
         print(f"  refused: {line}", file=file)
+    for text in _given_up(learned):
+        print(f"  any value: {text}", file=file)
     if new:
         print(f"to accept it, run this, and commit {learned.policy}:\n  {command_line(accept)}", file=file)
     if failed:
@@ -103,6 +105,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     if policy.implied and learned.generated.implied:
         kinds = plural(learned.generated.implied, "kind of call that grants", "kinds of call that grant")
         rows.append(("implied", f"{kinds} nothing beyond it (callfence show --implied)"))
+    rows += [("any value", text) for text in _given_up(learned)]
     rows += _phases(learned)
     if learned.exact_within:
         rows.append(("implied", f"nothing: {printable(learned.exact_within)} allows too little of it; the policy is exact"))
@@ -116,7 +119,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         ("seen only", printable("; ".join(seen_only(plain.runs)) or "nothing: the runs differed in all that is recorded")),
         ("run it next", "; ".join(run_next(plain)) or "in other ways: the recording suggests none"),
     ]
-    rows += [("not observed", printable(gap)) for gap in (*learned.run.gaps, *learned.generated.gaps)]
+    rows += [("not observed", gap) for gap in _gaps(learned)]
     rows += [("refused", line) for line in _refused(learned)]
     return rows
 
@@ -149,6 +152,22 @@ def _signals(learned: Learned) -> list[tuple[str, str]]:
         what = "it signals other processes, or looks into them" if is_known else "whom its signals reach is not known"
         rows.append(("signals", f"{what}: `scope {policy.scope or 'none'}`"))
     return rows
+
+
+def _given_up(learned: Learned) -> list[str]:
+    """The arguments whose values are not listed, by call."""
+    return [
+        f"{call_name(arch.audit, number)}: any {' and '.join(names)}, for too many values were seen to list them; review it"
+        for (arch, number), names in learned.generated.given_up.items()
+    ]
+
+
+def _gaps(learned: Learned) -> list[str]:
+    """What was not observed, or no policy can allow."""
+    gaps = [printable(gap) for gap in (*learned.run.gaps, *learned.generated.gaps)]
+    if len(gaps) > MANY_NEW:
+        gaps[MANY_NEW:] = [f"... and {len(gaps) - MANY_NEW} more"]
+    return gaps
 
 
 def _refused(learned: Learned) -> list[str]:

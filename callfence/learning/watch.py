@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from callfence.learning.progress import progress
@@ -17,7 +17,7 @@ from policygen.recording.fold import Folder
 from policygen.recording.runs import Circumstances, Run, Signals
 from tracer import session
 from tracer.errors import StartError, TracerError
-from tracer.launch import Program
+from tracer.starting.launch import Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -192,16 +192,18 @@ def _preparing(
     long as the rest of a start."""
 
     def prepare() -> None:
-        from callfence.learning import store, summary  # noqa: F401
+        with suppress(Exception):  # what fails here fails again where it is needed
+            from callfence.learning import store, summary  # noqa: F401
 
-        if not options.quiet and sys.stderr is not None and sys.stderr.isatty():
-            from callfence.shared import terminal  # noqa: F401
+            if not options.quiet and sys.stderr is not None and sys.stderr.isatty():
+                from callfence.shared import terminal  # noqa: F401
 
     thread = threading.Thread(target=prepare, daemon=True)
 
     def first(loop: Loop) -> None:
         if not thread.ident and (len(recorder) or (prepared.is_warm and not leaves_all_as_it_is(prepared, options))):
-            thread.start()
+            with suppress(RuntimeError, MemoryError):  # it only saves time
+                thread.start()
         tick(loop)
 
     yield first

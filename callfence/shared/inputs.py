@@ -27,7 +27,7 @@ def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
     if name != "-":
         return reading.read(name, limit)
     try:
-        data = sys.stdin.buffer.read(limit + 1)
+        data = reading.beginning(sys.stdin.buffer, limit + 1)
     except OSError as error:
         raise OSError(error.errno, error.strerror, name) from error
     if len(data) > limit:

@@ -51,12 +51,14 @@ def _soname(name: str) -> str:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Turn an error of the import into a MissingLibraryError that says what to install."""
+    """Turn an error of the import into a MissingLibraryError that says what to install, or a MemoryError."""
     try:
         yield
     except ImportError as error:
         raise MissingLibraryError(f"pyseccomp is missing ({error}): pip install pyseccomp") from error
     except (RuntimeError, OSError) as error:  # the shared library is missing, or cannot be loaded
+        if "map segment" in str(error) or "allocate" in str(error):  # what the dynamic loader says of want of memory
+            raise MemoryError(str(error)) from error
         raise MissingLibraryError(
             f"libseccomp is missing ({error}): install the package libseccomp2 (Debian, Ubuntu) or libseccomp"
         ) from error

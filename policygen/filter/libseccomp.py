@@ -22,6 +22,7 @@ from policygen.filter.bpf import Instruction
 from policygen.filter.library import LibseccompError, pyseccomp
 from tracer.abi import X32_BIT
 from tracer.named import NamedTuple
+from tracer.starting.child import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,12 +91,24 @@ def _exported(program: Any) -> bytes:
 
 
 def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
-    """Return the result of `work` in a forked child, which is killed after this time.  Raises LibseccompError."""
+    """Return the result of `work` in a forked child, which is killed after this time.  Raises LibseccompError and
+    MemoryError."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    child = os.fork()
-    if child == 0:
-        _answer(writer, work, seconds)
-    os.close(writer)
+
+    def answer() -> None:
+        _limit(seconds)
+        _write(writer, b"+" + work())
+
+    def refuse(error: BaseException) -> None:
+        _write(writer, b"-" + os.fsencode(f"{type(error).__name__}: {error}"))
+
+    try:
+        child = fork(answer, refuse)
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
     try:
         reply = _read(reader, time.monotonic() + seconds)
     finally:
@@ -108,25 +121,23 @@ def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
         raise LibseccompError(f"libseccomp did not finish within {seconds:g} s")
     if not reply:
         raise LibseccompError("libseccomp crashed")
+    if reply.startswith((b"-MemoryError", b"-OSError: [Errno 12]")):
+        raise MemoryError("of libseccomp")
     if reply[:1] != b"+":
         raise LibseccompError(f"libseccomp refused the rules: {os.fsdecode(reply[1:])}")
     return reply[1:]
 
 
-def _answer(writer: int, work: Callable[[], bytes], seconds: float) -> None:
-    """Run in the child, until it exits.  The limit on processor time ends it even if the parent is killed meanwhile."""
-    try:
-        with contextlib.suppress(ValueError, OSError):  # a lower limit is in force
-            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 1))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        try:
-            reply = b"+" + work()
-        except Exception as error:
-            reply = b"-" + os.fsencode(f"{type(error).__name__}: {error}")
-        with os.fdopen(writer, "wb") as file:
-            file.write(reply)
-    finally:
-        os._exit(0)
+def _limit(seconds: float) -> None:
+    """In the child: the limit on processor time ends it even if the parent is killed meanwhile."""
+    with contextlib.suppress(ValueError, OSError):  # a lower limit is in force
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _write(writer: int, reply: bytes) -> None:
+    with os.fdopen(writer, "wb") as file:
+        file.write(reply)
 
 
 def _read(reader: int, deadline: float) -> bytes | None:

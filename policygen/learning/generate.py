@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
@@ -27,6 +28,7 @@ from policygen.learning.floor import (
 from policygen.learning.generalise import Widened, Widening
 from policygen.learning.replay import replay
 from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
+from policygen.recording.bounds import given_up
 from policygen.recording.observation import Observation, kept
 from policygen.values import replace
 from tracer.abi import X32_BIT, Arch, Event, constants, table
@@ -41,6 +43,8 @@ _ALLOWED = Entry(Always(True))
 _NEWEST = Policy({}).table
 _ARMING = "execve"
 _WAITING = ("futex", *PAUSES)
+_MANY = "many: "
+"""Begins the note on an entry that lets an argument have any value, because too many were seen."""
 
 
 class New(NamedTuple):
@@ -75,6 +79,8 @@ class Generated(NamedTuple):
     """What the policy did not grant of files and ports before."""
     phases: str = ""
     """What was decided about phases, and why."""
+    given_up: Mapping[tuple[Arch, int], tuple[str, ...]] = MappingProxyType({})
+    """By call, the names of the arguments that the policy lets have any value, because too many were seen."""
 
 
 def generate(
@@ -94,14 +100,14 @@ def generate(
     """
     old = existing.policy if existing else Policy({}, implied=options.implied)
     options = options._replace(implied=old.implied)
-    placed, gaps = _placed(observations)
+    placed, gaps, many = _placed(observations)
     start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
     start = replace(start, default=options.default or old.default)
     floor = _floor_widenings(old, start)
     found = beyond(start, placed, options.allow_opaque, names_only=options.names_only)
     start = found.policy
     placed = found.new if old.implied else _with_waits(found.new, start, options)
-    noted = _portable_notes(existing)
+    noted = _noted(existing, "portable: ")
     extended = {
         (arch, number): extend(
             start.entries[arch].get(number), start.default, seen, table(arch), options, by_hand=(arch, number) not in noted
@@ -115,7 +121,7 @@ def generate(
         document = existing
     else:
         unseen = {call: note for call, note in noted.items() if call not in extended or not extended[call].added}
-        notes = {**unseen, **grown.reasons, **_notes(policy)}
+        notes = {**_noted(existing, _MANY), **unseen, **grown.reasons, **_notes(policy), **_many_notes(many, policy)}
         document = existing.with_policy(policy, notes) if existing else new_document(policy, name, notes)
     allowed = [(table(arch), seen) for (arch, _), one in extended.items() for seen in one.allowed]
     allowed += [(table(arch), seen) for (arch, _), seen in found.allowed]
@@ -133,6 +139,7 @@ def generate(
         tuple(seen for one in extended.values() for seen in one.refused),
         tuple(gaps),
         len(found.allowed) if old.implied else 0,
+        given_up=many,
     )
 
 
@@ -140,18 +147,23 @@ Call = tuple[Arch, int]
 Placed = dict[Call, tuple[Observation, ...]]
 
 
-def _placed(observations: Iterable[Observation]) -> tuple[Placed, list[str]]:
-    """The observations of each call that a policy can name, in the order of architecture and name, and the others."""
+def _placed(observations: Iterable[Observation]) -> tuple[Placed, list[str], dict[Call, tuple[str, ...]]]:
+    """The observations of each call that a policy can name, in the order of architecture and name, and the others; and the
+    names of the arguments of which too many values were seen."""
     placed: Placed = {}
     gaps = []
+    many = {}
     ordered = sorted(observations, key=lambda seen: seen.order)
     for (audit, number), seen in groupby(ordered, key=lambda seen: (seen.arch, seen.number)):
         arch = Arch.from_audit(audit)
         if arch is not None and number in table(arch).by_number:
-            placed[arch, number] = tuple(one.fitted(table(arch)) for one in seen)
+            those = tuple(seen)
+            placed[arch, number] = tuple(one.fitted(table(arch)) for one in those)
+            if indexes := sorted({index for one in those for index in given_up(one, table(arch))}):
+                many[arch, number] = tuple(table(arch).by_number[number].arguments[index].name for index in indexes)
         else:
             gaps.append(_gap(arch, audit, number))
-    return _in_order(placed), gaps
+    return _in_order(placed), gaps, many
 
 
 def _in_order(placed: Placed) -> Placed:
@@ -268,8 +280,8 @@ def _grown(old: Policy, policy: Policy, extended: Mapping[Call, Extended], optio
     return portable.made_portable(policy)
 
 
-def _portable_notes(existing: Document | None) -> dict[Call, str]:
-    """The reasons of entries that are no more than equivalents."""
+def _noted(existing: Document | None, word: str) -> dict[Call, str]:
+    """The notes of entries that begin with this word: with `portable`, the entry is no more than equivalents."""
     if existing is None:
         return {}
     found = {
@@ -277,7 +289,16 @@ def _portable_notes(existing: Document | None) -> dict[Call, str]:
         for arch, section in existing.policy.entries.items()
         for number in section
     }
-    return {call: note for call, note in found.items() if note.startswith("portable: ")}
+    return {call: note for call, note in found.items() if note.startswith(word)}
+
+
+def _many_notes(many: Mapping[Call, tuple[str, ...]], policy: Policy) -> dict[Call, str]:
+    """The notes of entries that let an argument have any value, because too many were seen."""
+    return {
+        (arch, number): f"{_MANY}any {' and '.join(names)}, for too many values were seen to list them"
+        for (arch, number), names in many.items()
+        if number in policy.entries.get(arch, {})
+    }
 
 
 def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:

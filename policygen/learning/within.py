@@ -13,6 +13,7 @@ from policygen.learning.floor import OPAQUE
 from policygen.learning.generate import Generated, New, generate
 from policygen.learning.known import sort_out
 from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives
+from policygen.recording.bounds import given_up
 from policygen.sets.compare import Change, compare
 from policygen.sets.reduce import reduce
 from policygen.values import replace
@@ -53,11 +54,18 @@ def generate_within(
     start = existing
     if existing is not None and not has_room(base, existing.policy.implied):
         start = existing.with_policy(within(existing.policy, base))
-    generated = generate((one for one in ordered if one not in against), start, name=name, options=options, arm=arm)
+    learned = (one for one in ordered if one not in against or _is_given_up(one))
+    generated = generate(learned, start, name=name, options=options, arm=arm)
     policy = within(generated.document.policy, base, against)
     document = generated.document if policy == generated.document.policy else generated.document.with_policy(policy)
     new = tuple(filter(None, (_new(one, policy, existing) for one in generated.new)))
     return generated._replace(document=document, new=new)
+
+
+def _is_given_up(one: Observation) -> bool:
+    """Whether an observation has an argument whose values were given up: what the baseline allows of them is to be allowed."""
+    arch = Arch.from_audit(one.arch)
+    return arch is not None and one.number in table(arch).by_number and bool(given_up(one, table(arch)))
 
 
 def has_room(base: Policy, version: int) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from policygen.recording.bounds import Combinations, without
 from policygen.recording.observation import Observation, kept
 from tracer.abi import Arch, Event, Kind, table
 
@@ -44,6 +45,9 @@ _EVIDENT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind
 
 _NUMBER = (1 << 64) - 1
 """The number's bits in `raw`."""
+
+MANY_NUMBERS = 256
+"""The most numbers without a call that are kept: no policy can allow one."""
 
 Slot = list[Any]
 """[count, site, example, facts, looks, after, quiet].
@@ -73,6 +77,9 @@ class Folder:
         self._pointers: Pointers | None = None
         self._slots: dict[tuple[int, int], dict[tuple[str, tuple[int | None, ...]], Slot]] = {}
         self._evidence: dict[tuple[int, int], dict[int, set[int]]] = {}
+        self._combinations = Combinations()
+        self._unlisted = 0
+        """How many numbers without a call are kept."""
         self._masks: dict[tuple[int, int], int] = {}
         self.generation = 0
         """Changes when cached slots and masks are no longer valid."""
@@ -84,7 +91,9 @@ class Folder:
         """
         mask = self._masks.get((arch, number))
         if mask is None:
-            mask = self._masks[arch, number] = self._mask(arch, number)
+            mask = self._mask(arch, number)
+            if (arch, number) in self._slots:  # else there may be any number of them
+                self._masks[arch, number] = mask
         return mask
 
     def slot(self, executable: str, event: Event, site: Callable[[], str], unknown: Collection[int] = ()) -> Slot:
@@ -94,12 +103,24 @@ class Folder:
         whose registers are not known: their values are no longer kept.
         """
         call = (event.arch, event.number)
+        if call not in self._slots and _table(*call) is None:
+            if self._unlisted == MANY_NUMBERS:
+                self.gap(f"more than {MANY_NUMBERS} numbers that are no call: the others are not listed")
+                return [0, "?", event.arguments, None, 0, set(), 0]
+            self._unlisted += 1
         slots = self._slots.setdefault(call, {})
         key = (executable, self._arguments(event, unknown))
         slot = slots.get(key)
         if slot is None:
+            self._bound(event)
+            key = (executable, self._arguments(event, unknown))
+            slot = slots.get(key)
+        if slot is None:
             slot = slots[key] = [0, site(), event.arguments, None, LOOKS, set(), 0]
         return slot
+
+    def gap(self, what: str) -> None:
+        """Something is not recorded: `what`, in words.  For those who report it."""
 
     def look(self, slot: Slot, event: Event, caller: Caller) -> bool:
         """Follow the pointers of an event of the slot's observation; whether to do so with its next one, too."""
@@ -137,8 +158,11 @@ class Folder:
         if known is None:
             return mask
         plain = known.by_number[number].arguments
+        given_up = self._combinations.given_up.get((arch, number), ())
         for variant in known.variants(number):
             for index, argument in enumerate(variant):
+                if index in given_up:
+                    continue
                 if argument.kind is Kind.FIELD:
                     mask |= argument.exact << 64 * (index + 1)
                 elif argument.kind.is_constrained:
@@ -166,31 +190,49 @@ class Folder:
         known = _table(event.arch, event.number)
         if known is None:
             return ()
-        arguments = list(kept(known, event))
+        arguments = list(self._constrained(known, event))
         plain = known.by_number[event.number].arguments
         evident = self._evident(event.arch, event.number)
         for index, seen in list(evident.items()):
             value = plain[index].value(event.arguments[index])
             seen.add(value)
             if index in unknown or len(seen) > EVIDENCE:
-                self._give_up(event.arch, event.number, index)
+                self._give_up(event.arch, event.number, (index,))
             else:
                 arguments[index] = value
         return tuple(arguments)
 
-    def _give_up(self, arch: int, number: int, index: int) -> None:
-        """Stop keeping an argument's values, and join the slots that differ in them alone; 0 stays where it is the caller."""
+    def _constrained(self, known: Table, event: Event) -> tuple[int | None, ...]:
+        """Return the values of constrained arguments that are kept."""
+        given_up = self._combinations.given_up.get((event.arch, event.number))
+        values = kept(known, event)
+        return without(values, given_up) if given_up else values
+
+    def _bound(self, event: Event) -> None:
+        """Give up arguments if the combinations of their values with those of the event are too many."""
+        call = (event.arch, event.number)
+        if known := _table(*call):
+            for (arch, number), indexes in self._combinations.add(call, self._constrained(known, event)).items():
+                self._give_up(arch, number, indexes)
+
+    def _give_up(self, arch: int, number: int, indexes: Collection[int]) -> None:
+        """Stop keeping arguments' values, and join the slots that differ in them alone; 0 stays where it is the caller."""
         known = _table(arch, number)
-        has_caller = known is not None and known.by_number[number].arguments[index].kind is Kind.TASK
-        del self._evidence[arch, number][index]
+        arguments = known.by_number[number].arguments if known is not None else ()
+        given_up = self._combinations.given_up.get((arch, number), ())
+        callers = [index for index in indexes if arguments[index].kind is Kind.TASK and index not in given_up]
+        for index in indexes:
+            self._evidence[arch, number].pop(index, None)
         self._masks.pop((arch, number), None)
         slots = self._slots[arch, number]
         folded: dict[tuple[str, tuple[int | None, ...]], Slot] = {}
-        for (executable, arguments), slot in slots.items():
-            left = 0 if has_caller and arguments[index] == 0 else None
-            key = (executable, (*arguments[:index], left, *arguments[index + 1 :]))
+        for (executable, values), slot in slots.items():
+            own = [index for index in callers if values[index] == 0]
+            key = (executable, without(values, [index for index in indexes if index not in own]))
             if key in folded:
                 folded[key][0] += slot[0]
+                if not any(folded[key][2]):  # an observation without registers is one of a log
+                    folded[key][2] = slot[2]
                 if folded[key][3] is None:
                     folded[key][3] = slot[3]
                 for fact in slot[3] or ():

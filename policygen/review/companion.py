@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from policygen.evidence.facts import join, parse
 from policygen.language.naming import format_value
+from policygen.recording.bounds import given_up, without
 from policygen.recording.observation import Observation, kept
 from policygen.recording.runs import Recording, Run
 from policygen.review.denial import parse_call
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from policygen.language.document import Document
+    from tracer.abi import Argument
 
 MAGIC = "callfence evidence 1"
 _LINE = re.compile(r'(?P<arch>\w+) (?P<call>\w+\([^"]*\)) by "(?P<executable>[^"]*)": (?P<fact>.*)')
@@ -99,7 +101,8 @@ def reduced(seen: Observation, executable: str, place: str) -> Observation | Non
     a, b, c, d, e, f = (*registers, *(0,) * (6 - len(registers)))
     event = Event(seen.arch, seen.number, (a, b, c, d, e, f))
     evidence = join((*seen.evidence, f'{_AT}"{place}"'))
-    return Observation(seen.arch, seen.number, kept(calls, event), executable, (1,), "", event.arguments, evidence)
+    arguments = without(kept(calls, event), given_up(seen.fitted(calls), calls))
+    return Observation(seen.arch, seen.number, arguments, executable, (1,), "", event.arguments, evidence)
 
 
 def united(observations: Iterable[Observation]) -> tuple[Observation, ...]:
@@ -135,8 +138,13 @@ def _observation(line: str) -> Observation | None:
         event = parse_call(match["call"], arch)
     except ValueError:
         return None
-    arguments = kept(table(arch), event)
+    arguments = without(kept(table(arch), event), _unwritten(match["call"], table(arch).by_number[event.number].arguments))
     return Observation(arch.audit, event.number, arguments, match["executable"], (1,), "", event.arguments, (match["fact"],))
+
+
+def _unwritten(call: str, arguments: Sequence[Argument]) -> list[int]:
+    """The arguments that a call as a companion writes it does not name: their values are not kept."""
+    return [index for index, argument in enumerate(arguments) if not re.search(rf"[(, ]{argument.name}=", call)]
 
 
 def _lines(seen: Observation) -> Iterator[str]:
@@ -144,7 +152,7 @@ def _lines(seen: Observation) -> Iterator[str]:
     assert arch is not None
     call = _call(arch, seen, named=True)
     try:
-        is_right = kept(table(arch), parse_call(call, arch)) == seen.arguments
+        is_right = without(kept(table(arch), parse_call(call, arch)), given_up(seen, table(arch))) == seen.arguments
     except ValueError:
         is_right = False
     call = call if is_right else _call(arch, seen, named=False)

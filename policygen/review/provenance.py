@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING
 
-from policygen.implied.expand import granted, least, witnessed
+from policygen.holds import exact, holds_at
+from policygen.implied.expand import granted, least, mentioned, witnessed
 from policygen.implied.rows import capabilities
 from policygen.language.layout import note_of
 from policygen.language.normal import normal_expression
@@ -116,6 +118,8 @@ def _behind(
         for one in capabilities(arch)
         if one.is_least and one.number == number and alternative in alternatives(one.entry.expression)
     }
+    if not names:
+        return ()
     mine = (one for one in recording.observations if Arch.from_audit(one.arch) is arch)
     return tuple(one for one in mine if names & {used.name for used in witnessed(one.event)})
 
@@ -128,17 +132,26 @@ def _covered(
         yield from [()] * len(parts)
         return
     arguments = calls.by_number[seen[0].number].arguments
+    literals = [expression(literal(one, calls), arguments) for one in seen]
+    values = [exact(one) for one in literals]
     sets = space()
-    try:
-        events = [truth(sets, expression(literal(one, calls), arguments), arguments) for one in seen]
-        regions = [truth(sets, part, arguments) for part in parts]
-        found = [
-            tuple(one for one, those in zip(seen, events, strict=True) if sets.both(region, those) != FALSE)
-            for region in regions
-        ]
-    except TooComplexError:
-        found = [tuple(seen)] * len(parts)  # too many are better than too few
-    yield from found
+
+    @cache
+    def region(expression: Expression) -> int:
+        return truth(sets, expression, arguments)
+
+    def meet(part: Expression, compared: frozenset[int], place: int) -> bool:
+        if compared <= values[place].keys():
+            return holds_at(part, arguments, values[place])  # the algebra takes a hundred times as long
+        return sets.both(region(part), region(literals[place])) != FALSE
+
+    for part in parts:
+        try:
+            compared = mentioned(part)
+            found = tuple(one for place, one in enumerate(seen) if meet(part, compared, place))
+        except TooComplexError:
+            found = tuple(seen)  # too many are better than too few
+        yield found
 
 
 def _widenings(

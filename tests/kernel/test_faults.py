@@ -47,6 +47,16 @@ def test_ptrace_fails(tmp_path, tmp_path_factory, error):
         assert (done.returncode == 125) == bool(done.stderr), (when, done)
 
 
+@pytest.mark.parametrize("error", ["EPERM", "EFAULT"])
+@pytest.mark.parametrize("when", ["40", "70", "100"])
+def test_ptrace_goes_on_failing(tmp_path, error, when):
+    """Only a task that is dying is asked again and again."""
+    done = under_fault(tmp_path, f"ptrace:error={error}:when={when}+", ["sh", "-c", "true & wait; exit 0"])
+    assert done.returncode == 125
+    assert done.stderr.startswith("learn: ptrace request 0x"), done
+    assert not (tmp_path / "f.policy").exists()
+
+
 @pytest.mark.parametrize("fault", ["wait4:error=EINTR:when=3+5", "rt_sigtimedwait:error=EINTR:when=1+2"])
 def test_interrupted_waits(tmp_path, fault):
     assert under_fault(tmp_path, fault, ["sh", "-c", "(exit 4); sleep 0.1"]).returncode == 0

@@ -6,7 +6,7 @@ import sys
 from tracer import faults, session
 from tracer.abi import Arch, table
 from tracer.faults import Exhaust, Fail, Send, Shorten  # noqa: F401
-from tracer.launch import Program
+from tracer.starting.launch import Program
 
 
 class Recorder:

@@ -147,6 +147,14 @@ class Table:
         joint = self._joint(number)
         return tuple(dict.fromkeys((plain, *joint.meanings()))) if joint else (plain,)
 
+    def dependents(self, number: int, index: int) -> frozenset[int]:
+        """The arguments whose meaning the value of that one decides."""
+        joint = self._joint(number)
+        if joint is None or joint.selector != index:
+            return frozenset()
+        columns = enumerate(zip(*self.variants(number), strict=True))
+        return frozenset(place for place, meanings in columns if len(set(meanings)) > 1)
+
     def newest(self, version: tuple[int, int]) -> int:
         """The greatest number that the kernel of this version, 5.1 or later, has a call for.
 

@@ -21,6 +21,8 @@ _NOTE_SEGMENT = 4  # PT_NOTE, elf.h
 _BUILD_ID = 3  # NT_GNU_BUILD_ID, elf.h
 _LONGEST = 4096
 """Most bytes of a note segment, and most segments, that are read: real ones have a few dozen."""
+_MANY_BUILDS = 1024
+"""Build ids that are remembered before all are forgotten: a program may map any number of files."""
 _builds: dict[tuple[str, str, str], str] = {}
 """Build ids by device, inode and path, since each new observation needs its site."""
 
@@ -46,6 +48,8 @@ def _named(tid: int, maps: Maps, address: int) -> str:
         return "?"
     file, name = mapped.file, mapped.file[2]
     if name[0] == "/" and file not in _builds:
+        if len(_builds) >= _MANY_BUILDS:
+            _builds.clear()
         _builds[file] = _build_id(f"{proc()}/{tid}/root{name}")
     site = f"{name}+{address - mapped.shift:#x}"
     return f"{site} ({_builds[file]})" if _builds.get(file) else site

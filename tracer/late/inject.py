@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from tracer import kernel, linux
 from tracer.abi import Arch, table
-from tracer.errors import PtraceError
+from tracer.errors import PtraceError, TracerError
 from tracer.kernel import STATUS_SECCOMP, STATUS_SYSCALL
 from tracer.late.code import mappings
 from tracer.linux import EFLAGS, ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI, RSP
@@ -65,7 +65,9 @@ class Entry:
         )
 
     def call(self, name: str, *arguments: int) -> int | None:
-        """What the kernel returns for a call, as a signed number; None if the task has ended.  Raises PtraceError."""
+        """What the kernel returns for a call, as a signed number; None if the task has ended.
+
+        Raises PtraceError; TracerError if the task is not dying and its registers cannot be restored."""
         changed = list(self._registers)
         changed[ORIG_RAX] = _NUMBERS[name]
         for register, value in zip(_ARGUMENTS, arguments, strict=False):
@@ -83,7 +85,9 @@ class Entry:
         again[RAX], again[ORIG_RAX] = self._registers[ORIG_RAX], (1 << 64) - 1  # not in a call: nothing is restarted
         try:
             kernel.set_registers(self.tid, again)
-        except PtraceError:  # a second try tells a passing fault from a dying task
+        except PtraceError as error:
+            if error.errno != errno.ESRCH:
+                raise TracerError(f"the registers of a task cannot be restored: {error}", error.call, error.errno) from None
             kernel.set_registers(self.tid, again)
         return result - (1 << 64) if result >> 63 else result
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from callfence.learning.prepare import Prepared
     from callfence.learning.rehearsal.news import News
     from callfence.learning.rehearsal.run import Ended, Progress
-    from tracer.launch import Program
+    from tracer.starting.launch import Program
 
 
 class Plain:

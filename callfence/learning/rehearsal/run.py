@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from policygen.recording.fold import Slot
     from policygen.recording.observation import Observation
     from tracer.abi import Event
-    from tracer.launch import Program
+    from tracer.starting.launch import Program
 
 QUIET: Final = 40
 """Failing calls in a row that bring nothing new, after which the others are left out."""

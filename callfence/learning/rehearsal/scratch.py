@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tracer.errors import UserError
 from tracer.linux import WALL
+from tracer.starting.child import fork
 
 # linux/sched.h, linux/mount.h
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
@@ -69,14 +70,7 @@ class Scratch:
 
     def _can_overlay(self) -> bool:
         """Whether the kernel permits it, found out in a child."""
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                _overlay(self.folder, self._spare)
-                status = 0
-            finally:
-                os._exit(status)
+        child = fork(lambda: _overlay(self.folder, self._spare))
         return os.waitpid(child, WALL)[1] == 0
 
 

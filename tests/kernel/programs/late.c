@@ -558,7 +558,8 @@ static void chain(void) {
     struct sock_fprog program = {4096, allows};
     int left = atoi(arguments[2]);
     for (int i = 0; i < 600; i++) {
-        rare(1 + i % 300);
+        rare(1 + i % 150); /* of more values of one call `learn` would list none */
+        syscall(SYS_ioprio_get, 1 + i % 150, 0);
     }
     busy();
     if (left > 0) {

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from policygen.evidence.facts import Places
+from policygen.recording.bounds import MANY
 from policygen.recording.fold import EVIDENCE, LOOKS, QUIET, Folder
 from tracer.abi import Arch, Event, table
 
@@ -119,11 +120,17 @@ def test_evidence_is_given_up_argument_by_argument() -> None:
     assert folder.hot_mask(X86_64, number("write")) == mask & ~(REGISTER << 64 * 3)
 
 
-def test_constrained_arguments_are_never_given_up() -> None:
+def test_constrained_arguments_are_kept_up_to_a_bound() -> None:
     folder = Folder()
-    for command in range(1000):
+    for command in range(MANY):
         folder.slot("/app", event("ioctl", command, command, 0), str)[0] += 1
-    assert [o.arguments for o in folder.observations()] == [(None, command, None) for command in range(1000)]
+    assert [o.arguments for o in folder.observations()] == [(None, command, None) for command in range(MANY)]
+    folder.slot("/other", event("ioctl", 9, MANY, 0), str)[0] += 1
+    assert [(o.arguments, o.executable, o.counts) for o in folder.observations()] == [
+        ((None, None, None), "/app", (MANY,)),
+        ((None, None, None), "/other", (1,)),
+    ]
+    assert not folder.hot_mask(X86_64, number("ioctl")) >> 64
 
 
 def test_memory_is_bounded_by_what_is_constrained() -> None:

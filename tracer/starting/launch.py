@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from tracer import kernel, linux
 from tracer.errors import StartError, TracerError
 from tracer.named import NamedTuple
+from tracer.starting.child import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from tracer.signals import Dispositions
 
@@ -28,7 +30,7 @@ class Program(NamedTuple):
     environment: tuple[bytes, ...]
     """`NAME=value` strings, in the order and number in which the caller had them."""
     prepare: Callable[[], None] = lambda: None
-    """Called in the child before the recording filter is installed; may raise OSError."""
+    """Called in the child before the recording filter is installed; whatever it raises ends the child."""
 
 
 class Launch:
@@ -40,12 +42,20 @@ class Launch:
         self.program = program
         go_read, self._go = os.pipe()
         self._failure, failure_write = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
+        begun = ["seize"]
+
+        def become() -> None:
             os.close(self._go)
-            _become(program, dispositions, filter_, go_read, failure_write)
-        os.close(go_read)
-        os.close(failure_write)
+            _become(program, dispositions, filter_, go_read, begun)
+
+        def failed(error: BaseException) -> None:
+            os.write(failure_write, _reason(begun[-1], error).encode(errors="replace"))
+
+        try:
+            self.pid = fork(become, failed)
+        finally:
+            os.close(go_read)
+            os.close(failure_write)
 
     def go(self) -> None:
         os.write(self._go, b"1")
@@ -56,33 +66,39 @@ class Launch:
         with os.fdopen(self._failure, "rb") as pipe:
             text = pipe.read().decode()
         if text:
-            stage, number = text.split()
+            stage, number, reason = text.split(" ", 2)
             if stage == "execve":
                 raise StartError(int(number))
             what = "the program cannot be started" if stage == "prepare" else "cannot install the recording filter"
-            raise TracerError(f"{what}: {stage}: {os.strerror(int(number))}", stage, int(number))
+            raise TracerError(f"{what}: {stage}: {reason}", stage, int(number))
 
 
-def _become(
-    program: Program, dispositions: Dispositions, filter_: bytes, go_read: int, failure_write: int
-) -> None:
-    """In the child, which never returns.  Under the filter it only calls execve, and on failure write and exit."""
-    stage, number = "seize", errno.EPERM
-    try:
-        if os.read(go_read, 1):
-            dispositions.restore_in_child()
-            stage = "prepare"
-            program.prepare()
-            stage = "seccomp"
-            kernel.install_filter(filter_)
-            stage, number = "execve", kernel.execve(program.path, program.argv, program.environment)
-            if number == errno.ENOEXEC:
-                script = linux.script_arguments(program.path, program.argv)
-                number = kernel.execve(script[0], script, program.environment)
-    except OSError as error:
+def _become(program: Program, dispositions: Dispositions, filter_: bytes, go_read: int, begun: list[str]) -> NoReturn:
+    """In the child: execute the program, or raise an exception of the stage that was `begun` last.  Under the filter it only
+    calls execve, and on failure write and exit."""
+    if not os.read(go_read, 1):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    dispositions.restore_in_child()
+    begun.append("prepare")
+    program.prepare()
+    begun.append("seccomp")
+    kernel.install_filter(filter_)
+    begun.append("execve")
+    number = kernel.execve(program.path, program.argv, program.environment)
+    if number == errno.ENOEXEC:
+        script = linux.script_arguments(program.path, program.argv)
+        number = kernel.execve(script[0], script, program.environment)
+    raise OSError(number, os.strerror(number))
+
+
+def _reason(stage: str, error: BaseException) -> str:
+    """What `check` reads: the stage, an errno or 0, and words."""
+    if isinstance(error, MemoryError):
+        error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    if isinstance(error, OSError):
         number = error.errno or errno.EINVAL
-    os.write(failure_write, f"{stage} {number}".encode())
-    os._exit(125)
+        return f"{stage} {number} {os.strerror(number)}"
+    return f"{stage} 0 {type(error).__name__}{': ' if str(error) else ''}{error}"
 
 
 def is_64_bit(path: bytes) -> bool:

@@ -1,0 +1,52 @@
+"""What the tally remembers is bounded, whatever a program does."""
+
+from __future__ import annotations
+
+import struct
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from tracer import tally
+from tracer.abi import Arch, Event
+from tracer.caller import site
+from tracer.tally import Tally
+from tracer.unwind.walk import Maps
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Recorder:
+    """One slot a call; each is the first of a new generation."""
+
+    generation = 0
+
+    def hot_mask(self, arch: int, number: int) -> int:
+        return (1 << 448) - 1
+
+    def slot(self, executable: str, event: Event, site: Any) -> list[Any]:
+        self.generation += event.number % 3 == 0
+        return [0, "?", event.arguments, None, 0, set(), 0]
+
+    def look(self, slot: list[Any], event: Event, caller: Any) -> bool:
+        return event.number % 2 == 0
+
+
+def test_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "MANY_KEYS", 32)
+    counters = Tally(Recorder())  # type: ignore[arg-type]
+    task: Any = SimpleNamespace(executable="/app", entered=0, tid=1, tgid=1, hot=counters.hot("/app", 0))
+    for number in range(5000):
+        arguments = (number, 0, 0, 0, 0, 0)
+        counters.count(task, bytearray(struct.pack("<4xIQ8xQ6Q", Arch.X86_64.audit, 0, 1_000_000 + number, *arguments)))
+        kept = (counters.masks, task.hot, counters._looked["/app"], counters._former["/app"])
+        assert max(map(len, kept)) <= 2 * tally.MANY_KEYS
+    assert counters.known("/app")
+
+
+def test_build_ids_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "_builds", builds := {})
+    for inode in range(5000):
+        maps = Maps(f"1000-2000 r-xp 00000000 00:01 {inode}                  /no/such/file\n")
+        assert site._named(1, maps, 0x1500) == "/no/such/file+0x500"
+        assert len(builds) <= site._MANY_BUILDS

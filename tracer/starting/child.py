@@ -1,0 +1,56 @@
+"""A forked child that can only end: whatever happens in it, nothing unwinds into the code of the caller."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from tracer.linux import WALL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FAILED = 125
+"""The exit status of a child whose work has raised an exception."""
+
+
+def fork(work: Callable[[], object], failed: Callable[[BaseException], object] = lambda error: None) -> int:
+    """Fork a child that does the work; return its pid.  The child ends with 0 when `work` returns; if it raises anything, with
+    FAILED, after `failed` has been given the exception.
+
+    All signals are blocked around the fork, and those that Python has a handler for have their default action in the child, so
+    that a signal ends it and raises no exception there.  Where a signal raises one here at once, there is no child.  Raises
+    OSError.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    pid, status = -1, FAILED
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _leave_handlers()
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                work()
+                status = 0
+            except BaseException as error:
+                failed(error)
+            finally:
+                os._exit(status)
+    finally:
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        except BaseException:
+            if pid > 0:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, WALL)
+            raise
+    return pid
+
+
+def _leave_handlers() -> None:
+    """Give the signals that Python has a handler for their default action."""
+    for signum in signal.valid_signals():
+        if callable(signal.getsignal(signum)):
+            signal.signal(signum, signal.SIG_DFL)
