@@ -15,7 +15,7 @@ from callfence.judging.differences import (
     said_first,
     shown_name,
 )
-from callfence.judging.lines import line_of_call, line_of_setting
+from callfence.judging.lines import Lines
 from callfence.judging.sarif import Result, SarifRule, sarif
 from callfence.shared.markdown import cell, code
 from callfence.shared.text import printable
@@ -151,14 +151,15 @@ def _row(difference: Difference) -> str:
 
 def as_sarif(judgement: Judgement, new: str) -> str:
     """A result for each setting and combination that is told first, each risk and each other new behaviour."""
-    results = [_of_headline(judgement, one, new) for one in judgement.headlines]
+    lines = Lines(new)
+    results = [_of_headline(judgement, one, new, lines) for one in judgement.headlines]
     told = {one.rule for one in judgement.headlines}
     for one in judgement.told:
         difference = one.difference
         if difference.change is not Change.MORE:
             continue
         name, rules = call_name(difference), " || ".join(rule_texts(difference))
-        line = None if difference.number is None else line_of_call(new, difference.arch, name)
+        line = None if difference.number is None else lines.of_call(difference.arch, name)
         where = f"{difference.arch} {name}"
         for row in one.dangers:
             if row.id in told:
@@ -176,8 +177,8 @@ def as_sarif(judgement: Judgement, new: str) -> str:
     return json.dumps(sarif(results), indent=2)
 
 
-def _of_headline(judgement: Judgement, one: Headline, new: str) -> Result:
-    line = line_of_setting(new, one.name) if one.arch is None else line_of_call(new, one.arch, one.name)
+def _of_headline(judgement: Judgement, one: Headline, new: str, lines: Lines) -> Result:
+    line = lines.of_setting(one.name) if one.arch is None else lines.of_call(one.arch, one.name)
     rule = SarifRule(one.rule, one.says, f"{one.says}{f': {one.why}' if one.why else ''}.", one.safer or one.says)
     message = printable(headline(judgement, one).partition(": ")[2])
     return Result(rule, one.level, message, new, line, f"{one.arch} {one.rule}")
