@@ -181,7 +181,8 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
             _say(f"enforce: {one.sources[0][0]} {what}; `learn {name}` adds it", stderr)
     for file, owner in strangers.items():
         _say(f"enforce: {file} belongs to user {owner}, who can change what it allows", stderr)
-    files, reach = _files(options, compiled, environment, stderr, is_quiet=is_quiet)
+    arm = options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index)
+    files, reach = _files(options, compiled, arm, environment, stderr, is_quiet=is_quiet)
     reporter = None
     if not is_quiet:
         path_of_log = options.one("--log")
@@ -219,7 +220,7 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         [os.fsencode(argument) for argument in options.argv],
         environment,
         [*(one.filter for one in followed), *more],
-        options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index),
+        arm,
         reporter,
         around=_around(options, compiled, stderr),
         files=files,
@@ -240,11 +241,21 @@ def _compiled(options: EnforceOptions, variant: Variant, strangers: dict[str, in
 
 
 def _files(
-    options: EnforceOptions, compiled: Sequence[Compiled], environment: Sequence[bytes], stderr: int, *, is_quiet: bool
+    options: EnforceOptions,
+    compiled: Sequence[Compiled],
+    arm: str,
+    environment: Sequence[bytes],
+    stderr: int,
+    *,
+    is_quiet: bool,
 ) -> tuple[Confinement | None, Reach | None]:
     """What the policies let the program reach of files and ports, None if they confine none; and the same to judge calls by,
     None if they are not to be explained."""
     confining = [(one.sources[0][0], one.files) for one in compiled if one.files]
+    if arm == "entry" and confining:
+        from policygen.files.landlock import unfiltered
+
+        confining = [(name, unfiltered(rules)) for name, rules in confining]
     is_audit, made = "--audit" in options.given, None
     if confining and not is_audit:
         from enforcer.files.landlock import Confinement, GrantError
