@@ -68,8 +68,8 @@ def test_a_danger_after_what_uses_up_the_work_is_not_passed_over() -> None:
     text = f"{HOSTILE['many calls']}{last}kexec_load: allow\n"
     found = {(one.name, one.level) for one in lint(parse(text, "a.policy"), Budget(TOTAL, EACH))}
     assert {("ptrace", "danger"), ("kexec_load", "danger")} <= found
-    told = {(one.name, one.level) for one in judge(parse("read: allow\n", "a"), parse(text, "b"), Budget(TOTAL, EACH)).headlines}
-    assert ("ptrace", "danger") in told
+    judgement = judge(parse("read: allow\n", "a"), parse(text, "b"), Budget(TOTAL, EACH))
+    assert ("ptrace", "danger") in {(one.name, one.level) for one in judgement.headlines}
 
 
 def test_nothing_accepts_what_was_not_judged() -> None:

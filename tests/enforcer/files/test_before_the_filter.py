@@ -10,7 +10,7 @@ import pytest
 from enforcer.files.landlock import abi
 
 pytestmark = pytest.mark.skipif(abi() < 3, reason="needs Landlock's ABI 3 (Linux 6.2)")
-SOURCE = Path(__file__).resolve().parents[1] / "programs" / "early.c"
+SOURCE = Path(__file__).resolve().parents[1] / "programs" / "empties.c"
 DENIES = """\
 arm {}
 default allow
@@ -36,11 +36,11 @@ path /: read, execute
 def test_files_stay_as_they_are(place, compile_c, how, is_cached, written, given, denied):
     library = compile_c(SOURCE, "-DLIBRARY", "-shared", "-fPIC")
     program = compile_c(SOURCE, str(library))
-    place.policy(DENIES.format(written), "early.policy")
+    place.policy(DENIES.format(written), "late.policy")
     data = place.folder / "data" / "a"
     before = data.read_bytes()
     assert before
     options = (*(("--arm", given) if given else ()), *(() if is_cached else ("--no-cache",)))
-    done = place.enforce("-p", "early.policy", *options, program, data, how)
+    done = place.enforce("-p", "late.policy", *options, program, data, how)
     assert (done.returncode, done.stdout.split()[-1:]) == (0, [str(denied)]), done.stderr
     assert data.read_bytes() == before
