@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 from callfence.enforcing import filters as policy_files
 from enforcer import kernel
 from enforcer.arming import seized
 from enforcer.errors import EnforceError
+from policygen.filter.bpf import MAX_INSTRUCTIONS
 from policygen.filter.compile import compile_policy
 from policygen.language.document import parse
 from policygen.phases import START, in_phase
+from policygen.text import printable
 from tracer import linux
 
 if TYPE_CHECKING:
@@ -38,7 +42,9 @@ def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
     not be confined.  Can be asked for once.
 
     PolicyError (a ValueError for `when` and for an entry of several lines) and CompileError for the policy; EnforceError,
-    KernelError or OSError if the kernel refuses: nothing has changed then, but that no_new_privs may be set.
+    KernelError or OSError if the kernel refuses: nothing has changed then, but that no_new_privs may be set.  One exception
+    says so itself: if the policy has lines about files or ports, and the kernel has no memory or room left for another filter
+    (32,768 instructions of all that a process has), these lines hold already.
     """
     if when not in ("now", "on_exec"):
         raise ValueError(f"when is 'now' or 'on_exec', not {when!r}")
@@ -66,15 +72,17 @@ def confine(policy: str | os.PathLike[str] | None = None) -> None:
     The kernel alone answers: a call that the policy does not allow meets its default action, and nothing is printed.  Run
     the program under `enforce` instead to have it explained.
 
+    A UserWarning says that another user owns the policy or a file that it includes, and can change what it allows.
+
     UserError, which says why, or OSError if the kernel refuses: nothing has changed then, but that no_new_privs may be
-    set.
+    set; with the exception, which says so itself, that `apply` describes.
     """
     if policy is None:
         script = sys.argv[0] if sys.argv else ""
         if script in ("", "-", "-c", "-m"):
             raise EnforceError("there is no script whose name the policy could have: name it, confine('NAME.policy')")
         policy = policy_files.found(script)
-    made = policy_files.compiled(os.fspath(policy), "silent", policy_files.trusting({}))
+    made = _compiled(policy)
     _confine_threads(_of_phase(made, START) if made.stages else made.filter, made.files)
 
 
@@ -91,8 +99,18 @@ def enter(phase: str, policy: str | os.PathLike[str] | None = None) -> bool:
         return True
     if policy is None:
         return False
-    _confine_threads(_of_phase(policy_files.compiled(os.fspath(policy), "silent", policy_files.trusting({})), phase))
+    _confine_threads(_of_phase(_compiled(policy), phase))
     return True
+
+
+def _compiled(policy: str | os.PathLike[str]) -> Compiled:
+    """The filter of a policy file, with a warning if another user can change what it allows."""
+    strangers: dict[str, int] = {}
+    made = policy_files.compiled(os.fspath(policy), "silent", policy_files.trusting(strangers))
+    for file, owner in strangers.items():
+        text = f"{printable(file)} belongs to user {owner}, who can change what it allows"
+        warnings.warn(text, UserWarning, stacklevel=3)  # as `enforce` says; 3: the caller of confine() or enter()
+    return made
 
 
 def _of_phase(made: Compiled, phase: str) -> bytes:
@@ -104,7 +122,9 @@ def _of_phase(made: Compiled, phase: str) -> bytes:
 
 
 def _confine_threads(program: bytes, files: bytes = b"") -> None:
-    """Put a filter on all threads; and what is granted of files and ports on the one thread that there is."""
+    """Put a filter on all threads; and what is granted of files and ports on the one thread that there is.
+
+    Files and ports come first, for a filter may deny what confines them; what can be known of the filter is tried before."""
     if files:
         threads = len(os.listdir("/proc/self/task"))
         if threads > 1:
@@ -112,13 +132,30 @@ def _confine_threads(program: bytes, files: bytes = b"") -> None:
         from enforcer.files.landlock import Confinement
 
         found = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)
-        kernel.set_no_new_privs()
-        found.enter()
         program = found.guarded(program)
+        if len(program) // 8 > MAX_INSTRUCTIONS:
+            raise EnforceError("the filter has too many instructions with those that close the ways past `tcp` lines")
+        kernel.set_no_new_privs()
+        _require_filters()
+        found.enter()
     kernel.set_no_new_privs()
-    thread = kernel.install(program, linux.SECCOMP_FILTER_FLAG_TSYNC)
+    try:
+        thread = kernel.install(program, linux.SECCOMP_FILTER_FLAG_TSYNC)
+    except OSError as error:
+        if files:
+            raise EnforceError(f"{error}; files and ports are confined already, system calls are not") from error
+        raise
     if thread:
         raise EnforceError(f"thread {thread} has a filter of its own, so no filter can be put on all threads")
+
+
+def _require_filters() -> None:
+    """Raise OSError unless this thread may install filters: one that is in force already may deny that."""
+    try:
+        kernel.install(b"", linux.SECCOMP_FILTER_FLAG_TSYNC)  # a filter without instructions is refused, if nothing else is
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _text(filters: Mapping[int | str, str | int]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.files.own import own
-from callfence.judging.lines import line_of
+from callfence.judging.lines import Lines
 from callfence.judging.sarif import Result, SarifRule, sarif
 from callfence.shared.inputs import document as read
 from callfence.shared.inputs import message, tell, tell_lines
@@ -22,10 +22,14 @@ from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from policygen.language.document import Document
+    from policygen.model import Entry
+    from tracer.abi import Arch
 
+_LONGEST = 2000
+"""Characters of an entry that are shown."""
 DESCRIPTION = """\
 Report what is dangerous in policies, judged by the calls that they allow.  A comment `# why: REASON` on an entry, or above it,
 accepts the findings on that entry; one that names a combination (`# why: reverse-shell: REASON`) accepts that."""
@@ -63,13 +67,14 @@ def main(arguments: list[str]) -> int:
             found += [(name, document, one) for one in kept]
             excused += [(name, one) for one in kept if one in new and one.accepted]
     shown = [one for one in found if options.accepted or not one[2].accepted or (one[0], one[2]) in excused]
+    places = {name: Lines(name) for name in dict.fromkeys(name for name, _, _ in found)}
     if options.format == "json":
-        print(json.dumps({"findings": [as_object(name, finding) for name, _, finding in shown]}, indent=2))
+        print(json.dumps({"findings": [as_object(name, finding, places[name]) for name, _, finding in shown]}, indent=2))
     elif options.format == "sarif":
-        results = [_result(name, finding, is_new=(name, finding) in excused) for name, _, finding in found]
+        results = [_result(name, finding, places[name], is_new=(name, finding) in excused) for name, _, finding in found]
         print(json.dumps(sarif(results), indent=2))
     else:
-        _print(shown, found, excused, broken=broken)
+        _print(shown, found, excused, places, broken=broken)
     if broken:
         return 2
     return int(any(not finding.accepted for _, _, finding in found))
@@ -91,8 +96,8 @@ def _old(options: argparse.Namespace, name: str) -> Document | None:
     return read(options.against) if options.against is not None else None
 
 
-def _place(policy: str, finding: Finding) -> str:
-    line = line_of(policy, finding)
+def _place(policy: str, finding: Finding, lines: Lines) -> str:
+    line = lines.of(finding)
     return policy if line is None else f"{policy}:{line}"
 
 
@@ -100,15 +105,17 @@ def _print(
     shown: Sequence[tuple[str, Document, Finding]],
     found: Sequence[tuple[str, Document, Finding]],
     excused: Sequence[tuple[str, Finding]],
+    places: Mapping[str, Lines],
     *,
     broken: bool,
 ) -> None:
     lines: list[str] = []
     for name, document, finding in shown:
-        lines.append(f"{_place(name, finding)}: {finding.level}: {finding.name}: it {finding.grants} [{finding.rule}]")
+        place = _place(name, finding, places[name])
+        lines.append(f"{place}: {finding.level}: {finding.name}: it {finding.grants} [{finding.rule}]")
         if finding.arch is not None:
             number = table(finding.arch).by_name[finding.name].number
-            lines.append(f"  entry   {on_one_line(finding.arch, number, document.policy.entries[finding.arch][number])}")
+            lines.append(f"  entry   {_short(finding.arch, number, document.policy.entries[finding.arch][number])}")
         if finding.example is not None:
             lines.append(f"  allows  {format_call(finding.example)}")
         lines.append(f"  why     {finding.why}")
@@ -126,10 +133,16 @@ def _print(
     tell_lines(lines)
 
 
-def as_object(policy: str, finding: Finding) -> dict[str, object]:
+def _short(arch: Arch, number: int, entry: Entry) -> str:
+    """The entry on one line, cut where no one reads on."""
+    text = on_one_line(arch, number, entry)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def as_object(policy: str, finding: Finding, lines: Lines) -> dict[str, object]:
     return {
         "file": printable(policy),
-        "line": line_of(policy, finding),
+        "line": lines.of(finding),
         "rule": finding.rule,
         "level": finding.level,
         "arch": finding.arch,
@@ -143,12 +156,12 @@ def as_object(policy: str, finding: Finding) -> dict[str, object]:
     }
 
 
-def _result(policy: str, finding: Finding, *, is_new: bool) -> Result:
+def _result(policy: str, finding: Finding, lines: Lines, *, is_new: bool) -> Result:
     """A result; a reason that comes with the change does not suppress it."""
     full, help_ = f"A policy that {finding.grants}: {finding.why}.", f"Safer: {finding.safer}. See {finding.source}."
     short = finding.grants.partition(":")[0]
     excuse = f"; {Reason(finding.accepted, is_new=True)}" if is_new else ""
     message = f"{finding.name}: it {finding.grants}: {finding.why}{excuse}"
     accepted = "" if is_new else finding.accepted
-    line, identity = line_of(policy, finding), f"{finding.arch} {finding.name} {finding.grants}"
+    line, identity = lines.of(finding), f"{finding.arch} {finding.name} {finding.grants}"
     return Result(SarifRule(finding.rule, short, full, help_), finding.level, message, policy, line, identity, accepted)

@@ -184,7 +184,8 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
             _say(f"enforce: {one.sources[0][0]} {what}; `learn {name}` adds it", stderr)
     for file, owner in strangers.items():
         _say(f"enforce: {file} belongs to user {owner}, who can change what it allows", stderr)
-    files, reach = _files(options, compiled, environment, stderr, is_quiet=is_quiet)
+    arm = options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index)
+    files, reach = _files(options, compiled, arm, environment, stderr, is_quiet=is_quiet)
     kept = _scope(options, compiled, stderr)
     listens = files is not None and not is_quiet and files.confines_listen
     reporter = None
@@ -225,7 +226,7 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         [os.fsencode(argument) for argument in options.argv],
         environment,
         [*(made.filter for made in compiled), *more],
-        options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index),
+        arm,
         reporter,
         around=_around(options),
         scope=kept,
@@ -247,11 +248,21 @@ def _compiled(options: EnforceOptions, variant: Variant, strangers: dict[str, in
 
 
 def _files(
-    options: EnforceOptions, compiled: Sequence[Compiled], environment: Sequence[bytes], stderr: int, *, is_quiet: bool
+    options: EnforceOptions,
+    compiled: Sequence[Compiled],
+    arm: str,
+    environment: Sequence[bytes],
+    stderr: int,
+    *,
+    is_quiet: bool,
 ) -> tuple[Confinement | None, Reach | None]:
     """What the policies let the program reach of files and ports, None if they confine none; and the same to judge calls by,
     None if they are not to be explained."""
     confining = [(one.sources[0][0], one.files) for one in compiled if one.files]
+    if arm == "entry" and confining:
+        from policygen.files.landlock import unfiltered
+
+        confining = [(name, unfiltered(rules)) for name, rules in confining]
     is_audit, made = "--audit" in options.given, None
     if confining and not is_audit:
         from enforcer.files.landlock import Confinement, GrantError

@@ -103,15 +103,17 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
 
 
 def files_of(policy: Policy) -> bytes:
-    """What a policy confines of files and ports, for `Compiled.files`."""
+    """What a policy confines of files and ports, for `Compiled.files`, if the filter is there before the program runs:
+    whoever installs it later uses `landlock.unfiltered`."""
     from policygen.files.landlock import encode
     from policygen.files.ruleset import ruleset
 
     truncates = False
     if policy.files.paths is not None:
         from policygen.files.truncating import truncates as can_truncate
+        from policygen.model import Arm
 
-        truncates = can_truncate(policy)
+        truncates = can_truncate(policy, Arm.EXEC)
     return encode(ruleset(policy.files, truncates=truncates))
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from callfence.judging.differences import call_name
 from callfence.judging.sites import by_site, such_as
 from callfence.judging.symbols import Site
-from callfence.shared.text import plural, printable
+from callfence.shared.markdown import code
+from callfence.shared.text import plural
 from policygen.evaluate import evaluate
 from policygen.review.companion import is_companion
 from policygen.sets.compare import Change
@@ -42,7 +43,7 @@ def behind_lines(old: Policy, new: Policy, told: Sequence[Ranked], recording: Re
             yield from ("", "Seen behind it:", "")
         shown += 1
         if shown <= _MANY_CALLS:
-            yield f"- `{call_name(difference)}`: {'; '.join(_sites(those, bare=bare))}"
+            yield f"- {code(call_name(difference))}: {'; '.join(_sites(those, bare=bare))}"
     if shown > _MANY_CALLS:
         yield f"- ... and {plural(shown - _MANY_CALLS, 'call')} more: `callfence why` tells all of it"
 
@@ -57,7 +58,3 @@ def _sites(those: Sequence[Observation], *, bare: bool) -> Iterator[str]:
     if len(found) > _MANY_SITES:
         yield f"and {plural(len(found) - _MANY_SITES, 'more place')}"
 
-
-def code(text: str) -> str:
-    """Text as code, which nothing in it can end."""
-    return f"`{printable(text).replace('`', chr(39))}`"

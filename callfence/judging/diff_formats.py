@@ -15,8 +15,9 @@ from callfence.judging.differences import (
     said_first,
     shown_name,
 )
-from callfence.judging.lines import line_of_call, line_of_setting
+from callfence.judging.lines import Lines
 from callfence.judging.sarif import Result, SarifRule, sarif
+from callfence.shared.markdown import cell, code
 from callfence.shared.text import printable
 from policygen.language.naming import format_action, format_call
 from policygen.review.catalogue import Level
@@ -95,17 +96,16 @@ def as_markdown(judgement: Judgement, new: str, behind: Iterable[str] = ()) -> s
 
     `behind`: lines about what was seen of the calls that became possible.
     """
-    name = printable(new).replace("`", "'")
-    first = printable(said_first(judgement)).removesuffix(".")
-    lines = [f"**`{name}`: {judgement.comparison.verdict}**: {_said(first) if judgement.headlines else first}."]
+    first = _said(judgement, judgement.headlines[0]) if judgement.headlines else said_first(judgement)
+    lines = [f"**{code(new)}: {judgement.comparison.verdict}**: {first.removesuffix('.')}."]
     if judgement.headlines and judgement.headlines[0].why:
         lines += ["", _sentence(judgement.headlines[0])]
     points = []
     for one in judgement.headlines[1:]:
-        points.append(f"- {_said(printable(headline(judgement, one)))}{f': {one.why}. Safer: {one.safer}' if one.why else ''}.")
+        points.append(f"- {_said(judgement, one)}{f': {one.why}. Safer: {one.safer}' if one.why else ''}.")
     for row, calls, reason in risks(judgement):
         why = "" if row.level is Level.NOTE else f": {row.why}. Safer: {row.safer}"
-        excuse = f" *{printable(str(reason))}*" if reason else ""
+        excuse = f" {code(str(reason))}" if reason else ""
         points.append(f"- **{row.level}**: {_codes(calls)}: it newly {row.grants}{why}.{excuse}")
     if points:
         lines += ["", *points]
@@ -128,13 +128,15 @@ def as_markdown(judgement: Judgement, new: str, behind: Iterable[str] = ()) -> s
 
 
 def _codes(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
+    return ", ".join(map(code, names))
 
 
-def _said(text: str) -> str:
-    """A headline, its level in bold."""
-    level, _, rest = text.partition(": ")
-    return f"**{level}**: {rest}"
+def _said(judgement: Judgement, one: Headline) -> str:
+    """A headline, its level in bold.  What the policy's author has chosen is code: a reason, and a name of several words,
+    which holds that of a phase, a file or a port."""
+    reason = judgement.reason(one)
+    subject = code(one.subject) if " " in one.name else one.subject
+    return f"**{one.level}**: {subject}: {one.says} [{one.rule}]{f'; {code(str(reason))}' if reason else ''}"
 
 
 def _sentence(one: Headline) -> str:
@@ -142,26 +144,22 @@ def _sentence(one: Headline) -> str:
 
 
 def _row(difference: Difference) -> str:
-    rules = "<br>".join(_code(f"{shown_name(difference)}: {text}") for text in rule_texts(difference))
+    rules = "<br>".join(cell(f"{shown_name(difference)}: {text}") for text in rule_texts(difference))
     answer = f"{format_action(difference.before)} → {format_action(difference.after)}"
-    return f"| {rules} | {answer} | {_code(format_call(difference.example))} |"
-
-
-def _code(text: str) -> str:
-    """The text as code in a table, where `|` has to be escaped even in code."""
-    return f"`{text}`".replace("|", "\\|")
+    return f"| {rules} | {answer} | {cell(format_call(difference.example))} |"
 
 
 def as_sarif(judgement: Judgement, new: str) -> str:
     """A result for each setting and combination that is told first, each risk and each other new behaviour."""
-    results = [_of_headline(judgement, one, new) for one in judgement.headlines]
+    lines = Lines(new)
+    results = [_of_headline(judgement, one, new, lines) for one in judgement.headlines]
     told = {one.rule for one in judgement.headlines}
     for one in judgement.told:
         difference = one.difference
         if difference.change is not Change.MORE:
             continue
         name, rules = call_name(difference), " || ".join(rule_texts(difference))
-        line = None if difference.number is None else line_of_call(new, difference.arch, name)
+        line = None if difference.number is None else lines.of_call(difference.arch, name)
         where = f"{difference.arch} {name}"
         for row in one.dangers:
             if row.id in told:
@@ -179,8 +177,8 @@ def as_sarif(judgement: Judgement, new: str) -> str:
     return json.dumps(sarif(results), indent=2)
 
 
-def _of_headline(judgement: Judgement, one: Headline, new: str) -> Result:
-    line = line_of_setting(new, one.name) if one.arch is None else line_of_call(new, one.arch, one.name)
+def _of_headline(judgement: Judgement, one: Headline, new: str, lines: Lines) -> Result:
+    line = lines.of_setting(one.name) if one.arch is None else lines.of_call(one.arch, one.name)
     rule = SarifRule(one.rule, one.says, f"{one.says}{f': {one.why}' if one.why else ''}.", one.safer or one.says)
     message = printable(headline(judgement, one).partition(": ")[2])
     return Result(rule, one.level, message, new, line, f"{one.arch} {one.rule}")

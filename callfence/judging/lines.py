@@ -6,37 +6,50 @@ import re
 from typing import TYPE_CHECKING
 
 from policygen.language.document import read_text
+from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     from policygen.review.lint import Finding
     from tracer.abi import Arch
 
 
-def line_of(policy: str, finding: Finding) -> int | None:
-    """The line of the file that a finding is about, from 1; None if it is in an included file, or not written out."""
-    if finding.arch is not None:
-        return line_of_call(policy, finding.arch, finding.name)
-    return line_of_setting(policy, finding.name)
+class Lines:
+    """Where the statements of a policy's file are: numbers of lines, from 1; None of what is in an included file."""
 
+    def __init__(self, policy: str) -> None:
+        """`policy` is the file; standard input has been read already, and a file of another revision may be gone."""
+        self._settings: dict[tuple[str, ...], int] = {}
+        self._calls: dict[tuple[str, str], int] = {}
+        section = "x86_64"
+        for number, line in enumerate(_source(policy), 1):
+            if call := re.match(r"\s*(?:sys_)?(\w+)\s*:", line):
+                self._calls.setdefault((section, call[1]), number)
+                continue
+            words = re.sub(r":(?= |$)", " ", line.split(" #")[0]).split()[:_LONGEST]
+            if words and words[0].isidentifier():
+                section = words[1] if words[0] == "arch" and len(words) > 1 else section
+                for count in range(1, len(words) + 1):
+                    self._settings.setdefault(tuple(words[:count]), number)
 
-def line_of_setting(policy: str, setting: str) -> int | None:
-    """The line of the file that a setting (`default`, `arch x86_64`) begins on."""
-    count = len(setting.split())
-    words = [re.sub(r":(?= |$)", " ", line.split(" #")[0]).split()[:count] for line in _source(policy)]
-    return words.index(setting.split()) + 1 if setting.split() in words else None
+    def of(self, finding: Finding) -> int | None:
+        """The line that a finding is about."""
+        return self.of_setting(finding.name) if finding.arch is None else self.of_call(finding.arch, finding.name)
 
+    def of_setting(self, setting: str) -> int | None:
+        """The line that a setting (`default`, `arch x86_64`, `path /etc`) begins on."""
+        return self._settings.get(tuple(setting.split()))
 
-def line_of_call(policy: str, arch: Arch, name: str) -> int | None:
-    """The line of the file that the entry of a call begins on."""
-    section = "x86_64"
-    for number, line in enumerate(_source(policy), 1):
-        words = line.split("#")[0].split()
-        section = words[1] if words[:1] == ["arch"] and len(words) > 1 else section
-        if section == arch and re.match(rf"\s*(sys_)?{name}\s*:", line):
-            return number
-    return None
+    def of_call(self, arch: Arch, name: str) -> int | None:
+        """The line that the entry of a call begins on."""
+        return self._calls.get((arch, name))
 
 
 def _source(policy: str) -> list[str]:
-    """The lines of the file; none for standard input, which has been read already."""
-    return [] if policy == "-" else read_text(policy).splitlines()
+    try:
+        return [] if policy == "-" else read_text(policy).splitlines()
+    except (CallfenceError, OSError):
+        return []
+
+
+_LONGEST = 64
+"""Words of a setting: a path may have some."""

@@ -67,7 +67,7 @@ def _result(result: Result, index: int) -> dict[str, object]:
         "ruleId": result.rule.id,
         "ruleIndex": index,
         "level": LEVELS[result.level],
-        "message": {"text": result.message},
+        "message": {"text": result.message.replace("](", "] (")},  # else an embedded link (SARIF 2.1.0, 3.11.6)
         "locations": [{"physicalLocation": place}],
         "partialFingerprints": {"callfence/v1": f"{zlib.crc32(f'{result.rule.id} {result.identity}'.encode()):08x}"},
     }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from callfence.commands import lint
 from callfence.judging.diff_formats import as_json as differences
+from callfence.judging.lines import Lines
 from callfence.judging.sites import by_site, columns_of, such_as, widened
 from callfence.learning.sure import call_name, name_of, newest
 from callfence.report.content import calls_of
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 
 def as_json(report: Report) -> str:
     """One object.  Runs are numbered from 1; names of files are printable, as in the page."""
-    against = report.against
+    against, lines = report.against, Lines(report.name)
     found: dict[str, object] = {
         "policy": report.name,
         "recording": (not report.is_bare and report.recorded_in) or None,
         "evidence": (report.is_bare and report.recorded_in) or None,
         "risk": report.gravest,
-        "findings": [lint.as_object(report.name, finding) for finding in report.findings],
+        "findings": [lint.as_object(report.name, finding, lines) for finding in report.findings],
         "sure": _sure(report),
         "runs": _runs(report),
         "programs": _programs(report),

@@ -15,6 +15,7 @@ from policygen.language.naming import format_entry
 from policygen.model import Entry, alternatives
 from policygen.phases import START, phase_policies
 from policygen.review.lint import grants
+from policygen.sets.region import Budget
 from tracer.abi import Arch
 from tracer.abi import table as calls_of
 from tracer.abi.waits import bits
@@ -42,8 +43,9 @@ def phases(report: Report) -> Html:
 
 def _gone(report: Report, phase: Phase, before: Policy, after: Policy) -> Html:
     """What a phase ends, and what was seen before and after its trigger."""
-    levels = {(one.arch, one.name): one.level for one in grants(Document(before))}
-    still = {(one.arch, one.name) for one in grants(Document(after))}
+    budget = Budget()
+    levels = {(one.arch, one.name): one.level for one in grants(Document(before), budget)}
+    still = {(one.arch, one.name) for one in grants(Document(after), budget)}
     rows: list[tuple[Child, ...]] = []
     for arch, number, entry in _ended(before, after):
         key = arch, calls_of(arch).by_number[number].name

@@ -3,6 +3,7 @@
     filename="/etc/redis.conf"          a path; `./` is the folder that the run began in, `~/` the home
     filename="/tmp/sort*"               `*` stands for what varies
     filename="/usr/lib/python3/**"      many names below that folder
+    filename="./<secret>"               what looks like a key, a token or a password
     argv=["sh", "-c", ...]              the first words of a command
     uservaddr=127.0.0.1:6379            host and port
     addr=unix:"/run/systemd/notify"     a name in the file system; with `@`, an abstract one
@@ -18,6 +19,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from policygen.evidence.pointed import PAGE, Value, arguments, evident, quoted
+from policygen.evidence.secrets import masked
 from policygen.evidence.words import escaped, steady
 from tracer.abi import Kind
 from tracer.named import NamedTuple
@@ -183,7 +185,7 @@ def _without_made(path: str, varying: Varying) -> str:
 
 
 def _steady(name: str, ids: tuple[int, ...]) -> str:
-    return "/".join(steady(part, ids) for part in name.split("/"))
+    return "/".join(steady(part, ids) for part in masked(name).split("/"))
 
 
 def _split(name: str) -> tuple[str, ...]:
@@ -204,6 +206,12 @@ def examples(event: Event, evidence: Iterable[str]) -> tuple[dict[int, str], lis
         else:
             others.append(fact)
     return first, others
+
+
+def without_secrets(fact: str) -> str:
+    """A fact as older recordings have it, without what looks like a secret."""
+    found = parse(fact)
+    return text((found[0], found[1], tuple(map(masked, found[2])))) if found else fact
 
 
 # Facts as text

@@ -10,6 +10,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
+from policygen.evidence.secrets import masked
 from policygen.evidence.words import escaped
 from tracer.abi import Arch, Kind, constants, table
 from tracer.named import NamedTuple
@@ -75,7 +76,8 @@ def quoted(text: str) -> str:
 
 
 def _cut(text: str) -> str:
-    """In quotes, as strace(1) cuts long strings."""
+    """In quotes, as strace(1) cuts long strings, and without what looks like a secret."""
+    text = "/".join(map(masked, masked(text).split("/")))
     return quoted(text) if len(text) <= _SHOWN else f"{quoted(text[:_SHOWN])}..."
 
 

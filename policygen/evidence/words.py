@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from policygen.evidence.secrets import masked
+
 # Patterns are compiled when they are first used: a learn of a moment uses few of them.
 _UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
 _UUID_LENGTH = 36
@@ -36,13 +38,14 @@ def _shown(c: str) -> str:
 
 @lru_cache(maxsize=4096)
 def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, made: bool = False, process: bool = False) -> str:
-    """The word with `*` where it varies: `sort*` of `/tmp/sortA7xK2q`, `*` of a pid in /proc.
+    """The word with `*` where it varies: `sort*` of `/tmp/sortA7xK2q`, `*` of a pid in /proc; and `<secret>` for a secret.
 
     `ids`: numbers that vary, such as the pid of the caller.  `temporary`: it is a name in a folder of temporary files;
     `made`: the program has made it so that no other has it; `process`: it is in a folder of /proc.
     """
     if process and word.isdigit():
         return "*"
+    word = masked(word)
     if not (temporary or made or re.search(_DIGITS, word)):  # most names: times, digests and numbers have digits
         return word if len(word) <= _LONGEST else _cut(word)
     if made and (found := re.fullmatch(_TEMPORARY, word)):

@@ -47,6 +47,10 @@ Later versions add nothing that a policy's `path` and `tcp` lines are made of.
 """
 
 
+_FILTERED = b"filtered"
+"""The first field of a ruleset that does not see to truncating."""
+
+
 class Ruleset:
     """What a policy's lines come to, before names are looked up."""
 
@@ -77,12 +81,17 @@ def encode(rules: Ruleset) -> bytes:
     """Return a ruleset as bytes, for the file of a compiled filter; b"" if nothing is confined.  `decode` reads them."""
     fields: list[bytes] = []
     if rules.paths is not None:
-        fields += [b"filtered"] * (not rules.truncates)
+        fields += [_FILTERED] * (not rules.truncates)
         fields += [b"paths", *(b"%d %s" % (access, path) for path, access in rules.paths)]
     for use, ports in ((b"connect", rules.connect), (b"bind", rules.bind)):
         if ports is not None:
             fields += [use, *(b"%d-%d" % port for port in ports)]
     return b"\0".join(fields)
+
+
+def unfiltered(content: bytes) -> bytes:
+    """Return what was encoded for a program of which a part runs before its filter."""
+    return content.removeprefix(_FILTERED + b"\0")
 
 
 def decode(content: bytes) -> Ruleset:
@@ -93,7 +102,7 @@ def decode(content: bytes) -> Ruleset:
     for field in content.split(b"\0") if content else ():
         if field == b"paths":
             part, paths = field, []
-        elif field == b"filtered" and not part:
+        elif field == _FILTERED and not part:
             truncates = False
         elif field in (b"connect", b"bind"):
             part, ports[field] = field, []

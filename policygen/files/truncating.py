@@ -25,9 +25,9 @@ _BY_NAME = ("truncate", "truncate64", "openat2", "io_uring_setup")
 """Calls that truncate by name, or whose flags no filter sees."""
 
 
-def truncates(policy: Policy) -> bool:
-    """Whether it lets a process truncate a file by its name without opening it for writing."""
-    if policy.arm is Arm.ENTRY or policy.unknown.may_run:  # what runs before the entry point, and calls that nobody knows
+def truncates(policy: Policy, arm: Arm | None = None) -> bool:
+    """Whether it lets a process truncate a file by its name without opening it for writing; `arm`: instead of its own."""
+    if (arm or policy.arm) is Arm.ENTRY or policy.unknown.may_run:  # what runs before the filter, and calls that nobody knows
         return True
     policy, sets = phase_policies(policy)[0][1], space()
     for arch in policy.entries:

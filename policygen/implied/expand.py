@@ -15,7 +15,7 @@ from policygen.implied.rows import capabilities, rows
 from policygen.model import ALLOW, Always, And, Condition, Entry, Expression, Not, Or, Policy, alternatives, conjuncts
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.minimise import minimise
-from policygen.sets.region import space, truth
+from policygen.sets.region import Budget, truth
 from policygen.values import replace
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from tracer.abi import Argument, Event
 
 Call = tuple[Arch, int]
+
+_TOTAL, _OF_ENTRY, _OF_PART = 1_000_000, 500_000, 50_000
+"""What finding out what a policy grants may take, in `Space.work`: a hundred times what the largest policies do."""
 
 
 class Expanded(NamedTuple):
@@ -73,13 +76,19 @@ def granted(policy: Policy) -> frozenset[str]:
     """The names of the capabilities that the policy's own entries grant, on any of its architectures."""
     names = policy.memo.get("granted")
     if not isinstance(names, frozenset):
-        names = policy.memo["granted"] = frozenset(
-            one.name
-            for arch, section in policy.entries.items()
-            for one in capabilities(arch)
-            if (one.number in section or policy.default.lets_run) and _grants(section.get(one.number), policy.default, one)
-        )
+        names = policy.memo["granted"] = frozenset(_granted(policy))
     return names
+
+
+def _granted(policy: Policy) -> Iterator[str]:
+    left = _TOTAL
+    for arch, section in policy.entries.items():
+        for one in capabilities(arch):
+            if left >= 0 and (one.number in section or policy.default.lets_run):
+                grants, work = _grants(section.get(one.number), policy.default, one)
+                left -= work
+                if grants:
+                    yield one.name
 
 
 def witnessed(event: Event) -> Iterator[Capability]:
@@ -142,22 +151,26 @@ def _entry(old: Entry | None, added: Sequence[Row]) -> Entry:
 
 
 @lru_cache(4096)
-def _grants(entry: Entry | None, default: Action, one: Capability) -> bool:
-    """Whether an entry allows a call that grants the capability, whatever the arguments that its row does not compare."""
+def _grants(entry: Entry | None, default: Action, one: Capability) -> tuple[bool, int]:
+    """Whether an entry allows a call that grants the capability, whatever the arguments that its row does not compare; and what
+    it took to find out, in `Space.work`.  No, if that takes too much."""
     if entry is None:
-        return default.lets_run
+        return default.lets_run, 0
     wanted = mentioned(one.entry.expression)
     arguments = table(one.arch).by_number[one.number].arguments
     parts = [part for part in _allowing(entry, default) if mentioned(part) <= wanted | one.held]
-    return any(_meet(part, one.entry.expression, wanted, arguments) for part in parts)
+    budget = Budget(_OF_ENTRY, _OF_PART)
+    return any(_meet(part, one.entry.expression, wanted, arguments, budget) for part in parts), budget.work
 
 
-def _meet(part: Expression, other: Expression, compared: frozenset[int], arguments: Sequence[Argument]) -> bool:
+def _meet(
+    part: Expression, other: Expression, compared: frozenset[int], arguments: Sequence[Argument], budget: Budget
+) -> bool:
     """Whether both can hold of one call; `compared`: the arguments that `other` compares."""
     registers = exact(part)
     if compared <= registers.keys() and len(registers) == len(conjuncts(part)):
         return holds_at(other, arguments, registers)  # a tenth of the time
-    sets = space()
+    sets = budget.space()
     try:
         return sets.both(truth(sets, part, arguments), truth(sets, other, arguments)) != FALSE
     except TooComplexError:

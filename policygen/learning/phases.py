@@ -20,7 +20,7 @@ from policygen.review.combined import able
 from policygen.review.lint import grants
 from policygen.sets.algebra import FALSE
 from policygen.sets.compare import answers
-from policygen.sets.region import space, truth
+from policygen.sets.region import Budget, space, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 from tracer.abi.waits import CANDIDATES, bits
@@ -259,4 +259,4 @@ def _danger(policy: Policy) -> int:
 
 def _grants(policy: Policy) -> dict[tuple[str, str], Level]:
     """What the linter finds in the entries of a policy, by the names of call and rule."""
-    return {(one.name, one.rule): one.level for one in grants(Document(policy))}
+    return {(one.name, one.rule): one.level for one in grants(Document(policy), Budget())}

@@ -51,6 +51,20 @@ class Danger:
     """Manual page or header."""
 
 
+TOO_COMPLEX = Danger(
+    "too-complex",
+    Level.DANGER,
+    (),
+    "",
+    "",
+    "has conditions that are too complex to be judged",
+    "what cannot be judged has not been reviewed: they may allow anything",
+    "fewer arguments in one rule, or fewer rules",
+    "docs/review.md",
+)
+"""Of what takes more work to judge than a judgement may take.  Nothing accepts it."""
+
+
 @frozen
 class Ability:
     """One way to do a part of a combination."""

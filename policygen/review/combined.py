@@ -15,10 +15,11 @@ from policygen.values import frozen
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from policygen.model import Policy
     from policygen.review.catalogue import Ability
+    from policygen.sets.algebra import Space
 
 
 @frozen
@@ -33,12 +34,12 @@ class Combined:
     """How many of them, from the first, the old policy lacks."""
 
 
-def combined(policy: Policy) -> tuple[Combined, ...]:
+def combined(policy: Policy, make: Callable[[], Space] = space) -> tuple[Combined, ...]:
     """Return the combinations that hold for a policy, in the catalogue's order; none for one whose default lets calls run,
-    where all do.  One whose parts are all parts of another that holds is left out."""
+    where all do.  One whose parts are all parts of another that holds is left out.  `make` makes the spaces."""
     found = []
     for arch in policy.entries if not policy.default.lets_run else ():
-        mine = _abilities(policy, arch)
+        mine = _abilities(policy, arch, make)
         held = [row for row in combinations() if mine.keys() >= {*row.parts}]
         for row in _widest(held):
             found.append(Combined(arch, row, tuple(sorted({mine[part][0] for part in row.parts}))))
@@ -47,16 +48,16 @@ def combined(policy: Policy) -> tuple[Combined, ...]:
 
 def able(policy: Policy) -> frozenset[str]:
     """Return what the policy, with its implied set, is able to do, by the catalogue's abilities."""
-    return frozenset(name for arch in policy.entries for name in _abilities(policy, arch))
+    return frozenset(name for arch in policy.entries for name in _abilities(policy, arch, space))
 
 
-def completed(old: Policy, new: Policy) -> tuple[Combined, ...]:
+def completed(old: Policy, new: Policy, make: Callable[[], Space] = space) -> tuple[Combined, ...]:
     """Return the combinations that hold for the new policy and not for the old one, the most dangerous first."""
     if new.default.lets_run:
         return ()
     found = []
     for arch in new.entries:
-        before, after = _abilities(old, arch), _abilities(new, arch)
+        before, after = _abilities(old, arch, make), _abilities(new, arch, make)
         held = [row for row in combinations() if after.keys() >= {*row.parts} and not before.keys() >= {*row.parts}]
         for row in _widest(held):
             lacked = {name for part in row.parts if part not in before for name in _written(new, arch, after[part])}
@@ -84,21 +85,21 @@ def _widest(rows: list[Combination]) -> list[Combination]:
     return [row for row in rows if not any({*row.parts} < {*other.parts} for other in rows)]
 
 
-def _abilities(policy: Policy, arch: Arch) -> dict[str, tuple[str, ...]]:
+def _abilities(policy: Policy, arch: Arch, make: Callable[[], Space]) -> dict[str, tuple[str, ...]]:
     """Return what the policy, with its implied set, is able to do, and by which calls."""
     found: dict[str, tuple[str, ...]] = {}
     for row in abilities():
-        names = tuple(name for name in row.calls if _allows(policy, row, arch, name))
+        names = tuple(name for name in row.calls if _allows(policy, row, arch, name, make))
         if names:
             found[row.id] = (*found.get(row.id, ()), *names)
     return found
 
 
-def _allows(policy: Policy, row: Ability, arch: Arch, name: str) -> bool:
+def _allows(policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[[], Space]) -> bool:
     call = table(arch).by_name.get(name)
     if call is None or arch not in policy.entries:
         return False
-    sets = space()
+    sets = make()
     try:
         allowed = FALSE
         for where, action in answers(sets, policy, arch, call.number):

@@ -15,7 +15,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from policygen.evidence.facts import join, parse
+from policygen.evidence.facts import join, parse, without_secrets
+from policygen.evidence.secrets import SECRET
 from policygen.language.naming import format_value
 from policygen.recording.bounds import given_up, without
 from policygen.recording.observation import Observation, kept
@@ -80,7 +81,9 @@ def text(observations: Iterable[Observation], name: str) -> str:
     """The file of a policy's companion; `name` is the policy's."""
     lines = sorted(line for seen in observations for line in _lines(seen))
     head = (f"# What the calls of {name} were seen to do: for people, never a rule.  `learn` keeps it up to date.", MAGIC)
-    return "".join(f"{line}\n" for line in (*head, *lines))
+    note = f"# {SECRET} stands for what looks like a key, a token or a password."
+    notes = [note] if any(SECRET in line for line in lines) else []
+    return "".join(f"{line}\n" for line in (*head, *notes, *lines))
 
 
 def reduced(seen: Observation, executable: str, place: str) -> Observation | None:
@@ -100,7 +103,7 @@ def reduced(seen: Observation, executable: str, place: str) -> Observation | Non
             registers.append(value & argument.mask if value is not None and argument.kind.is_constrained else 0)
     a, b, c, d, e, f = (*registers, *(0,) * (6 - len(registers)))
     event = Event(seen.arch, seen.number, (a, b, c, d, e, f))
-    evidence = join((*seen.evidence, f'{_AT}"{place}"'))
+    evidence = join((*map(without_secrets, seen.evidence), f'{_AT}"{place}"'))
     arguments = without(kept(calls, event), given_up(seen.fitted(calls), calls))
     return Observation(seen.arch, seen.number, arguments, executable, (1,), "", event.arguments, evidence)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 from policygen.files.review import judged
-from policygen.review.catalogue import Level
+from policygen.review.catalogue import TOO_COMPLEX, Level
 from policygen.review.combined import Combined, completed, listed
 from policygen.review.lint import Finding, lint
 from policygen.review.risk import Ranked, ranked
 from policygen.review.settings import Setting, settings
 from policygen.sets.compare import Comparison, compare
+from policygen.sets.region import Budget
 from policygen.values import frozen
+from tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,27 +81,36 @@ class Judgement:
         return tuple(one for one in self.differences if one.idle)
 
 
-def judge(old: Document, new: Document) -> Judgement:
-    """Judge the change from one policy to another.  Raises algebra.TooComplexError."""
-    comparison = compare(old.policy, new.policy)
+def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgement:
+    """Judge the change from one policy to another.  What takes more work than `budget` is a danger that is told first."""
+    budget = budget or Budget()
+    comparison = compare(old.policy, new.policy, budget)
+    differences = ranked(old.policy, new.policy, comparison, budget)
+    unjudged = {(one.difference.arch, one.difference.example.number) for one in differences if TOO_COMPLEX in one.dangers}
     headlines = [
+        *starmap(_of_unjudged, sorted({*comparison.unjudged, *unjudged})),
         *map(_of_setting, settings(old.policy, new.policy)),
-        *map(_of_combination, completed(old.policy, new.policy)),
+        *map(_of_combination, completed(old.policy, new.policy, budget.space)),
         *(Headline(Level(one.level), one.rule, None, *one[2:]) for one in judged(old.policy.files, new.policy.files)),
     ]
     headlines.sort(key=lambda one: -one.level.rank)
     reasons = {
         (one.arch, one.name, one.rule): Reason(one.accepted, one.accepted != before)
-        for one, before in with_reasons_before(old, new)
+        for one, before in with_reasons_before(old, new, budget)
         if one.accepted
     }
-    return Judgement(comparison, tuple(headlines), ranked(old.policy, new.policy, comparison), reasons)
+    return Judgement(comparison, tuple(headlines), differences, reasons)
 
 
-def with_reasons_before(old: Document, new: Document) -> list[tuple[Finding, str]]:
+def with_reasons_before(old: Document, new: Document, budget: Budget | None = None) -> list[tuple[Finding, str]]:
     """Return the findings of the new policy, each with the reason for which the old one accepted it; ''."""
-    before = {(one.arch, one.name, one.rule): one.accepted for one in lint(old)}
-    return [(one, before.get((one.arch, one.name, one.rule), "")) for one in lint(new)]
+    before = {(one.arch, one.name, one.rule): one.accepted for one in lint(old, budget)}
+    return [(one, before.get((one.arch, one.name, one.rule), "")) for one in lint(new, budget)]
+
+
+def _of_unjudged(arch: Arch, number: int) -> Headline:
+    name, row = table(arch).by_number[number].name, TOO_COMPLEX
+    return Headline(row.level, row.id, arch, name, name, f"it {row.grants}", row.why, row.safer)
 
 
 def _of_setting(one: Setting) -> Headline:

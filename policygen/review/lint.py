@@ -16,13 +16,13 @@ from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
 from policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.phases import WAITS, phase_policies
-from policygen.review.catalogue import Danger, Level, of_call, of_setting
+from policygen.review.catalogue import TOO_COMPLEX, Danger, Level, of_call, of_setting
 from policygen.review.combined import combined, listed
 from policygen.review.selection import granted, leaves_free
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.compare import example
 from policygen.sets.minimise import minimise
-from policygen.sets.region import space, truth
+from policygen.sets.region import Budget, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 
@@ -66,17 +66,21 @@ class Finding:
         return (-self.level.rank, self.arch is not None, self.arch and list(Arch).index(self.arch), self.name, self.rule)
 
 
-def lint(document: Document) -> tuple[Finding, ...]:
-    """Return all findings, accepted ones too, in a total order: the most serious first."""
+def lint(document: Document, budget: Budget | None = None) -> tuple[Finding, ...]:
+    """Return all findings, accepted ones too, in a total order: the most serious first.
+
+    What takes more work than `budget`, one of its own without, is a finding, too."""
+    budget = budget or Budget()
     if document.policy.phases:
-        return _by_phase(document)
-    return tuple(sorted({finding for check in CHECKS for finding in check(document)}, key=lambda finding: finding.order))
+        return _by_phase(document, budget)
+    found = {finding for check in CHECKS for finding in check(document, budget)}
+    return tuple(sorted(found, key=lambda finding: finding.order))
 
 
-def _by_phase(document: Document) -> tuple[Finding, ...]:
+def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:
     """The findings of what is allowed from the start on.  What is gone in the last phase ranks lower, what stays says so."""
     policies = phase_policies(document.policy)
-    before, after = (lint(replace(document, policy=policy)) for policy in (policies[0][1], policies[-1][1]))
+    before, after = (lint(replace(document, policy=policy), budget) for policy in (policies[0][1], policies[-1][1]))
     last = policies[-1][0]
     stays = {(one.rule, one.arch, one.name) for one in after}
     found = set()
@@ -115,7 +119,7 @@ def _triggers(document: Document) -> Iterator[Finding]:
 # Checks
 
 
-def grants(document: Document) -> Iterator[Finding]:
+def grants(document: Document, budget: Budget) -> Iterator[Finding]:
     """Yield the dangerous grants of the entries, by the catalogue."""
     default = document.policy.default
     keeps_signals = SIGNALS in scopes(document.policy.scope)
@@ -124,9 +128,8 @@ def grants(document: Document) -> Iterator[Finding]:
         if not rows:
             continue
         accepted, reasons = _reasons(document, arch, number)
-        bare = _without(entry, reasons)
+        bare, sets = _without(entry, reasons), budget.space()
         for danger in rows:
-            sets = space()
             try:
                 found = _granted(sets, danger, arch, number, entry, default)
                 if found == FALSE:
@@ -140,7 +143,7 @@ def grants(document: Document) -> Iterator[Finding]:
             yield _finding(danger, arch, name, example(sets, found, arch, number), reason)
 
 
-def permissive_settings(document: Document) -> Iterator[Finding]:
+def permissive_settings(document: Document, _: Budget) -> Iterator[Finding]:
     """Yield the settings that allow calls that no entry names."""
     settings = document.layout.settings
     for word, action in (("default", document.policy.default), ("unknown", document.policy.unknown)):
@@ -148,17 +151,18 @@ def permissive_settings(document: Document) -> Iterator[Finding]:
             yield _finding(of_setting(word), None, word, None, _why(settings.get(word, Comments())))
 
 
-def idle_rules(document: Document) -> Iterator[Finding]:
+def idle_rules(document: Document, budget: Budget) -> Iterator[Finding]:
     """Yield the rules that never hold, or that the others cover: a reviewer would think that they decide something."""
     for arch, number, entry in _entries(document):
         arguments = table(arch).by_number[number].arguments
         parts = alternatives(entry.expression)
-        sets = space()
+        sets = budget.space()
         try:
-            never = [part for part in parts if truth(sets, part, arguments) == FALSE]
+            never = {part for part in parts if truth(sets, part, arguments) == FALSE}
         except TooComplexError:
-            continue  # `grants` reports it where it matters
-        kept = minimise(parts, arguments) if len(parts) > 1 else parts
+            yield _too_complex(arch, number)
+            continue
+        kept = {*minimise(parts, arguments, budget.space)} if len(parts) > 1 else {*parts}
         accepted, reasons = _reasons(document, arch, number)
         for part in parts:
             if part in never or part not in kept:
@@ -178,18 +182,19 @@ def idle_rules(document: Document) -> Iterator[Finding]:
                 )
 
 
-def implied_entries(document: Document) -> Iterator[Finding]:
+def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
     """Yield the entries that allow nothing beyond the policy's implied set: they look like limits, and are none."""
     policy = document.policy
     for (arch, number), rows in expansion(policy).rows.items():
         entry = policy.entries[arch].get(number)
         if entry is None:
             continue
-        arguments, sets = table(arch).by_number[number].arguments, space()
+        arguments, sets = table(arch).by_number[number].arguments, budget.space()
         try:
             implied = truth(sets, Or(tuple(row.entry.expression for row in rows)), arguments)
             idle = sets.choose(implied, FALSE, truth(sets, entry.expression, arguments)) == FALSE
         except TooComplexError:
+            yield _too_complex(arch, number)
             continue
         if idle and _is_implied_without(policy, arch, number, rows):
             accepted, reasons = _reasons(document, arch, number)
@@ -213,11 +218,11 @@ def _is_implied_without(policy: Policy, arch: Arch, number: int, found: tuple[Ro
     return expansion(replace(policy, entries={**policy.entries, arch: section})).rows.get((arch, number)) == found
 
 
-def dangerous_together(document: Document) -> Iterator[Finding]:
+def dangerous_together(document: Document, budget: Budget) -> Iterator[Finding]:
     """Yield the combinations of calls that the policy allows, by the catalogue.
 
     A reason accepts one only if it names it: a reason for one of the calls says nothing of what they do together."""
-    for one in combined(document.policy):
+    for one in combined(document.policy, budget.space):
         named = [name for name in one.calls if table(one.arch).by_name[name].number in document.policy.entries[one.arch]]
         if not named or len(one.calls) == 1:
             continue  # `grants` tells what one call makes possible
@@ -229,23 +234,24 @@ def dangerous_together(document: Document) -> Iterator[Finding]:
         yield Finding(row.id, row.level, one.arch, named[0], what, row.why, row.safer, row.source, None, accepted)
 
 
-def files_and_ports(document: Document) -> Iterator[Finding]:
+def files_and_ports(document: Document, _: Budget) -> Iterator[Finding]:
     """Yield the dangerous grants of `path` and `tcp` lines."""
     yield from about_files(document, risks_of(document.policy.files))
 
 
 def about_files(document: Document, risks: Iterable[tuple[str, Risk]]) -> Iterator[Finding]:
     """Yield the findings for risks of lines about files and ports."""
-    section = [include for one in document.layout.sections.values() for include in one.includes]
+    comments = dict(document.layout.files)
+    for include in reversed([include for one in document.layout.sections.values() for include in one.includes]):
+        comments |= dict.fromkeys(include.files.lines(), include.comments)
     for line, risk in risks:
-        comments = [include.comments for include in section if line in include.files.lines()]
-        accepted = _why(comments[0] if comments else document.layout.files.get(line, Comments()))
+        accepted = _why(comments.get(line, Comments()))
         yield Finding(
             risk.id, Level(risk.level), None, line, risk.grants, risk.why, risk.safer, risk.source, None, accepted
         )
 
 
-def listening(document: Document) -> Iterator[Finding]:
+def listening(document: Document, _budget: Budget | None = None) -> Iterator[Finding]:
     """Yield that the program may answer the notifications of a filter of its own."""
     if names_listener(document.policy):
         arch = next(iter(document.policy.entries))
@@ -264,7 +270,7 @@ def listening(document: Document) -> Iterator[Finding]:
         )
 
 
-def signals_outside(document: Document) -> Iterator[Finding]:
+def signals_outside(document: Document, _budget: Budget | None = None) -> Iterator[Finding]:
     """Yield that signals reach processes that the program has not started."""
     if SIGNALS not in scopes(document.policy.scope):
         yield Finding(
@@ -281,7 +287,7 @@ def signals_outside(document: Document) -> Iterator[Finding]:
         )
 
 
-def optional_phases(document: Document) -> Iterator[Finding]:
+def optional_phases(document: Document, _budget: Budget | None = None) -> Iterator[Finding]:
     """Yield that processes need not enter their phases."""
     if document.policy.phases_optional:
         yield Finding(
@@ -298,7 +304,7 @@ def optional_phases(document: Document) -> Iterator[Finding]:
         )
 
 
-CHECKS: tuple[Callable[[Document], Iterable[Finding]], ...] = (
+CHECKS: tuple[Callable[[Document, Budget], Iterable[Finding]], ...] = (
     grants, permissive_settings, listening, signals_outside, optional_phases, idle_rules, implied_entries, dangerous_together,
     files_and_ports,
 )
@@ -369,14 +375,14 @@ def _finding(danger: Danger, arch: Arch | None, name: str, event: Event | None, 
 
 def _too_complex(arch: Arch, number: int) -> Finding:
     return Finding(
-        "too-complex",
-        Level.WARNING,
+        TOO_COMPLEX.id,
+        TOO_COMPLEX.level,
         arch,
         table(arch).by_number[number].name,
-        "has conditions that are too complex to judge",
-        "what cannot be judged has not been reviewed",
-        "fewer arguments in one rule, or fewer rules",
-        "docs/policy-language.md",
+        TOO_COMPLEX.grants,
+        TOO_COMPLEX.why,
+        TOO_COMPLEX.safer,
+        TOO_COMPLEX.source,
         None,
         "",
     )

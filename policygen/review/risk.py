@@ -10,9 +10,9 @@ from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
 from policygen.model import IMPLIED, alternatives
 from policygen.phases import START, as_in
-from policygen.review.catalogue import Danger, Level, of_call, of_setting
+from policygen.review.catalogue import TOO_COMPLEX, Danger, Level, of_call, of_setting
 from policygen.review.selection import granted, leaves_free
-from policygen.sets.algebra import FALSE
+from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.compare import Change, Comparison, Difference, answers, example
 from policygen.sets.region import space, truth
 from policygen.values import frozen, replace
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from policygen.model import Action, Policy
     from policygen.recording.observation import Observation
     from policygen.sets.algebra import Space
+    from policygen.sets.region import Budget
 
 
 @frozen
@@ -58,13 +59,17 @@ def dangers_of(seen: Observation) -> tuple[Danger, ...]:
     return tuple(sorted(found, key=lambda row: -row.level.rank))
 
 
-def ranked(old: Policy, new: Policy, comparison: Comparison) -> tuple[Ranked, ...]:
-    """Return the differences of `compare(old, new)`: by architecture, the most serious first, then in `Difference.order`."""
+def ranked(
+    old: Policy, new: Policy, comparison: Comparison, budget: Budget | None = None
+) -> tuple[Ranked, ...]:
+    """Return the differences of `compare(old, new)`: by architecture, the most serious first, then in `Difference.order`.
+
+    What takes more work than `budget` has the danger that says so; without one algebra.TooComplexError is raised."""
     sides: dict[str, tuple[Policy, Policy, _Beside]] = {}
     for name in {one.phase for one in comparison.differences}:
         a, b = (as_in(policy, name or START) if policy.phases else policy for policy in (old, new))
         sides[name] = (a, b, _Beside(granted_by(a), granted_by(b)))
-    found = [_ranked(one, *sides[one.phase]) for one in comparison.differences]
+    found = [_ranked(one, *sides[one.phase], budget) for one in comparison.differences]
     return tuple(sorted(found, key=lambda one: (list(Arch).index(one.difference.arch), -one.rank, one.difference.order)))
 
 
@@ -75,10 +80,18 @@ class _Beside(NamedTuple):
     new: frozenset[str]
 
 
-def _ranked(difference: Difference, old: Policy, new: Policy, beside: _Beside) -> Ranked:
+def _ranked(difference: Difference, old: Policy, new: Policy, beside: _Beside, budget: Budget | None) -> Ranked:
     if difference.number is None:
         return Ranked(difference, _of_unnamed(new, difference))
-    sets = space()
+    try:
+        return _judged(budget.space() if budget else space(), difference, old, new, beside)
+    except TooComplexError:
+        if budget is None:
+            raise
+        return Ranked(difference, (TOO_COMPLEX,))
+
+
+def _judged(sets: Space, difference: Difference, old: Policy, new: Policy, beside: _Beside) -> Ranked:
     region = _region(sets, old, new, difference)
     dangers = _dangers(sets, difference, region)
     grave = any(row.level.rank >= Level.WARNING.rank for row in dangers)

@@ -25,15 +25,16 @@ Cube = tuple[int, int]
 
 
 class TooComplexError(UserError):
-    """The functions need more than `Space.limit` nodes, or a set more than a given number of cubes."""
+    """The functions need more than `Space.limit` nodes or `Space.effort` choices, or a set more cubes than a given number."""
 
 
 class Space:
     """The functions of `bits` variables.  Methods have no visible side effects; the space holds the shared nodes."""
 
-    def __init__(self, bits: int, limit: int = 1_000_000) -> None:
+    def __init__(self, bits: int, limit: int = 1_000_000, effort: int = 8_000_000) -> None:
         self.bits = bits
         self.limit = limit
+        self.effort = effort
         self._variable = [bits, bits]  # leaves come after every variable
         self._low = [FALSE, TRUE]
         self._high = [FALSE, TRUE]
@@ -42,6 +43,11 @@ class Space:
         self._nodes: dict[tuple[int, int, int], int] = {}
         self._choices: dict[tuple[int, int, int], int] = {}
         self._words: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    @property
+    def work(self) -> int:
+        """What has been done so far: nodes and choices, each about a microsecond."""
+        return len(self._low) + len(self._choices)
 
     def leaf(self, value: Hashable) -> int:
         """Return the function that is `value` everywhere."""
@@ -78,6 +84,8 @@ class Space:
         found = self._choices.get(key)
         if found is not None:
             return found
+        if len(self._choices) >= self.effort:
+            raise TooComplexError(f"more than {self.effort} choices")
         variable, low, high = self._variable, self._low, self._high
         a, b, c = variable[condition], variable[then], variable[otherwise]
         top = a if a < b else b

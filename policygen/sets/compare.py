@@ -10,14 +10,14 @@ from policygen.implied.expand import expanded
 from policygen.model import KILL, Action, Always, Arm, Expression, Policy, alternatives, scopes
 from policygen.phases import START, as_in, names_of
 from policygen.sets import region
-from policygen.sets.algebra import FALSE, TRUE, Space
+from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.express import express
 from policygen.sets.minimise import minimise
 from policygen.values import frozen, replace
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from policygen.files.algebra import Difference as FileDifference
 
@@ -81,6 +81,8 @@ class Comparison:
     """What of files and ports became, or is no longer, reachable."""
     triggers: tuple[Change, ...] = ()
     """For each phase of both that begins with other calls: MORE, unless all of the calls before are among them."""
+    unjudged: tuple[tuple[Arch, int], ...] = ()
+    """Calls that are too complex to be compared, ascending."""
 
     @property
     def verdict(self) -> Verdict:
@@ -89,7 +91,7 @@ class Comparison:
         had, has = ({*scopes(one)} for one in self.scopes)
         changes |= ({Change.LESS} if has - had else set()) | ({Change.MORE} if had - has else set())
         changes |= {Change.MORE for one in self.files if one.more} | {Change.LESS for one in self.files if one.less}
-        changes |= {*self.triggers}
+        changes |= {*self.triggers} | ({Change.MORE, Change.LESS} if self.unjudged else set())
         before, after = (_ARMS[arm] for arm in self.arms)
         if before != after:
             changes.add(Change.MORE if after > before else Change.LESS)
@@ -103,40 +105,51 @@ def verdict(changes: Iterable[Change]) -> Verdict:
     return Verdict.NARROWER if Change.LESS in found else Verdict.EQUAL
 
 
-def compare(old: Policy, new: Policy) -> Comparison:
+def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Comparison:
     """Return every difference in what the policies answer, by architecture and call, then by phase.
 
-    Raises algebra.TooComplexError for conditions whose sets cannot be computed."""
+    Calls that take more work than `budget` are `unjudged`.  Without one algebra.TooComplexError is raised for conditions whose
+    sets cannot be computed."""
     if not old.phases and not new.phases:
-        return _compare(old, new)
-    whole = _compare(as_in(old, START), as_in(new, START))
-    found = list(whole.differences)
+        return _compare(old, new, budget)
+    whole = _compare(as_in(old, START), as_in(new, START), budget)
+    found, unjudged = list(whole.differences), {*whole.unjudged}
     for name in names_of(new, old):
         known = {replace(one, phase="", example=_NO_CALL) for one in found}
-        later = _compare(as_in(old, name), as_in(new, name)).differences
-        found += [replace(one, phase=name) for one in later if replace(one, example=_NO_CALL) not in known]
+        later = _compare(as_in(old, name), as_in(new, name), budget)
+        found += [replace(one, phase=name) for one in later.differences if replace(one, example=_NO_CALL) not in known]
+        unjudged |= {*later.unjudged}
     before, after = ({phase.name: {*phase.triggers} for phase in policy.phases} for policy in (old, new))
     changed = [name for name in before if name in after and before[name] != after[name]]
     triggers = tuple(Change.LESS if before[name] < after[name] else Change.MORE for name in changed)
-    return replace(whole, differences=tuple(sorted(found, key=lambda one: one.order)), triggers=triggers)
+    differences = tuple(sorted(found, key=lambda one: one.order))
+    return replace(whole, differences=differences, triggers=triggers, unjudged=tuple(sorted(unjudged)))
 
 
 _NO_CALL = Event(0, 0, (0, 0, 0, 0, 0, 0))
 
 
-def _compare(old: Policy, new: Policy) -> Comparison:
+def _compare(old: Policy, new: Policy, budget: region.Budget | None) -> Comparison:
     """The comparison of two policies without phases."""
     old, new = expanded(old), expanded(new)
     found: list[Difference] = []
+    unjudged = set()
+    make = budget.space if budget else region.space
     for arch in Arch:
         if arch in old.entries or arch in new.entries:
             named = {*old.entries.get(arch, ()), *new.entries.get(arch, ())}
-            for number in named:
-                found += _call(old, new, arch, number)
+            for number in sorted(named):
+                try:
+                    found += _call(old, new, arch, number, make)
+                except TooComplexError:
+                    if budget is None:
+                        raise
+                    unjudged.add((arch, number))
             for number in _others(old, new, arch, named):
-                found += [replace(one, number=None) for one in _call(old, new, arch, number)]
+                found += [replace(one, number=None) for one in _call(old, new, arch, number, make)]
     files = algebra.differences(old.files, new.files)
-    return Comparison(tuple(sorted(found, key=lambda one: one.order)), (old.arm, new.arm), (old.scope, new.scope), files)
+    differences = tuple(sorted(found, key=lambda one: one.order))
+    return Comparison(differences, (old.arm, new.arm), (old.scope, new.scope), files, unjudged=tuple(sorted(unjudged)))
 
 
 def _others(old: Policy, new: Policy, arch: Arch, named: set[int]) -> list[int]:
@@ -151,8 +164,10 @@ def _others(old: Policy, new: Policy, arch: Arch, named: set[int]) -> list[int]:
     return examples
 
 
-def _call(old: Policy, new: Policy, arch: Arch, number: int) -> list[Difference]:
-    space = region.space()
+def _call(old: Policy, new: Policy, arch: Arch, number: int, make: Callable[[], Space]) -> list[Difference]:
+    if _is_same(old, new, arch, number):
+        return []
+    space = make()
     found: dict[tuple[Change, Action, Action], int] = {}
     after = answers(space, new, arch, number)
     for where, action in answers(space, old, arch, number):
@@ -167,6 +182,14 @@ def _call(old: Policy, new: Policy, arch: Arch, number: int) -> list[Difference]
         )
         for key, where in found.items()
     ]
+
+
+def _is_same(old: Policy, new: Policy, arch: Arch, number: int) -> bool:
+    """Whether the policies say the same of a call in the same words."""
+    if arch not in old.entries or arch not in new.entries:
+        return False
+    settings = [(policy.default, policy.unknown, policy.table) for policy in (old, new)]
+    return settings[0] == settings[1] and old.entries[arch].get(number) == new.entries[arch].get(number)
 
 
 def answers(space: Space, policy: Policy, arch: Arch, number: int) -> list[tuple[int, Action]]:

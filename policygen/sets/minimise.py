@@ -9,18 +9,21 @@ from policygen.sets.algebra import FALSE, TRUE, TooComplexError
 from policygen.sets.region import space, truth
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from policygen.sets.algebra import Space
     from tracer.abi import Argument
 
 
-def minimise(alternatives: Sequence[Expression], arguments: Sequence[Argument]) -> tuple[Expression, ...]:
+def minimise(
+    alternatives: Sequence[Expression], arguments: Sequence[Argument], make: Callable[[], Space] = space
+) -> tuple[Expression, ...]:
     """Return the alternatives, in order, without those that the others cover; `Always(True)` if they hold everywhere.
 
     If either of two could be removed, it is the one with more conditions, or else the later one.  Alternatives that are
-    too complex to decide are returned unchanged.
+    too complex to decide are returned unchanged.  `make` makes the space.
     """
-    sets = space()
+    sets = make()
     try:
         regions = [truth(sets, alternative, arguments) for alternative in alternatives]
         order = sorted(range(len(regions)), key=lambda i: (-_conditions(alternatives[i]), -i))

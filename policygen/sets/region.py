@@ -27,6 +27,32 @@ def space() -> Space:
     return Space(BITS)
 
 
+class Budget:
+    """What a judgement of policies that others have written may take: `each` for a space, `total` for all spaces together.
+
+    In `Space.work`, so that the same policies are judged alike on every machine.  What is too complex for what is left raises
+    TooComplexError, and what takes no work is still judged.
+    """
+
+    def __init__(self, total: int = 1_500_000, each: int = 500_000) -> None:
+        self._total, self._each = total, each
+        self._before = 0
+        """The work of all spaces but the last."""
+        self._last: Space | None = None
+
+    @property
+    def work(self) -> int:
+        """What has been done so far."""
+        return self._before + (self._last.work if self._last else 0)
+
+    def space(self) -> Space:
+        """A space with what is left; the one before is no longer to be used."""
+        self._before = self.work
+        limit = max(0, min(self._each, self._total - self._before))
+        self._last = Space(BITS, limit, limit)
+        return self._last
+
+
 def arch_word(space: Space) -> Word:
     return space.word(_ARCH, 32)
 

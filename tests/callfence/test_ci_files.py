@@ -35,7 +35,7 @@ HOOKS = ROOT / ".pre-commit-hooks.yaml"
 COMMANDS = Path(sys.executable).parent
 TOKEN = "not-a-secret"
 QUIET = "read line < /proc/self/cmdline; kill -0 $$; echo quiet >&2"
-SHELL = ["bash", "--noprofile", "--norc", "-eo", "pipefail"]
+SHELLS = {"bash": "bash --noprofile --norc -eo pipefail {0}"}
 """What the runner makes of `shell: bash` (docs.github.com, "Workflow syntax", jobs.<job_id>.steps[*].shell)."""
 
 
@@ -143,6 +143,8 @@ class Runner:
     used: list[str] = field(default_factory=list)
     """Other actions that would have run."""
     said: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    """What earlier steps of the job have set for all later ones."""
 
     def run(self, **inputs: str) -> int:
         """The status of the first step that fails, or 0."""
@@ -176,11 +178,12 @@ class Runner:
             "GITHUB_REPOSITORY": "o/r",
             "GITHUB_API_URL": self.server.url,
             **{name: str(path) for name, path in files.items()},
+            **self.environment,
             **{name: self.filled(text, given) for name, text in step.get("env", {}).items()},
         }
-        assert step["shell"] == "bash"
+        command = SHELLS.get(step["shell"], step["shell"]).replace("{0}", str(script)).split(" ")
         done = subprocess.run(
-            [*SHELL, script], cwd=self.repository, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+            command, cwd=self.repository, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
             text=True, timeout=120, check=False,
         )
         self.said += done.stdout + done.stderr
@@ -331,6 +334,67 @@ def test_a_fork_may_not_comment(runner: Runner, server: Server) -> None:
     assert TOKEN not in runner.said
 
 
+def hostile(temp: Path) -> dict[str, str]:
+    """An environment, a home and a search path that take the token from whoever uses them; what is taken goes to `stolen`."""
+    stolen, programs = temp / "stolen", temp / "programs"
+    take = f'printf "%s %s\\n" "$*" "$TOKEN$CALLFENCE_TOKEN" >> {stolen}; cat >> {stolen}'
+    programs.mkdir()
+    for name in ("curl", "jq", "env", "printf", "cat", "bash", "head"):
+        real = shutil.which(name)
+        (programs / name).write_text(f'#!/bin/sh\n[ -z "$TOKEN$CALLFENCE_TOKEN" ] || {{ {take}; exit 1; }}\nexec {real} "$@"\n')
+        (programs / name).chmod(0o755)
+    (temp / "start").write_text(f'[ -z "$TOKEN$CALLFENCE_TOKEN" ] || echo "start $TOKEN" >> {stolen}\n')
+    (temp / ".curlrc").write_text(f"trace-ascii = {stolen}\n")
+    (temp / ".jq").write_text("def map(f): error;\n")
+    return {
+        "PATH": f"{programs}:{temp / 'bin'}:{COMMANDS}:{os.environ['PATH']}",
+        "BASH_ENV": str(temp / "start"),
+        "ENV": str(temp / "start"),
+        "BASH_FUNC_clean%%": f"() {{ {take}; }}",
+        "BASH_FUNC_curl%%": f"() {{ {take}; }}",
+        "BASH_FUNC_printf%%": f"() {{ {take}; }}",
+        "SHELLOPTS": "xtrace",
+        "PS4": "+ ",
+        "CURL_HOME": str(temp),
+        "XDG_CONFIG_HOME": str(temp),
+        "http_proxy": "http://127.0.0.1:9",
+        "ALL_PROXY": "http://127.0.0.1:9",
+        "SSLKEYLOGFILE": str(temp / "keys"),
+    }
+
+
+def test_what_earlier_steps_have_left_has_no_part_in_the_comment(runner: Runner, server: Server) -> None:
+    """They ran the change's code: `make app`, say.  The comment is the one step with a token."""
+    runner.environment = hostile(runner.temp)
+    assert runner.run(policy="it.policy") == 0, runner.said
+    assert not (runner.temp / "stolen").exists(), (runner.temp / "stolen").read_text()
+    assert "**`it.policy`: wider**" in next(iter(server.comments.values()))
+    assert TOKEN not in runner.said
+
+
+def test_a_library_that_earlier_steps_name_is_not_loaded_with_the_token(runner: Runner, server: Server) -> None:
+    runner.environment = {"LD_PRELOAD": "/nowhere/taking.so", "LD_AUDIT": "/nowhere/taking.so"}
+    action = yaml.safe_load(ACTION.read_text())
+    given = {name: str(known.get("default", "")) for name, known in action["inputs"].items()} | {"token": TOKEN}
+    (step,) = [step for step in action["runs"]["steps"] if "inputs.token" in str(step)]
+    report = runner.temp / "report.md"
+    report.write_text("<!-- callfence it.policy -->\nall is well\n")
+    runner.outputs = {"review": {"report": str(report)}, "check": {"folder": str(runner.temp)}}
+    assert runner.step(step, given) == 0, runner.said
+    assert list(server.comments.values()) == [report.read_text()]
+    assert "taking.so" not in runner.said
+
+
+def test_a_policys_name_does_not_end_the_mark(runner: Runner, server: Server) -> None:
+    name = "a --> <b>.policy"
+    git(runner.repository, "mv", "it.policy", name)
+    git(runner.repository, "commit", "--quiet", "-m", "three")
+    for _ in range(2):
+        runner.run(policy=name)
+    (comment,) = server.comments.values()
+    assert comment.splitlines()[0].count("-->") == 1 and comment.splitlines()[0].endswith("-->")
+
+
 def test_what_is_switched_off(runner: Runner, server: Server) -> None:
     assert runner.run(policy="it.policy", comment="false", sarif="false", artifacts="false") == 0, runner.said
     assert server.requests == []
@@ -375,6 +439,19 @@ def test_a_broken_policy_fails_the_job(runner: Runner, server: Server) -> None:
 def test_inputs_are_no_code(name: str, runner: Runner) -> None:
     assert runner.run(policy=name) != 0
     assert not list(runner.repository.glob("pwned*"))
+
+
+def test_gitlab_gives_the_token_to_no_one(runner: Runner, server: Server) -> None:
+    """Neither to the program, which would find it in its environment, nor to what that has left behind."""
+    variables = {"CALLFENCE_TOKEN": TOKEN, "CI_MERGE_REQUEST_IID": "4", "CI_MERGE_REQUEST_DIFF_BASE_SHA": "HEAD~1"}
+    left = hostile(runner.temp)
+    home = {name: left[name] for name in ("CURL_HOME", "XDG_CONFIG_HOME", "http_proxy", "ALL_PROXY")}
+    asks = f"sh -c '{QUIET}; echo token=$CALLFENCE_TOKEN'"
+    done = gitlab(runner.repository, server, runner.temp / "bin", asks, **variables, **home, HOME=str(runner.temp))
+    assert done.returncode == 0, done.stderr
+    assert server.requests == ["POST /projects/3/merge_requests/4/notes"]
+    assert "token=\n" in done.stdout and TOKEN not in done.stdout + done.stderr
+    assert not (runner.temp / "stolen").exists()
 
 
 def gitlab(repository: Path, server: Server, temp: Path, command: str, **variables: str) -> subprocess.CompletedProcess[str]:
