@@ -112,9 +112,9 @@ def _confine_threads(program: bytes, files: bytes = b"") -> None:
         from enforcer.files.landlock import Confinement
 
         found = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)
+        program = found.guarded(program, reports=False)
         kernel.set_no_new_privs()
-        found.enter()
-        program = found.guarded(program)
+        found.enter()  # from here on this process may not be able to import
     kernel.set_no_new_privs()
     thread = kernel.install(program, linux.SECCOMP_FILTER_FLAG_TSYNC)
     if thread:

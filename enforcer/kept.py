@@ -45,7 +45,7 @@ _AT_ONCE = ("callfence.", "enforcer.", "policygen.reading", "tracer.errors", "tr
 it saves at a violation."""
 _SELDOM = (
     "enforcer.arming.detour", "enforcer.arming.early", "enforcer.arming.phases", "enforcer.arming.surroundings",
-    "enforcer.files.granted", "enforcer.files.landlock", "enforcer.files.lookup", "enforcer.files.tcp",
+    "enforcer.files.granted", "enforcer.files.landlock", "enforcer.files.lookup", "enforcer.files.guard",
     "enforcer.files.unreachable", "enforcer.reporting.instead",
     "enforcer.reporting.report", "enforcer.reporting.repeated", "enforcer.reporting.violation",
 )

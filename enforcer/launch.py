@@ -54,7 +54,7 @@ def run(
     try:
         filter_ = chain(filters, reports=reporter is not None)
         if files:
-            filter_ = files.guarded(filter_)
+            filter_ = files.guarded(filter_, reports=reporter is not None)
             linux.check_length(filter_, room=SHIELD + EXITS if reporter else 0)
         if stages:
             from enforcer.arming.stage import traced

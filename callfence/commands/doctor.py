@@ -139,7 +139,7 @@ def _landlock() -> CheckResult:
     from enforcer.files.landlock import abi
     from policygen.files.landlock import VERSIONS
 
-    version, needed = abi(), VERSIONS[-1]
+    version, needed = abi(), next(row for row in VERSIONS if row[-1])
     known = f"Landlock's version {version}" if version else "no Landlock"
     advice = f"lines about them need version {needed[0]} (Linux {needed[1]}) to be enforced whole: enforce --best-effort"
     return CheckResult(version >= needed[0], f"the kernel has {known}, for files and ports", advice, needed=False)

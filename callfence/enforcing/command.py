@@ -260,7 +260,7 @@ def _files(
         if not why and (is_audit or (made and made.is_whole)):
             from enforcer.files.granted import Reach
 
-            return made, Reach(confining, environment)
+            return made, Reach(confining, environment, is_audit=is_audit)
         if "--explain" in options.given:
             _say(f"enforce: --explain tells nothing of files and ports: {why or 'they are not kept'}", stderr)
     return made, None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SYS_CREATE_RULESET, _SYS_ADD_RULE, _SYS_RESTRICT_SELF = 444, 445, 446  # asm/unistd_64.h
 _CREATE_RULESET_VERSION, _RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 1, 2  # linux/landlock.h
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
-_CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE)
+_CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
 
 
 class _PathBeneath(ffi.Structure):
@@ -44,7 +44,7 @@ class GrantError(EnforceError):
 class Confinement:
     """The rules of one or more policies, each as the kernel has it, ready to be put on this process."""
 
-    __slots__ = ("_ports", "_rulesets", "is_whole", "remarks")
+    __slots__ = ("_files", "_ports", "_rulesets", "is_whole", "remarks")
 
     def __init__(self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool) -> None:
         """Open what the rules name.  Raises EnforceError for what this kernel cannot enforce, unless `best_effort`,
@@ -54,6 +54,7 @@ class Confinement:
         self.is_whole = True
         """Whether this kernel enforces all of it."""
         self._rulesets: list[int] = []
+        self._files = False
         self._ports = 0
         """What is confined of TCP: CONNECT_TCP, BIND_TCP."""
         version = abi()
@@ -62,19 +63,23 @@ class Confinement:
                 effective = landlock.downgrade(landlock.decode(content), version)
                 if effective.lacking:
                     self._lacking(effective.lacking, version, best_effort=best_effort)
+                self._files = self._files or bool(effective.handled_files)
                 self._ports |= effective.handled_ports
                 if effective.handled_files or effective.handled_ports:
                     self._rulesets.append(self._made(effective, environment))
         except OSError as error:
             raise refused(error) from error
 
-    def guarded(self, filter_: bytes) -> bytes:
-        """The program's filter, with instructions that close the ways to TCP ports past Landlock."""
-        if not self._ports:
-            return filter_
-        from enforcer.files.tcp import guarded
+    def guarded(self, filter_: bytes, *, reports: bool) -> bytes:
+        """The program's filter, with instructions that close the ways to files and TCP ports past Landlock.
 
-        return guarded(filter_, connect=bool(self._ports & landlock.CONNECT_TCP))
+        With `reports`, the helper answers what the filter notifies of."""
+        connect, bind = (bool(self._ports & bit) for bit in (landlock.CONNECT_TCP, landlock.BIND_TCP))
+        if not (self._files or connect or bind):
+            return filter_
+        from enforcer.files.guard import guarded
+
+        return guarded(filter_, files=self._files, connect=connect, bind=bind, reports=reports)
 
     def enter(self) -> None:
         """Confine this process and what it starts, for good.  It needs no_new_privs.  Raises KernelError."""
