@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
 from callfence.version import __version__
+from enforcer.errors import EnforceError
 from policygen.values import frozen
 from tracer import linux
 
@@ -132,7 +133,11 @@ def _keyring() -> CheckResult:
     from callfence.enforcing import cache
 
     advice = "its filters have a checksum only: a program that may write to the cache can replace them (docs/limits.md)"
-    return CheckResult(cache.is_signed(), "the kernel keeps a secret that signs the cache of filters", advice, needed=False)
+    what = "the kernel keeps a secret that signs the cache of filters"
+    try:
+        return CheckResult(cache.is_signed(), what, advice, needed=False)
+    except EnforceError as error:
+        return CheckResult(False, what, f"{error}; until then nothing in your cache is used", needed=False)
 
 
 def _landlock() -> CheckResult:

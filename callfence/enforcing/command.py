@@ -166,11 +166,12 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     path = program.locate(os.fsencode(name), environment)  # what is mistyped has no policy either
     is_quiet, is_audit = "--quiet-kernel" in options.given, "--audit" in options.given
     strangers: dict[str, int] = {}
+    problems: dict[str, None] = {}
     variant: filters.Variant = "silent" if is_quiet else "audit" if is_audit else "report"
-    compiled = _compiled(options, variant, strangers)
+    compiled = _compiled(options, variant, strangers, problems)
     if not (is_quiet or is_audit) and any(one.expects_listener for one in compiled):
         # A chain of filters has one listener (seccomp(2), EBUSY): it is the program's.
-        compiled = _compiled(options, "silent", strangers)
+        compiled = _compiled(options, "silent", strangers, problems)
         is_quiet = True
         _say(f"enforce: {name} may listen to a filter of its own, so violations are not reported (--quiet-kernel)", stderr)
     elif any(one.kills_itself for one in compiled):
@@ -179,6 +180,8 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         if one.lacks_start:
             what = "was learned from a process that ran already, and denies what a start needs"
             _say(f"enforce: {one.sources[0][0]} {what}; `learn {name}` adds it", stderr)
+    for problem in problems:
+        _say(f"enforce: the policy is compiled at each start, because {problem}", stderr)
     for file, owner in strangers.items():
         _say(f"enforce: {file} belongs to user {owner}, who can change what it allows", stderr)
     files, reach = _files(options, compiled, environment, stderr, is_quiet=is_quiet)
@@ -208,7 +211,7 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         from callfence.enforcing import staged
 
         if len(compiled) > 1:
-            followed = _compiled(options, filters.FOLLOWED["silent" if is_quiet else variant], strangers)
+            followed = _compiled(options, filters.FOLLOWED["silent" if is_quiet else variant], strangers, problems)
         stages = staged.stages(compiled, followed, more, is_quiet=is_quiet, is_audit=is_audit)
         reporter = reporter or Reporter(-1, lambda: _policies(compiled), json=False, audit=False, evidence=False)
     if is_audit:
@@ -229,14 +232,17 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     )
 
 
-def _compiled(options: EnforceOptions, variant: Variant, strangers: dict[str, int]) -> list[Compiled]:
+def _compiled(
+    options: EnforceOptions, variant: Variant, strangers: dict[str, int], problems: dict[str, None]
+) -> list[Compiled]:
     files, check = options.given.get("--policy"), filters.trusting(strangers)
     if file := options.one("--filter"):
         found = filters.found(options.argv[0])
         policy = files[0] if files else found if os.path.lexists(found) else None
         return [filters.from_bundle(file, policy, variant, check)]
     is_cached = "--no-cache" not in options.given
-    return [filters.compiled(one, variant, check, cached=is_cached) for one in files or [filters.found(options.argv[0])]]
+    names = files or [filters.found(options.argv[0])]
+    return [filters.compiled(one, variant, check, cached=is_cached, problems=problems) for one in names]
 
 
 def _files(

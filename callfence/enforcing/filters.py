@@ -32,14 +32,18 @@ FOLLOWED: dict[Variant, Variant] = {
 VARIANTS: tuple[Variant, ...] = (*FOLLOWED, "warm", *FOLLOWED.values())
 
 
-def compiled(path: str, variant: Variant, check: Check | None = None, *, cached: bool = True) -> Compiled:
+def compiled(
+    path: str, variant: Variant, check: Check | None = None, *, cached: bool = True, problems: dict[str, None] | None = None
+) -> Compiled:
     """`report`: a supervisor is asked about what falls to the default.  `audit`: and lets it run.  `silent`: the kernel alone
     answers.  `followed-...`: the same for a program that has phases by another policy.  `warm`: for recording, what the policy
     allows runs and everything else stops (`policygen.learning.warm`).
 
-    `check` judges each file that is read.  Raises EnforceError, PolicyError for a mistake in the policy, and what `check` does.
+    `check` judges each file that is read; `problems` gets why the user's cache cannot be used (`cache.load`).  Raises
+    EnforceError, PolicyError for a mistake in the policy, and what `check` does.
     """
-    if cached and (known := cache.load(path, variant, lambda name: reading.read(name, check=check))):
+    known = cache.load(path, variant, lambda name: reading.read(name, check=check), problems) if cached else None
+    if known:
         return known
     try:
         source = [(path, reading.read(path, check=check))]
@@ -64,7 +68,7 @@ def compiled(path: str, variant: Variant, check: Check | None = None, *, cached:
     except CallfenceError as error:
         raise EnforceError(f"{path}: {error}") from error
     if cached:
-        cache.store(made)
+        cache.store(made, problems)
     return made
 
 
