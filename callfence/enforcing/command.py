@@ -14,10 +14,13 @@ import sys
 from callfence.enforcing import filters
 from callfence.version import __version__
 from enforcer import launch, program
+from enforcer.arming import nested
+from enforcer.arming.may_run import may_run
+from enforcer.arming.seized import HINT
 from enforcer.errors import FAILED, EnforceError
 from enforcer.reporting.reporter import APPENDING, Reporter
 from tracer.errors import CallfenceError
-from tracer.linux import privilege_lost
+from tracer.linux import AUDIT_ARCH_X86_64, privilege_lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,6 +97,7 @@ _CONFINEMENT = (
     "--explain",
 )
 """The options about calls; the others are about the program's surroundings."""
+_EXECVE = 59  # asm/unistd_64.h
 _ARMS = ("now", "exec", "entry")  # the earlier, the stricter
 
 
@@ -169,6 +173,18 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     problems: dict[str, None] = {}
     variant: filters.Variant = "silent" if is_quiet else "audit" if is_audit else "report"
     compiled = _compiled(options, variant, strangers, problems)
+    arm = options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index)
+    deaf = untraced = ""
+    if nested.is_filtered():
+        traces = arm != "now" or any(one.stages for one in compiled)
+        deaf, untraced = nested.problems(arm, listens=not is_quiet, traces=traces)
+    if deaf:
+        if is_audit:
+            raise EnforceError(f"--audit reports what it allows, which is not possible here: {deaf}")
+        loss = "neither explained nor logged" if "--log" in options.given else "not explained"
+        _say(f"enforce: {deaf}, so what is denied to {name} is {loss}: the kernel alone answers (--quiet-kernel)", stderr)
+        compiled = _compiled(options, "silent", strangers, problems)
+        is_quiet = True
     if not (is_quiet or is_audit) and any(one.expects_listener for one in compiled):
         # A chain of filters has one listener (seccomp(2), EBUSY): it is the program's.
         compiled = _compiled(options, "silent", strangers, problems)
@@ -214,6 +230,9 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
             followed = _compiled(options, filters.FOLLOWED["silent" if is_quiet else variant], strangers, problems)
         stages = staged.stages(compiled, followed, more, is_quiet=is_quiet, is_audit=is_audit)
         reporter = reporter or Reporter(-1, lambda: _policies(compiled), json=False, audit=False, evidence=False)
+    filters_ = [*(one.filter for one in followed), *more]
+    if untraced:
+        arm = _armed_before(name, arm, filters_, untraced, stderr, listens=not is_quiet, is_followed=bool(stages))
     if is_audit:
         _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
     if privilege_lost(path, os.geteuid(), os.getegid()):
@@ -221,8 +240,8 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     launch.run(
         [os.fsencode(argument) for argument in options.argv],
         environment,
-        [*(one.filter for one in followed), *more],
-        options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index),
+        filters_,
+        arm,
         reporter,
         around=_around(options, compiled, stderr),
         files=files,
@@ -230,6 +249,20 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         stages=stages,
         is_quiet=is_quiet,
     )
+
+
+def _armed_before(
+    name: str, arm: str, filters_: Sequence[bytes], problem: str, stderr: int, *, listens: bool, is_followed: bool
+) -> str:
+    """The moment at which a program is armed that cannot be traced: before its execve, if the filters allow that.
+
+    Raises EnforceError if it cannot be confined so."""
+    if is_followed:
+        raise EnforceError(f"{problem}: {name} cannot be followed through the phases of its policy")
+    if arm == "entry" or not all(may_run(one, AUDIT_ARCH_X86_64, _EXECVE, reports=listens) for one in filters_):
+        raise EnforceError(f"{problem}: {name} cannot be armed at its execve; {HINT}")
+    _say(f"enforce: {problem}: {name} is confined before its execve instead (--arm now)", stderr)
+    return "now"
 
 
 def _compiled(

@@ -66,7 +66,12 @@ def compiled(
     except PolicyError:
         raise
     except CallfenceError as error:
-        raise EnforceError(f"{path}: {error}") from error
+        from enforcer.arming.nested import is_filtered
+        from policygen.filter.library import LibseccompError
+
+        remedy = f"; compile it beforehand: `callfence compile -o FILE {path}`, and `enforce --filter FILE`"
+        is_denied = isinstance(error, LibseccompError) and is_filtered()
+        raise EnforceError(f"{path}: {error}{remedy if is_denied else ''}") from error
     if cached:
         cache.store(made, problems)
     return made
