@@ -132,12 +132,12 @@ def _confine_threads(program: bytes, files: bytes = b"") -> None:
         from enforcer.files.landlock import Confinement
 
         found = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)
-        program = found.guarded(program)
+        program = found.guarded(program, reports=False)
         if len(program) // 8 > MAX_INSTRUCTIONS:
             raise EnforceError("the filter has too many instructions with those that close the ways past `tcp` lines")
         kernel.set_no_new_privs()
         _require_filters()
-        found.enter()
+        found.enter()  # from here on this process may not be able to import
     kernel.set_no_new_privs()
     try:
         thread = kernel.install(program, linux.SECCOMP_FILTER_FLAG_TSYNC)

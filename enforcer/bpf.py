@@ -25,6 +25,9 @@ ALL_RUN = RETURN.to_bytes(4, "little") + linux.SECCOMP_RET_ALLOW.to_bytes(4, "li
 """A filter that lets every call run."""
 _WORD = 0xFFFFFFFF
 _RUNS = (linux.SECCOMP_RET_ALLOW, linux.SECCOMP_RET_LOG)
+_DENIALS = (
+    linux.SECCOMP_RET_KILL_PROCESS, linux.SECCOMP_RET_KILL_THREAD, linux.SECCOMP_RET_TRAP, linux.SECCOMP_RET_ERRNO
+)  # fmt: skip
 _WORDS = 16
 """32-bit words of struct seccomp_data."""
 
@@ -100,11 +103,45 @@ class Filter:
                 return None
             elif code == AND:
                 accumulator &= operand
-            elif code == EQUAL:
-                place += if_true if accumulator == operand else if_false
-            elif code == GREATER:
-                place += if_true if accumulator > operand else if_false
-            elif code == AT_LEAST:
-                place += if_true if accumulator >= operand else if_false
             else:
-                place += if_true if accumulator & operand else if_false
+                place += if_true if _holds(code, accumulator, operand) else if_false
+
+    def may_run(self, arch: int, number: int, *, reports: bool) -> bool:
+        """Whether there are arguments with which the filter might let a call run: by itself, or by asking a tracer or a
+        supervisor, unless the latter is the helper (`reports`), which only answers."""
+        known = {ARCH: arch, NUMBER: number}
+        reached: set[tuple[int, int | None]] = set()
+        ahead: list[tuple[int, int | None]] = [(0, None)]
+        while ahead:
+            at = ahead.pop()
+            if at in reached:
+                continue
+            reached.add(at)
+            place, accumulator = at
+            code, if_true, if_false, operand = self._instructions[place]
+            if code == RETURN:
+                action = operand & linux.SECCOMP_RET_ACTION_FULL
+                if action not in _DENIALS and not (reports and action == linux.SECCOMP_RET_USER_NOTIF):
+                    return True
+            elif code == LOAD:
+                ahead.append((place + 1, known.get(operand)))
+            elif code == JUMP:
+                ahead.append((place + 1 + operand, accumulator))
+            elif code == AND:
+                ahead.append((place + 1, None if accumulator is None else accumulator & operand))
+            elif accumulator is None:
+                ahead += [(place + 1 + if_true, None), (place + 1 + if_false, None)]
+            else:
+                ahead.append((place + 1 + (if_true if _holds(code, accumulator, operand) else if_false), accumulator))
+        return False
+
+
+def _holds(code: int, accumulator: int, operand: int) -> bool:
+    """Whether a conditional jump goes where it goes if it is true; the words are unsigned."""
+    if code == EQUAL:
+        return accumulator == operand
+    if code == GREATER:
+        return accumulator > operand
+    if code == AT_LEAST:
+        return accumulator >= operand
+    return accumulator & operand != 0

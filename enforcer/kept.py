@@ -48,7 +48,7 @@ _AT_ONCE = (
 it saves at a violation."""
 _SELDOM = (
     "enforcer.arming.detour", "enforcer.arming.early", "enforcer.arming.phases", "enforcer.arming.surroundings",
-    "enforcer.files.granted", "enforcer.files.landlock", "enforcer.files.lookup", "enforcer.files.tcp",
+    "enforcer.files.granted", "enforcer.files.landlock", "enforcer.files.lookup", "enforcer.files.guard",
     "enforcer.files.unreachable", "enforcer.reporting.instead",
     "enforcer.reporting.report", "enforcer.reporting.repeated", "enforcer.reporting.violation",
 )

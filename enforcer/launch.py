@@ -57,7 +57,7 @@ def run(
     try:
         filter_ = plan.installed if plan else chain(filters, reports=reporter is not None)
         if files:
-            filter_ = files.guarded(filter_)
+            filter_ = files.guarded(filter_, reports=reporter is not None)
         if not (may_listen or is_audit):
             from enforcer.shield import without_listener
 

@@ -17,7 +17,7 @@ _SYS_CREATE_RULESET, _SYS_RESTRICT_SELF = 444, 446  # asm/unistd_64.h
 _CREATE_RULESET_VERSION = 1  # linux/landlock.h
 
 
-def version() -> int:
+def abi() -> int:
     """The version of Landlock's ABI; 0 where the kernel lacks it, or has it switched off."""
     try:
         return kernel.syscall("landlock_create_ruleset", _SYS_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
 from callfence.version import __version__
+from enforcer.errors import EnforceError
 from policygen.values import frozen
 from tracer import linux
 
@@ -132,14 +133,18 @@ def _keyring() -> CheckResult:
     from callfence.enforcing import cache
 
     advice = "its filters have a checksum only: a program that may write to the cache can replace them (docs/limits.md)"
-    return CheckResult(cache.is_signed(), "the kernel keeps a secret that signs the cache of filters", advice, needed=False)
+    what = "the kernel keeps a secret that signs the cache of filters"
+    try:
+        return CheckResult(cache.is_signed(), what, advice, needed=False)
+    except EnforceError as error:
+        return CheckResult(False, what, f"{error}; until then nothing in your cache is used", needed=False)
 
 
 def _landlock() -> CheckResult:
-    from enforcer.files.landlock import abi
+    from enforcer.scope import abi
     from policygen.files.landlock import VERSIONS
 
-    version, needed = abi(), VERSIONS[-1]
+    version, needed = abi(), next(row for row in VERSIONS if row[-1])
     known = f"Landlock's version {version}" if version else "no Landlock"
     advice = f"lines about them need version {needed[0]} (Linux {needed[1]}) to be enforced whole: enforce --best-effort"
     return CheckResult(version >= needed[0], f"the kernel has {known}, for files and ports", advice, needed=False)

@@ -4,7 +4,8 @@ A filter counts only if all that it was made from is byte for byte what it is no
 the code that compiles.  There are two places.  What root has put into /var/cache/callfence (`callfence compile`) is as
 trustworthy as root.  A user's own cache is signed with a secret that the kernel keeps (`enforcer.keyring`), so a confined
 program that can write there cannot make a filter that counts, unless its policy allows keyctl(2); where the kernel has no
-keyrings, there is a checksum only, and `callfence doctor` says so.  A cache that cannot be used is no error.
+keyrings, there is a checksum only, and `callfence doctor` says so.  A cache that cannot be used is no error; if it is because
+of the secret, `enforce` says so.
 
 On the way to every start of `enforce`, so nothing is imported that takes a millisecond.
 """
@@ -16,6 +17,7 @@ import stat
 from zlib import crc32
 
 from callfence.enforcing.sealed import Compiled, is_sealed, seal, unseal
+from enforcer.errors import EnforceError
 from enforcer.kept import stamps
 
 TYPE_CHECKING = False
@@ -41,6 +43,7 @@ class _Place:
         self.signed = signed
 
     def secret(self) -> bytes:
+        """Raises `enforcer.keyring.SecretError`."""
         if not self.signed:
             return b""
         from enforcer import keyring
@@ -70,33 +73,39 @@ class _Place:
             raise
 
 
-def load(path: str, variant: str, read: Callable[[str], bytes]) -> Compiled | None:
+def load(path: str, variant: str, read: Callable[[str], bytes], problems: dict[str, None] | None = None) -> Compiled | None:
     """The filter kept for a variant of a policy, if everything it was made from is unchanged.
 
-    `read` gives a file's content, and raises OSError.
+    `read` gives a file's content, and raises OSError.  What is wrong with the secret is added to `problems`: then the user's
+    cache is not used.
     """
     for opened in (_system, _own):
         place = opened()
         if place is None:
             continue
         try:
-            made_by, found = unseal(place.content(_name(path, variant)), place.secret())
+            secret = place.secret()
+            made_by, found = unseal(place.content(_name(path, variant)), secret)
             is_it = found.variant == variant and _absolute(found.sources[0][0]) == _absolute(path)
             if is_it and made_by == compiler() and all(read(name) == text for name, text in found.sources):
                 return found
         except (OSError, ValueError):
             continue
+        except EnforceError as error:
+            _add(problems, error)
         finally:
             os.close(place.descriptor)
     return None
 
 
-def store(compiled: Compiled) -> None:
-    """Keep a filter in the user's cache.  Nothing happens where that is not possible."""
+def store(compiled: Compiled, problems: dict[str, None] | None = None) -> None:
+    """Keep a filter in the user's cache.  Nothing happens where that is not possible, but as with `load`."""
     try:
         _store(compiled, _own(create=True))
     except OSError:
         return
+    except EnforceError as error:
+        _add(problems, error)
 
 
 def store_for_all(compiled: Compiled) -> str:
@@ -113,6 +122,12 @@ def kept() -> Iterator[tuple[str, Compiled | ValueError]]:
         place = opened()
         if place is None:
             continue
+        try:
+            secret = place.secret()
+        except EnforceError as error:
+            yield place.path, ValueError(str(error))
+            os.close(place.descriptor)
+            continue
         for name in sorted(os.listdir(place.descriptor)):
             if not name.endswith(".filter"):
                 continue
@@ -121,7 +136,7 @@ def kept() -> Iterator[tuple[str, Compiled | ValueError]]:
                 content = place.content(name)
                 if not is_sealed(content):
                     continue  # of another version
-                made_by, found = unseal(content, place.secret())
+                made_by, found = unseal(content, secret)
             except OSError:
                 continue  # it has gone
             except ValueError as error:
@@ -133,7 +148,7 @@ def kept() -> Iterator[tuple[str, Compiled | ValueError]]:
 
 
 def is_signed() -> bool:
-    """Whether the kernel keeps a secret for the user's cache."""
+    """Whether the kernel keeps a secret for the user's cache.  Raises `enforcer.keyring.SecretError`."""
     from enforcer import keyring
 
     return bool(keyring.secret())
@@ -156,6 +171,11 @@ def _store(compiled: Compiled, place: _Place | None) -> str:
     finally:
         os.close(place.descriptor)
     return f"{place.path}/{name}"
+
+
+def _add(problems: dict[str, None] | None, error: EnforceError) -> None:
+    if problems is not None:
+        problems[str(error)] = None
 
 
 def _absolute(path: str) -> str:

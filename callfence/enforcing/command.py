@@ -14,6 +14,9 @@ import sys
 from callfence.enforcing import filters
 from callfence.version import __version__
 from enforcer import launch, program, scope
+from enforcer.arming import nested
+from enforcer.arming.seized import HINT
+from enforcer.bpf import Filter
 from enforcer.errors import FAILED, EnforceError
 from enforcer.reporting.reporter import APPENDING, Reporter
 from tracer import linux
@@ -95,6 +98,7 @@ _CONFINEMENT = (
     "--explain", "--scope",
 )
 """The options about calls; the others are about the program's surroundings."""
+_EXECVE = 59  # asm/unistd_64.h
 _ARMS = ("now", "exec", "entry")  # the earlier, the stricter
 _LISTEN = ((linux.AUDIT_ARCH_X86_64, 50), (linux.AUDIT_ARCH_I386, 363))  # listen(2): asm/unistd_64.h, asm/unistd_32.h
 _SCOPES = ("signals", "sockets", "both", "none")
@@ -169,11 +173,24 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     path = program.locate(os.fsencode(name), environment)  # what is mistyped has no policy either
     is_quiet, is_audit = "--quiet-kernel" in options.given, "--audit" in options.given
     strangers: dict[str, int] = {}
+    problems: dict[str, None] = {}
     variant: filters.Variant = "silent" if is_quiet else "audit" if is_audit else "report"
-    compiled = _compiled(options, variant, strangers)
+    compiled = _compiled(options, variant, strangers, problems)
+    arm = options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index)
+    deaf = untraced = ""
+    if nested.is_filtered():
+        traces = arm != "now" or any(made.stages for made in compiled)
+        deaf, untraced = nested.problems(arm, listens=not is_quiet, traces=traces)
+    if deaf:
+        if is_audit:
+            raise EnforceError(f"--audit reports what it allows, which is not possible here: {deaf}")
+        loss = "neither explained nor logged" if "--log" in options.given else "not explained"
+        _say(f"enforce: {deaf}, so what is denied to {name} is {loss}: the kernel alone answers (--quiet-kernel)", stderr)
+        compiled = _compiled(options, "silent", strangers, problems)
+        is_quiet = True
     if not (is_quiet or is_audit) and any(one.expects_listener for one in compiled):
         # A chain of filters has one listener (seccomp(2), EBUSY): it is the program's.
-        compiled = _compiled(options, "silent", strangers)
+        compiled = _compiled(options, "silent", strangers, problems)
         is_quiet = True
         _say(f"enforce: {name} may listen to a filter of its own, so violations are not reported (--quiet-kernel)", stderr)
     elif any(one.kills_itself for one in compiled):
@@ -182,6 +199,8 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         if one.lacks_start:
             what = "was learned from a process that ran already, and denies what a start needs"
             _say(f"enforce: {one.sources[0][0]} {what}; `learn {name}` adds it", stderr)
+    for problem in problems:
+        _say(f"enforce: the policy is compiled at each start, because {problem}", stderr)
     for file, owner in strangers.items():
         _say(f"enforce: {file} belongs to user {owner}, who can change what it allows", stderr)
     arm = options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index)
@@ -215,9 +234,12 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     if any(made.stages for made in compiled):
         from callfence.enforcing import staged
 
-        silent = compiled if is_quiet else _compiled(options, "silent", strangers)
+        silent = compiled if is_quiet else _compiled(options, "silent", strangers, problems)
         plan = staged.plan(compiled, silent, more, is_quiet=is_quiet, is_audit=is_audit, asked=frozenset(asked))
         reporter = reporter or Reporter(-1, lambda: _policies(compiled), json=False, audit=False, evidence=False)
+    filters_ = [*(made.filter for made in compiled), *more]
+    if untraced:
+        arm = _armed_before(name, arm, filters_, untraced, stderr, listens=not is_quiet, is_followed=plan is not None)
     if is_audit:
         _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
     if privilege_lost(path, os.geteuid(), os.getegid()):
@@ -225,7 +247,7 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     launch.run(
         [os.fsencode(argument) for argument in options.argv],
         environment,
-        [*(made.filter for made in compiled), *more],
+        filters_,
         arm,
         reporter,
         around=_around(options),
@@ -237,14 +259,31 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     )
 
 
-def _compiled(options: EnforceOptions, variant: Variant, strangers: dict[str, int]) -> list[Compiled]:
+def _armed_before(
+    name: str, arm: str, filters_: Sequence[bytes], problem: str, stderr: int, *, listens: bool, is_followed: bool
+) -> str:
+    """The moment at which a program is armed that cannot be traced: before its execve, if the filters allow that.
+
+    Raises EnforceError if it cannot be confined so."""
+    if is_followed:
+        raise EnforceError(f"{problem}: {name} cannot be followed through the phases of its policy")
+    if arm == "entry" or not all(Filter(part).may_run(linux.AUDIT_ARCH_X86_64, _EXECVE, reports=listens) for part in filters_):
+        raise EnforceError(f"{problem}: {name} cannot be armed at its execve; {HINT}")
+    _say(f"enforce: {problem}: {name} is confined before its execve instead (--arm now)", stderr)
+    return "now"
+
+
+def _compiled(
+    options: EnforceOptions, variant: Variant, strangers: dict[str, int], problems: dict[str, None]
+) -> list[Compiled]:
     files, check = options.given.get("--policy"), filters.trusting(strangers)
     if file := options.one("--filter"):
         found = filters.found(options.argv[0])
         policy = files[0] if files else found if os.path.lexists(found) else None
         return [filters.from_bundle(file, policy, variant, check)]
     is_cached = "--no-cache" not in options.given
-    return [filters.compiled(one, variant, check, cached=is_cached) for one in files or [filters.found(options.argv[0])]]
+    names = files or [filters.found(options.argv[0])]
+    return [filters.compiled(one, variant, check, cached=is_cached, problems=problems) for one in names]
 
 
 def _files(
@@ -278,7 +317,7 @@ def _files(
         if not why and (is_audit or (made and made.is_whole)):
             from enforcer.files.granted import Reach
 
-            return made, Reach(confining, environment)
+            return made, Reach(confining, environment, is_audit=is_audit)
         if "--explain" in options.given:
             _say(f"enforce: --explain tells nothing of files and ports: {why or 'they are not kept'}", stderr)
     return made, None
@@ -315,10 +354,10 @@ def _scope(options: EnforceOptions, compiled: Sequence[Compiled], stderr: int) -
         words = {"none": "", "sockets": "abstract sockets", "both": "signals, abstract sockets"}.get(option, option)
     else:
         words = ", ".join(sorted({word for made in compiled for word in made.scope.split(", ") if word}, reverse=True))
-    if not words or scope.version() >= scope.SINCE:
+    if not words or scope.abi() >= scope.SINCE:
         return words
     if option:
-        raise EnforceError(f"--scope needs Landlock's ABI {scope.SINCE} (Linux 6.12), and this kernel has {scope.version()}")
+        raise EnforceError(f"--scope needs Landlock's ABI {scope.SINCE} (Linux 6.12), and this kernel has {scope.abi()}")
     if words != "signals":
         _say(f"enforce: {words} also reach other processes (scope {words}): keeping them takes Linux 6.12", stderr)
     return ""

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 VARIANTS: tuple[Variant, ...] = ("report", "audit", "silent", "warm")
 
 
-def compiled(path: str, variant: Variant, check: Check | None = None, *, cached: bool = True) -> Compiled:
+def compiled(
+    path: str, variant: Variant, check: Check | None = None, *, cached: bool = True, problems: dict[str, None] | None = None
+) -> Compiled:
     """`report`: a supervisor is asked about what falls to the default.  `audit`: and lets it run.  `silent`: the kernel alone
     answers.  `warm`: for recording, what the policy allows runs and everything else stops (`policygen.learning.warm`).
 
-    `check` judges each file that is read.  Raises EnforceError, PolicyError for a mistake in the policy, and what `check` does.
+    `check` judges each file that is read; `problems` gets why the user's cache cannot be used (`cache.load`).  Raises
+    EnforceError, PolicyError for a mistake in the policy, and what `check` does.
     """
-    if cached and (known := cache.load(path, variant, lambda name: reading.read(name, check=check))):
+    known = cache.load(path, variant, lambda name: reading.read(name, check=check), problems) if cached else None
+    if known:
         return known
     try:
         source = [(path, reading.read(path, check=check))]
@@ -57,9 +61,14 @@ def compiled(path: str, variant: Variant, check: Check | None = None, *, cached:
     except PolicyError:
         raise
     except CallfenceError as error:
-        raise EnforceError(f"{path}: {error}") from error
+        from enforcer.arming.nested import is_filtered
+        from policygen.filter.library import LibseccompError
+
+        remedy = f"; compile it beforehand: `callfence compile -o FILE {path}`, and `enforce --filter FILE`"
+        is_denied = isinstance(error, LibseccompError) and is_filtered()
+        raise EnforceError(f"{path}: {error}{remedy if is_denied else ''}") from error
     if cached:
-        cache.store(made)
+        cache.store(made, problems)
     return made
 
 

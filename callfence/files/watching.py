@@ -12,10 +12,21 @@ import stat
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import working_folder
+from enforcer.files.guard import FAMILY_ERROR, FAST_OPEN_ERROR, PROTOCOL_ERROR
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
-from enforcer.files.tcp import FAST_OPEN_ERROR, PROTOCOL_ERROR
-from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SENDING, SOCKETS, Pair, address, made_socket, numbers, wanted
-from policygen.files.landlock import MSG_FASTOPEN, PROTOCOLS
+from policygen.files.calls import (
+    NEW_ROOTS,
+    PATH_CALLS,
+    SENDING,
+    SOCKETS,
+    Pair,
+    address,
+    made_socket,
+    numbers,
+    opens_for_neither,
+    wanted,
+)
+from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from policygen.files.needs import needs
 from policygen.files.places import OWN_FOLDERS, PlaceError, located, named
 from policygen.files.rights import NOTHING, Right, format_rights
@@ -97,6 +108,8 @@ class Watching:
     def _path_call(self, task: Task, event: Event) -> None:
         name = self._paths[event.arch, event.number]
         self._process = self._process or task.tgid
+        if opens_for_neither(name, event.arguments):
+            self._gap(f"{task.executable} opens files with the access mode 3, which fails where files are confined")
         for one in wanted(name, event.arguments, lambda at, length: kernel.read_memory(task.tid, at, length)):
             parts = one if isinstance(one, Pair) else (one,)
             paths = [_string(task.tid, part.address) for part in parts]
@@ -133,7 +146,11 @@ class Watching:
 
     def _protocol(self, task: Task, event: Event) -> None:
         """Fail what `enforce` fails where TCP is confined, so that the program is seen to do without it."""
-        if event.arguments[2] & 0xFFFFFFFF in PROTOCOLS and not task.other_filter:
+        if task.other_filter:
+            return
+        if event.arguments[0] & 0xFFFFFFFF in FAMILIES:
+            kernel.skip_call(task.tid, FAMILY_ERROR)
+        elif event.arguments[2] & 0xFFFFFFFF in PROTOCOLS:
             kernel.skip_call(task.tid, PROTOCOL_ERROR)
 
     def _sends(self, index: int) -> Callable[[Task, Event], None]:

@@ -53,18 +53,23 @@ class Granted:
 class Reach:
     """What all policies of a program grant."""
 
-    __slots__ = ("environment", "here", "policies")
+    __slots__ = ("environment", "here", "is_audit", "policies")
 
-    def __init__(self, confining: Sequence[tuple[str, bytes]], environment: Sequence[bytes]) -> None:
+    def __init__(self, confining: Sequence[tuple[str, bytes]], environment: Sequence[bytes], *, is_audit: bool) -> None:
         """`confining`: the file of each policy that confines files or ports, and what it says of them (`landlock.encode`)."""
         self.policies = [Granted(file, encoded, environment) for file, encoded in confining]
         self.environment = environment
         self.here = os.getcwdb()
+        self.is_audit = is_audit
+        """Whether nothing is enforced."""
 
     def calls(self) -> list[tuple[int, int]]:
         """AUDIT_ARCH_* and number of each call that has to be judged, ascending."""
         from policygen.files.calls import PATH_CALLS, SOCKETS, numbers
+        from tracer.linux import OPAQUE
 
         files = any(one.paths for one in self.policies)
         uses = {use for use in SOCKETS if files or any(getattr(one, use) is not None for one in self.policies)}
-        return sorted(numbers((*PATH_CALLS * files, *uses)))
+        # enforcer.files.guard fails the opaque ones
+        names = [name for name in PATH_CALLS * files if self.is_audit or name not in OPAQUE]
+        return sorted(numbers((*names, *uses)))

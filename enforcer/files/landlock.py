@@ -12,6 +12,7 @@ import stat
 
 from enforcer import ffi, kernel
 from enforcer.errors import EnforceError, refused
+from enforcer.scope import abi
 from policygen.files import landlock
 from policygen.files.places import OWN_FOLDERS, PlaceError, located
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SYS_CREATE_RULESET, _SYS_ADD_RULE, _SYS_RESTRICT_SELF = 444, 445, 446  # asm/unistd_64.h
-_CREATE_RULESET_VERSION, _RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 1, 2  # linux/landlock.h
+_RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2  # linux/landlock.h
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
-_CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE)
+_CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
 
 
 class _PathBeneath(ffi.Structure):
@@ -44,7 +45,7 @@ class GrantError(EnforceError):
 class Confinement:
     """The rules of one or more policies, each as the kernel has it, ready to be put on this process."""
 
-    __slots__ = ("_ports", "_rulesets", "confines_listen", "is_whole", "remarks")
+    __slots__ = ("_files", "_ports", "_rulesets", "confines_listen", "is_whole", "remarks")
 
     def __init__(self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool) -> None:
         """Open what the rules name.  Raises EnforceError for what this kernel cannot enforce, unless `best_effort`,
@@ -56,6 +57,7 @@ class Confinement:
         self._rulesets: list[int] = []
         self.confines_listen = False
         """Whether listen(2) on a socket without a port would take one that is not granted (port 0)."""
+        self._files = False
         self._ports = 0
         """What is confined of TCP: CONNECT_TCP, BIND_TCP."""
         version = abi()
@@ -64,6 +66,7 @@ class Confinement:
                 effective = landlock.downgrade(landlock.decode(content), version)
                 if effective.lacking:
                     self._lacking(effective.lacking, version, best_effort=best_effort)
+                self._files = self._files or bool(effective.handled_files)
                 self._ports |= effective.handled_ports
                 if effective.handled_ports & landlock.BIND_TCP:
                     self.confines_listen |= all(first > 0 for first, _ in effective.rules.bind or ())
@@ -72,13 +75,16 @@ class Confinement:
         except OSError as error:
             raise refused(error) from error
 
-    def guarded(self, filter_: bytes) -> bytes:
-        """The program's filter, with instructions that close the ways to TCP ports past Landlock."""
-        if not self._ports:
-            return filter_
-        from enforcer.files.tcp import guarded
+    def guarded(self, filter_: bytes, *, reports: bool) -> bytes:
+        """The program's filter, with instructions that close the ways to files and TCP ports past Landlock.
 
-        return guarded(filter_, connect=bool(self._ports & landlock.CONNECT_TCP))
+        With `reports`, the helper answers what the filter notifies of."""
+        connect, bind = (bool(self._ports & bit) for bit in (landlock.CONNECT_TCP, landlock.BIND_TCP))
+        if not (self._files or connect or bind):
+            return filter_
+        from enforcer.files.guard import guarded
+
+        return guarded(filter_, files=self._files, connect=connect, bind=bind, reports=reports)
 
     def enter(self) -> None:
         """Confine this process and what it starts, for good.  It needs no_new_privs.  Raises KernelError."""
@@ -139,12 +145,3 @@ class Confinement:
             raise GrantError(line, text) from error
         finally:
             os.close(descriptor)
-
-
-def abi() -> int:
-    """The version of Landlock's ABI; 0 where the kernel lacks it, or has it switched off."""
-    try:
-        return kernel.syscall("landlock_create_ruleset", _SYS_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
-    except OSError:
-        return 0
-

@@ -167,6 +167,14 @@ def wanted(name: str, arguments: Sequence[int], read: Callable[[int, int], bytes
     return _CALLS[name](arguments, read)
 
 
+def opens_for_neither(name: str, arguments: Sequence[int]) -> bool:
+    """Return whether a call opens a file with the third access mode: for neither reading nor writing (open(2)), as Landlock has
+    it, while the file's mode has to permit both."""
+    index = {"open": 1, "openat": 2}.get(name)
+    flags = 0 if index is None else arguments[index]
+    return flags & os.O_ACCMODE == os.O_ACCMODE and not flags & os.O_PATH
+
+
 def made_socket() -> Wanted:
     """Return what binding a unix socket to a name wants."""
     return Wanted(AT_FDCWD, 1, makes=Right.SOCKET, follows=False)

@@ -12,13 +12,18 @@ if TYPE_CHECKING:
 # linux/landlock.h, LANDLOCK_ACCESS_FS_*
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE, MAKE_CHAR = (1 << bit for bit in range(7))
 MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM, REFER, TRUNCATE = (1 << bit for bit in range(7, 15))
-OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
+IOCTL_DEV = 1 << 15
+OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 """What a rule about a file that is no folder may have; the kernel refuses others (security/landlock/fs.c, ACCESS_FILE)."""
 BIND_TCP, CONNECT_TCP = 1, 2  # LANDLOCK_ACCESS_NET_*
 MAX_PORT = 65535
+_OPENS = READ_FILE | WRITE_FILE
 MSG_FASTOPEN = 0x20000000  # linux/socket.h: sendto(2) and its kin then connect
 PROTOCOLS = (262, 256)
-"""IPPROTO_MPTCP, IPPROTO_SMC (linux/in.h): sockets that become TCP.  Landlock looks at neither of these."""
+"""IPPROTO_MPTCP, IPPROTO_SMC (linux/in.h): sockets that become TCP."""
+FAMILIES = (43, 21)
+"""AF_SMC, whose sockets become TCP, and AF_RDS, for which the kernel connects by TCP (linux/socket.h).  Landlock looks at none
+of these."""
 
 ACCESS = {
     "read": READ_FILE | READ_DIR,
@@ -32,7 +37,7 @@ ACCESS = {
     "fifo": MAKE_FIFO,
     "device": MAKE_CHAR | MAKE_BLOCK,
 }
-"""Landlock's rights for each word of a `path` line."""
+"""Landlock's rights for each word of a `path` line.  With READ_FILE or WRITE_FILE goes IOCTL_DEV (`downgrade`)."""
 EVERY_ACCESS = (1 << 15) - 1
 
 VERSIONS = (
@@ -40,10 +45,13 @@ VERSIONS = (
     (2, "5.19", EVERY_ACCESS & ~TRUNCATE, False),
     (3, "6.2", EVERY_ACCESS, False),
     (4, "6.7", EVERY_ACCESS, True),
+    (5, "6.10", EVERY_ACCESS | IOCTL_DEV, True),
 )
 """Version of the ABI, the first Linux that has it, which rights on files it knows, and whether it knows TCP ports.
 
-Later versions add nothing that a policy's `path` and `tcp` lines are made of.
+Later versions add nothing that a policy's `path` and `tcp` lines are made of.  Nor does IOCTL_DEV: a program may make ioctls on
+each device that it can read or write, as its filter allows.  It is a second barrier behind `enforcer.files.guard`, so earlier
+versions lack nothing.
 """
 
 
@@ -154,6 +162,8 @@ def downgrade(rules: Ruleset, version: int) -> Effective:
             kept[bit] = allowed
         else:
             lacking.append(f"keep it from TCP ports that it may not {use} (Linux 6.7)")
-    paths = [(path, access & known) for path, access in rules.paths] if known and rules.paths is not None else None
+    paths = None
+    if known and rules.paths is not None:
+        paths = [(path, (access | IOCTL_DEV if access & _OPENS else access) & known) for path, access in rules.paths]
     effective = Ruleset(paths, kept.get(CONNECT_TCP), kept.get(BIND_TCP), truncates=rules.truncates)
     return Effective(effective, known if paths is not None else 0, sum(kept), tuple(lacking))

@@ -9,7 +9,7 @@ class Right(Flag):
     """What may be done with a file, or with a folder and everything below it.
 
     Each is a word that a person can judge, and one or two of Landlock's rights (`landlock.ACCESS`).  Which ioctl may be made on
-    a device is no right: the filter sees the command, which Landlock does not.
+    a device is no right: the filter sees the command, and Landlock only whether there is one.
     """
 
     READ = auto()

@@ -104,21 +104,28 @@ def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
 
     try:
         child = fork(answer, refuse)
+    except OSError as error:
+        os.close(reader)
+        raise LibseccompError(f"no process can be started for libseccomp: {error.strerror}") from error
     except BaseException:
         os.close(reader)
         raise
     finally:
         os.close(writer)
+    reply, status = None, 0
     try:
         reply = _read(reader, time.monotonic() + seconds)
     finally:
         os.close(reader)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
+        if reply is None:
+            with contextlib.suppress(OSError):
+                os.kill(child, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):  # if SIGCHLD is ignored, the kernel has reaped it
-            os.waitpid(child, 0)
+            _, status = os.waitpid(child, 0)
     if reply is None:
         raise LibseccompError(f"libseccomp did not finish within {seconds:g} s")
+    if not reply and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
+        raise LibseccompError("a filter that is in force already kills the process in which libseccomp runs")
     if not reply:
         raise LibseccompError("libseccomp crashed")
     if reply.startswith((b"-MemoryError", b"-OSError: [Errno 12]")):
@@ -130,9 +137,9 @@ def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
 
 def _limit(seconds: float) -> None:
     """In the child: the limit on processor time ends it even if the parent is killed meanwhile."""
-    with contextlib.suppress(ValueError, OSError):  # a lower limit is in force
-        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for limit, value in ((resource.RLIMIT_CPU, int(seconds) + 1), (resource.RLIMIT_CORE, 0)):
+        with contextlib.suppress(ValueError, OSError):  # a lower limit is in force, or a filter denies it
+            resource.setrlimit(limit, (value, value))
 
 
 def _write(writer: int, reply: bytes) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SOCKETS
 from policygen.files.calls import SENDING as SENDING_FLAGS
-from policygen.files.landlock import MSG_FASTOPEN, PROTOCOLS
+from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from policygen.files.model import NOT_CONFINED
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
@@ -80,7 +80,8 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
 def _named(policy: Policy) -> dict[str, Expression]:
     """When calls need not be looked at that name files, ports and sockets."""
     names = {**dict.fromkeys((*PATH_CALLS, *SOCKETS, *NEW_ROOTS), Always(False))}
-    plain = And(tuple(Condition(2, Operator.NE, protocol) for protocol in PROTOCOLS))
+    others = [*((0, family) for family in FAMILIES), *((2, protocol) for protocol in PROTOCOLS)]
+    plain = And(tuple(Condition(index, Operator.NE, value) for index, value in others))
     sends = {name: Condition(index, Operator.MASKED, 0, MSG_FASTOPEN) for name, index in SENDING_FLAGS.items()}
     if ABSTRACT in scopes(policy.scope):  # whose socket an address in memory is
         return {**names, "socket": plain, **dict.fromkeys(sends, Always(False))}

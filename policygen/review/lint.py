@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from policygen.evaluate import evaluate
+from policygen.files.landlock import MAX_PORT
 from policygen.files.review import found as risks_of
 from policygen.filter.listener import names_listener
-from policygen.implied.expand import expansion
+from policygen.implied.expand import expanded, expansion
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
 from policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
@@ -24,7 +26,7 @@ from policygen.sets.compare import example
 from policygen.sets.minimise import minimise
 from policygen.sets.region import Budget, truth
 from policygen.values import frozen, replace
-from tracer.abi import Arch, table
+from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,12 +35,15 @@ if TYPE_CHECKING:
     from policygen.implied.rows import Row
     from policygen.language.document import Document
     from policygen.model import Action, Expression, Policy
-    from tracer.abi import Argument, Event
+    from tracer.abi import Argument
 
 WHY = "# why:"
 """Begins a comment that accepts a finding."""
 SIGNALLING = ("signals-to-others", "signals-to-others-threads")
 """Rows about signals, which reach only the program's processes unless `scope` says otherwise."""
+
+_SOCKETCALL, _PAST_PORTS = "socketcall", (1, 11, 16, 20)
+"""SYS_SOCKET, SYS_SENDTO, SYS_SENDMSG, SYS_SENDMMSG (linux/net.h)."""
 
 
 @frozen
@@ -251,7 +256,30 @@ def about_files(document: Document, risks: Iterable[tuple[str, Risk]]) -> Iterat
         )
 
 
-def listening(document: Document, _budget: Budget | None = None) -> Iterator[Finding]:
+def past_ports(document: Document, _: Budget | None = None) -> Iterator[Finding]:
+    """Yield the call by which a program of i386 gets past the lines about ports, whose arguments no filter sees."""
+    policy, number = document.policy, table(Arch.I386).by_name[_SOCKETCALL].number
+    confined = [ports for ports in (policy.files.connect, policy.files.bind) if ports is not None and ports != ((0, MAX_PORT),)]
+    if Arch.I386 not in policy.entries or not confined:
+        return
+    meant = expanded(policy)
+    events = [Event(Arch.I386.audit, number, (call, 0, 0, 0, 0, 0)) for call in _PAST_PORTS]
+    if example := next((event for event in events if evaluate(meant, event).may_run), None):
+        yield Finding(
+            "ports-by-socketcall",
+            Level.WARNING,
+            Arch.I386,
+            _SOCKETCALL,
+            "can reach TCP ports that no `tcp` line grants",
+            "its arguments are in memory: no filter sees MPTCP or MSG_FASTOPEN there, and Landlock looks at neither",
+            "leave it out of a program without sockets; otherwise let a firewall decide on ports",
+            "docs/files.md",
+            example,
+            _reasons(document, Arch.I386, number)[0],
+        )
+
+
+def listening(document: Document, _: Budget | None = None) -> Iterator[Finding]:
     """Yield that the program may answer the notifications of a filter of its own."""
     if names_listener(document.policy):
         arch = next(iter(document.policy.entries))
@@ -270,7 +298,7 @@ def listening(document: Document, _budget: Budget | None = None) -> Iterator[Fin
         )
 
 
-def signals_outside(document: Document, _budget: Budget | None = None) -> Iterator[Finding]:
+def signals_outside(document: Document, _: Budget | None = None) -> Iterator[Finding]:
     """Yield that signals reach processes that the program has not started."""
     if SIGNALS not in scopes(document.policy.scope):
         yield Finding(
@@ -287,7 +315,7 @@ def signals_outside(document: Document, _budget: Budget | None = None) -> Iterat
         )
 
 
-def optional_phases(document: Document, _budget: Budget | None = None) -> Iterator[Finding]:
+def optional_phases(document: Document, _: Budget | None = None) -> Iterator[Finding]:
     """Yield that processes need not enter their phases."""
     if document.policy.phases_optional:
         yield Finding(
@@ -306,7 +334,7 @@ def optional_phases(document: Document, _budget: Budget | None = None) -> Iterat
 
 CHECKS: tuple[Callable[[Document, Budget], Iterable[Finding]], ...] = (
     grants, permissive_settings, listening, signals_outside, optional_phases, idle_rules, implied_entries, dangerous_together,
-    files_and_ports,
+    files_and_ports, past_ports,
 )
 
 

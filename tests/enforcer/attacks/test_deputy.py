@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.scope import SINCE, version
+from enforcer.scope import SINCE, abi
 
-pytestmark = pytest.mark.skipif(version() < SINCE, reason="needs Landlock's ABI 6 (Linux 6.12)")
+pytestmark = pytest.mark.skipif(abi() < SINCE, reason="needs Landlock's ABI 6 (Linux 6.12)")
 RUNS = (
     "implied 1\nmmap: prot == PROT_READ|PROT_EXEC && flags == MAP_PRIVATE|MAP_FIXED|MAP_DENYWRITE\n"
     "openat: flags in O_RDONLY|O_CLOEXEC|O_DIRECTORY\n"

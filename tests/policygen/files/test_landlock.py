@@ -68,6 +68,17 @@ def test_the_words_have_every_right_that_is_handled_and_each_once():
     assert set(landlock.ACCESS) == {right.word for right in Right}
 
 
+def test_whoever_may_open_a_device_may_make_ioctls_on_it():
+    """From version 5 on; before, nothing is refused, since the filter's guard denies opening it for neither."""
+    rules = ruleset(parse("path /a: read\npath /b: write\npath /c: create, execute").policy.files)
+    for version in (4, 5, 7):
+        effective = downgrade(rules, version)
+        assert effective.lacking == ()
+        assert bool(effective.handled_files & landlock.IOCTL_DEV) == (version >= 5)
+        granted = {path for path, bits in effective.rules.paths if bits & landlock.IOCTL_DEV}
+        assert granted == ({b"/a", b"/b"} if version >= 5 else set())
+
+
 @pytest.mark.skipif(not HEADER.exists(), reason="needs linux/landlock.h (linux-libc-dev)")
 def test_the_numbers_are_the_header_s():
     defined = re.findall(r"#define LANDLOCK_ACCESS_(FS|NET)_(\w+)\s+\(1ULL << (\d+)\)", HEADER.read_text())

@@ -122,6 +122,22 @@ def test_examples_are_allowed() -> None:
         assert evaluate(document.policy, finding.example).lets_run
 
 
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ("arch i386\ntcp connect: 443\nsocketcall: allow\n", True),
+        ("arch i386\ntcp bind: none\nsocketcall: call == SYS_SENDTO\n", True),
+        ("arch i386\ntcp bind: none\nsocketcall: call == SYS_LISTEN\n", False),
+        ("arch i386\ntcp connect: any\nsocketcall: allow\n", False),
+        ("arch i386\nsocketcall: allow\n", False),
+        ("arch i386\ntcp connect: 443\nsocket: allow\n", False),
+        ("tcp connect: 443\nsocket: allow\n", False),
+    ],
+)
+def test_a_way_past_the_lines_about_ports(text: str, is_found: bool) -> None:
+    assert ("ports-by-socketcall" in rules(text)) == is_found
+
+
 def test_the_most_serious_comes_first() -> None:
     levels = [finding.level.rank for finding in lint(parse("socket: allow\nexecve: allow\nptrace: allow\n"))]
     assert levels == sorted(levels, reverse=True)

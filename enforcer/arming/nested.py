@@ -1,0 +1,144 @@
+"""Enforce under a filter that is in force already, another enforce's or a container's: what of it that filter lets us do.
+
+It may deny ptrace(2), or have a listener, of which a process can have one (seccomp(2), EBUSY); and it may kill where it
+denies.  So a process that nobody misses tries first.  Nothing is tried where no filter is in force.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from enforcer import kernel
+from enforcer.bpf import ALL_RUN
+from tracer import linux
+from tracer.errors import KernelError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_DEBUG_CONTROL = 848 + 8 * 7  # offsetof(struct user, u_debugreg[7]), sys/user.h
+_BUSY = "another filter has a listener already (that of an enforce around this one, or a container's)"
+
+
+def is_filtered() -> bool:
+    """Whether this process has a filter, and is not traced; True if that cannot be found out (proc_pid_status(5))."""
+    try:
+        descriptor = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.read(descriptor, 1 << 14)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return True
+    return b"\nSeccomp:\t0\n" not in status and b"\nTracerPid:\t0\n" in status
+
+
+def problems(arm: str, *, listens: bool, traces: bool) -> tuple[str, str]:
+    """Why calls that our filter denies cannot be reported, and why a process cannot be confined from outside.
+
+    `listens` and `traces`: what of this is needed.  "" if it can be done, or if it only fails: `enforce` says what to do when
+    that happens to it."""
+    flags = kernel.CLONE_FILES if arm == "now" else 0  # as the helper is cloned (enforcer.arming)
+
+    def trace(*, listens: bool) -> None:
+        _trace(is_entry=arm == "entry", listens=listens)
+
+    def both() -> None:
+        trace(listens=True)
+        _listen(flags, leaves=False)
+
+    if listens and traces and not _tried(both, "ptrace", 0):
+        return "", ""
+    deaf = _tried(lambda: _listen(flags, leaves=True), "seccomp", flags) if listens else ""
+    untraced = _tried(lambda: trace(listens=listens and not deaf), "ptrace", 0) if traces else ""
+    return deaf, untraced
+
+
+def _tried(work: Callable[[], None], call: str, flags: int) -> str:
+    """Do something in a clone; return what went wrong in it, `call` being what it is about."""
+    reader, writer = os.pipe()
+    try:
+        child = kernel.clone(flags)
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        return ""
+    if child == 0:
+        try:
+            os.write(writer, _outcome(work, flags))
+        finally:
+            os._exit(0)
+    os.waitpid(child, linux.WALL)  # before anything is closed, for it may share our descriptors at first
+    os.close(writer)
+    answer = os.read(reader, 4096)
+    os.close(reader)
+    if answer == b"+":
+        return ""
+    return answer.decode() or f"a filter that is in force already kills a process that uses {call}, or what belongs to it"
+
+
+def _outcome(work: Callable[[], None], flags: int) -> bytes:
+    """Do something in a process that was cloned with these flags; return b"+", what went wrong, or b"" for a kill."""
+    try:
+        if flags & kernel.CLONE_FILES:
+            kernel.unshare_files()
+        work()
+    except OSError as error:
+        if str(error.filename).startswith("/"):
+            return f"a file that ptrace takes cannot be opened ({error.strerror})".encode()
+        if not error.filename:  # not from `enforcer.kernel`
+            return f"there can be no helper process here ({error.strerror})".encode()
+        number = error.errno
+    except KernelError as error:
+        number = error.errno
+    else:
+        return b"+"
+    return _BUSY.encode() if number == errno.EBUSY else b"" if number == errno.ESRCH else b"+"
+
+
+def _listen(flags: int, *, leaves: bool) -> None:
+    """What the helper does to listen, the listener first: there may be one already."""
+    from enforcer import confinement, helper
+
+    confinement.confine(ALL_RUN, listens=True)
+    if kernel.clone(flags) == 0:
+        os._exit(0)
+    if leaves:
+        helper.leave()
+    os.close(kernel.pidfd_open(os.getpid()))
+
+
+def _trace(*, is_entry: bool, listens: bool) -> None:
+    """What the helper does with the program, with a child that waits.
+
+    Yama does not keep a parent from that (admin-guide/LSM/Yama.rst); what it keeps the helper from is found out later."""
+    from enforcer import helper
+    from enforcer.arming import follow, inject, install
+    from enforcer.arming.key import Key
+
+    waiting, ended = os.pipe()
+    child = kernel.clone()
+    if child == 0:
+        os.close(ended)
+        os.read(waiting, 1)
+        os._exit(0)
+    os.close(waiting)
+    helper.leave()
+    kernel.set_no_new_privs()
+    pidfd = kernel.pidfd_open(child) if listens else -1
+    follow.seize(child)
+    follow.stop(child)
+    if is_entry:
+        kernel.poke_user(child, _DEBUG_CONTROL, 0)
+        kernel.syscall_info(child)
+    surgery = inject.Surgery(child)
+    listener = install.install(surgery, Key(), ALL_RUN, pidfd)
+    surgery.close()
+    kernel.ptrace(linux.PTRACE_DETACH, child)
+    os.close(ended)
+    for descriptor in (listener, pidfd):
+        if descriptor >= 0:
+            os.close(descriptor)
+    os.waitpid(child, linux.WALL)

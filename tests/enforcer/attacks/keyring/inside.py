@@ -1,0 +1,51 @@
+"""What an attacker who has learned, or set, a secret does with the keyring and the cache: `inside.py WHAT [ARGUMENT ...]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from callfence.enforcing import cache
+from callfence.enforcing.sealed import Compiled, seal
+from enforcer import keyring
+from policygen.filter import bpf
+from policygen.filter.bpf import Instruction
+
+EVERYTHING = bpf.encode([Instruction(bpf.RET | bpf.K, k=0x7FFF0000)])
+"""The filter that allows every call."""
+USER_KEYRING, UNLINK, SETPERM, JOIN_SESSION = -4, 9, 5, 1
+
+
+def forge(policy: str, secret: str) -> None:
+    """Put a filter that allows everything into the cache, signed."""
+    content = Path(policy).read_bytes()
+    folder = Path(os.environ["XDG_CACHE_HOME"], "callfence")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for variant in ("report", "silent"):
+        forged = Compiled(EVERYTHING, "exec", [(policy, content)], variant=variant, expects_listener=False, is_settled=False)
+        file = folder / cache._name(policy, variant)
+        file.write_bytes(seal(forged, cache.compiler(), secret.encode()))
+        file.chmod(0o600)
+
+
+def make(permissions: str, content: str) -> None:
+    """Put a key into the user's keyring."""
+    key = keyring._call(248, b"user", b"callfence:cache", content.encode(), len(content), USER_KEYRING)
+    if int(permissions, 16):
+        keyring._keyctl(SETPERM, key, int(permissions, 16))
+
+
+def unlink() -> None:
+    keyring._keyctl(UNLINK, keyring._found(), USER_KEYRING)
+
+
+def show(*words: str) -> None:
+    """Print the secret, and its key's permissions; in a session that does not possess it, if there is an argument."""
+    if words:
+        keyring._keyctl(JOIN_SESSION, None)
+    print(keyring.secret().hex(), f"{keyring._problem(keyring._found())[1]:08x}")
+
+
+if __name__ == "__main__":
+    {"forge": forge, "make": make, "unlink": unlink, "show": show}[sys.argv[1]](*sys.argv[2:])

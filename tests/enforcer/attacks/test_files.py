@@ -1,0 +1,146 @@
+"""Ways to files and TCP ports that Landlock does not look at."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from enforcer.scope import abi
+
+pytestmark = pytest.mark.skipif(abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
+BOTH = "default allow\narch x86_64\narch i386\n"
+STATIC32 = ("-static", "-m32")
+DEVICES = ("/dev/full", "/dev/zero")
+
+
+@pytest.mark.parametrize("option", ["--arm=exec", "--arm=now", "--arm=entry", "--quiet-kernel", "--explain"])
+def test_the_third_access_mode_opens_nothing(place, attacker, option):
+    """acc3.c: open(path, 3) asks Landlock for no right, and what it opens takes ioctl and fchmod."""
+    (place.folder / "secret").write_text("x")
+    program = attacker("files/acc3")
+    free = subprocess.run([program, *DEVICES, "./secret"], cwd=place.folder, capture_output=True, text=True, check=True)
+    assert free.stdout.count("opened") == 6, "the kernel opens them, or nothing is tested"
+    with (place.folder / "acc3.policy").open("a") as policy:
+        policy.write("write: allow\nexecve: allow\n")
+    done = place.enforce("-p", "acc3.policy", option, program, *DEVICES, "./secret")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Permission denied") == 6, done.stdout
+
+
+FILES = "path ./past: read, execute\npath /usr: read, execute\npath /lib: read, execute\npath /etc/ld.so.cache: read\n"
+DENIED = {
+    FILES: {
+        **dict.fromkeys(("open", "openat", "handle"), "EACCES"),
+        **dict.fromkeys(("openat2", "ring"), "ENOSYS"),
+        **dict.fromkeys(("smc", "rds", "mptcp", "tcp"), "EINVAL"),
+        **dict.fromkeys(("ulp", "sendto", "sendmsg", "sendmmsg"), "EBADF"),
+    },
+    "tcp bind: none\n": {
+        **dict.fromkeys(("openat", "openat2"), "ok"),
+        **dict.fromkeys(("smc", "rds"), "EAFNOSUPPORT"),
+        **dict.fromkeys(("mptcp", "mptcp6", "inet-smc"), "EPROTONOSUPPORT"),
+        **dict.fromkeys(("sendto", "sendmsg", "sendmmsg"), "EBADF"),
+        "ring": "ENOSYS",
+        "ulp": "ENOENT",
+        "tcp": "EINVAL",
+    },
+    "tcp connect: none\n": {
+        **dict.fromkeys(("smc", "rds"), "EAFNOSUPPORT"),
+        **dict.fromkeys(("mptcp", "mptcp6", "inet-smc"), "EPROTONOSUPPORT"),
+        **dict.fromkeys(("sendto", "sendmsg", "sendmmsg"), "EOPNOTSUPP"),
+        "ring": "ENOSYS",
+        "ulp": "ENOENT",
+        "option": "EBADF",
+        "unix": "ok",
+    },
+}
+"""By what is confined: ways of past.c, and what becomes of them.  A file descriptor opened only for its place is none."""
+
+
+@pytest.mark.parametrize("lines", DENIED)
+@pytest.mark.parametrize("flags", [(), STATIC32], ids=["x86_64", "i386"])
+def test_each_way_fails_as_where_it_does_not_exist(place, attacker, lines, flags):
+    program, ways = attacker("files/past", *flags), {**DENIED[lines], "path": "ok"}
+    place.policy(f"{BOTH}{lines}", "past.policy")
+    done = place.enforce("-p", "past.policy", program, *ways)
+    assert dict(zip(ways, done.stdout.split(), strict=True)) == ways, done.stderr
+
+
+def test_a_process_that_confines_itself_is_guarded_as_well(place):
+    """A file of which only the place is meant (O_PATH) is opened with whatever access mode."""
+    script = """
+import os
+import callfence
+callfence.apply("default allow\\npath /usr: read\\n")
+for flags in (os.O_RDONLY, os.O_ACCMODE, os.O_ACCMODE | os.O_PATH):
+    try:
+        os.open("/dev/full", flags)
+        print("ok")
+    except PermissionError:
+        print("denied")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=place.folder, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["denied", "denied", "ok"], done.stderr
+
+
+ANSWERED = (
+    # what the policy says of openat2, with which options it is enforced, and how the program ends
+    ("openat2: kill", (), -31),
+    ("openat2: kill", ("--quiet-kernel",), -31),
+    ("openat2: errno EPERM", (), "EPERM"),
+    ("openat2: allow", ("--explain",), "ENOSYS"),
+    ("openat2: allow", ("--quiet-kernel",), "ENOSYS"),
+)
+
+
+@pytest.mark.parametrize(("entry", "options", "outcome"), ANSWERED)
+def test_a_policy_that_denies_an_opaque_call_still_answers_it(place, attacker, entry, options, outcome):
+    program = attacker("files/past")
+    place.policy(f"default allow\n{FILES}{entry}\n", "past.policy")
+    done = place.enforce("-p", "past.policy", *options, program, "openat2")
+    assert outcome in (done.returncode, done.stdout.strip()), done.stderr
+
+
+def test_ways_to_a_port_that_landlock_looks_at(place, attacker):
+    """smc.c: TCP_FASTOPEN_CONNECT only puts off what connect(2) is denied."""
+    program = attacker("files/smc", "-Wno-missing-field-initializers")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        place.policy((place.folder / "smc.policy").read_text() + "write: allow\n", "smc.policy")
+        done = place.enforce("-p", "smc.policy", program)
+    assert "FASTOPEN_CONNECT 0 connect: -1 " in done.stdout, done.stderr
+    assert "connect UNSPEC: 0 Permission denied" in done.stdout, "errno is still that of the connect before"
+    assert "socket(43,1,0): Address family not supported by protocol" in done.stdout
+    assert "sendto FASTOPEN: -1" in done.stdout
+    assert "bind UNSPEC any: -1 Permission denied" in done.stdout
+
+
+USES = """
+import array, fcntl, os, pty, sys, termios
+for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):
+    opened = os.open(sys.argv[1], flags | os.O_NOCTTY)
+    termios.tcgetattr(opened)
+    fcntl.ioctl(opened, termios.FIONREAD, array.array("i", [0]))
+    fcntl.ioctl(opened, termios.TIOCSWINSZ, bytes(8))
+print(os.isatty(opened), os.ttyname(opened), *map(os.isatty, (int(sys.argv[2]),)))
+os.close(pty.openpty()[0])
+"""
+
+
+def test_whoever_may_open_a_device_may_still_use_it(place):
+    """Ioctls on terminals that are opened by name, made, or inherited without a line about them."""
+    lines = "path /: read, execute\npath /dev/pts: read, write\npath /dev/ptmx: read, write\n"
+    place.policy(f"default allow\n{lines}", "tty.policy")
+    script = """
+import os, pty, subprocess, sys
+main, terminal = pty.openpty()
+command = [*sys.argv[1:], os.ttyname(terminal), str(main)]
+sys.exit(subprocess.run(command, pass_fds=[main, terminal]).returncode)
+"""
+    command = [sys.executable, "-c", script, *place.command, "-p", "tty.policy", sys.executable, "-c", USES]
+    done = subprocess.run(command, **place.options({"timeout": 60}), check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("True /dev/pts/")
