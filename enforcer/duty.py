@@ -2,6 +2,9 @@
 
 If the helper is killed, the stand-in takes its place and starts another stand-in, so that denied calls are still answered and
 reported.  If both are killed at once, the kernel fails every call that they would have answered (ENOSYS).
+
+A program whose signals the kernel keeps among its processes can kill neither.  Any other program is ended with the first of the
+two that dies: each holds a pipe whose other end the other one has, and the kernel sends SIGKILL when that is closed.
 """
 
 from __future__ import annotations
@@ -39,6 +42,9 @@ class Duty:
         "_epoll",
         "_filter",
         "_following",
+        "_follows",
+        "_fuse",
+        "_is_fused",
         "_listeners",
         "_pid",
         "_ready",
@@ -48,12 +54,18 @@ class Duty:
         "stand_in",
     )
 
-    def __init__(self, reporter: Reporter, *, follows: bool = False) -> None:
-        """Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
+    def __init__(self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False) -> None:
+        """`follows`: the program through its phases; `is_quiet`: and answers no calls afterwards.
+
+        Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
         self._code = kept.read()
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`end.exit_with`).
         self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0)
         self._following = confinement.read_follower() if follows and not reporter.audit else b""
+        self._follows = follows
+        self._is_fused = not (reporter.keeps_signals or reporter.audit or is_quiet)
+        self._fuse: tuple[int, ...] = ()
+        """Descriptors by whose end the program is ended, too."""
         self._reporter = reporter
         self._listeners: dict[int, str] = {}
         """The listeners, each with the phase of the processes whose calls it asks about; "" where there are no phases."""
@@ -79,7 +91,10 @@ class Duty:
         self._devices = _device("/dev/null", os.O_RDWR), _device("/dev/full", os.O_WRONLY)
         self._code.seal()
         own = os.getpid()
+        pipes = (_fuse(pid), _fuse(pid)) if self._is_fused else ()
         self.stand_in = kernel.clone(kernel.CLONE_FILES)
+        place = int(self.stand_in == 0)
+        self._fuse = tuple(pipe[(place + number) % 2] for number, pipe in enumerate(pipes))
         if self.stand_in == 0:
             helper.guarded(lambda: self._stand_by(own))
 
@@ -145,9 +160,10 @@ class Duty:
         """Nothing is traced any more: go on as without phases."""
         if not self._listeners:
             self._answers.summarise()
+            os.kill(self.stand_in, kernel.SIGKILL)
             os._exit(0)
         self._hand_over()
-        helper.close_all_but((self.program, *self._devices, *self._listeners, *self.descriptors()))
+        helper.close_all_but((self.program, *self._devices, *self._listeners, *self._fuse, *self.descriptors()))
         if self._filter:
             kernel.install(self._filter, 0)
         self._watch()
@@ -193,7 +209,7 @@ class Duty:
 
     def _confine(self, *kept: int) -> None:
         """Close what is not needed, make no more calls than answering takes."""
-        helper.close_all_but((self.program, *self._listeners, *self._devices, *self.descriptors(), *kept))
+        helper.close_all_but((self.program, *self._listeners, *self._devices, *self._fuse, *self.descriptors(), *kept))
         self._answers = self._made()
         confinement.confine(self._filter)
 
@@ -205,7 +221,9 @@ class Duty:
         ready, other = self._ready[0], self._watch_parent(helper_)
         self._epoll.register(ready, select.EPOLLIN)
         if ready not in dict(self._epoll.poll(None if other != _NONE else 0)):
-            os._exit(0)  # nothing was confined
+            if self._follows:  # processes that are not traced any more would go on without anybody who answers
+                kernel.send_signal(self.program, kernel.SIGKILL)
+            os._exit(0)  # else nothing was confined
         told = b""
         while not told.endswith(b"\n\n"):
             told += os.read(ready, 1 << 16)
@@ -262,6 +280,13 @@ class Duty:
             return
         self._epoll.register(pidfd, select.EPOLLIN)
         self._watched = pidfd
+
+
+def _fuse(pid: int) -> tuple[int, int]:
+    """A pipe: when all copies of its second end are closed while there is one of the first, the kernel kills a process."""
+    ends = os.pipe()
+    kernel.kill_at_end_of(ends[0], pid)
+    return ends
 
 
 def _device(path: str, access: int) -> int:

@@ -41,6 +41,7 @@ _SYS_CLONE, _SYS_EXECVE, _SYS_TGKILL, _SYS_UNSHARE = 56, 59, 234, 272
 _SYS_CAPGET, _SYS_CAPSET, _SYS_SECCOMP = 125, 126, 317
 _SYS_PIDFD_SEND_SIGNAL, _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 424, 434, 438
 _SYS_RT_SIGPROCMASK, _SYS_SIGNALFD4 = 14, 289
+_SYS_FCNTL, _F_SETFL, _F_SETOWN, _F_SETSIG, _O_ASYNC = 72, 4, 8, 10, 0x2000  # asm-generic/fcntl.h
 _SYS_KCMP, _KCMP_FILES = 312, 2  # linux/kcmp.h
 _SYS_PRLIMIT64, _RLIMIT_NOFILE, _RESOURCES = 302, 7, 16  # asm-generic/resource.h
 _DESCRIPTORS = 1 << 20
@@ -142,6 +143,13 @@ def clone(flags: int = 0) -> int:
     if pid < 0:
         raise OSError(number, os.strerror(number), "clone")
     return int(pid)
+
+
+def kill_at_end_of(descriptor: int, pid: int) -> None:
+    """Have the kernel send SIGKILL to a process when the other end of a pipe is closed (fcntl(2), O_ASYNC), whatever becomes of
+    this process, as long as a copy of the descriptor is open."""
+    for command, value in ((_F_SETOWN, pid), (_F_SETSIG, SIGKILL), (_F_SETFL, _O_ASYNC)):
+        syscall("fcntl", _SYS_FCNTL, descriptor, command, value)
 
 
 def raise_limits() -> None:

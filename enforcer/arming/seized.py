@@ -35,7 +35,7 @@ def be_seized(filter_: bytes, reporter: Reporter | None, *, arm: str, stderr: in
     if reporter:
         from enforcer.duty import Duty
 
-        duty = Duty(reporter, follows=bool(plan))
+        duty = Duty(reporter, follows=bool(plan), is_quiet=plan is not None and plan.is_quiet)
     program = os.getpid()
     commands, command = os.pipe()
     answer, answers = os.pipe()
