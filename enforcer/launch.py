@@ -9,8 +9,8 @@ from enforcer import kernel
 from enforcer.arming import seized
 from enforcer.chain import ROOM, chain
 from enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
+from enforcer.files.scope import keep_inside
 from enforcer.program import candidates, execute, failure, locate
-from enforcer.scope import keep_inside
 from tracer import linux
 from tracer.errors import KernelError
 
@@ -40,6 +40,7 @@ def run(
     plan: Plan | None = None,
     may_listen: bool = False,
     scope: str = "",
+    is_nested: bool = False,
 ) -> NoReturn:
     """Turn this process into `argv[0]`, found along PATH, confined by all of `filters` (arrays of struct sock_filter).
 
@@ -49,8 +50,8 @@ def run(
 
     With a `plan`, which needs the reporter, a helper follows the program through its phases, and the plan has the filters.
     `may_listen`: the policies let the program answer the calls of a filter of its own.  `scope`: what reaches only its own
-    processes (`enforcer.scope`).  Raises EnforceError or KernelError,
-    and has run nothing.
+    processes, unless `files` sees to it (`enforcer.files.scope`); `is_nested`: a filter is in force already.  Raises
+    EnforceError or KernelError, and has run nothing.
     """
     _require_kernel(reporter)
     is_audit = reporter is not None and reporter.audit
@@ -80,7 +81,7 @@ def run(
         if around:
             around.settle()
         if scope:
-            keep_inside(scope)
+            keep_inside(scope, is_nested=is_nested)
         if files:  # last: from here on this process can open no other files
             files.enter()
 

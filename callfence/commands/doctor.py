@@ -141,7 +141,7 @@ def _keyring() -> CheckResult:
 
 
 def _landlock() -> CheckResult:
-    from enforcer.scope import abi
+    from enforcer.files.scope import abi
     from policygen.files.landlock import VERSIONS
 
     version, needed = abi(), next(row for row in VERSIONS if row[-1])

@@ -13,11 +13,12 @@ import sys
 
 from callfence.enforcing import filters
 from callfence.version import __version__
-from enforcer import launch, program, scope
+from enforcer import launch, program
 from enforcer.arming import nested
 from enforcer.arming.seized import HINT
 from enforcer.bpf import Filter
 from enforcer.errors import FAILED, EnforceError
+from enforcer.files import scope
 from enforcer.reporting.reporter import APPENDING, Reporter
 from tracer import linux
 from tracer.errors import CallfenceError
@@ -178,7 +179,8 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     compiled = _compiled(options, variant, strangers, problems)
     arm = options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index)
     deaf = untraced = ""
-    if nested.is_filtered():
+    is_nested = nested.is_filtered()
+    if is_nested:
         traces = arm != "now" or any(made.stages for made in compiled)
         deaf, untraced = nested.problems(arm, listens=not is_quiet, traces=traces)
     if deaf:
@@ -204,8 +206,8 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     for file, owner in strangers.items():
         _say(f"enforce: {file} belongs to user {owner}, who can change what it allows", stderr)
     arm = options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index)
-    files, reach = _files(options, compiled, arm, environment, stderr, is_quiet=is_quiet)
     kept = _scope(options, compiled, stderr)
+    files, reach = _files(options, compiled, arm, kept, environment, stderr, is_quiet=is_quiet)
     listens = files is not None and not is_quiet and files.confines_listen
     reporter = None
     if not is_quiet:
@@ -251,7 +253,8 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
         arm,
         reporter,
         around=_around(options),
-        scope=kept,
+        scope=kept if files is None or files.scope else "",
+        is_nested=is_nested,
         files=files,
         stderr=stderr,
         plan=plan,
@@ -290,6 +293,7 @@ def _files(
     options: EnforceOptions,
     compiled: Sequence[Compiled],
     arm: str,
+    kept: str,
     environment: Sequence[bytes],
     stderr: int,
     *,
@@ -307,7 +311,8 @@ def _files(
         from enforcer.files.landlock import Confinement, GrantError
 
         try:
-            made = Confinement([files for _, files in confining], environment, best_effort="--best-effort" in options.given)
+            rules, best_effort = [files for _, files in confining], "--best-effort" in options.given
+            made = Confinement(rules, environment, best_effort=best_effort, scope=scope.bits(kept))
         except GrantError as error:
             raise EnforceError(f"{_place(compiled, error.path)}{error}") from error
         for remark in made.remarks:

@@ -63,22 +63,8 @@ class Detour(Surgery):
             raise OSError(-address, os.strerror(-address), "mmap")
         address &= (1 << 8 * self.convention.pointer) - 1
         self.mapped = address, size
-        self._write(address, data(address))
+        self.write(address, data(address))
         return self.call(number, *arguments, address, *spare)
-
-    def _write(self, address: int, content: bytes) -> None:
-        """Write into memory of the task that it cannot write itself.  Raises OSError."""
-        try:
-            memory = os.open(f"{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-        except PermissionError:  # it belongs to the user that the task has become
-            for start in range(0, len(content), 8):
-                word = content[start : start + 8].ljust(8, b"\0")
-                kernel.poke(self.pid, address + start, int.from_bytes(word, "little"))
-            return
-        try:
-            os.pwrite(memory, content, address)
-        finally:
-            os.close(memory)
 
     def unmap(self) -> None:
         """Give back the memory of `call_with`."""

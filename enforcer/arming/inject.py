@@ -24,6 +24,8 @@ ALL_SIGNALS = NO_CALL = 0xFFFFFFFFFFFFFFFF
 """As a signal mask; as orig_rax: the process is in no call that the kernel would restart."""
 STOPPING = (19, 20, 21, 22)  # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: asm/signal.h, x86
 _RESTART = (512, 513, 514, 516)  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (linux/errno.h)
+_WORD = 8
+"""Bytes that PTRACE_PEEKDATA and PTRACE_POKEDATA take."""
 _SCRATCH_GAP = 4096  # keeps clear of the red zone below the stack pointer, 128 bytes
 
 
@@ -197,16 +199,30 @@ class Surgery:
         """
         size = len(data(0))
         address = (self._registers[linux.RSP] - _SCRATCH_GAP - size) & ~15
-        memory = os.open(f"{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        before = self.write(address, data(address))
+        result = self.call(number, *arguments, address, *spare)
+        self.write(address, before)
+        return result
+
+    def write(self, address: int, content: bytes) -> bytes:
+        """Write into memory of the process, whatever its protection; return what was there, in whole words.  Raises OSError."""
         try:
-            before = os.pread(memory, size, address)
-            if len(before) != size or os.pwrite(memory, data(address), address) != size:
-                raise OSError(errno.EFAULT, f"{size} bytes below the stack pointer are not there", "stack")
-            result = self.call(number, *arguments, address, *spare)
-            os.pwrite(memory, before, address)
+            memory = os.open(f"{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        except PermissionError:  # it belongs to the user that the process has become, or Landlock denies it
+            words = range(address, address + len(content), _WORD)
+            before = b"".join(kernel.peek(self.pid, word).to_bytes(_WORD, "little") for word in words)
+            for place, word in enumerate(words):
+                part = content[_WORD * place : _WORD * (place + 1)]
+                rest = before[_WORD * place + len(part) : _WORD * (place + 1)]
+                kernel.poke(self.pid, word, int.from_bytes(part + rest, "little"))
+            return before
+        try:
+            before = os.pread(memory, len(content), address)
+            if len(before) != len(content) or os.pwrite(memory, content, address) != len(content):
+                raise OSError(errno.EFAULT, f"{len(content)} bytes of memory are not there", "pwrite")
+            return before
         finally:
             os.close(memory)
-        return result
 
     def exit_group(self, status: int) -> None:
         """End the process as if it had exited by itself, and reap everything that is traced.  Raises OSError, GoneError."""

@@ -12,7 +12,7 @@ import stat
 
 from enforcer import ffi, kernel
 from enforcer.errors import EnforceError, refused
-from enforcer.scope import abi
+from enforcer.files.scope import REFER, abi, grant_moving
 from policygen.files import landlock
 from policygen.files.places import OWN_FOLDERS, PlaceError, located
 
@@ -45,10 +45,14 @@ class GrantError(EnforceError):
 class Confinement:
     """The rules of one or more policies, each as the kernel has it, ready to be put on this process."""
 
-    __slots__ = ("_files", "_ports", "_rulesets", "confines_listen", "is_whole", "remarks")
+    __slots__ = ("_files", "_ports", "_rulesets", "confines_listen", "is_whole", "remarks", "scope")
 
-    def __init__(self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool) -> None:
-        """Open what the rules name.  Raises EnforceError for what this kernel cannot enforce, unless `best_effort`,
+    def __init__(
+        self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool, scope: int = 0
+    ) -> None:
+        """Open what the rules name.  `scope`: LANDLOCK_SCOPE_*, which the first ruleset has.
+
+        Raises EnforceError for what this kernel cannot enforce, unless `best_effort`,
         GrantError for names that no rule can have, and KernelError."""
         self.remarks: list[str] = []
         """What the user is told: one line each."""
@@ -57,16 +61,17 @@ class Confinement:
         self._rulesets: list[int] = []
         self.confines_listen = False
         """Whether listen(2) on a socket without a port would take one that is not granted (port 0)."""
-        self._files = False
+        self.scope = scope
+        """What of the scope no ruleset has yet."""
         self._ports = 0
         """What is confined of TCP: CONNECT_TCP, BIND_TCP."""
         version = abi()
         try:
-            for content in encoded:
-                effective = landlock.downgrade(landlock.decode(content), version)
+            each = [landlock.downgrade(landlock.decode(content), version) for content in encoded]
+            self._files = any(effective.handled_files for effective in each)
+            for effective in each:
                 if effective.lacking:
                     self._lacking(effective.lacking, version, best_effort=best_effort)
-                self._files = self._files or bool(effective.handled_files)
                 self._ports |= effective.handled_ports
                 if effective.handled_ports & landlock.BIND_TCP:
                     self.confines_listen |= all(first > 0 for first, _ in effective.rules.bind or ())
@@ -104,9 +109,14 @@ class Confinement:
         self.is_whole = False
 
     def _made(self, effective: landlock.Effective, environment: Sequence[bytes]) -> int:
-        attributes = (ffi.c_uint64 * 2)(effective.handled_files, effective.handled_ports)  # struct landlock_ruleset_attr
-        size = ffi.sizeof(attributes)
+        grants_moving = self._files and not effective.handled_files  # files are another ruleset's
+        handled = REFER if grants_moving else effective.handled_files
+        attributes = (ffi.c_uint64 * 3)(handled, effective.handled_ports, self.scope)  # struct landlock_ruleset_attr
+        size = 8 * (3 if self.scope else 2)
         ruleset = kernel.syscall("landlock_create_ruleset", _SYS_CREATE_RULESET, ffi.byref(attributes), size, 0)
+        self.scope = 0
+        if grants_moving:
+            grant_moving(ruleset)
         for path, access in effective.rules.paths or ():
             try:
                 place = located(path, environment)

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from policygen.files.algebra import differences
 from policygen.files.model import NOT_CONFINED, Files
-from policygen.learning.scope import sends
 from policygen.model import SIGNALS, scopes
 from policygen.values import frozen, made, replace
-from tracer.abi import Arch
+from tracer.abi import Arch, table
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -176,9 +175,18 @@ def module(name: str) -> Any:
 def exported(name: str, policy: Policy, options: FormatOptions) -> Exported:
     """Return a policy in a format, with what the target loses of files and ports.  Raises ExportError."""
     made: Exported = module(name).export(policy, options)
-    what = " and ".join(word for word in scopes(policy.scope) if word != SIGNALS or sends(policy))
+    what = " and ".join(word for word in scopes(policy.scope) if word != SIGNALS or _signals(policy))
     kept = [Loss(Direction.WIDER, f"{name} does not keep {what} among the program's processes")] * bool(what)
     return replace(made, losses=(*made.losses, *file_losses(policy.files, made.files, name), *kept))
+
+
+def _signals(policy: Policy) -> bool:
+    """Whether a policy lets the program signal processes by number; by tkill(2) and its kin, threads signal one another."""
+    return any(
+        (entry := section.get(table(arch).by_name[name].number)) and entry.action.may_run
+        for arch, section in policy.entries.items()
+        for name in ("kill", "pidfd_send_signal", "rt_sigqueueinfo")
+    )
 
 
 def file_losses(files: Files, effect: Files, target: str) -> tuple[Loss, ...]:

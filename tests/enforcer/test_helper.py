@@ -69,7 +69,7 @@ def test_it_holds_standard_error_the_listener_the_program_and_two_devices(runnin
     # pidfds: the program and the stand-in
     assert files[:4] == ["anon_inode:[eventpoll]", "anon_inode:[pidfd]", "anon_inode:[pidfd]", "anon_inode:seccomp notify"]
     assert files[4:] == [os.readlink(f"/proc/{process.pid}/fd/2")]
-    assert os.readlink(f"/proc/{helper}/cwd") == "/"
+    assert os.readlink(f"/proc/{helper}/cwd") == "/proc", "which nobody can replace so"
     assert "anon_inode:seccomp notify" not in (
         os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()
     )

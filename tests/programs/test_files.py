@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import require
 
-from enforcer.scope import abi
+from enforcer.files.scope import abi
 from policygen.language.document import parse_file
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def test_abstract_sockets_of_its_own_are_kept_among_its_processes(commands, plac
             listening.listen()
         learn(commands, place, operation.format(name))
         text = (place.folder / "files.policy").read_text()
-        assert ("scope abstract sockets" in text) == has_line
+        assert ("abstract sockets" in text) == has_line
     if has_line:
         learn(commands, place, operation.format(name), options=())
         assert (place.folder / "files.policy").read_text() == text

@@ -146,9 +146,7 @@ class Aims:
             self._tasks[pid].signalled = True
             self._found(False)
         elif pid > 0:
-            outside = self._is_outside(pid)
-            if outside is not None:
-                self._found(outside)
+            self._found(bool(self._is_outside(pid)))  # one that has ended is reached by nobody
         else:
             group = os.getpgid(task.tgid) if pid == 0 else -pid
             self._found(pid == -1 or group not in self._tasks)  # a group that a process of the program has made

@@ -52,7 +52,8 @@ class Work:
         """Replace what is kept by a filter that allows everything."""
         (file,) = self.cached()
         made_by, old = unseal(file.read_bytes(), keyring.secret())
-        forged = Compiled(EVERYTHING, old.arm, old.sources, variant=old.variant, expects_listener=False, is_settled=False)
+        facts = {name: getattr(old, name) for name in ("expects_listener", "is_settled", "may_listen", "own_filters")}
+        forged = Compiled(EVERYTHING, old.arm, old.sources, variant=old.variant, scope=old.scope, **facts)
         file.write_bytes(seal(forged, made_by, secret))
         return file
 
@@ -157,7 +158,8 @@ def test_a_bundle_whose_filter_is_not_its_policy_is_named(work: Work) -> None:
     work.run("compile", "-o", "mkdir.filter", "mkdir.policy")
     file = work.folder / "mkdir.filter"
     old = unbundle(file.read_bytes())["silent"]
-    forged = Compiled(EVERYTHING, old.arm, old.sources, variant="silent", expects_listener=False, is_settled=False)
+    facts = {name: getattr(old, name) for name in ("expects_listener", "is_settled", "may_listen", "own_filters")}
+    forged = Compiled(EVERYTHING, old.arm, old.sources, variant="silent", scope=old.scope, **facts)
     file.write_bytes(bundle([forged], b""))
     done = work.run("verify", "mkdir.filter")
     assert done.returncode == 1

@@ -136,7 +136,7 @@ def test_scope_signals(work: Path, options: tuple[str, ...]) -> None:
     assert done.stdout == "-9 out of reach\n", done.stderr
     (work / "to" / "file").unlink()
     (work / "to").rmdir()
-    assert inside(work, script, *options) == "-9 reached"
+    assert inside(work, script, "--scope", "none", *options) == "-9 reached"
 
 
 def test_the_helper_is_out_of_the_scopes_reach(work: Path) -> None:

@@ -38,7 +38,7 @@ write: allow
 arch i386
 socketcall: allow
 """
-EVERYTHING = "default allow\nunknown allow\n" + "".join(
+EVERYTHING = "default allow\nunknown allow\nscope none\n" + "".join(
     f"arch {arch}\n" + "".join(f"{name}: allow\n" for name in table(arch).by_name) for arch in Arch
 )
 

@@ -1,4 +1,4 @@
-"""`scope signals`: learned where the program signalled only its own processes, kept by enforce, compared and merged."""
+"""`scope`: what signals reach by default, what is learned of it, how it is enforced, compared and merged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CASES = {
     "itself": (SELF, "family"),
     "a child": (CHILD.format("terminate()"), "family"),
     "a child by its pidfd": (CHILD.format("poll(); signal.pidfd_send_signal(os.pidfd_open(p.pid), 15)"), "family"),
-    "one that has ended": (f"{FORK}os.waitpid(p, 0)\ntry: os.kill(p, 0)\nexcept OSError: pass", ""),
+    "one that has ended": (f"{FORK}os.waitpid(p, 0)\ntry: os.kill(p, 0)\nexcept OSError: pass", "family"),
     "a zombie": (f"{FORK}os.waitid(os.P_PID, p, os.WEXITED | os.WNOWAIT)\nos.kill(p, 0)", "family"),
     "a group of its own": ("os.setsid(); os.kill(0, 0); os.killpg(os.getpid(), 0)", "family"),
     "a thread": ("signal.pthread_kill(threading.get_ident(), 0)", "family"),
@@ -63,13 +63,13 @@ def test_a_recording_tells_whom_a_program_signalled(whom: str, commands: Command
         pytest.skip("a user, or a pid namespace, of its own takes root")
     done = learn(commands, tmp_path, code)
     assert signalled(tmp_path) == [expected], done.stderr
-    has_line = "\nscope signals" in (tmp_path / "it.policy").read_text()
-    assert has_line == (expected == "family")
-    assert (b"signals  " in done.stderr) == (expected != "")
+    has_line = "\nscope none " in (tmp_path / "it.policy").read_text()
+    assert has_line == (expected == "others")
+    assert (b"signals  " in done.stderr) == has_line
 
 
-def test_a_run_that_signals_others_removes_the_line(commands: Commands, tmp_path: Path) -> None:
-    """Although the policy allows the call: it is looked at while the policy has the line."""
+def test_a_run_that_signals_others_adds_the_line(commands: Commands, tmp_path: Path) -> None:
+    """Although the policy allows the call: it is looked at while signals are to stay inside."""
     learn(commands, tmp_path, CHILD.format("kill()"))
     assert learn(commands, tmp_path, CHILD.format("kill()"), "--check").returncode == 0
     outside = CHILD.format("kill()") + "; signal.signal(15, signal.SIG_IGN); os.kill(os.getppid(), 15)"
@@ -77,16 +77,16 @@ def test_a_run_that_signals_others_removes_the_line(commands: Commands, tmp_path
     for flags, status in ((("--check",), 1), ((), 0)):
         command = [*ignoring, *commands.learning(tmp_path / "it.policy", *flags), sys.executable, "-c", IMPORTS + outside]
         done = commands.plain(command, tmp_path)
-        assert (done.returncode, b"to processes of others" in done.stderr) == (status, True), done.stderr
-    assert "scope" not in (tmp_path / "it.policy").read_text()
+        assert (done.returncode, b"it signals other processes" in done.stderr) == (status, True), done.stderr
+    assert "\nscope none " in (tmp_path / "it.policy").read_text()
 
 
-def test_a_line_that_was_taken_out_stays_away(commands: Commands, tmp_path: Path) -> None:
+def test_a_line_that_a_person_wrote_stays(commands: Commands, tmp_path: Path) -> None:
     learn(commands, tmp_path, SELF)
     policy = tmp_path / "it.policy"
-    policy.write_text("".join(line for line in policy.read_text().splitlines(keepends=True) if not line.startswith("scope")))
-    learn(commands, tmp_path, SELF)
-    assert "scope" not in policy.read_text()
+    policy.write_text(policy.read_text().replace("implied 1", "scope none\nimplied 1"))
+    learn(commands, tmp_path, f"{SELF}; os.umask(0)")
+    assert "scope none" in policy.read_text()
 
 
 PARENT = "try: os.kill(os.getppid(), 0)\nexcept OSError as error: print(error.errno)\nelse: print('sent')"
@@ -109,25 +109,27 @@ def test_enforce_keeps_signals_inside(flags: tuple[str, ...], expected: bytes, c
 
 
 def test_a_kernel_without_scopes_runs_the_program_and_says_so(tmp_path: Path) -> None:
-    (tmp_path / "it.policy").write_text("default allow\nscope signals\n")
-    start = "import sys; import enforcer.arming.surroundings as s; s._landlock = lambda: 5\n"
+    (tmp_path / "it.policy").write_text("default allow\nscope signals, abstract sockets\n")
+    start = "import sys; import enforcer.files.scope as s; s.abi = lambda: 5\n"
     start += "from callfence.enforcing.command import main; sys.exit(main())"
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-c", start, "-p", "it.policy"]
     done = subprocess.run([*command, "true"], cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr.count(b"that needs Linux 6.12")) == (0, 1)
+    assert (done.returncode, done.stderr.count(b"takes Linux 6.12")) == (0, 1)
     asked = [*command, "--scope", "signals", "true"]
     done = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=60)
     assert (done.returncode, b"needs Landlock's ABI 6" in done.stderr) == (125, True)
 
 
-WITH, WITHOUT = (parse(f"callfence 1\n{line}kill: allow\n", "it.policy") for line in ("scope signals\n", ""))
+WITH, WITHOUT = (parse(f"callfence 1\n{line}kill: allow\n", "it.policy") for line in ("", "scope none\n"))
 
 
 def test_the_line_survives_a_round_trip() -> None:
-    assert parse(WITH.text(), "it.policy").policy == WITH.policy
-    assert "scope signals\n" in WITH.text()
-    assert "scope" not in WITHOUT.text()
+    for text in ("", "scope none", "scope signals, abstract sockets", "scope abstract sockets"):
+        document = parse(f"callfence 1\n{text}\nkill: allow\n", "it.policy")
+        assert parse(document.text(), "it.policy").policy == document.policy
+        assert [line for line in document.text().splitlines() if line.startswith("scope")] == [text] * bool(text)
+    assert parse("scope signals\nkill: allow\n").policy == WITH.policy
 
 
 def test_without_it_a_policy_is_wider() -> None:

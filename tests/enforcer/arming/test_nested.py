@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from enforcer.arming import nested
-from enforcer.scope import abi
+from enforcer.files.scope import abi
 from tracer.abi import Arch, table
 
 INNER = "default allow\nmkdir: errno EPERM\n"

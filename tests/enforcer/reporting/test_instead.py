@@ -47,7 +47,6 @@ def made(place, build):
         ("itself", str(signal.SIGUSR1.value)),
         ("own-thread", str(signal.SIGUSR1.value)),
         ("child", str(signal.SIGTERM.value)),
-        ("parent", "5"),
         ("ended", "-1 ESRCH"),
         ("file-ids", "0"),  # ncurses looks for the terminal's description so
         ("daemon", "-1 EAFNOSUPPORT"),
@@ -76,6 +75,11 @@ def test_everything_else_is_denied(made, what, call):
     done, denied = made(IMPLIED, what)
     assert (done.returncode, done.stdout) == (-signal.SIGSYS, "")
     assert [one.startswith(call) for one in denied] == [True]
+
+
+def test_a_process_does_not_signal_its_parent(made):
+    done, denied = made(IMPLIED, "parent")
+    assert (done.stdout, [call.partition("(")[0] for call in denied]) == ("parent -1 0\n", ["kill"])
 
 
 @pytest.mark.parametrize("what", ["itself", "own-ids", "daemon", "attributes"])

@@ -382,26 +382,6 @@ def test_reports_take_the_place_of_the_default() -> None:
     assert verify(program, policy) is not None
 
 
-@pytest.mark.parametrize(
-    ("text", "closing", "other"),
-    [
-        ("default errno EPERM", NOTIFY, NOTIFY),
-        ("default kill\nclose: errno EPERM", NOTIFY, NOTIFY),
-        ("default kill\nclose: kill", NOTIFY, NOTIFY),
-        ("default kill\nclose: fd == 9 else trap", NOTIFY, NOTIFY),
-        ("default trap", NOTIFY, TRAP),
-        ("default log", LOG, LOG),
-        ("default allow", ALLOW, ALLOW),
-        ("default kill\nclose: allow", ALLOW, NOTIFY),
-    ],
-)
-def test_close_is_never_denied_without_the_supervisor(text: str, closing: Action, other: Action) -> None:
-    program = compile_policy(parse(f"callfence 1\n{text}\n").policy, report=True)
-    close = table(X86_64).by_name["close"].number
-    assert bpf.action(bpf.run(program, event(close, 5))) == closing
-    assert bpf.action(bpf.run(program, event(LSEEK, 5))) == other
-
-
 # Refusals
 
 

@@ -16,7 +16,9 @@ RECEIVE = "ioctl: cmd == TCGETS || cmd == SECCOMP_IOCTL_NOTIF_RECV"
     [
         (f"{RECEIVE}\n{FILTER}", True),
         (f"ioctl: fd == 9 && cmd == SECCOMP_IOCTL_NOTIF_RECV\n{FILTER}", True),
-        (f"ioctl: allow\n{FILTER}", True),
+        (f"ioctl: allow\n{FILTER}", False),
+        (f"ioctl: cmd != TIOCSTI\n{FILTER}", False),
+        (f"ioctl: kill if cmd == SECCOMP_IOCTL_NOTIF_RECV else allow\n{FILTER}", False),
         (FILTER, False),
         (f"ioctl: cmd == TCGETS\n{FILTER}", False),
         (f"{RECEIVE}\nseccomp: allow", False),

@@ -11,7 +11,7 @@ from policygen.learning import known
 from policygen.model import ALLOW, KILL, Always, And, Condition, Entry, Expression, Operator, Policy
 from policygen.recording.observation import Observation, kept
 from policygen.sets.algebra import FALSE
-from policygen.sets.region import space, truth
+from policygen.sets.region import Budget, space, truth
 from tracer.abi import Arch, Event, table
 
 TABLE = table(Arch.X86_64)
@@ -57,7 +57,7 @@ def test_expressions_meet_where_the_algebra_says(data: st.DataObject, number: in
     other = data.draw(strategies.expressions(Arch.X86_64, number))
     sets = space()
     meet = sets.both(truth(sets, part, arguments), truth(sets, other, arguments)) != FALSE
-    assert expand._meet(part, other, expand.mentioned(other), arguments) == meet
+    assert expand._meet(part, other, expand.mentioned(other), arguments, Budget()) == meet
 
 
 @example(values=(1, 2))
@@ -66,4 +66,4 @@ def test_an_argument_that_is_to_have_two_values_has_none(values: tuple[int, int]
     number = TABLE.by_name["socket"].number
     part = And(tuple(Condition(0, Operator.EQ, value) for value in values))
     other = Condition(0, Operator.LE, 3)
-    assert expand._meet(part, other, frozenset((0,)), TABLE.by_number[number].arguments) == (values[0] == values[1])
+    assert expand._meet(part, other, frozenset((0,)), TABLE.by_number[number].arguments, Budget()) == (values[0] == values[1])

@@ -82,10 +82,11 @@ def test_a_pid_where_a_kind_is_meant_is_any_wrong_kind(which: str) -> None:
         ("sched_setaffinity: pid == 0", set()),
         ("setpriority: which == PRIO_PROCESS", {"priority-of-others"}),
         ("setpriority: which == PRIO_PROCESS && who == 0", set()),
-        ("kill: sig == SIGTERM", {"signals-to-others"}),
+        ("scope none\nkill: sig == SIGTERM", {"signals-outside", "signals-to-others"}),
         ("kill: pid == 0", set()),
         ("tgkill: sig == SIGUSR1", set()),
-        ("tgkill: allow", {"signals-to-others-threads"}),
+        ("scope abstract sockets\ntgkill: allow", {"signals-outside", "signals-to-others-threads"}),
+        ("kill: allow\ntgkill: allow", set()),
         ("scope signals\nkill: allow\ntgkill: allow", set()),
     ],
 )
