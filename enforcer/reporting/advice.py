@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from enforcer.text import file_word, word
 from policygen.language.naming import format_entry
 from policygen.learning.extend import Options, constrained, extend
-from policygen.model import ALLOW, Entry, Or
+from policygen.learning.scope import SENDING
+from policygen.model import ALLOW, SIGNALS, Entry, Or, scopes
 from policygen.recording.observation import Observation, kept
 from tracer.abi import Arch, Event, table
 from tracer.named import NamedTuple
@@ -61,7 +62,10 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     option = "" if arch is next(iter(policy.entries), None) else f"--arch {arch} "
     option += f"--until {until} " if until else ""
     command = f"callfence allow {option}{file_word(file)} {word(line)}"
-    return Advice(file, f"to allow it: {command}", f"arch {arch}\n{line}" if option else line, command)
+    what = f"to allow it: {command}"
+    if calls.by_number[number].name in SENDING and SIGNALS in scopes(policy.scope):
+        what += f"; to a process that it has not started, {file} needs the line `scope none`, too"
+    return Advice(file, what, f"arch {arch}\n{line}" if option else line, command)
 
 
 def granting(file: str, lines: Sequence[str]) -> Advice:

@@ -96,7 +96,7 @@ class Reports:
             if not denying and self._judge and self._judge.asks(event.arch, event.number):
                 if ungranted := self._judge.ungranted(event):
                     self._tell(asked, event, action, denying, phase, ungranted)
-            elif denying or not self._reporter.audit:  # under --audit, exits that are allowed are asked about too
+            elif denying:  # exits, under --audit, and listen are asked about though they are allowed
                 self._tell(asked, event, action, denying, phase)
         except Exception as error:
             self.say(f"denied call number {event.number}, which could not be described: {error!r}")
