@@ -48,8 +48,8 @@ _AT_ONCE = (
 it saves at a violation."""
 _SELDOM = (
     "enforcer.arming.detour", "enforcer.arming.early", "enforcer.arming.phases", "enforcer.arming.surroundings",
-    "enforcer.files.granted", "enforcer.files.landlock", "enforcer.files.lookup", "enforcer.files.guard",
-    "enforcer.files.unreachable", "enforcer.reporting.instead",
+    "enforcer.files.granted", "enforcer.files.guard", "enforcer.files.landlock", "enforcer.files.listening",
+    "enforcer.files.lookup", "enforcer.files.unreachable", "enforcer.reporting.instead",
     "enforcer.reporting.report", "enforcer.reporting.repeated", "enforcer.reporting.violation",
 )
 """Of those, what few starts import."""
