@@ -64,6 +64,7 @@ ROWS = (
     Row("setpriority", (141, 97), 1, CHANGES, USER, (0, 2)),  # PRIO_USER, linux/resource.h
     Row("ioprio_set", (251, 289), 1, CHANGES),
     Row("ioprio_set", (251, 289), 1, CHANGES, USER, (0, 3)),  # IOPRIO_WHO_USER, linux/ioprio.h
+    Row("prctl", (157, 172), 2, CHANGES, REGISTER, (0, 62)),  # PR_SCHED_CORE, linux/prctl.h
     Row("process_vm_readv", (310, 347), 0, CHANGES),
     Row("process_vm_writev", (311, 348), 0, CHANGES),
     Row("migrate_pages", (256, 294), 0, CHANGES),
@@ -72,6 +73,7 @@ ROWS = (
     Row("kcmp", (312, 349), 0, CHANGES),
     Row("kcmp", (312, 349), 1, CHANGES),
     Row("pidfd_open", (434, 434), 0, CHANGES),
+    Row("open_by_handle_at", (304, 342), 1, CHANGES, MEMORY),  # a handle of pidfs (Linux 6.13), which gives a pidfd
     Row("pidfd_getfd", (438, 438), 0, CHANGES, DESCRIPTOR),
     Row("process_madvise", (440, 440), 0, CHANGES, DESCRIPTOR),
     Row("process_mrelease", (448, 448), 0, CHANGES, DESCRIPTOR),
@@ -86,11 +88,14 @@ ROWS = (
     Row("sched_getattr", (315, 352), 0, READS),
     Row("ioprio_get", (252, 290), 1, READS),
     Row("get_robust_list", (274, 312), 0, READS),
+    Row("setns", (308, 346), 0, READS, DESCRIPTOR),
     Row("wait4", (61, 114), 0, OWN),
     Row("waitid", (247, 284), 1, OWN),
+    Row("waitid", (247, 284), 1, OWN, DESCRIPTOR, (0, 3)),  # P_PIDFD, linux/wait.h
     Row("waitpid", (-1, 7), 0, OWN),
     Row("setpgid", (109, 57), 0, OWN),
     Row("setpgid", (109, 57), 1, OWN),
+    Row("timer_create", (222, 259), 1, OWN, MEMORY),  # SIGEV_THREAD_ID
 )
 
 

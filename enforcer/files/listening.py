@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from enforcer import ffi, kernel
 from enforcer.reporting.process import status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _SYS_LISTEN, _SYS_GETSOCKNAME, _SYS_GETSOCKOPT = 50, 51, 55  # asm/unistd_64.h
 _SOL_SOCKET, _SO_PROTOCOL, _SO_DOMAIN = 1, 38, 39  # asm-generic/socket.h
 _AF_UNIX, _IPPROTO_TCP = 1, 6  # linux/socket.h, linux/in.h
+_LISTINGS = 100
+"""How often all tasks are listed until a listing has no new ones."""
 
 
-def listen(task: int, descriptor: int, backlog: int) -> int | None:
+def listen(task: int, descriptor: int, backlog: int, is_waiting: Callable[[], bool]) -> int | None:
     """Make a listen(2) of a task, which waits in it: 0, or an errno; EACCES for a socket that would take any port.
 
-    None: the kernel may do it as it is, for no other thread can change what the descriptor is.  Raises OSError if the socket
-    cannot be had."""
+    None: the kernel may do it as it is, for no other task can change what the descriptor is.  `is_waiting`: whether it still
+    waits, so that the socket is its own.  Raises OSError if the socket cannot be had."""
     fields = status(task)
     pidfd = kernel.pidfd_open(int(fields["Tgid"]))
     try:
@@ -37,11 +40,13 @@ def listen(task: int, descriptor: int, backlog: int) -> int | None:
     finally:
         os.close(pidfd)
     try:
+        if not is_waiting():
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), "listen")
         if _option(socket, _SO_PROTOCOL) == _IPPROTO_TCP and not _port(socket):
             return errno.EACCES
         if _option(socket, _SO_DOMAIN) == _AF_UNIX and not _is_like_us(fields):
             # Who connects is told the user of whoever has called listen (unix(7), SO_PEERCRED).
-            return None if fields["Threads"] == "1" else errno.EACCES
+            return errno.EACCES if _shares_descriptors(task) else None
         kernel.syscall("listen", _SYS_LISTEN, socket, backlog)
     except OSError as error:
         return error.errno or errno.EINVAL
@@ -62,6 +67,46 @@ def _port(socket: int) -> int:
     address, length = (ffi.c_uint8 * 28)(), ffi.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
     kernel.syscall("getsockname", _SYS_GETSOCKNAME, socket, ffi.byref(address), ffi.byref(length))
     return address[2] << 8 | address[3]
+
+
+def _shares_descriptors(task: int) -> bool:
+    """Whether another task has the same table of descriptors, or it may be so.  The task itself waits, and starts none.
+
+    A task has the table from its start on, and a new task has a higher number than all before it, until numbers begin anew: so
+    one that is started while the others are compared is in a later listing.  Raises OSError."""
+    before, compared = _last(), {task}
+    for _ in range(_LISTINGS):
+        new = _tasks() - compared
+        if not new:
+            return _last() < before
+        if any(map(partial(_may_share, task), new)):
+            return True
+        compared |= new
+    return True
+
+
+def _may_share(task: int, other: int) -> bool:
+    shares = kernel.shares_files(task, other)
+    if shares is None:  # this process may not look into it: then it may be one that is not confined
+        return status(other).get("Seccomp", "0") != "0"
+    return shares
+
+
+def _tasks() -> set[int]:
+    tasks: set[int] = set()
+    for process in os.listdir("."):  # /proc (`enforcer.helper.leave`)
+        if process.isdigit():
+            try:
+                tasks.update(map(int, os.listdir(f"{process}/task")))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return tasks
+
+
+def _last() -> int:
+    """The number of the newest task (proc_loadavg(5))."""
+    with open("loadavg", "rb", buffering=0) as file:
+        return int(file.read(128).split()[-1])
 
 
 def _is_like_us(fields: Mapping[str, str]) -> bool:

@@ -131,9 +131,10 @@ class Answers:
         from enforcer.files.listening import listen
 
         try:
-            result = listen(asked.task, *(argument & 0xFFFFFFFF for argument in asked.arguments[:2]))
+            descriptor, backlog = (argument & 0xFFFFFFFF for argument in asked.arguments[:2])
+            result = listen(asked.task, descriptor, backlog, lambda: self._is_waiting(asked))
         except (OSError, KeyError):
-            result = errno.EACCES
+            result = errno.EACCES if self._is_waiting(asked) else errno.ESRCH
         if result == errno.EACCES:
             reports.deny_port(asked, phase)
         return result
@@ -141,6 +142,10 @@ class Answers:
     def _answer(self, asked: Notification, phase: str) -> None:
         try:
             if self._is_listen(asked, phase) or self._is_answered_otherwise(asked, phase):
+                asked.id = 0
+                return
+        except FileNotFoundError:  # ENOENT: it has died meanwhile, or been interrupted
+            if not self._is_waiting(asked):
                 asked.id = 0
                 return
         except Exception as error:

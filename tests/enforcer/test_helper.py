@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -69,7 +70,6 @@ def test_it_holds_standard_error_the_listener_the_program_and_two_devices(runnin
     # pidfds: the program and the stand-in
     assert files[:4] == ["anon_inode:[eventpoll]", "anon_inode:[pidfd]", "anon_inode:[pidfd]", "anon_inode:seccomp notify"]
     assert files[4:] == [os.readlink(f"/proc/{process.pid}/fd/2")]
-    assert os.readlink(f"/proc/{helper}/cwd") == "/proc", "which nobody can replace so"
     assert "anon_inode:seccomp notify" not in (
         os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()
     )
@@ -99,6 +99,100 @@ def kill_helper(place):
     helper = place.helper()
     os.kill(helper, signal.SIGKILL)
     wait_until(lambda: len(place.helpers()) == 2 and helper not in place.helpers())
+
+
+PHASED = "phase serving after poll\ngetpid: allow until serving\n"
+MOMENTS = {  # lines of the policy, calls that are made before, and what they print
+    "plain": ("", (), ""),
+    "start": (PHASED, ("39",), "{}\n"),
+    "serving": (PHASED, ("7,0,0,0", "39"), "0\n-13\n"),
+}
+
+
+def at(running, moment, scope="", **options):
+    """A program that waits, in a phase or without phases; then it polls, waits, and makes denied calls."""
+    lines, calls, output = MOMENTS[moment]
+    policy = f"default errno EACCES\n{scope}{lines}poll: allow\n{FLOOR}"
+    process = running(*calls, "wait", "7,0,0,0", "wait", "110", "104", policy=policy, **options)
+    process.stdin.write("x")
+    process.stdin.flush()
+    for line in output.format(process.pid).splitlines(keepends=True):
+        assert process.stdout.readline() == line
+    return process
+
+
+def killed(place, which):
+    """Kill the helper, its stand-in, or both at once."""
+    helper = place.helper()
+    pids = [pid for pid in place.helpers() if which == "both" or (pid == helper) == (which == "helper")]
+    if which == "both":
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)  # so that neither replaces the other
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return pids
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("which", ["helper", "stand-in", "both"])
+def test_a_program_that_may_signal_it_ends_with_it_or_its_stand_in(running, place, moment, which):
+    """Before the last phase the helper's end is the program's (EXITKILL), and the stand-in's counts when that phase begins."""
+    process = at(running, moment, "scope none\n")
+    killed(place, which)
+    if (moment, which) == ("start", "stand-in"):
+        process.stdin.write("x")
+        process.stdin.flush()
+    assert process.wait(20) == -signal.SIGKILL
+    assert "-13" not in process.stdout.read()
+
+
+@pytest.mark.parametrize("moment", ["plain", "serving"])
+@pytest.mark.parametrize("which", ["helper", "stand-in"])
+def test_any_other_program_goes_on_and_is_answered(running, place, moment, which):
+    process = at(running, moment)
+    pids = killed(place, which)
+    wait_until(lambda: len(place.helpers()) == 2 and not {*pids} & {*place.helpers()})
+    output, errors = process.communicate("xx", timeout=20)
+    assert (process.returncode, output) == (9, "0\n-13\n-13\n")
+    assert ("the helper process was killed and has been replaced" in errors) == (which == "helper")
+    assert "denied getgid()" in errors
+
+
+@pytest.mark.parametrize("which", ["helper", "stand-in"])
+def test_before_the_last_phase_the_program_needs_its_helper(running, place, which):
+    process = at(running, "start")
+    killed(place, which)
+    if which == "helper":
+        assert process.wait(20) == -signal.SIGKILL
+    else:
+        output, errors = process.communicate("xx", timeout=20)
+        assert (process.returncode, output) == (9, "0\n-13\n-13\n")
+        assert "denied getgid()" in errors
+
+
+def test_its_limits_are_raised(running, place):
+    """As far as they may be (setrlimit(2)); the program keeps those that it was given."""
+    lowered = {resource.RLIMIT_NOFILE: 64, resource.RLIMIT_STACK: 1 << 20, resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: 100}
+
+    def lower():
+        for number, soft in lowered.items():
+            resource.setrlimit(number, (soft, resource.getrlimit(number)[1]))
+
+    process = running(preexec_fn=lower)
+    for pid in place.helpers():
+        limits = [line[26:].split()[:2] for line in Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]]
+        assert len(limits) == 16
+        assert all(soft == hard for soft, hard in limits)
+    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0] == 64
+
+
+def test_its_folder_is_proc(running, place):
+    """So that nothing which the program mounts there is read (`enforcer.reporting.process`)."""
+    if os.getuid() != 0:
+        pytest.skip("needs root: it cannot be looked into by its own user")
+    running()
+    for pid in place.helpers():
+        assert os.readlink(f"/proc/{pid}/cwd") == "/proc"
 
 
 def test_its_stand_in_takes_its_place(running, place):

@@ -10,16 +10,19 @@ from enforcer.chain import SHIELD
 from enforcer.shield import shielded
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
+from tracer import pids
 from tracer.abi import Arch, Event, table
 
 ALLOW, DENIED = 0x7FFF0000, 0x00050000 | errno.EPERM
 HELPER, STAND_IN, OTHER = 70001, 70002, 70003
 FILTER = shielded(bpf.encode([Instruction(bpf.RET | bpf.K, k=ALLOW)]), (HELPER, STAND_IN))
-PID_FIRST = (
-    "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_open", "prlimit64", "sched_setscheduler",
-    "sched_setparam", "sched_setaffinity", "sched_setattr", "process_vm_readv", "process_vm_writev", "kill",
-)
-PID_SECOND = ["setpriority", "ioprio_set", "ptrace"]
+ARCHITECTURES = (Arch.X86_64, Arch.I386)
+UPPER = 0xABCD << 32
+"""The kernel ignores the upper half of a register that is an int."""
+DENYING = (pids.SIGNALS, pids.CHANGES)
+NUMBERED = [row for effect in DENYING for row in pids.rows(effect, pids.REGISTER)]
+OF_USERS = [row for effect in DENYING for row in pids.rows(effect, pids.USER)]
+OTHERS = [row for row in pids.ROWS if row not in NUMBERED and row not in OF_USERS]
 
 
 def answer(arch: Arch, name: str, *arguments: int) -> int:
@@ -28,20 +31,61 @@ def answer(arch: Arch, name: str, *arguments: int) -> int:
     return bpf.run(FILTER, event)
 
 
-@pytest.mark.parametrize("arch", [Arch.X86_64, Arch.I386], ids=str)
-@pytest.mark.parametrize("pid", [HELPER, STAND_IN])
-def test_calls_that_name_the_helper_are_denied(arch: Arch, pid: int) -> None:
-    for name in PID_FIRST:
-        assert answer(arch, name, pid, 9) == DENIED, name
-        assert answer(arch, name, pid | 0xABCD << 32, 9) == DENIED, f"{name}: the kernel ignores the upper half"
-        assert answer(arch, name, OTHER, pid) == ALLOW, name
-    for name in PID_SECOND:
-        assert answer(arch, name, 0, pid) == DENIED, name
-        assert answer(arch, name, pid, OTHER) == ALLOW, name
-    assert answer(arch, "kill", -pid, 15) == DENIED, "its process group"
-    for name in ("fcntl", *(["fcntl64"] if arch is Arch.I386 else [])):
-        assert answer(arch, name, 3, 8, pid) == answer(arch, name, 3, 8, -pid) == DENIED, "F_SETOWN"
-        assert answer(arch, name, 3, 2, pid) == ALLOW, "F_SETFD"
+def named(row: pids.Row) -> str:
+    return f"{row.name}-{row.argument}-{row.place}"
+
+
+def on_each(row: pids.Row, value: int, selected: int = 0) -> list[int]:
+    """What the filter answers if that value is the process, on each architecture that has the call."""
+    answers = []
+    for arch, number in zip(ARCHITECTURES, row.numbers, strict=True):
+        if number >= 0:
+            registers = [0] * 6
+            if row.selector:
+                registers[row.selector[0]] = selected
+            registers[row.argument] = value & 0xFFFFFFFFFFFFFFFF
+            answers.append(bpf.run(FILTER, Event(arch.audit, number, tuple(registers))))
+    return answers
+
+
+@pytest.mark.parametrize("row", NUMBERED, ids=named)
+def test_calls_that_name_the_helper_are_denied(row: pids.Row) -> None:
+    for selected in row.selector[1:] or (0,):
+        for pid in (HELPER, STAND_IN):
+            for value in (pid, pid | UPPER):
+                assert {*on_each(row, value, selected)} == {DENIED}
+                assert {*on_each(row, value, selected | UPPER)} == {DENIED}
+        for value in (OTHER, OTHER | UPPER, -OTHER, 0):
+            assert {*on_each(row, value, selected)} == {ALLOW}
+    if row.selector:
+        assert {*on_each(row, HELPER, 2)} == {ALLOW}, "fcntl's F_SETFD, prctl's PR_GET_PDEATHSIG"
+
+
+def test_their_process_groups_are_denied() -> None:
+    for name, selected in (("kill", 0), ("fcntl", 8), ("fcntl64", 8)):
+        (row,) = (row for row in NUMBERED if row.name == name)
+        for pid in (HELPER, STAND_IN):
+            assert {*on_each(row, -pid, selected)} == {*on_each(row, -pid & 0xFFFFFFFF, selected)} == {DENIED}
+
+
+@pytest.mark.parametrize("row", OF_USERS, ids=named)
+def test_all_processes_of_a_user_are_denied(row: pids.Row) -> None:
+    """Whoever the user is: the program's may be the helper's."""
+    _, *values = row.selector
+    for selected in values:
+        for value in (0, 1000, HELPER):
+            assert {*on_each(row, value, selected), *on_each(row, value, selected | UPPER)} == {DENIED}
+    assert {*on_each(row, OTHER, 1)} == {ALLOW}
+
+
+@pytest.mark.parametrize("row", OTHERS, ids=named)
+def test_what_a_filter_does_not_see_or_what_only_reads_is_not(row: pids.Row) -> None:
+    """Landlock denies signals by descriptors, and by owners that are in memory; the helper is not dumpable."""
+    numbers = {(place, number) for place in (0, 1) for number in [row.numbers[place]] if number >= 0}
+    shared = {(place, other.numbers[place]) for other in NUMBERED for place in (0, 1)}
+    for selected in row.selector[1:] or (0,):
+        if not numbers & shared or row.selector:
+            assert {*on_each(row, HELPER, selected)} == {ALLOW}
 
 
 @pytest.mark.parametrize("arch", [Arch.X86_64, Arch.I386], ids=str)
@@ -53,9 +97,11 @@ def test_what_stops_every_process_is_denied(arch: Arch) -> None:
 
 def test_no_other_call_changes() -> None:
     for arch in Arch:
-        for number, call in table(arch).by_number.items():
-            if arch is Arch.AARCH64 or call.name not in {*PID_FIRST, *PID_SECOND, "fcntl", "fcntl64"}:
-                assert bpf.run(FILTER, Event(arch.audit, number, (HELPER,) * 6)) == ALLOW
+        place = ARCHITECTURES.index(arch) if arch in ARCHITECTURES else -1
+        shielded_from = {row.numbers[place] for row in NUMBERED + OF_USERS} if place >= 0 else set()
+        for number in set(table(arch).by_number) - shielded_from:
+            for values in ((HELPER,) * 6, (-STAND_IN & 0xFFFFFFFF,) * 6):
+                assert bpf.run(FILTER, Event(arch.audit, number, values)) == ALLOW
 
 
 def test_the_room_that_it_takes() -> None:

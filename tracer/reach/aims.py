@@ -35,7 +35,7 @@ _PUBLIC = (
 )  # fmt: skip
 """Files of /proc/PID, and folders, that every process of the machine may open (fs/proc/base.c)."""
 _BY_PIDFD = tuple(row.name for row in pids.rows(pids.SIGNALS, pids.DESCRIPTOR))
-_LOOKS = ("kcmp", "migrate_pages", "move_pages", "perf_event_open", "process_vm_readv", "process_vm_writev", "ptrace")
+_LOOKS = ("kcmp", "migrate_pages", "move_pages", "perf_event_open", "prctl", "process_vm_readv", "process_vm_writev", "ptrace")
 """Those that look into the process, and not only change how it is scheduled."""
 _LINKS = {"readlink": 0, "readlinkat": 1}
 _OPENS = {"open": 0, "openat": 1}
@@ -114,6 +114,8 @@ class Aims:
 
     def _looks(self, task: Task, event: Event) -> None:
         for row in pids.rows(pids.CHANGES, pids.REGISTER):
+            if row.selector and event.arguments[row.selector[0]] & _WORD not in row.selector[1:]:
+                continue
             if row.name == _name(event) and (pid := _signed(event.arguments[row.argument])) > 0:
                 self._look(task, pid)
 
