@@ -55,6 +55,9 @@ _RESTARTED = {
 }
 """Calls that go on as before when a stop interrupts them; epoll_wait, for instance, fails with EINTR (signal(7))."""
 _UNREADABLE = "its memory cannot be read (PR_SET_DUMPABLE)"
+_FULL = "it may open no more descriptors"
+_UNHEARD = {errno.EBUSY: "it has a listener already", errno.EMFILE: _FULL, errno.ENFILE: _FULL}
+"""Errnos of seccomp(2) for want of a listener alone."""
 _SETTLES = 1.0
 """Seconds in which the other threads of a process come to the end of their calls, or wait in them; a call that only computes
 for longer is not waited for."""
@@ -407,6 +410,7 @@ class Follower:
         is_last = number == len(self._stages)
         if is_last and not self._plan.is_quiet:
             if why := self._put_listening(surgery, process, stage):
+                install.unmap(surgery, self._stages[process.reached - 1].filter if process.reached else self._plan.start)
                 program = self._key.passing(stage.silent, installs=False)
                 install.install(surgery, self._key, program, -1, threads=True)
                 self._say_unreported(process, stage, why)
@@ -436,9 +440,9 @@ class Follower:
                 raise
             return "the helper may open no more descriptors"
         except KernelError as error:
-            if error.errno != errno.EBUSY:
+            if surgery.is_confined or error.errno not in _UNHEARD:
                 raise
-            return "it has a listener already"
+            return _UNHEARD[error.errno]
         finally:
             if pidfd >= 0:
                 os.close(pidfd)
