@@ -117,8 +117,8 @@ class _Process:
     def __init__(self, pid: int, reached: int, *, shares: bool) -> None:
         self.pid = pid
         self.reached = reached
-        """How many of the phases it has entered or passed, as far as is known: at a trigger of a later one, that one's filter
-        is put on it, also if it has it already."""
+        """How many of the phases it has entered or passed, as far as is known: at a trigger of a later one, the filters up to
+        that one's are put on it, also if it has them already."""
         self.threads: set[int] = set()
         self.is_left = False
         """Whether it is in its last phase, so that its threads are let go at their next stop."""
@@ -357,8 +357,8 @@ class Follower:
         surgery = None
         try:
             surgery = Detour(pid, call[0], self._key, self._stops)
-            if number > process.reached:
-                self._put(surgery, process, number)
+            for each in range(process.reached + 1, number + 1):  # also those that it passes over: `_reached` counts filters
+                self._put(surgery, process, each)
         except (ProcessLookupError, GoneError):  # it is dying
             raise
         except (ArmError, OSError, KernelError) as error:

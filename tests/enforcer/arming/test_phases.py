@@ -196,6 +196,15 @@ def _wait_until(condition):
         time.sleep(0.01)
 
 
+def test_a_child_of_a_process_that_has_passed_over_a_phase(phased):
+    """Its filters were counted, and it was taken for one in `serving`: what `late` denies failed with ENOSYS, unreported."""
+    trigger = "poll\nphase late after pselect6\nphase last after pause"
+    entries = "bind: allow until serving\nsocket: allow until late\nexecve: allow until last\n"
+    done = phased("pselect", "fork", "socket", trigger=trigger, entries=entries, default="kill")
+    assert f"child {signal.SIGSYS}" in done.stdout, done.stdout
+    assert " in late: the process is killed\n" in done.stderr
+
+
 def test_two_policies(phased, place):
     allowed = "mmap: allow\nmprotect: allow\nopenat: allow\npoll: allow\nsocket: allow\n"
     place.policy(f"default errno EACCES\nimplied 1\n{allowed}", "other.policy")
