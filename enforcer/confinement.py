@@ -36,12 +36,22 @@ def _file(name: str) -> bytes:
         os.close(descriptor)
 
 
-def confine(filter_: bytes, *, listens: bool = False) -> None:
-    """Leave this process two capabilities, and the calls that answering takes, or all calls (b"").  Raises OSError.
+def drop_capabilities(*, traces: bool = False) -> None:
+    """Leave this process two capabilities; if it traces the program, those without which it could not.  Raises OSError.
+
+    A process may look into one that has no capability beyond its own, or into any with CAP_SYS_PTRACE (capabilities(7)): what
+    is not root, or root in a container, has some, and not that one."""
+    _, permitted, _ = kernel.capabilities()
+    if not traces or permitted & _CAP_SYS_PTRACE:
+        permitted &= _KEPT
+    kernel.set_capabilities(permitted)
+
+
+def confine(filter_: bytes, *, listens: bool = False, traces: bool = False) -> None:
+    """Leave this process few capabilities, and the calls that answering takes, or all calls (b"").  Raises OSError.
 
     With `listens`, also EBUSY if the program could not have a listener: it has the filters that this process had."""
-    _, permitted, _ = kernel.capabilities()
-    kernel.set_capabilities(permitted & _KEPT)
+    drop_capabilities(traces=traces)
     kernel.set_no_new_privs()
     if filter_ and listens:
         os.close(kernel.install(filter_, linux.SECCOMP_FILTER_FLAG_NEW_LISTENER))

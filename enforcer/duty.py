@@ -117,7 +117,7 @@ class Duty:
         Raises OSError, and KernelError if it is to listen later and another filter has a listener already."""
         self._answers = self._made()
         try:
-            confinement.confine(self._following, listens=listens)
+            confinement.confine(self._following, listens=listens, traces=True)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
@@ -164,6 +164,7 @@ class Duty:
             os._exit(0)
         self._hand_over()
         helper.close_all_but((self.program, *self._devices, *self._listeners, *self._fuse, *self.descriptors()))
+        confinement.drop_capabilities()
         if self._filter:
             kernel.install(self._filter, 0)
         self._watch()

@@ -103,7 +103,8 @@ def run(
             _restore_signals()
             held = early.install(filter_, reporter, settle)
         else:
-            if not os.access(found, os.R_OK):  # then no memory of it can be written either (ptrace(2), "dumpable")
+            # What cannot be read is not dumpable: no memory of it can be written either (ptrace(2)).
+            if not os.access(found, os.R_OK, effective_ids=True):
                 raise EnforceError(f"{os.fsdecode(found)} cannot be read, so it cannot be armed at its execve; {seized.HINT}")
             seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan)
             kernel.set_no_new_privs()
@@ -113,7 +114,7 @@ def run(
         raise refused(error) from error
     problem = execute(image, script, paths)
     del held
-    if files and problem == errno.EACCES and os.access(found, os.X_OK):
+    if files and problem == errno.EACCES and os.access(found, os.X_OK, effective_ids=True):
         raise EnforceError(f"{os.fsdecode(found)} cannot be executed: {_NOT_GRANTED}", NOT_EXECUTABLE)
     raise failure(argv[0], problem)
 

@@ -42,7 +42,7 @@ def locate(name: bytes, environment: Sequence[bytes]) -> bytes:
     problem = errno.ENOENT
     for path in candidates(name, environment):
         if os.path.isfile(path):
-            if os.access(path, os.X_OK):
+            if os.access(path, os.X_OK, effective_ids=True):
                 return path
             problem = errno.EACCES
         elif os.path.isdir(path) and b"/" in name:

@@ -39,6 +39,8 @@ class Detour(Surgery):
         self._stops = stops
         self._key = key
         self._was_stopped = False
+        self.mapped = 0, 0
+        """Address and size of the memory of `call_with`."""
         self._registers = kernel.get_registers(pid)
         self.convention = LONG if audit == LONG.audit else COMPAT
         self._code = self._registers[linux.RIP] - 2

@@ -73,8 +73,9 @@ def install(surgery: Surgery, key: Key, program: bytes, pidfd: int, *, threads: 
 
 
 def unmap(surgery: Detour, program: bytes) -> None:
-    """Give back the memory from which a filter was installed, where that filter lets it be given back."""
-    if Filter(program).allows(surgery.convention.audit, surgery.convention.munmap, 0, (*surgery.mapped, 0, 0, 0, 0)):
+    """Give back the memory from which a filter was installed, if there is any, and where `program` lets it be given back."""
+    arguments = (*surgery.mapped, 0, 0, 0, 0)
+    if surgery.mapped[1] and Filter(program).allows(surgery.convention.audit, surgery.convention.munmap, 0, arguments):
         surgery.unmap()
 
 

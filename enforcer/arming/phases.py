@@ -40,6 +40,10 @@ _FORKS = (linux.PTRACE_EVENT_FORK, linux.PTRACE_EVENT_VFORK, linux.PTRACE_EVENT_
 _PRCTL = {linux.AUDIT_ARCH_X86_64: 157, linux.AUDIT_ARCH_I386: 172}
 _CLONE = {linux.AUDIT_ARCH_X86_64: 56, linux.AUDIT_ARCH_I386: 120}
 _CLONE3 = 435  # on both
+_STARTING = {  # fork, vfork, clone, clone3
+    *((linux.AUDIT_ARCH_X86_64, number) for number in (57, 58, 56, _CLONE3)),
+    *((linux.AUDIT_ARCH_I386, number) for number in (2, 190, 120, _CLONE3)),
+}
 _CLONE_UNTRACED = 0x00800000  # linux/sched.h
 _SENDS = {  # sendmsg, sendto, write
     **dict.fromkeys([(linux.AUDIT_ARCH_X86_64, number) for number in (46, 44, 1)], 8),
@@ -55,6 +59,9 @@ _RESTARTED = {
 }
 """Calls that go on as before when a stop interrupts them; epoll_wait, for instance, fails with EINTR (signal(7))."""
 _UNREADABLE = "its memory cannot be read (PR_SET_DUMPABLE)"
+_FULL = "it may open no more descriptors"
+_UNHEARD = {errno.EBUSY: "it has a listener already", errno.EMFILE: _FULL, errno.ENFILE: _FULL}
+"""Errnos of seccomp(2) for want of a listener alone."""
 _SETTLES = 1.0
 """Seconds in which the other threads of a process come to the end of their calls, or wait in them; a call that only computes
 for longer is not waited for."""
@@ -114,8 +121,8 @@ class _Process:
     def __init__(self, pid: int, reached: int, *, shares: bool) -> None:
         self.pid = pid
         self.reached = reached
-        """How many of the phases it has entered or passed, as far as is known: at a trigger of a later one, that one's filter
-        is put on it, also if it has it already."""
+        """How many of the phases it has entered or passed, as far as is known: at a trigger of a later one, the filters up to
+        that one's are put on it, also if it has them already."""
         self.threads: set[int] = set()
         self.is_left = False
         """Whether it is in its last phase, so that its threads are let go at their next stop."""
@@ -154,8 +161,10 @@ class Follower:
         """Calls that are looked at."""
         self._processes: dict[int, _Process] = {}
         self._tasks: dict[int, _Process] = {}
-        self._early: set[int] = set()
-        """Tasks that stopped or ended before the event of their parent came; they may have been let go since."""
+        self._early: dict[int, tuple[int, list[tuple[int, tuple[int, int]]]]] = {}
+        """Tasks that stopped or ended before the event of their creator came: the wait status, and who may be the creator."""
+        self._starting: dict[int, tuple[int, int]] = {}
+        """The call by which a task is about to start another, until its event comes; the same object as in `_inside`."""
         self._inside: dict[int, tuple[int, int]] = {}
         """Architecture and number of the call that a task is in."""
         self._shares: dict[int, bool] = {}
@@ -177,13 +186,11 @@ class Follower:
         inject.resume(linux.PTRACE_SYSCALL, self._program)
         while self._tasks:
             pid, status = self._next()
-            if not os.WIFSTOPPED(status):
-                self._ended(pid)
-                continue
-            try:
-                self._stopped(pid, status)
-            except (ProcessLookupError, GoneError):
-                continue  # it was killed while it was stopped: its end comes
+            if pid not in self._tasks:
+                self._early[pid] = status, self._creators()
+            else:
+                self._happened(pid, status)
+            self._go_on_without_creators()
 
     # What happens
 
@@ -200,11 +207,17 @@ class Follower:
                     self._duty.answer(self._epoll, descriptor, events)
         return self._stops.next()
 
-    def _stopped(self, pid: int, status: int) -> None:
-        process = self._tasks.get(pid)
-        if process is None:
-            self._early.add(pid)
-            process = self._adopt(pid)
+    def _happened(self, pid: int, status: int) -> None:
+        """A task has stopped or ended, and its creator is known or has died."""
+        if not os.WIFSTOPPED(status):
+            self._ended(pid)
+            return
+        try:
+            self._stopped(pid, status, self._tasks.get(pid) or self._adopt(pid))
+        except (ProcessLookupError, GoneError):
+            return  # it was killed while it was stopped: its end comes
+
+    def _stopped(self, pid: int, status: int, process: _Process) -> None:
         event = status >> 16
         if process.doomed:
             self._ends(pid, process, status)
@@ -216,8 +229,12 @@ class Follower:
             self._executed(pid)
             inject.resume(linux.PTRACE_SYSCALL, pid)
         elif event in _FORKS:
-            self._started(kernel.event_message(pid), process, pid)
+            self._starting.pop(pid, None)
+            new = kernel.event_message(pid)
+            self._started(new, process, pid)
             inject.resume(linux.PTRACE_SYSCALL, pid)
+            if early := self._early.pop(new, None):
+                self._happened(new, early[0])
         else:
             inject.go_on(linux.PTRACE_SYSCALL, pid, status)
 
@@ -235,16 +252,36 @@ class Follower:
 
     def _started(self, new: int, parent: _Process, pid: int) -> None:
         """A task of that process has started another."""
-        if new in self._early:
-            self._early.discard(new)
-        elif new not in self._tasks and os.path.exists(str(new)):
-            self._adopt(new, parent)
-        child = self._tasks.get(new)
-        if child is None or child is parent:
+        if not os.path.exists(str(new)):
             return
-        shares = kernel.shares_files(child.pid, parent.pid)
+        child = self._adopt(new, parent)
+        if child is parent:
+            return
+        shares = kernel.shares_files(new, pid)
         if self._shares.get(pid, False) if shares is None else shares:
             child.shares = parent.shares = True
+
+    def _creators(self) -> list[tuple[int, tuple[int, int]]]:
+        """The tasks that may have started one whose creator's event is still to come, and the calls that they are in."""
+        return [creator for creator in self._starting.items() if self._is_starting(*creator)]
+
+    def _is_starting(self, pid: int, call: tuple[int, int]) -> bool:
+        """Whether a task is still in that very call, and the event of what the call starts has not come."""
+        return self._starting.get(pid) is call and self._inside.get(pid) is call
+
+    def _go_on_without_creators(self) -> None:
+        """Let early tasks go on whose creator has died before its event.
+
+        Before that, none goes on: its creator's event says which table of descriptors it shares.  Nobody says so of these."""
+        if not self._early:
+            return
+        for pid, (status, creators) in list(self._early.items()):
+            if not any(self._is_starting(*creator) for creator in creators):
+                del self._early[pid]
+                if os.WIFSTOPPED(status):
+                    process = self._adopt(pid)
+                    process.shares = process.shares or process.pid == pid
+                    self._happened(pid, status)
 
     def _at_call(self, pid: int, process: _Process) -> None:
         if self._inside.pop(pid, None) is None:
@@ -258,6 +295,8 @@ class Follower:
                 if is_looked_at and _PRCTL[call[0]] == call[1] and stop.arguments[0] == linux.CALLFENCE_ENTER:
                     self._answer(pid, call, -errno.EINVAL)  # as without a phase of that name, whatever the filters say
                     return
+                if call in _STARTING:
+                    self._starting[pid] = call
                 if stop.number in (_CLONE.get(stop.arch), _CLONE3) and self._hides_child(pid, call):
                     return
                 if self._is_judged(process) and self._reported(pid, process, call):
@@ -322,8 +361,6 @@ class Follower:
         self._tasks[pid] = process
 
     def _ended(self, pid: int) -> None:
-        if pid not in self._tasks:
-            self._early.add(pid)
         self._forget(pid)
         if pid == self._program:
             self._duty.program_ended()
@@ -332,6 +369,7 @@ class Follower:
         process = self._tasks.pop(pid, None)
         self._inside.pop(pid, None)
         self._shares.pop(pid, None)
+        self._starting.pop(pid, None)
         if process is not None:
             process.threads.discard(pid)
             if not process.threads:
@@ -354,8 +392,8 @@ class Follower:
         surgery = None
         try:
             surgery = Detour(pid, call[0], self._key, self._stops)
-            if number > process.reached:
-                self._put(surgery, process, number)
+            for each in range(process.reached + 1, number + 1):  # also those that it passes over: `_reached` counts filters
+                self._put(surgery, process, each)
         except (ProcessLookupError, GoneError):  # it is dying
             raise
         except (ArmError, OSError, KernelError) as error:
@@ -407,6 +445,7 @@ class Follower:
         is_last = number == len(self._stages)
         if is_last and not self._plan.is_quiet:
             if why := self._put_listening(surgery, process, stage):
+                install.unmap(surgery, self._stages[process.reached - 1].filter if process.reached else self._plan.start)
                 program = self._key.passing(stage.silent, installs=False)
                 install.install(surgery, self._key, program, -1, threads=True)
                 self._say_unreported(process, stage, why)
@@ -436,9 +475,9 @@ class Follower:
                 raise
             return "the helper may open no more descriptors"
         except KernelError as error:
-            if error.errno != errno.EBUSY:
+            if surgery.is_confined or error.errno not in _UNHEARD:
                 raise
-            return "it has a listener already"
+            return _UNHEARD[error.errno]
         finally:
             if pidfd >= 0:
                 os.close(pidfd)

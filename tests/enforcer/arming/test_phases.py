@@ -49,6 +49,23 @@ def test_less_is_allowed_after_the_trigger(phased, options):
         assert " in serving: it fails with EPERM\n" in done.stderr
 
 
+IN_A_CONTAINER = ("setpriv", "--bounding-set=-all,+dac_override,+net_bind_service,+kill", "--inh-caps=-all")
+SERVICE = (
+    "setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all,+dac_override,+net_bind_service",
+    "--inh-caps=-all,+dac_override,+net_bind_service", "--ambient-caps=+dac_override,+net_bind_service",
+)  # fmt: skip
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give capabilities away")
+@pytest.mark.parametrize("under", [IN_A_CONTAINER, SERVICE], ids=["root without CAP_SYS_PTRACE", "ambient capabilities"])
+@pytest.mark.parametrize("options", [(), ("--quiet-kernel",), ("--audit",)])
+def test_a_program_with_capabilities_enters_its_phase(phased, under, options):
+    """What may look into a process has all of its capabilities, or CAP_SYS_PTRACE (ptrace(2))."""
+    done = phased("socket", "poll", "socket", options=options, under=under)
+    assert (done.returncode, done.stdout) == (5, OPENED + POLLED + (OPENED if "--audit" in options else DENIED)), done.stderr
+    assert "cannot enter" not in done.stderr
+
+
 def test_nothing_traces_it_then(phased):
     done = phased("poll", "status")
     assert done.stdout == f"{POLLED}TracerPid:\t0\nSeccomp_filters:\t{filters() + 2}\n"
@@ -177,6 +194,15 @@ def _wait_until(condition):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_child_of_a_process_that_has_passed_over_a_phase(phased):
+    """Its filters were counted, and it was taken for one in `serving`: what `late` denies failed with ENOSYS, unreported."""
+    trigger = "poll\nphase late after pselect6\nphase last after pause"
+    entries = "bind: allow until serving\nsocket: allow until late\nexecve: allow until last\n"
+    done = phased("pselect", "fork", "socket", trigger=trigger, entries=entries, default="kill")
+    assert f"child {signal.SIGSYS}" in done.stdout, done.stdout
+    assert " in late: the process is killed\n" in done.stderr
 
 
 def test_two_policies(phased, place):

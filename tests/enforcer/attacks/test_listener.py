@@ -9,6 +9,25 @@ import pytest
 ROUNDS = 12
 """`make storm` has a thousand."""
 DENIED = "Operation not permitted"
+LATE = """
+import sys, time
+from callfence.enforcing.command import main
+from enforcer.arming import inject
+real, events = inject.Stops.next, []
+def late(stops, *, waits=True):  # the events of fork, vfork and clone come once nothing else has come for a moment
+    end = time.monotonic() + 0.1
+    while not events or time.monotonic() < end:
+        pid, status = real(stops, waits=waits and not events)
+        if pid and status >> 16 in (1, 2, 3):
+            events.append((pid, status))
+        elif pid or not events:
+            return pid, status
+        else:
+            time.sleep(0.001)
+    return events.pop(0)
+inject.Stops.next = late
+sys.exit(main())
+"""
 
 
 def test_a_listener_that_is_copied_answers_nothing(place, attacker):
@@ -28,6 +47,17 @@ def test_a_process_that_shares_the_table_gets_no_listener(place, attacker):
     done = place.enforce("-p", "share.policy", program, "made")
     assert (done.returncode, done.stdout) == (1, "missed\n"), done.stderr
     assert "is denied in serving is not reported: another process has the same table of descriptors" in done.stderr
+
+
+def test_a_process_gets_no_listener_before_it_is_known_whose_table_it_has(place, attacker):
+    """share.c, where the event of its clone comes after it could have entered the phase."""
+    program = attacker("listener/share")
+    attacker("listener/grab")
+    place.policy((place.folder / "grab.policy").read_text() + "kill: allow\n", "share.policy")
+    place.command = (*place.command[:2], f"{LATE}  # {place.folder}")
+    done = place.enforce("-p", "share.policy", program, "made")
+    assert (done.returncode, done.stdout) == (1, "missed\n"), done.stderr
+    assert "is not reported: another process has the same table of descriptors" in done.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--quiet-kernel",), ("--arm", "now"), ("--arm", "entry")])

@@ -41,6 +41,14 @@ def test_as_many_processes_as_the_helper_has_descriptors(place, attacker, under)
         assert "the helper may open no more descriptors" in done.stderr
 
 
+def test_a_process_without_a_free_descriptor_enters_its_phase(place, attacker):
+    """full.c: it was killed, for want of a number for the listener, which is closed at once."""
+    done = place.enforce("-p", "full.policy", attacker("phases/full"))
+    assert (done.returncode, done.stdout) == (0, "start: may, free -1\nserving: may not, free -1\n"), done.stderr
+    assert "is not reported: it may open no more descriptors" in done.stderr
+    assert "cannot enter" not in done.stderr
+
+
 @pytest.mark.parametrize("line", ["", "phases optional\n"])
 def test_nobody_is_told_to_be_in_a_phase_that_is_not(place, attacker, line):
     """lie.c: there is no memory for the filter of the phase."""
