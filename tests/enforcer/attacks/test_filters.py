@@ -59,8 +59,17 @@ def commands():
                 yield Event(arch.audit, table(arch).by_name["ioctl"].number, (3, value | high, 0, 0, 0, 0))
 
 
-@pytest.mark.parametrize("options", [(), ("--quiet-kernel",), ("--log", "log"), ("--arm", "now"), ("--arm", "entry")])
-@pytest.mark.parametrize("default", ["kill", "errno EPERM"])
+@pytest.mark.parametrize(
+    ("default", "options"),
+    [
+        ("kill", ()),
+        ("errno EPERM", ()),
+        ("kill", ("--quiet-kernel",)),
+        ("errno EPERM", ("--log", "log")),
+        ("kill", ("--arm", "now")),
+        ("errno EPERM", ("--arm", "entry")),
+    ],
+)
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_each_filter_alone_allows_at_most_what_the_policy_says(place, build, count, default, options):
     if os.getuid() != 0:
