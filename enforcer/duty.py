@@ -277,9 +277,9 @@ class Duty:
         self._watched = _NONE
         try:
             pidfd = kernel.pidfd_open(self.stand_in)
+            self._epoll.register(pidfd, select.EPOLLIN)
         except OSError:
             return
-        self._epoll.register(pidfd, select.EPOLLIN)
         self._watched = pidfd
 
 
