@@ -443,6 +443,7 @@ class Follower:
         """Put the filter of a phase on a process.  Raises KernelError, OSError or GoneError."""
         stage = self._stages[number - 1]
         is_last = number == len(self._stages)
+        surgery.is_confined = False  # by this filter: those of phases that were passed over need no listener
         if is_last and not self._plan.is_quiet:
             if why := self._put_listening(surgery, process, stage):
                 install.unmap(surgery, self._stages[process.reached - 1].filter if process.reached else self._plan.start)

@@ -41,9 +41,14 @@ def test_as_many_processes_as_the_helper_has_descriptors(place, attacker, under)
         assert "the helper may open no more descriptors" in done.stderr
 
 
-def test_a_process_without_a_free_descriptor_enters_its_phase(place, attacker):
+@pytest.mark.parametrize("passed", [False, True], ids=["", "past another"])
+def test_a_process_without_a_free_descriptor_enters_its_phase(place, attacker, passed):
     """full.c: it was killed, for want of a number for the listener, which is closed at once."""
-    done = place.enforce("-p", "full.policy", attacker("phases/full"))
+    program = attacker("phases/full")
+    if passed:
+        text = (place.folder / "full.policy").read_text() + "bind: allow until early\n"
+        place.policy(text.replace("phase serving", "phase early after pause\nphase serving"), "full.policy")
+    done = place.enforce("-p", "full.policy", program)
     assert (done.returncode, done.stdout) == (0, "start: may, free -1\nserving: may not, free -1\n"), done.stderr
     assert "is not reported: it may open no more descriptors" in done.stderr
     assert "cannot enter" not in done.stderr
