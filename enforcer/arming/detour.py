@@ -11,7 +11,7 @@ import os
 
 from enforcer import kernel
 from enforcer.arming.inject import ALL_SIGNALS, COMPAT, LONG, NO_CALL, STOPPING, SYSCALL_STOP, Surgery, go_on, resume
-from enforcer.arming.key import MAP_PRIVATE_ANONYMOUS, PROT_READ
+from enforcer.arming.key import MAP_SHARED_ANONYMOUS, PROT_READ, PROT_WRITE
 from enforcer.errors import ArmError
 from tracer import linux
 
@@ -55,10 +55,11 @@ class Detour(Surgery):
     def call_with(self, number: int, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
         """As `call`, with `data(address)` in memory of its own, since the stack of a task may be small.
 
-        The program cannot write there.  `unmap` gives the memory back."""
+        When the call is made, nobody can write there: what is shared and read-only cannot be written through /proc/PID/mem
+        either.  `unmap` gives the memory back."""
         size = -(-len(data(0)) // _PAGE) * _PAGE
         word = self._key.spare(self.convention)[0]
-        address = self.call(self.convention.mmap, 0, size, PROT_READ, MAP_PRIVATE_ANONYMOUS, word, 0)
+        address = self.call(self.convention.mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED_ANONYMOUS, word, 0)
         if -_PAGE < address < 0:
             raise OSError(-address, os.strerror(-address), "mmap")
         address &= (1 << 8 * self.convention.pointer) - 1
@@ -66,6 +67,9 @@ class Detour(Surgery):
         memory = os.open(f"{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         try:
             os.pwrite(memory, data(address), address)
+            result = self.call(self.convention.mprotect, address, size, PROT_READ, *self._key.spare(self.convention))
+            if result or os.pread(memory, len(data(0)), address) != data(address):
+                raise ArmError("the filter could not be kept from being changed in its memory")
         finally:
             os.close(memory)
         return self.call(number, *arguments, address, *spare)
