@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SHIELD, EXITS, LISTENER, KEY = 161, 13, 17, 75
+SHIELD, EXITS, LISTENER, KEY = 161, 13, 17, 81
 """Instructions that `shield.shielded`, `shield.asking_on_exit`, `shield.without_listener` and `arming.key.Key.passing` add, for
 which there must be room."""
 ROOM = SHIELD + EXITS + LISTENER + KEY

@@ -35,3 +35,7 @@ class GoneError(KernelError):
 def refused(error: OSError) -> KernelError:
     """The KernelError for what `enforcer.kernel` raises, which has the call's name in `filename`."""
     return KernelError(f"{error.filename}: {error.strerror}", str(error.filename), error.errno or 0)
+
+
+class HeldUpError(ArmError):
+    """A process was killed, for a call that the helper made in it did not end."""

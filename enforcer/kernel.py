@@ -30,7 +30,7 @@ _FAILED_MAPPING = ffi.c_void_p(-1).value
 # asm/signal.h, x86
 SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 2, 5, 9, 13, 17, 18, 19, 25, 31
 SIG_DFL, SIG_IGN = 0, 1
-_EINTR = 4  # asm-generic/errno-base.h
+_EINTR, _EINVAL = 4, 22  # asm-generic/errno-base.h
 
 SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1  # linux/seccomp.h
 # SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
@@ -48,7 +48,8 @@ _DESCRIPTORS = 1 << 20
 """The default of fs.nr_open, above which no limit can be."""
 _SIG_BLOCK, _SIG_SETMASK = 0, 2  # asm-generic/signal-defs.h
 _SFD_NONBLOCK, _SFD_CLOEXEC = 0x800, 0x80000  # linux/signalfd.h
-CLONE_FILES = 0x400  # linux/sched.h
+CLONE_VM, CLONE_FILES, CLONE_THREAD = 0x100, 0x400, 0x10000  # linux/sched.h
+_PIDFD_THREAD = 0o200  # linux/pidfd.h
 
 Registers = list[int]
 """The words of struct user_regs_struct, also for a 32-bit tracee; `tracer.linux` has the indices."""
@@ -267,6 +268,16 @@ def send_signal(pidfd: int, number: int) -> None:
 
 def pidfd_open(pid: int) -> int:
     return syscall("pidfd_open", _SYS_PIDFD_OPEN, pid, 0)
+
+
+def pidfd_of_thread(thread: int, process: int) -> int:
+    """A pidfd of a thread, whose descriptors it gives though the first thread has ended; before Linux 6.9, of its process."""
+    try:
+        return syscall("pidfd_open", _SYS_PIDFD_OPEN, thread, _PIDFD_THREAD)
+    except OSError as error:
+        if error.errno != _EINVAL:
+            raise
+    return pidfd_open(process)
 
 
 def pidfd_getfd(pidfd: int, descriptor: int) -> int:

@@ -11,7 +11,7 @@ import os
 
 from enforcer import kernel
 from enforcer.arming.inject import ALL_SIGNALS, COMPAT, LONG, NO_CALL, STOPPING, SYSCALL_STOP, Surgery, go_on, resume
-from enforcer.arming.key import MAP_PRIVATE_ANONYMOUS, PROT_READ
+from enforcer.arming.key import MAP_SHARED_ANONYMOUS, PROT_READ, PROT_WRITE
 from enforcer.errors import ArmError
 from tracer import linux
 
@@ -57,15 +57,20 @@ class Detour(Surgery):
     def call_with(self, number: int, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
         """As `call`, with `data(address)` in memory of its own, since the stack of a task may be small.
 
-        The program cannot write there.  `unmap` gives the memory back."""
+        When the call is made, nobody can write there: what is shared and read-only cannot be written through /proc/PID/mem
+        either.  `unmap` gives the memory back."""
         size = -(-len(data(0)) // _PAGE) * _PAGE
         word = self._key.spare(self.convention)[0]
-        address = self.call(self.convention.mmap, 0, size, PROT_READ, MAP_PRIVATE_ANONYMOUS, word, 0)
+        address = self.call(self.convention.mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED_ANONYMOUS, word, 0)
         if -_PAGE < address < 0:
             raise OSError(-address, os.strerror(-address), "mmap")
         address &= (1 << 8 * self.convention.pointer) - 1
         self.mapped = address, size
-        self.write(address, data(address))
+        content = data(address)
+        self.write(address, content)
+        result = self.call(self.convention.mprotect, address, size, PROT_READ, *self._key.spare(self.convention))
+        if result or self.read(address, len(content)) != content:
+            raise ArmError("the filter could not be kept from being changed in its memory")
         return self.call(number, *arguments, address, *spare)
 
     def unmap(self) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 
 from enforcer import kernel
-from enforcer.errors import GoneError
+from enforcer.errors import GoneError, HeldUpError
 from tracer import linux
 
 TYPE_CHECKING = False
@@ -29,10 +30,16 @@ _WORD = 8
 _SCRATCH_GAP = 4096  # keeps clear of the red zone below the stack pointer, 128 bytes
 
 
+_SLEEPS = 3000
+"""Milliseconds for which a task may sleep in a call of ours; what waits for memory or a processor is in another state."""
+
+
 class Convention:
     """How a mode of the processor makes a system call: asm/unistd_64.h, asm/unistd_32.h, syscall(2)."""
 
-    __slots__ = ("arguments", "audit", "close_range", "exit_group", "instruction", "mmap", "munmap", "pointer", "seccomp")
+    __slots__ = (
+        "arguments", "audit", "close_range", "exit_group", "instruction", "mmap", "mprotect", "munmap", "pointer", "seccomp"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,6 +52,7 @@ class Convention:
         close_range: int,
         exit_group: int,
         mmap: int,
+        mprotect: int,
         munmap: int,
     ) -> None:
         self.audit = audit
@@ -57,6 +65,7 @@ class Convention:
         self.close_range = close_range
         self.exit_group = exit_group
         self.mmap = mmap
+        self.mprotect = mprotect
         self.munmap = munmap
 
 
@@ -69,6 +78,7 @@ LONG = Convention(  # syscall
     close_range=436,
     exit_group=231,
     mmap=9,
+    mprotect=10,
     munmap=11,
 )
 COMPAT = Convention(  # int 0x80
@@ -80,6 +90,7 @@ COMPAT = Convention(  # int 0x80
     close_range=436,
     exit_group=252,
     mmap=192,  # mmap2
+    mprotect=125,
     munmap=91,
 )
 
@@ -91,8 +102,11 @@ class Stops:
     only once the ends of its threads have been taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, children: int = -1) -> None:
+        """`children`: a descriptor that is readable when there is more (SIGCHLD); -1 if all waits may last."""
         self._kept: list[tuple[int, int]] = []
+        self._children = children
+        self._poller: select.poll | None = None
 
     def next(self, *, waits: bool = True) -> tuple[int, int]:
         """The next task and its wait status; (0, 0) if there is none now and `waits` is false.  Raises ChildProcessError."""
@@ -101,17 +115,41 @@ class Stops:
     def of(self, pid: int) -> int:
         """Wait for the next stop of a task, which runs: its wait status.
 
-        GoneError if it has ended or vanished in an execve of another thread, which `next` will report."""
+        GoneError if it has ended or vanished in an execve of another thread, which `next` will report.  HeldUpError if it
+        sleeps for seconds, where there is a descriptor to wait with: it has been killed then."""
         while True:
             try:
-                task, status = os.waitpid(-1, linux.WALL)
+                task, status = os.waitpid(-1, linux.WALL | (0 if self._children < 0 else os.WNOHANG))
             except ChildProcessError:
                 raise GoneError from None
+            if not task:
+                self._wait(pid)
+                continue
             if task == pid and os.WIFSTOPPED(status) and status >> 16 != linux.PTRACE_EVENT_EXEC:
                 return status
             self._kept.append((task, status))
             if task == pid:
                 raise GoneError
+
+    def _wait(self, pid: int) -> None:
+        """Wait until there is more to take; kill a task that sleeps, since only an answer of a listener could wake it."""
+        if self._poller is None:
+            self._poller = select.poll()
+            self._poller.register(self._children, select.POLLIN)
+        while not self._poller.poll(_SLEEPS):
+            if state(pid) == b"S":
+                os.kill(pid, kernel.SIGKILL)
+                raise HeldUpError("a filter of its own asks a listener about the calls that lead to the phase")
+        os.read(self._children, 4096)
+
+
+def state(task: int) -> bytes:
+    """The state of a task, a letter (proc(5)); b"" if it has gone."""
+    try:
+        with open(f"{task}/stat", "rb", buffering=0) as file:
+            return file.read(512).rpartition(b") ")[2][:1]
+    except OSError:
+        return b""
 
 
 def wait(pid: int) -> int:
@@ -203,6 +241,18 @@ class Surgery:
         result = self.call(number, *arguments, address, *spare)
         self.write(address, before)
         return result
+
+    def read(self, address: int, length: int) -> bytes:
+        """Memory of the process.  Raises OSError."""
+        try:
+            memory = os.open(f"{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        except PermissionError:
+            words = range(address, address + length, _WORD)
+            return b"".join(kernel.peek(self.pid, word).to_bytes(_WORD, "little") for word in words)[:length]
+        try:
+            return os.pread(memory, length, address)
+        finally:
+            os.close(memory)
 
     def write(self, address: int, content: bytes) -> bytes:
         """Write into memory of the process, whatever its protection; return what was there, in whole words.  Raises OSError."""

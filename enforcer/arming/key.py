@@ -3,7 +3,7 @@
 A filter sees the registers of a call, also those that the call does not use.  The helper puts random words into these, so a
 process can be given the filter of a phase though its own filter denies seccomp(2), and no answer of the helper is needed.
 Who may look into a stopped thread of the program sees the words (/proc/TID/syscall).  They are worth little: filters only
-take away, the memory that can be mapped is read-only, and close_range(2) closes what the program may close as well.
+take away, the memory that can be mapped is not executable, and close_range(2) closes what the program may close as well.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from enforcer.arming.inject import Convention
     from enforcer.bpf import Line
 
-PROT_READ, MAP_PRIVATE_ANONYMOUS = 1, 0x22  # asm-generic/mman-common.h
+PROT_READ, PROT_WRITE, MAP_SHARED_ANONYMOUS = 1, 2, 0x21  # asm-generic/mman-common.h, linux/mman.h
 _SPARE = (3, 4, 5)
-"""Arguments that seccomp(2) and close_range(2) do not have."""
+"""Arguments that seccomp(2), close_range(2) and mprotect(2) do not have."""
 _DESCRIPTOR = 4
 """The argument of mmap(2) that counts for nothing with MAP_ANONYMOUS."""
 
@@ -39,6 +41,14 @@ class Key:
         mask = (1 << 8 * convention.pointer) - 1
         return tuple(word & mask for word in self._words)
 
+    def is_in(self, call: tuple[int, int], arguments: Sequence[int]) -> bool:
+        """Whether the program makes a call that filters take for one of the helper's (AUDIT_ARCH_* and number)."""
+        convention = LONG if call[0] == LONG.audit else COMPAT
+        word = self.spare(convention)[0]
+        if call[1] == convention.mmap:
+            return arguments[_DESCRIPTOR] == word
+        return call[1] in (convention.seccomp, convention.mprotect) and arguments[_SPARE[0]] == word
+
     def passing(self, filter_: bytes, *, installs: bool) -> bytes:
         """The filter, and instructions before it that let the helper close a descriptor; with `installs`, also install the next
         filter."""
@@ -49,12 +59,16 @@ class Key:
             lines.append((EQUAL, convention.close_range, f"spare {arch}", ""))
             if installs:
                 lines += [(EQUAL, convention.seccomp, f"spare {arch}", ""), (EQUAL, convention.mmap, f"mmap {arch}", "")]
-            lines += [(JUMP, "end"), f"spare {arch}"]
+                lines += [(EQUAL, convention.mprotect, f"mprotect {arch}", ""), (JUMP, "end")]
+                lines += [f"mprotect {arch}", *_equal(2, PROT_READ)]
+            else:
+                lines.append((JUMP, "end"))
+            lines.append(f"spare {arch}")
             for argument, word in zip(_SPARE, words, strict=True):
                 lines += _equal(argument, word)
             lines.append((JUMP, "pass"))
             if installs:
-                lines += [f"mmap {arch}", *_equal(2, PROT_READ), *_equal(3, MAP_PRIVATE_ANONYMOUS)]
+                lines += [f"mmap {arch}", *_equal(2, PROT_READ | PROT_WRITE), *_equal(3, MAP_SHARED_ANONYMOUS)]
                 lines += [*_equal(_DESCRIPTOR, words[0]), (JUMP, "pass")]
             lines.append(f"not {arch}")
         return assembled([*lines, (JUMP, "end"), "pass", (RETURN, linux.SECCOMP_RET_ALLOW), "end"]) + filter_

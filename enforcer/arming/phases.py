@@ -22,7 +22,7 @@ from enforcer.arming import inject, install
 from enforcer.arming.detour import Detour
 from enforcer.arming.key import Key
 from enforcer.bpf import ALL_RUN, Filter
-from enforcer.errors import ArmError, GoneError
+from enforcer.errors import ArmError, GoneError, HeldUpError
 from enforcer.reporting.process import status as status_of
 from tracer import linux
 from tracer.errors import KernelError
@@ -113,10 +113,22 @@ class Plan:
         return ALL_RUN if self.is_audit else stage.silent or stage.filter
 
 
+class _Memory:
+    """The memory of a process, or of several (CLONE_VM, vfork)."""
+
+    __slots__ = ("is_free",)
+
+    def __init__(self) -> None:
+        self.is_free = False
+        """Whether a process that is not traced has it, and may change a filter there before the kernel reads it."""
+
+
 class _Process:
     """A process that is traced."""
 
-    __slots__ = ("doomed", "is_left", "is_reported", "is_starting", "is_stuck", "pid", "reached", "shares", "threads")
+    __slots__ = (
+        "doomed", "is_left", "is_reported", "is_starting", "is_stuck", "memory", "pid", "reached", "shares", "threads"
+    )  # fmt: skip
 
     def __init__(self, pid: int, reached: int, *, shares: bool) -> None:
         self.pid = pid
@@ -136,6 +148,7 @@ class _Process:
         """The task whose call ends the process; none of them goes on in the program."""
         self.shares = shares
         """Whether another process may have the same table of descriptors (CLONE_FILES)."""
+        self.memory = _Memory()
 
 
 class Follower:
@@ -167,10 +180,10 @@ class Follower:
         """The call by which a task is about to start another, until its event comes; the same object as in `_inside`."""
         self._inside: dict[int, tuple[int, int]] = {}
         """Architecture and number of the call that a task is in."""
-        self._shares: dict[int, bool] = {}
-        """Whether a task's last clone was to share its table of descriptors, as its flags said."""
+        self._flags: dict[int, int] = {}
+        """The flags of a task's last clone."""
         self._stop = kernel.CallStop()
-        self._stops = inject.Stops()
+        self._stops = inject.Stops(kernel.signal_descriptor(kernel.SIGCHLD))
         self._epoll: select.epoll | None = None
         self._children = -1
         self._unreported: set[str] = set()
@@ -186,6 +199,8 @@ class Follower:
         inject.resume(linux.PTRACE_SYSCALL, self._program)
         while self._tasks:
             pid, status = self._next()
+            if not pid:
+                continue
             if pid not in self._tasks:
                 self._early[pid] = status, self._creators()
             else:
@@ -195,7 +210,7 @@ class Follower:
     # What happens
 
     def _next(self) -> tuple[int, int]:
-        """The next stop or end of a task.  Calls that ask meanwhile are answered."""
+        """The next stop or end of a task; (0, 0) if none is left.  Calls that ask meanwhile are answered."""
         while self._epoll is not None:
             pid, status = self._stops.next(waits=False)
             if pid:
@@ -205,6 +220,9 @@ class Follower:
                     os.read(descriptor, 4096)
                 else:
                     self._duty.answer(self._epoll, descriptor, events)
+            self._forget_replaced()
+            if not self._tasks:
+                return 0, 0
         return self._stops.next()
 
     def _happened(self, pid: int, status: int) -> None:
@@ -214,7 +232,7 @@ class Follower:
             return
         try:
             self._stopped(pid, status, self._tasks.get(pid) or self._adopt(pid))
-        except (ProcessLookupError, GoneError):
+        except (ProcessLookupError, GoneError, HeldUpError):
             return  # it was killed while it was stopped: its end comes
 
     def _stopped(self, pid: int, status: int, process: _Process) -> None:
@@ -231,7 +249,7 @@ class Follower:
         elif event in _FORKS:
             self._starting.pop(pid, None)
             new = kernel.event_message(pid)
-            self._started(new, process, pid)
+            self._started(new, process, pid, event)
             inject.resume(linux.PTRACE_SYSCALL, pid)
             if early := self._early.pop(new, None):
                 self._happened(new, early[0])
@@ -239,26 +257,31 @@ class Follower:
             inject.go_on(linux.PTRACE_SYSCALL, pid, status)
 
     def _ends(self, pid: int, process: _Process, status: int) -> None:
-        """A stop of a process that SIGSYS should end: its other threads stay where they are, so that they cannot prevent it."""
+        """A stop of a process that SIGSYS should end: its other threads stay where they are.
+
+        A process that shares its signal handlers can still prevent that; then the next stop comes, and SIGKILL ends it."""
         if pid != process.doomed:
             return
-        if status == _CALL and pid in self._inside:
-            del self._inside[pid]
-            inject.resume(linux.PTRACE_SYSCALL, pid)
-        elif status >> 8 == kernel.SIGSYS:
+        if status >> 8 == kernel.SIGSYS:
+            # Whatever has made SIGSYS harmless by now, it stops once more before it runs its own code.
+            kernel.ptrace(linux.PTRACE_INTERRUPT, pid)
             kernel.ptrace(linux.PTRACE_CONT, pid, 0, kernel.SIGSYS)
         else:
             self._kill(process)
 
-    def _started(self, new: int, parent: _Process, pid: int) -> None:
+    def _started(self, new: int, parent: _Process, pid: int, event: int) -> None:
         """A task of that process has started another."""
         if not os.path.exists(str(new)):
             return
         child = self._adopt(new, parent)
         if child is parent:
             return
+        flags = self._flags.get(pid, 0)
+        if event == linux.PTRACE_EVENT_VFORK or (flags & kernel.CLONE_VM and not flags & kernel.CLONE_THREAD):
+            child.memory = parent.memory
+            parent.memory.is_free = parent.memory.is_free or child.is_left
         shares = kernel.shares_files(new, pid)
-        if self._shares.get(pid, False) if shares is None else shares:
+        if flags & kernel.CLONE_FILES if shares is None else shares:
             child.shares = parent.shares = True
 
     def _creators(self) -> list[tuple[int, tuple[int, int]]]:
@@ -295,33 +318,26 @@ class Follower:
                 if is_looked_at and _PRCTL[call[0]] == call[1] and stop.arguments[0] == linux.CALLFENCE_ENTER:
                     self._answer(pid, call, -errno.EINVAL)  # as without a phase of that name, whatever the filters say
                     return
+                if stop.number == _CLONE3:  # another thread could change its flags after a look at them
+                    self._answer(pid, call, -errno.ENOSYS)
+                    return
                 if call in _STARTING:
                     self._starting[pid] = call
-                if stop.number in (_CLONE.get(stop.arch), _CLONE3) and self._hides_child(pid, call):
+                if stop.number == _CLONE.get(stop.arch):
+                    self._show_child(pid, call)
+                if self._key.is_in(call, stop.arguments):
+                    self._kill(process)
                     return
                 if self._is_judged(process) and self._reported(pid, process, call):
                     return
         inject.resume(linux.PTRACE_SYSCALL, pid)
 
-    def _hides_child(self, pid: int, call: tuple[int, int]) -> bool:
-        """Have what a task starts be traced, whatever its flags; whether the task has been resumed."""
-        flags = first = self._stop.arguments[0]
-        if call[1] == _CLONE3:
-            try:
-                flags = kernel.peek(pid, first)  # struct clone_args begins with them
-            except ProcessLookupError:
-                raise
-            except OSError:
-                return False
-        self._shares[pid] = bool(flags & kernel.CLONE_FILES)
-        if not flags & _CLONE_UNTRACED:
-            return False
-        if call[1] == _CLONE3:
-            self._answer(pid, call, -errno.ENOSYS)
-            return True
-        register = linux.RDI if call[0] == linux.AUDIT_ARCH_X86_64 else linux.RBX
-        kernel.poke_user(pid, 8 * register, first & ~_CLONE_UNTRACED)
-        return False
+    def _show_child(self, pid: int, call: tuple[int, int]) -> None:
+        """Have what a task clones be traced, whatever its flags."""
+        flags = self._flags[pid] = self._stop.arguments[0]
+        if flags & _CLONE_UNTRACED:
+            register = linux.RDI if call[0] == linux.AUDIT_ARCH_X86_64 else linux.RBX
+            kernel.poke_user(pid, 8 * register, flags & ~_CLONE_UNTRACED)
 
     def _adopt(self, pid: int, parent: _Process | None = None) -> _Process:
         """Add a task; its process if that is new."""
@@ -354,6 +370,7 @@ class Follower:
         process = self._processes[pid]
         process.is_starting = process.is_reported = process.is_stuck = False
         process.shares = False  # its table of descriptors is its own now
+        process.memory = _Memory()
         for task in process.threads - {pid}:
             self._tasks.pop(task, None)
             self._inside.pop(task, None)
@@ -368,12 +385,18 @@ class Follower:
     def _forget(self, pid: int) -> None:
         process = self._tasks.pop(pid, None)
         self._inside.pop(pid, None)
-        self._shares.pop(pid, None)
         self._starting.pop(pid, None)
+        self._flags.pop(pid, None)
         if process is not None:
             process.threads.discard(pid)
             if not process.threads:
                 self._processes.pop(process.pid, None)
+
+    def _forget_replaced(self) -> None:
+        """Forget the tasks that are gone without a word: a thread that was let go before them has executed a program."""
+        for process in [process for process in self._processes.values() if process.is_left]:
+            for task in [task for task in process.threads if status_of(task).get("TracerPid") in (None, "0")]:
+                self._forget(task)
 
     def _let_go(self, pid: int, signal: int = 0) -> None:
         self._forget(pid)
@@ -397,7 +420,8 @@ class Follower:
         except (ProcessLookupError, GoneError):  # it is dying
             raise
         except (ArmError, OSError, KernelError) as error:
-            self._failed(process, _reason(error), is_confined=bool(surgery and surgery.is_confined))
+            is_lost = isinstance(error, HeldUpError) or bool(surgery and surgery.is_confined)
+            self._failed(process, _reason(error), is_confined=is_lost)
             process.is_stuck = True
             if surgery is None:
                 return False
@@ -441,6 +465,8 @@ class Follower:
 
     def _put(self, surgery: Detour, process: _Process, number: int) -> None:
         """Put the filter of a phase on a process.  Raises KernelError, OSError or GoneError."""
+        if process.memory.is_free:
+            raise ArmError("a process that is in its last phase has the same memory")
         stage = self._stages[number - 1]
         is_last = number == len(self._stages)
         surgery.is_confined = False  # by this filter: those of phases that were passed over need no listener
@@ -458,6 +484,7 @@ class Follower:
         process.reached = number
         process.is_left = is_last
         if is_last:
+            process.memory.is_free = True
             self._call_back(process, surgery.pid)
 
     def _put_listening(self, surgery: Detour, process: _Process, stage: Stage) -> str:
@@ -467,8 +494,11 @@ class Follower:
         self._settle(process, surgery.pid)
         pidfd = -1
         try:
-            pidfd = kernel.pidfd_open(process.pid)
-            install.probe_listener(pidfd)
+            pidfd = kernel.pidfd_of_thread(surgery.pid, process.pid)
+            try:
+                install.probe_listener(pidfd)
+            except ProcessLookupError:
+                return "its first thread has ended"
             program = self._key.passing(stage.filter, installs=False)
             self._listen(install.install(surgery, self._key, program, pidfd, threads=True), stage.name)
         except OSError as error:
@@ -496,7 +526,7 @@ class Follower:
         One that copies a descriptor at this moment would otherwise get the listener, though it could not use it."""
         end = time.monotonic() + _SETTLES
         for task in process.threads - {but}:
-            while task in self._inside and _computes(process.pid, task) and time.monotonic() < end:
+            while task in self._inside and _computes(task) and time.monotonic() < end:
                 time.sleep(_PAUSE)
 
     def _call_back(self, process: _Process, but: int) -> None:
@@ -561,10 +591,17 @@ class Follower:
             self._answer(pid, call, -action.errno)
             return True
         process.doomed = pid
-        if _dies_of_sigsys(pid):
-            kernel.kill_thread(process.pid, pid, kernel.SIGSYS)
-        else:
-            self._kill(process)
+        try:
+            if _dies_of_sigsys(pid):
+                # It makes its call once more, and stops there, if SIGSYS is lost: the call never returns.
+                Detour(pid, call[0], self._key, self._stops).close()
+                kernel.kill_thread(process.pid, pid, kernel.SIGSYS)
+                self._inside.pop(pid, None)
+                inject.resume(linux.PTRACE_SYSCALL, pid)
+                return True
+        except (ArmError, OSError):
+            pass
+        self._kill(process)
         return False
 
     def _answer(self, pid: int, call: tuple[int, int], result: int) -> None:
@@ -594,10 +631,6 @@ def _dies_of_sigsys(pid: int) -> bool:
     return bool(fields) and not any(int(fields[mask], 16) & bit for mask in ("SigBlk", "SigIgn", "SigCgt"))
 
 
-def _computes(process: int, task: int) -> bool:
+def _computes(task: int) -> bool:
     """Whether a thread runs, and neither waits nor is stopped (proc(5), state R)."""
-    try:
-        with open(f"{process}/task/{task}/stat", "rb", buffering=0) as file:
-            return file.read(512).rpartition(b") ")[2][:1] == b"R"
-    except OSError:
-        return False
+    return inject.state(task) == b"R"

@@ -1,0 +1,37 @@
+"""Ways to keep what the phase denies, to survive a kill, or to hold up the helper: ways/ways.c, one row a way."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+POLICY = (
+    "default {}\nimplied 1\nphase serving after epoll_wait\n{}clone: allow\nepoll_create1: allow\nepoll_pwait: allow\n"
+    "epoll_wait: allow\nmmap: allow\nmprotect: allow\nopenat: allow\nrt_sigaction: allow\nsocket: allow until serving\n"
+)
+KILLED = "cannot enter its phase and is killed: "
+
+
+@pytest.mark.parametrize(
+    ("way", "default", "entries", "rounds", "status", "stdout", "stderr"),
+    [
+        ("plain", "errno EACCES", "", 1, (0,), "late: denied\n", ""),
+        ("handlers", "kill", "", 2, (0,), "", "denied 20 times"),  # SIGSYS is ignored from outside
+        ("overwrite", "errno EACCES", "", 5, (0, -9), "late: denied\n", ""),  # it loses some races
+        ("memory", "errno EACCES", "", 5, (-9,), "", f"{KILLED}a process that is in its last phase has the same memory"),
+        ("leader", "errno EACCES", "", 1, (0,), "late: denied\n", ""),
+        ("replaced", "errno EACCES", "execve: allow\n", 1, (1,), "late: denied\n", ""),
+        ("untraced", "errno EACCES", "clone3: allow\n", 1, (0,), "", ""),
+        ("listener", "errno EACCES", "seccomp: allow\n", 1, (-9,), "", f"{KILLED}a filter of its own asks a listener"),
+    ],
+)  # fmt: skip
+def test_no_way_leads_around_the_phase(place, attacker, way, default, entries, rounds, status, stdout, stderr):
+    (place.folder / attacker("ways/ways", f"-I{os.getcwd()}/include")).rename(place.folder / "program")
+    place.policy(POLICY.format(default, entries), "program.policy")
+    for _ in range(rounds):
+        done = place.enforce("-p", "program.policy", "./program", way, timeout=30)
+        assert done.returncode in status, done.stderr
+        assert done.stdout in ({stdout, ""} if -9 in status else {stdout}), done.stderr
+        assert stderr in done.stderr
+        place.wait_for_helpers(10)
