@@ -6,6 +6,7 @@ DEMO := build/demo
 FUZZ_SECONDS ?= 60
 STORM_ROUNDS ?= 10000
 STORM_STARTS ?= 1000
+STORM_ATTACKS ?= 1000
 # In two processes, each test file in one of them.
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 # A path instead of setuptools' import hook, which would take 10 ms of every start.
@@ -17,7 +18,7 @@ help:
 	@echo 'make check    ruff and mypy --strict'
 	@echo 'make fuzz     try hostile files and random policies, FUZZ_SECONDS=60 for each of five targets'
 	@echo 'make soak     run random process trees under learn for SOAK_SECONDS=7200'
-	@echo 'make storm    send signals to enforce and its helper at random moments, STORM_ROUNDS=10000 STORM_STARTS=1000'
+	@echo 'make storm    disturb enforce and programs in phases at random moments, STORM_ROUNDS=10000 STORM_STARTS=1000 STORM_ATTACKS=1000'
 	@echo 'make bench    measure what learn and enforce cost; writes docs/benchmarks.md'
 	@echo 'make corpus   learn and enforce real programs; writes docs/corpus.md'
 	@echo 'make files    learn files of programs, and enforce them elsewhere; writes docs/files-measured.md'
@@ -50,7 +51,8 @@ soak: $(VENV)/installed
 
 storm: $(VENV)/installed
 	$(BIN)/python tools/storm.py $(STORM_ROUNDS)
-	$(BIN)/python tools/storm_phases.py $(STORM_STARTS)
+	$(BIN)/python tools/storm_phases.py --long $(STORM_STARTS)
+	$(BIN)/python tools/storm_attacks.py $(STORM_ATTACKS)
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/run.py docs/benchmarks.md
