@@ -30,6 +30,8 @@ class Advice(NamedTuple):
     to another section than the first; "" if none would help."""
     command: str = ""
     """The shell command that does it; '' likewise."""
+    note: str = ""
+    """What else it takes; '' if nothing."""
 
 
 def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
@@ -62,10 +64,10 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     option = "" if arch is next(iter(policy.entries), None) else f"--arch {arch} "
     option += f"--until {until} " if until else ""
     command = f"callfence allow {option}{file_word(file)} {word(line)}"
-    what = f"to allow it: {command}"
+    note = ""
     if calls.by_number[number].name in SENDING and SIGNALS in scopes(policy.scope):
-        what += f"; to a process that it has not started, {file} needs the line `scope none`, too"
-    return Advice(file, what, f"arch {arch}\n{line}" if option else line, command)
+        note = f"to a process that it has not started, with the line `scope none` in {file}, too"
+    return Advice(file, f"to allow it: {command}", f"arch {arch}\n{line}" if option else line, command, note)
 
 
 def granting(file: str, lines: Sequence[str]) -> Advice:

@@ -62,6 +62,7 @@ class Violation:
             lines.append(f"  {one.line}: not granted{one.why and f': {one.why}'}")
         for advice in self.advice:
             lines.append(f"  {advice.what}")
+            lines += [f"  {advice.note}"] * bool(advice.note)
         return "\n".join(printable(line) for line in lines)
 
     @property

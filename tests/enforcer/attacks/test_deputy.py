@@ -40,8 +40,8 @@ def test_a_folder_of_proc_is_no_way_to_the_helper(place, attacker):
 
 
 BEFORE = """
-import os, sys
-pid = os.spawnvp(os.P_NOWAIT, "sleep", ["sleep", "20"])
+import os, subprocess, sys
+pid = subprocess.Popen(["sleep", "20"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
 os.execvp(sys.argv[1], [*sys.argv[1:], str(pid)])
 """
 

@@ -9,6 +9,7 @@ import json
 import random
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -115,19 +116,20 @@ def run(folder: Path, *words: str) -> tuple[int, str]:
 def test_every_form_and_the_exit_status_say_so(tmp_path: Path) -> None:
     (tmp_path / "a.policy").write_text(HOSTILE["one call"])
     (tmp_path / "old.policy").write_text("read: allow\n")
+    done = cache(lambda *words: run(tmp_path, *words))
     said = "prctl: it has conditions that are too complex to be judged"
-    assert said in run(tmp_path, "lint", "--level", "danger", "a.policy")[1]
-    assert {run(tmp_path, "lint", "--format", form, "a.policy")[0] for form in ("text", "json", "sarif")} == {1}
-    (found,) = json.loads(run(tmp_path, "lint", "--format", "json", "a.policy")[1])["findings"]
+    assert said in done("lint", "--level", "danger", "a.policy")[1]
+    assert {done("lint", "--format", form, "a.policy")[0] for form in ("text", "json", "sarif")} == {1}
+    (found,) = json.loads(done("lint", "--format", "json", "a.policy")[1])["findings"]
     assert (found["rule"], found["level"], found["line"]) == ("too-complex", "danger", 1)
     for command in (("lint", "--format", "sarif", "a.policy"), ("diff", "--format", "sarif", "old.policy", "a.policy")):
-        results = json.loads(run(tmp_path, *command)[1])["runs"][0]["results"]
+        results = json.loads(done(*command)[1])["runs"][0]["results"]
         assert ("too-complex", "error") in [(one["ruleId"], one["level"]) for one in results]
     difference = ("diff", "--exit-code", "old.policy", "a.policy")
-    assert run(tmp_path, *difference)[0] == 1
-    assert run(tmp_path, *difference)[1].startswith(f"incomparable: danger: {said} [too-complex]")
-    assert f"**danger**: {said} [too-complex]" in run(tmp_path, "diff", "--format", "md", *difference[2:])[1].splitlines()[0]
-    first = json.loads(run(tmp_path, "diff", "--format", "json", *difference[2:])[1])["first"][0]
+    assert done(*difference)[0] == 1
+    assert done(*difference)[1].startswith(f"incomparable: danger: {said} [too-complex]")
+    assert f"**danger**: {said} [too-complex]" in done("diff", "--format", "md", *difference[2:])[1].splitlines()[0]
+    first = json.loads(done("diff", "--format", "json", *difference[2:])[1])["first"][0]
     assert (first["id"], first["level"], first["name"]) == ("too-complex", "danger", "prctl")
 
 
