@@ -50,9 +50,9 @@ soak: $(VENV)/installed
 	$(BIN)/python tools/soak.py $(SOAK_SECONDS)
 
 storm: $(VENV)/installed
-	$(BIN)/python tools/storm.py $(STORM_ROUNDS)
-	$(BIN)/python tools/storm_phases.py --long $(STORM_STARTS)
-	$(BIN)/python tools/storm_attacks.py $(STORM_ATTACKS)
+	$(BIN)/python tools/storm/storm.py $(STORM_ROUNDS)
+	$(BIN)/python tools/storm/storm_phases.py --long $(STORM_STARTS)
+	$(BIN)/python tools/storm/storm_attacks.py $(STORM_ATTACKS)
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/run.py docs/benchmarks.md

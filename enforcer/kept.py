@@ -41,8 +41,7 @@ _STANDARD = (
 )
 """Modules of Python's library that they import, in some version or other."""
 _AT_ONCE = (
-    "callfence.", "enforcer.", "policygen.reading", "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids",
-    "struct", "types",
+    "callfence.", "enforcer.", "policygen.reading", "tracer.errors", "tracer.linux", "tracer.named", "struct", "types"
 )  # fmt: skip
 """What each start imports.  Everything else is compressed: reading and cloning more memory would cost each start more than
 it saves at a violation."""

@@ -9,9 +9,11 @@ answers calls fail likewise: a program that got hold of a listener could otherwi
 from __future__ import annotations
 
 import errno
+import os
 
 from enforcer.bpf import ARCH, ARGUMENTS, EQUAL, JUMP, LOAD, NUMBER, RETURN, assembled
-from tracer import linux, pids
+from enforcer.sealed import content
+from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,14 +21,11 @@ if TYPE_CHECKING:
 
     from enforcer.bpf import Line
 
-_SIGKILL, _SIGSTOP = 9, 19  # asm/signal.h
-_EVERYBODY = 0xFFFFFFFF  # -1
-_KILL = "kill"
 _IOCTL = (16, 54)  # asm/unistd_64.h, asm/unistd_32.h
 _COMMANDS = (0xC0502100, 0xC0182101, 0x40082102, 0x80082102, 0x40182103, 0x40082104)
 """SECCOMP_IOCTL_NOTIF_RECV, _SEND, _ID_VALID and _ID_VALID_WRONG_DIR, _ADDFD, _SET_FLAGS (linux/seccomp.h)."""
-_ARCHITECTURES = (linux.AUDIT_ARCH_X86_64, linux.AUDIT_ARCH_I386)
-_DENY: Line = (RETURN, linux.SECCOMP_RET_ERRNO | errno.EPERM)
+ARCHITECTURES = (linux.AUDIT_ARCH_X86_64, linux.AUDIT_ARCH_I386)
+DENY: Line = (RETURN, linux.SECCOMP_RET_ERRNO | errno.EPERM)
 
 EXITS = {linux.AUDIT_ARCH_X86_64: (60, 231), linux.AUDIT_ARCH_I386: (1, 252)}  # exit, exit_group
 
@@ -35,9 +34,10 @@ def shielded(filter_: bytes, processes: Sequence[int]) -> bytes:
     """The filter, and instructions before it that deny calls on these two processes, the helper and its stand-in.
 
     kill(-1), which reaches every process of the user, is denied with SIGKILL and SIGSTOP: the helper ignores other signals.
+    The instructions are made by `make commands` (tools/make_helper_filter.py).  Raises OSError.
     """
-    before = _TEMPLATE
-    for stands_for, pid in zip(_NO_PIDS, processes, strict=True):
+    before = content(f"{os.path.dirname(__file__)}/shield.filter")
+    for stands_for, pid in zip(NO_PIDS, processes, strict=True):
         for sign in (1, -1):
             before = before.replace(_word(sign * stands_for), _word(sign * pid))
     return before + filter_
@@ -46,10 +46,10 @@ def shielded(filter_: bytes, processes: Sequence[int]) -> bytes:
 def without_listener(filter_: bytes) -> bytes:
     """The filter, and instructions before it that deny receiving and answering notifications of any listener."""
     lines: list[Line] = [(LOAD, ARCH)]
-    for arch, number in zip(_ARCHITECTURES, _IOCTL, strict=True):
+    for arch, number in zip(ARCHITECTURES, _IOCTL, strict=True):
         lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER), (EQUAL, number, "ioctl", "end"), f"not {arch}"]
     lines += [(JUMP, "end"), "ioctl", (LOAD, ARGUMENTS + 8), *((EQUAL, command, "deny", "") for command in _COMMANDS)]
-    return assembled([*lines, (JUMP, "end"), "deny", _DENY, "end"]) + filter_
+    return assembled([*lines, (JUMP, "end"), "deny", DENY, "end"]) + filter_
 
 
 def asking_on_exit(filter_: bytes) -> bytes:
@@ -76,43 +76,5 @@ def _word(value: int) -> bytes:
     return (value & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-def _section(processes: Sequence[int], place: int) -> bytes:
-    """The instructions for one architecture, which has that place in `_ARCHITECTURES`."""
-    groups = [group for pid in processes for group in (pid, -pid & 0xFFFFFFFF)]  # a negative one is a process group
-    named: dict[int, list[pids.Row]] = {}
-    for row in (*pids.rows(pids.SIGNALS, pids.REGISTER), *pids.rows(pids.CHANGES, pids.REGISTER, pids.USER)):
-        if row.numbers[place] >= 0:
-            named.setdefault(row.numbers[place], []).append(row)
-    blocks: dict[tuple[object, ...], tuple[str, list[Line]]] = {}
-    lines: list[Line] = [(LOAD, ARCH), (EQUAL, _ARCHITECTURES[place], "", "end"), (LOAD, NUMBER)]
-    for number, rows in named.items():
-        alike = (rows[0].name == _KILL, *((row.argument, row.place, row.selector) for row in rows))
-        label, _ = blocks.setdefault(alike, (f"block {len(blocks)}", _denied(rows, processes, groups)))
-        lines.append((EQUAL, number, label, ""))
-    lines.append((JUMP, "end"))
-    for label, block in blocks.values():
-        lines += [label, *block, (JUMP, "end")]
-    return assembled([*lines, "deny", _DENY, "end"])
-
-
-def _denied(rows: Sequence[pids.Row], processes: Sequence[int], groups: Sequence[int]) -> list[Line]:
-    """Deny a call of which these are the rows: if it names one of the processes, or all processes of a user."""
-    lines: list[Line] = []
-    for row in rows:
-        if row.selector:
-            index, *values = row.selector
-            is_user = row.place == pids.USER
-            denied: list[Line] = [(EQUAL, value, "deny", "") for value in values]
-            lines += [(LOAD, ARGUMENTS + 8 * index), *(denied if is_user else [(EQUAL, values[0], "", "end")])]
-        if row.place == pids.REGISTER:
-            values = [*(groups if row.selector or row.name == _KILL else processes)]
-            lines += [(LOAD, ARGUMENTS + 8 * row.argument), *((EQUAL, value, "deny", "") for value in values)]
-        if row.name == _KILL:
-            signals: list[Line] = [(EQUAL, signal, "deny", "") for signal in (_SIGKILL, _SIGSTOP)]
-            lines += [(EQUAL, _EVERYBODY, "", "end"), (LOAD, ARGUMENTS + 8), *signals]
-    return lines
-
-
-_NO_PIDS = (0x7FFFFF01, 0x7FFFFF02)  # no pid is that large (PID_MAX_LIMIT, linux/threads.h)
-_TEMPLATE = b"".join(_section(_NO_PIDS, place) for place in range(len(_ARCHITECTURES)))
-"""Made once, before the helper is cloned: in a clone, each page that is touched for the first time is copied."""
+NO_PIDS = (0x7FFFFF01, 0x7FFFFF02)
+"""What stands for the two processes in shield.filter; no pid is that large (PID_MAX_LIMIT, linux/threads.h)."""

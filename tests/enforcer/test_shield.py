@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
+import make_helper_filter
 import pytest
 
+import enforcer.shield
 from enforcer.chain import SHIELD
 from enforcer.shield import shielded
 from policygen.filter import bpf
@@ -106,3 +109,8 @@ def test_no_other_call_changes() -> None:
 
 def test_the_room_that_it_takes() -> None:
     assert len(FILTER) == 8 * (SHIELD + 1)
+
+
+def test_the_instructions_are_those_of_the_table() -> None:
+    """`make commands` writes them."""
+    assert Path(enforcer.shield.__file__).with_name("shield.filter").read_bytes() == make_helper_filter.shield()

@@ -20,6 +20,6 @@ from needed import needs
     ],
 )
 def test_a_short_storm(tool: str, arguments: list[str], last: str) -> None:
-    path = Path(__file__).parent.parent.parent / "tools" / f"{tool}.py"
+    path = Path(__file__).parent.parent.parent / "tools" / "storm" / f"{tool}.py"
     done = subprocess.run([sys.executable, path, *arguments], check=False, capture_output=True, text=True, timeout=600)
     assert done.stdout.splitlines()[-1].startswith(last), done.stdout + done.stderr

@@ -1,4 +1,4 @@
-/* The program of tools/storm_phases.py: storm MARK PHASES REACHED SEED [ROLE...].
+/* The program of tools/storm/storm_phases.py: storm MARK PHASES REACHED SEED [ROLE...].
  *
  * It goes through PHASES phases, of which REACHED are behind it, and plays each ROLE before or after one of them, as SEED has it.
  * Call number k of `calls` is allowed until phase k + 1, getpgrp and mkdir are never, and getpgid kills.  Each task tries them

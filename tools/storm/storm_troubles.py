@@ -41,7 +41,7 @@ class Running(NamedTuple):
 class Trouble(NamedTuple):
     name: str
     roles: tuple[str, ...] = ()
-    """What the program plays (tools/storm_phases.c)."""
+    """What the program plays (tools/storm/storm_phases.c)."""
     limit: Callable[[random.Random, int], str] | None = None
     """The limit, as an option of prlimit(1), that `enforce` and the program have; it gets the least RLIMIT_AS, in bytes."""
     unprivileged: float = 0

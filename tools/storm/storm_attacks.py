@@ -23,7 +23,7 @@ from storm import ENFORCE, helpers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ATTACKS = Path(__file__).parent.parent / "tests" / "enforcer" / "attacks"
+ATTACKS = Path(__file__).parent.parent.parent / "tests" / "enforcer" / "attacks"
 TIMEOUT = 60
 """Seconds for a round, and for what it leaves behind."""
 
