@@ -15,8 +15,8 @@ from needed import needs
     ("tool", "arguments", "last"),
     [
         ("storm", ["25"], "25 rounds, 0 wrong"),
-        ("storm_phases", ["40", "--seed", "1"], "40 starts, 0 wrong"),
-        ("storm_attacks", ["6"], "48 rounds of 8 attacks, 0 wrong"),
+        ("storm_phases", ["25", "--seed", "1"], "25 starts, 0 wrong"),
+        ("storm_attacks", ["3"], "24 rounds of 8 attacks, 0 wrong"),
     ],
 )
 def test_a_short_storm(tool: str, arguments: list[str], last: str) -> None:

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-ROUNDS = 12
+ROUNDS = 8
 """`make storm` has a thousand."""
 DENIED = "Operation not permitted"
 LATE = """
