@@ -28,8 +28,6 @@ _RESTART = (512, 513, 514, 516)  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, 
 _WORD = 8
 """Bytes that PTRACE_PEEKDATA and PTRACE_POKEDATA take."""
 _SCRATCH_GAP = 4096  # keeps clear of the red zone below the stack pointer, 128 bytes
-
-
 _SLEEPS = 3000
 """Milliseconds for which a task may sleep in a call of ours; what waits for memory or a processor is in another state."""
 

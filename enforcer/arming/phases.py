@@ -581,7 +581,7 @@ class Follower:
             return False
         phase = self._stages[process.reached - 1].name if process.reached else ""
         asked = kernel.Notification(0, pid, 0, stop.number, stop.arch, stop.ip, stop.arguments)
-        if not is_denied and call in self._plan.asked and (result := self._duty.listened(asked, phase)) is not None:
+        if not is_denied and (result := self._duty.listened(asked, phase)) is not None:
             self._answer(pid, call, -result)
             return True
         action = self._duty.judged(asked, phase)
