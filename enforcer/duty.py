@@ -13,10 +13,9 @@ import errno
 import os
 import select
 
-from enforcer import confinement, helper, kept, kernel
+from enforcer import confinement, helper, kept, kernel, shield
 from enforcer.arming.install import BUSY
 from enforcer.reporting.answer import Answers
-from enforcer.shield import shielded
 from tracer import linux
 from tracer.errors import KernelError
 
@@ -49,6 +48,7 @@ class Duty:
         "_pid",
         "_ready",
         "_reporter",
+        "_shield",
         "_watched",
         "program",
         "stand_in",
@@ -62,6 +62,7 @@ class Duty:
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`end.exit_with`).
         self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0)
         self._following = confinement.read_follower() if follows and not reporter.audit else b""
+        self._shield = shield.read()
         self._follows = follows
         self._is_fused = not (reporter.keeps_signals or reporter.audit or is_quiet)
         self._fuse: tuple[int, ...] = ()
@@ -100,7 +101,7 @@ class Duty:
 
     def shielded(self, filter_: bytes) -> bytes:
         """The filter with which the program cannot name the helper, which is this process, or the stand-in."""
-        return shielded(filter_, (os.getpid(), self.stand_in))
+        return shield.shielded(filter_, (os.getpid(), self.stand_in), self._shield)
 
     def begin(self, listener: int) -> None:
         """Give the stand-in the listener, and confine this process.  The program must not run before.  Raises OSError."""
@@ -172,9 +173,9 @@ class Duty:
 
     # Once every process is in its last phase
 
-    def descriptors(self) -> tuple[int, int, int]:
-        """Where reports go."""
-        return self._reporter.descriptor, self._reporter.stderr, self._reporter.folder
+    def descriptors(self) -> tuple[int, ...]:
+        """Where reports go, and where code comes from."""
+        return self._reporter.descriptor, self._reporter.stderr, self._reporter.folder, self._code.descriptor
 
     def serve(self) -> NoReturn:
         """Answer calls until the last confined task has ended."""

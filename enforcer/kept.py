@@ -41,10 +41,11 @@ _STANDARD = (
 )
 """Modules of Python's library that they import, in some version or other."""
 _AT_ONCE = (
-    "callfence.", "enforcer.", "policygen.reading", "tracer.errors", "tracer.linux", "tracer.named", "struct", "types"
+    "callfence.", "enforcer.", "policygen", "policygen.reading", "struct", "tracer.errors", "tracer.linux", "tracer.named",
+    "types",
 )  # fmt: skip
-"""What each start imports.  Everything else is compressed: reading and cloning more memory would cost each start more than
-it saves at a violation."""
+"""What each start imports: modules, and packages with all that is in them."""
+_PACKAGES = tuple(name for name in _AT_ONCE if name.endswith("."))
 _SELDOM = (
     "enforcer.arming.detour", "enforcer.arming.early", "enforcer.arming.phases", "enforcer.arming.surroundings",
     "enforcer.files.granted", "enforcer.files.guard", "enforcer.files.landlock", "enforcer.files.listening",
@@ -58,7 +59,7 @@ def read() -> Loader:
     """Read everything that the helper needs later."""
     if sys.version_info[:2] not in _KNOWN:
         _import(_LATER)  # 60 ms
-    _import(_EXTENSIONS)
+    _import((*_EXTENSIONS, "_blake2"))
     return sealed.kept() or Loader(*_collected())
 
 
@@ -95,7 +96,7 @@ def _stamps() -> Stamps:
 def _contents(known: Stamps, *, compiles: bool) -> tuple[Index, bytes]:
     """A module that Python has not compiled is compiled, or else kept as source: then it takes time when it is imported."""
     index: Index = {}
-    content = bytearray()
+    plain, packed = bytearray(), bytearray()
 
     def code(path: str) -> bytes:
         return code_of(path, compiles=compiles)
@@ -105,10 +106,11 @@ def _contents(known: Stamps, *, compiles: bool) -> tuple[Index, bytes]:
             read = get(path)
         except OSError:
             return False
-        is_packed = not name.startswith(_AT_ONCE) or name in _SELDOM
-        begin = len(content)
-        content.extend(zlib.compress(read) if is_packed else read)
-        index[name] = (path, is_package, is_packed, begin, len(content))
+        is_needed = (name in _AT_ONCE or name.startswith(_PACKAGES)) and name not in _SELDOM
+        content = plain if is_needed else packed
+        part = read if is_needed else zlib.compress(read)
+        index[name] = (path, is_package, b"" if is_needed else sealed.digest(part), len(content), len(content) + len(part))
+        content.extend(part)
         return True
 
     for path in known:
@@ -121,7 +123,11 @@ def _contents(known: Stamps, *, compiles: bool) -> tuple[Index, bytes]:
     for name in _STANDARD:
         path = f"{_LIBRARY}/{name.replace('.', '/')}"
         add(name, f"{path}.py", code) or add(name, f"{path}/__init__.py", code, is_package=True)
-    return index, bytes(content)
+    shift = len(plain)
+    for name, (path, is_package, digest, begin, end) in index.items():
+        if digest:
+            index[name] = (path, is_package, digest, begin + shift, end + shift)
+    return index, bytes(plain + packed)
 
 
 def code_of(source: str, *, compiles: bool = True) -> bytes:
@@ -154,6 +160,7 @@ def may_keep() -> bool:
 def keep(file: str, known: Stamps, index: Index, content: bytes) -> None:
     """Write what `sealed.kept` reads, if that is possible."""
     head = dumps((sys.version, known, index, len(content)))
+    first = 8 + len(head) + max((end for _, _, digest, _, end in index.values() if not digest), default=0)
     temporary = f"{file}.{os.getpid()}"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -161,7 +168,7 @@ def keep(file: str, known: Stamps, index: Index, content: bytes) -> None:
         return
     try:
         with open(descriptor, "wb") as kept:
-            kept.write(len(head).to_bytes(4, "little") + head + content)
+            kept.write(len(head).to_bytes(4, "little") + first.to_bytes(4, "little") + head + content)
         os.rename(temporary, file)
     except OSError:  # a full disk
         os.unlink(temporary)

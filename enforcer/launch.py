@@ -90,7 +90,7 @@ def run(
             around.enter_session()
         if arm == "now" and plan:
             paths = [found]
-            filter_ = seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan)
+            filter_ = seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
             kernel.set_no_new_privs()
             _restore_signals()
             settle()
@@ -106,7 +106,7 @@ def run(
             # What cannot be read is not dumpable: no memory of it can be written either (ptrace(2)).
             if not os.access(found, os.R_OK, effective_ids=True):
                 raise EnforceError(f"{os.fsdecode(found)} cannot be read, so it cannot be armed at its execve; {seized.HINT}")
-            seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan)
+            seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
             kernel.set_no_new_privs()
             _restore_signals()
             settle()

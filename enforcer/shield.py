@@ -30,13 +30,18 @@ DENY: Line = (RETURN, linux.SECCOMP_RET_ERRNO | errno.EPERM)
 EXITS = {linux.AUDIT_ARCH_X86_64: (60, 231), linux.AUDIT_ARCH_I386: (1, 252)}  # exit, exit_group
 
 
-def shielded(filter_: bytes, processes: Sequence[int]) -> bytes:
+def read() -> bytes:
+    """The instructions that keep calls from a helper (`make commands`, tools/make_helper_filter.py).  Raises OSError."""
+    return content(f"{os.path.dirname(__file__)}/shield.filter")
+
+
+def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> bytes:
     """The filter, and instructions before it that deny calls on these two processes, the helper and its stand-in.
 
     kill(-1), which reaches every process of the user, is denied with SIGKILL and SIGSTOP: the helper ignores other signals.
-    The instructions are made by `make commands` (tools/make_helper_filter.py).  Raises OSError.
+    `before`: what `read` returns, if it was read before.  Raises OSError.
     """
-    before = content(f"{os.path.dirname(__file__)}/shield.filter")
+    before = before or read()
     for stands_for, pid in zip(NO_PIDS, processes, strict=True):
         for sign in (1, -1):
             before = before.replace(_word(sign * stands_for), _word(sign * pid))

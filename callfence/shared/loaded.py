@@ -44,7 +44,7 @@ def keep(file: str) -> None:
             code = b"" if path.endswith(sealed.EXTENSION) else kept.code_of(path)
         except OSError:
             continue
-        index[name] = (path, is_package, False, len(content), len(content) + len(code))
+        index[name] = (path, is_package, b"", len(content), len(content) + len(code))
         content += code
     kept.keep(file, stamps, index, bytes(content))
 

@@ -31,10 +31,13 @@ def probe_listener(pidfd: int) -> None:
             raise
 
 
-def install(surgery: Surgery, key: Key, program: bytes, pidfd: int, *, threads: bool = False) -> int:
+def install(
+    surgery: Surgery, key: Key, program: bytes, pidfd: int, *, threads: bool = False, is_first: bool = False
+) -> int:
     """Put the filter on a stopped process, and return its listener, taken out through `pidfd`: the process keeps no copy.
 
-    Without a pidfd (-1) there is no listener (-1).  With `threads`, the filter is put on all threads of the process.  The
+    Without a pidfd (-1) there is no listener (-1).  With `threads`, the filter is put on all threads of the process.
+    `is_first`: it has no filter yet, so seccomp(2) returns what the kernel says; else the filters are counted.  The
     filters that the process has, and this one, must know `key`.  Raises KernelError, OSError or GoneError; if the process has
     the filter then, `surgery.is_confined` says so.
     """
@@ -49,7 +52,7 @@ def install(surgery: Surgery, key: Key, program: bytes, pidfd: int, *, threads: 
     def load(flags: int) -> int:
         return surgery.call_with(convention.seccomp, linux.SECCOMP_SET_MODE_FILTER, flags, data=data, spare=spare)
 
-    before = filters(surgery.pid)
+    before = -1 if is_first else filters(surgery.pid)
     if pidfd >= 0:
         flags |= linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
         # Since Linux 5.19 signals need not interrupt a call that is being answered; before, the kernel asks about it again.

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 HINT = "arm before it, with a policy that allows the execve: --arm now"
 
 
-def be_seized(filter_: bytes, reporter: Reporter | None, *, arm: str, stderr: int, plan: Plan | None = None) -> bytes:
+def be_seized(
+    filter_: bytes, reporter: Reporter | None, *, arm: str, stderr: int, plan: Plan | None = None, is_nested: bool = True
+) -> bytes:
     """Start the helper, and return when it traces this process, to confine it at its next execve.  Return the filter.
 
     With `arm` "now", this process confines itself by that filter instead, and the helper follows it through the phases of
-    `plan`.  Until the execve this process must start no process and no thread.  Raises KernelError if it cannot be traced,
-    EnforceError if the helper ends early.
+    `plan`.  `is_nested`: this process may have filters already.  Until the execve this process must start no process and no
+    thread.  Raises KernelError if it cannot be traced, EnforceError if the helper ends early.
     """
     duty = None
     key = plan.key if plan else Key()
@@ -42,7 +44,7 @@ def be_seized(filter_: bytes, reporter: Reporter | None, *, arm: str, stderr: in
     if helper.in_helper():
         os.close(command)
         os.close(answer)
-        work = _Work(program, filter_, key, duty, arm, plan, stderr)
+        work = _Work(program, filter_, key, duty, arm, plan, stderr, is_nested=is_nested)
         helper.guarded(lambda: _confine(work, commands, answers))
     os.close(commands)
     os.close(answers)
@@ -69,10 +71,19 @@ def be_seized(filter_: bytes, reporter: Reporter | None, *, arm: str, stderr: in
 class _Work:
     """What the helper is to do."""
 
-    __slots__ = ("arm", "duty", "filter", "key", "plan", "program", "stderr")
+    __slots__ = ("arm", "duty", "filter", "is_nested", "key", "plan", "program", "stderr")
 
     def __init__(
-        self, program: int, filter_: bytes, key: Key, duty: Duty | None, arm: str, plan: Plan | None, stderr: int
+        self,
+        program: int,
+        filter_: bytes,
+        key: Key,
+        duty: Duty | None,
+        arm: str,
+        plan: Plan | None,
+        stderr: int,
+        *,
+        is_nested: bool,
     ) -> None:
         self.program = program
         self.filter = filter_
@@ -81,6 +92,7 @@ class _Work:
         self.arm = arm
         self.plan = plan
         self.stderr = stderr
+        self.is_nested = is_nested
 
 
 def tracer() -> str:
@@ -165,7 +177,7 @@ def _arm(work: _Work, pidfd: int) -> None:
         if work.arm == "entry":
             follow.until_entry(program)
         surgery = inject.Surgery(program)
-        listener = install.install(surgery, work.key, work.filter, -1 if work.plan else pidfd)
+        listener = install.install(surgery, work.key, work.filter, -1 if work.plan else pidfd, is_first=not work.is_nested)
         surgery.close()
         if work.plan and duty:
             duty.follow(listens=not work.plan.is_quiet)

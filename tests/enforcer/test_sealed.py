@@ -80,3 +80,26 @@ def test_what_is_kept_is_compiled_and_up_to_date(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KEEP.replace("ROOT", repr(str(tmp_path)))]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment)
     assert done.stdout == f"True []\nTrue True {tmp_path}/tracer/loop.py\nNone\n", done.stderr[-3000:]
+
+
+CHANGED = r"""
+import sys
+sys.path.insert(0, ROOT)
+from enforcer import kept, sealed
+kept.read()
+sealed.prefer()
+open(sealed.KEPT, "r+b").write(b"x" * (1 << 22))
+try:
+    import policygen.model
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_code_that_was_changed_after_the_start_is_not_imported(tmp_path: Path) -> None:
+    for name in ("callfence", "enforcer", "policygen", "tracer"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", CHANGED.replace("ROOT", repr(str(tmp_path)))]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment)
+    assert done.stdout.endswith(".code has been changed\n"), done.stderr
