@@ -34,7 +34,7 @@ MADE_WITH = SAMPLES / "MADE_WITH"
 COMPILED = ("hello", "prefork", "families", "jit")
 SCRIPTS = {"httpd": "python3 httpd.py", "notes": "python3 notes.py", "pipeline": "sh pipeline.sh"}
 LEARNED = (*COMPILED, *SCRIPTS)
-FRESH_RUNS = 20
+FRESH_RUNS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def test_the_committed_policy(
 
 
 @pytest.mark.parametrize("sample", LEARNED)
-def test_twenty_fresh_learns_write_the_same_bytes(
+def test_ten_fresh_learns_write_the_same_bytes(
     sample: str, command: Words, commands: Commands, tmp_path: Path
 ) -> None:
     """PYTHONHASHSEED is set in every run: without it CPython asks for more randomness."""

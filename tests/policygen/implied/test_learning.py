@@ -85,7 +85,7 @@ def test_the_order_of_runs_does_not_matter(calls: list[str], data: st.DataObject
         assert evaluate(whole.policy, event(call)).lets_run or call.startswith("clone3")
 
 
-@pytest.mark.parametrize("calls", permutations(CALLS[:5], 2), ids=", ".join)
+@pytest.mark.parametrize("calls", tuple(permutations(CALLS[:5], 2)), ids=", ".join)
 def test_a_capability_that_another_one_includes_is_gone_whichever_came_first(calls: tuple[str, str]) -> None:
     first, second = calls
     assert learn(second, existing=learn(first).document).document.text() == learn(first, second).document.text()
@@ -107,7 +107,7 @@ ON_TWO = (
 )
 
 
-@pytest.mark.parametrize("order", permutations(range(4)), ids=str)
+@pytest.mark.parametrize("order", tuple(permutations(range(4)))[::5], ids=str)
 def test_each_architecture_has_the_capabilities_that_it_uses_whichever_was_seen_first(order: tuple[int, ...]) -> None:
     document, seen = None, []
     for place in order:
