@@ -254,3 +254,14 @@ def test_what_grants_nothing_takes_one_line_after_a_rejection(tmp_path: Path, ca
     assert first.endswith(": 1 rejected")
     assert [line.split(":")[0] for line in rest if line.startswith("  - ")] == ["  - openat"]
     assert last.startswith("- no longer allowed, and granted nothing beyond the rest (")
+
+
+@pytest.mark.parametrize("answer", ["", "  ", "x", "acceptt"])
+def test_what_is_no_answer_decides_nothing(folder: Path, review: Callable[..., Terminal], answer: str) -> None:
+    """Enter alone, above all: the change in question is dangerous."""
+    terminal = review(answer)
+    terminal.expect("leave the file as it was")
+    terminal.expect(QUESTION)
+    terminal.send("q\n")
+    terminal.expect("4 undecided")
+    assert (folder / "app.policy").read_text() == NEW

@@ -149,3 +149,22 @@ def test_names_are_told_apart() -> None:
     one = Rehearsal("SIGTERM", "signals", "")
     assert Choice(only=("SIGTERM",)).has(one) and Choice(only=("signals",)).has(one)
     assert not Choice(without=("SIGTERM",)).has(one) and not Choice(only=("faults",)).has(one)
+
+
+@pytest.mark.parametrize(
+    ("given", "other"),
+    [
+        ((b"A=1",), b"C.UTF-8"),
+        ((b"LANG=C",), b"C.UTF-8"),
+        ((b"LANG=en_GB.UTF-8",), b"C"),
+        ((b"LANG=en_GB.utf8", b"LC_ALL=C"), b"C.UTF-8"),
+        ((b"LC_CTYPE=de_DE.UTF-8", b"LANG=C"), b"C"),
+        ((b"LC_CTYPE=C", b"LANG=de_DE.UTF-8"), b"C.UTF-8"),
+    ],
+)
+def test_another_locale_is_another_encoding(given: tuple[bytes, ...], other: bytes) -> None:
+    """LC_ALL counts before LC_CTYPE, and that before LANG (locale(7))."""
+    change = next(one.environment for one in CIRCUMSTANCES if one.name == "other-locale")
+    assert change is not None
+    kept = tuple(entry for entry in given if entry.partition(b"=")[0] not in (b"LC_ALL", b"LC_CTYPE", b"LANG"))
+    assert change(given) == (*kept, b"LC_ALL=" + other)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from callfence.learning.sure import has_names_only, sureness
+from callfence.learning.sure import has_names_only, name_of, newest, sureness
 from policygen.completeness.confidence import confidence
 from policygen.completeness.discovery import discovery
 from policygen.language.document import parse
@@ -65,3 +65,14 @@ def test_warm_runs_give_no_average() -> None:
 @pytest.mark.parametrize(("text", "names"), [("read: allow\n", True), ("read: allow\nwrite: fd == 1\n", False)])
 def test_a_policy_of_names(text: str, names: bool) -> None:
     assert has_names_only(parse(text).policy) is names
+
+
+def test_the_newest_value_of_a_growing_argument_is_named() -> None:
+    """By its constant, as the policy writes it."""
+    parts = []
+    for index, option in enumerate((8, 4, 15)):  # PR_SET_KEEPCAPS, PR_SET_DUMPABLE, PR_SET_NAME: linux/prctl.h
+        folder = Folder()
+        folder.slot("/app", Event(Arch.X86_64.audit, NAMES["prctl"].number, (option, 0, 0, 0, 0, 0)), str)[0] += 1
+        parts.append(Recording((Run(f"r{index}", index, ("./app",), 0, True),), folder.observations()))
+    (growing,) = discovery(merge(*parts)).growing
+    assert (name_of(growing), newest(growing)) == ("prctl", "PR_SET_NAME")

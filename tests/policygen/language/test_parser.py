@@ -252,3 +252,10 @@ def test_no_argument_is_named_like_a_word_of_the_language() -> None:
 def test_always_is_never_inside_an_expression() -> None:
     assert parse("read: allow").policy.entries[Arch.X86_64][0] == Entry(Always(True))
     assert parse("read: deny").policy.entries[Arch.X86_64][0] == Entry(Always(False))
+
+
+def test_nesting_beyond_the_limit_by_one() -> None:
+    text = "read: " + "(" * MAX_DEPTH + "{}" + ")" * MAX_DEPTH
+    assert parse(text.format("fd == 1")).policy == parse("read: fd == 1").policy
+    with pytest.raises(PolicyError, match="nested deeper than 64"):
+        parse(text.format("(fd == 1)"))

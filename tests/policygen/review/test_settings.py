@@ -1,0 +1,44 @@
+"""What each change of a setting is, and what is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from policygen.language.document import parse
+from policygen.review.settings import settings
+
+ENDS = "accept: allow\nepoll_wait: allow\nbind: allow until idle\n"
+PHASED = "phase serving after accept\nphase idle after epoll_wait\n" + ENDS + "listen: allow until serving\n"
+ONE_PHASE = "phase idle after epoll_wait\n" + ENDS
+
+
+def said(old: str, new: str) -> list[tuple[str, str, str]]:
+    found = settings(parse(old).policy, parse(new).policy)
+    return [(one.word, one.what, str(one.level)) for one in found]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (PHASED, PHASED, []),
+        (
+            PHASED,
+            PHASED.replace("after epoll_wait", "after poll") + "poll: allow\n",
+            [("phase idle", "phase idle after epoll_wait -> after poll", "warning")],
+        ),
+        (
+            PHASED,
+            PHASED.replace("after epoll_wait", "after epoll_wait, poll") + "poll: allow\n",
+            [("phase idle", "phase idle after epoll_wait -> after epoll_wait, poll", "note")],
+        ),
+        (PHASED, ONE_PHASE, [("phase serving", "no phase serving", "warning")]),
+        (ONE_PHASE, PHASED, [("phase serving", "phase serving after accept", "note")]),
+        (
+            "default kill\nread: allow\n",
+            "default errno EPERM\nread: allow\n",
+            [("default", "default kill -> errno EPERM", "warning")],
+        ),
+    ],
+)
+def test_settings(old: str, new: str, expected: list[tuple[str, str, str]]) -> None:
+    assert said(old, new) == expected
