@@ -7,6 +7,7 @@ FUZZ_SECONDS ?= 60
 STORM_ROUNDS ?= 10000
 STORM_STARTS ?= 1000
 STORM_ATTACKS ?= 1000
+MUTANTS ?= 100
 # In two processes, each test file in one of them.
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 # A path instead of setuptools' import hook, which would take 10 ms of every start.
@@ -25,6 +26,7 @@ help:
 	@echo 'make circumstances  count what is denied in other circumstances than the learned ones; writes docs/circumstances.md'
 	@echo 'make suites   learn half of the test suites of other projects, enforce the rest; adds to docs/circumstances.md'
 	@echo 'make determinism  learn programs in other circumstances, as root; writes docs/determinism.md'
+	@echo 'make mutants  change the source at random, MUTANTS=100 times, and see which changes a test notices; writes docs/mutants.md'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
 	@echo 'make implied  read the tables of implied sets; writes policygen/implied/made.py'
 	@echo 'make commands write the completions and manual pages of the commands: completions/ and man/'
@@ -75,6 +77,9 @@ suites: $(VENV)/installed
 files: set-up-circumstances $(VENV)/installed
 	$(BIN)/python bench/circumstances/files.py docs/files-measured.md
 	$(BIN)/python bench/circumstances/file_peers.py docs/files-measured.md
+
+mutants: set-up-tests $(VENV)/developer
+	$(BIN)/python tools/measuring/mutants.py docs/mutants.md $(MUTANTS)
 
 determinism: $(VENV)/installed
 	$(BIN)/python tools/measuring/determinism.py docs/determinism.md
@@ -128,4 +133,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL: # two targets may install packages
-.PHONY: help demo test check fuzz soak storm bench corpus circumstances files suites samples implied commands completions manuals helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough
+.PHONY: help demo test check fuzz soak storm bench corpus circumstances files suites mutants determinism samples implied commands completions manuals helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough
