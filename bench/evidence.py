@@ -43,9 +43,6 @@ def section() -> Section:
 
 def counted(told: str, *command: str) -> None:
     """Learn a program, and append the seconds that went into evidence and all seconds to a file."""
-    from enforcer import sealed
-
-    sealed.prefer(sealed.LOADED)
     import policygen.recording.fold
     from callfence.cli import learn
 

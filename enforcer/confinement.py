@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 
 from enforcer import kernel
+from enforcer.later import read_file
 from tracer import linux
+
+_HERE = os.path.dirname(__file__)
 
 _CAP_KILL, _CAP_SYS_PTRACE = 1 << 5, 1 << 19  # linux/capability.h
 _KEPT = _CAP_KILL | _CAP_SYS_PTRACE
@@ -20,20 +23,12 @@ the second, it could not tell which executable made a call."""
 def read(*, renews_log: bool = False) -> bytes:
     """The filter for the helper, which is compiled from helper.policy when callfence is built; for one that may open its log
     anew, from helper-log.policy as well."""
-    return _file("helper-log.filter" if renews_log else "helper.filter")
+    return read_file(f"{_HERE}/helper-log.filter" if renews_log else f"{_HERE}/helper.filter")
 
 
 def read_follower() -> bytes:
     """The filter for a helper that follows the program through its phases, of follower.policy and those two."""
-    return _file("follower.filter")
-
-
-def _file(name: str) -> bytes:
-    descriptor = os.open(f"{os.path.dirname(__file__)}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, 1 << 15)
-    finally:
-        os.close(descriptor)
+    return read_file(f"{_HERE}/follower.filter")
 
 
 def drop_capabilities(*, traces: bool = False) -> None:

@@ -13,8 +13,9 @@ import errno
 import os
 import select
 
-from enforcer import confinement, helper, kept, kernel, shield
+from enforcer import confinement, helper, kernel, shield
 from enforcer.arming.install import BUSY
+from enforcer.later import Later
 from enforcer.reporting.answer import Answers
 from tracer import linux
 from tracer.errors import KernelError
@@ -36,7 +37,6 @@ class Duty:
     __slots__ = (
         "_answers",
         "_asked",
-        "_code",
         "_devices",
         "_epoll",
         "_filter",
@@ -44,6 +44,7 @@ class Duty:
         "_follows",
         "_fuse",
         "_is_fused",
+        "_later",
         "_listeners",
         "_pid",
         "_ready",
@@ -58,7 +59,7 @@ class Duty:
         """`follows`: the program through its phases; `is_quiet`: and answers no calls afterwards.
 
         Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
-        self._code = kept.read()
+        self._later = Later(reporter.later)
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`end.exit_with`).
         self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0)
         self._following = confinement.read_follower() if follows and not reporter.audit else b""
@@ -90,7 +91,7 @@ class Duty:
         self._asked = kernel.shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
         self._ready = os.pipe()
         self._devices = _device("/dev/null", os.O_RDWR), _device("/dev/full", os.O_WRONLY)
-        self._code.seal()
+        self._later.seal()
         own = os.getpid()
         pipes = (_fuse(pid), _fuse(pid)) if self._is_fused else ()
         self.stand_in = kernel.clone(kernel.CLONE_FILES)
@@ -129,9 +130,12 @@ class Duty:
         self._listeners[listener] = phase
 
     def events(self, epoll: select.epoll) -> Sequence[tuple[int, int]]:
-        """Wait for events; what is told after a while of quiet is told meanwhile."""
-        while not (found := epoll.poll(self._answers.pause())):
-            self._answers.quiet()
+        """Wait for events; meanwhile, read the code that describes calls, and tell what is told after a while of quiet."""
+        while not (found := epoll.poll(self._answers.pause() if self._later.is_read else 0)):
+            if self._later.is_read:
+                self._answers.quiet()
+            else:
+                self._later.read_one()
         return found
 
     def answer(self, epoll: select.epoll, descriptor: int, events: int) -> None:
@@ -173,9 +177,9 @@ class Duty:
 
     # Once every process is in its last phase
 
-    def descriptors(self) -> tuple[int, ...]:
-        """Where reports go, and where code comes from."""
-        return self._reporter.descriptor, self._reporter.stderr, self._reporter.folder, self._code.descriptor
+    def descriptors(self) -> tuple[int, int, int]:
+        """Where reports go."""
+        return self._reporter.descriptor, self._reporter.stderr, self._reporter.folder
 
     def serve(self) -> NoReturn:
         """Answer calls until the last confined task has ended."""

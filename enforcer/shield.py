@@ -12,7 +12,7 @@ import errno
 import os
 
 from enforcer.bpf import ARCH, ARGUMENTS, EQUAL, JUMP, LOAD, NUMBER, RETURN, assembled
-from enforcer.sealed import content
+from enforcer.later import read_file
 from tracer import linux
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ EXITS = {linux.AUDIT_ARCH_X86_64: (60, 231), linux.AUDIT_ARCH_I386: (1, 252)}  #
 
 def read() -> bytes:
     """The instructions that keep calls from a helper (`make commands`, tools/make_helper_filter.py).  Raises OSError."""
-    return content(f"{os.path.dirname(__file__)}/shield.filter")
+    return read_file(f"{os.path.dirname(__file__)}/shield.filter")
 
 
 def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> bytes:

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from zlib import crc32
 
 from callfence.enforcing.sealed import Compiled, is_sealed, seal, unseal
 from enforcer.errors import EnforceError
-from enforcer.kept import stamps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SYSTEM = "/var/cache/callfence"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-_COMPILES = (f"{_ROOT}/policygen/", f"{_ROOT}/tracer/abi/")
+_COMPILES = (f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi")
 _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
 
 
@@ -155,11 +155,21 @@ def is_signed() -> bool:
 
 
 def compiler() -> bytes:
-    """What identifies the code and tables that compile: every file's name, size and time of change."""
-    from callfence.version import __version__
+    """What identifies the code that compiles: the versions of it and of Python, and when it was installed; in a checkout,
+    every file's size and time of change."""
+    from callfence.version import __file__, __version__
 
-    files = (one for one in stamps().items() if one[0].startswith(_COMPILES) and one[0].endswith((".py", ".tsv")))
-    return f"{__version__} {sorted(files)}".encode()
+    paths = [__file__]
+    if os.path.exists(f"{_ROOT}/pyproject.toml"):
+        folders = [*_COMPILES]
+        for folder in folders:
+            for entry in os.scandir(folder):
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif entry.name.endswith((".py", ".tsv")):
+                    paths.append(entry.path)
+    known = [(path, int(status.st_mtime), status.st_size) for path in sorted(paths) for status in (os.stat(path),)]
+    return f"{__version__} {sys.version} {known}".encode()
 
 
 def _store(compiled: Compiled, place: _Place | None) -> str:

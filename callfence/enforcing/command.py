@@ -225,6 +225,7 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
             reach=reach,
             keeps_signals="signals" in kept,
             listens=listens,
+            later=compiled[0].later,
         )
     more: list[bytes] = []
     asked = [*(reach.calls() if reach else ()), *(_LISTEN if listens else ())]
@@ -238,7 +239,10 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
 
         silent = compiled if is_quiet else _compiled(options, "silent", strangers, problems)
         plan = staged.plan(compiled, silent, more, is_quiet=is_quiet, is_audit=is_audit, asked=frozenset(asked))
-        reporter = reporter or Reporter(-1, lambda: _policies(compiled), json=False, audit=False, evidence=False)
+        later = compiled[0].later
+        reporter = reporter or Reporter(
+            -1, lambda: _policies(compiled), json=False, audit=False, evidence=False, later=later
+        )
     filters_ = [*(made.filter for made in compiled), *more]
     if untraced:
         arm = _armed_before(name, arm, filters_, untraced, stderr, listens=not is_quiet, is_followed=plan is not None)

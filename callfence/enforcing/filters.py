@@ -74,6 +74,9 @@ def compiled(
 
 def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], variant: Variant) -> Compiled:
     """A variant of a policy that was read from `sources`.  Raises CompileError."""
+    from enforcer import later
+
+    describing = later.files() if variant != "warm" else b""  # before what compiles is imported as well
     from policygen.filter.compile import compile_policy
     from policygen.filter.listener import expects_listener, may_install_filters, names_listener
     from policygen.filter.verify import kills_itself
@@ -108,6 +111,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         files=files_of(policy),
         stages=phases,
         scope=policy.scope if variant in ("report", "silent") else "",
+        later=describing,
     )
 
 

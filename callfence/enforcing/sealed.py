@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from enforcer.arming.stage import Stage
 
-_MAGIC = b"callfence filter 10\n"
+_MAGIC = b"callfence filter 11\n"
 _BUNDLE = b"callfence filters 1\n"
 _SIGNATURE = 32
 _FACTS = (
@@ -32,8 +32,8 @@ class Compiled:
     """A filter, when to arm it, and what it was compiled from."""
 
     __slots__ = (
-        "arm", "expects_listener", "files", "filter", "is_settled", "kills_itself", "lacks_start", "may_listen", "own_filters",
-        "phases_optional", "scope", "sources", "stages", "variant",
+        "arm", "expects_listener", "files", "filter", "is_settled", "kills_itself", "lacks_start", "later", "may_listen",
+        "own_filters", "phases_optional", "scope", "sources", "stages", "variant",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +53,7 @@ class Compiled:
         files: bytes = b"",
         stages: Sequence[Stage] = (),
         scope: str = "",
+        later: bytes = b"",
     ) -> None:
         self.filter = filter_
         self.arm = arm
@@ -78,6 +79,8 @@ class Compiled:
         """The phases; those of a filter to record with have only names."""
         self.scope = scope
         """That of the policy; "" if its variant confines nothing."""
+        self.later = later
+        """The files that the helper needs to describe a denied call (`enforcer.later`); b"" if it describes none."""
         self.sources = tuple(sources)
         """Name and content of each file: the policy's first, then those it includes, as they were read."""
 
@@ -87,7 +90,7 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes) -> bytes:
     facts = [_YES if getattr(compiled, name) else b"" for name in _FACTS]
     fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *facts, compiled.filter, compiled.files]
     fields.append(_joined([_joined(_stage_fields(stage)) for stage in compiled.stages]))
-    fields += [compiled.scope.encode()]
+    fields += [compiled.scope.encode(), compiled.later]
     for name, text in compiled.sources:
         fields += [os.fsencode(name), text]
     body = _joined(fields)
@@ -107,7 +110,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
     fields = _split(body)
     made_by, variant, arm, *rest = fields
     facts = {name: field == _YES for name, field in zip(_FACTS, rest, strict=False)}
-    filter_, files, stages, scope, *texts = rest[len(_FACTS) :]
+    filter_, files, stages, scope, later, *texts = rest[len(_FACTS) :]
     sources = [(os.fsdecode(name), text) for name, text in zip(texts[::2], texts[1::2], strict=True)]
     if not sources:
         raise ValueError("it has no policy")
@@ -119,6 +122,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
         files=files,
         stages=[_stage(_split(field)) for field in _split(stages)],
         scope=scope.decode(),
+        later=later,
         **facts,
     )
     return made_by, compiled
@@ -141,7 +145,11 @@ def _stage(fields: Sequence[bytes]) -> Stage:
 
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:
-    """A file with several variants of one policy, for `enforce --filter`."""
+    """A file with several variants of one policy, for `enforce --filter`, here or on another machine."""
+    from enforcer.later import without_digests
+
+    for compiled in variants:
+        compiled.later = without_digests(compiled.later) if compiled.later else b""
     return _BUNDLE + _joined([seal(one, made_by, b"") for one in variants])
 
 

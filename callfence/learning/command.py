@@ -12,7 +12,6 @@ from callfence.learning.options import LearnOptions, parse, parser
 from callfence.learning.prepare import prepare
 from callfence.learning.watch import leaves_all_as_it_is, name_of, program, watch
 from callfence.shared.ending import end_like, fail
-from enforcer import sealed
 from enforcer.errors import FAILED, EnforceError
 from policygen.recording import recording_file
 from policygen.recording.folding import merge
@@ -36,10 +35,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         from callfence.learning.failures import explained
 
         fail(f"learn: {explained(error)}", error.status if isinstance(error, EnforceError) else FAILED)
-    for file in sealed.preferred:
-        from callfence.shared import loaded
-
-        loaded.keep(file)
     end_like(status)
 
 

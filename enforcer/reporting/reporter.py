@@ -22,8 +22,8 @@ class Reporter:
     """How to answer and describe calls that a policy's default answers."""
 
     __slots__ = (
-        "audit", "colour", "descriptor", "evidence", "file", "folder", "json", "keeps_signals", "listens", "name", "policies",
-        "reach", "stderr",
+        "audit", "colour", "descriptor", "evidence", "file", "folder", "json", "keeps_signals", "later", "listens", "name",
+        "policies", "reach", "stderr",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +40,7 @@ class Reporter:
         reach: Reach | None = None,
         keeps_signals: bool = False,
         listens: bool = False,
+        later: bytes = b"",
     ) -> None:
         self.descriptor = descriptor
         """Open for writing: a log of our own (`json`), or the program's standard error.  -1 for no reports."""
@@ -62,6 +63,8 @@ class Reporter:
         """Whether the kernel denies the program's signals to all processes but its own."""
         self.listens = listens
         """Whether listen(2) is asked about, since it may take a port that no policy grants (`enforcer.files.listening`)."""
+        self.later = later
+        """The files that describing takes (`enforcer.later`)."""
         self.json = json
         """One JSON object a line instead of text."""
         self.colour = not json and is_coloured(descriptor)

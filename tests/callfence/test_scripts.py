@@ -16,7 +16,7 @@ SCRIPTS = Path(callfence.__file__).parent / "bin"
 INTERRUPTED = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
 
 
-@pytest.mark.parametrize(("script", "loads"), [("callfence", "callfence/cli.py"), ("learn", "enforcer/sealed.py")])
+@pytest.mark.parametrize(("script", "loads"), [("callfence", "callfence/cli.py"), ("learn", "callfence/cli.py")])
 def test_ctrl_c_ends_one_that_still_loads_without_a_traceback(script, loads, tmp_path):
     module = tmp_path / loads
     module.parent.mkdir()

@@ -116,11 +116,11 @@ def test_damage_is_noticed_and_repaired(cached):
     for length in (0, 19, 23, len(whole) // 2, len(whole) - 1):
         file.write_bytes(whole[:length])
         assert compiles()
-        assert file.read_bytes() == whole
+        assert not compiles()
     for place in (0, 19, 23, 27, len(whole) // 3, len(whole) - 1):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
         assert compiles()
-    assert file.read_bytes() == whole
+    assert not compiles()
 
 
 def test_a_filter_of_another_policy_is_not_used(cached):

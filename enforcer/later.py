@@ -1,0 +1,189 @@
+"""What the helper imports when it describes a denied call.
+
+Importing it takes 60 ms, too long for every start, and later the program might have changed the files.  So whoever compiles a
+policy notes which files that takes, with their digests (`files`), and the helper imports only what has the digest.  It reads
+the files when the program has started and nothing else is to be done: callfence may be upgraded while the program runs.
+
+A filter that came from another machine has no digests (`without_digests`): then the files are read before the program runs,
+which takes 3 ms.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _frozen_importlib import BuiltinImporter, FrozenImporter, ModuleSpec
+from _frozen_importlib_external import MAGIC_NUMBER
+from marshal import loads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+_ROOTS = (f"{os.path.dirname(os.path.dirname(__file__))}/", f"{os.path.dirname(os.__file__)}/")
+"""Where modules are: ours, and those of Python's library.  A file is noted as the number of its folder, and its path in it."""
+_DESCRIBING = (
+    "callfence.enforcing.filters", "enforcer.duty", "enforcer.files.granted", "enforcer.files.listening",
+    "enforcer.files.unreachable", "enforcer.reporting.instead", "enforcer.reporting.report", "policygen.implied.unavailable",
+    "policygen.language.parser", "shlex", "tracer.abi.ready",
+)
+"""What is imported within functions is named here (tests/enforcer/test_later.py)."""
+_TABLE = ".tsv"
+_HEAD = 16
+"""Bytes before the code of a compiled module (importlib/_bootstrap_external.py, _code_to_timestamp_pyc)."""
+
+
+def files() -> bytes:
+    """Import what describing a call takes, and note of which files that was made.
+
+    Lines: Python's version; shared libraries; then a path each, the digest of what Python has compiled of it, and that of the
+    file."""
+    for name in _DESCRIBING:
+        __import__(name)
+    paths, libraries = set(), []
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None) or ""
+        if not path.startswith(_ROOTS) or "-packages/" in path:
+            continue
+        if path.endswith(".py"):
+            paths.add(path)
+            folder = os.path.dirname(path)
+            if path.startswith(_ROOTS[0]):
+                paths.update(f"{folder}/{entry}" for entry in os.listdir(folder) if entry.endswith(_TABLE))
+        else:  # a shared library, which is loaded from its file: at once
+            libraries.append(name)
+    lines = [f"{_noted(path)} {_digest(_compiled(path))} {_digest(read_file(path))}" for path in sorted(paths)]
+    return "\n".join([_version(), " ".join(libraries), *lines]).encode()
+
+
+def without_digests(noted: bytes) -> bytes:
+    """The note, for files of the same names that may have another content."""
+    version, libraries, *lines = noted.decode().split("\n")
+    return "\n".join([version, libraries, *(line.partition(" ")[0] for line in lines)]).encode()
+
+
+class Later:
+    """Finds and loads modules, and tables, of files that were noted."""
+
+    def __init__(self, noted: bytes) -> None:
+        """`noted`: what `files` returned.  If that was with another Python, it is imported and noted now.  Raises OSError."""
+        version, _, rest = noted.decode().partition("\n")
+        if version != _version():
+            rest = files().decode().partition("\n")[2]
+        libraries, _, self._lines = rest.partition("\n")
+        self._libraries = libraries.split()
+        self._paths: dict[str, str] = {}
+        """By the name of a module."""
+        self._known: dict[str, Sequence[str] | bytes] = {}
+        """By path: the digests of the compiled module and of the file, or the content."""
+        self._unread: list[str] = []
+        self.is_read = False
+        if " " not in self._lines:
+            self._parse()
+
+    def seal(self) -> None:
+        """From now on, this process imports only what was noted.  Raises ImportError."""
+        for name in self._libraries:
+            __import__(name)
+        sys.meta_path[:] = [BuiltinImporter, FrozenImporter, self]
+        sys.path_hooks.clear()
+
+    def _parse(self) -> None:
+        for line in self._lines.split("\n"):
+            file, *digests = line.split(" ")
+            path = _ROOTS[int(file[0])] + file[1:]
+            if not path.endswith(_TABLE):
+                self._paths[file[1:-3].replace("/", ".").removesuffix(".__init__")] = path
+            self._known[path] = digests or _compiled(path) or read_file(path)
+            self._unread += [path] if digests else []
+
+    def read_one(self) -> None:
+        """Read the next file; `is_read` says whether that was the last one."""
+        if not self._paths:
+            self._parse()
+        if self._unread:
+            path = self._unread.pop()
+            try:  # noqa: SIM105  contextlib takes a millisecond of each start
+                self._known[path] = self.get_data(path)
+            except (OSError, MemoryError):
+                pass  # it has been changed: importing it will say so
+        self.is_read = not self._unread
+
+    def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if not self._paths:  # taking the note to pieces costs 0.2 ms: not at each start
+            self._parse()
+        if name not in self._paths:
+            return None
+        source = self._paths[name]
+        is_package = source.endswith("/__init__.py")
+        spec = ModuleSpec(name, self, origin=source, is_package=is_package)  # type: ignore[arg-type]
+        spec.has_location = True
+        if is_package:
+            spec.submodule_search_locations = [os.path.dirname(source)]
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """The default one."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        source = self._paths[module.__name__]
+        content = self.get_data(source)
+        is_compiled = content.startswith(MAGIC_NUMBER)
+        exec(loads(content[_HEAD:]) if is_compiled else compile(content, source, "exec", dont_inherit=True), module.__dict__)
+
+    def get_data(self, path: str) -> bytes:
+        """A table, or a module, compiled if Python has compiled it.  Raises OSError if it is not what was noted."""
+        known = self._known.get(path, ())
+        if isinstance(known, bytes):
+            return known
+        for place, digest in zip((_place(path), path), known, strict=False):
+            try:
+                content = read_file(place)
+            except OSError:
+                continue
+            if _digest(content) == digest:
+                return content
+        raise FileNotFoundError(f"{path} has been changed")
+
+
+def _version() -> str:
+    return sys.version.replace("\n", " ")
+
+
+def _noted(path: str) -> str:
+    root = next(root for root in _ROOTS if path.startswith(root))
+    return f"{_ROOTS.index(root)}{path.removeprefix(root)}"
+
+
+def _place(source: str) -> str:
+    """Where Python keeps the compiled module."""
+    folder, _, file = source.rpartition("/")
+    return f"{folder}/__pycache__/{file[:-3]}.{sys.implementation.cache_tag}.pyc"
+
+
+def _compiled(source: str) -> bytes:
+    """The compiled module, if it is up to date; else b""."""
+    try:
+        content, status = read_file(_place(source)), os.stat(source)
+    except OSError:
+        return b""
+    flags, *stamp = (int.from_bytes(content[at : at + 4], "little") for at in (4, 8, 12))
+    # importlib/_bootstrap_external.py: validated by time and size, unless by a hash that is checked or trusted.
+    fits = stamp == [int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF] if flags == 0 else flags == 1
+    return content if fits and content.startswith(MAGIC_NUMBER) else b""
+
+
+def _digest(content: bytes) -> str:
+    from _blake2 import blake2b
+
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def read_file(path: str) -> bytes:
+    """The content of a file.  Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
