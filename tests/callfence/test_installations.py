@@ -48,7 +48,8 @@ def installed() -> Iterator[Path]:
     for package in ("ptrace", "pyseccomp.py"):
         path = Path(others) / package
         (shutil.copytree if path.is_dir() else shutil.copy)(path, site / package)
-    (site / "sitecustomize.py").write_text(AUDIT)
+    (site / "audited.py").write_text(AUDIT)
+    (site / "audited.pth").write_text("import audited\n")
     script = folder / "venv/bin/enforce"
     lines = (ROOT / "callfence/bin/enforce").read_text().splitlines(keepends=True)
     script.write_text("".join([f"#!{folder}/venv/bin/python\n", *lines[1:]]))
@@ -79,7 +80,7 @@ def started(folder: Path, home: Path, user: int) -> tuple[list[str], list[str]]:
         assert (done.returncode, done.stderr) == (0, "")
         environment["STARTED"] = str(home / "log")
     lines = (home / "log").read_text().splitlines()
-    return [line for line in lines if line.startswith("compile")], [line for line in lines if line.startswith("open")]
+    return [line for line in lines if line.startswith("compile /")], [line for line in lines if line.startswith("open")]
 
 
 KINDS = {
