@@ -30,7 +30,7 @@ _EXTENSIONS = ("_struct", *(("_typing",) if sys.version_info < (3, 13) else ()))
 """Modules of Python's library that may be compiled ones: imported at once."""
 _FOLDERS = ("callfence/enforcing", "enforcer", "policygen", "tracer/abi", "tracer/unwind")
 """Folders of ours, and those in them: what a start imports, what describes a violation, and what compiles a policy."""
-_WITHOUT = {"completeness", "formats", "merging", "review", "__pycache__"}
+_WITHOUT = {"comparing", "completeness", "formats", "lint", "merging", "review", "__pycache__"}
 """Folders in those of which none of that imports anything (tests/enforcer/test_sealed.py)."""
 _FILES = ("tracer/errors.py", "tracer/linux.py", "tracer/named.py", "tracer/pids.py")
 _STANDARD = (

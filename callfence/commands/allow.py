@@ -11,7 +11,7 @@ from callfence.shared.inputs import judged
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from policygen.files.algebra import differences, extended
-from policygen.files.model import NOT_CONFINED
+from policygen.grants import NOT_CONFINED
 from policygen.language.document import PolicyError, parse, parse_file
 from policygen.learning.portable import with_equivalents
 from policygen.model import ALLOW, Entry, Policy, alternatives

@@ -14,9 +14,9 @@ from callfence.shared.inputs import message, tell, tell_lines
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural, printable
 from policygen.language.naming import format_call
-from policygen.review.catalogue import Level
+from policygen.lint.catalogue import Level
+from policygen.lint.findings import Finding, about_files, lint
 from policygen.review.judgement import Reason, with_reasons_before
-from policygen.review.lint import Finding, about_files, lint
 from tracer.abi import table
 from tracer.errors import CallfenceError
 

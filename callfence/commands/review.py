@@ -20,6 +20,7 @@ from callfence.shared.git_files import document_at
 from callfence.shared.inputs import document, judged
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, printable
+from policygen.comparing.compare import Change, compare
 from policygen.language.naming import format_action, format_call
 from policygen.model import Entry
 from policygen.recording import atomic, recording_file
@@ -29,7 +30,6 @@ from policygen.review.changes import EntryChange, PolicyChange, SettingChange, c
 from policygen.review.judgement import judge
 from policygen.review.provenance import provenance
 from policygen.review.resolve import FILE_LINES, Answer, Decision, resolve, with_accepted
-from policygen.sets.compare import Change, compare
 from tracer.abi import table
 from tracer.errors import UserError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from policygen.files.algebra import differences, met
 from policygen.files.generalise import Use, added
-from policygen.files.model import NOT_CONFINED, Files
+from policygen.grants import NOT_CONFINED, Files
 from policygen.values import replace
 
 if TYPE_CHECKING:

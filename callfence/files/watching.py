@@ -29,7 +29,7 @@ from policygen.files.calls import (
 from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from policygen.files.needs import needs
 from policygen.files.places import OWN_FOLDERS, PlaceError, located, named
-from policygen.files.rights import NOTHING, Right, format_rights
+from policygen.grants import NOTHING, Right, format_rights
 from policygen.learning.scope import FAMILY, OTHERS
 from policygen.model import ABSTRACT
 from tracer import kernel

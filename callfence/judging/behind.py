@@ -9,9 +9,9 @@ from callfence.judging.sites import by_site, such_as
 from callfence.judging.symbols import Site
 from callfence.shared.markdown import code
 from callfence.shared.text import plural
+from policygen.comparing.compare import Change
 from policygen.evaluate import evaluate
 from policygen.review.companion import is_companion
-from policygen.sets.compare import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

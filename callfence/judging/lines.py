@@ -9,7 +9,7 @@ from policygen.language.document import read_text
 from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
-    from policygen.review.lint import Finding
+    from policygen.lint.findings import Finding
     from tracer.abi import Arch
 
 

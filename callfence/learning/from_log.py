@@ -11,8 +11,8 @@ from callfence.learning.import_recording import read_log
 from callfence.shared.files import recording_path
 from callfence.shared.text import on_one_line, printable
 from policygen.evaluate import evaluate
-from policygen.files.model import NOT_CONFINED
 from policygen.formats import FormatOptions
+from policygen.grants import NOT_CONFINED
 from policygen.language.document import parse_file
 from policygen.language.naming import format_call
 from policygen.learning.extend import Options

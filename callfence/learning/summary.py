@@ -12,11 +12,11 @@ from callfence.shared.text import command_line, plural, printable
 from policygen.completeness.circumstances import run_next, seen_only
 from policygen.completeness.confidence import confidence, unseen
 from policygen.completeness.discovery import discovery
-from policygen.files.review import found as risks_of
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
 from policygen.learning.scope import OTHERS
+from policygen.lint.files import found as risks_of
 from policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.recording.runs import Recording
 from tracer.abi.waits import bits

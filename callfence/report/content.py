@@ -10,11 +10,11 @@ from policygen.completeness.confidence import confidence, unseen
 from policygen.completeness.discovery import discovery
 from policygen.completeness.executables import executables
 from policygen.learning.beyond import unimplied
+from policygen.lint.findings import lint
 from policygen.recording.observation import joined
 from policygen.recording.runs import Recording
 from policygen.review.companion import is_companion
 from policygen.review.judgement import judge
-from policygen.review.lint import lint
 from policygen.review.provenance import provenance
 from policygen.values import frozen, replace
 from tracer.abi import table
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from policygen.completeness.discovery import Discovery
     from policygen.completeness.executables import Executable
     from policygen.language.document import Document
-    from policygen.review.catalogue import Level
+    from policygen.lint.catalogue import Level
+    from policygen.lint.findings import Finding
     from policygen.review.judgement import Judgement
-    from policygen.review.lint import Finding
     from policygen.review.provenance import Provenance
 
 

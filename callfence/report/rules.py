@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from callfence.report.content import Report
+    from policygen.lint.findings import Finding
     from policygen.recording.observation import Observation
-    from policygen.review.lint import Finding
     from policygen.review.provenance import Provenance
 
 _SHORT = {

@@ -16,10 +16,9 @@ from enforcer.reporting.caller import Caller
 from enforcer.reporting.process import owner, status
 from policygen.files.calls import SOCKETS, Pair, address, made_socket, numbers, wanted
 from policygen.files.landlock import ACCESS
-from policygen.files.model import path_line
 from policygen.files.needs import Need, needs
 from policygen.files.places import named
-from policygen.files.rights import NOTHING, OF_A_FILE, WORDS, Right, format_rights, rights_of
+from policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.files import tree
-from policygen.files.model import TCP, Files, path_line
-from policygen.files.ports import format_ports, ranges, single
-from policygen.files.rights import Right, format_rights
+from policygen.grants import TCP, Files, Right, format_ports, format_rights, path_line, ranges, single
 from policygen.values import replace
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from policygen.files.ports import Ports
+    from policygen.grants import Ports
 
 
 class Difference(NamedTuple):

@@ -9,7 +9,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from policygen.files.rights import NOTHING, Right
+from policygen.grants import NOTHING, Right
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple
 

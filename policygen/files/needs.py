@@ -7,7 +7,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from policygen.files.calls import Pair
-from policygen.files.rights import NOTHING, OF_A_FILE, Right
+from policygen.grants import NOTHING, OF_A_FILE, Right
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.files.paths import folders, order
-from policygen.files.rights import NOTHING, Right
+from policygen.grants import NOTHING, Right
+from policygen.paths import folders, order
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from policygen.holds import exact, holds, holds_at
 from policygen.implied.rows import capabilities, rows
-from policygen.model import ALLOW, Always, And, Condition, Entry, Expression, Not, Or, Policy, alternatives, conjuncts
+from policygen.model import ALLOW, Always, Entry, Expression, Not, Or, Policy, alternatives, conjuncts, mentioned
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.minimise import minimise
 from policygen.sets.region import Budget, truth
@@ -183,16 +183,3 @@ def _allowing(entry: Entry, default: Action) -> Iterator[Expression]:
         yield from alternatives(entry.expression)
     if (entry.otherwise or default).lets_run:
         yield Not(entry.expression)
-
-
-def mentioned(expression: Expression) -> frozenset[int]:
-    """The arguments that an expression compares anywhere."""
-    match expression:
-        case Condition(index):
-            return frozenset((index,))
-        case And(parts) | Or(parts):
-            return frozenset().union(*map(mentioned, parts))
-        case Not(part):
-            return mentioned(part)
-        case Always():
-            return frozenset()

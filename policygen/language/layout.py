@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.files.model import NOT_CONFINED
+from policygen.grants import NOT_CONFINED
 from policygen.model import Or
 from policygen.values import frozen, made
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from policygen.files.model import Files
+    from policygen.grants import Files
     from policygen.model import Entry, Expression
     from tracer.abi import Arch
 

@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from policygen.errors import PolicyError, did_you_mean
-from policygen.files.lines import STATEMENTS, file_line
-from policygen.files.model import Files
+from policygen.grants import Files
 from policygen.language.attach import Item, Place, attach
 from policygen.language.cursor import Cursor
 from policygen.language.entries import body, syscall
 from policygen.language.expressions import ExpressionParser, Span
+from policygen.language.grants import STATEMENTS, file_line
 from policygen.language.layout import SETTINGS, Include, Layout
 from policygen.language.lexer import Comment, Source, Token, source, tokenise
 from policygen.language.normal import normal_entry

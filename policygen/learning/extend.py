@@ -11,7 +11,7 @@ from policygen.learning.floor import OPAQUE
 from policygen.learning.generalise import Widened, Widening, generalise, learned
 from policygen.learning.known import sort_out
 from policygen.learning.rule import expression, join, key, read
-from policygen.model import ENOSYS, Always, And, Condition, Entry, Expression, Not, Or, alternatives
+from policygen.model import ENOSYS, Always, Entry, Expression, Or, alternatives, constrained
 from policygen.recording.observation import Observation, kept
 from policygen.sets.minimise import minimise
 from policygen.values import replace
@@ -124,21 +124,6 @@ def _opaque(name: str, entry: Entry | None, observations: Sequence[Observation],
     widened = Widened(first.arch, first.number, -1, Widening.NAMES)
     allowed = tuple(observations)
     return Extended(Entry(Always(True)), (Always(True),), allowed, widenings={widened: len(allowed)})
-
-
-def constrained(expression: Expression) -> frozenset[int]:
-    """The arguments that every alternative compares."""
-    match expression:
-        case Condition(index):
-            return frozenset((index,))
-        case And(parts):
-            return frozenset().union(*map(constrained, parts))
-        case Or(parts):
-            return frozenset.intersection(*map(constrained, parts))
-        case Not(part):
-            return constrained(part)
-        case Always():
-            return frozenset()
 
 
 def _joined(alternatives: Sequence[Expression], rules: Sequence[Rule], calls: Table, number: int) -> tuple[Expression, ...]:

@@ -11,7 +11,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING
 
-from policygen.implied.held import loosened
+from policygen.learning.held import loosened
 from policygen.learning.rule import Element, Flags, Rule, join, key
 from policygen.model import Condition, Operator
 from policygen.recording.fold import EVIDENCE
@@ -142,7 +142,7 @@ def generalise(
     """The rules for the observations of one call (one architecture, one number).
 
     `held` are arguments that keep their values even if they would be free, where the observations have them.  With `loose`,
-    what would not stop an attacker is free (`policygen.implied.held`).
+    what would not stop an attacker is free (`policygen.learning.held`).
     """
     if names_only:
         arity = len(calls.by_number[observations[0].number].arguments)

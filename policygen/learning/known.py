@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.holds import exact, holds_at
-from policygen.implied.expand import mentioned
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
-from policygen.model import Action, Always, Entry, alternatives
+from policygen.model import Action, Always, Entry, alternatives, mentioned
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.region import space, truth
 from tracer.named import NamedTuple

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.evaluate import evaluate
+from policygen.evaluate import answers, evaluate
 from policygen.holds import holds
 from policygen.language.document import Document
 from policygen.language.normal import normal_entry
 from policygen.learning.generate import New, generate
+from policygen.lint.catalogue import Level
+from policygen.lint.combined import able
+from policygen.lint.findings import grants
 from policygen.model import ENTER, Always, Arm, Entry, Or, Phase, Policy, alternatives
 from policygen.phases import START, in_phase, phase_policies, reached, with_phases
-from policygen.review.catalogue import Level
-from policygen.review.combined import able
-from policygen.review.lint import grants
 from policygen.sets.algebra import FALSE
-from policygen.sets.compare import answers
 from policygen.sets.region import Budget, space, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table

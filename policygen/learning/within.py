@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from policygen.comparing.compare import Change, compare
+from policygen.comparing.reduce import reduce
 from policygen.implied.expand import expanded, tidy
 from policygen.implied.narrow import narrowed
 from policygen.language.normal import normal
@@ -14,8 +16,6 @@ from policygen.learning.generate import Generated, New, generate
 from policygen.learning.known import sort_out
 from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives
 from policygen.recording.bounds import given_up
-from policygen.sets.compare import Change, compare
-from policygen.sets.reduce import reduce
 from policygen.values import replace
 from tracer.abi import Arch, table
 

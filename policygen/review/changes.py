@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policygen.comparing.compare import Change, Verdict, compare
 from policygen.files.algebra import differences as file_differences
 from policygen.language.naming import format_action
 from policygen.language.normal import normal_entry
 from policygen.model import Entry, Expression, Or, Policy, alternatives
 from policygen.review.risk import Ranked, ranked
 from policygen.sets.algebra import FALSE
-from policygen.sets.compare import Change, Verdict, compare
 from policygen.sets.region import space, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table

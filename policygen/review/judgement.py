@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import starmap
 from typing import TYPE_CHECKING
 
-from policygen.files.review import judged
-from policygen.review.catalogue import TOO_COMPLEX, Level
-from policygen.review.combined import Combined, completed, listed
-from policygen.review.lint import Finding, lint
+from policygen.comparing.compare import Comparison, compare
+from policygen.lint.catalogue import TOO_COMPLEX, Level
+from policygen.lint.combined import Combined, completed, listed
+from policygen.lint.files import judged
+from policygen.lint.findings import Finding, lint
 from policygen.review.risk import Ranked, ranked
 from policygen.review.settings import Setting, settings
-from policygen.sets.compare import Comparison, compare
 from policygen.sets.region import Budget
 from policygen.values import frozen
 from tracer.abi import table

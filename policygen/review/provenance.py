@@ -8,13 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from policygen.holds import exact, holds_at
-from policygen.implied.expand import granted, least, mentioned, witnessed
+from policygen.implied.expand import granted, least, witnessed
 from policygen.implied.rows import capabilities
 from policygen.language.layout import note_of
 from policygen.language.normal import normal_expression
 from policygen.learning.generalise import Widening, generalise, literal, widenings_of
 from policygen.learning.rule import expression, read
-from policygen.model import Entry, alternatives
+from policygen.model import Entry, alternatives, mentioned
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.minimise import minimise
 from policygen.sets.region import space, truth

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
-from policygen.review.catalogue import Level
+from policygen.lint.catalogue import Level
 from policygen.review.risk import dangers_of
 from tracer.abi import Arch, table
 from tracer.linux import OPAQUE

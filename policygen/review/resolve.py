@@ -10,10 +10,10 @@ from policygen.files.algebra import with_line
 from policygen.language.document import Document
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.normal import normal_entry
+from policygen.lint.findings import WHY
 from policygen.model import And, Entry, Expression, Or, Policy, alternatives
 from policygen.phases import in_each, within_start
 from policygen.review.changes import SETTINGS, EntryChange, PolicyChange, SettingChange, changes
-from policygen.review.lint import WHY
 from policygen.sets.algebra import FALSE
 from policygen.sets.join import join_entries
 from policygen.sets.region import space, truth

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policygen.comparing.compare import Change, Comparison, Difference
+from policygen.evaluate import answers
 from policygen.implied.expand import granted as granted_by
 from policygen.implied.rows import capabilities, rows
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
+from policygen.lint.catalogue import TOO_COMPLEX, Danger, Level, granted, leaves_free, of_call, of_setting
 from policygen.model import IMPLIED, alternatives
 from policygen.phases import START, as_in
-from policygen.review.catalogue import TOO_COMPLEX, Danger, Level, of_call, of_setting
-from policygen.review.selection import granted, leaves_free
 from policygen.sets.algebra import FALSE, TooComplexError
-from policygen.sets.compare import Change, Comparison, Difference, answers, example
-from policygen.sets.region import space, truth
+from policygen.sets.region import example, space, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.language.naming import format_action
+from policygen.lint.catalogue import Level
 from policygen.model import ActionKind, Arm, scopes
-from policygen.review.catalogue import Level
 from policygen.values import frozen
 
 if TYPE_CHECKING:

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 from policygen.errors import PolicyError
 from policygen.evidence.facts import Union
 from policygen.evidence.facts import parse as parse_fact
-from policygen.files.model import TCP
-from policygen.files.ports import single
-from policygen.files.rights import format_rights
 from policygen.formats import ImportFormatError
+from policygen.grants import TCP, format_rights, single
 from policygen.language.document import parse
 from policygen.recording.observation import Observation, kept
 from policygen.recording.runs import Recording, Run

@@ -8,10 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policygen.files import algebra, tree
-from policygen.files.model import NOT_CONFINED, Files
-from policygen.files.paths import folders
-from policygen.files.ports import format_ports, ranges, single
-from policygen.files.rights import ALL, NOTHING, Right
+from policygen.grants import ALL, NOT_CONFINED, NOTHING, Files, Right, format_ports, ranges, single
+from policygen.paths import folders
 
 PATHS = ["/", "/a", "/a/b", "/a/b/c", "/d", ".", "./a", "./a/b", "$HOME", "$HOME/a", "$TMPDIR"]
 PLACES = [*PATHS, "/a/b/c/e", "/d/e", "./b", "$HOME/a/b", "/e"]

@@ -13,8 +13,7 @@ from policygen.learning import generate as generating
 from policygen.learning.extend import Options
 from policygen.model import Policy, alternatives
 from policygen.recording.fold import Folder
-from policygen.sets.compare import example
-from policygen.sets.region import space, truth
+from policygen.sets.region import example, space, truth
 from tracer.abi import Arch, Event, table
 
 WRITES, UPDATES, CREATES = ({f"{verb} files"} for verb in ("writes", "updates", "creates"))

@@ -15,9 +15,9 @@ from policygen.implied.rows import capabilities, rows
 from policygen.language.document import Document, parse
 from policygen.language.naming import format_entry
 from policygen.language.operands import operands
+from policygen.lint.catalogue import Level
+from policygen.lint.findings import lint
 from policygen.model import IMPLIED, ActionKind, Always
-from policygen.review.catalogue import Level
-from policygen.review.lint import lint
 from tracer.abi import Arch, table
 
 FOLDER = Path(module.__file__).parent

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from policygen.implied import expand
 from policygen.learning import known
-from policygen.model import ALLOW, KILL, Always, And, Condition, Entry, Expression, Operator, Policy
+from policygen.model import ALLOW, KILL, Always, And, Condition, Entry, Expression, Operator, Policy, mentioned
 from policygen.recording.observation import Observation, kept
 from policygen.sets.algebra import FALSE
 from policygen.sets.region import Budget, space, truth
@@ -57,7 +57,7 @@ def test_expressions_meet_where_the_algebra_says(data: st.DataObject, number: in
     other = data.draw(strategies.expressions(Arch.X86_64, number))
     sets = space()
     meet = sets.both(truth(sets, part, arguments), truth(sets, other, arguments)) != FALSE
-    assert expand._meet(part, other, expand.mentioned(other), arguments, Budget()) == meet
+    assert expand._meet(part, other, mentioned(other), arguments, Budget()) == meet
 
 
 @example(values=(1, 2))

@@ -12,9 +12,9 @@ from policygen.evaluate import evaluate
 from policygen.language.document import parse
 from policygen.learning.extend import Options
 from policygen.learning.generate import generate
+from policygen.lint.findings import lint
 from policygen.model import ALLOW
 from policygen.recording.fold import EVIDENCE, Folder
-from policygen.review.lint import lint
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from examples import EXAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policygen.comparing.compare import Verdict, compare
 from policygen.language.document import parse
 from policygen.language.naming import format_entry
 from policygen.review.changes import EntryChange, SettingChange, changes
 from policygen.review.resolve import Answer, Decision, resolve
-from policygen.sets.compare import Verdict, compare
 from tracer.abi import table
 
 OLD = """\

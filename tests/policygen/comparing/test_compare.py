@@ -9,13 +9,13 @@ from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from policygen.comparing.compare import Change, Verdict, compare
+from policygen.comparing.reduce import reduce
 from policygen.evaluate import evaluate
 from policygen.language.document import parse
 from policygen.language.naming import format_call, format_entry, format_expression
 from policygen.model import Policy, strictest
 from policygen.sets import region
-from policygen.sets.compare import Change, Verdict, compare
-from policygen.sets.reduce import reduce
 from tracer.abi import Arch, Event, table
 
 X86_64 = Arch.X86_64

@@ -8,10 +8,9 @@ import pytest
 
 from policygen.evaluate import evaluate
 from policygen.language.document import parse
+from policygen.lint.catalogue import Danger, Level, dangers, of_call, of_setting, region_of
+from policygen.lint.findings import SIGNALLING, lint
 from policygen.model import Always
-from policygen.review.catalogue import Danger, Level, dangers, of_call, of_setting
-from policygen.review.lint import SIGNALLING, lint
-from policygen.review.selection import region_of
 from tracer.abi import Arch, table
 
 SETTINGS = [of_setting("default"), of_setting("unknown")]

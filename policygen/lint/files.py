@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen.files.algebra import differences
-from policygen.files.model import TCP, path_line
-from policygen.files.paths import covers
-from policygen.files.ports import ANY, format_ports
-from policygen.files.rights import NOTHING, WORDS, Right
 from policygen.files.tree import granted
+from policygen.grants import ANY, NOTHING, TCP, WORDS, Right, format_ports, path_line
+from policygen.paths import covers
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from policygen.files.model import Files
+    from policygen.grants import Files
 
 _BELOW = "/..."
 

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policygen.errors import PolicyError
-from policygen.files.model import Files
-from policygen.files.paths import PathError, canonical, shown, unquoted
-from policygen.files.rights import NOTHING, Right
+from policygen.grants import NOTHING, Files, Right
 from policygen.language.document import parse
+from policygen.paths import PathError, canonical, shown, unquoted
 
 BYTES = st.binary(min_size=1, max_size=8).filter(lambda name: not {b"/"[0], 0} & set(name) and name not in (b".", b".."))
 NAMES = st.lists(BYTES.map(lambda name: name.decode("utf-8", "surrogateescape")), min_size=1, max_size=3)

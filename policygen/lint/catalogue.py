@@ -1,17 +1,25 @@
-"""The catalogue of dangerous grants, lint.tsv, and of what is dangerous together, combinations.tsv; read on first use."""
+"""The catalogue of what is dangerous, lint.tsv, and of what is dangerous together, combinations.tsv; which calls a row selects.
+
+The tables are read on first use.
+"""
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from policygen.language.document import parse
+from policygen.model import Always, constrained
+from policygen.sets.region import truth
 from policygen.values import frozen
-from tracer.abi import table
+from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from tracer.abi import Arch
+    from policygen.model import Expression
+    from policygen.sets.algebra import Space
 
 
 class Level(StrEnum):
@@ -141,3 +149,34 @@ def of_call(arch: Arch, number: int) -> tuple[Danger, ...]:
 def of_setting(word: str) -> Danger:
     """Return the row about a setting that allows calls."""
     return next(danger for danger in dangers() if danger.calls == (word,))
+
+
+Selects = Danger | Ability
+"""A row with `where` and `free`."""
+
+
+@cache
+def region_of(row: Selects, arch: Arch, number: int) -> Expression:
+    """Return the expression of the calls, of that number, that the row is about; for a row about a free argument, all.
+
+    All, too, if the architecture passes the row's arguments in memory: i386's first mmap.
+    """
+    call = table(arch).by_number[number]
+    name = call.name
+    compared = {argument.name for argument in call.arguments if not argument.kind.is_pointer}
+    if compared.isdisjoint(re.findall(r"\w+", row.where)):
+        return Always(True)
+    text = f"arch {arch}\n{name}: {row.where}\n"
+    return parse(text, f"row {row.id}").policy.entries[arch][number].expression
+
+
+def granted(sets: Space, row: Selects, arch: Arch, number: int, allowed: int) -> int:
+    """Return the part of a set of calls that the row is about.  Not for rows about a free argument."""
+    arguments = table(arch).by_number[number].arguments
+    return sets.both(truth(sets, region_of(row, arch, number), arguments), allowed)
+
+
+def leaves_free(rule: Expression, row: Selects, arch: Arch, number: int) -> bool:
+    """Whether a rule leaves the argument that the row is about unconstrained."""
+    arguments = table(arch).by_number[number].arguments
+    return next(i for i, argument in enumerate(arguments) if argument.name == row.free) not in constrained(rule)

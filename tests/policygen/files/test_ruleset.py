@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policygen.files.landlock import TRUNCATE, decode, downgrade, encode
-from policygen.files.ruleset import ruleset
-from policygen.files.truncating import truncates
+from policygen.files.ruleset import ruleset, truncates
 from policygen.language.document import parse
 
 POLICIES = (

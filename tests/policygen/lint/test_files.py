@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from policygen.files.review import found, judged, risks
+from policygen.comparing.compare import Verdict, compare
+from policygen.comparing.reduce import reduce
 from policygen.language.document import parse
+from policygen.lint.catalogue import Level
+from policygen.lint.files import found, judged, risks
+from policygen.lint.findings import lint
 from policygen.merging.threeway import merge_documents
 from policygen.merging.unite import unite
-from policygen.review.catalogue import Level
 from policygen.review.changes import changes
 from policygen.review.judgement import judge
-from policygen.review.lint import lint
 from policygen.review.resolve import Answer, Decision, resolve
-from policygen.sets.compare import Verdict, compare
 from policygen.sets.join import JoinError
-from policygen.sets.reduce import reduce
 
 TABLE = (
     ("path /: read", {"root", "ssh-keys", "credentials", "accounts", "disks"}),

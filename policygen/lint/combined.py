@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policygen.evaluate import answers
 from policygen.implied.expand import expanded
+from policygen.lint.catalogue import Combination, abilities, combinations, granted, leaves_free
 from policygen.model import Always, Entry, alternatives
-from policygen.review.catalogue import Combination, abilities, combinations
-from policygen.review.selection import granted, leaves_free
 from policygen.sets.algebra import FALSE, TooComplexError
-from policygen.sets.compare import answers
 from policygen.sets.region import space
 from policygen.values import frozen
 from tracer.abi import Arch, table
@@ -17,8 +16,8 @@ from tracer.abi import Arch, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from policygen.lint.catalogue import Ability
     from policygen.model import Policy
-    from policygen.review.catalogue import Ability
     from policygen.sets.algebra import Space
 
 

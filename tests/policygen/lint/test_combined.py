@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from policygen.language.document import parse
-from policygen.review.catalogue import Level, abilities, combinations
-from policygen.review.combined import combined, completed
+from policygen.lint.catalogue import Level, abilities, combinations
+from policygen.lint.combined import combined, completed
+from policygen.lint.findings import lint
 from policygen.review.judgement import judge
-from policygen.review.lint import lint
 from tracer.abi import Arch, table
 
 TCP = "socket: family == AF_INET && type == SOCK_STREAM && protocol == 0"

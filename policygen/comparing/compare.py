@@ -5,14 +5,16 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from policygen.evaluate import answers
 from policygen.files import algebra
 from policygen.implied.expand import expanded
-from policygen.model import KILL, Action, Always, Arm, Expression, Policy, alternatives, scopes
+from policygen.model import Action, Always, Arm, Expression, Policy, alternatives, scopes
 from policygen.phases import START, as_in, names_of
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.express import express
 from policygen.sets.minimise import minimise
+from policygen.sets.region import example
 from policygen.values import frozen, replace
 from tracer.abi import Arch, Event, table
 
@@ -192,34 +194,10 @@ def _is_same(old: Policy, new: Policy, arch: Arch, number: int) -> bool:
     return settings[0] == settings[1] and old.entries[arch].get(number) == new.entries[arch].get(number)
 
 
-def answers(space: Space, policy: Policy, arch: Arch, number: int) -> list[tuple[int, Action]]:
-    """Return the actions for a call that is not an x32 one, each with its set of arguments; the sets cover everything."""
-    policy = expanded(policy)
-    if arch not in policy.entries:
-        return [(TRUE, KILL)]
-    calls = table(arch)
-    if number > calls.newest(policy.table):
-        return [(TRUE, policy.unknown)]
-    entry = policy.entries[arch].get(number)
-    if entry is None:
-        return [(TRUE, policy.default)]
-    holds = region.truth(space, entry.expression, calls.by_number[number].arguments)
-    pairs = [(holds, entry.action), (space.invert(holds), entry.otherwise or policy.default)]
-    return [(where, action) for where, action in pairs if where != FALSE]
-
-
 def change_of(before: Action, after: Action) -> Change:
     """Return how a call that meets another action is affected."""
     now, then = ((action.may_run, action.lets_run) for action in (after, before))  # so `notify` is between deny and allow
     return Change.OTHER if now == then else Change.MORE if now > then else Change.LESS
-
-
-def example(space: Space, where: int, arch: Arch, number: int) -> Event:
-    """Return one of the simplest calls of a non-empty set of arguments."""
-    point = space.difference(FALSE, where)
-    if point is None:
-        raise ValueError("no call is in the empty set")
-    return Event(arch.audit, number, region.event(point).arguments)
 
 
 def _rules(

@@ -8,11 +8,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
-from policygen.files.model import TCP, Files, path_line
-from policygen.files.paths import PathError, canonical, unquoted
-from policygen.files.ports import ANY, ANY_PORT, MAX_PORT, NO_PORT, Ports, ranges, single
-from policygen.files.rights import NONE, NOTHING, WORDS, Right
+from policygen.grants import (
+    ANY,
+    ANY_PORT,
+    MAX_PORT,
+    NO_PORT,
+    NONE,
+    NOTHING,
+    TCP,
+    WORDS,
+    Files,
+    Ports,
+    Right,
+    path_line,
+    ranges,
+    single,
+)
 from policygen.language.operands import OperandError, parse_integer
+from policygen.paths import PathError, canonical, unquoted
 
 if TYPE_CHECKING:
     from policygen.language.cursor import Cursor

@@ -11,29 +11,27 @@ from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
 from policygen.files.landlock import MAX_PORT
-from policygen.files.review import found as risks_of
 from policygen.filter.listener import names_listener
 from policygen.implied.expand import expanded, expansion
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
+from policygen.lint.catalogue import TOO_COMPLEX, Danger, Level, granted, leaves_free, of_call, of_setting
+from policygen.lint.combined import combined, listed
+from policygen.lint.files import found as risks_of
 from policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.phases import WAITS, phase_policies
-from policygen.review.catalogue import TOO_COMPLEX, Danger, Level, of_call, of_setting
-from policygen.review.combined import combined, listed
-from policygen.review.selection import granted, leaves_free
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.sets.compare import example
 from policygen.sets.minimise import minimise
-from policygen.sets.region import Budget, truth
+from policygen.sets.region import Budget, example, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from policygen.files.review import Risk
     from policygen.implied.rows import Row
     from policygen.language.document import Document
+    from policygen.lint.files import Risk
     from policygen.model import Action, Expression, Policy
     from tracer.abi import Argument
 

@@ -1,0 +1,1 @@
+"""Policies compared, and one reduced by another."""

@@ -1,0 +1,1 @@
+"""What is dangerous in a policy: the catalogue, and the findings of `callfence lint`."""
