@@ -24,12 +24,21 @@ from policygen.comparing.compare import Change, compare
 from policygen.language.naming import format_action, format_call
 from policygen.model import Entry
 from policygen.recording import atomic, recording_file
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording
-from policygen.review.changes import EntryChange, PolicyChange, SettingChange, changes
+from policygen.recording.many import merge
+from policygen.recording.model import Recording
+from policygen.review.changes import (
+    FILE_LINES,
+    Answer,
+    Decision,
+    EntryChange,
+    PolicyChange,
+    SettingChange,
+    changes,
+    resolve,
+    with_accepted,
+)
 from policygen.review.judgement import judge
 from policygen.review.provenance import provenance
-from policygen.review.resolve import FILE_LINES, Answer, Decision, resolve, with_accepted
 from tracer.abi import table
 from tracer.errors import UserError
 

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from policygen.implied.rows import Row
+    from policygen.implied.tables import Row
     from policygen.language.document import Document
     from policygen.model import Policy
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Recording
     from policygen.review.provenance import Provenance
     from tracer.abi import Event
 

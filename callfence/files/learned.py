@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
     from policygen.learning.generate import Generated
     from policygen.model import Policy
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Recording
 
 
 def watched(recording: Recording) -> list[tuple[Use, ...]]:

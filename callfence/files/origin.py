@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from policygen.language.document import Document
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Recording
 
 _KINDS = {
     "ssh-keys": "key",

@@ -14,8 +14,7 @@ from callfence.shared.text import on_one_line
 from policygen.language.document import PolicyError, parse
 from policygen.lint.catalogue import Level
 from policygen.lint.findings import WHY, lint
-from policygen.review.changes import EntryChange, PolicyChange, SettingChange, with_found
-from policygen.review.resolve import Answer, Decision, takes_reason
+from policygen.review.changes import Answer, Decision, EntryChange, PolicyChange, SettingChange, takes_reason, with_found
 from policygen.values import replace
 from tracer.abi import table
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from policygen.model import Policy
-    from policygen.recording.observation import Observation
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Observation, Recording
     from policygen.review.risk import Ranked
 
 _MANY_CALLS, _MANY_SITES, _MANY_FACTS = 12, 3, 4

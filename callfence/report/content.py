@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 from callfence.judging.differences import call_name
 from callfence.learning.sure import has_names_only
 from policygen.completeness.confidence import confidence, unseen
-from policygen.completeness.discovery import discovery
-from policygen.completeness.executables import executables
+from policygen.completeness.discovery import discovery, executables
 from policygen.learning.beyond import unimplied
 from policygen.lint.findings import lint
-from policygen.recording.observation import joined
-from policygen.recording.runs import Recording
+from policygen.recording.model import Recording, joined
 from policygen.review.companion import is_companion
 from policygen.review.judgement import judge
 from policygen.review.provenance import provenance
@@ -21,8 +19,7 @@ from tracer.abi import table
 
 if TYPE_CHECKING:
     from policygen.completeness.confidence import Confidence
-    from policygen.completeness.discovery import Discovery
-    from policygen.completeness.executables import Executable
+    from policygen.completeness.discovery import Discovery, Executable
     from policygen.language.document import Document
     from policygen.lint.catalogue import Level
     from policygen.lint.findings import Finding

@@ -12,8 +12,8 @@ from callfence.judging.sites import by_site, columns_of, such_as, widened
 from callfence.learning.sure import call_name, name_of, newest
 from callfence.report.content import calls_of
 from callfence.shared.text import on_one_line, printable
-from policygen.completeness.circumstances import run_next, seen_only
-from policygen.recording.observation import joined
+from policygen.completeness.confidence import run_next, seen_only
+from policygen.recording.model import joined
 from policygen.values import as_dict
 
 if TYPE_CHECKING:

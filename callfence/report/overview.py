@@ -8,7 +8,7 @@ from callfence.judging.differences import said_first
 from callfence.learning.summary import size_of
 from callfence.report.markup import Child, Html, code, element, items, join, lines, prose, terms
 from callfence.shared.text import on_one_line, plural, printable
-from policygen.completeness.circumstances import run_next, seen_only
+from policygen.completeness.confidence import run_next, seen_only
 from policygen.language.naming import format_action, format_call
 from policygen.lint.catalogue import Level
 from tracer.abi import table

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from callfence.report.content import Report
     from policygen.lint.findings import Finding
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
     from policygen.review.provenance import Provenance
 
 _SHORT = {

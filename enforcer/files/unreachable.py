@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
 from enforcer.reporting.caller import Caller
 from enforcer.reporting.process import owner, status
-from policygen.files.calls import SOCKETS, Pair, address, made_socket, numbers, wanted
+from policygen.files.calls import SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
 from policygen.files.landlock import ACCESS
-from policygen.files.needs import Need, needs
 from policygen.files.places import named
 from policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of
 from tracer.abi import Arch, table
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from enforcer.files.granted import Granted, Reach
-    from policygen.files.needs import File, Look
+    from policygen.files.calls import File, Look
     from tracer.abi import Event
 
 _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h

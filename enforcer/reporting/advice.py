@@ -9,7 +9,7 @@ from policygen.language.naming import format_entry
 from policygen.learning.extend import Options, extend
 from policygen.learning.scope import SENDING
 from policygen.model import ALLOW, SIGNALS, Entry, Or, constrained, scopes
-from policygen.recording.observation import Observation, kept
+from policygen.recording.model import Observation, kept
 from tracer.abi import Arch, Event, table
 from tracer.named import NamedTuple
 

@@ -111,7 +111,7 @@ class Answers:
         try:
             if self._may_be_answered(asked, phase):
                 from enforcer.reporting.report import event_of
-                from policygen.implied.unavailable import unavailable
+                from policygen.implied.tables import unavailable
                 from policygen.model import Action, ActionKind
 
                 if number := unavailable(event_of(asked)):

@@ -12,8 +12,7 @@ from policygen.model import Action, Always, Arm, Expression, Policy, alternative
 from policygen.phases import START, as_in, names_of
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.sets.express import express
-from policygen.sets.minimise import minimise
+from policygen.sets.express import express, minimise
 from policygen.sets.region import example
 from policygen.values import frozen, replace
 from tracer.abi import Arch, Event, table

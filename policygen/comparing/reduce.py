@@ -5,15 +5,13 @@ from __future__ import annotations
 from itertools import product
 
 from policygen.files.algebra import met
-from policygen.implied.expand import expanded
-from policygen.implied.narrow import narrowed
+from policygen.implied.expand import expanded, narrowed
 from policygen.language.normal import normal
 from policygen.model import Action, Always, And, Entry, Expression, Or, Policy, alternatives, strictest
 from policygen.phases import START, as_in, in_each
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
-from policygen.sets.express import negated
-from policygen.sets.minimise import minimise
+from policygen.sets.express import minimise, negated
 from policygen.values import replace
 from tracer.abi import Arch, table
 

@@ -28,8 +28,8 @@ from policygen.learning.floor import (
 from policygen.learning.generalise import Widened, Widening
 from policygen.learning.replay import replay
 from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
-from policygen.recording.bounds import given_up
-from policygen.recording.observation import Observation, kept
+from policygen.recording.fold import given_up
+from policygen.recording.model import Observation, kept
 from policygen.values import replace
 from tracer.abi import X32_BIT, Arch, Event, constants, table
 from tracer.named import NamedTuple

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from policygen.learning.extend import Options
     from policygen.learning.generate import Generated
     from policygen.model import Expression
-    from policygen.recording.observation import Observation
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Observation, Recording
 
 SERVING = "serving"
 """The name of a phase that is learned."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from policygen.model import Action, Policy
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
     from tracer.abi.table import Table
 
 

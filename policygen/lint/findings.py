@@ -21,7 +21,7 @@ from policygen.lint.files import found as risks_of
 from policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.phases import WAITS, phase_policies
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.sets.minimise import minimise
+from policygen.sets.express import minimise
 from policygen.sets.region import Budget, example, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, Event, table
@@ -29,7 +29,7 @@ from tracer.abi import Arch, Event, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from policygen.implied.rows import Row
+    from policygen.implied.tables import Row
     from policygen.language.document import Document
     from policygen.lint.files import Risk
     from policygen.model import Action, Expression, Policy

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from policygen.holds import exact, holds_at
 from policygen.implied.expand import granted, least, witnessed
-from policygen.implied.rows import capabilities
+from policygen.implied.tables import capabilities
 from policygen.language.layout import note_of
 from policygen.language.normal import normal_expression
 from policygen.learning.generalise import Widening, generalise, literal, widenings_of
 from policygen.learning.rule import expression, read
 from policygen.model import Entry, alternatives, mentioned
 from policygen.sets.algebra import FALSE, TooComplexError
-from policygen.sets.minimise import minimise
+from policygen.sets.express import minimise
 from policygen.sets.region import space, truth
 from policygen.values import frozen
 from tracer.abi import Arch, table
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from policygen.language.document import Document
     from policygen.model import Expression, Policy
-    from policygen.recording.observation import Observation
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Observation, Recording
     from tracer.abi.table import Table
 
 

@@ -18,8 +18,7 @@ from policygen.merging.threeway import merge_documents
 from policygen.merging.unite import unite
 from policygen.model import Phase
 from policygen.phases import START, in_phase, phase_policies, with_phases
-from policygen.review.changes import changes
-from policygen.review.resolve import Answer, Decision, resolve
+from policygen.review.changes import Answer, Decision, changes, resolve
 from policygen.sets.join import JoinError
 
 TEXT = """\

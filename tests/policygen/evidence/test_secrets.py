@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from policygen.evidence.facts import Places, Varying, facts, text, without_secrets
 from policygen.evidence.pointed import Value
-from policygen.evidence.secrets import SECRET, masked
-from policygen.evidence.words import steady
-from policygen.recording.observation import Observation
+from policygen.evidence.words import SECRET, masked, steady
+from policygen.recording.model import Observation
 from policygen.review import companion
 from tracer.abi import Arch, Event
 

@@ -7,7 +7,7 @@ from calls import event
 
 from policygen.evaluate import evaluate
 from policygen.implied.expand import granted, least, witnessed
-from policygen.implied.rows import capabilities
+from policygen.implied.tables import capabilities
 from policygen.language.document import parse
 from policygen.learning import generate as generating
 from policygen.learning.extend import Options

@@ -10,8 +10,7 @@ import pytest
 
 from policygen.comparing.compare import Change, compare
 from policygen.comparing.reduce import reduce
-from policygen.implied.expand import expanded
-from policygen.implied.narrow import narrowed
+from policygen.implied.expand import expanded, narrowed
 from policygen.language.document import parse
 from policygen.language.normal import normal
 from policygen.lint.findings import lint

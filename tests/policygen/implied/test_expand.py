@@ -15,7 +15,7 @@ from policygen.filter.compile import compile_policy
 from policygen.filter.verify import verify
 from policygen.holds import holds
 from policygen.implied.expand import expanded, granted, tidy
-from policygen.implied.rows import capabilities, rows
+from policygen.implied.tables import capabilities, rows
 from policygen.language.document import PolicyError, parse
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy

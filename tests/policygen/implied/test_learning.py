@@ -21,7 +21,7 @@ from policygen.recording.fold import Folder
 from tracer.abi import Arch
 
 if TYPE_CHECKING:
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
 
 CALLS = (
     "openat AT_FDCWD 0 O_RDONLY|O_CLOEXEC",

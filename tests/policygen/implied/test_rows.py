@@ -8,10 +8,9 @@ from pathlib import Path
 import make_implied
 import pytest
 
-from policygen.implied import rows as module
-from policygen.implied.cells import read_entries
+from policygen.implied import tables as module
 from policygen.implied.expand import expanded, granted
-from policygen.implied.rows import capabilities, rows
+from policygen.implied.tables import capabilities, read_entries, rows
 from policygen.language.document import Document, parse
 from policygen.language.naming import format_entry
 from policygen.language.operands import operands

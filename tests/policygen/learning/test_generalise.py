@@ -14,8 +14,8 @@ from policygen.learning.generalise import TREATMENT, Generalised, Widening, gene
 from policygen.learning.rule import Flags, Rule, expression, join, join_all, read
 from policygen.model import Always, Condition, Expression, Operator, Or
 from policygen.recording.fold import Folder
-from policygen.recording.observation import Observation
-from policygen.sets.minimise import minimise
+from policygen.recording.model import Observation
+from policygen.sets.express import minimise
 from tracer.abi import Arch, Event, Kind, table
 
 ARCH = Arch.X86_64

@@ -18,7 +18,7 @@ from policygen.learning.generate import Generated, generate
 from policygen.learning.replay import ReplayError, events, replay
 from policygen.model import ENOSYS, Arm, Entry
 from policygen.recording.fold import Folder
-from policygen.recording.observation import Observation
+from policygen.recording.model import Observation
 from tracer import linux
 from tracer.abi import Arch, Event, table
 

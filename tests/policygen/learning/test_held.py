@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from policygen.implied.rows import rows
+from policygen.implied.tables import rows
 from policygen.language.document import parse
-from policygen.learning import held as module
+from policygen.learning import generalise as module
 from policygen.learning.extend import Options
+from policygen.learning.generalise import decisions
 from policygen.learning.generate import generate
-from policygen.learning.held import decisions
 from policygen.model import IMPLIED, Always
 from policygen.recording.fold import Folder
 from tracer.abi import Arch, Event, Kind, constants, table

@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from policygen.implied import expand
-from policygen.learning import known
+from policygen.learning import extend
 from policygen.model import ALLOW, KILL, Always, And, Condition, Entry, Expression, Operator, Policy, mentioned
-from policygen.recording.observation import Observation, kept
+from policygen.recording.model import Observation, kept
 from policygen.sets.algebra import FALSE
 from policygen.sets.region import Budget, space, truth
 from tracer.abi import Arch, Event, table
@@ -32,20 +32,20 @@ def test_observations_are_sorted_out_as_the_algebra_does(data: st.DataObject) ->
     events = [data.draw(strategies.events(policy))._replace(arch=Arch.X86_64.audit, number=number) for _ in range(3)]
     seen = [_observation(event) for event in dict.fromkeys(events)]
     default = data.draw(st.sampled_from((KILL, ALLOW)))
-    plainly = known._plainly_holds
-    sorted_out = known.sort_out(entry, default, seen, TABLE)
-    known._plainly_holds = lambda *_: None
+    plainly = extend._plainly_holds
+    sorted_out = extend.sort_out(entry, default, seen, TABLE)
+    extend._plainly_holds = lambda *_: None
     try:
-        assert known.sort_out(entry, default, seen, TABLE) == sorted_out
+        assert extend.sort_out(entry, default, seen, TABLE) == sorted_out
     finally:
-        known._plainly_holds = plainly
+        extend._plainly_holds = plainly
 
 
 def test_deny_refuses_and_an_entry_that_holds_nowhere_else_does_not() -> None:
     number = TABLE.by_name["socket"].number
     seen = [_observation(Event(Arch.X86_64.audit, number, (2, 1, 0, 0, 0, 0)))]
-    assert known.sort_out(Entry(Always(False)), KILL, seen, TABLE) == ((), tuple(seen))
-    assert known.sort_out(Entry(Condition(0, Operator.EQ, 1)), KILL, seen, TABLE) == (tuple(seen), ())
+    assert extend.sort_out(Entry(Always(False)), KILL, seen, TABLE) == ((), tuple(seen))
+    assert extend.sort_out(Entry(Condition(0, Operator.EQ, 1)), KILL, seen, TABLE) == (tuple(seen), ())
 
 
 @many

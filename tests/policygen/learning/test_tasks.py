@@ -18,7 +18,7 @@ from policygen.recording.fold import EVIDENCE, Folder
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
 
 ARCH = Arch.X86_64
 STACK = constants.value("RLIMIT_STACK", ARCH)

@@ -20,7 +20,7 @@ from tracer.abi import Arch, table
 if TYPE_CHECKING:
     from policygen.learning.generate import Generated
     from policygen.model import Policy
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
 
 CALLS = table(Arch.X86_64)
 SEEN = (

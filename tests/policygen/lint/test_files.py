@@ -12,9 +12,8 @@ from policygen.lint.files import found, judged, risks
 from policygen.lint.findings import lint
 from policygen.merging.threeway import merge_documents
 from policygen.merging.unite import unite
-from policygen.review.changes import changes
+from policygen.review.changes import Answer, Decision, changes, resolve
 from policygen.review.judgement import judge
-from policygen.review.resolve import Answer, Decision, resolve
 from policygen.sets.join import JoinError
 
 TABLE = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.recording import atomic, folder
+from policygen.recording import atomic
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,8 +45,8 @@ def test_the_owner_is_kept(tmp_path: Path) -> None:
 
 def test_the_folder_of_recordings_is_no_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / folder.OURS).symlink_to("elsewhere")
-    path = tmp_path / folder.OURS / "app.rec"
+    (tmp_path / atomic.OURS).symlink_to("elsewhere")
+    path = tmp_path / atomic.OURS / "app.rec"
     for use in (atomic.check_writable, lambda path: atomic.write(path, b"new"), lambda path: atomic.locked(path).__enter__()):
         with pytest.raises(OSError, match="is a symbolic link"):
             use(path)

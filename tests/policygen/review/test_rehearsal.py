@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from policygen.language.document import parse
-from policygen.recording.folding import merge
-from policygen.recording.observation import Observation
-from policygen.recording.runs import Recording, Run
-from policygen.review.rehearsal import held_back
+from policygen.recording.many import merge
+from policygen.recording.model import Observation, Recording, Run
+from policygen.review.risk import held_back
 from tracer.abi import Arch, table
 
 PLAIN, FAULTY = Run("a", 1, (), 0, True), Run("b", 2, (), 0, True, rehearsed="write fails with EPIPE")

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from policygen.comparing.compare import Verdict, compare
 from policygen.language.document import parse
 from policygen.language.naming import format_entry
-from policygen.review.changes import EntryChange, SettingChange, changes
-from policygen.review.resolve import Answer, Decision, resolve
+from policygen.review.changes import Answer, Decision, EntryChange, SettingChange, changes, resolve
 from tracer.abi import table
 
 OLD = """\

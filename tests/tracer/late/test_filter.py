@@ -6,7 +6,7 @@ import random
 
 from policygen.filter import bpf
 from policygen.recording.fold import Folder
-from policygen.recording.observation import kept
+from policygen.recording.model import kept
 from tracer.abi import Arch, Event, table
 from tracer.kernel import RET_RECORD
 from tracer.late.filter import ROOM, UNSEEN, Key, for_calls_within, free_filter
