@@ -33,8 +33,8 @@ from programs import PROGRAMS, SEEN, Program
 from run import Place, prepare
 from start import NOBODY
 
+from policygen.files.algebra import granted
 from policygen.files.places import PlaceError, located
-from policygen.files.tree import granted
 from policygen.grants import Right
 from policygen.language.document import parse, parse_file
 from policygen.paths import encoded

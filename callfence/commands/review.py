@@ -38,7 +38,7 @@ from policygen.review.changes import (
     with_accepted,
 )
 from policygen.review.judgement import judge
-from policygen.review.provenance import provenance
+from policygen.review.why import provenance
 from tracer.abi import table
 from tracer.errors import UserError
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from policygen.language.document import Document
     from policygen.review.judgement import Headline
-    from policygen.review.provenance import Provenance
+    from policygen.review.why import Provenance
     from tracer.abi import Arch
 
 DESCRIPTION = """\

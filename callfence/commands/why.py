@@ -25,8 +25,7 @@ from policygen.model import Entry, alternatives, conjuncts
 from policygen.phases import in_phase, phase_policies
 from policygen.recording import recording_file
 from policygen.review.companion import is_companion
-from policygen.review.denial import explain, parse_call
-from policygen.review.provenance import Origin, provenance
+from policygen.review.why import Origin, explain, parse_call, provenance
 from policygen.values import replace
 from tracer.abi import Arch, table
 from tracer.errors import UserError
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
     from policygen.model import Policy
     from policygen.recording.model import Recording
-    from policygen.review.provenance import Provenance
+    from policygen.review.why import Provenance
     from tracer.abi import Event
 
 _REPORTED = re.compile(r'(?: at |"site": ")([^\s"]+\+0x[0-9a-f]+)')

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from callfence.judging.symbols import Symbols
     from policygen.learning.generalise import Widening
     from policygen.recording.model import Observation, Recording
-    from policygen.review.provenance import Provenance
+    from policygen.review.why import Provenance
     from tracer.abi import Argument
 
 MANY_FACTS = 8

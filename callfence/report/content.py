@@ -13,7 +13,7 @@ from policygen.lint.findings import lint
 from policygen.recording.model import Recording, joined
 from policygen.review.companion import is_companion
 from policygen.review.judgement import judge
-from policygen.review.provenance import provenance
+from policygen.review.why import provenance
 from policygen.values import frozen, replace
 from tracer.abi import table
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from policygen.lint.catalogue import Level
     from policygen.lint.findings import Finding
     from policygen.review.judgement import Judgement
-    from policygen.review.provenance import Provenance
+    from policygen.review.why import Provenance
 
 
 @frozen

@@ -18,7 +18,7 @@ from policygen.values import as_dict
 
 if TYPE_CHECKING:
     from callfence.report.content import Report
-    from policygen.review.provenance import Provenance
+    from policygen.review.why import Provenance
 
 
 def as_json(report: Report) -> str:

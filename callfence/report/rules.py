@@ -10,7 +10,7 @@ from callfence.judging.symbols import Site
 from callfence.report.markup import Child, Html, code, element, items, join, lines, terms
 from callfence.report.overview import anchor, badge
 from callfence.shared.text import on_one_line, plural
-from policygen.review.provenance import Origin
+from policygen.review.why import Origin
 from tracer.abi import table
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from callfence.report.content import Report
     from policygen.lint.findings import Finding
     from policygen.recording.model import Observation
-    from policygen.review.provenance import Provenance
+    from policygen.review.why import Provenance
 
 _SHORT = {
     Origin.CHANGED: "by hand",

@@ -1,1 +1,1 @@
-"""Policies compared, and one reduced by another."""
+"""Two policies -> their exact differences (`compare`), or the first without what the second does not allow (`reduce`)."""

@@ -1,8 +1,7 @@
 """Estimates of how likely a policy learned from some runs fits the next one.
 
 Runs are treated as random draws from all uses of the program.  If they were all alike (the same input each
-time), the estimate holds only for runs like these.
-So `common` and `run_next` say what all runs had in common, and what to run next.
+time), the estimate holds only for runs like these: `seen_only` says what all runs had in common, `run_next` what to run next.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policygen.files.algebra import extended
-from policygen.files.tree import granted, reduced
+from policygen.files.algebra import extended, granted, reduced
 from policygen.grants import NOTHING, Files, Right, ranges, rights_of
 from policygen.paths import covers, folders
 from tracer.named import NamedTuple

@@ -1,1 +1,1 @@
-"""What is dangerous in a policy: the catalogue, and the findings of `callfence lint`."""
+"""A policy -> what is dangerous in it (`findings`), by a catalogue (`catalogue`)."""

@@ -6,8 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policygen.files.algebra import differences
-from policygen.files.tree import granted
+from policygen.files.algebra import differences, granted
 from policygen.grants import ANY, NOTHING, TCP, WORDS, Right, format_ports, path_line
 from policygen.paths import covers
 from tracer.named import NamedTuple

@@ -20,8 +20,7 @@ from policygen.evidence.words import SECRET
 from policygen.language.naming import format_value
 from policygen.recording.fold import given_up, without
 from policygen.recording.model import Observation, Recording, Run, kept
-from policygen.review.denial import parse_call
-from policygen.review.provenance import provenance
+from policygen.review.why import parse_call, provenance
 from tracer.abi import Arch, Event, Kind, table
 from tracer.errors import UserError
 from tracer.named import NamedTuple

@@ -8,7 +8,7 @@ import pytest
 
 from policygen import formats
 from policygen.evaluate import evaluate
-from policygen.files.tree import granted
+from policygen.files.algebra import granted
 from policygen.formats import Direction, FormatOptions, ImportFormatError
 from policygen.formats.carved import TOPS, carved
 from policygen.grants import ALL, NOTHING, Right, format_rights
