@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from callfence.commands.allow import parse_entries
+from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
 from policygen.language.document import PolicyError, parse
 from policygen.lint.catalogue import Level

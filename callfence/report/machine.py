@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from callfence.commands import lint
 from callfence.judging.diff_formats import as_json as differences
-from callfence.judging.lines import Lines
+from callfence.judging.lines import Lines, as_object
 from callfence.judging.sites import by_site, columns_of, such_as, widened
 from callfence.learning.sure import call_name, name_of, newest
 from callfence.report.content import calls_of
@@ -29,7 +28,7 @@ def as_json(report: Report) -> str:
         "recording": (not report.is_bare and report.recorded_in) or None,
         "evidence": (report.is_bare and report.recorded_in) or None,
         "risk": report.gravest,
-        "findings": [lint.as_object(report.name, finding, lines) for finding in report.findings],
+        "findings": [as_object(report.name, finding, lines) for finding in report.findings],
         "sure": _sure(report),
         "runs": _runs(report),
         "programs": _programs(report),

@@ -11,9 +11,9 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
+from enforcer.caller.caller import Caller
+from enforcer.caller.process import owner, status
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
-from enforcer.reporting.caller import Caller
-from enforcer.reporting.process import owner, status
 from policygen.files.calls import SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
 from policygen.files.landlock import ACCESS
 from policygen.files.places import named

@@ -10,9 +10,9 @@ import errno
 import gc
 
 from enforcer import kernel
+from enforcer.caller.process import owner
 from enforcer.errors import FAILED
 from enforcer.reporting import end
-from enforcer.reporting.process import owner
 from enforcer.shield import EXITS
 from tracer import linux
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from policygen.learning.rule import Rule
     from policygen.recording.model import Observation, Recording, Run
 
-
 Column = int
 """Index of a run in its recording."""
 

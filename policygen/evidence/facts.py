@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from policygen.evidence.pointed import Caller
     from tracer.abi import Event
 
-
 LONGEST = PAGE
 """Characters of a fact."""
 MANY = "**"

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     Registers = tuple[Word | None, ...]
 
-
 _A, _X, _M = 0, 1, 2  # places in Registers: the accumulator, the index register, then the scratch words
 _REGISTERS = 2 + bpf.SCRATCH
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from policygen.model import Action
     from tracer.abi import Argument, Event
 
-
 Call = tuple[Arch, int]
 
 _TOTAL, _OF_ENTRY, _OF_PART = 1_000_000, 500_000, 50_000

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from tracer.abi import Event
 
-
 _ALLOWED = Entry(Always(True))
 
 

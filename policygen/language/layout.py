@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     K = TypeVar("K", bound=Hashable)
 
-
 SETTINGS = ("callfence", "table", "arm", "default", "unknown", "implied", "portable", "scope", "phases")
 """The words that begin a setting, in canonical order; `arch`, which follows the first, begins a section, and `phase NAME`
 declares a phase, after the others."""

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from policygen.model import Entry, Expression
     from tracer.abi import Arch, Argument
 
-
 Conjunction = tuple[Condition, ...]
 """Conditions that hold together; none: whatever the arguments."""
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tracer.abi import Argument
     from tracer.abi.table import Table
 
-
 _MANY = 2000
 """Rules judged in one space, which has room for a million nodes: each takes up to 400."""
 

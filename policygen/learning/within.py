@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from policygen.model import Arm
     from policygen.recording.model import Observation
 
-
 MAX_DENIALS = 16
 """The most calls that a policy with an implied set may have to deny for its baseline's sake.  Container profiles take 1 to 8
 (their age), and a baseline that was learned without a set takes 120."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from policygen.model import Expression, Policy
 
-
 T = TypeVar("T")
 
 MAX_PRODUCT = 1024

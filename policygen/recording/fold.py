@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from policygen.evidence.pointed import Caller
     from tracer.abi.table import Table
 
-
 MANY = 256
 """The most combinations of values of one call's constrained arguments that are kept: four times as many as ordinary programs
 make (setsockopt in the tests of a language runtime)."""

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from tracer.abi.table import Table
 
-
 Registers = tuple[int, int, int, int, int, int]
 
 

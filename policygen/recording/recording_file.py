@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-
 FORMAT = 4
 Shape = Mapping[str, "Callable[[Sequence[Any]], bool]"]
 """What tells of each field whether its values, in one or more lines, are valid."""

@@ -32,7 +32,6 @@ from tracer.abi import Arch, table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-
 SETTINGS = ("table", "arm", "default", "unknown", "scope")
 
 

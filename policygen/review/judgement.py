@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from policygen.model import Action, Policy
     from tracer.abi import Arch
 
-
 _FATE = {
     ActionKind.ALLOW: "are allowed, though no one has considered them",
     ActionKind.LOG: "are allowed, though no one has considered them, and logged",

@@ -1,1 +1,1 @@
-"""Expressions as exact sets of calls (`algebra`, `region`), and back: joined (`join`), as the shortest expressions (`express`)."""
+"""Expressions as exact sets of calls (`algebra`, `region`), and back: joined (`join`), as short expressions (`express`)."""

@@ -16,7 +16,6 @@ from tracer.abi import Arch, Argument, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-
 _BITS = frozenset((Kind.FLAGS, Kind.PROTECTION, Kind.FIELD, Kind.MODE))
 """Kinds that are compared by bits and not by order."""
 _NAMED = frozenset((Kind.SELECTOR, Kind.SIGNAL, Kind.CLOCK, Kind.PROTECTION))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from enforcer.reporting.process import is_own
+from enforcer.caller.process import is_own
 from tracer.abi import Arch
 from tracer.unwind.walk import Maps, Registers, outside
 
