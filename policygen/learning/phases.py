@@ -13,8 +13,7 @@ from policygen.holds import holds
 from policygen.language.document import Document
 from policygen.language.normal import normal_entry
 from policygen.learning.generate import New, generate
-from policygen.lint.catalogue import Level
-from policygen.lint.combined import able
+from policygen.lint.catalogue import Level, able
 from policygen.lint.findings import grants
 from policygen.model import ENTER, Always, Arm, Entry, Or, Phase, Policy, alternatives
 from policygen.phases import START, in_phase, phase_policies, reached, with_phases

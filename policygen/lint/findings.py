@@ -15,8 +15,7 @@ from policygen.filter.listener import names_listener
 from policygen.implied.expand import expanded, expansion
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_expression
-from policygen.lint.catalogue import TOO_COMPLEX, Danger, Level, granted, leaves_free, of_call, of_setting
-from policygen.lint.combined import combined, listed
+from policygen.lint.catalogue import TOO_COMPLEX, Danger, Level, combined, granted, leaves_free, listed, of_call, of_setting
 from policygen.lint.files import found as risks_of
 from policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.phases import WAITS, phase_policies

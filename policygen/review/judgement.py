@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from policygen.comparing.compare import Comparison, compare
 from policygen.language.naming import format_action
-from policygen.lint.catalogue import TOO_COMPLEX, Level
-from policygen.lint.combined import Combined, completed, listed
+from policygen.lint.catalogue import TOO_COMPLEX, Combined, Level, completed, listed
 from policygen.lint.files import judged
 from policygen.lint.findings import Finding, lint
 from policygen.model import ActionKind, Arm, scopes

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policygen.language.document import parse
-from policygen.lint.catalogue import Level, abilities, combinations
-from policygen.lint.combined import combined, completed
+from policygen.lint.catalogue import Level, abilities, combinations, combined, completed
 from policygen.lint.findings import lint
 from policygen.review.judgement import judge
 from tracer.abi import Arch, table
