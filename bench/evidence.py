@@ -47,7 +47,7 @@ def counted(told: str, *command: str) -> None:
     from callfence.cli import learn
 
     began = time.thread_time()
-    import policygen.evidence.run
+    import policygen.evidence.facts
 
     spent = time.thread_time() - began
     look, end = policygen.recording.fold.Folder.look, os._exit

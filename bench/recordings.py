@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from harness import LEARN, Figure, Section, run, scratch, table
 
+from policygen.comparing.compare import compare
 from policygen.filter.compile import compile_policy
 from policygen.filter.verify import verify
 from policygen.learning.generate import generate
 from policygen.recording import recording_file
-from policygen.recording.observation import Observation, kept
-from policygen.recording.runs import Recording, Run
-from policygen.sets.compare import compare
+from policygen.recording.model import Observation, Recording, Run, kept
 from tracer.abi import Arch, Argument, Event, Kind, constants
 from tracer.abi import table as calls
 

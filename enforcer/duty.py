@@ -14,7 +14,7 @@ import os
 import select
 
 from enforcer import confinement, helper, kernel, shield
-from enforcer.arming.install import BUSY
+from enforcer.errors import BUSY
 from enforcer.later import Later
 from enforcer.reporting.answer import Answers
 from tracer import linux

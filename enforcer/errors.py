@@ -11,6 +11,10 @@ FAILED = 125
 """callfence did not run the program, or did not let it begin."""
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
+BUSY = (
+    "another filter has a listener already (a container's, or enforce within enforce); without reports: --quiet-kernel"
+)
+"""EBUSY of seccomp(2)."""
 
 
 class EnforceError(UserError):

@@ -62,7 +62,7 @@ def leave() -> None:
     """
     os.setsid()
     try:
-        os.chdir("/proc")  # what is mounted there later does not change what this process reads (`reporting.process`)
+        os.chdir("/proc")  # what is mounted there later does not change what this process reads (`caller.process`)
     except OSError:
         os.chdir("/")
     sys.path[:] = [path for path in sys.path if path.startswith("/")]

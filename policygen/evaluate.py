@@ -1,6 +1,6 @@
-"""The reference semantics: what a policy answers to one call.
+"""What a policy answers to a call: the reference semantics, and the same for all calls of a number at once.
 
-Compiled filters and the set algebra are proved against this function.
+Compiled filters and the set algebra are proved against `evaluate`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from policygen.holds import holds
 from policygen.implied.expand import expanded
 from policygen.model import KILL, Action, Policy
 from policygen.phases import START, in_phase
+from policygen.sets.algebra import FALSE, TRUE, Space
+from policygen.sets.region import truth
 from tracer.abi import X32_BIT, Arch, Event, table
 
 
@@ -37,3 +39,19 @@ def evaluate(policy: Policy, event: Event, phase: str = START) -> Action:
     if holds(entry.expression, syscalls.by_number[event.number].arguments, event.arguments):
         return entry.action
     return policy.default if entry.otherwise is None else entry.otherwise
+
+
+def answers(space: Space, policy: Policy, arch: Arch, number: int) -> list[tuple[int, Action]]:
+    """Return the actions for a call that is not an x32 one, each with its set of arguments; the sets cover everything."""
+    policy = expanded(policy)
+    if arch not in policy.entries:
+        return [(TRUE, KILL)]
+    calls = table(arch)
+    if number > calls.newest(policy.table):
+        return [(TRUE, policy.unknown)]
+    entry = policy.entries[arch].get(number)
+    if entry is None:
+        return [(TRUE, policy.default)]
+    holds = truth(space, entry.expression, calls.by_number[number].arguments)
+    pairs = [(holds, entry.action), (space.invert(holds), entry.otherwise or policy.default)]
+    return [(where, action) for where, action in pairs if where != FALSE]

@@ -12,7 +12,7 @@ from operator import ge
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from policygen.files.model import NOT_CONFINED, Files
+from policygen.grants import NOT_CONFINED, Files
 from policygen.values import frozen, made
 from tracer.abi.waits import ENTER as ENTER
 from tracer.abi.waits import NOTIFY as NOTIFY
@@ -191,6 +191,34 @@ def conjuncts(expression: Expression) -> tuple[Expression, ...]:
     if expression == Always(True):
         return ()
     return expression.parts if isinstance(expression, And) else (expression,)
+
+
+def constrained(expression: Expression) -> frozenset[int]:
+    """The arguments that every alternative compares."""
+    match expression:
+        case Condition(index):
+            return frozenset((index,))
+        case And(parts):
+            return frozenset().union(*map(constrained, parts))
+        case Or(parts):
+            return frozenset.intersection(*map(constrained, parts))
+        case Not(part):
+            return constrained(part)
+        case Always():
+            return frozenset()
+
+
+def mentioned(expression: Expression) -> frozenset[int]:
+    """The arguments that an expression compares anywhere."""
+    match expression:
+        case Condition(index):
+            return frozenset((index,))
+        case And(parts) | Or(parts):
+            return frozenset().union(*map(mentioned, parts))
+        case Not(part):
+            return mentioned(part)
+        case Always():
+            return frozenset()
 
 
 @frozen

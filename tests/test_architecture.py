@@ -26,6 +26,58 @@ ONE_PLACE = {"ptrace": "tracer/kernel.py", "pyseccomp": "policygen/filter/librar
 ONE_PLACE |= {"yaml": "policygen/formats/containers/spo.py"}
 
 
+LAYERS = {
+    "tracer": """
+        errors linux named pids
+        abi kernel unwind
+        signals task
+        caller processor starting
+        tally
+        calls family
+        faults late reach
+        loop
+        waits
+        session
+        running
+    """,
+    "policygen": """
+        errors paths reading text values
+        evidence grants
+        model recording
+        holds phases
+        language
+        sets
+        implied
+        evaluate
+        files filter
+        comparing lint
+        learning
+        completeness formats merging review
+    """,
+    "enforcer": """
+        bpf caller chain errors ffi later text
+        kernel keyring shield
+        confinement files helper program
+        reporting
+        duty
+        arming
+        launch
+    """,
+    "callfence": """
+        isolation memory shared version
+        enforcing judging
+        companion files
+        learning
+        report
+        commands
+        api cli
+        __main__ pytest_plugin
+    """,
+}
+"""The layers of each package, lowest first: a unit, which is a folder or a module of the package, imports only from the layers
+below its own, never from its peers.  What the package itself (`__init__`) imports does not count."""
+
+
 def _folder(name: str) -> str:
     return next((one for one in SHARED if f"{name}.".startswith(f"{one}.")), name.split(".")[0])
 
@@ -82,6 +134,7 @@ def _files(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found.update(name if name in MODULES else str(node.module) for name in names)
     return found & MODULES.keys()
@@ -94,12 +147,38 @@ def test_no_files_import_each_other() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
+def _unit(module: str) -> str:
+    """The folder or module of its package that a module is in; '' for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_layers_import_what_is_below(package: str) -> None:
+    """Also for types, and within functions."""
+    layers = [line.split() for line in LAYERS[package].split("\n") if line.strip()]
+    place = {unit: number for number, layer in enumerate(layers) for unit in layer}
+    own = [module for module in MODULES if module.startswith(f"{package}.")]
+    assert {*map(_unit, own)} == {*place}
+    imports = [(module, name) for module in own for name in sorted(_files(MODULES[module])) if name.startswith(f"{package}.")]
+    inner = [(module, name) for module, name in imports if _unit(module) != _unit(name)]
+    wrong = [f"{module} imports {name}" for module, name in inner if place[_unit(name)] >= place[_unit(module)]]
+    assert not wrong
+
+
 PAGE = (ROOT / "ARCHITECTURE.md").read_text()
 TOP = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
 PATHS = sorted(set(re.findall(rf"(?<![\w./])(?:{TOP})/[\w./-]*\w/?", PAGE)))
 PACKAGES = sorted({str(path.parent.relative_to(ROOT)) for path in FILES})
 OTHERS = [path for folder in ("tests", "tools", "bench") for path in (ROOT / folder).rglob("*.py")]
 FOLDERS = sorted({str(path.parent.relative_to(ROOT)) for path in (*FILES, *OTHERS)})
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_the_page_draws_the_layers(package: str) -> None:
+    """The highest first, each in a line of its own."""
+    layers = [" ".join(line.split()) for line in LAYERS[package].split("\n") if line.strip()]
+    drawn = r"\n +".join(map(re.escape, reversed(layers)))
+    assert re.search(rf"^    {package} +{drawn}$", PAGE, re.MULTILINE)
 
 
 def test_the_page_names_paths() -> None:

@@ -24,8 +24,8 @@ with atheris.instrument_imports(include=["policygen", "tracer.abi", "json"]):
     from policygen.language.lexer import decode
     from policygen.model import Policy
     from policygen.recording import recording_file
-    from policygen.recording.folding import merge
-    from policygen.recording.runs import Recording
+    from policygen.recording.many import merge
+    from policygen.recording.model import Recording
     from policygen.sets import region
     from policygen.sets.algebra import Space, TooComplexError
     from tracer.errors import CallfenceError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from policygen.implied.cells import lines, read_entries
+from policygen.implied.tables import lines, read_entries
 from policygen.model import ALLOW, IMPLIED, Always, And, Condition, Entry, Expression, Not, Or
 from tracer.abi import Arch
 

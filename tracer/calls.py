@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Final
 
 from tracer import kernel, linux
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError
-from tracer.late.watched import CLONE_UNTRACED, SET_MODE, WRITES, is_readable
 from tracer.linux import OPAQUE, PTRACE_CONT, PTRACE_SYSCALL
 from tracer.tally import event_of
 from tracer.task import has_filter, read_path
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     Handler = Callable[["Task", Event], None]
 
 ENOSYS: Final = 38  # asm-generic/errno.h
+CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h
+SET_MODE: Final = (linux.SECCOMP_SET_MODE_STRICT, linux.SECCOMP_SET_MODE_FILTER)
+O_ACCMODE: Final = 3  # asm-generic/fcntl.h
+WRITES: Final = ("write", "writev", "pwritev2", "sendfile", "splice")
+"""Calls that can write to a terminal.  io_uring can too, but is seldom used for that."""
+
+
+def is_readable(flags: int) -> bool:
+    """Whether a file can be read through a descriptor that was opened with these flags; a folder has no content."""
+    return flags & O_ACCMODE != os.O_WRONLY and not flags & os.O_DIRECTORY
 
 
 class Calls:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import locked
-from callfence.shared.inputs import judged
+from callfence.shared.inputs import judged, parse_entries
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from policygen.files.algebra import differences, extended
-from policygen.files.model import NOT_CONFINED
-from policygen.language.document import PolicyError, parse, parse_file
+from policygen.language.document import PolicyError, parse_file
 from policygen.learning.portable import with_equivalents
 from policygen.model import ALLOW, Entry, Policy, alternatives
 from policygen.phases import phase_policies, with_phases
@@ -173,19 +172,6 @@ def _equivalents(given: Policy, policy: Policy) -> Iterator[str]:
             if entry != old:
                 yield f"  portable: {table(arch).by_number[number].name}"
                 yield from (f"    {line}" for line in _changes(arch, number, old, entry))
-
-
-def parse_entries(text: str, arch: Arch) -> Policy:
-    """The policy whose entries a text holds, at least one, for `arch` unless it says otherwise.  Raises PolicyError."""
-    head = "" if text.lstrip().startswith("arch ") else f"arch {arch}\n"
-    try:
-        policy = parse(head + text, "LINE").policy
-    except PolicyError as error:
-        error.line -= head.count("\n")
-        raise
-    if not any(policy.entries.values()) and policy.files == NOT_CONFINED:
-        raise PolicyError("LINE", 1, 1, "no entry is given", text, "NAME: allow, or NAME: CONDITION")
-    return policy
 
 
 def parse_lines(text: str, arch: Arch) -> Policy:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.files.own import own
-from callfence.judging.lines import Lines
+from callfence.judging.lines import Lines, as_object
 from callfence.judging.sarif import Result, SarifRule, sarif
 from callfence.shared.inputs import document as read
 from callfence.shared.inputs import message, tell, tell_lines
 from callfence.shared.options import Parser
-from callfence.shared.text import on_one_line, plural, printable
+from callfence.shared.text import on_one_line, plural
 from policygen.language.naming import format_call
-from policygen.review.catalogue import Level
+from policygen.lint.catalogue import Level
+from policygen.lint.findings import Finding, about_files, lint
 from policygen.review.judgement import Reason, with_reasons_before
-from policygen.review.lint import Finding, about_files, lint
 from tracer.abi import table
 from tracer.errors import CallfenceError
 
@@ -137,23 +137,6 @@ def _short(arch: Arch, number: int, entry: Entry) -> str:
     """The entry on one line, cut where no one reads on."""
     text = on_one_line(arch, number, entry)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
-
-
-def as_object(policy: str, finding: Finding, lines: Lines) -> dict[str, object]:
-    return {
-        "file": printable(policy),
-        "line": lines.of(finding),
-        "rule": finding.rule,
-        "level": finding.level,
-        "arch": finding.arch,
-        "name": finding.name,
-        "grants": finding.grants,
-        "why": finding.why,
-        "safer": finding.safer,
-        "source": finding.source,
-        "example": format_call(finding.example) if finding.example else None,
-        "accepted": finding.accepted or None,
-    }
 
 
 def _result(policy: str, finding: Finding, lines: Lines, *, is_new: bool) -> Result:

@@ -11,11 +11,10 @@ from callfence.shared.inputs import judged, tell
 from callfence.shared.options import Parser
 from policygen.language.document import Document, PolicyError, included, parse, read_text
 from policygen.language.lexer import decode
-from policygen.merging.markers import with_markers
-from policygen.merging.threeway import merge_documents
+from policygen.merging.threeway import merge_documents, with_markers
 from policygen.merging.unite import unite
 from policygen.recording import atomic, many, recording_file
-from policygen.recording.folding import merge
+from policygen.recording.many import merge
 from policygen.sets.join import JoinError
 from tracer.errors import UserError
 
@@ -63,7 +62,7 @@ def _fold(output: Path, inputs: list[Path]) -> int:
         raise JoinError(f"no {'recording' if recordings else 'policy'} is in {', '.join(map(str, inputs))}")
     output.parent.mkdir(parents=True, exist_ok=True)
     if recordings:
-        many.merge(output, files)
+        many.merge_files(output, files)
         return 0
     whole = _policy(files[0])
     for file in files[1:]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from callfence.judging.differences import difference_lines, file_lines
 from callfence.shared.inputs import document, judged
 from callfence.shared.options import Parser
-from policygen.sets.compare import Change, Verdict, compare, verdict
-from policygen.sets.reduce import reduce
+from policygen.comparing.compare import Change, Verdict, compare, verdict
+from policygen.comparing.reduce import reduce
 from tracer.errors import UserError
 
 if TYPE_CHECKING:

@@ -20,16 +20,25 @@ from callfence.shared.git_files import document_at
 from callfence.shared.inputs import document, judged
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, printable
+from policygen.comparing.compare import Change, compare
 from policygen.language.naming import format_action, format_call
 from policygen.model import Entry
 from policygen.recording import atomic, recording_file
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording
-from policygen.review.changes import EntryChange, PolicyChange, SettingChange, changes
+from policygen.recording.many import merge
+from policygen.recording.model import Recording
+from policygen.review.changes import (
+    FILE_LINES,
+    Answer,
+    Decision,
+    EntryChange,
+    PolicyChange,
+    SettingChange,
+    changes,
+    resolve,
+    with_accepted,
+)
 from policygen.review.judgement import judge
-from policygen.review.provenance import provenance
-from policygen.review.resolve import FILE_LINES, Answer, Decision, resolve, with_accepted
-from policygen.sets.compare import Change, compare
+from policygen.review.why import provenance
 from tracer.abi import table
 from tracer.errors import UserError
 
@@ -39,7 +48,7 @@ if TYPE_CHECKING:
 
     from policygen.language.document import Document
     from policygen.review.judgement import Headline
-    from policygen.review.provenance import Provenance
+    from policygen.review.why import Provenance
     from tracer.abi import Arch
 
 DESCRIPTION = """\

@@ -25,8 +25,7 @@ from policygen.model import Entry, alternatives, conjuncts
 from policygen.phases import in_phase, phase_policies
 from policygen.recording import recording_file
 from policygen.review.companion import is_companion
-from policygen.review.denial import explain, parse_call
-from policygen.review.provenance import Origin, provenance
+from policygen.review.why import Origin, explain, parse_call, provenance
 from policygen.values import replace
 from tracer.abi import Arch, table
 from tracer.errors import UserError
@@ -35,11 +34,11 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from policygen.implied.rows import Row
+    from policygen.implied.tables import Row
     from policygen.language.document import Document
     from policygen.model import Policy
-    from policygen.recording.runs import Recording
-    from policygen.review.provenance import Provenance
+    from policygen.recording.model import Recording
+    from policygen.review.why import Provenance
     from tracer.abi import Event
 
 _REPORTED = re.compile(r'(?: at |"site": ")([^\s"]+\+0x[0-9a-f]+)')

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from policygen.language.document import Document
-    from policygen.recording.observation import Observation
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Observation, Recording
 
 
 def keep(policy: Path, document: Document, recording: Recording, *, asked: bool = False, fresh: bool = False) -> None:

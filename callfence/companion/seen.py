@@ -9,7 +9,7 @@ from callfence.shared.inputs import tell
 from callfence.shared.text import plural
 from policygen import reading
 from policygen.recording import recording_file
-from policygen.recording.runs import Recording
+from policygen.recording.model import Recording
 from policygen.review.companion import fitting, read
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple

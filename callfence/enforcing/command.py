@@ -334,7 +334,7 @@ def _files(
 
 def _place(compiled: Sequence[Compiled], path: bytes) -> str:
     """Where a policy has a line about a path, as `FILE:LINE: `; "" if it is not found again."""
-    from policygen.files.paths import PathError, canonical, encoded, unquoted
+    from policygen.paths import PathError, canonical, encoded, unquoted
 
     for name, content in (source for one in compiled for source in one.sources):
         for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):

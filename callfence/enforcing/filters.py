@@ -123,7 +123,7 @@ def files_of(policy: Policy) -> bytes:
 
     truncates = False
     if policy.files.paths is not None:
-        from policygen.files.truncating import truncates as can_truncate
+        from policygen.files.ruleset import truncates as can_truncate
         from policygen.model import Arm
 
         truncates = can_truncate(policy, Arm.EXEC)
@@ -133,10 +133,10 @@ def files_of(policy: Policy) -> bytes:
 def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
     """The phases with their filters.  Raises CompileError if a process could not enter one for good."""
     from enforcer.arming.stage import Stage
+    from policygen.evaluate import answers
     from policygen.filter.compile import CompileError, compile_policy
     from policygen.model import ENTER, NOTIFY, ActionKind
     from policygen.phases import phase_policies
-    from policygen.sets.compare import answers
     from policygen.sets.region import space
     from tracer.abi import table
     from tracer.abi.waits import calls_of

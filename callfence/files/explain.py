@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING
 from callfence.shared.files import working_folder
 from callfence.shared.inputs import document, judged
 from policygen.errors import did_you_mean
-from policygen.files.model import TCP, Files, path_line
-from policygen.files.paths import encoded
 from policygen.files.places import PlaceError, located, named
-from policygen.files.ports import MAX_PORT, format_ports, single
-from policygen.files.rights import NOTHING, OF_A_FILE, WORDS, Right, format_rights
+from policygen.grants import (
+    MAX_PORT,
+    NOTHING,
+    OF_A_FILE,
+    TCP,
+    WORDS,
+    Files,
+    Right,
+    format_ports,
+    format_rights,
+    path_line,
+    single,
+)
+from policygen.paths import encoded
 from tracer.errors import UserError
 
 if TYPE_CHECKING:

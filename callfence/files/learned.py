@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from policygen.files.algebra import differences, met
 from policygen.files.generalise import Use, added
-from policygen.files.model import NOT_CONFINED, Files
+from policygen.grants import NOT_CONFINED, Files
 from policygen.values import replace
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
     from policygen.learning.generate import Generated
     from policygen.model import Policy
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Recording
 
 
 def watched(recording: Recording) -> list[tuple[Use, ...]]:

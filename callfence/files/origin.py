@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING
 from callfence.judging.symbols import Site
 from callfence.shared.text import plural, printable
 from policygen.files.generalise import is_path, learned
-from policygen.files.model import path_line
-from policygen.files.paths import covers, encoded, shown
 from policygen.files.places import PlaceError, located
-from policygen.files.review import risks
-from policygen.files.rights import NOTHING, Right, format_rights, rights_of
+from policygen.grants import NOTHING, Right, format_rights, path_line, rights_of
+from policygen.lint.files import risks
+from policygen.paths import covers, encoded, shown
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from policygen.language.document import Document
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Recording
 
 _KINDS = {
     "ssh-keys": "key",

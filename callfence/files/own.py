@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING
 
 from callfence.enforcing.cache import SYSTEM, folder
 from callfence.shared.files import recording_path
-from policygen.files.model import path_line
-from policygen.files.paths import encoded
 from policygen.files.places import PlaceError, located
-from policygen.files.review import Risk
-from policygen.files.rights import Right
+from policygen.grants import Right, path_line
+from policygen.lint.files import Risk
+from policygen.paths import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from policygen.files.model import Files
+    from policygen.grants import Files
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 _CHANGES = Right.WRITE | Right.CREATE | Right.REMOVE

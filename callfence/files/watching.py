@@ -22,14 +22,14 @@ from policygen.files.calls import (
     Pair,
     address,
     made_socket,
+    needs,
     numbers,
     opens_for_neither,
     wanted,
 )
 from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
-from policygen.files.needs import needs
 from policygen.files.places import OWN_FOLDERS, PlaceError, located, named
-from policygen.files.rights import NOTHING, Right, format_rights
+from policygen.grants import NOTHING, Right, format_rights
 from policygen.learning.scope import FAMILY, OTHERS
 from policygen.model import ABSTRACT
 from tracer import kernel
@@ -37,7 +37,7 @@ from tracer import kernel
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from policygen.files.needs import File, Need
+    from policygen.files.calls import File, Need
     from tracer.abi import Event
     from tracer.calls import Calls
     from tracer.task import Task

@@ -9,13 +9,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from callfence.commands.allow import parse_entries
+from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
 from policygen.language.document import PolicyError, parse
-from policygen.review.catalogue import Level
-from policygen.review.changes import EntryChange, PolicyChange, SettingChange, with_found
-from policygen.review.lint import WHY, lint
-from policygen.review.resolve import Answer, Decision, takes_reason
+from policygen.lint.catalogue import Level
+from policygen.lint.findings import WHY, lint
+from policygen.review.changes import Answer, Decision, EntryChange, PolicyChange, SettingChange, takes_reason, with_found
 from policygen.values import replace
 from tracer.abi import table
 

@@ -9,16 +9,15 @@ from callfence.judging.sites import by_site, such_as
 from callfence.judging.symbols import Site
 from callfence.shared.markdown import code
 from callfence.shared.text import plural
+from policygen.comparing.compare import Change
 from policygen.evaluate import evaluate
 from policygen.review.companion import is_companion
-from policygen.sets.compare import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from policygen.model import Policy
-    from policygen.recording.observation import Observation
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Observation, Recording
     from policygen.review.risk import Ranked
 
 _MANY_CALLS, _MANY_SITES, _MANY_FACTS = 12, 3, 4

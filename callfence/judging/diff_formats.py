@@ -19,17 +19,17 @@ from callfence.judging.lines import Lines
 from callfence.judging.sarif import Result, SarifRule, sarif
 from callfence.shared.markdown import cell, code
 from callfence.shared.text import printable
+from policygen.comparing.compare import Change
 from policygen.language.naming import format_action, format_call
-from policygen.review.catalogue import Level
-from policygen.sets.compare import Change
+from policygen.lint.catalogue import Level
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from policygen.review.catalogue import Danger
+    from policygen.comparing.compare import Difference
+    from policygen.lint.catalogue import Danger
     from policygen.review.judgement import Headline, Judgement
     from policygen.review.risk import Ranked
-    from policygen.sets.compare import Difference
 
 NEW_BEHAVIOUR = SarifRule("new-behaviour", "more is allowed", "The policy allows calls that it denied.", "Ask what needs them.")
 HEADINGS = {Change.MORE: "Became possible", Change.LESS: "No longer possible", Change.OTHER: "Answered otherwise"}

@@ -7,15 +7,15 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from callfence.judging.differences import difference_lines, rule_texts, shown_name
+from policygen.comparing.compare import Change
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, Always
-from policygen.sets.compare import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from policygen.comparing.compare import Difference
     from policygen.review.risk import Ranked
-    from policygen.sets.compare import Difference
 
 WIDTH = 120
 """Columns after which a list of names is wrapped, and the rules of one call are abbreviated."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from callfence.judging.diff_short import WIDTH, short
 from callfence.judging.differences import difference_lines, headline, idle_names, idle_says, risks, said_first
-from policygen.sets.compare import Change
+from policygen.comparing.compare import Change
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

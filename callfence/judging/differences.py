@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.shared.text import plural
+from policygen.comparing.compare import Change, Verdict
 from policygen.language.naming import format_action, format_call, format_expression
+from policygen.lint.catalogue import dangers
 from policygen.model import ALLOW, Always
-from policygen.review.catalogue import dangers
-from policygen.sets.compare import Change, Verdict
 from tracer.abi import table
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from policygen.comparing.compare import Difference
     from policygen.files.algebra import Difference as FileDifference
-    from policygen.review.catalogue import Danger
+    from policygen.lint.catalogue import Danger
     from policygen.review.judgement import Headline, Judgement, Reason
-    from policygen.sets.compare import Difference
 
 SAYS = {
     Verdict.WIDER: "NEW allows all that OLD does, and more",

@@ -1,15 +1,17 @@
-"""The line of a policy's file that a finding is about, for editors and reviewers."""
+"""The line of a policy's file that a finding is about, for editors and reviewers; and findings as JSON, with it."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
+from callfence.shared.text import printable
 from policygen.language.document import read_text
+from policygen.language.naming import format_call
 from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
-    from policygen.review.lint import Finding
+    from policygen.lint.findings import Finding
     from tracer.abi import Arch
 
 
@@ -42,6 +44,24 @@ class Lines:
     def of_call(self, arch: Arch, name: str) -> int | None:
         """The line that the entry of a call begins on."""
         return self._calls.get((arch, name))
+
+
+def as_object(policy: str, finding: Finding, lines: Lines) -> dict[str, object]:
+    """Return a finding as an object of JSON."""
+    return {
+        "file": printable(policy),
+        "line": lines.of(finding),
+        "rule": finding.rule,
+        "level": finding.level,
+        "arch": finding.arch,
+        "name": finding.name,
+        "grants": finding.grants,
+        "why": finding.why,
+        "safer": finding.safer,
+        "source": finding.source,
+        "example": format_call(finding.example) if finding.example else None,
+        "accepted": finding.accepted or None,
+    }
 
 
 def _source(policy: str) -> list[str]:

@@ -8,13 +8,13 @@ from callfence.shared.text import plural, printable
 from enforcer.reporting.advice import advise
 from policygen.evaluate import evaluate
 from policygen.language.naming import format_call
-from policygen.review.rehearsal import needs_a_person
+from policygen.review.risk import needs_a_person
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from policygen.model import Policy
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Recording
 
 
 def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator[str]:

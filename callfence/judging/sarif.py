@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from callfence.version import __version__
-from policygen.review.catalogue import Level
+from policygen.lint.catalogue import Level
 from policygen.values import frozen
 
 if TYPE_CHECKING:

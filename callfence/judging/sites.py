@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from callfence.shared.text import plural, printable
 from policygen.evidence.facts import examples
 from policygen.language.naming import format_call
-from policygen.recording.observation import joined
+from policygen.recording.model import joined
 from policygen.review.companion import is_companion
 from tracer.abi import table
 
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
     from callfence.judging.symbols import Symbols
     from policygen.learning.generalise import Widening
-    from policygen.recording.observation import Observation
-    from policygen.recording.runs import Recording
-    from policygen.review.provenance import Provenance
+    from policygen.recording.model import Observation, Recording
+    from policygen.review.why import Provenance
     from tracer.abi import Argument
 
 MANY_FACTS = 8

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from policygen.language.document import Document
     from policygen.model import Policy
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
 
 MANY = 40
 """Lines of forbidden calls that are shown; the recording has all of them."""

@@ -14,8 +14,8 @@ from callfence.learning.watch import leaves_all_as_it_is, name_of, program, watc
 from callfence.shared.ending import end_like, fail
 from enforcer.errors import FAILED, EnforceError
 from policygen.recording import recording_file
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording
+from policygen.recording.many import merge
+from policygen.recording.model import Recording
 
 __all__ = ["main", "parser"]
 

@@ -11,17 +11,17 @@ from callfence.learning.import_recording import read_log
 from callfence.shared.files import recording_path
 from callfence.shared.text import on_one_line, printable
 from policygen.evaluate import evaluate
-from policygen.files.model import NOT_CONFINED
 from policygen.formats import FormatOptions
+from policygen.grants import NOT_CONFINED
 from policygen.language.document import parse_file
 from policygen.language.naming import format_call
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
 from policygen.phases import phase_policies
-from policygen.recording import folder, recording_file
-from policygen.recording.bounds import bounded
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording
+from policygen.recording import atomic, recording_file
+from policygen.recording.fold import bounded
+from policygen.recording.many import merge
+from policygen.recording.model import Recording
 from tracer.abi import Arch, table
 from tracer.errors import UserError
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from policygen.language.document import Document
     from policygen.model import Policy
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
 
 
 def read_logs(command: str, policy: Path, logs: Sequence[str]) -> Recording:
@@ -103,7 +103,7 @@ def remember(policy: Path, recording: Recording) -> None:
     """Add what was allowed to the policy's recording, which `why` reads, and to its companion if it has one."""
     if recording.runs:
         path = recording_path(policy)
-        folder.make(path.parent)
+        atomic.make_folder(path.parent)
         whole = recording_file.update(path, lambda old: merge(old, recording))
         keep(policy, parse_file(policy), whole)
 

@@ -18,10 +18,10 @@ from policygen.learning.generate import generate
 from policygen.learning.within import forbidden, generate_within
 from policygen.model import IMPLIED
 from policygen.recording import recording_file
-from policygen.recording.bounds import bounded
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording
-from policygen.review.rehearsal import held_back
+from policygen.recording.fold import bounded
+from policygen.recording.many import merge
+from policygen.recording.model import Recording
+from policygen.review.risk import held_back
 from tracer.errors import UserError
 from tracer.named import NamedTuple
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from policygen.language.document import Document
     from policygen.learning.generate import Generated
-    from policygen.recording.runs import Recording, Run
+    from policygen.recording.model import Recording, Run
 
 
 class Learned(NamedTuple):

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import policy_path, recording_path
-from policygen.recording import atomic, folder, recording_file
+from policygen.recording import atomic, recording_file
 from tracer.errors import UserError
 from tracer.named import NamedTuple
 
@@ -159,7 +159,7 @@ def _require_writable(policy: Path, recording: Path) -> None:
     if not policy.parent.is_dir():
         raise UserError(f"{policy}: there is no folder {policy.parent}")
     try:
-        folder.make(recording.parent)
+        atomic.make_folder(recording.parent)
         for path in (policy, recording):
             atomic.check_writable(path)
     except OSError as error:

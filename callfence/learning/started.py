@@ -6,7 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from policygen.recording.runs import Circumstances
+from policygen.recording.model import Circumstances
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

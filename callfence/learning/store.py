@@ -15,10 +15,10 @@ from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
 from policygen.learning.scope import scope
 from policygen.model import IMPLIED, Arm
-from policygen.recording import atomic, folder, recording_file
-from policygen.recording.bounds import bounded
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording, Run
+from policygen.recording import atomic, recording_file
+from policygen.recording.fold import bounded
+from policygen.recording.many import merge
+from policygen.recording.model import Recording, Run
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
 
 _NEW_BEHAVIOUR = 1 << 8
 """The wait status of exit(1) (wait(2))."""
@@ -59,7 +59,7 @@ def add(
     that fails, no recording shows calls that its policy does not allow.
     """
     recording = recording_path(policy)
-    folder.make(recording.parent)
+    atomic.make_folder(recording.parent)
     with atomic.locked(recording):
         old = recording_file.load(recording) if recording.exists() and not fresh else Recording()
         existing = parse_file(policy) if policy.exists() and not fresh else None
@@ -111,7 +111,7 @@ def rehearsed(
     prepared: Prepared, run: Run, brought: tuple[Observation, ...], options: LearnOptions
 ) -> Learned:
     """Add what a rehearsed run brought: all of it to the recording, and to the policy what is not held back."""
-    from policygen.review.rehearsal import held_back
+    from policygen.review.risk import held_back
 
     def generated_from(_: Recording, whole: Recording, existing: Document | None) -> Generated:
         held = held_back(whole, existing.policy if existing else None, options.allow_opaque)

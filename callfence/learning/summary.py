@@ -9,16 +9,15 @@ from callfence.files.own import own
 from callfence.learning.rehearsal.plan import Choice, plan
 from callfence.learning.sure import call_name, has_names_only, sureness
 from callfence.shared.text import command_line, plural, printable
-from policygen.completeness.circumstances import run_next, seen_only
-from policygen.completeness.confidence import confidence, unseen
+from policygen.completeness.confidence import confidence, run_next, seen_only, unseen
 from policygen.completeness.discovery import discovery
-from policygen.files.review import found as risks_of
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
 from policygen.learning.scope import OTHERS
+from policygen.lint.files import found as risks_of
 from policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, alternatives, scopes
-from policygen.recording.runs import Recording
+from policygen.recording.model import Recording
 from tracer.abi.waits import bits
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from callfence.learning.learned import Learned
     from policygen.learning.generate import New
     from policygen.model import Policy
-    from policygen.recording.runs import Run
+    from policygen.recording.model import Run
 
 MANY_NEW = 40
 """Lines of new behaviour that are shown; the policy's own diff shows the rest."""

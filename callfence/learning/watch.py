@@ -14,7 +14,7 @@ from callfence.learning.started import circumstances
 from callfence.shared.files import working_folder
 from enforcer.program import failure, initial_environment, locate
 from policygen.recording.fold import Folder
-from policygen.recording.runs import Circumstances, Run, Signals
+from policygen.recording.model import Circumstances, Run, Signals
 from tracer import session
 from tracer.errors import StartError, TracerError
 from tracer.starting.launch import Program
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
     from policygen.evidence.facts import Places
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
     from tracer.calls import Calls
     from tracer.faults import Injector
     from tracer.loop import Loop
@@ -82,7 +82,7 @@ def watch(
     """
     recorder = Recorder(where(what, options))
     if not (prepared.is_warm or options.no_evidence):
-        import policygen.evidence.run  # noqa: F401  # the threads would wait for each other if it were imported while it runs
+        import policygen.evidence.facts  # noqa: F401  # the threads would wait for each other if it were imported while it runs
     if prepared.with_files:
         _watch_files(what, recorder)
     started = time.time_ns()

@@ -8,8 +8,8 @@ from callfence.judging.diff_formats import HEADINGS
 from callfence.judging.differences import headline, idle_names, idle_says, rule_texts, shown_name
 from callfence.report.markup import Child, Html, code, element, items, join, table
 from callfence.report.overview import badge
+from policygen.comparing.compare import Change
 from policygen.language.naming import format_action, format_call
-from policygen.sets.compare import Change
 
 if TYPE_CHECKING:
     from callfence.report.content import Against

@@ -7,27 +7,24 @@ from typing import TYPE_CHECKING
 from callfence.judging.differences import call_name
 from callfence.learning.sure import has_names_only
 from policygen.completeness.confidence import confidence, unseen
-from policygen.completeness.discovery import discovery
-from policygen.completeness.executables import executables
+from policygen.completeness.discovery import discovery, executables
 from policygen.learning.beyond import unimplied
-from policygen.recording.observation import joined
-from policygen.recording.runs import Recording
+from policygen.lint.findings import lint
+from policygen.recording.model import Recording, joined
 from policygen.review.companion import is_companion
 from policygen.review.judgement import judge
-from policygen.review.lint import lint
-from policygen.review.provenance import provenance
+from policygen.review.why import provenance
 from policygen.values import frozen, replace
 from tracer.abi import table
 
 if TYPE_CHECKING:
     from policygen.completeness.confidence import Confidence
-    from policygen.completeness.discovery import Discovery
-    from policygen.completeness.executables import Executable
+    from policygen.completeness.discovery import Discovery, Executable
     from policygen.language.document import Document
-    from policygen.review.catalogue import Level
+    from policygen.lint.catalogue import Level
+    from policygen.lint.findings import Finding
     from policygen.review.judgement import Judgement
-    from policygen.review.lint import Finding
-    from policygen.review.provenance import Provenance
+    from policygen.review.why import Provenance
 
 
 @frozen

@@ -8,9 +8,9 @@ from callfence.files.origin import beyond, reasons_of, used
 from callfence.report.markup import Child, Html, code, element, items, join, lines
 from callfence.report.overview import badge
 from callfence.shared.text import plural
-from policygen.files.model import path_line
-from policygen.files.review import found as risks_of
-from policygen.review.catalogue import Level
+from policygen.grants import path_line
+from policygen.lint.catalogue import Level
+from policygen.lint.files import found as risks_of
 
 if TYPE_CHECKING:
     from callfence.report.content import Report

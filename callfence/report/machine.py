@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from callfence.commands import lint
 from callfence.judging.diff_formats import as_json as differences
-from callfence.judging.lines import Lines
+from callfence.judging.lines import Lines, as_object
 from callfence.judging.sites import by_site, columns_of, such_as, widened
 from callfence.learning.sure import call_name, name_of, newest
 from callfence.report.content import calls_of
 from callfence.shared.text import on_one_line, printable
-from policygen.completeness.circumstances import run_next, seen_only
-from policygen.recording.observation import joined
+from policygen.completeness.confidence import run_next, seen_only
+from policygen.recording.model import joined
 from policygen.values import as_dict
 
 if TYPE_CHECKING:
     from callfence.report.content import Report
-    from policygen.review.provenance import Provenance
+    from policygen.review.why import Provenance
 
 
 def as_json(report: Report) -> str:
@@ -29,7 +28,7 @@ def as_json(report: Report) -> str:
         "recording": (not report.is_bare and report.recorded_in) or None,
         "evidence": (report.is_bare and report.recorded_in) or None,
         "risk": report.gravest,
-        "findings": [lint.as_object(report.name, finding, lines) for finding in report.findings],
+        "findings": [as_object(report.name, finding, lines) for finding in report.findings],
         "sure": _sure(report),
         "runs": _runs(report),
         "programs": _programs(report),

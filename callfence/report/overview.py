@@ -8,16 +8,16 @@ from callfence.judging.differences import said_first
 from callfence.learning.summary import size_of
 from callfence.report.markup import Child, Html, code, element, items, join, lines, prose, terms
 from callfence.shared.text import on_one_line, plural, printable
-from policygen.completeness.circumstances import run_next, seen_only
+from policygen.completeness.confidence import run_next, seen_only
 from policygen.language.naming import format_action, format_call
-from policygen.review.catalogue import Level
+from policygen.lint.catalogue import Level
 from tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from callfence.report.content import Report
-    from policygen.review.lint import Finding
+    from policygen.lint.findings import Finding
 
 _MANY = 6
 """Most programs that a finding names."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from callfence.report import changes, overview, phases, processes, rules, runs
 from callfence.report.files import files as files_and_ports
 from callfence.report.markup import Child, Html, code, element, items, lines
-from policygen.files.model import NOT_CONFINED
+from policygen.grants import NOT_CONFINED
 
 if TYPE_CHECKING:
     from callfence.report.content import Report

@@ -12,9 +12,9 @@ from callfence.shared.text import plural
 from policygen.implied.expand import expanded
 from policygen.language.document import Document
 from policygen.language.naming import format_entry
+from policygen.lint.findings import grants
 from policygen.model import Entry, alternatives
 from policygen.phases import START, phase_policies
-from policygen.review.lint import grants
 from policygen.sets.region import Budget
 from tracer.abi import Arch
 from tracer.abi import table as calls_of

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from callfence.report.content import Report
-    from policygen.completeness.executables import Executable
+    from policygen.completeness.discovery import Executable
 
 _SHADES = 4
 _UNKNOWN = "Not known what first started these:"

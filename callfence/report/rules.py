@@ -10,16 +10,16 @@ from callfence.judging.symbols import Site
 from callfence.report.markup import Child, Html, code, element, items, join, lines, terms
 from callfence.report.overview import anchor, badge
 from callfence.shared.text import on_one_line, plural
-from policygen.review.provenance import Origin
+from policygen.review.why import Origin
 from tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from callfence.report.content import Report
-    from policygen.recording.observation import Observation
-    from policygen.review.lint import Finding
-    from policygen.review.provenance import Provenance
+    from policygen.lint.findings import Finding
+    from policygen.recording.model import Observation
+    from policygen.review.why import Provenance
 
 _SHORT = {
     Origin.CHANGED: "by hand",

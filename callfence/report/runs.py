@@ -15,7 +15,7 @@ from callfence.shared.text import command_line, plural
 if TYPE_CHECKING:
     from callfence.report.content import Report
     from policygen.completeness.discovery import Growing
-    from policygen.recording.runs import Run
+    from policygen.recording.model import Run
 
 _MANY_LABELS = 12
 """The most runs that the axis numbers."""

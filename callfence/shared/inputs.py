@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from callfence.shared.text import printable
 from policygen import reading
 from policygen.filter import bpf
+from policygen.grants import NOT_CONFINED
 from policygen.language.document import Document, PolicyError, included, parse
 from policygen.language.lexer import decode
 from policygen.recording.recording_file import RecordingError
@@ -18,6 +19,9 @@ from tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from policygen.model import Policy
+    from tracer.abi import Arch
 
 
 def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
@@ -101,3 +105,16 @@ def tell_lines(lines: Iterable[str]) -> None:
 def tell(message: str) -> None:
     """Print on standard error, without control characters that a quoted file may contain."""
     print("\n".join(map(printable, message.split("\n"))), file=sys.stderr)
+
+
+def parse_entries(text: str, arch: Arch) -> Policy:
+    """The policy whose entries a text holds, at least one, for `arch` unless it says otherwise.  Raises PolicyError."""
+    head = "" if text.lstrip().startswith("arch ") else f"arch {arch}\n"
+    try:
+        policy = parse(head + text, "LINE").policy
+    except PolicyError as error:
+        error.line -= head.count("\n")
+        raise
+    if not any(policy.entries.values()) and policy.files == NOT_CONFINED:
+        raise PolicyError("LINE", 1, 1, "no entry is given", text, "NAME: allow, or NAME: CONDITION")
+    return policy

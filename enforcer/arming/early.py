@@ -11,8 +11,7 @@ import errno
 import os
 
 from enforcer import helper, kernel
-from enforcer.arming.install import BUSY
-from enforcer.errors import EnforceError
+from enforcer.errors import BUSY, EnforceError
 from tracer import linux
 from tracer.errors import KernelError
 

@@ -7,6 +7,7 @@ import os
 
 from enforcer import kernel
 from enforcer.bpf import Filter
+from enforcer.errors import BUSY
 from tracer import linux
 from tracer.errors import KernelError
 
@@ -15,11 +16,6 @@ if TYPE_CHECKING:
     from enforcer.arming.detour import Detour
     from enforcer.arming.inject import Surgery
     from enforcer.arming.key import Key
-
-BUSY = (
-    "another filter has a listener already (a container's, or enforce within enforce); without reports: --quiet-kernel"
-)
-"""EBUSY of seccomp(2)."""
 
 
 def probe_listener(pidfd: int) -> None:
@@ -84,7 +80,7 @@ def unmap(surgery: Detour, program: bytes) -> None:
 
 def filters(task: int) -> int:
     """How many filters a task has (proc(5), since Linux 5.9); -1 if that is not known."""
-    from enforcer.reporting.process import status
+    from enforcer.caller.process import status
 
     return int(status(task).get("Seccomp_filters", -1))
 

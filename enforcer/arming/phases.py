@@ -22,8 +22,8 @@ from enforcer.arming import inject, install
 from enforcer.arming.detour import Detour
 from enforcer.arming.key import Key
 from enforcer.bpf import ALL_RUN, Filter
+from enforcer.caller.process import status as status_of
 from enforcer.errors import ArmError, GoneError, HeldUpError
-from enforcer.reporting.process import status as status_of
 from tracer import linux
 from tracer.errors import KernelError
 
@@ -452,7 +452,7 @@ class Follower:
 
     def _is_ready(self, pid: int, process: _Process, call: tuple[int, int]) -> bool:
         """Whether the call tells a service manager that the program is ready."""
-        from enforcer.reporting.caller import Caller  # with tables, which most programs do without
+        from enforcer.caller.caller import Caller  # with tables, which most programs do without
         from tracer.abi.ready import is_ready
 
         caller = Caller(pid, process.pid)

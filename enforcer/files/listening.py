@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from enforcer import ffi, kernel
-from enforcer.reporting.process import status
+from enforcer.caller.process import status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,7 +11,7 @@ import os
 import stat
 
 from enforcer import ffi, kernel
-from policygen.files.needs import File
+from policygen.files.calls import File
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def base_of(process: int, task: int, descriptor: int, path: bytes) -> bytes:
 
 
 def looking(process: int, task: int) -> Callable[[int, bytes, bool], File | None]:
-    """Return what looks up what a task means by a path (`policygen.files.needs.Look`)."""
+    """Return what looks up what a task means by a path (`policygen.files.calls.Look`)."""
 
     def look(descriptor: int, path: bytes, follows: bool) -> File | None:
         return look_up(base_of(process, task, descriptor, path), follows=follows or not path)

@@ -11,15 +11,13 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
+from enforcer.caller.caller import Caller
+from enforcer.caller.process import owner, status
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
-from enforcer.reporting.caller import Caller
-from enforcer.reporting.process import owner, status
-from policygen.files.calls import SOCKETS, Pair, address, made_socket, numbers, wanted
+from policygen.files.calls import SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
 from policygen.files.landlock import ACCESS
-from policygen.files.model import path_line
-from policygen.files.needs import Need, needs
 from policygen.files.places import named
-from policygen.files.rights import NOTHING, OF_A_FILE, WORDS, Right, format_rights, rights_of
+from policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple
 
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from enforcer.files.granted import Granted, Reach
-    from policygen.files.needs import File, Look
+    from policygen.files.calls import File, Look
     from tracer.abi import Event
 
 _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from enforcer.text import file_word, word
 from policygen.language.naming import format_entry
-from policygen.learning.extend import Options, constrained, extend
+from policygen.learning.extend import Options, extend
 from policygen.learning.scope import SENDING
-from policygen.model import ALLOW, SIGNALS, Entry, Or, scopes
-from policygen.recording.observation import Observation, kept
+from policygen.model import ALLOW, SIGNALS, Entry, Or, constrained, scopes
+from policygen.recording.model import Observation, kept
 from tracer.abi import Arch, Event, table
 from tracer.named import NamedTuple
 

@@ -10,9 +10,9 @@ import errno
 import gc
 
 from enforcer import kernel
+from enforcer.caller.process import owner
 from enforcer.errors import FAILED
 from enforcer.reporting import end
-from enforcer.reporting.process import owner
 from enforcer.shield import EXITS
 from tracer import linux
 
@@ -111,7 +111,7 @@ class Answers:
         try:
             if self._may_be_answered(asked, phase):
                 from enforcer.reporting.report import event_of
-                from policygen.implied.unavailable import unavailable
+                from policygen.implied.tables import unavailable
                 from policygen.model import Action, ActionKind
 
                 if number := unavailable(event_of(asked)):

@@ -6,7 +6,7 @@ import os
 import select
 
 from enforcer import kernel
-from enforcer.reporting.process import owner, status
+from enforcer.caller.process import owner, status
 from tracer import linux
 
 TYPE_CHECKING = False

@@ -16,12 +16,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from enforcer import kernel
-from enforcer.reporting.caller import Caller
-from enforcer.reporting.process import status
+from enforcer.caller.caller import Caller
+from enforcer.caller.process import status
 from enforcer.reporting.report import event_of
 from policygen.holds import holds
-from policygen.implied.cells import read_entries
-from policygen.implied.unavailable import unavailable
+from policygen.implied.tables import read_entries, unavailable
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from enforcer.caller.caller import Caller
+from enforcer.caller.process import executable, owner
 from enforcer.reporting.advice import advise, granting
-from enforcer.reporting.caller import Caller
 from enforcer.reporting.output import Output
-from enforcer.reporting.process import executable, owner
 from enforcer.reporting.repeated import Counts, Repeated
 from enforcer.reporting.violation import Violation, now
 from policygen.evaluate import evaluate

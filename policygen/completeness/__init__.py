@@ -1,1 +1,1 @@
-"""A recording -> which runs needed which rules (`needs`), and how likely the next run needs another one (`confidence`)."""
+"""A recording -> how likely the next run needs another rule (`confidence`), and which run found which (`discovery`)."""

@@ -5,21 +5,65 @@ The estimates treat runs as draws, as `confidence` does, and a rule as a species
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from policygen.completeness.needs import known_from, needed, needed_by, needs, widened_by
+from policygen.completeness.confidence import known_from, needed, needed_by, needs, widened_by
 from policygen.learning.rule import Flags
 from policygen.values import frozen
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from policygen.completeness.needs import Column, Need
+    from policygen.completeness.confidence import Column, Need
     from policygen.learning.rule import Element
-    from policygen.recording.observation import Observation
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Observation, Recording
     from tracer.abi import Argument
+
+
+@frozen
+class Executable:
+    """One executable of a recording."""
+
+    executable: str
+    syscalls: Mapping[tuple[int, int], int]
+    """Number of its calls by (AUDIT_ARCH_*, number), over all runs."""
+    runs: tuple[Column, ...]
+    """The runs in which it ran."""
+    is_first: bool
+    """Whether a run began with it."""
+    starters: tuple[str, ...]
+    """The executables that started it, ascending; it may be one itself.  Empty, too, if that is not known."""
+
+    @property
+    def calls(self) -> int:
+        """Number of its calls, over all runs.  A warm run counts only calls that were new then."""
+        return sum(self.syscalls.values())
+
+
+def executables(recording: Recording) -> tuple[Executable, ...]:
+    """Return the executables of all runs, by path."""
+    syscalls: defaultdict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
+    runs: defaultdict[str, set[Column]] = defaultdict(set)
+    starters: defaultdict[str, set[str]] = defaultdict(set)
+    for observation in recording.observations:
+        syscalls[observation.executable][observation.arch, observation.number] += observation.calls
+        runs[observation.executable].update(column for column, count in enumerate(observation.counts) if count)
+    for column, run in enumerate(recording.runs):
+        for before, after in run.executed:
+            runs[after].add(column)
+            starters[after].add(before)
+    return tuple(
+        Executable(
+            one,
+            dict(sorted(syscalls[one].items())),
+            tuple(sorted(those)),
+            "" in starters[one],
+            tuple(sorted(starters[one] - {""})),
+        )
+        for one, those in sorted(runs.items())
+    )
 
 
 @frozen

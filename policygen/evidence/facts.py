@@ -14,13 +14,13 @@ result does not depend on the order in which they are joined, and a recording ke
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from policygen.evidence.pointed import PAGE, Value, arguments, evident, quoted
-from policygen.evidence.secrets import masked
-from policygen.evidence.words import escaped, steady
+from policygen.evidence.pointed import PAGE, Value, arguments, evident, folder, pointed, quoted
+from policygen.evidence.words import escaped, masked, steady
 from tracer.abi import Kind
 from tracer.named import NamedTuple
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
+    from policygen.evidence.pointed import Caller
     from tracer.abi import Event
 
 LONGEST = PAGE
@@ -162,13 +163,13 @@ def _below(path: str, where: Places, varying: Varying) -> tuple[str, ...]:
     ids = varying.ids
     if varying.made:
         path = _without_made(path, varying)
-    for sign, folder in ((".", where.start), (".", where.copied), ("~", where.home)):
-        if folder and path.startswith(folder) and path[len(folder) : len(folder) + 1] in ("", "/"):
-            return (sign, *[steady(part, ids) for part in path[len(folder) + 1 :].split("/") if part])
+    for sign, above in ((".", where.start), (".", where.copied), ("~", where.home)):
+        if above and path.startswith(above) and path[len(above) : len(above) + 1] in ("", "/"):
+            return (sign, *[steady(part, ids) for part in path[len(above) + 1 :].split("/") if part])
     parts = path[1:].split("/") if path != "/" else []
-    for folder in where.temporary if path.startswith(where.temporary) else ():
-        if path.startswith(f"{folder}/"):
-            depth = folder.count("/")
+    for above in where.temporary if path.startswith(where.temporary) else ():
+        if path.startswith(f"{above}/"):
+            depth = above.count("/")
             first = steady(parts[depth], ids, temporary=True)
             return ("/", *parts[:depth], first, *[steady(part, ids) for part in parts[depth + 1 :]])
     in_proc = parts[:1] == ["proc"]
@@ -318,3 +319,52 @@ def _leaves(tree: _Tree, before: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             yield before
         else:
             yield from _leaves(below, (*before, part))
+
+
+_BEGIN = 128
+"""Bytes of a path that are read to see where it is."""
+MANY_MADE = 4096
+"""Paths that a program has made which are remembered."""
+
+
+class Pointers:
+    """Follows the pointers of calls."""
+
+    def __init__(self, where: Places) -> None:
+        self._where = where
+        self._made: set[str] = set()
+        """Paths whose names the program has made up (`facts.makes`)."""
+
+    def has(self, event: Event) -> bool:
+        """Whether a call has pointers that are followed."""
+        return bool(evident(event.arch, event.number))
+
+    def follow(self, event: Event, caller: Caller, known: Union | None) -> tuple[Union, bool]:
+        """The known facts with those of an event, and whether more events are worth following.
+
+        They are if this one told something new, is a shared library, of which a program opens some dozens before it does
+        anything of its own, or has an absolute path within a folder of which many names are known, which is soon seen.
+        """
+        known = Union() if known is None else known
+        if known.wide and (where := _within(event, caller, known.wide)):
+            return known, where == "absolute"
+        values = pointed(event, caller)
+        if (made := makes(event, values)) and len(self._made) < MANY_MADE:
+            self._made.add(made)
+        is_new = False
+        for fact in facts(event, values, self._where, Varying(caller.ids, self._made)):
+            is_new |= known.add(fact) or is_library(fact)
+        return known, is_new
+
+
+def _within(event: Event, caller: Caller, wide: tuple[bytes, ...]) -> str:
+    """Whether the one path of a call is within such a folder, `absolute` or `relative`, and is not made by it; "" if not."""
+    pointers = evident(event.arch, event.number)
+    if len(pointers) != 1 or pointers[0][1].kind is not Kind.PATH or made_at(event) >= 0:
+        return ""
+    index, argument = pointers[0]
+    address = event.arguments[index] & argument.mask
+    begin = caller.read(address, min(PAGE - address % PAGE, _BEGIN))
+    if begin.startswith(b"/") or b"\0" not in begin:
+        return "absolute" * begin.startswith(wide)
+    return "relative" * os.fsencode(f"{folder(event, index, caller)}/").startswith(wide)

@@ -10,8 +10,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
-from policygen.evidence.secrets import masked
-from policygen.evidence.words import escaped
+from policygen.evidence.words import escaped, masked
 from tracer.abi import Arch, Kind, constants, table
 from tracer.named import NamedTuple
 

@@ -1,1 +1,1 @@
-"""The files and ports that a policy grants: rights (`rights`), trees of grants (`tree`), and what Landlock makes of them."""
+"""Files and ports of policies: learned (`generalise`), compared (`algebra`), needed by calls (`calls`), in Landlock's terms."""

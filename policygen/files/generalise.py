@@ -10,12 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policygen.files.algebra import extended
-from policygen.files.model import Files
-from policygen.files.paths import covers, folders
-from policygen.files.ports import ranges
-from policygen.files.rights import NOTHING, Right, rights_of
-from policygen.files.tree import granted, reduced
+from policygen.files.algebra import extended, granted, reduced
+from policygen.grants import NOTHING, Files, Right, ranges, rights_of
+from policygen.paths import covers, folders
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:

@@ -78,7 +78,7 @@ class Ruleset:
         """Ranges of ports; None: not confined."""
         self.bind = bind
         self.truncates = truncates
-        """Whether the program's filter lets it truncate what it has not opened for writing (`policygen.files.truncating`)."""
+        """Whether the program's filter lets it truncate what it has not opened for writing (`policygen.files.ruleset`)."""
 
     def __bool__(self) -> bool:
         """Whether anything is confined."""

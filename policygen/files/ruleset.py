@@ -1,15 +1,28 @@
-"""A policy's files and ports -> Landlock's terms."""
+"""A policy's files and ports in Landlock's terms, and whether Landlock has to look at truncating.
+
+Where Landlock handles truncating, it asks at each opening whether the descriptor might be used for it later, and then walks
+from the file to the root, whatever grants the file (security/landlock/fs.c, hook_file_open()): a fifth of a microsecond each
+time.  A descriptor that is open for writing takes `write` already, and `write` truncates: so it handles truncating only where a
+policy's calls can truncate a file that may not be written.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
+from policygen.evaluate import answers
 from policygen.files import landlock
-from policygen.files.paths import encoded
+from policygen.model import And, Arm, Condition, Operator, Or
+from policygen.paths import encoded
+from policygen.phases import phase_policies
+from policygen.sets.algebra import FALSE
+from policygen.sets.region import space, truth
+from tracer.abi import table
 
 if TYPE_CHECKING:
-    from policygen.files.model import Files
-    from policygen.files.rights import Right
+    from policygen.grants import Files, Right
+    from policygen.model import Expression, Policy
 
 
 def ruleset(files: Files, *, truncates: bool = True) -> landlock.Ruleset:
@@ -26,3 +39,32 @@ def access(rights: Right) -> int:
     for right in rights:
         found |= landlock.ACCESS[right.word]
     return found
+
+
+_FLAGS = {"open": 1, "openat": 2, "open_by_handle_at": 2}
+_BY_NAME = ("truncate", "truncate64", "openat2", "io_uring_setup")
+"""Calls that truncate by name, or whose flags no filter sees."""
+
+
+def truncates(policy: Policy, arm: Arm | None = None) -> bool:
+    """Whether it lets a process truncate a file by its name without opening it for writing; `arm`: instead of its own."""
+    if (arm or policy.arm) is Arm.ENTRY or policy.unknown.may_run:  # what runs before the filter, and calls that nobody knows
+        return True
+    policy, sets = phase_policies(policy)[0][1], space()
+    for arch in policy.entries:
+        calls = table(arch).by_name
+        for name in (*_BY_NAME, *_FLAGS):
+            if name not in calls:
+                continue
+            call = calls[name]
+            some = truth(sets, _truncating(_FLAGS[name]), call.arguments) if name in _FLAGS else None
+            for where, action in answers(sets, policy, arch, call.number):
+                if action.may_run and (some is None or sets.both(where, some) != FALSE):
+                    return True
+    return False
+
+
+def _truncating(flags: int) -> Expression:
+    """O_TRUNC without O_WRONLY and without O_RDWR; the third access mode opens for neither (open(2))."""
+    modes = Or(tuple(Condition(flags, Operator.MASKED, mode, os.O_ACCMODE) for mode in (os.O_RDONLY, os.O_ACCMODE)))
+    return And((Condition(flags, Operator.ANY, os.O_TRUNC), modes))

@@ -10,13 +10,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from policygen.filter import bpf, symbolic
+from policygen.filter.symbolic import decisions
 from policygen.language.naming import format_action
 from policygen.language.normal import normal
 from policygen.language.operands import operands
 from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives, strictest
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, constant
-from policygen.sets.decisions import decisions
 from policygen.sets.express import express, nameable
 from policygen.values import frozen, replace
 from tracer.abi import X32_BIT, Arch, table

@@ -6,8 +6,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from policygen.filter.bpf import MAX_INSTRUCTIONS
-from policygen.implied.expand import expanded, mentioned
-from policygen.model import Always, And, Condition, Expression, Not, Operator, Or
+from policygen.implied.expand import expanded
+from policygen.model import Always, And, Condition, Expression, Not, Operator, Or, mentioned
 from tracer.abi import table
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from policygen.evaluate import evaluate
 from policygen.filter import bpf, symbolic
 from policygen.filter.listener import may_install_filters
+from policygen.filter.symbolic import decisions
 from policygen.implied.expand import expanded
 from policygen.model import KILL, Action, ActionKind, Always, Entry, Policy
 from policygen.sets import region
-from policygen.sets.decisions import decisions
 from policygen.values import replace
 from tracer.abi import X32_BIT, Arch, Event, table
 from tracer.linux import OPAQUE

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from policygen.files.algebra import differences
-from policygen.files.model import NOT_CONFINED, Files
+from policygen.grants import NOT_CONFINED, Files
 from policygen.model import SIGNALS, scopes
 from policygen.values import frozen, made, replace
 from tracer.abi import Arch, table

@@ -8,10 +8,9 @@ from __future__ import annotations
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING
 
-from policygen.files.model import Files
-from policygen.files.paths import encoded
-from policygen.files.rights import ALL, Right
 from policygen.formats import Direction, Exported, ExportError, Loss
+from policygen.grants import ALL, Files, Right
+from policygen.paths import encoded
 
 if TYPE_CHECKING:
     from policygen.formats import FormatOptions

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.files.paths import encoded
 from policygen.formats import Exported
 from policygen.formats.armed import armed
 from policygen.formats.effect import EXECVE
 from policygen.formats.mounts import LINKS, effect, has_proc, mounts
+from policygen.paths import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from policygen.files.model import Files
-    from policygen.files.rights import Right
     from policygen.formats import FormatOptions
+    from policygen.grants import Files, Right
     from policygen.model import Policy
 
 # bubblewrap.c, do_init() and the end of main(), after seccomp_programs_apply(); seen with 0.12.0 under strace

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.files.paths import covers, folders, order, shown
-from policygen.files.rights import ALL, NOTHING, Right
-from policygen.files.tree import reduced
+from policygen.files.algebra import reduced
 from policygen.formats import Direction, Loss
+from policygen.grants import ALL, NOTHING, Right
+from policygen.paths import covers, folders, order, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

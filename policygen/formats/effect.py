@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policygen.comparing.compare import Change, compare
+from policygen.evaluate import answers
 from policygen.formats import Addition, Direction, ExportError, Loss
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, Policy, strictest
 from policygen.sets import region
-from policygen.sets.compare import Change, answers, compare
 from policygen.values import replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from policygen.sets.compare import Difference
+    from policygen.comparing.compare import Difference
 
 NATIVE = Arch.X86_64
 """The one architecture of the formats that support only one."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.files.model import Files
-from policygen.files.paths import covers
-from policygen.files.rights import ALL, Right
+from policygen.grants import ALL, Files, Right
+from policygen.paths import covers
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from policygen.recording import recording_file
 
 if TYPE_CHECKING:
     from policygen.formats import FormatOptions
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Recording
 
 
 def record(data: bytes, filename: str, options: FormatOptions) -> Recording:

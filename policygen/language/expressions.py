@@ -24,8 +24,7 @@ from tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policygen.language.cursor import Cursor
-    from policygen.language.lexer import Token
+    from policygen.language.lexer import Cursor, Token
 
 MAX_DEPTH = 64
 """The deepest nesting of `!` and parentheses: far more than people can read, far below Python's recursion limit."""

@@ -18,18 +18,27 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from policygen.errors import PolicyError, did_you_mean
-from policygen.files.lines import STATEMENTS, file_line
-from policygen.files.model import Files
+from policygen.grants import Files
 from policygen.language.attach import Item, Place, attach
-from policygen.language.cursor import Cursor
-from policygen.language.entries import body, syscall
 from policygen.language.expressions import ExpressionParser, Span
 from policygen.language.layout import SETTINGS, Include, Layout
-from policygen.language.lexer import Comment, Source, Token, source, tokenise
+from policygen.language.lexer import Comment, Cursor, Source, Token, source, tokenise
 from policygen.language.normal import normal_entry
 from policygen.language.operands import operands
-from policygen.language.phrases import action, integer, one_of, scope, version
-from policygen.language.staged import phase, require_trigger, staged
+from policygen.language.statements import (
+    STATEMENTS,
+    action,
+    body,
+    file_line,
+    integer,
+    one_of,
+    phase,
+    require_trigger,
+    scope,
+    staged,
+    syscall,
+    version,
+)
 from policygen.model import IMPLIED, Arm, Entry, Policy
 from policygen.values import frozen, made, replace
 from tracer.abi import Arch, table

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from policygen.holds import holds
 from policygen.implied.expand import expanded, expansion, granted, witnessed
-from policygen.implied.rows import capabilities
+from policygen.implied.tables import capabilities
+from policygen.learning.extend import sort_out
 from policygen.learning.floor import OPAQUE
-from policygen.learning.known import sort_out
 from policygen.model import ENOSYS, Always, Entry, Expression, Or, Policy, alternatives
-from policygen.recording.observation import Observation
+from policygen.recording.model import Observation
 from policygen.sets.algebra import FALSE, TooComplexError
-from policygen.sets.minimise import minimise
+from policygen.sets.express import minimise
 from policygen.sets.region import space, truth
 from policygen.values import replace
 from tracer.abi import Arch, table
@@ -21,7 +21,7 @@ from tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from policygen.implied.rows import Row
+    from policygen.implied.tables import Row
     from tracer.abi import Argument
 
 Call = tuple[Arch, int]

@@ -1,4 +1,7 @@
-"""The entry of one call, extended by what was observed of it."""
+"""The entry of one call, extended by what was observed of it.
+
+What a policy says explicitly stays as it is, be it a permission or a refusal; what falls to its default is learned.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from policygen.holds import exact, holds_at
 from policygen.language.naming import format_entry
 from policygen.learning.floor import OPAQUE
-from policygen.learning.generalise import Widened, Widening, generalise, learned
-from policygen.learning.known import sort_out
+from policygen.learning.generalise import Widened, Widening, generalise, learned, literal
 from policygen.learning.rule import expression, join, key, read
-from policygen.model import ENOSYS, Always, And, Condition, Entry, Expression, Not, Or, alternatives
-from policygen.recording.observation import Observation, kept
-from policygen.sets.minimise import minimise
+from policygen.model import ENOSYS, Action, Always, Entry, Expression, Or, alternatives, constrained, mentioned
+from policygen.recording.model import Observation, kept
+from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
+from policygen.sets.express import minimise
+from policygen.sets.region import space, truth
 from policygen.values import replace
 from tracer.abi import Arch, Event, table
 from tracer.named import NamedTuple
@@ -22,8 +27,85 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from policygen.learning.rule import Rule
-    from policygen.model import Action, Policy
+    from policygen.model import Policy
+    from tracer.abi import Argument
     from tracer.abi.table import Table
+
+_MANY = 2000
+"""Rules judged in one space, which has room for a million nodes: each takes up to 400."""
+
+
+class Known(NamedTuple):
+    """Observations of one call, by what the policy says of them.  One that it allows is in neither."""
+
+    new: tuple[Observation, ...]
+    """Some of the events folded into it fall to a default that does not allow them."""
+    refused: tuple[Observation, ...]
+    """All that the policy does not allow of it, an entry refuses in so many words."""
+
+
+def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observation], calls: Table) -> Known:
+    """What an entry, or its absence, says of observations of its call.
+
+    An observation of which nothing is known but an example counts as new unless the entry allows all that it may
+    stand for: better a rule too many in the diff than a denial.
+    """
+    if entry is None:
+        return Known(() if default.lets_run else tuple(observations), ())
+    plain = calls.by_number[observations[0].number].arguments
+    rules = [literal(observation, calls) for observation in observations]
+    new: set[Rule] = set()
+    against: set[Rule] = set()
+    undecided = []
+    for rule in dict.fromkeys(rules):
+        holds = _plainly_holds(entry, expression(rule, plain), plain)
+        action = entry.action if holds else entry.otherwise
+        if holds is None:
+            undecided.append(rule)
+        elif not (action or default).lets_run:
+            (new if action is None else against).add(rule)
+    for first in range(0, len(undecided), _MANY):
+        sets = space()
+        allowed, refused = regions(sets, entry, default, plain)
+        for rule in undecided[first : first + _MANY]:
+            rest = sets.choose(allowed, FALSE, truth(sets, expression(rule, plain), plain))
+            if rest != FALSE:
+                (new if sets.choose(refused, FALSE, rest) != FALSE else against).add(rule)
+    both = list(zip(observations, rules, strict=True))
+    return Known(tuple(one for one, rule in both if rule in new), tuple(one for one, rule in both if rule in against))
+
+
+def _plainly_holds(entry: Entry, wanted: Expression, arguments: Sequence[Argument]) -> bool | None:
+    """Whether the entry's expression holds for all that is wanted, or for nothing of it, where it compares only arguments of
+    which one value is wanted; also True if one of its alternatives is such and holds.  Else None.
+
+    So it is with most observations; the algebra takes a hundred times as long."""
+    if entry.expression == Always(False):
+        return None  # `deny` is no absence: see `regions`
+    registers = exact(wanted)
+    parts = alternatives(entry.expression)
+    decided = [part for part in parts if mentioned(part) <= registers.keys()]
+    if any(holds_at(part, arguments, registers) for part in decided):
+        return True
+    return False if len(decided) == len(parts) else None
+
+
+def regions(sets: Space, entry: Entry, default: Action, plain: Sequence[Argument]) -> tuple[int, int]:
+    """Where the call is allowed, and where the entry itself refuses it."""
+    if entry.expression == Always(False) and entry.otherwise is None:
+        return FALSE, TRUE  # `deny`: written to say just that
+    try:
+        holds = truth(sets, entry.expression, plain)
+    except TooComplexError:
+        return FALSE, FALSE
+    fails = sets.invert(holds)
+    allowed = refused = FALSE
+    for region, action in ((holds, entry.action), (fails, entry.otherwise)):
+        if (action or default).lets_run:
+            allowed = sets.either(region, allowed)
+        elif action is not None:
+            refused = sets.either(region, refused)
+    return allowed, refused
 
 
 class Options(NamedTuple):
@@ -124,21 +206,6 @@ def _opaque(name: str, entry: Entry | None, observations: Sequence[Observation],
     widened = Widened(first.arch, first.number, -1, Widening.NAMES)
     allowed = tuple(observations)
     return Extended(Entry(Always(True)), (Always(True),), allowed, widenings={widened: len(allowed)})
-
-
-def constrained(expression: Expression) -> frozenset[int]:
-    """The arguments that every alternative compares."""
-    match expression:
-        case Condition(index):
-            return frozenset((index,))
-        case And(parts):
-            return frozenset().union(*map(constrained, parts))
-        case Or(parts):
-            return frozenset.intersection(*map(constrained, parts))
-        case Not(part):
-            return constrained(part)
-        case Always():
-            return frozenset()
 
 
 def _joined(alternatives: Sequence[Expression], rules: Sequence[Rule], calls: Table, number: int) -> tuple[Expression, ...]:

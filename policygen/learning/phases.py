@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.evaluate import evaluate
+from policygen.evaluate import answers, evaluate
 from policygen.holds import holds
 from policygen.language.document import Document
 from policygen.language.normal import normal_entry
 from policygen.learning.generate import New, generate
+from policygen.lint.catalogue import Level, able
+from policygen.lint.findings import grants
 from policygen.model import ENTER, Always, Arm, Entry, Or, Phase, Policy, alternatives
 from policygen.phases import START, in_phase, phase_policies, reached, with_phases
-from policygen.review.catalogue import Level
-from policygen.review.combined import able
-from policygen.review.lint import grants
 from policygen.sets.algebra import FALSE
-from policygen.sets.compare import answers
 from policygen.sets.region import Budget, space, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
@@ -32,8 +30,7 @@ if TYPE_CHECKING:
     from policygen.learning.extend import Options
     from policygen.learning.generate import Generated
     from policygen.model import Expression
-    from policygen.recording.observation import Observation
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Observation, Recording
 
 SERVING = "serving"
 """The name of a phase that is learned."""

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 from policygen.implied.expand import expanded
 from policygen.language.normal import normal, normal_entry
-from policygen.learning.carry import image
-from policygen.learning.equivalents import Conjunction, links, own_calls, simple
-from policygen.learning.extend import Grown
-from policygen.learning.known import regions
+from policygen.learning.equivalents import Conjunction, image, links, own_calls, simple
+from policygen.learning.extend import Grown, regions
 from policygen.model import ALLOW, Always, And, Arm, Condition, Entry, Expression, Operator, Or, Policy, alternatives
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, TooComplexError
+from policygen.sets.express import minimise
 from policygen.sets.join import Form, JoinError, form_of, join_entries
-from policygen.sets.minimise import minimise
 from policygen.values import replace
 from tracer.abi import Arch, table
 

@@ -14,7 +14,7 @@ from policygen.values import frozen
 from tracer.abi import Argument, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from tracer.abi.table import Table
 
@@ -49,15 +49,6 @@ def key(rule: Rule) -> tuple[object, ...]:
 def join(a: Rule, b: Rule) -> Rule:
     """The narrowest rule that allows what either does, of two with the same key."""
     return tuple(e.join(f) if isinstance(e, Flags) and isinstance(f, Flags) else e for e, f in zip(a, b, strict=True))
-
-
-def join_all(rules: Iterable[Rule]) -> dict[tuple[object, ...], Rule]:
-    """The rules by their key, those of the same key joined."""
-    joined: dict[tuple[object, ...], Rule] = {}
-    for rule in rules:
-        known = joined.get(key(rule))
-        joined[key(rule)] = rule if known is None else join(known, rule)
-    return joined
 
 
 def expression(rule: Rule, arguments: Sequence[Argument]) -> Expression:

@@ -16,8 +16,7 @@ from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from policygen.model import Policy
-    from policygen.recording.observation import Observation
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Observation, Recording
 
 FAMILY, OTHERS = "family", "others"
 """Whom signals, or a use of abstract sockets, reached."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SOCKETS
 from policygen.files.calls import SENDING as SENDING_FLAGS
 from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
-from policygen.files.model import NOT_CONFINED
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
+from policygen.grants import NOT_CONFINED
 from policygen.implied.expand import expanded
 from policygen.learning.floor import OPAQUE
 from policygen.learning.scope import SENDING

@@ -5,17 +5,15 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from policygen.implied.expand import expanded, tidy
-from policygen.implied.narrow import narrowed
+from policygen.comparing.compare import Change, compare
+from policygen.comparing.reduce import reduce
+from policygen.implied.expand import expanded, narrowed, tidy
 from policygen.language.normal import normal
-from policygen.learning.extend import DEFAULTS
+from policygen.learning.extend import DEFAULTS, sort_out
 from policygen.learning.floor import OPAQUE
 from policygen.learning.generate import Generated, New, generate
-from policygen.learning.known import sort_out
 from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives
-from policygen.recording.bounds import given_up
-from policygen.sets.compare import Change, compare
-from policygen.sets.reduce import reduce
+from policygen.recording.fold import given_up
 from policygen.values import replace
 from tracer.abi import Arch, table
 
@@ -25,8 +23,7 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
     from policygen.learning.extend import Options
     from policygen.model import Arm
-    from policygen.recording.observation import Observation
-
+    from policygen.recording.model import Observation
 
 MAX_DENIALS = 16
 """The most calls that a policy with an implied set may have to deny for its baseline's sake.  Container profiles take 1 to 8

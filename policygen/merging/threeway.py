@@ -1,4 +1,4 @@
-"""The three-way merge of policies, by meaning and not by lines."""
+"""The three-way merge of policies, by meaning and not by lines, and its conflicts with git's conflict markers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from policygen.files import algebra
 from policygen.language.document import Document
+from policygen.language.layout import reconcile
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal, normal_entry
-from policygen.language.reconcile import reconcile
 from policygen.learning.portable import made_portable
 from policygen.model import ALLOW, Action, Always, And, Entry, Or, Phase, alternatives, scope_of, scopes
 from policygen.phases import in_each, names_of
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.sets.minimise import minimise
+from policygen.sets.express import minimise
 from policygen.sets.region import space, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, Argument, table
@@ -229,3 +229,27 @@ def _any(parts: Sequence[Expression], arguments: Sequence[Argument]) -> Expressi
     if not fewest:
         return Always(False)
     return fewest[0] if len(fewest) == 1 else Or(fewest)
+
+
+def with_markers(document: Document, conflicts: Sequence[Conflict]) -> str:
+    """Return the text of a merged document, each conflict between markers.  It parses again once the conflicts are resolved."""
+    lines = document.text().splitlines()
+    for conflict in conflicts:
+        start, end = _place(lines, conflict)
+        ours = lines[start:end] if conflict.ours else []
+        theirs, base = conflict.theirs.splitlines(), conflict.base.splitlines()
+        lines[start:end] = ["<<<<<<< ours", *ours, "||||||| base", *base, "=======", *theirs, ">>>>>>> theirs"]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _place(lines: Sequence[str], conflict: Conflict) -> tuple[int, int]:
+    """Return the first and last line of the entry or setting in conflict; all but an entry's first line are indented."""
+    start = 0
+    if conflict.arch is not None:
+        start = lines.index(next(line for line in lines if line.split("#")[0].split() == ["arch", str(conflict.arch)]))
+    head = conflict.name + (" " if conflict.arch is None else ":")
+    start = next(index for index in range(start, len(lines)) if lines[index].startswith(head))
+    end = start + 1
+    while end < len(lines) and lines[end].startswith(" "):
+        end += 1
+    return start, end

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from policygen.files import algebra
 from policygen.implied.expand import expanded
 from policygen.language.document import Document
-from policygen.language.layout import Layout
+from policygen.language.layout import Layout, reconcile
 from policygen.language.naming import format_action
-from policygen.language.reconcile import reconcile
 from policygen.learning.portable import made_portable
 from policygen.model import scope_of, scopes
 from policygen.phases import in_each

@@ -1,1 +1,1 @@
-"""Events -> observations, folded (`fold`), and recordings of runs: merged (`runs`), read and written (`recording_file`)."""
+"""Events -> observations (`fold`); recordings of runs (`model`), merged (`many`), read and written (`recording_file`)."""

@@ -1,4 +1,7 @@
-"""Files that are replaced atomically: a crash leaves the old file or the new one."""
+"""Files that are replaced atomically, in folders that are held open.
+
+A crash leaves the old file or the new one; what the path of the folder leads to meanwhile does not matter.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,74 @@ import stat
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from policygen.recording import folder
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+OURS = ".callfence"
+"""The folder of recordings.  We make it, and never as a symbolic link."""
+_MANY_LINKS = 40  # MAXSYMLINKS, linux/namei.h
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[int]:
+    """A descriptor of the folder, to be used as `dir_fd`.  Raises OSError.
+
+    A symbolic link on the way is followed if it belongs to this user, to root, or to the owner of the folder that the path
+    leads to: otherwise its owner would make us write where he cannot (the rule of proc_sys_fs(5), protected_symlinks, for
+    any folder).  A folder named .callfence must not be a link.
+    """
+    descriptor = _walk(folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create the folder in one that exists, if it is not there.  Raises OSError."""
+    with opened(folder.parent) as at, suppress(FileExistsError):
+        os.mkdir(folder.name or ".", dir_fd=at)  # the current folder has no name
+
+
+def _walk(folder: Path) -> int:
+    trusted = {0, os.geteuid()}
+    strangers: set[int] = set()
+    names = [*reversed(folder.parts)]
+    links = 0
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while names:
+            name = names.pop()
+            there = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            try:
+                status = os.fstat(there)
+                if not stat.S_ISLNK(status.st_mode):
+                    here, there = there, here
+                    continue
+                links += 1
+                if name == OURS or links > _MANY_LINKS:
+                    raise OSError(errno.ELOOP, "is a symbolic link")
+                strangers.update({status.st_uid} - trusted)
+                names += reversed(_parts(os.readlink("", dir_fd=there)))
+            finally:
+                os.close(there)
+        status = os.fstat(here)
+        if not stat.S_ISDIR(status.st_mode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if strangers - {status.st_uid}:
+            raise OSError(errno.ELOOP, "is reached through a symbolic link of another user")
+    except OSError as error:
+        os.close(here)
+        error.filename = str(folder)
+        raise
+    return here
+
+
+def _parts(target: str) -> list[str]:
+    """The names in a symbolic link's target, one that begins at the root with that first."""
+    return ["/"] * target.startswith("/") + [name for name in target.split("/") if name]
+
 
 _PERMISSIONS = 0o777
 """The bits of a mode that are kept: root must not make a set-user-ID file of what another user has filled."""
@@ -31,9 +97,9 @@ def write_all(path: Path, pieces: Iterable[bytes]) -> None:
     The old file is whole until the new one is (temporary file in the same folder, fsync, rename, fsync of the
     folder), and its owner and permission bits are kept.  Raises OSError, with nothing changed; also for a symbolic link
     (in a shared folder it could point anywhere), for anything but a regular file, and for a file without write permission,
-    although rename(2) could replace each of them.  `folder.opened` says which links in the path are followed.
+    although rename(2) could replace each of them.  `opened` says which links in the path are followed.
     """
-    with folder.opened(path.parent) as at, _named(path):
+    with opened(path.parent) as at, _named(path):
         old = _replaceable(path, at)
         temporary = f".{path.name}.{os.urandom(8).hex()}.tmp"
         descriptor = os.open(temporary, _NEW, 0o600 if old else 0o664, dir_fd=at)  # enforce refuses what everybody can write
@@ -54,7 +120,7 @@ def write_all(path: Path, pieces: Iterable[bytes]) -> None:
 
 def check_writable(path: Path) -> None:
     """Raise the OSError that `write` would raise now, as far as that is known without writing."""
-    with folder.opened(path.parent) as at:
+    with opened(path.parent) as at:
         with _named(path):
             _replaceable(path, at)
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=at):
@@ -71,7 +137,7 @@ def locked(path: Path) -> Iterator[None]:
     process does no harm: the kernel releases the lock (flock(2)).
     """
     name = f".{path.name}.lock"
-    with folder.opened(path.parent) as at:
+    with opened(path.parent) as at:
         while True:
             with _named(path):
                 descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666, dir_fd=at)

@@ -1,3 +1,3 @@
-"""A policy, or two versions of it -> findings (`lint`), changes to be judged (`changes`), the observations that each rule
-comes from (`provenance`).
+"""Two versions of a policy -> what a reviewer is to know (`judgement`) and judges one by one (`changes`); why a rule is there
+(`why`).
 """

@@ -2,25 +2,35 @@
 
 A *change* is an alternative of an entry that allows more than the old entry did, or something that cannot be judged in
 parts: an entry that answers differently, a setting.  What only allows less is not a change.
+
+`resolve` makes the policy that remains when they have been judged.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
+from itertools import groupby
 from typing import TYPE_CHECKING
 
+from policygen.comparing.compare import Change, Verdict, compare
 from policygen.files.algebra import differences as file_differences
+from policygen.files.algebra import with_line
+from policygen.language.document import Document
+from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_action
 from policygen.language.normal import normal_entry
-from policygen.model import Entry, Expression, Or, Policy, alternatives
+from policygen.lint.findings import WHY
+from policygen.model import And, Entry, Expression, Or, Policy, alternatives
+from policygen.phases import in_each, within_start
 from policygen.review.risk import Ranked, ranked
 from policygen.sets.algebra import FALSE
-from policygen.sets.compare import Change, Verdict, compare
+from policygen.sets.join import join_entries
 from policygen.sets.region import space, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
 SETTINGS = ("table", "arm", "default", "unknown", "scope")
 
@@ -141,3 +151,189 @@ def with_found(old: Policy, change: EntryChange, newest: tuple[int, int]) -> Ent
 
 def _found(old: Policy, new: Policy) -> tuple[Ranked, ...]:
     return ranked(old, new, compare(old, new))
+
+
+class Answer(StrEnum):
+    ACCEPT = "accepted"
+    REJECT = "rejected"
+    SKIP = "undecided"
+    """The change stays in the policy, like an accepted one."""
+
+
+@frozen
+class Decision:
+    answer: Answer
+    instead: Entry | None = None
+    """The entry that is accepted in place of the change."""
+    why: str = ""
+    """Text of the change's `# why:` comment; one line."""
+
+
+FILE_LINES = ("path ", "tcp ")
+"""How the words of changes begin that are about files and ports."""
+_UNDECIDED = Decision(Answer.SKIP)
+
+
+def resolve(old: Document, new: Document, decisions: Mapping[PolicyChange, Decision]) -> Document:
+    """Return the new document without its rejected changes, and with the reasons for the accepted ones.
+
+    It allows nothing that `new` does not, except edited entries, and what a rejected setting or whole entry had allowed.  What
+    a rejected change had replaced is restored; a rejected table stays if an entry needs it.  Comments stay; an entry that is
+    as before has its comments where they were.  Decisions about other changes are ignored.  Raises TooComplexError.
+    """
+    judged = {change: decisions.get(change, _UNDECIDED) for change in changes(old.policy, new.policy)}
+    policy = _with_entries(old.policy, new.policy, judged)
+    for change, decision in judged.items():
+        if isinstance(change, SettingChange) and decision.answer is Answer.REJECT:
+            policy = _without_setting(old.policy, policy, change.word)
+    if not policy.entries:  # every section is rejected, and a policy has at least one
+        policy = replace(policy, entries=old.policy.entries)
+    document = _with_old_comments(old, new, policy).with_policy(within_start(policy))
+    for change, decision in judged.items():
+        if decision.why and decision.answer is Answer.ACCEPT:
+            document = _with_reason(document, change, decision)
+    return document
+
+
+def with_accepted(document: Document, new: Policy, taken: Mapping[PolicyChange, Decision]) -> Document:
+    """Return the document in which what is accepted is allowed in every phase, with the reasons; nothing else changes.
+
+    `new` is the policy without phases that the changes lead to.  Raises JoinError, TooComplexError.
+    """
+    document = document.with_policy(in_each(lambda one: _joined(one, new, taken), document.policy))
+    for change, decision in taken.items():
+        if decision.why:
+            document = _with_reason(document, change, decision)
+    return document
+
+
+def _joined(policy: Policy, new: Policy, taken: Mapping[PolicyChange, Decision]) -> Policy:
+    """Return a policy without phases that allows what was accepted, too."""
+    entries = {arch: dict(section) for arch, section in policy.entries.items()}
+    for change, decision in taken.items():
+        if isinstance(change, SettingChange):
+            policy = _with_setting(policy, new, change.word)
+        elif (entry := decision.instead or change.after) is not None:
+            section = entries.setdefault(change.arch, {})
+            joined = join_entries(change.arch, change.number, section.get(change.number), entry, policy.default)
+            if joined is not None:
+                section[change.number] = joined
+    return replace(policy, entries=entries)
+
+
+def _with_setting(policy: Policy, new: Policy, word: str) -> Policy:
+    if word.startswith(FILE_LINES):
+        return replace(policy, files=with_line(policy.files, word, new.files))
+    return policy if word.startswith("arch ") else replace(policy, **{word: getattr(new, word)})
+
+
+def _with_entries(old: Policy, new: Policy, judged: Mapping[PolicyChange, Decision]) -> Policy:
+    entries = {arch: dict(section) for arch, section in new.entries.items()}
+    of_calls = [change for change in judged if isinstance(change, EntryChange)]
+    of_calls.sort(key=lambda change: (change.arch, change.number))
+    for (arch, number), group in groupby(of_calls, key=lambda change: (change.arch, change.number)):
+        entry = _judged(new.entries[arch].get(number), {change: judged[change] for change in group})
+        if entry is None:
+            entries[arch].pop(number, None)
+        else:
+            entries[arch][number] = entry
+    kept = {arch: section for arch, section in entries.items() if section or arch in old.entries or not new.entries[arch]}
+    return replace(new, entries=kept)
+
+
+def _judged(new: Entry | None, decisions: Mapping[EntryChange, Decision]) -> Entry | None:
+    """Return the entry of one call, given all decisions about it."""
+    gone = [change for change, one in decisions.items() if one.answer is Answer.REJECT or one.instead]
+    if not gone:
+        return new
+    first = gone[0]
+    instead = [one.instead for one in decisions.values() if one.instead]
+    if first.whole or new is None:
+        return instead[0] if instead else first.before
+    dropped = [change.after.expression for change in gone if change.after]
+    rest = [part for part in alternatives(new.expression) if part not in dropped]
+    parts = [*rest, *_restored(first, rest, dropped), *(entry.expression for entry in instead)]
+    if not parts and (first.before is None or not alternatives(first.before.expression)):
+        return first.before
+    if not parts and new.otherwise is None:  # all that was allowed had been replaced by hand, and that is rejected
+        return None
+    return normal_entry(first.arch, first.number, replace(new, expression=Or(tuple(parts))))
+
+
+def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence[Expression]) -> Iterator[Expression]:
+    """Yield the part of the old entry that only the dropped alternatives allow, as the old entry wrote it if possible."""
+    if change.before is None:
+        return
+    sets = space()
+    arguments = table(change.arch).by_number[change.number].arguments
+    still, lost = (truth(sets, Or(tuple(parts)), arguments) if parts else FALSE for parts in (rest, dropped))
+    for part in alternatives(change.before.expression):
+        missing = sets.both(truth(sets, part, arguments), sets.invert(still))
+        if sets.both(missing, lost) != FALSE:
+            whole = sets.both(missing, sets.invert(lost)) == FALSE
+            yield part if whole else And((part, Or(tuple(dropped))))
+
+
+def _without_setting(old: Policy, policy: Policy, word: str) -> Policy:
+    if word.startswith(FILE_LINES):
+        return replace(policy, files=with_line(policy.files, word, old.files))
+    if word.startswith("arch "):
+        gone = Arch(word.removeprefix("arch "))
+        return replace(policy, entries={arch: section for arch, section in policy.entries.items() if arch is not gone})
+    newer = any(max(section, default=0) > table(arch).newest(old.table) for arch, section in policy.entries.items())
+    return policy if word == "table" and newer else replace(policy, **{word: getattr(old, word)})
+
+
+def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document:
+    """Return the new document; entries that are as before get their comments back on the old lines, if these are the same."""
+    sections = dict(new.layout.sections)
+    for arch, section in sections.items():
+        before, entries = old.layout.sections.get(arch, Section()), dict(section.entries)
+        for number, remarks in entries.items():
+            was = before.entries.get(number, Remarks())
+            same = policy.entries.get(arch, {}).get(number) == old.policy.entries.get(arch, {}).get(number)
+            if same and sorted(was.all()) == sorted(remarks.all()):
+                entries[number] = was
+        sections[arch] = replace(section, entries=entries)
+    return Document(new.policy, replace(new.layout, sections=sections))
+
+
+def takes_reason(document: Document, change: PolicyChange) -> bool:
+    """Whether a `# why:` comment can be written on the change: not if the entry is in an included file."""
+    if isinstance(change, SettingChange):
+        return True
+    section = document.layout.sections.get(change.arch, Section())
+    return not any(change.number in include.entries.get(change.arch, {}) for include in section.includes)
+
+
+def _with_reason(document: Document, change: PolicyChange, decision: Decision) -> Document:
+    comment = Comments((), f"{WHY} {decision.why}")
+    layout = document.layout
+    if isinstance(change, SettingChange):
+        if change.word.startswith(FILE_LINES):
+            files = {**layout.files, change.word: layout.files.get(change.word, Comments()).join(comment)}
+            return Document(document.policy, replace(layout, files=files))
+        if change.word not in SETTINGS:
+            arch = Arch(change.word.removeprefix("arch "))
+            section = layout.sections.get(arch, Section())
+            return _with_section(document, arch, replace(section, arch=section.arch.join(comment)))
+        settings = {**layout.settings, change.word: layout.settings.get(change.word, Comments()).join(comment)}
+        return Document(document.policy, replace(layout, settings=settings))
+    entry = decision.instead or change.after
+    now = document.policy.entries[change.arch].get(change.number)
+    if entry is None or now is None:
+        return document
+    section = layout.sections.get(change.arch, Section())
+    remarks = section.entries.get(change.number, Remarks())
+    part = next((part for part in alternatives(entry.expression) if part in alternatives(now.expression)), None)
+    if isinstance(now.expression, Or) and part is not None:
+        others = {**remarks.alternatives, part: remarks.alternatives.get(part, Comments()).join(comment)}
+        remarks = replace(remarks, alternatives=others)
+    else:
+        remarks = replace(remarks, entry=remarks.entry.join(comment))
+    entries = {**section.entries, change.number: remarks.settled(now.expression)}
+    return _with_section(document, change.arch, replace(section, entries=entries))
+
+
+def _with_section(document: Document, arch: Arch, section: Section) -> Document:
+    return Document(document.policy, replace(document.layout, sections={**document.layout.sections, arch: section}))

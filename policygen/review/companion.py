@@ -16,13 +16,11 @@ import re
 from typing import TYPE_CHECKING
 
 from policygen.evidence.facts import join, parse, without_secrets
-from policygen.evidence.secrets import SECRET
+from policygen.evidence.words import SECRET
 from policygen.language.naming import format_value
-from policygen.recording.bounds import given_up, without
-from policygen.recording.observation import Observation, kept
-from policygen.recording.runs import Recording, Run
-from policygen.review.denial import parse_call
-from policygen.review.provenance import provenance
+from policygen.recording.fold import given_up, without
+from policygen.recording.model import Observation, Recording, Run, kept
+from policygen.review.why import parse_call, provenance
 from tracer.abi import Arch, Event, Kind, table
 from tracer.errors import UserError
 from tracer.named import NamedTuple

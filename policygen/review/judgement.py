@@ -5,22 +5,136 @@ from __future__ import annotations
 from itertools import starmap
 from typing import TYPE_CHECKING
 
-from policygen.files.review import judged
-from policygen.review.catalogue import TOO_COMPLEX, Level
-from policygen.review.combined import Combined, completed, listed
-from policygen.review.lint import Finding, lint
+from policygen.comparing.compare import Comparison, compare
+from policygen.language.naming import format_action
+from policygen.lint.catalogue import TOO_COMPLEX, Combined, Level, completed, listed
+from policygen.lint.files import judged
+from policygen.lint.findings import Finding, lint
+from policygen.model import ActionKind, Arm, scopes
 from policygen.review.risk import Ranked, ranked
-from policygen.review.settings import Setting, settings
-from policygen.sets.compare import Comparison, compare
 from policygen.sets.region import Budget
 from policygen.values import frozen
 from tracer.abi import table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from policygen.language.document import Document
+    from policygen.model import Action, Policy
     from tracer.abi import Arch
+
+_FATE = {
+    ActionKind.ALLOW: "are allowed, though no one has considered them",
+    ActionKind.LOG: "are allowed, though no one has considered them, and logged",
+    ActionKind.NOTIFY: "are put to a supervisor, which may allow them",
+    ActionKind.ERRNO: "fail, and the program goes on",
+    ActionKind.TRAP: "send SIGSYS, which the program may handle and go on",
+    ActionKind.KILL: "end the process",
+}
+_PERMISSIVE = (ActionKind.KILL, ActionKind.TRAP, ActionKind.ERRNO, ActionKind.NOTIFY, ActionKind.LOG, ActionKind.ALLOW)
+_HELD = {
+    Arm.NOW: "before the program starts",
+    Arm.EXEC: "at the program's first instruction",
+    Arm.ENTRY: "after the dynamic loader, which runs without a filter",
+}
+
+
+@frozen
+class Setting:
+    """A setting that two policies differ in."""
+
+    word: str
+    """As in the policy language."""
+    level: Level
+    what: str
+    """The old and the new value, as the policy language writes them."""
+    says: str
+    """What the new value means: one clause."""
+
+    @property
+    def rule(self) -> str:
+        """Stable id, since other tools store it; that of the catalogue's row where it has one."""
+        lets_run = self.level is Level.DANGER and self.word in ("default", "unknown")
+        return f"{self.word}-allow" if lets_run else f"setting-{self.word.split()[0]}"
+
+
+def settings(old: Policy, new: Policy) -> tuple[Setting, ...]:
+    """Return the settings that differ, the most dangerous first."""
+    return tuple(sorted(_settings(old, new), key=lambda one: -one.level.rank))
+
+
+def _phases(old: Policy, new: Policy) -> Iterator[Setting]:
+    before, after = ({phase.name: phase.triggers for phase in policy.phases} for policy in (old, new))
+    for name in dict.fromkeys((*before, *after)):
+        was, now = (f"after {', '.join(one[name])}" if name in one else "" for one in (before, after))
+        if was == now:
+            continue
+        word = f"phase {name}"
+        if not was:
+            yield Setting(word, Level.NOTE, f"{word} {now}", "a process that makes such a call is allowed less from then on")
+        elif not now:
+            yield Setting(word, Level.WARNING, f"no {word}", "what was allowed for the start only is allowed for ever")
+        else:
+            level = Level.NOTE if {*before[name]} < {*after[name]} else Level.WARNING
+            yield Setting(word, level, f"{word} {was} -> {now}", "a process is allowed less at another moment")
+
+
+def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
+    calls = (("default", "calls that no entry names"), ("unknown", "calls that are newer than its table"))
+    for word, which in calls:
+        before, after = getattr(old, word), getattr(new, word)
+        if before != after:
+            yield Setting(word, _level(before, after), _from_to(word, before, after), f"{which} {_FATE[after.kind]}")
+    if old.arm != new.arm:
+        later = [*_HELD].index(new.arm) > [*_HELD].index(old.arm)
+        level = Level.WARNING if later else Level.NOTE
+        yield Setting("arm", level, f"arm {old.arm} -> {new.arm}", f"the filter takes effect {_HELD[new.arm]}")
+    for arch in new.entries:
+        if arch not in old.entries:
+            yield Setting(f"arch {arch}", Level.WARNING, f"arch {arch}", f"code of {arch} may run, which was killed")
+    for arch in old.entries:
+        if arch not in new.entries:
+            yield Setting(f"arch {arch}", Level.NOTE, f"no arch {arch}", f"code of {arch} is killed")
+    yield from _phases(old, new)
+    if old.phases_optional != new.phases_optional:
+        what = ("required", "optional")[new.phases_optional]
+        says = "goes on with its start-up permissions" if new.phases_optional else "is killed"
+        level = Level.DANGER if new.phases_optional else Level.NOTE
+        yield Setting("phases", level, f"phases {what}", f"a process that cannot enter its phase {says}")
+    had, has = scopes(old.scope), scopes(new.scope)
+    lost, added = [what for what in had if what not in has], [what for what in has if what not in had]
+    for level, words, whom in (
+        (Level.WARNING, lost, "any process of its user"),
+        (Level.NOTE, added, "only processes of the program"),
+    ):
+        if words:
+            says = f"{' and '.join(words)} reach {whom}"
+            yield Setting("scope", level, f"scope {old.scope or 'none'} -> {new.scope or 'none'}", says)
+    if old.implied != new.implied:
+        says = (
+            "what grants nothing beyond its entries is allowed without a line"
+            if new.implied
+            else "what grants nothing beyond its entries takes a line again"
+        )
+        yield Setting("implied", Level.NOTE, f"implied {old.implied or 'none'} -> {new.implied or 'none'}", says)
+    if old.portable != new.portable:
+        what = "portable" if new.portable else "no portable"
+        does = "adds" if new.portable else "no longer adds"
+        yield Setting("portable", Level.NOTE, what, f"learn {does} what other C libraries call instead")
+    if old.table != new.table:
+        names = [".".join(map(str, policy.table)) for policy in (old, new)]
+        says = "calls that are newer than this fall under `unknown`, older ones under `default`"
+        yield Setting("table", Level.NOTE, f"table {names[0]} -> {names[1]}", says)
+
+
+def _level(before: Action, after: Action) -> Level:
+    if after.lets_run:
+        return Level.NOTE if before.lets_run else Level.DANGER
+    return Level.WARNING if _PERMISSIVE.index(after.kind) > _PERMISSIVE.index(before.kind) else Level.NOTE
+
+
+def _from_to(word: str, before: Action, after: Action) -> str:
+    return f"{word} {format_action(before)} -> {format_action(after)}"
 
 
 @frozen

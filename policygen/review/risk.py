@@ -1,29 +1,34 @@
-"""The dangers of what one policy allows and another does not."""
+"""The dangers of what one policy allows and another does not, and of what was observed.
+
+What only rehearsed runs did and the catalogue warns of is left to a person: a crash handler that executes a debugger,
+for instance.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policygen.comparing.compare import Change, Comparison, Difference
+from policygen.evaluate import answers, evaluate
 from policygen.implied.expand import granted as granted_by
-from policygen.implied.rows import capabilities, rows
+from policygen.implied.tables import capabilities, rows
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
+from policygen.lint.catalogue import TOO_COMPLEX, Danger, Level, granted, leaves_free, of_call, of_setting
 from policygen.model import IMPLIED, alternatives
 from policygen.phases import START, as_in
-from policygen.review.catalogue import TOO_COMPLEX, Danger, Level, of_call, of_setting
-from policygen.review.selection import granted, leaves_free
 from policygen.sets.algebra import FALSE, TooComplexError
-from policygen.sets.compare import Change, Comparison, Difference, answers, example
-from policygen.sets.region import space, truth
+from policygen.sets.region import example, space, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
+from tracer.linux import OPAQUE
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from policygen.model import Action, Policy
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Key, Observation, Recording
     from policygen.sets.algebra import Space
     from policygen.sets.region import Budget
 
@@ -186,3 +191,33 @@ def _union(sets: Space, regions: Iterable[int]) -> int:
     for one in regions:
         found = sets.either(found, one)
     return found
+
+
+def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collection[str] = ()) -> frozenset[Key]:
+    """Return the keys of the observations that learning does not add to a policy, if there is one: what the catalogue warns of
+    and the policy does not allow, and, if programs would be executed, what those do that no ordinary run has executed."""
+    rehearsed = [
+        seen
+        for seen in recording.observations
+        if recording.rehearsed(seen) and not (policy and evaluate(policy, seen.event).lets_run)
+    ]
+    dangerous = {seen.key for seen in rehearsed if needs_a_person(seen, allow_opaque)}
+    if not any(_name(seen) in ("execve", "execveat") for seen in rehearsed if seen.key in dangerous):
+        return frozenset(dangerous)
+    ordinary = {seen.executable for seen in recording.plain().observations}
+    return frozenset(dangerous | {seen.key for seen in rehearsed if seen.executable not in ordinary})
+
+
+def needs_a_person(seen: Observation, allow_opaque: Collection[str] = ()) -> bool:
+    """Whether the catalogue warns of granting what an observation stands for.  A call that hides its arguments is learned to
+    fail, which grants nothing, unless it is in `allow_opaque`."""
+    if _name(seen) in OPAQUE and _name(seen) not in allow_opaque:
+        return False
+    return any(danger.level.rank >= Level.WARNING.rank for danger in dangers_of(seen))
+
+
+def _name(seen: Observation) -> str:
+    """The name of the call; '' if the tables do not have it."""
+    arch = Arch.from_audit(seen.arch)
+    call = table(arch).by_number.get(seen.number) if arch else None
+    return call.name if call else ""

@@ -1,3 +1,1 @@
-"""Policies and expressions as exact sets of calls (`algebra`, `region`) -> comparisons, joins, reductions, shortest
-expressions.
-"""
+"""Expressions as exact sets of calls (`algebra`, `region`), and back: joined (`join`), as short expressions (`express`)."""

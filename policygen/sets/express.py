@@ -1,4 +1,4 @@
-"""Sets of calls back into the policy language: the inverse of `region.truth`."""
+"""Sets of calls back into the policy language, the inverse of `region.truth`, and the fewest alternatives of expressions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from policygen.language.normal import normal_expression
 from policygen.language.operands import operands
 from policygen.model import Always, And, Condition, Expression, Not, Operator, Or
 from policygen.sets import region as regions
-from policygen.sets.algebra import FALSE, TRUE, Space
-from policygen.sets.minimise import minimise
+from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
+from policygen.sets.region import space, truth
 from tracer.abi import Arch, Argument, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 _BITS = frozenset((Kind.FLAGS, Kind.PROTECTION, Kind.FIELD, Kind.MODE))
 """Kinds that are compared by bits and not by order."""
@@ -178,3 +178,38 @@ def _intervals(space: Space, where: int, index: int, argument: Argument) -> list
     if not walk(where, argument.width - 1, 0):
         return None
     return [(first - offset, last - offset) for first, last in found]
+
+
+def minimise(
+    alternatives: Sequence[Expression], arguments: Sequence[Argument], make: Callable[[], Space] = space
+) -> tuple[Expression, ...]:
+    """Return the alternatives, in order, without those that the others cover; `Always(True)` if they hold everywhere.
+
+    If either of two could be removed, it is the one with more conditions, or else the later one.  Alternatives that are
+    too complex to decide are returned unchanged.  `make` makes the space.
+    """
+    sets = make()
+    try:
+        regions = [truth(sets, alternative, arguments) for alternative in alternatives]
+        order = sorted(range(len(regions)), key=lambda i: (-_conditions(alternatives[i]), -i))
+        after = [FALSE]
+        for i in reversed(order):
+            after.append(sets.either(after[-1], regions[i]))
+        if after[-1] == TRUE:
+            return (Always(True),)
+        kept, before = [], FALSE
+        for i in order:
+            after.pop()
+            others = sets.either(before, after[-1])
+            if sets.choose(others, FALSE, regions[i]) != FALSE:
+                kept.append(i)
+                before = sets.either(before, regions[i])
+    except TooComplexError:
+        return tuple(alternatives)
+    return tuple(alternatives[i] for i in sorted(kept))
+
+
+def _conditions(expression: Expression) -> int:
+    if isinstance(expression, Condition):
+        return 1
+    return len(expression.parts) if isinstance(expression, And) else 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from policygen.language.normal import normal_entry, normal_expression
 from policygen.model import Always, Entry, Expression, Not, Or, alternatives
 from policygen.sets.algebra import FALSE, TRUE, TooComplexError
-from policygen.sets.minimise import minimise
+from policygen.sets.express import minimise
 from policygen.sets.region import space, truth
 from policygen.values import frozen
 from tracer.abi import Arch, table

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.filter import bpf
 from policygen.model import Always, And, Condition, Expression, Not, Operator, Or
 from policygen.sets.algebra import FALSE, TRUE, Space, constant
-from tracer.abi import Event
+from tracer.abi import Arch, Event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 BITS = 512
 _ARCH, _NUMBER, _ARGUMENTS, _IP = 0, 32, 64, 448
+_WORD = (1 << 32) - 1
 Word = tuple[int, ...]
 
 
@@ -72,16 +72,24 @@ def shift(index: int) -> int:
 
 
 def data_words(space: Space) -> tuple[Word, ...]:
-    """Return the words of struct seccomp_data, in the order of `bpf.words`."""
+    """Return the words of struct seccomp_data, in the order of `filter.bpf.words`."""
     wide = [space.word(_IP, 64), *(argument_word(space, index) for index in range(6))]
     return (number_word(space), arch_word(space), *(half for word in wide for half in (word[32:], word[:32])))
 
 
 def event(point: int) -> Event:
     """Return the event at a point of the space."""
-    arch, number = point >> 480, point >> 448 & bpf.WORD
+    arch, number = point >> 480, point >> 448 & _WORD
     a, b, c, d, e, f, ip = (point >> shift & ((1 << 64) - 1) for shift in range(384, -64, -64))
     return Event(arch, number, (a, b, c, d, e, f), ip)
+
+
+def example(space: Space, where: int, arch: Arch, number: int) -> Event:
+    """Return one of the simplest calls of a non-empty set of arguments."""
+    point = space.difference(FALSE, where)
+    if point is None:
+        raise ValueError("no call is in the empty set")
+    return Event(arch.audit, number, event(point).arguments)
 
 
 def alternatives(space: Space, region: int, limit: int) -> tuple[tuple[tuple[int, int, int], ...], ...] | None:

@@ -10,12 +10,12 @@ import pytest
 from needed import needs
 
 from policygen.filter import bpf, symbolic
+from policygen.filter.symbolic import decisions
 from policygen.implied.expand import expanded
 from policygen.language.document import parse_file
 from policygen.model import ALLOW
 from policygen.sets import region
 from policygen.sets.algebra import constant
-from policygen.sets.decisions import decisions
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from policygen.comparing.compare import compare
 from policygen.formats import FormatOptions
 from policygen.formats.containers import oci
 from policygen.formats.containers.runtimes import own_calls
 from policygen.language.document import parse
-from policygen.sets.compare import compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from installed import PROBE_POLICY
 
 from policygen import formats
+from policygen.comparing.compare import compare
 from policygen.formats import Direction, ExportError, FormatOptions, ImportFormatError
 from policygen.language.document import parse
-from policygen.sets.compare import compare
 
 MINIJAIL = [
     ("read: 1", "read: allow"),

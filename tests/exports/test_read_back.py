@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from installed import PROBE_POLICY
 
 from policygen import formats
+from policygen.comparing.compare import compare
 from policygen.filter.compile import CompileError, compile_policy
 from policygen.formats import Direction, ExportError, FormatOptions
 from policygen.implied.expand import expanded
 from policygen.language.document import parse, parse_file
 from policygen.model import ActionKind, Arm, Policy
-from policygen.sets.compare import compare
 from policygen.values import replace
 from tracer.abi import Arch
 

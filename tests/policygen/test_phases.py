@@ -7,20 +7,19 @@ from itertools import pairwise
 import pytest
 from calls import event
 
+from policygen.comparing.compare import Verdict, compare
+from policygen.comparing.reduce import reduce
 from policygen.errors import PolicyError
 from policygen.evaluate import evaluate
 from policygen.language.document import Document, parse
 from policygen.language.naming import format_action
+from policygen.lint.findings import lint
 from policygen.merging.threeway import merge_documents
 from policygen.merging.unite import unite
 from policygen.model import Phase
 from policygen.phases import START, in_phase, phase_policies, with_phases
-from policygen.review.changes import changes
-from policygen.review.lint import lint
-from policygen.review.resolve import Answer, Decision, resolve
-from policygen.sets.compare import Verdict, compare
+from policygen.review.changes import Answer, Decision, changes, resolve
 from policygen.sets.join import JoinError
-from policygen.sets.reduce import reduce
 
 TEXT = """\
 callfence 1

@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import require
 
+from policygen.comparing.compare import compare
 from policygen.formats import FormatOptions
 from policygen.formats.containers import oci
 from policygen.formats.containers.runtimes import with_own_calls
 from policygen.implied.expand import expanded
 from policygen.language.document import parse_file
-from policygen.sets.compare import compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from conftest import Commands
 
-    from policygen.sets.compare import Difference
+    from policygen.comparing.compare import Difference
 
     Normalise = Callable[[bytes], bytes]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policygen.comparing.compare import Change, compare
 from policygen.formats import Direction
 from policygen.model import Always, Entry
-from policygen.sets.compare import Change, compare
 from policygen.values import replace
 from tracer.abi import table
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyseccomp
 
+from policygen.comparing.compare import Change, compare
 from policygen.filter import bpf, symbolic
 from policygen.formats import Direction, FormatOptions, Loss
 from policygen.formats.containers import oci
@@ -17,13 +18,12 @@ from policygen.formats.containers.profile import Act, Profile
 from policygen.language.document import parse
 from policygen.model import Action, ActionKind
 from policygen.sets import region
-from policygen.sets.compare import Change, compare
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
+    from policygen.comparing.compare import Difference
     from policygen.formats import Exported, Imported
     from policygen.model import Policy
-    from policygen.sets.compare import Difference
 
 ROOT = Path(__file__).parent.parent.parent
 SAMPLES = sorted((ROOT / "samples").glob("*.policy"))

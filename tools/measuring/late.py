@@ -30,7 +30,7 @@ from policygen.recording import recording_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policygen.recording.observation import Key
+    from policygen.recording.model import Key
 
 ROOT = Path(__file__).resolve().parents[2]
 WAYS = {"every call stopped": ("--every-call",), "late filter": (), "at the first call": ("--late-after", "1")}

@@ -20,13 +20,13 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), str(Path(__file__).parent)]
 from servers import BIN, MODES, denied, run  # noqa: E402 -- beside this file
 from shellcodes import SHELLCODES  # noqa: E402 -- the tests' own module
 
-from policygen.files.model import NOT_CONFINED  # noqa: E402
+from policygen.evaluate import answers  # noqa: E402
+from policygen.grants import NOT_CONFINED  # noqa: E402
 from policygen.implied.expand import expanded  # noqa: E402
 from policygen.language.document import parse, parse_file  # noqa: E402
 from policygen.model import alternatives  # noqa: E402
 from policygen.phases import phase_policies  # noqa: E402
 from policygen.sets.algebra import FALSE  # noqa: E402
-from policygen.sets.compare import answers  # noqa: E402
 from policygen.sets.region import space, truth  # noqa: E402
 from policygen.values import replace  # noqa: E402
 from tracer.abi import table  # noqa: E402

@@ -20,12 +20,11 @@ from tracer.abi import Arch, table
 from tracer.errors import PtraceError
 from tracer.late.code import BRINGS_CODE, brings_code, may_bring_code, spans
 from tracer.late.filter import CHAIN, Key, for_calls_within, free_filter, weight
-from tracer.late.image import NEVER, Image, Plan
 from tracer.late.inject import Entry, room
 from tracer.late.watched import installs_filter, may_run, may_write, opens_for_reading
 from tracer.linux import PTRACE_CONT, PTRACE_EVENT_VFORK, PTRACE_SYSCALL
 from tracer.tally import event_of
-from tracer.task import has_as_many_filters, processor_time
+from tracer.task import NEVER, Image, Plan, has_as_many_filters, processor_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

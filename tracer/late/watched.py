@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Final
 
 from tracer import linux
 from tracer.abi import Arch, table
+from tracer.calls import CLONE_UNTRACED, SET_MODE, WRITES, is_readable
 
 if TYPE_CHECKING:
     from tracer.abi import Event
     from tracer.late.filter import Key
 
-CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h
-SET_MODE: Final = (linux.SECCOMP_SET_MODE_STRICT, linux.SECCOMP_SET_MODE_FILTER)
-O_ACCMODE: Final = 3  # asm-generic/fcntl.h
 WATCHED: Final = frozenset((*linux.OPAQUE, "ptrace", "sched_getaffinity", "sched_setaffinity", "sched_setattr", "seccomp"))
-WRITES: Final = ("write", "writev", "pwritev2", "sendfile", "splice")
-"""Calls that can write to a terminal.  io_uring can too, but is seldom used for that."""
 _FLAGS: Final = {"open": 1, "openat": 2}
 """Which argument of a call that opens files has the flags."""
 _FAST_OPEN: Final = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
@@ -50,11 +45,6 @@ def may_write(key: Key) -> bool:
     """Whether a call of x86_64 can write to a terminal."""
     call = table(Arch.X86_64).by_number.get(key.number)
     return call is not None and call.name in WRITES
-
-
-def is_readable(flags: int) -> bool:
-    """Whether a file can be read through a descriptor that was opened with these flags; a folder has no content."""
-    return flags & O_ACCMODE != os.O_WRONLY and not flags & os.O_DIRECTORY
 
 
 def installs_filter(event: Event) -> bool:

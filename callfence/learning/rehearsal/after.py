@@ -17,7 +17,7 @@ from callfence.learning.summary import news
 from callfence.learning.sure import call_name
 from callfence.learning.watch import where
 from callfence.shared.text import command_line, plural, printable
-from policygen.review.rehearsal import needs_a_person
+from policygen.review.risk import needs_a_person
 from tracer.faults import Witness
 
 if TYPE_CHECKING:

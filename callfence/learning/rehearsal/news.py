@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.completeness.needs import needed_by
+from policygen.completeness.confidence import needed_by
 from policygen.evaluate import evaluate
 from tracer.named import NamedTuple
 
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
     from callfence.learning.rehearsal.plan import Rehearsal
     from policygen.model import Policy
-    from policygen.recording.observation import Observation
-    from policygen.recording.runs import Run
+    from policygen.recording.model import Observation, Run
 
 
 class News(NamedTuple):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from callfence.learning.rehearsal.circumstances import CIRCUMSTANCES, GROUPS, SIGNALS, Circumstance
 from callfence.learning.rehearsal.failures import effect, failures, says
 from policygen.language.naming import format_value
-from policygen.recording.observation import kept
+from policygen.recording.model import kept
 from tracer.abi import Arch, Kind, table
 from tracer.errors import UserError
 from tracer.faults import Fault, Send
@@ -20,8 +20,7 @@ from tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from policygen.recording.observation import Observation
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Observation, Recording
     from tracer.abi import Event
     from tracer.abi.table import Table
 

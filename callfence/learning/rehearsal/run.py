@@ -14,7 +14,7 @@ from callfence.learning.rehearsal.news import News, key_of, new_in
 from callfence.learning.rehearsal.streams import Input, Streams
 from callfence.learning.watch import Recorder
 from callfence.shared.text import plural
-from policygen.recording.runs import Recording, Run
+from policygen.recording.model import Recording, Run
 from tracer import session
 from tracer.errors import CallfenceError
 from tracer.faults import Injector
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from policygen.evidence.facts import Places
     from policygen.model import Policy
     from policygen.recording.fold import Slot
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
     from tracer.abi import Event
     from tracer.starting.launch import Program
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policygen.comparing.compare import Change, change_of
 from policygen.formats import Direction, Loss
 from policygen.formats.containers.meaning import SCMP, multiplexed
 from policygen.formats.containers.profile import Act, Profile, ProfileRule
 from policygen.language.naming import format_action
 from policygen.model import ENOSYS, Action, ActionKind, Arm, Policy
-from policygen.sets.compare import Change, change_of
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from policygen.evaluate import answers
 from policygen.filter import bpf, symbolic
 from policygen.filter.libseccomp import LibseccompRule, generate
 from policygen.formats import Addition, Direction, ExportError, FormatOptions, Loss
@@ -21,7 +22,6 @@ from policygen.language.naming import format_action
 from policygen.model import Action, strictest
 from policygen.sets import region
 from policygen.sets.algebra import TRUE, TooComplexError
-from policygen.sets.compare import answers
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 from tracer.errors import CallfenceError

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.files.model import NOT_CONFINED
 from policygen.formats import Direction, Exported, Loss
 from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, spoken, with_calls
 from policygen.formats.firejail.read import read
 from policygen.formats.firejail.whitelist import whitelisted
+from policygen.grants import NOT_CONFINED
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
 from tracer.abi import table

@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from policygen.files.model import Files
-from policygen.files.paths import PathError, canonical
-from policygen.files.rights import ALL, NOTHING, Right
 from policygen.formats import Direction, Imported, ImportFormatError, Loss
 from policygen.formats.carved import at, carved
 from policygen.formats.effect import NATIVE
+from policygen.grants import ALL, NOTHING, Files, Right
 from policygen.model import ALLOW, KILL, Action, ActionKind, Always, Entry, Policy
+from policygen.paths import PathError, canonical
 from tracer.abi import constants, table
 from tracer.named import NamedTuple
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.files.model import Files
-from policygen.files.paths import covers, encoded
-from policygen.files.rights import ALL, Right
 from policygen.formats import Direction, Loss
+from policygen.grants import ALL, Files, Right
+from policygen.paths import covers, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,8 +14,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from policygen.formats import ImportFormatError
-from policygen.recording.observation import Observation
-from policygen.recording.runs import Recording, Run
+from policygen.recording.model import Observation, Recording, Run
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from policygen.formats.logs.strace_call import StraceCall, SyntaxProblem, Unread
 from policygen.formats.logs.strace_values import split, unquoted
 from policygen.learning.floor import OPAQUE
 from policygen.recording.fold import Folder
-from policygen.recording.runs import Recording, Run
+from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, constants, table
 
 if TYPE_CHECKING:

@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING, Any
 from policygen.errors import PolicyError
 from policygen.evidence.facts import Union
 from policygen.evidence.facts import parse as parse_fact
-from policygen.files.model import TCP
-from policygen.files.ports import single
-from policygen.files.rights import format_rights
 from policygen.formats import ImportFormatError
+from policygen.grants import TCP, format_rights, single
 from policygen.language.document import parse
-from policygen.recording.observation import Observation, kept
-from policygen.recording.runs import Recording, Run
+from policygen.recording.model import Observation, Recording, Run, kept
 from tracer.abi import Arch, Event, table
 from tracer.named import NamedTuple
 
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
 
     from policygen.files.generalise import Use
     from policygen.formats import FormatOptions
-    from policygen.recording.observation import Key, Registers
+    from policygen.recording.model import Key, Registers
 
 MAX_LINE = 1 << 18
 """Bytes of a line: twice the longest that enforce writes.  A longer one is skipped and becomes a gap."""

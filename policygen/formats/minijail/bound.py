@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.files.paths import encoded
 from policygen.formats.mounts import LINKS, effect, has_proc, mounts
+from policygen.paths import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from policygen.files.model import Files
-    from policygen.files.rights import Right
+    from policygen.grants import Files, Right
 
 
 def bound(paths: Mapping[str, Right], name: str) -> tuple[bytes, Files]:

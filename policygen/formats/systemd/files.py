@@ -8,10 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.files.generalise import trees
-from policygen.files.model import Files
-from policygen.files.paths import encoded
-from policygen.files.ports import ANY_PORT
-from policygen.files.rights import ALL, Right
+from policygen.grants import ALL, ANY_PORT, Files, Right
+from policygen.paths import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,15 +9,13 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from policygen.files.model import Files
-from policygen.files.paths import PathError, canonical
-from policygen.files.ports import MAX_PORT, ranges, single
-from policygen.files.rights import ALL, NOTHING, Right
 from policygen.formats import Direction, Imported, ImportFormatError, Loss
 from policygen.formats.carved import at, carved
 from policygen.formats.effect import NATIVE
 from policygen.formats.systemd.groups import IMPLIED, KNOWN, groups
+from policygen.grants import ALL, MAX_PORT, NOTHING, Files, Right, ranges, single
 from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy
+from policygen.paths import PathError, canonical
 from policygen.values import replace
 from tracer.abi import constants, table
 from tracer.named import NamedTuple
@@ -25,8 +23,8 @@ from tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from policygen.files.ports import Ports
     from policygen.formats import FormatOptions
+    from policygen.grants import Ports
 
 _READS = Right.READ | Right.EXECUTE
 _CHANGES = ALL & ~_READS

@@ -12,6 +12,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
+from policygen.evaluate import answers
 from policygen.formats import Direction, Exported, Loss
 from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, possible, spoken, with_calls
 from policygen.formats.systemd.files import files_section
@@ -21,7 +22,6 @@ from policygen.language.naming import format_action
 from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
-from policygen.sets.compare import answers
 from policygen.values import frozen, replace
 from tracer.abi import constants, table
 

@@ -17,9 +17,8 @@ import yaml
 
 from policygen import reading
 from policygen.recording import many, recording_file
-from policygen.recording.folding import merge
-from policygen.recording.observation import Observation
-from policygen.recording.runs import Recording, Run
+from policygen.recording.many import merge
+from policygen.recording.model import Observation, Recording, Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,7 +109,7 @@ def shard(number: int) -> Recording:
 
 def merged(paths: list[Path]) -> Recording:
     output = paths[0].parent / "merged"
-    many.merge(output, paths)
+    many.merge_files(output, paths)
     return recording_file.load(output)
 
 
@@ -138,7 +137,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, monkey
 
     monkeypatch.setattr(reading, "read", changed)
     with pytest.raises(recording_file.RecordingError, match="changed while it was read"):
-        many.merge(tmp_path / "out.rec", [path])
+        many.merge_files(tmp_path / "out.rec", [path])
     assert not (tmp_path / "out.rec").exists()
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from needed import require
 
+from policygen.filter.symbolic import decisions
 from policygen.language.document import parse
 from policygen.recording import recording_file
-from policygen.recording.runs import Recording, Run
-from policygen.sets.decisions import decisions
+from policygen.recording.model import Recording, Run
 from policygen.sets.region import space
 
 CALLFENCE = [sys.executable, "-m", "callfence"]

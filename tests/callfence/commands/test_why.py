@@ -10,8 +10,7 @@ import pytest
 
 from callfence.commands import why
 from policygen.recording import recording_file
-from policygen.recording.observation import Observation
-from policygen.recording.runs import Recording, Run
+from policygen.recording.model import Observation, Recording, Run
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

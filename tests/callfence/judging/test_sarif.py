@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from policygen.language.document import parse
-from policygen.review.catalogue import dangers
+from policygen.lint.catalogue import dangers
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

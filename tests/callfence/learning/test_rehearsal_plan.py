@@ -13,8 +13,8 @@ from callfence.learning.rehearsal.circumstances import CIRCUMSTANCES, GROUPS
 from callfence.learning.rehearsal.failures import effect, failures, says
 from callfence.learning.rehearsal.plan import Choice, Rehearsal, plan
 from policygen.recording.fold import Folder
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording, Run
+from policygen.recording.many import merge
+from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
 from tracer.errors import UserError
 from tracer.faults import Exhaust, Fail, Shorten

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from policygen.comparing.compare import Verdict, compare
 from policygen.formats import Direction, FormatOptions, exported
 from policygen.language.document import parse
 from policygen.merging.threeway import merge_documents
 from policygen.merging.unite import unite
 from policygen.review.changes import SettingChange, changes
-from policygen.sets.compare import Verdict, compare
 
 if TYPE_CHECKING:
     from pathlib import Path

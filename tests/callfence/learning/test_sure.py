@@ -9,8 +9,8 @@ from policygen.completeness.confidence import confidence
 from policygen.completeness.discovery import discovery
 from policygen.language.document import parse
 from policygen.recording.fold import Folder
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording, Run
+from policygen.recording.many import merge
+from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
 
 NAMES = table(Arch.X86_64).by_name

@@ -18,8 +18,8 @@ from needed import require
 
 from policygen.recording import recording_file
 from policygen.recording.fold import Folder
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording, Run
+from policygen.recording.many import merge
+from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:

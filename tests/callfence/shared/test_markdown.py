@@ -19,8 +19,7 @@ from callfence.shared.markdown import cell, code
 from callfence.shared.text import printable
 from policygen.errors import PolicyError
 from policygen.language.document import parse
-from policygen.recording.observation import Observation
-from policygen.recording.runs import Recording, Run
+from policygen.recording.model import Observation, Recording, Run
 from policygen.review.judgement import judge
 from tracer.abi import Arch
 

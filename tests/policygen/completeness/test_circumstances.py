@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from policygen.completeness.circumstances import run_next, seen_only
+from policygen.completeness.confidence import run_next, seen_only
 from policygen.recording.fold import Folder
-from policygen.recording.folding import merge
-from policygen.recording.runs import Circumstances, Recording, Run
+from policygen.recording.many import merge
+from policygen.recording.model import Circumstances, Recording, Run
 from tracer.abi import Arch, Event, table
 
 PIPES = Circumstances("/dev/null", "a pipe", "a pipe", "root", "C.UTF-8")

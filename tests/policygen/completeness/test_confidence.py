@@ -9,8 +9,8 @@ from calls import event
 
 from policygen.completeness.confidence import Confidence, Unseen, confidence
 from policygen.recording.fold import Folder
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording, Run
+from policygen.recording.many import merge
+from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
 
 ARCH = Arch.X86_64

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from policygen.completeness.executables import Executable, executables
+from policygen.completeness.discovery import Executable, executables
 from policygen.recording.fold import Folder
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording, Run
+from policygen.recording.many import merge
+from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
 
 NUMBERS = {name: call.number for name, call in table(Arch.X86_64).by_name.items()}

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from policygen.files.calls import PATH_CALLS, Pair, Wanted, address, numbers, wanted
-from policygen.files.rights import NOTHING, Right
+from policygen.grants import NOTHING, Right
 from tracer.abi import Arch, table
 
 HERE = -100

@@ -6,11 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policygen.files.algebra import differences, united
+from policygen.files.algebra import differences, granted, united
 from policygen.files.generalise import added, learned, rights_of, trees
-from policygen.files.model import NOT_CONFINED, Files
-from policygen.files.rights import Right
-from policygen.files.tree import granted
+from policygen.grants import NOT_CONFINED, Files, Right
 from policygen.language.document import parse
 
 

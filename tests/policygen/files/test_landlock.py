@@ -10,9 +10,8 @@ import pytest
 
 from policygen.files import landlock
 from policygen.files.landlock import Ruleset, decode, downgrade, encode
-from policygen.files.model import Files
-from policygen.files.rights import ALL, NOTHING, Right
 from policygen.files.ruleset import access, ruleset
+from policygen.grants import ALL, NOTHING, Files, Right
 from policygen.language.document import parse
 
 HEADER = Path("/usr/include/linux/landlock.h")

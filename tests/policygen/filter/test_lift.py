@@ -13,6 +13,7 @@ from filters import HIGH, IS_7, LOW, dup_filter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from policygen.comparing.compare import Verdict, compare
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from policygen.filter.compile import CompileError, compile_policy
@@ -22,7 +23,6 @@ from policygen.language.document import new_document, parse, parse_file
 from policygen.language.naming import format_entry
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
-from policygen.sets.compare import Verdict, compare
 from policygen.sets.express import express
 from policygen.values import replace
 from tracer.abi import Arch, table

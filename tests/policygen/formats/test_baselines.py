@@ -8,14 +8,14 @@ import pytest
 
 from policygen import formats
 from policygen.evaluate import evaluate
-from policygen.files.rights import ALL, NOTHING, Right, format_rights
-from policygen.files.tree import granted
+from policygen.files.algebra import granted
 from policygen.formats import Direction, FormatOptions, ImportFormatError
 from policygen.formats.carved import TOPS, carved
+from policygen.grants import ALL, NOTHING, Right, format_rights
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
-    from policygen.files.model import Files
+    from policygen.grants import Files
     from policygen.model import Policy
 
 READS, CHANGES = Right.READ | Right.EXECUTE, ALL & ~Right.READ & ~Right.EXECUTE

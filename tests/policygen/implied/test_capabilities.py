@@ -7,14 +7,13 @@ from calls import event
 
 from policygen.evaluate import evaluate
 from policygen.implied.expand import granted, least, witnessed
-from policygen.implied.rows import capabilities
+from policygen.implied.tables import capabilities
 from policygen.language.document import parse
 from policygen.learning import generate as generating
 from policygen.learning.extend import Options
 from policygen.model import Policy, alternatives
 from policygen.recording.fold import Folder
-from policygen.sets.compare import example
-from policygen.sets.region import space, truth
+from policygen.sets.region import example, space, truth
 from tracer.abi import Arch, Event, table
 
 WRITES, UPDATES, CREATES = ({f"{verb} files"} for verb in ("writes", "updates", "creates"))

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.implied.expand import expanded
-from policygen.implied.narrow import narrowed
+from policygen.comparing.compare import Change, compare
+from policygen.comparing.reduce import reduce
+from policygen.implied.expand import expanded, narrowed
 from policygen.language.document import parse
 from policygen.language.normal import normal
+from policygen.lint.findings import lint
 from policygen.merging.threeway import merge_documents
 from policygen.merging.unite import unite
-from policygen.review.lint import lint
-from policygen.sets.compare import Change, compare
-from policygen.sets.reduce import reduce
 from policygen.values import replace
 from tracer.abi import Arch
 

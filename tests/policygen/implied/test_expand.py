@@ -9,16 +9,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import actions, entries, events
 
+from policygen.comparing.compare import compare
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
 from policygen.filter.verify import verify
 from policygen.holds import holds
 from policygen.implied.expand import expanded, granted, tidy
-from policygen.implied.rows import capabilities, rows
+from policygen.implied.tables import capabilities, rows
 from policygen.language.document import PolicyError, parse
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy
-from policygen.sets.compare import compare
 from policygen.values import replace
 from tracer.abi import Arch, Event, table
 

@@ -10,6 +10,7 @@ from calls import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policygen.comparing.compare import compare
 from policygen.evaluate import evaluate
 from policygen.implied.expand import granted
 from policygen.language.document import Document, parse
@@ -17,11 +18,10 @@ from policygen.learning.beyond import unimplied
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
 from policygen.recording.fold import Folder
-from policygen.sets.compare import compare
 from tracer.abi import Arch
 
 if TYPE_CHECKING:
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
 
 CALLS = (
     "openat AT_FDCWD 0 O_RDONLY|O_CLOEXEC",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from calls import event
 
-from policygen.implied.cells import lines, read_entries
 from policygen.implied.expand import expanded
-from policygen.implied.unavailable import entries, unavailable
+from policygen.implied.tables import lines, read_entries, unavailable, unavailable_entries
 from policygen.language.document import parse
 from policygen.model import ActionKind, Always
 from policygen.sets.algebra import FALSE
@@ -35,7 +34,7 @@ def test_every_row_fails_a_call_of_some_architecture(arch: Arch) -> None:
 def test_no_row_is_about_calls_that_the_set_allows(arch: Arch) -> None:
     """It would never be asked."""
     allowed = expanded(parse(f"arch {arch}\nimplied 1\n").policy).entries[arch]
-    for number, found in entries(arch).items():
+    for number, found in unavailable_entries(arch).items():
         implied = allowed.get(number)
         for one in found:
             sets, arguments = space(), table(arch).by_number[number].arguments

@@ -14,11 +14,10 @@ from policygen.language.document import Document, parse
 from policygen.learning import floor
 from policygen.learning.extend import Options, allowing_line
 from policygen.learning.generalise import Widening
-from policygen.learning.generate import Generated, generate
-from policygen.learning.replay import ReplayError, events, replay
+from policygen.learning.generate import Generated, ReplayError, events, generate, replay
 from policygen.model import ENOSYS, Arm, Entry
 from policygen.recording.fold import Folder
-from policygen.recording.observation import Observation
+from policygen.recording.model import Observation
 from tracer import linux
 from tracer.abi import Arch, Event, table
 

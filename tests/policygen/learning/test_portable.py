@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import conditions, events, policies
 
+from policygen.comparing.compare import Verdict, compare
+from policygen.comparing.reduce import reduce
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
 from policygen.filter.lift import lift
@@ -26,8 +28,6 @@ from policygen.merging.threeway import merge_documents
 from policygen.merging.unite import unite
 from policygen.model import ENOSYS, KILL, Always, And, Entry, Expression, Operator, Or, Policy, alternatives
 from policygen.recording.fold import Folder
-from policygen.sets.compare import Verdict, compare
-from policygen.sets.reduce import reduce
 from tracer.abi import Arch, Event, table
 
 SLOW = settings(max_examples=max(10, EXAMPLES // 3), deadline=None, suppress_health_check=list(HealthCheck))

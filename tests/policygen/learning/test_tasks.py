@@ -12,13 +12,13 @@ from policygen.evaluate import evaluate
 from policygen.language.document import parse
 from policygen.learning.extend import Options
 from policygen.learning.generate import generate
+from policygen.lint.findings import lint
 from policygen.model import ALLOW
 from policygen.recording.fold import EVIDENCE, Folder
-from policygen.review.lint import lint
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
 
 ARCH = Arch.X86_64
 STACK = constants.value("RLIMIT_STACK", ARCH)

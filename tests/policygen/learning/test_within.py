@@ -9,18 +9,18 @@ from calls import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policygen.comparing.compare import Change, compare
 from policygen.evaluate import evaluate
 from policygen.language.document import Document, parse
 from policygen.learning.extend import Options
 from policygen.learning.within import forbidden, generate_within, within
 from policygen.recording.fold import Folder
-from policygen.sets.compare import Change, compare
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from policygen.learning.generate import Generated
     from policygen.model import Policy
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
 
 CALLS = table(Arch.X86_64)
 SEEN = (

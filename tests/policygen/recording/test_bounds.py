@@ -13,16 +13,15 @@ from policygen.evaluate import evaluate
 from policygen.language.document import parse
 from policygen.learning.generate import generate
 from policygen.learning.within import generate_within
-from policygen.recording.bounds import MANY, MANY_IN_ALL, bounded, given_up
-from policygen.recording.fold import MANY_NUMBERS, Folder
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording, Run
+from policygen.recording.fold import MANY, MANY_IN_ALL, MANY_NUMBERS, Folder, bounded, given_up
+from policygen.recording.many import merge
+from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
 
 CALLS = table(Arch.X86_64)
 SELECTORS = [

@@ -11,14 +11,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from policygen.evidence.facts import Places
-from policygen.recording.bounds import MANY
-from policygen.recording.fold import EVIDENCE, LOOKS, QUIET, Folder
+from policygen.recording.fold import EVIDENCE, LOOKS, MANY, QUIET, Folder
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
 
 X86_64 = Arch.X86_64.audit
 CALLS = table(Arch.X86_64)

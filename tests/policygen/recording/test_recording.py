@@ -18,10 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policygen.recording import atomic, many
-from policygen.recording.folding import merge
-from policygen.recording.observation import Observation
+from policygen.recording.many import merge
+from policygen.recording.model import Observation, Recording, Run
 from policygen.recording.recording_file import RecordingError, load, parse, save, text, update
-from policygen.recording.runs import Recording, Run
 
 X86_64 = 0xC000003E
 
@@ -186,7 +185,7 @@ def test_bad_files_are_refused_with_their_line(content: str, message: str, tmp_p
     good.write_text("".join(lines()))
     bad.write_bytes(content.encode("latin-1"))
     with pytest.raises(RecordingError) as error:
-        many.merge(output, [good, bad])
+        many.merge_files(output, [good, bad])
     assert str(error.value).startswith(f"{bad}:{message}")
     assert not output.exists()
 
@@ -206,7 +205,7 @@ def test_files_are_merged_as_recordings_are(recordings: list[Recording]) -> None
         paths = [Path(folder) / f"{number}.rec" for number in range(len(recordings))]
         for path, recording in zip(paths, recordings, strict=True):
             save(path, recording)
-        many.merge(paths[0], paths)
+        many.merge_files(paths[0], paths)
         assert load(paths[0]) == merge(*recordings)
 
 
@@ -222,11 +221,11 @@ def test_counts_of_one_run_are_read_strictly(counts: str, is_valid: bool, tmp_pa
     content = text(Recording((run("a"),), (observation(3, 7777),))).replace("7777", counts)
     path.write_text(content)
     if is_valid:
-        many.merge(output, [path])
+        many.merge_files(output, [path])
         assert load(output) == parse(content.encode(), "a.rec") == Recording((run("a"),), (observation(3, 2),))
     else:
         with pytest.raises(RecordingError):
-            many.merge(output, [path])
+            many.merge_files(output, [path])
 
 
 @pytest.mark.parametrize("order", [(1, 0), (0, 0)])
@@ -236,7 +235,7 @@ def test_lines_that_are_known_must_be_in_order_all_the_same(order: tuple[int, in
     good.write_text("".join((header, first, *rows)))
     bad.write_text("".join((header, first, *(rows[index] for index in order))))
     with pytest.raises(RecordingError) as error:
-        many.merge(output, [good, bad])
+        many.merge_files(output, [good, bad])
     assert str(error.value).startswith(f"{bad}:4: corrupt: out of order, given twice")
 
 
@@ -250,7 +249,7 @@ def test_what_is_remembered_of_lines_changes_nothing(
     paths = [tmp_path / f"{number}.rec" for number in range(3)]
     for path, recording in zip(paths, recordings, strict=True):
         save(path, recording)
-    many.merge(tmp_path / "out.rec", [*paths, *paths])
+    many.merge_files(tmp_path / "out.rec", [*paths, *paths])
     assert load(tmp_path / "out.rec") == merge(*recordings)
 
 
@@ -263,7 +262,7 @@ def test_the_parts_of_a_line_in_another_order_or_within_texts(tmp_path: Path) ->
     turned = (json.dumps(dict(reversed(json.loads(row).items()))) for row in rows)
     for lines in ((header, first, *rows), (header, first, *turned)):
         path.write_text("".join(f"{line}\n" for line in lines))
-        many.merge(output, [path, path])
+        many.merge_files(output, [path, path])
         assert load(output) == recording
 
 
@@ -283,7 +282,7 @@ def test_an_older_format_is_read_and_written_as_the_newest(tmp_path: Path, numbe
     old = [one._replace(executed=() if number == 1 else one.executed) for one in (run("a"), run("b", 1))]
     expected = Recording(tuple(old), (observation(3, 1, 2), observation(4, 0, 1)))
     assert load(path) == expected
-    many.merge(tmp_path / "merged", [path])
+    many.merge_files(tmp_path / "merged", [path])
     update(path, lambda old: old)
     assert load(path) == load(tmp_path / "merged") == expected and path.read_text().startswith('{"callfence recording": 4,')
 
@@ -322,8 +321,8 @@ def test_update_leaves_a_corrupt_file_alone(tmp_path: Path) -> None:
 _UPDATE = """
 import sys
 from pathlib import Path
-from policygen.recording.folding import merge
-from policygen.recording.runs import Recording, Run
+from policygen.recording.many import merge
+from policygen.recording.model import Recording, Run
 from policygen.recording.recording_file import update
 for i in range(int(sys.argv[3])):
     new = Recording((Run(f"{sys.argv[2]}-{i}", i, (), 0, True),))

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from policygen.comparing.compare import Verdict
 from policygen.implied import expand
 from policygen.language.document import parse
+from policygen.lint.findings import lint
 from policygen.review.judgement import judge
-from policygen.review.lint import lint
-from policygen.sets.compare import Verdict
 from policygen.sets.region import Budget
 from tracer.abi import Arch, table
 

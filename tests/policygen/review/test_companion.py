@@ -15,7 +15,7 @@ from policygen.review.companion import MAGIC, fitting, is_companion, read, reduc
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from policygen.recording.observation import Observation
+    from policygen.recording.model import Observation
 
 CALLS = [
     "openat AT_FDCWD 1 O_RDONLY|O_CLOEXEC 0",

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from policygen.evaluate import evaluate
 from policygen.filter import bpf
+from policygen.filter.symbolic import decisions
 from policygen.holds import holds
 from policygen.model import KILL
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
-from policygen.sets.decisions import decisions
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ import random
 
 from policygen.filter import bpf
 from policygen.recording.fold import Folder
-from policygen.recording.observation import kept
+from policygen.recording.model import kept
 from tracer.abi import Arch, Event, table
+from tracer.calls import CLONE_UNTRACED
 from tracer.kernel import RET_RECORD
 from tracer.late.filter import ROOM, UNSEEN, Key, for_calls_within, free_filter
-from tracer.late.watched import CLONE_UNTRACED, may_run
+from tracer.late.watched import may_run
 from tracer.linux import BPF_INSTRUCTION, SECCOMP_RET_ALLOW
 from tracer.tally import Tally
 

@@ -27,6 +27,7 @@ from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from policygen.comparing.compare import Change, compare
 from policygen.filter import bpf
 from policygen.formats import Direction, ExportError, FormatOptions, Loss
 from policygen.formats.containers import k8s, oci, spo
@@ -35,7 +36,6 @@ from policygen.formats.containers.runtimes import own_calls, with_own_calls
 from policygen.implied.expand import expanded
 from policygen.language.document import parse, parse_file
 from policygen.model import ALLOW
-from policygen.sets.compare import Change, compare
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:

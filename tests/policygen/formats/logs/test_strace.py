@@ -15,7 +15,7 @@ from policygen.formats.logs.strace_values import UnnamedError, unquoted, value
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Recording
 
 START = '7 execve("/bin/app", ["app", "-x"], 0x7ffe /* 3 vars */) = 0\n'
 

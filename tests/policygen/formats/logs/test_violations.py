@@ -13,11 +13,11 @@ from policygen.formats import FormatOptions, ImportFormatError
 from policygen.formats.logs import violations
 from policygen.formats.logs.violations import MAX_DISTINCT, MAX_LINE, record, record_stream
 from policygen.recording import recording_file
-from policygen.recording.folding import merge
+from policygen.recording.many import merge
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from policygen.recording.runs import Recording
+    from policygen.recording.model import Recording
 
 MKDIR = table(Arch.X86_64).by_name["mkdir"].number
 OPTIONS = FormatOptions()

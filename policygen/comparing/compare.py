@@ -1,0 +1,221 @@
+"""The exact differences between two policies, each with an example call."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from policygen.evaluate import answers
+from policygen.files import algebra
+from policygen.implied.expand import expanded
+from policygen.model import Action, Always, Arm, Expression, Policy, alternatives, scopes
+from policygen.phases import START, as_in, names_of
+from policygen.sets import region
+from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
+from policygen.sets.express import express, minimise
+from policygen.sets.region import example
+from policygen.values import frozen, replace
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from policygen.files.algebra import Difference as FileDifference
+
+_ARMS = {Arm.NOW: 0, Arm.EXEC: 1, Arm.ENTRY: 2}
+"""The later a filter takes effect, the more calls run before it does."""
+_MAX_RULES = 8
+"""The most alternatives that describe a difference; one that takes more has only its example."""
+
+
+class Verdict(StrEnum):
+    """What the second of two policies lets run, compared with the first."""
+
+    EQUAL = "equal"
+    NARROWER = "narrower"
+    WIDER = "wider"
+    INCOMPARABLE = "incomparable"
+    """More of some, less of others."""
+
+
+class Change(StrEnum):
+    MORE = "+"
+    """The calls became possible."""
+    LESS = "-"
+    """The calls are no longer possible."""
+    OTHER = "~"
+    """The calls meet another action, but are as possible as before."""
+
+
+@frozen
+class Difference:
+    """Calls for which the action was `before` and is now `after`."""
+
+    arch: Arch
+    number: int | None
+    """None: the calls of the architecture that neither policy names, of the kind of `example`."""
+    change: Change
+    before: Action
+    after: Action
+    rules: tuple[Expression, ...]
+    """Which calls: alternatives joined by OR, in the policy language; empty if there would be too many."""
+    example: Event
+    phase: str = ""
+    """The phase in which alone they differ; "" if they differ from the start on."""
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Total sort key."""
+        name = "" if self.number is None else table(self.arch).by_number[self.number].name
+        arch = list(Arch).index(self.arch)
+        change = ("+-~".index(self.change), self.before.kind, self.before.errno, self.after.kind, self.after.errno)
+        return (arch, self.number is None, name, *change, self.example.number, self.phase)
+
+
+@frozen
+class Comparison:
+    differences: tuple[Difference, ...]
+    """In their order; empty if the filters answer every call alike."""
+    arms: tuple[Arm, Arm]
+    scopes: tuple[str, str] = ("", "")
+    files: tuple[FileDifference, ...] = ()
+    """What of files and ports became, or is no longer, reachable."""
+    triggers: tuple[Change, ...] = ()
+    """For each phase of both that begins with other calls: MORE, unless all of the calls before are among them."""
+    unjudged: tuple[tuple[Arch, int], ...] = ()
+    """Calls that are too complex to be compared, ascending."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict about all calls, files, ports and signals, and about the moments when the filters take effect."""
+        changes = {difference.change for difference in self.differences}
+        had, has = ({*scopes(one)} for one in self.scopes)
+        changes |= ({Change.LESS} if has - had else set()) | ({Change.MORE} if had - has else set())
+        changes |= {Change.MORE for one in self.files if one.more} | {Change.LESS for one in self.files if one.less}
+        changes |= {*self.triggers} | ({Change.MORE, Change.LESS} if self.unjudged else set())
+        before, after = (_ARMS[arm] for arm in self.arms)
+        if before != after:
+            changes.add(Change.MORE if after > before else Change.LESS)
+        return verdict(changes)
+
+
+def verdict(changes: Iterable[Change]) -> Verdict:
+    found = set(changes)
+    if Change.MORE in found:
+        return Verdict.INCOMPARABLE if Change.LESS in found else Verdict.WIDER
+    return Verdict.NARROWER if Change.LESS in found else Verdict.EQUAL
+
+
+def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Comparison:
+    """Return every difference in what the policies answer, by architecture and call, then by phase.
+
+    Calls that take more work than `budget` are `unjudged`.  Without one algebra.TooComplexError is raised for conditions whose
+    sets cannot be computed."""
+    if not old.phases and not new.phases:
+        return _compare(old, new, budget)
+    whole = _compare(as_in(old, START), as_in(new, START), budget)
+    found, unjudged = list(whole.differences), {*whole.unjudged}
+    for name in names_of(new, old):
+        known = {replace(one, phase="", example=_NO_CALL) for one in found}
+        later = _compare(as_in(old, name), as_in(new, name), budget)
+        found += [replace(one, phase=name) for one in later.differences if replace(one, example=_NO_CALL) not in known]
+        unjudged |= {*later.unjudged}
+    before, after = ({phase.name: {*phase.triggers} for phase in policy.phases} for policy in (old, new))
+    changed = [name for name in before if name in after and before[name] != after[name]]
+    triggers = tuple(Change.LESS if before[name] < after[name] else Change.MORE for name in changed)
+    differences = tuple(sorted(found, key=lambda one: one.order))
+    return replace(whole, differences=differences, triggers=triggers, unjudged=tuple(sorted(unjudged)))
+
+
+_NO_CALL = Event(0, 0, (0, 0, 0, 0, 0, 0))
+
+
+def _compare(old: Policy, new: Policy, budget: region.Budget | None) -> Comparison:
+    """The comparison of two policies without phases."""
+    old, new = expanded(old), expanded(new)
+    found: list[Difference] = []
+    unjudged = set()
+    make = budget.space if budget else region.space
+    for arch in Arch:
+        if arch in old.entries or arch in new.entries:
+            named = {*old.entries.get(arch, ()), *new.entries.get(arch, ())}
+            for number in sorted(named):
+                try:
+                    found += _call(old, new, arch, number, make)
+                except TooComplexError:
+                    if budget is None:
+                        raise
+                    unjudged.add((arch, number))
+            for number in _others(old, new, arch, named):
+                found += [replace(one, number=None) for one in _call(old, new, arch, number, make)]
+    files = algebra.differences(old.files, new.files)
+    differences = tuple(sorted(found, key=lambda one: one.order))
+    return Comparison(differences, (old.arm, new.arm), (old.scope, new.scope), files, unjudged=tuple(sorted(unjudged)))
+
+
+def _others(old: Policy, new: Policy, arch: Arch, named: set[int]) -> list[int]:
+    """Return one call that neither policy names from each range of numbers: in both tables, in one, in none."""
+    calls = table(arch)
+    ends = sorted({calls.newest(policy.table) for policy in (old, new)})
+    starts = [0, *(end + 1 for end in ends)]
+    examples = []
+    for start, end in zip(starts, [*ends, ends[-1] + 1], strict=True):
+        unnamed = [number for number in range(start, end + 1) if number not in named]
+        examples += sorted(unnamed, key=lambda number: (number not in calls.by_number, number))[:1]
+    return examples
+
+
+def _call(old: Policy, new: Policy, arch: Arch, number: int, make: Callable[[], Space]) -> list[Difference]:
+    if _is_same(old, new, arch, number):
+        return []
+    space = make()
+    found: dict[tuple[Change, Action, Action], int] = {}
+    after = answers(space, new, arch, number)
+    for where, action in answers(space, old, arch, number):
+        for there, other in after:
+            both = space.both(where, there)
+            if both != FALSE and action != other:
+                key = (change_of(action, other), action, other)
+                found[key] = space.either(found.get(key, FALSE), both)
+    return [
+        Difference(
+            arch, number, *key, _rules(space, where, key[0], old, new, arch, number), example(space, where, arch, number)
+        )
+        for key, where in found.items()
+    ]
+
+
+def _is_same(old: Policy, new: Policy, arch: Arch, number: int) -> bool:
+    """Whether the policies say the same of a call in the same words."""
+    if arch not in old.entries or arch not in new.entries:
+        return False
+    settings = [(policy.default, policy.unknown, policy.table) for policy in (old, new)]
+    return settings[0] == settings[1] and old.entries[arch].get(number) == new.entries[arch].get(number)
+
+
+def change_of(before: Action, after: Action) -> Change:
+    """Return how a call that meets another action is affected."""
+    now, then = ((action.may_run, action.lets_run) for action in (after, before))  # so `notify` is between deny and allow
+    return Change.OTHER if now == then else Change.MORE if now > then else Change.LESS
+
+
+def _rules(
+    space: Space, where: int, change: Change, old: Policy, new: Policy, arch: Arch, number: int
+) -> tuple[Expression, ...]:
+    """Return the set in the policy language: alternatives as a policy has them if they make it up, else computed ones."""
+    if where == TRUE or number not in table(arch).by_number:
+        return (Always(True),) if where == TRUE else ()
+    policy = old if change is Change.LESS else new
+    entry = policy.entries[arch].get(number) if arch in policy.entries else None
+    if entry is not None:
+        arguments = table(arch).by_number[number].arguments
+        rest, mine = where, []
+        for alternative in alternatives(entry.expression):
+            holds = region.truth(space, alternative, arguments)
+            if holds != FALSE and space.both(holds, space.invert(where)) == FALSE:
+                rest = space.both(rest, space.invert(holds))
+                mine.append(alternative)
+        if rest == FALSE and mine:
+            return minimise(mine, arguments)  # an implied set repeats what the entry says
+    found = express(space, where, arch, number, _MAX_RULES)
+    return () if found is None else alternatives(found)

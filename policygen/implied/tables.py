@@ -1,0 +1,151 @@
+"""The tables of this folder, as reviewed by hand: implied sets, the capabilities that their rows are given, and the calls that
+`enforce` fails where a policy with an implied set denies them.
+
+The .tsv files are read on first use, their cells as entries of the policy language.  Reading all of them takes as long as
+learning a small program, so the cells of implied sets are kept as they were read, in `made.py`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from policygen.holds import holds
+from policygen.language.document import parse
+from policygen.language.operands import operands
+from policygen.model import Always, Entry
+from tracer.abi import Arch, table
+from tracer.abi.data import table_text
+from tracer.named import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from tracer.abi import Event
+
+_ALLOWED = Entry(Always(True))
+
+
+def lines(name: str) -> Iterator[list[str]]:
+    """The cells of each row of a table, without comments and the heading."""
+    rows = (line.split("\t") for line in table_text(__spec__, name).splitlines() if not line.startswith("#"))
+    next(rows)
+    return rows
+
+
+def read_entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | None]:
+    """Return the number and entry of each cell: an entry of the policy language, with or without `: allow`.
+
+    None if the architecture has no such call, or one that takes a pointer to its arguments (mmap of i386)."""
+    found: list[tuple[int, Entry] | None] = [None] * len(cells)
+    layers: list[dict[int, tuple[int, str]]] = []
+    """Cells that stand in one policy, which has one entry for each call: call -> place and text.  Reading few long texts
+    takes half of the time of reading many short ones."""
+    for place, cell in enumerate(cells):
+        name, colon, _ = cell.partition(":")
+        call = table(arch).by_name.get(name)
+        if call is None or (colon and "errno" not in cell and not operands(arch, call.number).constrainable()):
+            continue
+        if not colon:
+            found[place] = call.number, _ALLOWED
+            continue
+        layer = next((one for one in layers if call.number not in one), None)
+        if layer is None:
+            layers.append(layer := {})
+        layer[call.number] = place, cell
+    for layer in layers:
+        text = "\n".join((f"arch {arch}", *(cell for _, cell in layer.values())))
+        for number, entry in parse(text, "a table of calls").policy.entries[arch].items():
+            found[layer[number][0]] = number, entry
+    return found
+
+
+class Capability(NamedTuple):
+    """One way in which a policy grants something that rows of implied sets ask for."""
+
+    name: str
+    arch: Arch
+    number: int
+    entry: Entry
+    """The calls that grant it, as allowed."""
+    held: frozenset[int]
+    """Arguments that the policy may hold to some values, and has the capability all the same."""
+    is_least: bool
+    """Whether this is the entry with which learning grants it."""
+    why: str
+
+
+class Row(NamedTuple):
+    """One entry that grants nothing beyond what the policy has anyway."""
+
+    given: frozenset[str]
+    """Names of capabilities, all of which the policy must have."""
+    arch: Arch
+    number: int
+    entry: Entry
+    """Allows, or fails the call whatever its arguments."""
+    why: str
+
+
+@cache
+def capabilities(arch: Arch) -> tuple[Capability, ...]:
+    """What grants capabilities on an architecture, in the file's order."""
+    found = []
+    cells = list(lines("capabilities.tsv"))
+    for (name, learn, _, held, why), read in zip(cells, _entries(arch, [row[2] for row in cells]), strict=True):
+        if read is not None:
+            wanted = held.split() if held != "-" else ()
+            names = [argument.name for argument in table(arch).by_number[read[0]].arguments] if wanted else []
+            indices = frozenset(map(names.index, wanted))
+            found.append(Capability(name, arch, *read, indices, learn == "=", why))
+    return tuple(found)
+
+
+@cache
+def rows(version: int, arch: Arch) -> tuple[Row, ...]:
+    """The rows of an implied set (one of `model.IMPLIED`) on an architecture, in the file's order."""
+    known = {row[0] for row in lines("capabilities.tsv")}
+    found = []
+    cells = list(lines(f"implied{version}.tsv"))
+    for (given, _, why), read in zip(cells, _entries(arch, [row[1] for row in cells]), strict=True):
+        names = frozenset(() if given == "-" else given.split(", "))
+        if not names <= known:
+            raise ValueError(f"implied{version}.tsv: no capability is named {', '.join(sorted(names - known))}")
+        if read is not None:
+            found.append(Row(names, arch, *read, why))
+    return tuple(found)
+
+
+def _entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | None]:
+    """What `read_entries` returns for these cells; `made` has those that take long, unless the table is newer."""
+    known = _made(arch)
+    rest = [cell for cell in cells if cell not in known]
+    found = known | dict(zip(rest, read_entries(arch, rest), strict=True))
+    return [found[cell] for cell in cells]
+
+
+@cache
+def _made(arch: Arch) -> dict[str, tuple[int, Entry] | None]:
+    from policygen.implied import made  # 470 lines, which `unavailable` does without
+
+    return {**made.entries(arch)}
+
+
+def unavailable(event: Event) -> int:
+    """Return the errno with which a call fails that is denied otherwise; 0 for none."""
+    arch = Arch.from_audit(event.arch)
+    for entry in unavailable_entries(arch).get(event.number, ()) if arch else ():
+        if holds(entry.expression, table(arch).by_number[event.number].arguments, event.arguments):
+            return entry.action.errno
+    return 0
+
+
+@cache
+def unavailable_entries(arch: Arch) -> Mapping[int, tuple[Entry, ...]]:
+    """The rows by call, in the file's order."""
+    found: dict[int, tuple[Entry, ...]] = {}
+    for read in read_entries(arch, [call for call, *_ in lines("unavailable.tsv")]):
+        if read is not None:
+            number, entry = read
+            found[number] = (*found.get(number, ()), entry)
+    return found

@@ -1,0 +1,341 @@
+"""The phrases and statements of a policy besides expressions: words and numbers, actions and entries, phases, files and ports.
+
+Each function parses one of them at the cursor, or raises PolicyError.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policygen.errors import did_you_mean
+from policygen.grants import (
+    ANY,
+    ANY_PORT,
+    MAX_PORT,
+    NO_PORT,
+    NONE,
+    NOTHING,
+    TCP,
+    WORDS,
+    Files,
+    Ports,
+    Right,
+    path_line,
+    ranges,
+    single,
+)
+from policygen.language.operands import OperandError, parse_integer
+from policygen.model import ALLOW, ENTER, NOTIFY, SCOPES, Action, ActionKind, Always, Entry, Phase, scope_of
+from policygen.paths import PathError, canonical, unquoted
+from policygen.phases import START, reached
+from tracer.abi import X32_BIT, Arch, constants, table
+from tracer.abi.waits import calls_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from policygen.language.expressions import ExpressionParser
+    from policygen.language.lexer import Cursor, Token
+    from policygen.model import Expression, Policy
+
+
+def integer(cursor: Cursor, what: str) -> int:
+    token = cursor.token
+    if token.kind != "number":
+        raise cursor.expected(what)
+    cursor.take()
+    try:
+        return parse_integer(token.text)[0]
+    except OperandError as error:
+        raise cursor.error(error.message, token, error.hint) from None
+
+
+def one_of(cursor: Cursor, what: str, known: Sequence[str]) -> str:
+    """Parse one of the known words."""
+    token = cursor.token
+    if token.kind != "word":
+        raise cursor.expected(f"one of {', '.join(known)}")
+    if token.text not in known:
+        hint = did_you_mean(token.text, known) or f"it is one of {', '.join(known)}"
+        raise cursor.error(f"unknown {what} {token.text}", token, hint)
+    return cursor.take().text
+
+
+def scope(cursor: Cursor) -> str:
+    """Parse what reaches only processes of the program: `signals`, `abstract sockets`, or both with a comma; or `none`."""
+    if cursor.accept("none"):
+        return ""
+    known = {word.split()[0]: word for word in SCOPES}
+    found: list[str] = []
+    while True:
+        word = known[one_of(cursor, "scope", [*known, "none"] if not found else [*known])]
+        for rest in word.split()[1:]:
+            one_of(cursor, f"scope after {word.split()[0]}", [rest])
+        found.append(word)
+        if not cursor.accept(","):
+            return scope_of(found)
+
+
+def version(cursor: Cursor) -> tuple[int, int]:
+    """Parse a kernel version whose syscall table is known."""
+    what = "a kernel version such as 6.18"
+    start = cursor.token.start
+    major = integer(cursor, what)
+    if not cursor.accept("."):
+        raise cursor.expected(what)
+    read = (major, integer(cursor, what))
+    try:
+        table(Arch.X86_64).newest(read)
+    except ValueError as error:
+        raise cursor.source.error(str(error), start, cursor.previous_end) from None
+    return read
+
+
+def action(cursor: Cursor, what: str) -> Action:
+    token = cursor.token
+    if token.text not in list(ActionKind):
+        hint = did_you_mean(token.text, ActionKind) or f"an action is one of {', '.join(ActionKind)}"
+        if token.text == "deny":
+            hint = "deny is the default action: leave it out"
+        raise cursor.expected(what, hint)
+    cursor.take()
+    if token.text != ActionKind.ERRNO:
+        return Action(ActionKind(token.text))
+    named = cursor.token
+    number = _error(cursor)
+    try:
+        return Action(ActionKind.ERRNO, number)
+    except ValueError as error:
+        raise cursor.error(str(error), named) from None
+
+
+def _error(cursor: Cursor) -> int:
+    """Parse an errno, by name or number; the names have the same numbers on all known architectures."""
+    token = cursor.token
+    if token.kind != "word":
+        return integer(cursor, "an error's name or number")
+    errors = constants.family("errno", Arch.X86_64)
+    number = errors.value(cursor.take().text)
+    if number is None:
+        raise cursor.error(f"no error is named {token.text}", token, did_you_mean(token.text, errors.names))
+    return number
+
+
+_ACTIONS = frozenset((*ActionKind, "deny"))
+
+
+def syscall(cursor: Cursor, token: Token, arch: Arch, version: tuple[int, int]) -> int:
+    """Return the number of the syscall that a token names.  Raises PolicyError unless that kernel version has it."""
+    calls = table(arch)
+    if token.kind == "number":
+        number = _number(cursor, token)
+        if arch is Arch.X86_64 and X32_BIT <= number < 2 * X32_BIT:
+            raise cursor.error("x32 calls are always refused", token)
+        known = number in calls.by_number
+    else:
+        call = calls.by_name.get(token.text) or calls.by_name.get(token.text.removeprefix("sys_"))
+        number, known = (call.number, True) if call else (0, False)
+    if number > calls.newest(version):
+        hint = "it falls under `unknown`; name a newer kernel in the `table` line"
+        raise cursor.error(f"{token.text} is newer than the policy's table, {version[0]}.{version[1]}", token, hint)
+    if not known:
+        raise cursor.error(f"{arch} has no syscall {token.text}", token, _other(token, arch))
+    return number
+
+
+def _number(cursor: Cursor, token: Token) -> int:
+    try:
+        return parse_integer(token.text)[0]
+    except OperandError as error:
+        raise cursor.error(error.message, token, error.hint) from None
+
+
+def _other(token: Token, arch: Arch) -> str:
+    """Return a hint for the name of a syscall that does not exist."""
+    name = token.text.removeprefix("sys_")
+    elsewhere = [other for other in Arch if name in table(other).by_name]
+    if elsewhere:
+        return f"it is a syscall of {' and '.join(elsewhere)}"
+    return did_you_mean(name, table(arch).by_name) if token.kind == "word" else ""
+
+
+def body(cursor: Cursor, name: Token, parser: ExpressionParser) -> Entry:
+    """Parse what follows the colon.  `parser.until` then has what phases end."""
+    if cursor.at_line_end() or cursor.following.text == ":":
+        raise cursor.error(f"the entry of {name.text} is empty", name, "write allow, deny, an action or a condition")
+    token = cursor.token
+    if token.text in ("0", "1", "deny"):
+        cursor.take()
+        if not cursor.at_line_end():
+            hint = f"`{token.text}` is complete; a condition begins with an argument"
+            raise cursor.expected("the end of the line", hint)
+        return Entry(Always(token.text == "1"))
+    holding = ALLOW
+    if token.text in _ACTIONS:
+        holding = action(cursor, "an action")
+        if not cursor.accept("if"):
+            parser.end(Always(True))
+            if parser.until[-1][1] == len(parser.phases) or not cursor.accept("||"):
+                return Entry(Always(True), holding)
+            parser.expression()  # what is left of it in a phase
+            return Entry(Always(True), holding)
+    expression = parser.expression()
+    otherwise = action(cursor, "an action after `else`") if cursor.accept("else") else None
+    return Entry(expression, holding, otherwise)
+
+
+def phase(cursor: Cursor, before: Sequence[Phase]) -> Phase:
+    """Parse what follows the word `phase`, without entries.  Raises PolicyError."""
+    token = cursor.token
+    if token.kind != "word" or token.text in ("after", "until"):
+        raise cursor.expected("the name of a phase", "phase NAME after CALL")
+    if token.text == START or token.text in (one.name for one in before):
+        hint = f"{START} is what comes before the first phase" if token.text == START else ""
+        raise cursor.error(f"there is a phase {token.text} already", token, hint)
+    cursor.take()
+    if not cursor.accept("after"):
+        raise cursor.expected("`after`", "name the call with which a process enters it: phase serving after epoll_wait")
+    triggers: list[str] = []
+    while True:
+        triggers.append(_trigger(cursor, [*triggers, *(name for one in before for name in one.triggers)]))
+        if not cursor.accept(","):
+            return Phase(token.text, tuple(sorted(triggers)), {})
+
+
+def _trigger(cursor: Cursor, taken: Sequence[str]) -> str:
+    token = cursor.token
+    if token.kind != "word":
+        raise cursor.expected("the name of a call", "phase NAME after CALL")
+    known = {ENTER, NOTIFY, *(name for arch in Arch for name in table(arch).by_name)}
+    if token.text not in known:
+        raise cursor.error(f"there is no syscall {token.text}", token, did_you_mean(token.text, known))
+    if token.text in taken:
+        raise cursor.error(f"{token.text} is a trigger already", token, "a call leads to one phase")
+    return cursor.take().text
+
+
+def staged(
+    cursor: Cursor, name: Token, policy: Policy, entry: Entry, until: Sequence[tuple[Expression, int]]
+) -> tuple[Entry | None, ...]:
+    """The entry in each phase.  Raises PolicyError if a phase would allow what was denied before."""
+    count = len(policy.phases)
+    ends = dict.fromkeys(range(count), entry)
+    if all(end == count for _, end in until):
+        return tuple(ends.values())
+    other = entry.otherwise or policy.default
+    if not entry.action.may_run or (other.may_run, other.lets_run) >= (entry.action.may_run, entry.action.lets_run):
+        hint = "a phase only takes away: mark what is allowed"
+        raise cursor.error(f"`until` would not make the entry of {name.text} narrower", name, hint)
+    return tuple(reached(entry, [part for part, end in until if end > number]) for number in range(count))
+
+
+def _actions(entry: Entry) -> tuple[Action, ...]:
+    """The actions that an entry writes for some calls."""
+    written = (entry.action if entry.expression != Always(False) else None, entry.otherwise)
+    return tuple(action for action in written if action)
+
+
+def require_trigger(
+    cursor: Cursor, token: Token, policy: Policy, one: Phase, entries: Mapping[Arch, Mapping[int, Entry]]
+) -> None:
+    """Raise PolicyError if the entries say that the phase denies each of its triggers: it could not be entered for good.
+
+    What an implied set allows is not known here."""
+    for name in one.triggers:
+        if name == ENTER or policy.default.may_run:
+            return
+        for arch, section, one_call in ((*item, call) for item in entries.items() for call in calls_of(name)):
+            call = table(arch).by_name.get(one_call)
+            entry = section.get(call.number) if call else None
+            if entry is not None and any(action.may_run for action in _actions(entry)):
+                return
+            if entry is None and call and policy.implied:
+                return
+    what = "is" if len(one.triggers) == 1 else "are"
+    hint = "a process makes it again and again in the phase"
+    if one.triggers == (NOTIFY,):
+        hint = "the message is sent in the phase, by sendmsg, sendto or write"
+    raise cursor.error(f"{', '.join(one.triggers)} {what} denied in {one.name}", token, hint)
+
+
+STATEMENTS = ("path", "tcp")
+"""The words that begin such a line."""
+
+
+def file_line(cursor: Cursor, first: Token) -> tuple[str, Files]:
+    """Return the line, as it is printed before its colon, and what it grants; its first word or its path has been taken."""
+    if first.kind == "path":
+        path = _path(cursor, first)
+        _colon(cursor, 'a path with a blank or a colon stands in quotes: path "/a b": read')
+        return path_line(path), Files({path: _rights(cursor)})
+    if first.text == "path":
+        raise cursor.expected("a path", "path PATH: RIGHTS")
+    use = cursor.token.text
+    if use not in TCP:
+        raise cursor.expected(" or ".join(TCP), did_you_mean(use, TCP) or "tcp connect: PORTS")
+    cursor.take()
+    _colon(cursor, f"tcp {use}: PORTS")
+    ports = _ports(cursor)
+    return f"tcp {use}", Files(connect=ports) if use == "connect" else Files(bind=ports)
+
+
+def _path(cursor: Cursor, token: Token) -> str:
+    try:
+        return canonical(unquoted(token.text) if token.text.startswith('"') else token.text)
+    except PathError as error:
+        raise cursor.error(error.message, token, error.hint) from None
+
+
+def _colon(cursor: Cursor, hint: str) -> None:
+    if not cursor.accept(":"):
+        raise cursor.expected("`:`", hint)
+
+
+def _rights(cursor: Cursor) -> Right:
+    if cursor.accept(NONE):
+        return NOTHING
+    found = NOTHING
+    while True:
+        token = cursor.token
+        if token.kind != "word":
+            raise cursor.expected(f"a right: {', '.join(WORDS)} or {NONE}")
+        if token.text not in WORDS:
+            hint = did_you_mean(token.text, WORDS) or f"there are {', '.join(WORDS)}; {NONE} stands alone"
+            raise cursor.error(f"no right is named {token.text}", token, hint)
+        cursor.take()
+        found |= WORDS[token.text]
+        if not cursor.accept(","):
+            return found
+
+
+def _ports(cursor: Cursor) -> Ports:
+    if cursor.accept(NONE):
+        return NO_PORT
+    if cursor.accept(ANY):
+        return ANY_PORT
+    found: set[int] = set()
+    while True:
+        first = last = _port(cursor)
+        following = cursor.token
+        if following.kind == "number" and following.text.startswith("-") and following.start == cursor.previous_end:
+            last = -_port(cursor, negative=True)
+            if last < first:
+                raise cursor.error(f"the range ends before it begins: {first}-{last}", following)
+        found |= single(((first, last),))
+        if not cursor.accept(","):
+            return ranges(found)
+
+
+def _port(cursor: Cursor, *, negative: bool = False) -> int:
+    token = cursor.token
+    if token.kind != "number":
+        raise cursor.expected(f"a port, {ANY} or {NONE}", "tcp connect: 443, 8000-8099")
+    try:
+        number, is_decimal = parse_integer(token.text)
+    except OperandError as error:
+        raise cursor.error(error.message, token, error.hint) from None
+    if not 0 <= (-number if negative else number) <= MAX_PORT or not is_decimal:
+        text = token.text.lstrip("-") if negative else token.text
+        raise cursor.error(f"{text} is no port", token, f"ports are 0 to {MAX_PORT}")
+    cursor.take()
+    return number

@@ -1,0 +1,1 @@
+"""A policy -> what is dangerous in it (`findings`), by a catalogue (`catalogue`)."""

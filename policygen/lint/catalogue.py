@@ -1,0 +1,279 @@
+"""The catalogue of what is dangerous, lint.tsv, and of what is dangerous together, combinations.tsv: which calls a row selects,
+and which combinations hold for a policy.
+
+The tables are read on first use.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policygen.evaluate import answers
+from policygen.implied.expand import expanded
+from policygen.language.document import parse
+from policygen.model import Always, Entry, alternatives, constrained
+from policygen.sets.algebra import FALSE, TooComplexError
+from policygen.sets.region import space, truth
+from policygen.values import frozen
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from policygen.model import Expression, Policy
+    from policygen.sets.algebra import Space
+
+
+class Level(StrEnum):
+    """How serious a finding is; ascending in this order."""
+
+    NOTE = "note"
+    """Information for a reviewer."""
+    WARNING = "warning"
+    """A grant that few programs need."""
+    DANGER = "danger"
+    """A way out of the policy, or into the kernel."""
+
+    @property
+    def rank(self) -> int:
+        return list(Level).index(self)
+
+
+@frozen
+class Danger:
+    """One row: the grants that it matches, and what lint says about them."""
+
+    id: str
+    """Stable, since other tools store it."""
+    level: Level
+    calls: tuple[str, ...]
+    """Names of calls (an architecture may lack some), or the word of a setting."""
+    where: str
+    """Condition, in the policy language, that selects the calls; '' selects all of them."""
+    free: str
+    """Name of the argument that matching rules leave free; '' where `where` selects the calls."""
+    grants: str
+    """What the program may do: follows `it` in a sentence."""
+    why: str
+    """Why that is dangerous."""
+    safer: str
+    source: str
+    """Manual page or header."""
+
+
+TOO_COMPLEX = Danger(
+    "too-complex",
+    Level.DANGER,
+    (),
+    "",
+    "",
+    "has conditions that are too complex to be judged",
+    "what cannot be judged has not been reviewed: they may allow anything",
+    "fewer arguments in one rule, or fewer rules",
+    "docs/review.md",
+)
+"""Of what takes more work to judge than a judgement may take.  Nothing accepts it."""
+
+
+@frozen
+class Ability:
+    """One way to do a part of a combination."""
+
+    id: str
+    """Several rows with the same id are different ways to do the same."""
+    calls: tuple[str, ...]
+    where: str
+    free: str
+
+
+@frozen
+class Combination:
+    """Abilities that are dangerous together."""
+
+    id: str
+    """Stable, since other tools store it."""
+    level: Level
+    parts: tuple[str, ...]
+    """Ids of abilities; all are needed."""
+    grants: str
+    """What they make possible: follows `it` in a sentence."""
+    why: str
+    safer: str
+    """What breaks the chain."""
+    source: str
+
+
+@cache
+def dangers() -> tuple[Danger, ...]:
+    """Return the rows, in the catalogue's order."""
+    return tuple(
+        Danger(name, Level(level), tuple(calls.split(",")), *_selection(where), *rest)
+        for name, level, calls, where, *rest in _lines("lint.tsv")
+    )
+
+
+@cache
+def combinations() -> tuple[Combination, ...]:
+    """Return the combinations, in the file's order."""
+    return tuple(
+        Combination(name, Level(level), tuple(parts.split(", ")), *rest)
+        for name, level, parts, *rest in _lines("combinations.tsv")
+    )
+
+
+@cache
+def abilities() -> tuple[Ability, ...]:
+    """Return the abilities that combinations are made of, in the file's order."""
+    return tuple(
+        Ability(name, tuple(calls.split(",")), *_selection(where)) for name, calls, where in _lines("abilities.tsv")
+    )
+
+
+def _lines(name: str) -> list[list[str]]:
+    """Return the cells of each row, without comments and the heading."""
+    lines = Path(__file__).with_name(name).read_text("utf-8").splitlines()
+    return [line.split("\t") for line in lines if not line.startswith("#")][1:]
+
+
+def _selection(where: str) -> tuple[str, str]:
+    """Return a cell as the fields `where` and `free`."""
+    free = where.removeprefix("any ") if where.startswith("any ") else ""
+    return ("" if free else where), free
+
+
+@cache
+def of_call(arch: Arch, number: int) -> tuple[Danger, ...]:
+    """Return the rows about a call."""
+    name = table(arch).by_number[number].name
+    return tuple(danger for danger in dangers() if name in danger.calls)
+
+
+def of_setting(word: str) -> Danger:
+    """Return the row about a setting that allows calls."""
+    return next(danger for danger in dangers() if danger.calls == (word,))
+
+
+Selects = Danger | Ability
+"""A row with `where` and `free`."""
+
+
+@cache
+def region_of(row: Selects, arch: Arch, number: int) -> Expression:
+    """Return the expression of the calls, of that number, that the row is about; for a row about a free argument, all.
+
+    All, too, if the architecture passes the row's arguments in memory: i386's first mmap.
+    """
+    call = table(arch).by_number[number]
+    name = call.name
+    compared = {argument.name for argument in call.arguments if not argument.kind.is_pointer}
+    if compared.isdisjoint(re.findall(r"\w+", row.where)):
+        return Always(True)
+    text = f"arch {arch}\n{name}: {row.where}\n"
+    return parse(text, f"row {row.id}").policy.entries[arch][number].expression
+
+
+def granted(sets: Space, row: Selects, arch: Arch, number: int, allowed: int) -> int:
+    """Return the part of a set of calls that the row is about.  Not for rows about a free argument."""
+    arguments = table(arch).by_number[number].arguments
+    return sets.both(truth(sets, region_of(row, arch, number), arguments), allowed)
+
+
+def leaves_free(rule: Expression, row: Selects, arch: Arch, number: int) -> bool:
+    """Whether a rule leaves the argument that the row is about unconstrained."""
+    arguments = table(arch).by_number[number].arguments
+    return next(i for i, argument in enumerate(arguments) if argument.name == row.free) not in constrained(rule)
+
+
+@frozen
+class Combined:
+    """A combination that holds for a policy."""
+
+    arch: Arch
+    row: Combination
+    calls: tuple[str, ...]
+    """Calls that take part: those that the old policy lacks, if there is one, then one for each other part; by name."""
+    new: int = 0
+    """How many of them, from the first, the old policy lacks."""
+
+
+def combined(policy: Policy, make: Callable[[], Space] = space) -> tuple[Combined, ...]:
+    """Return the combinations that hold for a policy, in the catalogue's order; none for one whose default lets calls run,
+    where all do.  One whose parts are all parts of another that holds is left out.  `make` makes the spaces."""
+    found = []
+    for arch in policy.entries if not policy.default.lets_run else ():
+        mine = _abilities(policy, arch, make)
+        held = [row for row in combinations() if mine.keys() >= {*row.parts}]
+        for row in _widest(held):
+            found.append(Combined(arch, row, tuple(sorted({mine[part][0] for part in row.parts}))))
+    return _each_once(found)
+
+
+def able(policy: Policy) -> frozenset[str]:
+    """Return what the policy, with its implied set, is able to do, by the catalogue's abilities."""
+    return frozenset(name for arch in policy.entries for name in _abilities(policy, arch, space))
+
+
+def completed(old: Policy, new: Policy, make: Callable[[], Space] = space) -> tuple[Combined, ...]:
+    """Return the combinations that hold for the new policy and not for the old one, the most dangerous first."""
+    if new.default.lets_run:
+        return ()
+    found = []
+    for arch in new.entries:
+        before, after = _abilities(old, arch, make), _abilities(new, arch, make)
+        held = [row for row in combinations() if after.keys() >= {*row.parts} and not before.keys() >= {*row.parts}]
+        for row in _widest(held):
+            lacked = {name for part in row.parts if part not in before for name in _written(new, arch, after[part])}
+            others = {after[part][0] for part in row.parts if part in before} - lacked
+            found.append(Combined(arch, row, (*sorted(lacked), *sorted(others)), len(lacked)))
+    return tuple(sorted(_each_once(found), key=lambda one: -one.row.level.rank))
+
+
+def _each_once(found: list[Combined]) -> tuple[Combined, ...]:
+    """Return one for each row: what holds on several architectures is told of the first."""
+    return tuple({one.row: one for one in reversed(found)}.values())[::-1]
+
+
+def _written(policy: Policy, arch: Arch, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those that the policy has entries for, where it has any: the others are implied by what these grant."""
+    return tuple(name for name in names if table(arch).by_name[name].number in policy.entries[arch]) or names
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _widest(rows: list[Combination]) -> list[Combination]:
+    return [row for row in rows if not any({*row.parts} < {*other.parts} for other in rows)]
+
+
+def _abilities(policy: Policy, arch: Arch, make: Callable[[], Space]) -> dict[str, tuple[str, ...]]:
+    """Return what the policy, with its implied set, is able to do, and by which calls."""
+    found: dict[str, tuple[str, ...]] = {}
+    for row in abilities():
+        names = tuple(name for name in row.calls if _allows(policy, row, arch, name, make))
+        if names:
+            found[row.id] = (*found.get(row.id, ()), *names)
+    return found
+
+
+def _allows(policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[[], Space]) -> bool:
+    call = table(arch).by_name.get(name)
+    if call is None or arch not in policy.entries:
+        return False
+    sets = make()
+    try:
+        allowed = FALSE
+        for where, action in answers(sets, policy, arch, call.number):
+            if action.lets_run:
+                allowed = sets.either(allowed, where)
+        if allowed == FALSE or not row.free:
+            return granted(sets, row, arch, call.number, allowed) != FALSE
+    except TooComplexError:
+        return True  # a warning too many is better than one too few
+    entry = expanded(policy).entries[arch].get(call.number, Entry(Always(True)))
+    return any(leaves_free(part, row, arch, call.number) for part in alternatives(entry.expression))

@@ -1,0 +1,108 @@
+"""What a reviewer wants to know of the files and ports that a policy grants: risks.tsv, and what another policy did not."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from policygen.files.algebra import differences, granted
+from policygen.grants import ANY, NOTHING, TCP, WORDS, Right, format_ports, path_line
+from policygen.paths import covers
+from tracer.named import NamedTuple
+
+if TYPE_CHECKING:
+    from policygen.grants import Files
+
+_BELOW = "/..."
+
+
+class Risk(NamedTuple):
+    """A row of risks.tsv: stable id, level, what it is about, and what is said of it."""
+
+    id: str
+    level: str
+    what: tuple[str, ...]
+    rights: tuple[Right, ...]
+    """A grant matches if it has all of one of these; none: `any`, for a `tcp` line."""
+    grants: str
+    """Follows `it` in a sentence."""
+    why: str
+    safer: str
+    source: str
+
+
+class Judged(NamedTuple):
+    """A line that grants more or less than in another policy."""
+
+    level: str
+    rule: str
+    name: str
+    """The line, up to its colon."""
+    subject: str
+    """The line with what became possible and what is no longer."""
+    says: str
+    why: str = ""
+    safer: str = ""
+
+
+@cache
+def risks() -> tuple[Risk, ...]:
+    """Return the rows, in the file's order."""
+    text = Path(__file__).with_name("risks.tsv").read_text("utf-8")
+    rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")][1:]
+    return tuple(Risk(one, level, tuple(what.split(", ")), _rights(rights), *rest) for one, level, what, rights, *rest in rows)
+
+
+def _rights(cell: str) -> tuple[Right, ...]:
+    if cell == ANY:
+        return ()
+    found = []
+    for alternative in cell.split(","):
+        whole = NOTHING
+        for word in alternative.split("+"):
+            whole |= WORDS[word]
+        found.append(whole)
+    return tuple(found)
+
+
+def found(files: Files) -> list[tuple[str, Risk]]:
+    """Return the risks of what is granted, each with the line that grants it, as the policy has it up to the colon."""
+    lines = []
+    for path, rights in (files.paths or {}).items():
+        whole = granted(files.grants, path)
+        lines += [(path_line(path), risk) for risk in risks() if _matches(risk, path, rights, whole)]
+    for use in TCP:
+        if getattr(files, use) is not None and format_ports(files.ports(use)) == ANY:
+            lines += [(f"tcp {use}", risk) for risk in risks() if f"tcp {use}" in risk.what]
+    return lines
+
+
+def _matches(risk: Risk, path: str, rights: Right, whole: Right) -> bool:
+    """Whether a grant is one that a row is about, and adds to what makes it so."""
+    if not any(every in whole and every & rights for every in risk.rights):
+        return False
+    for what in risk.what:
+        place = what.removesuffix(_BELOW)
+        if what == "*" or covers(path, place) or (what.endswith(_BELOW) and covers(place, path)):
+            return True
+    return False
+
+
+def judged(old: Files, new: Files) -> list[Judged]:
+    """Return the lines that grant more or less, with the gravest risk that is new."""
+    before, after = set(found(old)), found(new)
+    made = []
+    for line, more, less in differences(old, new):
+        subject = f"{line}: {' '.join(f'{sign} {what}' for sign, what in (('+', more), ('-', less)) if what)}"
+        mine = [risk for of, risk in after if of == line and (of, risk) not in before] if more else []
+        kind = "path" if line.startswith("path ") else "tcp"
+        if not mine:
+            says = "others" if more and less else "more" if more else "less"
+            made.append(Judged("note", f"{kind}-{'more' if more else 'less'}", line, subject, f"it can reach {says}"))
+        for risk in sorted(mine, key=lambda risk: _LEVELS.index(risk.level))[:1]:
+            made.append(Judged(risk.level, risk.id, line, subject, f"it {risk.grants}", risk.why, risk.safer))
+    return made
+
+
+_LEVELS = ("danger", "warning", "note")

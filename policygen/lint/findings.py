@@ -1,0 +1,413 @@
+"""Findings that a reviewer should look at, made from a policy's meaning: each check is a function in `CHECKS`.
+
+A comment `# why: ...` on an entry, a rule, a setting or an include, or above it, accepts what is found there.  One that names a
+combination (`# why: reverse-shell: ...`) on an entry that takes part in it accepts that.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from policygen.evaluate import evaluate
+from policygen.files.landlock import MAX_PORT
+from policygen.filter.listener import names_listener
+from policygen.implied.expand import expanded, expansion
+from policygen.language.layout import Comments, Remarks, Section
+from policygen.language.naming import format_expression
+from policygen.lint.catalogue import TOO_COMPLEX, Danger, Level, combined, granted, leaves_free, listed, of_call, of_setting
+from policygen.lint.files import found as risks_of
+from policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
+from policygen.phases import WAITS, phase_policies
+from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
+from policygen.sets.express import minimise
+from policygen.sets.region import Budget, example, truth
+from policygen.values import frozen, replace
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from policygen.implied.tables import Row
+    from policygen.language.document import Document
+    from policygen.lint.files import Risk
+    from policygen.model import Action, Expression, Policy
+    from tracer.abi import Argument
+
+WHY = "# why:"
+"""Begins a comment that accepts a finding."""
+SIGNALLING = ("signals-to-others", "signals-to-others-threads")
+"""Rows about signals, which reach only the program's processes unless `scope` says otherwise."""
+
+_SOCKETCALL, _PAST_PORTS = "socketcall", (1, 11, 16, 20)
+"""SYS_SOCKET, SYS_SENDTO, SYS_SENDMSG, SYS_SENDMMSG (linux/net.h)."""
+
+
+@frozen
+class Finding:
+    rule: str
+    """Stable id of the catalogue's row, or of the check."""
+    level: Level
+    arch: Arch | None
+    """None for a setting."""
+    name: str
+    """Name of the call, or word of the setting."""
+    grants: str
+    """What was found: follows `it` in a sentence."""
+    why: str
+    safer: str
+    source: str
+    example: Event | None
+    """A call that is allowed, without a task."""
+    accepted: str
+    """The reason in a `# why:` comment; '' if the finding is not accepted."""
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Sort key: the most serious first."""
+        return (-self.level.rank, self.arch is not None, self.arch and list(Arch).index(self.arch), self.name, self.rule)
+
+
+def lint(document: Document, budget: Budget | None = None) -> tuple[Finding, ...]:
+    """Return all findings, accepted ones too, in a total order: the most serious first.
+
+    What takes more work than `budget`, one of its own without, is a finding, too."""
+    budget = budget or Budget()
+    if document.policy.phases:
+        return _by_phase(document, budget)
+    found = {finding for check in CHECKS for finding in check(document, budget)}
+    return tuple(sorted(found, key=lambda finding: finding.order))
+
+
+def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:
+    """The findings of what is allowed from the start on.  What is gone in the last phase ranks lower, what stays says so."""
+    policies = phase_policies(document.policy)
+    before, after = (lint(replace(document, policy=policy), budget) for policy in (policies[0][1], policies[-1][1]))
+    last = policies[-1][0]
+    stays = {(one.rule, one.arch, one.name) for one in after}
+    found = set()
+    for one in before:
+        is_there = (one.rule, one.arch, one.name) in stays
+        if one.rule == "covered-rule":
+            found |= {one} if is_there else set()
+        elif is_there:
+            found.add(replace(one, grants=f"{one.grants}, in {last} too"))
+        else:
+            level = list(Level)[max(one.level.rank - 1, 0)]
+            found.add(replace(one, level=level, grants=f"{one.grants}, until {last}"))
+    return tuple(sorted({*found, *_triggers(document), *optional_phases(document)}, key=lambda finding: finding.order))
+
+
+def _triggers(document: Document) -> Iterator[Finding]:
+    """Triggers that do not wait: they say little about what a program does from then on."""
+    for phase in document.policy.phases:
+        for name in phase.triggers:
+            if name not in (*WAITS, ENTER, NOTIFY):
+                comments = document.layout.settings.get(f"phase {phase.name}", Comments())
+                yield Finding(
+                    "phase-trigger",
+                    Level.NOTE,
+                    None,
+                    f"phase {phase.name}",
+                    f"begins with {name}, which does not wait for work",
+                    "a program may still be starting when it first makes the call",
+                    "name the call in which it waits: epoll_wait, poll, accept4 ...",
+                    "docs/phases.md",
+                    None,
+                    _why(comments),
+                )
+
+
+# Checks
+
+
+def grants(document: Document, budget: Budget) -> Iterator[Finding]:
+    """Yield the dangerous grants of the entries, by the catalogue."""
+    default = document.policy.default
+    keeps_signals = SIGNALS in scopes(document.policy.scope)
+    for arch, number, entry in _entries(document):
+        rows = [row for row in of_call(arch, number) if not (keeps_signals and row.id in SIGNALLING)]
+        if not rows:
+            continue
+        accepted, reasons = _reasons(document, arch, number)
+        bare, sets = _without(entry, reasons), budget.space()
+        for danger in rows:
+            try:
+                found = _granted(sets, danger, arch, number, entry, default)
+                if found == FALSE:
+                    continue
+                unaccepted = not accepted and _granted(sets, danger, arch, number, bare, default) != FALSE
+            except TooComplexError:
+                yield _too_complex(arch, number)
+                break
+            reason = accepted or ("" if unaccepted else "; ".join(dict.fromkeys(reasons.values())))
+            name = table(arch).by_number[number].name
+            yield _finding(danger, arch, name, example(sets, found, arch, number), reason)
+
+
+def permissive_settings(document: Document, _: Budget) -> Iterator[Finding]:
+    """Yield the settings that allow calls that no entry names."""
+    settings = document.layout.settings
+    for word, action in (("default", document.policy.default), ("unknown", document.policy.unknown)):
+        if action.lets_run:
+            yield _finding(of_setting(word), None, word, None, _why(settings.get(word, Comments())))
+
+
+def idle_rules(document: Document, budget: Budget) -> Iterator[Finding]:
+    """Yield the rules that never hold, or that the others cover: a reviewer would think that they decide something."""
+    for arch, number, entry in _entries(document):
+        arguments = table(arch).by_number[number].arguments
+        parts = alternatives(entry.expression)
+        sets = budget.space()
+        try:
+            never = {part for part in parts if truth(sets, part, arguments) == FALSE}
+        except TooComplexError:
+            yield _too_complex(arch, number)
+            continue
+        kept = {*minimise(parts, arguments, budget.space)} if len(parts) > 1 else {*parts}
+        accepted, reasons = _reasons(document, arch, number)
+        for part in parts:
+            if part in never or part not in kept:
+                what = "contradicts itself and never holds" if part in never else "is covered by the others"
+                text = f"has a rule that {what}: {format_expression(arch, number, part)}"
+                yield Finding(
+                    "contradiction" if part in never else "covered-rule",
+                    Level.WARNING if part in never else Level.NOTE,
+                    arch,
+                    table(arch).by_number[number].name,
+                    text,
+                    "a reviewer takes it for a rule that decides something",
+                    "take the rule out, or write what was meant",
+                    "docs/policy-language.md",
+                    None,
+                    accepted or reasons.get(part, ""),
+                )
+
+
+def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
+    """Yield the entries that allow nothing beyond the policy's implied set: they look like limits, and are none."""
+    policy = document.policy
+    for (arch, number), rows in expansion(policy).rows.items():
+        entry = policy.entries[arch].get(number)
+        if entry is None:
+            continue
+        arguments, sets = table(arch).by_number[number].arguments, budget.space()
+        try:
+            implied = truth(sets, Or(tuple(row.entry.expression for row in rows)), arguments)
+            idle = sets.choose(implied, FALSE, truth(sets, entry.expression, arguments)) == FALSE
+        except TooComplexError:
+            yield _too_complex(arch, number)
+            continue
+        if idle and _is_implied_without(policy, arch, number, rows):
+            accepted, reasons = _reasons(document, arch, number)
+            yield Finding(
+                "implied-entry",
+                Level.NOTE,
+                arch,
+                table(arch).by_number[number].name,
+                f"has an entry that allows nothing beyond `implied {policy.implied}`, which allows more of the call",
+                "a reviewer takes it for a limit",
+                "take the entry out, or end it with `else kill`: the set adds nothing to what denies explicitly",
+                "docs/implied.md",
+                None,
+                accepted or "; ".join(dict.fromkeys(reasons.values())),
+            )
+
+
+def _is_implied_without(policy: Policy, arch: Arch, number: int, found: tuple[Row, ...]) -> bool:
+    """Whether the set allows the same of a call when the policy has no entry for it: the entry does not give a capability."""
+    section = {one: entry for one, entry in policy.entries[arch].items() if one != number}
+    return expansion(replace(policy, entries={**policy.entries, arch: section})).rows.get((arch, number)) == found
+
+
+def dangerous_together(document: Document, budget: Budget) -> Iterator[Finding]:
+    """Yield the combinations of calls that the policy allows, by the catalogue.
+
+    A reason accepts one only if it names it: a reason for one of the calls says nothing of what they do together."""
+    for one in combined(document.policy, budget.space):
+        named = [name for name in one.calls if table(one.arch).by_name[name].number in document.policy.entries[one.arch]]
+        if not named or len(one.calls) == 1:
+            continue  # `grants` tells what one call makes possible
+        found = [_reasons(document, one.arch, table(one.arch).by_name[name].number) for name in named]
+        reasons = dict.fromkeys(reason for whole, parts in found for reason in (whole, *parts.values()))
+        accepted = "; ".join(reason for reason in reasons if one.row.id in re.findall(r"[\w-]+", reason))
+        row, others = one.row, [name for name in one.calls if name != named[0]]
+        what = f"{row.grants}{f', with {listed(others)}' if others else ''}"
+        yield Finding(row.id, row.level, one.arch, named[0], what, row.why, row.safer, row.source, None, accepted)
+
+
+def files_and_ports(document: Document, _: Budget) -> Iterator[Finding]:
+    """Yield the dangerous grants of `path` and `tcp` lines."""
+    yield from about_files(document, risks_of(document.policy.files))
+
+
+def about_files(document: Document, risks: Iterable[tuple[str, Risk]]) -> Iterator[Finding]:
+    """Yield the findings for risks of lines about files and ports."""
+    comments = dict(document.layout.files)
+    for include in reversed([include for one in document.layout.sections.values() for include in one.includes]):
+        comments |= dict.fromkeys(include.files.lines(), include.comments)
+    for line, risk in risks:
+        accepted = _why(comments.get(line, Comments()))
+        yield Finding(
+            risk.id, Level(risk.level), None, line, risk.grants, risk.why, risk.safer, risk.source, None, accepted
+        )
+
+
+def past_ports(document: Document, _: Budget | None = None) -> Iterator[Finding]:
+    """Yield the call by which a program of i386 gets past the lines about ports, whose arguments no filter sees."""
+    policy, number = document.policy, table(Arch.I386).by_name[_SOCKETCALL].number
+    confined = [ports for ports in (policy.files.connect, policy.files.bind) if ports is not None and ports != ((0, MAX_PORT),)]
+    if Arch.I386 not in policy.entries or not confined:
+        return
+    meant = expanded(policy)
+    events = [Event(Arch.I386.audit, number, (call, 0, 0, 0, 0, 0)) for call in _PAST_PORTS]
+    if example := next((event for event in events if evaluate(meant, event).may_run), None):
+        yield Finding(
+            "ports-by-socketcall",
+            Level.WARNING,
+            Arch.I386,
+            _SOCKETCALL,
+            "can reach TCP ports that no `tcp` line grants",
+            "its arguments are in memory: no filter sees MPTCP or MSG_FASTOPEN there, and Landlock looks at neither",
+            "leave it out of a program without sockets; otherwise let a firewall decide on ports",
+            "docs/files.md",
+            example,
+            _reasons(document, Arch.I386, number)[0],
+        )
+
+
+def listening(document: Document, _: Budget | None = None) -> Iterator[Finding]:
+    """Yield that the program may answer the notifications of a filter of its own."""
+    if names_listener(document.policy):
+        arch = next(iter(document.policy.entries))
+        accepted, reasons = _reasons(document, arch, table(arch).by_name["ioctl"].number)
+        yield Finding(
+            "answers-notifications",
+            Level.DANGER,
+            arch,
+            "ioctl",
+            "receives and answers the calls that a filter asks a supervisor about",
+            "who answers decides which of these calls run: a listener in the wrong hands undoes the filter",
+            "leave SECCOMP_IOCTL_NOTIF_* out, unless the program supervises others",
+            "seccomp_unotify(2)",
+            None,
+            accepted or "; ".join(dict.fromkeys(reasons.values())),
+        )
+
+
+def signals_outside(document: Document, _: Budget | None = None) -> Iterator[Finding]:
+    """Yield that signals reach processes that the program has not started."""
+    if SIGNALS not in scopes(document.policy.scope):
+        yield Finding(
+            "signals-outside",
+            Level.WARNING,
+            None,
+            "scope",
+            "lets signals, and looks into memory, reach every process of its user",
+            "other programs of the user can be ended or read, the helper that reports violations among them",
+            "leave `signals` in the scope: the program then reaches only what it has started",
+            "landlock(7)",
+            None,
+            _why(document.layout.settings.get("scope", Comments())),
+        )
+
+
+def optional_phases(document: Document, _: Budget | None = None) -> Iterator[Finding]:
+    """Yield that processes need not enter their phases."""
+    if document.policy.phases_optional:
+        yield Finding(
+            "phases-optional",
+            Level.DANGER,
+            None,
+            "phases",
+            "lets a process that cannot enter its phase go on with its start-up permissions",
+            "a client, or a limit that a client can exhaust, can then keep a process in the start phase",
+            "leave the line out: such a process is killed, and the report says why",
+            "docs/phases.md",
+            None,
+            _why(document.layout.settings.get("phases", Comments())),
+        )
+
+
+CHECKS: tuple[Callable[[Document, Budget], Iterable[Finding]], ...] = (
+    grants, permissive_settings, listening, signals_outside, optional_phases, idle_rules, implied_entries, dangerous_together,
+    files_and_ports, past_ports,
+)
+
+
+# What the checks share
+
+
+def _entries(document: Document) -> Iterator[tuple[Arch, int, Entry]]:
+    for arch, section in document.policy.entries.items():
+        for number, entry in section.items():
+            yield arch, number, entry
+
+
+def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry, default: Action) -> int:
+    """Return the calls that an entry allows and that the row is about."""
+    arguments = table(arch).by_number[number].arguments
+    if not danger.free:
+        return granted(sets, danger, arch, number, permitted(sets, entry, default, arguments))
+    parts = alternatives(entry.expression) or (entry.expression,)
+    if not entry.action.lets_run:
+        parts = ()  # an entry that denies by conditions constrains the argument
+    loose = [Entry(part, entry.action) for part in parts if leaves_free(part, danger, arch, number)]
+    region = FALSE
+    for one in loose:
+        region = sets.either(permitted(sets, one, default, arguments), region)
+    return region
+
+
+def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Argument]) -> int:
+    """Return the set of calls that an entry lets run.  Raises TooComplexError."""
+    holds = truth(sets, entry.expression, arguments)
+    then, other = entry.action.lets_run, (entry.otherwise or default).lets_run
+    if then == other:
+        return TRUE if then else FALSE
+    return holds if then else sets.invert(holds)
+
+
+def _without(entry: Entry, reasons: dict[Expression, str]) -> Entry:
+    """Return the entry without its accepted alternatives; an entry without alternatives is returned unchanged."""
+    if not reasons or not isinstance(entry.expression, Or) or not entry.action.lets_run:
+        return entry
+    rest = tuple(part for part in entry.expression.parts if part not in reasons)
+    return replace(entry, expression=Or(rest) if rest else Always(False))
+
+
+def _reasons(document: Document, arch: Arch, number: int) -> tuple[str, dict[Expression, str]]:
+    """Return the reason that accepts the whole entry, or '', and the reasons that accept its alternatives."""
+    section = document.layout.sections.get(arch, Section())
+    remarks = section.entries.get(number, Remarks())
+    for include in section.includes:
+        if number in include.entries.get(arch, {}):
+            return _why(include.comments), {}
+    reasons = {part: _why(comments) for part, comments in remarks.alternatives.items()}
+    return _why(remarks.entry), {part: reason for part, reason in reasons.items() if reason}
+
+
+def _why(comments: Comments) -> str:
+    found = (line.removeprefix(WHY).strip() for line in comments.all() if line.startswith(WHY))
+    return "; ".join(filter(None, found))
+
+
+def _finding(danger: Danger, arch: Arch | None, name: str, event: Event | None, accepted: str) -> Finding:
+    return Finding(
+        danger.id, danger.level, arch, name, danger.grants, danger.why, danger.safer, danger.source, event, accepted
+    )
+
+
+def _too_complex(arch: Arch, number: int) -> Finding:
+    return Finding(
+        TOO_COMPLEX.id,
+        TOO_COMPLEX.level,
+        arch,
+        table(arch).by_number[number].name,
+        TOO_COMPLEX.grants,
+        TOO_COMPLEX.why,
+        TOO_COMPLEX.safer,
+        TOO_COMPLEX.source,
+        None,
+        "",
+    )

@@ -1,0 +1,249 @@
+"""What a recording is: observations, and what one or more runs were observed to do.
+
+An observation is all equal events of a recording, folded into one.  Two events are equal if `kept` is the same for each
+argument.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from tracer.abi import Argument, Event, Kind
+from tracer.errors import InternalError
+from tracer.named import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from tracer.abi.table import Table
+
+Registers = tuple[int, int, int, int, int, int]
+
+
+class Observation(NamedTuple):
+    """Equal events: the same call, with the same kept arguments, made by the same executable."""
+
+    arch: int
+    """AUDIT_ARCH_*, as in `Event`."""
+    number: int
+    """32 bits, unsigned, as in `Event`."""
+    arguments: tuple[int | None, ...]
+    """One for each argument of the call, as its C type reads it (see `kept`); None where the value was not kept.
+    Empty for a call that the tables do not have."""
+    executable: str
+    """Path of the program that made the calls; bytes that are not UTF-8 are surrogate-escaped."""
+    counts: tuple[int, ...]
+    """How often, in each run of the recording, in the order of its runs."""
+    site: str
+    """Call site of the first event: `/path/file+0xoffset (build id)`, the offset being that in the file; without the
+    parentheses where none is known, and without folders in older recordings.  `[name]+0xoffset` or `?` elsewhere."""
+    example: Registers
+    """The registers of the first event."""
+    evidence: tuple[str, ...] = ()
+    """What the pointers of the first events point to (`evidence.facts`), ascending."""
+    after: tuple[int, ...] = ()
+    """The sets of waits after which its processes made the calls, as bits of tracer.abi.waits, ascending; 0 is before any.
+    Empty if that is not known."""
+
+    @property
+    def calls(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def event(self) -> Event:
+        """The first event, without its task."""
+        return Event(self.arch, self.number, self.example)
+
+    def fitted(self, calls: Table) -> Observation:
+        """Return the observation with as many arguments as the table says; one recorded with older tables may have none."""
+        arity = len(calls.by_number[self.number].arguments)
+        return self if len(self.arguments) == arity else self._replace(arguments=(None,) * arity)
+
+    @property
+    def key(self) -> Key:
+        """Unique within a recording."""
+        return (self.arch, self.number, self.arguments, self.executable)
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Total sort key: `order` of its `key`."""
+        return order(self.key)
+
+
+Key = tuple[int, int, tuple[int | None, ...], str]
+_LEAST = -(1 << 64)
+"""Less than any value of an argument."""
+
+
+def order(key: Key) -> tuple[object, ...]:
+    """Return a total sort key for an observation's key; None sorts before any value."""
+    arch, number, arguments, executable = key
+    if None in arguments:
+        return (arch, number, tuple([_LEAST if value is None else value for value in arguments]), executable)
+    return key
+
+
+def joined(evidence: Collection[str]) -> tuple[str, ...]:
+    """The evidence of equal events of several runs (`facts.join`)."""
+    if not evidence:
+        return ()
+    from policygen.evidence.facts import join  # not loaded where nothing is new
+
+    return join(evidence)
+
+
+def kept(calls: Table, event: Event) -> tuple[int | None, ...]:
+    """Return what an observation keeps of each argument of a call that the table has."""
+    plain = calls.by_number[event.number].arguments
+    resolved = calls.arguments(event.number, event.arguments)
+    return tuple(
+        _kept(meaning, argument.value(register))
+        for argument, meaning, register in zip(plain, resolved, event.arguments, strict=False)
+    )
+
+
+def _kept(argument: Argument, value: int) -> int | None:
+    """Return what is kept of a value: None unless learning constrains arguments of this kind.
+
+    A negative clock carries a pid or a descriptor, which differs between runs: all of them become -1
+    (linux/posix-timers.h, CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are kept, of tasks only the caller.
+    """
+    if argument.kind is Kind.CLOCK:
+        return max(value, -1)
+    if argument.kind is Kind.FIELD:
+        return value & argument.exact
+    if argument.kind is Kind.TASK:
+        return None if value else 0
+    return value if argument.kind.is_constrained else None
+
+
+Signals = Literal["", "family", "others"]
+
+
+class Circumstances(NamedTuple):
+    """What a run was started with.  '' stands for what is not known, in old and in imported recordings."""
+
+    input: str = ""
+    """What standard input was: `a file`, `a pipe`, `a socket`, `a terminal`, `/dev/null`, `a device` or `closed`."""
+    output: str = ""
+    """What standard output was."""
+    error: str = ""
+    """What standard error was."""
+    user: str = ""
+    """`root` or `user`."""
+    locale: str = ""
+    """As LC_ALL, LC_CTYPE or LANG says, C if none does."""
+
+
+class Run(NamedTuple):
+    """One run of a program under observation."""
+
+    id: str
+    """Random, so unique among all runs of all machines; made by the recorder."""
+    started: int
+    """Nanoseconds since the epoch.  Runs are ordered by this, then by id."""
+    command: tuple[str, ...]
+    """Bytes that are not UTF-8 are surrogate-escaped."""
+    status: int | None
+    """Exit status 0-255, or -N if signal N ended it; None if its end was not observed."""
+    complete: bool
+    """Whether it was observed from its execve to its end."""
+    gaps: tuple[str, ...] = ()
+    """What could not be observed, ascending."""
+    warm: bool = False
+    """Whether calls that the policy allowed at the time were not recorded, so that only new ones are here."""
+    executed: tuple[tuple[str, str], ...] = ()
+    """Pairs of executables, ascending: the first executed the second, in the same process or in a new one.  The first is ''
+    for the program of the run.  Empty if unknown."""
+    rehearsed: str = ""
+    """What made the run differ from an ordinary one, such as `write(fd=1) fails with EPIPE`; "" for an ordinary run.  Only what
+    was new in a rehearsed run is recorded."""
+    circumstances: Circumstances = Circumstances()
+    files: tuple[tuple[str, str, str], ...] = ()
+    """What it did with files and ports, ascending: a path as a policy has it, its rights, and the executable; or `tcp connect`
+    or `tcp bind`, a port, and the executable.  Empty if that was not watched."""
+    waits: tuple[int, ...] = ()
+    """The sets of waits that its processes had begun in the end, as bits of tracer.abi.waits, ascending, 0 among them; empty if
+    they were not followed (`learn --phases`)."""
+    signals: Signals = ""
+    """Whom it signalled, or looked at through /proc/PID: its own processes alone, others too, or nobody, as far as is known."""
+
+    @property
+    def order(self) -> tuple[int, str]:
+        return (self.started, self.id)
+
+
+class _Parts(NamedTuple):
+    runs: tuple[Run, ...]
+    observations: tuple[Observation, ...]
+
+
+class Recording(_Parts):
+    """Runs, ascending by `Run.order`, and their observations, ascending by `Observation.order`.
+
+    Every observation has a count for each of the runs, and one of them is not 0.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, runs: tuple[Run, ...] = (), observations: tuple[Observation, ...] = ()) -> Recording:
+        """Raises WrongPlaceError."""
+        check_runs(runs)
+        _check_observations(observations, len(runs))
+        return super().__new__(cls, runs, observations)
+
+    def of_run(self, run_id: str) -> tuple[Observation, ...]:
+        """Return the observations of one run, with their counts in all runs."""
+        column = [run.id for run in self.runs].index(run_id)
+        return tuple(observation for observation in self.observations if observation.counts[column])
+
+    def plain(self) -> Recording:
+        """Without the rehearsed runs, and what only those have brought."""
+        runs = tuple(run for run in self.runs if not run.rehearsed)
+        if len(runs) == len(self.runs):
+            return self
+        return Recording(runs, tuple(seen for seen in map(self.in_plain_runs, self.observations) if any(seen.counts)))
+
+    def in_plain_runs(self, seen: Observation) -> Observation:
+        """One of the observations with the counts of `plain().runs` alone, which may all be 0."""
+        both = zip(seen.counts, self.runs, strict=True)
+        return seen._replace(counts=tuple(count for count, run in both if not run.rehearsed))
+
+    def rehearsed(self, seen: Observation) -> tuple[str, ...]:
+        """What was rehearsed in the runs that one of the observations was seen in; none if any of them was ordinary."""
+        found = dict.fromkeys(run.rehearsed for run, count in zip(self.runs, seen.counts, strict=True) if count)
+        return () if "" in found else tuple(found)
+
+
+def completeness(run: Run) -> tuple[object, ...]:
+    """Return a total sort key by which the better of two accounts of one run is the greater."""
+    ended = (run.complete, run.status is not None, run.status or 0)
+    told = (run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances, run.files, run.waits, run.signals)
+    return (*ended, run.started, run.command, *told)
+
+
+class WrongPlaceError(InternalError, ValueError):
+    """A run or an observation that is out of order, repeated, or has a wrong number of counts."""
+
+    def __init__(self, index: int, *, is_run: bool) -> None:
+        what = "run" if is_run else "observation"
+        super().__init__(f"{what} {index} out of order, given twice, or not counted for each run")
+        self.index = index
+        self.is_run = is_run
+
+
+def check_runs(runs: Sequence[Run]) -> None:
+    known: set[str] = set()
+    for index, run in enumerate(runs):
+        if run.id in known or (index and runs[index - 1].order >= run.order):
+            raise WrongPlaceError(index, is_run=True)
+        known.add(run.id)
+
+
+def _check_observations(observations: Sequence[Observation], runs: int) -> None:
+    before: tuple[object, ...] = ()
+    for index, one in enumerate(observations):
+        place = order((one.arch, one.number, one.arguments, one.executable))
+        if place <= before or len(one.counts) != runs or not any(one.counts):
+            raise WrongPlaceError(index, is_run=False)
+        before = place

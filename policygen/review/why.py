@@ -1,0 +1,253 @@
+"""Why a policy is as it is: the observations that each rule comes from, and the nearest rule to a call, with the conditions
+that fail.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from enum import StrEnum
+from functools import cache
+from typing import TYPE_CHECKING
+
+from policygen.errors import did_you_mean
+from policygen.evaluate import evaluate
+from policygen.holds import exact, holds, holds_at
+from policygen.implied.expand import granted, least, witnessed
+from policygen.implied.tables import capabilities
+from policygen.language.document import PolicyError, parse
+from policygen.language.layout import note_of
+from policygen.language.normal import normal_expression
+from policygen.language.operands import OperandError, parse_integer
+from policygen.learning.generalise import Widening, generalise, literal, widenings_of
+from policygen.learning.rule import expression, read
+from policygen.model import Always, Condition, Entry, alternatives, conjuncts, mentioned
+from policygen.sets.algebra import FALSE, TooComplexError
+from policygen.sets.express import minimise
+from policygen.sets.region import space, truth
+from policygen.values import frozen
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from policygen.language.document import Document
+    from policygen.model import Action, Expression, Policy
+    from policygen.recording.model import Observation, Recording
+    from tracer.abi.table import Table
+
+
+class Origin(StrEnum):
+    """How a rule came into the policy, as far as its recording can tell."""
+
+    LEARNED = "learned"
+    CHANGED = "changed by hand: learning would write what was seen differently"
+    EXTENDED = "learned, and extended for other C libraries or by hand"
+    NOTED = "added by learn, whether seen or not"
+    PORTABLE = "no recorded run needed it: added for other C libraries or by hand, or learned from runs that are not recorded"
+    UNSEEN = "no recorded run needed it: written by hand, or learned from runs that are not recorded"
+
+
+@frozen
+class Provenance:
+    """One rule, and the observations that it comes from."""
+
+    arch: Arch
+    number: int
+    rule: Entry
+    """The entry with only this alternative."""
+    origin: Origin
+    note: str
+    """The note that learn wrote on the entry, without its `#`; or ''."""
+    observations: tuple[Observation, ...]
+    """The observations that the rule covers, at least in part, in the recording's order."""
+    widenings: Mapping[tuple[int, Widening], int]
+    """How the rule allows more than was seen: (argument, way) -> number of observations; by argument."""
+
+
+def provenance(document: Document, recording: Recording, arch: Arch, number: int) -> tuple[Provenance, ...]:
+    """Return the provenance of each rule in a call's entry, in the entry's order.  The policy must have the entry."""
+    calls = table(arch)
+    entry = document.policy.entries[arch][number]
+    note = note_of(document.layout, arch, number)
+    seen = tuple(
+        one.fitted(calls) for one in recording.observations if (one.arch, one.number) == (arch.audit, number)
+    )
+    would_be = _would_be(arch, seen, calls)
+    if document.policy.implied:
+        would_be |= _would_grant(document.policy, recording, arch)
+    found = []
+    parts = alternatives(entry.expression) or (entry.expression,)
+    for alternative, covered in zip(parts, _covered(parts, seen, calls), strict=True):
+        those = covered or _behind(alternative, document.policy, recording, arch, number)
+        if note and not those:
+            origin = Origin.NOTED
+        elif not those:
+            origin = Origin.PORTABLE if document.policy.portable else Origin.UNSEEN
+        else:
+            changed = Origin.EXTENDED if document.policy.portable else Origin.CHANGED
+            origin = Origin.LEARNED if alternative in would_be or note else changed
+        rule = Entry(alternative, entry.action, entry.otherwise)
+        found.append(Provenance(arch, number, rule, origin, note, those, _widenings(alternative, number, those, calls)))
+    return tuple(found)
+
+
+def _would_be(arch: Arch, seen: Sequence[Observation], calls: Table) -> set[Expression]:
+    """Return the alternatives that learning makes of the observations, with any of its options."""
+    if not seen:
+        return set()
+    number = seen[0].number
+    arguments = calls.by_number[number].arguments
+    found: set[Expression] = set()
+    for names_only, tight, loose in ((False, False, False), (False, True, False), (True, False, False), (False, False, True)):
+        rules = generalise(seen, calls, names_only=names_only, tight=tight, loose=loose).rules
+        whole = tuple(expression(rule, arguments) for rule in rules)
+        found.update(normal_expression(arch, number, one) for one in (*whole, *minimise(whole, arguments)))
+    return found
+
+
+def _would_grant(policy: Policy, recording: Recording, arch: Arch) -> set[Expression]:
+    """Return the alternatives with which learning grants the capabilities that the observations use."""
+    events = [one.event for one in recording.observations if Arch.from_audit(one.arch) is arch]
+    names = {one.name for event in events for one in witnessed(event)} & granted(policy)
+    return {part for name in names for one in least(arch, name) for part in alternatives(one.entry.expression)}
+
+
+def _behind(
+    alternative: Expression, policy: Policy, recording: Recording, arch: Arch, number: int
+) -> tuple[Observation, ...]:
+    """Return the observations for which learning granted a capability by this alternative."""
+    if not policy.implied:
+        return ()
+    names = {
+        one.name
+        for one in capabilities(arch)
+        if one.is_least and one.number == number and alternative in alternatives(one.entry.expression)
+    }
+    if not names:
+        return ()
+    mine = (one for one in recording.observations if Arch.from_audit(one.arch) is arch)
+    return tuple(one for one in mine if names & {used.name for used in witnessed(one.event)})
+
+
+def _covered(
+    parts: Sequence[Expression], seen: Sequence[Observation], calls: Table
+) -> Iterator[tuple[Observation, ...]]:
+    """Yield for each alternative the observations with an event for which it holds."""
+    if not seen:
+        yield from [()] * len(parts)
+        return
+    arguments = calls.by_number[seen[0].number].arguments
+    literals = [expression(literal(one, calls), arguments) for one in seen]
+    values = [exact(one) for one in literals]
+    sets = space()
+
+    @cache
+    def region(expression: Expression) -> int:
+        return truth(sets, expression, arguments)
+
+    def meet(part: Expression, compared: frozenset[int], place: int) -> bool:
+        if compared <= values[place].keys():
+            return holds_at(part, arguments, values[place])  # the algebra takes a hundred times as long
+        return sets.both(region(part), region(literals[place])) != FALSE
+
+    for part in parts:
+        try:
+            compared = mentioned(part)
+            found = tuple(one for place, one in enumerate(seen) if meet(part, compared, place))
+        except TooComplexError:
+            found = tuple(seen)  # too many are better than too few
+        yield found
+
+
+def _widenings(
+    alternative: Expression, number: int, those: Sequence[Observation], calls: Table
+) -> dict[tuple[int, Widening], int]:
+    """Return how an alternative allows more than the observations of its own call; a capability may come from another."""
+    mine = [seen for seen in those if seen.number == number]
+    if not mine or (rule := read(alternative, calls, number)) is None:
+        return {}
+    found = Counter((one.index, one.widening) for seen in mine for one in widenings_of(rule, seen, calls))
+    return dict(sorted(found.items()))
+
+
+_CALL = re.compile(r"(\w+)\(([^()]*)\)")
+_REGISTER = re.compile(r" \(register 0x[0-9a-f]+\)")
+_POINTED = re.compile(r'=(?:unix:|text:)?"[^"]*"(?:\.\.\.)?|=\[(?:"[^"]*"(?:\.\.\.)?|, |\.\.\.)*\]')
+"""What a pointer points to, in a call as a report shows it."""
+_WORD = (1 << 64) - 1
+
+
+@frozen
+class Explanation:
+    """A policy's answer to a call, and the reason."""
+
+    action: Action
+    entry: Entry | None
+    """The call's entry, if it has one."""
+    nearest: Expression | None
+    """The alternative with the fewest failing conditions; None if the entry has no conditions."""
+    failing: tuple[Expression, ...]
+    """The conditions of `nearest` that fail; empty if it holds."""
+
+
+def parse_call(text: str, arch: Arch) -> Event:
+    """Return the call in a text, as `naming.format_call` writes it; other words around it (a report of `enforce`) are ignored.
+
+    Arguments that are not given are 0.  Raises ValueError, whose text says what is wrong.
+    """
+    match = _CALL.search(_REGISTER.sub("", _POINTED.sub("=", text)))
+    if match is None:
+        raise ValueError(f"no call is in {text!r}: write it as `enforce` reports it, NAME(ARGUMENT=VALUE, ...)")
+    name, given = match.groups()
+    call = table(arch).by_name.get(name.removeprefix("sys_"))
+    if call is None:
+        hint = did_you_mean(name, table(arch).by_name)
+        raise ValueError(f"{arch} has no syscall {name}{': ' if hint else ''}{hint}")
+    index = {argument.name: number for number, argument in enumerate(call.arguments)}
+    registers = [0] * 6
+    conditions = []
+    for part in filter(None, map(str.strip, given.split(","))):
+        argument, _, value = (piece.strip() for piece in part.partition("="))
+        if argument not in index:
+            raise ValueError(f"{call.name} has no argument {argument}: they are {', '.join(index)}")
+        if call.arguments[index[argument]].kind.is_pointer:
+            registers[index[argument]] = _pointer(value)
+        else:
+            conditions.append(f"{argument} == {value}")
+    if conditions:
+        for condition in _conditions(f"arch {arch}\n{call.name}: {' && '.join(conditions)}\n", arch, call.number):
+            registers[condition.index] = condition.value & call.arguments[condition.index].mask
+    a, b, c, d, e, f = registers
+    return Event(arch.audit, call.number, (a, b, c, d, e, f))
+
+
+def _pointer(value: str) -> int:
+    try:
+        return parse_integer(value)[0] & _WORD
+    except OperandError:
+        return 0  # NULL, or not written out: no policy compares pointers
+
+
+def _conditions(text: str, arch: Arch, number: int) -> list[Condition]:
+    try:
+        expression = parse(text).policy.entries[arch][number].expression
+    except PolicyError as error:
+        raise ValueError(f"{error.message}{': ' if error.hint else ''}{error.hint}") from None
+    return [part for part in conjuncts(expression) if isinstance(part, Condition)]
+
+
+def explain(policy: Policy, event: Event) -> Explanation:
+    """Return the policy's answer to a call that the tables have, and the reason."""
+    action = evaluate(policy, event)
+    arch = Arch.from_audit(event.arch)
+    entry = policy.entries.get(arch, {}).get(event.number) if arch else None
+    if arch is None or entry is None or isinstance(entry.expression, Always):
+        return Explanation(action, entry, None, ())
+    arguments = table(arch).by_number[event.number].arguments
+    found = [
+        (alternative, tuple(part for part in conjuncts(alternative) if not holds(part, arguments, event.arguments)))
+        for alternative in alternatives(entry.expression)
+    ]
+    nearest, failing = min(found, key=lambda pair: len(pair[1]))
+    return Explanation(action, entry, nearest, failing)

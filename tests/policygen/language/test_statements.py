@@ -1,0 +1,166 @@
+"""Lines about files and ports: what they mean, how they are printed, and what is wrong with those that are refused."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policygen.errors import PolicyError
+from policygen.grants import NOTHING, Files, Right
+from policygen.language.document import parse
+from policygen.paths import PathError, canonical, shown, unquoted
+
+BYTES = st.binary(min_size=1, max_size=8).filter(lambda name: not {b"/"[0], 0} & set(name) and name not in (b".", b".."))
+NAMES = st.lists(BYTES.map(lambda name: name.decode("utf-8", "surrogateescape")), min_size=1, max_size=3)
+ROOTS = st.sampled_from(["", ".", "$HOME", "$TMPDIR"])
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("/", "/"),
+        ("//usr///lib/", "/usr/lib"),
+        ("/usr/./lib", "/usr/lib"),
+        (".", "."),
+        ("./", "."),
+        ("$CWD", "."),
+        ("$CWD/data", "./data"),
+        ("./data", "./data"),
+        ("$HOME/.cache", "$HOME/.cache"),
+        ("$TMPDIR", "$TMPDIR"),
+        ("/a$HOME", "/a$HOME"),
+        ('"/a b"', "/a b"),
+        (r'"/a\"\\\n\t\xff"', '/a"\\\n\t\udcff'),
+        (r'"/\xc3\xa9"', "/é"),
+        ('"/a:b#c"', "/a:b#c"),
+        ("/é", "/é"),
+    ],
+)
+def test_a_path_has_one_form(written, path):
+    document = parse(f"path {written}: read\n")
+    assert document.policy.files == Files({path: Right.READ})
+    assert parse(document.text()) == document
+
+
+@given(ROOTS, NAMES)
+def test_every_path_can_be_written(root, names):
+    path = "/".join((root, *names))
+    text = shown(path)
+    assert canonical(unquoted(text) if text.startswith('"') else text) == path
+    assert parse(f"path {text}: read").policy.files == Files({path: Right.READ})
+
+
+def test_the_canonical_text():
+    text = """\
+# top
+tcp bind: 80, 81, 82, 443
+path /etc/ssl: read   # certificates
+path $HOME/.cache: create, write, read
+# what it makes
+path ./data: remove,
+   read
+path "/a b": execute
+tcp connect: any
+read: allow
+"""
+    document = parse(text)
+    assert document.text().partition("unknown errno ENOSYS\n")[2] == """
+# what it makes
+path ./data: read, remove
+path $HOME/.cache: read, write, create
+path "/a b": execute
+path /etc/ssl: read            # certificates
+tcp connect: any
+# top
+tcp bind: 80-82, 443
+
+read: allow
+"""
+    assert parse(document.text()) == document
+
+
+def test_none_confines_and_grants_nothing():
+    assert parse("path /: none\ntcp connect: none").policy.files == Files({"/": NOTHING}, connect=())
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "message", "hint"),
+    [
+        ("path data: read", 6, "data is relative to no folder", "write ./data, or the whole path"),
+        ("path ~/x: read", 6, "~/x is relative to no folder", "$HOME/x"),
+        ("path $FOO/x: read", 6, "no folder is named $FOO", "$HOME"),
+        ("path /a/../b: read", 6, "a path has no `..`", "depends on links"),
+        ('path "/a: read', 6, "the quotes are not closed", '\\"'),
+        (r'path "/a\q": read', 6, "\\q is no escape", "\\n"),
+        (r'path "/a\x00": read', 6, "a path has no NUL byte", ""),
+        ('path "": read', 6, "the path is empty", "write /"),
+        ("path /" + "a" * 4095 + ": read", 6, "a path has at most 4095 bytes", ""),
+        ("path /a b: read", 9, "expected `:`, but found `b`", "in quotes"),
+        ("path /a: reed", 10, "no right is named reed", "did you mean read?"),
+        ("path /a: read none", 15, "expected the end of the line", ""),
+        ("path /a: read, none", 16, "no right is named none", "stands alone"),
+        ("path /a:", 9, "expected a right", ""),
+        ("path /a: 5", 10, "expected a right", ""),
+        ("path", 5, "expected a path", "path PATH: RIGHTS"),
+        ("path /a: read\npath //a: write", 6, "path /a is given twice", "first at"),
+        ("tcp listen: 80", 5, "expected connect or bind", ""),
+        ("tcp connect 80", 13, "expected `:`", "tcp connect: PORTS"),
+        ("tcp connect: 65536", 14, "65536 is no port", "ports are 0 to 65535"),
+        ("tcp connect: -1", 14, "-1 is no port", ""),
+        ("tcp connect: 0x50", 14, "0x50 is no port", ""),
+        ("tcp connect: 90-80", 16, "the range ends before it begins: 90-80", ""),
+        ("tcp connect: 1-65536", 15, "65536 is no port", ""),
+        ("tcp connect: https", 14, "expected a port, any or none", "443"),
+        ("tcp bind: 80\ntcp bind: 81", 1, "tcp bind is given twice", "join the two"),
+    ],
+)
+def test_what_is_refused(line, column, message, hint):
+    with pytest.raises(PolicyError) as caught:
+        parse(line, "x.policy")
+    error = caught.value
+    assert message in error.message
+    assert hint in error.hint
+    assert (error.line, error.column) == (1 + line.count("\n"), column)
+
+
+def test_included_lines_stay_in_their_file_until_they_change():
+    files = {"ssl.policy": "path /etc/ssl: read\nread: allow\n"}.__getitem__
+    document = parse("include ssl.policy\npath ./data: read\nwrite: allow\n", "app.policy", read=files)
+    assert document.policy.files == Files({"/etc/ssl": Right.READ, "./data": Right.READ})
+    assert "/etc/ssl" not in document.text()
+    assert "path /etc/ssl: read\n" in document.inlined().text()
+    wider = Files({"/etc/ssl": Right.READ | Right.WRITE, "./data": Right.READ})
+    from policygen.values import replace
+
+    changed = document.with_policy(replace(document.policy, files=wider)).text()
+    assert "# include ssl.policy: replaced by its entries, because they changed" in changed
+    assert "path /etc/ssl: read, write\n" in changed
+    with pytest.raises(PolicyError, match="given twice"):
+        parse("path /etc/ssl: read\ninclude ssl.policy\n", "app.policy", read=files)
+
+
+def test_the_comment_of_a_line_that_is_gone_moves_to_the_top():
+    from policygen.values import replace
+
+    document = parse("# app\n\n# why: certs\npath /etc/ssl: read\npath /a: read\n")
+    text = document.with_policy(replace(document.policy, files=Files({"/a": Right.READ}))).text()
+    assert text.startswith("# app\n")
+    assert "# why: certs\ncallfence 1\n" in text
+
+
+@pytest.mark.parametrize("text", ["", "x", "/x\0"])
+def test_what_is_no_path(text):
+    with pytest.raises(PathError):
+        canonical(text)
+
+
+def test_many_lines_take_no_longer_each() -> None:
+    """A tenth of a second of processor time, and 20 seconds where each line is compared with all others."""
+    count = 8000
+    text = "".join(f"path /usr/{place}: read\n" for place in range(count))
+    began = time.process_time()
+    assert len(parse(text).policy.files.grants) == count
+    assert time.process_time() - began < 5

@@ -1,0 +1,151 @@
+"""What a reviewer is told of files and ports: risks.tsv against policies, and each command that reads policies."""
+
+from __future__ import annotations
+
+import pytest
+
+from policygen.comparing.compare import Verdict, compare
+from policygen.comparing.reduce import reduce
+from policygen.language.document import parse
+from policygen.lint.catalogue import Level
+from policygen.lint.files import found, judged, risks
+from policygen.lint.findings import lint
+from policygen.merging.threeway import merge_documents
+from policygen.merging.unite import unite
+from policygen.review.changes import Answer, Decision, changes, resolve
+from policygen.review.judgement import judge
+from policygen.sets.join import JoinError
+
+TABLE = (
+    ("path /: read", {"root", "ssh-keys", "credentials", "accounts", "disks"}),
+    ("path $HOME/.ssh/config: read", {"ssh-keys"}),
+    ("path $HOME: read", {"ssh-keys", "credentials", "whole-home"}),
+    ("path $HOME/.bashrc: write", {"start-up-file"}),
+    ("path $HOME/.bashrc: read", set()),
+    ("path $HOME/.zshenv: write", {"start-up-file"}),
+    ("path $HOME/.config/environment.d/x.conf: create", {"start-up-file"}),
+    ("path $HOME/.local/lib/python3: write", {"programs"}),
+    ("path /var/spool/cron: create", {"scheduled"}),
+    ("path /run/user: write", {"control-sockets"}),
+    ("path /dev/nvme1n1: read", {"disks"}),
+    ("path /etc: read", {"ssh-keys", "accounts"}),
+    ("path /etc/ssl: read", set()),
+    ("path /etc/app: write", {"system-configuration"}),
+    ("path /usr/lib: read, execute", set()),
+    ("path /usr/local/bin: create", {"programs"}),
+    ("path ./bin: write, execute", {"write-execute"}),
+    ("path ./bin: write\npath ./bin/x: execute", {"write-execute"}),
+    ("path ./dev: device", {"devices"}),
+    ("path /dev/null: read, write", set()),
+    ("path /dev: write", {"all-devices", "disks", "shared-folder"}),
+    ("path /run/docker.sock: write", {"control-sockets"}),
+    ("path /proc/sys/kernel/core_pattern: write", {"kernel-settings"}),
+    ("path /proc: read", {"processes"}),
+    ("path .: create, write", {"working-folder"}),
+    ("tcp connect: any", {"connect-anywhere"}),
+    ("tcp connect: 443\ntcp bind: any", set()),
+    ("path /: none", set()),
+)
+
+
+@pytest.mark.parametrize(("lines", "ids"), TABLE, ids=[row[0] for row in TABLE])
+def test_the_risks_of_a_grant(lines, ids):
+    policy = parse(lines).policy
+    names = {risk.id for _, risk in found(policy.files)}
+    assert ids <= names if "path /: read" in lines else ids == names
+    assert names == {finding.rule for finding in lint(parse(lines))}
+
+
+def test_each_row_is_well_made():
+    assert len({risk.id for risk in risks()}) == len(risks())
+    for risk in risks():
+        assert Level(risk.level)
+        assert all((risk.grants, risk.why, risk.safer, risk.source))
+        for what in risk.what:
+            line = f"{what}: any" if what.startswith("tcp") else f"path {what.removesuffix('/...')}: read"
+            assert what == "*" or parse(line)
+
+
+def test_a_reason_accepts_a_finding():
+    (finding,) = lint(parse("path $HOME/.ssh/config: read  # why: it is an SSH client"))
+    assert finding.accepted == "it is an SSH client"
+
+
+def test_a_difference_is_told_with_its_risk():
+    old, new = parse("path ./data: read"), parse("path ./data: read, write\npath $HOME/.bashrc: write")
+    lines = {one.name: (one.level, one.rule, one.subject) for one in judged(old.policy.files, new.policy.files)}
+    assert lines == {
+        "path ./data": ("note", "path-more", "path ./data: + write"),
+        "path $HOME/.bashrc": ("danger", "start-up-file", "path $HOME/.bashrc: + write"),
+    }
+    judgement = judge(old, new)
+    assert judgement.comparison.verdict is Verdict.WIDER
+    assert [one.rule for one in judgement.headlines] == ["start-up-file", "path-more"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict"),
+    [
+        ("", "path ./a: read", Verdict.NARROWER),
+        ("path ./a: read", "", Verdict.WIDER),
+        ("path ./a: read", "path ./a: write", Verdict.INCOMPARABLE),
+        ("path .: read", "path .: read\npath ./a: read", Verdict.EQUAL),
+        ("tcp connect: 1-9", "tcp connect: 1-5, 6-9", Verdict.EQUAL),
+        ("tcp connect: any", "", Verdict.EQUAL),
+        ("tcp connect: 80", "tcp connect: 80, 443", Verdict.WIDER),
+    ],
+)
+def test_the_verdict_counts_files_and_ports(old, new, verdict):
+    assert compare(parse(old).policy, parse(new).policy).verdict is verdict
+
+
+def test_reducing_leaves_what_both_grant():
+    a, b = parse("path .: read, write\ntcp connect: 1-9").policy, parse("path ./a: read\npath ./b: write").policy
+    reduced = reduce(a, b)
+    assert reduced.files.lines() == {"path ./a": "read", "path ./b": "write", "tcp connect": "1-9"}
+    assert compare(a, reduced).verdict is Verdict.NARROWER
+
+
+def test_a_union_grants_what_either_does():
+    a, b = (parse(f"{lines}\nread: allow") for lines in ("path .: read  # mine", "path ./a: read, write"))
+    assert unite(a, b).policy.files.lines() == {"path .": "read", "path ./a": "write"}
+    assert "path .: read                   # mine\n" in unite(a, b).text()
+    with pytest.raises(JoinError, match="one confines files, and the other does not"):
+        unite(a, parse("read: allow"))
+
+
+def test_a_three_way_merge_takes_each_sides_changes():
+    base, ours, theirs = (
+        parse(f"path ./a: {a}\npath ./b: {b}\ntcp connect: {c}\n")
+        for a, b, c in (("read", "read", "1"), ("read, write", "read", "1, 2"), ("read", "none", "3"))
+    )
+    merged, conflicts = merge_documents(base, ours, theirs)
+    assert not conflicts
+    assert merged.policy.files.lines() == {"path ./a": "read, write", "tcp connect": "2-3"}
+    base, ours, theirs = (parse(f"path {path}: read\n") for path in ("/a/b", "/a", "/c"))
+    merged, conflicts = merge_documents(base, ours, theirs)
+    assert [(one.name, one.base, one.ours, one.theirs) for one in conflicts] == [("path /a/b", "path /a/b: read", "", "")]
+
+
+def test_changes_are_judged_line_by_line():
+    old = parse("path ./a: read\ntcp connect: 80\n")
+    new = parse("path ./a: read, write\npath ./b: read\ntcp connect: 80, 443\n")
+    found_ = changes(old.policy, new.policy)
+    assert [(one.word, one.before, one.after) for one in found_] == [
+        ("path ./a", "read", "read, write"),
+        ("path ./b", "", "read"),
+        ("tcp connect", "80", "80, 443"),
+    ]
+    first, second, third = found_
+    decisions = {first: Decision(Answer.REJECT), second: Decision(Answer.ACCEPT, why="data"), third: Decision(Answer.REJECT)}
+    after = resolve(old, new, decisions)
+    assert after.policy.files.lines() == {"path ./a": "read", "path ./b": "read", "tcp connect": "80"}
+    assert "path ./b: read                 # why: data\n" in after.text()
+    assert resolve(old, new, dict.fromkeys(found_, Decision(Answer.REJECT))).policy.files == old.policy.files
+
+
+def test_files_that_are_no_longer_confined_are_a_change():
+    old, new = parse("path ./a: read\n"), parse("read: allow\n")
+    (change,) = [one for one in changes(old.policy, new.policy) if getattr(one, "word", "").startswith("path")]
+    assert (change.word, change.after) == ("path /", "not confined")
+    assert resolve(old, new, {change: Decision(Answer.REJECT)}).policy.files == old.policy.files

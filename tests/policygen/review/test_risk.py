@@ -1,0 +1,54 @@
+"""What of a recording learning leaves to a person."""
+
+from __future__ import annotations
+
+import pytest
+
+from policygen.language.document import parse
+from policygen.recording.many import merge
+from policygen.recording.model import Observation, Recording, Run
+from policygen.review.risk import held_back
+from tracer.abi import Arch, table
+
+PLAIN, FAULTY = Run("a", 1, (), 0, True), Run("b", 2, (), 0, True, rehearsed="write fails with EPIPE")
+
+
+def seen(name: str, *arguments: int | None, executable: str = "/app") -> Observation:
+    call = table(Arch.X86_64).by_name[name]
+    padded = (*arguments, *[None] * (len(call.arguments) - len(arguments)))
+    return Observation(Arch.X86_64.audit, call.number, padded, executable, (1,), "?", (0, 0, 0, 0, 0, 0))
+
+
+def recorded(run: Run, *found: Observation) -> Recording:
+    return Recording((run,), tuple(sorted(found, key=lambda one: one.order)))
+
+
+EXECVE, RENAME, WRITE = seen("execve"), seen("rename"), seen("write")
+IN_CHILD = seen("getpid", executable="/bin/debugger")
+OPAQUE = seen("clone3")
+
+
+@pytest.mark.parametrize(
+    ("plain", "faulty", "policy", "held"),
+    [
+        ([WRITE], [RENAME], "", []),
+        ([WRITE], [EXECVE, RENAME], "", [EXECVE]),
+        ([WRITE], [EXECVE, IN_CHILD], "", [EXECVE, IN_CHILD]),
+        ([WRITE], [EXECVE, IN_CHILD], "execve: allow", []),
+        ([WRITE, EXECVE], [EXECVE, IN_CHILD], "", []),
+        ([WRITE, IN_CHILD], [EXECVE, IN_CHILD], "", [EXECVE]),
+        ([WRITE], [IN_CHILD], "", []),
+        ([WRITE], [OPAQUE], "", []),
+        ([], [EXECVE], "", [EXECVE]),
+    ],
+)
+def test_what_is_held_back(
+    plain: list[Observation], faulty: list[Observation], policy: str, held: list[Observation]
+) -> None:
+    both = merge(recorded(PLAIN, *plain), recorded(FAULTY, *faulty))
+    document = parse(f"arch x86_64\n{policy}\n")
+    assert held_back(both, document.policy) == {one.key for one in held}
+
+
+def test_a_hidden_call_is_held_back_if_it_is_let_run() -> None:
+    assert held_back(recorded(FAULTY, OPAQUE), None, ["clone3"]) == {OPAQUE.key}
