@@ -141,7 +141,7 @@ def _stage(fields: Sequence[bytes]) -> Stage:
 
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:
-    """A file with several variants of one policy, for `enforce --filter`."""
+    """A file with several variants of one policy, for `enforce --compiled`."""
     return _BUNDLE + _joined([seal(one, made_by, b"") for one in variants])
 
 

@@ -36,7 +36,7 @@ def learned(script: str) -> tuple[str, str]:
     with tempfile.TemporaryDirectory(prefix="evidence-") as folder:
         Path(folder, "input").write_text("".join(f"{number}\n" for number in range(1000)))
         environment = {"PATH": os.defpath + ":/usr/sbin:/sbin", "HOME": folder, "LC_ALL": "C.UTF-8"}
-        command = [LEARN, "-q", "--evidence", "-o", "app.policy", "sh", "-c", script]
+        command = [LEARN, "-q", "--write-evidence", "-o", "app.policy", "sh", "-c", script]
         subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
         return Path(folder, "app.policy").read_text(), Path(folder, "app.evidence").read_text()
 
