@@ -109,7 +109,8 @@ def parser() -> ArgumentParser:
 
         def error(self, message: str) -> NoReturn:
             """125: argparse's own 2 could be the program's."""
-            fail(f"learn: {message}{suggestion(self, message) or ';'} see learn --help", FAILED)
+            hint = "; --pid attaches to a process, -o names a policy;" if message.endswith("arguments: -p") else ";"
+            fail(f"learn: {message}{suggestion(self, message) or hint} see learn --help", FAILED)
 
     parser = Parser(
         prog="learn",

@@ -1,4 +1,4 @@
-"""Exports are read back, texts by the readers of tests/support: each is the same policy, or differs as reported."""
+"""Exports are read back, texts by the readers of tests/support/languages: each is the same policy, or differs as reported."""
 
 from __future__ import annotations
 

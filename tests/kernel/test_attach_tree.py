@@ -123,7 +123,7 @@ def test_it_is_said_that_others_of_the_program_are_not_followed(
     learner, _ = attached("--pid", str(worker))
     time.sleep(1.5)
     errors = let_go(learner)
-    assert f"of the same program ({master.pid}" in errors and "; -p can be given several times\n" in errors
+    assert f"of the same program ({master.pid}" in errors and "; --pid can be given several times\n" in errors
     assert re.search(r"calls: 1 in \d seconds; perhaps other processes do the work", errors), "it waits again"
 
 
@@ -174,12 +174,13 @@ def test_a_policy_without_a_start_says_so(
         (("learn", "--pid", "a.policy"), "'a.policy' is no process: --pid PID attaches to one that runs; a policy is -o a"),
         (("learn", "--pid", "0"), "'0' is no process"),
         (("learn", "--pid", "1", "true"), "give either a program or --pid PID, not both; -o names the policy"),
-        (("learn", "--tree", "true"), "--tree is of -p"),
+        (("learn", "-p", "1"), "unrecognized arguments: -p; --pid attaches to a process, -o names a policy; see learn --help"),
+        (("learn", "--tree", "true"), "--tree requires --pid"),
         (("enforce", "-p", "4194304"), "no program given: -p names a policy here; `learn --pid PID` attaches to a process"),
         (("enforce", "-p", "4194304", "true"), "-p (--policy) names a policy here: `learn --pid` attaches to a process"),
     ],
 )
-def test_the_two_meanings_of_p(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_a_process_and_a_policy_are_not_mistaken_for_each_other(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "callfence", *words], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Learns programs twice, in two folders, with `learn --write-evidence`, and prints the table of docs/review.md: how large their files
-of evidence are, and whether they are the same.  With -v also the lines that differ.
+"""Learns programs twice, in two folders, with `learn --write-evidence`, and prints the table of docs/review.md: how large
+their files of evidence are, and whether they are the same.  With -v also the lines that differ.
 """
 
 from __future__ import annotations
