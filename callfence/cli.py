@@ -28,7 +28,7 @@ COMMANDS: Final = {
     "report": "write the risks, runs and rules of a policy into one HTML file",
     "merge": "merge recordings or policies into one, or narrow a policy by another",
     "lint": "report what is dangerous in policies, and why",
-    "export": "write a policy in another program's format: containers, systemd, ...",
+    "export": "write a policy for other programs: containers, systemd, bubblewrap, nsjail and others",
     "import": "print a container profile, any filter or a log of calls as a policy",
     "git-setup": "make git compare and merge policies by meaning",
     "doctor": "check what works on this machine, and say how to fix the rest",

@@ -110,7 +110,7 @@ def _of_process(options: argparse.Namespace) -> int:
     if not found:
         raise UserError(f"process {pid} has no filter")
     if options.output is not None and len(found) > 1:
-        raise UserError(f"process {pid} has {len(found)} filters, each a policy of its own: without -o they are printed")
+        raise UserError(f"process {pid} has {len(found)} filters, each a policy of its own: leave out -o, and they are printed")
     worst = 0
     for place, filter_ in enumerate(found, 1):
         name = f"process {pid}, filter {place} of {len(found)}"

@@ -160,7 +160,7 @@ complete -c callfence -n '_shtab_callfence_using report' -s h -l help -d 'show t
 complete -c callfence -n '_shtab_callfence_using report' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'default: standard output'
 complete -c callfence -n '_shtab_callfence_using report' -l against -xka "(__fish_complete_path (commandline -ct))" -d 'also show the differences from that policy'
 complete -c callfence -n '_shtab_callfence_using report' -l recording -xka "(__fish_complete_path (commandline -ct))" -d 'default: .callfence/NAME.rec beside the policy'
-complete -c callfence -n '_shtab_callfence_using report' -l format -xka "html json" -d format
+complete -c callfence -n '_shtab_callfence_using report' -l format -xka "html json" -d 'default: html'
 complete -c callfence -n '_shtab_callfence_using report; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a policy file'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a merge -d 'Merge recordings, or policies, into one. A merged recording has every run of each, once, in any order. A merged policy allows what any of them allows, and keeps all comments. A folder stands for its *.policy files, or, if OUT is a recording, for its *.rec and .callfence/*.rec files. With --narrow-by BY, print FILE without what BY does not allow: for a system call that BY names, what both allow; for any other, what FILE allows.'
 complete -c callfence -n '_shtab_callfence_using merge' -s h -l help -d 'show this help message and exit'
@@ -172,7 +172,7 @@ complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npo
 complete -c callfence -n '_shtab_callfence_using lint' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using lint' -l level -xka "note warning danger" -d 'the lowest level to report (default: warning)'
 complete -c callfence -n '_shtab_callfence_using lint' -l accepted -d 'also report what is accepted'
-complete -c callfence -n '_shtab_callfence_using lint' -l format -xka "text json sarif" -d format
+complete -c callfence -n '_shtab_callfence_using lint' -l format -xka "text json sarif" -d 'default: text'
 complete -c callfence -n '_shtab_callfence_using lint' -l against -xka "(__fish_complete_path (commandline -ct))" -d 'also report what is accepted by a reason that OLD does not have'
 complete -c callfence -n '_shtab_callfence_using lint' -l git -x -d 'the same, for the POLICY of that revision'
 complete -c callfence -n '_shtab_callfence_using lint; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY

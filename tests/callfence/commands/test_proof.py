@@ -218,6 +218,9 @@ def test_the_filters_of_a_process(folder: Path, confined: subprocess.Popen[str])
     assert f"process {confined.pid}, filter 1 of 2" in first
     assert "rmdir: errno EPERM" in first
     assert "mkdir: mode != 07 else kill" in second
+    refused = callfence(folder, "import", "--pid", str(confined.pid), "-o", "it.policy")
+    assert (refused.returncode, (folder / "it.policy").exists()) == (2, False)
+    assert f"process {confined.pid} has 2 filters, each a policy of its own" in refused.stderr
     confined.stdin.write("still there\n")
     confined.stdin.flush()
     assert confined.stdout.readline() == "still there\n"
