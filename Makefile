@@ -29,7 +29,7 @@ help:
 	@echo 'make mutants  change the source at random, MUTANTS=100 times, and see which changes a test notices; writes docs/mutants.md'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
 	@echo 'make implied  read the tables of implied sets; writes policygen/implied/made.py'
-	@echo 'make commands write the completions and manual pages of the commands: completions/ and man/'
+	@echo 'make commands write the completions, manual pages and docs/options.md from the commands'
 	@echo 'make clean    remove what was made'
 
 demo: set-up $(VENV)/installed
@@ -87,7 +87,7 @@ determinism: $(VENV)/installed
 samples: implied $(VENV)/developer
 	$(BIN)/python -m pytest tests/programs/test_samples.py tests/programs/test_changes.py --update-policies
 
-commands: completions manuals helper-filter
+commands: completions manuals options helper-filter
 
 implied: $(VENV)/installed
 	$(BIN)/python tools/make_implied.py policygen/implied
@@ -97,6 +97,9 @@ completions: $(VENV)/developer
 
 manuals: $(VENV)/installed
 	$(BIN)/python tools/make_manuals.py man
+
+options: $(VENV)/installed
+	$(BIN)/python tools/make_options.py docs
 
 helper-filter: $(VENV)/installed
 	$(BIN)/python tools/make_helper_filter.py enforcer
@@ -133,4 +136,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL: # two targets may install packages
-.PHONY: help demo test check fuzz soak storm bench corpus circumstances files suites mutants determinism samples implied commands completions manuals helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough
+.PHONY: help demo test check fuzz soak storm bench corpus circumstances files suites mutants determinism samples implied commands completions manuals options helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough

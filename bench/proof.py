@@ -22,7 +22,7 @@ SAMPLES = Path(__file__).parent.parent / "samples"
 COMMANDS = {
     "callfence verify": ("verify", "{}"),
     "callfence diff, with itself less one call": ("diff", "{}", "less.policy"),
-    "callfence show --bpf": ("show", "--bpf", "filter.bpf"),
+    "callfence import --from bpf": ("import", "--from", "bpf", "filter.bpf"),
 }
 
 

@@ -18,21 +18,18 @@ from callfence.version import __version__
 COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",
     "enforce": "run a program confined by a policy",
-    "show": "print a policy in canonical form, its includes resolved",
+    "show": "print a policy in canonical form, or rewrite its file so",
     "compile": "compile policies for services, or for installing beside them",
     "verify": "prove that a filter is equivalent to its policy, or print a call that they answer differently",
     "diff": "show what a policy allows that another does not",
-    "reduce": "print a policy without what another does not allow, or prove that it allows no more",
-    "fmt": "rewrite policies in canonical form, or check that they are",
-    "why": "show which calls led to each rule of a policy, or why it denies a call",
-    "explain": "show whether a policy grants a right to a file, or a TCP port, and by which line",
+    "why": "show which calls led to each rule of a policy, or why it denies a call, a file or a port",
     "review": "accept, reject or edit what a policy newly allows, change by change",
     "allow": "add to a policy what enforce reported as denied",
     "report": "write the risks, runs and rules of a policy into one HTML file",
-    "merge": "merge recordings or policies into one; also git's merge driver",
+    "merge": "merge recordings or policies into one, or narrow a policy by another",
     "lint": "report what is dangerous in policies, and why",
-    "export": "write a policy in another program's format: containers, systemd, ...",
-    "import": "read a policy, or a log of calls, in another program's format",
+    "export": "write a policy for other programs: containers, systemd, bubblewrap, nsjail and others",
+    "import": "print a container profile, any filter or a log of calls as a policy",
     "git-setup": "make git compare and merge policies by meaning",
     "doctor": "check what works on this machine, and say how to fix the rest",
 }
@@ -41,7 +38,6 @@ _ELSEWHERE: Final = {
     "learn": "callfence.learning.command",
     "enforce": "callfence.enforcing.command",
     "compile": "callfence.enforcing.compile",
-    "explain": "callfence.files.explain",
 }
 """Commands whose module is not in `commands/`: each composes a folder of its own."""
 
@@ -51,12 +47,15 @@ PIPE_CLOSED: Final = 128 + 13
 INTERRUPTED: Final = 2
 """The wait status of a program that SIGINT ended."""
 
+COMMON: Final = ("learn", "enforce", "show", "why", "diff", "review", "allow", "lint", "export", "doctor")
+"""The commands that --help lists."""
+
 USAGE: Final = """\
 usage: callfence COMMAND [ARGUMENT ...]
 
 {}
 
-`callfence COMMAND --help` describes a command.  -V prints the version."""
+`callfence COMMAND --help` describes a command{}.  -V prints the version."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -106,10 +105,13 @@ def _run(arguments: list[str]) -> int:
     if name in ("learn", "enforce"):  # the program's descriptors are its own, closed ones too
         return _main_of(name, arguments[1:])
     _occupy_closed()
-    if name in ("-h", "--help", "help"):
-        width = max(map(len, COMMANDS))
-        listing = "\n".join(f"  {command:{width}}  {text}" for command, text in COMMANDS.items())
-        print(USAGE.format(listing))
+    _end_with_the_reader()
+    if name in ("-h", "--help", "--help-all", "help"):
+        listed = list(COMMANDS) if name == "--help-all" else COMMON
+        width = max(map(len, listed))
+        listing = "\n".join(f"  {command:{width}}  {COMMANDS[command]}" for command in listed)
+        left = len(COMMANDS) - len(listed)
+        print(USAGE.format(listing, f", and `callfence --help-all` lists {left} more" if left else ""))
         return 0 if arguments else 2
     if name in ("-V", "--version"):
         print(f"callfence {__version__}")
@@ -143,6 +145,13 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     text = error.object[error.start : error.end]
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace"), error.end
+
+
+def _end_with_the_reader() -> None:
+    """If the reader of the output has gone (`callfence diff A B | head`), SIGPIPE ends us without a message, also where
+    whoever started us blocks or ignores it."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPIPE])
 
 
 def _occupy_closed() -> None:

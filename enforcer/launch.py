@@ -71,9 +71,8 @@ def run(
 
         filter_ = asking_on_exit(filter_)  # the helper changes the exit status if it lost a report
     found = locate(argv[0], environment)
-    passed = around.environment(environment) if around else environment
-    image = kernel.Image(argv, passed)
-    script = kernel.Image(linux.script_arguments(b"", argv), passed)
+    image = kernel.Image(argv, environment)
+    script = kernel.Image(linux.script_arguments(b"", argv), environment)
     paths = candidates(argv[0], environment)
     held = None
 
@@ -86,8 +85,6 @@ def run(
             files.enter()
 
     try:
-        if around:
-            around.enter_session()
         if arm == "now" and plan:
             paths = [found]
             filter_ = seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)

@@ -1,4 +1,4 @@
-"""The argument parsers of all commands, for what is made of them: completions, manual pages."""
+"""The argument parsers of all commands, for what is made of them: completions, manual pages, docs/options.md."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def whole() -> argparse.ArgumentParser:
 
 def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return parser._actions  # argparse has no public way to list them
+
+
+def options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options that any help shows, without those for help and the version."""
+    found = (action for action in actions(parser) if action.option_strings and action.help != argparse.SUPPRESS)
+    return [action for action in found if action.dest not in ("help", "help_all", "version")]
 
 
 def standalone() -> Mapping[str, argparse.ArgumentParser]:

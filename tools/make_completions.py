@@ -14,7 +14,7 @@ import shtab
 sys.path.insert(0, str(Path(__file__).parent))
 from command_parsers import actions, standalone
 
-FILES = ("POLICY", "FILE", "OLD", "NEW", "A", "B", "OUT", "POLICY|FILTER", "HTML")
+FILES = ("POLICY", "FILE", "OLD", "NEW", "BY", "OUT", "POLICY|FILTER", "HTML")
 """What the usage calls a file."""
 PROGRAM = {"bash": "_callfence_program", "zsh": "_command_names -e", "fish": "(__fish_complete_subcommand)"}
 PREAMBLE = {"bash": "_callfence_program() {\n  compgen -c -- \"$1\"\n  compgen -f -- \"$1\"\n}"}

@@ -44,7 +44,7 @@ def command_page(command: str) -> Iterator[str]:
     parser = parser_of(command)
     yield from header(page_name(command), 1, COMMANDS[command])
     yield from (".SH SYNOPSIS", *synopsis(parser), ".SH DESCRIPTION", *paragraphs(parser.description or ""))
-    optional = [one for one in actions(parser) if one.help != argparse.SUPPRESS and one.dest != "help"]
+    optional = [one for one in actions(parser) if one.help != argparse.SUPPRESS and one.dest not in ("help", "help_all")]
     if optional:
         yield ".SH OPTIONS"
     for action in optional:
@@ -68,7 +68,7 @@ def synopsis(parser: argparse.ArgumentParser) -> Iterator[str]:
         return
     words = [bold(parser.prog)]
     for action in actions(parser):
-        if action.help == argparse.SUPPRESS or action.dest == "help":
+        if action.help == argparse.SUPPRESS or action.dest in ("help", "help_all"):
             continue
         word = bold(action.option_strings[-1]) if action.option_strings else ""
         if (value := value_of(action)) is not None:

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     usage = "callfence diff [OPTION ...] OLD NEW\n       callfence diff [OPTION ...] --git REVISION[..REVISION] FILE"
     parser = Parser(prog="callfence diff", usage=usage, description=description, allow_abbrev=False)
-    parser.add_argument("--exit-code", action="store_true", help="exit with 1 if NEW allows something that OLD does not")
+    parser.add_argument("--not-wider", action="store_true", help="exit with 1 if NEW allows something that OLD does not")
     parser.add_argument("--full", action="store_true", help="show every difference with its example, however many there are")
     parser.add_argument("--format", choices=["text", "json", "md", "sarif"], default="text", help="default: text")
     parser.add_argument("--git", metavar="REVISION", help="compare FILE in that revision with FILE now, or in a later REVISION")
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """0; 1: --exit-code, and NEW allows something that OLD does not; 2: bad input."""
+    """0; 1: --not-wider, and NEW allows something that OLD does not; 2: bad input."""
     command = parser()
     options = command.parse_args(arguments)
     if (options.git is None) == (options.new is None):
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         except TooComplexError as error:
             raise UserError(f"the policies are too complex to be compared: {error}") from error
         _print(options, judgement, old, new)
-        return int(options.exit_code and judgement.comparison.verdict in _WIDER)
+        return int(options.not_wider and judgement.comparison.verdict in _WIDER)
 
     return judged("diff", work)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 from callfence.shared.files import output
@@ -16,10 +17,11 @@ from policygen import formats
 from policygen.formats import FormatOptions
 from policygen.recording.atomic import write
 from tracer.abi import Arch
+from tracer.errors import UserError
 
 DESCRIPTION = """\
-Read a filter in another program's format and print it as a policy.  What a policy cannot express is reported on standard
-error and in comments, and whether the policy is wider or narrower there.
+Print a container profile, or any filter, as a policy: from FILE, or with --pid the filters of a running process.  What a policy
+cannot express is reported on standard error and in comments, and whether the policy is wider or narrower there.
 
 Logs of a program's calls become a recording.  With -o NAME.policy it is added to NAME.policy and .callfence/NAME.rec, as
 `learn` adds a run; with -o NAME.rec it is added to that recording alone, for `callfence merge`."""
@@ -34,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--from", dest="format", metavar="FORMAT", required=True, choices=_NAMES, help="the format; see below")
+    add("--from", dest="format", metavar="FORMAT", choices=_NAMES, help="the format; see below")
+    add("--pid", metavar="PID", type=int, help="instead of FILE: the filters of a process (CAP_SYS_ADMIN), each as a policy")
     add("--strict", action="store_true", help="write nothing, with status 1, if the policy would be wider than the file")
     add("--arch", choices=[*Arch], type=Arch, default=Arch.X86_64, help="the architecture, if the file does not name one")
     add("--kernel", metavar="X.Y", type=_kernel, help="the kernel version for rules with a minKernel (default: newest)")
@@ -50,25 +53,17 @@ def parser() -> argparse.ArgumentParser:
         type=output,
         help="write to POLICY instead of standard output; for logs, see above",
     )
-    add("file", metavar="FILE", help="- is standard input")
+    add("file", metavar="FILE", nargs="?", help="- is standard input")
     return parser
 
 
 def main(arguments: list[str]) -> int:
     """0; 1: --strict, and the policy would be wider than the file; 2: bad input."""
-    options = parser().parse_args(arguments)
-    return judged("import", lambda: _import(options))
-
-
-_PROFILES = Path("/etc/firejail")
-
-
-def _included(file: str, name: str) -> bytes | None:
-    """A profile that another one includes: in the folder of that, or where firejail has its own."""
-    for folder in (Path(file).parent, _PROFILES):
-        if (folder / name).is_file():
-            return content(str(folder / name))
-    return None
+    command = parser()
+    options = command.parse_args(arguments)
+    if (options.pid is None) == (options.format is None) or (options.format is None) != (options.file is None):
+        command.error("give --from FORMAT and FILE, or --pid PID")
+    return judged("import", lambda: _import(options) if options.pid is None else _of_process(options))
 
 
 _NAMES = formats.names(reads=True, records=True)
@@ -94,15 +89,41 @@ def _import(options: argparse.Namespace) -> int:
         kernel=options.kernel,
         capabilities=frozenset(options.cap),
         program=options.program,
-        read=lambda name: _included(options.file, name),
     )
     if formats.FORMATS[options.format].records:
         from callfence.learning.import_recording import LogOptions, import_recording
 
         output = Path(options.output) if options.output else None
         return import_recording(LogOptions(options.format, options.file, output, options.within, options.exact, given))
-    made, losses = read_policy(options.format, options.file, content(options.file), given)
-    for line in loss_lines(losses, f"than {options.file}"):
+    return _print(options, options.format, options.file, content(options.file), given)
+
+
+def _of_process(options: argparse.Namespace) -> int:
+    """The filters of a process, in the order in which they were installed.  Raises TracerError, UserError."""
+    from tracer.running.filters import filter_counts, read_filters
+
+    pid, found = options.pid, read_filters(options.pid)
+    others = sorted(thread for thread, count in filter_counts(pid).items() if count != len(found))
+    if others:
+        hint = f"thread {others[0]}, given as the PID, shows those of one of {len(others)}"
+        print(f"callfence import: not all threads of process {pid} have the same filters: {hint}", file=sys.stderr)
+    if not found:
+        raise UserError(f"process {pid} has no filter")
+    if options.output is not None and len(found) > 1:
+        raise UserError(f"process {pid} has {len(found)} filters, each a policy of its own: leave out -o, and they are printed")
+    worst = 0
+    for place, filter_ in enumerate(found, 1):
+        name = f"process {pid}, filter {place} of {len(found)}"
+        work = partial(_print, options, "bpf", name, filter_, FormatOptions())
+        worst = max(worst, judged("import", work))
+        if place < len(found):
+            print()
+    return worst
+
+
+def _print(options: argparse.Namespace, format_: str, name: str, data: bytes, given: FormatOptions) -> int:
+    made, losses = read_policy(format_, name, data, given)
+    for line in loss_lines(losses, f"than {name}"):
         print(f"callfence import: {line}", file=sys.stderr)
     if options.strict and formats.wider(losses):
         print("callfence import: nothing was written, because of --strict", file=sys.stderr)

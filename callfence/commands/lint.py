@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--level", choices=[*Level], type=Level, default=Level.WARNING, help="the lowest level to report (default: warning)")
     add("--accepted", action="store_true", help="also report what is accepted")
-    add("--format", choices=["text", "json", "sarif"], default="text")
+    add("--format", choices=["text", "json", "sarif"], default="text", help="default: text")
     against = parser.add_mutually_exclusive_group()
     against.add_argument("--against", metavar="OLD", help="also report what is accepted by a reason that OLD does not have")
     against.add_argument("--git", metavar="REVISION", help="the same, for the POLICY of that revision")

@@ -1,14 +1,17 @@
-"""`callfence merge`: recordings or policies of several runs, machines or branches in one."""
+"""`callfence merge`: recordings or policies of several runs, machines or branches in one; or a policy narrowed by another."""
 
 from __future__ import annotations
 
 import argparse
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.shared.inputs import judged, tell
+from callfence.shared.inputs import document, judged, tell
 from callfence.shared.options import Parser
+from policygen.comparing.compare import Verdict, compare
+from policygen.comparing.reduce import reduce
 from policygen.language.document import Document, PolicyError, included, parse, read_text
 from policygen.language.lexer import decode
 from policygen.merging.threeway import merge_documents, with_markers
@@ -24,20 +27,32 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Merge recordings, or policies, into one.  A merged recording has every run of each, once, in any order.  A merged policy
 allows what any of them allows, and keeps all comments.  A folder stands for its *.policy files, or, if OUT is a recording,
-for its *.rec and .callfence/*.rec files."""
+for its *.rec and .callfence/*.rec files.
+
+With --narrow-by BY, print FILE without what BY does not allow: for a system call that BY names, what both allow; for any other,
+what FILE allows."""
 
 DRIVER = """git's merge driver (`callfence git-setup`): merge what both branches have changed since BASE into OURS.
 NAME is the file's path in the repository"""
 
 
+USAGE = (
+    "callfence merge -o OUT FILE|FOLDER ...",
+    "callfence merge --narrow-by BY [-o OUT] FILE",
+    "callfence merge --driver BASE OURS THEIRS [NAME]",
+)
+
+
 def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="callfence merge",
-        usage="callfence merge -o OUT FILE|FOLDER ...\n       callfence merge --driver BASE OURS THEIRS [NAME]",
+        usage="\n       ".join(USAGE),
         description=DESCRIPTION,
         allow_abbrev=False,
     )
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="NAME.rec or NAME.policy; may be one of the inputs")
+    narrow = "a policy: print FILE, a policy, without what BY does not allow of the calls that it names"
+    parser.add_argument("--narrow-by", metavar="BY", help=narrow)
     parser.add_argument("--driver", action="store_true", help=DRIVER)
     parser.add_argument("inputs", metavar="FILE", type=Path, nargs="+", help=argparse.SUPPRESS)
     return parser
@@ -47,11 +62,32 @@ def main(arguments: list[str]) -> int:
     """0; 1: --driver left conflicts; 2: bad input."""
     command = parser()
     options = command.parse_args(arguments)
+    if options.narrow_by is not None:
+        if options.driver or len(options.inputs) > 1:
+            command.error("--narrow-by BY takes one policy, and no --driver")
+        return judged("merge", lambda: _narrow(str(options.inputs[0]), options.narrow_by, options.output))
     if options.driver == (options.output is not None):
-        command.error("give either -o OUT or --driver")
+        command.error("give either -o OUT, --narrow-by BY or --driver")
     if options.driver and len(options.inputs) not in (3, 4):
         command.error("--driver takes BASE OURS THEIRS, and the file's name")
     return judged("merge", lambda: _drive(options.inputs) if options.driver else _fold(options.output, options.inputs))
+
+
+def _narrow(name: str, by: str, output: Path | None) -> int:
+    """Raises UserError, OSError; nothing is written then."""
+    before = document(name)
+    try:
+        policy = reduce(before.policy, document(by).policy)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if compare(before.policy, policy).verdict not in (Verdict.EQUAL, Verdict.NARROWER):
+        raise AssertionError("the narrowed policy allows more than it did")
+    text = before.with_policy(policy).inlined().text()
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        atomic.write(output, text.encode())
+    return 0
 
 
 def _fold(output: Path, inputs: list[Path]) -> int:

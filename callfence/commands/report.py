@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output", metavar="FILE", type=output, help="default: standard output")
     add("--against", metavar="POLICY", help="also show the differences from that policy")
     add("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
-    add("--format", choices=["html", "json"], default="html")
+    add("--format", choices=["html", "json"], default="html", help="default: html")
     add("policy", metavar="POLICY", help="a policy file")
     return parser
 

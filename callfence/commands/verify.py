@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
     description = (
         "Prove that a filter answers every call as its policy does, for all values of all arguments, or print a call "
         "that it answers differently.  POLICY is compiled, with and without reports, and both filters are proved.  FILTER is "
-        "read back into a policy, as `callfence show --bpf` prints it, and compared with that; a file of `callfence compile` "
-        "is compared with the policy in it.  The filters that `enforce` keeps for POLICY are proved too."
+        "read back into a policy, as `callfence import --from bpf` prints it, and compared with that; a file of "
+        "`callfence compile` is compared with the policy in it.  The filters that `enforce` keeps for POLICY are proved too."
     )
     parser = Parser(prog="callfence verify", description=description, allow_abbrev=False)
     parser.add_argument("--bpf", metavar="FILE", help="a filter to compare with POLICY: an array of struct sock_filter")
@@ -132,7 +132,7 @@ def _read_back(name: str, filter_: bytes) -> int:
         print(f"not said by any policy: {remark}")
     if lifted.remarks:
         return 1
-    print(f"proved: the filter is the policy that `callfence show --bpf {name}` prints, for every call")
+    print(f"proved: the filter is the policy that `callfence import --from bpf {name}` prints, for every call")
     return 0
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.companion.seen import seen
+from callfence.files.explain import is_path, print_grants
 from callfence.files.origin import is_about_files, origin_lines
 from callfence.judging.sites import columns_of, site_lines, widened
 from callfence.judging.symbols import Site, Symbols
 from callfence.shared.files import companion_path, recording_path
+from callfence.shared.inputs import document as read
 from callfence.shared.inputs import judged, tell
 from callfence.shared.options import Parser
 from callfence.shared.text import command_line, on_one_line, plural, printable
 from enforcer.reporting.advice import advise
 from policygen.errors import did_you_mean
+from policygen.grants import WORDS
 from policygen.holds import holds
 from policygen.implied.expand import expansion
 from policygen.language.document import parse_file
@@ -31,7 +35,6 @@ from tracer.abi import Arch, table
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator, Sequence
 
     from policygen.implied.tables import Row
@@ -47,26 +50,41 @@ _REPORTED = re.compile(r'(?: at |"site": ")([^\s"]+\+0x[0-9a-f]+)')
 DESCRIPTION = """\
 Show which calls led to each rule of a policy, or to the rules of one SYSCALL: in which runs, by which programs, from which
 call site first, with an example, and where the rule allows more than was seen.  For a CALL as enforce reports it, show the
-nearest rule and which of its conditions fail."""
+nearest rule and which of its conditions fail.
+
+For a PATH, which begins with /, ./ or ~, show whether the policy grants RIGHT to that file, which need not exist, and by which
+line, or what line would grant it; without RIGHT, which rights it grants.  $HOME and the working folder are those of this
+process.  'tcp connect' PORT and 'tcp bind' PORT ask for a port."""
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence why", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(
+        prog="callfence why",
+        usage="callfence why [OPTION ...] POLICY [SYSCALL|CALL|LINE]\n       callfence why POLICY PATH [RIGHT]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the call (default: the first that the policy has)")
     parser.add_argument("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
     parser.add_argument("policy", metavar="POLICY", type=Path)
     about = "openat, 'openat(dfd=AT_FDCWD, flags=O_RDWR)', or a line about files and ports: 'path ./data', 'tcp connect'"
-    parser.add_argument("about", metavar="SYSCALL|CALL|LINE", nargs="?", help=about)
+    parser.add_argument("about", metavar="SYSCALL|CALL|LINE|PATH", nargs="?", help=about)
+    rights = f"of a PATH: {', '.join(WORDS)}; of 'tcp connect' and 'tcp bind': a port"
+    parser.add_argument("right", metavar="RIGHT", nargs="?", help=rights)
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """0; 1 if the policy has no entry for the call, or denies it; 2 for bad input."""
+    """0; 1 if the policy has no entry for the call, or denies it, or does not grant the right; 2 for bad input."""
     options = parser().parse_args(arguments)
     return judged("why", lambda: _why(options))
 
 
 def _why(options: argparse.Namespace) -> int:
+    if options.right or is_path(options.about or ""):
+        files = read(str(options.policy)).policy.files
+        return print_grants(files, str(options.policy), options.about, options.right or "")
     document = parse_file(options.policy)
     if options.about and "(" in options.about:
         arch = options.arch or next(iter(document.policy.entries))
@@ -82,21 +100,21 @@ def _why(options: argparse.Namespace) -> int:
         path = recording_path(options.policy)
         tell(f"callfence why: {path}: there is no recording, and no {companion_path(options.policy).name}: nothing is known")
     if is_about_files(options.about or ""):
-        return _files(document, known.recording, options.about)
+        return _files(document, known.recording, options.about, options.policy)
     status = _rules(document, known.recording, options)
     if not options.about:
-        _files(document, known.recording, "")
+        _files(document, known.recording, "", options.policy)
     if is_companion(known.recording):
         _say(f"from {known.file}: a recording would also have counts and runs")
     return status
 
 
-def _files(document: Document, recording: Recording, line: str) -> int:
+def _files(document: Document, recording: Recording, line: str, policy: Path) -> int:
     """The same of the lines about files and ports; 1 if there is none, or not this one."""
     found = [*origin_lines(document, recording, line)]
     _say(*found)
     if not found and line:
-        _say(f"{line}: the policy has no such line; `callfence explain PATH RIGHT POLICY` says what one would allow")
+        _say(f"{line}: the policy has no such line; `callfence why {policy} PATH` says what its lines grant")
     return int(not found)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DESCRIPTION: Final = f"""\
 Compile policies and prove their filters, so that `enforce` does not have to.  As root, into {cache.SYSTEM}, which
 `enforce` uses for every user as long as the policy, its path and callfence stay as they are.  With -o, into a file that is
-installed with the policy, for `enforce --filter FILE`."""
+installed with the policy, for `enforce --compiled FILE`."""
 
 _VARIANTS: Final[tuple[Variant, ...]] = ("report", "audit", "silent")
 
@@ -49,13 +49,13 @@ def main(arguments: list[str]) -> int:
 def _into_file(options: argparse.Namespace) -> int:
     """What the filters are made from counts, and not by which installation: the file goes to other machines."""
     atomic.write(options.output, bundle(_compiled(options.policies[0]), b""))
-    print(f"{options.output}: enforce --filter {options.output} uses it")
+    print(f"{options.output}: enforce --compiled {options.output} uses it")
     return 0
 
 
 def _for_all(policies: list[str]) -> int:
     if os.geteuid() != 0:
-        raise UserError(f"only root can fill {cache.SYSTEM}; -o FILE writes a file for `enforce --filter FILE`")
+        raise UserError(f"only root can fill {cache.SYSTEM}; -o FILE writes a file for `enforce --compiled FILE`")
     for policy in policies:
         for made in _compiled(os.path.join(os.getcwd(), policy)):
             file = cache.store_for_all(made)

@@ -45,7 +45,7 @@ def compiled(
     except OSError as error:
         hint = "; `learn` writes one, -p names another" if isinstance(error, FileNotFoundError) else ""
         if hint and path.isdecimal():
-            hint = "; -p (--policy) names a policy here: `learn -p` attaches to a process, and a filter cannot be put on one"
+            hint = "; -p (--policy) names a policy here: `learn --pid` attaches to a process, and a filter cannot be put on one"
         raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
     from policygen.errors import PolicyError
     from tracer.errors import CallfenceError
@@ -64,7 +64,7 @@ def compiled(
         from enforcer.arming.nested import is_filtered
         from policygen.filter.library import LibseccompError
 
-        remedy = f"; compile it beforehand: `callfence compile -o FILE {path}`, and `enforce --filter FILE`"
+        remedy = f"; compile it beforehand: `callfence compile -o FILE {path}`, and `enforce --compiled FILE`"
         is_denied = isinstance(error, LibseccompError) and is_filtered()
         raise EnforceError(f"{path}: {error}{remedy if is_denied else ''}") from error
     if cached:
@@ -177,7 +177,7 @@ def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -
         found = unbundle(reading.read(file, check=check))[variant]
         current = None if policy is None else reading.read(policy, check=check)
     except (OSError, ValueError, KeyError) as error:
-        raise EnforceError(f"--filter {file}: {error.strerror if isinstance(error, OSError) else error}") from error
+        raise EnforceError(f"--compiled {file}: {error.strerror if isinstance(error, OSError) else error}") from error
     if current not in (None, found.sources[0][1]):
         raise EnforceError(f"{file} is not of {policy} as it is now: callfence compile -o {file} {policy}")
     return found

@@ -145,7 +145,7 @@ def _stage(fields: Sequence[bytes]) -> Stage:
 
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:
-    """A file with several variants of one policy, for `enforce --filter`, here or on another machine."""
+    """A file with several variants of one policy, for `enforce --compiled`, here or on another machine."""
     from enforcer.later import without_digests
 
     for compiled in variants:

@@ -1,14 +1,12 @@
-"""`callfence explain`: whether a policy grants a right to a file, or a TCP port, and by which line."""
+"""Whether a policy grants a right to a file, or a TCP port, and by which line: for `callfence why`."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import working_folder
-from callfence.shared.inputs import document, judged
 from policygen.errors import did_you_mean
 from policygen.files.places import PlaceError, located, named
 from policygen.grants import (
@@ -30,38 +28,46 @@ from tracer.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DESCRIPTION = """\
-Show whether POLICY grants RIGHT to the file PATH, and by which line; or what line would grant it.  Names such as $HOME and the
-working folder are those of this process.  With `tcp connect` or `tcp bind` as PATH, RIGHT is a port."""
+_UNCONFINED = "the policy has no `path` line, so all files are granted as far as the calls are"
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="callfence explain", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("path", metavar="PATH", help="a file that need not exist; or `tcp connect`, `tcp bind`")
-    parser.add_argument("right", metavar="RIGHT", help=f"{', '.join(WORDS)}; or a port")
-    parser.add_argument("policy", metavar="POLICY", help="a policy file; - is standard input")
-    return parser
+def is_path(text: str) -> bool:
+    """Whether a word names a file: it begins with /, ./, ../ or ~."""
+    return text in (".", "..") or text.startswith(("/", "./", "../", "~"))
 
 
-def main(arguments: list[str]) -> int:
-    """0: granted; 1: not; 2: bad input."""
-    options = parser().parse_args(arguments)
-    return judged("explain", lambda: _explain(options))
-
-
-def _explain(options: argparse.Namespace) -> int:
-    files = document(options.policy).policy.files
-    use = options.path.removeprefix("tcp ")
-    if options.path.startswith("tcp ") and use in TCP:
-        lines, wanted = _port(files, use, options.right)
+def print_grants(files: Files, policy: str, about: str, word: str) -> int:
+    """Print whether a policy grants a right to the file `about`, or a port to `tcp connect` or `tcp bind`, and by which
+    line; without a `word`, which rights it grants to the file.  1 if it does not.  Raises UserError."""
+    use = about.removeprefix("tcp ")
+    if about.startswith("tcp ") and use in TCP:
+        lines, wanted = _port(files, use, word)
+    elif not is_path(about):
+        raise UserError(f"{about}: neither a path, which begins with /, ./ or ~, nor `tcp connect` or `tcp bind`")
+    elif word:
+        lines, wanted = _path(files, os.path.expanduser(about), word)
     else:
-        lines, wanted = _path(files, options.path, options.right)
-    print(f"{options.path}: {options.right}: {'not granted' if wanted else 'granted'}")
+        return _print_rights(files, about)
+    print(f"{about}: {word}: {'not granted' if wanted else 'granted'}")
     for line in lines:
         print(f"  {line}")
     if wanted:
-        print(f"  to grant it: callfence allow {shlex.quote(options.policy)} {shlex.quote(wanted)}")
+        print(f"  to grant it: callfence allow {shlex.quote(policy)} {shlex.quote(wanted)}")
     return int(bool(wanted))
+
+
+def _print_rights(files: Files, path: str) -> int:
+    if files.paths is None:
+        print(f"{path}: every right: granted\n  {_UNCONFINED}")
+        return 0
+    found = holding(files, real(os.path.expanduser(path)))
+    held = NOTHING
+    for _, rights in found:
+        held |= rights
+    print(f"{path}: {format_rights(held)}: granted" if held else f"{path}: no right is granted")
+    for line in _lines(found):
+        print(f"  {line}")
+    return int(not held)
 
 
 def _port(files: Files, use: str, text: str) -> tuple[list[str], str]:
@@ -79,7 +85,7 @@ def _path(files: Files, path: str, word: str) -> tuple[list[str], str]:
     if word not in WORDS:
         raise UserError(f"no right is named {word}: {did_you_mean(word, WORDS) or 'there are ' + ', '.join(WORDS)}")
     if files.paths is None:
-        return ["the policy has no `path` line, so all files are granted as far as the calls are"], ""
+        return [_UNCONFINED], ""
     right, whole = WORDS[word], real(path)
     found = holding(files, whole)
     held = NOTHING
@@ -88,9 +94,12 @@ def _path(files: Files, path: str, word: str) -> tuple[list[str], str]:
     lines = [f"{path_line(one)}: {format_rights(rights)}" for one, rights in found if right in rights]
     if right in held:
         return lines, ""
-    near = [f"{path_line(one)}: {format_rights(rights)}" for one, rights in found] or ["no line is about it or its folders"]
     place = whole if right in OF_A_FILE or os.path.isdir(whole) else os.path.dirname(whole)
-    return near, f"{path_line(as_written(place))}: {word}"
+    return _lines(found), f"{path_line(as_written(place))}: {word}"
+
+
+def _lines(found: Sequence[tuple[str, Right]]) -> list[str]:
+    return [f"{path_line(one)}: {format_rights(rights)}" for one, rights in found] or ["no line is about it or its folders"]
 
 
 def holding(files: Files, whole: bytes) -> list[tuple[str, Right]]:

@@ -1,4 +1,4 @@
-"""What `learn -p` says of the processes that it has attached to, and of those that it does not see."""
+"""What `learn --pid` says of the processes that it has attached to, and of those that it does not see."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Attached:
         if others := _like(pids, followed):
             named = ", ".join(map(str, others[:_NAMED])) + (" ..." if len(others) > _NAMED else "")
             what = f"{plural(len(others), 'other process', 'other processes')} of the same program ({named})"
-            _say(f"learn: not followed: {what}; -p can be given several times")
+            _say(f"learn: not followed: {what}; --pid can be given several times")
 
     def ended(self, outcome: Outcome) -> None:
         """Note if what was attached to made hardly any calls."""

@@ -28,8 +28,13 @@ files: NAME.policy in the current folder (-o chooses another) and .callfence/NAM
 of PROGRAM.  Exit status: the program's own; a signal that ended it ends learn too; with --check 1 if the program succeeded
 and did something new (the last line says which of the two it is); 125 learn failed, 126 PROGRAM cannot be executed, 127
 PROGRAM was not found.  ^C reaches the program as it would without learn; what was seen is kept.
-If learn itself is killed, so is the program; one attached to with -p goes on."""
+If learn itself is killed, so is the program; one attached to with --pid goes on."""
 
+
+COMMON = (
+    "--output", "--pid", "--check", "--fresh", "--files", "--exact", "--within", "--phases", "--rehearse", "--quiet",
+)  # fmt: skip
+"""The options that --help shows."""
 
 RUNS, SECONDS = 200, 300
 """The budget of a rehearsal."""
@@ -77,7 +82,6 @@ class LearnOptions(NamedTuple):
     rehearse: bool
     rehearse_only: str
     """What to rehearse, separated by commas (`rehearsal.plan.Choice`); '' for all."""
-    rehearse_without: str
     rehearse_runs: int
     rehearse_seconds: float
     scratch: bool
@@ -95,7 +99,7 @@ def parser() -> ArgumentParser:
     """Not loaded for a command line that needs none of it: loading it takes 2 ms, and adding the options as long again."""
     import argparse
 
-    from callfence.shared.options import suggestion
+    from callfence.shared.options import add_helps, suggestion
 
     class Parser(argparse.ArgumentParser):
         def format_help(self) -> str:
@@ -105,35 +109,41 @@ def parser() -> ArgumentParser:
 
         def error(self, message: str) -> NoReturn:
             """125: argparse's own 2 could be the program's."""
-            fail(f"learn: {message}{suggestion(self, message) or ';'} see learn --help", FAILED)
+            hint = "; --pid attaches to a process, -o names a policy;" if message.endswith("arguments: -p") else ";"
+            fail(f"learn: {message}{suggestion(self, message) or hint} see learn --help", FAILED)
 
     parser = Parser(
         prog="learn",
-        usage="learn [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] -p PID [--tree]",
+        usage="learn [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] --pid PID [--tree]",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
         allow_abbrev=False,
+        add_help=False,
     )
-    _declare(parser.add_argument)
+    add_helps(parser, COMMON)
+    _declare(parser.add_argument, argparse.SUPPRESS)
     parser.add_argument("-V", "--version", action="version", version=f"callfence {__version__}")
     parser.add_argument("command", metavar="PROGRAM", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 
 
-def _declare(add: Callable[..., Any]) -> None:
-    """Declare each option as argparse has it."""
+def _declare(add: Callable[..., Any], hidden: str = "") -> None:
+    """Declare each option as argparse has it.  `hidden`: argparse.SUPPRESS, which is known by identity."""
     add("-o", "--output", metavar="POLICY", type=Path, help="the policy to write, or to merge into")
     attaching = "attach to a running process, until it ends or ^C detaches from it; repeatable"
-    add("-p", "--pid", dest="pids", metavar="PID", type=_pid, action="append", default=[], help=attaching)
-    add("--tree", action="store_true", help="with -p: follow what the process has started, too, such as workers of a server")
+    add("--pid", dest="pids", metavar="PID", type=_pid, action="append", default=[], help=attaching)
+    add("--tree", action="store_true", help="with --pid: follow what the process has started, too, such as workers of a server")
     add("--check", action="store_true", help="write nothing: show what is new to the policy, and exit with 1 if anything is")
-    add("--recording", metavar="FILE", type=Path, help="with --check: write the recording of this run, of what is new, to FILE")
+    recorded = "with --check: write the recording of this run, of what is new, to FILE"
+    add("--write-recording", dest="recording", metavar="FILE", type=Path, help=recorded)
     add("--fresh", action="store_true", help="start over: replace the policy and its recording")
     add("--names", action="store_true", help="learn names only, no arguments")
-    add("--exact", action="store_true", help="allow only what was seen, without what grants nothing beyond it (implied 1)")
+    exact = "allow only what was seen: no implied set (docs/implied.md), no folder for several files"
+    add("--exact", action="store_true", help=exact)
     add("--tight", action="store_true", help="also constrain descriptors and sizes, where several runs agree on few values")
-    add("--portable", action="store_true", help="also allow what other C libraries do instead, now and in later merges")
+    portable = "also allow what other C libraries call instead (open for openat), now and in later merges"
+    add("--portable", action="store_true", help=portable)
     add("--within", metavar="BASE", help="never allow what this policy or container profile (JSON) denies, and report it")
     add(
         "--default",
@@ -149,16 +159,18 @@ def _declare(add: Callable[..., Any]) -> None:
         choices=OPAQUE,
         help=f"allow a call whose arguments no filter can see ({', '.join(OPAQUE)}); without it, the call fails with ENOSYS",
     )
-    add("--files", action="store_true", help="also learn files and TCP ports, which `enforce` keeps the program to by Landlock")
+    files = "also learn files and TCP ports, to which `enforce` confines the program by Landlock (docs/files.md)"
+    add("--files", action="store_true", help=files)
     companion = "also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date"
-    add("--evidence", action="store_true", help=companion)
+    add("--write-evidence", dest="evidence", action="store_true", help=companion)
     add("--no-evidence", action="store_true", help="do not record what pointers point to: file names, addresses of sockets")
-    add("--every-call", action="store_true", help="count every call: known ones do not run unseen, so PROGRAM is slower")
-    add("--late-after", type=int, help="==SUPPRESS==")  # argparse.SUPPRESS
-    add("--rehearse", action="store_true", help="then run PROGRAM again, many times: with calls that fail, signals, full disks")
+    every = "count every call; without it, counts are lower bounds, PROGRAM is faster, and the policy is the same"
+    add("--every-call", action="store_true", help=every)
+    add("--late-after", type=int, help=hidden)
+    rehearse = "then run PROGRAM many times more: with calls that fail, signals, full disks (docs/rehearsal.md)"
+    add("--rehearse", action="store_true", help=rehearse)
     groups = "faults, signals, streams, environment, limits, user, or what one of them has"
     add("--rehearse-only", metavar="NAMES", default="", help=f"what to rehearse, separated by commas: {groups}")
-    add("--rehearse-without", metavar="NAMES", default="", help="what not to rehearse, likewise")
     add("--rehearse-runs", metavar="N", type=_positive, default=RUNS, help=f"how many runs at most (default: {RUNS})")
     seconds = f"how long at most, in all (default: {SECONDS})"
     add("--rehearse-seconds", metavar="N", type=_positive, default=SECONDS, help=seconds)
@@ -173,7 +185,7 @@ def _pid(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         import argparse
 
-        raise argparse.ArgumentTypeError(f"{text!r} is no process: -p PID attaches to one that runs; a policy is -o {text}")
+        raise argparse.ArgumentTypeError(f"{text!r} is no process: --pid PID attaches to one that runs; a policy is -o {text}")
     return int(text)
 
 
@@ -198,7 +210,7 @@ def parse(arguments: list[str]) -> LearnOptions:
     if given.check:
         accept.remove("--check")  # the first one: what comes after the program's name is its own
     if given.recording is not None:
-        at = next(index for index, word in enumerate(accept) if word.partition("=")[0] == "--recording")
+        at = next(index for index, word in enumerate(accept) if word.partition("=")[0] == "--write-recording")
         del accept[at : at + (1 if "=" in accept[at] else 2)]
     if given.command[:1] == ["--"]:
         del given.command[0]
@@ -214,9 +226,9 @@ def _mistake(given: SimpleNamespace) -> str:
     if not given.pids and not given.command:
         return "no program given"
     if given.evidence and (given.no_evidence or given.check):
-        return "--evidence writes a file: not with --no-evidence, which records nothing for it, or --check, which writes none"
+        return "--write-evidence writes a file: not with --no-evidence, which records nothing for it, or --check"
     if given.recording is not None and not given.check:
-        return "--recording is where --check writes what it saw; without --check it goes to .callfence/NAME.rec"
+        return "--write-recording is for --check; without --check the recording goes to .callfence/NAME.rec"
     if given.output == Path("-"):
         return "-o -: a policy is a file, since the next run is merged into it"
     if given.check and (given.fresh or given.tight or given.portable or given.default is not None):
@@ -224,11 +236,11 @@ def _mistake(given: SimpleNamespace) -> str:
     if given.tight and given.portable:
         return "give either --tight or --portable: descriptors and sizes differ from one C library to another"
     if given.pids and given.command:
-        return "give either a program or -p PID, not both; -o names the policy"
+        return "give either a program or --pid PID, not both; -o names the policy"
     if given.files and given.pids:
-        return "--files watches a program from its start, which -p cannot"
+        return "--files watches a program from its start, which --pid cannot"
     if given.tree and not given.pids:
-        return "--tree is of -p: what a program starts is followed anyway"
+        return "--tree requires --pid: what a program starts is followed anyway"
     if given.phases and (given.pids or given.check):
         return "--phases finds out what a program does before it waits for work, and after: with a program, without --check"
     return _rehearsal_mistake(given)
@@ -240,7 +252,7 @@ def _rehearsal_mistake(given: SimpleNamespace) -> str:
     if given.rehearse and given.pids:
         return "--rehearse runs a program again and again, which a process that runs already cannot be"
     if not given.rehearse:
-        word = next((word for word in ("only", "without") if getattr(given, f"rehearse_{word}")), "")
-        if word or given.scratch:
-            return f"{f'--rehearse-{word}' if word else '--scratch'} says how to rehearse: give --rehearse, too"
+        word = "--rehearse-only" if given.rehearse_only else "--scratch" if given.scratch else ""
+        if word:
+            return f"{word} says how to rehearse: give --rehearse, too"
     return ""

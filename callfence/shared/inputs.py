@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -69,10 +68,7 @@ def is_program(data: bytes) -> bool:
 
 
 def judged(command: str, work: Callable[[], int]) -> int:
-    """The exit status of a command: 2, and the reason on standard error, for bad input.
-
-    If the reader of its output has gone (`callfence diff A B | head`), SIGPIPE ends it without a message."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    """The exit status of a command: 2, and the reason on standard error, for bad input."""
     try:
         return work()
     except (CallfenceError, OSError) as error:
@@ -84,7 +80,7 @@ def message(command: str, error: CallfenceError | OSError) -> str:
     """What a command says of an error.  One that begins with a position does so as those of compilers do."""
     if isinstance(error, OSError):
         name = error.filename
-        if name is None and error.errno in (errno.EBADF, errno.ENOSPC, errno.EPIPE):
+        if name is None and error.errno in (errno.EBADF, errno.ENOSPC):
             name = "standard output"  # files are named (`policygen.recording.atomic`)
         return f"callfence {command}: {'' if name is None else f'{name or repr(name)}: '}{error.strerror}"
     text = str(error)

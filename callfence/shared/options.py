@@ -1,9 +1,12 @@
-"""The command line of a command: what argparse has, and a suggestion for a misspelt option."""
+"""The command line of a command: what argparse has, a suggestion for a misspelt option, and help of two lengths."""
 
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,3 +25,31 @@ def suggestion(parser: argparse.ArgumentParser, message: str) -> str:
 
     hint = did_you_mean(word.split()[0].partition("=")[0], parser._option_string_actions)
     return f"; {hint}" if hint else ""
+
+
+def add_helps(parser: argparse.ArgumentParser, common: Collection[str]) -> None:
+    """Add --help, which shows the `common` options, and --help-all, to a parser that was made without help."""
+    what = "print what most people need"
+    parser.add_argument("-h", "--help", action=_ShortHelp, common=common, help=what)
+    parser.add_argument("--help-all", action="help", help="print all options")
+
+
+def short_help(parser: argparse.ArgumentParser, common: Collection[str]) -> str:
+    """Return the text of --help.  The parser is of no use for more afterwards."""
+    left = 0
+    for action in parser._actions:
+        if action.option_strings and action.option_strings[-1] not in common:
+            left += action.help != argparse.SUPPRESS and action.dest != "help"
+            action.help = argparse.SUPPRESS
+    parser.epilog = f"{left} more options, the files and the exit status: {parser.prog} --help-all"
+    return parser.format_help()
+
+
+class _ShortHelp(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, *, common: Collection[str], help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+        self.common = {*common, "--help-all"}
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(short_help(parser, self.common), end="")
+        parser.exit()

@@ -19,7 +19,10 @@ def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tu
     """What a file of that format says, its losses in comments too.  Raises UserError."""
     imported = formats.module(name).read(data, file, options)
     made = new_document(imported.policy, f"{file} ({name})")
-    layout = replace(made.layout, header=(*made.layout.header, *comment_lines(imported.losses, "than the file")))
+    comments = [*comment_lines(imported.losses, "than the file")]
+    if imported.instructions:
+        comments += ["# its instructions:", *(f"# {line}" for line in imported.instructions)]
+    layout = replace(made.layout, header=(*made.layout.header, *comments))
     return replace(made, layout=layout), imported.losses
 
 

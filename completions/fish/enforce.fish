@@ -51,30 +51,27 @@ function _shtab_enforce_using
 end
 
 set -g _shtab_enforce_commands
-set -g _shtab_enforce_opts_with_value --arm --filter --keep-env --keep-fd --log --policy --rlimit --scope -p
+set -g _shtab_enforce_opts_with_value --arm --compiled --keep-fd --log --policy --scope -p
 
 complete -c enforce -e
 complete -c enforce -f
 
-complete -c enforce -n _shtab_enforce_using -s h -l help -d 'show this help message and exit'
+complete -c enforce -n _shtab_enforce_using -s h -l help -d 'print what most people need'
+complete -c enforce -n _shtab_enforce_using -l help-all -d 'print all options'
 complete -c enforce -n _shtab_enforce_using -s p -l policy -xka "(__fish_complete_path (commandline -ct))" -d 'the policy; default: NAME.policy in the current folder, NAME being the program'"'"'s name.  If given more than once, every policy has to allow a call'
 complete -c enforce -n _shtab_enforce_using -l arm -xka "now exec entry" -d 'when to begin, instead of when the policy says: `now`, before the execve, which the policy must then allow (needs no ptrace); `exec`, with the program'"'"'s first instruction; `entry`, at its entry point, after the dynamic loader'
-complete -c enforce -n _shtab_enforce_using -l filter -xka "(__fish_complete_path (commandline -ct))" -d 'the compiled filter of `callfence compile -o`, instead of one from the cache'
-complete -c enforce -n _shtab_enforce_using -l no-cache -d 'compile the policy, whatever the cache has'
+complete -c enforce -n _shtab_enforce_using -l compiled -xka "(__fish_complete_path (commandline -ct))" -d 'the compiled filter of `callfence compile -o`, instead of one from the cache'
+complete -c enforce -n _shtab_enforce_using -l no-cache -d 'compile the policy, whatever the cache has, and keep nothing: about 0.3 s more'
 complete -c enforce -n _shtab_enforce_using -l log -xka "(__fish_complete_path (commandline -ct))" -d 'append violations to FILE, one JSON object a line, instead of standard error'
 complete -c enforce -n _shtab_enforce_using -l no-evidence -d 'do not report what pointers point to: file names, addresses of sockets, commands'
-complete -c enforce -n _shtab_enforce_using -l audit -d 'report violations but allow them: enforce nothing'
+complete -c enforce -n _shtab_enforce_using -l audit -d 'report violations, of files and ports too, but allow them: enforce nothing'
 complete -c enforce -n _shtab_enforce_using -l explain -d 'report files and ports, too, that the policy does not grant, with the line that would: each call that opens, makes or executes a file, connects or binds then takes some hundred microseconds more'
 complete -c enforce -n _shtab_enforce_using -l best-effort -d 'run PROGRAM although this kernel cannot enforce all that the policy says of files and ports'
-complete -c enforce -n _shtab_enforce_using -l quiet-kernel -d 'no reports and no helper process: the kernel alone answers'
+complete -c enforce -n _shtab_enforce_using -l quiet-kernel -d 'no reports and no helper process: the kernel alone answers; implied where the policy lets the program make a listener and receive from it (seccomp_unotify(2)), since the kernel permits one'
 complete -c enforce -n _shtab_enforce_using -l die-with-parent -d 'kill PROGRAM when the process that started enforce ends'
-complete -c enforce -n _shtab_enforce_using -l new-session -d 'start PROGRAM in a session of its own, away from the terminal'
 complete -c enforce -n _shtab_enforce_using -l close-fds -d 'close all descriptors but 0, 1 and 2'
 complete -c enforce -n _shtab_enforce_using -l keep-fd -x -d 'with --close-fds: do not close descriptor N; repeatable'
 complete -c enforce -n _shtab_enforce_using -l drop-caps -d 'drop all capabilities, for good'
-complete -c enforce -n _shtab_enforce_using -l clear-env -d 'start PROGRAM with an empty environment'
-complete -c enforce -n _shtab_enforce_using -l keep-env -x -d 'with --clear-env: keep the variable NAME; repeatable'
-complete -c enforce -n _shtab_enforce_using -l rlimit -x -d 'limit a resource of setrlimit(2), as in nofile=64; repeatable'
 complete -c enforce -n _shtab_enforce_using -l scope -xka "signals sockets both none" -d 'instead of what the policy says: `signals`: PROGRAM can signal only what it starts (Linux 6.12), and not look into others by /proc/PID/exe and the like; `sockets`: it can connect to abstract unix sockets only of what it starts; `none`: neither is kept'
 complete -c enforce -n _shtab_enforce_using -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c enforce -n '_shtab_enforce_using; and test $_shtab_enforce_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'

@@ -51,33 +51,33 @@ function _shtab_learn_using
 end
 
 set -g _shtab_learn_commands
-set -g _shtab_learn_opts_with_value --allow-opaque --arm --default --output --pid --recording --rehearse-only --rehearse-runs --rehearse-seconds --rehearse-without --within -o -p
+set -g _shtab_learn_opts_with_value --allow-opaque --arm --default --output --pid --rehearse-only --rehearse-runs --rehearse-seconds --within --write-recording -o
 
 complete -c learn -e
 complete -c learn -f
 
-complete -c learn -n _shtab_learn_using -s h -l help -d 'show this help message and exit'
+complete -c learn -n _shtab_learn_using -s h -l help -d 'print what most people need'
+complete -c learn -n _shtab_learn_using -l help-all -d 'print all options'
 complete -c learn -n _shtab_learn_using -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the policy to write, or to merge into'
-complete -c learn -n _shtab_learn_using -s p -l pid -x -d 'attach to a running process, until it ends or ^C detaches from it; repeatable'
-complete -c learn -n _shtab_learn_using -l tree -d 'with -p: follow what the process has started, too, such as workers of a server'
+complete -c learn -n _shtab_learn_using -l pid -x -d 'attach to a running process, until it ends or ^C detaches from it; repeatable'
+complete -c learn -n _shtab_learn_using -l tree -d 'with --pid: follow what the process has started, too, such as workers of a server'
 complete -c learn -n _shtab_learn_using -l check -d 'write nothing: show what is new to the policy, and exit with 1 if anything is'
-complete -c learn -n _shtab_learn_using -l recording -xka "(__fish_complete_path (commandline -ct))" -d 'with --check: write the recording of this run, of what is new, to FILE'
+complete -c learn -n _shtab_learn_using -l write-recording -xka "(__fish_complete_path (commandline -ct))" -d 'with --check: write the recording of this run, of what is new, to FILE'
 complete -c learn -n _shtab_learn_using -l fresh -d 'start over: replace the policy and its recording'
 complete -c learn -n _shtab_learn_using -l names -d 'learn names only, no arguments'
-complete -c learn -n _shtab_learn_using -l exact -d 'allow only what was seen, without what grants nothing beyond it (implied 1)'
+complete -c learn -n _shtab_learn_using -l exact -d 'allow only what was seen: no implied set (docs/implied.md), no folder for several files'
 complete -c learn -n _shtab_learn_using -l tight -d 'also constrain descriptors and sizes, where several runs agree on few values'
-complete -c learn -n _shtab_learn_using -l portable -d 'also allow what other C libraries do instead, now and in later merges'
+complete -c learn -n _shtab_learn_using -l portable -d 'also allow what other C libraries call instead (open for openat), now and in later merges'
 complete -c learn -n _shtab_learn_using -l within -x -d 'never allow what this policy or container profile (JSON) denies, and report it'
 complete -c learn -n _shtab_learn_using -l default -x -d 'what happens to calls that the policy does not allow: kill, '"'"'errno EPERM'"'"' ... (default: kill)'
 complete -c learn -n _shtab_learn_using -l arm -xka "now exec entry" -d 'when the filter takes effect, and recording begins (default: exec)'
 complete -c learn -n _shtab_learn_using -l allow-opaque -xka "clone3 openat2 io_uring_setup" -d 'allow a call whose arguments no filter can see (clone3, openat2, io_uring_setup); without it, the call fails with ENOSYS'
-complete -c learn -n _shtab_learn_using -l files -d 'also learn files and TCP ports, which `enforce` keeps the program to by Landlock'
-complete -c learn -n _shtab_learn_using -l evidence -d 'also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date'
+complete -c learn -n _shtab_learn_using -l files -d 'also learn files and TCP ports, to which `enforce` confines the program by Landlock (docs/files.md)'
+complete -c learn -n _shtab_learn_using -l write-evidence -d 'also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date'
 complete -c learn -n _shtab_learn_using -l no-evidence -d 'do not record what pointers point to: file names, addresses of sockets'
-complete -c learn -n _shtab_learn_using -l every-call -d 'count every call: known ones do not run unseen, so PROGRAM is slower'
-complete -c learn -n _shtab_learn_using -l rehearse -d 'then run PROGRAM again, many times: with calls that fail, signals, full disks'
+complete -c learn -n _shtab_learn_using -l every-call -d 'count every call; without it, counts are lower bounds, PROGRAM is faster, and the policy is the same'
+complete -c learn -n _shtab_learn_using -l rehearse -d 'then run PROGRAM many times more: with calls that fail, signals, full disks (docs/rehearsal.md)'
 complete -c learn -n _shtab_learn_using -l rehearse-only -x -d 'what to rehearse, separated by commas: faults, signals, streams, environment, limits, user, or what one of them has'
-complete -c learn -n _shtab_learn_using -l rehearse-without -x -d 'what not to rehearse, likewise'
 complete -c learn -n _shtab_learn_using -l rehearse-runs -x -d 'how many runs at most (default: 200)'
 complete -c learn -n _shtab_learn_using -l rehearse-seconds -x -d 'how long at most, in all (default: 300)'
 complete -c learn -n _shtab_learn_using -l scratch -d 'give each rehearsed run a copy of the current folder, and drop what it changes'

@@ -22,7 +22,7 @@ from tracer.abi import Arch, table
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from policygen.model import Policy
 
@@ -90,6 +90,8 @@ class Imported:
     policy: Policy
     losses: tuple[Loss, ...] = ()
     """Ways in which the policy is wider or narrower than the file."""
+    instructions: tuple[str, ...] = ()
+    """The instructions of a filter that does more than the losses say."""
 
 
 @frozen
@@ -126,8 +128,6 @@ class FormatOptions:
     """Reading: CAP_* names that the container has, for rules that depend on capabilities."""
     program: str = ""
     """Reading the log of several programs: the one to take, by path or its last part; '' for all."""
-    read: Callable[[str], bytes | None] | None = None
-    """Reading a profile: the content of another one that it includes, by its name without folders; None if there is none."""
     policy: str = ""
     """Reading violations: those of the policy in a file of this name, without folders; '' for all."""
 
@@ -150,14 +150,14 @@ FORMATS: Final[Mapping[str, Format]] = {
     "oci": Format("OCI runtime and Docker JSON: docker, podman, containerd, CRI-O", "containers.oci", exports=True, reads=True),
     "k8s": Format("Kubernetes Localhost profile, and the pod's securityContext", "containers.k8s", exports=True),
     "spo": Format("Kubernetes Security Profiles Operator, SeccompProfile v1beta1", "containers.spo", exports=True, reads=True),
-    "systemd": Format("systemd: a drop-in of a unit; a unit, as a baseline", "systemd.systemd", exports=True, reads=True),
+    "systemd": Format("systemd: a drop-in of a unit", "systemd.systemd", exports=True),
     "systemd-enforce": Format("systemd: a drop-in that runs a unit's program under enforce", "systemd.enforced", exports=True),
     "bwrap": Format("bubblewrap: a filter for --seccomp FD", "bwrap", exports=True),
     "bpf": Format("raw filter: an array of struct sock_filter", "bpf", exports=True, reads=True),
     "c": Format("C source of the filter and of a loader", "c", exports=True),
-    "minijail": Format("minijail: a policy for minijail0 -S", "minijail.minijail", exports=True, reads=True),
-    "kafel": Format("nsjail and kafel: a policy for nsjail --seccomp_policy", "kafel.kafel", exports=True, reads=True),
-    "firejail": Format("firejail: lines of a profile", "firejail.firejail", exports=True, reads=True),
+    "minijail": Format("minijail: a policy for minijail0 -S", "minijail.minijail", exports=True),
+    "kafel": Format("nsjail and kafel: a policy for nsjail --seccomp_policy", "kafel.kafel", exports=True),
+    "firejail": Format("firejail: lines of a profile", "firejail.firejail", exports=True),
     "apparmor": Format("AppArmor: a profile of files", "apparmor", exports=True),
     "strace": Format("a log of `strace -f -o FILE`, as a recording", "logs.strace", records=True),
     "recording": Format("a recording of callfence's own, of any number of runs", "recorded", records=True),

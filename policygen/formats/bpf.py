@@ -33,11 +33,12 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
 
 def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
     try:
-        return imported(lift(data))
+        return imported(lift(data), instructions=bpf.disassemble(data))
     except bpf.InvalidProgramError as error:
         raise ImportFormatError(f"{filename}: not a filter that the kernel would load: {error}") from error
     except (UnsupportedError, TooComplexError) as error:
-        raise ImportFormatError(f"{filename}: no policy says what it does: {error}") from error
+        text = f"{filename}: no policy says what it does: {error}; its instructions:\n{bpf.disassemble(data)}"
+        raise ImportFormatError(text) from error
 
 
 def compiled(policy: Policy) -> bytes:

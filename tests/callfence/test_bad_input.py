@@ -229,15 +229,15 @@ def test_the_mode_of_a_policy_is_kept(tmp_path: Path) -> None:
         (["shwo"], 2, "callfence: unknown command 'shwo': did you mean show?\n"),
         (["learn"], 125, "learn: no program given; see learn --help\n"),
         (["learn", "--frsh", "true"], 125, "learn: unrecognized arguments: --frsh; did you mean --fresh? see learn --help\n"),
-        (["learn", "-p", "1", "true"], 125, "learn: give either a program or -p PID, not both; -o names the policy; "
+        (["learn", "--pid", "1", "true"], 125, "learn: give either a program or --pid PID, not both; -o names the policy; "
             "see learn --help\n"),
         (["learn", "-o", "none/it.policy", "true"], 125, "learn: none/it.policy: there is no folder none\n"),
         (["learn", "-o", "/dev/full", "true"], 125, "learn: the policy /dev/full is not a regular file\n"),
         (["diff", "-", "-"], 2, "callfence diff: OLD and NEW cannot both be standard input\n"),
         (["lint", "none.policy"], 2, "callfence lint: none.policy: No such file or directory\n"),
-        (["learn", "-p", "999999999"], 125, "learn: no process 999999999\n"),
+        (["learn", "--pid", "999999999"], 125, "learn: no process 999999999\n"),
         (["show", "none.policy"], 2, "callfence show: none.policy: No such file or directory\n"),
-        (["fmt", "none.policy"], 2, "callfence fmt: none.policy: No such file or directory\n"),
+        (["show", "--write", "none.policy"], 2, "callfence show: none.policy: No such file or directory\n"),
     ],
 )
 def test_a_mistake_in_the_command_line(tmp_path: Path, arguments: list[str], status: int, says: str) -> None:
@@ -245,7 +245,7 @@ def test_a_mistake_in_the_command_line(tmp_path: Path, arguments: list[str], sta
     assert (done.returncode, done.stdout, done.stderr) == (status, "", says)
 
 
-@pytest.mark.parametrize("command", ["", "learn", "enforce", "show", "fmt", "doctor"])
+@pytest.mark.parametrize("command", ["", "learn", "enforce", "show", "merge", "doctor"])
 def test_help(tmp_path: Path, command: str) -> None:
     done = run(tmp_path, *filter(None, [command]), "--help")
     assert (done.returncode, done.stderr) == (0, "")

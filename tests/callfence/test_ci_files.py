@@ -519,7 +519,7 @@ def test_other_actions_are_pinned_and_inputs_documented() -> None:
 def test_hooks(tmp_path: Path) -> None:
     """Each is a command of ours, to which pre-commit adds the names of policies."""
     hooks = yaml.safe_load(HOOKS.read_text())
-    assert {hook["id"] for hook in hooks} >= {"callfence-fmt", "callfence-lint"}
+    assert {hook["id"] for hook in hooks} >= {"callfence-canonical", "callfence-lint"}
     for hook in hooks:
         assert {"id", "name", "entry", "language", "files"} <= hook.keys()
         assert (hook["language"], re.search(hook["files"], "samples/hello.policy") is None) == ("python", False)

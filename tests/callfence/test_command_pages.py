@@ -1,4 +1,4 @@
-"""completions/ and man/ are what the parsers say; `make commands` writes them anew."""
+"""completions/, man/ and docs/options.md are what the parsers say; `make commands` writes them anew."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_parsers import options, parser_of
 from needed import needs
 
-from callfence.cli import COMMANDS
+from callfence.cli import COMMANDS, COMMON
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "man").iterdir())
@@ -25,6 +26,34 @@ def tree(folder: Path) -> dict[str, str]:
 def test_what_is_committed_is_what_the_parsers_say(tmp_path: Path, tool: str, folder: str) -> None:
     subprocess.run([sys.executable, ROOT / "tools" / tool, tmp_path], check=True, timeout=120)
     assert tree(ROOT / folder) == tree(tmp_path), "run `make commands`, and read the difference"
+
+
+def test_the_page_of_options_is_what_the_parsers_say(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, ROOT / "tools" / "make_options.py", tmp_path], check=True, timeout=60)
+    assert (ROOT / "docs" / "options.md").read_text() == (tmp_path / "options.md").read_text(), "run `make commands`"
+
+
+@pytest.mark.parametrize("command", ["learn", "enforce"])
+def test_help_shows_what_most_people_need_and_help_all_the_rest(command: str) -> None:
+    def shown(option: str) -> set[str]:
+        done = subprocess.run([sys.executable, "-m", "callfence", command, option], capture_output=True, text=True, check=True)
+        assert "SUPPRESS" not in done.stdout
+        return set(re.findall(r"(?m)^  (?:-\w(?: [A-Z]+)?, )?(--[a-z-]+)", done.stdout)) - {"--help", "--help-all", "--version"}
+
+    few, all_ = shown("--help"), shown("--help-all")
+    expected = {action.option_strings[-1] for action in options(parser_of(command))}
+    assert all_ == expected
+    assert 8 <= len(few) <= 12
+    assert few < all_
+
+
+def test_the_first_screen_names_the_commands_that_most_people_need() -> None:
+    def shown(option: str) -> list[str]:
+        done = subprocess.run([sys.executable, "-m", "callfence", option], capture_output=True, text=True, check=True)
+        return re.findall(r"(?m)^  ([a-z-]+)  ", done.stdout)
+
+    assert shown("--help") == list(COMMON)
+    assert shown("--help-all") == list(COMMANDS)
 
 
 def test_each_command_has_a_page() -> None:
@@ -49,8 +78,9 @@ def test_the_page_says_what_help_says() -> None:
         ["groff", "-man", "-Tutf8", "-P-cbou", "-rLL=400n", ROOT / "man" / "enforce.1"],
         capture_output=True, text=True, timeout=60, check=True,
     ).stdout  # fmt: skip
-    told = subprocess.run([sys.executable, "-m", "callfence", "enforce", "--help"], capture_output=True, text=True, check=True)
-    for option in set(re.findall(r"--[a-z-]+", told.stdout)) - {"--help"}:
+    command = [sys.executable, "-m", "callfence", "enforce", "--help-all"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    for option in set(re.findall(r"--[a-z-]+", told.stdout)) - {"--help", "--help-all"}:
         assert option in shown
     assert "append violations to FILE, one JSON object a line, instead of standard error" in shown
     assert "125 if it could not be confined" in shown
@@ -76,7 +106,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
         (("learn", "./to"), {"./tool"}),
         (("enforce", "--quiet"), {"--quiet-kernel"}),
         (("enforce", "-p", "notes"), {"notes.policy"}),
-        (("callfence", "re"), {"reduce", "report", "review"}),
+        (("callfence", "re"), {"report", "review"}),
         (("callfence", "diff", "--format", "s"), {"sarif"}),
         (("callfence", "review", "--re"), {"--reject-all"}),
         (("callfence", "lint", "note"), {"notes.policy"}),

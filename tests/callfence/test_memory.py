@@ -48,7 +48,7 @@ def policies(tmp_path: Path) -> Path:
         (("callfence", "lint", "a.policy"), 2),
         (("callfence", "diff", "a.policy", "b.policy"), 2),
         (("callfence", "why", "a.policy"), 2),
-        (("callfence", "fmt", "--check", "a.policy"), 2),
+        (("callfence", "show", "--check", "a.policy"), 2),
     ],
 )
 def test_too_little_memory_is_said_in_a_line(

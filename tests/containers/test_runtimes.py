@@ -111,7 +111,7 @@ def test_what_the_kernel_holds_is_the_profile(containers: Containers, image: Pat
                 assert running.poll() is None, "it ended before it waited"
             told = subprocess.run([runtime, "--root", state, "state", "waiting"], capture_output=True, check=True).stdout
             pid = json.loads(told)["pid"]
-            show = [Path(sys.executable).parent / "callfence", "show", "--pid", str(pid)]
+            show = [Path(sys.executable).parent / "callfence", "import", "--pid", str(pid)]
             shown = subprocess.run(show, capture_output=True, text=True, check=False).stdout
         finally:
             subprocess.run([runtime, "--root", state, "kill", "waiting", "KILL"], capture_output=True, check=False)

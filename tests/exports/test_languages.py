@@ -1,4 +1,4 @@
-"""minijail's and Kafel's languages: what texts mean, what is wrong with them, and the texts that callfence writes."""
+"""minijail's and Kafel's languages: what texts mean to the readers that hold exports, and the texts that callfence writes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import read_kafel
+import read_minijail
 from examples import EXAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,9 +56,12 @@ KAFEL = [
 ]
 
 
+READERS = {"minijail": read_minijail.read, "kafel": read_kafel.read}
+
+
 def check(name: str, text: str, expected: str) -> None:
     """The text means the expected entries; where they say nothing, other and newer calls are killed."""
-    imported = formats.module(name).read(text.encode(), "it", FormatOptions())
+    imported = READERS[name](text.encode(), "it", FormatOptions())
     settings = "" if "default" in expected else "default kill\nunknown kill\n"
     assert compare(parse(settings + expected).policy, imported.policy).differences == ()
 
@@ -98,7 +103,7 @@ def test_kafel(text: str, expected: str) -> None:
 )
 def test_minijails_mistakes(text: str, message: str) -> None:
     with pytest.raises(ImportFormatError) as caught:
-        formats.module("minijail").read(text.encode(), "it", FormatOptions())
+        read_minijail.read(text.encode(), "it", FormatOptions())
     assert message in str(caught.value)
 
 
@@ -132,18 +137,18 @@ def test_minijails_mistakes(text: str, message: str) -> None:
 )
 def test_kafels_mistakes(text: str, message: str) -> None:
     with pytest.raises(ImportFormatError) as caught:
-        formats.module("kafel").read(text.encode(), "it", FormatOptions())
+        read_kafel.read(text.encode(), "it", FormatOptions())
     assert message in str(caught.value)
 
 
 def test_lines_that_minijails_two_compilers_read_differently_are_reported() -> None:
-    losses = formats.module("minijail").read(b"mprotect: arg2 == 1; return EPERM", "it", FormatOptions()).losses
+    losses = read_minijail.read(b"mprotect: arg2 == 1; return EPERM", "it", FormatOptions()).losses
     assert [loss.calls for loss in losses if "other way round" in loss.what] == [("mprotect",)]
 
 
 def test_upper_halves_of_registers_are_reported() -> None:
     """The kernel looks at the lower half of an int; minijail compares all of the register."""
-    losses = formats.module("minijail").read(b"dup: arg0 == 5", "it", FormatOptions()).losses
+    losses = read_minijail.read(b"dup: arg0 == 5", "it", FormatOptions()).losses
     assert [loss.direction for loss in losses if loss.calls == ("dup",)] == [Direction.WIDER]
 
 
@@ -162,7 +167,7 @@ def test_many_excluded_values() -> None:
     """Each excluded value is an alternative for each of its bits, and these would be multiplied with one another."""
     text = "dup: " + " && ".join(f"fildes != {number}" for number in range(40)) + "\n"
     made = formats.module("minijail").export(parse(text).policy, FormatOptions())
-    back = formats.module("minijail").read(made.data, "it", FormatOptions()).policy
+    back = read_minijail.read(made.data, "it", FormatOptions()).policy
     assert {one.number for one in compare(parse(text).policy, back).differences} == {None}
 
 
@@ -237,16 +242,19 @@ DEFAULT KILL_PROCESS
 
 
 @pytest.mark.parametrize("name", ["minijail", "kafel", "bpf"])
-def test_the_commands_write_and_read(name: str, tmp_path: Path) -> None:
+def test_the_commands_write_what_reads_back(name: str, tmp_path: Path) -> None:
     (tmp_path / "it.policy").write_text(PROBE_POLICY)
     callfence = Path(sys.executable).parent / "callfence"
     strict = ["--strict"] if name != "kafel" else []  # nsjail needs its execve
     export = [callfence, "export", "--to", name, *strict, "-o", "out", "it.policy"]
     subprocess.run(export, cwd=tmp_path, check=True, capture_output=True, timeout=60)
-    importing = [callfence, "import", "--from", name, "-o", "back.policy", "out"]
-    ran = subprocess.run(importing, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60)
-    assert ("differs" in ran.stderr) == (name != "bpf")
-    back = parse((tmp_path / "back.policy").read_text()).policy
+    if name == "bpf":
+        importing = [callfence, "import", "--from", name, "-o", "back.policy", "out"]
+        ran = subprocess.run(importing, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60)
+        assert "differs" not in ran.stderr
+        back = parse((tmp_path / "back.policy").read_text()).policy
+    else:
+        back = READERS[name]((tmp_path / "out").read_bytes(), "it", FormatOptions()).policy
     changed = {one.number for one in compare(parse(PROBE_POLICY).policy, back).differences}
     assert changed == {"minijail": {None}, "kafel": {None, 59}, "bpf": set()}[name]
 
@@ -273,6 +281,6 @@ WORDS = {
 def test_any_text_is_read_or_refused(name: str, data: st.DataObject) -> None:
     words = data.draw(st.lists(st.sampled_from(WORDS[name].split(" ")) | st.text(max_size=3), max_size=20))
     try:
-        formats.module(name).read(" ".join(words).encode(errors="replace"), "it", FormatOptions())
+        READERS[name](" ".join(words).encode(errors="replace"), "it", FormatOptions())
     except ImportFormatError as error:
         assert str(error).startswith("it:")

@@ -1,4 +1,4 @@
-"""`learn -p PID`: attaches, and leaves the process as it was."""
+"""`learn --pid PID`: attaches, and leaves the process as it was."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def attach(tmp_path):
     started = []
 
     def run(process):
-        learner = subprocess.Popen([*LEARN, "-o", tmp_path / "a.policy", "-p", str(process.pid)], stderr=subprocess.PIPE)
+        learner = subprocess.Popen([*LEARN, "-o", tmp_path / "a.policy", "--pid", str(process.pid)], stderr=subprocess.PIPE)
         started.append(learner)
         tasks = os.listdir(f"/proc/{process.pid}/task")
         until(lambda: all(status(process.pid, task)["TracerPid"] == str(learner.pid) for task in tasks))
@@ -144,5 +144,5 @@ def test_the_process_can_be_stopped_and_continued_while_attached(running, attach
 
 
 def test_no_process_to_attach_to(tmp_path):
-    done = subprocess.run([*LEARN, "-p", "4194304"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run([*LEARN, "--pid", "4194304"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (125, "learn: no process 4194304\n")

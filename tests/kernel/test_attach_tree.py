@@ -1,4 +1,4 @@
-"""`learn -p` of servers: a master whose workers make the calls, and what is said of what is not seen."""
+"""`learn --pid` of servers: a master whose workers make the calls, and what is said of what is not seen."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def master(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.fixture
 def attached(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], list[str]]]]:
-    """`attached("-p", pid)`: a learn that says that it has attached, and what it has said until then."""
+    """`attached("--pid", pid)`: a learn that says that it has attached, and what it has said until then."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*words: str) -> tuple[subprocess.Popen[bytes], list[str]]:
@@ -95,7 +95,7 @@ def made(folder: Path) -> bool:
 def test_workers_are_followed_with_tree(
     master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]], tmp_path: Path
 ) -> None:
-    learner, said = attached("--tree", "-p", str(master.pid))
+    learner, said = attached("--tree", "--pid", str(master.pid))
     assert f"(pid {master.pid}): 2 processes, 2 threads; ^C lets go" in said[0]
     work(master)
     errors = let_go(learner)
@@ -106,7 +106,7 @@ def test_workers_are_followed_with_tree(
 def test_it_is_said_that_workers_are_not_followed(
     master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]], tmp_path: Path
 ) -> None:
-    learner, _ = attached("-p", str(master.pid))
+    learner, _ = attached("--pid", str(master.pid))
     work(master)
     errors = let_go(learner)
     assert errors.startswith("learn: not followed: 1 process that it has started before; --tree follows them\n")
@@ -120,17 +120,17 @@ def test_it_is_said_that_others_of_the_program_are_not_followed(
 ) -> None:
     """As the workers of a daemon, which are nobody's children: here the master of the worker, in the same session."""
     worker = master.worker  # type: ignore[attr-defined]
-    learner, _ = attached("-p", str(worker))
+    learner, _ = attached("--pid", str(worker))
     time.sleep(1.5)
     errors = let_go(learner)
-    assert f"of the same program ({master.pid}" in errors and "; -p can be given several times\n" in errors
+    assert f"of the same program ({master.pid}" in errors and "; --pid can be given several times\n" in errors
     assert re.search(r"calls: 1 in \d seconds; perhaps other processes do the work", errors), "it waits again"
 
 
 def test_few_calls_are_said(
     master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]]
 ) -> None:
-    learner, _ = attached("-p", str(master.worker))  # type: ignore[attr-defined]
+    learner, _ = attached("--pid", str(master.worker))  # type: ignore[attr-defined]
     work(master)
     time.sleep(6)
     assert re.search(r"not observed   calls: \d in \d seconds; perhaps other processes do the work", let_go(learner))
@@ -140,7 +140,7 @@ def test_several_processes(
     master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]], tmp_path: Path
 ) -> None:
     worker = master.worker  # type: ignore[attr-defined]
-    learner, said = attached("-p", str(master.pid), f"--pid={worker}", "-p", str(worker))
+    learner, said = attached("--pid", str(master.pid), f"--pid={worker}", "--pid", str(worker))
     assert said[0].count("(pid ") == 2 and ": 2 processes, 2 threads" in said[0]
     work(master)
     assert "learn: not followed" not in let_go(learner)
@@ -154,7 +154,7 @@ def test_a_policy_without_a_start_says_so(
         command = [sys.executable, "-m", "callfence", *words]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
 
-    let_go(attached("-p", str(master.pid))[0])
+    let_go(attached("--pid", str(master.pid))[0])
     policy = tmp_path / "a.policy"
     assert parse_file(policy).lacks_start
     said = "enforce: a.policy was learned from a process that ran already, and denies what a start needs; `learn true` adds it"
@@ -164,22 +164,23 @@ def test_a_policy_without_a_start_says_so(
     assert run("learn", "-q", "-o", "a.policy", "true").returncode == 0
     assert "no start" not in policy.read_text()
     assert (run("enforce", "-p", "a.policy", "true").stderr) == ""
-    let_go(attached("-p", str(master.pid))[0])
+    let_go(attached("--pid", str(master.pid))[0])
     assert not parse_file(policy).lacks_start
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("learn", "-p", "a.policy"), "'a.policy' is no process: -p PID attaches to one that runs; a policy is -o a.policy"),
-        (("learn", "-p", "0"), "'0' is no process"),
-        (("learn", "-p", "1", "true"), "give either a program or -p PID, not both; -o names the policy"),
-        (("learn", "--tree", "true"), "--tree is of -p"),
-        (("enforce", "-p", "4194304"), "no program given: -p names a policy here; `learn -p PID` attaches to a process"),
-        (("enforce", "-p", "4194304", "true"), "-p (--policy) names a policy here: `learn -p` attaches to a process"),
+        (("learn", "--pid", "a.policy"), "'a.policy' is no process: --pid PID attaches to one that runs; a policy is -o a"),
+        (("learn", "--pid", "0"), "'0' is no process"),
+        (("learn", "--pid", "1", "true"), "give either a program or --pid PID, not both; -o names the policy"),
+        (("learn", "-p", "1"), "unrecognized arguments: -p; --pid attaches to a process, -o names a policy; see learn --help"),
+        (("learn", "--tree", "true"), "--tree requires --pid"),
+        (("enforce", "-p", "4194304"), "no program given: -p names a policy here; `learn --pid PID` attaches to a process"),
+        (("enforce", "-p", "4194304", "true"), "-p (--policy) names a policy here: `learn --pid` attaches to a process"),
     ],
 )
-def test_the_two_meanings_of_p(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_a_process_and_a_policy_are_not_mistaken_for_each_other(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "callfence", *words], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )

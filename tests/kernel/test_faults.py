@@ -23,7 +23,7 @@ def under_fault(folder, fault, command):
     done = subprocess.run([*strace, *LEARN, "-o", policy, *command], capture_output=True, text=True, timeout=30, check=False)
     assert not [name for name in os.listdir(folder) if name not in ("trace", "f.policy", ".callfence")]
     if policy.exists():
-        checked = subprocess.run([sys.executable, "-m", "callfence", "fmt", "--check", policy], check=False)
+        checked = subprocess.run([sys.executable, "-m", "callfence", "show", "--check", policy], check=False)
         assert checked.returncode == 0
     assert "Traceback" not in done.stderr
     return done

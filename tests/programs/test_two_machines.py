@@ -81,7 +81,7 @@ def here(commands: Commands, built: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def diff(commands: Commands, folder: Path, old: str, new: str) -> str:
-    done = commands.plain([CALLFENCE, "diff", "--exit-code", old, new], folder)
+    done = commands.plain([CALLFENCE, "diff", "--not-wider", old, new], folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.decode()
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Learns programs twice, in two folders, with `learn --evidence`, and prints the table of docs/review.md: how large their files
-of evidence are, and whether they are the same.  With -v also the lines that differ.
+"""Learns programs twice, in two folders, with `learn --write-evidence`, and prints the table of docs/review.md: how large
+their files of evidence are, and whether they are the same.  With -v also the lines that differ.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def learned(script: str) -> tuple[str, str]:
     with tempfile.TemporaryDirectory(prefix="evidence-") as folder:
         Path(folder, "input").write_text("".join(f"{number}\n" for number in range(1000)))
         environment = {"PATH": os.defpath + ":/usr/sbin:/sbin", "HOME": folder, "LC_ALL": "C.UTF-8"}
-        command = [LEARN, "-q", "--evidence", "-o", "app.policy", "sh", "-c", script]
+        command = [LEARN, "-q", "--write-evidence", "-o", "app.policy", "sh", "-c", script]
         subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
         return Path(folder, "app.policy").read_text(), Path(folder, "app.evidence").read_text()
 

@@ -35,7 +35,7 @@ class Plain:
     def __init__(self, program: Program, options: LearnOptions) -> None:
         """Raises UserError if what is to be rehearsed does not exist."""
         self.program = program
-        self.choice = Choice.parse(options.rehearse_only, options.rehearse_without)
+        self.choice = Choice.parse(options.rehearse_only)
         self.input = Input()
         self.witness = Witness()
         self._began = time.monotonic()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tracer.abi.table import Table
 
 NAMES: Final = (*GROUPS, *(one.name for one in CIRCUMSTANCES), *(signal.name for signal in SIGNALS))
-"""What an option can choose or leave out."""
+"""What --rehearse-only can choose."""
 _WAITS: Final = (
     "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "accept", "accept4", "pause",
     "rt_sigsuspend", "wait4", "waitid", "nanosleep", "clock_nanosleep", "read", "recvfrom", "recvmsg", "futex",
@@ -87,19 +87,17 @@ class Choice(NamedTuple):
 
     only: Collection[str] = ()
     """Names or groups; empty is all."""
-    without: Collection[str] = ()
 
     @classmethod
-    def parse(cls, only: str, without: str) -> Choice:
+    def parse(cls, only: str) -> Choice:
         """Of names separated by commas.  Raises UserError for one that there is not."""
-        chosen = [tuple(filter(None, text.split(","))) for text in (only, without)]
-        if unknown := [name for names in chosen for name in names if name not in NAMES]:
+        chosen = tuple(filter(None, only.split(",")))
+        if unknown := [name for name in chosen if name not in NAMES]:
             raise UserError(f"{', '.join(unknown)} cannot be rehearsed; what can be is {', '.join(NAMES)}")
-        return cls(*chosen)
+        return cls(chosen)
 
     def has(self, one: Rehearsal) -> bool:
-        mine = {one.name, one.group}
-        return (not self.only or not mine.isdisjoint(self.only)) and mine.isdisjoint(self.without)
+        return not self.only or not {one.name, one.group}.isdisjoint(self.only)
 
 
 def plan(recording: Recording, caught: Collection[int], choice: Choice, *, is_root: bool) -> tuple[Rehearsal, ...]:

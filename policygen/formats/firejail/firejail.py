@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from policygen.formats import Direction, Exported, Loss
 from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, spoken, with_calls
-from policygen.formats.firejail.read import read
 from policygen.formats.firejail.whitelist import whitelisted
 from policygen.grants import NOT_CONFINED
 from policygen.language.naming import format_action
@@ -15,8 +14,6 @@ from tracer.abi import table
 
 if TYPE_CHECKING:
     from policygen.formats import FormatOptions
-
-__all__ = ["export", "read"]
 
 # src/lib/syscall.c, the group @default-keep: in every list of calls to keep
 _KEPT = "firejail keeps it in every list, for its own use before the program is executed"

@@ -1,1 +1,1 @@
-"""Kafel, the language of nsjail's policies -> policies, and back."""
+"""Policies -> Kafel, the language of nsjail's policies."""

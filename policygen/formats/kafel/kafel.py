@@ -7,14 +7,12 @@ for the bits that the kernel uses: nothing depends on the names and sizes in a v
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from policygen.formats import Direction, Exported, Loss
 from policygen.formats.armed import unheard
 from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, native, with_calls
 from policygen.formats.kafel.mounted import mounted
-from policygen.formats.kafel.read import read
-from policygen.formats.kafel.tokens import KEYWORDS
 from policygen.language.normal import normal
 from policygen.model import (
     KILL,
@@ -39,8 +37,11 @@ if TYPE_CHECKING:
     from policygen.formats import FormatOptions
     from tracer.abi import Argument, Syscall
 
-__all__ = ["export", "read"]
-
+KEYWORDS: Final = frozenset((
+    "ALLOW", "LOG", "USER_NOTIF", "ERRNO", "KILL_PROCESS", "KILL_THREAD", "KILL", "DENY", "TRAP", "TRACE", "SYSCALL", "USE",
+    "POLICY", "DEFAULT", "ON", "define",
+))  # fmt: skip
+"""Words that cannot be names (src/lexer.l)."""
 _WORDS = {
     ActionKind.ALLOW: "ALLOW",
     ActionKind.KILL: "KILL_PROCESS",

@@ -1,1 +1,1 @@
-"""minijail's policies -> policies, and back."""
+"""Policies -> minijail's policies."""

@@ -16,7 +16,6 @@ from policygen.formats import Direction, Exported, ExportError, Loss
 from policygen.formats.armed import unheard
 from policygen.formats.effect import NATIVE, losses, native, possible, spoken
 from policygen.formats.minijail.bound import bound
-from policygen.formats.minijail.read import read
 from policygen.language.naming import format_action, format_expression
 from policygen.language.normal import normal
 from policygen.model import (
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
     from policygen.formats import FormatOptions
     from tracer.abi import Syscall
-
-__all__ = ["export", "read"]
 
 MAX_INSTRUCTIONS, MAX_LABELS = 4096, 512  # BPF_MAXINSNS; BPF_LABELS_MAX (bpf.h)
 _SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)

@@ -17,7 +17,6 @@ from policygen.formats import Direction, Exported, Loss
 from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, possible, spoken, with_calls
 from policygen.formats.systemd.files import files_section
 from policygen.formats.systemd.groups import IMPLIED, KNOWN, grouped, groups
-from policygen.formats.systemd.read import read
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
 from policygen.sets import region
@@ -27,8 +26,6 @@ from tracer.abi import constants, table
 
 if TYPE_CHECKING:
     from policygen.formats import FormatOptions
-
-__all__ = ["export", "read"]
 
 # src/core/exec-invoke.c apply_syscall_filter() adds write; execve is in @default, which a list of denied calls lacks
 CALLS = EXECVE | {"write": "it tells its manager when it executes the program, after the filter has taken effect"}

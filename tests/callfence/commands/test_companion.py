@@ -29,7 +29,7 @@ def clone(commands: Commands, tmp_path: Path) -> Path:
     git(tmp_path, "init", "-q")
     policy = tmp_path / "app.policy"
     (tmp_path / ".gitignore").write_text(".callfence\n*.log\n")
-    commands.learn(policy, ["sh", "-c", ":"], tmp_path, "--evidence")
+    commands.learn(policy, ["sh", "-c", ":"], tmp_path, "--write-evidence")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "1")
     commands.learn(policy, ["sh", "-c", SCRIPT], tmp_path)
@@ -98,15 +98,15 @@ def test_it_is_not_written_unless_asked_for(commands: Commands, tmp_path: Path) 
 
 def test_another_file_of_that_name_is_left_as_it_is(commands: Commands, tmp_path: Path) -> None:
     (tmp_path / "app.evidence").write_text("mine\n")
-    done = commands.learn(tmp_path / "app.policy", ["true"], tmp_path, "--evidence")
+    done = commands.learn(tmp_path / "app.policy", ["true"], tmp_path, "--write-evidence")
     assert done.returncode == 0 and b"app.evidence: is not a file of evidence" in done.stderr
     assert (tmp_path / "app.evidence").read_text() == "mine\n" and (tmp_path / "app.policy").exists()
 
 
 @pytest.mark.parametrize("other", ["--no-evidence", "--check"])
 def test_options_that_contradict_each_other(commands: Commands, tmp_path: Path, other: str) -> None:
-    done = commands.learn(tmp_path / "app.policy", ["true"], tmp_path, "--evidence", other)
-    assert done.returncode == 125 and b"--evidence writes a file" in done.stderr
+    done = commands.learn(tmp_path / "app.policy", ["true"], tmp_path, "--write-evidence", other)
+    assert done.returncode == 125 and b"--write-evidence writes a file" in done.stderr
 
 
 def test_git_merges_the_lines_of_two_branches(commands: Commands, clone: Path) -> None:

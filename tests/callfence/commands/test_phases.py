@@ -29,7 +29,7 @@ def test_each_filter_is_proved_and_shown(tmp_path: Path) -> None:
     assert [line.split(" (")[0] for line in said.splitlines()] == [
         "proved: the filter of start", "proved: the filter of serving"
     ]  # fmt: skip
-    shown = callfence(tmp_path, "show", "--filter", "app.policy")[1].splitlines()
+    shown = callfence(tmp_path, "show", "--instructions", "app.policy")[1].splitlines()
     assert [line for line in shown if line.startswith("#")] == ["# start", "# serving"]
 
 

@@ -1,4 +1,4 @@
-"""`callfence verify`, `diff`, `reduce` and `show` of filters, as commands."""
+"""`callfence verify`, `diff`, `merge --narrow-by` and `import` of filters, as commands."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ def test_libseccomp_by_itself_is_refuted(folder: Path) -> None:
         (("verify", "old.policy", "--bpf", "bad.bpf"), "bad.bpf: not a filter"),
         (("verify", "old.bpf", "--bpf", "all.bpf"), "old.bpf is a filter"),
         (("diff", "old.policy", "broken.policy"), "broken.policy:1:10"),
-        (("reduce", "old.policy", "nosuch"), "nosuch: No such file"),
-        (("reduce", "--check", "broken.policy", "old.policy"), "broken.policy:1:10"),
-        (("show", "--bpf", "bad.bpf"), "7 bytes are not a whole number"),
-        (("show", "--pid", str(2**22 + 1)), "there is no such process"),
-        pytest.param(("show", "--pid", str(os.getpid())), "has no filter", marks=needs_root),
+        (("merge", "--narrow-by", "nosuch", "old.policy"), "nosuch: No such file"),
+        (("diff", "--not-wider", "broken.policy", "old.policy"), "broken.policy:1:10"),
+        (("import", "--from", "bpf", "bad.bpf"), "7 bytes are not a whole number"),
+        (("import", "--pid", str(2**22 + 1)), "there is no such process"),
+        pytest.param(("import", "--pid", str(os.getpid())), "has no filter", marks=needs_root),
     ],
 )
 def test_bad_input(folder: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -110,41 +110,69 @@ def test_diff(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "status"), [("old", "new", 1), ("new", "old", 0), ("old", "old", 0), ("old", "less", 0), ("less", "old", 1)]
 )
-def test_exit_code_of_diff(folder: Path, old: str, new: str, status: int) -> None:
-    assert callfence(folder, "diff", "--exit-code", f"{old}.policy", f"{new}.policy").returncode == status
+def test_a_policy_that_is_not_wider(folder: Path, old: str, new: str, status: int) -> None:
+    assert callfence(folder, "diff", "--not-wider", f"{old}.policy", f"{new}.policy").returncode == status
 
 
-def test_reduce(folder: Path) -> None:
-    made = callfence(folder, "reduce", "old.policy", "less.policy")
+def test_narrow_by(folder: Path) -> None:
+    made = callfence(folder, "merge", "--narrow-by", "less.policy", "old.policy")
     assert made.returncode == 0
+    assert callfence(folder, "merge", "--narrow-by", "less.policy", "-o", "written.policy", "old.policy").stdout == ""
+    assert (folder / "written.policy").read_text() == made.stdout
     assert made.stdout.endswith("\nread: fd == 1\nwrite: deny\n")
     (folder / "made.policy").write_text(made.stdout)
-    assert callfence(folder, "reduce", "--check", "old.policy", "made.policy").returncode == 0
-    more = callfence(folder, "reduce", "--check", "made.policy", "old.policy")
+    assert callfence(folder, "diff", "--not-wider", "old.policy", "made.policy").returncode == 0
+    more = callfence(folder, "diff", "--not-wider", "--full", "made.policy", "old.policy")
     assert more.returncode == 1
     assert "+ write: allow\n      kill -> allow, for example write(fd=0, buf=NULL, count=0)" in more.stdout
 
 
-def test_a_filter_is_shown_as_its_policy(folder: Path) -> None:
-    done = callfence(folder, "show", "--bpf", "old.bpf")
+def test_a_filter_is_imported_as_its_policy(folder: Path) -> None:
+    done = callfence(folder, "import", "--from", "bpf", "old.bpf")
     assert done.returncode == 0
     assert done.stdout.endswith("\nread: fd == 1\nwrite: allow\n")
     assert callfence(folder, "verify", "old.bpf").returncode == 0
 
 
-def test_a_reader_that_has_gone_is_no_error(folder: Path) -> None:
-    command = [sys.executable, "-m", "callfence", "show", "--bpf", "old.bpf"]
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("import", "--from", "bpf", "old.bpf"),
+        ("diff", "--full", "large.policy", "other.policy"),
+        ("diff", "--format", "json", "large.policy", "other.policy"),
+        ("show", "large.policy"),
+        ("why", "large.policy"),
+    ],
+    ids=lambda words: " ".join(words[:3]),
+)
+def test_a_reader_that_has_gone_is_no_error(folder: Path, command: tuple[str, ...], blocked: bool) -> None:
+    """At once, or in the middle of more than a pipe holds; also where SIGPIPE was blocked by who started the command."""
+    for name, right in (("large", "read"), ("other", "execute")):
+        lines = (f"path /srv/a-folder-with-a-long-name/{number:05}: {right}\n" for number in range(3000))
+        (folder / f"{name}.policy").write_text("".join(lines))
+    how = "SIG_BLOCK" if blocked else "SIG_UNBLOCK"
+    block = f"import os, sys; from signal import *; pthread_sigmask({how}, [SIGPIPE]); os.execv(sys.executable, sys.argv[1:])"
+    words = [sys.executable, "-c", block, sys.executable, "-m", "callfence", *command]
     reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(command, cwd=folder, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+    with subprocess.Popen(words, cwd=folder, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
+        os.close(writer)
+        if "large.policy" in command:
+            assert os.read(reader, 1)
+        os.close(reader)
+        assert process.stderr is not None
+        said = process.stderr.read().replace(NO_RECORDING, "")
+    assert (process.returncode, said) == (-signal.SIGPIPE, "")
+
+
+NO_RECORDING = "callfence why: .callfence/large.rec: there is no recording, and no large.evidence: nothing is known\n"
 
 
 def test_what_no_policy_says_is_told(folder: Path) -> None:
-    done = callfence(folder, "show", "--bpf", "all.bpf")
-    assert done.returncode == 1
-    assert "# not said: x32 calls (allow here), which a policy always kills\n" in done.stdout
+    done = callfence(folder, "import", "--from", "bpf", "all.bpf")
+    assert done.returncode == 0
+    assert "# not said: narrower than the file: x32 calls (allow here), which a policy always kills\n" in done.stdout
+    assert "callfence import: narrower than all.bpf: x32 calls (allow here)" in done.stderr
     assert "default allow" in done.stdout
     verified = callfence(folder, "verify", "all.bpf")
     assert verified.returncode == 1
@@ -154,9 +182,12 @@ def test_what_no_policy_says_is_told(folder: Path) -> None:
 def test_a_filter_that_cannot_be_followed_is_disassembled(folder: Path) -> None:
     program = b"".join(struct.pack("=HBBI", *one) for one in [(0x20, 0, 0, 16), (0x16, 0, 0, 0)])
     (folder / "odd.bpf").write_bytes(program)
-    done = callfence(folder, "show", "--bpf", "odd.bpf")
-    assert done.returncode == 1
-    assert done.stdout.endswith("   0: ld args[0].low\n   1: ret a\n")
+    done = callfence(folder, "import", "--from", "bpf", "odd.bpf")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("   0: ld args[0].low\n   1: ret a\n")
+    assert callfence(folder, "show", "--instructions", "odd.bpf").stdout == "   0: ld args[0].low\n   1: ret a\n"
+    refused = callfence(folder, "show", "odd.bpf")
+    assert refused.stderr.startswith("callfence show: odd.bpf is a filter: `callfence import --from bpf odd.bpf` prints it as")
 
 
 
@@ -181,12 +212,15 @@ def confined() -> Iterator[subprocess.Popen[str]]:
 @needs_root
 def test_the_filters_of_a_process(folder: Path, confined: subprocess.Popen[str]) -> None:
     assert confined.stdin and confined.stdout
-    done = callfence(folder, "show", "--pid", str(confined.pid))
+    done = callfence(folder, "import", "--pid", str(confined.pid))
     assert (done.returncode, done.stderr) == (0, "")
     first, second = done.stdout.split("\n\n# callfence policy for: ")
     assert f"process {confined.pid}, filter 1 of 2" in first
     assert "rmdir: errno EPERM" in first
     assert "mkdir: mode != 07 else kill" in second
+    refused = callfence(folder, "import", "--pid", str(confined.pid), "-o", "it.policy")
+    assert (refused.returncode, (folder / "it.policy").exists()) == (2, False)
+    assert f"process {confined.pid} has 2 filters, each a policy of its own" in refused.stderr
     confined.stdin.write("still there\n")
     confined.stdin.flush()
     assert confined.stdout.readline() == "still there\n"
@@ -205,8 +239,8 @@ def test_threads_that_differ_are_told(folder: Path) -> None:
     with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin and process.stdout
         thread = process.stdout.readline().strip()
-        whole = callfence(folder, "show", "--pid", str(process.pid))
-        one = callfence(folder, "show", "--pid", thread)
+        whole = callfence(folder, "import", "--pid", str(process.pid))
+        one = callfence(folder, "import", "--pid", thread)
         process.stdin.write("\n")
     assert (whole.returncode, process.returncode) == (2, 0)
     assert f"thread {thread}, given as the PID, shows those of one of 1" in whole.stderr
@@ -223,7 +257,7 @@ def test_a_stopped_process_stays_stopped(folder: Path, confined: subprocess.Pope
     os.kill(confined.pid, signal.SIGSTOP)
     while state(confined.pid) != "T":
         time.sleep(0.01)
-    assert callfence(folder, "show", "--pid", str(confined.pid)).returncode == 0
+    assert callfence(folder, "import", "--pid", str(confined.pid)).returncode == 0
     time.sleep(0.1)
     assert state(confined.pid) == "T"
     os.kill(confined.pid, signal.SIGCONT)
@@ -234,7 +268,7 @@ def test_a_stopped_process_stays_stopped(folder: Path, confined: subprocess.Pope
 @needs_root
 def test_a_confined_reader_is_refused(folder: Path, confined: subprocess.Popen[str]) -> None:
     program = (
-        "import sys, callfence; from callfence.commands.show import main\n"
+        "import sys, callfence; from callfence.commands.import_ import main\n"
         "callfence.apply('default allow\\nunknown allow')\nsys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", program, "--pid", str(confined.pid)]

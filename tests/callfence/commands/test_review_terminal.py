@@ -63,7 +63,7 @@ def review(folder: Path) -> Iterator[Callable[..., Terminal]]:
 def canonical(folder: Path, text: str) -> str:
     path = folder / "expected.policy"
     path.write_text(text)
-    subprocess.run([sys.executable, "-m", "callfence", "fmt", path], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "callfence", "show", "--write", path], check=True, timeout=60)
     return path.read_text()
 
 

@@ -124,7 +124,7 @@ NAME = "b\udcff.policy"
 @pytest.mark.parametrize(
     "words",
     [
-        ("lint", NAME), ("lint", "--format", "json", NAME), ("lint", "--format", "sarif", NAME), ("fmt", "--check", NAME),
+        ("lint", NAME), ("lint", "--format", "json", NAME), ("lint", "--format", "sarif", NAME), ("show", "--check", NAME),
         ("diff", "--format", "md", "a.policy", NAME), ("diff", "--format", "sarif", "a.policy", NAME),
         ("allow", NAME, "write: allow"), ("review", "--accept-all", "--against", "a.policy", NAME), ("why", NAME, "read"),
         ("learn", "-o", NAME, "--default", "kill", "true"), ("learn", "--check", "-o", NAME, "true"),

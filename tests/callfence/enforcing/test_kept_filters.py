@@ -139,10 +139,10 @@ def test_a_filter_beside_the_policy(work: Work) -> None:
     work.run("compile", "-o", "mkdir.filter", "mkdir.policy")
     assert (work.folder / "mkdir.filter").read_bytes() == first
     for options in ((), ("-p", "mkdir.policy")):
-        work.enforce("--filter", "mkdir.filter", *options, compiles=False)
-    assert "Operation not permitted" in work.run("enforce", "--filter", "mkdir.filter", *MKDIR).stderr, "with reports, too"
+        work.enforce("--compiled", "mkdir.filter", *options, compiles=False)
+    assert "Operation not permitted" in work.run("enforce", "--compiled", "mkdir.filter", *MKDIR).stderr, "with reports, too"
     work.policy.unlink()
-    work.enforce("--filter", "mkdir.filter", compiles=False)
+    work.enforce("--compiled", "mkdir.filter", compiles=False)
     assert work.cached() == []
     assert "proved: the filters in mkdir.filter are the policy in it" in work.run("verify", "mkdir.filter").stdout
 
@@ -159,7 +159,7 @@ def test_a_filter_that_does_not_fit_is_refused(work: Work) -> None:
     }
     for said, spoil in spoilt.items():
         spoil()
-        done = work.run("enforce", "--filter", "mkdir.filter", *MKDIR)
+        done = work.run("enforce", "--compiled", "mkdir.filter", *MKDIR)
         assert done.returncode == 125
         assert said in done.stderr
     assert not (work.folder / "made").exists()

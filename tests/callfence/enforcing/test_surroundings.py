@@ -51,25 +51,6 @@ def test_die_with_parent(work: Path, options: tuple[str, ...]) -> None:
         time.sleep(0.02)
 
 
-SESSION = "import os; print(os.getsid(0) == os.getpid(), os.getpgrp() == os.getpid())"
-
-
-@ARMS
-@pytest.mark.parametrize("leads", [False, True])
-def test_new_session(work: Path, leads: bool, options: tuple[str, ...]) -> None:
-    group = 0 if leads else None
-    assert inside(work, SESSION, "--new-session", *options, process_group=group) == "True True"
-
-
-def test_new_session_where_others_are_in_the_group(work: Path) -> None:
-    """As in a pipeline of an interactive shell; the other one lasts as long as enforce has the pipe open."""
-    script = f"import os; r, w = os.pipe()\nif os.fork():\n os.set_inheritable(w, True); os.execv({sys.executable!r}, {{}})\n"
-    script = script.format(command("--new-session", "true")) + "os.close(w); os.read(r, 1)"
-    words = [*PYTHON, script]
-    done = subprocess.run(words, cwd=work, capture_output=True, text=True, timeout=60, check=False, process_group=0)
-    assert "its process group has other members" in done.stderr
-
-
 @ARMS
 def test_close_fds(work: Path, options: tuple[str, ...]) -> None:
     script = "import os; print(sorted(os.listdir('/proc/self/fd')))"
@@ -101,21 +82,6 @@ def test_a_program_without_capabilities_cannot_get_them_back(work: Path) -> None
     script = "import subprocess; print(subprocess.run(['chown', '1:1', '.'], capture_output=True).returncode)"
     assert inside(work, script) == "0"
     assert inside(work, script, "--drop-caps") == "1"
-
-
-@ARMS
-def test_clear_env(work: Path, options: tuple[str, ...]) -> None:
-    script = "print(open('/proc/self/environ').read().split('\\0')[:-1])"
-    given = {"env": os.environ | {"A": "1", "B": "2=3"}}
-    assert inside(work, script, "--clear-env", *options, **given) == "[]"
-    assert inside(work, script, "--clear-env", "--keep-env", "B", "--keep-env=C", *options, **given) == "['B=2=3']"
-
-
-@ARMS
-def test_rlimit(work: Path, options: tuple[str, ...]) -> None:
-    script = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE), r.getrlimit(r.RLIMIT_CORE))"
-    shown = inside(work, script, "--rlimit", "nofile=30", "--rlimit=CORE=0", *options)
-    assert shown == "(30, 30) (0, 0)"
 
 
 @ARMS
@@ -160,12 +126,8 @@ def test_the_helper_is_out_of_the_scopes_reach(work: Path) -> None:
     ("options", "said"),
     [
         (("--keep-fd", "7"), "--keep-fd says what --close-fds keeps"),
-        (("--keep-env", "A"), "--keep-env says what --clear-env keeps"),
         (("--close-fds", "--keep-fd", "x"), "must be the number of a descriptor"),
         (("--close-fds", "--keep-fd", "77"), "--keep-fd 77: Bad file descriptor"),
-        (("--rlimit", "nofiles=3"), "with one of AS,"),
-        (("--rlimit", "nofile=x"), "x is neither a number nor `unlimited`"),
-        (("--rlimit", "nofile"), "nothing is neither a number"),
         (("--scope", "files"), "--scope files: must be signals"),
     ],
 )

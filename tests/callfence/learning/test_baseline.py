@@ -39,7 +39,7 @@ def test_what_the_baseline_forbids_is_shown_and_not_allowed(base: Path, tmp_path
     assert "by /usr/bin/dash: errno EPERM" in ran.stderr
     assert f"  implied        nothing: {base} allows too little of it; the policy is exact\n" in ran.stderr
     assert "\nwrite: errno EPERM\n" in (tmp_path / "it.policy").read_text()
-    run(tmp_path, *CALLFENCE, "reduce", "--check", base, "it.policy")
+    run(tmp_path, *CALLFENCE, "diff", "--not-wider", base, "it.policy")
     before = (tmp_path / "it.policy").read_bytes()
     again = learn(tmp_path, "-q", "--within", base, "--", "sh", "-c", "echo hello; exit 3", status=3)
     assert "forbids" in again.stderr
@@ -54,7 +54,7 @@ def test_a_policy_that_exceeds_it_is_cut_back(base: Path, tmp_path: Path) -> Non
     text = (tmp_path / "it.policy").read_text()
     assert "\nwrite: errno EPERM\n" in text
     assert "\nimplied" not in text and ": deny" not in text
-    run(tmp_path, *CALLFENCE, "reduce", "--check", base, "it.policy")
+    run(tmp_path, *CALLFENCE, "diff", "--not-wider", base, "it.policy")
     again = learn(tmp_path, "--within", base, "--", "sh", "-c", "echo hello")
     assert "the policy is exact" not in again.stderr, "it was exact before"
     assert (tmp_path / "it.policy").read_text() == text

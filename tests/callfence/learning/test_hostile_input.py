@@ -48,7 +48,7 @@ def test_what_is_written_does_not_grow_with_the_values(
 @pytest.mark.parametrize("kind", ["ioctl", "fcntl"])
 def test_a_reviewer_sees_which_argument_may_have_any_value(kind: str, one: Path, commands: Commands, tmp_path: Path) -> None:
     policy = tmp_path / "it.policy"
-    ran = commands.learn(policy, [one, "2000", str(KINDS[kind])], tmp_path, "--evidence")
+    ran = commands.learn(policy, [one, "2000", str(KINDS[kind])], tmp_path, "--write-evidence")
     assert f"any value      {kind}: any cmd, {MANY}; review it" in ran.stderr.decode()
     assert f"# many: any cmd, {MANY}" in policy.read_text()
     callfence = one_of(commands)
@@ -57,7 +57,7 @@ def test_a_reviewer_sees_which_argument_may_have_any_value(kind: str, one: Path,
         assert "[any-ioctl]" in callfence("lint", policy)
     (line,) = (line for line in (tmp_path / "it.evidence").read_text().splitlines() if f" {kind}(" in line)
     assert f"{kind}()" in line  # no value stands for the others
-    commands.learn(policy, [one, "20", str(KINDS["socket"])], tmp_path, "--evidence")
+    commands.learn(policy, [one, "20", str(KINDS["socket"])], tmp_path, "--write-evidence")
     lines = (tmp_path / "it.evidence").read_text().splitlines()
     assert line in lines and len(lines) == len(set(lines))
 

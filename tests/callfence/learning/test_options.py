@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from callfence.learning.options import _plain, parser
 
 FLAGS = ("-q", "--quiet", "--fresh", "--check", "--tree", "--no-evidence", "--scratch")
-VALUED = ("-o", "--output", "--within", "--default", "--recording", "--rehearse-only")
+VALUED = ("-o", "--output", "--within", "--default", "--write-recording", "--rehearse-only")
 OTHERS = (
-    *("-p", "5"), *("--pid", "6"), *("--arm", "exec"), *("--allow-opaque", "clone3"), *("--rehearse-runs", "7"),
+    *("--pid", "5"), *("--pid", "6"), *("--arm", "exec"), *("--allow-opaque", "clone3"), *("--rehearse-runs", "7"),
     *("--late-after", "8", "true", "-x", "-", "--", "", "a b", "-o=x", "--output=x", "-p9", "-qo", "--fres", "never", "0"),
 )
 
@@ -21,7 +21,7 @@ OTHERS = (
 @settings(deadline=None, max_examples=500)
 @given(st.lists(st.sampled_from((*FLAGS, *VALUED, *OTHERS)), max_size=6))
 @example(["-q", "--fresh", "true"])
-@example(["-p", "5", "--pid", "6", "--tree"])
+@example(["--pid", "5", "--pid", "6", "--tree"])
 @example(["-q", "--", "-x"])
 @example(["--allow-opaque", "clone3", "--allow-opaque", "io_uring_setup", "true", "-q"])
 def test_the_same_as_argparse(words: list[str]) -> None:
@@ -34,7 +34,7 @@ def test_the_same_as_argparse(words: list[str]) -> None:
 
 
 def test_usual_command_lines_are_read_without_argparse() -> None:
-    lines = (["-q", "--fresh", "true"], ["true"], ["-o", "a.policy", "--", "./app", "-x"], ["-p", "5"])
+    lines = (["-q", "--fresh", "true"], ["true"], ["-o", "a.policy", "--", "./app", "-x"], ["--pid", "5"])
     code = f"""
 import sys
 from callfence.learning.options import parse

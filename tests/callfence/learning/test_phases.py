@@ -104,7 +104,7 @@ def test_no_phase_where_runs_disagree(app: Path) -> None:
     assert "phase" not in (app.parent / "app.policy").read_text()
 
 
-@pytest.mark.parametrize("options", [("--check",), ("-p", "1")])
+@pytest.mark.parametrize("options", [("--check",), ("--pid", "1")])
 def test_options_that_exclude_it(app: Path, options: tuple[str, ...]) -> None:
-    done = callfence(app.parent, "learn", "--phases", *options, *(() if "-p" in options else ("./app",)))
+    done = callfence(app.parent, "learn", "--phases", *options, *(() if "--pid" in options else ("./app",)))
     assert done.returncode == 125 and "--phases finds out" in done.stderr

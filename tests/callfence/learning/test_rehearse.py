@@ -189,7 +189,7 @@ def test_a_program_that_reads_the_terminal_is_not_rehearsed(tmp_path: Path, app:
     ("words", "said"),
     [
         (("--rehearse", "--check", "true"), "not with --rehearse"),
-        (("--rehearse", "-p", "1"), "cannot be"),
+        (("--rehearse", "--pid", "1"), "cannot be"),
         (("--scratch", "true"), "give --rehearse, too"),
         (("--rehearse-only", "faults", "true"), "give --rehearse, too"),
         (("--rehearse", "--rehearse-only", "nonsense", "true"), "nonsense cannot be rehearsed; what can be is faults,"),

@@ -188,7 +188,7 @@ def test_where_a_helper_cannot_be_the_kernel_alone_answers(place, outer):
     place.policy(INNER, "inner.policy")
     place.policy(f"default allow\n{outer}\n", "outer.policy")
     compile_(place)
-    command = (*place.command, "--filter=inner.filter", "-p", "inner.policy", "--arm=now", *MKDIR)
+    command = (*place.command, "--compiled=inner.filter", "-p", "inner.policy", "--arm=now", *MKDIR)
     done = place.enforce("-p", "outer.policy", "--quiet-kernel", *command, timeout=120)
     if "clone" in outer:
         assert "the kernel alone answers" not in done.stderr, "with --arm now the helper is cloned with other flags"
@@ -215,10 +215,10 @@ def test_what_cannot_be_compiled_is_compiled_beforehand(enforced, place, outer, 
         return
     assert done.returncode == 125
     assert problem in done.stderr
-    remedy = "compile it beforehand: `callfence compile -o FILE inner.policy`, and `enforce --filter FILE`"
+    remedy = "compile it beforehand: `callfence compile -o FILE inner.policy`, and `enforce --compiled FILE`"
     assert remedy in done.stderr
     compile_(place)
-    assert is_confined(enforced(outer, "--filter=inner.filter", *options), place)
+    assert is_confined(enforced(outer, "--compiled=inner.filter", *options), place)
 
 
 def test_three_levels(place):

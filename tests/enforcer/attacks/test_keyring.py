@@ -68,7 +68,7 @@ def test_a_key_that_a_program_has_made_first_is_no_secret(inside, place, options
     """It can be made where `enforce` did not need the secret: without the cache, or with one of root's or of a file."""
     said = inside(
         "callfence compile -o setkey.filter setkey.policy",
-        f"setkey {options} --filter setkey.filter" if options != "--no-cache" else "setkey --no-cache",
+        f"setkey {options} --compiled setkey.filter" if options != "--no-cache" else "setkey --no-cache",
         f"inside forge mkdir.policy {FORGED}",
         "echo FORGED; enforce mkdir made; callfence verify --cached; callfence doctor",
         "inside unlink; echo REMOVED; enforce mkdir made; enforce mkdir made; inside show",

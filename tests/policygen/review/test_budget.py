@@ -125,7 +125,7 @@ def test_every_form_and_the_exit_status_say_so(tmp_path: Path) -> None:
     for command in (("lint", "--format", "sarif", "a.policy"), ("diff", "--format", "sarif", "old.policy", "a.policy")):
         results = json.loads(done(*command)[1])["runs"][0]["results"]
         assert ("too-complex", "error") in [(one["ruleId"], one["level"]) for one in results]
-    difference = ("diff", "--exit-code", "old.policy", "a.policy")
+    difference = ("diff", "--not-wider", "old.policy", "a.policy")
     assert done(*difference)[0] == 1
     assert done(*difference)[1].startswith(f"incomparable: danger: {said} [too-complex]")
     assert f"**danger**: {said} [too-complex]" in done("diff", "--format", "md", *difference[2:])[1].splitlines()[0]

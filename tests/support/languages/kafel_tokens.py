@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from policygen.formats import ImportFormatError
+from policygen.formats.kafel.kafel import KEYWORDS
 from tracer.named import NamedTuple
 
 _TOKEN = re.compile(
@@ -14,10 +15,6 @@ _TOKEN = re.compile(
     r"|(?P<word>[A-Za-z][A-Za-z0-9_]*)"
     r"|(?P<sign>==|!=|<=|>=|\|\||&&|[<>|&\[\](){},!#])"
 )
-KEYWORDS: Final = frozenset((
-    "ALLOW", "LOG", "USER_NOTIF", "ERRNO", "KILL_PROCESS", "KILL_THREAD", "KILL", "DENY", "TRAP", "TRACE", "SYSCALL", "USE",
-    "POLICY", "DEFAULT", "ON", "define",
-))
 
 
 class KafelToken(NamedTuple):

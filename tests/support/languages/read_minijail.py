@@ -1,4 +1,5 @@
-"""Reading minijail's policies, as its C library does (syscall_filter.c compile_file, util.c parse_constant).
+"""What minijail's policies mean to its C library (syscall_filter.c compile_file, util.c parse_constant): exports are held
+against it, since Debian has no minijail0.
 
 minijail's tools/compile_seccomp_policy.py takes a larger language in which `EXPRESSION; return ERROR` means the reverse: what
 only that compiler takes is refused.
@@ -9,11 +10,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NoReturn
 
+from language_filters import ERRNO, policy_of
+
 from policygen.errors import did_you_mean
 from policygen.filter import bpf
 from policygen.formats import Direction, Imported, ImportFormatError, Loss
 from policygen.formats.effect import NATIVE
-from policygen.formats.functions import ERRNO, policy_of
 from policygen.model import ALLOW
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant

@@ -1,4 +1,4 @@
-"""Reading Kafel's policies, as nsjail compiles them for x86_64 (src/parser.y, src/codegen.c).
+"""What Kafel's policies mean, as nsjail compiles them for x86_64 (src/parser.y, src/codegen.c): exports are held against it.
 
 Calls without declared arguments use the kernel's argument names, as in Kafel's own table.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kafel_expressions import Expressions, Operand
+from kafel_tokens import Tokens
+from language_filters import ERRNO, policy_of
+
 from policygen.errors import did_you_mean
 from policygen.filter import bpf
 from policygen.formats import ImportFormatError
 from policygen.formats.effect import NATIVE
-from policygen.formats.functions import ERRNO, policy_of
-from policygen.formats.kafel.expressions import Expressions, Operand
-from policygen.formats.kafel.tokens import Tokens
 from policygen.model import ALLOW, KILL, Action, ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import TRUE, TooComplexError

@@ -12,7 +12,8 @@ from tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from policygen.formats.kafel.tokens import Tokens
+    from kafel_tokens import Tokens
+
     from policygen.sets.algebra import Space
 
 MAX_DEPTH: Final = 200  # MAX_EXPRESSION_DEPTH (src/expression.h)

@@ -1,0 +1,73 @@
+"""`callfence why POLICY PATH [RIGHT]`: whether a policy grants a right to a file, or a port, and by which line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+POLICY = "read: allow\npath ./data: read\npath ./data/in: write\npath $HOME/.cache: read, write\ntcp connect: 443\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "app.policy").write_text(POLICY)
+    (tmp_path / "free.policy").write_text("read: allow\n")
+    (tmp_path / "data" / "in").mkdir(parents=True)
+    return tmp_path
+
+
+def why(folder: Path, *words: str, status: int, stdin: str = "") -> tuple[str, str]:
+    command = [sys.executable, "-m", "callfence", "why", *words]
+    environment = {**os.environ, "HOME": str(folder / "home")}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("./data/x", "read"), 0, "./data/x: read: granted\n  path ./data: read\n"),
+        (("./data/x", "write"), 1, "./data/x: write: not granted\n  path ./data: read\n"
+            "  to grant it: callfence allow app.policy 'path ./data/x: write'\n"),
+        (("./data/in/x",), 0, "./data/in/x: read, write: granted\n  path ./data/in: write\n  path ./data: read\n"),
+        (("~/.cache/x", "write"), 0, "~/.cache/x: write: granted\n  path $HOME/.cache: read, write\n"),
+        (("./other",), 1, "./other: no right is granted\n  no line is about it or its folders\n"),
+        (("tcp connect", "443"), 0, "tcp connect: 443: granted\n  tcp connect: 443\n"),
+        (("tcp connect", "80"), 1, "tcp connect: 80: not granted\n  tcp connect: 443\n"
+            "  to grant it: callfence allow app.policy 'tcp connect: 80'\n"),
+        (("tcp bind", "80"), 0, "tcp bind: 80: granted\n"
+            "  the policy has no line `tcp bind`, so all ports are granted as far as the calls are\n"),
+    ],
+)  # fmt: skip
+def test_files_and_ports(folder: Path, words: tuple[str, ...], status: int, said: str) -> None:
+    (folder / "data" / "x").touch()
+    assert why(folder, "app.policy", *words, status=status) == (said, "")
+
+
+def test_a_policy_without_lines_grants_all(folder: Path) -> None:
+    lines = "  the policy has no `path` line, so all files are granted as far as the calls are\n"
+    assert why(folder, "free.policy", "/etc", status=0)[0] == f"/etc: every right: granted\n{lines}"
+    assert why(folder, "-", "/etc", "read", status=0, stdin="read: allow\n")[0] == f"/etc: read: granted\n{lines}"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("data/x", "read"), "data/x: neither a path, which begins with /, ./ or ~, nor `tcp connect` or `tcp bind`"),
+        (("./data", "raed"), "no right is named raed: did you mean read"),
+        (("tcp connect", "x"), "x is no port: ports are 0 to 65535"),
+    ],
+)
+def test_mistakes(folder: Path, words: tuple[str, ...], said: str) -> None:
+    out, err = why(folder, "app.policy", *words, status=2)
+    assert (out, err.startswith(f"callfence why: {said}")) == ("", True), err
