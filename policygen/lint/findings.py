@@ -14,7 +14,7 @@ from policygen.files.landlock import MAX_PORT
 from policygen.filter.listener import names_listener
 from policygen.implied.expand import expanded, expansion
 from policygen.language.layout import Comments, Remarks, Section
-from policygen.language.naming import format_expression
+from policygen.language.naming import format_action, format_expression
 from policygen.lint.catalogue import TOO_COMPLEX, Danger, Level, combined, granted, leaves_free, listed, of_call, of_setting
 from policygen.lint.files import found as risks_of
 from policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
@@ -151,6 +151,27 @@ def permissive_settings(document: Document, _: Budget) -> Iterator[Finding]:
     for word, action in (("default", document.policy.default), ("unknown", document.policy.unknown)):
         if action.lets_run:
             yield _finding(of_setting(word), None, word, None, _why(settings.get(word, Comments())))
+
+
+def allowing_denials(document: Document, budget: Budget) -> Iterator[Finding]:
+    """Yield the entries that say `deny`, the default action, where that action lets calls run."""
+    default = document.policy.default
+    if not default.may_run:
+        return
+    for arch, number, entry in _entries(document):
+        if entry.expression == Always(False) and entry.otherwise is None:
+            yield Finding(
+                "deny-allows",
+                Level.DANGER,
+                arch,
+                table(arch).by_number[number].name,
+                f"says `deny`, which is the default action, and that is {format_action(default)}",
+                "a reviewer takes the call for denied, and it runs",
+                "write what is to happen: `errno EPERM`, or `kill`",
+                "docs/policy-language.md",
+                None,
+                _reasons(document, arch, number)[0],
+            )
 
 
 def idle_rules(document: Document, budget: Budget) -> Iterator[Finding]:
@@ -330,8 +351,8 @@ def optional_phases(document: Document, _: Budget | None = None) -> Iterator[Fin
 
 
 CHECKS: tuple[Callable[[Document, Budget], Iterable[Finding]], ...] = (
-    grants, permissive_settings, listening, signals_outside, optional_phases, idle_rules, implied_entries, dangerous_together,
-    files_and_ports, past_ports,
+    grants, permissive_settings, listening, signals_outside, optional_phases, allowing_denials, idle_rules, implied_entries,
+    dangerous_together, files_and_ports, past_ports,
 )
 
 

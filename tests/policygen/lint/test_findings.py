@@ -78,8 +78,10 @@ def test_each_row_is_found_where_all_is_allowed_and_not_where_it_is_excluded(dan
         ("default allow\nptrace: errno EPERM", ["default-allow"]),
         ("read: fd == 3 && fd == 4 || fd == 1", ["contradiction"]),
         ("read: fd == 1 || fd in {1, 2}", ["covered-rule"]),
-        ("read: fd == 3 && fd == 4", ["contradiction"]),
         ("read: deny", []),
+        ("default allow  # why: x\nread: deny", ["deny-allows"]),
+        ("default log  # why: x\nread: 0", ["deny-allows"]),
+        ("read: fd == 3 && fd == 4", ["contradiction"]),
     ],
 )
 def test_findings(text: str, found: list[str]) -> None:
