@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tracer.abi import Arch, Event, Kind, table
-from tracer.caller.caller import Caller
+from tracer.watch.caller import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ class Tally:
         self._recorder = recorder
         self._generation = recorder.generation
         self.has_waits = False
-        """Whether the recorder's slots take the waits after which an observation was made (`tracer.waits`)."""
+        """Whether the recorder's slots take the waits after which an observation was made (`tracer.watch.waits`)."""
         self._hot: dict[tuple[str, int], Hot] = {}
         self._looked: dict[str, Hot] = {}
         """Counters by executable and masked registers, of observations whose next event is to be looked at."""

@@ -88,7 +88,7 @@ def _policy(name: str, *, instructions: bool, whole: bool) -> int:
 
 def _of_process(pid: int) -> list[tuple[str, bytes]]:
     """The filters of a process, each with a name, in the order in which they were installed."""
-    from tracer.running.filters import filter_counts, read_filters
+    from tracer.starting.filters import filter_counts, read_filters
 
     found = read_filters(pid)
     others = sorted(thread for thread, count in filter_counts(pid).items() if count != len(found))

@@ -453,7 +453,7 @@ class Follower:
     def _is_ready(self, pid: int, process: _Process, call: tuple[int, int]) -> bool:
         """Whether the call tells a service manager that the program is ready."""
         from enforcer.reporting.caller import Caller  # with tables, which most programs do without
-        from tracer.abi.ready import is_ready
+        from tracer.abi.waits import is_ready
 
         caller = Caller(pid, process.pid)
         if not caller.can_be_read:

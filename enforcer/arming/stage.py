@@ -32,7 +32,7 @@ class Stage:
         self.is_entered = is_entered
         """Whether the program may say that it enters it (include/callfence.h)."""
         self.is_notified = is_notified
-        """Whether it begins when the program tells a service manager that it is ready (tracer.abi.ready)."""
+        """Whether it begins when the program tells a service manager that it is ready (tracer.abi.waits)."""
 
     @property
     def facts(self) -> tuple[object, ...]:

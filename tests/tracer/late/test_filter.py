@@ -10,7 +10,7 @@ from policygen.recording.observation import kept
 from tracer.abi import Arch, Event, table
 from tracer.kernel import RET_RECORD
 from tracer.late.filter import ROOM, UNSEEN, Key, for_calls_within, free_filter
-from tracer.late.watched import CLONE_UNTRACED, may_run
+from tracer.late.unseen import CLONE_UNTRACED, may_run
 from tracer.linux import BPF_INSTRUCTION, SECCOMP_RET_ALLOW
 from tracer.tally import Tally
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from tracer import kernel
 from tracer.abi import Arch, table
-from tracer.abi.ready import is_ready
-from tracer.abi.waits import CANDIDATES, ENTER, NOTIFY, calls_of
+from tracer.abi.waits import CANDIDATES, ENTER, NOTIFY, calls_of, is_ready
 from tracer.linux import CALLFENCE_ENTER
 
 if TYPE_CHECKING:

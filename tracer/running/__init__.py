@@ -1,1 +1,0 @@
-"""Processes that run already -> their calls (`attach`), their filters (`filters`)."""
