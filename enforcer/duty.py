@@ -16,6 +16,7 @@ import select
 from enforcer import confinement, helper, kept, kernel, shield
 from enforcer.arming.install import BUSY
 from enforcer.reporting.answer import Answers
+from enforcer.reporting.listener import shared_notification
 from tracer import linux
 from tracer.errors import KernelError
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+    from enforcer.reporting.listener import Notification
     from enforcer.reporting.reporter import Reporter
     from policygen.model import Action
 
@@ -87,7 +89,7 @@ class Duty:
         """
         self.program = program
         self._pid = pid
-        self._asked = kernel.shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
+        self._asked = shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
         self._ready = os.pipe()
         self._devices = _device("/dev/null", os.O_RDWR), _device("/dev/full", os.O_WRONLY)
         self._code.seal()
@@ -146,11 +148,11 @@ class Duty:
             os.close(descriptor)
             del self._listeners[descriptor]
 
-    def listened(self, asked: kernel.Notification, phase: str) -> int | None:
+    def listened(self, asked: Notification, phase: str) -> int | None:
         """Make a listen(2) of a stopped task: 0 or an errno; None if it may be made as it is, or is another call."""
         return self._answers.listened(asked, phase)
 
-    def judged(self, asked: kernel.Notification, phase: str) -> Action | None:
+    def judged(self, asked: Notification, phase: str) -> Action | None:
         """What a call meets whose task is stopped; if it is denied, that has been reported."""
         return self._answers.stopped(asked, phase)
 

@@ -32,11 +32,6 @@ SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 
 SIG_DFL, SIG_IGN = 0, 1
 _EINTR, _EINVAL = 4, 22  # asm-generic/errno-base.h
 
-SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1  # linux/seccomp.h
-# SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
-_NOTIF_RECV, _NOTIF_SEND, _NOTIF_ID_VALID, _NOTIF_ADDFD = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103
-_ADDFD_FLAG_SEND = 2  # SECCOMP_ADDFD_FLAG_SEND, linux/seccomp.h
-
 _SYS_CLONE, _SYS_EXECVE, _SYS_TGKILL, _SYS_UNSHARE = 56, 59, 234, 272
 _SYS_CAPGET, _SYS_CAPSET, _SYS_SECCOMP = 125, 126, 317
 _SYS_PIDFD_SEND_SIGNAL, _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 424, 434, 438
@@ -55,53 +50,7 @@ Registers = list[int]
 """The words of struct user_regs_struct, also for a 32-bit tracee; `tracer.linux` has the indices."""
 
 
-class Notification(ffi.Structure):
-    """struct seccomp_notif with its struct seccomp_data unfolded (linux/seccomp.h): 80 bytes."""
-
-    _fields_ = (
-        ("id", ffi.c_uint64),
-        ("task", ffi.c_uint32),
-        ("flags", ffi.c_uint32),
-        ("number", ffi.c_uint32),
-        ("arch", ffi.c_uint32),
-        ("ip", ffi.c_uint64),
-        ("arguments", ffi.c_uint64 * 6),
-    )
-    id: int
-    task: int
-    flags: int
-    number: int
-    arch: int
-    ip: int
-    arguments: Any
-
-
-_NOTIFICATION_SIZE = ffi.sizeof(Notification)
-_Bytes = ffi.c_char * _NOTIFICATION_SIZE
 _CAPABILITY_HEADER = (ffi.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread (linux/capability.h)
-
-
-class _Response(ffi.Structure):
-    """struct seccomp_notif_resp (linux/seccomp.h)."""
-
-    _fields_ = (
-        ("id", ffi.c_uint64),
-        ("val", ffi.c_int64),
-        ("error", ffi.c_int32),
-        ("flags", ffi.c_uint32),
-    )
-
-
-class _Given(ffi.Structure):
-    """struct seccomp_notif_addfd (linux/seccomp.h)."""
-
-    _fields_ = (
-        ("id", ffi.c_uint64),
-        ("flags", ffi.c_uint32),
-        ("descriptor", ffi.c_uint32),
-        ("number", ffi.c_uint32),
-        ("descriptor_flags", ffi.c_uint32),
-    )
 
 
 class _Program(ffi.Structure):
@@ -388,51 +337,16 @@ def swap_signal_mask(pid: int, mask: int) -> int:
     return former.value
 
 
-def _ioctl(descriptor: int, request: int, argument: Any) -> None:
+def ioctl(descriptor: int, request: int, argument: Any) -> None:
+    """ioctl(2) of a listener, again if a signal interrupts it."""
     while _libc.ioctl(descriptor, ffi.c_ulong(request), ffi.byref(argument)) < 0:
         if ffi.get_errno() != _EINTR:
             raise _refused("ioctl(SECCOMP_IOCTL_NOTIF)")
 
 
-def shared_notification() -> Notification:
-    """An empty one, in memory that this process shares with those that it clones from now on."""
+def shared_page() -> int:
+    """The address of a page that this process shares with those that it clones from now on."""
     address = _libc.mmap(None, 4096, 3, 0x21, -1, 0)  # PROT_READ|PROT_WRITE, MAP_SHARED|MAP_ANONYMOUS (asm-generic/mman.h)
     if address == _FAILED_MAPPING:
         raise _refused("mmap")
-    return Notification.from_address(address)
-
-
-def receive(listener: int, notification: Notification) -> None:
-    """Wait for the next call that asks for an answer.  ENOENT: its task has died or been interrupted meanwhile."""
-    _Bytes.from_address(ffi.addressof(notification)).raw = bytes(_NOTIFICATION_SIZE)  # the kernel insists on zeros
-    _ioctl(listener, _NOTIF_RECV, notification)
-
-
-def is_waiting(listener: int, identity: int) -> bool:
-    """Whether that call still waits: only then is what was read from /proc/TASK about the caller."""
-    try:
-        _ioctl(listener, _NOTIF_ID_VALID, ffi.c_uint64(identity))
-    except OSError:
-        return False
-    return True
-
-
-def fail(listener: int, identity: int, number: int) -> None:
-    """Answer: the call fails with that errno and is not run."""
-    _ioctl(listener, _NOTIF_SEND, _Response(identity, 0, -number, 0))
-
-
-def let_run(listener: int, identity: int) -> None:
-    """Answer: the call is run (SECCOMP_USER_NOTIF_FLAG_CONTINUE, Linux 5.5)."""
-    _ioctl(listener, _NOTIF_SEND, _Response(identity, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE))
-
-
-def succeed(listener: int, identity: int) -> None:
-    """Answer: the call returns 0 and is not run."""
-    _ioctl(listener, _NOTIF_SEND, _Response(identity, 0, 0, 0))
-
-
-def give(listener: int, identity: int, descriptor: int, *, inherited: bool) -> None:
-    """Answer: the call returns a descriptor of the same open file, the lowest free one (Linux 5.14), and is not run."""
-    flags = 0 if inherited else os.O_CLOEXEC
-    _ioctl(listener, _NOTIF_ADDFD, _Given(identity, _ADDFD_FLAG_SEND, descriptor, 0, flags))
+    return int(address)

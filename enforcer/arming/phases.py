@@ -23,6 +23,7 @@ from enforcer.arming.detour import Detour
 from enforcer.arming.key import Key
 from enforcer.bpf import ALL_RUN, Filter
 from enforcer.errors import ArmError, GoneError, HeldUpError
+from enforcer.reporting.listener import Notification
 from enforcer.reporting.process import status as status_of
 from tracer import linux
 from tracer.errors import KernelError
@@ -580,7 +581,7 @@ class Follower:
         if not is_denied and call not in self._plan.asked:
             return False
         phase = self._stages[process.reached - 1].name if process.reached else ""
-        asked = kernel.Notification(0, pid, 0, stop.number, stop.arch, stop.ip, stop.arguments)
+        asked = Notification(0, pid, 0, stop.number, stop.arch, stop.ip, stop.arguments)
         if not is_denied and (result := self._duty.listened(asked, phase)) is not None:
             self._answer(pid, call, -result)
             return True

@@ -15,7 +15,9 @@ from enforcer import ffi, kernel
 from enforcer.reporting.process import status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+
+    from enforcer.reporting.listener import Asked
 
 _SYS_LISTEN, _SYS_GETSOCKNAME, _SYS_GETSOCKOPT = 50, 51, 55  # asm/unistd_64.h
 _SOL_SOCKET, _SO_PROTOCOL, _SO_DOMAIN = 1, 38, 39  # asm-generic/socket.h
@@ -24,11 +26,13 @@ _LISTINGS = 100
 """How often all tasks are listed until a listing has no new ones."""
 
 
-def listen(task: int, descriptor: int, backlog: int, is_waiting: Callable[[], bool]) -> int | None:
+def listen(asked: Asked) -> int | None:
     """Make a listen(2) of a task, which waits in it: 0, or an errno; EACCES for a socket that would take any port.
 
-    None: the kernel may do it as it is, for no other task can change what the descriptor is.  `is_waiting`: whether it still
-    waits, so that the socket is its own.  Raises OSError if the socket cannot be had."""
+    None: the kernel may do it as it is, for no other task can change what the descriptor is.  Raises OSError if the socket
+    cannot be had."""
+    task = asked.call.task
+    descriptor, backlog = (argument & 0xFFFFFFFF for argument in asked.call.arguments[:2])
     fields = status(task)
     pidfd = kernel.pidfd_open(int(fields["Tgid"]))
     try:
@@ -40,7 +44,7 @@ def listen(task: int, descriptor: int, backlog: int, is_waiting: Callable[[], bo
     finally:
         os.close(pidfd)
     try:
-        if not is_waiting():
+        if not asked.is_waiting():  # the socket may be another task's
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), "listen")
         if _option(socket, _SO_PROTOCOL) == _IPPROTO_TCP and not _port(socket):
             return errno.EACCES

@@ -69,12 +69,10 @@ class Judge:
         self._sockets = numbers(tuple(SOCKETS))
         self._known = frozenset(reach.calls())
 
-    def asks(self, arch: int, number: int) -> bool:
-        """Whether a call is one of those that are judged."""
-        return (arch, number) in self._known
-
     def ungranted(self, event: Event) -> list[Ungranted]:
         """What the policies do not grant of what a call wants and would get; nothing if that cannot be found out."""
+        if (event.arch, event.number) not in self._known:
+            return []
         process = owner(event.task)
         caller = Caller(event.task, process)
         try:
