@@ -38,6 +38,7 @@ class Duty:
     __slots__ = (
         "_answers",
         "_asked",
+        "_children",
         "_code",
         "_devices",
         "_epoll",
@@ -61,6 +62,7 @@ class Duty:
 
         Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
         self._code = kept.read()
+        self._epoll: select.epoll
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`end.exit_with`).
         self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0)
         self._following = confinement.read_follower() if follows and not reporter.audit else b""
@@ -74,6 +76,8 @@ class Duty:
         """The listeners, each with the phase of the processes whose calls it asks about; "" where there are no phases."""
         self._devices: tuple[int, int] = _NONE, _NONE
         """Descriptors of /dev/null and /dev/full, which the program is given where it opens them; -1 if there is none."""
+        self._children = _NONE
+        """A descriptor that is readable when a child has stopped or ended, while the program is followed."""
         self.program = _NONE
         """A pidfd of the first confined process."""
         self.stand_in = _NONE
@@ -127,24 +131,43 @@ class Duty:
             raise KernelError(BUSY, "seccomp", errno.EBUSY) from error
 
     def listen(self, listener: int, phase: str) -> None:
-        """Have another listener."""
+        """Answer the calls that this listener asks about from now on."""
+        if not self.is_answering:
+            self._children = kernel.signal_descriptor(kernel.SIGCHLD)
+            self._epoll = select.epoll()
+            self._epoll.register(self._children, select.EPOLLIN)
+            self._epoll.register(self.program, select.EPOLLIN)
+        self._epoll.register(listener, select.EPOLLIN)
         self._listeners[listener] = phase
 
-    def events(self, epoll: select.epoll) -> Sequence[tuple[int, int]]:
+    @property
+    def is_answering(self) -> bool:
+        """Whether there was a listener while the program is followed."""
+        return self._children >= 0
+
+    def answer_until_child(self) -> None:
+        """Answer calls until something has happened, perhaps to a child."""
+        for descriptor, events in self._events():
+            if descriptor == self._children:
+                os.read(descriptor, 4096)
+            else:
+                self._happened(descriptor, events)
+
+    def _events(self) -> Sequence[tuple[int, int]]:
         """Wait for events; what is told after a while of quiet is told meanwhile."""
-        while not (found := epoll.poll(self._answers.pause())):
+        while not (found := self._epoll.poll(self._answers.pause())):
             self._answers.quiet()
         return found
 
-    def answer(self, epoll: select.epoll, descriptor: int, events: int) -> None:
+    def _happened(self, descriptor: int, events: int) -> None:
         """Do what an event of the program's pidfd or of a listener asks for."""
         if descriptor == self.program:
-            epoll.unregister(descriptor)
+            self._epoll.unregister(descriptor)
             self._answers.program_ended()
         elif events & select.EPOLLIN:
             self._answers.next(descriptor, self._listeners[descriptor])
         else:  # EPOLLHUP: no task has the filter any more
-            epoll.unregister(descriptor)
+            self._epoll.unregister(descriptor)
             os.close(descriptor)
             del self._listeners[descriptor]
 
@@ -166,6 +189,7 @@ class Duty:
             os.kill(self.stand_in, kernel.SIGKILL)
             os._exit(0)
         self._hand_over()
+        self._epoll.close()  # here, since its number will be another descriptor's
         helper.close_all_but((self.program, *self._devices, *self._listeners, *self._fuse, *self.descriptors()))
         confinement.drop_capabilities()
         if self._filter:
@@ -187,20 +211,20 @@ class Duty:
             self._watch_stand_in()
             answers.take_over(self._listeners)
         while self._listeners:
-            for descriptor, events in self.events(self._epoll):
+            for descriptor, events in self._events():
                 if descriptor == self._watched:
                     os.close(self._watched)
                     os.waitpid(self.stand_in, linux.WALL)
                     self._start_stand_in()
                     self._watch_stand_in()
                 else:
-                    self.answer(self._epoll, descriptor, events)
+                    self._happened(descriptor, events)
         answers.summarise()
         os._exit(0)
 
     def _watch(self) -> None:
         """Open what serving waits with, before the program runs: later a limit may keep anything from being opened."""
-        self._epoll: select.epoll = select.epoll()  # poll(2) fails where RLIMIT_NOFILE has been lowered
+        self._epoll = select.epoll()  # poll(2) fails where RLIMIT_NOFILE has been lowered
         for descriptor in (*self._listeners, self.program):
             self._epoll.register(descriptor, select.EPOLLIN)
         self._watch_stand_in()

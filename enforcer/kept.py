@@ -32,7 +32,7 @@ _FOLDERS = ("callfence/enforcing", "enforcer", "policygen", "tracer/abi", "trace
 """Folders of ours, and those in them: what a start imports, what describes a violation, and what compiles a policy."""
 _WITHOUT = {"completeness", "formats", "merging", "review", "__pycache__"}
 """Folders in those of which none of that imports anything (tests/enforcer/test_sealed.py)."""
-_FILES = ("tracer/errors.py", "tracer/linux.py", "tracer/named.py", "tracer/pids.py")
+_FILES = ("tracer/errors.py", "tracer/linux.py", "tracer/named.py", "tracer/pids.py", "tracer/proc.py", "tracer/stops.py")
 _STANDARD = (
     "bisect", "collections", "collections.abc", "contextlib", "copy", "copyreg", "enum", "functools", "importlib",
     "importlib.machinery", "json", "json.decoder", "json.encoder", "json.scanner", "keyword", "operator", "re", "re._casefix",
@@ -42,15 +42,16 @@ _STANDARD = (
 """Modules of Python's library that they import, in some version or other."""
 _AT_ONCE = (
     "callfence.", "enforcer.", "policygen", "policygen.reading", "struct", "tracer.errors", "tracer.linux", "tracer.named",
-    "types",
+    "tracer.proc", "tracer.stops", "types",
 )  # fmt: skip
 """What each start imports: modules, and packages with all that is in them."""
 _PACKAGES = tuple(name for name in _AT_ONCE if name.endswith("."))
 _SELDOM = (
-    "enforcer.arming.detour", "enforcer.arming.early", "enforcer.arming.phases", "enforcer.arming.surroundings",
+    "enforcer.arming.detour", "enforcer.arming.early", "enforcer.arming.entering", "enforcer.arming.phases",
+    "enforcer.arming.plan", "enforcer.arming.processes", "enforcer.arming.surroundings",
     "enforcer.files.granted", "enforcer.files.guard", "enforcer.files.landlock", "enforcer.files.listening",
     "enforcer.files.lookup", "enforcer.files.unreachable", "enforcer.reporting.instead",
-    "enforcer.reporting.report", "enforcer.reporting.repeated", "enforcer.reporting.violation",
+    "enforcer.reporting.report", "enforcer.reporting.repeated", "enforcer.reporting.verdict", "enforcer.reporting.violation",
 )
 """Of those, what few starts import."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from enforcer.arming.phases import Plan
+    from enforcer.arming.plan import Plan
     from enforcer.arming.surroundings import Surroundings
     from enforcer.files.landlock import Confinement
     from enforcer.reporting.reporter import Reporter

@@ -1,8 +1,7 @@
 """What /proc says of a process: the one reader of it (proc(5)).
 
-The tracer names tasks by their numbers; the helper of `enforce`, whose working folder is /proc (`enforcer.helper.leave`),
-gives the folder of a task, relative to that: a program that mounts another file system there later changes nothing.  On every
-start of `enforce`, so little is imported.
+The working folder of the helper of `enforce` is /proc, and names are relative to it there (`enter`): a program that mounts
+another file system at /proc later does not change what the helper reads.  On every start of `enforce`, so little is imported.
 """
 
 from __future__ import annotations
@@ -62,6 +61,11 @@ def handles(status: dict[str, str], signum: int, *masks: str) -> bool:
 # By number
 
 
+def enter() -> None:
+    """Name processes relative to the working folder, which is /proc, or else none."""
+    _roots[:] = ["." if is_own(".") else "/nonexistent"]
+
+
 def proc() -> str:
     """The folder where our pids name processes; one that does not exist if there is none.
 
@@ -88,6 +92,11 @@ def executable_of(pid: int) -> str:
         return os.readlink(f"{proc()}/{pid}/exe").removesuffix(" (deleted)")
     except OSError:
         return "?"
+
+
+def owner(tid: int) -> int:
+    """The process that a task belongs to; the task itself if that is not known."""
+    return kin_of(tid)[0]
 
 
 def kin_of(tid: int) -> tuple[int, int]:

@@ -12,10 +12,10 @@ from enforcer import kernel
 from enforcer.arming import inject
 from enforcer.errors import ArmError
 from tracer import linux
+from tracer.stops import CALL, CREATED, EXECUTED, GROUP, SIGNAL, SIGTRAP, TRAP
 
 _OPTIONS = linux.PTRACE_O_EXITKILL | linux.PTRACE_O_TRACEEXEC | linux.PTRACE_O_TRACESYSGOOD
 _FORK_OPTIONS = linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE
-_FORK_EVENTS = (linux.PTRACE_EVENT_FORK, linux.PTRACE_EVENT_VFORK, linux.PTRACE_EVENT_CLONE)
 _DEBUG = 848  # offsetof(struct user, u_debugreg), sys/user.h
 _CONTROL = _DEBUG + 8 * 7
 _EXECUTE_0 = 0x1  # DR7: breakpoint 0, of this task, where an instruction is executed (asm/debugreg.h)
@@ -49,8 +49,8 @@ def until_exec(pid: int) -> None:
 
     Raises ArmError, with the process at the exit of a call, if it starts a thread or a process before.
     """
-    while (event := _next_event(pid)) != linux.PTRACE_EVENT_EXEC:
-        if event in _FORK_EVENTS:
+    while (kind := _next_event(pid)) != EXECUTED:
+        if kind == CREATED:
             _end_new(pid)
             raise ArmError("it starts a thread or a process before its execve, which could not be confined")
         inject.resume(linux.PTRACE_CONT, pid)
@@ -85,21 +85,20 @@ def until_entry(pid: int) -> None:
 def _is_reached(pid: int, entry: int) -> bool:
     """Follow the running process to its entry point: True; False at the exit of an execve that a constructor made."""
     while True:
-        status = inject.wait(pid)
-        event, signal = status >> 16, os.WSTOPSIG(status)
-        if event == linux.PTRACE_EVENT_EXEC:
+        stop = inject.wait(pid)
+        if stop.kind == EXECUTED:
             _leave_call(pid)
             return False
-        if event in _FORK_EVENTS:
+        if stop.kind == CREATED:
             _end_new(pid)
             raise ArmError(f"it starts a thread or a process before its entry point, which could not be confined; {_HINT}")
-        if signal == inject.SYSCALL_STOP:
+        if stop.kind == CALL:
             _judge(pid)
             inject.resume(linux.PTRACE_SYSCALL, pid)
-        elif event == 0 and signal == kernel.SIGTRAP and kernel.get_registers(pid)[linux.RIP] == entry:
+        elif stop.kind == SIGNAL and stop.signal == SIGTRAP and kernel.get_registers(pid)[linux.RIP] == entry:
             return True
         else:
-            inject.go_on(linux.PTRACE_SYSCALL, pid, status)
+            inject.go_on(linux.PTRACE_SYSCALL, pid, stop)
 
 
 def _judge(pid: int) -> None:
@@ -126,22 +125,18 @@ def _flags(pid: int, number: int, first: int) -> int:
     return kernel.peek(pid, first) if number == 435 else first
 
 
-def _next_event(pid: int) -> int:
-    """Follow the running process to its next ptrace event.  Signals and stops take effect as usual."""
-    while True:
-        status = inject.wait(pid)
-        event = status >> 16
-        if event not in (0, linux.PTRACE_EVENT_STOP):
-            return event
-        inject.go_on(linux.PTRACE_CONT, pid, status)
+def _next_event(pid: int) -> str:
+    """Follow the running process to its next ptrace event, a kind of stop.  Signals and stops take effect as usual."""
+    while (stop := inject.wait(pid)).kind in (SIGNAL, GROUP, TRAP, CALL):
+        inject.go_on(linux.PTRACE_CONT, pid, stop)
+    return stop.kind
 
 
 def _leave_call(pid: int) -> None:
     """Take a process from an event stop, which is inside a call, to that call's exit stop."""
     inject.resume(linux.PTRACE_SYSCALL, pid)
-    status = inject.wait(pid)
-    if os.WSTOPSIG(status) != inject.SYSCALL_STOP:
-        raise ArmError(f"it stopped with status {status:#x} instead of leaving its call")
+    if (stop := inject.wait(pid)).kind != CALL:
+        raise ArmError(f"it stopped otherwise ({stop.kind}) instead of leaving its call")
 
 
 def _end_new(pid: int) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from enforcer import ffi, kernel
-from enforcer.reporting.process import status
+from tracer.proc import fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ def listen(asked: Asked) -> int | None:
     cannot be had."""
     task = asked.call.task
     descriptor, backlog = (argument & 0xFFFFFFFF for argument in asked.call.arguments[:2])
-    fields = status(task)
+    fields = fields_of(task)
     pidfd = kernel.pidfd_open(int(fields["Tgid"]))
     try:
         socket = kernel.pidfd_getfd(pidfd, descriptor)
@@ -92,7 +92,7 @@ def _shares_descriptors(task: int) -> bool:
 def _may_share(task: int, other: int) -> bool:
     shares = kernel.shares_files(task, other)
     if shares is None:  # this process may not look into it: then it may be one that is not confined
-        return status(other).get("Seccomp", "0") != "0"
+        return fields_of(other).get("Seccomp", "0") != "0"
     return shares
 
 
@@ -115,5 +115,5 @@ def _last() -> int:
 
 def _is_like_us(fields: Mapping[str, str]) -> bool:
     """Whether a task has the user and group of this process."""
-    own = status(os.getpid())
+    own = fields_of(os.getpid())
     return all(len({*fields[name].split(), *own[name].split()}) == 1 for name in ("Uid", "Gid"))

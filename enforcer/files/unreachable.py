@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
 from enforcer.reporting.caller import Caller
-from enforcer.reporting.process import owner, status
 from policygen.files.calls import SOCKETS, Pair, address, made_socket, numbers, wanted
 from policygen.files.landlock import ACCESS
 from policygen.files.model import path_line
@@ -22,6 +21,7 @@ from policygen.files.places import named
 from policygen.files.rights import NOTHING, OF_A_FILE, WORDS, Right, format_rights, rights_of
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple
+from tracer.proc import fields_of, owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -98,7 +98,7 @@ class Judge:
                     yield Ungranted(policy.file, f"tcp {use}", str(found), "EACCES")
         elif isinstance(found, str) and use == "bind":
             for need in needs(made_socket(), [os.fsencode(found)], looking(process, event.task)):
-                yield from self._lacking(need, status(event.task))
+                yield from self._lacking(need, fields_of(event.task))
 
     # -- files
 
@@ -108,7 +108,7 @@ class Judge:
             return
         name = table(arch).by_number[event.number].name
         look = looking(process, event.task)
-        fields = status(event.task)
+        fields = fields_of(event.task)
         for one in wanted(name, event.arguments, lambda at, length: _read(caller, at, length)):
             paths = [_string(caller, part.address) for part in (one if isinstance(one, Pair) else (one,))]
             found = [*needs(one, paths, look)]

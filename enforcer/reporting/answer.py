@@ -12,9 +12,9 @@ import gc
 from enforcer.errors import FAILED
 from enforcer.reporting import end
 from enforcer.reporting.listener import Asked, received, stopped
-from enforcer.reporting.process import owner
 from enforcer.shield import EXITS
 from tracer import linux
+from tracer.proc import owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

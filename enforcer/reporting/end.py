@@ -6,12 +6,11 @@ import os
 import select
 
 from enforcer import kernel
-from enforcer.reporting.process import owner, status
 from tracer import linux
+from tracer.proc import fields_of, handles, owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
 
     from enforcer.reporting.listener import Asked
 
@@ -29,7 +28,7 @@ def end(asked: Asked) -> None:
     stays without an answer.
     """
     try:
-        fields = status(asked.call.task)
+        fields = fields_of(asked.call.task)
     except MemoryError:  # prlimit(2) has taken it
         fields = {}
     pidfd = _opened(fields)
@@ -79,7 +78,7 @@ def exit_with(code: int, asked: Asked) -> None:
         kernel.ptrace(linux.PTRACE_DETACH, asked.call.task)
 
 
-def _opened(fields: Mapping[str, str]) -> int:
+def _opened(fields: dict[str, str]) -> int:
     """A pidfd of the process, or -1: no /proc of this namespace, or no descriptor is left (prlimit(2))."""
     try:
         return kernel.pidfd_open(int(fields["Tgid"]))
@@ -87,9 +86,10 @@ def _opened(fields: Mapping[str, str]) -> int:
         return -1
 
 
-def _dies_of_sigsys(fields: Mapping[str, str]) -> bool:
-    bit = 1 << (kernel.SIGSYS - 1)
-    is_default = not any(int(fields[mask], 16) & bit for mask in ("SigBlk", "SigIgn", "SigCgt"))
+def _dies_of_sigsys(fields: dict[str, str]) -> bool:
+    if not fields:
+        return False
+    is_default = not handles(fields, kernel.SIGSYS, "SigBlk", "SigIgn", "SigCgt")
     return is_default and fields["TracerPid"] == "0" and fields.get("NSpid", "").split()[-1:] != ["1"]
 
 
@@ -112,7 +112,7 @@ def _by_sigsys(asked: Asked, pidfd: int, process: int) -> bool:
         asked.fail(_ERESTARTNOINTR)
         for _ in range(_LOOKS):
             # While it dumps core, its threads have all been stopped for good (fs/coredump.c, zap_threads).
-            if waiting.poll(_LOOK) or status(process).get("CoreDumping") == "1":
+            if waiting.poll(_LOOK) or fields_of(process).get("CoreDumping") == "1":
                 return True
     except OSError:  # it has died meanwhile
         return False

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from enforcer import kernel
 from enforcer.reporting.caller import Caller
-from enforcer.reporting.process import status
 from policygen.holds import holds
 from policygen.implied.cells import read_entries
 from policygen.implied.unavailable import unavailable
 from tracer.abi import Arch, Event, table
+from tracer.proc import fields_of, kin_of, proc
 
 if TYPE_CHECKING:
     from enforcer.reporting.listener import Asked
@@ -105,13 +105,13 @@ class Instead:
 
     def _signals(self, name: str) -> bool:
         """Let a process signal itself and those that it has started; fail if there is none."""
-        caller = status(self._event.task)
+        caller = fields_of(self._event.task)
         target = _int(self._event.arguments[0])
         if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
             return False
         process = int(caller["Tgid"])
         is_itself = target == self._event.task if name == "tkill" else target == process
-        if name == "tgkill" and status(_int(self._event.arguments[1])).get("Tgid") != caller["Tgid"]:
+        if name == "tgkill" and fields_of(_int(self._event.arguments[1])).get("Tgid") != caller["Tgid"]:
             return False
         if not self._asked.is_waiting():
             return False
@@ -127,7 +127,7 @@ class Instead:
         """Run a call that sets ids which the task has already, and fail what the kernel would, for want of a privilege.
 
         `unchanged`: -1 as the kernel reads it, which is all that it reads of a register."""
-        caller = status(self._event.task)
+        caller = fields_of(self._event.task)
         if not _is_in_own_user_namespace(self._event.task) or not self._asked.is_waiting():
             return False
         if name == "setgroups":
@@ -159,7 +159,7 @@ class Instead:
 def _is_below(process: int, caller: int) -> bool:
     """Whether a process was started by the caller, or by what it has started."""
     for _ in range(_GENERATIONS):
-        process = int(status(process).get("PPid", "0"))
+        process = kin_of(process)[1]
         if process == caller:
             return True
         if process <= 1:
@@ -177,7 +177,7 @@ def _opens(arch: Arch, name: str) -> Expression:
 def _is_in_own_user_namespace(task: int) -> bool:
     """Whether the same number is the same user for a task as for this process."""
     try:
-        return os.readlink(f"{task}/ns/user") == os.readlink("self/ns/user")
+        return os.readlink(f"{proc()}/{task}/ns/user") == os.readlink(f"{proc()}/self/ns/user")
     except OSError:
         return False
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from enforcer.reporting.advice import advise, granting
 from enforcer.reporting.caller import Caller
 from enforcer.reporting.output import Output
-from enforcer.reporting.process import executable, owner
 from enforcer.reporting.repeated import Counts, Repeated
 from enforcer.reporting.violation import Violation, now
 from policygen.evidence.facts import Places, Union, Varying, facts
@@ -18,6 +17,7 @@ from policygen.evidence.pointed import pointed
 from policygen.learning.extend import allowing_line
 from policygen.text import printable
 from tracer.abi import Arch, table
+from tracer.proc import owner, proc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,7 +119,7 @@ class Reports:
     def _tell(self, asked: Asked, verdict: Verdict, ungranted: Sequence[Ungranted] = ()) -> None:
         event, phase = verdict.event, verdict.phase
         pid = owner(event.task)
-        path = executable(pid)
+        path = _executable(pid)
         like = tuple(one.line for one in ungranted) or allowing_line(event)
         key = (path, event.arch, event.number, like, phase)
         one = self._counts.again(key, pid)
@@ -180,6 +180,14 @@ class Reports:
 
     def _write(self, text: str, process: int) -> None:
         self._output.write(f"{text}\n", process)
+
+
+def _executable(process: int) -> str:
+    """The path of the file that a process executes."""
+    try:
+        return os.readlink(f"{proc()}/{process}/exe")
+    except OSError:
+        return "an unknown program"
 
 
 def call_name(event: Event) -> str:
