@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from enforcer import ffi
+from enforcer.numbers import number
 from tracer import linux
 
 TYPE_CHECKING = False
@@ -32,13 +33,9 @@ SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 
 SIG_DFL, SIG_IGN = 0, 1
 _EINTR, _EINVAL = 4, 22  # asm-generic/errno-base.h
 
-_SYS_CLONE, _SYS_EXECVE, _SYS_TGKILL, _SYS_UNSHARE = 56, 59, 234, 272
-_SYS_CAPGET, _SYS_CAPSET, _SYS_SECCOMP = 125, 126, 317
-_SYS_PIDFD_SEND_SIGNAL, _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 424, 434, 438
-_SYS_RT_SIGPROCMASK, _SYS_SIGNALFD4 = 14, 289
-_SYS_FCNTL, _F_SETFL, _F_SETOWN, _F_SETSIG, _O_ASYNC = 72, 4, 8, 10, 0x2000  # asm-generic/fcntl.h
-_SYS_KCMP, _KCMP_FILES = 312, 2  # linux/kcmp.h
-_SYS_PRLIMIT64, _RLIMIT_NOFILE, _RESOURCES = 302, 7, 16  # asm-generic/resource.h
+_F_SETFL, _F_SETOWN, _F_SETSIG, _O_ASYNC = 4, 8, 10, 0x2000  # asm-generic/fcntl.h
+_KCMP_FILES = 2  # linux/kcmp.h
+_RLIMIT_NOFILE, _RESOURCES = 7, 16  # asm-generic/resource.h
 _DESCRIPTORS = 1 << 20
 """The default of fs.nr_open, above which no limit can be."""
 _SIG_BLOCK, _SIG_SETMASK = 0, 2  # asm-generic/signal-defs.h
@@ -70,10 +67,10 @@ def _checked(result: int, call: str) -> int:
     return result
 
 
-def syscall(call: str, number: int, *arguments: Any) -> int:
-    """One raw system call; integers are passed at their full 64 bits."""
+def syscall(call: str, *arguments: Any) -> int:
+    """One raw system call, `name` or `name(what)`; integers are passed at their full 64 bits."""
     wide = (ffi.c_long(a) if isinstance(a, int) else a for a in arguments)
-    return _checked(_libc.syscall(ffi.c_long(number), *wide), call)
+    return _checked(_libc.syscall(ffi.c_long(number(call.partition("(")[0])), *wide), call)
 
 
 def clone(flags: int = 0) -> int:
@@ -84,14 +81,14 @@ def clone(flags: int = 0) -> int:
     """
     api = ffi.pythonapi
     api.PyOS_BeforeFork()
-    pid = _libc.syscall(ffi.c_long(_SYS_CLONE), ffi.c_long(flags), None, None, None, None)
-    number = ffi.get_errno()
+    pid = _libc.syscall(ffi.c_long(number("clone")), ffi.c_long(flags), None, None, None, None)
+    error = ffi.get_errno()
     if pid == 0:
         api.PyOS_AfterFork_Child()
         return 0
     api.PyOS_AfterFork_Parent()
     if pid < 0:
-        raise OSError(number, os.strerror(number), "clone")
+        raise OSError(error, os.strerror(error), "clone")
     return int(pid)
 
 
@@ -99,7 +96,7 @@ def kill_at_end_of(descriptor: int, pid: int) -> None:
     """Have the kernel send SIGKILL to a process when the other end of a pipe is closed (fcntl(2), O_ASYNC), whatever becomes of
     this process, as long as a copy of the descriptor is open."""
     for command, value in ((_F_SETOWN, pid), (_F_SETSIG, SIGKILL), (_F_SETFL, _O_ASYNC)):
-        syscall("fcntl", _SYS_FCNTL, descriptor, command, value)
+        syscall("fcntl", descriptor, command, value)
 
 
 def raise_limits() -> None:
@@ -107,12 +104,12 @@ def raise_limits() -> None:
     pair = (ffi.c_uint64 * 2)()
     for resource in range(_RESOURCES):
         try:
-            syscall("prlimit64", _SYS_PRLIMIT64, 0, resource, None, ffi.byref(pair))
+            syscall("prlimit64", 0, resource, None, ffi.byref(pair))
             if pair[0] != pair[1]:
-                syscall("prlimit64", _SYS_PRLIMIT64, 0, resource, ffi.byref((ffi.c_uint64 * 2)(pair[1], pair[1])), None)
+                syscall("prlimit64", 0, resource, ffi.byref((ffi.c_uint64 * 2)(pair[1], pair[1])), None)
             if resource == _RLIMIT_NOFILE and pair[1] < _DESCRIPTORS:
                 most = (ffi.c_uint64 * 2)(_DESCRIPTORS, _DESCRIPTORS)
-                syscall("prlimit64", _SYS_PRLIMIT64, 0, resource, ffi.byref(most), None)
+                syscall("prlimit64", 0, resource, ffi.byref(most), None)
         except OSError:  # it takes CAP_SYS_RESOURCE
             continue
 
@@ -120,7 +117,7 @@ def raise_limits() -> None:
 def shares_files(a: int, b: int) -> bool | None:
     """Whether two tasks have the same table of descriptors (kcmp(2)); None if that cannot be found out."""
     try:
-        return syscall("kcmp", _SYS_KCMP, a, b, _KCMP_FILES, 0, 0) == 0
+        return syscall("kcmp", a, b, _KCMP_FILES, 0, 0) == 0
     except ProcessLookupError:
         return False
     except OSError:
@@ -128,7 +125,7 @@ def shares_files(a: int, b: int) -> bool | None:
 
 
 def unshare_files() -> None:
-    syscall("unshare", _SYS_UNSHARE, CLONE_FILES)
+    syscall("unshare", CLONE_FILES)
 
 
 class Image:
@@ -151,7 +148,7 @@ def disposition(number: int, handler: int) -> int:
 def block_signals() -> None:
     """Have no signal end or interrupt this thread, but SIGKILL, SIGSTOP, and those of its own faults."""
     mask = ffi.c_uint64(0xFFFFFFFFFFFFFFFF)
-    syscall("rt_sigprocmask", _SYS_RT_SIGPROCMASK, _SIG_SETMASK, ffi.byref(mask), None, 8)
+    syscall("rt_sigprocmask", _SIG_SETMASK, ffi.byref(mask), None, 8)
 
 
 def set_no_new_privs() -> None:
@@ -184,7 +181,7 @@ def can_notify() -> bool:
     """Whether the kernel has SECCOMP_RET_USER_NOTIF (5.0); False too where seccomp(2) itself is refused."""
     action = ffi.c_uint32(linux.SECCOMP_RET_USER_NOTIF)
     arguments = (ffi.c_long(linux.SECCOMP_GET_ACTION_AVAIL), ffi.c_long(0), ffi.byref(action))
-    return bool(_libc.syscall(ffi.c_long(_SYS_SECCOMP), *arguments) == 0)
+    return bool(_libc.syscall(ffi.c_long(number("seccomp")), *arguments) == 0)
 
 
 def install(program: bytes, flags: int) -> int:
@@ -192,13 +189,13 @@ def install(program: bytes, flags: int) -> int:
 
     Under SECCOMP_FILTER_FLAG_TSYNC on all threads of the process, or on none: then the id of one that has other filters."""
     reference = ffi.byref(_Program(len(program) // 8, program))
-    return syscall("seccomp", _SYS_SECCOMP, linux.SECCOMP_SET_MODE_FILTER, flags, reference)
+    return syscall("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, reference)
 
 
 def capabilities() -> tuple[int, int, int]:
     """The effective, permitted and inheritable capabilities of this thread, 64 bits each (capget(2))."""
     words = (ffi.c_uint32 * 6)()
-    syscall("capget", _SYS_CAPGET, ffi.byref(_CAPABILITY_HEADER), ffi.byref(words))
+    syscall("capget", ffi.byref(_CAPABILITY_HEADER), ffi.byref(words))
     low, high = words[:3], words[3:]
     return (low[0] | high[0] << 32, low[1] | high[1] << 32, low[2] | high[2] << 32)
 
@@ -207,22 +204,22 @@ def set_capabilities(kept: int) -> None:
     """Make these the effective and permitted capabilities of this thread, with none inheritable (capset(2))."""
     low, high = kept & 0xFFFFFFFF, kept >> 32
     words = (ffi.c_uint32 * 6)(low, low, 0, high, high, 0)
-    syscall("capset", _SYS_CAPSET, ffi.byref(_CAPABILITY_HEADER), ffi.byref(words))
+    syscall("capset", ffi.byref(_CAPABILITY_HEADER), ffi.byref(words))
 
 
 def send_signal(pidfd: int, number: int) -> None:
     """Signal a process, which is the one that was there when the pidfd was opened."""
-    syscall("pidfd_send_signal", _SYS_PIDFD_SEND_SIGNAL, pidfd, number, None, 0)
+    syscall("pidfd_send_signal", pidfd, number, None, 0)
 
 
 def pidfd_open(pid: int) -> int:
-    return syscall("pidfd_open", _SYS_PIDFD_OPEN, pid, 0)
+    return syscall("pidfd_open", pid, 0)
 
 
 def pidfd_of_thread(thread: int, process: int) -> int:
     """A pidfd of a thread, whose descriptors it gives though the first thread has ended; before Linux 6.9, of its process."""
     try:
-        return syscall("pidfd_open", _SYS_PIDFD_OPEN, thread, _PIDFD_THREAD)
+        return syscall("pidfd_open", thread, _PIDFD_THREAD)
     except OSError as error:
         if error.errno != _EINVAL:
             raise
@@ -231,11 +228,11 @@ def pidfd_of_thread(thread: int, process: int) -> int:
 
 def pidfd_getfd(pidfd: int, descriptor: int) -> int:
     """A copy of another process's descriptor (Linux 5.6)."""
-    return syscall("pidfd_getfd", _SYS_PIDFD_GETFD, pidfd, descriptor, 0)
+    return syscall("pidfd_getfd", pidfd, descriptor, 0)
 
 
 def kill_thread(process: int, thread: int, number: int) -> None:
-    syscall("tgkill", _SYS_TGKILL, process, thread, number)
+    syscall("tgkill", process, thread, number)
 
 
 def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
@@ -270,8 +267,8 @@ class CallStop(ffi.Structure):
 def signal_descriptor(number: int) -> int:
     """Block a signal of this thread; return a descriptor that is readable while it is pending (signalfd(2))."""
     mask = ffi.c_uint64(1 << (number - 1))
-    syscall("rt_sigprocmask", _SYS_RT_SIGPROCMASK, _SIG_BLOCK, ffi.byref(mask), None, 8)
-    return syscall("signalfd4", _SYS_SIGNALFD4, -1, ffi.byref(mask), 8, _SFD_NONBLOCK | _SFD_CLOEXEC)
+    syscall("rt_sigprocmask", _SIG_BLOCK, ffi.byref(mask), None, 8)
+    return syscall("signalfd4", -1, ffi.byref(mask), 8, _SFD_NONBLOCK | _SFD_CLOEXEC)
 
 
 def event_message(pid: int) -> int:

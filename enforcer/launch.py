@@ -7,7 +7,7 @@ import os
 
 from enforcer import kernel
 from enforcer.arming import seized
-from enforcer.chain import ROOM, chain
+from enforcer.bpf import ROOM, chain
 from enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
 from enforcer.files.scope import keep_inside
 from enforcer.program import candidates, execute, failure, locate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enforcer.arming.plan import Plan
-from enforcer.chain import chain
+from enforcer.bpf import chain
 from enforcer.errors import EnforceError
 from enforcer.shield import asking_on_exit, without_listener
 

@@ -13,6 +13,7 @@ from enforcer import helper, kernel
 from enforcer.arming import install
 from enforcer.arming.detour import Detour
 from enforcer.errors import ArmError, GoneError, HeldUpError
+from enforcer.numbers import X86_64, calls
 from tracer import linux
 from tracer.errors import KernelError
 from tracer.proc import proc, state
@@ -24,19 +25,15 @@ if TYPE_CHECKING:
     from enforcer.arming.processes import Call, Process, Processes
     from enforcer.duty import Duty
 
-_PRCTL = {linux.AUDIT_ARCH_X86_64: 157, linux.AUDIT_ARCH_I386: 172}
-_SENDS = {  # sendmsg, sendto, write
-    **dict.fromkeys([(linux.AUDIT_ARCH_X86_64, number) for number in (46, 44, 1)], 8),
-    **dict.fromkeys([(linux.AUDIT_ARCH_I386, number) for number in (370, 369, 4)], 4),
-}
+_PRCTL = calls("prctl")
+_SENDS = {call: 8 if call[0] == X86_64 else 4 for call in calls("sendmsg", "sendto", "write")}
 """Calls with which a program may say that it is ready, and the size of a pointer."""
-_SENDMSG = ((linux.AUDIT_ARCH_X86_64, 46), (linux.AUDIT_ARCH_I386, 370))
-_RESTARTED = {
-    # futex poll ppoll select pselect6 nanosleep clock_nanosleep wait4 waitid rt_sigsuspend pause
-    linux.AUDIT_ARCH_X86_64: (202, 7, 271, 23, 270, 35, 230, 61, 247, 130, 34),
-    # and waitpid, sigsuspend, futex_time64, ppoll_time64, pselect6_time64, clock_nanosleep_time64
-    linux.AUDIT_ARCH_I386: (240, 168, 309, 142, 308, 162, 267, 114, 284, 179, 29, 7, 72, 422, 414, 413, 407),
-}
+_SENDMSG = calls("sendmsg")
+_RESTARTED = calls(
+    "futex", "futex_time64", "poll", "ppoll", "ppoll_time64", "select", "_newselect", "pselect6", "pselect6_time64",
+    "nanosleep", "clock_nanosleep", "clock_nanosleep_time64", "wait4", "waitid", "waitpid", "rt_sigsuspend", "sigsuspend",
+    "pause",
+)  # fmt: skip
 """Calls that go on as before when a stop interrupts them; epoll_wait, for instance, fails with EINTR (signal(7))."""
 _UNREADABLE = "its memory cannot be read (PR_SET_DUMPABLE)"
 _FULL = "it may open no more descriptors"
@@ -64,7 +61,7 @@ class Entrance:
         self._notified = next((number for number, stage in enumerate(self._stages, 1) if stage.is_notified), 0)
         """The number of the phase that begins when the program says that it is ready; 0 if none does."""
         has_entered = any(stage.is_entered for stage in self._stages)
-        self.calls = {(arch, number) for arch, number in _PRCTL.items() if has_entered} | set(self._triggers)
+        self.calls = (_PRCTL if has_entered else set()) | set(self._triggers)
         self.calls.update(_SENDS if self._notified else ())
         """Calls that may lead to a phase."""
         self._unreported: set[str] = set()
@@ -72,12 +69,12 @@ class Entrance:
 
     def is_claim(self, call: Call, stop: kernel.CallStop) -> bool:
         """Whether the program says that it enters a phase."""
-        return _PRCTL.get(call[0]) == call[1] and stop.arguments[0] == linux.CALLFENCE_ENTER
+        return call in _PRCTL and stop.arguments[0] == linux.CALLFENCE_ENTER
 
     def enter(self, pid: int, process: Process, call: Call, stop: kernel.CallStop) -> bool:
         """Put the filter of the phase on the process that this call leads to, if any; return whether it is given back: the
         task is about to make its call then, or the call is done."""
-        said = self._said(pid, process, stop) if _PRCTL.get(call[0]) == call[1] else 0
+        said = self._said(pid, process, stop) if call in _PRCTL else 0
         number = said or self._triggers.get(call, 0)
         if number <= process.reached < self._notified and call in _SENDS and self._is_ready(pid, process, call, stop):
             number = self._notified
@@ -197,8 +194,7 @@ class Entrance:
     def _call_back(self, process: Process, but: int) -> None:
         """Have the other threads stop, to be let go, where that goes unnoticed.  The rest stop at their next call."""
         for task in process.threads - {but}:
-            arch, number = self._processes.inside.get(task, (0, 0))
-            if number in _RESTARTED.get(arch, ()):
+            if self._processes.inside.get(task) in _RESTARTED:
                 try:
                     kernel.ptrace(linux.PTRACE_INTERRUPT, task)
                 except ProcessLookupError:

@@ -11,6 +11,8 @@ import os
 from enforcer import kernel
 from enforcer.arming import inject
 from enforcer.errors import ArmError
+from enforcer.numbers import NUMBERS, each
+from enforcer.shield import EXITS
 from tracer import linux
 from tracer.stops import CALL, CREATED, EXECUTED, GROUP, SIGNAL, SIGTRAP, TRAP
 
@@ -20,14 +22,11 @@ _DEBUG = 848  # offsetof(struct user, u_debugreg), sys/user.h
 _CONTROL = _DEBUG + 8 * 7
 _EXECUTE_0 = 0x1  # DR7: breakpoint 0, of this task, where an instruction is executed (asm/debugreg.h)
 _CLONE_UNTRACED = 0x00800000  # linux/sched.h
-_FORKS = {linux.AUDIT_ARCH_X86_64: (56, 435), linux.AUDIT_ARCH_I386: (120, 435)}  # clone, clone3: asm/unistd_64.h, _32.h
-_ENDS = {linux.AUDIT_ARCH_X86_64: (60, 231), linux.AUDIT_ARCH_I386: (1, 252)}  # exit, exit_group
-_RUNNING = {
-    # listen accept accept4 wait4 waitid pause rt_sigsuspend epoll_wait epoll_pwait ptrace io_uring_setup
-    linux.AUDIT_ARCH_X86_64: (50, 43, 288, 61, 247, 34, 130, 232, 281, 101, 425),
-    # and waitpid, socketcall
-    linux.AUDIT_ARCH_I386: (363, 364, 114, 284, 29, 179, 256, 319, 26, 425, 7, 102),
-}
+_FORKS = each("clone", "clone3")
+_RUNNING = each(
+    "listen", "accept", "accept4", "wait4", "waitid", "waitpid", "pause", "rt_sigsuspend", "epoll_wait", "epoll_pwait",
+    "ptrace", "io_uring_setup", "socketcall",
+)  # fmt: skip
 """Calls that only a running program makes."""
 _NO_CALL = 0xFFFFFFFFFFFFFFFF  # -1
 _HINT = "arm at exec instead: --arm exec"
@@ -107,7 +106,7 @@ def _judge(pid: int) -> None:
     if op != linux.PTRACE_SYSCALL_INFO_ENTRY:
         return
     number &= ~linux.X32_BIT
-    if number in _ENDS.get(arch, ()):
+    if number in EXITS.get(arch, ()):
         reason = "it ends before its entry point, and nothing of it was confined"
     elif number in _RUNNING.get(arch, ()):
         reason = f"it runs before its entry point (call number {number}), and nothing of it was confined"
@@ -122,7 +121,7 @@ def _judge(pid: int) -> None:
 
 def _flags(pid: int, number: int, first: int) -> int:
     """The flags of clone or clone3."""
-    return kernel.peek(pid, first) if number == 435 else first
+    return kernel.peek(pid, first) if number == NUMBERS["clone3"][0] else first
 
 
 def _next_event(pid: int) -> str:

@@ -12,6 +12,7 @@ import select
 
 from enforcer import kernel
 from enforcer.errors import GoneError, HeldUpError
+from enforcer.numbers import I386, NUMBERS, X86_64
 from tracer import linux
 from tracer.proc import proc, state
 from tracer.stops import CALL, ENDED, EXECUTED, GROUP, SIGNAL, Stop, stop_of
@@ -33,64 +34,29 @@ _SLEEPS = 3000
 
 
 class Convention:
-    """How a mode of the processor makes a system call: asm/unistd_64.h, asm/unistd_32.h, syscall(2)."""
+    """How a mode of the processor makes a system call (syscall(2)), and the numbers of those that are made."""
 
     __slots__ = (
         "arguments", "audit", "close_range", "exit_group", "instruction", "mmap", "mprotect", "munmap", "pointer", "seccomp"
     )  # fmt: skip
 
-    def __init__(
-        self,
-        audit: int,
-        instruction: int,
-        pointer: int,
-        arguments: tuple[int, ...],
-        *,
-        seccomp: int,
-        close_range: int,
-        exit_group: int,
-        mmap: int,
-        mprotect: int,
-        munmap: int,
-    ) -> None:
+    def __init__(self, audit: int, instruction: int, pointer: int, arguments: tuple[int, ...], mmap: str) -> None:
         self.audit = audit
         self.instruction = instruction
         """Its two bytes, little-endian."""
         self.pointer = pointer
         """Bytes in a pointer: struct sock_fprog differs."""
         self.arguments = arguments
-        self.seccomp = seccomp
-        self.close_range = close_range
-        self.exit_group = exit_group
-        self.mmap = mmap
-        self.mprotect = mprotect
-        self.munmap = munmap
+        place = int(audit == I386)
+        self.seccomp, self.close_range = NUMBERS["seccomp"][place], NUMBERS["close_range"][place]
+        self.exit_group, self.mmap = NUMBERS["exit_group"][place], NUMBERS[mmap][place]
+        self.mprotect, self.munmap = NUMBERS["mprotect"][place], NUMBERS["munmap"][place]
 
 
-LONG = Convention(  # syscall
-    linux.AUDIT_ARCH_X86_64,
-    0x050F,
-    8,
-    (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9),
-    seccomp=317,
-    close_range=436,
-    exit_group=231,
-    mmap=9,
-    mprotect=10,
-    munmap=11,
-)
-COMPAT = Convention(  # int 0x80
-    linux.AUDIT_ARCH_I386,
-    0x80CD,
-    4,
-    (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP),
-    seccomp=354,
-    close_range=436,
-    exit_group=252,
-    mmap=192,  # mmap2
-    mprotect=125,
-    munmap=91,
-)
+_LONG_ARGUMENTS = (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9)
+LONG = Convention(X86_64, 0x050F, 8, _LONG_ARGUMENTS, "mmap")  # syscall
+_COMPAT_ARGUMENTS = (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP)
+COMPAT = Convention(I386, 0x80CD, 4, _COMPAT_ARGUMENTS, "mmap2")  # int 0x80
 
 
 class Stops:

@@ -21,6 +21,7 @@ from enforcer.arming.entering import Entrance
 from enforcer.arming.processes import Processes
 from enforcer.bpf import Filter
 from enforcer.errors import ArmError, GoneError, HeldUpError
+from enforcer.numbers import NUMBERS, calls, each
 from enforcer.reporting.listener import Notification
 from tracer import linux
 from tracer.proc import fields_of, handles
@@ -33,12 +34,10 @@ if TYPE_CHECKING:
     from enforcer.duty import Duty
     from tracer.stops import Stop
 
-_CLONE = {linux.AUDIT_ARCH_X86_64: 56, linux.AUDIT_ARCH_I386: 120}
-_CLONE3 = 435  # on both
-_STARTING = {  # fork, vfork, clone, clone3
-    *((linux.AUDIT_ARCH_X86_64, number) for number in (57, 58, 56, _CLONE3)),
-    *((linux.AUDIT_ARCH_I386, number) for number in (2, 190, 120, _CLONE3)),
-}
+_CLONE = each("clone")
+_CLONE3 = NUMBERS["clone3"][0]
+"""On both."""
+_STARTING = calls("fork", "vfork", "clone", "clone3")
 _CLONE_UNTRACED = 0x00800000  # linux/sched.h
 
 
@@ -165,7 +164,7 @@ class Follower:
                     return
                 if call in _STARTING:
                     self._processes.starts(pid, call)
-                if stop.number == _CLONE.get(stop.arch):
+                if stop.number in _CLONE.get(stop.arch, ()):
                     self._show_child(pid, call)
                 if self._key.is_in(call, stop.arguments):
                     process.kill()

@@ -16,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_SYS_PRCTL = 157  # asm/unistd_64.h
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 1, 24, 47, 4  # linux/prctl.h
 _SIGKILL = 9
 _CAPABILITIES = 64  # bits; those that the kernel does not have fail with EINVAL
@@ -142,4 +141,4 @@ def _drop_capabilities() -> None:
 
 
 def _prctl(call: str, *arguments: int) -> None:
-    kernel.syscall(call, _SYS_PRCTL, *arguments, *[0] * (5 - len(arguments)))
+    kernel.syscall(call, *arguments, *[0] * (5 - len(arguments)))

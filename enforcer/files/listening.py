@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from enforcer.reporting.listener import Asked
 
-_SYS_LISTEN, _SYS_GETSOCKNAME, _SYS_GETSOCKOPT = 50, 51, 55  # asm/unistd_64.h
 _SOL_SOCKET, _SO_PROTOCOL, _SO_DOMAIN = 1, 38, 39  # asm-generic/socket.h
 _AF_UNIX, _IPPROTO_TCP = 1, 6  # linux/socket.h, linux/in.h
 _LISTINGS = 100
@@ -51,7 +50,7 @@ def listen(asked: Asked) -> int | None:
         if _option(socket, _SO_DOMAIN) == _AF_UNIX and not _is_like_us(fields):
             # Who connects is told the user of whoever has called listen (unix(7), SO_PEERCRED).
             return errno.EACCES if _shares_descriptors(task) else None
-        kernel.syscall("listen", _SYS_LISTEN, socket, backlog)
+        kernel.syscall("listen", socket, backlog)
     except OSError as error:
         return error.errno or errno.EINVAL
     finally:
@@ -62,14 +61,14 @@ def listen(asked: Asked) -> int | None:
 def _option(socket: int, name: int) -> int:
     """An option of SOL_SOCKET.  Raises OSError."""
     value, length = ffi.c_int(0), ffi.c_int(4)
-    kernel.syscall("getsockopt", _SYS_GETSOCKOPT, socket, _SOL_SOCKET, name, ffi.byref(value), ffi.byref(length))
+    kernel.syscall("getsockopt", socket, _SOL_SOCKET, name, ffi.byref(value), ffi.byref(length))
     return value.value
 
 
 def _port(socket: int) -> int:
     """The port of a TCP socket; 0 if it has none."""
     address, length = (ffi.c_uint8 * 28)(), ffi.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
-    kernel.syscall("getsockname", _SYS_GETSOCKNAME, socket, ffi.byref(address), ffi.byref(length))
+    kernel.syscall("getsockname", socket, ffi.byref(address), ffi.byref(length))
     return address[2] << 8 | address[3]
 
 

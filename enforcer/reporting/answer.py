@@ -10,10 +10,10 @@ import errno
 import gc
 
 from enforcer.errors import FAILED
+from enforcer.numbers import calls
 from enforcer.reporting import end
 from enforcer.reporting.listener import Asked, received, stopped
 from enforcer.shield import EXITS
-from tracer import linux
 from tracer.proc import owner
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from enforcer.reporting.verdict import Verdict, Verdicts
     from policygen.model import Action
 
-_LISTEN = ((linux.AUDIT_ARCH_X86_64, 50), (linux.AUDIT_ARCH_I386, 363))  # asm/unistd_64.h, asm/unistd_32.h
+_LISTEN = calls("listen")
 _REPLACED = "the helper process was killed and has been replaced; how often calls were denied before is not known"
 
 
