@@ -16,6 +16,7 @@ import select
 from enforcer import confinement, helper, kernel, shield
 from enforcer.errors import BUSY
 from enforcer.later import Later
+from enforcer.listener import shared_notification
 from enforcer.reporting.answer import Answers
 from tracer import linux
 from tracer.errors import KernelError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+    from enforcer.listener import Notification
     from enforcer.reporting.reporter import Reporter
     from policygen.model import Action
 
@@ -37,6 +39,7 @@ class Duty:
     __slots__ = (
         "_answers",
         "_asked",
+        "_children",
         "_devices",
         "_epoll",
         "_filter",
@@ -60,6 +63,7 @@ class Duty:
 
         Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
         self._later = Later(reporter.later)
+        self._epoll: select.epoll
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`end.exit_with`).
         self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0)
         self._following = confinement.read_follower() if follows and not reporter.audit else b""
@@ -73,6 +77,8 @@ class Duty:
         """The listeners, each with the phase of the processes whose calls it asks about; "" where there are no phases."""
         self._devices: tuple[int, int] = _NONE, _NONE
         """Descriptors of /dev/null and /dev/full, which the program is given where it opens them; -1 if there is none."""
+        self._children = _NONE
+        """A descriptor that is readable when a child has stopped or ended, while the program is followed."""
         self.program = _NONE
         """A pidfd of the first confined process."""
         self.stand_in = _NONE
@@ -88,7 +94,7 @@ class Duty:
         """
         self.program = program
         self._pid = pid
-        self._asked = kernel.shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
+        self._asked = shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
         self._ready = os.pipe()
         self._devices = _device("/dev/null", os.O_RDWR), _device("/dev/full", os.O_WRONLY)
         self._later.seal()
@@ -126,35 +132,54 @@ class Duty:
             raise KernelError(BUSY, "seccomp", errno.EBUSY) from error
 
     def listen(self, listener: int, phase: str) -> None:
-        """Have another listener."""
+        """Answer the calls that this listener asks about from now on."""
+        if not self.is_answering:
+            self._children = kernel.signal_descriptor(kernel.SIGCHLD)
+            self._epoll = select.epoll()
+            self._epoll.register(self._children, select.EPOLLIN)
+            self._epoll.register(self.program, select.EPOLLIN)
+        self._epoll.register(listener, select.EPOLLIN)
         self._listeners[listener] = phase
 
-    def events(self, epoll: select.epoll) -> Sequence[tuple[int, int]]:
+    @property
+    def is_answering(self) -> bool:
+        """Whether there was a listener while the program is followed."""
+        return self._children >= 0
+
+    def answer_until_child(self) -> None:
+        """Answer calls until something has happened, perhaps to a child."""
+        for descriptor, events in self._events():
+            if descriptor == self._children:
+                os.read(descriptor, 4096)
+            else:
+                self._happened(descriptor, events)
+
+    def _events(self) -> Sequence[tuple[int, int]]:
         """Wait for events; meanwhile, read the code that describes calls, and tell what is told after a while of quiet."""
-        while not (found := epoll.poll(self._answers.pause() if self._later.is_read else 0)):
+        while not (found := self._epoll.poll(self._answers.pause() if self._later.is_read else 0)):
             if self._later.is_read:
                 self._answers.quiet()
             else:
                 self._later.read_one()
         return found
 
-    def answer(self, epoll: select.epoll, descriptor: int, events: int) -> None:
+    def _happened(self, descriptor: int, events: int) -> None:
         """Do what an event of the program's pidfd or of a listener asks for."""
         if descriptor == self.program:
-            epoll.unregister(descriptor)
+            self._epoll.unregister(descriptor)
             self._answers.program_ended()
         elif events & select.EPOLLIN:
             self._answers.next(descriptor, self._listeners[descriptor])
         else:  # EPOLLHUP: no task has the filter any more
-            epoll.unregister(descriptor)
+            self._epoll.unregister(descriptor)
             os.close(descriptor)
             del self._listeners[descriptor]
 
-    def listened(self, asked: kernel.Notification, phase: str) -> int | None:
+    def listened(self, asked: Notification, phase: str) -> int | None:
         """Make a listen(2) of a stopped task: 0 or an errno; None if it may be made as it is, or is another call."""
         return self._answers.listened(asked, phase)
 
-    def judged(self, asked: kernel.Notification, phase: str) -> Action | None:
+    def judged(self, asked: Notification, phase: str) -> Action | None:
         """What a call meets whose task is stopped; if it is denied, that has been reported."""
         return self._answers.stopped(asked, phase)
 
@@ -168,6 +193,7 @@ class Duty:
             os.kill(self.stand_in, kernel.SIGKILL)
             os._exit(0)
         self._hand_over()
+        self._epoll.close()  # here, since its number will be another descriptor's
         helper.close_all_but((self.program, *self._devices, *self._listeners, *self._fuse, *self.descriptors()))
         confinement.drop_capabilities()
         if self._filter:
@@ -189,20 +215,20 @@ class Duty:
             self._watch_stand_in()
             answers.take_over(self._listeners)
         while self._listeners:
-            for descriptor, events in self.events(self._epoll):
+            for descriptor, events in self._events():
                 if descriptor == self._watched:
                     os.close(self._watched)
                     os.waitpid(self.stand_in, linux.WALL)
                     self._start_stand_in()
                     self._watch_stand_in()
                 else:
-                    self.answer(self._epoll, descriptor, events)
+                    self._happened(descriptor, events)
         answers.summarise()
         os._exit(0)
 
     def _watch(self) -> None:
         """Open what serving waits with, before the program runs: later a limit may keep anything from being opened."""
-        self._epoll: select.epoll = select.epoll()  # poll(2) fails where RLIMIT_NOFILE has been lowered
+        self._epoll = select.epoll()  # poll(2) fails where RLIMIT_NOFILE has been lowered
         for descriptor in (*self._listeners, self.program):
             self._epoll.register(descriptor, select.EPOLLIN)
         self._watch_stand_in()

@@ -13,7 +13,7 @@ import sys
 
 from enforcer import kernel
 from enforcer.errors import FAILED
-from tracer import linux
+from tracer import linux, proc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,9 +62,10 @@ def leave() -> None:
     """
     os.setsid()
     try:
-        os.chdir("/proc")  # what is mounted there later does not change what this process reads (`caller.process`)
+        os.chdir("/proc")  # what is mounted there later does not change what this process reads (`tracer.proc`)
     except OSError:
         os.chdir("/")
+    proc.enter()
     sys.path[:] = [path for path in sys.path if path.startswith("/")]
     kernel.block_signals()
     kernel.disposition(kernel.SIGCHLD, kernel.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for

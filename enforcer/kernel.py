@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from enforcer import ffi
+from enforcer.numbers import number
 from tracer import linux
 
 TYPE_CHECKING = False
@@ -32,18 +33,9 @@ SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 
 SIG_DFL, SIG_IGN = 0, 1
 _EINTR, _EINVAL = 4, 22  # asm-generic/errno-base.h
 
-SECCOMP_USER_NOTIF_FLAG_CONTINUE = 1  # linux/seccomp.h
-# SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
-_NOTIF_RECV, _NOTIF_SEND, _NOTIF_ID_VALID, _NOTIF_ADDFD = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103
-_ADDFD_FLAG_SEND = 2  # SECCOMP_ADDFD_FLAG_SEND, linux/seccomp.h
-
-_SYS_CLONE, _SYS_EXECVE, _SYS_TGKILL, _SYS_UNSHARE = 56, 59, 234, 272
-_SYS_CAPGET, _SYS_CAPSET, _SYS_SECCOMP = 125, 126, 317
-_SYS_PIDFD_SEND_SIGNAL, _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 424, 434, 438
-_SYS_RT_SIGPROCMASK, _SYS_SIGNALFD4 = 14, 289
-_SYS_FCNTL, _F_SETFL, _F_SETOWN, _F_SETSIG, _O_ASYNC = 72, 4, 8, 10, 0x2000  # asm-generic/fcntl.h
-_SYS_KCMP, _KCMP_FILES = 312, 2  # linux/kcmp.h
-_SYS_PRLIMIT64, _RLIMIT_NOFILE, _RESOURCES = 302, 7, 16  # asm-generic/resource.h
+_F_SETFL, _F_SETOWN, _F_SETSIG, _O_ASYNC = 4, 8, 10, 0x2000  # asm-generic/fcntl.h
+_KCMP_FILES = 2  # linux/kcmp.h
+_RLIMIT_NOFILE, _RESOURCES = 7, 16  # asm-generic/resource.h
 _DESCRIPTORS = 1 << 20
 """The default of fs.nr_open, above which no limit can be."""
 _SIG_BLOCK, _SIG_SETMASK = 0, 2  # asm-generic/signal-defs.h
@@ -55,53 +47,7 @@ Registers = list[int]
 """The words of struct user_regs_struct, also for a 32-bit tracee; `tracer.linux` has the indices."""
 
 
-class Notification(ffi.Structure):
-    """struct seccomp_notif with its struct seccomp_data unfolded (linux/seccomp.h): 80 bytes."""
-
-    _fields_ = (
-        ("id", ffi.c_uint64),
-        ("task", ffi.c_uint32),
-        ("flags", ffi.c_uint32),
-        ("number", ffi.c_uint32),
-        ("arch", ffi.c_uint32),
-        ("ip", ffi.c_uint64),
-        ("arguments", ffi.c_uint64 * 6),
-    )
-    id: int
-    task: int
-    flags: int
-    number: int
-    arch: int
-    ip: int
-    arguments: Any
-
-
-_NOTIFICATION_SIZE = ffi.sizeof(Notification)
-_Bytes = ffi.c_char * _NOTIFICATION_SIZE
 _CAPABILITY_HEADER = (ffi.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread (linux/capability.h)
-
-
-class _Response(ffi.Structure):
-    """struct seccomp_notif_resp (linux/seccomp.h)."""
-
-    _fields_ = (
-        ("id", ffi.c_uint64),
-        ("val", ffi.c_int64),
-        ("error", ffi.c_int32),
-        ("flags", ffi.c_uint32),
-    )
-
-
-class _Given(ffi.Structure):
-    """struct seccomp_notif_addfd (linux/seccomp.h)."""
-
-    _fields_ = (
-        ("id", ffi.c_uint64),
-        ("flags", ffi.c_uint32),
-        ("descriptor", ffi.c_uint32),
-        ("number", ffi.c_uint32),
-        ("descriptor_flags", ffi.c_uint32),
-    )
 
 
 class _Program(ffi.Structure):
@@ -121,10 +67,10 @@ def _checked(result: int, call: str) -> int:
     return result
 
 
-def syscall(call: str, number: int, *arguments: Any) -> int:
-    """One raw system call; integers are passed at their full 64 bits."""
+def syscall(call: str, *arguments: Any) -> int:
+    """One raw system call, `name` or `name(what)`; integers are passed at their full 64 bits."""
     wide = (ffi.c_long(a) if isinstance(a, int) else a for a in arguments)
-    return _checked(_libc.syscall(ffi.c_long(number), *wide), call)
+    return _checked(_libc.syscall(ffi.c_long(number(call.partition("(")[0])), *wide), call)
 
 
 def clone(flags: int = 0) -> int:
@@ -135,14 +81,14 @@ def clone(flags: int = 0) -> int:
     """
     api = ffi.pythonapi
     api.PyOS_BeforeFork()
-    pid = _libc.syscall(ffi.c_long(_SYS_CLONE), ffi.c_long(flags), None, None, None, None)
-    number = ffi.get_errno()
+    pid = _libc.syscall(ffi.c_long(number("clone")), ffi.c_long(flags), None, None, None, None)
+    error = ffi.get_errno()
     if pid == 0:
         api.PyOS_AfterFork_Child()
         return 0
     api.PyOS_AfterFork_Parent()
     if pid < 0:
-        raise OSError(number, os.strerror(number), "clone")
+        raise OSError(error, os.strerror(error), "clone")
     return int(pid)
 
 
@@ -150,7 +96,7 @@ def kill_at_end_of(descriptor: int, pid: int) -> None:
     """Have the kernel send SIGKILL to a process when the other end of a pipe is closed (fcntl(2), O_ASYNC), whatever becomes of
     this process, as long as a copy of the descriptor is open."""
     for command, value in ((_F_SETOWN, pid), (_F_SETSIG, SIGKILL), (_F_SETFL, _O_ASYNC)):
-        syscall("fcntl", _SYS_FCNTL, descriptor, command, value)
+        syscall("fcntl", descriptor, command, value)
 
 
 def raise_limits() -> None:
@@ -158,12 +104,12 @@ def raise_limits() -> None:
     pair = (ffi.c_uint64 * 2)()
     for resource in range(_RESOURCES):
         try:
-            syscall("prlimit64", _SYS_PRLIMIT64, 0, resource, None, ffi.byref(pair))
+            syscall("prlimit64", 0, resource, None, ffi.byref(pair))
             if pair[0] != pair[1]:
-                syscall("prlimit64", _SYS_PRLIMIT64, 0, resource, ffi.byref((ffi.c_uint64 * 2)(pair[1], pair[1])), None)
+                syscall("prlimit64", 0, resource, ffi.byref((ffi.c_uint64 * 2)(pair[1], pair[1])), None)
             if resource == _RLIMIT_NOFILE and pair[1] < _DESCRIPTORS:
                 most = (ffi.c_uint64 * 2)(_DESCRIPTORS, _DESCRIPTORS)
-                syscall("prlimit64", _SYS_PRLIMIT64, 0, resource, ffi.byref(most), None)
+                syscall("prlimit64", 0, resource, ffi.byref(most), None)
         except OSError:  # it takes CAP_SYS_RESOURCE
             continue
 
@@ -171,7 +117,7 @@ def raise_limits() -> None:
 def shares_files(a: int, b: int) -> bool | None:
     """Whether two tasks have the same table of descriptors (kcmp(2)); None if that cannot be found out."""
     try:
-        return syscall("kcmp", _SYS_KCMP, a, b, _KCMP_FILES, 0, 0) == 0
+        return syscall("kcmp", a, b, _KCMP_FILES, 0, 0) == 0
     except ProcessLookupError:
         return False
     except OSError:
@@ -179,7 +125,7 @@ def shares_files(a: int, b: int) -> bool | None:
 
 
 def unshare_files() -> None:
-    syscall("unshare", _SYS_UNSHARE, CLONE_FILES)
+    syscall("unshare", CLONE_FILES)
 
 
 class Image:
@@ -202,7 +148,7 @@ def disposition(number: int, handler: int) -> int:
 def block_signals() -> None:
     """Have no signal end or interrupt this thread, but SIGKILL, SIGSTOP, and those of its own faults."""
     mask = ffi.c_uint64(0xFFFFFFFFFFFFFFFF)
-    syscall("rt_sigprocmask", _SYS_RT_SIGPROCMASK, _SIG_SETMASK, ffi.byref(mask), None, 8)
+    syscall("rt_sigprocmask", _SIG_SETMASK, ffi.byref(mask), None, 8)
 
 
 def set_no_new_privs() -> None:
@@ -235,7 +181,7 @@ def can_notify() -> bool:
     """Whether the kernel has SECCOMP_RET_USER_NOTIF (5.0); False too where seccomp(2) itself is refused."""
     action = ffi.c_uint32(linux.SECCOMP_RET_USER_NOTIF)
     arguments = (ffi.c_long(linux.SECCOMP_GET_ACTION_AVAIL), ffi.c_long(0), ffi.byref(action))
-    return bool(_libc.syscall(ffi.c_long(_SYS_SECCOMP), *arguments) == 0)
+    return bool(_libc.syscall(ffi.c_long(number("seccomp")), *arguments) == 0)
 
 
 def install(program: bytes, flags: int) -> int:
@@ -243,13 +189,13 @@ def install(program: bytes, flags: int) -> int:
 
     Under SECCOMP_FILTER_FLAG_TSYNC on all threads of the process, or on none: then the id of one that has other filters."""
     reference = ffi.byref(_Program(len(program) // 8, program))
-    return syscall("seccomp", _SYS_SECCOMP, linux.SECCOMP_SET_MODE_FILTER, flags, reference)
+    return syscall("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, reference)
 
 
 def capabilities() -> tuple[int, int, int]:
     """The effective, permitted and inheritable capabilities of this thread, 64 bits each (capget(2))."""
     words = (ffi.c_uint32 * 6)()
-    syscall("capget", _SYS_CAPGET, ffi.byref(_CAPABILITY_HEADER), ffi.byref(words))
+    syscall("capget", ffi.byref(_CAPABILITY_HEADER), ffi.byref(words))
     low, high = words[:3], words[3:]
     return (low[0] | high[0] << 32, low[1] | high[1] << 32, low[2] | high[2] << 32)
 
@@ -258,22 +204,22 @@ def set_capabilities(kept: int) -> None:
     """Make these the effective and permitted capabilities of this thread, with none inheritable (capset(2))."""
     low, high = kept & 0xFFFFFFFF, kept >> 32
     words = (ffi.c_uint32 * 6)(low, low, 0, high, high, 0)
-    syscall("capset", _SYS_CAPSET, ffi.byref(_CAPABILITY_HEADER), ffi.byref(words))
+    syscall("capset", ffi.byref(_CAPABILITY_HEADER), ffi.byref(words))
 
 
 def send_signal(pidfd: int, number: int) -> None:
     """Signal a process, which is the one that was there when the pidfd was opened."""
-    syscall("pidfd_send_signal", _SYS_PIDFD_SEND_SIGNAL, pidfd, number, None, 0)
+    syscall("pidfd_send_signal", pidfd, number, None, 0)
 
 
 def pidfd_open(pid: int) -> int:
-    return syscall("pidfd_open", _SYS_PIDFD_OPEN, pid, 0)
+    return syscall("pidfd_open", pid, 0)
 
 
 def pidfd_of_thread(thread: int, process: int) -> int:
     """A pidfd of a thread, whose descriptors it gives though the first thread has ended; before Linux 6.9, of its process."""
     try:
-        return syscall("pidfd_open", _SYS_PIDFD_OPEN, thread, _PIDFD_THREAD)
+        return syscall("pidfd_open", thread, _PIDFD_THREAD)
     except OSError as error:
         if error.errno != _EINVAL:
             raise
@@ -282,11 +228,11 @@ def pidfd_of_thread(thread: int, process: int) -> int:
 
 def pidfd_getfd(pidfd: int, descriptor: int) -> int:
     """A copy of another process's descriptor (Linux 5.6)."""
-    return syscall("pidfd_getfd", _SYS_PIDFD_GETFD, pidfd, descriptor, 0)
+    return syscall("pidfd_getfd", pidfd, descriptor, 0)
 
 
 def kill_thread(process: int, thread: int, number: int) -> None:
-    syscall("tgkill", _SYS_TGKILL, process, thread, number)
+    syscall("tgkill", process, thread, number)
 
 
 def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
@@ -321,8 +267,8 @@ class CallStop(ffi.Structure):
 def signal_descriptor(number: int) -> int:
     """Block a signal of this thread; return a descriptor that is readable while it is pending (signalfd(2))."""
     mask = ffi.c_uint64(1 << (number - 1))
-    syscall("rt_sigprocmask", _SYS_RT_SIGPROCMASK, _SIG_BLOCK, ffi.byref(mask), None, 8)
-    return syscall("signalfd4", _SYS_SIGNALFD4, -1, ffi.byref(mask), 8, _SFD_NONBLOCK | _SFD_CLOEXEC)
+    syscall("rt_sigprocmask", _SIG_BLOCK, ffi.byref(mask), None, 8)
+    return syscall("signalfd4", -1, ffi.byref(mask), 8, _SFD_NONBLOCK | _SFD_CLOEXEC)
 
 
 def event_message(pid: int) -> int:
@@ -388,51 +334,16 @@ def swap_signal_mask(pid: int, mask: int) -> int:
     return former.value
 
 
-def _ioctl(descriptor: int, request: int, argument: Any) -> None:
+def ioctl(descriptor: int, request: int, argument: Any) -> None:
+    """ioctl(2) of a listener, again if a signal interrupts it."""
     while _libc.ioctl(descriptor, ffi.c_ulong(request), ffi.byref(argument)) < 0:
         if ffi.get_errno() != _EINTR:
             raise _refused("ioctl(SECCOMP_IOCTL_NOTIF)")
 
 
-def shared_notification() -> Notification:
-    """An empty one, in memory that this process shares with those that it clones from now on."""
+def shared_page() -> int:
+    """The address of a page that this process shares with those that it clones from now on."""
     address = _libc.mmap(None, 4096, 3, 0x21, -1, 0)  # PROT_READ|PROT_WRITE, MAP_SHARED|MAP_ANONYMOUS (asm-generic/mman.h)
     if address == _FAILED_MAPPING:
         raise _refused("mmap")
-    return Notification.from_address(address)
-
-
-def receive(listener: int, notification: Notification) -> None:
-    """Wait for the next call that asks for an answer.  ENOENT: its task has died or been interrupted meanwhile."""
-    _Bytes.from_address(ffi.addressof(notification)).raw = bytes(_NOTIFICATION_SIZE)  # the kernel insists on zeros
-    _ioctl(listener, _NOTIF_RECV, notification)
-
-
-def is_waiting(listener: int, identity: int) -> bool:
-    """Whether that call still waits: only then is what was read from /proc/TASK about the caller."""
-    try:
-        _ioctl(listener, _NOTIF_ID_VALID, ffi.c_uint64(identity))
-    except OSError:
-        return False
-    return True
-
-
-def fail(listener: int, identity: int, number: int) -> None:
-    """Answer: the call fails with that errno and is not run."""
-    _ioctl(listener, _NOTIF_SEND, _Response(identity, 0, -number, 0))
-
-
-def let_run(listener: int, identity: int) -> None:
-    """Answer: the call is run (SECCOMP_USER_NOTIF_FLAG_CONTINUE, Linux 5.5)."""
-    _ioctl(listener, _NOTIF_SEND, _Response(identity, 0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE))
-
-
-def succeed(listener: int, identity: int) -> None:
-    """Answer: the call returns 0 and is not run."""
-    _ioctl(listener, _NOTIF_SEND, _Response(identity, 0, 0, 0))
-
-
-def give(listener: int, identity: int, descriptor: int, *, inherited: bool) -> None:
-    """Answer: the call returns a descriptor of the same open file, the lowest free one (Linux 5.14), and is not run."""
-    flags = 0 if inherited else os.O_CLOEXEC
-    _ioctl(listener, _NOTIF_ADDFD, _Given(identity, _ADDFD_FLAG_SEND, descriptor, 0, flags))
+    return int(address)

@@ -25,8 +25,8 @@ _ROOTS = (f"{os.path.dirname(os.path.dirname(__file__))}/", f"{os.path.dirname(o
 """Where modules are: ours, and those of Python's library.  A file is noted as the number of its folder, and its path in it."""
 _DESCRIBING = (
     "callfence.enforcing.filters", "enforcer.duty", "enforcer.files.granted", "enforcer.files.listening",
-    "enforcer.files.unreachable", "enforcer.reporting.instead", "enforcer.reporting.report", "policygen.implied.tables",
-    "policygen.language.parser", "shlex", "tracer.abi.ready",
+    "enforcer.files.unreachable", "enforcer.reporting.instead", "enforcer.reporting.report", "enforcer.reporting.verdict",
+    "policygen.implied.tables", "policygen.language.parser", "shlex", "tracer.abi.waits",
 )
 """What is imported within functions is named here (tests/enforcer/test_later.py)."""
 _TABLE = ".tsv"

@@ -7,7 +7,7 @@ import os
 
 from enforcer import kernel
 from enforcer.arming import seized
-from enforcer.chain import ROOM, chain
+from enforcer.bpf import ROOM, chain
 from enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
 from enforcer.files.scope import keep_inside
 from enforcer.program import candidates, execute, failure, locate
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from enforcer.arming.phases import Plan
+    from enforcer.arming.plan import Plan
     from enforcer.arming.surroundings import Surroundings
     from enforcer.files.landlock import Confinement
     from enforcer.reporting.reporter import Reporter

@@ -13,6 +13,7 @@ import os
 
 from enforcer.bpf import ARCH, ARGUMENTS, EQUAL, JUMP, LOAD, NUMBER, RETURN, assembled
 from enforcer.later import read_file
+from enforcer.numbers import NUMBERS, each
 from tracer import linux
 
 TYPE_CHECKING = False
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
 
     from enforcer.bpf import Line
 
-_IOCTL = (16, 54)  # asm/unistd_64.h, asm/unistd_32.h
 _COMMANDS = (0xC0502100, 0xC0182101, 0x40082102, 0x80082102, 0x40182103, 0x40082104)
 """SECCOMP_IOCTL_NOTIF_RECV, _SEND, _ID_VALID and _ID_VALID_WRONG_DIR, _ADDFD, _SET_FLAGS (linux/seccomp.h)."""
 ARCHITECTURES = (linux.AUDIT_ARCH_X86_64, linux.AUDIT_ARCH_I386)
 DENY: Line = (RETURN, linux.SECCOMP_RET_ERRNO | errno.EPERM)
 
-EXITS = {linux.AUDIT_ARCH_X86_64: (60, 231), linux.AUDIT_ARCH_I386: (1, 252)}  # exit, exit_group
+EXITS = each("exit", "exit_group")
 
 
 def read() -> bytes:
@@ -51,14 +51,14 @@ def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> b
 def without_listener(filter_: bytes) -> bytes:
     """The filter, and instructions before it that deny receiving and answering notifications of any listener."""
     lines: list[Line] = [(LOAD, ARCH)]
-    for arch, number in zip(ARCHITECTURES, _IOCTL, strict=True):
+    for arch, number in zip(ARCHITECTURES, NUMBERS["ioctl"], strict=True):
         lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER), (EQUAL, number, "ioctl", "end"), f"not {arch}"]
     lines += [(JUMP, "end"), "ioctl", (LOAD, ARGUMENTS + 8), *((EQUAL, command, "deny", "") for command in _COMMANDS)]
     return assembled([*lines, (JUMP, "end"), "deny", DENY, "end"]) + filter_
 
 
 def asking_on_exit(filter_: bytes) -> bytes:
-    """The filter, and `chain.EXITS` instructions before it that ask the helper before a process or a thread exits."""
+    """The filter, and `bpf.EXITS` instructions before it that ask the helper before a process or a thread exits."""
     lines: list[Line] = [(LOAD, ARCH)]
     for arch, numbers in EXITS.items():
         lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER), *((EQUAL, number, "ask", "") for number in numbers)]

@@ -11,10 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHARED = {
-    "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.starting.child", "tracer.abi", "tracer.unwind"
+    "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.proc", "tracer.stops", "tracer.starting.child",
+    "tracer.abi", "tracer.unwind",
 }  # fmt: skip
-"""What every package may import: the kinds of errors, the kernel's numbers, named tuples and the calls that name a process (no
-imports of their own), the one fork, the ABI's tables, and who made a call."""
+"""What every package may import: the kinds of errors, the kernel's numbers, named tuples, the calls that name a process, what
+/proc says and what a wait status says (no imports of their own but these), the one fork, the ABI's tables, and who made a
+call."""
 MAY_IMPORT = {
     **dict.fromkeys(SHARED, SHARED),
     "tracer": {"tracer", *SHARED},
@@ -29,14 +31,13 @@ ONE_PLACE |= {"yaml": "policygen/formats/containers/spo.py"}
 LAYERS = {
     "tracer": """
         errors linux named pids
-        abi kernel unwind
-        signals task
-        caller processor starting
+        abi proc stops task unwind
+        kernel processor
+        calls signals
+        starting watch
         tally
-        calls family
-        faults late reach
+        family late
         loop
-        waits
         session
         running
     """,
@@ -55,9 +56,10 @@ LAYERS = {
         completeness formats merging review
     """,
     "enforcer": """
-        bpf caller chain errors ffi later text
-        kernel keyring shield
-        confinement files helper program
+        bpf caller errors ffi later numbers text
+        kernel shield
+        confinement helper listener program
+        files
         reporting
         duty
         arming

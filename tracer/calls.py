@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 from tracer import kernel, linux
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError
-from tracer.linux import OPAQUE, PTRACE_CONT, PTRACE_SYSCALL
-from tracer.tally import event_of
-from tracer.task import has_filter, read_path
+from tracer.kernel import event_of
+from tracer.linux import OPAQUE
+from tracer.proc import has_filter
+from tracer.task import Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,7 +166,7 @@ class Calls:
         flags = event.arguments[index + 1]
         if not is_readable(flags):
             return
-        path = read_path(task.tid, event.arguments[index])
+        path = kernel.read_path(task.tid, event.arguments[index])
         if path.rstrip(b"/").endswith(b"status"):
             self._processor.disable()
 
@@ -181,24 +182,24 @@ class Calls:
             self._look_before_filters(task, "all" if event.arguments[1] & linux.SECCOMP_FILTER_FLAG_TSYNC else "one")
 
     def _look_before_filters(self, task: Task, whose: str) -> None:
-        """Use PTRACE_SYSCALL from now on: its stop precedes all filters, and one of the program's may answer before ours."""
+        """See entries from now on: these stops precede all filters, and one of the program's may answer before ours."""
         task.installing = whose
-        for other in list(self._tasks.values()):
-            is_meant = other is task or (whose == "all" and other.tgid == task.tgid)
-            if is_meant and other.request == PTRACE_CONT:
-                other.request = PTRACE_SYSCALL
-                if other is not task:
-                    with contextlib.suppress(PtraceError):  # it is ending
-                        kernel.interrupt(other.tid)
+        for other in self._meant(task, whose):
+            runs = other.way is Way.RUN
+            other.update(exposed=True)
+            if runs and other is not task:
+                with contextlib.suppress(PtraceError):  # it is ending
+                    kernel.interrupt(other.tid)
 
     def installed(self, task: Task, failed: bool) -> None:
-        """At the exit of a call that `_look_before_filters` was called for: go back to PTRACE_CONT if no filter is there."""
+        """At the exit of a call that `_look_before_filters` was called for: see no entries any more if no filter is there."""
         whose, task.installing = task.installing, ""
-        for other in list(self._tasks.values()):
-            if other is task or (whose == "all" and other.tgid == task.tgid):
-                other.other_filter |= not failed
-                if other.covered and not other.other_filter:
-                    other.request = PTRACE_CONT
+        for other in self._meant(task, whose):
+            other.update(exposed=False, other_filter=other.other_filter or not failed)
+
+    def _meant(self, task: Task, whose: str) -> list[Task]:
+        """The tasks on which a call of this one puts a filter."""
+        return [one for one in list(self._tasks.values()) if one is task or (whose == "all" and one.tgid == task.tgid)]
 
     def _ptrace(self, task: Task, event: Event) -> None:
         self._gap(f"{task.executable} uses ptrace, which fails on a program that is being learned")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tracer.task import Task, executable_of, kin_of
+from tracer.proc import executable_of, kin_of
+from tracer.task import Task
 
 if TYPE_CHECKING:
     from tracer.processor import SharedProcessor

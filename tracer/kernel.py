@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import signal
 import struct
 import sys
 from types import ModuleType
@@ -37,6 +36,7 @@ from ptrace import error as ptrace_error  # noqa: E402
 from ptrace.binding import func  # noqa: E402
 
 from tracer import linux  # noqa: E402
+from tracer.abi import Event  # noqa: E402
 from tracer.errors import PtraceError, TracerError  # noqa: E402
 
 if TYPE_CHECKING:
@@ -46,10 +46,6 @@ if TYPE_CHECKING:
 OPTION_FOLLOW: Final = (
     linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE | linux.PTRACE_O_TRACEEXEC
 )
-STATUS_SECCOMP: Final = linux.PTRACE_EVENT_SECCOMP << 16 | signal.SIGTRAP << 8 | 0x7F
-"""The whole wait status of a seccomp stop: the hot loop compares nothing else."""
-STATUS_SYSCALL: Final = (signal.SIGTRAP | 0x80) << 8 | 0x7F
-"""The wait status of a PTRACE_SYSCALL stop under PTRACE_O_TRACESYSGOOD."""
 RECORDING_DATUM: Final = 0xCA11
 """The datum of our RET_TRACE, 16 bits: the stops of a filter that the program installs itself have another."""
 RET_RECORD: Final = linux.SECCOMP_RET_TRACE | RECORDING_DATUM
@@ -239,6 +235,15 @@ def read_memory(tid: int, address: int, length: int) -> bytes:
     return ctypes.string_at(_page, max(_vm_read(tid, *_spans), 0))
 
 
+def read_path(tid: int, address: int) -> bytes:
+    """The string at an address of a task, at most 4 KiB of it; b'' if it cannot be read."""
+    room = PAGE - address % PAGE
+    text = read_memory(tid, address, room)
+    if b"\0" not in text:
+        text += read_memory(tid, address + room, PAGE)
+    return text.partition(b"\0")[0]
+
+
 _vm_write = ctypes.PyDLL(None).process_vm_writev
 _vm_write.argtypes, _vm_write.restype = _vm_read.argtypes, _vm_read.restype
 
@@ -294,8 +299,9 @@ class EntryPoint:
         self._word = peek(pid, address)
         _asked(func.ptrace, linux.PTRACE_POKEDATA, pid, address, self._word & ~0xFF | 0xCC)
 
-    def reached(self, tid: int) -> bool:
-        """At a SIGTRAP: whether this breakpoint caused it.  Then it is removed, and the program must not get the signal."""
+    def remove_if_reached(self, tid: int) -> bool:
+        """At a SIGTRAP: remove the breakpoint if that caused it; return whether it did, so that the program must not get the
+        signal."""
         try:
             registers = _asked(func.ptrace_getregs, tid)
             if registers.rip != self._address + 1:
@@ -341,3 +347,12 @@ def execve(path: bytes, argv: Sequence[bytes], environment: Sequence[bytes]) -> 
     environment_array = (ctypes.c_char_p * (len(environment) + 1))(*environment, None)
     _libc.execve(ctypes.c_char_p(path), argv_array, environment_array)
     return ctypes.get_errno() or errno.EINVAL
+
+
+_EVENT = struct.Struct("<4xIQ8xQ6Q")  # struct ptrace_syscall_info: arch, instruction pointer, number, arguments
+
+
+def event_of(info: bytearray, tid: int) -> Event:
+    """The call in a struct ptrace_syscall_info of an entry or seccomp stop."""
+    arch, ip, number, *arguments = _EVENT.unpack_from(info)
+    return Event(arch, number & 0xFFFFFFFF, (*arguments,), ip, tid)

@@ -1,4 +1,8 @@
-"""The event loop: takes every stop of every task, from the first execve to the last exit."""
+"""The event loop: takes every stop of every task, from the first execve to the last exit, and resumes the task.
+
+A stop is a value (`tracer.stops`), a handler does what it needs, and `_resume` alone lets the task go on: as `Task.way` says,
+unless the handler returns another order.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +19,31 @@ from tracer.abi import Arch
 from tracer.calls import ENOSYS, Calls
 from tracer.errors import PtraceError, TracerError
 from tracer.family import TaskFamily
-from tracer.kernel import RECORDING_DATUM, STATUS_SECCOMP, STATUS_SYSCALL, EntryPoint, SyscallInfo, resume
+from tracer.kernel import RECORDING_DATUM, EntryPoint, SyscallInfo
 from tracer.late.late import FILTERING, Late
 from tracer.linux import (
     INFO_IS_ERROR,
-    PTRACE_CONT,
-    PTRACE_DETACH,
     PTRACE_EVENT_CLONE,
-    PTRACE_EVENT_EXEC,
-    PTRACE_EVENT_FORK,
-    PTRACE_EVENT_STOP,
-    PTRACE_EVENT_VFORK,
-    PTRACE_LISTEN,
     PTRACE_SYSCALL_INFO_ENTRY,
     PTRACE_SYSCALL_INFO_EXIT,
     PTRACE_SYSCALL_INFO_SECCOMP,
     WALL,
 )
+from tracer.named import NamedTuple
+from tracer.proc import children, dies_only_untraced, privilege_lost
 from tracer.processor import SharedProcessor
+from tracer.stops import CREATED, ENDED, EXECUTED, GROUP, SIGNAL, STATUS_SECCOMP, STATUS_SYSCALL, TRAP, Stop, stop_of
 from tracer.tally import Recorder, Tally
-from tracer.task import Task, dies_only_untraced, privilege_lost
+from tracer.task import Task, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracer.faults import Injector
+    from tracer.watch.faults import Injector
 
-STOP_SIGNALS: Final = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
+    Order = tuple[Way, int] | None
+    """How to resume a task, and the signal to deliver; None if it is not resumed now."""
+
 FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
 TURNS: Final = 16
 """Stops that are taken one by one before all tasks that have stopped get their turn: a tenth of a millisecond."""
@@ -55,51 +57,88 @@ PATIENCE: Final = 0.05
 _HEAD = struct.Struct("<BxxxI16xI52xI")  # struct ptrace_syscall_info: op, arch, number (low half), datum
 
 
+class Settings(NamedTuple):
+    """What of a program is recorded, and how."""
+
+    allow_opaque: frozenset[str] = frozenset()
+    """Names of OPAQUE calls that are let through."""
+    from_entry: bool = False
+    """Whether to record from the initial program's ELF entry point on, instead of from its execve."""
+    known: bytes = b""
+    """A filter that lets known behaviour run and returns kernel.RET_RECORD for the rest; b"": all is recorded."""
+    waits: bool = False
+    """Whether the recorder's slots take the waits after which an observation was made (`tracer.session.Waits`)."""
+    late: bool = False
+    """Whether known calls may run unseen after a while, so that counts are lower bounds (`tracer.late`)."""
+    late_after: int | None = None
+    """For tests: how many calls a process makes before."""
+
+
+PLAIN: Final = Settings()
+
+
+class Initial:
+    """The process whose exit status counts.  Mutable: the event loop keeps its state here."""
+
+    __slots__ = ("delivered", "ended", "pid", "started", "status")
+
+    def __init__(self, pid: int, *, started: bool) -> None:
+        self.pid = pid
+        self.started = started
+        """Whether it has made its first execve, or had when we attached to it."""
+        self.status: int | None = None
+        """Its wait status, once it has ended."""
+        self.ended = 0.0
+        """When that was (time.monotonic)."""
+        self.delivered: dict[int, tuple[int, float]] = {}
+        """By signal but SIGCHLD: the pid that sent it the last one, and when that was (time.monotonic)."""
+
+
 class Loop:
     """Follows tasks that have been seized.  `run` must be called by the thread that seized them."""
 
-    def __init__(self, recorder: Recorder, allow_opaque: frozenset[str] = frozenset()) -> None:
-        self.initial = 0
-        """The process whose exit status counts."""
-        self.status: int | None = None
-        """Wait status of the initial process, once it has ended."""
-        self.ended = 0.0
-        """When that was (time.monotonic)."""
-        self.started = False
-        """Whether the initial process has made its first execve, or had when we attached to it."""
-        self.from_entry = False
-        """Whether to record from the initial program's ELF entry point on, instead of from its execve."""
-        self.on_stop: Callable[[], None] = lambda: None
-        """Called when the initial process has entered a group-stop."""
-        self.delivered: dict[int, tuple[int, float]] = {}
-        """By signal but SIGCHLD: the pid that sent the initial process the last one, and when that was (time.monotonic)."""
-        self.strangers: frozenset[int] = frozenset()
-        """Children that this process had before it started the program: they are not part of it."""
+    def __init__(self, recorder: Recorder, settings: Settings = PLAIN, injector: Injector | None = None) -> None:
+        """`injector` makes calls fail, once a process has reached its program's entry point."""
+        self.initial = Initial(0, started=False)
+        self.asked = 0
+        """The signal by which the user asked for the run's end, if it was sent to this process; 0 for none."""
         self.processor = SharedProcessor()
-        self._recorder = recorder
         self.tally = Tally(recorder)
         self.family = TaskFamily(self.tally, self.processor)
         self.tasks = self.family.tasks
-        self.calls = Calls(self.tasks, self.processor, allow_opaque, recorder.gap)
+        self.calls = Calls(self.tasks, self.processor, settings.allow_opaque, recorder.gap)
+        self._recorder = recorder
+        self._settings = settings
+        self._injector = injector
+        self._strangers = children()
+        """Children that this process had before it started the program: they are not part of it."""
         self._info = SyscallInfo()
-        self._unresumed: dict[int, tuple[int, int]] = {}
-        """Tasks that could not be resumed (`kernel.resume`), with (request, signal): most are dying."""
-        self.injector: Injector | None = None
-        """Makes calls fail, once a process has reached its program's entry point."""
-        self.asked = 0
-        """The signal by which the user asked for the run's end, if it was sent to this process; 0 for none."""
+        self._unresumed: dict[int, tuple[Way, int]] = {}
+        """Tasks that could not be resumed (`kernel.resume`), with the order: most are dying."""
         self._entries: dict[int, EntryPoint | None] = {}
         """By process, where its program begins, until it gets there; None where that cannot be known."""
         self._queue: deque[tuple[int, int]] = deque()
         self._turns = 0
-        self.late: Late | None = None
+        self._late: Late | None = None
         """Gives the program filters that let known calls run; None if each call is to stop."""
         self._taken = 0
         """The task whose next status was taken while it was given a filter: it is in the queue."""
+        self._on_stop: Callable[[], None] = lambda: None
+        if injector is not None:
+            injector.attach(self.calls, self.is_loading)
 
-    def filter_late(self, after: int | None) -> None:
-        """See `Late`."""
-        self.late = Late(self.tasks, self.tally, self.calls, self.processor, self, after)
+    def begin(self, pid: int, *, is_free: bool) -> None:
+        """Take the program, which is seized and waits to be executed.  `is_free`: it is under no filter but ours."""
+        self.initial = Initial(pid, started=False)
+        task = self.family.add(pid, pid)
+        task.recorded = False
+        if self._settings.late:
+            self._late = Late(self.tasks, self.tally, self.calls, self.processor, self, self._settings.late_after)
+            self._late.begin(task)
+        elif not is_free:
+            # Ours does not see what a filter in force refuses: stop before both, which costs two more stops a call.
+            task.update(other_filter=True)
+        self.processor.pin(task)
 
     def next_of(self, tid: int, flags: int = 0) -> int:
         """See `Stops`."""
@@ -115,37 +154,39 @@ class Loop:
     def release(self) -> None:
         """Detach from every task at its next stop; only where no filter was installed."""
         for task in list(self.tasks.values()):
-            task.request = PTRACE_DETACH
+            task.update(leaving=True)
             with contextlib.suppress(PtraceError):  # it is ending
                 kernel.interrupt(task.tid)
 
     # -- the loop
 
-    def run(self) -> None:
-        """Follow all tasks until none is left."""
+    def run(self, on_stop: Callable[[], None] = lambda: None) -> None:
+        """Follow all tasks until none is left.  `on_stop` is called when the initial process has entered a group-stop."""
+        self._on_stop = on_stop
         info, tasks, tally, calls = self._info, self.tasks, self.tally, self.calls
         read, buffer, head, from_bytes, now = info.read, info.bytes, _HEAD.unpack_from, int.from_bytes, time.monotonic
-        masks, special, x86_64 = tally.masks, calls.special, Arch.X86_64.audit
-        while (stop := self._next()) is not None:
-            tid, status = stop
+        masks, special, x86_64, runs = tally.masks, calls.special, Arch.X86_64.audit, Way.RUN
+        while (taken := self._next()) is not None:
+            tid, status = taken
             task = tasks.get(tid)
             if task is None or (status != STATUS_SECCOMP and status != STATUS_SYSCALL):
-                self._other(tid, status, task)
+                if order := self._handle(tid, status, stop_of(status), task):
+                    self._resume(tid, *order)
                 continue
             if read(tid) or info.read_again(tid):
                 op, arch, number, datum = head(buffer)
+                if op == PTRACE_SYSCALL_INFO_EXIT and status == STATUS_SYSCALL:
+                    self._left(task)
+                    self._resume(tid, task.way)
+                    continue
                 if op != PTRACE_SYSCALL_INFO_SECCOMP and status == STATUS_SECCOMP:
                     continue  # another thread's execve has taken over this tid: its own status follows
-                if op == PTRACE_SYSCALL_INFO_EXIT:
-                    self._left(task)
-                    self._resume(task)
-                    continue
-                if op == PTRACE_SYSCALL_INFO_ENTRY and (task.request == PTRACE_CONT or self._other_first(task, number)):
+                if op == PTRACE_SYSCALL_INFO_ENTRY and (task.way is runs or self._make_other_first(task, number)):
                     # Another thread has put a late filter into it, which stops it if need be; or it makes this call again.
                     if tid == self._taken:
                         self._taken = 0
                         continue
-                elif op == PTRACE_SYSCALL_INFO_SECCOMP and task.request != PTRACE_CONT:
+                elif op == PTRACE_SYSCALL_INFO_SECCOMP and task.way is not runs:
                     self._filtered_call(task, datum)
                 elif not task.recorded:
                     task.counted = False
@@ -165,8 +206,12 @@ class Loop:
                     if now() - task.checked < FAST:
                         self.processor.pin(task)
                     task.checked = now()
-            if not resume(task.request, tid):
-                self._unresumed[tid] = (task.request, 0)
+            self._resume(tid, task.way)
+
+    def _resume(self, tid: int, way: Way, signum: int = 0) -> None:
+        """Let a task go on; later, if that is not possible now."""
+        if not kernel.resume(way, tid, signum):
+            self._unresumed[tid] = way, signum
 
     def _next(self) -> tuple[int, int] | None:
         """The next wait status, or None when there is no task left to wait for."""
@@ -193,108 +238,101 @@ class Loop:
             stop = os.waitpid(-1, WALL | os.WNOHANG)
             if stop[0]:
                 return stop
-            for tid, (request, signum) in list(self._unresumed.items()):
-                if tid not in self.tasks or resume(request, tid, signum):
-                    del self._unresumed[tid]
+            for tid, order in list(self._unresumed.items()):
+                del self._unresumed[tid]
+                if tid in self.tasks:
+                    self._resume(tid, *order)
             if time.monotonic() > end:
                 break
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
         for task in self.family.adopt():
-            if self.late is not None:
-                self.late.adopted(task)
-            self._resume(task)
-        return (0, 0) if self.tasks or not self.strangers else None
+            if self._late is not None:
+                self._late.adopted(task)
+            self._resume(task.tid, task.way)
+        return (0, 0) if self.tasks or not self._strangers else None
 
-    def _resume(self, task: Task, signum: int = 0, request: int = 0) -> None:
-        request = request or task.request
-        if not resume(request, task.tid, signum):
-            self._unresumed[task.tid] = (request, signum)
+    # -- stops that are not at a call
 
-    # -- stops that are not seccomp's
-
-    def _other(self, tid: int, status: int, task: Task | None) -> None:
+    def _handle(self, tid: int, status: int, stop: Stop, task: Task | None) -> Order:
+        """Do what a stop needs, or the end of a task; return how the task goes on."""
         self._unresumed.pop(tid, None)
-        if not os.WIFSTOPPED(status):
+        kind = stop.kind
+        if kind == ENDED:
             self._ended(tid, status)
-            return
-        event, signum = status >> 16, os.WSTOPSIG(status)
+            return None
         if task is None:
-            if event == PTRACE_EVENT_STOP:
-                self.family.early.add(tid)
-            else:
-                resume(PTRACE_CONT, tid)  # the last stop of a thread that an execve has ended
-        elif event == PTRACE_EVENT_STOP:
-            self._group_stop_or_trap(task, signum)
-        elif event == 0:
-            if (delivered := self._signal(task, signum)) is not None:
-                self._resume(task, delivered)
-        else:
-            # It fails if the task is dying, or its files may not be read.
-            with contextlib.suppress(PtraceError, OSError):
-                self._event(task, event)
-            self._resume(task)
+            if kind not in (GROUP, TRAP):
+                return Way.RUN, 0  # the last stop of a thread that an execve has ended
+            self.family.early.add(tid)
+            return None
+        if kind in (GROUP, TRAP):
+            return self._halted(task, stop.signal)
+        if kind == SIGNAL:
+            return self._signalled(task, stop.signal)
+        # It fails if the task is dying, or its files may not be read.
+        with contextlib.suppress(PtraceError, OSError):
+            if kind == CREATED:
+                self._created(task, stop.event)
+            elif kind == EXECUTED:
+                self._executed(task)
+        return task.way, 0
 
-    def _group_stop_or_trap(self, task: Task, signum: int) -> None:
+    def _halted(self, task: Task, signum: int) -> Order:
+        """In a group-stop by that signal; 0: at a trap."""
         with contextlib.suppress(PtraceError):
             self.calls.restore(task)
-        task.stopped = signum if signum in STOP_SIGNALS else 0
-        if not task.stopped or task.request == PTRACE_DETACH:
-            self._resume(task)
-            return
-        self._resume(task, request=PTRACE_LISTEN)
-        if task.tid == self.initial:
-            self.on_stop()
+        task.stopped = signum
+        if not signum or task.leaving:
+            return task.way, 0
+        self._resume(task.tid, Way.LISTEN)
+        if task.tid == self.initial.pid:
+            self._on_stop()
+        return None
 
-    def _signal(self, task: Task, signum: int) -> int | None:
-        """Return what to deliver at a signal-delivery stop: the signal, or 0 for a trap that is ours.
-
-        None: we have detached from the task, which dies of the signal.
-        """
-        if signum == signal.SIGTRAP and (entry := self._entries.get(task.tid)) and entry.reached(task.tid):
+    def _signalled(self, task: Task, signum: int) -> Order:
+        """At a signal-delivery stop: deliver the signal, unless it is a trap of ours."""
+        if signum == signal.SIGTRAP and (entry := self._entries.get(task.tid)) and entry.remove_if_reached(task.tid):
             del self._entries[task.tid]
             task.recorded = True
-            if self.injector is not None:
-                self.injector.entered(task)
-            return 0
+            if self._injector is not None:
+                self._injector.entered(task)
+            return task.way, 0
         with contextlib.suppress(PtraceError):
-            if task.tgid == self.initial and signum != signal.SIGCHLD:  # which nobody sends to us
-                self.delivered[signum] = (kernel.sender(task.tid), time.monotonic())
+            if task.tgid == self.initial.pid and signum != signal.SIGCHLD:  # which nobody sends to us
+                self.initial.delivered[signum] = (kernel.sender(task.tid), time.monotonic())
             if signum in FAULTS and kernel.sender(task.tid) == 0 and dies_only_untraced(task.tid, signum):
                 # The kernel does not kill it while it is traced (signal.c, force_sig_info_to_task), and the fault repeats.
                 self.family.drop(task.tid)
-                resume(PTRACE_DETACH, task.tid)
-                return None
-        return signum
+                return Way.LEAVE, 0
+        return task.way, signum
 
-    def _event(self, task: Task, event: int) -> None:
-        if event in (PTRACE_EVENT_FORK, PTRACE_EVENT_VFORK, PTRACE_EVENT_CLONE):
-            tid = kernel.event_message(task.tid)
-            is_waiting = tid in self.family.early
-            is_thread = event == PTRACE_EVENT_CLONE and kernel.is_thread_of(tid, task.tgid)
-            child = self.family.born(tid, task, is_thread=is_thread)
-            if self.late is not None:
-                self.late.born(task, child, event)
-            self.calls.announced(task, child)
-            if is_waiting:
-                self.calls.restore(child)
-                self._resume(child)
-        elif event == PTRACE_EVENT_EXEC:
-            self._exec(task)
+    def _created(self, task: Task, event: int) -> None:
+        tid = kernel.event_message(task.tid)
+        is_waiting = tid in self.family.early
+        is_thread = event == PTRACE_EVENT_CLONE and kernel.is_thread_of(tid, task.tgid)
+        child = self.family.born(tid, task, is_thread=is_thread)
+        if self._late is not None:
+            self._late.born(task, child, event)
+        self.calls.announced(task, child)
+        if is_waiting:
+            self.calls.restore(child)
+            self._resume(tid, child.way)
 
-    def _exec(self, task: Task) -> None:
+    def _executed(self, task: Task) -> None:
         former = task.executable
-        before = former if self.started else ""
+        before = former if self.initial.started else ""
         self.family.executed(task, former=kernel.event_message(task.tid))
         self._recorder.executed(before, task.executable)
         task.stopped = 0
-        if self.late is not None:
-            self.late.executed(task, former)
-        self.started |= task.tid == self.initial
+        if self._late is not None:
+            self._late.executed(task, former)
+        is_initial = task.tid == self.initial.pid
+        self.initial.started |= is_initial
         if kind := privilege_lost(task.tid):
             self._recorder.gap(f"{task.executable} ran without its {kind} privilege, as it does when enforced")
-        task.recorded |= not self.from_entry and task.tid == self.initial
-        if self.injector is not None or (task.tid == self.initial and not task.recorded):
+        task.recorded |= not self._settings.from_entry and is_initial
+        if self._injector is not None or (is_initial and not task.recorded):
             self._entries[task.tid] = None
             try:
                 self._entries[task.tid] = EntryPoint(task.tid)
@@ -307,32 +345,32 @@ class Loop:
         return pid in self._entries
 
     def _ended(self, tid: int, status: int) -> None:
-        if self.late is not None and (task := self.tasks.get(tid)):
-            self.late.dropped(task)
+        if self._late is not None and (task := self.tasks.get(tid)):
+            self._late.dropped(task)
         self.family.drop(tid)
         self.family.early.discard(tid)
         self._entries.pop(tid, None)
-        if tid and tid == self.initial:
-            self.status, self.ended = status, time.monotonic()
+        if tid and tid == self.initial.pid:
+            self.initial.status, self.initial.ended = status, time.monotonic()
 
     # -- calls under PTRACE_SYSCALL: without a filter of ours, or where another one may answer before it
 
-    def _other_first(self, task: Task, number: int) -> bool:
-        """At a call's entry: whether the task was made to make another call first (`Late.entered`)."""
+    def _make_other_first(self, task: Task, number: int) -> bool:
+        """At a call's entry: have the task make another call first, if it is time to (`Late.step`); return whether it did."""
         task.image.left -= 1
-        if self.late is None or (task.image.left >= 0 and (number not in FILTERING or task.filtered)):
+        if self._late is None or (task.image.left >= 0 and (number not in FILTERING or task.filtered)):
             return False
         task.counted = False
-        return self.late.entered(task, self._info.bytes)
+        return self._late.step(task, self._info.bytes)
 
     def _left(self, task: Task) -> None:
         """At a call's exit."""
         task.counted = False
-        if self.injector is None and not task.installing:
+        if self._injector is None and not task.installing:
             return
         with contextlib.suppress(PtraceError):
-            if self.injector is not None:
-                self.injector.left(task)
+            if self._injector is not None:
+                self._injector.left(task)
             if task.installing:
                 self.calls.installed(task, failed=bool(self._info.bytes[INFO_IS_ERROR]))
 

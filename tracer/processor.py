@@ -13,7 +13,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Final
 
-from tracer.task import state
+from tracer.proc import state_of
 
 if TYPE_CHECKING:
     from tracer.task import Task
@@ -135,7 +135,7 @@ class SharedProcessor:
             is_crowd = len(self._pinned) > CROWD
             few = FEW_STOPS if len(self._pinned) == 1 else FEW_STOPS_OF_MANY
             for tid, sharer in list(self._pinned.items()):
-                if sharer.task.stops - sharer.before < few and (is_crowd or state(tid) == "R"):
+                if sharer.task.stops - sharer.before < few and (is_crowd or state_of(tid) == "R"):
                     self._release(tid)
                 else:
                     sharer.before = sharer.task.stops

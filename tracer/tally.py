@@ -6,12 +6,12 @@ Only a new key costs more than a look-up.
 
 from __future__ import annotations
 
-import struct
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tracer.abi import Arch, Event, Kind, table
-from tracer.caller.caller import Caller
+from tracer.kernel import event_of
+from tracer.watch.caller import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +24,6 @@ were dropped are looked at once more, and stop where a late filter would have le
 
 I386_KEYS: Final = 1 << 448
 """The keys of other architectures are at least so large."""
-
-_EVENT = struct.Struct("<4xIQ8xQ6Q")  # struct ptrace_syscall_info: arch, instruction pointer, number, arguments
-
-
 _REGISTER: Final = (1 << 64) - 1
 _AFTER: Final = 5
 """Where a slot has the sets of waits after which its observation was made, as bits of tracer.abi.waits."""
@@ -68,7 +64,7 @@ class Tally:
         self._recorder = recorder
         self._generation = recorder.generation
         self.has_waits = False
-        """Whether the recorder's slots take the waits after which an observation was made (`tracer.waits`)."""
+        """Whether the recorder's slots take the waits after which an observation was made (`tracer.session.Waits`)."""
         self._hot: dict[tuple[str, int], Hot] = {}
         self._looked: dict[str, Hot] = {}
         """Counters by executable and masked registers, of observations whose next event is to be looked at."""
@@ -163,9 +159,3 @@ class Tally:
         else:
             key = raw & self._recorder.hot_mask(event.arch, event.number) | event.arch << 448
         (task.hot.get(key) or self.slot(task, key, info))[0] += 1
-
-
-def event_of(info: bytearray, tid: int) -> Event:
-    """The call in a struct ptrace_syscall_info of an entry or seccomp stop."""
-    arch, ip, number, *arguments = _EVENT.unpack_from(info)
-    return Event(arch, number & 0xFFFFFFFF, (*arguments,), ip, tid)

@@ -2,10 +2,10 @@
 
 A filter counts only if all that it was made from is byte for byte what it is now: the policy, each file it includes, and
 the code that compiles.  There are two places.  What root has put into /var/cache/callfence (`callfence compile`) is as
-trustworthy as root.  A user's own cache is signed with a secret that the kernel keeps (`enforcer.keyring`), so a confined
-program that can write there cannot make a filter that counts, unless its policy allows keyctl(2); where the kernel has no
-keyrings, there is a checksum only, and `callfence doctor` says so.  A cache that cannot be used is no error; if it is because
-of the secret, `enforce` says so.
+trustworthy as root.  A user's own cache is signed with a secret that the kernel keeps (`callfence.enforcing.keyring`), so a
+confined program that can write there cannot make a filter that counts, unless its policy allows keyctl(2); where the kernel
+has no keyrings, there is a checksum only, and `callfence doctor` says so.  A cache that cannot be used is no error; if it is
+because of the secret, `enforce` says so.
 
 On the way to every start of `enforce`, so nothing is imported that takes a millisecond.
 """
@@ -43,10 +43,10 @@ class _Place:
         self.signed = signed
 
     def secret(self) -> bytes:
-        """Raises `enforcer.keyring.SecretError`."""
+        """Raises `callfence.enforcing.keyring.SecretError`."""
         if not self.signed:
             return b""
-        from enforcer import keyring
+        from callfence.enforcing import keyring
 
         return keyring.secret()
 
@@ -148,8 +148,8 @@ def kept() -> Iterator[tuple[str, Compiled | ValueError]]:
 
 
 def is_signed() -> bool:
-    """Whether the kernel keeps a secret for the user's cache.  Raises `enforcer.keyring.SecretError`."""
-    from enforcer import keyring
+    """Whether the kernel keeps a secret for the user's cache.  Raises `callfence.enforcing.keyring.SecretError`."""
+    from callfence.enforcing import keyring
 
     return bool(keyring.secret())
 

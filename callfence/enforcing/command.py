@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from callfence.enforcing.filters import Variant
     from callfence.enforcing.sealed import Compiled
-    from enforcer.arming.phases import Plan
+    from enforcer.arming.plan import Plan
     from enforcer.arming.surroundings import Surroundings
     from enforcer.files.granted import Reach
     from enforcer.files.landlock import Confinement

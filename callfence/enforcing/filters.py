@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Literal
 
-    from enforcer.arming.stage import Stage
+    from enforcer.arming.plan import Stage
     from policygen.language.document import Document
     from policygen.model import Action, Policy
     from policygen.reading import Check
@@ -84,7 +84,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
     policy, is_settled = document.policy, False
     phases: list[Stage] = []
     if variant == "warm":
-        from enforcer.arming.stage import Stage
+        from enforcer.arming.plan import Stage
         from policygen.learning.generate import generate
         from policygen.learning.warm import recording_filter
         from tracer.kernel import RET_RECORD
@@ -132,7 +132,7 @@ def files_of(policy: Policy) -> bytes:
 
 def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
     """The phases with their filters.  Raises CompileError if a process could not enter one for good."""
-    from enforcer.arming.stage import Stage
+    from enforcer.arming.plan import Stage
     from policygen.evaluate import answers
     from policygen.filter.compile import CompileError, compile_policy
     from policygen.model import ENTER, NOTIFY, ActionKind

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from enforcer.arming.stage import Stage
+    from enforcer.arming.plan import Stage
 
 _MAGIC = b"callfence filter 11\n"
 _BUNDLE = b"callfence filters 1\n"
@@ -135,7 +135,7 @@ def _stage_fields(stage: Stage) -> list[bytes]:
 
 
 def _stage(fields: Sequence[bytes]) -> Stage:
-    from enforcer.arming.stage import Stage
+    from enforcer.arming.plan import Stage
 
     name, triggers, filter_, *facts = fields
     is_entered, is_notified = (fact == _YES for fact in facts)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from enforcer.arming.phases import Plan
-from enforcer.chain import chain
+from enforcer.arming.plan import Plan
+from enforcer.bpf import chain
 from enforcer.errors import EnforceError
 from enforcer.shield import asking_on_exit, without_listener
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from callfence.enforcing.sealed import Compiled
-    from enforcer.arming.stage import Stage
+    from enforcer.arming.plan import Stage
 
 
 def plan(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.shared.text import plural, printable
+from tracer.proc import executable_of, proc
 from tracer.running.attach import descendants
-from tracer.task import executable_of, proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -17,6 +17,7 @@ from policygen.recording.fold import Folder
 from policygen.recording.model import Circumstances, Run, Signals
 from tracer import session
 from tracer.errors import StartError, TracerError
+from tracer.loop import Settings
 from tracer.starting.launch import Program
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from policygen.evidence.facts import Places
     from policygen.recording.model import Observation
     from tracer.calls import Calls
-    from tracer.faults import Injector
     from tracer.loop import Loop
+    from tracer.watch.faults import Injector
 
 
 class Recorder(Folder):
@@ -158,17 +159,16 @@ def _trace(
         return session.trace(
             what,
             recorder,
-            allow_opaque=options.allow_opaque,
-            from_entry=options.arm == "entry",
-            known=prepared.filter,
-            tick=tick,
-            exited=_say_that_it_goes_on,
-            injector=injector,
-            attach=recorder.files.attach if recorder.files else _nothing,
-            waits=options.phases or (prepared.existing is not None and bool(prepared.existing.stages)),
-            aimed=recorder.aimed,
-            late=not options.every_call,
-            late_after=options.late_after,
+            Settings(
+                allow_opaque=options.allow_opaque,
+                from_entry=options.arm == "entry",
+                known=prepared.filter,
+                waits=options.phases or (prepared.existing is not None and bool(prepared.existing.stages)),
+                late=not options.every_call,
+                late_after=options.late_after,
+            ),
+            session.Hooks(tick, _say_that_it_goes_on, recorder.files.attach if recorder.files else _nothing, recorder.aimed),
+            injector,
         )
     except StartError as error:
         raise failure(what.argv[0], error.errno) from None

@@ -10,17 +10,19 @@ from __future__ import annotations
 import os
 
 from enforcer import kernel
-from enforcer.arming.inject import ALL_SIGNALS, COMPAT, LONG, NO_CALL, STOPPING, SYSCALL_STOP, Surgery, go_on, resume
-from enforcer.arming.key import MAP_SHARED_ANONYMOUS, PROT_READ, PROT_WRITE
+from enforcer.arming.inject import ALL_SIGNALS, COMPAT, LONG, NO_CALL, Surgery, go_on, resume
+from enforcer.arming.install import MAP_SHARED_ANONYMOUS, PROT_READ, PROT_WRITE
+from enforcer.bpf import Filter
 from enforcer.errors import ArmError
 from tracer import linux
+from tracer.stops import CALL, GROUP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from enforcer.arming.inject import Stops
-    from enforcer.arming.key import Key
+    from enforcer.arming.install import Key
 
 _NO_DESCRIPTOR = 0xFFFFFFFF
 """For close_range(2): a range of descriptors that no table has, so the call does nothing."""
@@ -73,9 +75,11 @@ class Detour(Surgery):
             raise ArmError("the filter could not be kept from being changed in its memory")
         return self.call(number, *arguments, address, *spare)
 
-    def unmap(self) -> None:
-        """Give back the memory of `call_with`."""
-        self.call(self.convention.munmap, *self.mapped)
+    def unmap(self, filter_: bytes) -> None:
+        """Give back the memory of `call_with`, if there is any, and where `filter_` lets it be given back."""
+        number = self.convention.munmap
+        if self.mapped[1] and Filter(filter_).allows(self.convention.audit, number, 0, (*self.mapped, 0, 0, 0, 0)):
+            self.call(number, *self.mapped)
 
     def close(self) -> None:
         """Have the task make its own call next."""
@@ -99,9 +103,9 @@ class Detour(Surgery):
     def _to_syscall_stop(self) -> None:
         """Go on to the next entry or exit of a call, also while the task's process is stopped: others wait for this one."""
         resume(linux.PTRACE_SYSCALL, self.pid)
-        while os.WSTOPSIG(status := self._stops.of(self.pid)) != SYSCALL_STOP:
-            if status >> 16 == linux.PTRACE_EVENT_STOP and os.WSTOPSIG(status) in STOPPING:
+        while (stop := self._stops.of(self.pid)).kind != CALL:
+            if stop.kind == GROUP:
                 self._was_stopped = True
                 resume(linux.PTRACE_SYSCALL, self.pid)
             else:
-                go_on(linux.PTRACE_SYSCALL, self.pid, status)
+                go_on(linux.PTRACE_SYSCALL, self.pid, stop)

@@ -11,23 +11,22 @@ import os
 from enforcer import kernel
 from enforcer.arming import inject
 from enforcer.errors import ArmError
+from enforcer.numbers import NUMBERS, each
+from enforcer.shield import EXITS
 from tracer import linux
+from tracer.stops import CALL, CREATED, EXECUTED, GROUP, SIGNAL, SIGTRAP, TRAP
 
 _OPTIONS = linux.PTRACE_O_EXITKILL | linux.PTRACE_O_TRACEEXEC | linux.PTRACE_O_TRACESYSGOOD
 _FORK_OPTIONS = linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE
-_FORK_EVENTS = (linux.PTRACE_EVENT_FORK, linux.PTRACE_EVENT_VFORK, linux.PTRACE_EVENT_CLONE)
 _DEBUG = 848  # offsetof(struct user, u_debugreg), sys/user.h
 _CONTROL = _DEBUG + 8 * 7
 _EXECUTE_0 = 0x1  # DR7: breakpoint 0, of this task, where an instruction is executed (asm/debugreg.h)
 _CLONE_UNTRACED = 0x00800000  # linux/sched.h
-_FORKS = {linux.AUDIT_ARCH_X86_64: (56, 435), linux.AUDIT_ARCH_I386: (120, 435)}  # clone, clone3: asm/unistd_64.h, _32.h
-_ENDS = {linux.AUDIT_ARCH_X86_64: (60, 231), linux.AUDIT_ARCH_I386: (1, 252)}  # exit, exit_group
-_RUNNING = {
-    # listen accept accept4 wait4 waitid pause rt_sigsuspend epoll_wait epoll_pwait ptrace io_uring_setup
-    linux.AUDIT_ARCH_X86_64: (50, 43, 288, 61, 247, 34, 130, 232, 281, 101, 425),
-    # and waitpid, socketcall
-    linux.AUDIT_ARCH_I386: (363, 364, 114, 284, 29, 179, 256, 319, 26, 425, 7, 102),
-}
+_FORKS = each("clone", "clone3")
+_RUNNING = each(
+    "listen", "accept", "accept4", "wait4", "waitid", "waitpid", "pause", "rt_sigsuspend", "epoll_wait", "epoll_pwait",
+    "ptrace", "io_uring_setup", "socketcall",
+)  # fmt: skip
 """Calls that only a running program makes."""
 _NO_CALL = 0xFFFFFFFFFFFFFFFF  # -1
 _HINT = "arm at exec instead: --arm exec"
@@ -49,8 +48,8 @@ def until_exec(pid: int) -> None:
 
     Raises ArmError, with the process at the exit of a call, if it starts a thread or a process before.
     """
-    while (event := _next_event(pid)) != linux.PTRACE_EVENT_EXEC:
-        if event in _FORK_EVENTS:
+    while (kind := _next_event(pid)) != EXECUTED:
+        if kind == CREATED:
             _end_new(pid)
             raise ArmError("it starts a thread or a process before its execve, which could not be confined")
         inject.resume(linux.PTRACE_CONT, pid)
@@ -85,21 +84,20 @@ def until_entry(pid: int) -> None:
 def _is_reached(pid: int, entry: int) -> bool:
     """Follow the running process to its entry point: True; False at the exit of an execve that a constructor made."""
     while True:
-        status = inject.wait(pid)
-        event, signal = status >> 16, os.WSTOPSIG(status)
-        if event == linux.PTRACE_EVENT_EXEC:
+        stop = inject.wait(pid)
+        if stop.kind == EXECUTED:
             _leave_call(pid)
             return False
-        if event in _FORK_EVENTS:
+        if stop.kind == CREATED:
             _end_new(pid)
             raise ArmError(f"it starts a thread or a process before its entry point, which could not be confined; {_HINT}")
-        if signal == inject.SYSCALL_STOP:
+        if stop.kind == CALL:
             _judge(pid)
             inject.resume(linux.PTRACE_SYSCALL, pid)
-        elif event == 0 and signal == kernel.SIGTRAP and kernel.get_registers(pid)[linux.RIP] == entry:
+        elif stop.kind == SIGNAL and stop.signal == SIGTRAP and kernel.get_registers(pid)[linux.RIP] == entry:
             return True
         else:
-            inject.go_on(linux.PTRACE_SYSCALL, pid, status)
+            inject.go_on(linux.PTRACE_SYSCALL, pid, stop)
 
 
 def _judge(pid: int) -> None:
@@ -108,7 +106,7 @@ def _judge(pid: int) -> None:
     if op != linux.PTRACE_SYSCALL_INFO_ENTRY:
         return
     number &= ~linux.X32_BIT
-    if number in _ENDS.get(arch, ()):
+    if number in EXITS.get(arch, ()):
         reason = "it ends before its entry point, and nothing of it was confined"
     elif number in _RUNNING.get(arch, ()):
         reason = f"it runs before its entry point (call number {number}), and nothing of it was confined"
@@ -123,25 +121,21 @@ def _judge(pid: int) -> None:
 
 def _flags(pid: int, number: int, first: int) -> int:
     """The flags of clone or clone3."""
-    return kernel.peek(pid, first) if number == 435 else first
+    return kernel.peek(pid, first) if number == NUMBERS["clone3"][0] else first
 
 
-def _next_event(pid: int) -> int:
-    """Follow the running process to its next ptrace event.  Signals and stops take effect as usual."""
-    while True:
-        status = inject.wait(pid)
-        event = status >> 16
-        if event not in (0, linux.PTRACE_EVENT_STOP):
-            return event
-        inject.go_on(linux.PTRACE_CONT, pid, status)
+def _next_event(pid: int) -> str:
+    """Follow the running process to its next ptrace event, a kind of stop.  Signals and stops take effect as usual."""
+    while (stop := inject.wait(pid)).kind in (SIGNAL, GROUP, TRAP, CALL):
+        inject.go_on(linux.PTRACE_CONT, pid, stop)
+    return stop.kind
 
 
 def _leave_call(pid: int) -> None:
     """Take a process from an event stop, which is inside a call, to that call's exit stop."""
     inject.resume(linux.PTRACE_SYSCALL, pid)
-    status = inject.wait(pid)
-    if os.WSTOPSIG(status) != inject.SYSCALL_STOP:
-        raise ArmError(f"it stopped with status {status:#x} instead of leaving its call")
+    if (stop := inject.wait(pid)).kind != CALL:
+        raise ArmError(f"it stopped otherwise ({stop.kind}) instead of leaving its call")
 
 
 def _end_new(pid: int) -> None:

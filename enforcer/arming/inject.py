@@ -12,7 +12,10 @@ import select
 
 from enforcer import kernel
 from enforcer.errors import GoneError, HeldUpError
+from enforcer.numbers import I386, NUMBERS, X86_64
 from tracer import linux
+from tracer.proc import proc, state
+from tracer.stops import CALL, ENDED, EXECUTED, GROUP, SIGNAL, Stop, stop_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,10 +23,8 @@ if TYPE_CHECKING:
 
     from enforcer.kernel import Registers
 
-SYSCALL_STOP = kernel.SIGTRAP | 0x80  # PTRACE_O_TRACESYSGOOD
 ALL_SIGNALS = NO_CALL = 0xFFFFFFFFFFFFFFFF
 """As a signal mask; as orig_rax: the process is in no call that the kernel would restart."""
-STOPPING = (19, 20, 21, 22)  # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: asm/signal.h, x86
 _RESTART = (512, 513, 514, 516)  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (linux/errno.h)
 _WORD = 8
 """Bytes that PTRACE_PEEKDATA and PTRACE_POKEDATA take."""
@@ -33,64 +34,29 @@ _SLEEPS = 3000
 
 
 class Convention:
-    """How a mode of the processor makes a system call: asm/unistd_64.h, asm/unistd_32.h, syscall(2)."""
+    """How a mode of the processor makes a system call (syscall(2)), and the numbers of those that are made."""
 
     __slots__ = (
         "arguments", "audit", "close_range", "exit_group", "instruction", "mmap", "mprotect", "munmap", "pointer", "seccomp"
     )  # fmt: skip
 
-    def __init__(
-        self,
-        audit: int,
-        instruction: int,
-        pointer: int,
-        arguments: tuple[int, ...],
-        *,
-        seccomp: int,
-        close_range: int,
-        exit_group: int,
-        mmap: int,
-        mprotect: int,
-        munmap: int,
-    ) -> None:
+    def __init__(self, audit: int, instruction: int, pointer: int, arguments: tuple[int, ...], mmap: str) -> None:
         self.audit = audit
         self.instruction = instruction
         """Its two bytes, little-endian."""
         self.pointer = pointer
         """Bytes in a pointer: struct sock_fprog differs."""
         self.arguments = arguments
-        self.seccomp = seccomp
-        self.close_range = close_range
-        self.exit_group = exit_group
-        self.mmap = mmap
-        self.mprotect = mprotect
-        self.munmap = munmap
+        place = int(audit == I386)
+        self.seccomp, self.close_range = NUMBERS["seccomp"][place], NUMBERS["close_range"][place]
+        self.exit_group, self.mmap = NUMBERS["exit_group"][place], NUMBERS[mmap][place]
+        self.mprotect, self.munmap = NUMBERS["mprotect"][place], NUMBERS["munmap"][place]
 
 
-LONG = Convention(  # syscall
-    linux.AUDIT_ARCH_X86_64,
-    0x050F,
-    8,
-    (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9),
-    seccomp=317,
-    close_range=436,
-    exit_group=231,
-    mmap=9,
-    mprotect=10,
-    munmap=11,
-)
-COMPAT = Convention(  # int 0x80
-    linux.AUDIT_ARCH_I386,
-    0x80CD,
-    4,
-    (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP),
-    seccomp=354,
-    close_range=436,
-    exit_group=252,
-    mmap=192,  # mmap2
-    mprotect=125,
-    munmap=91,
-)
+_LONG_ARGUMENTS = (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9)
+LONG = Convention(X86_64, 0x050F, 8, _LONG_ARGUMENTS, "mmap")  # syscall
+_COMPAT_ARGUMENTS = (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP)
+COMPAT = Convention(I386, 0x80CD, 4, _COMPAT_ARGUMENTS, "mmap2")  # int 0x80
 
 
 class Stops:
@@ -106,12 +72,13 @@ class Stops:
         self._children = children
         self._poller: select.poll | None = None
 
-    def next(self, *, waits: bool = True) -> tuple[int, int]:
-        """The next task and its wait status; (0, 0) if there is none now and `waits` is false.  Raises ChildProcessError."""
-        return self._kept.pop(0) if self._kept else os.waitpid(-1, linux.WALL | (0 if waits else os.WNOHANG))
+    def next(self, *, waits: bool = True) -> tuple[int, Stop]:
+        """The next task and its stop or end; task 0 if there is none now and `waits` is false.  Raises ChildProcessError."""
+        task, status = self._kept.pop(0) if self._kept else os.waitpid(-1, linux.WALL | (0 if waits else os.WNOHANG))
+        return task, stop_of(status)
 
-    def of(self, pid: int) -> int:
-        """Wait for the next stop of a task, which runs: its wait status.
+    def of(self, pid: int) -> Stop:
+        """Wait for the next stop of a task, which runs.
 
         GoneError if it has ended or vanished in an execve of another thread, which `next` will report.  HeldUpError if it
         sleeps for seconds, where there is a descriptor to wait with: it has been killed then."""
@@ -123,8 +90,9 @@ class Stops:
             if not task:
                 self._wait(pid)
                 continue
-            if task == pid and os.WIFSTOPPED(status) and status >> 16 != linux.PTRACE_EVENT_EXEC:
-                return status
+            stop = stop_of(status)
+            if task == pid and stop.kind not in (ENDED, EXECUTED):
+                return stop
             self._kept.append((task, status))
             if task == pid:
                 raise GoneError
@@ -135,29 +103,18 @@ class Stops:
             self._poller = select.poll()
             self._poller.register(self._children, select.POLLIN)
         while not self._poller.poll(_SLEEPS):
-            if state(pid) == b"S":
+            if state(f"{proc()}/{pid}") == "S":
                 os.kill(pid, kernel.SIGKILL)
                 raise HeldUpError("a filter of its own asks a listener about the calls that lead to the phase")
         os.read(self._children, 4096)
 
 
-def state(task: int) -> bytes:
-    """The state of a task, a letter (proc(5)); b"" if it has gone."""
-    try:
-        with open(f"{task}/stat", "rb", buffering=0) as file:
-            return file.read(512).rpartition(b") ")[2][:1]
-    except OSError:
-        return b""
-
-
-def wait(pid: int) -> int:
-    """Wait for the next stop of the only task that is traced: its wait status.  GoneError if it has died."""
-    while True:
-        _, status = os.waitpid(pid, linux.WALL)
-        if os.WIFSTOPPED(status):
-            return status
-        if os.WIFEXITED(status) or os.WIFSIGNALED(status):
-            raise GoneError
+def wait(pid: int) -> Stop:
+    """Wait for the next stop of the only task that is traced.  GoneError if it has died."""
+    _, status = os.waitpid(pid, linux.WALL)
+    if (stop := stop_of(status)).kind == ENDED:
+        raise GoneError
+    return stop
 
 
 def resume(request: int, pid: int, signal: int = 0) -> None:
@@ -170,14 +127,12 @@ def resume(request: int, pid: int, signal: int = 0) -> None:
         raise GoneError from error
 
 
-def go_on(request: int, pid: int, status: int) -> None:
+def go_on(request: int, pid: int, stop: Stop) -> None:
     """Continue a process from a stop that we did not cause, as if it were not traced (ptrace(2), "Group-stop")."""
-    signal = os.WSTOPSIG(status)
-    event = status >> 16
-    if event == linux.PTRACE_EVENT_STOP and signal in STOPPING:
+    if stop.kind == GROUP:
         resume(linux.PTRACE_LISTEN, pid)
-    else:  # of the events, SIGCONT has come
-        resume(request, pid, 0 if event else signal)
+    else:  # of the traps, SIGCONT has come
+        resume(request, pid, stop.signal if stop.kind == SIGNAL else 0)
 
 
 def reap(pid: int) -> None:
@@ -294,5 +249,5 @@ class Surgery:
 
     def _to_syscall_stop(self) -> None:
         resume(linux.PTRACE_SYSCALL, self.pid)
-        while os.WSTOPSIG(status := self._stops.of(self.pid)) != SYSCALL_STOP:
-            go_on(linux.PTRACE_SYSCALL, self.pid, status)
+        while (stop := self._stops.of(self.pid)).kind != CALL:
+            go_on(linux.PTRACE_SYSCALL, self.pid, stop)

@@ -116,7 +116,7 @@ def _trace(*, is_entry: bool, listens: bool) -> None:
     Yama does not keep a parent from that (admin-guide/LSM/Yama.rst); what it keeps the helper from is found out later."""
     from enforcer import helper
     from enforcer.arming import follow, inject, install
-    from enforcer.arming.key import Key
+    from enforcer.arming.install import Key
 
     waiting, ended = os.pipe()
     child = kernel.clone()

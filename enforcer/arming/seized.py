@@ -6,16 +6,17 @@ import os
 
 from enforcer import helper, kernel
 from enforcer.arming import follow, inject, install
-from enforcer.arming.key import Key
+from enforcer.arming.install import Key
 from enforcer.errors import FAILED, EnforceError, GoneError, refused
 from tracer import linux
 from tracer.errors import CallfenceError, KernelError
+from tracer.proc import fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from enforcer.arming.phases import Plan
+    from enforcer.arming.plan import Plan
     from enforcer.duty import Duty
     from enforcer.reporting.reporter import Reporter
 
@@ -97,12 +98,7 @@ class _Work:
 
 def tracer() -> str:
     """The pid of the process that traces this one, or ""."""
-    try:
-        with open("/proc/self/status", errors="replace") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return ""
-    pid = next((line.split()[1] for line in lines if line.startswith("TracerPid:")), "0")
+    pid = fields("/proc/self").get("TracerPid", "0")
     return "" if pid == "0" else pid
 
 
@@ -156,7 +152,7 @@ def _confine(work: _Work, commands: int, answers: int) -> NoReturn:
         if work.plan and duty:
             from enforcer.arming.phases import Follower
 
-            Follower(program, work.plan, duty, work.stderr).run(is_executed=work.arm != "now")
+            Follower(program, work.plan, duty, work.stderr, is_executed=work.arm != "now").run()
             duty.finish()
     except GoneError:
         os._exit(0)  # not executed, or killed by another process: its own status says so

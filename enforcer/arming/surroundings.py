@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import os
 
-from enforcer import ffi, kernel
+from enforcer import kernel
 from enforcer.errors import EnforceError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_SYS_CAPSET = 126  # asm/unistd_64.h
-_SYS_PRCTL = 157
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 1, 24, 47, 4  # linux/prctl.h
 _SIGKILL = 9
-_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 _CAPABILITIES = 64  # bits; those that the kernel does not have fail with EINVAL
 
 
@@ -77,9 +74,8 @@ def _drop_capabilities() -> None:
             _prctl("prctl(PR_CAPBSET_DROP)", _PR_CAPBSET_DROP, capability)
         except OSError:
             break  # there are no more, or CAP_SETPCAP is missing
-    header, data = (ffi.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ffi.c_uint32 * 6)()
-    kernel.syscall("capset", _SYS_CAPSET, ffi.byref(header), ffi.byref(data))
+    kernel.set_capabilities(0)
 
 
 def _prctl(call: str, *arguments: int) -> None:
-    kernel.syscall(call, _SYS_PRCTL, *arguments, *[0] * (5 - len(arguments)))
+    kernel.syscall(call, *arguments, *[0] * (5 - len(arguments)))

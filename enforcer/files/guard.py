@@ -14,6 +14,7 @@ import errno
 import os
 
 from enforcer.bpf import AND, ARCH, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, NUMBER, RETURN, Filter, assembled
+from enforcer.numbers import each
 from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from tracer import linux
 
@@ -27,16 +28,12 @@ _IPPROTO_TCP, _TCP_ULP = 6, 31  # linux/in.h, linux/tcp.h
 FAST_OPEN_ERROR, PROTOCOL_ERROR, FAMILY_ERROR = errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT
 """net/ipv4/tcp.c tcp_sendmsg_fastopen(), net/ipv4/af_inet.c inet_create(), net/socket.c __sock_create()."""
 
-# Numbers of the calls that are looked at, by architecture: asm/unistd_64.h, unistd_32.h.  What a program of i386 hands to
-# socketcall is in memory, and its C libraries have no other way to sockets.
-_OPEN = {linux.AUDIT_ARCH_X86_64: (2,), linux.AUDIT_ARCH_I386: (5,)}
-_OPENAT = {linux.AUDIT_ARCH_X86_64: (257, 304), linux.AUDIT_ARCH_I386: (295, 342)}  # and open_by_handle_at
-_OPENAT2 = {linux.AUDIT_ARCH_X86_64: (437,), linux.AUDIT_ARCH_I386: (437,)}
-_IO_URING_SETUP = {linux.AUDIT_ARCH_X86_64: (425,), linux.AUDIT_ARCH_I386: (425,)}
-_SOCKET = {linux.AUDIT_ARCH_X86_64: (41,), linux.AUDIT_ARCH_I386: (359,)}
-_SETSOCKOPT = {linux.AUDIT_ARCH_X86_64: (54,), linux.AUDIT_ARCH_I386: (366,)}
-_SENDTO = {linux.AUDIT_ARCH_X86_64: (44, 307), linux.AUDIT_ARCH_I386: (369, 345)}  # and sendmmsg
-_SENDMSG = {linux.AUDIT_ARCH_X86_64: (46,), linux.AUDIT_ARCH_I386: (370,)}
+# The calls that are looked at.  What a program of i386 hands to socketcall is in memory, and its C libraries have no other way
+# to sockets.
+_OPEN, _OPENAT, _OPENAT2 = each("open"), each("openat", "open_by_handle_at"), each("openat2")
+_IO_URING_SETUP = each("io_uring_setup")
+_SOCKET, _SETSOCKOPT = each("socket"), each("setsockopt")
+_SENDTO, _SENDMSG = each("sendto", "sendmmsg"), each("sendmsg")
 
 _REFUSALS = {
     "mode": errno.EACCES,

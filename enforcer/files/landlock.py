@@ -20,7 +20,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_SYS_CREATE_RULESET, _SYS_ADD_RULE, _SYS_RESTRICT_SELF = 444, 445, 446  # asm/unistd_64.h
 _RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2  # linux/landlock.h
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
@@ -95,7 +94,7 @@ class Confinement:
         """Confine this process and what it starts, for good.  It needs no_new_privs.  Raises KernelError."""
         try:
             for ruleset in self._rulesets:
-                kernel.syscall("landlock_restrict_self", _SYS_RESTRICT_SELF, ruleset, 0)
+                kernel.syscall("landlock_restrict_self", ruleset, 0)
         except OSError as error:
             raise refused(error) from error
 
@@ -113,7 +112,7 @@ class Confinement:
         handled = REFER if grants_moving else effective.handled_files
         attributes = (ffi.c_uint64 * 3)(handled, effective.handled_ports, self.scope)  # struct landlock_ruleset_attr
         size = 8 * (3 if self.scope else 2)
-        ruleset = kernel.syscall("landlock_create_ruleset", _SYS_CREATE_RULESET, ffi.byref(attributes), size, 0)
+        ruleset = kernel.syscall("landlock_create_ruleset", ffi.byref(attributes), size, 0)
         self.scope = 0
         if grants_moving:
             grant_moving(ruleset)
@@ -127,7 +126,7 @@ class Confinement:
             for first, last in ports or ():
                 for port in range(first, last + 1):
                     rule = (ffi.c_uint64 * 2)(bit, port)  # struct landlock_net_port_attr
-                    kernel.syscall("landlock_add_rule", _SYS_ADD_RULE, ruleset, _RULE_NET_PORT, ffi.byref(rule), 0)
+                    kernel.syscall("landlock_add_rule", ruleset, _RULE_NET_PORT, ffi.byref(rule), 0)
         return ruleset
 
     def _grant(self, ruleset: int, line: bytes, path: bytes, access: int) -> None:
@@ -147,7 +146,7 @@ class Confinement:
                     raise GrantError(line, f"path {os.fsdecode(line)}: only a folder can be granted {', '.join(words)}")
                 access &= landlock.OF_A_FILE
             rule = _PathBeneath(access, descriptor)
-            kernel.syscall("landlock_add_rule", _SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ffi.byref(rule), 0)
+            kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, ffi.byref(rule), 0)
         except OSError as error:
             if error.errno != errno.EBADFD:
                 raise

@@ -12,24 +12,27 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from enforcer import ffi, kernel
-from enforcer.caller.process import status
+from tracer.proc import fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-_SYS_LISTEN, _SYS_GETSOCKNAME, _SYS_GETSOCKOPT = 50, 51, 55  # asm/unistd_64.h
+    from enforcer.listener import Asked
+
 _SOL_SOCKET, _SO_PROTOCOL, _SO_DOMAIN = 1, 38, 39  # asm-generic/socket.h
 _AF_UNIX, _IPPROTO_TCP = 1, 6  # linux/socket.h, linux/in.h
 _LISTINGS = 100
 """How often all tasks are listed until a listing has no new ones."""
 
 
-def listen(task: int, descriptor: int, backlog: int, is_waiting: Callable[[], bool]) -> int | None:
+def listen(asked: Asked) -> int | None:
     """Make a listen(2) of a task, which waits in it: 0, or an errno; EACCES for a socket that would take any port.
 
-    None: the kernel may do it as it is, for no other task can change what the descriptor is.  `is_waiting`: whether it still
-    waits, so that the socket is its own.  Raises OSError if the socket cannot be had."""
-    fields = status(task)
+    None: the kernel may do it as it is, for no other task can change what the descriptor is.  Raises OSError if the socket
+    cannot be had."""
+    task = asked.call.task
+    descriptor, backlog = (argument & 0xFFFFFFFF for argument in asked.call.arguments[:2])
+    fields = fields_of(task)
     pidfd = kernel.pidfd_open(int(fields["Tgid"]))
     try:
         socket = kernel.pidfd_getfd(pidfd, descriptor)
@@ -40,14 +43,14 @@ def listen(task: int, descriptor: int, backlog: int, is_waiting: Callable[[], bo
     finally:
         os.close(pidfd)
     try:
-        if not is_waiting():
+        if not asked.is_waiting():  # the socket may be another task's
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), "listen")
         if _option(socket, _SO_PROTOCOL) == _IPPROTO_TCP and not _port(socket):
             return errno.EACCES
         if _option(socket, _SO_DOMAIN) == _AF_UNIX and not _is_like_us(fields):
             # Who connects is told the user of whoever has called listen (unix(7), SO_PEERCRED).
             return errno.EACCES if _shares_descriptors(task) else None
-        kernel.syscall("listen", _SYS_LISTEN, socket, backlog)
+        kernel.syscall("listen", socket, backlog)
     except OSError as error:
         return error.errno or errno.EINVAL
     finally:
@@ -58,14 +61,14 @@ def listen(task: int, descriptor: int, backlog: int, is_waiting: Callable[[], bo
 def _option(socket: int, name: int) -> int:
     """An option of SOL_SOCKET.  Raises OSError."""
     value, length = ffi.c_int(0), ffi.c_int(4)
-    kernel.syscall("getsockopt", _SYS_GETSOCKOPT, socket, _SOL_SOCKET, name, ffi.byref(value), ffi.byref(length))
+    kernel.syscall("getsockopt", socket, _SOL_SOCKET, name, ffi.byref(value), ffi.byref(length))
     return value.value
 
 
 def _port(socket: int) -> int:
     """The port of a TCP socket; 0 if it has none."""
     address, length = (ffi.c_uint8 * 28)(), ffi.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
-    kernel.syscall("getsockname", _SYS_GETSOCKNAME, socket, ffi.byref(address), ffi.byref(length))
+    kernel.syscall("getsockname", socket, ffi.byref(address), ffi.byref(length))
     return address[2] << 8 | address[3]
 
 
@@ -88,7 +91,7 @@ def _shares_descriptors(task: int) -> bool:
 def _may_share(task: int, other: int) -> bool:
     shares = kernel.shares_files(task, other)
     if shares is None:  # this process may not look into it: then it may be one that is not confined
-        return status(other).get("Seccomp", "0") != "0"
+        return fields_of(other).get("Seccomp", "0") != "0"
     return shares
 
 
@@ -111,5 +114,5 @@ def _last() -> int:
 
 def _is_like_us(fields: Mapping[str, str]) -> bool:
     """Whether a task has the user and group of this process."""
-    own = status(os.getpid())
+    own = fields_of(os.getpid())
     return all(len({*fields[name].split(), *own[name].split()}) == 1 for name in ("Uid", "Gid"))

@@ -21,7 +21,6 @@ _OPEN = os.O_PATH | os.O_CLOEXEC
 _DEVICES = {b"/dev/stdin": b"fd/0", b"/dev/stdout": b"fd/1", b"/dev/stderr": b"fd/2"}
 _DESCRIPTORS = b"/dev/fd"
 _GONE = b" (deleted)"
-_SYS_GETSOCKOPT = 55  # asm/unistd_64.h
 _SOL_SOCKET, _SO_PROTOCOL, _IPPROTO_TCP = 1, 38, 6  # asm-generic/socket.h, linux/in.h
 _HEAD = 4096
 """Bytes of an executable in which its interpreter is looked for."""
@@ -79,7 +78,7 @@ def is_tcp(process: int, descriptor: int) -> bool:
             os.close(pidfd)
         try:
             at, room = ffi.byref(protocol), ffi.byref(length)
-            kernel.syscall("getsockopt", _SYS_GETSOCKOPT, copy, _SOL_SOCKET, _SO_PROTOCOL, at, room)
+            kernel.syscall("getsockopt", copy, _SOL_SOCKET, _SO_PROTOCOL, at, room)
         finally:
             os.close(copy)
     except OSError as error:

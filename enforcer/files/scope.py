@@ -14,14 +14,13 @@ SCOPES = {"abstract sockets": 1 << 0, "signals": 1 << 1}
 SINCE = 6
 """The version of Landlock's ABI that has them (Linux 6.12)."""
 REFER = 1 << 13  # LANDLOCK_ACCESS_FS_REFER
-_SYS_CREATE_RULESET, _SYS_ADD_RULE, _SYS_RESTRICT_SELF = 444, 445, 446  # asm/unistd_64.h
 _CREATE_RULESET_VERSION, _RULE_PATH_BENEATH = 1, 1  # linux/landlock.h
 
 
 def abi() -> int:
     """The version of Landlock's ABI; 0 where the kernel lacks it, or has it switched off."""
     try:
-        return kernel.syscall("landlock_create_ruleset", _SYS_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
+        return kernel.syscall("landlock_create_ruleset", None, 0, _CREATE_RULESET_VERSION)
     except OSError:
         return 0
 
@@ -40,11 +39,11 @@ def keep_inside(words: str, *, is_nested: bool) -> None:
     OSError named after the call."""
     attributes = (ffi.c_uint64 * 3)(REFER if is_nested else 0, 0, bits(words))  # struct landlock_ruleset_attr
     size = ffi.sizeof(attributes)
-    ruleset = kernel.syscall("landlock_create_ruleset", _SYS_CREATE_RULESET, ffi.byref(attributes), size, 0)
+    ruleset = kernel.syscall("landlock_create_ruleset", ffi.byref(attributes), size, 0)
     try:
         if is_nested:
             grant_moving(ruleset)
-        kernel.syscall("landlock_restrict_self", _SYS_RESTRICT_SELF, ruleset, 0)
+        kernel.syscall("landlock_restrict_self", ruleset, 0)
     finally:
         os.close(ruleset)
 
@@ -55,6 +54,6 @@ def grant_moving(ruleset: int) -> None:
     try:
         rule = ffi.c_uint8 * 12  # struct landlock_path_beneath_attr, which is packed
         content = rule(*REFER.to_bytes(8, "little"), *root.to_bytes(4, "little"))
-        kernel.syscall("landlock_add_rule", _SYS_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ffi.byref(content), 0)
+        kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, ffi.byref(content), 0)
     finally:
         os.close(root)

@@ -11,8 +11,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from enforcer.caller.caller import Caller
-from enforcer.caller.process import owner, status
+from enforcer.caller import Caller
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
 from policygen.files.calls import SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
 from policygen.files.landlock import ACCESS
@@ -20,6 +19,7 @@ from policygen.files.places import named
 from policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple
+from tracer.proc import fields_of, owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -67,12 +67,10 @@ class Judge:
         self._sockets = numbers(tuple(SOCKETS))
         self._known = frozenset(reach.calls())
 
-    def asks(self, arch: int, number: int) -> bool:
-        """Whether a call is one of those that are judged."""
-        return (arch, number) in self._known
-
     def ungranted(self, event: Event) -> list[Ungranted]:
         """What the policies do not grant of what a call wants and would get; nothing if that cannot be found out."""
+        if (event.arch, event.number) not in self._known:
+            return []
         process = owner(event.task)
         caller = Caller(event.task, process)
         try:
@@ -98,7 +96,7 @@ class Judge:
                     yield Ungranted(policy.file, f"tcp {use}", str(found), "EACCES")
         elif isinstance(found, str) and use == "bind":
             for need in needs(made_socket(), [os.fsencode(found)], looking(process, event.task)):
-                yield from self._lacking(need, status(event.task))
+                yield from self._lacking(need, fields_of(event.task))
 
     # -- files
 
@@ -108,7 +106,7 @@ class Judge:
             return
         name = table(arch).by_number[event.number].name
         look = looking(process, event.task)
-        fields = status(event.task)
+        fields = fields_of(event.task)
         for one in wanted(name, event.arguments, lambda at, length: _read(caller, at, length)):
             paths = [_string(caller, part.address) for part in (one if isinstance(one, Pair) else (one,))]
             found = [*needs(one, paths, look)]

@@ -9,64 +9,60 @@ from __future__ import annotations
 import errno
 import gc
 
-from enforcer import kernel
-from enforcer.caller.process import owner
 from enforcer.errors import FAILED
+from enforcer.listener import Asked, received, stopped
+from enforcer.numbers import calls
 from enforcer.reporting import end
 from enforcer.shield import EXITS
-from tracer import linux
+from tracer.proc import owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from enforcer.kernel import Notification
-    from enforcer.reporting.instead import Instead
+    from enforcer.listener import Notification
     from enforcer.reporting.report import Reports
     from enforcer.reporting.reporter import Reporter
+    from enforcer.reporting.verdict import Verdict, Verdicts
     from policygen.model import Action
 
-_LISTEN = ((linux.AUDIT_ARCH_X86_64, 50), (linux.AUDIT_ARCH_I386, 363))  # asm/unistd_64.h, asm/unistd_32.h
+_LISTEN = calls("listen")
 _REPLACED = "the helper process was killed and has been replaced; how often calls were denied before is not known"
 
 
 class Answers:
-    """Takes calls from listeners, one after the other, into `asked`."""
+    """Takes calls from listeners, one after the other, into `notification`."""
 
-    def __init__(self, asked: Notification, reporter: Reporter, program: int, devices: tuple[int, int]) -> None:
+    def __init__(self, notification: Notification, reporter: Reporter, program: int, devices: tuple[int, int]) -> None:
         """`program` is the id of the process whose exit status is that of `enforce`.
 
         `devices`: descriptors of /dev/null and /dev/full, or -1."""
         gc.enable()  # it is off during the start
-        self._listener = -1
-        """That of the call that is being answered."""
-        self._asked = asked
+        self._notification = notification
         self._reporter = reporter
         self._devices = devices
         self._program = program
         self._has_lost = False
         """Whether a violation may have gone without a report."""
-        self._reports: Reports | None = None
-        self._instead: dict[int, Instead] = {}
-        """By listener."""
+        self._loaded: tuple[Verdicts, Reports] | None = None
+        """What judges and reports, once there was a call."""
 
     def next(self, listener: int, phase: str) -> None:
         """Answer the call that waits longest, of a process in that phase ("": there are none)."""
-        self._listener = listener
         try:
-            kernel.receive(listener, self._asked)
+            asked = received(listener, self._notification, phase)
         except OSError:  # ENOENT: it was interrupted, or its task has died
             return
-        self._answer(self._asked, phase)
+        self._answer(asked)
 
     def take_over(self, listeners: Mapping[int, str]) -> None:
         """Continue where another helper was killed, which may have received a call and not answered it."""
         self._has_lost = True
-        _try(lambda: self._loaded().say(_REPLACED))
+        _try(lambda: self._reports.say(_REPLACED))
         for listener, phase in listeners.items():
-            if self._asked.id and kernel.is_waiting(listener, self._asked.id):
-                self._listener = listener
-                self._answer(self._asked, phase)
+            asked = Asked(self._notification, listener, phase)
+            if asked.call.id and asked.is_waiting():
+                self._answer(asked)
 
     def program_ended(self) -> None:
         """The program's own process has ended; others may still be confined."""
@@ -75,153 +71,181 @@ class Answers:
 
     def pause(self) -> float | None:
         """Seconds without a call after which `quiet` has something to tell; None if it has not."""
-        return self._reports.pause() if self._reports else None
+        return self._loaded[1].pause() if self._loaded else None
 
     def quiet(self) -> None:
         """Tell how often violations were met, after a burst."""
-        if self._reports:
-            _try(self._reports.quiet)
+        if self._loaded:
+            _try(self._loaded[1].quiet)
 
     def summarise(self) -> None:
         """Report what has not been reported."""
-        if self._reports:
-            _try(self._reports.summarise)
+        if self._loaded:
+            _try(self._loaded[1].summarise)
 
-    def _loaded(self) -> Reports:
-        if self._reports is None:
+    def _load(self) -> tuple[Verdicts, Reports]:
+        if self._loaded is None:
             from enforcer.reporting.report import Reports
+            from enforcer.reporting.verdict import Verdicts
 
-            self._reports = Reports(self._reporter, self._is_waiting, self._program)
-        return self._reports
+            self._loaded = Verdicts(self._reporter.policies()), Reports(self._reporter, self._program)
+        return self._loaded
 
-    def judged(self, asked: Notification, phase: str) -> Action | None:
-        """What a call meets, which has been reported; None, which kills, if that cannot be found out.
+    @property
+    def _reports(self) -> Reports:
+        return self._load()[1]
 
-        The call waits for an answer of a listener, or (without an id) its task is stopped."""
+    def _verdict(self, asked: Asked) -> Verdict | None:
+        """What the policies say of a call; None, which kills, if that cannot be found out."""
         try:
-            return self._loaded().judge(asked, phase)
+            from enforcer.reporting.verdict import event_of
+
+            return self._load()[0].of(event_of(asked), asked.phase)
         except Exception as error:
-            self._has_lost = True
-            self._reporter.complain(f"a call could not be judged, so its process is killed: {type(error).__name__}: {error}")
+            self._lose(error)
             return None
 
-    def stopped(self, asked: Notification, phase: str) -> Action | None:
-        """What a call meets whose task is stopped: an errno, without a report, if what it asks for may be unavailable; else as
-        `judged`."""
+    def _report(self, asked: Asked, verdict: Verdict) -> Action | None:
+        """Report a call that is denied; return what it meets, None, which kills, if nothing can be reported."""
         try:
-            if self._may_be_answered(asked, phase):
-                from enforcer.reporting.report import event_of
+            self._reports.report(asked, verdict)
+        except Exception as error:
+            self._lose(error)
+            return None
+        return verdict.action
+
+    def _lose(self, error: Exception) -> None:
+        self._has_lost = True
+        self._reporter.complain(f"a call could not be judged, so its process is killed: {type(error).__name__}: {error}")
+
+    # Calls of a task that is stopped
+
+    def stopped(self, call: Notification, phase: str) -> Action | None:
+        """What a call meets whose task is stopped: an errno, without a report, if what it asks for may be unavailable; else
+        what the policies say, which has been reported; None, which kills, if that cannot be found out."""
+        asked = stopped(call, phase)
+        if (verdict := self._verdict(asked)) is None:
+            return None
+        try:
+            if self._may_be_answered(verdict):
                 from policygen.implied.tables import unavailable
                 from policygen.model import Action, ActionKind
 
-                if number := unavailable(event_of(asked)):
+                if number := unavailable(verdict.event):
                     return Action(ActionKind.ERRNO, number)
         except Exception as error:
-            self._reporter.complain(f"a denied call is answered like any other: {type(error).__name__}: {error}")
-        return self.judged(asked, phase)
+            self._complain(error)
+        return self._report(asked, verdict)
 
-    def listened(self, asked: Notification, phase: str) -> int | None:
-        """Make a listen(2) for its task: 0 or an errno, reported if the port is denied; None for another call, or one that the
-        policies deny, or that may run as it is."""
-        if not self._reporter.listens or (asked.arch, asked.number) not in _LISTEN:
+    def listened(self, call: Notification, phase: str) -> int | None:
+        """Make a listen(2) for a task that is stopped: 0 or an errno; None for another call, or one that the policies deny, or
+        that may run as it is."""
+        if not self._is_listen(call):
             return None
-        reports = self._loaded()
-        if not reports.lets_run(asked, phase):
-            return None
-        from enforcer.files.listening import listen
+        from enforcer.reporting.verdict import event_of
 
-        try:
-            descriptor, backlog = (argument & 0xFFFFFFFF for argument in asked.arguments[:2])
-            result = listen(asked.task, descriptor, backlog, lambda: self._is_waiting(asked))
-        except (OSError, KeyError):
-            result = errno.EACCES if self._is_waiting(asked) else errno.ESRCH
-        if result == errno.EACCES:
-            reports.deny_port(asked, phase)
-        return result
+        asked = stopped(call, phase)
+        return self._listen(asked, self._load()[0].of(event_of(asked), phase))
 
-    def _answer(self, asked: Notification, phase: str) -> None:
-        try:
-            if self._is_listen(asked, phase) or self._is_answered_otherwise(asked, phase):
-                asked.id = 0
-                return
-        except FileNotFoundError:  # ENOENT: it has died meanwhile, or been interrupted
-            if not self._is_waiting(asked):
-                asked.id = 0
-                return
-        except Exception as error:
-            self._reporter.complain(f"a denied call is answered like any other: {type(error).__name__}: {error}")
-        action = self.judged(asked, phase)
+    # Calls that wait for an answer
+
+    def _answer(self, asked: Asked) -> None:
+        action = None
+        if verdict := self._verdict(asked):
+            try:
+                if self._answer_listen(asked, verdict) or self._answer_otherwise(asked, verdict):
+                    asked.call.id = 0
+                    return
+            except FileNotFoundError:  # ENOENT: it has died meanwhile, or been interrupted
+                if not asked.is_waiting():
+                    asked.call.id = 0
+                    return
+            except Exception as error:
+                self._complain(error)
+            action = self._report(asked, verdict)
         try:
             self._apply(asked, action)
         except FileNotFoundError:  # ENOENT: it has died meanwhile
             pass
         except Exception as error:
-            self._reporter.complain(f"process {asked.task} could not be killed, so its call waits for ever: {error}")
-        asked.id = 0
+            self._reporter.complain(f"process {asked.call.task} could not be killed, so its call waits for ever: {error}")
+        asked.call.id = 0
 
-    def _is_listen(self, asked: Notification, phase: str) -> bool:
-        """Answer a listen(2) that the policies allow."""
-        if self._reporter.audit or not self._reporter.listens or (asked.arch, asked.number) not in _LISTEN:
+    def _complain(self, error: Exception) -> None:
+        self._reporter.complain(f"a denied call is answered like any other: {type(error).__name__}: {error}")
+
+    def _is_listen(self, call: Notification) -> bool:
+        """Whether a call is a listen(2) that has to be looked at."""
+        return self._reporter.listens and (call.arch, call.number) in _LISTEN
+
+    def _answer_listen(self, asked: Asked, verdict: Verdict) -> bool:
+        """Answer a listen(2) that the policies allow; return whether it was one."""
+        if self._reporter.audit or not self._is_listen(asked.call) or verdict.denying:
             return False
-        result = self.listened(asked, phase)
+        result = self._listen(asked, verdict)
         if result is None:
-            if not self._loaded().lets_run(asked, phase):
-                return False
-            kernel.let_run(self._listener, asked.id)
+            asked.let_run()
         elif result:
-            kernel.fail(self._listener, asked.id, result)
+            asked.fail(result)
         else:
-            kernel.succeed(self._listener, asked.id)
+            asked.succeed()
         return True
 
-    def _is_answered_otherwise(self, asked: Notification, phase: str) -> bool:
-        """Answer the call without denying it, if it gives nothing beyond the policies."""
-        if not self._may_be_answered(asked, phase):
+    def _listen(self, asked: Asked, verdict: Verdict) -> int | None:
+        """Make a listen(2) for its task: 0 or an errno, reported if the port is denied; None for one that the policies deny, or
+        that may run as it is."""
+        if verdict.denying:
+            return None
+        from enforcer.files.listening import listen
+
+        try:
+            result = listen(asked)
+        except (OSError, KeyError):
+            result = errno.EACCES if asked.is_waiting() else errno.ESRCH
+        if result == errno.EACCES:
+            self._reports.report_port(asked, verdict)
+        return result
+
+    def _answer_otherwise(self, asked: Asked, verdict: Verdict) -> bool:
+        """Answer the call without denying it, if it gives nothing beyond the policies; return whether it does."""
+        if not self._may_be_answered(verdict):
             return False
-        if self._listener not in self._instead:
-            from enforcer.reporting.instead import Instead
+        from enforcer.reporting.instead import Instead
 
-            keeps_signals = self._reporter.keeps_signals
-            self._instead[self._listener] = Instead(self._listener, self._devices, keeps_signals=keeps_signals)
-        return self._instead[self._listener].answered(asked)
+        return Instead(asked, verdict.event, self._devices, keeps_signals=self._reporter.keeps_signals).answer()
 
-    def _may_be_answered(self, asked: Notification, phase: str) -> bool:
+    def _may_be_answered(self, verdict: Verdict) -> bool:
         """Whether the policies say by `implied` that calls which give nothing beyond them need not be denied."""
-        if self._reporter.audit or not self._loaded().may_be_answered(asked, phase):
-            return False
         # With --explain, one that they allow is asked about for the files or ports that it is about.
-        return not (self._reporter.reach and self._loaded().lets_run(asked, phase))
+        return verdict.is_free and not self._reporter.audit and not (self._reporter.reach and not verdict.denying)
 
-    def _is_waiting(self, asked: Notification) -> bool:
-        return not asked.id or kernel.is_waiting(self._listener, asked.id)
-
-    def _apply(self, asked: Notification, action: Action | None) -> None:
+    def _apply(self, asked: Asked, action: Action | None) -> None:
         kind = action.kind if action else "kill"
         if self._reporter.audit:
-            if self._hides_a_loss(asked):
-                end.exit_with(FAILED, self._listener, asked)
+            if self._hides_a_loss(asked.call):
+                end.exit_with(FAILED, asked)
             else:
-                kernel.let_run(self._listener, asked.id)
+                asked.let_run()
         elif action and action.lets_run and self._reporter.reach:  # as its registers say; Landlock judges what they point to
-            kernel.let_run(self._listener, asked.id)
+            asked.let_run()
         elif action and kind == "errno":
-            kernel.fail(self._listener, asked.id, action.errno)
+            asked.fail(action.errno)
         elif kind == "notify":  # as the kernel does without a listener
-            kernel.fail(self._listener, asked.id, errno.ENOSYS)
+            asked.fail(errno.ENOSYS)
         elif kind == "trap":
-            end.trap(self._listener, asked)
-            kernel.fail(self._listener, asked.id, errno.ENOSYS)
+            end.trap(asked)
+            asked.fail(errno.ENOSYS)
         else:
-            end.end(self._listener, asked)
+            end.end(asked)
 
-    def _hides_a_loss(self, asked: Notification) -> bool:
+    def _hides_a_loss(self, call: Notification) -> bool:
         """Whether the program is about to exit, as if all were well, and a report of it was lost."""
-        if asked.number not in EXITS.get(asked.arch, ()) or asked.arguments[0] & 0xFF == FAILED:
+        if call.number not in EXITS.get(call.arch, ()) or call.arguments[0] & 0xFF == FAILED:
             return False
-        if owner(asked.task) != self._program:
+        if owner(call.task) != self._program:
             return False
         self.summarise()
-        return self._has_lost or bool(self._reports and self._reports.has_lost)
+        return self._has_lost or bool(self._loaded and self._loaded[1].has_lost)
 
 
 def _try(tell: Callable[[], None]) -> None:

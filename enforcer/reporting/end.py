@@ -6,14 +6,13 @@ import os
 import select
 
 from enforcer import kernel
-from enforcer.caller.process import owner, status
 from tracer import linux
+from tracer.proc import fields_of, handles, owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
 
-    from enforcer.kernel import Notification
+    from enforcer.listener import Asked
 
 _ERESTARTNOINTR = 513  # linux/errno.h
 _LOOK = 0.005
@@ -21,7 +20,7 @@ _LOOK = 0.005
 _LOOKS = 20
 
 
-def end(listener: int, asked: Notification) -> None:
+def end(asked: Asked) -> None:
     """End the process that waits for this answer, by SIGSYS as SECCOMP_RET_KILL_PROCESS does, or else by SIGKILL.
 
     SIGSYS only kills a process that does not block, ignore or catch it and is not traced, and its other threads may change that
@@ -29,57 +28,57 @@ def end(listener: int, asked: Notification) -> None:
     stays without an answer.
     """
     try:
-        fields = status(asked.task)
+        fields = fields_of(asked.call.task)
     except MemoryError:  # prlimit(2) has taken it
         fields = {}
     pidfd = _opened(fields)
     try:
-        if not kernel.is_waiting(listener, asked.id):
+        if not asked.is_waiting():
             return  # it has died; what was read may have been about another process
         if fields.get("Tgid") == "1":
             _end_namespace()
         if pidfd < 0:
-            os.kill(asked.task, kernel.SIGKILL)  # kill(2) takes a thread for its process
-        elif not (_dies_of_sigsys(fields) and _by_sigsys(listener, asked, pidfd, int(fields["Tgid"]))):
+            os.kill(asked.call.task, kernel.SIGKILL)  # kill(2) takes a thread for its process
+        elif not (_dies_of_sigsys(fields) and _by_sigsys(asked, pidfd, int(fields["Tgid"]))):
             kernel.send_signal(pidfd, kernel.SIGKILL)
     finally:
         if pidfd >= 0:
             os.close(pidfd)
 
 
-def trap(listener: int, asked: Notification) -> None:
+def trap(asked: Asked) -> None:
     """Send SIGSYS to the thread, though without the siginfo of SECCOMP_RET_TRAP, which only the kernel can send."""
-    process = owner(asked.task)
-    if kernel.is_waiting(listener, asked.id):
-        kernel.kill_thread(process, asked.task, kernel.SIGSYS)
+    process = owner(asked.call.task)
+    if asked.is_waiting():
+        kernel.kill_thread(process, asked.call.task, kernel.SIGSYS)
 
 
-def exit_with(code: int, listener: int, asked: Notification) -> None:
+def exit_with(code: int, asked: Asked) -> None:
     """Have a task that is about to exit do so with another status.
 
     The call is answered with ERESTARTNOINTR while ptrace stops the task, so it is made again, with that status.  A task that
     cannot be traced (it is already, or Yama forbids it) is killed: its status must not say that all was well.
     """
-    register = linux.RDI if asked.arch == linux.AUDIT_ARCH_X86_64 else linux.RBX
-    if not kernel.is_waiting(listener, asked.id):
+    register = linux.RDI if asked.call.arch == linux.AUDIT_ARCH_X86_64 else linux.RBX
+    if not asked.is_waiting():
         return
     try:
-        kernel.ptrace(linux.PTRACE_SEIZE, asked.task)
+        kernel.ptrace(linux.PTRACE_SEIZE, asked.call.task)
     except OSError:
-        os.kill(asked.task, kernel.SIGKILL)
+        os.kill(asked.call.task, kernel.SIGKILL)
         return
-    kernel.ptrace(linux.PTRACE_INTERRUPT, asked.task)
+    kernel.ptrace(linux.PTRACE_INTERRUPT, asked.call.task)
     try:  # noqa: SIM105  contextlib takes a millisecond of each start
-        kernel.fail(listener, asked.id, _ERESTARTNOINTR)
+        asked.fail(_ERESTARTNOINTR)
     except FileNotFoundError:
         pass  # before Linux 5.19, the stop alone makes it repeat the call; or it was killed
-    _, stop = os.waitpid(asked.task, linux.WALL)
+    _, stop = os.waitpid(asked.call.task, linux.WALL)
     if os.WIFSTOPPED(stop):
-        kernel.poke_user(asked.task, 8 * register, code)
-        kernel.ptrace(linux.PTRACE_DETACH, asked.task)
+        kernel.poke_user(asked.call.task, 8 * register, code)
+        kernel.ptrace(linux.PTRACE_DETACH, asked.call.task)
 
 
-def _opened(fields: Mapping[str, str]) -> int:
+def _opened(fields: dict[str, str]) -> int:
     """A pidfd of the process, or -1: no /proc of this namespace, or no descriptor is left (prlimit(2))."""
     try:
         return kernel.pidfd_open(int(fields["Tgid"]))
@@ -87,13 +86,14 @@ def _opened(fields: Mapping[str, str]) -> int:
         return -1
 
 
-def _dies_of_sigsys(fields: Mapping[str, str]) -> bool:
-    bit = 1 << (kernel.SIGSYS - 1)
-    is_default = not any(int(fields[mask], 16) & bit for mask in ("SigBlk", "SigIgn", "SigCgt"))
+def _dies_of_sigsys(fields: dict[str, str]) -> bool:
+    if not fields:
+        return False
+    is_default = not handles(fields, kernel.SIGSYS, "SigBlk", "SigIgn", "SigCgt")
     return is_default and fields["TracerPid"] == "0" and fields.get("NSpid", "").split()[-1:] != ["1"]
 
 
-def _by_sigsys(listener: int, asked: Notification, pidfd: int, process: int) -> bool:
+def _by_sigsys(asked: Asked, pidfd: int, process: int) -> bool:
     """Whether the process dies of SIGSYS within a moment.
 
     The call is answered with ERESTARTNOINTR while a signal is pending: it never returns to the program, and if SIGSYS does not
@@ -105,14 +105,14 @@ def _by_sigsys(listener: int, asked: Notification, pidfd: int, process: int) -> 
         return False
     try:
         waiting.register(pidfd, select.EPOLLIN)
-        kernel.kill_thread(process, asked.task, kernel.SIGSYS)
+        kernel.kill_thread(process, asked.call.task, kernel.SIGSYS)
         # If SIGSYS was ignored at that moment it is lost, and only a task with a signal restarts the call: this one cannot be
         # ignored, comes after SIGSYS (SYNCHRONOUS_MASK, kernel/signal.c), and holds the process until SIGKILL.
-        kernel.kill_thread(process, asked.task, kernel.SIGSTOP)
-        kernel.fail(listener, asked.id, _ERESTARTNOINTR)
+        kernel.kill_thread(process, asked.call.task, kernel.SIGSTOP)
+        asked.fail(_ERESTARTNOINTR)
         for _ in range(_LOOKS):
             # While it dumps core, its threads have all been stopped for good (fs/coredump.c, zap_threads).
-            if waiting.poll(_LOOK) or status(process).get("CoreDumping") == "1":
+            if waiting.poll(_LOOK) or fields_of(process).get("CoreDumping") == "1":
                 return True
     except OSError:  # it has died meanwhile
         return False

@@ -16,15 +16,14 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from enforcer import kernel
-from enforcer.caller.caller import Caller
-from enforcer.caller.process import status
-from enforcer.reporting.report import event_of
+from enforcer.caller import Caller
 from policygen.holds import holds
 from policygen.implied.tables import read_entries, unavailable
-from tracer.abi import Arch, table
+from tracer.abi import Arch, Event, table
+from tracer.proc import fields_of, kin_of, proc
 
 if TYPE_CHECKING:
-    from enforcer.kernel import Notification
+    from enforcer.listener import Asked
     from policygen.model import Expression
 
 _NULL = b"/dev/null\0"
@@ -45,48 +44,49 @@ _GENERATIONS = 100
 
 
 class Instead:
-    """Answers calls that wait at the listener."""
+    """One call, which may be answered otherwise than by a denial."""
 
-    def __init__(self, listener: int, devices: tuple[int, int], *, keeps_signals: bool) -> None:
-        self._listener = listener
+    def __init__(self, asked: Asked, event: Event, devices: tuple[int, int], *, keeps_signals: bool) -> None:
+        self._asked = asked
+        self._event = event
         self._null, self._full = devices
         """Descriptors of /dev/null, for reading and writing, and of /dev/full, for writing; -1 if there is none."""
         self._keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
 
-    def answered(self, asked: Notification) -> bool:
-        """Answer the call, if that gives the program nothing.  Raises OSError if its task has ended."""
-        arch = Arch.from_audit(asked.arch)
-        syscall = table(arch).by_number.get(asked.number) if arch else None
+    def answer(self) -> bool:
+        """Answer the call, if that gives the program nothing; return whether it does.  Raises OSError if its task has ended."""
+        arch = Arch.from_audit(self._event.arch)
+        syscall = table(arch).by_number.get(self._event.number) if arch else None
         if arch is None or syscall is None:
             return False
         if syscall.name in _PATH:
-            return self._opens_device(asked, arch, syscall.name)
+            return self._opens_device(arch, syscall.name)
         if syscall.name in ("kill", "tgkill", "tkill"):
-            return self._signals(asked, syscall.name)
+            return self._signals(syscall.name)
         if syscall.name.removesuffix("32") in _IDS or syscall.name == "setgroups":
             is_short = arch is Arch.I386 and syscall.name in _SHORT
-            return self._keeps_ids(asked, syscall.name.removesuffix("32"), _UNCHANGED_SHORT if is_short else _UNCHANGED)
-        number = unavailable(event_of(asked))
+            return self._keeps_ids(syscall.name.removesuffix("32"), _UNCHANGED_SHORT if is_short else _UNCHANGED)
+        number = unavailable(self._event)
         if number:
-            kernel.fail(self._listener, asked.id, number)
+            self._asked.fail(number)
         return bool(number)
 
-    def _opens_device(self, asked: Notification, arch: Arch, name: str) -> bool:
+    def _opens_device(self, arch: Arch, name: str) -> bool:
         """Give a descriptor of /dev/null or /dev/full to a task that opens it; fail to open a terminal, as where there is none.
 
         The task gets no other file, whatever it does to the path."""
         path, arguments = _PATH[name], table(arch).by_name[name].arguments
-        if not holds(_opens(arch, name), arguments, tuple(asked.arguments)):
+        if not holds(_opens(arch, name), arguments, self._event.arguments):
             return False
-        with closing(Caller(asked.task, asked.task)) as caller:
-            opened = caller.read(asked.arguments[path], len(_NULL))
-        if not kernel.is_waiting(self._listener, asked.id):
+        with closing(Caller(self._event.task, self._event.task)) as caller:
+            opened = caller.read(self._event.arguments[path], len(_NULL))
+        if not self._asked.is_waiting():
             return False
         if opened.startswith(_TERMINAL):
-            kernel.fail(self._listener, asked.id, errno.ENXIO)
+            self._asked.fail(errno.ENXIO)
             return True
-        flags = asked.arguments[path + 1]
+        flags = self._event.arguments[path + 1]
         device = -1
         if opened == _NULL:
             device = self._null
@@ -95,70 +95,70 @@ class Instead:
         if device < 0:
             return False
         try:
-            kernel.give(self._listener, asked.id, device, inherited=not flags & os.O_CLOEXEC)
+            self._asked.give(device, inherited=not flags & os.O_CLOEXEC)
         except OSError as error:
             if error.errno != errno.EMFILE:
                 return False
-            kernel.fail(self._listener, asked.id, errno.EMFILE)
+            self._asked.fail(errno.EMFILE)
         return True
 
-    def _signals(self, asked: Notification, name: str) -> bool:
+    def _signals(self, name: str) -> bool:
         """Let a process signal itself and those that it has started; fail if there is none."""
-        caller = status(asked.task)
-        target = _int(asked.arguments[0])
+        caller = fields_of(self._event.task)
+        target = _int(self._event.arguments[0])
         if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
             return False
         process = int(caller["Tgid"])
-        is_itself = target == asked.task if name == "tkill" else target == process
-        if name == "tgkill" and status(_int(asked.arguments[1])).get("Tgid") != caller["Tgid"]:
+        is_itself = target == self._event.task if name == "tkill" else target == process
+        if name == "tgkill" and fields_of(_int(self._event.arguments[1])).get("Tgid") != caller["Tgid"]:
             return False
-        if not kernel.is_waiting(self._listener, asked.id):
+        if not self._asked.is_waiting():
             return False
         if is_itself:
             # Nothing but registers decides what the call does, and the program cannot change them while it waits.
-            kernel.let_run(self._listener, asked.id)
+            self._asked.let_run()
             return True
         if name != "kill" or target <= 1:
             return False
-        return self._signals_other(asked, process, target)
+        return self._signals_other(process, target)
 
-    def _keeps_ids(self, asked: Notification, name: str, unchanged: int) -> bool:
+    def _keeps_ids(self, name: str, unchanged: int) -> bool:
         """Run a call that sets ids which the task has already, and fail what the kernel would, for want of a privilege.
 
         `unchanged`: -1 as the kernel reads it, which is all that it reads of a register."""
-        caller = status(asked.task)
-        if not _is_in_own_user_namespace(asked.task) or not kernel.is_waiting(self._listener, asked.id):
+        caller = fields_of(self._event.task)
+        if not _is_in_own_user_namespace(self._event.task) or not self._asked.is_waiting():
             return False
         if name == "setgroups":
             if int(caller["CapEff"], 16) & _CAP_SETGID:
                 return False
-            kernel.fail(self._listener, asked.id, errno.EPERM)
+            self._asked.fail(errno.EPERM)
             return True
         own = {int(number) for number in caller["Gid" if "gid" in name else "Uid"].split()}
-        wanted = {value & unchanged for value in asked.arguments[: _IDS[name]]} - {unchanged}
+        wanted = {value & unchanged for value in self._event.arguments[: _IDS[name]]} - {unchanged}
         if len(own) != 1 or wanted != own or (0 in own and "fs" not in name):  # shellcode begins with setuid(0)
             return False
-        kernel.let_run(self._listener, asked.id)  # registers alone decide, and a task's ids are its own to change
+        self._asked.let_run()  # registers alone decide, and a task's ids are its own to change
         return True
 
-    def _signals_other(self, asked: Notification, caller: int, target: int) -> bool:
+    def _signals_other(self, caller: int, target: int) -> bool:
         try:
             os.close(kernel.pidfd_open(target))
         except ProcessLookupError:
-            kernel.fail(self._listener, asked.id, errno.ESRCH)
+            self._asked.fail(errno.ESRCH)
             return True
         except OSError:  # a thread, or no descriptor is left: it is not known
             return False
         if not (self._keeps_signals and _is_below(target, caller)):
             return False
-        kernel.let_run(self._listener, asked.id)  # as the caller, whom the kernel permits less if it has given that up
+        self._asked.let_run()  # as the caller, whom the kernel permits less if it has given that up
         return True
 
 
 def _is_below(process: int, caller: int) -> bool:
     """Whether a process was started by the caller, or by what it has started."""
     for _ in range(_GENERATIONS):
-        process = int(status(process).get("PPid", "0"))
+        process = kin_of(process)[1]
         if process == caller:
             return True
         if process <= 1:
@@ -176,7 +176,7 @@ def _opens(arch: Arch, name: str) -> Expression:
 def _is_in_own_user_namespace(task: int) -> bool:
     """Whether the same number is the same user for a task as for this process."""
     try:
-        return os.readlink(f"{task}/ns/user") == os.readlink("self/ns/user")
+        return os.readlink(f"{proc()}/{task}/ns/user") == os.readlink(f"{proc()}/self/ns/user")
     except OSError:
         return False
 

@@ -187,7 +187,7 @@ def test_its_limits_are_raised(running, place):
 
 
 def test_its_folder_is_proc(running, place):
-    """So that nothing which the program mounts there is read (`enforcer.caller.process`)."""
+    """So that nothing which the program mounts there is read (`tracer.proc`)."""
     if os.getuid() != 0:
         pytest.skip("needs root: it cannot be looked into by its own user")
     running()

@@ -22,7 +22,7 @@ DESCRIBE = r"""
 import os, sys
 sys.path.insert(0, ROOT)
 from callfence.enforcing import command, filters
-from enforcer import kernel, later
+from enforcer import later
 from enforcer.reporting.reporter import Reporter
 with open("note", "rb") as file:
     note = file.read()
@@ -37,17 +37,20 @@ sys.meta_path.append(Finder())
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)
 import enforcer.duty
+from enforcer.listener import Notification, stopped
 from enforcer.reporting.report import Reports
+from enforcer.reporting.verdict import Verdicts, event_of
 text = b"arch i386\nread: allow\narch x86_64\nread: fd == 0 || fd == 3\nopenat: flags in O_CLOEXEC\nmmap: prot == PROT_READ\n"
 for json in (False, True):
     policies = lambda: [("x.policy", filters.parsed("x.policy", text, lambda name: b"").policy)]
-    reports = Reports(Reporter(2, policies, json=json, audit=False), lambda asked: True)
+    reports, verdicts = Reports(Reporter(2, policies, json=json, audit=False)), Verdicts(policies())
     for arch in (0xC000003E, 0x40000003, 0xC00000B7, 5):
         for number in (0, 9, 11, 16, 41, 56, 72, 157, 257, 4000, 0x40000001):
-            asked = kernel.Notification(1, os.getpid(), 0, number, arch, 77)
+            asked = Notification(1, os.getpid(), 0, number, arch, 77)
             for index in range(6):
                 asked.arguments[index] = 0xFFFFFFFFFFFFFFFF >> 8 * index
-            reports.judge(asked)
+            asked = stopped(asked, "")
+            reports.report(asked, verdicts.of(event_of(asked), ""))
     reports.summarise()
 files = [str(name) for name in opened if not str(name).startswith("/proc/")]
 print(missing, [name for name in files if sys.argv[1] == "elsewhere" or not name.endswith((".pyc", ".tsv"))])

@@ -9,7 +9,7 @@ import make_helper_filter
 import pytest
 
 import enforcer.shield
-from enforcer.chain import SHIELD
+from enforcer.bpf import SHIELD
 from enforcer.shield import shielded
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tracer.family import TaskFamily
-from tracer.linux import PTRACE_CONT, PTRACE_SYSCALL
+from tracer.task import Way
 
 
 class Tally:
@@ -38,11 +41,11 @@ NOBODY = 1 << 22
 
 def test_a_child_takes_over_its_parents_state(family):
     parent = family.add(NOBODY, NOBODY)
-    parent.request, parent.filtered = PTRACE_SYSCALL, False
+    parent.update(covered=False, filtered=False)
     thread = family.born(NOBODY + 1, parent, is_thread=True)
     process = family.born(NOBODY + 2, thread, is_thread=False)
     assert (thread.tgid, process.tgid) == (NOBODY, NOBODY + 2)
-    assert (process.request, process.filtered) == (PTRACE_SYSCALL, False)
+    assert (process.way, process.filtered) == (Way.CALLS, False)
     assert family.processes == 2
 
 
@@ -68,9 +71,35 @@ def test_an_execve_leaves_one_task_with_the_state_of_the_thread_that_called_it(f
     leader = family.add(NOBODY, NOBODY)
     threads = [family.born(NOBODY + i, leader, is_thread=True) for i in (1, 2)]
     other = family.born(NOBODY + 3, leader, is_thread=False)
-    threads[1].request, threads[1].own_affinity, threads[1].stops = PTRACE_SYSCALL, True, 4
+    threads[1].own_affinity, threads[1].stops = True, 4
+    threads[1].update(covered=False)
     family.executed(leader, former=NOBODY + 2)
     assert family.tasks == {NOBODY: leader, NOBODY + 3: other}
-    assert (leader.request, leader.own_affinity, family.calls) == (PTRACE_SYSCALL, True, 4)
+    assert (leader.way, leader.own_affinity, family.calls) == (Way.CALLS, True, 4)
     assert ("follow", NOBODY + 2, NOBODY) in family._processor.told
-    assert other.request == PTRACE_CONT
+    assert other.way is Way.RUN
+
+
+@pytest.mark.parametrize(
+    ("facts", "way"),
+    [
+        ({}, Way.RUN),
+        ({"covered": False}, Way.CALLS),
+        ({"other_filter": True}, Way.CALLS),
+        ({"exposed": True}, Way.CALLS),
+        ({"pending": True}, Way.CALLS),
+        ({"filtered": False}, Way.RUN),
+        ({"covered": False, "leaving": True}, Way.LEAVE),
+    ],
+)
+def test_what_is_known_of_a_task_decides_how_it_is_resumed(family, facts, way):
+    task = family.add(NOBODY, NOBODY)
+    task.update(**facts)
+    assert task.way is way
+    task.update(covered=True, other_filter=False, exposed=False, pending=False, leaving=False)
+    assert task.way is Way.RUN
+
+
+def test_one_file_decides_how_a_task_is_resumed():
+    sources = (Path(__file__).parents[2] / "tracer").rglob("*.py")
+    assert [path.name for path in sources if re.search(r"\.way = ", path.read_text())] == ["task.py"]

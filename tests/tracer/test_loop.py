@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tracer.loop import TURNS, Loop
+from tracer.loop import TURNS, Initial, Loop
 
 
 class Recorder:
@@ -59,6 +59,6 @@ def test_all_stopped_tasks_get_their_turn_at_intervals(monkeypatch):
 
 def test_the_initial_status_is_kept(monkeypatch):
     loop = loop_over(monkeypatch, (1 << 22, 3), ((1 << 22) + 1, 0))
-    loop.initial = 1 << 22
+    loop.initial = Initial(1 << 22, started=True)
     loop.run()
-    assert (loop.status, loop.tasks) == (3, {})
+    assert (loop.initial.status, loop.tasks) == (3, {})

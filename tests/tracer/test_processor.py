@@ -28,7 +28,7 @@ def affinities(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, set[int]]]
     monkeypatch.setattr(processor.os, "sched_getaffinity", lambda tid: set(found.get(tid, ALL)))
     monkeypatch.setattr(processor, "_set_affinity", change)
     monkeypatch.setattr(processor, "_current_processor", lambda: 0)
-    monkeypatch.setattr(processor, "state", lambda tid: "R")
+    monkeypatch.setattr(processor, "state_of", lambda tid: "R")
     yield found
 
 

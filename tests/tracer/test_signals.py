@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tracer.session import Started
+from tracer.loop import Initial
+from tracer.session import Hooks, Started
 from tracer.signals import TAKEN, SignalThread
 
 FROM_KERNEL, FROM_PROCESS = 0x80, 0  # SI_KERNEL, SI_USER
@@ -60,15 +61,15 @@ def test_what_is_passed_on(signum, code, sender, reached, sent):
 def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_wakes_up(monkeypatch):
     sent = []
     monkeypatch.setattr("tracer.session.send", lambda pid, signum: sent.append((pid, signum)))
-    loop = SimpleNamespace(delivered={}, tasks={}, status=None, initial=PROGRAM)
+    loop = SimpleNamespace(initial=Initial(PROGRAM, started=True), tasks={})
 
     def oversleep(seconds):
-        loop.delivered[signal.SIGTERM] = (SHELL, time.monotonic())
+        loop.initial.delivered[signal.SIGTERM] = (SHELL, time.monotonic())
         woken.wait(10 * seconds)
 
     woken = threading.Event()
     monkeypatch.setattr("tracer.signals.time", SimpleNamespace(sleep=oversleep, monotonic=time.monotonic))
-    SignalThread(Started(loop, lambda loop: None, lambda loop: None), 1)._take(signal.SIGTERM, FROM_PROCESS, SHELL)
+    SignalThread(Started(loop, Hooks()), 1)._take(signal.SIGTERM, FROM_PROCESS, SHELL)
     assert sent == []
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from tracer import tally
 from tracer.abi import Arch, Event
-from tracer.caller import site
 from tracer.tally import Tally
 from tracer.unwind.walk import Maps
+from tracer.watch import caller as site
 
 if TYPE_CHECKING:
     import pytest

@@ -1,16 +1,20 @@
-"""The calls with which a server may begin to serve: candidates for the trigger of a phase, in the order of their bits.
+"""The calls with which a server may begin to serve: candidates for the trigger of a phase, in the order of their bits; and
+whether a call tells a service manager that the program is ready, as sd_notify(3) does.
 
 A recording has the bits, so this list only grows at its end.
 """
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final
 
 ENTER: Final = "enter"
 """The trigger that is no call by itself: the program says that it enters a phase (include/callfence.h)."""
 NOTIFY: Final = "sd_notify"
-"""The trigger that is a message to the service manager: the program says that it is ready (tracer.abi.ready)."""
+"""The trigger that is a message to the service manager: the program says that it is ready (`is_ready`)."""
 CANDIDATES: Final = (
     "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "_newselect", "accept", "accept4",
     "rt_sigsuspend", "sigsuspend", "rt_sigtimedwait", "pause", "io_getevents", "io_pgetevents", ENTER,
@@ -19,6 +23,10 @@ CANDIDATES: Final = (
 
 
 _CALLS: Final = {ENTER: ("prctl",), NOTIFY: ("sendmsg", "sendto", "write")}
+MOST = 4096
+"""Bytes of a message that are read, at most; longer ones of write and sendto are none of this kind."""
+_PAGE = 4096
+_VECTORS = 16
 
 
 def calls_of(trigger: str) -> tuple[str, ...]:
@@ -32,3 +40,29 @@ def bits(triggers: tuple[str, ...]) -> int:
 
 
 ALL: Final = (1 << len(CANDIDATES)) - 1
+
+
+def is_ready(arguments: Sequence[int], read: Callable[[int, int], bytes], *, pointer: int, is_sendmsg: bool) -> bool:
+    """Whether what write, sendto or sendmsg sends has the line READY=1.
+
+    Where it is sent to is not looked at: a program that sends the line elsewhere enters a phase too early, and has less.
+    `pointer` is the size of a pointer in bytes; `read` returns bytes of the task within one page, fewer where they cannot be
+    read."""
+
+    def whole(address: int, size: int) -> bytes:
+        first = min(size, _PAGE - address % _PAGE)
+        found = read(address, first)
+        return found + read(address + first, size - first) if len(found) == first < size else found
+
+    def words(address: int, count: int) -> list[int]:
+        found = whole(address, pointer * count)
+        return [int.from_bytes(found[at : at + pointer], "little") for at in range(0, len(found), pointer)]
+
+    spans = [(arguments[1], arguments[2])]
+    if is_sendmsg:  # struct msghdr {name, namelen, iov, iovlen, ...}, struct iovec {base, len}
+        vectors = words(arguments[1] + 2 * pointer, 2)
+        found = words(vectors[0], 2 * min(vectors[1], _VECTORS)) if len(vectors) == 2 else []
+        spans = list(zip(found[::2], found[1::2], strict=False))
+    if sum(size for _, size in spans) > MOST:
+        return False
+    return b"READY=1" in b"".join(whole(address, size) for address, size in spans).split(b"\n")

@@ -15,9 +15,9 @@ from typing import Final, Protocol
 from tracer import kernel, linux
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError, TracerError
-from tracer.kernel import STATUS_SECCOMP, STATUS_SYSCALL
-from tracer.late.code import mappings
+from tracer.late.unseen import mappings
 from tracer.linux import EFLAGS, ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI, RSP
+from tracer.stops import STATUS_SECCOMP, STATUS_SYSCALL
 
 _NUMBERS = {name: table(Arch.X86_64).by_name[name].number for name in ("mmap", "munmap", "rt_sigreturn", "seccomp")}
 _ARGUMENTS = (RDI, RSI, RDX, R10, R8, R9)
@@ -124,7 +124,7 @@ class Entry:
         only one that uses its memory."""
         pointer = self._registers[RSP]
         start = self.below(filter_)
-        stacks = (one for one in mappings(self.tid) if one.name == b"[stack]" and one.permissions in (b"rw-p", b"rwxp"))
+        stacks = (one for one in mappings(self.tid) if one.file[2] == "[stack]" and one.permissions in ("rw-p", "rwxp"))
         return start if any(one.start <= start and pointer <= one.end for one in stacks) else 0
 
     def below(self, filter_: bytes) -> int:

@@ -4,7 +4,7 @@ A process starts under PTRACE_SYSCALL, with two stops a call.  Once it makes kno
 that lets exactly those run.  A filter cannot be taken back, so a call that becomes known later stops for ever, once each time.
 Children inherit it, also over execve: the calls of the other executable are seen under PTRACE_SYSCALL, until it is given a
 filter of its own.  So that they do not stop at the earlier filters as well, those are for calls by the code of their own
-process, if one thread alone uses its memory (`tracer.late.code`).
+process, if one thread alone uses its memory (`tracer.late.unseen`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,22 @@ from typing import TYPE_CHECKING, Final
 from tracer import kernel
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError
-from tracer.late.code import BRINGS_CODE, brings_code, may_bring_code, spans
+from tracer.kernel import event_of
 from tracer.late.filter import CHAIN, Key, for_calls_within, free_filter, weight
 from tracer.late.inject import Entry, room
-from tracer.late.watched import installs_filter, may_run, may_write, opens_for_reading
-from tracer.linux import PTRACE_CONT, PTRACE_EVENT_VFORK, PTRACE_SYSCALL
-from tracer.tally import event_of
-from tracer.task import NEVER, Image, Plan, has_as_many_filters, processor_time
+from tracer.late.unseen import (
+    BRINGS_CODE,
+    brings_code,
+    installs_filter,
+    may_bring_code,
+    may_run,
+    may_write,
+    opens_for_reading,
+    spans,
+)
+from tracer.linux import PTRACE_EVENT_VFORK
+from tracer.proc import has_as_many_filters, processor_time
+from tracer.task import NEVER, Image, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +69,7 @@ OPENS: Final = 16
 """Files that a process of an executable opens for reading, on average, from which on it is worth to let it do so apart from the
 tracer's processor: a stop costs some 25 us there, and a fraction of a millisecond in all apart from it."""
 OFTEN: Final = 16
-"""One of so many calls that opens a file for reading, or writes, makes it worth to let those run (`watched.may_run`)."""
+"""One of so many calls that opens a file for reading, or writes, makes it worth to let those run (`unseen.may_run`)."""
 FILTERING: Final = frozenset(table(Arch.X86_64).by_name[name].number for name in ("prctl", "seccomp"))
 """The numbers of the calls with which a program can install a filter."""
 
@@ -106,7 +115,7 @@ class _Executable:
         self.firsts: dict[int, frozenset[int] | None] = {}
         """By number, what `Calls.first` was when `filters` were made."""
         self.filters: dict[tuple[bool, bool, bool], bytes] = {}
-        """Filters of this version, by what may run: `watched.may_run`, and calls that may bring code."""
+        """Filters of this version, by what may run: `unseen.may_run`, and calls that may bring code."""
 
 
 class Late:
@@ -141,8 +150,7 @@ class Late:
 
     def begin(self, task: Task) -> None:
         """A task whose filters are not known: all of its calls are seen, and those filters may let all of them run."""
-        task.request = PTRACE_SYSCALL
-        task.filtered = task.covered = False
+        task.update(filtered=False, covered=False)
         task.image = Image(self._look)
 
     def adopted(self, task: Task) -> None:
@@ -155,8 +163,6 @@ class Late:
     def born(self, parent: Task, child: Task, event: int) -> None:
         if child.tgid == parent.tgid:
             child.image.threads += 1
-            if child.covered and not child.other_filter and not parent.installing:
-                child.request = PTRACE_CONT
             return
         shares = kernel.share_memory(parent.tgid, child.tgid)
         child.image = Image(NEVER if event == PTRACE_EVENT_VFORK or child.other_filter else self._look, parent.image)
@@ -167,7 +173,7 @@ class Late:
         if parent.image.synchronised and not has_as_many_filters(parent.tid, child.tid):
             self.begin(child)  # it was being forked when another thread installed a filter
         elif (plan := parent.image.plan) and plan.area and not shares:
-            child.request = PTRACE_SYSCALL
+            child.update(pending=True)
             child.image.plan, child.image.left = Plan(plan.filter, plan.code, plan.area), 0  # it has a copy of that memory
 
     def executed(self, task: Task, before: str) -> None:
@@ -183,8 +189,7 @@ class Late:
         if task.other_filter:
             task.image.left = NEVER
         else:
-            task.request = PTRACE_SYSCALL
-            task.filtered = task.covered = False
+            task.update(filtered=False, covered=False, exposed=False, pending=False)
             self._processor.executed(task)
             if self._executable(task).settled:
                 task.image.left = 0
@@ -206,8 +211,9 @@ class Late:
 
     # -- at the entry of a call under PTRACE_SYSCALL, before it is counted
 
-    def entered(self, task: Task, info: bytearray) -> bool:
-        """Whether the task has made another call instead, and will now make this one again; True too if it has ended."""
+    def step(self, task: Task, info: bytearray) -> bool:
+        """Have the task make another call first, if there is a filter to be installed; return whether it did, and will now
+        make its own call again.  True too if it has ended."""
         image = task.image
         event = event_of(info, task.tid)
         if event.arch != Arch.X86_64.audit or image.barred or task.installing or task.other_filter:
@@ -217,14 +223,15 @@ class Late:
             if installs_filter(event) and not task.filtered:
                 # Ours, which stops every call, comes before: what the program's filter answers is as it would be otherwise.
                 image.plan = Plan(kernel.RECORD_ALL)
-            elif image.left < 0 and task.executable != "?" and self._is_due(task):
+            elif image.left < 0 and task.executable != "?" and self._look_at(task):
                 image.plan = self._plan(task)
             else:
                 image.left = image.left if image.left >= 0 else self._look
                 return False
         return self._advance(task, image.plan)
 
-    def _is_due(self, task: Task) -> bool:
+    def _look_at(self, task: Task) -> bool:
+        """Note what a process has done since it was last looked at; return whether it gets a filter now."""
         image, news, now = task.image, self._tally.news[task.executable], time.monotonic()
         known = self._executable(task)
         if not image.calls and image.whole and known.settled:
@@ -263,8 +270,7 @@ class Late:
             if plan.is_installed:
                 entry.unmap(plan.area, room(plan.filter))
                 _finish(image, barred=plan.is_refused)
-                if task.covered:
-                    task.request = PTRACE_CONT
+                task.update(pending=False)
             elif where := plan.area or (self._below_stack(task, entry, plan) if image.threads == 1 and self._is_private else 0):
                 mapped, several = bool(plan.area), image.threads > 1
                 result = entry.install(plan.filter, where, is_mapped=mapped, for_all_threads=several)
@@ -288,10 +294,8 @@ class Late:
             image.synchronised |= image.threads > 1
             threads = [other for other in self._tasks.values() if other.image is image] if image.threads > 1 else [task]
             for other in threads:
-                other.filtered = other.covered = True
+                other.update(filtered=True, covered=True, pending=other is task and plan.area > 0)
                 other.chain += weight(plan.filter)
-                if not other.installing and not other.other_filter and not (other is task and plan.area):
-                    other.request = PTRACE_CONT
         if not plan.area:
             _finish(image, barred=failed)
 
@@ -302,8 +306,7 @@ class Late:
             return
         for other in list(self._tasks.values()):
             if other.tgid == task.tgid or kernel.share_memory(other.tgid, task.tgid):
-                other.request = PTRACE_SYSCALL
-                other.filtered = other.covered = False
+                other.update(filtered=False, covered=False)
                 other.image.code, other.image.strict, other.image.left = (), True, self._look
                 if other is not task:
                     with contextlib.suppress(PtraceError):  # it is ending

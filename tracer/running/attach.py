@@ -6,15 +6,14 @@ import errno
 import os
 import signal
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tracer import kernel, linux
 from tracer.errors import PtraceError, TracerError
-from tracer.loop import Loop
-from tracer.session import LET_GO, Outcome, Started, children, follow, not_permitted
+from tracer.loop import Initial, Loop, Settings
+from tracer.proc import executable_of, fields_of, kin_of, numbers_in
+from tracer.session import LET_GO, Hooks, Outcome, Started, follow, not_permitted
 from tracer.signals import Dispositions
-from tracer.task import executable_of, kin_of, proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ class _Attached(Started):
     """Processes that we have attached to: they get none of the signals that are sent to us."""
 
     def __init__(self, loop: Loop, tick: Callable[[Loop], None]) -> None:
-        super().__init__(loop, tick, lambda loop: None)
+        super().__init__(loop, Hooks(tick))
         self._main = threading.main_thread().ident or 0
         self._let_go = False
 
@@ -63,9 +62,8 @@ def attach(
     first call is seen.  The processes get no filter, and without PTRACE_O_EXITKILL they survive our death.  The status of the
     outcome is that of the first one.  Raises TracerError.
     """
-    loop = Loop(recorder, allow_opaque)
-    loop.initial = pids[0]
-    loop.strangers = children()
+    loop = Loop(recorder, Settings(allow_opaque))
+    loop.initial = Initial(pids[0], started=True)
     dispositions = Dispositions()
     former = signal.signal(WAKE, lambda signum, frame: loop.release())
     try:
@@ -76,22 +74,17 @@ def attach(
             _seize_descendants(loop, pids, recorder)
         if not loop.tasks:
             raise TracerError(f"no process {pids[0]}, or it has ended", "ptrace", errno.ESRCH)
-        loop.started = True
         attached(loop)
         follow(loop, _Attached(loop, tick))
     finally:
         signal.signal(WAKE, former)
         dispositions.restore()
-    return Outcome(loop.status, loop.family.processes, loop.family.calls)
+    return Outcome(loop.initial.status, loop.family.processes, loop.family.calls)
 
 
 def descendants(pids: Sequence[int]) -> dict[int, int]:
     """The processes that these have started and that still run, with the parent of each, parents first."""
-    try:
-        names = [int(name) for name in os.listdir(proc()) if name.isdecimal()]
-    except OSError:
-        return {}
-    parents = {pid: kin_of(pid)[1] for pid in sorted(names)}
+    parents = {pid: kin_of(pid)[1] for pid in sorted(numbers_in(""))}
     found: dict[int, int] = {}
     new = set(pids)
     while new:
@@ -117,7 +110,7 @@ def _seize_threads(loop: Loop, pid: int) -> None:
     """Seize every thread of a process, including those that start meanwhile.  Raises TracerError."""
     options = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESYSGOOD
     seen: set[int] = set()
-    while new := _threads(pid) - seen:
+    while new := numbers_in(f"{pid}/task") - seen:
         for tid in sorted(new):
             try:
                 kernel.seize(tid, options)
@@ -126,23 +119,11 @@ def _seize_threads(loop: Loop, pid: int) -> None:
                 if error.errno != errno.ESRCH and not _is_dead_or_ours(tid):
                     raise TracerError(f"cannot attach to {tid}: {not_permitted(error)}", error.call, error.errno) from None
                 continue
-            task = loop.family.add(tid, pid)
-            task.filtered = task.covered = False
-            task.request = linux.PTRACE_SYSCALL
+            loop.family.add(tid, pid).update(filtered=False, covered=False)
         seen |= new
-
-
-def _threads(pid: int) -> set[int]:
-    try:
-        return {int(name) for name in os.listdir(f"{proc()}/{pid}/task")}
-    except OSError:
-        return set()
 
 
 def _is_dead_or_ours(tid: int) -> bool:
     """Whether PTRACE_SEIZE failed because the thread is a zombie, or because the kernel has attached it for us already."""
-    try:
-        status = Path(f"{proc()}/{tid}/status").read_text(errors="replace")
-    except OSError:
-        return True
-    return "\nState:\tZ" in status or "\nState:\tX" in status or f"\nTracerPid:\t{os.getpid()}\n" in status
+    fields = fields_of(tid)
+    return not fields or fields["State"][0] in "ZX" or fields["TracerPid"] == str(os.getpid())

@@ -7,6 +7,7 @@ import os
 
 from tracer import kernel, linux
 from tracer.errors import PtraceError, TracerError
+from tracer.proc import fields_of, numbers_in
 
 
 def read_filters(pid: int) -> list[bytes]:
@@ -33,16 +34,8 @@ def read_filters(pid: int) -> list[bytes]:
 def filter_counts(pid: int) -> dict[int, int]:
     """Return how many filters each thread of a process has, by thread id (proc_pid_status(5), Seccomp_filters, Linux 5.9).
     Threads whose number cannot be read are left out."""
-    counts: dict[int, int] = {}
-    try:
-        for name in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{name}/status", errors="replace") as file:
-                fields = dict(line.split(":", 1) for line in file.read().splitlines() if ":" in line)
-            if count := fields.get("Seccomp_filters"):
-                counts[int(name)] = int(count)
-    except OSError:  # it is ending, or may not be read
-        return counts
-    return counts
+    fields = {tid: fields_of(tid) for tid in numbers_in(f"{pid}/task")}
+    return {tid: int(found["Seccomp_filters"]) for tid, found in sorted(fields.items()) if "Seccomp_filters" in found}
 
 
 def _stopped(pid: int) -> int:

@@ -1,1 +1,1 @@
-"""The start of the program to be learned, and the one fork that there is."""
+"""The start of a run: a program that is executed, or processes that run already; the one fork; filters, read back."""

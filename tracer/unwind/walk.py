@@ -39,6 +39,7 @@ class Mapped(NamedTuple):
 
     start: int
     end: int
+    permissions: str
     offset: int
     file: tuple[str, str, str]
     """Device, inode and path."""
@@ -61,6 +62,10 @@ class Maps:
         mapped = _parsed(self._lines[index]) if index >= 0 else None
         return mapped if mapped and address < mapped.end else None
 
+    def all(self) -> list[Mapped]:
+        """All that is mapped, ascending.  Raises ValueError."""
+        return [_parsed(line) for line in self._lines]
+
     def begin(self, mapped: Mapped) -> int:
         """Where the beginning of the same file is mapped, before it; 0 if it is not there.  Raises ValueError."""
         index = self._index(mapped.start)
@@ -78,7 +83,7 @@ def _parsed(line: str) -> Mapped:
     fields = line.split(None, 5)
     start, _, end = fields[0].partition("-")
     file = (fields[3], fields[4], fields[5] if len(fields) > 5 else "[anonymous]")
-    return Mapped(int(start, 16), int(end, 16), int(fields[2], 16), file)
+    return Mapped(int(start, 16), int(end, 16), fields[1], int(fields[2], 16), file)
 
 
 def outside(maps: Maps, at: Registers, read: Read) -> int:

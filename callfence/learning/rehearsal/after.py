@@ -18,7 +18,7 @@ from callfence.learning.sure import call_name
 from callfence.learning.watch import where
 from callfence.shared.text import command_line, plural, printable
 from policygen.review.risk import needs_a_person
-from tracer.faults import Witness
+from tracer.watch.faults import Witness
 
 if TYPE_CHECKING:
     from callfence.learning.learned import Learned

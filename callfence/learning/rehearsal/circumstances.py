@@ -7,8 +7,8 @@ from enum import StrEnum
 from signal import Signals
 from typing import TYPE_CHECKING, Final
 
-from tracer.faults import Exhaust
 from tracer.named import NamedTuple
+from tracer.watch.faults import Exhaust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tracer import session
-from tracer.task import is_caught, state
+from tracer.proc import is_caught, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,8 +64,8 @@ class Clock:
             self.is_ended = True
             self._ending = now - GRACE
             session.kill(loop)
-        elif loop.status is not None:
-            if now - loop.ended > GRACE:
+        elif loop.initial.status is not None:
+            if now - loop.initial.ended > GRACE:
                 self._end(loop, now)
         elif now - self._began > self._limit or now - self._busy > IDLE:
             self._end(loop, now)
@@ -75,12 +75,12 @@ class Clock:
         if self._distinct() > distinct or loop.family.calls > calls + FEW:
             return True
         tasks = [task for task in list(loop.tasks.values()) if not task.stopped]
-        return len(tasks) <= CROWD and any(state(task.tid) in BUSY for task in tasks)
+        return len(tasks) <= CROWD and any(state_of(task.tid) in BUSY for task in tasks)
 
     def _end(self, loop: Loop, now: float) -> None:
         """Ask for the end, as an operator would, before killing."""
         self.is_ended, self._ending = True, now
-        task = loop.tasks.get(loop.initial)
+        task = loop.tasks.get(loop.initial.pid)
         if task is not None and is_caught(task.tid, SIGTERM):
             session.send(task.tgid, SIGTERM)
         else:

@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tracer.faults import Exhaust, Fail, Shorten
+from tracer.watch.faults import Exhaust, Fail, Shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tracer.faults import Effect
+    from tracer.watch.faults import Effect
 
 _RESOURCES: Final = {"memory": resource.RLIMIT_AS, "descriptors": resource.RLIMIT_NOFILE}
 _SAYS: Final = {"memory": "finds no more memory", "descriptors": "finds no more descriptors"}

@@ -14,8 +14,8 @@ from policygen.language.naming import format_value
 from policygen.recording.model import kept
 from tracer.abi import Arch, Kind, table
 from tracer.errors import UserError
-from tracer.faults import Fault, Send
 from tracer.named import NamedTuple
+from tracer.watch.faults import Fault, Send
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

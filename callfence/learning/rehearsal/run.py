@@ -17,8 +17,9 @@ from callfence.shared.text import plural
 from policygen.recording.model import Recording, Run
 from tracer import session
 from tracer.errors import CallfenceError
-from tracer.faults import Injector
+from tracer.loop import Settings
 from tracer.named import NamedTuple
+from tracer.watch.faults import Injector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -215,10 +216,9 @@ def _made(setting: Setting, one: Rehearsal, seconds: float, floor: int) -> _Made
             outcome = session.trace(
                 program,
                 recorder,
-                allow_opaque=setting.allow_opaque,
-                from_entry=setting.from_entry,
-                tick=clock.tick,
-                injector=injector,
+                Settings(setting.allow_opaque, setting.from_entry),
+                session.Hooks(clock.tick),
+                injector,
             )
     finally:
         streams.close()

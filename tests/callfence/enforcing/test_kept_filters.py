@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from callfence.enforcing import keyring
 from callfence.enforcing.sealed import Compiled, bundle, seal, unbundle, unseal
-from enforcer import keyring
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 

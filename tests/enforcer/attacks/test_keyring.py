@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer import keyring
+from callfence.enforcing import keyring
 
 HERE = Path(__file__).parent / "keyring"
 ROOT = Path(__file__).parents[3]

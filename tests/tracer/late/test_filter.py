@@ -11,7 +11,7 @@ from tracer.abi import Arch, Event, table
 from tracer.calls import CLONE_UNTRACED
 from tracer.kernel import RET_RECORD
 from tracer.late.filter import ROOM, UNSEEN, Key, for_calls_within, free_filter
-from tracer.late.watched import may_run
+from tracer.late.unseen import may_run
 from tracer.linux import BPF_INSTRUCTION, SECCOMP_RET_ALLOW
 from tracer.tally import Tally
 

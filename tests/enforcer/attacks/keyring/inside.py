@@ -6,9 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from callfence.enforcing import cache
+from callfence.enforcing import cache, keyring
 from callfence.enforcing.sealed import Compiled, seal
-from enforcer import keyring
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from tracer import pids
 from tracer.abi import Arch, table
-from tracer.kernel import read_memory
-from tracer.task import kin_of, namespaces_of, proc, read_path
+from tracer.kernel import read_memory, read_path
+from tracer.proc import kin_of, namespaces_of, proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable

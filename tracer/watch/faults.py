@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from tracer import kernel, linux
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple
-from tracer.task import is_caught, proc
+from tracer.proc import is_caught, proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,8 +90,8 @@ class Injector:
         self._at_entry = at_entry
         self._renamed = renamed
         self._counted = 0
-        self._shortened: dict[int, tuple[int, int, int]] = {}
-        """By tid: the register of the count, its value, and how the task is resumed otherwise."""
+        self._shortened: dict[int, tuple[int, int]] = {}
+        """By tid: the register of the count, and its value."""
         self._is_loading: Callable[[int], bool] = lambda pid: True
 
     def attach(self, calls: Calls, is_loading: Callable[[int], bool]) -> None:
@@ -108,8 +108,8 @@ class Injector:
     def left(self, task: Task) -> None:
         """At the exit of a call: give back the register that was changed at its entry.  Raises PtraceError."""
         if changed := self._shortened.pop(task.tid, None):
-            register, value, task.request = changed
-            kernel.poke_user(task.tid, register, value)
+            task.update(pending=False)
+            kernel.poke_user(task.tid, *changed)
 
     def _called(self, task: Task, event: Event) -> None:
         fault = self._fault
@@ -128,11 +128,11 @@ class Injector:
                 kernel.skip_call(task.tid, errno)
             case Shorten(index):
                 register, count = _REGISTERS[event.arch][index], event.arguments[index]
-                if count < 2 or task.request not in (linux.PTRACE_CONT, linux.PTRACE_SYSCALL):
+                if count < 2 or task.leaving:
                     return False
                 kernel.poke_user(task.tid, register, count // 2)
-                self._shortened[task.tid] = (register, count, task.request)
-                task.request = linux.PTRACE_SYSCALL
+                self._shortened[task.tid] = register, count
+                task.update(pending=True)
             case Exhaust():
                 _exhaust(task.tgid, effect)
             case Send(signum):

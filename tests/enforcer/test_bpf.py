@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from enforcer.chain import LISTENER, chain
+from enforcer.bpf import LISTENER, chain
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from tracer.abi import Event

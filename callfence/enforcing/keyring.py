@@ -13,12 +13,12 @@ import os
 
 from enforcer import ffi
 from enforcer.errors import EnforceError
+from enforcer.numbers import number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_SYS_ADD_KEY, _SYS_KEYCTL = 248, 250  # asm/unistd_64.h
 _SETPERM, _DESCRIBE, _LINK, _UNLINK, _SEARCH, _READ = 5, 6, 8, 9, 10, 11  # KEYCTL_*, linux/keyctl.h
 _USER_KEYRING = -4  # KEY_SPEC_USER_KEYRING: there is one for each user of a user namespace, and sessions do not matter
 _THREAD_KEYRING = -1  # KEY_SPEC_THREAD_KEYRING: no other process has it
@@ -76,7 +76,7 @@ def _made() -> int:
 
     Until its permissions are set, the key is where no other process can add the same one, which would write it.  If
     another `enforce` makes one at the same time, the last one counts."""
-    key = _call(_SYS_ADD_KEY, _TYPE, _NAME, os.urandom(_SIZE), _SIZE, _THREAD_KEYRING)
+    key = _call("add_key", _TYPE, _NAME, os.urandom(_SIZE), _SIZE, _THREAD_KEYRING)
     _keyctl(_SETPERM, key, _MAY_LINK)
     _keyctl(_LINK, key, _USER_KEYRING)
     _keyctl(_SETPERM, key, _MAY_USE)
@@ -93,15 +93,15 @@ def _problem(key: int) -> tuple[str, int]:
 
 
 def _keyctl(operation: int, *arguments: Any) -> int:
-    return _call(_SYS_KEYCTL, operation, *arguments)
+    return _call("keyctl", operation, *arguments)
 
 
-def _call(*arguments: Any) -> int:
+def _call(name: str, *arguments: Any) -> int:
     """Make a call that returns a number.  Raises OSError."""
     call = ffi.libc.syscall
     call.restype = ffi.c_long
-    result = int(call(*(ffi.c_long(one) if isinstance(one, int) else one for one in arguments)))
+    result = int(call(*(ffi.c_long(one) if isinstance(one, int) else one for one in (number(name), *arguments))))
     if result < 0:
-        number = ffi.get_errno()
-        raise OSError(number, os.strerror(number))
+        error = ffi.get_errno()
+        raise OSError(error, os.strerror(error))
     return result

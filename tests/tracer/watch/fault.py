@@ -1,12 +1,13 @@
-"""Runs a program with one fault: fault.py PROGRAM CALL NTH EFFECT, the effect being an expression of tracer.faults' names."""
+"""Runs a program with one fault: fault.py PROGRAM CALL NTH EFFECT, EFFECT being an expression of tracer.watch.faults."""
 
 import os
 import sys
 
-from tracer import faults, session
+from tracer import session
 from tracer.abi import Arch, table
-from tracer.faults import Exhaust, Fail, Send, Shorten  # noqa: F401
 from tracer.starting.launch import Program
+from tracer.watch import faults
+from tracer.watch.faults import Exhaust, Fail, Send, Shorten  # noqa: F401
 
 
 class Recorder:

@@ -1,4 +1,4 @@
-"""Where the code of a process is, and which of its calls may bring more.
+"""Which known calls may run unseen, so that a late filter may let them: where the tracer has nothing to do, and no code comes.
 
 A filter is inherited over execve, and what it says of a program's calls means nothing for those of the next one.  The code of
 both is at other addresses, as a rule; so a filter that is for calls by the code of one program lets those of the next one be.
@@ -8,16 +8,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tracer import linux
 from tracer.abi import Arch, table
-from tracer.named import NamedTuple
-from tracer.task import proc
+from tracer.calls import CLONE_UNTRACED, SET_MODE, WRITES, is_readable
+from tracer.proc import proc
+from tracer.unwind.walk import Maps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tracer.abi import Event
     from tracer.late.filter import Key
+    from tracer.unwind.walk import Mapped
 
+WATCHED: Final = frozenset((*linux.OPAQUE, "ptrace", "sched_getaffinity", "sched_setaffinity", "sched_setattr", "seccomp"))
+_FLAGS: Final = {"open": 1, "openat": 2}
+"""Which argument of a call that opens files has the flags."""
+_FAST_OPEN: Final = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
+"""Which argument of a call that sends has MSG_*."""
+_MSG_FASTOPEN: Final = 0x20000000  # linux/socket.h: connects, which learning of ports looks at
 _NEAR: Final = 1 << 28
 """Bytes before and between pieces of code that belong to the same span: the libraries of a program lie side by side, and each
 further one is put before those that are there (Documentation/arch/x86/x86_64/mm.rst; mmap_base)."""
@@ -36,27 +45,52 @@ BRINGS_CODE: Final = (*_BITS, "mremap", "personality", "remap_file_pages", "arch
 """The calls that may bring code, of x86_64 and i386."""
 
 
-class Mapping(NamedTuple):
-    """A line of /proc/PID/maps (proc_pid_maps(5))."""
+def may_run(key: Key, *, opens: bool, writes: bool) -> bool:
+    """Whether a known call of x86_64 may run without a stop.  `opens`: also one that opens a file for reading, which may be
+    one that shows affinities (`SharedProcessor`).  `writes`: also one that may write to a terminal."""
+    call = table(Arch.X86_64).by_number.get(key.number)
+    if call is None or call.name in WATCHED:
+        return False
+    if call.name == "clone":
+        return not key.argument(0) & CLONE_UNTRACED
+    if call.name in _FAST_OPEN:
+        return not key.argument(_FAST_OPEN[call.name]) & _MSG_FASTOPEN
+    if call.name == "prctl":
+        return key.argument(0) & 0xFFFFFFFF not in (linux.PR_GET_SECCOMP, linux.PR_SET_SECCOMP)
+    return (opens or not opens_for_reading(key)) and (writes or not may_write(key))
 
-    start: int
-    end: int
-    permissions: bytes
-    name: bytes
+
+def opens_for_reading(key: Key) -> bool:
+    """Whether a call of x86_64 opens a file so that it can be read."""
+    call = table(Arch.X86_64).by_number.get(key.number)
+    return call is not None and call.name in _FLAGS and is_readable(key.argument(_FLAGS[call.name]))
 
 
-def mappings(pid: int) -> list[Mapping]:
+def may_write(key: Key) -> bool:
+    """Whether a call of x86_64 can write to a terminal."""
+    call = table(Arch.X86_64).by_number.get(key.number)
+    return call is not None and call.name in WRITES
+
+
+def installs_filter(event: Event) -> bool:
+    """Whether a call of x86_64 is to put the task under a seccomp filter."""
+    call = table(Arch.X86_64).by_number.get(event.number)
+    option = event.arguments[0] & 0xFFFFFFFF
+    return call is not None and (
+        (call.name == "prctl" and option == linux.PR_SET_SECCOMP) or (call.name == "seccomp" and option in SET_MODE)
+    )
+
+
+# Code: where it is, and what may bring more
+
+
+def mappings(pid: int) -> list[Mapped]:
     """The mappings of a process; none if they cannot be read."""
     try:
-        with open(f"{proc()}/{pid}/maps", "rb") as file:
-            lines = [line.split(None, 5) for line in file.read().split(b"\n")]
+        with open(f"{proc()}/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            return Maps(file.read()).all()
     except OSError:
         return []
-    found = []
-    for addresses, permissions, _, _, _, *name in filter(None, lines):
-        start, _, end = addresses.partition(b"-")
-        found.append(Mapping(int(start, 16), int(end, 16), permissions, b"".join(name)))
-    return found
 
 
 def spans(pid: int) -> Sequence[tuple[int, int]]:
@@ -65,10 +99,11 @@ def spans(pid: int) -> Sequence[tuple[int, int]]:
 
     None if that is not known, or if there is code that may grow without a call, on a stack."""
     joined: list[list[int]] = []
-    for start, end, permissions, name in mappings(pid):
-        if permissions[2:3] != b"x" or name == b"[vsyscall]":
+    for one in mappings(pid):
+        start, end, name = one.start, one.end, one.file[2]
+        if one.permissions[2] != "x" or name == "[vsyscall]":
             continue
-        if name in (b"[stack]", b"[heap]"):
+        if name in ("[stack]", "[heap]"):
             return ()
         if joined and start - joined[-1][1] < _NEAR:
             joined[-1][1] = end
@@ -96,7 +131,7 @@ def brings_code(event: Event, code: Sequence[tuple[int, int]], pid: int) -> bool
         return start & 0xFFFFFFFF in _MAP_VDSO
     if name == "mremap":
         ended = start + length
-        return any(one.permissions[2:3] == b"x" and one.start < ended and start < one.end for one in mappings(pid))
+        return any(one.permissions[2] == "x" and one.start < ended and start < one.end for one in mappings(pid))
     index, bit = _BITS.get(name, (0, 0))
     if bit and not event.arguments[index] & bit:
         return False

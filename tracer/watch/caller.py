@@ -1,4 +1,4 @@
-"""Where a call came from: the file that its instruction is mapped from, the offset in it, and the build of that file."""
+"""The task that makes a call: what the recorder may ask about it while it is stopped there, and where the call came from."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import stat
 import struct
 from typing import TYPE_CHECKING
 
-from tracer.task import proc
-from tracer.unwind.walk import Maps, outside
+from tracer import kernel, linux
+from tracer.abi import Arch
+from tracer.proc import proc
+from tracer.unwind.walk import Maps, Registers, outside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
+    from tracer.abi import Event
+    from tracer.task import Task
     from tracer.unwind.frames import Read
-    from tracer.unwind.walk import Registers
 
 _NOTE_SEGMENT = 4  # PT_NOTE, elf.h
 _BUILD_ID = 3  # NT_GNU_BUILD_ID, elf.h
@@ -25,6 +28,35 @@ _MANY_BUILDS = 1024
 """Build ids that are remembered before all are forgotten: a program may map any number of files."""
 _builds: dict[tuple[str, str, str], str] = {}
 """Build ids by device, inode and path, since each new observation needs its site."""
+
+
+class Caller:
+    """A task that is stopped in a call."""
+
+    __slots__ = ("_event", "_sp", "ids")
+
+    def __init__(self, task: Task, event: Event, sp: int) -> None:
+        self._event = event
+        self._sp = sp
+        self.ids = (task.tid, task.tgid)
+
+    def site(self) -> str:
+        """Where the call came from: `call_site`."""
+        tid = self.ids[0]
+        if self._event.arch != Arch.X86_64.audit:
+            return call_site(tid, Registers(self._event.ip, self._sp, 0))
+        return call_site(tid, Registers(self._event.ip, self._sp, kernel.peek_user(tid, linux.RBP)), self.read)
+
+    def read(self, address: int, length: int) -> bytes:
+        """Bytes within one page of its memory; fewer, or none, where they cannot be read."""
+        return kernel.read_memory(self.ids[0], address, length) if address >> 63 == 0 else b""
+
+    def link(self, name: str) -> str:
+        """Where a link in its folder of /proc leads (`cwd`, `fd/3`); "" if that cannot be read."""
+        try:
+            return os.readlink(f"{proc()}/{self.ids[0]}/{name}")
+        except OSError:
+            return ""
 
 
 def call_site(tid: int, at: Registers, read: Read | None = None) -> str:

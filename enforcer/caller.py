@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from enforcer.caller.process import is_own
 from tracer.abi import Arch
+from tracer.proc import proc
 from tracer.unwind.walk import Maps, Registers, outside
 
 _MAPS = 1 << 22
@@ -28,11 +28,10 @@ class Caller:
     def __init__(self, task: int, process: int) -> None:
         self.ids = (task, process)
         self._memory = -1
-        if is_own():
-            try:
-                self._memory = os.open(f"{task}/mem", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                return
+        try:
+            self._memory = os.open(f"{proc()}/{task}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return
 
     @property
     def can_be_read(self) -> bool:
@@ -56,7 +55,7 @@ class Caller:
     def link(self, name: str) -> str:
         """Where a link in its folder of /proc leads (`cwd`, `fd/3`); "" if that cannot be read."""
         try:
-            return os.readlink(f"{self.ids[0]}/{name}") if is_own() else ""
+            return os.readlink(f"{proc()}/{self.ids[0]}/{name}")
         except OSError:
             return ""
 
@@ -65,8 +64,8 @@ class Caller:
         the call's instruction; the bare address where nothing is known."""
         begin = time.monotonic()
         try:
-            if is_own() and _spent.left(begin):
-                with open(f"{self.ids[0]}/maps", "rb", buffering=0) as file:
+            if _spent.left(begin):
+                with open(f"{proc()}/{self.ids[0]}/maps", "rb", buffering=0) as file:
                     maps = Maps(os.fsdecode(_whole(file.fileno(), _MAPS)))
                 ip = self._outside(maps, ip) if arch == Arch.X86_64.audit else ip
                 if mapped := maps.at(ip - 1):
@@ -93,7 +92,7 @@ class Caller:
         It may still be on its way to where it waits: then the file says `running`.  Raises OSError, ValueError.
         """
         for pause in _PAUSES:
-            with open(f"{self.ids[0]}/syscall", "rb", buffering=0) as file:
+            with open(f"{proc()}/{self.ids[0]}/syscall", "rb", buffering=0) as file:
                 fields = file.read(512).split()
             if len(fields) > 2:
                 return int(fields[-2], 16)

@@ -1,0 +1,225 @@
+"""How a process enters a phase: at a call that leads to it, the filter of the phase is put on all its threads.
+
+The task is stopped at the call's entry, makes calls of ours instead (`enforcer.arming.detour`), and then its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from enforcer import helper, kernel
+from enforcer.arming import install
+from enforcer.arming.detour import Detour
+from enforcer.errors import ArmError, GoneError, HeldUpError
+from enforcer.numbers import X86_64, calls
+from tracer import linux
+from tracer.errors import KernelError
+from tracer.proc import proc, state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from enforcer.arming.inject import Stops
+    from enforcer.arming.plan import Plan, Stage
+    from enforcer.arming.processes import Call, Process, Processes
+    from enforcer.duty import Duty
+
+_PRCTL = calls("prctl")
+_SENDS = {call: 8 if call[0] == X86_64 else 4 for call in calls("sendmsg", "sendto", "write")}
+"""Calls with which a program may say that it is ready, and the size of a pointer."""
+_SENDMSG = calls("sendmsg")
+_RESTARTED = calls(
+    "futex", "futex_time64", "poll", "ppoll", "ppoll_time64", "select", "_newselect", "pselect6", "pselect6_time64",
+    "nanosleep", "clock_nanosleep", "clock_nanosleep_time64", "wait4", "waitid", "waitpid", "rt_sigsuspend", "sigsuspend",
+    "pause",
+)  # fmt: skip
+"""Calls that go on as before when a stop interrupts them; epoll_wait, for instance, fails with EINTR (signal(7))."""
+_UNREADABLE = "its memory cannot be read (PR_SET_DUMPABLE)"
+_FULL = "it may open no more descriptors"
+_UNHEARD = {errno.EBUSY: "it has a listener already", errno.EMFILE: _FULL, errno.ENFILE: _FULL}
+"""Errnos of seccomp(2) for want of a listener alone."""
+_SETTLES = 1.0
+"""Seconds in which the other threads of a process come to the end of their calls, or wait in them; a call that only computes
+for longer is not waited for."""
+_PAUSE = 0.0002
+"""Seconds between two looks at them."""
+
+
+class Entrance:
+    """What puts processes into their phases."""
+
+    def __init__(self, plan: Plan, processes: Processes, stops: Stops, duty: Duty, stderr: int) -> None:
+        self._plan = plan
+        self._stages = plan.stages
+        self._key = plan.key
+        self._processes = processes
+        self._stops = stops
+        self._duty = duty
+        self._stderr = stderr
+        self._triggers = {trigger: number for number, stage in enumerate(self._stages, 1) for trigger in stage.triggers}
+        self._notified = next((number for number, stage in enumerate(self._stages, 1) if stage.is_notified), 0)
+        """The number of the phase that begins when the program says that it is ready; 0 if none does."""
+        has_entered = any(stage.is_entered for stage in self._stages)
+        self.calls = (_PRCTL if has_entered else set()) | set(self._triggers)
+        self.calls.update(_SENDS if self._notified else ())
+        """Calls that may lead to a phase."""
+        self._unreported: set[str] = set()
+        """Reasons why the calls of some processes are not reported."""
+
+    def is_claim(self, call: Call, stop: kernel.CallStop) -> bool:
+        """Whether the program says that it enters a phase."""
+        return call in _PRCTL and stop.arguments[0] == linux.CALLFENCE_ENTER
+
+    def enter(self, pid: int, process: Process, call: Call, stop: kernel.CallStop) -> bool:
+        """Put the filter of the phase on the process that this call leads to, if any; return whether it is given back: the
+        task is about to make its call then, or the call is done."""
+        said = self._said(pid, process, stop) if call in _PRCTL else 0
+        number = said or self._triggers.get(call, 0)
+        if number <= process.reached < self._notified and call in _SENDS and self._is_ready(pid, process, call, stop):
+            number = self._notified
+        if not said and number <= process.reached:
+            return False
+        surgery = None
+        try:
+            surgery = Detour(pid, call[0], self._key, self._stops)
+            for each in range(process.reached + 1, number + 1):  # also those that it passes over: `_reached` counts filters
+                self._put(surgery, process, each)
+        except (ProcessLookupError, GoneError):  # it is dying
+            raise
+        except (ArmError, OSError, KernelError) as error:
+            is_lost = isinstance(error, HeldUpError) or bool(surgery and surgery.is_confined)
+            self._failed(process, _reason(error), is_confined=is_lost)
+            process.is_stuck = True
+            if surgery is None:
+                return False
+        if not said:
+            surgery.close()
+        else:
+            surgery.finish(-errno.EINVAL if process.is_stuck else 0)
+        return True
+
+    def _said(self, pid: int, process: Process, stop: kernel.CallStop) -> int:
+        """The number of the phase that a program says it enters; 0 for another prctl or another phase."""
+        if stop.arguments[0] != linux.CALLFENCE_ENTER:
+            return 0
+        try:
+            name = kernel.peek_string(pid, stop.arguments[1])
+        except ProcessLookupError:
+            raise
+        except OSError:
+            self._failed(process, _UNREADABLE)
+            return 0
+        named = {os.fsencode(stage.name): number for number, stage in enumerate(self._stages, 1) if stage.is_entered}
+        return named.get(name, 0)
+
+    def _is_ready(self, pid: int, process: Process, call: Call, stop: kernel.CallStop) -> bool:
+        """Whether the call tells a service manager that the program is ready."""
+        from enforcer.caller import Caller  # with tables, which most programs do without
+        from tracer.abi.waits import is_ready
+
+        caller = Caller(pid, process.pid)
+        if not caller.can_be_read:
+            self._failed(process, _UNREADABLE)
+        try:
+            return is_ready(stop.arguments, caller.read, pointer=_SENDS[call], is_sendmsg=call in _SENDMSG)
+        finally:
+            caller.close()
+
+    def _put(self, surgery: Detour, process: Process, number: int) -> None:
+        """Put the filter of a phase on a process.  Raises KernelError, OSError or GoneError."""
+        if process.memory.is_free:
+            raise ArmError("a process that is in its last phase has the same memory")
+        stage = self._stages[number - 1]
+        is_last = number == len(self._stages)
+        surgery.is_confined = False  # by this filter: those of phases that were passed over need no listener
+        if is_last and not self._plan.is_quiet:
+            if why := self._put_listening(surgery, process, stage):
+                surgery.unmap(self._stages[process.reached - 1].filter if process.reached else self._plan.start)
+                program = self._key.passing(stage.silent, installs=False)
+                install.install(surgery, self._key, program, -1, threads=True)
+                self._say_unreported(process, stage, why)
+        else:
+            program = stage.filter if is_last else self._plan.installed_in(stage)
+            program = self._key.passing(program, installs=not is_last)
+            install.install(surgery, self._key, program, -1, threads=True)
+        surgery.unmap(stage.filter)
+        process.reached = number
+        if is_last:
+            process.memory.is_free = True
+            self._call_back(process, surgery.pid)
+
+    def _put_listening(self, surgery: Detour, process: Process, stage: Stage) -> str:
+        """Put the filter of the last phase on a process, and answer its calls from now on; "", or why that is not possible."""
+        if process.shares:
+            return "another process has the same table of descriptors"
+        self._settle(process, surgery.pid)
+        pidfd = -1
+        try:
+            pidfd = kernel.pidfd_of_thread(surgery.pid, process.pid)
+            try:
+                install.probe_listener(pidfd)
+            except ProcessLookupError:
+                return "its first thread has ended"
+            program = self._key.passing(stage.filter, installs=False)
+            self._duty.listen(install.install(surgery, self._key, program, pidfd, threads=True), stage.name)
+        except OSError as error:
+            if surgery.is_confined or error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            return "the helper may open no more descriptors"
+        except KernelError as error:
+            if surgery.is_confined or error.errno not in _UNHEARD:
+                raise
+            return _UNHEARD[error.errno]
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)
+        return ""
+
+    def _say_unreported(self, process: Process, stage: Stage, why: str) -> None:
+        """Say once for each reason that the kernel alone answers the calls of a process."""
+        if why not in self._unreported:
+            self._unreported.add(why)
+            self._say(f"what process {process.pid}, or a later one like it, is denied in {stage.name} is not reported: {why}")
+
+    def _settle(self, process: Process, but: int) -> None:
+        """Wait until each other thread has come to the end of its call, where it stops, or waits in it.
+
+        One that copies a descriptor at this moment would otherwise get the listener, though it could not use it."""
+        end = time.monotonic() + _SETTLES
+        for task in process.threads - {but}:
+            while task in self._processes.inside and state(f"{proc()}/{task}") == "R" and time.monotonic() < end:
+                time.sleep(_PAUSE)
+
+    def _call_back(self, process: Process, but: int) -> None:
+        """Have the other threads stop, to be let go, where that goes unnoticed.  The rest stop at their next call."""
+        for task in process.threads - {but}:
+            if self._processes.inside.get(task) in _RESTARTED:
+                try:
+                    kernel.ptrace(linux.PTRACE_INTERRUPT, task)
+                except ProcessLookupError:
+                    continue
+
+    def _failed(self, process: Process, why: str, *, is_confined: bool = False) -> None:
+        """A process cannot enter a phase: kill it, unless the policy lets it go on.  One whose calls nobody would answer is
+        killed anyway."""
+        goes_on = (self._plan.is_optional or self._plan.is_audit) and not is_confined
+        if not process.is_reported:
+            process.is_reported = True
+            rest = "keeps its start-up permissions" if goes_on else "is killed"
+            self._say(f"process {process.pid} cannot enter its phase and {rest}: {why}")
+        if not goes_on:
+            process.kill()
+            raise GoneError
+
+    def _say(self, text: str) -> None:
+        helper.write(self._stderr, f"enforce: {text}\n".encode(errors="replace"))
+
+
+def _reason(error: Exception) -> str:
+    """Why a process could not be given a filter."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno == errno.EIO or str(error.filename).endswith("/mem"):
+        return _UNREADABLE
+    return f"{error.filename}: {error.strerror}"

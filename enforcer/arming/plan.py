@@ -1,0 +1,91 @@
+"""What a program with phases is followed through: its phases, which calls lead to each, and their filters."""
+
+from __future__ import annotations
+
+from enforcer.arming.install import Key
+from enforcer.bpf import ALL_RUN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+class Stage:
+    """One phase."""
+
+    __slots__ = ("filter", "is_entered", "is_notified", "name", "silent", "triggers")
+
+    def __init__(
+        self,
+        name: str,
+        triggers: Iterable[tuple[int, int]],
+        filter_: bytes,
+        silent: bytes = b"",
+        *,
+        is_entered: bool = False,
+        is_notified: bool = False,
+    ) -> None:
+        self.name = name
+        self.triggers = frozenset(triggers)
+        """AUDIT_ARCH_* and number of each call that leads to it."""
+        self.filter = filter_
+        """The filter by which calls that are denied are reported."""
+        self.silent = silent
+        """The filter by which the kernel alone answers; b"" if it is not needed."""
+        self.is_entered = is_entered
+        """Whether the program may say that it enters it (include/callfence.h)."""
+        self.is_notified = is_notified
+        """Whether it begins when the program tells a service manager that it is ready (tracer.abi.waits)."""
+
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """All of it that comes from a policy, to compare."""
+        return self.name, self.triggers, self.filter, self.is_entered, self.is_notified
+
+    def with_filters(self, filter_: bytes, silent: bytes) -> Stage:
+        facts = {"is_entered": self.is_entered, "is_notified": self.is_notified}
+        return Stage(self.name, self.triggers, filter_, silent, **facts)
+
+
+class Plan:
+    """What the program is followed through."""
+
+    __slots__ = ("asked", "has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "silent", "stages", "start")
+
+    def __init__(
+        self,
+        start: bytes,
+        silent: bytes,
+        stages: Sequence[Stage],
+        *,
+        is_quiet: bool,
+        is_audit: bool,
+        is_optional: bool,
+        has_own_filters: bool,
+        asked: frozenset[tuple[int, int]] = frozenset(),
+    ) -> None:
+        self.start = start
+        """The filter of what is before the first phase."""
+        self.silent = silent
+        """The same, by which the kernel alone answers; b"" if it is not needed."""
+        self.stages = stages
+        self.is_quiet = is_quiet
+        """Whether nothing is reported."""
+        self.is_audit = is_audit
+        """Whether denied calls are reported and run."""
+        self.is_optional = is_optional
+        """Whether a process that cannot enter a phase goes on as it is."""
+        self.has_own_filters = has_own_filters
+        """Whether the program may install filters itself."""
+        self.asked = asked
+        """AUDIT_ARCH_* and number of the calls that the helper is asked about for the files and ports that they name."""
+        self.key = Key()
+
+    @property
+    def installed(self) -> bytes:
+        """The filter with which the program starts."""
+        return ALL_RUN if self.is_audit else self.silent or self.start
+
+    def installed_in(self, stage: Stage) -> bytes:
+        """The filter with which a phase begins that is not the last."""
+        return ALL_RUN if self.is_audit else stage.silent or stage.filter

@@ -1,0 +1,188 @@
+"""The processes of a program that is followed through its phases: what each is, which tasks it has, and how far it has come."""
+
+from __future__ import annotations
+
+import os
+
+from enforcer import kernel
+from tracer import linux
+from tracer.proc import fields_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tracer.stops import Stop
+
+    Call = tuple[int, int]
+    """AUDIT_ARCH_* and number."""
+
+
+class Memory:
+    """The memory of a process, or of several (CLONE_VM, vfork)."""
+
+    __slots__ = ("is_free",)
+
+    def __init__(self) -> None:
+        self.is_free = False
+        """Whether a process that is not traced has it, and may change a filter there before the kernel reads it."""
+
+
+class Process:
+    """A process that is traced."""
+
+    __slots__ = (
+        "doomed", "is_reported", "is_starting", "is_stuck", "last", "memory", "pid", "reached", "shares", "threads"
+    )  # fmt: skip
+
+    def __init__(self, pid: int, reached: int, last: int, *, shares: bool) -> None:
+        self.pid = pid
+        self.reached = reached
+        """How many of the phases it has entered or passed, as far as is known: at a trigger of a later one, the filters up to
+        that one's are put on it, also if it has them already."""
+        self.last = last
+        """How many phases there are."""
+        self.threads: set[int] = set()
+        self.is_starting = False
+        """Whether it has not executed the program yet."""
+        self.is_stuck = False
+        """Whether no filter can be put on the program that it executes, and the policy lets it go on."""
+        self.is_reported = False
+        """Whether the user knows that it cannot enter a phase."""
+        self.doomed = 0
+        """The task whose call ends the process; none of them goes on in the program."""
+        self.shares = shares
+        """Whether another process may have the same table of descriptors (CLONE_FILES)."""
+        self.memory = Memory()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it is in its last phase, so that its threads are let go at their next stop."""
+        return self.reached == self.last
+
+    def kill(self) -> None:
+        """Raises ProcessLookupError."""
+        if self.pid == 1:  # of this pid namespace: it ignores even SIGKILL from inside, but not the end of its tracer
+            os._exit(0)
+        os.kill(self.pid, kernel.SIGKILL)
+
+
+class Processes:
+    """All of them, and their tasks."""
+
+    def __init__(self, phases: int, had: int, *, counts: bool) -> None:
+        """`had`: how many filters a process in the start phase has; -1 if that is not known.  `counts`: a process has no other
+        filters besides, so that their number says which phases it has entered."""
+        self._phases = phases
+        self._had = had if counts else -1
+        self._processes: dict[int, Process] = {}
+        self.tasks: dict[int, Process] = {}
+        self.inside: dict[int, Call] = {}
+        """The call that a task is in."""
+        self.flags: dict[int, int] = {}
+        """The flags of a task's last clone."""
+        self._starting: dict[int, Call] = {}
+        """The call by which a task is about to start another, until its event comes; the same object as in `inside`."""
+        self._early: dict[int, tuple[Stop, list[tuple[int, Call]]]] = {}
+        """Tasks that stopped or ended before the event of their creator came: the stop, and who may be the creator."""
+
+    # How tasks come
+
+    def adopt(self, pid: int, parent: Process | None = None) -> Process:
+        """Add a task; its process if that is new."""
+        fields = fields_of(pid)
+        tgid = int(fields.get("Tgid", pid))
+        process = self._processes.get(tgid)
+        if process is None:
+            parent = parent or self._processes.get(int(fields.get("PPid", 0)))
+            shares = bool(parent and parent.shares)
+            reached = self._reached(fields, parent)
+            process = self._processes[tgid] = Process(tgid, reached, self._phases, shares=shares)
+        process.threads.add(pid)
+        self.tasks[pid] = process
+        return process
+
+    def _reached(self, fields: Mapping[str, str], parent: Process | None) -> int:
+        """How many phases a new process has entered: it has the filters of its creator, one for each.
+
+        Where filters of the program's own are among them, it is what the creator had reached before its last one: a filter that
+        is put on a process twice does no harm."""
+        found = int(fields.get("Seccomp_filters", -1)) - self._had
+        if self._had >= 0 and 0 <= found <= self._phases:
+            return found
+        return parent.reached - parent.is_left if parent else 0
+
+    def started(self, new: int, parent: Process, pid: int, event: int) -> None:
+        """Add the task that a task of that process has started."""
+        self._starting.pop(pid, None)
+        if not os.path.exists(str(new)):
+            return
+        child = self.adopt(new, parent)
+        if child is parent:
+            return
+        flags = self.flags.get(pid, 0)
+        if event == linux.PTRACE_EVENT_VFORK or (flags & kernel.CLONE_VM and not flags & kernel.CLONE_THREAD):
+            child.memory = parent.memory
+            parent.memory.is_free = parent.memory.is_free or child.is_left
+        shares = kernel.shares_files(new, pid)
+        if flags & kernel.CLONE_FILES if shares is None else shares:
+            child.shares = parent.shares = True
+
+    def starts(self, pid: int, call: Call) -> None:
+        """A task is in a call that starts another."""
+        self._starting[pid] = call
+
+    def comes_early(self, pid: int, stop: Stop) -> None:
+        """Keep a task that has stopped, or its end, until its creator's event comes, which says what it shares."""
+        self._early[pid] = stop, [creator for creator in self._starting.items() if self._is_starting(*creator)]
+
+    def take_early(self, pid: int) -> Stop | None:
+        """Give back what was kept of a task whose creator's event has come."""
+        early = self._early.pop(pid, None)
+        return early[0] if early else None
+
+    def take_orphan(self) -> tuple[int, Stop] | None:
+        """Give back what was kept of a task whose creator has died before its event; None if there is none.
+
+        Nobody says of it which table of descriptors it shares."""
+        for pid, (stop, creators) in self._early.items():
+            if not any(self._is_starting(*creator) for creator in creators):
+                del self._early[pid]
+                return pid, stop
+        return None
+
+    def _is_starting(self, pid: int, call: Call) -> bool:
+        """Whether a task is still in that very call, and the event of what the call starts has not come."""
+        return self._starting.get(pid) is call and self.inside.get(pid) is call
+
+    # How they change and go
+
+    def executed(self, pid: int) -> None:
+        """A task has executed another program: the other threads are gone, and it has the process's id."""
+        self.inside.pop(kernel.event_message(pid), None)
+        self.inside[pid] = (0, 0)  # the exit of its execve comes
+        process = self._processes[pid]
+        process.is_starting = process.is_reported = process.is_stuck = False
+        process.shares = False  # its table of descriptors is its own now
+        process.memory = Memory()
+        for task in process.threads - {pid}:
+            self.tasks.pop(task, None)
+            self.inside.pop(task, None)
+        process.threads = {pid}
+        self.tasks[pid] = process
+
+    def forget(self, pid: int) -> None:
+        """Remove a task that has ended, or is let go."""
+        process = self.tasks.pop(pid, None)
+        for known in (self.inside, self._starting, self.flags):
+            known.pop(pid, None)
+        if process is not None:
+            process.threads.discard(pid)
+            if not process.threads:
+                self._processes.pop(process.pid, None)
+
+    def forget_replaced(self) -> None:
+        """Remove the tasks that are gone without a word: a thread that was let go before them has executed a program."""
+        for process in [process for process in self._processes.values() if process.is_left]:
+            for task in [task for task in process.threads if fields_of(task).get("TracerPid") in (None, "0")]:
+                self.forget(task)

@@ -1,1 +1,0 @@
-"""Whom and what the calls of a program reach."""
