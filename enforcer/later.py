@@ -26,7 +26,7 @@ _ROOTS = (f"{os.path.dirname(os.path.dirname(__file__))}/", f"{os.path.dirname(o
 _DESCRIBING = (
     "callfence.enforcing.filters", "enforcer.duty", "enforcer.files.granted", "enforcer.files.listening",
     "enforcer.files.unreachable", "enforcer.reporting.instead", "enforcer.reporting.report", "enforcer.reporting.verdict",
-    "policygen.implied.tables", "policygen.language.parser", "shlex", "tracer.abi.waits",
+    "policygen.implied.made", "policygen.implied.tables", "policygen.language.parser", "shlex", "tracer.abi.waits",
 )
 """What is imported within functions is named here (tests/enforcer/test_later.py)."""
 _TABLE = ".tsv"

@@ -29,7 +29,7 @@ NOTE_WORDS = ("floor", "opaque", "portable", "many")
 """The words that begin a note, `# WORD: text`: a comment on an entry that a tool writes and replaces."""
 
 
-NO_START = "# no start: learned from a process that ran already (learn -p); a program that is started under it is denied calls"
+NO_START = "# no start: learned from a process that ran already (learn --pid): a program started under it is denied calls"
 """The comment at the top of a policy by which a program cannot be started."""
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent.parent
 NOTE = r"""
@@ -116,3 +121,39 @@ def test_what_another_python_noted_does_not_count(installed: Path, tmp_path: Pat
         assert done.stdout == b"[] []\n", done.stderr[-3000:]
     finally:
         (installed / "note").write_bytes(text)
+
+
+def late_imports(path: Path) -> Iterator[str]:
+    """The modules of ours that functions of a module import."""
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+UNNEEDED = {
+    "callfence", "enforcer.arming", "enforcer.files.landlock", "policygen.comparing", "policygen.files.ruleset",
+    "policygen.filter", "policygen.learning.generate", "policygen.learning.warm", "tracer.kernel",
+}  # fmt: skip
+"""What compiling takes, and entering a phase, which `enforcer.arming.seized` imports before."""
+
+
+def test_what_functions_import_is_noted(installed: Path) -> None:
+    """A module that only a function imports is no part of what importing brings."""
+    lines = (installed / "note").read_text().split("\n")[2:]
+    noted = [line.split(" ")[0][1:] for line in lines if line.startswith("0") and ".py " in line]
+    names = {path[:-3].replace("/", ".").removesuffix(".__init__") for path in noted}
+    needed = {
+        (name, module)
+        for name in names
+        for path in (installed / f"{name.replace('.', '/')}.py",)
+        if path.exists()
+        for module in late_imports(path)
+        if (installed / f"{module.replace('.', '/')}.py").exists()
+    }
+    assert needed
+    assert {pair for pair in needed if pair[1] not in names and not pair[1].startswith((*UNNEEDED,))} == set()

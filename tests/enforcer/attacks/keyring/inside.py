@@ -30,7 +30,7 @@ def forge(policy: str, secret: str) -> None:
 
 def make(permissions: str, content: str) -> None:
     """Put a key into the user's keyring."""
-    key = keyring._call(248, b"user", b"callfence:cache", content.encode(), len(content), USER_KEYRING)
+    key = keyring._call("add_key", b"user", b"callfence:cache", content.encode(), len(content), USER_KEYRING)
     if int(permissions, 16):
         keyring._keyctl(SETPERM, key, int(permissions, 16))
 
