@@ -17,11 +17,11 @@ real, events = inject.Stops.next, []
 def late(stops, *, waits=True):  # the events of fork, vfork and clone come once nothing else has come for a moment
     end = time.monotonic() + 0.1
     while not events or time.monotonic() < end:
-        pid, status = real(stops, waits=waits and not events)
-        if pid and status >> 16 in (1, 2, 3):
-            events.append((pid, status))
+        pid, stop = real(stops, waits=waits and not events)
+        if pid and stop.kind == "created":
+            events.append((pid, stop))
         elif pid or not events:
-            return pid, status
+            return pid, stop
         else:
             time.sleep(0.001)
     return events.pop(0)
