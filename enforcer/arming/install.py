@@ -87,7 +87,6 @@ def _equal(argument: int, value: int) -> list[Line]:
     return [(LOAD, place), (EQUAL, low, "", "end"), (LOAD, place + 4), (EQUAL, high, "", "end")]
 
 
-
 def probe_listener(pidfd: int) -> None:
     """Raise OSError if no listener could be taken out of the process.  It is tried with descriptor 0, open or not."""
     try:

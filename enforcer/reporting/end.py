@@ -11,7 +11,6 @@ from tracer.proc import fields_of, handles, owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-
     from enforcer.listener import Asked
 
 _ERESTARTNOINTR = 513  # linux/errno.h
