@@ -67,6 +67,7 @@ def test_interrupted_waits(tmp_path, fault):
 def test_no_filter(tmp_path, fault, command):
     """strace sees learn only, not its child, which installs the filter."""
     assert under_fault(tmp_path, fault, command).returncode == 0
+    assert "openat: flags == O_RDONLY\n" in (tmp_path / "f.policy").read_text()
 
 
 @pytest.mark.parametrize("fault", ["fsync:error=EIO", "write:error=ENOSPC:when=3+", "renameat:error=EIO", "rename:error=EIO"])

@@ -102,7 +102,12 @@ def test_what_no_condition_can_be(arguments: tuple[int, Operator], message: str)
 
 
 def test_the_least_and_the_greatest_conditions() -> None:
-    Condition(5, Operator.EQ, (1 << 64) - 1)
-    Condition(0, Operator.GE, -(1 << 63))
-    Condition(0, Operator.MASKED, (1 << 64) - 1, (1 << 64) - 1)
-    Condition(0, Operator.ONE_OF, values=(-(1 << 63), -1, 0, (1 << 64) - 1))
+    """One further in each direction is none."""
+    most, least = (1 << 64) - 1, -(1 << 63)
+    assert Condition(5, Operator.EQ, most).value == most
+    assert Condition(0, Operator.GE, least).value == least
+    assert Condition(0, Operator.MASKED, most, most).mask == most
+    assert Condition(0, Operator.ONE_OF, values=(least, -1, 0, most)).values == (least, -1, 0, most)
+    for arguments in ((6, Operator.EQ, 1), (0, Operator.EQ, most + 1), (0, Operator.GE, least - 1)):
+        with pytest.raises(ValueError, match=r"argument|64 bits"):
+            Condition(*arguments)

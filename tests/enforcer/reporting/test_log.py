@@ -68,7 +68,9 @@ def test_a_disk_that_becomes_full(place: Workplace) -> None:
     place.policy(ERRNO)
     disk = place.folder / "disk"
     disk.mkdir()
-    under = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs -o size=16k none {disk} && "$@"; cp {disk}/log copy', "sh")
+    ends = f'while [ -n "$(find /proc/[0-9]*/fd -lname {disk}/log 2>/dev/null)" ]; do sleep 0.02; done'  # the helper has
+    script = f'mount -t tmpfs -o size=16k none {disk} && "$@"; {ends}; cp {disk}/log copy'
+    under = ("unshare", "--mount", "sh", "-c", script, "sh")
     calls = [f"10,{4096 * page},1,{bits}" for page in range(6) for bits in range(8)] + [f"9,0,1,3,{bits}" for bits in range(99)]
     done = place.enforce("--log", f"{disk}/log", place.calls(), *calls, under=under)
     assert done.stdout == "-13\n" * len(calls)
