@@ -88,7 +88,7 @@ def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:
 
 
 def within_start(policy: Policy) -> Policy:
-    """The policy whose phases have nothing that its entries do not have any more."""
+    """Drop from each phase what the entries no longer allow."""
     found = []
     for phase in policy.phases:
         entries: dict[Arch, dict[int, Entry]] = {arch: {} for arch in policy.entries}

@@ -129,7 +129,7 @@ def _print(
     levels = [finding.level for _, _, finding in found if not finding.accepted]
     parts = [plural(levels.count(level), level) for level in reversed([*Level]) if level in levels]
     if found or not broken:
-        lines.append(f"{', '.join(parts) or 'nothing to tell'}{f'; {accepted} accepted' if accepted else ''}")
+        lines.append(f"{', '.join(parts) or 'no findings'}{f'; {accepted} accepted' if accepted else ''}")
     tell_lines(lines)
 
 

@@ -338,7 +338,7 @@ def _files(
 
             return made, Reach(confining, environment, is_audit=is_audit)
         if "--explain" in options.given:
-            _say(f"enforce: --explain tells nothing of files and ports: {why or 'they are not kept'}", stderr)
+            _say(f"enforce: --explain cannot report files or ports: {why or 'Landlock is not enforcing them'}", stderr)
     return made, None
 
 

@@ -55,7 +55,7 @@ def _head(judgement: Judgement) -> Iterator[str]:
     for row, names, reason in found[:MANY_RISKS]:
         yield f"{row.level}: {', '.join(names)}: it newly {row.grants} [{row.id}]{f'; {reason}' if reason else ''}"
     if len(found) > MANY_RISKS:
-        yield f"... and {len(found) - MANY_RISKS} risks more"
+        yield f"... and {len(found) - MANY_RISKS} more risks"
     more = any(one.difference.change is Change.MORE for one in judgement.differences)
     if more and not found and not judgement.headlines:
         yield "no known risk became possible"

@@ -53,7 +53,7 @@ def _learn(options: LearnOptions) -> int | None:
     seconds = plain.ended() if plain else 0.0
     if run is None:
         if sys.stderr is not None:
-            print(f"learn: {name} was killed in its execve, before it ran: nothing is learned of it", file=sys.stderr)
+            print(f"learn: {name} was killed during execve, before it ran; nothing was learned", file=sys.stderr)
         return status
     if options.recording is not None:
         recording_file.save(options.recording, Recording((run,), observations))

@@ -20,7 +20,7 @@ MANY = 4
 def sureness(sure: Confidence, found: Discovery) -> str:
     """What the runs tell about the next run, on one line."""
     if sure.chance is None:
-        return "one run says nothing about the next one: learn more of them"
+        return "one run says nothing about the next one: record more runs"
     text = f"{sure.runs} runs; "
     if sure.at_most is not None:
         text += "none is known to need a rule that the others do not: "

@@ -24,7 +24,7 @@ _MANY = 6
 _MANY_FACTS = 6
 """Most files, addresses or commands that are told of each."""
 _RISK = {
-    Level.DANGER: "A way out of the policy, or into the kernel, is open.",
+    Level.DANGER: "It allows escaping the policy or reaching kernel attack surface.",
     Level.WARNING: "It allows what few programs need.",
     Level.NOTE: "Nothing grave: there are notes to read.",
 }

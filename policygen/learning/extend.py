@@ -41,7 +41,7 @@ class Known(NamedTuple):
     new: tuple[Observation, ...]
     """Some of the events folded into it fall to a default that does not allow them."""
     refused: tuple[Observation, ...]
-    """All that the policy does not allow of it, an entry refuses in so many words."""
+    """All that the policy does not allow of it, an entry refuses explicitly."""
 
 
 def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observation], calls: Table) -> Known:
@@ -138,7 +138,7 @@ class Extended(NamedTuple):
     allowed: tuple[Observation, ...] = ()
     """The observations that it allows."""
     refused: tuple[Observation, ...] = ()
-    """The observations that the policy refuses in so many words; those are not added."""
+    """The observations that the policy refuses explicitly; those are not added."""
     widenings: Mapping[Widened, int] = MappingProxyType({})
 
 

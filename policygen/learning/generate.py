@@ -122,7 +122,7 @@ class Generated(NamedTuple):
     widenings: Mapping[Widened, int]
     """How what is new allows more than was seen, and for how many observations each; the floor included."""
     refused: tuple[Observation, ...]
-    """What was seen but not added, because the policy refuses it in so many words."""
+    """What was seen but not added, because the policy refuses it explicitly."""
     gaps: tuple[str, ...]
     """What was seen and no policy can allow."""
     implied: int = 0

@@ -37,7 +37,7 @@ equivalents."""
 def made_portable(policy: Policy) -> Grown:
     """The policy with its `portable` line, the equivalents of all that it allows, and what C libraries do on their own.
 
-    Nothing is added that an entry refuses in so many words, or that the policy's table does not have.  Idempotent, and
+    Nothing is added that an entry refuses explicitly, or that the policy's table does not have.  Idempotent, and
     never narrower.
     """
     policy = normal(policy)
@@ -81,7 +81,7 @@ class _Growth:
         self.policy = policy
         self.sets = region.space()
         self.known: dict[Call, tuple[int, int]] = {}
-        """What each call's entry allows by now, and what it refuses in so many words."""
+        """What each call's entry allows by now, and what it refuses explicitly."""
         self.parts: dict[Call, list[Expression]] = {}
         self.actions: dict[Call, Action] = {}
         self.reasons: dict[Call, str] = {}

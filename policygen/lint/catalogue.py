@@ -36,7 +36,7 @@ class Level(StrEnum):
     WARNING = "warning"
     """A grant that few programs need."""
     DANGER = "danger"
-    """A way out of the policy, or into the kernel."""
+    """A grant that allows escaping the policy or reaching kernel attack surface."""
 
     @property
     def rank(self) -> int:

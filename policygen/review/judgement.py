@@ -76,7 +76,7 @@ def _phases(old: Policy, new: Policy) -> Iterator[Setting]:
             yield Setting(word, Level.WARNING, f"no {word}", "what was allowed for the start only is allowed for ever")
         else:
             level = Level.NOTE if {*before[name]} < {*after[name]} else Level.WARNING
-            yield Setting(word, level, f"{word} {was} -> {now}", "a process is allowed less at another moment")
+            yield Setting(word, level, f"{word} {was} -> {now}", "the phase begins at another call")
 
 
 def _settings(old: Policy, new: Policy) -> Iterator[Setting]:

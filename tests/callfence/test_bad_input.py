@@ -66,7 +66,7 @@ def test_a_program_that_the_kernel_kills_in_its_execve(tmp_path: Path) -> None:
     assert plain.returncode == -signal.SIGSEGV
     done = run(tmp_path, "learn", "./impossible")
     assert done.returncode == plain.returncode
-    assert done.stderr == "learn: ./impossible was killed in its execve, before it ran: nothing is learned of it\n"
+    assert done.stderr == "learn: ./impossible was killed during execve, before it ran; nothing was learned\n"
     assert not (tmp_path / "impossible.policy").exists()
 
 
@@ -180,7 +180,7 @@ def test_an_unreadable_policy(tmp_path: Path) -> None:
 
 def test_what_could_not_be_read_is_not_praised(tmp_path: Path) -> None:
     (tmp_path / "it.policy").write_text(POLICY)
-    assert run(tmp_path, "lint", "it.policy").stdout == "nothing to tell\n"
+    assert run(tmp_path, "lint", "it.policy").stdout == "no findings\n"
     assert run(tmp_path, "lint", "none.policy", "it.policy").stdout == ""
 
 

@@ -1,7 +1,7 @@
 """Decides which process gets a late filter, and when; and knows which calls its tasks still stop at.
 
 A process starts under PTRACE_SYSCALL, with two stops a call.  Once it makes known calls again and again, it gets a filter
-that lets exactly those run.  A filter cannot be taken back, so a call that becomes known later stops for ever, once each time.
+that lets exactly those run.  A filter cannot be taken back, so a call that becomes known later stops each time, once.
 Children inherit it, also over execve: the calls of the other executable are seen under PTRACE_SYSCALL, until it is given a
 filter of its own.  So that they do not stop at the earlier filters as well, those are for calls by the code of their own
 process, if one thread alone uses its memory (`tracer.late.unseen`).
@@ -57,8 +57,8 @@ BUSY: Final = LOOK * 25e-6
 AWAKE: Final = LOOK * 1e-3
 """Seconds in which a process that does not wait makes LOOK calls, also on a machine with much else to do."""
 PRICE: Final = 4096
-"""Calls without a new observation after which the processes of an executable have together paid as much for their stops as
-a filter that comes too early costs: they may get one now."""
+"""Calls without a new observation after which the processes of an executable have cost as much in stops as a filter that
+comes too early costs: they may get one now."""
 NEW: Final = 64
 """One of so many calls of a process may be new: the next one of its executable gets a filter at once, and a call that is new
 to that stops each time."""

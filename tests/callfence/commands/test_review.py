@@ -214,7 +214,7 @@ def test_a_reader_that_has_enough(tmp_path: Path) -> None:
 def test_lint_shows_a_reason_that_comes_with_the_change(tmp_path: Path) -> None:
     (tmp_path / "old.policy").write_text("execve: allow  # why: hooks\n")
     (tmp_path / "new.policy").write_text("execve: allow  # why: hooks\nptrace: allow  # why: a debugger\n")
-    assert run(tmp_path, "lint", "new.policy").stdout == "nothing to tell; 2 accepted\n"
+    assert run(tmp_path, "lint", "new.policy").stdout == "no findings; 2 accepted\n"
     done = run(tmp_path, "lint", "--against", "old.policy", "new.policy")
     assert done.returncode == 0
     assert done.stdout.startswith("new.policy:2: danger: ptrace: it reads and changes")

@@ -35,7 +35,7 @@ READ, WRITE, KEEP, DUMP = ("read", 0), ("write", 0), ("prctl", 8), ("prctl", 4)
 @pytest.mark.parametrize(
     ("runs", "expected"),
     [
-        ([[READ]], "one run says nothing about the next one: learn more of them"),
+        ([[READ]], "one run says nothing about the next one: record more runs"),
         (
             [[READ], [READ, WRITE]],
             "2 runs; about 50% that one more run needs something new, 0.5 new rules on average; the last new rule came with"

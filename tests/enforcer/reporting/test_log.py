@@ -64,7 +64,7 @@ def test_a_fifo_whose_reader_is_slow_or_gone(place: Workplace) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to mount a small file system")
 def test_a_disk_that_becomes_full(place: Workplace) -> None:
-    """No line is written by half, and what was lost is told."""
+    """No line is half written, and what was lost is reported."""
     place.policy(ERRNO)
     disk = place.folder / "disk"
     disk.mkdir()

@@ -164,7 +164,7 @@ def test_what_is_new_is_said() -> None:
         ("read: fd <= 2", ["read 1", "read 2"], "read: fd <= 2"),
         # of an argument whose values are not kept, nothing is taken for granted
         ("read: fd <= 2", [f"read {fd}" for fd in range(9)], "read: allow"),
-        # what a person refuses in so many words stays refused
+        # what a person refuses explicitly stays refused
         ("socket: deny", ["socket AF_INET SOCK_STREAM 0"], "socket: deny"),
         ("socket: errno EPERM", ["socket AF_INET SOCK_STREAM 0"], "socket: errno EPERM"),
         (

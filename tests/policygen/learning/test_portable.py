@@ -267,7 +267,7 @@ def test_never_narrower_and_idempotent(data: st.DataObject) -> None:
         arch = Arch.from_audit(call.arch)
         entry = policy.entries.get(arch, {}).get(call.number) if arch else None
         if entry and entry.otherwise and not before.lets_run:
-            assert after == before, "refused in so many words"
+            assert after == before, "refused explicitly"
 
 
 @dataclass(frozen=True)
