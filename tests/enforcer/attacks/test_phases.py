@@ -24,7 +24,7 @@ def test_a_child_whose_parent_is_not_known_is_in_its_phase(place, attacker, mode
     source = os.path.join(os.path.dirname(__file__), "phases", f"{policy}.policy")
     with open(source) as file:
         place.policy(file.read(), "lost.policy")
-    done = place.enforce("-p", "lost.policy", "./program", mode, "60")
+    done = place.enforce("-p", "lost.policy", "./program", mode, "100")
     assert "held" in done.stdout, done.stdout + done.stderr
     assert not (place.folder / "lost").exists()
     place.wait_for_helpers(5)
