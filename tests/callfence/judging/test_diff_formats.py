@@ -150,6 +150,18 @@ def test_what_no_entry_names(tmp_path: Path) -> None:
     (tmp_path / "new.policy").write_text("default allow\nunknown allow\nread: allow\n")
     lines = diff(tmp_path, "old.policy", "new.policy").stdout.splitlines()
     assert {line.rpartition("[")[2] for line in lines[:2]} == {"default-allow]", "unknown-allow]"}
+    for old, new, risk in (
+        ("default kill", "default allow", "default-allow"),
+        ("table 6.1", "table 6.1\nunknown allow", "unknown-allow"),
+    ):
+        (tmp_path / "old.policy").write_text(f"{old}\nread: allow\n")
+        (tmp_path / "new.policy").write_text(f"{new}\nread: allow\n")
+        (told,) = json.loads(diff(tmp_path, "--format", "json", "old.policy", "new.policy").stdout)["differences"]
+        assert [one["id"] for one in told["risks"]] == [risk]
+        (log,) = json.loads(diff(tmp_path, "--format", "sarif", "old.policy", "new.policy").stdout)["runs"]
+        assert [(one["ruleId"], one["level"]) for one in log["results"]] == [(risk, "error")]
+        back = json.loads(diff(tmp_path, "--format", "json", "new.policy", "old.policy").stdout)["differences"]
+        assert [one["risks"] for one in back] == [[]]
 
 
 @needs("git")

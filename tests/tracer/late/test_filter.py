@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from policygen.filter import bpf
 from policygen.recording.fold import Folder
 from policygen.recording.model import kept
@@ -11,7 +13,7 @@ from tracer.abi import Arch, Event, table
 from tracer.calls import CLONE_UNTRACED
 from tracer.kernel import RET_RECORD
 from tracer.late.filter import ROOM, UNSEEN, Key, for_calls_within, free_filter
-from tracer.late.unseen import may_run
+from tracer.late.unseen import installs_filter, may_run
 from tracer.linux import BPF_INSTRUCTION, SECCOMP_RET_ALLOW
 from tracer.tally import Tally
 
@@ -141,3 +143,21 @@ def test_calls_that_are_equal_under_the_mask_are_one_observation() -> None:
             first = folder.slot("/bin/app", events[0], lambda: "?")
             assert folder.slot("/bin/app", events[1], lambda: "?") is first
     assert masked
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "expected"),
+    [
+        ("prctl", 22, True),  # PR_SET_SECCOMP
+        ("prctl", 22 | 1 << 32, True),
+        ("prctl", 21, False),  # PR_GET_SECCOMP
+        ("seccomp", 0, True),  # SECCOMP_SET_MODE_STRICT
+        ("seccomp", 1, True),  # SECCOMP_SET_MODE_FILTER
+        ("seccomp", 2, False),  # SECCOMP_GET_ACTION_AVAIL
+        ("read", 22, False),
+    ],
+)
+def test_what_installs_a_filter(name: str, first: int, expected: bool) -> None:
+    number = table(Arch.X86_64).by_name[name].number
+    assert installs_filter(Event(Arch.X86_64.audit, number, (first, 0, 0, 0, 0, 0))) is expected
+    assert not installs_filter(Event(Arch.X86_64.audit, 5000, (22, 0, 0, 0, 0, 0)))
