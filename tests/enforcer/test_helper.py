@@ -369,3 +369,32 @@ def test_stopping_and_continuing_it_early_changes_nothing(place):
                 process.send_signal(signal.SIGCONT)
         output, errors = process.communicate(timeout=20)
         assert (process.returncode, output) == (9, "-13\n"), errors
+
+
+BROKEN = """
+import sys
+from types import SimpleNamespace
+from callfence.enforcing.command import main
+from enforcer.reporting import end, report
+def fail(*arguments):
+    raise OSError(24, "Too many open files")
+{}
+sys.exit(main())
+"""
+
+
+def test_a_call_that_cannot_be_described_meets_what_the_policy_says(place):
+    place.policy(ERRNO)
+    place.command = (*place.command[:2], f"{BROKEN.format('report.Reports._tell = fail')}  # {place.folder}")
+    done = place.enforce(place.calls(), "110")
+    assert (done.returncode, done.stdout) == (9, "-13\n")
+    assert "enforce: denied call number 110, which could not be described: OSError(24, " in done.stderr
+
+
+def test_a_process_is_killed_though_nothing_can_be_waited_for(place):
+    """Without an epoll it cannot be seen to die of SIGSYS."""
+    place.policy(FLOOR)
+    place.command = (*place.command[:2], f"{BROKEN.format('end.select = SimpleNamespace(epoll=fail)')}  # {place.folder}")
+    done = place.enforce(place.calls(), "110")
+    assert (done.returncode, done.stdout) == (-9, "")
+    assert "denied getppid(): the process is killed" in done.stderr
