@@ -62,7 +62,7 @@ def _documents(options: argparse.Namespace) -> tuple[Document, Document]:
         if options.old == options.new == "-":
             raise UserError("OLD and NEW cannot both be standard input")
         return document(options.old), document(options.new)
-    from callfence.shared.git_files import document_at
+    from callfence.shared.inputs import document_at
 
     before, between, after = options.git.partition("..")
     new = document_at(after or "HEAD", options.old) if between else document(options.old)
@@ -73,7 +73,7 @@ def _print(options: argparse.Namespace, judgement: Judgement, old: Document, new
     if options.format != "text":
         print(_formatted(options, judgement, old, new))
         return
-    from callfence.judging.diff_text import as_text
+    from callfence.judging.differences import as_text
 
     tell_lines(as_text(judgement, full=options.full))
 
@@ -94,8 +94,8 @@ def _behind(options: argparse.Namespace, judgement: Judgement, old: Document, ne
     file = options.new or options.old
     if file == "-" or ".." in (options.git or ""):
         return []
-    from callfence.companion.seen import seen
-    from callfence.judging.behind import behind_lines
+    from callfence.companion import seen
+    from callfence.judging.sites import behind_lines
 
     known = seen("diff", Path(file), new).recording
     return [*behind_lines(old.policy, new.policy, judgement.told, known)]

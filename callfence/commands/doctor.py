@@ -115,7 +115,7 @@ def _surroundings() -> CheckResult:
 
 def _cache() -> CheckResult:
     """What `enforce` would use without compiling it."""
-    from callfence.enforcing.proved import kept
+    from callfence.enforcing.compile import kept
 
     count, wrong = 0, []
     end = time.monotonic() + SECONDS

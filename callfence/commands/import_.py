@@ -10,9 +10,8 @@ from pathlib import Path
 
 from callfence.shared.files import output
 from callfence.shared.inputs import content, judged
-from callfence.shared.losses import loss_lines
 from callfence.shared.options import Parser
-from callfence.shared.profiles import read_policy
+from callfence.shared.profiles import loss_lines, read_policy
 from policygen import formats
 from policygen.formats import FormatOptions
 from policygen.recording.atomic import write
@@ -91,7 +90,7 @@ def _import(options: argparse.Namespace) -> int:
         program=options.program,
     )
     if formats.FORMATS[options.format].records:
-        from callfence.learning.import_recording import LogOptions, import_recording
+        from callfence.learning.logs import LogOptions, import_recording
 
         output = Path(options.output) if options.output else None
         return import_recording(LogOptions(options.format, options.file, output, options.within, options.exact, given))

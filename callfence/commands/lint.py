@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.files.own import own
-from callfence.judging.lines import Lines, as_object
-from callfence.judging.sarif import Result, SarifRule, sarif
+from callfence.judging.findings import Lines, Result, SarifRule, as_object, sarif
 from callfence.shared.inputs import document as read
 from callfence.shared.inputs import message, tell, tell_lines
 from callfence.shared.options import Parser
@@ -90,7 +89,7 @@ def _findings(document: Document, name: str) -> list[Finding]:
 def _old(options: argparse.Namespace, name: str) -> Document | None:
     """The policy whose reasons are not news; None if none is asked for.  Raises CallfenceError, OSError."""
     if options.git is not None:
-        from callfence.shared.git_files import document_at
+        from callfence.shared.inputs import document_at
 
         return document_at(options.git, name)
     return read(options.against) if options.against is not None else None

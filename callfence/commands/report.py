@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.companion.seen import seen
+from callfence.companion import seen
 from callfence.report.content import gather
 from callfence.report.machine import as_json
 from callfence.report.page import page

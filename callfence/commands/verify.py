@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.enforcing import cache, filters
-from callfence.enforcing.proved import kept, misfit
+from callfence.enforcing.compile import kept, misfit
 from callfence.enforcing.sealed import is_bundle, unbundle
 from callfence.shared.inputs import content, document, is_program, judged, program
 from callfence.shared.options import Parser

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.companion.seen import seen
+from callfence.companion import seen
 from callfence.files.explain import is_path, print_grants
 from callfence.files.origin import is_about_files, origin_lines
 from callfence.judging.sites import columns_of, site_lines, widened

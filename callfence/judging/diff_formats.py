@@ -15,10 +15,8 @@ from callfence.judging.differences import (
     said_first,
     shown_name,
 )
-from callfence.judging.lines import Lines
-from callfence.judging.sarif import Result, SarifRule, sarif
-from callfence.shared.markdown import cell, code
-from callfence.shared.text import printable
+from callfence.judging.findings import Lines, Result, SarifRule, sarif
+from callfence.shared.text import cell, code, printable
 from policygen.comparing.compare import Change
 from policygen.language.naming import format_action, format_call
 from policygen.lint.catalogue import Level

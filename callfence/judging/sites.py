@@ -1,10 +1,15 @@
-"""The calls that led to a rule: who made them, from which call site first, and where the rule allows more."""
+"""The calls that led to a rule, or that a change makes possible: who made them, from which call site first, and where the rule
+allows more."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from callfence.shared.text import plural, printable
+from callfence.judging.differences import call_name
+from callfence.judging.symbols import Site
+from callfence.shared.text import code, plural, printable
+from policygen.comparing.compare import Change
+from policygen.evaluate import evaluate
 from policygen.evidence.facts import examples
 from policygen.language.naming import format_call
 from policygen.recording.model import joined
@@ -16,7 +21,9 @@ if TYPE_CHECKING:
 
     from callfence.judging.symbols import Symbols
     from policygen.learning.generalise import Widening
+    from policygen.model import Policy
     from policygen.recording.model import Observation, Recording
+    from policygen.review.risk import Ranked
     from policygen.review.why import Provenance
     from tracer.abi import Argument
 
@@ -79,3 +86,41 @@ def widened(one: Provenance) -> str:
 
 def _meanings(one: Provenance) -> tuple[Argument, ...]:
     return table(one.arch).by_number[one.number].arguments
+
+
+_COMMENT_CALLS, _COMMENT_SITES, _COMMENT_FACTS = 12, 3, 4
+"""What a comment has room for."""
+
+
+def behind_lines(old: Policy, new: Policy, told: Sequence[Ranked], recording: Recording) -> Iterator[str]:
+    """A list with an item for each call that became possible and was seen; nothing if none was."""
+    bare, shown = is_companion(recording), 0
+    for one in told:
+        difference = one.difference
+        those = [
+            seen
+            for seen in recording.observations
+            if (seen.arch, seen.number) == (difference.arch.audit, difference.number)
+            and not evaluate(old, seen.event).lets_run
+            and evaluate(new, seen.event).lets_run
+        ]
+        if difference.change is not Change.MORE or not those:
+            continue
+        if not shown:
+            yield from ("", "Seen behind it:", "")
+        shown += 1
+        if shown <= _COMMENT_CALLS:
+            yield f"- {code(call_name(difference))}: {'; '.join(_sites(those, bare=bare))}"
+    if shown > _COMMENT_CALLS:
+        yield f"- ... and {plural(shown - _COMMENT_CALLS, 'call')} more: `callfence why` tells all of it"
+
+
+def _sites(those: Sequence[Observation], *, bare: bool) -> Iterator[str]:
+    found = by_site(those)
+    for (executable, site), ones in found[:_COMMENT_SITES]:
+        call, others = such_as(ones, bare=bare)
+        more = others[:_COMMENT_FACTS] + ["..."] * (len(others) > _COMMENT_FACTS)
+        facts = f", and {', '.join(map(code, more))}" if more else ""
+        yield f"{code(executable)} at {code(site if bare else str(Site.parse(site) or site))}: {code(call)}{facts}"
+    if len(found) > _COMMENT_SITES:
+        yield f"and {plural(len(found) - _COMMENT_SITES, 'more place')}"

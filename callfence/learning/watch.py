@@ -146,7 +146,7 @@ def _trace(
     injector: Injector | None,
 ) -> session.Outcome:
     if what is None:
-        from callfence.learning.attached import Attached
+        from callfence.learning.progress import Attached
         from tracer.running import attach
 
         told = Attached(options, recorder.gap)

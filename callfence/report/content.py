@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.judging.differences import call_name
-from callfence.learning.sure import has_names_only
+from callfence.learning.learned import has_names_only
 from policygen.completeness.confidence import confidence, unseen
 from policygen.completeness.discovery import discovery, executables
 from policygen.learning.beyond import unimplied

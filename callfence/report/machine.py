@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 from callfence.judging.diff_formats import as_json as differences
-from callfence.judging.lines import Lines, as_object
+from callfence.judging.findings import Lines, as_object
 from callfence.judging.sites import by_site, columns_of, such_as, widened
-from callfence.learning.sure import call_name, name_of, newest
+from callfence.learning.learned import call_name, name_of, newest
 from callfence.report.content import calls_of
 from callfence.shared.text import on_one_line, printable
 from policygen.completeness.confidence import run_next, seen_only

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from callfence.learning.sure import call_name
+from callfence.learning.learned import call_name
 from callfence.report.markup import Child, Html, code, element, items, join, table
 from callfence.shared.text import plural
 from tracer.abi import Arch

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from callfence.learning.sure import at_most, call_name, expected, name_of, newest
+from callfence.learning.learned import at_most, call_name, expected, name_of, newest
 from callfence.report.charts import Point, curve
 from callfence.report.content import calls_of
 from callfence.report.markup import Child, Html, code, element, items, join, table, terms

@@ -10,10 +10,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from callfence.learning.rehearsal.clock import Clock, free_space
-from callfence.learning.rehearsal.news import News, key_of, new_in
 from callfence.learning.rehearsal.streams import Input, Streams
 from callfence.learning.watch import Recorder
 from callfence.shared.text import plural
+from policygen.completeness.confidence import needed_by
+from policygen.evaluate import evaluate
 from policygen.recording.model import Recording, Run
 from tracer import session
 from tracer.errors import CallfenceError
@@ -22,7 +23,7 @@ from tracer.named import NamedTuple
 from tracer.watch.faults import Injector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from callfence.learning.rehearsal.plan import Place, Rehearsal
     from callfence.learning.rehearsal.scratch import Scratch
@@ -32,6 +33,32 @@ if TYPE_CHECKING:
     from policygen.recording.model import Observation
     from tracer.abi import Event
     from tracer.starting.launch import Program
+
+class News(NamedTuple):
+    """What one run brought that neither the policy allows nor an earlier run had."""
+
+    rehearsal: Rehearsal
+    run: Run
+    observations: tuple[Observation, ...]
+
+
+def key_of(seen: Observation, names_only: bool) -> object | None:
+    """What a policy would need for an observation; None if nothing."""
+    rule = needed_by(seen, names_only=names_only)
+    return None if rule is None else (seen.arch, seen.number, rule)
+
+
+def new_in(
+    found: Collection[Observation], known: set[object], policy: Policy, names_only: bool
+) -> Iterator[Observation]:
+    """What the policy does not allow and no run had; `known` then has it."""
+    for seen in found:
+        key = key_of(seen, names_only)
+        if key is not None and key not in known:
+            known.add(key)
+            if not evaluate(policy, seen.event).lets_run:
+                yield seen
+
 
 QUIET: Final = 40
 """Failing calls in a row that bring nothing new, after which the others are left out."""

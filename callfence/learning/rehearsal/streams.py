@@ -12,7 +12,7 @@ import termios
 import threading
 from typing import TYPE_CHECKING, Final
 
-from callfence.learning.rehearsal.circumstances import Stream
+from callfence.learning.rehearsal.plan import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
