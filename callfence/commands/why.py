@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.companion import seen
-from callfence.files.explain import is_path, print_grants
-from callfence.files.origin import is_about_files, origin_lines
+from callfence.files.origin import is_about_files, is_file_name, origin_lines, print_grants
 from callfence.judging.sites import columns_of, site_lines, widened
 from callfence.judging.symbols import Site, Symbols
 from callfence.shared.files import companion_path, recording_path
@@ -82,7 +81,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _why(options: argparse.Namespace) -> int:
-    if options.right or is_path(options.about or ""):
+    if options.right or is_file_name(options.about or ""):
         files = read(str(options.policy)).policy.files
         return print_grants(files, str(options.policy), options.about, options.right or "")
     document = parse_file(options.policy)

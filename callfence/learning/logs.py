@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.companion import keep
-from callfence.files.learned import watched, with_files
+from callfence.files.watching import watched, with_files
 from callfence.learning import baseline
 from callfence.learning.store import add
 from callfence.learning.summary import size_of

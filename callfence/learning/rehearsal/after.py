@@ -12,8 +12,7 @@ from callfence.learning import store
 from callfence.learning.learned import call_name
 from callfence.learning.rehearsal.plan import Choice, plan
 from callfence.learning.rehearsal.run import Budget, Rehearsing, Setting
-from callfence.learning.rehearsal.scratch import Scratch
-from callfence.learning.rehearsal.streams import Input
+from callfence.learning.rehearsal.surroundings import Input, Scratch
 from callfence.learning.summary import news
 from callfence.learning.watch import where
 from callfence.shared.text import command_line, plural, printable

@@ -7,7 +7,6 @@ import json
 import re
 
 import pytest
-from tests.policygen.review.test_combined import COMPLETED
 
 from callfence.judging import diff_formats
 from callfence.judging.differences import as_text
@@ -15,6 +14,7 @@ from callfence.report.content import gather
 from callfence.report.page import page
 from policygen.language.document import parse
 from policygen.review.judgement import judge
+from tests.policygen.lint.test_catalogue import COMPLETED
 
 
 @pytest.mark.parametrize("implied", ["", "implied 1\n"], ids=["exact", "implied"])
