@@ -1,5 +1,5 @@
-"""For `callfence why` and the report: whether a policy grants a right to a file, or a TCP port, by which line, and where the line
-comes from: the names that runs used, by whom, and what more it opens now.
+"""For `callfence why` and the report: whether a policy grants a right to a file, or a TCP port, by which line, and where lines
+come from: the names that runs used, by whom, and what more a line opens now.
 """
 
 from __future__ import annotations
