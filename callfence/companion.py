@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from callfence.judging.symbols import Site, Symbols
+from callfence.judging.sites import Site, Symbols
 from callfence.shared.files import companion_path, recording_path, working_folder
 from callfence.shared.inputs import tell
 from callfence.shared.text import plural, printable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from policygen.language.document import Document
     from policygen.recording.model import Observation
+
 
 def keep(policy: Path, document: Document, recording: Recording, *, asked: bool = False, fresh: bool = False) -> None:
     """Add to the companion what the recording says of the policy's rules, and remove what fits them no longer.

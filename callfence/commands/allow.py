@@ -38,7 +38,7 @@ each instead: an attacker's calls are in the log too."""
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence allow", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence allow", description=DESCRIPTION)
     parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the entry (default: the first that the policy has)")
     parser.add_argument("--force", action="store_true", help="also allow what the policy denies explicitly")
     parser.add_argument("--until", metavar="PHASE", default="", help="only until this phase of the policy (default: in all)")

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "comments do not matter."
     )
     usage = "callfence diff [OPTION ...] OLD NEW\n       callfence diff [OPTION ...] --git REVISION[..REVISION] FILE"
-    parser = Parser(prog="callfence diff", usage=usage, description=description, allow_abbrev=False)
+    parser = Parser(prog="callfence diff", usage=usage, description=description)
     parser.add_argument("--not-wider", action="store_true", help="exit with 1 if NEW allows something that OLD does not")
     parser.add_argument("--full", action="store_true", help="show every difference with its example, however many there are")
     parser.add_argument("--format", choices=["text", "json", "md", "sarif"], default="text", help="default: text")

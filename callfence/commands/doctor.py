@@ -38,7 +38,7 @@ class CheckResult:
 
 def parser() -> argparse.ArgumentParser:
     description = "Check that everything callfence needs works on this machine, for this user."
-    return Parser(prog="callfence doctor", description=description, allow_abbrev=False)
+    return Parser(prog="callfence doctor", description=description)
 
 
 def main(arguments: list[str]) -> int:

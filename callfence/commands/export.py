@@ -42,7 +42,6 @@ def parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         epilog="formats:\n" + "\n".join(f"  {name:15} {formats.FORMATS[name].title}" for name in formats.names(exports=True)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--to", metavar="FORMAT", required=True, choices=formats.names(exports=True), help="the format; see below")

@@ -32,7 +32,6 @@ def parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         epilog="formats:\n" + "\n".join(f"  {name:10} {formats.FORMATS[name].title}" for name in _NAMES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--from", dest="format", metavar="FORMAT", choices=_NAMES, help="the format; see below")

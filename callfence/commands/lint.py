@@ -35,7 +35,7 @@ accepts the findings on that entry; one that names a combination (`# why: revers
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence lint", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence lint", description=DESCRIPTION)
     add = parser.add_argument
     add("--level", choices=[*Level], type=Level, default=Level.WARNING, help="the lowest level to report (default: warning)")
     add("--accepted", action="store_true", help="also report what is accepted")

@@ -48,7 +48,6 @@ def parser() -> argparse.ArgumentParser:
         prog="callfence merge",
         usage="\n       ".join(USAGE),
         description=DESCRIPTION,
-        allow_abbrev=False,
     )
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="NAME.rec or NAME.policy; may be one of the inputs")
     narrow = "a policy: print FILE, a policy, without what BY does not allow of the calls that it names"

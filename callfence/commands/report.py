@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.companion import seen
-from callfence.report.content import gather
-from callfence.report.machine import as_json
+from callfence.report.content import as_json, gather
 from callfence.report.page import page
 from callfence.shared.files import output
 from callfence.shared.inputs import document, judged
@@ -26,7 +25,7 @@ which calls, and which calls led to each rule.  The recording beside the policy 
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence report", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence report", description=DESCRIPTION)
     add = parser.add_argument
     add("-o", "--output", metavar="FILE", type=output, help="default: standard output")
     add("--against", metavar="POLICY", help="also show the differences from that policy")

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from callfence.companion import seen
 from callfence.judging.ask import Asker
 from callfence.judging.differences import difference_lines, file_lines, headline, idle_lines, rule_texts, shown_name
-from callfence.judging.sites import site_lines
-from callfence.judging.symbols import Symbols
+from callfence.judging.sites import Symbols, site_lines
 from callfence.shared.files import locked, recording_path
 from callfence.shared.inputs import document, document_at, judged
 from callfence.shared.options import Parser
@@ -75,7 +74,7 @@ NO_TERMINAL_LOG = (
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence review", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    parser = Parser(prog="callfence review", description=DESCRIPTION, epilog=EPILOG)
     against = parser.add_mutually_exclusive_group()
     against.add_argument("--against", metavar="OLD", help="the policy file to compare with, instead of a revision of POLICY")
     against.add_argument("--git", metavar="REVISION", default="HEAD", help="the revision to compare with (default: HEAD)")

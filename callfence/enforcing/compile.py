@@ -38,7 +38,7 @@ _VARIANTS: Final[tuple[Variant, ...]] = ("report", "audit", "silent")
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence compile", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence compile", description=DESCRIPTION)
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the filters of one policy to FILE")
     parser.add_argument("policies", metavar="POLICY", nargs="+")
     return parser

@@ -11,7 +11,7 @@ import stat
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from callfence.judging.symbols import Site
+from callfence.judging.sites import Site
 from callfence.shared.files import working_folder
 from callfence.shared.text import plural, printable
 from policygen.errors import did_you_mean

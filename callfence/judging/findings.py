@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from policygen.lint.findings import Finding
     from tracer.abi import Arch
 
+
 class Lines:
     """Where the statements of a policy's file are: numbers of lines, from 1; None of what is in an included file."""
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from policygen.model import Policy
     from policygen.recording.model import Recording, Run
 
+
 class Learned(NamedTuple):
     """A run that has been added to its recording and its policy."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from callfence.companion import keep
 from callfence.files.watching import watched, with_files
 from callfence.learning import baseline
+from callfence.learning.learned import call_name
 from callfence.learning.store import add
 from callfence.learning.summary import size_of
 from callfence.shared.files import recording_path
@@ -155,7 +156,8 @@ def still_denied(policy: Policy, recording: Recording, only: Collection[str] = (
         recording = Recording(runs, recording.observations)
     return only_those(
         recording,
-        lambda one: not evaluate(_narrowest(policy), one.event).lets_run and (not only or _name(one) in only),
+        lambda one: not evaluate(_narrowest(policy), one.event).lets_run
+        and (not only or call_name(one.arch, one.number) in only),
     )
 
 
@@ -214,7 +216,7 @@ def remember(policy: Path, recording: Recording) -> None:
 
 def check_names(names: Collection[str], recording: Recording) -> None:
     """Raises UserError for the name of a call that no violation is of."""
-    found = {_name(one) for one in recording.observations}
+    found = {call_name(one.arch, one.number) for one in recording.observations}
     for name in names:
         if name not in found:
             known = any(name in table(arch).by_name for arch in Arch)
@@ -232,9 +234,3 @@ def only_those(recording: Recording, is_kept: Callable[[Observation], bool]) -> 
         tuple(recording.runs[column] for column in columns),
         tuple(one._replace(counts=tuple(one.counts[column] for column in columns)) for one in seen),
     )
-
-
-def _name(one: Observation) -> str:
-    arch = Arch.from_audit(one.arch)
-    call = table(arch).by_number.get(one.number) if arch else None
-    return call.name if call else f"call {one.number}"

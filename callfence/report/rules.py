@@ -8,8 +8,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from callfence.files.origin import beyond, reasons_of, used
-from callfence.judging.sites import MANY_SITES, by_site, columns_of, such_as, widened
-from callfence.judging.symbols import Site
+from callfence.judging.sites import MANY_SITES, Site, by_site, columns_of, such_as, widened
 from callfence.report.markup import Child, Column, Html, anchor, badge, code, columns, element, items, join, lines, table, terms
 from callfence.shared.text import on_one_line, plural
 from policygen.grants import path_line

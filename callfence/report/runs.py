@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from callfence.learning.learned import at_most, call_name, expected, name_of, newest
 from callfence.report.content import calls_of
 from callfence.report.markup import Child, Html, Point, code, curve, element, items, join, table, terms
-from callfence.shared.text import command_line, plural
+from callfence.shared.text import command_line, ending, plural
 from tracer.abi import Arch
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _runs(report: Report) -> Html:
         kind = "warm" if run.warm else "full" if run.complete else "in part"
         command = code(command_line(run.command))
         began = element("time", _time(run))
-        rows.append((str(number), began, command, _ending(run), kind, f"{calls:,}", brought, str(step.total)))
+        rows.append((str(number), began, command, ending(run.status), kind, f"{calls:,}", brought, str(step.total)))
     columns = ("Run", "Began (UTC)", "Command", "Ended", "Recorded", "Calls", "New rules", "Rules so far")
     caption = "Runs, and what each of them brought"
     note = "A warm run records only what the policy did not allow by then; its mark in the curves is hollow."
@@ -120,12 +120,6 @@ def _runs(report: Report) -> Html:
 def _time(run: Run) -> str:
     """A time of the recording, to the second."""
     return datetime.fromtimestamp(run.started // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _ending(run: Run) -> str:
-    if run.status is None:
-        return "not seen to its end"
-    return f"status {run.status}" if run.status >= 0 else f"signal {-run.status}"
 
 
 def _growing(report: Report) -> Html:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from policygen.model import Policy
     from tracer.abi import Arch
 
+
 def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
     """The bytes of a regular file; `-` is standard input.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from policygen.model import Entry
     from tracer.abi import Arch
 
-__all__ = ["cell", "code", "command_line", "on_one_line", "plural", "printable"]
+__all__ = ["cell", "code", "command_line", "ending", "on_one_line", "plural", "printable"]
 
 
 def command_line(words: Sequence[str]) -> str:
@@ -31,6 +31,13 @@ def command_line(words: Sequence[str]) -> str:
 def on_one_line(arch: Arch, number: int, entry: Entry) -> str:
     """The entry in the policy language, on one line."""
     return " ".join(map(str.strip, format_entry(arch, number, entry).splitlines()))
+
+
+def ending(status: int | None) -> str:
+    """How a run ended: its exit status, or the signal that ended it as a negative number; None if that was not seen."""
+    if status is None:
+        return "not seen to its end"
+    return f"status {status}" if status >= 0 else f"signal {-status}"
 
 
 def plural(count: int, one: str, many: str = "") -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from policygen.formats import Addition, FormatOptions
     from policygen.model import Policy
 
+
 def imported(lifted: Lifted, more: tuple[Loss, ...] = (), *, instructions: str = "") -> Imported:
     """Return the policy of a lifted filter, with its remarks as losses, and its instructions where these do not say all."""
     losses = []

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 NATIVE = Arch.X86_64
 """The one architecture of the formats that support only one."""
-_DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
+DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
+SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
+"""The kinds of actions that most of these targets have."""
+EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
 EXECVE = {"execve": "it starts the program after the filter has taken effect"}
 """The call of every target that loads the filter itself."""
 
@@ -75,7 +78,7 @@ def names_only(policy: Policy) -> Policy:
     return replace(policy, entries={NATIVE: entries})
 
 
-def spoken(action: Action, silent: Action, known: Iterable[ActionKind]) -> Action:
+def spoken(action: Action, silent: Action, known: Iterable[ActionKind] = SPOKEN) -> Action:
     """Return the action, or its replacement in a target that has only `known` kinds: `log` becomes `allow`, every other
     kind becomes `silent`."""
     if action.kind in known:
@@ -100,7 +103,7 @@ def losses(
     for one in compare(policy, effect).differences:
         named = one.number is not None and one.arch in effect.entries
         what = _what(policy, effect, target, one, said)
-        found.setdefault((_DIRECTIONS[one.change], what), []).extend([_name(one)] if named else [])
+        found.setdefault((DIRECTIONS[one.change], what), []).extend([_name(one)] if named else [])
     made = [Loss(direction, what, tuple(calls)) for (direction, what), calls in found.items()]
     if policy.arm is Arm.ENTRY and before_loader:
         text = f"{target} arms before the program is executed, so what its dynamic loader calls has to be allowed as well"

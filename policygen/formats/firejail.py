@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.formats import Direction, Exported, Loss
-from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, spoken, with_calls
+from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, losses, names_only, native, spoken, with_calls
 from policygen.grants import ALL, NOT_CONFINED, Files, Right
 from policygen.language.naming import format_action
-from policygen.model import ALLOW, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
+from policygen.model import ALLOW, KILL, Action, Always, Condition, Entry, Operator, Policy
 from policygen.paths import covers, encoded
 from tracer.abi import table
 
@@ -81,22 +81,19 @@ def _can_be_written(path: str) -> bool:
 # src/lib/syscall.c, the group @default-keep: in every list of calls to keep
 _KEPT = "firejail keeps it in every list, for its own use before the program is executed"
 CALLS = EXECVE | {"execveat": _KEPT, "prctl": _KEPT}
-_SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
 _FOREIGN = Loss(
     Direction.OTHER,
     "calls of i386 and of x32 meet the profile's error action, and what firejail kills is the thread that calls",
 )
-_EPERM = Action(ActionKind.ERRNO, 1)
-"""What firejail 0.9.74 answers to a change of the execution domain if it has a list of calls, whatever its error action is."""
 _PERSONALITY = {"personality": "where it blocks other architectures firejail lets no program change its execution domain"}
 
 
 def export(policy: Policy, options: FormatOptions) -> Exported:
     meant, added = with_calls(explicit(native(policy)), CALLS)
     names = names_only(meant)
-    default = spoken(names.default, KILL, _SPOKEN)
+    default = spoken(names.default, KILL)
     error = KILL if default.may_run else default
-    section = {number: spoken(entry.action, error, _SPOKEN) for number, entry in names.entries[NATIVE].items()}
+    section = {number: spoken(entry.action, error) for number, entry in names.entries[NATIVE].items()}
     listed = []
     for name, call in sorted(table(NATIVE).by_name.items()):
         action = section.get(call.number, default)
@@ -117,7 +114,8 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
         lines += more
     else:
         ungranted = ()
-    lost = losses(policy, _effect(policy, section, default, _EPERM if listed else error), "firejail", added, _PERSONALITY)
+    # to a change of the execution domain firejail 0.9.74 answers EPERM if it has a list of calls, whatever its error action is
+    lost = losses(policy, _effect(policy, section, default, EPERM if listed else error), "firejail", added, _PERSONALITY)
     use = "firejail --profile={file} PROGRAM; or these lines in /etc/firejail/PROGRAM.local"
     return Exported(("\n".join(lines) + "\n").encode(), (*lost, *ungranted, _FOREIGN), added, files=files, use=use)
 

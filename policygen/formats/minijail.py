@@ -23,7 +23,6 @@ from policygen.model import (
     ALLOW,
     KILL,
     Action,
-    ActionKind,
     Always,
     Condition,
     Entry,
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from policygen.formats import FormatOptions
     from policygen.grants import Files, Right
     from tracer.abi import Syscall
+
 
 def bound(paths: Mapping[str, Right], name: str) -> tuple[bytes, Files]:
     """Return the file that makes only these paths visible, and what it confines.
@@ -76,7 +76,6 @@ def _can_be_written(path: str) -> bool:
 
 
 MAX_INSTRUCTIONS, MAX_LABELS = 4096, 512  # BPF_MAXINSNS; BPF_LABELS_MAX (bpf.h)
-_SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
 _THREAD = Loss(Direction.OTHER, "what minijail kills is the thread that calls, and not the whole process")
 _WORD = (1 << 64) - 1
 _WAY_OUT = "`--to bpf` has no such limit: minijail0 --seccomp-bpf-binary FILE"
@@ -91,7 +90,7 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
     instructions, labels = 4, 0
     for number, entry in meant.entries[NATIVE].items():
         call = table(NATIVE).by_number[number]
-        answers = [spoken(action, KILL, _SPOKEN) for action in possible(meant, number)]
+        answers = [spoken(action, KILL) for action in possible(meant, number)]
         denials = [action for action in answers if not action.may_run]
         denied = strictest(denials) if denials else KILL
         if not denials or not answers[0].may_run:

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Final
 from policygen.evaluate import answers
 from policygen.files.generalise import trees
 from policygen.formats import Direction, Exported, Loss
-from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, possible, spoken, with_calls
+from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, losses, names_only, native, possible, spoken, with_calls
 from policygen.grants import ALL, ANY_PORT, Files, Right
 from policygen.language.naming import format_action
-from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
+from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator, Policy
 from policygen.paths import encoded
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
@@ -110,9 +110,7 @@ def grouped(names: Collection[str]) -> list[str]:
 # src/core/exec-invoke.c apply_syscall_filter() adds write; execve is in @default, which a list of denied calls lacks
 CALLS = EXECVE | {"write": "it tells its manager when it executes the program, after the filter has taken effect"}
 _REASONS = dict.fromkeys(set(table(NATIVE).by_name) - groups()[KNOWN], "systemd 257 does not know these calls")
-_EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
 _FOREIGN = Loss(Direction.OTHER, "calls of i386 and of x32 kill the thread that makes them, and not the whole process")
-_SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
 
 # src/shared/seccomp-util.c seccomp_restrict_namespaces()
 _NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "NEWNET", "NEWTIME")
@@ -140,10 +138,10 @@ class _Made:
 
 def _said(policy: Policy) -> Policy:
     """Return the policy with only the actions that systemd has."""
-    default = spoken(policy.default, KILL, _SPOKEN)
+    default = spoken(policy.default, KILL)
     denied = KILL if default.may_run else default
     entries = {
-        number: replace(entry, action=spoken(entry.action, denied, _SPOKEN)) for number, entry in policy.entries[NATIVE].items()
+        number: replace(entry, action=spoken(entry.action, denied)) for number, entry in policy.entries[NATIVE].items()
     }
     return replace(policy, entries={NATIVE: entries}, default=default)
 
@@ -160,7 +158,7 @@ def _allowing(policy: Policy, *, restrict: bool) -> _Made:
         del failed["clone3"]
     default = ENOSYS if failed.get("clone3") == ENOSYS else policy.default
     if default != ENOSYS:
-        failed = {name: _EPERM if action == ENOSYS else action for name, action in failed.items()}
+        failed = {name: EPERM if action == ENOSYS else action for name, action in failed.items()}
     failed = {name: action for name, action in failed.items() if action != default}
     entries = {}
     for name, call in calls.items():
@@ -230,4 +228,4 @@ def _restrict(entries: dict[int, Entry]) -> None:
     entries[calls["clone3"].number] = Entry(Always(True), ENOSYS)
     clone = calls["clone"].number
     if entries[clone].action == ALLOW:
-        entries[clone] = Entry(Condition(0, Operator.MASKED, 0, _flags()), ALLOW, _EPERM)
+        entries[clone] = Entry(Condition(0, Operator.MASKED, 0, _flags()), ALLOW, EPERM)

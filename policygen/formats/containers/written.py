@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import Change, change_of
+from policygen.comparing.compare import change_of
 from policygen.evaluate import answers
 from policygen.filter import bpf, symbolic
 from policygen.filter.libseccomp import LibseccompRule, generate
@@ -17,6 +17,7 @@ from policygen.formats import Addition, Direction, ExportError, FormatOptions, L
 from policygen.formats.containers.meaning import SCMP, decisions, multiplexed, return_value
 from policygen.formats.containers.profile import Act, Op, Profile, ProfileRule, RegisterComparison
 from policygen.formats.containers.runtimes import with_own_calls
+from policygen.formats.effect import DIRECTIONS
 from policygen.language.naming import format_action
 from policygen.model import ENOSYS, Action, ActionKind, Arm, Policy, strictest
 from policygen.sets import region
@@ -53,10 +54,7 @@ def instead(said: Action, meant: Iterable[Action], what: str, calls: Iterable[st
     """Yield the losses of giving calls the action `said` instead of the policy's actions: one for each direction."""
     changes = {change_of(action, said) for action in meant if action != said}
     for change in sorted(changes):
-        yield Loss(_DIRECTION[change], what, tuple(calls))
-
-
-_DIRECTION = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
+        yield Loss(DIRECTIONS[change], what, tuple(calls))
 
 
 def has_boundary(policy: Policy) -> bool:
