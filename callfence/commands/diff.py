@@ -79,14 +79,14 @@ def _print(options: argparse.Namespace, judgement: Judgement, old: Document, new
 
 
 def _formatted(options: argparse.Namespace, judgement: Judgement, old: Document, new: Document) -> str:
-    from callfence.judging import diff_formats
+    from callfence.judging import formats
 
     file = options.new or options.old
     if options.format == "json":
-        return diff_formats.as_json(judgement)
+        return formats.as_json(judgement)
     if options.format == "md":
-        return diff_formats.as_markdown(judgement, file, _behind(options, judgement, old, new))
-    return diff_formats.as_sarif(judgement, file)
+        return formats.as_markdown(judgement, file, _behind(options, judgement, old, new))
+    return formats.as_sarif(judgement, file)
 
 
 def _behind(options: argparse.Namespace, judgement: Judgement, old: Document, new: Document) -> list[str]:

@@ -8,13 +8,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from callfence.shared.files import output
+from callfence.shared.files import output, put
 from callfence.shared.inputs import content, judged
 from callfence.shared.options import Parser
 from callfence.shared.profiles import loss_lines, read_policy
 from policygen import formats
 from policygen.formats import FormatOptions
-from policygen.recording.atomic import write
 from tracer.abi import Arch
 from tracer.errors import UserError
 
@@ -126,8 +125,5 @@ def _print(options: argparse.Namespace, format_: str, name: str, data: bytes, gi
     if options.strict and formats.wider(losses):
         print("callfence import: nothing was written, because of --strict", file=sys.stderr)
         return 1
-    if options.output is None:
-        sys.stdout.write(made.text())
-        return 0
-    write(Path(options.output), made.text().encode())
+    put(options.output, made.text())
     return 0

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.files.own import own
-from callfence.judging.findings import Lines, Result, SarifRule, as_object, sarif
+from callfence.enforcing.own import own
+from callfence.judging.formats import Lines, Result, SarifRule, as_object, sarif
 from callfence.shared.inputs import document as read
 from callfence.shared.inputs import message, tell, tell_lines
 from callfence.shared.options import Parser

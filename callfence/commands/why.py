@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.companion import seen
-from callfence.files.origin import is_about_files, is_file_name, origin_lines, print_grants
+from callfence.judging.files import is_about_files, is_file_name, origin_lines, print_grants
 from callfence.judging.sites import Site, Symbols, columns_of, site_lines, widened
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.inputs import document as read

@@ -30,6 +30,12 @@ SAYS = {
     Verdict.NARROWER: "NEW allows nothing that OLD does not, and less",
     Verdict.INCOMPARABLE: "NEW allows some calls that OLD does not, and no longer allows others",
 }
+WIDTH = 120
+"""Columns after which a list of names is wrapped, and the rules of one call are abbreviated."""
+MANY_RISKS = 4
+"""Risks that the text names; other formats name all."""
+MANY_LINES = 15
+"""What a reviewer reads in a minute."""
 
 
 def said_first(judgement: Judgement) -> str:
@@ -130,10 +136,6 @@ def rule_texts(difference: Difference) -> list[str]:
     return [format_expression(difference.arch, number, rule) for rule in difference.rules]
 
 
-WIDTH = 120
-"""Columns after which a list of names is wrapped, and the rules of one call are abbreviated."""
-
-
 def short(differences: Sequence[Ranked], room: int) -> list[str]:
     """The differences of one architecture in at most `room` lines, if leaving out what matters least makes that possible.
 
@@ -196,16 +198,10 @@ def _names(sign: str, those: Sequence[Difference], what: str) -> Iterator[str]:
         )
 
 
-MANY_RISKS = 4
-"""Risks that the text names; other formats name all."""
-MANY_LINES = 15
-"""What a reviewer reads in a minute."""
-
-
 def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
     """The comparison in plain text: the verdict, the gravest risks, then each difference with its example.
 
-    More than `MANY_LINES` are abbreviated (see diff_short), and what grants nothing takes one line, unless `full`.
+    More than `MANY_LINES` are abbreviated (see `short`), and what grants nothing takes one line, unless `full`.
     """
     head = [*_head(judgement)]
     yield from head

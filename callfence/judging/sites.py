@@ -41,6 +41,12 @@ _CODE = ("STT_FUNC", "STT_LOOS")  # the latter is STT_GNU_IFUNC, for which pyelf
 _PREFERRED = {"STB_GLOBAL": 0, "STB_WEAK": 1}
 _NEAR = 64
 """How many functions before an address are examined: one address may have several names, and functions may nest."""
+MANY_FACTS = 8
+"""Facts of one call site that are listed besides those in its example."""
+MANY_SITES = 8
+"""Call sites of one rule that are listed."""
+_COMMENT_CALLS, _COMMENT_SITES, _COMMENT_FACTS = 12, 3, 4
+"""What a comment has room for."""
 
 
 @frozen
@@ -199,12 +205,6 @@ def _build(elf: ELFFile) -> str:
     return ""
 
 
-MANY_FACTS = 8
-"""Facts of one call site that are listed besides those in its example."""
-MANY_SITES = 8
-"""Call sites of one rule that are listed."""
-
-
 def columns_of(observations: Sequence[Observation]) -> list[int]:
     return sorted({column for seen in observations for column, count in enumerate(seen.counts) if count})
 
@@ -254,10 +254,6 @@ def widened(one: Provenance) -> str:
     for index, way in one.widenings:
         by_way.setdefault(way, []).append(arguments[index].name)
     return "; ".join(f"{', '.join(names)}: {way}" for way, names in by_way.items())
-
-
-_COMMENT_CALLS, _COMMENT_SITES, _COMMENT_FACTS = 12, 3, 4
-"""What a comment has room for."""
 
 
 def behind_lines(old: Policy, new: Policy, told: Sequence[Ranked], recording: Recording) -> Iterator[str]:

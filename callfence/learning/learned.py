@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from policygen.model import Policy
     from policygen.recording.model import Recording, Run
 
+MANY = 4
+"""The most calls that a line names."""
+
 
 class Learned(NamedTuple):
     """A run that has been added to its recording and its policy."""
@@ -30,10 +33,6 @@ class Learned(NamedTuple):
     generated: Generated
     exact_within: str = ""
     """The baseline that has no room for the implied set which the policy would have otherwise."""
-
-
-MANY = 4
-"""The most calls that a line names."""
 
 
 def sureness(sure: Confidence, found: Discovery) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.companion import keep
-from callfence.files.watching import watched, with_files
 from callfence.learning import baseline
+from callfence.learning.files import watched, with_files
 from callfence.learning.learned import call_name
 from callfence.learning.store import add
 from callfence.learning.summary import size_of
@@ -69,8 +69,7 @@ def import_recording(options: LogOptions) -> int:
     if output is not None and output.suffix not in (".policy", ".rec"):
         raise UserError(f"{output}: a recording is written to NAME.rec, or to NAME.policy and its recording")
     recording = bounded(_read(options))
-    for gap in dict.fromkeys(gap for run in recording.runs for gap in run.gaps):
-        print(printable(f"callfence import: {options.file}: {gap}"), file=sys.stderr)
+    _print_gaps("import", options.file, recording)
     if output is None:
         generated = _generate(recording, None, f"{options.file} ({options.format})", options)
         sys.stdout.write(generated.document.text())
@@ -144,9 +143,14 @@ def read_logs(command: str, policy: Path, logs: Sequence[str]) -> Recording:
     given = FormatOptions(policy=policy.name)
     read = [read_log("violations", log, given) for log in logs]
     for log, recording in zip(logs, read, strict=True):
-        for gap in dict.fromkeys(gap for run in recording.runs for gap in run.gaps):
-            print(printable(f"callfence {command}: {log}: {gap}"), file=sys.stderr)
+        _print_gaps(command, log, recording)
     return bounded(merge(*read))
+
+
+def _print_gaps(command: str, log: str, recording: Recording) -> None:
+    """Print what a log does not have, each once."""
+    for gap in dict.fromkeys(gap for run in recording.runs for gap in run.gaps):
+        print(printable(f"callfence {command}: {log}: {gap}"), file=sys.stderr)
 
 
 def still_denied(policy: Policy, recording: Recording, only: Collection[str] = ()) -> Recording:

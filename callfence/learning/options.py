@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import NoReturn
 
+DESCRIPTION = """\
+Run PROGRAM as it would run without learn, record its system calls and those of all that it starts, and write the policy
+that allows them.  If the policy exists, what is new is merged into it and shown."""
+EPILOG = """\
+files: NAME.policy in the current folder (-o chooses another) and .callfence/NAME.rec beside it, NAME being the basename
+of PROGRAM.  Exit status: the program's own; a signal that ended it ends learn too; with --check 1 if the program succeeded
+and did something new (the last line says which of the two it is); 125 learn failed, 126 PROGRAM cannot be executed, 127
+PROGRAM was not found.  ^C reaches the program as it would without learn; what was seen is kept.
+If learn itself is killed, so is the program; one attached to with --pid goes on."""
+COMMON = (
+    "--output", "--pid", "--check", "--fresh", "--files", "--exact", "--within", "--phases", "--rehearse", "--quiet",
+)  # fmt: skip
+"""The options that --help shows."""
+RUNS, SECONDS = 200, 300
+"""The budget of a rehearsal."""
+
 
 class Plain:
     """Options, declared as argparse has them, of a command whose own begin before its first other word."""
@@ -63,27 +79,6 @@ def _take(option: dict[str, Any], left: Iterator[str], values: dict[str, Any]) -
         return False
     values[dest] = [*values[dest], value] if action == "append" else value
     return True
-
-
-DESCRIPTION = """\
-Run PROGRAM as it would run without learn, record its system calls and those of all that it starts, and write the policy
-that allows them.  If the policy exists, what is new is merged into it and shown."""
-
-EPILOG = """\
-files: NAME.policy in the current folder (-o chooses another) and .callfence/NAME.rec beside it, NAME being the basename
-of PROGRAM.  Exit status: the program's own; a signal that ended it ends learn too; with --check 1 if the program succeeded
-and did something new (the last line says which of the two it is); 125 learn failed, 126 PROGRAM cannot be executed, 127
-PROGRAM was not found.  ^C reaches the program as it would without learn; what was seen is kept.
-If learn itself is killed, so is the program; one attached to with --pid goes on."""
-
-
-COMMON = (
-    "--output", "--pid", "--check", "--fresh", "--files", "--exact", "--within", "--phases", "--rehearse", "--quiet",
-)  # fmt: skip
-"""The options that --help shows."""
-
-RUNS, SECONDS = 200, 300
-"""The budget of a rehearsal."""
 
 
 class LearnOptions(NamedTuple):

@@ -200,7 +200,7 @@ def _with_files(
     """With what the run needs of files and ports, where they are learned."""
     if not prepared.with_files or not run.files:
         return generated
-    from callfence.files.watching import watched, with_files
+    from callfence.learning.files import watched, with_files
 
     exact = options.exact or options.tight
     return with_files(generated, watched(whole), run.files, existing, prepared.base, exact=exact)

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 _VOID: Final = ("meta", "br", "wbr")
 """The elements in a report that have no end tag."""
+_WIDTH: Final = 560
+_HEIGHT: Final = 230
+_LEFT: Final = 44
+_RIGHT: Final = 16
+_TOP: Final = 12
+_BOTTOM: Final = 32
+_TICKS: Final = 4
+"""About how many horizontal lines."""
+_MANY_POINTS: Final = 60
+"""Points; the marks of more would hide the line."""
 
 
 @frozen
@@ -97,18 +107,6 @@ def anchor(arch: str, name: str) -> str:
 
 def _escape(text: str) -> str:
     return html.escape(printable(text))
-
-
-_WIDTH: Final = 560
-_HEIGHT: Final = 230
-_LEFT: Final = 44
-_RIGHT: Final = 16
-_TOP: Final = 12
-_BOTTOM: Final = 32
-_TICKS: Final = 4
-"""About how many horizontal lines."""
-_MANY_POINTS: Final = 60
-"""Points; the marks of more would hide the line."""
 
 
 @frozen

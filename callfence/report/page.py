@@ -6,8 +6,8 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from callfence.judging.diff_formats import HEADINGS
 from callfence.judging.differences import headline, idle_names, idle_says, rule_texts, said_first, shown_name
+from callfence.judging.formats import HEADINGS
 from callfence.learning.summary import size_of
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
 from callfence.report.rules import files as files_and_ports
@@ -39,6 +39,8 @@ _RISK = {
     Level.NOTE: "Nothing grave: there are notes to read.",
 }
 """By the most dangerous finding."""
+_FORBIDDEN: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""Content-Security-Policy: even if a string of the program got into the page unescaped, it could not run or load anything."""
 
 
 def verdict(report: Report) -> Html:
@@ -203,10 +205,6 @@ def _row(one: Ranked) -> tuple[Child, ...]:
         code(format_call(difference.example)),
         items(risks, class_="plain") if risks else "none known",
     )
-
-
-_FORBIDDEN: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""Content-Security-Policy: even if a string of the program got into the page unescaped, it could not run or load anything."""
 
 
 def page(report: Report) -> str:

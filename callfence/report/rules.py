@@ -7,7 +7,7 @@ from __future__ import annotations
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
-from callfence.files.origin import beyond, reasons_of, used
+from callfence.judging.files import beyond, reasons_of, used
 from callfence.judging.sites import MANY_SITES, Site, by_site, columns_of, such_as, widened
 from callfence.report.markup import Child, Column, Html, anchor, badge, code, columns, element, items, join, lines, table, terms
 from callfence.shared.text import on_one_line, plural
@@ -42,6 +42,8 @@ _SHORT = {
     Origin.PORTABLE: "not seen",
     Origin.UNSEEN: "not seen",
 }
+_MANY_NAMES = 20
+"""Names that are shown of a line."""
 
 
 def rules(report: Report) -> Html:
@@ -104,10 +106,6 @@ def _site(executable: str, site: str, those: Sequence[Observation], *, bare: boo
     for index, fact in enumerate(others):
         parts += [", " if index else "; and ", code(fact)]
     return join(*parts)
-
-
-_MANY_NAMES = 20
-"""Names that are shown of a line."""
 
 
 def files(report: Report) -> Html:

@@ -26,6 +26,8 @@ _MANY_LABELS = 12
 """The most runs that the axis numbers."""
 _MANY_RUNS = 20
 """Rows; a longer table is folded."""
+_SHADES = 4
+_UNKNOWN = "Not known what first started these:"
 
 
 def how_sure(report: Report) -> Html:
@@ -143,10 +145,6 @@ def _single(report: Report) -> Html:
     if not report.sure.single:
         return element("p", "No rule, as far as is known.")
     return items((code(call_name(*call)) for call in report.sure.single), class_="words")
-
-
-_SHADES = 4
-_UNKNOWN = "Not known what first started these:"
 
 
 def tree(report: Report) -> Html:

@@ -34,6 +34,12 @@ SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
 EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
 EXECVE = {"execve": "it starts the program after the filter has taken effect"}
 """The call of every target that loads the filter itself."""
+LOADERS = "/usr/lib64"
+"""On x86_64 every program names its dynamic loader in /lib64: on Debian a link there leads to the file that policies have."""
+LINKS = ("bin", "lib", "lib64", "sbin")
+"""Of the root folder, to folders of those names in /usr."""
+PROC = "/proc"
+_READS = Right.READ | Right.EXECUTE
 
 
 def native(policy: Policy) -> Policy:
@@ -127,14 +133,6 @@ def _what(policy: Policy, effect: Policy, target: str, one: Difference, said: Ma
     if one.change is Change.MORE:
         return f"{target} has no such conditions on arguments"
     return f"{target} cannot say {before} here: {after} instead"
-
-
-LOADERS = "/usr/lib64"
-"""On x86_64 every program names its dynamic loader in /lib64: on Debian a link there leads to the file that policies have."""
-LINKS = ("bin", "lib", "lib64", "sbin")
-"""Of the root folder, to folders of those names in /usr."""
-PROC = "/proc"
-_READS = Right.READ | Right.EXECUTE
 
 
 class Mount(NamedTuple):

@@ -33,6 +33,14 @@ _REST = Loss(
     f"firejail leaves programs and libraries ({', '.join(_SEEN)}), /run, which it needs, and folders of the root with other "
     "names than hier(7) has visible for reading",
 )
+# src/lib/syscall.c, the group @default-keep: in every list of calls to keep
+_KEPT = "firejail keeps it in every list, for its own use before the program is executed"
+CALLS = EXECVE | {"execveat": _KEPT, "prctl": _KEPT}
+_FOREIGN = Loss(
+    Direction.OTHER,
+    "calls of i386 and of x32 meet the profile's error action, and what firejail kills is the thread that calls",
+)
+_PERSONALITY = {"personality": "where it blocks other architectures firejail lets no program change its execution domain"}
 
 
 def whitelisted(paths: Mapping[str, Right]) -> tuple[list[str], Files, tuple[Loss, ...]]:
@@ -76,16 +84,6 @@ def _can_be_written(path: str) -> bool:
         return False
     text = path.removeprefix("$HOME")
     return text.isprintable() and encoded(text).isascii() and not any(character in text for character in "*?[]{}$\"\\,")
-
-
-# src/lib/syscall.c, the group @default-keep: in every list of calls to keep
-_KEPT = "firejail keeps it in every list, for its own use before the program is executed"
-CALLS = EXECVE | {"execveat": _KEPT, "prctl": _KEPT}
-_FOREIGN = Loss(
-    Direction.OTHER,
-    "calls of i386 and of x32 meet the profile's error action, and what firejail kills is the thread that calls",
-)
-_PERSONALITY = {"personality": "where it blocks other architectures firejail lets no program change its execution domain"}
 
 
 def export(policy: Policy, options: FormatOptions) -> Exported:

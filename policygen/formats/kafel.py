@@ -42,6 +42,22 @@ if TYPE_CHECKING:
 
 _NAMED = {"$HOME": "HOME", "$TMPDIR": "TMPDIR"}
 """Folders that nsjail finds in its environment."""
+KEYWORDS: Final = frozenset((
+    "ALLOW", "LOG", "USER_NOTIF", "ERRNO", "KILL_PROCESS", "KILL_THREAD", "KILL", "DENY", "TRAP", "TRACE", "SYSCALL", "USE",
+    "POLICY", "DEFAULT", "ON", "define",
+))  # fmt: skip
+"""Words that cannot be names (src/lexer.l)."""
+_WORDS = {
+    ActionKind.ALLOW: "ALLOW",
+    ActionKind.KILL: "KILL_PROCESS",
+    ActionKind.TRAP: "TRAP(0)",
+    ActionKind.LOG: "LOG",
+    ActionKind.NOTIFY: "USER_NOTIF",
+}
+_FOREIGN = Loss(Direction.OTHER, "calls of other architectures kill the thread that makes them, and not the whole process")
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # src/lexer.l
+_FEW = 16
+"""Most operands joined in a row; more are paired, since an expression may be only 200 deep (src/expression.h)."""
 
 
 def mounted(paths: Mapping[str, Right], name: str) -> tuple[str, Files]:
@@ -66,24 +82,6 @@ def _quoted(path: str) -> str:
     """Return a path as protobuf text has it: odd bytes in octal."""
     plain = (chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in encoded(path))
     return f'"{"".join(plain)}"'
-
-
-KEYWORDS: Final = frozenset((
-    "ALLOW", "LOG", "USER_NOTIF", "ERRNO", "KILL_PROCESS", "KILL_THREAD", "KILL", "DENY", "TRAP", "TRACE", "SYSCALL", "USE",
-    "POLICY", "DEFAULT", "ON", "define",
-))  # fmt: skip
-"""Words that cannot be names (src/lexer.l)."""
-_WORDS = {
-    ActionKind.ALLOW: "ALLOW",
-    ActionKind.KILL: "KILL_PROCESS",
-    ActionKind.TRAP: "TRAP(0)",
-    ActionKind.LOG: "LOG",
-    ActionKind.NOTIFY: "USER_NOTIF",
-}
-_FOREIGN = Loss(Direction.OTHER, "calls of other architectures kill the thread that makes them, and not the whole process")
-_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # src/lexer.l
-_FEW = 16
-"""Most operands joined in a row; more are paired, since an expression may be only 200 deep (src/expression.h)."""
 
 
 def export(policy: Policy, options: FormatOptions) -> Exported:

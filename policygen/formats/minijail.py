@@ -46,6 +46,13 @@ if TYPE_CHECKING:
     from policygen.grants import Files, Right
     from tracer.abi import Syscall
 
+MAX_INSTRUCTIONS, MAX_LABELS = 4096, 512  # BPF_MAXINSNS; BPF_LABELS_MAX (bpf.h)
+_THREAD = Loss(Direction.OTHER, "what minijail kills is the thread that calls, and not the whole process")
+_WORD = (1 << 64) - 1
+_WAY_OUT = "`--to bpf` has no such limit: minijail0 --seccomp-bpf-binary FILE"
+Atoms = tuple[str, ...]
+"""Atoms joined by AND."""
+
 
 def bound(paths: Mapping[str, Right], name: str) -> tuple[bytes, Files]:
     """Return the file that makes only these paths visible, and what it confines.
@@ -73,15 +80,6 @@ def bound(paths: Mapping[str, Right], name: str) -> tuple[bytes, Files]:
 def _can_be_written(path: str) -> bool:
     """Whether minijail's syntax can have a path: commas separate, and lines are stripped and end with the line."""
     return not any(character in path for character in ",\n\\") and path == path.strip()
-
-
-MAX_INSTRUCTIONS, MAX_LABELS = 4096, 512  # BPF_MAXINSNS; BPF_LABELS_MAX (bpf.h)
-_THREAD = Loss(Direction.OTHER, "what minijail kills is the thread that calls, and not the whole process")
-_WORD = (1 << 64) - 1
-_WAY_OUT = "`--to bpf` has no such limit: minijail0 --seccomp-bpf-binary FILE"
-
-Atoms = tuple[str, ...]
-"""Atoms joined by AND."""
 
 
 def export(policy: Policy, options: FormatOptions) -> Exported:

@@ -40,6 +40,15 @@ _SPECIFIERS = {"$HOME": "%h", "$TMPDIR": "%T"}
 _ALWAYS_WRITABLE = ("/dev", "/proc", "/sys")
 """What ProtectSystem=strict leaves as it is."""
 _CHANGES = ALL & ~Right.READ & ~Right.EXECUTE
+KNOWN: Final = "@known"
+"""Every call that systemd knows."""
+IMPLIED: Final = "@default"
+"""The group that systemd adds to every list of allowed calls (systemd.exec(5)); a later `~` removes it again."""
+# src/core/exec-invoke.c apply_syscall_filter() adds write; execve is in @default, which a list of denied calls lacks
+CALLS = EXECVE | {"write": "it tells its manager when it executes the program, after the filter has taken effect"}
+_FOREIGN = Loss(Direction.OTHER, "calls of i386 and of x32 kill the thread that makes them, and not the whole process")
+# src/shared/seccomp-util.c seccomp_restrict_namespaces()
+_NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "NEWNET", "NEWTIME")
 
 
 def files_section(files: Files) -> tuple[str, Files]:
@@ -80,12 +89,6 @@ def _written(path: str) -> str:
     return f'"{whole}"' if " " in whole or '"' in whole else whole
 
 
-KNOWN: Final = "@known"
-"""Every call that systemd knows."""
-IMPLIED: Final = "@default"
-"""The group that systemd adds to every list of allowed calls (systemd.exec(5)); a later `~` removes it again."""
-
-
 @cache
 def groups() -> Mapping[str, frozenset[str]]:
     """Return the calls of x86_64 in each group, by the group's name, for the systemd version in systemd_groups.tsv."""
@@ -107,13 +110,7 @@ def grouped(names: Collection[str]) -> list[str]:
     return [*sorted(chosen), *sorted(wanted - covered)]
 
 
-# src/core/exec-invoke.c apply_syscall_filter() adds write; execve is in @default, which a list of denied calls lacks
-CALLS = EXECVE | {"write": "it tells its manager when it executes the program, after the filter has taken effect"}
 _REASONS = dict.fromkeys(set(table(NATIVE).by_name) - groups()[KNOWN], "systemd 257 does not know these calls")
-_FOREIGN = Loss(Direction.OTHER, "calls of i386 and of x32 kill the thread that makes them, and not the whole process")
-
-# src/shared/seccomp-util.c seccomp_restrict_namespaces()
-_NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "NEWNET", "NEWTIME")
 
 
 def export(policy: Policy, options: FormatOptions) -> Exported:

@@ -35,6 +35,32 @@ if TYPE_CHECKING:
 
 _RESOURCES: Final = {"memory": resource.RLIMIT_AS, "descriptors": resource.RLIMIT_NOFILE}
 _SAYS: Final = {"memory": "finds no more memory", "descriptors": "finds no more descriptors"}
+GROUPS: Final = ("faults", "signals", "streams", "environment", "limits", "user")
+_LOCALE: Final = (b"LC_ALL", b"LC_CTYPE", b"LANG")
+SIGNALS: Final = (
+    Signals.SIGTERM,
+    Signals.SIGINT,
+    Signals.SIGHUP,
+    Signals.SIGQUIT,
+    Signals.SIGUSR1,
+    Signals.SIGUSR2,
+    Signals.SIGALRM,
+    Signals.SIGWINCH,
+    Signals.SIGTSTP,
+    Signals.SIGCONT,
+    Signals.SIGABRT,
+    Signals.SIGSEGV,
+)
+"""Those that are sent to a program that catches them; not all, since some language runtimes catch every one."""
+_WAITS: Final = (
+    "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "accept", "accept4", "pause",
+    "rt_sigsuspend", "wait4", "waitid", "nanosleep", "clock_nanosleep", "read", "recvfrom", "recvmsg", "futex",
+)  # fmt: skip
+"""Calls in which a program waits, the likeliest place for a signal first."""
+BETWEEN: Final = 2
+"""Failures of a call that is neither the first nor the last of its place."""
+_LOADER: Final = re.compile(r"ld-linux[^/]*\.so|ld-[\d.]+\.so")
+"""glibc's dynamic loader; musl's is its C library, too."""
 
 
 @cache
@@ -59,9 +85,6 @@ def says(failure: str) -> str:
     if failure.startswith("short "):
         return "is cut short"
     return _SAYS.get(failure, f"fails with {failure}")
-
-
-GROUPS: Final = ("faults", "signals", "streams", "environment", "limits", "user")
 
 
 class Stream(StrEnum):
@@ -107,24 +130,8 @@ def _other_locale(given: Sequence[bytes]) -> tuple[bytes, ...]:
     return (*_without(*_LOCALE)(given), b"LC_ALL=" + other)
 
 
-_LOCALE: Final = (b"LC_ALL", b"LC_CTYPE", b"LANG")
 _ALL_TERMINAL: Final = dict.fromkeys((0, 1, 2), Stream.TERMINAL)
 _ALL_CLOSED: Final = dict.fromkeys((0, 1, 2), Stream.CLOSED)
-SIGNALS: Final = (
-    Signals.SIGTERM,
-    Signals.SIGINT,
-    Signals.SIGHUP,
-    Signals.SIGQUIT,
-    Signals.SIGUSR1,
-    Signals.SIGUSR2,
-    Signals.SIGALRM,
-    Signals.SIGWINCH,
-    Signals.SIGTSTP,
-    Signals.SIGCONT,
-    Signals.SIGABRT,
-    Signals.SIGSEGV,
-)
-"""Those that are sent to a program that catches them; not all, since some language runtimes catch every one."""
 
 CIRCUMSTANCES: Final = (
     Circumstance("terminal", "streams", "in a terminal", _ALL_TERMINAL),
@@ -154,15 +161,6 @@ CIRCUMSTANCES: Final = (
 
 NAMES: Final = (*GROUPS, *(one.name for one in CIRCUMSTANCES), *(signal.name for signal in SIGNALS))
 """What --rehearse-only can choose."""
-_WAITS: Final = (
-    "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "accept", "accept4", "pause",
-    "rt_sigsuspend", "wait4", "waitid", "nanosleep", "clock_nanosleep", "read", "recvfrom", "recvmsg", "futex",
-)  # fmt: skip
-"""Calls in which a program waits, the likeliest place for a signal first."""
-BETWEEN: Final = 2
-"""Failures of a call that is neither the first nor the last of its place."""
-_LOADER: Final = re.compile(r"ld-linux[^/]*\.so|ld-[\d.]+\.so")
-"""glibc's dynamic loader; musl's is its C library, too."""
 
 
 class Place(NamedTuple):

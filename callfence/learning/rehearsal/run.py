@@ -52,6 +52,11 @@ CROWD: Final = 16
 GRACE: Final = 1.0
 """Seconds that a run gets for ending on SIGTERM, and processes that outlive their program for ending by themselves."""
 SIGTERM: Final = 15
+QUIET: Final = 40
+"""Failing calls in a row that bring nothing new, after which the others are left out."""
+_INTERRUPTED: Final = "it was interrupted"
+_OTHER_USER: Final = 65534
+"""nobody and nogroup."""
 
 
 class Clock:
@@ -142,13 +147,6 @@ def new_in(
             known.add(key)
             if not evaluate(policy, seen.event).lets_run:
                 yield seen
-
-
-QUIET: Final = 40
-"""Failing calls in a row that bring nothing new, after which the others are left out."""
-_INTERRUPTED: Final = "it was interrupted"
-_OTHER_USER: Final = 65534
-"""nobody and nogroup."""
 
 
 class Setting(NamedTuple):

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _OUT_OF_THE_WAY: Final = 10
 """Descriptors from this number on are none of the standard ones."""
+# linux/sched.h, linux/mount.h
+_CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
+_MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Input:
@@ -157,12 +161,6 @@ def _kind(number: int) -> Stream:
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         return Stream.PIPE
     return Stream.FILE if stat.S_ISREG(mode) else Stream.NULL
-
-
-# linux/sched.h, linux/mount.h
-_CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
-_MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Way(StrEnum):

@@ -43,6 +43,14 @@ _ACT = {
     ActionKind.LOG: Act.LOG,
     ActionKind.NOTIFY: Act.NOTIFY,
 }
+MAX_ALTERNATIVES = 512
+"""Limit for one call and one action; each alternative becomes an entry of the profile."""
+MaskedAlternative = tuple[tuple[int, int, int], ...]
+"""An alternative as `region.alternatives` gives it; an empty one always holds."""
+Plan = tuple[tuple[Action, tuple[MaskedAlternative, ...]], ...]
+"""The actions of one call, other than the default, each with the alternatives in which it is taken."""
+Plans = Mapping[Arch, Mapping[str, Plan]]
+"""Plans by name of the call, for each architecture."""
 
 
 def act_of(action: Action) -> tuple[Act, int | None]:
@@ -132,17 +140,6 @@ def _about(policy: Policy, profile: Profile) -> Iterator[Loss]:
         what = "the container's configuration must name a listenerPath, whose supervisor answers notify; runc takes notify "
         what += "neither as the default nor for write"
         yield Loss(Direction.OTHER, what, tuple(notified))
-
-
-MAX_ALTERNATIVES = 512
-"""Limit for one call and one action; each alternative becomes an entry of the profile."""
-
-MaskedAlternative = tuple[tuple[int, int, int], ...]
-"""An alternative as `region.alternatives` gives it; an empty one always holds."""
-Plan = tuple[tuple[Action, tuple[MaskedAlternative, ...]], ...]
-"""The actions of one call, other than the default, each with the alternatives in which it is taken."""
-Plans = Mapping[Arch, Mapping[str, Plan]]
-"""Plans by name of the call, for each architecture."""
 
 
 @frozen

@@ -55,6 +55,32 @@ _OTHER_NAMES = {
     "SUID_DUMP_ROOT": 2,
 }
 """Values that strace names and that have another name, or none, in our tables."""
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.))")
+_LETTERS = {"n": "\n", "t": "\t", "r": "\r", "v": "\v", "f": "\f"}
+_NAME = re.compile(r"([a-zA-Z_]\w*)\(")
+_END = re.compile(r"\s*(?:= (-?\d+|0x[0-9a-f]+|\?)(?: .*|<.*)?|<(?:detached|unfinished) \.\.\.>|)$")
+_UNKNOWN_CALL = re.compile(r"syscall_0x([0-9a-f]+)")
+_CLONE = {"flags": 0, "child_stack": 1, "parent_tid": 2, "parent_tidptr": 2, "child_tidptr": 3, "tls": 4}
+"""clone's arguments have names, since their order differs from one architecture to another (clone(2))."""
+_PLACES: Mapping[str, tuple[int, ...]] = {
+    "futex": (0, 1, 2, 3),  # what follows is printed as the operation has it
+    "preadv": (0, 1, 2),  # both halves of the offset are printed as one
+    "pwritev": (0, 1, 2),
+    "preadv2": (0, 1, 2, -1, 5),
+    "pwritev2": (0, 1, 2, -1, 5),
+    **dict.fromkeys(("pread64", "pwrite64"), (0, 1, 2)),  # from here on i386's, where 64 bits take two registers
+    **dict.fromkeys(("fallocate", "fanotify_mark"), (0, 1)),
+    **dict.fromkeys(("truncate64", "ftruncate64", "readahead", "fadvise64", "fadvise64_64", "sync_file_range"), (0,)),
+    "_llseek": (0, -1, 3, 4),
+}
+"""The registers of the printed arguments, for calls where these are not the first ones; -1: no register."""
+_IN_BYTES = {"mmap2": 5}
+"""An argument that strace prints in another unit than the kernel's."""
+_MULTIPLEXED = re.compile(
+    r"socket|bind|connect|listen|accept4?|getsockname|getpeername|socketpair|send|sendto|sendm{0,2}sg|recv|recvfrom|recvm{0,2}sg"
+    r"|shutdown|[gs]etsockopt|sem(get|ctl|op|timedop)|shm(get|ctl|at|dt)|msg(get|ctl|snd|rcv)"
+)
+"""Names that strace also prints on i386 for socketcall and ipc; it does not print their only register of interest."""
 
 
 class UnnamedError(UserError):
@@ -141,10 +167,6 @@ def _term(text: str, arch: Arch, depth: int) -> int:
     raise UnnamedError(text)
 
 
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|([0-7]{1,3})|(.))")
-_LETTERS = {"n": "\n", "t": "\t", "r": "\r", "v": "\v", "f": "\f"}
-
-
 def unquoted(text: str) -> str:
     """Return a string without strace's C quotes, with `...` at its end if it was abbreviated.  Bytes that are not UTF-8
     are surrogate-escaped."""
@@ -156,32 +178,6 @@ def unquoted(text: str) -> str:
 
     raw = _ESCAPE.sub(plain, body.encode("utf-8", "surrogateescape").decode("latin-1"))
     return raw.encode("latin-1").decode("utf-8", "surrogateescape") + rest
-
-
-_NAME = re.compile(r"([a-zA-Z_]\w*)\(")
-_END = re.compile(r"\s*(?:= (-?\d+|0x[0-9a-f]+|\?)(?: .*|<.*)?|<(?:detached|unfinished) \.\.\.>|)$")
-_UNKNOWN_CALL = re.compile(r"syscall_0x([0-9a-f]+)")
-_CLONE = {"flags": 0, "child_stack": 1, "parent_tid": 2, "parent_tidptr": 2, "child_tidptr": 3, "tls": 4}
-"""clone's arguments have names, since their order differs from one architecture to another (clone(2))."""
-_PLACES: Mapping[str, tuple[int, ...]] = {
-    "futex": (0, 1, 2, 3),  # what follows is printed as the operation has it
-    "preadv": (0, 1, 2),  # both halves of the offset are printed as one
-    "pwritev": (0, 1, 2),
-    "preadv2": (0, 1, 2, -1, 5),
-    "pwritev2": (0, 1, 2, -1, 5),
-    **dict.fromkeys(("pread64", "pwrite64"), (0, 1, 2)),  # from here on i386's, where 64 bits take two registers
-    **dict.fromkeys(("fallocate", "fanotify_mark"), (0, 1)),
-    **dict.fromkeys(("truncate64", "ftruncate64", "readahead", "fadvise64", "fadvise64_64", "sync_file_range"), (0,)),
-    "_llseek": (0, -1, 3, 4),
-}
-"""The registers of the printed arguments, for calls where these are not the first ones; -1: no register."""
-_IN_BYTES = {"mmap2": 5}
-"""An argument that strace prints in another unit than the kernel's."""
-_MULTIPLEXED = re.compile(
-    r"socket|bind|connect|listen|accept4?|getsockname|getpeername|socketpair|send|sendto|sendm{0,2}sg|recv|recvfrom|recvm{0,2}sg"
-    r"|shutdown|[gs]etsockopt|sem(get|ctl|op|timedop)|shm(get|ctl|at|dt)|msg(get|ctl|snd|rcv)"
-)
-"""Names that strace also prints on i386 for socketcall and ipc; it does not print their only register of interest."""
 
 
 class SyntaxProblem(UserError):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from callfence.judging.diff_formats import as_markdown
+from callfence.judging.formats import as_markdown
 from callfence.judging.sites import behind_lines
 from callfence.shared.text import cell, code, printable
 from policygen.errors import PolicyError

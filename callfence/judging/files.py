@@ -43,6 +43,20 @@ if TYPE_CHECKING:
     from policygen.recording.model import Recording
 
 _UNCONFINED = "the policy has no `path` line, so all files are granted as far as the calls are"
+_KINDS = {
+    "ssh-keys": "key",
+    "credentials": "credential file",
+    "start-up-file": "start-up file",
+    "accounts": "account file",
+    "scheduled": "scheduled job",
+}
+"""By the id of a risk, what a file is that it is about."""
+_KEY = re.compile(rb"id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|key|p12|pfx|kdbx)")
+_SITES = 2
+_MANY = 6
+"""Names that are listed for a line."""
+_LOOKED_AT = 20_000
+"""Files below a folder that are counted at most."""
 
 
 def is_file_name(text: str) -> bool:
@@ -149,22 +163,6 @@ def _above(path: bytes) -> Sequence[bytes]:
         path = os.path.dirname(path)
         found.append(path)
     return found
-
-
-_KINDS = {
-    "ssh-keys": "key",
-    "credentials": "credential file",
-    "start-up-file": "start-up file",
-    "accounts": "account file",
-    "scheduled": "scheduled job",
-}
-"""By the id of a risk, what a file is that it is about."""
-_KEY = re.compile(rb"id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|key|p12|pfx|kdbx)")
-_SITES = 2
-_MANY = 6
-"""Names that are listed for a line."""
-_LOOKED_AT = 20_000
-"""Files below a folder that are counted at most."""
 
 
 class Used(NamedTuple):
