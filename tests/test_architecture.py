@@ -68,7 +68,7 @@ LAYERS = {
     "callfence": """
         isolation memory shared version
         enforcing judging
-        companion files
+        companion
         learning
         report
         commands

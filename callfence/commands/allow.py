@@ -38,7 +38,7 @@ each instead: an attacker's calls are in the log too."""
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence allow", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence allow", description=DESCRIPTION)
     parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the entry (default: the first that the policy has)")
     parser.add_argument("--force", action="store_true", help="also allow what the policy denies explicitly")
     parser.add_argument("--until", metavar="PHASE", default="", help="only until this phase of the policy (default: in all)")
@@ -135,18 +135,18 @@ def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[
 
 def _allow_logged(options: argparse.Namespace) -> int:
     """Raises UserError, PolicyError, OSError; nothing is written then."""
-    from callfence.learning import from_log
+    from callfence.learning import logs
 
-    recording = from_log.read_logs("allow", options.policy, options.log)
-    from_log.check_names(options.only, recording)
+    recording = logs.read_logs("allow", options.policy, options.log)
+    logs.check_names(options.only, recording)
     with locked(options.policy):
         document = parse_file(options.policy)
-        denied = from_log.still_denied(document.policy, recording, options.only)
-        generated = from_log.with_allowed(document, denied, options.policy.name)
+        denied = logs.still_denied(document.policy, recording, options.only)
+        generated = logs.with_allowed(document, denied, options.policy.name)
         policy = generated.document.policy
         if policy != document.policy:
             atomic.write(options.policy, generated.document.text().encode())
-    from_log.remember(options.policy, from_log.allowed_by(policy, denied))
+    logs.remember(options.policy, logs.allowed_by(policy, denied))
     for arch, section in policy.entries.items():
         for number, entry in section.items():
             old = document.policy.entries.get(arch, {}).get(number)
@@ -158,7 +158,7 @@ def _allow_logged(options: argparse.Namespace) -> int:
     if policy == document.policy:
         print(f"{options.policy}: unchanged: it allows all that is logged" if not denied.observations else
               f"{options.policy}: unchanged")
-    refused = [*from_log.refused_lines(document.policy, generated)]
+    refused = [*logs.refused_lines(document.policy, generated)]
     for line in refused:
         print(f"{options.policy}: not allowed: {line}", file=sys.stderr)
     return int(bool(refused))

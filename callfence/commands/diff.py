@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         "comments do not matter."
     )
     usage = "callfence diff [OPTION ...] OLD NEW\n       callfence diff [OPTION ...] --git REVISION[..REVISION] FILE"
-    parser = Parser(prog="callfence diff", usage=usage, description=description, allow_abbrev=False)
+    parser = Parser(prog="callfence diff", usage=usage, description=description)
     parser.add_argument("--not-wider", action="store_true", help="exit with 1 if NEW allows something that OLD does not")
     parser.add_argument("--full", action="store_true", help="show every difference with its example, however many there are")
     parser.add_argument("--format", choices=["text", "json", "md", "sarif"], default="text", help="default: text")
@@ -62,7 +62,7 @@ def _documents(options: argparse.Namespace) -> tuple[Document, Document]:
         if options.old == options.new == "-":
             raise UserError("OLD and NEW cannot both be standard input")
         return document(options.old), document(options.new)
-    from callfence.shared.git_files import document_at
+    from callfence.shared.inputs import document_at
 
     before, between, after = options.git.partition("..")
     new = document_at(after or "HEAD", options.old) if between else document(options.old)
@@ -73,20 +73,20 @@ def _print(options: argparse.Namespace, judgement: Judgement, old: Document, new
     if options.format != "text":
         print(_formatted(options, judgement, old, new))
         return
-    from callfence.judging.diff_text import as_text
+    from callfence.judging.differences import as_text
 
     tell_lines(as_text(judgement, full=options.full))
 
 
 def _formatted(options: argparse.Namespace, judgement: Judgement, old: Document, new: Document) -> str:
-    from callfence.judging import diff_formats
+    from callfence.judging import formats
 
     file = options.new or options.old
     if options.format == "json":
-        return diff_formats.as_json(judgement)
+        return formats.as_json(judgement)
     if options.format == "md":
-        return diff_formats.as_markdown(judgement, file, _behind(options, judgement, old, new))
-    return diff_formats.as_sarif(judgement, file)
+        return formats.as_markdown(judgement, file, _behind(options, judgement, old, new))
+    return formats.as_sarif(judgement, file)
 
 
 def _behind(options: argparse.Namespace, judgement: Judgement, old: Document, new: Document) -> list[str]:
@@ -94,8 +94,8 @@ def _behind(options: argparse.Namespace, judgement: Judgement, old: Document, ne
     file = options.new or options.old
     if file == "-" or ".." in (options.git or ""):
         return []
-    from callfence.companion.seen import seen
-    from callfence.judging.behind import behind_lines
+    from callfence.companion import seen
+    from callfence.judging.sites import behind_lines
 
     known = seen("diff", Path(file), new).recording
     return [*behind_lines(old.policy, new.policy, judgement.told, known)]

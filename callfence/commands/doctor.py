@@ -38,7 +38,7 @@ class CheckResult:
 
 def parser() -> argparse.ArgumentParser:
     description = "Check that everything callfence needs works on this machine, for this user."
-    return Parser(prog="callfence doctor", description=description, allow_abbrev=False)
+    return Parser(prog="callfence doctor", description=description)
 
 
 def main(arguments: list[str]) -> int:
@@ -115,7 +115,7 @@ def _surroundings() -> CheckResult:
 
 def _cache() -> CheckResult:
     """What `enforce` would use without compiling it."""
-    from callfence.enforcing.proved import kept
+    from callfence.enforcing.compile import kept
 
     count, wrong = 0, []
     end = time.monotonic() + SECONDS

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from callfence.shared.files import output
 from callfence.shared.inputs import content, document, judged
-from callfence.shared.losses import as_objects, loss_lines
 from callfence.shared.options import Parser
+from callfence.shared.profiles import as_objects, loss_lines
 from enforcer.text import file_word
 from policygen import formats
 from policygen.formats import Direction, ExportError, FormatOptions, Loss, Service
@@ -42,7 +42,6 @@ def parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         epilog="formats:\n" + "\n".join(f"  {name:15} {formats.FORMATS[name].title}" for name in formats.names(exports=True)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--to", metavar="FORMAT", required=True, choices=formats.names(exports=True), help="the format; see below")

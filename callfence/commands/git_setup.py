@@ -29,7 +29,7 @@ ATTRIBUTES: Final = (
 
 
 def parser() -> argparse.ArgumentParser:
-    return Parser(prog="callfence git-setup", description=DESCRIPTION, allow_abbrev=False)
+    return Parser(prog="callfence git-setup", description=DESCRIPTION)
 
 
 def main(arguments: list[str]) -> int:

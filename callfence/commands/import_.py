@@ -8,14 +8,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from callfence.shared.files import output
+from callfence.shared.files import output, put
 from callfence.shared.inputs import content, judged
-from callfence.shared.losses import loss_lines
 from callfence.shared.options import Parser
-from callfence.shared.profiles import read_policy
+from callfence.shared.profiles import loss_lines, read_policy
 from policygen import formats
 from policygen.formats import FormatOptions
-from policygen.recording.atomic import write
 from tracer.abi import Arch
 from tracer.errors import UserError
 
@@ -33,7 +31,6 @@ def parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         epilog="formats:\n" + "\n".join(f"  {name:10} {formats.FORMATS[name].title}" for name in _NAMES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--from", dest="format", metavar="FORMAT", choices=_NAMES, help="the format; see below")
@@ -91,7 +88,7 @@ def _import(options: argparse.Namespace) -> int:
         program=options.program,
     )
     if formats.FORMATS[options.format].records:
-        from callfence.learning.import_recording import LogOptions, import_recording
+        from callfence.learning.logs import LogOptions, import_recording
 
         output = Path(options.output) if options.output else None
         return import_recording(LogOptions(options.format, options.file, output, options.within, options.exact, given))
@@ -128,8 +125,5 @@ def _print(options: argparse.Namespace, format_: str, name: str, data: bytes, gi
     if options.strict and formats.wider(losses):
         print("callfence import: nothing was written, because of --strict", file=sys.stderr)
         return 1
-    if options.output is None:
-        sys.stdout.write(made.text())
-        return 0
-    write(Path(options.output), made.text().encode())
+    put(options.output, made.text())
     return 0

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.files.own import own
-from callfence.judging.lines import Lines, as_object
-from callfence.judging.sarif import Result, SarifRule, sarif
+from callfence.enforcing.own import own
+from callfence.judging.formats import Lines, Result, SarifRule, as_object, sarif
 from callfence.shared.inputs import document as read
 from callfence.shared.inputs import message, tell, tell_lines
 from callfence.shared.options import Parser
@@ -36,7 +35,7 @@ accepts the findings on that entry; one that names a combination (`# why: revers
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence lint", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence lint", description=DESCRIPTION)
     add = parser.add_argument
     add("--level", choices=[*Level], type=Level, default=Level.WARNING, help="the lowest level to report (default: warning)")
     add("--accepted", action="store_true", help="also report what is accepted")
@@ -90,7 +89,7 @@ def _findings(document: Document, name: str) -> list[Finding]:
 def _old(options: argparse.Namespace, name: str) -> Document | None:
     """The policy whose reasons are not news; None if none is asked for.  Raises CallfenceError, OSError."""
     if options.git is not None:
-        from callfence.shared.git_files import document_at
+        from callfence.shared.inputs import document_at
 
         return document_at(options.git, name)
     return read(options.against) if options.against is not None else None

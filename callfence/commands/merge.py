@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.shared.files import put
 from callfence.shared.inputs import document, judged, tell
 from callfence.shared.options import Parser
 from policygen.comparing.compare import Verdict, compare
@@ -48,7 +48,6 @@ def parser() -> argparse.ArgumentParser:
         prog="callfence merge",
         usage="\n       ".join(USAGE),
         description=DESCRIPTION,
-        allow_abbrev=False,
     )
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="NAME.rec or NAME.policy; may be one of the inputs")
     narrow = "a policy: print FILE, a policy, without what BY does not allow of the calls that it names"
@@ -82,11 +81,7 @@ def _narrow(name: str, by: str, output: Path | None) -> int:
         raise UserError(str(error)) from error
     if compare(before.policy, policy).verdict not in (Verdict.EQUAL, Verdict.NARROWER):
         raise AssertionError("the narrowed policy allows more than it did")
-    text = before.with_policy(policy).inlined().text()
-    if output is None:
-        sys.stdout.write(text)
-    else:
-        atomic.write(output, text.encode())
+    put(output, before.with_policy(policy).inlined().text())
     return 0
 
 

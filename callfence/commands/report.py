@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.companion.seen import seen
-from callfence.report.content import gather
-from callfence.report.machine import as_json
+from callfence.companion import seen
+from callfence.report.content import as_json, gather
 from callfence.report.page import page
-from callfence.shared.files import output
+from callfence.shared.files import output, put
 from callfence.shared.inputs import document, judged
 from callfence.shared.options import Parser
-from policygen.recording import atomic
 from policygen.sets.algebra import TooComplexError
 from tracer.errors import UserError
 
@@ -26,7 +23,7 @@ which calls, and which calls led to each rule.  The recording beside the policy 
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence report", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence report", description=DESCRIPTION)
     add = parser.add_argument
     add("-o", "--output", metavar="FILE", type=output, help="default: standard output")
     add("--against", metavar="POLICY", help="also show the differences from that policy")
@@ -51,10 +48,7 @@ def main(arguments: list[str]) -> int:
         except TooComplexError as error:
             raise UserError(f"the policies are too complex to be compared: {error}") from error
         text = page(report) if options.format == "html" else as_json(report) + "\n"
-        if options.output is None:
-            sys.stdout.write(text)
-            return 0
-        atomic.write(Path(options.output), text.encode())
+        put(options.output, text)
         return 0
 
     return judged("report", work)

@@ -8,19 +8,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.companion.seen import seen
+from callfence.companion import seen
 from callfence.judging.ask import Asker
-from callfence.judging.diff_text import idle_lines
-from callfence.judging.differences import difference_lines, file_lines, headline, rule_texts, shown_name
-from callfence.judging.rehearsed import held_back_lines
-from callfence.judging.sites import site_lines
-from callfence.judging.symbols import Symbols
+from callfence.judging.differences import difference_lines, file_lines, headline, idle_lines, rule_texts, shown_name
+from callfence.judging.sites import Symbols, site_lines
 from callfence.shared.files import locked, recording_path
-from callfence.shared.git_files import document_at
-from callfence.shared.inputs import document, judged
+from callfence.shared.inputs import document, document_at, judged
 from callfence.shared.options import Parser
-from callfence.shared.text import on_one_line, printable
+from callfence.shared.text import on_one_line, plural, printable
+from enforcer.reporting.advice import advise
 from policygen.comparing.compare import Change, compare
+from policygen.evaluate import evaluate
 from policygen.language.naming import format_action, format_call
 from policygen.model import Entry
 from policygen.recording import atomic, recording_file
@@ -38,6 +36,7 @@ from policygen.review.changes import (
     with_accepted,
 )
 from policygen.review.judgement import judge
+from policygen.review.risk import needs_a_person
 from policygen.review.why import provenance
 from tracer.abi import table
 from tracer.errors import UserError
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from policygen.language.document import Document
+    from policygen.model import Policy
     from policygen.review.judgement import Headline
     from policygen.review.why import Provenance
     from tracer.abi import Arch
@@ -74,7 +74,7 @@ NO_TERMINAL_LOG = (
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence review", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
+    parser = Parser(prog="callfence review", description=DESCRIPTION, epilog=EPILOG)
     against = parser.add_mutually_exclusive_group()
     against.add_argument("--against", metavar="OLD", help="the policy file to compare with, instead of a revision of POLICY")
     against.add_argument("--git", metavar="REVISION", default="HEAD", help="the revision to compare with (default: HEAD)")
@@ -112,16 +112,16 @@ def _review(options: argparse.Namespace) -> int:
 
 def _review_log(options: argparse.Namespace) -> int:
     """Raises UserError, PolicyError, OSError, which leave the file unchanged."""
-    from callfence.learning import from_log
+    from callfence.learning import logs
 
     path = Path(options.policy)
-    logged = from_log.read_logs("review", path, options.log)
+    logged = logs.read_logs("review", path, options.log)
     old = _read(path)
-    generated = from_log.with_allowed(old, from_log.still_denied(old.policy, logged), path.name)
-    refused = [*from_log.refused_lines(old.policy, generated)]
+    generated = logs.with_allowed(old, logs.still_denied(old.policy, logged), path.name)
+    refused = [*logs.refused_lines(old.policy, generated)]
     for line in refused:
         print(f"{path}: not asked: {line}")
-    before, new = (from_log.narrowest(one) for one in (old, generated.document))
+    before, new = (logs.narrowest(one) for one in (old, generated.document))
     found = changes(before.policy, new.policy)
     if not found:
         print(f"{path}: nothing to review: it allows what is logged" if not refused else f"{path}: nothing else to review")
@@ -136,7 +136,7 @@ def _review_log(options: argparse.Namespace) -> int:
         after = with_accepted(now, new.policy, taken) if now.policy.phases else resolve(now, new, {**taken, **left})
         if taken:
             atomic.write(path, after.text().encode())
-    from_log.remember(path, from_log.allowed_by(after.policy, from_log.still_denied(old.policy, logged)))
+    logs.remember(path, logs.allowed_by(after.policy, logs.still_denied(old.policy, logged)))
     answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in found]
     print(f"{path}: {_counts(answers)}")
     if Answer.SKIP in answers:
@@ -283,3 +283,16 @@ def _what(change: PolicyChange) -> Iterator[str]:
             yield f"  new     {' || '.join(rule_texts(difference))}"
         word = "allows" if difference.change is Change.MORE else format_action(difference.after)
         yield f"  {word:7} {format_call(difference.example)}"
+
+
+def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator[str]:
+    """What the catalogue warns of, with the command that allows it."""
+    dangerous = [seen for seen in recording.observations if recording.rehearsed(seen) and needs_a_person(seen)]
+    found = [seen for seen in dangerous if not evaluate(policy, seen.event).lets_run]
+    if found:
+        yield f"not added by learn, which saw {plural(len(found), 'call')} in rehearsals alone:"
+    for one in found:
+        yield f"  {format_call(one.event)}"
+        yield f"    {printable(one.executable)}, when {printable(recording.rehearsed(one)[0])}"
+        advice = advise(policy, path, one.event)
+        yield f"    {advice.what}"

@@ -30,7 +30,7 @@ of policies in canonical form: their comments and their includes stay."""
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence show", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence show", description=DESCRIPTION)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--write", action="store_true", help="rewrite each POLICY; - is written to standard output")
     what.add_argument("--check", action="store_true", help="write nothing; exit with 1 if --write would change a file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.enforcing import cache, filters
-from callfence.enforcing.proved import kept, misfit
+from callfence.enforcing.compile import kept, misfit
 from callfence.enforcing.sealed import is_bundle, unbundle
 from callfence.shared.inputs import content, document, is_program, judged, program
 from callfence.shared.options import Parser
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "read back into a policy, as `callfence import --from bpf` prints it, and compared with that; a file of "
         "`callfence compile` is compared with the policy in it.  The filters that `enforce` keeps for POLICY are proved too."
     )
-    parser = Parser(prog="callfence verify", description=description, allow_abbrev=False)
+    parser = Parser(prog="callfence verify", description=description)
     parser.add_argument("--bpf", metavar="FILE", help="a filter to compare with POLICY: an array of struct sock_filter")
     parser.add_argument("--cached", action="store_true", help="prove all filters that are kept, of any policy")
     parser.add_argument("file", metavar="POLICY|FILTER", nargs="?", help="a file; - is standard input")

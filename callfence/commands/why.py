@@ -7,16 +7,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.companion.seen import seen
-from callfence.files.explain import is_path, print_grants
-from callfence.files.origin import is_about_files, origin_lines
-from callfence.judging.sites import columns_of, site_lines, widened
-from callfence.judging.symbols import Site, Symbols
+from callfence.companion import seen
+from callfence.judging.files import is_about_files, is_file_name, origin_lines, print_grants
+from callfence.judging.sites import Site, Symbols, columns_of, site_lines, widened
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.inputs import document as read
 from callfence.shared.inputs import judged, tell
 from callfence.shared.options import Parser
-from callfence.shared.text import command_line, on_one_line, plural, printable
+from callfence.shared.text import command_line, ending, on_one_line, plural, printable
 from enforcer.reporting.advice import advise
 from policygen.errors import did_you_mean
 from policygen.grants import WORDS
@@ -63,7 +61,6 @@ def parser() -> argparse.ArgumentParser:
         usage="callfence why [OPTION ...] POLICY [SYSCALL|CALL|LINE]\n       callfence why POLICY PATH [RIGHT]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the call (default: the first that the policy has)")
     parser.add_argument("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
@@ -82,7 +79,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _why(options: argparse.Namespace) -> int:
-    if options.right or is_path(options.about or ""):
+    if options.right or is_file_name(options.about or ""):
         files = read(str(options.policy)).policy.files
         return print_grants(files, str(options.policy), options.about, options.right or "")
     document = parse_file(options.policy)
@@ -198,11 +195,8 @@ def _runs(found: Sequence[Provenance], recording: Recording) -> Iterator[str]:
     columns = columns_of([each for one in found for each in one.observations])
     for column in columns:
         run = recording.runs[column]
-        status = "not seen to its end" if run.status is None else f"status {run.status}"
-        if run.status is not None and run.status < 0:
-            status = f"signal {-run.status}"
         rehearsed = f"  rehearsed: {run.rehearsed}" if run.rehearsed else ""
-        yield f"run {column + 1}  {run.id[:8]}  {status}  {command_line(run.command)}{rehearsed}"
+        yield f"run {column + 1}  {run.id[:8]}  {ending(run.status)}  {command_line(run.command)}{rehearsed}"
     if warm := sum(run.warm for column, run in enumerate(recording.runs) if column not in columns):
         yield f"{plural(warm, 'warm run')} more: what the policy allowed by then was not looked at"
 

@@ -1,4 +1,5 @@
-"""`callfence compile`: the filters of policies, for services and for installing beside a policy."""
+"""`callfence compile`: the filters of policies, for services and for installing beside a policy; and whether a filter fits its
+policy."""
 
 from __future__ import annotations
 
@@ -10,14 +11,20 @@ from callfence.enforcing import cache, filters
 from callfence.enforcing.sealed import bundle
 from callfence.shared.inputs import judged
 from callfence.shared.options import Parser
+from policygen.evaluate import evaluate
+from policygen.filter import bpf
+from policygen.filter.listener import expects_listener, may_install_filters, names_listener
+from policygen.filter.verify import meaning, verify
 from policygen.language.document import included, parse
 from policygen.language.lexer import decode
+from policygen.language.naming import format_action, format_call
 from policygen.reading import read
 from policygen.recording import atomic
-from tracer.errors import UserError
+from tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from callfence.enforcing.filters import Variant
     from callfence.enforcing.sealed import Compiled
@@ -31,7 +38,7 @@ _VARIANTS: Final[tuple[Variant, ...]] = ("report", "audit", "silent")
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="callfence compile", description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="callfence compile", description=DESCRIPTION)
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the filters of one policy to FILE")
     parser.add_argument("policies", metavar="POLICY", nargs="+")
     return parser
@@ -75,3 +82,43 @@ def _compiled(policy: str) -> list[Compiled]:
 
     document = parse(decode(sources[0][1], policy), policy, read=reader)
     return [filters.compiled_from(document, sources, variant) for variant in _VARIANTS]
+
+
+def misfit(made: Compiled) -> str:
+    """What a filter does that its policy does not say; '' if they are proved to be equal."""
+    try:
+        document = filters.document(made)
+        policy = document.policy
+        if made.variant == "warm":
+            same = filters.compiled_from(document, made.sources, "warm")
+            return "" if (same.filter, same.is_settled) == (made.filter, made.is_settled) else "it is not what is compiled now"
+        facts = (str(policy.arm), expects_listener(policy), names_listener(policy), may_install_filters(policy))
+        if (made.arm, made.expects_listener, made.may_listen, made.own_filters) != facts:
+            return "it takes effect at another moment, or its listener differs from the policy"
+        if made.phases_optional != policy.phases_optional:
+            return "it treats a process that cannot enter its phase differently"
+        if made.scope != (policy.scope if made.variant in ("report", "silent") else ""):
+            return "it lets signals go elsewhere"
+        if made.files != filters.files_of(policy):
+            return "it grants other files or ports"
+        report, audit = made.variant in ("report", "audit"), made.variant == "audit"
+        phases = filters.stages(policy, report=report, audit=audit)
+        if [phase.facts for phase in made.stages] != [phase.facts for phase in phases]:
+            return "its phases are not what is compiled now"
+        wrong = verify(made.filter, policy, report=report, audit=audit)
+    except (CallfenceError, KeyError) as error:
+        return f"nothing is proved: {error}"
+    if wrong is None:
+        return ""
+    expected = evaluate(meaning(policy, report, audit=audit)[0], wrong)
+    answers = f"{bpf.action_text(bpf.run(made.filter, wrong))}, and the policy {format_action(expected)}"
+    return f"to {format_call(wrong)} it answers {answers}"
+
+
+def kept() -> Iterator[tuple[str, str, str]]:
+    """Each filter in the caches: its file, its policy's, and what is wrong with it or ''."""
+    for file, found in cache.kept():
+        if isinstance(found, ValueError):
+            yield file, "?", f"not used: {found}"
+        else:
+            yield file, found.sources[0][0], misfit(found)

@@ -1,7 +1,11 @@
-"""A difference between two policies in words: what all output formats of `callfence diff` share."""
+"""The differences between two policies in words: what all output formats of `callfence diff` share, and its plain text: the
+verdict and what is gravest, the risks, then each difference with its example, or few lines where that would take too many.
+"""
 
 from __future__ import annotations
 
+import textwrap
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from callfence.shared.text import plural
@@ -19,12 +23,19 @@ if TYPE_CHECKING:
     from policygen.files.algebra import Difference as FileDifference
     from policygen.lint.catalogue import Danger
     from policygen.review.judgement import Headline, Judgement, Reason
+    from policygen.review.risk import Ranked
 
 SAYS = {
     Verdict.WIDER: "NEW allows all that OLD does, and more",
     Verdict.NARROWER: "NEW allows nothing that OLD does not, and less",
     Verdict.INCOMPARABLE: "NEW allows some calls that OLD does not, and no longer allows others",
 }
+WIDTH = 120
+"""Columns after which a list of names is wrapped, and the rules of one call are abbreviated."""
+MANY_RISKS = 4
+"""Risks that the text names; other formats name all."""
+MANY_LINES = 15
+"""What a reviewer reads in a minute."""
 
 
 def said_first(judgement: Judgement) -> str:
@@ -123,3 +134,114 @@ def rule_texts(difference: Difference) -> list[str]:
         return ["allow" if allowed and difference.number is not None else "whatever the arguments"]
     number = difference.example.number
     return [format_expression(difference.arch, number, rule) for rule in difference.rules]
+
+
+def short(differences: Sequence[Ranked], room: int) -> list[str]:
+    """The differences of one architecture in at most `room` lines, if leaving out what matters least makes that possible.
+
+    Calls that are no longer allowed, or answered differently, are shown by name alone.  For calls that became possible, the
+    examples of those without a known risk are left out first, then their conditions; then the same for the others.
+    """
+    ways = [[*_lines(differences, *way)] for way in (("all", True), ("all", False), ("line", False), ("name", False))]
+    return next((lines for lines in ways if len(lines) <= room), ways[-1])
+
+
+def _lines(differences: Sequence[Ranked], risky: str, conditions: bool) -> Iterator[str]:
+    """`risky`: how much of a difference with a known risk is shown; `conditions`: whether those of the others are."""
+    grave = [one.difference for one in differences if one.dangers]
+    rest = [one.difference for one in differences if not one.dangers]
+    if risky == "name":
+        yield from _names("+", grave, "allowed, at the risks above")
+    for difference in grave if risky != "name" else ():
+        yield from difference_lines(difference) if risky == "all" else [_one_line(difference)]
+    more = [one for one in rest if one.change is Change.MORE]
+    whole = [one for one in more if _is_plain(one)]
+    for difference in more if conditions else ():
+        if difference not in whole:
+            yield _one_line(difference)
+    yield from _names("+", whole, "allow")
+    if not conditions:
+        yield from _names("+", [one for one in more if one not in whole], "allowed under conditions")
+    others = [one for one in rest if one.change is Change.OTHER]
+    for answer, those in groupby(sorted(others, key=_answer), key=_answer):
+        yield from _names("~", [*those], answer)
+    less = [one for one in rest if one.change is Change.LESS]
+    yield from _names("-", [one for one in less if one.rules == (Always(True),)], "no longer allowed")
+    yield from _names("-", [one for one in less if one.rules != (Always(True),)], "less than before")
+
+
+def _is_plain(difference: Difference) -> bool:
+    return difference.rules == (Always(True),) and difference.after == ALLOW
+
+
+def _answer(difference: Difference) -> str:
+    return f"{format_action(difference.before)} -> {format_action(difference.after)}"
+
+
+def _one_line(difference: Difference) -> str:
+    """As many of its rules as fit in the width, at least one."""
+    texts = rule_texts(difference)
+    line = f"  {difference.change.value} {shown_name(difference)}: {texts[0]}"
+    for index, text in enumerate(texts[1:], 1):
+        if len(line) + len(text) + 4 > WIDTH:
+            return f"{line} || {len(texts) - index} more"
+        line += f" || {text}"
+    return line
+
+
+def _names(sign: str, those: Sequence[Difference], what: str) -> Iterator[str]:
+    """`+ connect, dup2: allow`."""
+    if those:
+        names = ", ".join(dict.fromkeys(shown_name(one) for one in those))
+        yield from textwrap.wrap(
+            f"{sign} {names}: {what}", WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+        )
+
+
+def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
+    """The comparison in plain text: the verdict, the gravest risks, then each difference with its example.
+
+    More than `MANY_LINES` are abbreviated (see `short`), and what grants nothing takes one line, unless `full`.
+    """
+    head = [*_head(judgement)]
+    yield from head
+    told = judgement.differences if full else judgement.told
+    by_arch = [(arch, [*those]) for arch, those in groupby(told, key=lambda one: one.difference.arch)]
+    details = [line for one in told for line in difference_lines(one.difference)]
+    idle = [] if full else [*idle_lines(judgement)]
+    if not full and len(head) + len(by_arch) + len(details) + len(idle) > MANY_LINES:
+        room = (MANY_LINES - len(head) - len(idle) - 1) // max(1, len(by_arch)) - 1
+        for arch, those in by_arch:
+            yield f"arch {arch}"
+            yield from short(those, room)
+        yield from idle
+        yield "--full shows each with its rules and an example"
+        return
+    for arch, those in by_arch:
+        yield f"arch {arch}"
+        for one in those:
+            yield from difference_lines(one.difference)
+    yield from idle
+
+
+def _head(judgement: Judgement) -> Iterator[str]:
+    yield f"{judgement.comparison.verdict}: {said_first(judgement)}"
+    for one in judgement.headlines[1:]:
+        yield headline(judgement, one)
+    found = risks(judgement)
+    for row, names, reason in found[:MANY_RISKS]:
+        yield f"{row.level}: {', '.join(names)}: it newly {row.grants} [{row.id}]{f'; {reason}' if reason else ''}"
+    if len(found) > MANY_RISKS:
+        yield f"... and {len(found) - MANY_RISKS} more risks"
+    more = any(one.difference.change is Change.MORE for one in judgement.differences)
+    if more and not found and not judgement.headlines:
+        yield "no known risk became possible"
+
+
+def idle_lines(judgement: Judgement) -> Iterator[str]:
+    """One line for each kind of change: as many names as fit."""
+    for change in Change:
+        names = idle_names(judgement, change)
+        if names:
+            line = f"{change.value} {idle_says(change, names)}: {', '.join(names)}"
+            yield textwrap.shorten(line, WIDTH, placeholder=" ...", break_on_hyphens=False)

@@ -1,29 +1,208 @@
-"""The calls that led to a rule: who made them, from which call site first, and where the rule allows more."""
+"""Call sites: their names, from ELF symbol tables, for which only this file imports pyelftools, if it is installed (extra
+`symbols`); and the calls that led to a rule, or that a change makes possible: who made them, from which call site first, and
+where the rule allows more.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import stat
+from bisect import bisect_right
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.shared.text import plural, printable
+from callfence.judging.differences import call_name
+from callfence.shared.text import code, plural, printable
+from policygen.comparing.compare import Change
+from policygen.evaluate import evaluate
 from policygen.evidence.facts import examples
 from policygen.language.naming import format_call
 from policygen.recording.model import joined
 from policygen.review.companion import is_companion
+from policygen.values import frozen
 from tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from callfence.judging.symbols import Symbols
-    from policygen.learning.generalise import Widening
-    from policygen.recording.model import Observation, Recording
-    from policygen.review.why import Provenance
-    from tracer.abi import Argument
+    from elftools.elf.elffile import ELFFile
 
+    from policygen.learning.generalise import Widening
+    from policygen.model import Policy
+    from policygen.recording.model import Observation, Recording
+    from policygen.review.risk import Ranked
+    from policygen.review.why import Provenance
+
+DEBUG = Path("/usr/lib/debug/.build-id")
+"""Where distributions install stripped symbols, by build id: `xx/yyyy.debug` (gdb's manual, "Separate Debug Files")."""
+_SITE = re.compile(r"(?s)(?P<file>.*)\+0x(?P<offset>[0-9a-f]{1,16})(?: \((?P<build>[0-9a-f]+)\))?")
+_CODE = ("STT_FUNC", "STT_LOOS")  # the latter is STT_GNU_IFUNC, for which pyelftools has no name
+_PREFERRED = {"STB_GLOBAL": 0, "STB_WEAK": 1}
+_NEAR = 64
+"""How many functions before an address are examined: one address may have several names, and functions may nest."""
 MANY_FACTS = 8
 """Facts of one call site that are listed besides those in its example."""
 MANY_SITES = 8
 """Call sites of one rule that are listed."""
+_COMMENT_CALLS, _COMMENT_SITES, _COMMENT_FACTS = 12, 3, 4
+"""What a comment has room for."""
+
+
+@frozen
+class Site:
+    """A call site, as observations have it."""
+
+    file: str
+    """Path, or only the last part of it in older recordings; `[name]` for memory that is not of a file."""
+    offset: int
+    """Bytes from the file's start."""
+    build: str
+    """The file's build id in hexadecimal; '' if it has none, or it is not known."""
+
+    @classmethod
+    def parse(cls, text: str) -> Site | None:
+        """None for `?`, and for any other text that is not a place."""
+        match = _SITE.fullmatch(text)
+        return cls(match["file"], int(match["offset"], 16), match["build"] or "") if match else None
+
+    def is_in(self, name: str) -> bool:
+        """Whether the file has that name, in any folder."""
+        return os.path.basename(self.file) == name
+
+    def __str__(self) -> str:
+        """`libc.so.6+0x8f3a7`."""
+        return f"{os.path.basename(self.file)}+{self.offset:#x}"
+
+
+class Symbols:
+    """Finds names.  Mutable: keeps the tables that it has read, and the problems that it met."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[str, str], _Table | None] = {}
+        self._problems: dict[str, set[str]] = {}
+
+    def describe(self, site: str, since: int | None = None) -> str:
+        """`libc.so.6+0x8f3a7 (openat64+0x37)`; without the parentheses if no name is known; `?` unchanged."""
+        place = Site.parse(site)
+        if place is None:
+            return site
+        name = self.name(place, since)
+        return f"{place} ({name})" if name else str(place)
+
+    def name(self, place: Site, since: int | None = None) -> str:
+        """`openat64+0x37`; '' where no name is known.
+
+        `since`: nanoseconds since the epoch at which the file was as recorded.  One without a build id that has
+        changed later gives no names; one with a build id gives none if it now has another.
+        """
+        if not place.file.startswith("/"):
+            return ""
+        key = (place.file, place.build)
+        if key not in self._tables:
+            self._tables[key] = self._read(place, since)
+        table = self._tables[key]
+        name = "" if table is None else table.name(place.offset)
+        if table is not None and not name and not table.whole:
+            self._problem("it is stripped", place)
+        return name
+
+    def problems(self) -> Iterator[str]:
+        """Why names are missing: each reason once, with its files."""
+        for reason, files in self._problems.items():
+            yield f"no symbols{' of ' if files else ''}{', '.join(sorted(files))}: {reason}"
+
+    def _read(self, place: Site, since: int | None) -> _Table | None:
+        try:
+            from elftools.common.exceptions import ELFError
+            from elftools.elf.elffile import ELFFile
+        except ImportError:
+            self._problems["pyelftools is not installed (pip install 'callfence[symbols]')"] = set()
+            return None
+        try:
+            if not stat.S_ISREG(os.stat(place.file).st_mode):  # opening a pipe waits, and opening some devices acts
+                self._problem("it is no regular file", place)
+                return None
+            with open(place.file, "rb") as file:
+                elf = ELFFile(file)
+                build = _build(elf)
+                later = since is not None and os.fstat(file.fileno()).st_ctime_ns > since
+                if build != place.build or (not build and later):
+                    self._problem("the file has changed since it was recorded", place)
+                    return None
+                table = _Table(elf)
+                table.add(elf)
+            debug = DEBUG / build[:2] / f"{build[2:]}.debug"
+            if build and debug.exists():
+                with debug.open("rb") as file:
+                    table.add(ELFFile(file))
+        except OSError as error:
+            self._problem(error.strerror or "it cannot be read", place)
+        except (ELFError, ValueError, LookupError, UnicodeError):
+            self._problem("its symbol table cannot be read", place)
+        else:
+            return table
+        return None
+
+    def _problem(self, reason: str, place: Site) -> None:
+        self._problems.setdefault(reason, set()).add(place.file)
+
+
+class _Table:
+    """The functions of one file."""
+
+    def __init__(self, elf: ELFFile) -> None:
+        self.whole = False
+        """Whether it has the table that stripping removes."""
+        self._segments = [
+            (one["p_offset"], one["p_filesz"], one["p_vaddr"]) for one in elf.iter_segments("PT_LOAD")
+        ]
+        self._functions: list[tuple[int, int, tuple[int, int, str]]] = []
+        """Address, size (0 where assembly does not say), and of several names the one to take is the lowest."""
+
+    def add(self, elf: ELFFile) -> None:
+        """The functions of its symbol tables: of the file itself, or of what was stripped off it."""
+        from elftools.elf.sections import SymbolTableSection
+
+        for section in elf.iter_sections():
+            if isinstance(section, SymbolTableSection):
+                self.whole = self.whole or section["sh_type"] == "SHT_SYMTAB"
+                for symbol in section.iter_symbols():
+                    if symbol["st_info"]["type"] in _CODE and symbol["st_shndx"] != "SHN_UNDEF":
+                        rank = _PREFERRED.get(symbol["st_info"]["bind"], 2)
+                        preference = (rank, len(symbol.name), symbol.name)
+                        self._functions.append((symbol["st_value"], symbol["st_size"], preference))
+        self._functions.sort(key=lambda one: one[0])
+
+    def name(self, offset: int) -> str:
+        """`openat64+0x37` of the function whose code stands at that offset in the file; '' if none is known.
+
+        A call site is the instruction after the call's own, which may be the function's last.
+        """
+        for start, size, address in self._segments:
+            if start < offset <= start + size:
+                return self._at(offset - start + address)
+        return ""
+
+    def _at(self, address: int) -> str:
+        last = bisect_right(self._functions, address - 1, key=lambda one: one[0])
+        near = self._functions[max(last - _NEAR, 0) : last]
+        found = [(start, name) for start, size, name in near if not size or address <= start + size]
+        if not found:
+            return ""
+        start = max(found)[0]
+        name = min(name for first, name in found if first == start)[2]
+        return f"{name}+{address - start:#x}"
+
+
+def _build(elf: ELFFile) -> str:
+    from elftools.elf.segments import NoteSegment
+
+    for segment in elf.iter_segments("PT_NOTE"):
+        for note in segment.iter_notes() if isinstance(segment, NoteSegment) else ():
+            if note["n_type"] == "NT_GNU_BUILD_ID":
+                return str(note["n_desc"])
+    return ""
 
 
 def columns_of(observations: Sequence[Observation]) -> list[int]:
@@ -70,12 +249,42 @@ def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], 
 
 def widened(one: Provenance) -> str:
     """`dfd, mode: any value; flags: any combination of the bits seen`."""
-    arguments = _meanings(one)
+    arguments = table(one.arch).by_number[one.number].arguments
     by_way: dict[Widening, list[str]] = {}
     for index, way in one.widenings:
         by_way.setdefault(way, []).append(arguments[index].name)
     return "; ".join(f"{', '.join(names)}: {way}" for way, names in by_way.items())
 
 
-def _meanings(one: Provenance) -> tuple[Argument, ...]:
-    return table(one.arch).by_number[one.number].arguments
+def behind_lines(old: Policy, new: Policy, told: Sequence[Ranked], recording: Recording) -> Iterator[str]:
+    """A list with an item for each call that became possible and was seen; nothing if none was."""
+    bare, shown = is_companion(recording), 0
+    for one in told:
+        difference = one.difference
+        those = [
+            seen
+            for seen in recording.observations
+            if (seen.arch, seen.number) == (difference.arch.audit, difference.number)
+            and not evaluate(old, seen.event).lets_run
+            and evaluate(new, seen.event).lets_run
+        ]
+        if difference.change is not Change.MORE or not those:
+            continue
+        if not shown:
+            yield from ("", "Seen behind it:", "")
+        shown += 1
+        if shown <= _COMMENT_CALLS:
+            yield f"- {code(call_name(difference))}: {'; '.join(_sites(those, bare=bare))}"
+    if shown > _COMMENT_CALLS:
+        yield f"- ... and {plural(shown - _COMMENT_CALLS, 'call')} more: `callfence why` tells all of it"
+
+
+def _sites(those: Sequence[Observation], *, bare: bool) -> Iterator[str]:
+    found = by_site(those)
+    for (executable, site), ones in found[:_COMMENT_SITES]:
+        call, others = such_as(ones, bare=bare)
+        more = others[:_COMMENT_FACTS] + ["..."] * (len(others) > _COMMENT_FACTS)
+        facts = f", and {', '.join(map(code, more))}" if more else ""
+        yield f"{code(executable)} at {code(site if bare else str(Site.parse(site) or site))}: {code(call)}{facts}"
+    if len(found) > _COMMENT_SITES:
+        yield f"and {plural(len(found) - _COMMENT_SITES, 'more place')}"

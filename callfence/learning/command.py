@@ -16,6 +16,7 @@ from enforcer.errors import FAILED, EnforceError
 from policygen.recording import recording_file
 from policygen.recording.many import merge
 from policygen.recording.model import Recording
+from tracer.errors import CallfenceError, InternalError
 
 __all__ = ["main", "parser"]
 
@@ -32,9 +33,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:  # Python's own status for a bug of ours, 1, could be taken for the program's
         if memory.is_short(error):
             raise
-        from callfence.learning.failures import explained
-
-        fail(f"learn: {explained(error)}", error.status if isinstance(error, EnforceError) else FAILED)
+        fail(f"learn: {_explained(error)}", error.status if isinstance(error, EnforceError) else FAILED)
     end_like(status)
 
 
@@ -74,3 +73,15 @@ def _learn(options: LearnOptions) -> int | None:
     if plain:
         rehearse_after(plain, seconds, learned, prepared, options)
     return status
+
+
+def _explained(error: Exception) -> str:
+    """What to tell the user of an exception."""
+    if isinstance(error, OSError):
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return f"{what}; nothing was changed there"
+    if isinstance(error, CallfenceError):
+        return f"{'internal error, please report it: ' * isinstance(error, InternalError)}{error}"
+    import traceback
+
+    return f"internal error, please report it:\n{''.join(traceback.format_exception(error))}"

@@ -1,14 +1,13 @@
-"""The command line of `learn`."""
+"""The command line of `learn`, which is read without argparse where each option is written as it is declared."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from callfence.shared.ending import fail
-from callfence.shared.plain import Plain
 from callfence.version import __version__
 from enforcer.errors import FAILED
 from tracer.linux import OPAQUE
@@ -16,28 +15,70 @@ from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-    from collections.abc import Callable
-    from typing import Any, NoReturn
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import NoReturn
 
 DESCRIPTION = """\
 Run PROGRAM as it would run without learn, record its system calls and those of all that it starts, and write the policy
 that allows them.  If the policy exists, what is new is merged into it and shown."""
-
 EPILOG = """\
 files: NAME.policy in the current folder (-o chooses another) and .callfence/NAME.rec beside it, NAME being the basename
 of PROGRAM.  Exit status: the program's own; a signal that ended it ends learn too; with --check 1 if the program succeeded
 and did something new (the last line says which of the two it is); 125 learn failed, 126 PROGRAM cannot be executed, 127
 PROGRAM was not found.  ^C reaches the program as it would without learn; what was seen is kept.
 If learn itself is killed, so is the program; one attached to with --pid goes on."""
-
-
 COMMON = (
     "--output", "--pid", "--check", "--fresh", "--files", "--exact", "--within", "--phases", "--rehearse", "--quiet",
 )  # fmt: skip
 """The options that --help shows."""
-
 RUNS, SECONDS = 200, 300
 """The budget of a rehearsal."""
+
+
+class Plain:
+    """Options, declared as argparse has them, of a command whose own begin before its first other word."""
+
+    def __init__(self) -> None:
+        self._options: dict[str, dict[str, Any]] = {}
+        """How each name was declared."""
+        self._values: dict[str, Any] = {}
+
+    def add(self, *names: str, dest: str = "", default: Any = None, **declared: Any) -> None:
+        """Declare an option that has a value, one or several (`append`), or is a flag (`store_true`)."""
+        dest = dest or names[-1].removeprefix("--").replace("-", "_")
+        is_flag = declared.get("action") == "store_true"
+        self._values[dest] = False if is_flag else [*default] if isinstance(default, list) else default
+        self._options |= {name: {"dest": dest, **declared} for name in names}
+
+    def read(self, words: Sequence[str], rest: str) -> SimpleNamespace | None:
+        """What argparse makes of the words, with what follows the options as `rest`; None where only argparse knows."""
+        values = {**self._values, rest: []}
+        left = iter(words)
+        for word in left:
+            if not word.startswith("-") or word == "--":
+                values[rest] = [*([] if word == "--" else [word]), *left]
+                break
+            option = self._options.get(word)
+            if option is None or not _take(option, left, values):
+                return None
+        return None if "--" in values[rest] else SimpleNamespace(**values)
+
+
+def _take(option: dict[str, Any], left: Iterator[str], values: dict[str, Any]) -> bool:
+    """Whether the option's value is one that it may have."""
+    dest, action = option["dest"], option.get("action")
+    if action == "store_true":
+        values[dest] = True
+        return True
+    text = next(left, "-")
+    try:
+        value = option.get("type", str)(text)
+    except Exception:  # argparse says which values there are
+        return False
+    if text.startswith("-") or value not in option.get("choices", (value,)):
+        return False
+    values[dest] = [*values[dest], value] if action == "append" else value
+    return True
 
 
 class LearnOptions(NamedTuple):

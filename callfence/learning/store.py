@@ -69,7 +69,7 @@ def add(
             atomic.write(policy, generated.document.text().encode())
         recording_file.save(recording, whole)
         if evidence or companion_path(policy).exists():
-            from callfence.companion.keep import keep  # loads what finds symbols
+            from callfence.companion import keep  # loads what finds symbols
 
             keep(policy, generated.document, whole, asked=evidence, fresh=fresh)
     return Added(whole, existing, generated)
@@ -200,7 +200,7 @@ def _with_files(
     """With what the run needs of files and ports, where they are learned."""
     if not prepared.with_files or not run.files:
         return generated
-    from callfence.files.learned import watched, with_files
+    from callfence.learning.files import watched, with_files
 
     exact = options.exact or options.tight
     return with_files(generated, watched(whole), run.files, existing, prepared.base, exact=exact)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from callfence.files.own import own
+from callfence.enforcing.own import own
+from callfence.learning.learned import call_name, has_names_only, sureness
 from callfence.learning.rehearsal.plan import Choice, plan
-from callfence.learning.sure import call_name, has_names_only, sureness
 from callfence.shared.text import command_line, plural, printable
 from policygen.completeness.confidence import confidence, run_next, seen_only, unseen
 from policygen.completeness.discovery import discovery

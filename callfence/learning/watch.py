@@ -23,7 +23,7 @@ from tracer.starting.launch import Program
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from callfence.files.watching import Watching
+    from callfence.learning.files import Watching
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
     from policygen.evidence.facts import Places
@@ -115,7 +115,7 @@ def _watch_files(what: Program | None, recorder: Recorder) -> None:
     if what is None:
         recorder.gap("files and ports: they are not learned of a process that runs already")
         return
-    from callfence.files.watching import Watching
+    from callfence.learning.files import Watching
 
     recorder.files = Watching(what.environment, recorder.gap)
     recorder.files.executed(os.path.realpath(os.fsdecode(what.path)))

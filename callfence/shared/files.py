@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,14 @@ def companion_path(policy: Path) -> Path:
 def output(name: str) -> str | None:
     """What `-o` names: None for `-`, which is standard output as it is without the option."""
     return None if name == "-" else name
+
+
+def put(name: str | Path | None, text: str) -> None:
+    """Write the text to the file that `-o` names, or to standard output.  Raises OSError."""
+    if name is None:
+        sys.stdout.write(text)
+    else:
+        atomic.write(Path(name), text.encode())
 
 
 def locked(policy: Path) -> AbstractContextManager[None]:

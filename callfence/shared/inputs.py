@@ -1,4 +1,4 @@
-"""Reading the files given to commands that judge policies, and reporting what is wrong with them."""
+"""Reading the files given to commands, also from the history of a git repository, and reporting what is wrong with them."""
 
 from __future__ import annotations
 
@@ -114,3 +114,40 @@ def parse_entries(text: str, arch: Arch) -> Policy:
     if not any(policy.entries.values()) and policy.files == NOT_CONFINED:
         raise PolicyError("LINE", 1, 1, "no entry is given", text, "NAME: allow, or NAME: CONDITION")
     return policy
+
+
+def document_at(revision: str, name: str) -> Document:
+    """The policy in a file as of a revision, with the files that it includes as of then.  Raises UserError.
+
+    A relative `name` is relative to the current folder.  A file that the revision does not have is an empty policy.
+    """
+    if revision.startswith("-"):
+        raise UserError(f"{revision} is no revision")
+    if not _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"):
+        raise UserError(f"{revision} is no revision of a git repository here; a file to compare with may be named instead")
+    listed = _git("ls-tree", "--name-only", revision, "--", f"./{os.path.relpath(name)}")
+    if listed is None:
+        raise UserError(f"{name} is not in the git repository of the current folder")
+
+    def read(path: str) -> str:
+        content = _git("show", f"{revision}:./{os.path.relpath(path)}")
+        if content is None:
+            raise FileNotFoundError(2, "it is not in that revision", path)
+        return decode(content, path)
+
+    try:
+        return parse(read(name) if listed else "", name, read=read)
+    except PolicyError as error:
+        error.filename = f"{revision}:{error.filename}"
+        raise
+
+
+def _git(*arguments: str) -> bytes | None:
+    """What git prints; None if it fails."""
+    import subprocess  # most commands ask git nothing
+
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, check=False)
+    except FileNotFoundError:
+        raise UserError("--git needs git, which is not installed") from None
+    return done.stdout if done.returncode == 0 else None

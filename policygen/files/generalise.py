@@ -1,6 +1,6 @@
 """What runs did with files -> what a policy grants, by few rules, each with its reason.
 
-A *use* is a path as a policy has it, its rights, and the executable that used it (`callfence.files.watching`).  A rule moves
+A *use* is a path as a policy has it, its rights, and the executable that used it (`callfence.learning.files`).  A rule moves
 rights from a path to a folder above it.  Rules only ever grant more, and never the root, a home or `/etc` as a whole.
 """
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.formats import Exported
-from policygen.formats.armed import armed
-from policygen.formats.effect import EXECVE
-from policygen.formats.mounts import LINKS, effect, has_proc, mounts
+from policygen.formats.bpf import armed
+from policygen.formats.effect import EXECVE, LINKS, effect, has_proc, mounts
 from policygen.paths import encoded
 
 if TYPE_CHECKING:

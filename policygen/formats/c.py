@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
 from policygen.formats import Exported
-from policygen.formats.armed import armed
+from policygen.formats.bpf import armed
 from policygen.formats.effect import EXECVE
 
 if TYPE_CHECKING:

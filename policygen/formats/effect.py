@@ -1,6 +1,8 @@
-"""What a target makes of a policy, as a policy of its own: the losses are the exact difference of the two.
+"""What a target makes of a policy: of its calls, a policy of its own, so that the losses are the exact difference of the two;
+of its files, for bubblewrap, nsjail and minijail, mounts of a root folder that has nothing else.
 
-No format keeps a list of its losses; they are computed from what it wrote.
+No format keeps a list of its losses; they are computed from what it wrote.  A mount is for reading and executing, or for
+changing as well.  Links of a merged /usr are made again, since policies have the files that they lead to.
 """
 
 from __future__ import annotations
@@ -10,11 +12,14 @@ from typing import TYPE_CHECKING
 from policygen.comparing.compare import Change, compare
 from policygen.evaluate import answers
 from policygen.formats import Addition, Direction, ExportError, Loss
+from policygen.grants import ALL, Files, Right
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, Policy, strictest
+from policygen.paths import covers
 from policygen.sets import region
 from policygen.values import replace
 from tracer.abi import Arch, table
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,9 +28,18 @@ if TYPE_CHECKING:
 
 NATIVE = Arch.X86_64
 """The one architecture of the formats that support only one."""
-_DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
+DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
+SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
+"""The kinds of actions that most of these targets have."""
+EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
 EXECVE = {"execve": "it starts the program after the filter has taken effect"}
 """The call of every target that loads the filter itself."""
+LOADERS = "/usr/lib64"
+"""On x86_64 every program names its dynamic loader in /lib64: on Debian a link there leads to the file that policies have."""
+LINKS = ("bin", "lib", "lib64", "sbin")
+"""Of the root folder, to folders of those names in /usr."""
+PROC = "/proc"
+_READS = Right.READ | Right.EXECUTE
 
 
 def native(policy: Policy) -> Policy:
@@ -70,7 +84,7 @@ def names_only(policy: Policy) -> Policy:
     return replace(policy, entries={NATIVE: entries})
 
 
-def spoken(action: Action, silent: Action, known: Iterable[ActionKind]) -> Action:
+def spoken(action: Action, silent: Action, known: Iterable[ActionKind] = SPOKEN) -> Action:
     """Return the action, or its replacement in a target that has only `known` kinds: `log` becomes `allow`, every other
     kind becomes `silent`."""
     if action.kind in known:
@@ -95,7 +109,7 @@ def losses(
     for one in compare(policy, effect).differences:
         named = one.number is not None and one.arch in effect.entries
         what = _what(policy, effect, target, one, said)
-        found.setdefault((_DIRECTIONS[one.change], what), []).extend([_name(one)] if named else [])
+        found.setdefault((DIRECTIONS[one.change], what), []).extend([_name(one)] if named else [])
     made = [Loss(direction, what, tuple(calls)) for (direction, what), calls in found.items()]
     if policy.arm is Arm.ENTRY and before_loader:
         text = f"{target} arms before the program is executed, so what its dynamic loader calls has to be allowed as well"
@@ -119,3 +133,40 @@ def _what(policy: Policy, effect: Policy, target: str, one: Difference, said: Ma
     if one.change is Change.MORE:
         return f"{target} has no such conditions on arguments"
     return f"{target} cannot say {before} here: {after} instead"
+
+
+class Mount(NamedTuple):
+    """A folder or a file that is visible."""
+
+    path: str
+    changes: bool
+    """Whether it can be written, too."""
+    executes: bool
+    """Whether it may hold what is executed, or mapped as executable memory: all that cannot be written does."""
+    is_device: bool
+
+
+def mounts(paths: Mapping[str, Right], starts: Iterable[str] = ("",)) -> list[Mount]:
+    """Return the mounts for grants in the root folder and in the named folders of `starts`; none for /proc, which is its own.
+
+    A folder comes before what is below it."""
+    found = [Mount(LOADERS, changes=False, executes=True, is_device=False)]
+    for path, rights in paths.items():
+        if path.partition("/")[0] in starts and rights and not covers(PROC, path):
+            changes = bool(rights & ~_READS)
+            found.append(Mount(path, changes, not changes or Right.EXECUTE in rights, covers("/dev", path)))
+    return found
+
+
+def has_proc(paths: Mapping[str, Right]) -> bool:
+    """Whether anything below /proc is granted, which then is all visible."""
+    return any(rights and covers(PROC, path) for path, rights in paths.items())
+
+
+def effect(made: Iterable[Mount], *, proc: bool, noexec: bool) -> Files:
+    """Return what mounts confine; `noexec`: what `executes` denies cannot be executed there."""
+    grants = {}
+    for one in made:
+        rights = ALL if one.changes or one.is_device else _READS
+        grants[one.path] = rights & ~Right.EXECUTE if noexec and not one.executes else rights
+    return Files(grants | ({PROC: ALL} if proc else {}))

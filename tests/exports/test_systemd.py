@@ -16,9 +16,8 @@ from announced import check
 from installed import PROBE_POLICY, combined
 from needed import needs, needs_root, require
 
-from policygen.formats import Direction, FormatOptions, wider
-from policygen.formats.systemd import systemd
-from policygen.formats.systemd.groups import grouped, groups
+from policygen.formats import Direction, FormatOptions, systemd, wider
+from policygen.formats.systemd import grouped, groups
 from policygen.language.document import parse
 from tracer.abi import Arch, table
 

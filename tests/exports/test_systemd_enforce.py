@@ -12,7 +12,7 @@ import pytest
 from needed import needs, needs_root, require
 
 from policygen.formats import Direction, ExportError, FormatOptions, Service
-from policygen.formats.systemd import enforced
+from policygen.formats import systemd_enforced as enforced
 from policygen.model import Policy
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from callfence.judging.symbols import Symbols
+from callfence.judging.sites import Symbols
 from policygen.recording import recording_file
 from tracer.abi import Arch, table
 

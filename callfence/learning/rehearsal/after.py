@@ -9,12 +9,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from callfence.learning import store
+from callfence.learning.learned import call_name
 from callfence.learning.rehearsal.plan import Choice, plan
 from callfence.learning.rehearsal.run import Budget, Rehearsing, Setting
-from callfence.learning.rehearsal.scratch import Scratch
-from callfence.learning.rehearsal.streams import Input
+from callfence.learning.rehearsal.surroundings import Input, Scratch
 from callfence.learning.summary import news
-from callfence.learning.sure import call_name
 from callfence.learning.watch import where
 from callfence.shared.text import command_line, plural, printable
 from policygen.review.risk import needs_a_person
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from callfence.learning.learned import Learned
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
-    from callfence.learning.rehearsal.news import News
-    from callfence.learning.rehearsal.run import Ended, Progress
+    from callfence.learning.rehearsal.run import Ended, News, Progress
     from tracer.starting.launch import Program
 
 

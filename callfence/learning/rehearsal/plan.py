@@ -1,31 +1,57 @@
 """A recording of plain runs -> the runs that rehearse what it does not show.  A pure function, in an order of usefulness:
-the circumstances first, then one failure for each place in turn, so that a small budget reaches every place."""
+the circumstances first, then one failure for each place in turn, so that a small budget reaches every place.
+
+How each call can fail is in failures.tsv; the circumstances are a table here, with what each row changes in the child before
+its execve.
+"""
 
 from __future__ import annotations
 
+import errno
 import re
+import resource
+import signal
+from enum import StrEnum
+from functools import cache
 from itertools import zip_longest
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from signal import Signals
 from typing import TYPE_CHECKING, Final
 
-from callfence.learning.rehearsal.circumstances import CIRCUMSTANCES, GROUPS, SIGNALS, Circumstance
-from callfence.learning.rehearsal.failures import effect, failures, says
 from policygen.language.naming import format_value
 from policygen.recording.model import kept
 from tracer.abi import Arch, Kind, table
 from tracer.errors import UserError
 from tracer.named import NamedTuple
-from tracer.watch.faults import Fault, Send
+from tracer.watch.faults import Exhaust, Fail, Fault, Send, Shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from policygen.recording.model import Observation, Recording
     from tracer.abi import Event
     from tracer.abi.table import Table
+    from tracer.watch.faults import Effect
 
-NAMES: Final = (*GROUPS, *(one.name for one in CIRCUMSTANCES), *(signal.name for signal in SIGNALS))
-"""What --rehearse-only can choose."""
+_RESOURCES: Final = {"memory": resource.RLIMIT_AS, "descriptors": resource.RLIMIT_NOFILE}
+_SAYS: Final = {"memory": "finds no more memory", "descriptors": "finds no more descriptors"}
+GROUPS: Final = ("faults", "signals", "streams", "environment", "limits", "user")
+_LOCALE: Final = (b"LC_ALL", b"LC_CTYPE", b"LANG")
+SIGNALS: Final = (
+    Signals.SIGTERM,
+    Signals.SIGINT,
+    Signals.SIGHUP,
+    Signals.SIGQUIT,
+    Signals.SIGUSR1,
+    Signals.SIGUSR2,
+    Signals.SIGALRM,
+    Signals.SIGWINCH,
+    Signals.SIGTSTP,
+    Signals.SIGCONT,
+    Signals.SIGABRT,
+    Signals.SIGSEGV,
+)
+"""Those that are sent to a program that catches them; not all, since some language runtimes catch every one."""
 _WAITS: Final = (
     "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "accept", "accept4", "pause",
     "rt_sigsuspend", "wait4", "waitid", "nanosleep", "clock_nanosleep", "read", "recvfrom", "recvmsg", "futex",
@@ -35,6 +61,106 @@ BETWEEN: Final = 2
 """Failures of a call that is neither the first nor the last of its place."""
 _LOADER: Final = re.compile(r"ld-linux[^/]*\.so|ld-[\d.]+\.so")
 """glibc's dynamic loader; musl's is its C library, too."""
+
+
+@cache
+def failures() -> Mapping[str, tuple[str, ...]]:
+    """The failures of each call by its name, the most telling first."""
+    rows = [line for line in Path(__file__).with_name("failures.tsv").read_text().splitlines() if line[:1] != "#"]
+    split = [row.split("\t") for row in rows[1:]]
+    return {name: tuple(kinds.split(",")) for names, kinds in split for name in names.split(",")}
+
+
+def effect(failure: str) -> Effect:
+    """What the tracer is to inject for a failure of the table."""
+    if failure in _RESOURCES:
+        return Exhaust(_RESOURCES[failure])
+    if failure.startswith("short "):
+        return Shorten(int(failure.removeprefix("short ")))
+    return Fail(getattr(errno, failure), signal.SIGPIPE if failure == "EPIPE" else 0)
+
+
+def says(failure: str) -> str:
+    """`fails with EIO`, as it follows a call in a sentence."""
+    if failure.startswith("short "):
+        return "is cut short"
+    return _SAYS.get(failure, f"fails with {failure}")
+
+
+class Stream(StrEnum):
+    """What standard input, output or error is."""
+
+    CLOSED = "closed"
+    NULL = "/dev/null"
+    FULL = "/dev/full"
+    BROKEN = "a pipe whose other end is closed"
+    PIPE = "a pipe"
+    FILE = "a file"
+    TERMINAL = "a terminal"
+
+
+class Circumstance(NamedTuple):
+    """One way in which a run differs from the plain one."""
+
+    name: str
+    """As an option names it."""
+    group: str
+    says: str
+    """`in a terminal`: follows `run` in a sentence."""
+    streams: Mapping[int, Stream] = {}
+    """What is other than in the plain run, by descriptor."""
+    environment: Callable[[Sequence[bytes]], tuple[bytes, ...]] = tuple
+    """The environment made of the plain run's."""
+    exhaust: tuple[Exhaust, ...] = ()
+    """What runs out as soon as the program begins."""
+    is_other_user: bool = False
+    """Whether it runs as another user: only root can do that."""
+    is_elsewhere: bool = False
+    """Whether it is started in an empty folder."""
+
+
+def _without(*names: bytes) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
+    return lambda given: tuple(entry for entry in given if entry.partition(b"=")[0] not in names)
+
+
+def _other_locale(given: Sequence[bytes]) -> tuple[bytes, ...]:
+    """C.UTF-8, or C if the plain run's is a UTF-8 one."""
+    locale = next((entry.partition(b"=")[2] for name in _LOCALE for entry in given if entry.startswith(name + b"=")), b"")
+    other = b"C" if b"utf" in locale.lower() else b"C.UTF-8"
+    return (*_without(*_LOCALE)(given), b"LC_ALL=" + other)
+
+
+_ALL_TERMINAL: Final = dict.fromkeys((0, 1, 2), Stream.TERMINAL)
+_ALL_CLOSED: Final = dict.fromkeys((0, 1, 2), Stream.CLOSED)
+
+CIRCUMSTANCES: Final = (
+    Circumstance("terminal", "streams", "in a terminal", _ALL_TERMINAL),
+    Circumstance("stdout-closed", "streams", "with standard output closed", {1: Stream.CLOSED}),
+    Circumstance("stdout-full", "streams", "with standard output on a full device", {1: Stream.FULL}),
+    Circumstance("stdout-broken", "streams", "with standard output on a pipe without a reader", {1: Stream.BROKEN}),
+    Circumstance("stdout-file", "streams", "with standard output on a file", {1: Stream.FILE}),
+    Circumstance("stdout-pipe", "streams", "with standard output on a pipe", {1: Stream.PIPE}),
+    Circumstance("stdout-null", "streams", "with standard output on /dev/null", {1: Stream.NULL}),
+    Circumstance("stdin-closed", "streams", "with standard input closed", {0: Stream.CLOSED}),
+    Circumstance("stdin-empty", "streams", "with an empty pipe as standard input", {0: Stream.BROKEN}),
+    Circumstance("stderr-closed", "streams", "with standard error closed", {2: Stream.CLOSED}),
+    Circumstance("stderr-full", "streams", "with standard error on a full device", {2: Stream.FULL}),
+    Circumstance("stderr-pipe", "streams", "with standard error on a pipe", {2: Stream.PIPE}),
+    Circumstance("all-closed", "streams", "with all standard streams closed", _ALL_CLOSED),
+    Circumstance("all-full", "streams", "with output and errors on a full device", {1: Stream.FULL, 2: Stream.FULL}),
+    Circumstance("no-environment", "environment", "with an empty environment", environment=lambda given: ()),
+    Circumstance("no-home", "environment", "without HOME", environment=_without(b"HOME")),
+    Circumstance("other-locale", "environment", "in another locale", environment=_other_locale),
+    Circumstance("empty-folder", "environment", "in an empty folder", is_elsewhere=True),
+    Circumstance("few-descriptors", "limits", "with few descriptors", exhaust=(Exhaust(resource.RLIMIT_NOFILE, 1),)),
+    Circumstance("little-memory", "limits", "with little memory", exhaust=(Exhaust(resource.RLIMIT_AS, 1 << 18),)),
+    Circumstance("small-files", "limits", "with files of 1 byte at most", exhaust=(Exhaust(resource.RLIMIT_FSIZE, 1),)),
+    Circumstance("other-user", "user", "as another user", is_other_user=True),
+)
+
+
+NAMES: Final = (*GROUPS, *(one.name for one in CIRCUMSTANCES), *(signal.name for signal in SIGNALS))
+"""What --rehearse-only can choose."""
 
 
 class Place(NamedTuple):
@@ -165,10 +291,10 @@ def _signals(places: dict[Place, int], caught: Collection[int]) -> Iterator[Rehe
     mine = [place for place in places if place.executable == first]
     waits = sorted((place for place in mine if place.name in _WAITS), key=lambda place: _WAITS.index(place.name))
     writes = [place for place in mine if place.name in ("write", "writev", "sendto", "sendmsg")]
-    for signal in [one for one in SIGNALS if one in caught]:
+    for sent in [one for one in SIGNALS if one in caught]:
         for place in dict.fromkeys((*waits[:1], *writes[:1])) or mine[:1]:
-            fault = Fault(place.arch, place.number, place.executable, place.matches, 1, Send(signal))
-            yield Rehearsal(signal.name, "signals", f"{signal.name} arrives at {place}", fault, place=place)
+            fault = Fault(place.arch, place.number, place.executable, place.matches, 1, Send(sent))
+            yield Rehearsal(sent.name, "signals", f"{sent.name} arrives at {place}", fault, place=place)
 
 
 def _arguments(event: Event) -> tuple[int | None, ...]:

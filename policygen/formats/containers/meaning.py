@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from policygen.filter import bpf
 from policygen.filter.lift import lift_function
 from policygen.formats import Direction, FormatOptions, Imported, ImportFormatError, Loss
+from policygen.formats.bpf import imported
 from policygen.formats.containers.profile import EPERM, Act, Op, Profile, ProfileRule, RegisterComparison, Where
-from policygen.formats.lifted import imported
 from policygen.model import ENOSYS, KILL, Action, ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant

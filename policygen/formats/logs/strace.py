@@ -13,8 +13,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 from policygen.formats import ImportFormatError
-from policygen.formats.logs.strace_call import StraceCall, SyntaxProblem, UnreadableError, event, parse
-from policygen.formats.logs.strace_values import split, unquoted
+from policygen.formats.logs.strace_call import StraceCall, SyntaxProblem, UnreadableError, event, parse, split, unquoted
 from policygen.learning.floor import OPAQUE
 from policygen.recording.fold import Folder
 from policygen.recording.model import Recording, Run

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from callfence.judging import diff_formats
-from callfence.judging.diff_text import as_text
+from callfence.judging import formats
+from callfence.judging.differences import as_text
 from callfence.report.content import gather
 from callfence.report.page import page
 from policygen.language.document import parse
@@ -28,9 +28,9 @@ def test_what_becomes_possible_is_said_first(before: list[str], after: str, name
     call = after.partition(":")[0]
     text = next(iter(as_text(judgement)))
     assert re.fullmatch(rf"wider: danger: {call}\b.*: it .* \[{name}\]", text)
-    first = diff_formats.as_markdown(judgement, "a.policy").splitlines()[0]
+    first = formats.as_markdown(judgement, "a.policy").splitlines()[0]
     assert first == f"**`a.policy`: wider**: **danger**: {text.partition('danger: ')[2]}."
-    result = json.loads(diff_formats.as_sarif(judgement, "-"))["runs"][0]["results"][0]
+    result = json.loads(formats.as_sarif(judgement, "-"))["runs"][0]["results"][0]
     assert (result["level"], result["ruleId"]) == ("error", name)
     shown = page(gather("a.policy", new, None, ("old.policy", old)))
     said = [html.unescape(one) for one in re.findall(r'<p class="answer">(.*?)</p>', shown)]

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from callfence.learning.rehearsal.circumstances import CIRCUMSTANCES
-from callfence.learning.rehearsal.failures import effect, failures, says
-from callfence.learning.rehearsal.plan import Choice, Rehearsal, plan
+from callfence.learning.rehearsal.plan import CIRCUMSTANCES, Choice, Rehearsal, effect, failures, plan, says
 from policygen.recording.fold import Folder
 from policygen.recording.many import merge
 from policygen.recording.model import Recording, Run

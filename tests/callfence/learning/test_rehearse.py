@@ -95,8 +95,8 @@ def test_where_no_overlay_is_permitted_each_run_gets_a_copy(
     tmp_path: Path, app: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user who may make no more namespaces cannot mount."""
-    code = "import sys\nfrom callfence.learning.rehearsal import scratch\n"
-    code += "scratch.Scratch._can_overlay = lambda self: False\n"
+    code = "import sys\nfrom callfence.learning.rehearsal import surroundings\n"
+    code += "surroundings.Scratch._can_overlay = lambda self: False\n"
     code += "from callfence.learning.command import main\nmain(sys.argv[1:])\n"
     command = [sys.executable, "-c", code, "--exact", "-o", "it.policy", *FAULTS, "--scratch", "./app", "leaves"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)

@@ -6,7 +6,7 @@ import re
 from typing import NoReturn
 
 from policygen.formats import ImportFormatError
-from policygen.formats.kafel.kafel import KEYWORDS
+from policygen.formats.kafel import KEYWORDS
 from tracer.named import NamedTuple
 
 _TOKEN = re.compile(

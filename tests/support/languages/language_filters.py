@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from policygen.filter import bpf
 from policygen.filter.lift import lift_function
+from policygen.formats.bpf import imported
 from policygen.formats.effect import NATIVE
-from policygen.formats.lifted import imported
 from policygen.sets import region
 from policygen.sets.algebra import Space, constant
 

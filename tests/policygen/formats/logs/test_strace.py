@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from policygen.formats import FormatOptions, ImportFormatError
 from policygen.formats.logs.strace import record
-from policygen.formats.logs.strace_call import UnreadableError, event, parse
-from policygen.formats.logs.strace_values import UnnamedError, unquoted, value
+from policygen.formats.logs.strace_call import UnnamedError, UnreadableError, event, parse, unquoted, value
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from callfence.judging import symbols
-from callfence.judging.symbols import Site, Symbols
+from callfence.judging import sites
+from callfence.judging.sites import Site, Symbols
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,7 @@ def test_separate_debug_files(
     kept = tmp_path / "debug" / place.build[:2] / f"{place.build[2:]}.debug"
     kept.parent.mkdir(parents=True)
     subprocess.run(["objcopy", "--only-keep-debug", whole, kept], check=True)
-    monkeypatch.setattr(symbols, "DEBUG", tmp_path / "debug")
+    monkeypatch.setattr(sites, "DEBUG", tmp_path / "debug")
     assert re.search(r"\(calls_getppid\+0x[0-9a-f]+\)$", Symbols().describe(site))
 
 

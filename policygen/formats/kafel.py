@@ -2,6 +2,8 @@
 
 Every call is written by number, under a name that the policy defines, and every argument as a 64-bit word with a mask
 for the bits that the kernel uses: nothing depends on the names and sizes in a version of Kafel.
+
+What a policy grants of files is written as mounts of nsjail (its config.proto, as protobuf text).
 """
 
 from __future__ import annotations
@@ -10,9 +12,8 @@ import re
 from typing import TYPE_CHECKING, Final, assert_never
 
 from policygen.formats import Direction, Exported, Loss
-from policygen.formats.armed import unheard
-from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, native, with_calls
-from policygen.formats.kafel.mounted import mounted
+from policygen.formats.bpf import unheard
+from policygen.formats.effect import EXECVE, LINKS, NATIVE, effect, explicit, has_proc, losses, mounts, native, with_calls
 from policygen.language.normal import normal
 from policygen.model import (
     KILL,
@@ -28,15 +29,19 @@ from policygen.model import (
     Policy,
     alternatives,
 )
+from policygen.paths import encoded
 from policygen.values import replace
 from tracer.abi import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from policygen.formats import FormatOptions
+    from policygen.grants import Files, Right
     from tracer.abi import Argument, Syscall
 
+_NAMED = {"$HOME": "HOME", "$TMPDIR": "TMPDIR"}
+"""Folders that nsjail finds in its environment."""
 KEYWORDS: Final = frozenset((
     "ALLOW", "LOG", "USER_NOTIF", "ERRNO", "KILL_PROCESS", "KILL_THREAD", "KILL", "DENY", "TRAP", "TRACE", "SYSCALL", "USE",
     "POLICY", "DEFAULT", "ON", "define",
@@ -53,6 +58,30 @@ _FOREIGN = Loss(Direction.OTHER, "calls of other architectures kill the thread t
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # src/lexer.l
 _FEW = 16
 """Most operands joined in a row; more are paired, since an expression may be only 200 deep (src/expression.h)."""
+
+
+def mounted(paths: Mapping[str, Right], name: str) -> tuple[str, Files]:
+    """Return the text that makes only these paths visible, and what it confines."""
+    made, proc = mounts(paths, ("", *_NAMED)), has_proc(paths)
+    lines = [f"# Files of {name}, made by `callfence export --to kafel` for nsjail 3.6.", f"mount_proc: {_flag(proc)}"]
+    for one in made:
+        start, _, rest = one.path.partition("/")
+        path = _quoted(f"/{rest}" if rest or not start else "")
+        named = f'prefix_src_env: "{_NAMED[start]}" prefix_dst_env: "{_NAMED[start]}" ' if start else ""
+        fields = f"{named}src: {path} dst: {path} is_bind: true mandatory: false rw: {_flag(one.changes or one.is_device)}"
+        lines.append(f"mount {{ {fields} noexec: {_flag(not one.executes)} }}")
+    lines += [f'mount {{ src: "usr/{link}" dst: "/{link}" is_symlink: true mandatory: false }}' for link in LINKS]
+    return "".join(f"{line}\n" for line in lines), effect(made, proc=proc, noexec=True)
+
+
+def _flag(flag: bool) -> str:
+    return "true" if flag else "false"
+
+
+def _quoted(path: str) -> str:
+    """Return a path as protobuf text has it: odd bytes in octal."""
+    plain = (chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in encoded(path))
+    return f'"{"".join(plain)}"'
 
 
 def export(policy: Policy, options: FormatOptions) -> Exported:

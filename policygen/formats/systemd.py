@@ -5,37 +5,112 @@ with ENOSYS: libseccomp refuses a rule that equals its default, and the unit doe
 257.13).  If a policy needs ENOSYS for clone3, RestrictNamespaces= does it; where that would deny too much, every denied call
 fails with ENOSYS, since libc does not fall back to clone after another error.  Other calls fail with EPERM instead, as
 io_uring_setup does where kernel.io_uring_disabled is set, and openat2 under the filters of many containers.
+
+Of files (systemd.exec(5), "Sandboxing"; systemd.resource-control(5)) the unit sees all for reading; what it may change and
+execute, and which TCP ports it may bind, is confined.
 """
 
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from policygen.evaluate import answers
+from policygen.files.generalise import trees
 from policygen.formats import Direction, Exported, Loss
-from policygen.formats.effect import EXECVE, NATIVE, explicit, losses, names_only, native, possible, spoken, with_calls
-from policygen.formats.systemd.files import files_section
-from policygen.formats.systemd.groups import IMPLIED, KNOWN, grouped, groups
+from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, losses, names_only, native, possible, spoken, with_calls
+from policygen.grants import ALL, ANY_PORT, Files, Right
 from policygen.language.naming import format_action
-from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Condition, Entry, Operator, Policy
+from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator, Policy
+from policygen.paths import encoded
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
 from policygen.values import frozen, replace
 from tracer.abi import constants, table
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
     from policygen.formats import FormatOptions
 
+_SPECIFIERS = {"$HOME": "%h", "$TMPDIR": "%T"}
+_ALWAYS_WRITABLE = ("/dev", "/proc", "/sys")
+"""What ProtectSystem=strict leaves as it is."""
+_CHANGES = ALL & ~Right.READ & ~Right.EXECUTE
+KNOWN: Final = "@known"
+"""Every call that systemd knows."""
+IMPLIED: Final = "@default"
+"""The group that systemd adds to every list of allowed calls (systemd.exec(5)); a later `~` removes it again."""
 # src/core/exec-invoke.c apply_syscall_filter() adds write; execve is in @default, which a list of denied calls lacks
 CALLS = EXECVE | {"write": "it tells its manager when it executes the program, after the filter has taken effect"}
-_REASONS = dict.fromkeys(set(table(NATIVE).by_name) - groups()[KNOWN], "systemd 257 does not know these calls")
-_EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
 _FOREIGN = Loss(Direction.OTHER, "calls of i386 and of x32 kill the thread that makes them, and not the whole process")
-_SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
-
 # src/shared/seccomp-util.c seccomp_restrict_namespaces()
 _NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "NEWNET", "NEWTIME")
+
+
+def files_section(files: Files) -> tuple[str, Files]:
+    """Return the lines of a section, and what they confine: nothing where the policy does not."""
+    lines: list[str] = []
+    effect: dict[str, Right] | None = None
+    if files.paths is not None:
+        known = {path: rights for path, rights in files.paths.items() if _written(path)}
+        changed = [path for path, rights in known.items() if rights & _CHANGES]
+        executed = [path for path, rights in known.items() if Right.EXECUTE in rights]
+        executed += [path for path in trees() if path in known and path not in executed]  # libraries are mapped from there
+        lines += ["ProtectSystem=strict", *_setting("ReadWritePaths", changed)]
+        lines += ["NoExecPaths=/", *_setting("ExecPaths", executed)]
+        effect = {"/": Right.READ, **dict.fromkeys(_ALWAYS_WRITABLE, _CHANGES)}
+        for paths, rights in ((changed, _CHANGES), (executed, Right.EXECUTE)):
+            for path in paths:
+                effect[path] = effect.get(path, Right.READ) | rights
+    if files.bind is not None:
+        lines.append("SocketBindDeny=any")
+        lines += [f"SocketBindAllow=tcp:{first}-{last}" for first, last in files.bind if (first, last) != ANY_PORT[0]]
+        lines += ["SocketBindAllow=any"] * (files.bind == ANY_PORT)
+    return "".join(f"{line}\n" for line in lines), Files(effect, None, files.bind)
+
+
+def _setting(name: str, paths: Iterable[str]) -> list[str]:
+    """Return one assignment for each path; one that is not there is ignored."""
+    return [f"{name}=-{_written(path)}" for path in paths]
+
+
+def _written(path: str) -> str:
+    """Return a path as systemd reads it; '' for one in a folder that a unit does not know."""
+    start, slash, rest = path.partition("/")
+    if start not in ("", *_SPECIFIERS):
+        return ""
+    text = encoded(slash + rest).decode("utf-8", "backslashreplace").replace("\\", "\\\\").replace("%", "%%")
+    text = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
+    whole = _SPECIFIERS.get(start, "") + text
+    return f'"{whole}"' if " " in whole or '"' in whole else whole
+
+
+@cache
+def groups() -> Mapping[str, frozenset[str]]:
+    """Return the calls of x86_64 in each group, by the group's name, for the systemd version in systemd_groups.tsv."""
+    text = Path(__file__).with_name("systemd_groups.tsv").read_text("ascii")
+    rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
+    return MappingProxyType({name: frozenset(calls.split()) for name, calls in rows if name.startswith("@")})
+
+
+def grouped(names: Collection[str]) -> list[str]:
+    """Return a short list for the same calls: groups whose calls are all among them, then the other calls."""
+    wanted = frozenset(names)
+    whole = {name: calls for name, calls in groups().items() if calls and calls <= wanted and name != KNOWN}
+    chosen: list[str] = []
+    covered: frozenset[str] = frozenset()
+    for name, calls in sorted(whole.items(), key=lambda item: (-len(item[1]), item[0])):
+        if len(calls - covered) > 1:
+            chosen.append(name)
+            covered |= calls
+    return [*sorted(chosen), *sorted(wanted - covered)]
+
+
+_REASONS = dict.fromkeys(set(table(NATIVE).by_name) - groups()[KNOWN], "systemd 257 does not know these calls")
 
 
 def export(policy: Policy, options: FormatOptions) -> Exported:
@@ -60,10 +135,10 @@ class _Made:
 
 def _said(policy: Policy) -> Policy:
     """Return the policy with only the actions that systemd has."""
-    default = spoken(policy.default, KILL, _SPOKEN)
+    default = spoken(policy.default, KILL)
     denied = KILL if default.may_run else default
     entries = {
-        number: replace(entry, action=spoken(entry.action, denied, _SPOKEN)) for number, entry in policy.entries[NATIVE].items()
+        number: replace(entry, action=spoken(entry.action, denied)) for number, entry in policy.entries[NATIVE].items()
     }
     return replace(policy, entries={NATIVE: entries}, default=default)
 
@@ -80,7 +155,7 @@ def _allowing(policy: Policy, *, restrict: bool) -> _Made:
         del failed["clone3"]
     default = ENOSYS if failed.get("clone3") == ENOSYS else policy.default
     if default != ENOSYS:
-        failed = {name: _EPERM if action == ENOSYS else action for name, action in failed.items()}
+        failed = {name: EPERM if action == ENOSYS else action for name, action in failed.items()}
     failed = {name: action for name, action in failed.items() if action != default}
     entries = {}
     for name, call in calls.items():
@@ -150,4 +225,4 @@ def _restrict(entries: dict[int, Entry]) -> None:
     entries[calls["clone3"].number] = Entry(Always(True), ENOSYS)
     clone = calls["clone"].number
     if entries[clone].action == ALLOW:
-        entries[clone] = Entry(Condition(0, Operator.MASKED, 0, _flags()), ALLOW, _EPERM)
+        entries[clone] = Entry(Condition(0, Operator.MASKED, 0, _flags()), ALLOW, EPERM)

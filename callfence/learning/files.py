@@ -1,4 +1,5 @@
-"""What a program does with files and ports, watched while it is recorded: rights by file or folder, executable by executable.
+"""What a program does with files and ports, watched while it is recorded: rights by file or folder, executable by executable;
+and how that is added to the policy that is generated of its calls.
 
 A right is noted at the file, or, where the program itself has made or replaced it, at the folder that was there before: only
 what is there when a program starts can be granted to it.
@@ -9,11 +10,13 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import working_folder
 from enforcer.files.guard import FAMILY_ERROR, FAST_OPEN_ERROR, PROTOCOL_ERROR
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
+from policygen.files.algebra import differences, met
 from policygen.files.calls import (
     NEW_ROOTS,
     PATH_CALLS,
@@ -27,23 +30,26 @@ from policygen.files.calls import (
     opens_for_neither,
     wanted,
 )
+from policygen.files.generalise import Use, added
 from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from policygen.files.places import OWN_FOLDERS, PlaceError, located, named
-from policygen.grants import NOTHING, Right, format_rights
+from policygen.grants import NOT_CONFINED, NOTHING, Files, Right, format_rights
 from policygen.learning.scope import FAMILY, OTHERS
 from policygen.model import ABSTRACT
+from policygen.values import replace
 from tracer import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from policygen.files.calls import File, Need
+    from policygen.language.document import Document
+    from policygen.learning.generate import Generated
+    from policygen.model import Policy
+    from policygen.recording.model import Recording
     from tracer.abi import Event
     from tracer.calls import Calls
     from tracer.task import Task
-
-Use = tuple[str, str, str]
-"""A path as a policy has it, with its rights; or `tcp connect` or `tcp bind`, with a port; and the executable."""
 
 _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 _CHOSEN = re.compile(rb"[0-9a-f]{5}")  # net/unix/af_unix.c, unix_autobind()
@@ -94,7 +100,8 @@ class Watching:
         self._execute(os.fsencode(path), path)
 
     def uses(self) -> tuple[Use, ...]:
-        """Return what was noted, ascending."""
+        """Return what was noted, ascending: a path as a policy has it, with its rights, or `tcp connect` or `tcp bind`, with a
+        port; and the executable."""
         found: dict[tuple[str, str], Right] = {}
         for (path, executable), rights in self._rights.items():
             key = (named(path, self._environment, self._here).decode("utf-8", "surrogateescape"), executable)
@@ -238,3 +245,37 @@ def _string(tid: int, address: int) -> bytes:
         text += kernel.read_memory(tid, address + room, kernel.PAGE)
     path, end, _ = text.partition(b"\0")
     return path if end else b""
+
+
+def watched(recording: Recording) -> list[tuple[Use, ...]]:
+    """What the runs of a recording did, of those in which that was watched."""
+    return [run.files for run in recording.runs if run.files and not run.rehearsed]
+
+
+def with_files(
+    generated: Generated,
+    runs: Sequence[tuple[Use, ...]],
+    newest: Sequence[Use],
+    existing: Document | None,
+    base: Policy | None,
+    *,
+    exact: bool = False,
+) -> Generated:
+    """With what the newest run needs of files and ports; of all runs, if the policy did not confine them before.  What a
+    baseline does not grant is told, and left out."""
+    if not newest:
+        return generated
+    policy, confined = generated.document.policy, existing is not None and existing.policy.files != NOT_CONFINED
+    before = policy.files if confined else Files({}, (), ())
+    files = added(before, runs, newest if confined else [use for uses in runs for use in uses], exact=exact).files
+    if base is not None:
+        permitted = met(files, base.files)
+        for line, more, _ in differences(permitted, files):
+            if sys.stderr is not None:
+                print(f"the baseline forbids {line}: {more}; it is not added to the policy", file=sys.stderr)
+        files = permitted
+    news = differences(before, files)
+    if confined and not news:
+        return generated
+    document = generated.document.with_policy(replace(policy, files=files))
+    return generated._replace(document=document, files=news)

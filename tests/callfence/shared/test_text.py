@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from callfence.judging.behind import behind_lines
-from callfence.judging.diff_formats import as_markdown
-from callfence.shared.markdown import cell, code
-from callfence.shared.text import printable
+from callfence.judging.formats import as_markdown
+from callfence.judging.sites import behind_lines
+from callfence.shared.text import cell, code, printable
 from policygen.errors import PolicyError
 from policygen.language.document import parse
 from policygen.recording.model import Observation, Recording, Run

@@ -4,6 +4,8 @@ minijail compares whole registers, where the kernel uses the low half of an `int
 zero-extended and, if its sign bit is set, also sign-extended; sets of bits are written so that the upper half is free.
 
 minijail arms a dynamic program through a preloaded library, after the loader and before main(); a static one before the execve.
+
+What a policy grants of files is written as a configuration of mounts (minijail0(5)): binds into an empty root folder.
 """
 
 from __future__ import annotations
@@ -13,16 +15,14 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from policygen.formats import Direction, Exported, ExportError, Loss
-from policygen.formats.armed import unheard
-from policygen.formats.effect import NATIVE, losses, native, possible, spoken
-from policygen.formats.minijail.bound import bound
+from policygen.formats.bpf import unheard
+from policygen.formats.effect import LINKS, NATIVE, effect, has_proc, losses, mounts, native, possible, spoken
 from policygen.language.naming import format_action, format_expression
 from policygen.language.normal import normal
 from policygen.model import (
     ALLOW,
     KILL,
     Action,
-    ActionKind,
     Always,
     Condition,
     Entry,
@@ -33,25 +33,53 @@ from policygen.model import (
     conjuncts,
     strictest,
 )
+from policygen.paths import encoded
 from policygen.sets import region
 from policygen.sets.express import negated
 from policygen.values import replace
 from tracer.abi import Argument, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from policygen.formats import FormatOptions
+    from policygen.grants import Files, Right
     from tracer.abi import Syscall
 
 MAX_INSTRUCTIONS, MAX_LABELS = 4096, 512  # BPF_MAXINSNS; BPF_LABELS_MAX (bpf.h)
-_SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
 _THREAD = Loss(Direction.OTHER, "what minijail kills is the thread that calls, and not the whole process")
 _WORD = (1 << 64) - 1
 _WAY_OUT = "`--to bpf` has no such limit: minijail0 --seccomp-bpf-binary FILE"
-
 Atoms = tuple[str, ...]
 """Atoms joined by AND."""
+
+
+def bound(paths: Mapping[str, Right], name: str) -> tuple[bytes, Files]:
+    """Return the file that makes only these paths visible, and what it confines.
+
+    minijail makes no links, and a bind that is not there ends it, as in no other format: so the folders in /usr are bound a
+    second time where others have links."""
+    made = [one for one in mounts(paths) if _can_be_written(one.path)]
+    proc = has_proc(paths)
+    lines = [
+        b"% minijail-config-file v0",
+        f"# Files of {name}, made by `callfence export --to minijail`.".encode(),
+        b"ns-mount",
+        b"mount = tmpfs,/,tmpfs,MS_NOSUID|MS_NODEV,mode=755",
+        *[b"mount = proc,/proc,proc,MS_NOSUID|MS_NODEV|MS_NOEXEC"] * proc,
+    ]
+    for one in made:
+        source, mode = encoded(one.path), b"1" if one.changes or one.is_device else b"0"
+        lines.append(b"bind-mount = %s,%s,%s" % (source, source, mode))
+        start, _, rest = one.path.removeprefix("/usr/").partition("/")
+        if one.path.startswith("/usr/") and start in LINKS:
+            lines.append(b"bind-mount = %s,%s,%s" % (source, encoded(f"/{start}/{rest}".rstrip("/")), mode))
+    return b"\n".join(lines) + b"\n", effect(made, proc=proc, noexec=False)
+
+
+def _can_be_written(path: str) -> bool:
+    """Whether minijail's syntax can have a path: commas separate, and lines are stripped and end with the line."""
+    return not any(character in path for character in ",\n\\") and path == path.strip()
 
 
 def export(policy: Policy, options: FormatOptions) -> Exported:
@@ -60,7 +88,7 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
     instructions, labels = 4, 0
     for number, entry in meant.entries[NATIVE].items():
         call = table(NATIVE).by_number[number]
-        answers = [spoken(action, KILL, _SPOKEN) for action in possible(meant, number)]
+        answers = [spoken(action, KILL) for action in possible(meant, number)]
         denials = [action for action in answers if not action.may_run]
         denied = strictest(denials) if denials else KILL
         if not denials or not answers[0].may_run:

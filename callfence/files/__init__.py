@@ -1,1 +1,0 @@
-"""What commands do with the files and ports of a policy alone."""

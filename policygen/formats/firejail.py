@@ -1,0 +1,137 @@
+"""firejail: lines of a profile that filter calls by name, for firejail 0.9.74 (firejail(1), --seccomp.keep).
+
+Lines about files (firejail-profile(5)): a whitelisted path hides all else in its folder of the root, or in the home; the other
+folders of the root are taken away as far as their names are known.  Programs and libraries stay visible.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policygen.formats import Direction, Exported, Loss
+from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, losses, names_only, native, spoken, with_calls
+from policygen.grants import ALL, NOT_CONFINED, Files, Right
+from policygen.language.naming import format_action
+from policygen.model import ALLOW, KILL, Action, Always, Condition, Entry, Operator, Policy
+from policygen.paths import covers, encoded
+from tracer.abi import table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from policygen.formats import FormatOptions
+
+_SEEN = ("/bin", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
+"""What is left as it is, but for writing: a program and its loader are there."""
+_TOPS = ("/boot", "/etc", "/media", "/mnt", "/opt", "/srv", "/tmp", "/var")
+"""Other folders of the root (hier(7)), which are taken away if nothing in them is granted."""
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "pts", "ptmx", "shm", "fd", "stdin", "stdout", "stderr")
+"""What `private-dev` leaves in /dev, of what most programs use."""
+_READS = Right.READ | Right.EXECUTE
+_REST = Loss(
+    Direction.WIDER,
+    f"firejail leaves programs and libraries ({', '.join(_SEEN)}), /run, which it needs, and folders of the root with other "
+    "names than hier(7) has visible for reading",
+)
+# src/lib/syscall.c, the group @default-keep: in every list of calls to keep
+_KEPT = "firejail keeps it in every list, for its own use before the program is executed"
+CALLS = EXECVE | {"execveat": _KEPT, "prctl": _KEPT}
+_FOREIGN = Loss(
+    Direction.OTHER,
+    "calls of i386 and of x32 meet the profile's error action, and what firejail kills is the thread that calls",
+)
+_PERSONALITY = {"personality": "where it blocks other architectures firejail lets no program change its execution domain"}
+
+
+def whitelisted(paths: Mapping[str, Right]) -> tuple[list[str], Files, tuple[Loss, ...]]:
+    """Return the lines, what they confine, and what they lose beyond that."""
+    known = {path: rights for path, rights in paths.items() if rights and _can_be_written(path)}
+    effect = dict.fromkeys(_SEEN, _READS) | {"/proc": ALL}
+    lines = ["read-only /"]
+    for path, rights in known.items():
+        top = _top(path)
+        written = path.replace("$HOME", "${HOME}", 1)
+        changes, is_device = bool(rights & ~_READS), covers("/dev", path)
+        if path != top and top not in known and top not in _SEEN:
+            lines.append(f"whitelist {written}")
+        if not is_device:
+            lines.append(f"{'read-write' if changes else 'read-only'} {written}")
+        noexec = changes and Right.EXECUTE not in rights and not is_device
+        lines += [f"noexec {written}"] * noexec
+        granted = ALL if changes or is_device else _READS
+        effect[path] = effect.get(path, granted) | (granted & ~Right.EXECUTE if noexec else granted)
+    lines += [f"blacklist {top}" for top in _TOPS if not any(_top(path) == top for path in known)]
+    if not any(_top(path) == "$HOME" for path in known):
+        lines.append("private")
+    if not any(_top(path) == "/run" for path in known):
+        effect["/run"] = _READS
+    if not any(_top(path) == "/dev" for path in known):
+        lines.append("private-dev")
+        effect |= {f"/dev/{name}": ALL for name in _DEVICES}
+    return lines, Files(effect), (_REST,)
+
+
+def _top(path: str) -> str:
+    """Return the folder of the root that holds a path, or `$HOME`."""
+    start, _, rest = path.partition("/")
+    return start or f"/{rest.partition('/')[0]}"
+
+
+def _can_be_written(path: str) -> bool:
+    """Whether a profile can have a path: there are no quotes, some characters are patterns, and other homes are hidden."""
+    start = path.partition("/")[0]
+    if start not in ("", "$HOME") or path == "/" or _top(path) in ("/home", "/root"):
+        return False
+    text = path.removeprefix("$HOME")
+    return text.isprintable() and encoded(text).isascii() and not any(character in text for character in "*?[]{}$\"\\,")
+
+
+def export(policy: Policy, options: FormatOptions) -> Exported:
+    meant, added = with_calls(explicit(native(policy)), CALLS)
+    names = names_only(meant)
+    default = spoken(names.default, KILL)
+    error = KILL if default.may_run else default
+    section = {number: spoken(entry.action, error) for number, entry in names.entries[NATIVE].items()}
+    listed = []
+    for name, call in sorted(table(NATIVE).by_name.items()):
+        action = section.get(call.number, default)
+        word = name if _named(call.number) else f"${call.number}"
+        if action.may_run and not default.may_run:
+            listed.append(word)
+        elif not action.may_run and action != default:
+            listed.append(f"{word}:{_word(action)}")
+    lines = [
+        f"# System calls of {options.name}, made by `callfence export --to firejail` for firejail 0.9.74.",
+        *([f"seccomp.{'drop' if default.may_run else 'keep'} {','.join(listed)}"] if listed else []),
+        "seccomp.block-secondary",
+        f"seccomp-error-action {_word(error)}",
+    ]
+    files = NOT_CONFINED
+    if policy.files.paths is not None:
+        more, files, ungranted = whitelisted(policy.files.paths)
+        lines += more
+    else:
+        ungranted = ()
+    # to a change of the execution domain firejail 0.9.74 answers EPERM if it has a list of calls, whatever its error action is
+    lost = losses(policy, _effect(policy, section, default, EPERM if listed else error), "firejail", added, _PERSONALITY)
+    use = "firejail --profile={file} PROGRAM; or these lines in /etc/firejail/PROGRAM.local"
+    return Exported(("\n".join(lines) + "\n").encode(), (*lost, *ungranted, _FOREIGN), added, files=files, use=use)
+
+
+def _named(number: int) -> bool:
+    """Whether firejail 0.9.74 has a name for the call (`firejail --debug-syscalls`); it ignores unknown names silently."""
+    return number <= 334 or 424 <= number <= 440
+
+
+def _word(action: Action) -> str:
+    return format_action(action).removeprefix("errno ")
+
+
+def _effect(policy: Policy, section: dict[int, Action], default: Action, blocked: Action) -> Policy:
+    """Return what the profile does for NATIVE calls; `blocked`: the answer to a change of the execution domain."""
+    entries = {number: Entry(Always(True), action) for number, action in section.items()}
+    call = table(NATIVE).by_name["personality"]
+    if section.get(call.number, default).may_run:
+        query = call.arguments[0].value(0xFFFFFFFF)  # personality(2): asks, and changes nothing
+        entries[call.number] = Entry(Condition(0, Operator.ONE_OF, values=tuple(sorted((0, query)))), ALLOW, blocked)
+    return Policy({NATIVE: entries}, table(NATIVE).versions()[-1], policy.arm, default, default)

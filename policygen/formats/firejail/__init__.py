@@ -1,1 +1,0 @@
-"""firejail: lines of a profile, and from them."""

@@ -1,1 +1,0 @@
-"""Policies -> Kafel, the language of nsjail's policies."""

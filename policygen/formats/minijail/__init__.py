@@ -1,1 +1,0 @@
-"""Policies -> minijail's policies."""

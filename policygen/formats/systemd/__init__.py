@@ -1,1 +1,0 @@
-"""Policies -> drop-ins of systemd units."""
