@@ -37,7 +37,7 @@ from policygen.review.changes import (
     resolve,
     with_accepted,
 )
-from policygen.review.judgement import judge
+from policygen.review.judgement import judge, judge_differences
 from policygen.review.why import provenance
 from tracer.abi import table
 from tracer.errors import UserError
@@ -196,7 +196,7 @@ def _write(
             atomic.write(path, after.text().encode())
     answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in found]
     print(f"{path}: {_counts(answers)}")
-    became = judge(before, after)
+    became = judge_differences(before.policy, after.policy)
     for one in became.told:
         print("\n".join(difference_lines(one.difference)))
     for line in (*idle_lines(became), *file_lines(became.comparison.files)):
