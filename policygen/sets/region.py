@@ -48,8 +48,8 @@ class Budget:
 
     def space(self) -> Space:
         """A space with what is left; the one before is no longer to be used, unless by `resume`."""
-        self._before = self.work
         limit = self._left()
+        self._before = self.work
         self._last = Space(BITS, limit, limit)
         return self._last
 

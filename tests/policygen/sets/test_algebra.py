@@ -217,6 +217,7 @@ def test_a_budget_goes_on_in_a_space_with_what_is_left() -> None:
     first.greater(first.word(0, 7), first.word(7, 7))
     before = first.work
     second = budget.space()
+    assert second.limit == 1_500
     second.word(0, 32)
     budget.resume(first)
     assert budget.work == before + second.work and 1_500 <= first.limit <= before + 1_500
@@ -228,3 +229,10 @@ def test_a_budget_goes_on_in_a_space_with_what_is_left() -> None:
             budget.resume(first)
             first.greater(first.word(place, 7), first.word(place + 7, 7))
     assert budget.work <= 5_000 + 2 * 1_500
+
+
+def test_a_budget_has_what_is_left_for_a_space() -> None:
+    budget = region.Budget(total=1_000, each=800)
+    first = budget.space()
+    first.word(0, 400)
+    assert budget.work == first.work == 402 and budget.space().limit == 1_000 - 402
