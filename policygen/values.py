@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _REQUIRED: Final = object()
+_UNCOMPARED: Final = object()
 
 
 class _Made(NamedTuple):
@@ -32,7 +33,12 @@ def made(*, factory: Callable[[], T], init: bool = True) -> T:
     return cast("T", _Made(factory, init))
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(made,))
+def uncompared() -> Any:
+    """Declare a field that has to be given and is copied by `replace`, but is neither compared nor shown."""
+    return _UNCOMPARED
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(made, uncompared))
 def frozen(cls: type[T]) -> type[T]:
     """Make the class one of immutable values: of its annotated fields, with `__init__`, `==`, `hash`, `repr` and patterns.
 
@@ -40,13 +46,15 @@ def frozen(cls: type[T]) -> type[T]:
     namespace = dict(vars(cls))
     names = tuple(namespace.get("__annotations__", ()))
     defaults = {name: namespace.pop(name, _REQUIRED) for name in names}
+    compared = [name for name in names if defaults[name] is not _UNCOMPARED]
+    defaults |= dict.fromkeys({*names} - {*compared}, _REQUIRED)
     given = [name for name in names if not (isinstance(found := defaults[name], _Made) and not found.init)]
     for name in ("__dict__", "__weakref__"):
         namespace.pop(name, None)
     known = {f"_default_{name}": default for name, default in defaults.items() if default is not _REQUIRED}
     known |= {"_set": object.__setattr__, "_REQUIRED": _REQUIRED}
     exec(_initialiser(names, given, defaults, has_check="__post_init__" in namespace), known)
-    for method in (known["__init__"], *_comparisons(given), _show, _reduce):
+    for method in (known["__init__"], *_by_fields([name for name in given if name in compared]), _reduce):
         namespace.setdefault(method.__name__, method)
     namespace |= {"__slots__": names, "__match_args__": tuple(given), "__setattr__": _refuse, "__delattr__": _refuse}
     made_class: type[T] = type(cls).__new__(type(cls), cls.__name__, cls.__bases__, namespace)
@@ -78,8 +86,9 @@ def _initialiser(names: tuple[str, ...], given: list[str], defaults: dict[str, A
     return "\n".join([f"def __init__({', '.join(parameters)}):", *lines])
 
 
-def _comparisons(given: list[str]) -> tuple[Callable[..., Any], ...]:
-    key: Callable[[object], object] = attrgetter(*given) if given else lambda _: ()
+def _by_fields(compared: list[str]) -> tuple[Callable[..., Any], ...]:
+    """The methods that look at the fields which are compared and shown."""
+    key: Callable[[object], object] = attrgetter(*compared) if compared else lambda _: ()
 
     def __eq__(self: object, other: object) -> bool:
         return key(self) == key(other) if other.__class__ is self.__class__ else NotImplemented
@@ -87,19 +96,18 @@ def _comparisons(given: list[str]) -> tuple[Callable[..., Any], ...]:
     def __hash__(self: object) -> int:
         return hash(key(self))
 
-    return __eq__, __hash__
+    def __repr__(self: object) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in compared)
+        return f"{type(self).__qualname__}({fields})"
 
-
-def _show(self: object) -> str:
-    fields = ", ".join(f"{name}={field!r}" for name, field in as_dict(self).items())
-    return f"{type(self).__qualname__}({fields})"
+    return __eq__, __hash__, __repr__
 
 
 def _reduce(self: object) -> tuple[Any, ...]:
     return type(self), tuple(as_dict(self).values())
 
 
-_show.__name__, _reduce.__name__ = "__repr__", "__reduce__"
+_reduce.__name__ = "__reduce__"
 
 
 def _refuse(self: object, name: str, *_: object) -> NoReturn:

@@ -21,7 +21,7 @@ from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from policygen.language.document import Document
     from policygen.model import Entry
@@ -61,8 +61,10 @@ def main(arguments: list[str]) -> int:
             tell(message("lint", error))
             broken = True
         else:
-            new = [one for one, before in with_reasons_before(old, document) if one.accepted != before] if old else []
-            kept = [one for one in _findings(document, name) if one.level.rank >= options.level.rank]
+            judged = with_reasons_before(old, document) if old else [(one, one.accepted) for one in lint(document)]
+            new = [one for one, before in judged if one.accepted != before]
+            findings = (*(one for one, _ in judged), *_about_files(document, name))
+            kept = [one for one in findings if one.level.rank >= options.level.rank]
             found += [(name, document, one) for one in kept]
             excused += [(name, one) for one in kept if one in new and one.accepted]
     shown = [one for one in found if options.accepted or not one[2].accepted or (one[0], one[2]) in excused]
@@ -79,11 +81,9 @@ def main(arguments: list[str]) -> int:
     return int(any(not finding.accepted for _, _, finding in found))
 
 
-def _findings(document: Document, name: str) -> list[Finding]:
-    """Those of the policy, and those that depend on where it is."""
-    if name == "-":
-        return [*lint(document)]
-    return [*lint(document), *about_files(document, own(document.policy.files, Path(name)))]
+def _about_files(document: Document, name: str) -> Iterable[Finding]:
+    """The findings that depend on where the policy is."""
+    return () if name == "-" else about_files(document, own(document.policy.files, Path(name)))
 
 
 def _old(options: argparse.Namespace, name: str) -> Document | None:

@@ -35,7 +35,7 @@ from policygen.review.changes import (
     resolve,
     with_accepted,
 )
-from policygen.review.judgement import judge
+from policygen.review.judgement import judge, judge_differences
 from policygen.review.risk import needs_a_person
 from policygen.review.why import provenance
 from tracer.abi import table
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from policygen.language.document import Document
     from policygen.model import Policy
-    from policygen.review.judgement import Headline
+    from policygen.review.judgement import Headline, Judgement
     from policygen.review.why import Provenance
     from tracer.abi import Arch
 
@@ -107,7 +107,7 @@ def _review(options: argparse.Namespace) -> int:
     if not found:
         print(f"{path}: nothing to review: it allows no more than {_name(options)} does")
         return 0
-    return _write(path, old, _decided(options, old, new, found, known))
+    return _write(path, old, new, found, _decided(options, old, new, found, known))
 
 
 def _review_log(options: argparse.Namespace) -> int:
@@ -133,7 +133,7 @@ def _review_log(options: argparse.Namespace) -> int:
             raise UserError(f"{path} has changed during the review: nothing was written; review again")
         taken = {change: one for change, one in decisions.items() if one.answer is Answer.ACCEPT}
         left = {change: Decision(Answer.REJECT) for change in found if change not in taken}
-        after = with_accepted(now, new.policy, taken) if now.policy.phases else resolve(now, new, {**taken, **left})
+        after = with_accepted(now, new.policy, taken) if now.policy.phases else resolve(now, new, {**taken, **left}, found)
         if taken:
             atomic.write(path, after.text().encode())
     logs.remember(path, logs.allowed_by(after.policy, logs.still_denied(old.policy, logged)))
@@ -152,7 +152,8 @@ def _decided(
     if options.accept_all or options.reject_all:
         answer = Answer.ACCEPT if options.accept_all else Answer.REJECT
         return dict.fromkeys(found, Decision(answer))
-    describe = _describer(old, new, recording)
+    together = judge(old, new)
+    describe = _describer(new, together, recording)
     if options.no_terminal:
         for number, change in enumerate(found, 1):
             print(f"\n({number} of {len(found)})", *map(printable, describe(change)), sep="\n")
@@ -162,7 +163,7 @@ def _decided(
         raise UserError((NO_TERMINAL_LOG if options.log else NO_TERMINAL).format(policy=path))
     atomic.check_writable(path)
     try:
-        return Asker(old, new, found, describe).ask()
+        return Asker(old, new, found, describe, {*together.reasons}).ask()
     except KeyboardInterrupt:
         print(f"\n{path}: left as it was")
         sys.stdout.flush()
@@ -181,17 +182,21 @@ def _name(options: argparse.Namespace) -> str:
     return str(options.against or options.git)
 
 
-def _write(path: Path, old: Document, decisions: Mapping[PolicyChange, Decision]) -> int:
-    """Apply the decisions to the file as it is now: what learn has added in the meantime is undecided."""
+def _write(
+    path: Path, old: Document, new: Document, found: Sequence[PolicyChange], decisions: Mapping[PolicyChange, Decision]
+) -> int:
+    """Apply the decisions about what was `found` in `new` to the file as it is now: what learn has added in the meantime is
+    undecided."""
     with locked(path):
         before = _read(path)
-        found = changes(old.policy, before.policy)
-        after = resolve(old, before, decisions)
+        if before.policy != new.policy:
+            found = changes(old.policy, before.policy)
+        after = resolve(old, before, decisions, found)
         if after.text() != before.text():
             atomic.write(path, after.text().encode())
     answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in found]
     print(f"{path}: {_counts(answers)}")
-    became = judge(before, after)
+    became = judge_differences(before.policy, after.policy)
     for one in became.told:
         print("\n".join(difference_lines(one.difference)))
     for line in (*idle_lines(became), *file_lines(became.comparison.files)):
@@ -210,9 +215,8 @@ def _recording(path: Path) -> Recording:
     return recording_file.load(recorded) if recorded.exists() else Recording()
 
 
-def _describer(old: Document, new: Document, recording: Recording) -> Callable[[PolicyChange], Iterator[str]]:
+def _describer(new: Document, together: Judgement, recording: Recording) -> Callable[[PolicyChange], Iterator[str]]:
     symbols = Symbols()
-    together = judge(old, new)
 
     @cache
     def origins(arch: Arch, number: int) -> tuple[Provenance, ...]:

@@ -57,7 +57,8 @@ def compiled(
         return source[-1][1]
 
     try:
-        made = compiled_from(parsed(path, source[0][1], read), source, variant)
+        document = parsed(path, source[0][1], read)
+        made = compiled_from(document, source, variant)
     except PolicyError:
         raise
     except CallfenceError as error:
@@ -69,6 +70,8 @@ def compiled(
         raise EnforceError(f"{path}: {error}{remedy if is_denied else ''}") from error
     if cached:
         cache.store(made, problems)
+    if variant == "warm":  # learn looks at the policy again; a confined program's helper would keep it in memory
+        made.document = document
     return made
 
 

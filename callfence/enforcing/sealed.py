@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from enforcer.arming.plan import Stage
+    from policygen.language.document import Document
 
 _MAGIC = b"callfence filter 11\n"
 _BUNDLE = b"callfence filters 1\n"
@@ -32,8 +33,8 @@ class Compiled:
     """A filter, when to arm it, and what it was compiled from."""
 
     __slots__ = (
-        "arm", "expects_listener", "files", "filter", "is_settled", "kills_itself", "lacks_start", "later", "may_listen",
-        "own_filters", "phases_optional", "scope", "sources", "stages", "variant",
+        "arm", "document", "expects_listener", "files", "filter", "is_settled", "kills_itself", "lacks_start", "later",
+        "may_listen", "own_filters", "phases_optional", "scope", "sources", "stages", "variant",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +84,8 @@ class Compiled:
         """The files that the helper needs to describe a denied call (`enforcer.later`); b"" if it describes none."""
         self.sources = tuple(sources)
         """Name and content of each file: the policy's first, then those it includes, as they were read."""
+        self.document: Document | None = None
+        """What these say, where `learn` has parsed them; not in the file."""
 
 
 def seal(compiled: Compiled, made_by: bytes, secret: bytes) -> bytes:

@@ -13,16 +13,17 @@ from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
 from policygen.language.document import PolicyError, parse
 from policygen.lint.catalogue import Level
-from policygen.lint.findings import WHY, lint
+from policygen.lint.findings import WHY
 from policygen.review.changes import Answer, Decision, EntryChange, PolicyChange, SettingChange, takes_reason, with_found
 from policygen.values import replace
 from tracer.abi import table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from policygen.language.document import Document
     from policygen.model import Entry
+    from tracer.abi import Arch
 
 QUESTION: Final = "[a]ccept [r]eject [e]dit [s]kip [b]ack [all] [q]uit [?]: "
 HELP: Final = """\
@@ -42,13 +43,19 @@ class Asker:
     """A dialogue about the changes of one policy."""
 
     def __init__(
-        self, old: Document, new: Document, found: Sequence[PolicyChange], describe: Callable[[PolicyChange], Iterable[str]]
+        self,
+        old: Document,
+        new: Document,
+        found: Sequence[PolicyChange],
+        describe: Callable[[PolicyChange], Iterable[str]],
+        accepted: Collection[tuple[Arch | None, str, str]],
     ) -> None:
+        """`accepted` are the architecture, name and rule of what the new policy has a reason for."""
         self._old = old
         self._new = new
         self._found = found
         self._describe = describe
-        self._accepted = {(one.arch, one.name, one.rule) for one in lint(new) if one.accepted}
+        self._accepted = accepted
 
     def ask(self) -> dict[PolicyChange, Decision]:
         """What was decided, until q or ^D.  Raises KeyboardInterrupt for ^C."""

@@ -101,10 +101,12 @@ def _existing(policy: Path) -> Compiled | None:
 
 
 def document(existing: Compiled) -> Document:
-    """The policy that was compiled."""
-    from callfence.enforcing import filters
+    """The policy that was compiled, which is parsed once."""
+    if existing.document is None:
+        from callfence.enforcing import filters
 
-    return filters.document(existing)
+        existing.document = filters.document(existing)
+    return existing.document
 
 
 def _require_exact(existing: Compiled, option: str) -> None:

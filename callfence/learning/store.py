@@ -48,12 +48,13 @@ def add(
     runs: Recording,
     generated_from: Callable[[Recording, Recording, Document | None], Generated],
     *,
+    prepared: Prepared | None = None,
     fresh: bool = False,
     evidence: bool = False,
 ) -> Added:
     """Add runs to the recording of a policy, and to the policy what is generated from the recording before and after, and the
-    policy as it is; `fresh` replaces both.  The policy's companion is kept up to date, if it has one or if `evidence` is asked
-    for.
+    policy as it is, which is that of `prepared` if it is unchanged; `fresh` replaces both.  The policy's companion is kept up
+    to date, if it has one or if `evidence` is asked for.
 
     The lock keeps every other command that writes either waiting until both are written.  The policy is written first: if
     that fails, no recording shows calls that its policy does not allow.
@@ -62,7 +63,7 @@ def add(
     atomic.make_folder(recording.parent)
     with atomic.locked(recording):
         old = recording_file.load(recording) if recording.exists() and not fresh else Recording()
-        existing = parse_file(policy) if policy.exists() and not fresh else None
+        existing = _existing(policy, prepared) if policy.exists() and not fresh else None
         whole = bounded(merge(old, runs))
         generated = _with_scope(whole, existing, generated_from(old, whole, existing))
         if generated.document is not existing:
@@ -73,6 +74,12 @@ def add(
 
             keep(policy, generated.document, whole, asked=evidence, fresh=fresh)
     return Added(whole, existing, generated)
+
+
+def _existing(policy: Path, prepared: Prepared | None) -> Document:
+    if prepared is not None and prepared.existing is not None and prepared.is_unchanged():
+        return document(prepared.existing)
+    return parse_file(policy)
 
 
 def _with_scope(whole: Recording, existing: Document | None, generated: Generated) -> Generated:
@@ -96,7 +103,9 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], o
 
     before = _before(prepared)
     runs = Recording((run,), observations)
-    added = add(prepared.policy, runs, generated_from, fresh=options.fresh, evidence=options.evidence)
+    added = add(
+        prepared.policy, runs, generated_from, prepared=prepared, fresh=options.fresh, evidence=options.evidence
+    )
     generated = added.generated
     if added.existing != before:
         _tell_changed(prepared)
@@ -118,7 +127,7 @@ def rehearsed(
         seen = [one for one in whole.of_run(run.id) if one.key not in held]
         return _generate(prepared, seen, existing, options)
 
-    added = add(prepared.policy, Recording((run,), brought), generated_from)
+    added = add(prepared.policy, Recording((run,), brought), generated_from, prepared=prepared)
     return Learned(prepared.policy, added.recording, run, added.existing, added.generated)
 
 

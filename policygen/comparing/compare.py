@@ -13,8 +13,8 @@ from policygen.phases import START, as_in, names_of
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.express import express, minimise
-from policygen.sets.region import example
-from policygen.values import frozen, replace
+from policygen.sets.region import Region, example
+from policygen.values import frozen, replace, uncompared
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class Difference:
     rules: tuple[Expression, ...]
     """Which calls: alternatives joined by OR, in the policy language; empty if there would be too many."""
     example: Event
+    region: Region | None = uncompared()
+    """Which calls, exactly; all differences of a call have the same space.  None once they have been ranked."""
     phase: str = ""
     """The phase in which alone they differ; "" if they differ from the start on."""
 
@@ -179,7 +181,12 @@ def _call(old: Policy, new: Policy, arch: Arch, number: int, make: Callable[[], 
                 found[key] = space.either(found.get(key, FALSE), both)
     return [
         Difference(
-            arch, number, *key, _rules(space, where, key[0], old, new, arch, number), example(space, where, arch, number)
+            arch,
+            number,
+            *key,
+            _rules(space, where, key[0], old, new, arch, number),
+            example(space, where, arch, number),
+            Region(space, where),
         )
         for key, where in found.items()
     ]

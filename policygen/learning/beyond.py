@@ -71,7 +71,7 @@ def _beyond(policy: Policy, placed: Placed, allow_opaque: Collection[str], names
     added: dict[Call, tuple[Expression, ...]] = {}
     if not names_only:
         policy, added = _with_capabilities(policy, new)
-        new = _new(policy, new, allow_opaque)
+        new = _new(policy, new, allow_opaque) if added else new
     failing = {call for call in placed if _fails(policy, call, allow_opaque)}
     beyond_it = {call: set(seen) for call, seen in new.items()}
     allowed = tuple(

@@ -1,6 +1,6 @@
 """Observations, and the policy there is, if any -> the policy that allows both.
 
-What was observed is compared with the policy: one that denies any of it is not written (`replay`).
+What was observed is compared with the policy: one that denies any of it is not written (`policygen.learning.replay`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from policygen.evaluate import evaluate
 from policygen.filter.room import surely_fits
 from policygen.language.document import Document, new_document
 from policygen.language.layout import note_of
-from policygen.learning.beyond import beyond, without_covered
+from policygen.learning.beyond import Beyond, beyond, without_covered
 from policygen.learning.extend import DEFAULTS, Extended, Grown, Options, extend
 from policygen.learning.floor import (
     ARMED_BEFORE,
@@ -29,66 +29,19 @@ from policygen.learning.floor import (
     VISIBLE_NO_MORE,
 )
 from policygen.learning.generalise import Widened, Widening
+from policygen.learning.replay import replay
 from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
 from policygen.recording.fold import given_up
 from policygen.recording.model import Observation, kept
 from policygen.values import replace
-from tracer.abi import X32_BIT, Arch, Event, Kind, constants, table
-from tracer.errors import InternalError
+from tracer.abi import X32_BIT, Arch, Event, constants, table
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from policygen.files.algebra import Difference as FileDifference
-    from policygen.model import Action
     from tracer.abi.table import Table
-
-
-class ReplayError(InternalError):
-    """The policy denies what was observed: a bug of ours, never of the user."""
-
-    def __init__(self, observation: Observation, event: Event, action: Action) -> None:
-        super().__init__(f"internal error, nothing written: the policy answers {event} with {action}; {observation}")
-        self.observation = observation
-        self.event = event
-        self.action = action
-
-
-def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) -> None:
-    """Evaluate the policy for the events of every observation, given with the table that has its call.  Raises ReplayError
-    unless the policy lets each of them pass."""
-    passed: set[Event] = set()
-    for calls, observation in observations:
-        for event in events(observation, calls):
-            if event in passed:
-                continue
-            action = evaluate(policy, event)
-            if not action.lets_run:
-                raise ReplayError(observation, event, action)
-            passed.add(event)
-
-
-def events(observation: Observation, calls: Table) -> tuple[Event, Event, Event]:
-    """The event seen, and those that differ most from it among the events that the observation stands for: with all
-    bits that were not kept, or that the kernel ignores, clear or set."""
-    plain = calls.by_number[observation.number].arguments
-    meanings = calls.arguments(observation.number, observation.example)
-    register = (1 << calls.arch.bits) - 1
-    extremes = []
-    for fill in (0, register):
-        registers = [fill] * 6
-        for index, (argument, meaning, value) in enumerate(zip(plain, meanings, observation.arguments, strict=True)):
-            if value is not None:
-                kept = argument.mask
-                if meaning.kind is Kind.FIELD:
-                    kept = meaning.exact
-                elif meaning.kind is Kind.CLOCK and value < 0:
-                    kept = 1 << (argument.width - 1)  # only that it is negative
-                registers[index] = (value & kept) | (fill & ~kept)
-        a, b, c, d, e, f = registers
-        extremes.append(Event(observation.arch, observation.number, (a, b, c, d, e, f)))
-    return (observation.event, extremes[0], extremes[1])
 
 
 _ALLOWED = Entry(Always(True))
@@ -97,6 +50,8 @@ _ARMING = "execve"
 _WAITING = ("futex", *PAUSES)
 _MANY = "many: "
 """Begins the note on an entry that lets an argument have any value, because too many were seen."""
+_PORTABLE = "portable: "
+"""Begins the note on an entry that is no more than equivalents."""
 
 
 class New(NamedTuple):
@@ -152,46 +107,25 @@ def generate(
     """
     old = existing.policy if existing else Policy({}, implied=options.implied)
     options = options._replace(implied=old.implied)
-    placed, gaps, many = _placed(observations)
-    start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
-    start = replace(start, default=options.default or old.default)
-    floor = _floor_widenings(old, start)
-    found = beyond(start, placed, options.allow_opaque, names_only=options.names_only)
-    start = found.policy
-    placed = found.new if old.implied else _with_waits(found.new, start, options)
-    noted = _noted(existing, "portable: ")
-    extended = {
-        (arch, number): extend(
-            start.entries[arch].get(number), start.default, seen, table(arch), options, by_hand=(arch, number) not in noted
-        )
-        for (arch, number), seen in placed.items()
-    }
-    extended = _with_granted(start, found.granted, extended)
-    grown = _grown(old, without_covered(_with_entries(start, extended), old), extended, options)
-    policy = grown.policy
-    if existing is not None and policy == old:
+    seen = _by_call(observations)
+    start = _start(old, seen.placed, options, arm)
+    found = beyond(start, seen.placed, options.allow_opaque, names_only=options.names_only)
+    equivalents = _noted(existing, _PORTABLE)
+    extended = _extended(found, options, equivalents)
+    grown = _grown(old, without_covered(_with_entries(found.policy, extended), old), extended, options)
+    if existing is not None and grown.policy == old:
         document = existing
     else:
-        unseen = {call: note for call, note in noted.items() if call not in extended or not extended[call].added}
-        notes = {**_noted(existing, _MANY), **unseen, **grown.reasons, **_notes(policy), **_many_notes(many, policy)}
-        document = existing.with_policy(policy, notes) if existing else new_document(policy, name, notes)
-    allowed = [(table(arch), seen) for (arch, _), one in extended.items() for seen in one.allowed]
-    allowed += [(table(arch), seen) for (arch, _), seen in found.allowed]
-    if allowed or document is not existing:  # else there is nothing to write, and nothing to replay
-        replay(document.policy, allowed)
-        if not surely_fits(document.policy):
-            from policygen.filter.compile import compile_policy  # loads libseccomp
-
-            compile_policy(document.policy)
-    widenings = {widened: count for one in extended.values() for widened, count in one.widenings.items()}
+        document = _written(existing, name, grown, _still_equivalents(equivalents, extended), seen.many)
+    _check(document, existing, _allowed(found, extended))
     return Generated(
         document,
-        tuple(_new(old, policy, extended, grown)),
-        floor | widenings | _portable_widenings(grown),
-        tuple(seen for one in extended.values() for seen in one.refused),
-        tuple(gaps),
+        tuple(_new(old, grown, extended)),
+        _widenings(old, start, extended, grown),
+        tuple(one for each in extended.values() for one in each.refused),
+        seen.gaps,
         len(found.allowed) if old.implied else 0,
-        given_up=many,
+        given_up=seen.many,
     )
 
 
@@ -199,9 +133,18 @@ Call = tuple[Arch, int]
 Placed = dict[Call, tuple[Observation, ...]]
 
 
-def _placed(observations: Iterable[Observation]) -> tuple[Placed, list[str], dict[Call, tuple[str, ...]]]:
-    """The observations of each call that a policy can name, in the order of architecture and name, and the others; and the
-    names of the arguments of which too many values were seen."""
+class _ByCall(NamedTuple):
+    """Observations by what a policy can say of them."""
+
+    placed: Placed
+    """Those of each call that a policy can name, in the order of architecture and name."""
+    gaps: tuple[str, ...]
+    """The others, in words."""
+    many: Mapping[Call, tuple[str, ...]]
+    """The names of the arguments of which too many values were seen."""
+
+
+def _by_call(observations: Iterable[Observation]) -> _ByCall:
     placed: Placed = {}
     gaps = []
     many = {}
@@ -215,7 +158,7 @@ def _placed(observations: Iterable[Observation]) -> tuple[Placed, list[str], dic
                 many[arch, number] = tuple(table(arch).by_number[number].arguments[index].name for index in indexes)
         else:
             gaps.append(_gap(arch, audit, number))
-    return _in_order(placed), gaps, many
+    return _ByCall(_in_order(placed), tuple(gaps), many)
 
 
 def _in_order(placed: Placed) -> Placed:
@@ -292,6 +235,61 @@ def _with_granted(
     return dict(sorted(found.items(), key=lambda item: (list(Arch).index(item[0][0]), _name(*item[0]))))
 
 
+def _start(old: Policy, placed: Placed, options: Options, arm: Arm | None) -> Policy:
+    """The policy that the observations are compared with: the old one with the floor and the settings that are asked for."""
+    start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
+    return replace(start, default=options.default or old.default)
+
+
+def _extended(found: Beyond, options: Options, equivalents: Collection[Call]) -> dict[Call, Extended]:
+    """The entries that allow what goes beyond the policy; what is in `equivalents` was not written by hand."""
+    policy = found.policy
+    placed = found.new if policy.implied else _with_waits(found.new, policy, options)
+    extended = {
+        (arch, number): extend(
+            policy.entries[arch].get(number),
+            policy.default,
+            seen,
+            table(arch),
+            options,
+            by_hand=(arch, number) not in equivalents,
+        )
+        for (arch, number), seen in placed.items()
+    }
+    return _with_granted(policy, found.granted, extended)
+
+
+def _written(
+    existing: Document | None, name: str, grown: Grown, equivalents: Mapping[Call, str], many: Mapping[Call, tuple[str, ...]]
+) -> Document:
+    """The document of the new policy, with its notes."""
+    policy = grown.policy
+    notes = {**_noted(existing, _MANY), **equivalents, **grown.reasons, **_notes(policy), **_many_notes(many, policy)}
+    return existing.with_policy(policy, notes) if existing else new_document(policy, name, notes)
+
+
+def _still_equivalents(equivalents: Mapping[Call, str], extended: Mapping[Call, Extended]) -> dict[Call, str]:
+    """The notes of the entries that are still no more than equivalents."""
+    return {call: note for call, note in equivalents.items() if call not in extended or not extended[call].added}
+
+
+def _allowed(found: Beyond, extended: Mapping[Call, Extended]) -> list[tuple[Table, Observation]]:
+    """The observations that the policy has to allow, with their tables."""
+    new = [(table(arch), seen) for (arch, _), one in extended.items() for seen in one.allowed]
+    return new + [(table(arch), seen) for (arch, _), seen in found.allowed]
+
+
+def _check(document: Document, existing: Document | None, allowed: Sequence[tuple[Table, Observation]]) -> None:
+    """Raises ReplayError if the policy denies what it has to allow, and CompileError if it has no filter."""
+    if document is existing and not allowed:
+        return  # there is nothing to write, and nothing to replay
+    replay(document.policy, allowed)
+    if not surely_fits(document.policy):
+        from policygen.filter.compile import compile_policy  # loads libseccomp
+
+        compile_policy(document.policy)
+
+
 def _with_floor(old: Policy, arches: Sequence[Arch], arm: Arm) -> Policy:
     """The policy with the floor in each architecture that it has no entries for; what a person removed stays away.
 
@@ -333,7 +331,7 @@ def _grown(old: Policy, policy: Policy, extended: Mapping[Call, Extended], optio
 
 
 def _noted(existing: Document | None, word: str) -> dict[Call, str]:
-    """The notes of entries that begin with this word: with `portable`, the entry is no more than equivalents."""
+    """The notes of entries that begin with this word."""
     if existing is None:
         return {}
     found = {
@@ -373,13 +371,22 @@ def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:
     return notes
 
 
-def _new(old: Policy, policy: Policy, extended: Mapping[Call, Extended], grown: Grown) -> Iterator[New]:
+def _new(old: Policy, grown: Grown, extended: Mapping[Call, Extended]) -> Iterator[New]:
+    policy = grown.policy
     seen = [call for call, one in extended.items() if one.entry is not None and one.added]
     for arch, number in _in_order(dict.fromkeys((*seen, *grown.grown), ())):
         entry, before = policy.entries[arch][number], old.entries.get(arch, {}).get(number)
         known = alternatives(before.expression) if before else ()
         added = tuple(one for one in alternatives(entry.expression) if one not in known)
         yield New(arch, number, entry, added, before is None)
+
+
+def _widenings(
+    old: Policy, start: Policy, extended: Mapping[Call, Extended], grown: Grown
+) -> dict[Widened, int]:
+    """How what is new allows more than was seen, and for how many observations each."""
+    seen = {widened: count for one in extended.values() for widened, count in one.widenings.items()}
+    return _floor_widenings(old, start) | seen | _portable_widenings(grown)
 
 
 def _portable_widenings(grown: Grown) -> dict[Widened, int]:

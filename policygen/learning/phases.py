@@ -104,7 +104,8 @@ def _in_stages(
     policies = [start]
     for number, phase in enumerate(phases):
         after = sum(bits(one.triggers) for one in phases[number:])
-        policies.append(_learned(policies[-1], old, phase.name, seen, after, options))
+        before = policies[-1]
+        policies.append(_learned(before, old, phase.name, seen, after, options, _used(before, seen, options)))
     return with_phases(policies, phases)
 
 
@@ -154,13 +155,14 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
         left, entered = _danger(policy), bits(tuple(triggers))
         return sum(weight * (left if role & entered else before) for role, weight in roles.items()), _size(policy)
 
-    left = {name: _learned(start, {}, SERVING, seen, bits((name,)), options) for name in everywhere}
+    used = _used(start, seen, options)
+    left = {name: _learned(start, {}, SERVING, seen, bits((name,)), options, used) for name in everywhere}
     chosen = min(everywhere, key=lambda name: (name != ENTER, *score((name,), left[name]), everywhere.index(name)))
     triggers, best = [chosen], left[chosen]
     for name in everywhere if chosen != ENTER else ():
         entered = bits(tuple(triggers))
         if any(role & bits((name,)) and not role & entered for role in roles):
-            policy = _learned(start, {}, SERVING, seen, entered | bits((name,)), options)
+            policy = _learned(start, {}, SERVING, seen, entered | bits((name,)), options, used)
             if score([*triggers, name], policy) < score(triggers, best):
                 triggers, best = [*triggers, name], policy
     names = tuple(sorted(triggers))
@@ -171,16 +173,26 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     return Choice((Phase(SERVING, names, {}),), f"{text}, without {', '.join(gone)}" if gone else text)
 
 
+def _used(before: Policy, seen: Sequence[Observation], options: Options) -> Policy:
+    """The policy of all that was seen at a known time, with the settings of `before`."""
+    return _generated([one for one in seen if one.after], _without_entries(before), options)
+
+
 def _learned(
-    before: Policy, old: Mapping[str, Policy], name: str, seen: Sequence[Observation], after: int, options: Options
+    before: Policy,
+    old: Mapping[str, Policy],
+    name: str,
+    seen: Sequence[Observation],
+    after: int,
+    options: Options,
+    used: Policy,
 ) -> Policy:
-    """The policy of the phase `name`, which begins with the waits `after`, given that of the phase before it.
+    """The policy of the phase `name`, which begins with the waits `after`, given that of the phase before it and `_used` of it.
 
     Of the alternatives that the old policy had, the phase keeps those that it had there."""
     first, known = old.get(START), old.get(name)
     late = [one for one in seen if _is_after(one, after) and evaluate(before, one.event).lets_run]
     needed = _generated(late, known or _without_entries(before), options)
-    used = _generated([one for one in seen if one.after], _without_entries(before), options)
     entries: dict[Arch, dict[int, Entry]] = {}
     for arch, section in before.entries.items():
         entries[arch] = {}

@@ -174,14 +174,22 @@ FILE_LINES = ("path ", "tcp ")
 _UNDECIDED = Decision(Answer.SKIP)
 
 
-def resolve(old: Document, new: Document, decisions: Mapping[PolicyChange, Decision]) -> Document:
+def resolve(
+    old: Document,
+    new: Document,
+    decisions: Mapping[PolicyChange, Decision],
+    found: Sequence[PolicyChange] | None = None,
+) -> Document:
     """Return the new document without its rejected changes, and with the reasons for the accepted ones.
 
     It allows nothing that `new` does not, except edited entries, and what a rejected setting or whole entry had allowed.  What
     a rejected change had replaced is restored; a rejected table stays if an entry needs it.  Comments stay; an entry that is
-    as before has its comments where they were.  Decisions about other changes are ignored.  Raises TooComplexError.
+    as before has its comments where they were.  Decisions about other changes are ignored.  `found` are the changes, if they
+    are known already.  Raises TooComplexError.
     """
-    judged = {change: decisions.get(change, _UNDECIDED) for change in changes(old.policy, new.policy)}
+    if found is None:
+        found = changes(old.policy, new.policy)
+    judged = {change: decisions.get(change, _UNDECIDED) for change in found}
     policy = _with_entries(old.policy, new.policy, judged)
     for change, decision in judged.items():
         if isinstance(change, SettingChange) and decision.answer is Answer.REJECT:

@@ -13,7 +13,7 @@ from policygen.lint.findings import Finding, lint
 from policygen.model import ActionKind, Arm, scopes
 from policygen.review.risk import Ranked, ranked
 from policygen.sets.region import Budget
-from policygen.values import frozen
+from policygen.values import frozen, replace
 from tracer.abi import table
 
 if TYPE_CHECKING:
@@ -198,11 +198,11 @@ class Judgement:
 def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgement:
     """Judge the change from one policy to another.  What takes more work than `budget` is a danger that is told first."""
     budget = budget or Budget()
-    comparison = compare(old.policy, new.policy, budget)
-    differences = ranked(old.policy, new.policy, comparison, budget)
-    unjudged = {(one.difference.arch, one.difference.example.number) for one in differences if TOO_COMPLEX in one.dangers}
+    found = judge_differences(old.policy, new.policy, budget)
+    complex_ones = [one.difference for one in found.differences if TOO_COMPLEX in one.dangers]
+    unjudged = {(one.arch, one.example.number) for one in complex_ones}
     headlines = [
-        *starmap(_of_unjudged, sorted({*comparison.unjudged, *unjudged})),
+        *starmap(_of_unjudged, sorted({*found.comparison.unjudged, *unjudged})),
         *map(_of_setting, settings(old.policy, new.policy)),
         *map(_of_combination, completed(old.policy, new.policy, budget.space)),
         *(Headline(Level(one.level), one.rule, None, *one[2:]) for one in judged(old.policy.files, new.policy.files)),
@@ -213,7 +213,14 @@ def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgeme
         for one, before in with_reasons_before(old, new, budget)
         if one.accepted
     }
-    return Judgement(comparison, tuple(headlines), differences, reasons)
+    return replace(found, headlines=tuple(headlines), reasons=reasons)
+
+
+def judge_differences(old: Policy, new: Policy, budget: Budget | None = None) -> Judgement:
+    """Judge the differences alone: without headlines and reasons."""
+    budget = budget or Budget()
+    comparison = compare(old, new, budget)
+    return Judgement(comparison, (), ranked(old, new, comparison, budget), {})
 
 
 def with_reasons_before(old: Document, new: Document, budget: Budget | None = None) -> list[tuple[Finding, str]]:

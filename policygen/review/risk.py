@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.comparing.compare import Change, Comparison, Difference
-from policygen.evaluate import answers, evaluate
+from policygen.evaluate import evaluate
 from policygen.implied.expand import granted as granted_by
 from policygen.implied.tables import capabilities, rows
 from policygen.learning.generalise import literal
@@ -88,16 +88,21 @@ class _Beside(NamedTuple):
 def _ranked(difference: Difference, old: Policy, new: Policy, beside: _Beside, budget: Budget | None) -> Ranked:
     if difference.number is None:
         return Ranked(difference, _of_unnamed(new, difference))
+    if difference.region is None:
+        raise ValueError("a difference is ranked once: its set of calls is no longer known")
+    sets, region = difference.region
+    difference = replace(difference, region=None)  # many spaces take much memory
+    if budget is not None:
+        budget.resume(sets)
     try:
-        return _judged(budget.space() if budget else space(), difference, old, new, beside)
+        return _judged(sets, region, difference, old, new, beside)
     except TooComplexError:
         if budget is None:
             raise
         return Ranked(difference, (TOO_COMPLEX,))
 
 
-def _judged(sets: Space, difference: Difference, old: Policy, new: Policy, beside: _Beside) -> Ranked:
-    region = _region(sets, old, new, difference)
+def _judged(sets: Space, region: int, difference: Difference, old: Policy, new: Policy, beside: _Beside) -> Ranked:
     dangers = _dangers(sets, difference, region)
     grave = any(row.level.rank >= Level.WARNING.rank for row in dangers)
     idle = not grave and _is_idle(sets, old, new, difference, region, beside)
@@ -123,17 +128,6 @@ def _in_own_words(
         return difference
     where = sets.both(region, told)
     return replace(difference, rules=added, example=example(sets, where, arch, number))
-
-
-def _region(sets: Space, old: Policy, new: Policy, difference: Difference) -> int:
-    """Return the calls of a difference."""
-    region = FALSE
-    number = difference.example.number
-    for where, before in answers(sets, old, difference.arch, number):
-        for there, after in answers(sets, new, difference.arch, number):
-            if (before, after) == (difference.before, difference.after):
-                region = sets.either(sets.both(where, there), region)
-    return region
 
 
 def _of_unnamed(new: Policy, difference: Difference) -> tuple[Danger, ...]:

@@ -49,6 +49,10 @@ class Space:
         """What has been done so far: nodes and choices, each about a microsecond."""
         return len(self._low) + len(self._choices)
 
+    def allow(self, more: int) -> None:
+        """Set `limit` and `effort` to so many nodes, and so many choices, more than there are."""
+        self.limit, self.effort = len(self._low) + more, len(self._choices) + more
+
     def leaf(self, value: Hashable) -> int:
         """Return the function that is `value` everywhere."""
         leaf = self._leaves.get(value)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from policygen.model import Always, And, Condition, Expression, Not, Operator, Or
 from policygen.sets.algebra import FALSE, TRUE, Space, constant
 from tracer.abi import Arch, Event
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,11 +47,28 @@ class Budget:
         return self._before + (self._last.work if self._last else 0)
 
     def space(self) -> Space:
-        """A space with what is left; the one before is no longer to be used."""
+        """A space with what is left; the one before is no longer to be used, unless by `resume`."""
+        limit = self._left()
         self._before = self.work
-        limit = max(0, min(self._each, self._total - self._before))
         self._last = Space(BITS, limit, limit)
         return self._last
+
+    def resume(self, space: Space) -> None:
+        """Go on in a space of this budget, with what is left; the one before is no longer to be used, unless by `resume`."""
+        space.allow(self._left())
+        self._before = self.work - space.work
+        self._last = space
+
+    def _left(self) -> int:
+        return max(0, min(self._each, self._total - self.work))
+
+
+class Region(NamedTuple):
+    """A set of calls of one architecture and number."""
+
+    space: Space
+    where: int
+    """The set, as a function of the space: only arguments decide."""
 
 
 def arch_word(space: Space) -> Word:

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from policygen.values import as_dict, frozen, made, replace
+from policygen.values import as_dict, frozen, made, replace, uncompared
 
 
 @frozen
@@ -58,6 +58,21 @@ def test_notes_take_no_part() -> None:
     assert one == Point(1) and replace(one, x=3).notes == {}
     with pytest.raises(TypeError, match="notes"):
         Point(1, notes={})  # type: ignore[call-arg]
+
+
+@frozen
+class Found:
+    x: int
+    where: int = uncompared()
+    y: int = 2
+
+
+def test_an_uncompared_field_is_given_and_copied() -> None:
+    one = Found(1, 7)
+    assert one == Found(1, 8) != Found(2, 7) and hash(one) == hash(Found(1, 8)) and repr(one) == "Found(x=1, y=2)"
+    assert replace(one, x=3).where == 7 and pickle.loads(pickle.dumps(one)).where == 7
+    with pytest.raises(TypeError, match="where"):
+        Found(1)  # type: ignore[call-arg]
 
 
 def test_a_value_does_not_change() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import oracle
 import pytest
 import strategies
+from calls import point_of
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from policygen.language.document import parse
 from policygen.language.naming import format_call, format_entry, format_expression
 from policygen.model import Policy, strictest
 from policygen.sets import region
+from policygen.sets.algebra import TRUE
 from tracer.abi import Arch, Event, table
 
 X86_64 = Arch.X86_64
@@ -50,6 +52,7 @@ def test_every_difference_is_found(both: tuple[Policy, Policy], data: st.DataObj
     comparison = compare(old, new)
     for one in comparison.differences:
         assert (evaluate(old, one.example), evaluate(new, one.example)) == (one.before, one.after)
+        assert one.region and region.example(*one.region, one.arch, one.example.number) == one.example
         gained = freedom(new, one.example) - freedom(old, one.example)
         assert one.change == (Change.MORE if gained > 0 else Change.LESS if gained else Change.OTHER)
     for chosen in both:
@@ -57,11 +60,13 @@ def test_every_difference_is_found(both: tuple[Policy, Policy], data: st.DataObj
         before, after = evaluate(old, event), evaluate(new, event)
         if before != after:
             arch = Arch.from_audit(event.arch)
-            assert [
+            found = [
                 one
                 for one in comparison.differences
                 if (one.arch, one.before, one.after) == (arch, before, after) and one.number in (event.number, None)
             ]
+            sets = [one.region for one in found if one.region and one.number is not None]
+            assert found and all(one.space.at(one.where, point_of(event)) == TRUE for one in sets)
 
 
 @often

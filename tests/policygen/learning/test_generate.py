@@ -14,7 +14,8 @@ from policygen.language.document import Document, parse
 from policygen.learning import floor
 from policygen.learning.extend import Options, allowing_line
 from policygen.learning.generalise import Widening
-from policygen.learning.generate import Generated, ReplayError, events, generate, replay
+from policygen.learning.generate import Generated, generate
+from policygen.learning.replay import ReplayError, events, replay
 from policygen.model import ENOSYS, Arm, Entry
 from policygen.recording.fold import Folder
 from policygen.recording.model import Observation

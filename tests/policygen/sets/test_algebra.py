@@ -209,3 +209,30 @@ def test_always_holds_for_all_values_of_the_variables(points: set[int], variable
     others = [submask for submask in POINTS if submask & ~variables == 0]
     expected = {point for point in POINTS if all(point & ~variables | submask in points for submask in others)}
     assert members(space, always) == expected
+
+
+def test_a_budget_goes_on_in_a_space_with_what_is_left() -> None:
+    budget = region.Budget(total=5_000, each=1_500)
+    first = budget.space()
+    first.greater(first.word(0, 7), first.word(7, 7))
+    before = first.work
+    second = budget.space()
+    assert second.limit == 1_500
+    second.word(0, 32)
+    budget.resume(first)
+    assert budget.work == before + second.work and 1_500 <= first.limit <= before + 1_500
+    first.greater(first.word(20, 7), first.word(27, 7))
+    budget.resume(first)
+    assert budget.work == first.work + second.work > before + second.work
+    with pytest.raises(TooComplexError):
+        for place in range(40, 500, 14):
+            budget.resume(first)
+            first.greater(first.word(place, 7), first.word(place + 7, 7))
+    assert budget.work <= 5_000 + 2 * 1_500
+
+
+def test_a_budget_has_what_is_left_for_a_space() -> None:
+    budget = region.Budget(total=1_000, each=800)
+    first = budget.space()
+    first.word(0, 400)
+    assert budget.work == first.work == 402 and budget.space().limit == 1_000 - 402

@@ -1,0 +1,62 @@
+"""Whether a policy allows what was observed, and what differs most from it among what the observations stand for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from policygen.evaluate import evaluate
+from tracer.abi import Event, Kind
+from tracer.errors import InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from policygen.model import Action, Policy
+    from policygen.recording.model import Observation
+    from tracer.abi.table import Table
+
+
+class ReplayError(InternalError):
+    """The policy denies what was observed: a bug of ours, never of the user."""
+
+    def __init__(self, observation: Observation, event: Event, action: Action) -> None:
+        super().__init__(f"internal error, nothing written: the policy answers {event} with {action}; {observation}")
+        self.observation = observation
+        self.event = event
+        self.action = action
+
+
+def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) -> None:
+    """Evaluate the policy for the events of every observation, given with the table that has its call.  Raises ReplayError
+    unless the policy lets each of them pass."""
+    passed: set[Event] = set()
+    for calls, observation in observations:
+        for event in events(observation, calls):
+            if event in passed:
+                continue
+            action = evaluate(policy, event)
+            if not action.lets_run:
+                raise ReplayError(observation, event, action)
+            passed.add(event)
+
+
+def events(observation: Observation, calls: Table) -> tuple[Event, Event, Event]:
+    """The event seen, and those that differ most from it among the events that the observation stands for: with all
+    bits that were not kept, or that the kernel ignores, clear or set."""
+    plain = calls.by_number[observation.number].arguments
+    meanings = calls.arguments(observation.number, observation.example)
+    register = (1 << calls.arch.bits) - 1
+    extremes = []
+    for fill in (0, register):
+        registers = [fill] * 6
+        for index, (argument, meaning, value) in enumerate(zip(plain, meanings, observation.arguments, strict=True)):
+            if value is not None:
+                kept = argument.mask
+                if meaning.kind is Kind.FIELD:
+                    kept = meaning.exact
+                elif meaning.kind is Kind.CLOCK and value < 0:
+                    kept = 1 << (argument.width - 1)  # only that it is negative
+                registers[index] = (value & kept) | (fill & ~kept)
+        a, b, c, d, e, f = registers
+        extremes.append(Event(observation.arch, observation.number, (a, b, c, d, e, f)))
+    return (observation.event, extremes[0], extremes[1])

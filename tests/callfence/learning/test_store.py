@@ -1,0 +1,41 @@
+"""What learn does once: it parses a policy, and again only if the file has changed since."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from callfence.enforcing import filters
+from callfence.learning import store
+from callfence.learning.prepare import Prepared, document
+from policygen.language import document as language
+from policygen.learning.generate import Generated
+from policygen.recording.model import Recording
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+    from policygen.language.document import Document
+
+TEXT = "arch x86_64\ninclude more.inc\nread: allow\n"
+
+
+def as_it_is(_old: Recording, _whole: Recording, existing: Document | None) -> Generated:
+    assert existing is not None
+    return Generated(existing, (), {}, (), ())
+
+
+def test_a_policy_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, parsed = language.parse, []
+    monkeypatch.setattr(language, "parse", lambda *what, **how: parsed.append(what[0]) or parse(*what, **how))
+    policy, more = tmp_path / "a.policy", tmp_path / "more.inc"
+    policy.write_text(TEXT)
+    more.write_text("write: allow\n")
+    existing = filters.compiled(str(policy), "warm", cached=False)
+    prepared = Prepared(policy, tmp_path / "a.rec", existing, True, None, None, False)
+    added = store.add(policy, Recording(), as_it_is, prepared=prepared)
+    assert added.existing is document(existing) and parsed == [TEXT]
+    more.write_text("write: fd == 1\n")
+    added = store.add(policy, Recording(), as_it_is, prepared=prepared)
+    assert added.existing != document(existing) and parsed == [TEXT, TEXT]
