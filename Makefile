@@ -8,8 +8,8 @@ STORM_ROUNDS ?= 10000
 STORM_STARTS ?= 1000
 STORM_ATTACKS ?= 1000
 MUTANTS ?= 100
-# In two processes, each test file in one of them.
-PYTEST_FLAGS ?= -n 2 --dist loadfile
+# In three processes, each test file in one of them: many tests wait, so that two would leave two processors idle.
+PYTEST_FLAGS ?= -n 3 --dist loadfile
 # A path instead of setuptools' import hook, which would take 10 ms of every start.
 EDITABLE := --config-settings editable_mode=compat
 
