@@ -50,6 +50,11 @@ def running(place):
         process.communicate()
 
 
+def wait_until_read(program, helper):
+    """Until the helper has let the program go, and sleeps: it has read what it may import."""
+    wait_until(lambda: status(program, "TracerPid") == "0" and status(helper, "State")[0] == "S")
+
+
 def test_it_is_no_relative_of_the_program(running, place):
     process = running()
     helper = place.helper()
@@ -65,6 +70,7 @@ def test_it_holds_standard_error_the_listener_the_program_and_two_devices(runnin
         pytest.skip("needs root: it cannot be looked into by its own user")
     process = running()
     helper = place.helper()
+    wait_until_read(process.pid, helper)
     full, null, *files = sorted(os.readlink(entry) for entry in Path(f"/proc/{helper}/fd").iterdir())
     assert (full, null) == ("/dev/full", "/dev/null"), "which a program is given that opens them"
     # pidfds: the program and the stand-in
@@ -305,9 +311,7 @@ def test_callfence_uninstalled_meanwhile(place):
     process = place.start(place.calls(), "wait", "110")
     try:
         wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "calls\n")
-        helper = place.helper()
-        wait_until(lambda: "ep_poll" in Path(f"/proc/{helper}/wchan").read_text() or status(helper, "State")[0] == "S")
-        time.sleep(0.2)
+        wait_until_read(process.pid, place.helper())
         shutil.rmtree(copy)
         output, errors = process.communicate("x", timeout=20)
     finally:
