@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _ROOTS = (f"{os.path.dirname(os.path.dirname(__file__))}/", f"{os.path.dirname(os.__file__)}/")
 """Where modules are: ours, and those of Python's library.  A file is noted as the number of its folder, and its path in it."""
+_OURS = tuple(f"{_ROOTS[0]}{name}/" for name in ("callfence", "enforcer", "policygen", "tracer"))
+"""Beside them are those of others, where pip has installed them; and those are in a folder of the library's, too."""
 _DESCRIBING = (
     "callfence.enforcing.filters", "enforcer.duty", "enforcer.files.granted", "enforcer.files.listening",
     "enforcer.files.unreachable", "enforcer.reporting.instead", "enforcer.reporting.report", "enforcer.reporting.verdict",
@@ -44,12 +46,12 @@ def files() -> bytes:
     paths, libraries = set(), []
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None) or ""
-        if not path.startswith(_ROOTS) or "-packages/" in path:
+        if not (path.startswith(_OURS) or (path.startswith(_ROOTS[1]) and "-packages/" not in path)):
             continue
         if path.endswith(".py"):
             paths.add(path)
             folder = os.path.dirname(path)
-            if path.startswith(_ROOTS[0]):
+            if path.startswith(_OURS):
                 paths.update(f"{folder}/{entry}" for entry in os.listdir(folder) if entry.endswith(_TABLE))
         else:  # a shared library, which is loaded from its file: at once
             libraries.append(name)

@@ -80,6 +80,14 @@ def started(folder: Path, home: Path, user: int) -> tuple[list[str], list[str]]:
         assert (done.returncode, done.stderr) == (0, "")
         environment["STARTED"] = str(home / "log")
     lines = (home / "log").read_text().splitlines()
+    environment["STARTED"] = ""
+    for _ in range(2):  # the second one finds its filter, and has not imported what describes a call
+        denied = subprocess.run(
+            [*command[:-1], "mkdir", "made"], env=environment, cwd=home, user=user, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+        assert denied.returncode == 1
+        assert "enforce: denied mkdir(pathname=\"made\", mode=0777): it fails with EACCES" in denied.stderr
     return [line for line in lines if line.startswith("compile /")], [line for line in lines if line.startswith("open")]
 
 
