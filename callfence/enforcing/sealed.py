@@ -88,12 +88,16 @@ class Compiled:
         """What these say, where `learn` has parsed them; not in the file."""
 
 
-def seal(compiled: Compiled, made_by: bytes, secret: bytes) -> bytes:
-    """The content of a file; `made_by` identifies the code that compiled, and `secret` may be b""."""
+def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool = False) -> bytes:
+    """The content of a file; `made_by` identifies the code that compiled, and `secret` may be b"".  `is_shipped`: it may be used
+    on another machine."""
+    from enforcer.later import without_digests
+
+    later = without_digests(compiled.later) if is_shipped and compiled.later else compiled.later
     facts = [_YES if getattr(compiled, name) else b"" for name in _FACTS]
     fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *facts, compiled.filter, compiled.files]
     fields.append(_joined([_joined(_stage_fields(stage)) for stage in compiled.stages]))
-    fields += [compiled.scope.encode(), compiled.later]
+    fields += [compiled.scope.encode(), later]
     for name, text in compiled.sources:
         fields += [os.fsencode(name), text]
     body = _joined(fields)
@@ -149,11 +153,7 @@ def _stage(fields: Sequence[bytes]) -> Stage:
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:
     """A file with several variants of one policy, for `enforce --compiled`, here or on another machine."""
-    from enforcer.later import without_digests
-
-    for compiled in variants:
-        compiled.later = without_digests(compiled.later) if compiled.later else b""
-    return _BUNDLE + _joined([seal(one, made_by, b"") for one in variants])
+    return _BUNDLE + _joined([seal(one, made_by, b"", is_shipped=True) for one in variants])
 
 
 def is_bundle(content: bytes) -> bool:

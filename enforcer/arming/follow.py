@@ -135,7 +135,7 @@ def _leave_call(pid: int) -> None:
     """Take a process from an event stop, which is inside a call, to that call's exit stop."""
     inject.resume(linux.PTRACE_SYSCALL, pid)
     if (stop := inject.wait(pid)).kind != CALL:
-        raise ArmError(f"it stopped otherwise ({stop.kind}) instead of leaving its call")
+        raise ArmError(f"it stopped ({stop.kind}) instead of leaving its call")
 
 
 def _end_new(pid: int) -> None:
