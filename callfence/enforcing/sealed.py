@@ -89,8 +89,9 @@ class Compiled:
 
 
 def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool = False) -> bytes:
-    """The content of a file; `made_by` identifies the code that compiled, and `secret` may be b"".  `is_shipped`: it may be used
-    on another machine."""
+    """The content of a file; `made_by` identifies the code that compiled, and `secret` may be b"".
+
+    `is_shipped`: it may be used on another machine."""
     from enforcer.later import without_digests
 
     later = without_digests(compiled.later) if is_shipped and compiled.later else compiled.later
