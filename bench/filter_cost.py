@@ -13,7 +13,7 @@ from harness import Figure, Section, Spread, alternate, compiled, scratch, table
 
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.document import parse, parse_file
 from policygen.model import ALLOW
 from tracer.abi import Arch, Event
@@ -75,7 +75,7 @@ def section() -> Section:
     against_best = (f"{OURS} / the best of the same rules", *(f"{ratio:.2f}" for ratio in ratios))
     text = (
         f"Nanoseconds a round, median of {ROUNDS} runs (least-most), each the best of its batches.  The policy is "
-        f"samples/{SAMPLE.name} with getppid: {len(expanded(policy).entries[Arch.X86_64])} calls with those that its set "
+        f"samples/{SAMPLE.name} with getppid: {len(resolved(policy).entries[Arch.X86_64])} calls with those that its set "
         "implies, of which it allows futex and openat under conditions.  The row after it allows what the program was seen "
         f"to do and nothing else, {len(exact.entries[Arch.X86_64])} calls; the three after that have the rules of the first; "
         "the last two allow these calls whatever their arguments.\n\n"

@@ -11,7 +11,7 @@ import pyseccomp
 
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.model import ALLOW, Policy
 from policygen.sets import region
 from policygen.sets.algebra import MAX_CUBES
@@ -30,7 +30,7 @@ Rules = dict[int, tuple[int, Alternatives]]
 
 def rules(policy: Policy) -> Rules:
     """The policy's x86_64 section; ValueError where an entry has more than one answer besides the default."""
-    policy = expanded(policy)
+    policy = resolved(policy).written()
     found: Rules = {}
     space = region.space()
     for number, entry in policy.entries[Arch.X86_64].items():

@@ -6,25 +6,27 @@ Compiled filters and the set algebra are proved against `evaluate`.
 from __future__ import annotations
 
 from policygen.holds import holds
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import Resolved, resolved
 from policygen.model import KILL, Action, Policy
-from policygen.phases import START, in_phase
+from policygen.phases import START
 from policygen.sets.algebra import FALSE, TRUE, Space
 from policygen.sets.region import truth
 from tracer.abi import X32_BIT, Arch, Event, table
 
 
 def evaluate(policy: Policy, event: Event, phase: str = START) -> Action:
-    """Return the action for a call in a phase.  The first of these decides:
+    """Return the action for a call in a phase: `answer`, of what the policy means there."""
+    return answer(resolved(policy, phase), event)
+
+
+def answer(policy: Resolved, event: Event) -> Action:
+    """Return the action for a call.  The first of these decides:
 
     1. an architecture that the policy does not name is killed, and so is an x32 call;
     2. a number above the newest of the policy's table gets `unknown`;
     3. a call without an entry gets `default`;
     4. an entry's action where its expression holds, else its `otherwise`, else `default`.
-
-    Entries are the policy's own with those of its implied set (`policygen.implied.expand`).
     """
-    policy = expanded(in_phase(policy, phase) if policy.phases else policy)
     arch = Arch.from_audit(event.arch)
     if arch is None or arch not in policy.entries:
         return KILL
@@ -41,9 +43,8 @@ def evaluate(policy: Policy, event: Event, phase: str = START) -> Action:
     return policy.default if entry.otherwise is None else entry.otherwise
 
 
-def answers(space: Space, policy: Policy, arch: Arch, number: int) -> list[tuple[int, Action]]:
+def answers(space: Space, policy: Resolved, arch: Arch, number: int) -> list[tuple[int, Action]]:
     """Return the actions for a call that is not an x32 one, each with its set of arguments; the sets cover everything."""
-    policy = expanded(policy)
     if arch not in policy.entries:
         return [(TRUE, KILL)]
     calls = table(arch)

@@ -18,8 +18,8 @@ from callfence.shared.profiles import as_objects, loss_lines
 from enforcer.text import file_word
 from policygen import formats
 from policygen.formats import Direction, ExportError, FormatOptions, Loss, Service
-from policygen.implied.expand import expanded
-from policygen.phases import START, in_phase, phase_policies
+from policygen.implied.resolve import resolve, resolved
+from policygen.phases import START
 from policygen.recording.atomic import write
 from policygen.values import replace
 from tracer.errors import UserError
@@ -75,7 +75,7 @@ def _export(options: argparse.Namespace) -> int:
         raise UserError(f"--name {name}: letters, digits, '-', '_' and '.' only")
     given = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs, service=service)
     try:
-        in_phase(shown.policy, options.phase)
+        resolved(shown.policy, options.phase)
     except ValueError as error:
         raise UserError(f"--phase {options.phase}: {error}") from error
     try:
@@ -102,8 +102,8 @@ def _export(options: argparse.Namespace) -> int:
 
 def _exported(target: str, policy: Policy, phase: str, given: FormatOptions) -> Exported:
     """What is written of a phase's policy; that no other target knows phases is a loss.  Raises ExportError."""
-    exported = formats.exported(target, expanded(in_phase(policy, phase)), given)
-    names = [name for name, _ in phase_policies(policy)]
+    exported = formats.exported(target, resolved(policy, phase).written(), given)
+    names = list(resolve(policy))
     later = names[names.index(phase) + 1 :]
     if not later or target == "systemd-enforce":
         return exported

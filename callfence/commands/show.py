@@ -12,17 +12,17 @@ from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
-from policygen.implied.expand import expanded, expansion, tidy
+from policygen.implied.resolve import resolve, resolved, tidy
 from policygen.language.document import included, parse, read_text
 from policygen.language.lexer import decode
-from policygen.phases import in_each, phase_policies
+from policygen.phases import in_each
 from policygen.recording import atomic
 from tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
     import argparse
 
-    from policygen.implied.expand import Expanded
+    from policygen.implied.resolve import Resolved
 
 DESCRIPTION = """\
 Print a policy in canonical form, its includes resolved; or print the instructions of a filter.  With --write, rewrite the files
@@ -81,28 +81,27 @@ def _show(name: str, options: argparse.Namespace) -> int:
         return 0
     shown = document(name, data)
     if options.implied:
-        return _implied(name, expansion(shown.policy))
+        return _implied(name, resolved(shown.policy))
     policy = shown.policy
     try:
         if options.instructions:
-            for phase, one in phase_policies(policy):
+            for phase in resolve(policy):
                 sys.stdout.write(f"# {phase}\n" if policy.phases else "")
-                sys.stdout.write(bpf.disassemble(compile_policy(one)) + "\n")
+                sys.stdout.write(bpf.disassemble(compile_policy(policy, phase)) + "\n")
             return 0
         if options.expanded:
-            each = in_each(lambda one: tidy(expanded(one)), policy) if policy.phases else tidy(expanded(policy))
-            shown = shown.inlined().with_policy(each)
+            shown = shown.inlined().with_policy(in_each(lambda each: tidy(resolved(each).written()), policy))
         sys.stdout.write(shown.inlined().text())
     except CallfenceError as error:
         raise UserError(f"{name}: {error}") from error
     return 0
 
 
-def _implied(name: str, found: Expanded) -> int:
+def _implied(name: str, policy: Resolved) -> int:
     """Each entry that the set adds, after the reason and the capability that it is given for."""
-    if not found.rows:
+    if not policy.added:
         print(f"# {name}: no implied set")
-    for (arch, number), rows in found.rows.items():
+    for (arch, number), rows in policy.added.items():
         for row in rows:
             given = f" [{', '.join(sorted(row.given))}]" if row.given else ""
             print(f"# {row.why}{given}\n{on_one_line(arch, number, row.entry)}")

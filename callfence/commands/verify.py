@@ -10,14 +10,14 @@ from callfence.enforcing.sealed import is_bundle, unbundle
 from callfence.shared.inputs import content, document, is_program, judged, program
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
-from policygen.evaluate import evaluate
+from policygen.evaluate import answer
 from policygen.filter import bpf
 from policygen.filter.compile import WrongFilterError, compile_policy
 from policygen.filter.lift import lift
 from policygen.filter.symbolic import UnsupportedError
 from policygen.filter.verify import reported, verify
+from policygen.implied.resolve import resolve, resolved
 from policygen.language.naming import format_action, format_call
-from policygen.phases import phase_policies
 from policygen.reading import read
 from policygen.sets.algebra import TooComplexError
 from tracer.errors import CallfenceError, UserError
@@ -25,6 +25,7 @@ from tracer.errors import CallfenceError, UserError
 if TYPE_CHECKING:
     import argparse
 
+    from policygen.implied.resolve import Resolved
     from policygen.model import Policy
     from tracer.abi import Event
 
@@ -71,11 +72,11 @@ def main(arguments: list[str]) -> int:
 
 def _compiled(name: str, policy: Policy) -> int:
     proved = []
-    for phase, meant in phase_policies(policy):
+    for phase, meant in resolve(policy).items():
         lengths = []
         for report in (False, True):
             try:
-                lengths.append(len(compile_policy(meant, report=report)) // 8)
+                lengths.append(len(compile_policy(policy, phase, report=report)) // 8)
             except WrongFilterError as error:
                 return _refuted(error.program, error.event, reported(meant) if report else meant)
             except CallfenceError as error:
@@ -120,7 +121,7 @@ def _cached() -> int:
 def _is_policy(filter_: bytes, policy: Policy) -> int:
     wrong = verify(filter_, policy)
     if wrong is not None and verify(filter_, policy, report=True) is not None:
-        return _refuted(filter_, wrong, policy)
+        return _refuted(filter_, wrong, resolved(policy))
     suffix = "" if wrong is None else "; what it denies is left to a supervisor, as in `enforce` with reports"
     print(f"proved: the filter is the policy, for every call{suffix}")
     return 0
@@ -136,9 +137,9 @@ def _read_back(name: str, filter_: bytes) -> int:
     return 0
 
 
-def _refuted(filter_: bytes, event: Event, policy: Policy) -> int:
+def _refuted(filter_: bytes, event: Event, policy: Resolved) -> int:
     print("not the policy: for example")
     print(f"  {format_call(event)}")
-    print(f"  the policy answers  {format_action(evaluate(policy, event))}")
+    print(f"  the policy answers  {format_action(answer(policy, event))}")
     print(f"  the filter answers  {bpf.action_text(bpf.run(filter_, event))}")
     return 1

@@ -19,7 +19,7 @@ from enforcer.reporting.advice import advise
 from policygen.errors import did_you_mean
 from policygen.grants import WORDS
 from policygen.holds import holds
-from policygen.implied.expand import expansion
+from policygen.implied.resolve import resolved
 from policygen.language.document import parse_file
 from policygen.language.naming import determined, format_action, format_call, format_expression
 from policygen.language.normal import first_argument
@@ -132,7 +132,7 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
     ]
     implied = [
         line
-        for (arch, number), rows in expansion(policy).rows.items()
+        for (arch, number), rows in resolved(policy).added.items()
         if arch in arches and table(arch).by_number[number].name == name
         for row in rows
         if not _says(policy.entries[arch].get(number), row)
@@ -236,7 +236,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
 def _row(policy: Policy, event: Event) -> Row | None:
     """The row of the policy's implied set that allows a call."""
     arch = Arch.from_audit(event.arch)
-    for row in expansion(policy).rows.get((arch, event.number), ()) if arch else ():
+    for row in resolved(policy).added.get((arch, event.number), ()) if arch else ():
         if holds(row.entry.expression, table(row.arch).by_number[row.number].arguments, event.arguments):
             return row
     return None

@@ -11,10 +11,11 @@ from callfence.enforcing import cache, filters
 from callfence.enforcing.sealed import bundle
 from callfence.shared.inputs import judged
 from callfence.shared.options import Parser
-from policygen.evaluate import evaluate
+from policygen.evaluate import answer
 from policygen.filter import bpf
 from policygen.filter.listener import expects_listener, may_install_filters, names_listener
 from policygen.filter.verify import meaning, verify
+from policygen.implied.resolve import resolved
 from policygen.language.document import included, parse
 from policygen.language.lexer import decode
 from policygen.language.naming import format_action, format_call
@@ -92,7 +93,7 @@ def misfit(made: Compiled) -> str:
         if made.variant == "warm":
             same = filters.compiled_from(document, made.sources, "warm")
             return "" if (same.filter, same.is_settled) == (made.filter, made.is_settled) else "it is not what is compiled now"
-        facts = (str(policy.arm), expects_listener(policy), names_listener(policy), may_install_filters(policy))
+        facts = (str(policy.arm), expects_listener(policy), names_listener(policy), may_install_filters(resolved(policy)))
         if (made.arm, made.expects_listener, made.may_listen, made.own_filters) != facts:
             return "it takes effect at another moment, or its listener differs from the policy"
         if made.phases_optional != policy.phases_optional:
@@ -110,7 +111,7 @@ def misfit(made: Compiled) -> str:
         return f"nothing is proved: {error}"
     if wrong is None:
         return ""
-    expected = evaluate(meaning(policy, report, audit=audit)[0], wrong)
+    expected = answer(meaning(resolved(policy), report=report, audit=audit)[0], wrong)
     answers = f"{bpf.action_text(bpf.run(made.filter, wrong))}, and the policy {format_action(expected)}"
     return f"to {format_call(wrong)} it answers {answers}"
 

@@ -83,6 +83,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
     from policygen.filter.compile import compile_policy
     from policygen.filter.listener import expects_listener, may_install_filters, names_listener
     from policygen.filter.verify import kills_itself
+    from policygen.implied.resolve import resolved
 
     policy, is_settled = document.policy, False
     phases: list[Stage] = []
@@ -106,10 +107,10 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         variant=variant,
         expects_listener=expects_listener(policy),
         is_settled=is_settled,
-        kills_itself=variant == "report" and kills_itself(policy),
+        kills_itself=variant == "report" and kills_itself(resolved(policy)),
         lacks_start=document.lacks_start,
         may_listen=names_listener(policy),
-        own_filters=may_install_filters(policy),
+        own_filters=may_install_filters(resolved(policy)),
         phases_optional=policy.phases_optional,
         files=files_of(policy),
         stages=phases,
@@ -138,8 +139,8 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
     from enforcer.arming.plan import Stage
     from policygen.evaluate import answers
     from policygen.filter.compile import CompileError, compile_policy
+    from policygen.implied.resolve import resolved
     from policygen.model import ENTER, NOTIFY, ActionKind
-    from policygen.phases import phase_policies
     from policygen.sets.region import space
     from tracer.abi import table
     from tracer.abi.waits import calls_of
@@ -147,8 +148,8 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
     if policy.phases and any(action.kind is ActionKind.NOTIFY for action in _actions(policy)):
         raise CompileError("it has phases and `notify`: a supervisor of its own and the helper would answer the same calls")
     found = []
-    for phase, (name, meant) in zip(policy.phases, phase_policies(policy)[1:], strict=True):
-        filter_ = compile_policy(meant, report=report, audit=audit)
+    for phase in policy.phases:
+        filter_ = compile_policy(policy, phase.name, report=report, audit=audit)
         triggers = [
             (arch, call.number, one)
             for arch in policy.entries
@@ -156,13 +157,13 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
             for name in calls_of(one)
             if (call := table(arch).by_name.get(name))
         ]
-        sets = space()
+        sets, meant = space(), resolved(policy, phase.name)
         allowed = any(action.may_run for arch, number, _ in triggers for _, action in answers(sets, meant, arch, number))
         if not allowed and ENTER not in phase.triggers:
-            raise CompileError(f"{name} denies {', '.join(phase.triggers)}, with which a process enters it")
+            raise CompileError(f"{phase.name} denies {', '.join(phase.triggers)}, with which a process enters it")
         pairs = [(arch.audit, number) for arch, number, one in triggers if one not in (ENTER, NOTIFY)]
         is_entered, is_notified = ENTER in phase.triggers, NOTIFY in phase.triggers
-        found.append(Stage(name, pairs, filter_, is_entered=is_entered, is_notified=is_notified))
+        found.append(Stage(phase.name, pairs, filter_, is_entered=is_entered, is_notified=is_notified))
     return found
 
 

@@ -12,7 +12,7 @@ from callfence.judging.sites import MANY_SITES, Site, by_site, columns_of, such_
 from callfence.report.markup import Child, Column, Html, anchor, badge, code, columns, element, items, join, lines, table, terms
 from callfence.shared.text import on_one_line, plural
 from policygen.grants import path_line
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.document import Document
 from policygen.language.naming import format_entry
 from policygen.lint.catalogue import Level
@@ -189,7 +189,7 @@ def _ended(before: Policy, after: Policy) -> Iterator[tuple[Arch, int, Entry]]:
 
 def _count(policy: Policy) -> int:
     """How many calls are allowed in some way, with the implied set."""
-    entries = (entry for section in expanded(policy).entries.values() for entry in section.values())
+    entries = (entry for section in resolved(policy).entries.values() for entry in section.values())
     return sum(entry.action.lets_run and bool(alternatives(entry.expression)) for entry in entries)
 
 

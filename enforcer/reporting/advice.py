@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from enforcer.text import file_word, word
 from policygen.language.naming import format_entry
-from policygen.learning.extend import Options, extend
+from policygen.learning.extend import Options, extend, sort_out
 from policygen.learning.scope import SENDING
 from policygen.model import ALLOW, SIGNALS, Entry, Or, constrained, scopes
 from policygen.recording.model import Observation, kept
@@ -54,7 +54,8 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     )
     observation = Observation(event.arch, number, tuple(arguments), "", (1,), "", event.arguments)
     options = Options(allow_opaque=(calls.by_number[number].name,), implied=policy.implied)
-    extended = extend(present, policy.default, (observation,), calls, options)
+    known = sort_out(present, policy.default, (observation,), calls)
+    extended = extend(present, known, calls, options)
     if extended.refused or extended.entry is None:
         return Advice(file, f"{file} denies it explicitly", "")
     entry = extended.entry

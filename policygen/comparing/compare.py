@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from policygen.evaluate import answers
 from policygen.files import algebra
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import Resolved, resolved, resolved_at
 from policygen.model import Action, Always, Arm, Expression, Policy, alternatives, scopes
-from policygen.phases import START, as_in, names_of
+from policygen.phases import names_of
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.express import express, minimise
@@ -113,13 +113,13 @@ def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Co
 
     Calls that take more work than `budget` are `unjudged`.  Without one algebra.TooComplexError is raised for conditions whose
     sets cannot be computed."""
+    whole = compare_resolved(resolved(old), resolved(new), budget)
     if not old.phases and not new.phases:
-        return _compare(old, new, budget)
-    whole = _compare(as_in(old, START), as_in(new, START), budget)
+        return whole
     found, unjudged = list(whole.differences), {*whole.unjudged}
     for name in names_of(new, old):
         known = {replace(one, phase="", example=_NO_CALL) for one in found}
-        later = _compare(as_in(old, name), as_in(new, name), budget)
+        later = compare_resolved(resolved_at(old, name), resolved_at(new, name), budget)
         found += [replace(one, phase=name) for one in later.differences if replace(one, example=_NO_CALL) not in known]
         unjudged |= {*later.unjudged}
     before, after = ({phase.name: {*phase.triggers} for phase in policy.phases} for policy in (old, new))
@@ -132,9 +132,8 @@ def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Co
 _NO_CALL = Event(0, 0, (0, 0, 0, 0, 0, 0))
 
 
-def _compare(old: Policy, new: Policy, budget: region.Budget | None) -> Comparison:
-    """The comparison of two policies without phases."""
-    old, new = expanded(old), expanded(new)
+def compare_resolved(old: Resolved, new: Resolved, budget: region.Budget | None = None) -> Comparison:
+    """Return every difference in what two policies answer in one phase; `compare` says the rest."""
     found: list[Difference] = []
     unjudged = set()
     make = budget.space if budget else region.space
@@ -155,7 +154,7 @@ def _compare(old: Policy, new: Policy, budget: region.Budget | None) -> Comparis
     return Comparison(differences, (old.arm, new.arm), (old.scope, new.scope), files, unjudged=tuple(sorted(unjudged)))
 
 
-def _others(old: Policy, new: Policy, arch: Arch, named: set[int]) -> list[int]:
+def _others(old: Resolved, new: Resolved, arch: Arch, named: set[int]) -> list[int]:
     """Return one call that neither policy names from each range of numbers: in both tables, in one, in none."""
     calls = table(arch)
     ends = sorted({calls.newest(policy.table) for policy in (old, new)})
@@ -167,7 +166,7 @@ def _others(old: Policy, new: Policy, arch: Arch, named: set[int]) -> list[int]:
     return examples
 
 
-def _call(old: Policy, new: Policy, arch: Arch, number: int, make: Callable[[], Space]) -> list[Difference]:
+def _call(old: Resolved, new: Resolved, arch: Arch, number: int, make: Callable[[], Space]) -> list[Difference]:
     if _is_same(old, new, arch, number):
         return []
     space = make()
@@ -192,7 +191,7 @@ def _call(old: Policy, new: Policy, arch: Arch, number: int, make: Callable[[], 
     ]
 
 
-def _is_same(old: Policy, new: Policy, arch: Arch, number: int) -> bool:
+def _is_same(old: Resolved, new: Resolved, arch: Arch, number: int) -> bool:
     """Whether the policies say the same of a call in the same words."""
     if arch not in old.entries or arch not in new.entries:
         return False
@@ -207,7 +206,7 @@ def change_of(before: Action, after: Action) -> Change:
 
 
 def _rules(
-    space: Space, where: int, change: Change, old: Policy, new: Policy, arch: Arch, number: int
+    space: Space, where: int, change: Change, old: Resolved, new: Resolved, arch: Arch, number: int
 ) -> tuple[Expression, ...]:
     """Return the set in the policy language: alternatives as a policy has them if they make it up, else computed ones."""
     if where == TRUE or number not in table(arch).by_number:

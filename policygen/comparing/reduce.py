@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import product
 
 from policygen.files.algebra import met
-from policygen.implied.expand import expanded, narrowed
+from policygen.implied.resolve import Resolved, narrowed, resolved
 from policygen.language.normal import normal
 from policygen.model import Action, Always, And, Entry, Expression, Or, Policy, alternatives, strictest
-from policygen.phases import START, as_in, in_each
+from policygen.phases import in_each
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
 from policygen.sets.express import minimise, negated
@@ -30,11 +30,16 @@ def reduce(policy: Policy, by: Policy) -> Policy:
     strictest of them.  Raises ValueError if no entry can have the actions.
     """
     if policy.phases or by.phases:
-        start = expanded(as_in(by, START))
-        return normal(in_each(lambda one, other: reduce(one, _named(expanded(other), start)), policy, by))
-    if policy.implied or by.implied:
-        result = reduce(expanded(policy), expanded(by))
-        return normal(narrowed(policy, result)) if policy.implied else result
+        start = resolved(by)
+        return normal(in_each(lambda each, other: reduce(each, _named(resolved(other), start)), policy, by))
+    reduced = reduce_resolved(resolved(policy), resolved(by))
+    return normal(
+        narrowed(policy, reduced) if policy.implied else replace(policy, entries=reduced.entries, files=reduced.files)
+    )
+
+
+def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
+    """Return `reduce` for policies in one phase.  Raises what it does."""
     entries = {}
     for arch, section in policy.entries.items():
         entries[arch] = dict(section)
@@ -44,17 +49,17 @@ def reduce(policy: Policy, by: Policy) -> Policy:
             elif policy.unknown.may_run:
                 name = table(arch).by_number[number].name
                 raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise its table")
-    return normal(replace(policy, entries=entries, files=met(policy.files, by.files)))
+    return replace(policy, entries=entries, files=met(policy.files, by.files))
 
 
-def _named(policy: Policy, start: Policy) -> Policy:
+def _named(policy: Resolved, start: Resolved) -> Policy:
     """The policy of a phase, which names what the start does, too: what is gone is denied."""
     gone = Entry(Always(False))
     entries = {arch: {**dict.fromkeys(start.entries[arch], gone), **section} for arch, section in policy.entries.items()}
-    return replace(policy, entries=entries)
+    return replace(policy.written(), entries=entries)
 
 
-def _entry(arch: Arch, number: int, policy: Policy, mine: Entry, by: Policy, theirs: Entry) -> Entry:
+def _entry(arch: Arch, number: int, policy: Resolved, mine: Entry, by: Resolved, theirs: Entry) -> Entry:
     answers: dict[Truth, Action] = {}
     for here, there in product((True, False), repeat=2):
         own = mine.action if here else mine.otherwise or policy.default

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from policygen.evaluate import answers
 from policygen.files import landlock
+from policygen.implied.resolve import resolved
 from policygen.model import And, Arm, Condition, Operator, Or
 from policygen.paths import encoded
-from policygen.phases import phase_policies
 from policygen.sets.algebra import FALSE
 from policygen.sets.region import space, truth
 from tracer.abi import table
@@ -50,7 +50,7 @@ def truncates(policy: Policy, arm: Arm | None = None) -> bool:
     """Whether it lets a process truncate a file by its name without opening it for writing; `arm`: instead of its own."""
     if (arm or policy.arm) is Arm.ENTRY or policy.unknown.may_run:  # what runs before the filter, and calls that nobody knows
         return True
-    policy, sets = phase_policies(policy)[0][1], space()
+    start, sets = resolved(policy), space()
     for arch in policy.entries:
         calls = table(arch).by_name
         for name in (*_BY_NAME, *_FLAGS):
@@ -58,7 +58,7 @@ def truncates(policy: Policy, arm: Arm | None = None) -> bool:
                 continue
             call = calls[name]
             some = truth(sets, _truncating(_FLAGS[name]), call.arguments) if name in _FLAGS else None
-            for where, action in answers(sets, policy, arch, call.number):
+            for where, action in answers(sets, start, arch, call.number):
                 if action.may_run and (some is None or sets.both(where, some) != FALSE):
                     return True
     return False

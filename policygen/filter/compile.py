@@ -19,9 +19,10 @@ from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from policygen.filter.libseccomp import LibseccompRule, generate
 from policygen.filter.verify import meaning, verify
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import Resolved, resolved
 from policygen.language.naming import format_call
 from policygen.model import Action, Always, Entry, Policy
+from policygen.phases import START
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, MAX_CUBES, TRUE, TooComplexError
 from tracer.abi import X32_BIT, Arch, table
@@ -55,21 +56,20 @@ class WrongFilterError(InternalError):
         self.event = event
 
 
-def compile_policy(policy: Policy, *, report: bool = False, audit: bool = False) -> bytes:
-    """Return the policy's filter: struct sock_filter, 8 bytes each, host byte order, at most 4096 of them; proved equal to
-    the policy on every input.
+def compile_policy(policy: Policy, phase: str = START, *, report: bool = False, audit: bool = False) -> bytes:
+    """Return the policy's filter in a phase: struct sock_filter, 8 bytes each, host byte order, at most 4096 of them; proved
+    equal to the policy on every input.
 
     Raises CompileError if the policy has none, MissingLibraryError without libseccomp, and LibseccompError or
     WrongFilterError, which are internal errors, if libseccomp fails.  With `report`, a supervisor is asked about denials
-    that the policy does not write: see `verify.reported`.  Of a policy with phases it is the filter of what is before them."""
-    meant, refused = meaning(policy, report, audit=audit)
-    meant = expanded(meant)
+    that the policy does not write: see `verify.reported`."""
+    meant, refused = meaning(resolved(policy, phase), report=report, audit=audit)
     try:
         instructions = _program(meant, refused)
         if len(instructions) > bpf.MAX_INSTRUCTIONS:
             raise CompileError(_too_large(meant, instructions))
         program = bpf.encode(instructions)
-        wrong = verify(program, policy, report, audit=audit)
+        wrong = verify(program, policy, phase, report=report, audit=audit)
     except TooComplexError as error:
         raise CompileError(f"the filter is too complex to be proved: {error}") from error
     if wrong is not None:
@@ -77,7 +77,7 @@ def compile_policy(policy: Policy, *, report: bool = False, audit: bool = False)
     return program
 
 
-def _program(policy: Policy, refused: Action) -> list[Instruction]:
+def _program(policy: Resolved, refused: Action) -> list[Instruction]:
     sections = {arch: _section(policy, arch, refused) for arch in Arch if arch in policy.entries}
     jumps: list[Instruction] = []
     distance = 1  # from the end of the jumps: the return for foreign architectures comes first
@@ -93,7 +93,7 @@ def _program(policy: Policy, refused: Action) -> list[Instruction]:
     ]
 
 
-def _section(policy: Policy, arch: Arch, refused: Action) -> list[Instruction]:
+def _section(policy: Resolved, arch: Arch, refused: Action) -> list[Instruction]:
     """Return the filter for the calls of one architecture."""
     bases: dict[Action, list[LibseccompRule]] = {policy.default: []}
     for number, entry in sorted(policy.entries[arch].items()):
@@ -126,7 +126,7 @@ def _answers(base: int, rules: list[LibseccompRule]) -> list[Instruction]:
     return [*first, Instruction(_LOAD, k=bpf.NUMBER), *last]
 
 
-def _edges(policy: Policy, arch: Arch, refused: Action) -> list[Instruction]:
+def _edges(policy: Resolved, arch: Arch, refused: Action) -> list[Instruction]:
     """Return instructions that answer numbers without an entry in the table, and leave others in the accumulator."""
     newest = table(arch).newest(policy.table)
     unknown = Instruction(_RET, k=bpf.ret(policy.unknown))
@@ -151,7 +151,7 @@ class _Plan(NamedTuple):
     alternatives: tuple[tuple[MaskedEquality, ...], ...]
 
 
-def _plan(policy: Policy, arch: Arch, number: int, entry: Entry) -> _Plan:
+def _plan(policy: Resolved, arch: Arch, number: int, entry: Entry) -> _Plan:
     syscall = table(arch).by_number.get(number)
     if syscall is None:
         raise CompileError(f"{arch} has no system call {number}")
@@ -178,7 +178,7 @@ def _plan(policy: Policy, arch: Arch, number: int, entry: Entry) -> _Plan:
     return plan
 
 
-def _too_large(policy: Policy, instructions: list[Instruction]) -> str:
+def _too_large(policy: Resolved, instructions: list[Instruction]) -> str:
     """Return the message, with the calls that most of the instructions belong to."""
     shares = []
     for arch, entries in policy.entries.items():

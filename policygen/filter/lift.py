@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from policygen.filter import bpf, symbolic
 from policygen.filter.symbolic import decisions
+from policygen.implied.resolve import resolved
 from policygen.language.naming import format_action
 from policygen.language.normal import normal
 from policygen.language.operands import operands
@@ -107,7 +108,7 @@ class _Lifting:
         policy = Policy({arch: {} for arch in sections}, version, default=default, unknown=unknown)
         entries = {arch: self._entries(arch, function, policy) for arch, function in sections.items()}
         policy = normal(replace(policy, entries=entries))
-        decided = decisions(self.space, policy)
+        decided = decisions(self.space, resolved(policy))
         choose = self.space.choose
         if choose(self.excepted, self.kill, self.function) != choose(self.excepted, self.kill, decided):
             raise AssertionError("the policy that was read back is not what the filter does")

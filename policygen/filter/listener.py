@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from policygen.evaluate import evaluate
+from policygen.evaluate import answer
+from policygen.implied.resolve import resolved
 from policygen.model import Always, And, Condition, Operator, Or
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from policygen.implied.resolve import Resolved
     from policygen.model import Expression, Policy
 
 _SET_MODE_FILTER: Final = 1  # linux/seccomp.h
@@ -35,7 +37,7 @@ def expects_listener(policy: Policy) -> bool:
             continue
         listening = (flags for flags in range(_FLAGS) if flags & _NEW_LISTENER)
         receives = _command(_RECEIVE, arch) in _named(policy, arch)
-        if receives and _allows(policy, arch, "seccomp", ((_SET_MODE_FILTER, flags) for flags in listening)):
+        if receives and _allows(resolved(policy), arch, "seccomp", ((_SET_MODE_FILTER, flags) for flags in listening)):
             return True
     return False
 
@@ -73,7 +75,7 @@ def _command(name: str, arch: Arch) -> int:
     return value
 
 
-def may_install_filters(policy: Policy) -> bool:
+def may_install_filters(policy: Resolved) -> bool:
     """Whether the policy lets the program install filters of its own, by seccomp(2) or by prctl(2)."""
     return any(
         _allows(policy, arch, "seccomp", ((_SET_MODE_FILTER, flags) for flags in range(_FLAGS)))
@@ -82,7 +84,7 @@ def may_install_filters(policy: Policy) -> bool:
     )
 
 
-def _allows(policy: Policy, arch: Arch, name: str, arguments: Iterable[tuple[int, int]]) -> bool:
+def _allows(policy: Resolved, arch: Arch, name: str, arguments: Iterable[tuple[int, int]]) -> bool:
     number = table(arch).by_name[name].number
     events = (Event(arch.audit, number, (*two, 0, 0, 0, 0)) for two in arguments)
-    return any(evaluate(policy, event).lets_run for event in events)
+    return any(answer(policy, event).lets_run for event in events)

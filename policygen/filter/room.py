@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from policygen.filter.bpf import MAX_INSTRUCTIONS
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.model import Always, And, Condition, Expression, Not, Operator, Or, mentioned
 from tracer.abi import table
 
@@ -24,7 +24,7 @@ def surely_fits(policy: Policy) -> bool:
 
 def most_instructions(policy: Policy) -> int:
     """Return at least as many instructions as the policy's filter has; filters of learned policies have a third of them."""
-    entries = expanded(policy).entries.items()
+    entries = resolved(policy).entries.items()
     return 20 * len(entries) + sum(
         _instructions(entry.expression, arch, number)
         for arch, section in entries

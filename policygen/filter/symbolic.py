@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
-from policygen.implied.expand import expanded
 from policygen.model import KILL, Action, ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
@@ -22,7 +21,7 @@ from tracer.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from policygen.model import Policy
+    from policygen.implied.resolve import Resolved
     from policygen.sets.region import Word
 
     Registers = tuple[Word | None, ...]
@@ -238,10 +237,9 @@ def _value(space: Space, pc: int, instruction: bpf.Instruction, registers: Regis
     return space.choose(condition, *values)
 
 
-def decisions(space: Space, policy: Policy, refused: Action = KILL) -> int:
+def decisions(space: Space, policy: Resolved, refused: Action = KILL) -> int:
     """Return the function from events to return values (`bpf.ret`) that the policy describes.  It equals
     `policygen.evaluate` for every event, except that foreign architectures and x32 calls get `refused`."""
-    policy = expanded(policy)
     leaf = {action: space.leaf(bpf.ret(action)) for action in _actions(policy, refused)}
     number, arch = number_word(space), arch_word(space)
     result = leaf[refused]
@@ -265,7 +263,7 @@ def decisions(space: Space, policy: Policy, refused: Action = KILL) -> int:
     return result
 
 
-def _actions(policy: Policy, refused: Action) -> set[Action]:
+def _actions(policy: Resolved, refused: Action) -> set[Action]:
     entries = [entry for section in policy.entries.values() for entry in section.values()]
     written = {action for entry in entries for action in (entry.action, entry.otherwise) if action}
     return written | {refused, policy.unknown, policy.default}

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from policygen.evaluate import evaluate
+from policygen.evaluate import answer
 from policygen.filter import bpf, symbolic
 from policygen.filter.listener import may_install_filters
 from policygen.filter.symbolic import decisions
-from policygen.implied.expand import expanded
-from policygen.model import KILL, Action, ActionKind, Always, Entry, Policy
+from policygen.implied.resolve import Resolved, resolved
+from policygen.model import KILL, Action, ActionKind, Policy
+from policygen.phases import START
 from policygen.sets import region
 from policygen.values import replace
 from tracer.abi import X32_BIT, Arch, Event, table
 from tracer.linux import OPAQUE
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
 NOTIFY = Action(ActionKind.NOTIFY)
 
 
-def verify(program: bytes, policy: Policy, report: bool = False, *, audit: bool = False) -> Event | None:
-    """None if the filter answers as `evaluate` (with `report`: as `reported`) on every input; else an event on which
-    they differ.
+def verify(program: bytes, policy: Policy, phase: str = START, *, report: bool = False, audit: bool = False) -> Event | None:
+    """None if the filter answers as `evaluate` in a phase (with `report`: as `reported`) on every input; else an event on
+    which they differ.
 
     The event may be one that no kernel produces, such as an i386 call with something in the upper half of a register:
     the filter is held to the policy there too.  InvalidProgramError, symbolic.UnsupportedError and
     algebra.TooComplexError if the filter cannot be loaded or followed: nothing is known then.
     """
-    meant, refused = meaning(policy, report, audit=audit)
+    meant, refused = meaning(resolved(policy, phase), report=report, audit=audit)
     space = region.space()
     actual = symbolic.function(space, program)
     point = space.difference(actual, decisions(space, meant, refused))
@@ -41,20 +37,20 @@ def verify(program: bytes, policy: Policy, report: bool = False, *, audit: bool 
     return event
 
 
-def _answer(policy: Policy, event: Event, refused: Action) -> Action:
+def _answer(policy: Resolved, event: Event, refused: Action) -> Action:
     arch = Arch.from_audit(event.arch)
     foreign = arch is None or arch not in policy.entries
     x32 = arch is Arch.X86_64 and X32_BIT <= event.number < 2 * X32_BIT
-    return refused if foreign or x32 else evaluate(policy, event)
+    return refused if foreign or x32 else answer(policy, event)
 
 
-def meaning(policy: Policy, report: bool, *, audit: bool = False) -> tuple[Policy, Action]:
-    """What a filter of the policy answers: as which policy, and what calls of no architecture of it get."""
+def meaning(policy: Resolved, *, report: bool, audit: bool = False) -> tuple[Resolved, Action]:
+    """The policy that its filter answers by, and what the filter answers to calls of other architectures."""
     refused = NOTIFY if report and (audit or not kills_itself(policy)) else KILL
     return (reported(policy, audit=audit) if report else policy), refused
 
 
-def kills_itself(policy: Policy) -> bool:
+def kills_itself(policy: Resolved) -> bool:
     """Whether the kernel kills for the policy's default even if a supervisor could explain it.
 
     A filter that the program installs itself outranks a notification if it fails the call, but not a kill (seccomp(2)).
@@ -62,7 +58,7 @@ def kills_itself(policy: Policy) -> bool:
     return policy.default.kind is ActionKind.KILL and may_install_filters(policy)
 
 
-def reported(policy: Policy, *, audit: bool = False) -> Policy:
+def reported(policy: Resolved, *, audit: bool = False) -> Resolved:
     """The policy as a filter answers it whose denials a supervisor explains (with `audit`: and then lets run).
 
     What falls to a default that kills or fails the call is notified instead; what an entry writes stays.  With `audit` this
@@ -72,29 +68,18 @@ def reported(policy: Policy, *, audit: bool = False) -> Policy:
     stays = policy.default.kind is ActionKind.TRAP or (kills_itself(policy) and not audit)
     default = policy.default if stays else _notified(policy.default)
     if audit:
-        policy = _asked_about(policy, _failed_by_implication(policy))
+        policy = _asked_about(policy)
     return replace(policy, default=default)
 
 
-def _failed_by_implication(policy: Policy) -> Iterator[str]:
-    """The calls that fail without an entry of the policy itself, and that do not fail when they are learned."""
-    for arch, section in expanded(policy).entries.items():
-        for number, entry in section.items():
-            name = table(arch).by_number[number].name
-            if number not in policy.entries[arch] and entry.action.kind is ActionKind.ERRNO and name not in OPAQUE:
-                yield name
-
-
-def _asked_about(policy: Policy, names: Iterable[str]) -> Policy:
-    """The policy with these calls never denied without the supervisor."""
-    policy = expanded(policy)  # an entry that says what a call otherwise meets takes nothing from an implied set
+def _asked_about(policy: Resolved) -> Resolved:
+    """The policy that asks the supervisor about what its implied set fails, but for the calls that learning fails as well."""
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
-    for arch, section in entries.items():
-        for name in names:
-            if call := table(arch).by_name.get(name):
-                entry = section.get(call.number, Entry(Always(False)))
-                otherwise = _notified(entry.otherwise or policy.default)
-                section[call.number] = replace(entry, action=_notified(entry.action), otherwise=otherwise)
+    for (arch, number), rows in policy.added.items():
+        if rows[0].entry.action.kind is ActionKind.ERRNO and table(arch).by_number[number].name not in OPAQUE:
+            entry = entries[arch][number]
+            otherwise = _notified(entry.otherwise or policy.default)
+            entries[arch][number] = replace(entry, action=_notified(entry.action), otherwise=otherwise)
     return replace(policy, entries=entries)
 
 

@@ -13,6 +13,7 @@ from policygen.comparing.compare import Change, compare
 from policygen.evaluate import answers
 from policygen.formats import Addition, Direction, ExportError, Loss
 from policygen.grants import ALL, Files, Right
+from policygen.implied.resolve import resolved
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, Policy, strictest
 from policygen.paths import covers
@@ -71,7 +72,7 @@ def with_calls(policy: Policy, calls: Mapping[str, str]) -> tuple[Policy, tuple[
 
 def possible(policy: Policy, number: int) -> list[Action]:
     """Return the actions that one NATIVE call may get; those that let it run come first."""
-    found = dict.fromkeys(action for _, action in answers(region.space(), policy, NATIVE, number))
+    found = dict.fromkeys(action for _, action in answers(region.space(), resolved(policy), NATIVE, number))
     return sorted(found, key=lambda action: (not action.may_run, action != ALLOW))
 
 

@@ -23,6 +23,7 @@ from policygen.files.generalise import trees
 from policygen.formats import Direction, Exported, Loss
 from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, losses, names_only, native, possible, spoken, with_calls
 from policygen.grants import ALL, ANY_PORT, Files, Right
+from policygen.implied.resolve import resolved
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator, Policy
 from policygen.paths import encoded
@@ -215,7 +216,7 @@ def _unshares_nothing(policy: Policy) -> bool:
         return False
     space, clone = region.space(), calls["clone"]
     some = region.truth(space, Condition(0, Operator.ANY, _flags()), clone.arguments)
-    found = answers(space, policy, NATIVE, clone.number)
+    found = answers(space, resolved(policy), NATIVE, clone.number)
     return all(space.both(where, some) == FALSE for where, action in found if action.may_run)
 
 

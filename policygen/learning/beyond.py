@@ -1,13 +1,13 @@
-"""What of the observations goes beyond a policy and its implied set, and the capabilities that they take."""
+"""Observations by what a policy and its implied set say of them, and the capabilities that they take."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from policygen.holds import holds
-from policygen.implied.expand import expanded, expansion, granted, witnessed
+from policygen.implied.resolve import granted, resolved, witnessed
 from policygen.implied.tables import capabilities
-from policygen.learning.extend import sort_out
+from policygen.learning.extend import Known, sort_out
 from policygen.learning.floor import OPAQUE
 from policygen.model import ENOSYS, Always, Entry, Expression, Or, Policy, alternatives
 from policygen.recording.model import Observation
@@ -22,41 +22,47 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from policygen.implied.tables import Row
-    from tracer.abi import Argument
+    from tracer.abi import Argument, Event
 
 Call = tuple[Arch, int]
 Placed = dict[Call, tuple[Observation, ...]]
 _FAILS = Entry(Always(True), ENOSYS)
 
 
-class Beyond(NamedTuple):
-    """A policy with the capabilities that observations take, and the observations that go beyond it all the same."""
+class Sorted(NamedTuple):
+    """Observations by what a policy says of them, and the policy with the capabilities that they take."""
 
     policy: Policy
     granted: Mapping[Call, tuple[Expression, ...]]
-    """The alternatives that were added to it."""
-    new: Placed
-    """In the order of the observations."""
+    """The rules that were added to it, which grant capabilities."""
+    beyond: Mapping[Call, Known]
+    """What is to be extended, in the order of the observations: with an implied set, calls of which the policy does not allow
+    all, and of them only the observations that it does not allow."""
     allowed: tuple[tuple[Call, Observation], ...]
-    """The other observations, which the policy allows."""
+    """What a policy with an implied set allows."""
 
 
-def beyond(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, names_only: bool) -> Beyond:
-    """Sort observations by a policy.  Without an implied set all of them are new: `extend` knows what entries say.
+def sort_by(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, names_only: bool) -> Sorted:
+    """Sort observations by what the policy, with its implied set, says of them.
 
     A capability is granted as the least call that has it: what else it gives is implied.  Each architecture gets its own,
     though one of another architecture would do: otherwise the policy would depend on which was seen first."""
     if not policy.implied:
-        return Beyond(policy, {}, placed, ())
-    found = []
-    for arch in policy.entries:
-        mine = {call: seen for call, seen in placed.items() if call[0] is arch}
-        found.append(_beyond(_of_one(policy, arch), mine, allow_opaque, names_only))
-    return Beyond(
-        replace(policy, entries={arch: section for one in found for arch, section in one.policy.entries.items()}),
-        {call: parts for one in found for call, parts in one.granted.items()},
-        {call: seen for one in found for call, seen in one.new.items()},
-        tuple(allowed for one in found for allowed in one.allowed),
+        return Sorted(policy, {}, {call: _known(policy, call, group) for call, group in placed.items()}, ())
+    parts = [
+        _sort_by(
+            _of_one(policy, arch),
+            {call: group for call, group in placed.items() if call[0] is arch},
+            allow_opaque,
+            names_only=names_only,
+        )
+        for arch in policy.entries
+    ]
+    return Sorted(
+        replace(policy, entries={arch: section for part in parts for arch, section in part.policy.entries.items()}),
+        {call: rules for part in parts for call, rules in part.granted.items()},
+        {call: known for part in parts for call, known in part.beyond.items()},
+        tuple(allowed for part in parts for allowed in part.allowed),
     )
 
 
@@ -65,28 +71,41 @@ def _of_one(policy: Policy, arch: Arch) -> Policy:
     return policy if list(policy.entries) == [arch] else replace(policy, entries={arch: policy.entries.get(arch, {})})
 
 
-def _beyond(policy: Policy, placed: Placed, allow_opaque: Collection[str], names_only: bool) -> Beyond:
+def _sort_by(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, names_only: bool) -> Sorted:
     """For a policy of one architecture."""
-    new = _new(policy, placed, allow_opaque)
-    added: dict[Call, tuple[Expression, ...]] = {}
+    judged = {call: group for call, group in placed.items() if not _fails(policy, call, allow_opaque)}
+    known = {call: _known(policy, call, group) for call, group in judged.items()}
+    granted_rules: dict[Call, tuple[Expression, ...]] = {}
     if not names_only:
-        policy, added = _with_capabilities(policy, new)
-        new = _new(policy, new, allow_opaque) if added else new
-    failing = {call for call in placed if _fails(policy, call, allow_opaque)}
-    beyond_it = {call: set(seen) for call, seen in new.items()}
-    allowed = tuple(
-        (call, one)
-        for call, seen in placed.items()
-        if call not in failing
-        for one in seen
-        if one not in beyond_it.get(call, ())
-    )
-    return Beyond(policy, added, new, allowed)
+        events = [observation.event for each in known.values() for observation in (*each.new, *each.refused)]
+        policy, granted_rules = _with_capabilities(policy, events)
+        if granted_rules:  # which imply other calls
+            judged = {call: group for call, group in judged.items() if not _fails(policy, call, allow_opaque)}
+            known |= {
+                call: _known(policy, call, judged[call]) for call, each in known.items() if call in judged and each.is_beyond
+            }
+    allowed = tuple((call, observation) for call in judged for observation in known[call].allowed)
+    beyond = {call: known[call]._replace(allowed=()) for call in judged if known[call].is_beyond}
+    return Sorted(policy, granted_rules, beyond, allowed)
+
+
+def _known(policy: Policy, call: Call, observations: Sequence[Observation]) -> Known:
+    """What the policy, with its implied set, says of observations of one call."""
+    arch, number = call
+    entry = resolved(policy).entries[arch].get(number)
+    is_own = number in policy.entries[arch]
+    if not is_own and entry == _FAILS:
+        entry = None  # it is to be allowed
+    known = sort_out(entry, policy.default, observations, table(arch))
+    if is_own or not known.refused:
+        return known
+    against = {*known.new, *known.refused}
+    return known._replace(new=tuple(each for each in observations if each in against), refused=())
 
 
 def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Observation, ...]:
     """Return the observations that need something else than the policy's implied set."""
-    rows = expansion(policy).rows
+    rows = resolved(policy).added
     found = []
     for one in observations:
         arch = Arch.from_audit(one.arch)
@@ -112,14 +131,14 @@ def _without_covered(policy: Policy, before: Policy) -> Policy:
     """For policies of one architecture."""
     if granted(policy) == granted(before):
         return policy
-    for (arch, number), rows in expansion(policy).rows.items():
+    for (arch, number), rows in resolved(policy).added.items():
         old = before.entries.get(arch, {}).get(number)
         for part in alternatives(old.expression) if old else ():
             arguments = table(arch).by_number[number].arguments
             entry = policy.entries[arch].get(number)
             if entry is None or part not in alternatives(entry.expression) or not _covers(rows, part, arguments):
                 continue
-            earlier = expansion(_without(before, arch, number, part)).rows.get((arch, number), ())
+            earlier = resolved(_without(before, arch, number, part)).added.get((arch, number), ())
             less = _without(policy, arch, number, part)
             if not _covers(earlier, part, arguments) and _implies_as_much(less, policy):
                 policy = less
@@ -130,10 +149,10 @@ def _implies_as_much(less: Policy, policy: Policy) -> bool:
     """Whether a policy that lacks an alternative of another one implies all that this one's capabilities do: it may lack one
     that others include."""
     lost = granted(policy) - granted(less)
-    remaining = expansion(less).rows if lost else {}
+    remaining = resolved(less).added if lost else {}
     return all(
         _covers(remaining.get((arch, number), ()), row.entry.expression, table(arch).by_number[number].arguments)
-        for (arch, number), rows in (expansion(policy).rows.items() if lost else ())
+        for (arch, number), rows in (resolved(policy).added.items() if lost else ())
         for row in rows
         if row.given & lost
     )
@@ -160,35 +179,18 @@ def _covers(rows: Sequence[Row], part: Expression, arguments: Sequence[Argument]
         return False
 
 
-def _new(policy: Policy, placed: Placed, allow_opaque: Collection[str]) -> Placed:
-    """What the policy denies of the observations, explicitly or not."""
-    decided = expanded(policy)
-    found: Placed = {}
-    for (arch, number), seen in placed.items():
-        if _fails(policy, (arch, number), allow_opaque):
-            continue
-        entry = decided.entries[arch].get(number)
-        if number not in policy.entries[arch] and entry == _FAILS:
-            entry = None  # it is to be allowed
-        known = sort_out(entry, policy.default, seen, table(arch))
-        against = {*known.new, *known.refused}
-        if against:
-            found[arch, number] = tuple(one for one in seen if one in against)
-    return found
-
-
 def _fails(policy: Policy, call: Call, allow_opaque: Collection[str]) -> bool:
     """Whether the implied set fails the call, because its arguments cannot be seen, and nobody wants it allowed."""
     arch, number = call
     name = table(arch).by_number[number].name
     if name not in OPAQUE or name in allow_opaque or number in policy.entries[arch]:
         return False
-    return expanded(policy).entries[arch].get(number) == _FAILS
+    return resolved(policy).entries[arch].get(number) == _FAILS
 
 
-def _with_capabilities(policy: Policy, new: Placed) -> tuple[Policy, dict[Call, tuple[Expression, ...]]]:
-    """The policy with every capability that the observations use and learning has an entry for."""
-    used = {(arch, one.name) for (arch, _), seen in new.items() for each in seen for one in witnessed(each.event)}
+def _with_capabilities(policy: Policy, events: Iterable[Event]) -> tuple[Policy, dict[Call, tuple[Expression, ...]]]:
+    """The policy with every capability that calls use and learning has an entry for."""
+    used = {(capability.arch, capability.name) for event in events for capability in witnessed(event)}
     added: dict[Call, tuple[Expression, ...]] = {}
     for arch in policy.entries:
         for one in capabilities(arch):  # in the file's order: what another one includes comes after it

@@ -36,12 +36,18 @@ _MANY = 2000
 
 
 class Known(NamedTuple):
-    """Observations of one call, by what the policy says of them.  One that it allows is in neither."""
+    """Observations of one call, by what the policy says of them, each in their order."""
 
     new: tuple[Observation, ...]
     """Some of the events folded into it fall to a default that does not allow them."""
     refused: tuple[Observation, ...]
     """All that the policy does not allow of it, an entry refuses explicitly."""
+    allowed: tuple[Observation, ...]
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether the policy does not allow all of them."""
+        return bool(self.new or self.refused)
 
 
 def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observation], calls: Table) -> Known:
@@ -51,7 +57,7 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
     stand for: better a rule too many in the diff than a denial.
     """
     if entry is None:
-        return Known(() if default.lets_run else tuple(observations), ())
+        return Known((), (), tuple(observations)) if default.lets_run else Known(tuple(observations), (), ())
     plain = calls.by_number[observations[0].number].arguments
     rules = [literal(observation, calls) for observation in observations]
     new: set[Rule] = set()
@@ -71,8 +77,12 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
             rest = sets.choose(allowed, FALSE, truth(sets, expression(rule, plain), plain))
             if rest != FALSE:
                 (new if sets.choose(refused, FALSE, rest) != FALSE else against).add(rule)
-    both = list(zip(observations, rules, strict=True))
-    return Known(tuple(one for one, rule in both if rule in new), tuple(one for one, rule in both if rule in against))
+    by_rule = list(zip(observations, rules, strict=True))
+    return Known(
+        tuple(observation for observation, rule in by_rule if rule in new),
+        tuple(observation for observation, rule in by_rule if rule in against),
+        tuple(observation for observation, rule in by_rule if rule not in new and rule not in against),
+    )
 
 
 def _plainly_holds(entry: Entry, wanted: Expression, arguments: Sequence[Argument]) -> bool | None:
@@ -154,26 +164,22 @@ class Grown(NamedTuple):
 
 def extend(
     entry: Entry | None,
-    default: Action,
-    observations: Sequence[Observation],
+    known: Known,
     calls: Table,
     options: Options,
     *,
     by_hand: bool = True,
 ) -> Extended:
-    """The entry that allows what `entry` does and the observations, all of that one call.
+    """The entry that allows what `entry` does and the observations, all of that one call, which `sort_out` has sorted.
 
-    `default` is what the policy does where the entry says nothing.  An alternative that a person wrote or narrowed is
-    kept.  If every alternative constrains some argument, so do those that are added, as far as its values were kept;
-    unless nothing of the entry is known to be `by_hand`.
+    An alternative that a person wrote or narrowed is kept.  If every alternative constrains some argument, so do those that
+    are added, as far as its values were kept; unless nothing of the entry is known to be `by_hand`.
     """
-    number = observations[0].number
+    allowed = (*known.allowed, *known.new)
+    number = (*allowed, *known.refused)[0].number
     name = calls.by_number[number].name
     if name in OPAQUE and entry in (None, Entry(Always(True), ENOSYS)):
-        return _opaque(name, entry, observations, options)
-    known = sort_out(entry, default, observations, calls)
-    against = set(known.refused)
-    allowed = tuple(observation for observation in observations if observation not in against)
+        return _opaque(name, entry, (*allowed, *known.refused), options)
     if not known.new:
         return Extended(entry, (), allowed, known.refused)
     held = constrained(entry.expression) if entry and by_hand else ()

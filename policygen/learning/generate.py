@@ -13,7 +13,7 @@ from policygen.evaluate import evaluate
 from policygen.filter.room import surely_fits
 from policygen.language.document import Document, new_document
 from policygen.language.layout import note_of
-from policygen.learning.beyond import Beyond, beyond, without_covered
+from policygen.learning.beyond import Sorted, sort_by, without_covered
 from policygen.learning.extend import DEFAULTS, Extended, Grown, Options, extend
 from policygen.learning.floor import (
     ARMED_BEFORE,
@@ -107,25 +107,26 @@ def generate(
     """
     old = existing.policy if existing else Policy({}, implied=options.implied)
     options = options._replace(implied=old.implied)
-    seen = _by_call(observations)
-    start = _start(old, seen.placed, options, arm)
-    found = beyond(start, seen.placed, options.allow_opaque, names_only=options.names_only)
+    observed = _by_call(observations)
+    start = _start(old, observed.placed, options, arm)
+    placed = observed.placed if start.implied else _with_waits(observed.placed, start, options)
+    judged = sort_by(start, placed, options.allow_opaque, names_only=options.names_only)
     equivalents = _noted(existing, _PORTABLE)
-    extended = _extended(found, options, equivalents)
-    grown = _grown(old, without_covered(_with_entries(found.policy, extended), old), extended, options)
+    extended = _extended(judged, options, equivalents)
+    grown = _grown(old, without_covered(_with_entries(judged.policy, extended), old), extended, options)
     if existing is not None and grown.policy == old:
         document = existing
     else:
-        document = _written(existing, name, grown, _still_equivalents(equivalents, extended), seen.many)
-    _check(document, existing, _allowed(found, extended))
+        document = _written(existing, name, grown, _still_equivalents(equivalents, extended), observed.many)
+    _check(document, existing, _allowed(judged, extended))
     return Generated(
         document,
         tuple(_new(old, grown, extended)),
         _widenings(old, start, extended, grown),
-        tuple(one for each in extended.values() for one in each.refused),
-        seen.gaps,
-        len(found.allowed) if old.implied else 0,
-        given_up=seen.many,
+        tuple(observation for entry in extended.values() for observation in entry.refused),
+        observed.gaps,
+        len(judged.allowed),
+        given_up=observed.many,
     )
 
 
@@ -241,22 +242,16 @@ def _start(old: Policy, placed: Placed, options: Options, arm: Arm | None) -> Po
     return replace(start, default=options.default or old.default)
 
 
-def _extended(found: Beyond, options: Options, equivalents: Collection[Call]) -> dict[Call, Extended]:
+def _extended(judged: Sorted, options: Options, equivalents: Collection[Call]) -> dict[Call, Extended]:
     """The entries that allow what goes beyond the policy; what is in `equivalents` was not written by hand."""
-    policy = found.policy
-    placed = found.new if policy.implied else _with_waits(found.new, policy, options)
+    entries = judged.policy.entries
     extended = {
         (arch, number): extend(
-            policy.entries[arch].get(number),
-            policy.default,
-            seen,
-            table(arch),
-            options,
-            by_hand=(arch, number) not in equivalents,
+            entries[arch].get(number), known, table(arch), options, by_hand=(arch, number) not in equivalents
         )
-        for (arch, number), seen in placed.items()
+        for (arch, number), known in judged.beyond.items()
     }
-    return _with_granted(policy, found.granted, extended)
+    return _with_granted(judged.policy, judged.granted, extended)
 
 
 def _written(
@@ -273,10 +268,10 @@ def _still_equivalents(equivalents: Mapping[Call, str], extended: Mapping[Call, 
     return {call: note for call, note in equivalents.items() if call not in extended or not extended[call].added}
 
 
-def _allowed(found: Beyond, extended: Mapping[Call, Extended]) -> list[tuple[Table, Observation]]:
+def _allowed(judged: Sorted, extended: Mapping[Call, Extended]) -> list[tuple[Table, Observation]]:
     """The observations that the policy has to allow, with their tables."""
-    new = [(table(arch), seen) for (arch, _), one in extended.items() for seen in one.allowed]
-    return new + [(table(arch), seen) for (arch, _), seen in found.allowed]
+    new = [(table(arch), observation) for (arch, _), entry in extended.items() for observation in entry.allowed]
+    return new + [(table(arch), observation) for (arch, _), observation in judged.allowed]
 
 
 def _check(document: Document, existing: Document | None, allowed: Sequence[tuple[Table, Observation]]) -> None:

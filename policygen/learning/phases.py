@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from policygen.evaluate import answers, evaluate
 from policygen.holds import holds
+from policygen.implied.resolve import resolved
 from policygen.language.document import Document
 from policygen.language.normal import normal_entry
 from policygen.learning.generate import New, generate
@@ -230,7 +231,7 @@ def _is_within(arch: Arch, number: int, part: Expression, policy: Policy) -> boo
     """Whether a policy allows all calls for which an expression holds."""
     sets = space()
     allowed = FALSE
-    for where, action in answers(sets, policy, arch, number):
+    for where, action in answers(sets, resolved(policy), arch, number):
         if action.lets_run:
             allowed = sets.either(allowed, where)
     return sets.choose(allowed, FALSE, truth(sets, part, table(arch).by_number[number].arguments)) == FALSE

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.normal import normal, normal_entry
 from policygen.learning.equivalents import Conjunction, image, links, own_calls, simple
 from policygen.learning.extend import Grown, regions
@@ -168,7 +168,7 @@ class _Growth:
         return made is not None and made.action in (None, action)
 
     def _regions(self, call: Call) -> tuple[int, int]:
-        default, old = self.policy.default, expanded(self.policy).entries[call[0]].get(call[1])
+        default, old = self.policy.default, resolved(self.policy).entries[call[0]].get(call[1])
         if old is None:
             return (TRUE if default.lets_run else FALSE), FALSE
         return regions(self.sets, old, default, table(call[0]).by_number[call[1]].arguments)

@@ -10,7 +10,7 @@ from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
 from policygen.grants import NOT_CONFINED
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolve
 from policygen.learning.floor import OPAQUE
 from policygen.learning.scope import SENDING
 from policygen.model import (
@@ -29,7 +29,6 @@ from policygen.model import (
     Policy,
     scopes,
 )
-from policygen.phases import phase_policies
 from policygen.values import replace
 from tracer.abi import Arch, table
 from tracer.abi.waits import calls_of
@@ -62,7 +61,7 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     would without a policy.
     """
     triggers = frozenset(name for phase in policy.phases for one in phase.triggers for name in calls_of(one))
-    policy = expanded(phase_policies(policy)[-1][1])
+    policy = list(resolve(policy).values())[-1].written()
     # A signal that is allowed may go to a process outside now.
     unwatched = dict(UNWATCHED)
     unwatched |= dict.fromkeys(SENDING, Always(False)) if SIGNALS in scopes(policy.scope) else {}

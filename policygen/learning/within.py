@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import Change, compare
-from policygen.comparing.reduce import reduce
-from policygen.implied.expand import expanded, narrowed, tidy
+from policygen.comparing.compare import Change, compare, compare_resolved
+from policygen.comparing.reduce import reduce_resolved
+from policygen.implied.resolve import Resolved, narrowed, resolved, tidy
 from policygen.language.normal import normal
 from policygen.learning.extend import DEFAULTS, sort_out
 from policygen.learning.floor import OPAQUE
@@ -84,14 +84,14 @@ def has_room(base: Policy, version: int) -> bool:
 def forbidden(observations: Iterable[Observation], base: Policy) -> list[Observation]:
     """The observations, which must be in their order, of which the baseline does not allow all that they stand for."""
     found: list[Observation] = []
-    base = expanded(base)
+    limit = resolved(base)
     for (audit, number), group in groupby(observations, key=lambda one: (one.arch, one.number)):
         arch, seen = Arch.from_audit(audit), list(group)
         if arch is None or number not in table(arch).by_number:
             continue  # a gap, which no policy can allow
         calls = table(arch)
-        entry = base.entries.get(arch, {}).get(number)
-        known = sort_out(entry, _unnamed(base, arch, number), [one.fitted(calls) for one in seen], calls)
+        entry = limit.entries.get(arch, {}).get(number)
+        known = sort_out(entry, _unnamed(limit, arch, number), [one.fitted(calls) for one in seen], calls)
         against = {one.key for one in (*known.new, *known.refused)}
         found += [one for one in seen if one.fitted(calls).key in against]
     return found
@@ -105,14 +105,18 @@ def within(policy: Policy, base: Policy, made: Iterable[Observation] = ()) -> Po
     ValueError if the policy's own default lets run what the baseline's stops.
     """
     if not has_room(base, policy.implied):
-        policy = tidy(expanded(policy))
-    base = expanded(base)
-    meant = _with_errors(_cut(expanded(policy), base), made, base)
-    return normal(narrowed(policy, meant)) if policy.implied else meant
+        policy = tidy(resolved(policy).written())
+    limit = resolved(base)
+    meant = _with_errors(_cut(resolved(policy), limit), made, limit)
+    return normal(
+        narrowed(policy, meant)
+        if policy.implied
+        else replace(policy, entries=meant.entries, unknown=meant.unknown, files=meant.files)
+    )
 
 
-def _cut(policy: Policy, base: Policy) -> Policy:
-    """`within` for two policies without implied sets."""
+def _cut(policy: Resolved, base: Resolved) -> Resolved:
+    """`within` for what two policies mean."""
     if policy.default.may_run and not base.default.may_run:
         raise ValueError("its default lets calls run that the baseline's stops: write `default kill`, or `errno`")
     entries = {
@@ -130,7 +134,7 @@ def _cut(policy: Policy, base: Policy) -> Policy:
     return _reduced(replace(policy, entries=entries or {arch: {} for arch in policy.entries}, unknown=unknown), base)
 
 
-def _with_errors(policy: Policy, against: Iterable[Observation], base: Policy) -> Policy:
+def _with_errors(policy: Resolved, against: Iterable[Observation], base: Resolved) -> Resolved:
     """With the error that the baseline answers all of a call with, where the policy says nothing of one that was made.
 
     A call that hides its arguments fails with ENOSYS, the one error for which programs have another way."""
@@ -142,27 +146,27 @@ def _with_errors(policy: Policy, against: Iterable[Observation], base: Policy) -
             if entry.expression == Always(True) and entry.action.kind is ActionKind.ERRNO:
                 hidden = table(arch).by_number[one.number].name in OPAQUE
                 entries[arch][one.number] = Entry(Always(True), ENOSYS) if hidden else entry
-    return policy if entries == policy.entries else normal(replace(policy, entries=entries))
+    return replace(policy, entries=entries)
 
 
-def _reduced(policy: Policy, base: Policy) -> Policy:
+def _reduced(policy: Resolved, base: Resolved) -> Resolved:
     """`reduce` by the baseline's entries for calls that the policy has something to say of."""
     relevant: Mapping[Arch, Mapping[int, Entry]] = {
         arch: {n: one for n, one in section.items() if n in policy.entries.get(arch, {}) or policy.default.may_run}
         for arch, section in base.entries.items()
     }
-    reduced = reduce(policy, replace(base, entries=relevant))
+    reduced = reduce_resolved(policy, replace(base, entries=relevant))
     kept = {
         arch: {n: one for n, one in section.items() if one != Entry(Always(False)) or policy.entries[arch].get(n) == one}
         for arch, section in reduced.entries.items()
     }
     found = replace(reduced, entries=kept)
-    if any(one.change is Change.MORE for one in compare(base, found).differences):
+    if any(one.change is Change.MORE for one in compare_resolved(base, found).differences):
         raise AssertionError("the policy allows more than its baseline")
     return found
 
 
-def _may_run(entry: Entry, policy: Policy) -> bool:
+def _may_run(entry: Entry, policy: Resolved) -> bool:
     rest = (entry.otherwise or policy.default).may_run
     match entry.expression:
         case Always(True):
@@ -172,7 +176,7 @@ def _may_run(entry: Entry, policy: Policy) -> bool:
     return entry.action.may_run or rest
 
 
-def _unnamed(base: Policy, arch: Arch, number: int) -> Action:
+def _unnamed(base: Resolved, arch: Arch, number: int) -> Action:
     """What the baseline does with a call of which no entry decides."""
     if arch not in base.entries:
         return KILL

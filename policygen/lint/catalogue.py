@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import answers
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.document import parse
 from policygen.model import Always, Entry, alternatives, constrained
 from policygen.sets.algebra import FALSE, TooComplexError
@@ -268,12 +268,12 @@ def _allows(policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[
     sets = make()
     try:
         allowed = FALSE
-        for where, action in answers(sets, policy, arch, call.number):
+        for where, action in answers(sets, resolved(policy), arch, call.number):
             if action.lets_run:
                 allowed = sets.either(allowed, where)
         if allowed == FALSE or not row.free:
             return granted(sets, row, arch, call.number, allowed) != FALSE
     except TooComplexError:
         return True  # a warning too many is better than one too few
-    entry = expanded(policy).entries[arch].get(call.number, Entry(Always(True)))
+    entry = resolved(policy).entries[arch].get(call.number, Entry(Always(True)))
     return any(leaves_free(part, row, arch, call.number) for part in alternatives(entry.expression))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from policygen.evaluate import evaluate
 from policygen.files.landlock import MAX_PORT
 from policygen.filter.listener import names_listener
-from policygen.implied.expand import expanded, expansion
+from policygen.implied.resolve import resolved
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_action, format_expression
 from policygen.lint.catalogue import TOO_COMPLEX, Danger, Level, combined, granted, leaves_free, listed, of_call, of_setting
@@ -208,7 +208,7 @@ def idle_rules(document: Document, budget: Budget) -> Iterator[Finding]:
 def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
     """Yield the entries that allow nothing beyond the policy's implied set: they look like limits, and are none."""
     policy = document.policy
-    for (arch, number), rows in expansion(policy).rows.items():
+    for (arch, number), rows in resolved(policy).added.items():
         entry = policy.entries[arch].get(number)
         if entry is None:
             continue
@@ -238,7 +238,7 @@ def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
 def _is_implied_without(policy: Policy, arch: Arch, number: int, found: tuple[Row, ...]) -> bool:
     """Whether the set allows the same of a call when the policy has no entry for it: the entry does not give a capability."""
     section = {one: entry for one, entry in policy.entries[arch].items() if one != number}
-    return expansion(replace(policy, entries={**policy.entries, arch: section})).rows.get((arch, number)) == found
+    return resolved(replace(policy, entries={**policy.entries, arch: section})).added.get((arch, number)) == found
 
 
 def dangerous_together(document: Document, budget: Budget) -> Iterator[Finding]:
@@ -280,9 +280,8 @@ def past_ports(document: Document, _: Budget | None = None) -> Iterator[Finding]
     confined = [ports for ports in (policy.files.connect, policy.files.bind) if ports is not None and ports != ((0, MAX_PORT),)]
     if Arch.I386 not in policy.entries or not confined:
         return
-    meant = expanded(policy)
     events = [Event(Arch.I386.audit, number, (call, 0, 0, 0, 0, 0)) for call in _PAST_PORTS]
-    if example := next((event for event in events if evaluate(meant, event).may_run), None):
+    if example := next((event for event in events if evaluate(policy, event).may_run), None):
         yield Finding(
             "ports-by-socketcall",
             Level.WARNING,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.files import algebra
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.document import Document
 from policygen.language.layout import Layout, reconcile
 from policygen.language.naming import format_action
@@ -78,7 +78,7 @@ def _entry(policy: Policy, other: Policy, arch: Arch, number: int) -> Entry | No
     """Return what a policy says of a call; what its implied set says, where the other one denies something explicitly."""
     mine, theirs = policy.entries[arch].get(number), other.entries[arch].get(number)
     denies = theirs is not None and not theirs.only_allows
-    return expanded(policy).entries[arch].get(number) if mine is None and denies else mine
+    return resolved(policy).entries[arch].get(number) if mine is None and denies else mine
 
 
 def _section(a: Policy, b: Policy, arch: Arch) -> dict[int, Entry]:

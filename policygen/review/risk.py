@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from policygen.comparing.compare import Change, Comparison, Difference
 from policygen.evaluate import evaluate
-from policygen.implied.expand import granted as granted_by
+from policygen.implied.resolve import granted as granted_by
 from policygen.implied.tables import capabilities, rows
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression

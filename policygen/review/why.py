@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from policygen.errors import did_you_mean
 from policygen.evaluate import evaluate
 from policygen.holds import exact, holds, holds_at
-from policygen.implied.expand import granted, least, witnessed
+from policygen.implied.resolve import granted, least, witnessed
 from policygen.implied.tables import capabilities
 from policygen.language.document import PolicyError, parse
 from policygen.language.layout import note_of

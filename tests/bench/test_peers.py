@@ -11,7 +11,7 @@ from needed import needs
 
 from policygen.filter import bpf, symbolic
 from policygen.filter.symbolic import decisions
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.document import parse_file
 from policygen.model import ALLOW
 from policygen.sets import region
@@ -41,14 +41,14 @@ def differs(program: bytes, policy: Policy) -> Event | None:
         space.invert(space.greater(region.number_word(space), newest)),
     )
     other = space.leaf(None)
-    theirs, ours = symbolic.function(space, program), decisions(space, policy)
+    theirs, ours = symbolic.function(space, program), decisions(space, resolved(policy))
     point = space.difference(space.choose(known, theirs, other), space.choose(known, ours, other))
     return None if point is None else region.event(point)
 
 
 @pytest.mark.parametrize("name", ["httpd", "notes", "pipeline"])
 def test_the_peers_have_the_same_rules(peers: ModuleType, name: str) -> None:
-    policy = expanded(parse_file(ROOT / "samples" / f"{name}.policy").policy)
+    policy = resolved(parse_file(ROOT / "samples" / f"{name}.policy").policy).written()
     for program in (peers.libseccomp(policy, tree=False), peers.libseccomp(policy, tree=True), peers.linear(policy)):
         assert differs(program, policy) is None
         assert differs(bpf.encode([bpf.Instruction(bpf.RET | bpf.K, k=bpf.ret(ALLOW))]), policy) is not None
@@ -75,7 +75,7 @@ def test_podmans_profile_is_what_it_is_known_for(peers: ModuleType) -> None:
 def test_the_steps_are_those_of_the_kernel(peers: ModuleType) -> None:
     """A call is free only where nothing but its number decides that it is allowed."""
     bench = import_module("filter_cost")
-    policy = expanded(parse_file(ROOT / "samples" / "httpd.policy").policy)
+    policy = resolved(parse_file(ROOT / "samples" / "httpd.policy").policy).written()
     program = peers.linear(policy)
     assert bench._steps((program,), "read") == "-"
     assert bench._steps((program, peers.libseccomp(policy, tree=True)), "read") == "-"

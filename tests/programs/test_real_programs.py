@@ -28,7 +28,7 @@ from policygen.comparing.compare import compare
 from policygen.formats import FormatOptions
 from policygen.formats.containers import oci
 from policygen.formats.containers.runtimes import with_own_calls
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.document import parse_file
 
 if TYPE_CHECKING:
@@ -387,7 +387,7 @@ def test_service(service: Service, commands: Commands, corpus: Callable[..., Non
 
 def as_a_profile(policy: Path) -> list[Difference]:
     """What is not the same in the container profile that a policy is exported as, read back."""
-    learned = expanded(parse_file(policy).policy)
+    learned = resolved(parse_file(policy).policy).written()
     exported = oci.export(learned, FormatOptions(runtime="runc"))
     read = oci.read(exported.data, "profile.json", FormatOptions(runtime="runc")).policy
     return list(compare(with_own_calls(learned, "runc").policy, read).differences)

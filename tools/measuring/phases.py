@@ -22,7 +22,7 @@ from shellcodes import SHELLCODES  # noqa: E402 -- the tests' own module
 
 from policygen.evaluate import answers  # noqa: E402
 from policygen.grants import NOT_CONFINED  # noqa: E402
-from policygen.implied.expand import expanded  # noqa: E402
+from policygen.implied.resolve import resolved  # noqa: E402
 from policygen.language.document import parse, parse_file  # noqa: E402
 from policygen.model import alternatives  # noqa: E402
 from policygen.phases import phase_policies  # noqa: E402
@@ -107,7 +107,7 @@ def free_port(first: int) -> int:
 
 def calls(policy: Policy) -> int:
     """How many calls it allows, in some way, with its implied set."""
-    entries = (entry for section in expanded(policy).entries.values() for entry in section.values())
+    entries = (entry for section in resolved(policy).entries.values() for entry in section.values())
     return sum(entry.action.lets_run and bool(alternatives(entry.expression)) for entry in entries)
 
 
@@ -131,7 +131,7 @@ def overlaps(policy: Policy, other: Policy) -> bool:
     ((number, entry),) = section.items()
     sets = space()
     wanted = truth(sets, entry.expression, table(arch).by_number[number].arguments)
-    found = (where for where, action in answers(sets, policy, arch, number) if action.lets_run)
+    found = (where for where, action in answers(sets, resolved(policy), arch, number) if action.lets_run)
     return any(sets.both(where, wanted) != FALSE for where in found)
 
 

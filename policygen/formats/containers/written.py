@@ -18,6 +18,7 @@ from policygen.formats.containers.meaning import SCMP, decisions, multiplexed, r
 from policygen.formats.containers.profile import Act, Op, Profile, ProfileRule, RegisterComparison
 from policygen.formats.containers.runtimes import with_own_calls
 from policygen.formats.effect import DIRECTIONS
+from policygen.implied.resolve import resolved
 from policygen.language.naming import format_action
 from policygen.model import ENOSYS, Action, ActionKind, Arm, Policy, strictest
 from policygen.sets import region
@@ -179,7 +180,7 @@ def _plans(policy: Policy, arch: Arch, losses: list[Loss]) -> dict[str, Plan]:
         space = region.space()
         plan: list[tuple[Action, tuple[MaskedAlternative, ...]]] = []
         try:
-            for where, action in answers(space, policy, arch, number):
+            for where, action in answers(space, resolved(policy), arch, number):
                 alternatives = region.alternatives(space, where, MAX_ALTERNATIVES) if where != TRUE else ((),)
                 if alternatives is None:
                     raise TooComplexError(f"more than {MAX_ALTERNATIVES} alternatives")

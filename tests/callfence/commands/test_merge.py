@@ -11,6 +11,7 @@ import pytest
 from needed import require
 
 from policygen.filter.symbolic import decisions
+from policygen.implied.resolve import resolved
 from policygen.language.document import parse
 from policygen.recording import recording_file
 from policygen.recording.model import Recording, Run
@@ -76,7 +77,7 @@ def merged(folder: Path, ours: str, theirs: str) -> subprocess.CompletedProcess[
 
 def same(a: str, b: str) -> bool:
     sets = space()
-    return sets.difference(decisions(sets, parse(a).policy), decisions(sets, parse(b).policy)) is None
+    return sets.difference(decisions(sets, resolved(parse(a).policy)), decisions(sets, resolved(parse(b).policy))) is None
 
 
 READ = "read: fd == 0\n   || fd == 1\n"

@@ -16,11 +16,12 @@ from examples import EXAMPLES
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
-from policygen.evaluate import evaluate
+from policygen.evaluate import answer, evaluate
 from policygen.filter import bpf, library, libseccomp
 from policygen.filter import compile as compiler
 from policygen.filter.compile import CompileError, WrongFilterError, compile_policy
 from policygen.filter.verify import reported, verify
+from policygen.implied.resolve import resolved
 from policygen.language.document import parse
 from policygen.model import (
     ALLOW,
@@ -234,7 +235,7 @@ def test_random_policies_are_what_the_interpreter_runs(data: st.DataObject) -> N
         if report and (arch not in policy.entries or (arch is X86_64 and X32_BIT <= one.number < 2 * X32_BIT)):
             assert verdict == NOTIFY
         else:
-            assert verdict == evaluate(reported(policy) if report else policy, one)
+            assert verdict == answer(reported(resolved(policy)) if report else resolved(policy), one)
 
 
 def compiled(policy: Policy, report: bool = False) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 from calls import event
 
 from policygen.evaluate import evaluate
-from policygen.implied.expand import granted, least, witnessed
+from policygen.implied.resolve import granted, least, witnessed
 from policygen.implied.tables import capabilities
 from policygen.language.document import parse
 from policygen.learning import generate as generating

@@ -10,7 +10,7 @@ import pytest
 
 from policygen.comparing.compare import Change, compare
 from policygen.comparing.reduce import reduce
-from policygen.implied.expand import expanded, narrowed
+from policygen.implied.resolve import narrowed, resolved
 from policygen.language.document import parse
 from policygen.language.normal import normal
 from policygen.lint.findings import lint
@@ -47,7 +47,7 @@ def test_a_reduced_policy_means_what_its_expansion_reduced_does(a: str, b: str) 
     one, by = policy(a), policy(b)
     made = reduce(one, by)
     assert made.implied == one.implied
-    assert not compare(made, reduce(expanded(one), expanded(by))).differences
+    assert not compare(made, reduce(resolved(one).written(), resolved(by).written())).differences
     assert reduce(made, by) == made
 
 
@@ -89,10 +89,10 @@ def test_changes_of_both_sides_are_merged() -> None:
 def test_narrowed_denies_what_is_not_meant_and_nothing_else(own: str, meant: str, entries: list[str]) -> None:
     whole = policy(f"implied 1\n{own}\n")
     less_of = policy(f"{meant}\n").entries[Arch.X86_64]
-    target = expanded(whole)
+    target = resolved(whole)
     target = replace(target, entries={Arch.X86_64: {**target.entries[Arch.X86_64], **less_of}})
     made = normal(narrowed(whole, target))
-    assert not compare(made, target).differences
+    assert not compare(made, target.written()).differences
     assert made == normal(policy("\n".join(("implied 1", *entries, ""))))
 
 
@@ -100,7 +100,8 @@ def test_narrowed_denies_what_is_not_meant_and_nothing_else(own: str, meant: str
 def test_an_export_is_that_of_the_expansion(name: str, tmp_path: Path) -> None:
     document = parse(TEXTS[1])
     found = []
-    for folder, text in (("plain", document.text()), ("whole", document.with_policy(expanded(document.policy)).text())):
+    whole = document.with_policy(resolved(document.policy).written())
+    for folder, text in (("plain", document.text()), ("whole", whole.text())):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "it.policy").write_text(text)
         words = [sys.executable, "-m", "callfence", "export", "--to", name, "it.policy"]

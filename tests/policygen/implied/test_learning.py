@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from policygen.comparing.compare import compare
 from policygen.evaluate import evaluate
-from policygen.implied.expand import granted
+from policygen.implied.resolve import granted
 from policygen.language.document import Document, parse
 from policygen.learning.beyond import unimplied
 from policygen.learning.extend import Options

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from calls import event
 
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.implied.tables import lines, read_entries, unavailable, unavailable_entries
 from policygen.language.document import parse
 from policygen.model import ActionKind, Always
@@ -33,7 +33,7 @@ def test_every_row_fails_a_call_of_some_architecture(arch: Arch) -> None:
 @pytest.mark.parametrize("arch", Arch)
 def test_no_row_is_about_calls_that_the_set_allows(arch: Arch) -> None:
     """It would never be asked."""
-    allowed = expanded(parse(f"arch {arch}\nimplied 1\n").policy).entries[arch]
+    allowed = resolved(parse(f"arch {arch}\nimplied 1\n").policy).written().entries[arch]
     for number, found in unavailable_entries(arch).items():
         implied = allowed.get(number)
         for one in found:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from policygen.comparing.compare import Verdict
-from policygen.implied import expand
+from policygen.implied import resolve
 from policygen.language.document import parse
 from policygen.lint.findings import lint
 from policygen.review.judgement import judge
@@ -100,9 +100,9 @@ def test_what_an_implied_set_goes_by_is_bounded(monkeypatch: pytest.MonkeyPatch)
             budgets.append(self)
 
     budgets: list[Counted] = []
-    monkeypatch.setattr(expand, "Budget", Counted)
+    monkeypatch.setattr(resolve, "Budget", Counted)
     text = "implied 1\n" + "".join(f"{name}: ({bits(name, 14)}) && ({bits(name, 11)})\n" for name in WIDE)
-    expand.granted(parse(text, "a.policy").policy)
+    resolve.granted(parse(text, "a.policy").policy)
     taken = [one.work for one in budgets]
     assert sum(taken) <= 1_000_000 + 2 * 500_000 and max(taken) <= 2 * 500_000
 

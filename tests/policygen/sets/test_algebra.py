@@ -15,6 +15,7 @@ from policygen.evaluate import evaluate
 from policygen.filter import bpf
 from policygen.filter.symbolic import decisions
 from policygen.holds import holds
+from policygen.implied.resolve import resolved
 from policygen.model import KILL
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
@@ -160,7 +161,7 @@ def test_an_expression_is_the_set_where_it_holds(data: st.DataObject) -> None:
 def test_a_policy_is_the_function_that_evaluates_it(data: st.DataObject) -> None:
     policy = data.draw(strategies.policies())
     space = region.space()
-    function = decisions(space, policy, KILL)
+    function = decisions(space, resolved(policy), KILL)
     for _ in range(5):
         event = data.draw(strategies.events(policy))
         ret = space.value(space.at(function, point_of(event)))

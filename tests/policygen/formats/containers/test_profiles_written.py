@@ -33,7 +33,7 @@ from policygen.formats import Direction, ExportError, FormatOptions, Loss
 from policygen.formats.containers import k8s, oci, spo
 from policygen.formats.containers import profile as profiles
 from policygen.formats.containers.runtimes import own_calls, with_own_calls
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.document import parse, parse_file
 from policygen.model import ALLOW
 from tracer.abi import Arch, Event, table
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_a_sample_is_read_back_equal_but_for_calls_newer_than_its_table(path: Path, runtime: str) -> None:
-    meant = with_own_calls(expanded(parse_file(path).policy), runtime).policy
-    exported = oci.export(expanded(parse_file(path).policy), FormatOptions(runtime=runtime))
+    meant = with_own_calls(resolved(parse_file(path).policy).written(), runtime).policy
+    exported = oci.export(resolved(parse_file(path).policy).written(), FormatOptions(runtime=runtime))
     back = oci.read(exported.data, path.name, FormatOptions(runtime=runtime))
     differences = compare(meant, back.policy).differences
     assert all(one.number is None and one.example.number > table(Arch.X86_64).newest(meant.table) for one in differences)
@@ -87,7 +87,7 @@ def test_no_loss_is_silent(meant: Policy, runtime: str) -> None:
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_libseccomps_filter_is_what_the_profile_means(path: Path) -> None:
-    written = oci.export(expanded(parse_file(path).policy), FormatOptions(runtime="runc")).data
+    written = oci.export(resolved(parse_file(path).policy).written(), FormatOptions(runtime="runc")).data
     assert_is_what_libseccomp_makes(profiles.read(json.loads(written), path.name), [Arch.X86_64])
 
 
@@ -212,7 +212,8 @@ def test_the_operators_resource() -> None:
 @pytest.mark.parametrize("path", [*SAMPLES, *PUBLISHED[-1:]], ids=lambda path: path.stem)
 def test_the_resource_is_read_back_as_much_wider_as_it_says(path: Path) -> None:
     published = path.suffix == ".json"
-    meant = oci.read(path.read_bytes(), path.name, FormatOptions()).policy if published else expanded(parse_file(path).policy)
+    own = oci.read(path.read_bytes(), path.name, FormatOptions()) if published else parse_file(path)
+    meant = resolved(own.policy).written()
     exported = spo.export(meant, FormatOptions())
     back = spo.read(exported.data, "p.yaml", FormatOptions())
     differences = compare(meant, back.policy).differences

@@ -14,7 +14,7 @@ from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
 from policygen.filter.verify import verify
 from policygen.holds import holds
-from policygen.implied.expand import expanded, granted, tidy
+from policygen.implied.resolve import granted, resolved, tidy
 from policygen.implied.tables import capabilities, rows
 from policygen.language.document import PolicyError, parse
 from policygen.language.naming import format_action
@@ -70,7 +70,7 @@ def naive(policy: Policy, call: Event) -> Action:
 @settings(max_examples=4 * EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(implied_policies(), st.data())
 def test_the_set_adds_its_rows_and_nothing_else(policy: Policy, data: st.DataObject) -> None:
-    whole = expanded(policy)
+    whole = resolved(policy).written()
     assert not whole.implied
     for call in data.draw(st.lists(events(whole), min_size=5, max_size=10)):
         assert evaluate(policy, call) == naive(policy, call)
@@ -79,7 +79,7 @@ def test_the_set_adds_its_rows_and_nothing_else(policy: Policy, data: st.DataObj
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(implied_policies())
 def test_a_tidy_expansion_means_the_same(policy: Policy) -> None:
-    assert not compare(policy, tidy(expanded(policy))).differences
+    assert not compare(policy, tidy(resolved(policy).written())).differences
 
 
 FILTERED = (
@@ -100,10 +100,10 @@ def test_the_filter_is_proved(text: str, report: bool) -> None:
     """Against the policy, and against another text of it: its expansion."""
     policy = parse(text).policy
     program = compile_policy(policy, report=report)
-    assert verify(program, policy, report) is None
-    assert verify(program, tidy(expanded(policy)), report) is None
+    assert verify(program, policy, report=report) is None
+    assert verify(program, tidy(resolved(policy).written()), report=report) is None
     other = replace(policy, entries={arch: {**section, GETPRIORITY: FAILS} for arch, section in policy.entries.items()})
-    assert verify(program, other, report) is not None
+    assert verify(program, other, report=report) is not None
 
 
 @pytest.mark.parametrize(

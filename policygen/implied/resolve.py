@@ -1,30 +1,32 @@
-"""A policy with its implied set written out: entries that say all that it allows.
+"""What a policy means: one `Resolved` policy for each of its phases, whose entries say all that is allowed there.
 
-Whoever judges a policy (the reference semantics, the compiler, comparisons, the linter) asks `expanded`; only what edits its
-text looks at its own entries.  The set adds to a call of which the policy says nothing, and to an entry that only allows.
-An entry that denies something explicitly (`deny`, another action, `else`) stays as it is.
+Whoever judges a policy (the reference semantics, the compiler, comparisons, the linter) takes this type; only what edits a
+policy's text looks at its own entries.  An implied set adds to a call of which the policy says nothing, and to an entry that
+only allows.  An entry that denies something explicitly (`deny`, another action, `else`) stays as it is.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from policygen.holds import exact, holds, holds_at
 from policygen.implied.tables import capabilities, rows
 from policygen.model import ALLOW, Always, Entry, Expression, Not, Or, Policy, alternatives, conjuncts, mentioned
+from policygen.phases import START, phase_policies
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.express import minimise
 from policygen.sets.region import Budget, space, truth
-from policygen.values import replace
+from policygen.values import frozen, replace
 from tracer.abi import Arch, table
-from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from policygen.grants import Files
     from policygen.implied.tables import Capability, Row
-    from policygen.model import Action
+    from policygen.model import Action, Arm
     from tracer.abi import Argument, Event
 
 Call = tuple[Arch, int]
@@ -33,30 +35,56 @@ _TOTAL, _OF_ENTRY, _OF_PART = 1_000_000, 500_000, 50_000
 """What finding out what a policy grants may take, in `Space.work`: a hundred times what the largest policies do."""
 
 
-class Expanded(NamedTuple):
-    """A policy, its implied set written out, and where each addition comes from."""
+@frozen
+class Resolved:
+    """What one phase of a policy allows and denies: its entries, with those of the implied set, and the settings."""
 
-    policy: Policy
-    """Without an implied set: its entries say everything."""
-    capabilities: frozenset[str]
-    """Names of what the policy's own entries grant."""
-    rows: Mapping[Call, tuple[Row, ...]]
-    """What the set adds to each call."""
+    entries: Mapping[Arch, Mapping[int, Entry]]
+    """As those of a `Policy`, whose other fields these are, too."""
+    table: tuple[int, int]
+    arm: Arm
+    default: Action
+    unknown: Action
+    scope: str
+    files: Files
+    added: Mapping[Call, tuple[Row, ...]] = MappingProxyType({})
+    """What the implied set adds to each call."""
+    capabilities: frozenset[str] = frozenset()
+    """The names of what the policy's own entries grant, for which the set adds; none without a set."""
+
+    def written(self) -> Policy:
+        """Return the policy without an implied set and phases that means the same."""
+        return Policy(
+            self.entries,
+            table=self.table,
+            arm=self.arm,
+            default=self.default,
+            unknown=self.unknown,
+            scope=self.scope,
+            files=self.files,
+        )
 
 
-def expanded(policy: Policy) -> Policy:
-    """The policy that allows the same by its entries alone; itself if it has no implied set."""
-    return expansion(policy).policy if policy.implied else policy
+def resolve(policy: Policy) -> Mapping[str, Resolved]:
+    """Return what the policy means in each phase, START first.  Computed once for each policy."""
+    resolution = policy.memo.get("resolution")
+    if not isinstance(resolution, MappingProxyType):
+        phases = {name: _resolved(written) for name, written in phase_policies(policy)}
+        resolution = policy.memo["resolution"] = MappingProxyType(phases)
+    return resolution
 
 
-def expansion(policy: Policy) -> Expanded:
-    """The policy with its implied set written out.  Computed once for each policy."""
-    if not policy.implied:
-        return Expanded(policy, frozenset(), {})
-    made = policy.memo.get("expansion")
-    if not isinstance(made, Expanded):
-        made = policy.memo["expansion"] = _expansion(policy)
-    return made
+def resolved(policy: Policy, phase: str = START) -> Resolved:
+    """Return what the policy means in a phase.  Raises ValueError if it has none of that name."""
+    in_full = resolve(policy).get(phase)
+    if in_full is None:
+        raise ValueError(f"no phase is named {phase}; there is {', '.join(resolve(policy))}")
+    return in_full
+
+
+def resolved_at(policy: Policy, phase: str) -> Resolved:
+    """Return what the policy means in a phase; what it means at the start if it has no such phase."""
+    return resolve(policy).get(phase, resolve(policy)[START])
 
 
 def tidy(policy: Policy) -> Policy:
@@ -105,19 +133,25 @@ def least(arch: Arch, name: str) -> tuple[Capability, ...]:
     return tuple(one for one in capabilities(arch) if one.name == name and one.is_least)
 
 
-def _expansion(policy: Policy) -> Expanded:
-    names = granted(policy)
-    entries = {}
+def _resolved(policy: Policy) -> Resolved:
+    """What a policy without phases means."""
+    entries: Mapping[Arch, Mapping[int, Entry]] = policy.entries
     added: dict[Call, tuple[Row, ...]] = {}
-    for arch, own in policy.entries.items():
-        section = entries[arch] = dict(own)
-        for number, (given, alone) in _given(policy.implied, arch, names, policy.table).items():
-            old = section.get(number)
-            taken = given if old is None else tuple(row for row in given if _adds_to(old, row))
-            if taken and not policy.default.lets_run:
-                added[arch, number] = taken
-                section[number] = alone if old is None else _entry(old, taken)
-    return Expanded(replace(policy, entries=entries, implied=0, phases=()), names, added)
+    capabilities: frozenset[str] = frozenset()
+    if policy.implied:
+        capabilities = granted(policy)
+        sections = {arch: dict(section) for arch, section in entries.items()}
+        for arch, section in () if policy.default.lets_run else sections.items():
+            for number, (given, alone) in _given(policy.implied, arch, capabilities, policy.table).items():
+                old = section.get(number)
+                taken = given if old is None else tuple(row for row in given if _adds_to(old, row))
+                if taken:
+                    added[arch, number] = taken
+                    section[number] = alone if old is None else _entry(old, taken)
+        entries = sections
+    return Resolved(
+        entries, policy.table, policy.arm, policy.default, policy.unknown, policy.scope, policy.files, added, capabilities
+    )
 
 
 @lru_cache(64)
@@ -185,12 +219,13 @@ def _allowing(entry: Entry, default: Action) -> Iterator[Expression]:
         yield Not(entry.expression)
 
 
-def narrowed(policy: Policy, meant: Policy) -> Policy:
+def narrowed(policy: Policy, meant: Resolved) -> Policy:
     """Return the policy, with its implied set, changed as little as it takes to mean what `meant` says by its entries.
 
-    `meant` has no implied set, the same defaults, and allows no call that `expanded(policy)` does not."""
-    result = replace(meant, implied=policy.implied, entries={arch: dict(policy.entries[arch]) for arch in meant.entries})
-    while different := _different(expanded(result), meant):
+    `meant` has the same defaults, and allows no call that the policy does not."""
+    written = meant.written()
+    result = replace(written, implied=policy.implied, entries={arch: dict(policy.entries[arch]) for arch in meant.entries})
+    while different := _different(resolved(result), meant):
         entries = {arch: dict(section) for arch, section in result.entries.items()}
         for arch, number in different:
             entry = meant.entries[arch].get(number)
@@ -207,25 +242,25 @@ def narrowed(policy: Policy, meant: Policy) -> Policy:
     return result
 
 
-def _different(one: Policy, other: Policy) -> list[tuple[Arch, int]]:
-    """Return the calls that two policies without implied sets and with the same defaults answer differently."""
+def _different(one: Resolved, other: Resolved) -> list[tuple[Arch, int]]:
+    """Return the calls that two policies with the same defaults answer differently."""
     found = []
     for arch, section in other.entries.items():
         for number in dict.fromkeys((*one.entries[arch], *section)):
             a, b = one.entries[arch].get(number), section.get(number)
-            if a != b and not _same(arch, number, a, b, other):
+            if a != b and not _same(arch, number, a, b, other.default):
                 found.append((arch, number))
     return found
 
 
-def _same(arch: Arch, number: int, a: Entry | None, b: Entry | None, policy: Policy) -> bool:
+def _same(arch: Arch, number: int, a: Entry | None, b: Entry | None, default: Action) -> bool:
     """Return whether two entries, None for none, answer every call alike."""
     sets, arguments = space(), table(arch).by_number[number].arguments
     answers: list[dict[Action, int]] = []
     for entry in (a or Entry(Always(False)), b or Entry(Always(False))):
         holds = truth(sets, entry.expression, arguments)
         found: dict[Action, int] = {}
-        for where, action in ((holds, entry.action), (sets.invert(holds), entry.otherwise or policy.default)):
+        for where, action in ((holds, entry.action), (sets.invert(holds), entry.otherwise or default)):
             if where != FALSE:
                 found[action] = sets.either(where, found.get(action, FALSE))
         answers.append(found)
