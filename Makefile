@@ -28,7 +28,6 @@ help:
 	@echo 'make determinism  learn programs in other circumstances, as root; writes docs/determinism.md'
 	@echo 'make mutants  change the source at random, MUTANTS=100 times, and see which changes a test notices; writes docs/mutants.md'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
-	@echo 'make implied  read the tables of implied sets; writes policygen/implied/made.py'
 	@echo 'make commands write the completions, manual pages and docs/options.md from the commands'
 	@echo 'make clean    remove what was made'
 
@@ -84,13 +83,11 @@ mutants: set-up-tests $(VENV)/developer
 determinism: $(VENV)/installed
 	$(BIN)/python tools/measuring/determinism.py docs/determinism.md
 
-samples: implied $(VENV)/developer
+samples: $(VENV)/developer
 	$(BIN)/python -m pytest tests/programs/test_samples.py tests/programs/test_changes.py --update-policies
 
 commands: completions manuals options helper-filter
 
-implied: $(VENV)/installed
-	$(BIN)/python tools/make_implied.py policygen/implied
 
 completions: $(VENV)/developer
 	$(BIN)/python tools/make_completions.py completions
@@ -136,4 +133,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL: # two targets may install packages
-.PHONY: help demo test check fuzz soak storm bench corpus circumstances files suites mutants determinism samples implied commands completions manuals options helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough
+.PHONY: help demo test check fuzz soak storm bench corpus circumstances files suites mutants determinism samples commands completions manuals options helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough

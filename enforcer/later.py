@@ -28,7 +28,7 @@ _OURS = tuple(f"{_ROOTS[0]}{name}/" for name in ("callfence", "enforcer", "polic
 _DESCRIBING = (
     "callfence.enforcing.filters", "enforcer.duty", "enforcer.files.granted", "enforcer.files.listening",
     "enforcer.files.unreachable", "enforcer.reporting.instead", "enforcer.reporting.report", "enforcer.reporting.verdict",
-    "policygen.implied.made", "policygen.implied.tables", "policygen.language.parser", "shlex", "tracer.abi.waits",
+    "policygen.implied.tables", "policygen.language.parser", "shlex", "tracer.abi.waits",
 )
 """What is imported within functions is named here (tests/enforcer/test_later.py)."""
 _TABLE = ".tsv"

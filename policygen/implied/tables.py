@@ -1,8 +1,7 @@
 """The tables of this folder, as reviewed by hand: implied sets, the capabilities that their rows are given, and the calls that
 `enforce` fails where a policy with an implied set denies them.
 
-The .tsv files are read on first use, their cells as entries of the policy language.  Reading all of them takes as long as
-learning a small program, so the cells of implied sets are kept as they were read, in `made.py`.
+The .tsv files are read on first use, their cells as entries of the policy language, in about 10 ms for an architecture.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def capabilities(arch: Arch) -> tuple[Capability, ...]:
     """What grants capabilities on an architecture, in the file's order."""
     found = []
     cells = list(lines("capabilities.tsv"))
-    for (name, learn, _, held, why), read in zip(cells, _entries(arch, [row[2] for row in cells]), strict=True):
+    for (name, learn, _, held, why), read in zip(cells, read_entries(arch, [row[2] for row in cells]), strict=True):
         if read is not None:
             wanted = held.split() if held != "-" else ()
             names = [argument.name for argument in table(arch).by_number[read[0]].arguments] if wanted else []
@@ -107,28 +106,13 @@ def rows(version: int, arch: Arch) -> tuple[Row, ...]:
     known = {row[0] for row in lines("capabilities.tsv")}
     found = []
     cells = list(lines(f"implied{version}.tsv"))
-    for (given, _, why), read in zip(cells, _entries(arch, [row[1] for row in cells]), strict=True):
+    for (given, _, why), read in zip(cells, read_entries(arch, [row[1] for row in cells]), strict=True):
         names = frozenset(() if given == "-" else given.split(", "))
         if not names <= known:
             raise ValueError(f"implied{version}.tsv: no capability is named {', '.join(sorted(names - known))}")
         if read is not None:
             found.append(Row(names, arch, *read, why))
     return tuple(found)
-
-
-def _entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | None]:
-    """What `read_entries` returns for these cells; `made` has those that take long, unless the table is newer."""
-    known = _made(arch)
-    rest = [cell for cell in cells if cell not in known]
-    found = known | dict(zip(rest, read_entries(arch, rest), strict=True))
-    return [found[cell] for cell in cells]
-
-
-@cache
-def _made(arch: Arch) -> dict[str, tuple[int, Entry] | None]:
-    from policygen.implied import made  # 470 lines, which `unavailable` does without
-
-    return {**made.entries(arch)}
 
 
 def unavailable(event: Event) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import make_implied
 import pytest
 
 from policygen.implied import tables as module
@@ -89,12 +88,6 @@ def test_the_first_set_is_frozen() -> None:
     names = ("capabilities.tsv", "implied1.tsv")
     sums = {name: hashlib.sha256((FOLDER / name).read_bytes()).hexdigest()[:16] for name in names}
     assert sums == {"capabilities.tsv": "7d08b7df144d7213", "implied1.tsv": "32071ceb4ddde7ba"}
-
-
-def test_the_entries_that_were_read_are_those_of_the_tables(tmp_path: Path) -> None:
-    """`make implied` writes them again."""
-    make_implied.main(tmp_path)
-    assert (FOLDER / "made.py").read_text("utf-8") == (tmp_path / "made.py").read_text("utf-8")
 
 
 def least(arch: Arch, names: tuple[str, ...]) -> list[str]:
