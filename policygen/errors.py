@@ -68,9 +68,9 @@ def _excerpt(line: str, column: int) -> tuple[str, int]:
     return shown, column - start
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, names: Iterable[str]) -> str:
     """Return `did you mean A or B?` with the known words nearest to a misspelt one, or '' if none is near."""
-    by_fold = {name.casefold(): name for name in sorted(known, reverse=True)}
+    by_fold = {name.casefold(): name for name in sorted(names, reverse=True)}
     from difflib import get_close_matches  # only a mistake needs it
 
     near = get_close_matches(word[:64].casefold(), by_fold, n=3, cutoff=0.7)

@@ -66,10 +66,10 @@ def format_rights(rights: Right) -> str:
 
 def rights_of(words: str) -> Right:
     """Return the rights whose words these are; what is no word is none."""
-    found = NOTHING
+    rights = NOTHING
     for word in words.split(", "):
-        found |= WORDS.get(word, NOTHING)
-    return found
+        rights |= WORDS.get(word, NOTHING)
+    return rights
 
 
 Ports = tuple[tuple[int, int], ...]
@@ -87,13 +87,13 @@ def single(ports: Ports) -> set[int]:
 
 def ranges(ports: Iterable[int]) -> Ports:
     """Return the fewest ranges that have exactly these ports."""
-    found: list[tuple[int, int]] = []
+    result: list[tuple[int, int]] = []
     for port in sorted(set(ports)):
-        if found and found[-1][1] == port - 1:
-            found[-1] = (found[-1][0], port)
+        if result and result[-1][1] == port - 1:
+            result[-1] = (result[-1][0], port)
         else:
-            found.append((port, port))
-    return tuple(found)
+            result.append((port, port))
+    return tuple(result)
 
 
 def format_ports(ports: Ports) -> str:
@@ -128,13 +128,13 @@ class Files:
 
     def ports(self, use: str) -> Ports:
         """Return the ports of one of TCP; all where they are not confined."""
-        found: Ports | None = getattr(self, use)
-        return ANY_PORT if found is None else found
+        ports: Ports | None = getattr(self, use)
+        return ANY_PORT if ports is None else ports
 
     def lines(self) -> dict[str, str]:
         """Return what is confined as the policy's lines, in canonical order: `path PATH` or `tcp USE` -> what it grants."""
-        found = {path_line(path): format_rights(rights) for path, rights in (self.paths or {}).items()}
-        return found | {f"tcp {use}": format_ports(self.ports(use)) for use in TCP if getattr(self, use) is not None}
+        lines = {path_line(path): format_rights(rights) for path, rights in (self.paths or {}).items()}
+        return lines | {f"tcp {use}": format_ports(self.ports(use)) for use in TCP if getattr(self, use) is not None}
 
 
 NOT_CONFINED = Files()

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from policygen.grants import NOT_CONFINED, Files
-from policygen.values import frozen, made
+from policygen.values import field, frozen
 from tracer.abi.waits import ENTER as ENTER
 from tracer.abi.waits import NOTIFY as NOTIFY
 
@@ -288,7 +288,7 @@ class Policy:
     The filter does not depend on it."""
     files: Files = NOT_CONFINED
     """The files and ports that calls can reach, which Landlock keeps.  The filter does not depend on it."""
-    memo: dict[str, object] = made(factory=dict, init=False)
+    memo: dict[str, object] = field(factory=dict, init=False)
     """What has been computed of this policy and depends on nothing else."""
 
     def __post_init__(self) -> None:

@@ -34,26 +34,26 @@ def phase_policies(policy: Policy) -> tuple[tuple[str, Policy], ...]:
     """The policy of each phase with its name, START first.  Without phases it is the policy itself alone."""
     if not policy.phases:
         return ((START, policy),)
-    made = policy.memo.get("phases")
-    if not isinstance(made, tuple):
+    policies = policy.memo.get("phases")
+    if not isinstance(policies, tuple):
         later = ((phase.name, replace(policy, entries=phase.entries, phases=())) for phase in policy.phases)
-        made = policy.memo["phases"] = ((START, replace(policy, phases=())), *later)
-    return made
+        policies = policy.memo["phases"] = ((START, replace(policy, phases=())), *later)
+    return policies
 
 
 def in_phase(policy: Policy, name: str) -> Policy:
     """The policy of the phase with that name.  Raises ValueError if there is none."""
-    for known, found in phase_policies(policy):
-        if known == name:
-            return found
-    names = ", ".join(known for known, _ in phase_policies(policy))
+    for phase, written in phase_policies(policy):
+        if phase == name:
+            return written
+    names = ", ".join(phase for phase, _ in phase_policies(policy))
     raise ValueError(f"no phase is named {name}; there is {names}")
 
 
 def as_in(policy: Policy, name: str) -> Policy:
     """The policy of the phase with that name; of START where there is none, as nothing has ended there."""
-    found = dict(phase_policies(policy))
-    return found.get(name, found[START])
+    policies = dict(phase_policies(policy))
+    return policies.get(name, policies[START])
 
 
 def names_of(*policies: Policy) -> tuple[str, ...]:
@@ -67,10 +67,10 @@ def in_each(
     """The result of `work` on policies, done in each phase that any of them has.
 
     `phases` are those that the result has, by default those of the policies.  Raises what `work` does."""
-    known = {phase.name: phase for policy in reversed(policies) for phase in policy.phases}
-    whole = tuple(known[name] for name in names_of(*policies)) if phases is None else tuple(phases)
-    made = [work(*(as_in(policy, name) for policy in policies)) for name in (START, *(phase.name for phase in whole))]
-    return with_phases(made, whole)
+    phases_by_name = {phase.name: phase for policy in reversed(policies) for phase in policy.phases}
+    whole = tuple(phases_by_name[name] for name in names_of(*policies)) if phases is None else tuple(phases)
+    results = [work(*(as_in(policy, name) for policy in policies)) for name in (START, *(phase.name for phase in whole))]
+    return with_phases(results, whole)
 
 
 def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:
@@ -79,42 +79,42 @@ def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:
     Settings are those of the first.  A phase that denies nothing more than the one before is left out.
     """
     first, *later = policies
-    found, before = [], first.entries
+    remaining, before = [], first.entries
     for phase, policy in zip(phases, later, strict=True):
         if policy.entries != before:
-            found.append(replace(phase, entries=policy.entries))
+            remaining.append(replace(phase, entries=policy.entries))
             before = policy.entries
-    return replace(first, phases=tuple(found))
+    return replace(first, phases=tuple(remaining))
 
 
 def within_start(policy: Policy) -> Policy:
     """Drop from each phase what the entries no longer allow."""
-    found = []
+    phases = []
     for phase in policy.phases:
         entries: dict[Arch, dict[int, Entry]] = {arch: {} for arch in policy.entries}
         for arch, section in policy.entries.items():
             for number, entry in section.items():
                 now = phase.entries.get(arch, {}).get(number)
                 if now is None or now == entry:
-                    left = now
+                    reduced = now
                 elif (now.action, now.otherwise) != (entry.action, entry.otherwise):
-                    left = entry
+                    reduced = entry
                 else:
                     parts = alternatives(now.expression)
                     is_whole = entry.expression == Always(True)
-                    left = reached(entry, [part for part in parts if is_whole or part in alternatives(entry.expression)])
-                if left is not None:
-                    entries[arch][number] = left
-        found.append(replace(phase, entries=entries))
-    return replace(policy, phases=tuple(found))
+                    reduced = reached(entry, [part for part in parts if is_whole or part in alternatives(entry.expression)])
+                if reduced is not None:
+                    entries[arch][number] = reduced
+        phases.append(replace(phase, entries=entries))
+    return replace(policy, phases=tuple(phases))
 
 
-def reached(before: Entry | None, kept: Sequence[Expression]) -> Entry | None:
+def reached(before: Entry | None, rules: Sequence[Expression]) -> Entry | None:
     """The entry of a phase in which, of the alternatives of the entry before, only `kept` are left; None if there is none."""
     if before is None:
         return None
-    if kept:
-        return replace(before, expression=kept[0] if len(kept) == 1 else Or(tuple(kept)))
+    if rules:
+        return replace(before, expression=rules[0] if len(rules) == 1 else Or(tuple(rules)))
     return None if before.otherwise is None else Entry(Always(True), before.otherwise)
 
 
@@ -124,17 +124,17 @@ def marked(entries: Sequence[Entry | None]) -> tuple[tuple[Expression, int], ...
 
     In normal form the entry before has every alternative of the one after, unless it always holds.
     """
-    found: dict[Expression, int] = {}
+    last: dict[Expression, int] = {}
     for number in range(len(entries), 0, -1):
         entry = entries[number - 1]
         if entry is not None and not _refuses(entry, entries[0]):
             for part in alternatives(entry.expression):
-                found.setdefault(part, number)
+                last.setdefault(part, number)
     first = entries[0]
     order = list(alternatives(first.expression)) if first else []
     for entry in entries[1:]:
         order += [part for part in (alternatives(entry.expression) if entry else ()) if part not in order]
-    return tuple((part, found[part]) for part in order if part in found)
+    return tuple((part, last[part]) for part in order if part in last)
 
 
 def _refuses(entry: Entry, first: Entry | None) -> bool:

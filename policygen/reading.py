@@ -39,13 +39,13 @@ def read(name: str, limit: int = MAX_SIZE, check: Check | None = None) -> bytes:
 
 def beginning(file: BinaryIO, size: int) -> bytes:
     """Return the first bytes of a file, at most so many, in little more memory than they take."""
-    data, asked = b"", _FIRST
+    data, length = b"", _FIRST
     while len(data) < size:
-        more = file.read(min(asked, size - len(data))) or b""  # None: the file would make us wait, as some of /proc do
+        more = file.read(min(length, size - len(data))) or b""  # None: the file would make us wait, as some of /proc do
         data += more
-        if len(more) < asked:
+        if len(more) < length:
             break
-        asked = len(data)
+        length = len(data)
     return data
 
 

@@ -19,7 +19,7 @@ _REQUIRED: Final = object()
 _UNCOMPARED: Final = object()
 
 
-class _Made(NamedTuple):
+class _Field(NamedTuple):
     """A field's default, made anew for each value."""
 
     make: Callable[[], Any]
@@ -27,10 +27,10 @@ class _Made(NamedTuple):
     """Whether it can be given; if not, it takes no part in comparisons and is not shown either."""
 
 
-def made(*, factory: Callable[[], T], init: bool = True) -> T:
+def field(*, factory: Callable[[], T], init: bool = True) -> T:
     """Declare a field whose default is what this returns.  Without `init` the field is the value's own notes: never given, not
     compared, not shown, not copied by `replace`."""
-    return cast("T", _Made(factory, init))
+    return cast("T", _Field(factory, init))
 
 
 def uncompared() -> Any:
@@ -38,7 +38,7 @@ def uncompared() -> Any:
     return _UNCOMPARED
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(made, uncompared))
+@dataclass_transform(frozen_default=True, field_specifiers=(field, uncompared))
 def frozen(cls: type[T]) -> type[T]:
     """Make the class one of immutable values: of its annotated fields, with `__init__`, `==`, `hash`, `repr` and patterns.
 
@@ -48,17 +48,17 @@ def frozen(cls: type[T]) -> type[T]:
     defaults = {name: namespace.pop(name, _REQUIRED) for name in names}
     compared = [name for name in names if defaults[name] is not _UNCOMPARED]
     defaults |= dict.fromkeys({*names} - {*compared}, _REQUIRED)
-    given = [name for name in names if not (isinstance(found := defaults[name], _Made) and not found.init)]
+    given = [name for name in names if not (isinstance(default := defaults[name], _Field) and not default.init)]
     for name in ("__dict__", "__weakref__"):
         namespace.pop(name, None)
-    known = {f"_default_{name}": default for name, default in defaults.items() if default is not _REQUIRED}
-    known |= {"_set": object.__setattr__, "_REQUIRED": _REQUIRED}
-    exec(_initialiser(names, given, defaults, has_check="__post_init__" in namespace), known)
-    for method in (known["__init__"], *_by_fields([name for name in given if name in compared]), _reduce):
+    scope = {f"_default_{name}": default for name, default in defaults.items() if default is not _REQUIRED}
+    scope |= {"_set": object.__setattr__, "_REQUIRED": _REQUIRED}
+    exec(_initialiser(names, given, defaults, has_check="__post_init__" in namespace), scope)
+    for method in (scope["__init__"], *_by_fields([name for name in given if name in compared]), _reduce):
         namespace.setdefault(method.__name__, method)
     namespace |= {"__slots__": names, "__match_args__": tuple(given), "__setattr__": _refuse, "__delattr__": _refuse}
-    made_class: type[T] = type(cls).__new__(type(cls), cls.__name__, cls.__bases__, namespace)
-    return made_class
+    new_class: type[T] = type(cls).__new__(type(cls), cls.__name__, cls.__bases__, namespace)
+    return new_class
 
 
 def replace(old: T, /, **changes: Any) -> T:
@@ -67,19 +67,19 @@ def replace(old: T, /, **changes: Any) -> T:
     return type(old)(**{name: getattr(old, name) for name in names} | changes)
 
 
-def as_dict(one: object) -> dict[str, Any]:
+def as_dict(value: object) -> dict[str, Any]:
     """Return the fields of a value by name."""
-    return {name: getattr(one, name) for name in type(one).__match_args__}  # type: ignore[attr-defined]
+    return {name: getattr(value, name) for name in type(value).__match_args__}  # type: ignore[attr-defined]
 
 
 def _initialiser(names: tuple[str, ...], given: list[str], defaults: dict[str, Any], *, has_check: bool) -> str:
     parameters, lines = ["self"], []
     for name in names:
         default, source = defaults[name], name
-        if isinstance(default, _Made):
+        if isinstance(default, _Field):
             source = f"_default_{name}.make()" + (f" if {name} is _REQUIRED else {name}" if name in given else "")
         if name in given:
-            rest = "" if default is _REQUIRED else "=_REQUIRED" if isinstance(default, _Made) else f"=_default_{name}"
+            rest = "" if default is _REQUIRED else "=_REQUIRED" if isinstance(default, _Field) else f"=_default_{name}"
             parameters.append(name + rest)
         lines.append(f"    _set(self, {name!r}, {source})")
     lines += ["    self.__post_init__()"] if has_check else ["    pass"]

@@ -179,7 +179,7 @@ def _generate(
     old, whole = recordings or (Recording(), Recording())
     if existing is not None and has_phases and not (options.phases and phases.is_learned(existing, old, how)):
         generated = phases.staged(generated, existing, seen, existing.policy.phases, how)
-        return generated._replace(phases=phases.KEPT if options.phases and recordings else "")
+        return generated._replace(phases=phases.UNCHANGED if options.phases and recordings else "")
     choice = phases.choose(generated.document.policy, whole, how)
     if choice.phases or has_phases:
         generated = phases.staged(generated, existing, whole.observations, choice.phases, how, anew=True)

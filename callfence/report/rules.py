@@ -16,7 +16,7 @@ from policygen.implied.resolve import resolved
 from policygen.language.document import Document
 from policygen.language.naming import format_entry
 from policygen.lint.catalogue import Level
-from policygen.lint.files import found as risks_of
+from policygen.lint.files import risks_of
 from policygen.lint.findings import grants
 from policygen.model import Entry, alternatives
 from policygen.phases import START, phase_policies

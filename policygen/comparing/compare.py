@@ -91,9 +91,11 @@ class Comparison:
     def verdict(self) -> Verdict:
         """The verdict about all calls, files, ports and signals, and about the moments when the filters take effect."""
         changes = {difference.change for difference in self.differences}
-        had, has = ({*scopes(one)} for one in self.scopes)
+        had, has = ({*scopes(words)} for words in self.scopes)
         changes |= ({Change.LESS} if has - had else set()) | ({Change.MORE} if had - has else set())
-        changes |= {Change.MORE for one in self.files if one.more} | {Change.LESS for one in self.files if one.less}
+        changes |= {Change.MORE for difference in self.files if difference.more} | {
+            Change.LESS for difference in self.files if difference.less
+        }
         changes |= {*self.triggers} | ({Change.MORE, Change.LESS} if self.unjudged else set())
         before, after = (_ARMS[arm] for arm in self.arms)
         if before != after:
@@ -102,10 +104,10 @@ class Comparison:
 
 
 def verdict(changes: Iterable[Change]) -> Verdict:
-    found = set(changes)
-    if Change.MORE in found:
-        return Verdict.INCOMPARABLE if Change.LESS in found else Verdict.WIDER
-    return Verdict.NARROWER if Change.LESS in found else Verdict.EQUAL
+    kinds = set(changes)
+    if Change.MORE in kinds:
+        return Verdict.INCOMPARABLE if Change.LESS in kinds else Verdict.WIDER
+    return Verdict.NARROWER if Change.LESS in kinds else Verdict.EQUAL
 
 
 def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Comparison:
@@ -116,16 +118,20 @@ def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Co
     whole = compare_resolved(resolved(old), resolved(new), budget)
     if not old.phases and not new.phases:
         return whole
-    found, unjudged = list(whole.differences), {*whole.unjudged}
+    differences_found, unjudged = list(whole.differences), {*whole.unjudged}
     for name in names_of(new, old):
-        known = {replace(one, phase="", example=_NO_CALL) for one in found}
+        known = {replace(difference, phase="", example=_NO_CALL) for difference in differences_found}
         later = compare_resolved(resolved_at(old, name), resolved_at(new, name), budget)
-        found += [replace(one, phase=name) for one in later.differences if replace(one, example=_NO_CALL) not in known]
+        differences_found += [
+            replace(difference, phase=name)
+            for difference in later.differences
+            if replace(difference, example=_NO_CALL) not in known
+        ]
         unjudged |= {*later.unjudged}
     before, after = ({phase.name: {*phase.triggers} for phase in policy.phases} for policy in (old, new))
     changed = [name for name in before if name in after and before[name] != after[name]]
     triggers = tuple(Change.LESS if before[name] < after[name] else Change.MORE for name in changed)
-    differences = tuple(sorted(found, key=lambda one: one.order))
+    differences = tuple(sorted(differences_found, key=lambda difference: difference.order))
     return replace(whole, differences=differences, triggers=triggers, unjudged=tuple(sorted(unjudged)))
 
 
@@ -134,7 +140,7 @@ _NO_CALL = Event(0, 0, (0, 0, 0, 0, 0, 0))
 
 def compare_resolved(old: Resolved, new: Resolved, budget: region.Budget | None = None) -> Comparison:
     """Return every difference in what two policies answer in one phase; `compare` says the rest."""
-    found: list[Difference] = []
+    differences_found: list[Difference] = []
     unjudged = set()
     make = budget.space if budget else region.space
     for arch in Arch:
@@ -142,15 +148,15 @@ def compare_resolved(old: Resolved, new: Resolved, budget: region.Budget | None 
             named = {*old.entries.get(arch, ()), *new.entries.get(arch, ())}
             for number in sorted(named):
                 try:
-                    found += _call(old, new, arch, number, make)
+                    differences_found += _call(old, new, arch, number, make)
                 except TooComplexError:
                     if budget is None:
                         raise
                     unjudged.add((arch, number))
             for number in _others(old, new, arch, named):
-                found += [replace(one, number=None) for one in _call(old, new, arch, number, make)]
+                differences_found += [replace(difference, number=None) for difference in _call(old, new, arch, number, make)]
     files = algebra.differences(old.files, new.files)
-    differences = tuple(sorted(found, key=lambda one: one.order))
+    differences = tuple(sorted(differences_found, key=lambda difference: difference.order))
     return Comparison(differences, (old.arm, new.arm), (old.scope, new.scope), files, unjudged=tuple(sorted(unjudged)))
 
 
@@ -170,14 +176,14 @@ def _call(old: Resolved, new: Resolved, arch: Arch, number: int, make: Callable[
     if _is_same(old, new, arch, number):
         return []
     space = make()
-    found: dict[tuple[Change, Action, Action], int] = {}
+    regions: dict[tuple[Change, Action, Action], int] = {}
     after = answers(space, new, arch, number)
     for where, action in answers(space, old, arch, number):
         for there, other in after:
             both = space.both(where, there)
             if both != FALSE and action != other:
                 key = (change_of(action, other), action, other)
-                found[key] = space.either(found.get(key, FALSE), both)
+                regions[key] = space.either(regions.get(key, FALSE), both)
     return [
         Difference(
             arch,
@@ -187,7 +193,7 @@ def _call(old: Resolved, new: Resolved, arch: Arch, number: int, make: Callable[
             example(space, where, arch, number),
             Region(space, where),
         )
-        for key, where in found.items()
+        for key, where in regions.items()
     ]
 
 
@@ -215,13 +221,13 @@ def _rules(
     entry = policy.entries[arch].get(number) if arch in policy.entries else None
     if entry is not None:
         arguments = table(arch).by_number[number].arguments
-        rest, mine = where, []
+        rest, rules = where, []
         for alternative in alternatives(entry.expression):
             holds = region.truth(space, alternative, arguments)
             if holds != FALSE and space.both(holds, space.invert(where)) == FALSE:
                 rest = space.both(rest, space.invert(holds))
-                mine.append(alternative)
-        if rest == FALSE and mine:
-            return minimise(mine, arguments)  # an implied set repeats what the entry says
-    found = express(space, where, arch, number, _MAX_RULES)
-    return () if found is None else alternatives(found)
+                rules.append(alternative)
+        if rest == FALSE and rules:
+            return minimise(rules, arguments)  # an implied set repeats what the entry says
+    expressed = express(space, where, arch, number, _MAX_RULES)
+    return () if expressed is None else alternatives(expressed)

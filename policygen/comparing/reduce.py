@@ -116,10 +116,10 @@ def _conjunction(arch: Arch, number: int, mine: Expression, theirs: Expression) 
     if len(left) * len(right) > _MAX_PRODUCTS:
         return And((mine, theirs))
     space, arguments = region.space(), table(arch).by_number[number].arguments
-    found: list[Expression] = []
+    rules: list[Expression] = []
     for a, b in product(left, right):
         x, y = region.truth(space, a, arguments), region.truth(space, b, arguments)
         both = space.both(x, y)
         if both != FALSE:
-            found.append(a if both == x else b if both == y else And((a, b)))
-    return Or(minimise(found, arguments))
+            rules.append(a if both == x else b if both == y else And((a, b)))
+    return Or(minimise(rules, arguments))

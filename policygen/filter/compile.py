@@ -108,7 +108,7 @@ def _section(policy: Resolved, arch: Arch, refused: Action) -> list[Instruction]
         distance -= len(programs[place])
         for number in numbers[place]:
             dispatch = [Instruction(_JEQ, 0, 1, number), Instruction(_JA, k=len(dispatch) + distance), *dispatch]
-    return [*_edges(policy, arch, refused), *dispatch, *(one for program in programs for one in program)]
+    return [*_edges(policy, arch, refused), *dispatch, *(instruction for program in programs for instruction in program)]
 
 
 def _answers(base: int, rules: list[LibseccompRule]) -> list[Instruction]:
@@ -122,7 +122,7 @@ def _answers(base: int, rules: list[LibseccompRule]) -> list[Instruction]:
         return generate(base, rules)
     first, last = generate(bpf.TRACE, looked_at), generate(base, rest)
     ahead = (Instruction(_JA, k=len(first) - pc - 1) for pc in range(len(first)))
-    first = [next_ if one == _ELSE else one for one, next_ in zip(first, ahead, strict=True)]
+    first = [next_ if instruction == _ELSE else instruction for instruction, next_ in zip(first, ahead, strict=True)]
     return [*first, Instruction(_LOAD, k=bpf.NUMBER), *last]
 
 
@@ -195,7 +195,7 @@ def _too_large(policy: Resolved, instructions: list[Instruction]) -> str:
 
 def _share(instructions: list[Instruction], arch: Arch, number: int) -> int:
     """Return the number of instructions that examine this call's arguments."""
-    known = {bpf.ARCH: arch.audit, bpf.NUMBER: number}
+    values = {bpf.ARCH: arch.audit, bpf.NUMBER: number}
     reached: set[tuple[int, int | None]] = set()
     ahead: list[tuple[int, int | None]] = [(0, None)]
     while ahead:
@@ -204,11 +204,11 @@ def _share(instructions: list[Instruction], arch: Arch, number: int) -> int:
             continue
         reached.add(place)
         pc, accumulator = place
-        one = instructions[pc]
-        targets = bpf.successors(pc, one)
-        if one.code == _LOAD:
-            accumulator = known.get(one.k)
+        instruction = instructions[pc]
+        targets = bpf.successors(pc, instruction)
+        if instruction.code == _LOAD:
+            accumulator = values.get(instruction.k)
         elif len(targets) == 2 and accumulator is not None:
-            targets = targets[:1] if bpf.jumps(one.code & 0xF0, accumulator, one.k) else targets[1:]
+            targets = targets[:1] if bpf.jumps(instruction.code & 0xF0, accumulator, instruction.k) else targets[1:]
         ahead += [(target, accumulator) for target in targets]
     return len({pc for pc, accumulator in reached if accumulator is None})

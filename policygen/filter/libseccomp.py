@@ -75,7 +75,12 @@ def generate(default: int, rules: Sequence[LibseccompRule], seconds: float = SEC
     exported = [Instruction(*fields) for fields in bpf.STRUCT.iter_unpack(_in_child(work, seconds))]
     meant = {placeholder: ret for ret, placeholder in placeholders.items()}
     return _shorten(
-        [one._replace(k=meant.get(one.k, one.k)) if one.code == bpf.RET | bpf.K else one for one in exported]
+        [
+            instruction._replace(k=meant.get(instruction.k, instruction.k))
+            if instruction.code == bpf.RET | bpf.K
+            else instruction
+            for instruction in exported
+        ]
     )
 
 
@@ -169,21 +174,24 @@ def _shorten(program: list[Instruction]) -> list[Instruction]:
         if load.code == _LOAD and mask == _AND_0 and test.code == _JEQ and test.k == 0:
             program[pc] = Instruction(_JA, k=2 + test.jt)
     reached = {_entry(program)}
-    for pc, one in enumerate(program):
+    for pc, instruction in enumerate(program):
         if pc in reached:
-            reached.update(bpf.successors(pc, one))
+            reached.update(bpf.successors(pc, instruction))
     place = {len(program): 0}  # counted from the end
     for pc in range(len(program) - 1, -1, -1):
-        one = program[pc]
-        needed = pc in reached and not (one.code == _JA and place[pc + 1 + one.k] == place[pc + 1])
+        instruction = program[pc]
+        needed = pc in reached and not (instruction.code == _JA and place[pc + 1 + instruction.k] == place[pc + 1])
         place[pc] = place[pc + 1] + needed
 
     def moved(pc: int) -> Instruction:
-        one = program[pc]
-        jt, jf, k = (place[pc] - place[pc + 1 + jump] - 1 for jump in (one.jt, one.jf, one.k if one.code == _JA else 0))
-        if one.code == _JA:
-            return one._replace(k=k)
-        return one._replace(jt=jt, jf=jf) if one.code & 7 == bpf.JMP else one
+        instruction = program[pc]
+        jt, jf, k = (
+            place[pc] - place[pc + 1 + jump] - 1
+            for jump in (instruction.jt, instruction.jf, instruction.k if instruction.code == _JA else 0)
+        )
+        if instruction.code == _JA:
+            return instruction._replace(k=k)
+        return instruction._replace(jt=jt, jf=jf) if instruction.code & 7 == bpf.JMP else instruction
 
     return [moved(pc) for pc in range(len(program)) if place[pc] != place[pc + 1]]
 
@@ -197,13 +205,13 @@ def _entry(program: list[Instruction]) -> int:
     """Return the place of the first instruction after the checks of architecture and x32."""
     pc, loaded = 0, None
     while True:
-        one = program[pc]
+        instruction = program[pc]
         pc += 1
-        if one.code == _LOAD and one.k in (bpf.NUMBER, bpf.ARCH):
-            loaded = one.k
-        elif loaded == bpf.ARCH and one.code == _JEQ:
-            pc += one.jt
-        elif loaded == bpf.NUMBER and one.code == _JGE and one.k == X32_BIT:
-            pc += one.jf
+        if instruction.code == _LOAD and instruction.k in (bpf.NUMBER, bpf.ARCH):
+            loaded = instruction.k
+        elif loaded == bpf.ARCH and instruction.code == _JEQ:
+            pc += instruction.jt
+        elif loaded == bpf.NUMBER and instruction.code == _JGE and instruction.k == X32_BIT:
+            pc += instruction.jf
         else:
             return pc - 1

@@ -151,17 +151,17 @@ class _Lifting:
     def _sections(self) -> dict[Arch, int]:
         """Return the architectures that the filter distinguishes from others, with the function for the calls of each."""
         foreign = self._of_arch(0)
-        found = {arch: self._of_arch(arch.audit) for arch in Arch}
-        sections = {arch: function for arch, function in found.items() if function != foreign}
+        functions = {arch: self._of_arch(arch.audit) for arch in Arch}
+        sections = {arch: function for arch, function in functions.items() if function != foreign}
         if Arch.X86_64 not in sections and (foreign != self.kill or not sections):
             sections = {Arch.X86_64: foreign, **sections}
-        theirs = TRUE
+        foreign_arches = TRUE
         for arch in sections:
-            theirs = self.space.both(theirs, self.space.invert(self._is_arch(arch)))
-        rest = self.space.choose(theirs, self.function, self.kill)
+            foreign_arches = self.space.both(foreign_arches, self.space.invert(self._is_arch(arch)))
+        rest = self.space.choose(foreign_arches, self.function, self.kill)
         if rest != self.kill:
             text = self._answers_text(foreign)
-            self._except(theirs, f"calls of other architectures ({text}), which a policy always kills")
+            self._except(foreign_arches, f"calls of other architectures ({text}), which a policy always kills")
         return sections
 
     def _of_arch(self, audit: int) -> int:
@@ -182,7 +182,7 @@ class _Lifting:
         for arch, function in sections.items():
             newest = max(table(arch).by_number)
             answers[arch] = {number: self._constant(self._of_number(function, number)) for number in range(newest + 2)}
-        every = [(arch, number, action) for arch, found in answers.items() for number, action in found.items()]
+        every = [(arch, number, action) for arch, by_number in answers.items() for number, action in by_number.items()]
         # Unused numbers cannot have an entry, so the default has to be their action.
         gaps = [action for arch, number, action in every if number not in table(arch).by_number and action][: -len(sections)]
         default = _commonest(gaps) or _commonest(action for _, _, action in every) or KILL
@@ -258,7 +258,7 @@ class _Lifting:
         if answers.where in (FALSE, TRUE):
             return Entry(Always(True), answers.action if answers.where == TRUE else answers.otherwise)
         limit = min(MAX_RULES, MAX_ALL_RULES - self.rules)
-        found = [
+        ways = [
             (action, otherwise, expression)
             for action, where, otherwise in (
                 answers,
@@ -266,13 +266,13 @@ class _Lifting:
             )
             if limit > 0 and (expression := express(self.space, where, arch, number, limit))
         ]
-        if not found:
+        if not ways:
             name = table(arch).by_number[number].name
             text = f"{name}, whose condition has too many alternatives: denied in this policy"
             self._except(here, text, whole=False, call=name)
             return Entry(Always(True), strictest((answers.action, answers.otherwise, policy.default)))
-        found.sort(key=lambda one: _cost(*one))
-        action, otherwise, expression = found[0]
+        ways.sort(key=lambda way: _cost(*way))
+        action, otherwise, expression = ways[0]
         self.rules += len(alternatives(expression))
         return Entry(expression, action, None if otherwise == policy.default else otherwise)
 

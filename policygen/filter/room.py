@@ -58,7 +58,7 @@ def _conjunctions(expression: Expression, arguments: Sequence[Argument], *, hold
                 Operator.ANY: value,
                 Operator.MASKED: mask,
             }.get(operator, argument.mask)
-            one = operator not in (Operator.NE, Operator.ANY)
+            is_equality = operator not in (Operator.NE, Operator.ANY)
             if operator in (Operator.LT, Operator.LE, Operator.GT, Operator.GE):
                 return argument.width
-            return max(1, len(values)) * (1 if one is holds else bits.bit_count())
+            return max(1, len(values)) * (1 if is_equality is holds else bits.bit_count())

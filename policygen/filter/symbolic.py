@@ -56,14 +56,14 @@ def function(space: Space, program: bytes) -> int:
             following[pc, registers] = after
             if len(following) > MAX_STATES:
                 raise TooComplexError(f"more than {MAX_STATES} states of the registers")
-            for target, known in zip(bpf.successors(pc, instruction), _outcomes(instruction, after), strict=True):
-                reached[target][_only(known, live[target])] = FALSE
+            for target, outcome in zip(bpf.successors(pc, instruction), _outcomes(instruction, after), strict=True):
+                reached[target][_only(outcome, live[target])] = FALSE
     for pc in range(len(instructions) - 1, -1, -1):
         instruction = instructions[pc]
         for registers in reached[pc]:
             after = following[pc, registers]
             ways = zip(bpf.successors(pc, instruction), _outcomes(instruction, after), strict=True)
-            values = [reached[target][_only(known, live[target])] for target, known in ways]
+            values = [reached[target][_only(outcome, live[target])] for target, outcome in ways]
             reached[pc][registers] = _value(space, pc, instruction, registers, values)
     return reached[0][start]
 
@@ -248,11 +248,11 @@ def decisions(space: Space, policy: Resolved, refused: Action = KILL) -> int:
         section = leaf[policy.default]
         newest = calls.newest(policy.table)
         zeros = 32 - newest.bit_length()
-        known = (*constant(0, zeros), *number[zeros:])  # of calls up to the newest
+        low_number = (*constant(0, zeros), *number[zeros:])  # of calls up to the newest
         for nr, entry in entries.items():
             holds = truth(space, entry.expression, calls.by_number[nr].arguments)
             verdict = space.choose(holds, leaf[entry.action], leaf[entry.otherwise or policy.default])
-            section = space.choose(space.equal(known, constant(nr, 32)), verdict, section)
+            section = space.choose(space.equal(low_number, constant(nr, 32)), verdict, section)
         newer = space.greater(number, constant(newest, 32))
         section = space.choose(newer, leaf[policy.unknown], section)
         if name is Arch.X86_64:

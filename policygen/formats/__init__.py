@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from policygen.files.algebra import differences
 from policygen.grants import NOT_CONFINED, Files
 from policygen.model import SIGNALS, scopes
-from policygen.values import frozen, made, replace
+from policygen.values import field, frozen, replace
 from tracer.abi import Arch, table
 from tracer.errors import UserError
 
@@ -124,7 +124,7 @@ class FormatOptions:
     """Reading: the machine that the file is for, if the file does not say."""
     kernel: tuple[int, int] | None = None
     """Reading: the kernel version for conditions on the version; None is the newest known."""
-    capabilities: frozenset[str] = made(factory=frozenset)
+    capabilities: frozenset[str] = field(factory=frozenset)
     """Reading: CAP_* names that the container has, for rules that depend on capabilities."""
     program: str = ""
     """Reading the log of several programs: the one to take, by path or its last part; '' for all."""

@@ -109,28 +109,28 @@ def granted(policy: Policy) -> frozenset[str]:
 
 
 def _granted(policy: Policy) -> Iterator[str]:
-    left = _TOTAL
+    budget = _TOTAL
     for arch, section in policy.entries.items():
-        for one in capabilities(arch):
-            if left >= 0 and (one.number in section or policy.default.lets_run):
-                grants, work = _grants(section.get(one.number), policy.default, one)
-                left -= work
+        for capability in capabilities(arch):
+            if budget >= 0 and (capability.number in section or policy.default.lets_run):
+                grants, work = _grants(section.get(capability.number), policy.default, capability)
+                budget -= work
                 if grants:
-                    yield one.name
+                    yield capability.name
 
 
 def witnessed(event: Event) -> Iterator[Capability]:
     """The capabilities that a call uses."""
     arch = Arch.from_audit(event.arch)
-    used = [one for one in capabilities(arch) if one.number == event.number] if arch else []
-    for one in used:
-        if holds(one.entry.expression, table(one.arch).by_number[one.number].arguments, event.arguments):
-            yield one
+    used = [capability for capability in capabilities(arch) if capability.number == event.number] if arch else []
+    for capability in used:
+        if holds(capability.entry.expression, table(capability.arch).by_number[capability.number].arguments, event.arguments):
+            yield capability
 
 
 def least(arch: Arch, name: str) -> tuple[Capability, ...]:
     """The entries with which learning grants a capability; none for those that take the exact calls seen."""
-    return tuple(one for one in capabilities(arch) if one.name == name and one.is_least)
+    return tuple(capability for capability in capabilities(arch) if capability.name == name and capability.is_least)
 
 
 def _resolved(policy: Policy) -> Resolved:
@@ -160,12 +160,12 @@ def _given(
 ) -> Mapping[int, tuple[tuple[Row, ...], Entry]]:
     """What an implied set adds to each call in a policy with these capabilities and this table: the rows, and the entry of
     them where the policy has none."""
-    found: dict[int, list[Row]] = {}
+    result: dict[int, list[Row]] = {}
     last = table(arch).newest(newest)
     for row in rows(version, arch):
         if row.given <= names and row.number <= last:
-            found.setdefault(row.number, []).append(row)
-    return {number: (tuple(those), _entry(None, those)) for number, those in found.items()}
+            result.setdefault(row.number, []).append(row)
+    return {number: (tuple(group), _entry(None, group)) for number, group in result.items()}
 
 
 def _adds_to(old: Entry, row: Row) -> bool:
@@ -185,16 +185,16 @@ def _entry(old: Entry | None, added: Sequence[Row]) -> Entry:
 
 
 @lru_cache(4096)
-def _grants(entry: Entry | None, default: Action, one: Capability) -> tuple[bool, int]:
+def _grants(entry: Entry | None, default: Action, capability: Capability) -> tuple[bool, int]:
     """Whether an entry allows a call that grants the capability, whatever the arguments that its row does not compare; and what
     it took to find out, in `Space.work`.  No, if that takes too much."""
     if entry is None:
         return default.lets_run, 0
-    wanted = mentioned(one.entry.expression)
-    arguments = table(one.arch).by_number[one.number].arguments
-    parts = [part for part in _allowing(entry, default) if mentioned(part) <= wanted | one.held]
+    wanted = mentioned(capability.entry.expression)
+    arguments = table(capability.arch).by_number[capability.number].arguments
+    parts = [part for part in _allowing(entry, default) if mentioned(part) <= wanted | capability.held]
     budget = Budget(_OF_ENTRY, _OF_PART)
-    return any(_meet(part, one.entry.expression, wanted, arguments, budget) for part in parts), budget.work
+    return any(_meet(part, capability.entry.expression, wanted, arguments, budget) for part in parts), budget.work
 
 
 def _meet(
@@ -242,15 +242,15 @@ def narrowed(policy: Policy, meant: Resolved) -> Policy:
     return result
 
 
-def _different(one: Resolved, other: Resolved) -> list[tuple[Arch, int]]:
+def _different(policy: Resolved, other: Resolved) -> list[tuple[Arch, int]]:
     """Return the calls that two policies with the same defaults answer differently."""
-    found = []
+    calls = []
     for arch, section in other.entries.items():
-        for number in dict.fromkeys((*one.entries[arch], *section)):
-            a, b = one.entries[arch].get(number), section.get(number)
+        for number in dict.fromkeys((*policy.entries[arch], *section)):
+            a, b = policy.entries[arch].get(number), section.get(number)
             if a != b and not _same(arch, number, a, b, other.default):
-                found.append((arch, number))
-    return found
+                calls.append((arch, number))
+    return calls
 
 
 def _same(arch: Arch, number: int, a: Entry | None, b: Entry | None, default: Action) -> bool:
@@ -259,9 +259,9 @@ def _same(arch: Arch, number: int, a: Entry | None, b: Entry | None, default: Ac
     answers: list[dict[Action, int]] = []
     for entry in (a or Entry(Always(False)), b or Entry(Always(False))):
         holds = truth(sets, entry.expression, arguments)
-        found: dict[Action, int] = {}
+        regions: dict[Action, int] = {}
         for where, action in ((holds, entry.action), (sets.invert(holds), entry.otherwise or default)):
             if where != FALSE:
-                found[action] = sets.either(where, found.get(action, FALSE))
-        answers.append(found)
+                regions[action] = sets.either(where, regions.get(action, FALSE))
+        answers.append(regions)
     return answers[0] == answers[1]

@@ -36,7 +36,7 @@ def read_entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | N
     """Return the number and entry of each cell: an entry of the policy language, with or without `: allow`.
 
     None if the architecture has no such call, or one that takes a pointer to its arguments (mmap of i386)."""
-    found: list[tuple[int, Entry] | None] = [None] * len(cells)
+    result: list[tuple[int, Entry] | None] = [None] * len(cells)
     layers: list[dict[int, tuple[int, str]]] = []
     """Cells that stand in one policy, which has one entry for each call: call -> place and text.  Reading few long texts
     takes half of the time of reading many short ones."""
@@ -46,17 +46,17 @@ def read_entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | N
         if call is None or (colon and "errno" not in cell and not operands(arch, call.number).constrainable()):
             continue
         if not colon:
-            found[place] = call.number, _ALLOWED
+            result[place] = call.number, _ALLOWED
             continue
-        layer = next((one for one in layers if call.number not in one), None)
+        layer = next((other for other in layers if call.number not in other), None)
         if layer is None:
             layers.append(layer := {})
         layer[call.number] = place, cell
     for layer in layers:
         text = "\n".join((f"arch {arch}", *(cell for _, cell in layer.values())))
         for number, entry in parse(text, "a table of calls").policy.entries[arch].items():
-            found[layer[number][0]] = number, entry
-    return found
+            result[layer[number][0]] = number, entry
+    return result
 
 
 class Capability(NamedTuple):
@@ -89,30 +89,30 @@ class Row(NamedTuple):
 @cache
 def capabilities(arch: Arch) -> tuple[Capability, ...]:
     """What grants capabilities on an architecture, in the file's order."""
-    found = []
+    result = []
     cells = list(lines("capabilities.tsv"))
     for (name, learn, _, held, why), read in zip(cells, read_entries(arch, [row[2] for row in cells]), strict=True):
         if read is not None:
             wanted = held.split() if held != "-" else ()
             names = [argument.name for argument in table(arch).by_number[read[0]].arguments] if wanted else []
             indices = frozenset(map(names.index, wanted))
-            found.append(Capability(name, arch, *read, indices, learn == "=", why))
-    return tuple(found)
+            result.append(Capability(name, arch, *read, indices, learn == "=", why))
+    return tuple(result)
 
 
 @cache
 def rows(version: int, arch: Arch) -> tuple[Row, ...]:
     """The rows of an implied set (one of `model.IMPLIED`) on an architecture, in the file's order."""
-    known = {row[0] for row in lines("capabilities.tsv")}
-    found = []
+    capability_names = {row[0] for row in lines("capabilities.tsv")}
+    result = []
     cells = list(lines(f"implied{version}.tsv"))
     for (given, _, why), read in zip(cells, read_entries(arch, [row[1] for row in cells]), strict=True):
         names = frozenset(() if given == "-" else given.split(", "))
-        if not names <= known:
-            raise ValueError(f"implied{version}.tsv: no capability is named {', '.join(sorted(names - known))}")
+        if not names <= capability_names:
+            raise ValueError(f"implied{version}.tsv: no capability is named {', '.join(sorted(names - capability_names))}")
         if read is not None:
-            found.append(Row(names, arch, *read, why))
-    return tuple(found)
+            result.append(Row(names, arch, *read, why))
+    return tuple(result)
 
 
 def unavailable(event: Event) -> int:
@@ -127,9 +127,9 @@ def unavailable(event: Event) -> int:
 @cache
 def unavailable_entries(arch: Arch) -> Mapping[int, tuple[Entry, ...]]:
     """The rows by call, in the file's order."""
-    found: dict[int, tuple[Entry, ...]] = {}
+    result: dict[int, tuple[Entry, ...]] = {}
     for read in read_entries(arch, [call for call, *_ in lines("unavailable.tsv")]):
         if read is not None:
             number, entry = read
-            found[number] = (*found.get(number, ()), entry)
-    return found
+            result[number] = (*result.get(number, ()), entry)
+    return result

@@ -54,28 +54,28 @@ def attach(text: str, items: Sequence[Item], comments: Sequence[Comment]) -> Lay
     sections: dict[Arch, _Section] = {}
     arch = Arch.X86_64
     for index, item in enumerate(items):
-        mine = on[index]
+        attached = on[index]
         match item.place:
-            case ("setting", name) if mine:
-                settings[name] = _comments(text, mine, item.start)
-            case ("files", line) if mine:
-                files[line] = _comments(text, mine, item.start)
+            case ("setting", name) if attached:
+                settings[name] = _comments(text, attached, item.start)
+            case ("files", line) if attached:
+                files[line] = _comments(text, attached, item.start)
             case ("arch", new):
-                found = _comments(text, mine, item.start)
+                placed = _comments(text, attached, item.start)
                 if sections:
-                    below, above = _last_paragraph(found.above)
+                    below, above = _last_paragraph(placed.above)
                     sections.setdefault(arch, _Section()).end += below
-                    found = Comments(above, found.trailing)
+                    placed = Comments(above, placed.trailing)
                 arch = new
-                sections.setdefault(arch, _Section()).arch = found
+                sections.setdefault(arch, _Section()).arch = placed
             case ("include", arch, include):
-                found = _comments(text, mine, item.start)
-                sections.setdefault(arch, _Section()).includes.append(replace(include, comments=found))
+                placed = _comments(text, attached, item.start)
+                sections.setdefault(arch, _Section()).includes.append(replace(include, comments=placed))
             case ("entry", arch, number, entry):
                 section = sections.setdefault(arch, _Section())
-                if mine:
+                if attached:
                     alternatives = _alternatives(arch, number, entry, item.spans)
-                    remarks = _remarks(text, mine, item.start, alternatives)
+                    remarks = _remarks(text, attached, item.start, alternatives)
                     section.entries[number] = remarks.settled(entry.expression)
     sections.setdefault(arch, _Section()).end += _lines(text, on[len(items)], len(text)) if items else ()
     frozen = {name: section.frozen() for name, section in sections.items()}
@@ -129,13 +129,13 @@ def _lines(text: str, comments: Sequence[Comment], end: int) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _comments(text: str, mine: Sequence[Comment], start: int) -> Comments:
+def _comments(text: str, attached: Sequence[Comment], start: int) -> Comments:
     """Return the comments of a statement that begins at `start` and has one line in the canonical text."""
-    above = [comment for comment in mine if comment.start < start]
-    found = Comments(_lines(text, above, start))
-    for comment in mine[len(above) :]:
-        found = found.join(Comments((), comment.text))
-    return found
+    above = [comment for comment in attached if comment.start < start]
+    result = Comments(_lines(text, above, start))
+    for comment in attached[len(above) :]:
+        result = result.join(Comments((), comment.text))
+    return result
 
 
 Alternatives = list[tuple[Span, Expression]]
@@ -146,7 +146,7 @@ def _alternatives(arch: Arch, number: int, entry: Entry, spans: Sequence[Span]) 
     if not isinstance(entry.expression, Or):
         return []
     parts = set(entry.expression.parts)
-    found: Alternatives = []
+    result: Alternatives = []
     end = 0
     for span in sorted(spans, key=lambda span: (span.start, -span.end)):
         if span.start < end:
@@ -155,23 +155,23 @@ def _alternatives(arch: Arch, number: int, entry: Entry, spans: Sequence[Span]) 
             end = span.end
         alternative = normal_expression(arch, number, span.expression)
         if alternative in parts:
-            found.append((span, alternative))
-    return found
+            result.append((span, alternative))
+    return result
 
 
-def _remarks(text: str, mine: Sequence[Comment], start: int, alternatives: Alternatives) -> Remarks:
+def _remarks(text: str, attached: Sequence[Comment], start: int, alternatives: Alternatives) -> Remarks:
     """Return the comments of an entry that begins at `start`: its own, and those of each of several alternatives."""
-    above = [comment for comment in mine if comment.start < start]
+    above = [comment for comment in attached if comment.start < start]
     entry = Comments(_lines(text, above, start))
-    others: dict[Expression, Comments] = {}
-    for comment in mine[len(above) :]:
+    by_rule: dict[Expression, Comments] = {}
+    for comment in attached[len(above) :]:
         own = Comments((comment.text,)) if comment.alone else Comments((), comment.text)
         if not alternatives or is_note(comment.text):
             entry = entry.join(own)
         else:
             alternative = _alternative(alternatives, comment)
-            others[alternative] = others.get(alternative, Comments()).join(own)
-    return Remarks(entry, others)
+            by_rule[alternative] = by_rule.get(alternative, Comments()).join(own)
+    return Remarks(entry, by_rule)
 
 
 def _alternative(alternatives: Alternatives, comment: Comment) -> Expression:

@@ -13,7 +13,7 @@ from policygen.language.normal import normal
 from policygen.language.printer import print_policy
 from policygen.model import ABSTRACT, SIGNALS, scopes
 from policygen.text import printable
-from policygen.values import frozen, made, replace
+from policygen.values import field, frozen, replace
 from tracer.abi import Arch
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Document:
     """A policy in normal form, and the places of its comments and includes."""
 
     policy: Policy
-    layout: Layout = made(factory=Layout)
+    layout: Layout = field(factory=Layout)
 
     def text(self) -> str:
         """Return the canonical text with all comments.  Parsing it gives an equal document."""
@@ -136,24 +136,24 @@ def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Docum
 
 def _section(section: Section, policy: Policy, arch: Arch, notes: Mapping[int, str] | None) -> Section:
     entries = policy.entries[arch]
-    kept: dict[int, Remarks] = {}
+    remarks_by_call: dict[int, Remarks] = {}
     end = section.end
     for number, remarks in section.entries.items():
         remarks = remarks if notes is None else _without_notes(remarks)
         if number in entries:
-            kept[number] = remarks
+            remarks_by_call[number] = remarks
         else:
             end += tuple(line for line in _without_notes(remarks).all() if line)
     for number, note in (notes or {}).items():
         if number in entries:
-            kept[number] = _with_note(kept.get(number, Remarks()), note)
-    kept = {number: remarks.settled(entries[number].expression) for number, remarks in kept.items()}
-    kept = {number: remarks for number, remarks in kept.items() if remarks != Remarks()}
+            remarks_by_call[number] = _with_note(remarks_by_call.get(number, Remarks()), note)
+    remarks_by_call = {number: remarks.settled(entries[number].expression) for number, remarks in remarks_by_call.items()}
+    remarks_by_call = {number: remarks for number, remarks in remarks_by_call.items() if remarks != Remarks()}
     includes = [include for include in section.includes if _still_says(include, policy)]
     gone = [include for include in section.includes if not _still_says(include, policy)]
     for include in gone:
         end += (*include.comments.all(), f"# include {include.path}: replaced by its entries, because they changed")
-    return Section(section.arch, tuple(includes), kept, end)
+    return Section(section.arch, tuple(includes), remarks_by_call, end)
 
 
 def _still_says(include: Include, policy: Policy) -> bool:
@@ -163,8 +163,8 @@ def _still_says(include: Include, policy: Policy) -> bool:
     if len(include.later) != len(later) or not include.files.lines().items() <= lines.items():
         return False
     return all(
-        mine.get(arch, {}).get(number) == theirs.get(arch, {}).get(number)
-        for mine, theirs in zip((policy.entries, *later), (include.entries, *include.later), strict=True)
+        own.get(arch, {}).get(number) == included.get(arch, {}).get(number)
+        for own, included in zip((policy.entries, *later), (include.entries, *include.later), strict=True)
         for arch, entries in include.entries.items()
         for number in entries
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from policygen.errors import did_you_mean
 from policygen.language.operands import ORDERINGS, OperandError, Operands, parse_integer, pattern, trivial
 from policygen.model import BITWISE, And, Condition, Expression, Not, Operator, Or, alternatives, conjuncts
-from policygen.values import frozen, made
+from policygen.values import field, frozen
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class ExpressionParser:
     """The parts between `||`, in the order they are read; filled while parsing."""
     phases: Sequence[str] = ()
     """The phases of the policy, in order."""
-    until: list[tuple[Expression, int]] = made(factory=list)
+    until: list[tuple[Expression, int]] = field(factory=list)
     """The alternatives, each with the place in `phases` of the one that ends it, or their number; filled while parsing."""
 
     def expression(self, depth: int = 0) -> Expression:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from policygen.grants import NOT_CONFINED
 from policygen.model import Or
-from policygen.values import frozen, made
+from policygen.values import field, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -81,7 +81,7 @@ class Remarks:
     """The comments on one entry."""
 
     entry: Comments = Comments()
-    alternatives: Mapping[Expression, Comments] = made(factory=dict)
+    alternatives: Mapping[Expression, Comments] = field(factory=dict)
     """The comments on each of several alternatives, which have lines of their own."""
 
     def all(self) -> tuple[str, ...]:
@@ -99,16 +99,16 @@ class Remarks:
         for alternative, comments in self.alternatives.items():
             if alternative not in there:
                 entry = Comments(entry.above + comments.all(), entry.trailing)
-        kept = {part: self.alternatives[part] for part in parts if part in self.alternatives}
+        remaining = {part: self.alternatives[part] for part in parts if part in self.alternatives}
         if parts:
-            first = kept.pop(parts[0], Comments())
+            first = remaining.pop(parts[0], Comments())
             if not is_note(entry.trailing):
                 entry, first = Comments(entry.above), Comments((), entry.trailing).join(first)
             if first.trailing:
                 entry = Comments(entry.all())
-                kept = {parts[0]: Comments((), first.trailing), **kept}
+                remaining = {parts[0]: Comments((), first.trailing), **remaining}
             entry = Comments(entry.above + first.above, entry.trailing)
-        return Remarks(entry, kept)
+        return Remarks(entry, remaining)
 
 
 @frozen
@@ -118,7 +118,7 @@ class Section:
     arch: Comments = Comments()
     """Those on the `arch` line."""
     includes: tuple[Include, ...] = ()
-    entries: Mapping[int, Remarks] = made(factory=dict)
+    entries: Mapping[int, Remarks] = field(factory=dict)
     end: tuple[str, ...] = ()
     """Comments below the last entry."""
 
@@ -127,10 +127,10 @@ class Section:
 class Layout:
     header: tuple[str, ...] = ()
     """Comments at the top of the file."""
-    settings: Mapping[str, Comments] = made(factory=dict)
+    settings: Mapping[str, Comments] = field(factory=dict)
     """By the setting's word."""
-    sections: Mapping[Arch, Section] = made(factory=dict)
-    files: Mapping[str, Comments] = made(factory=dict)
+    sections: Mapping[Arch, Section] = field(factory=dict)
+    files: Mapping[str, Comments] = field(factory=dict)
     """By the line about files or ports, up to its colon (`Files.lines`)."""
 
 
@@ -147,7 +147,7 @@ def reconcile(base: Layout, ours: Layout, theirs: Layout) -> Layout:
     With an empty base, that is everything.  Of two trailing comments, theirs moves above the line.
     """
     arches = dict.fromkeys((*ours.sections, *theirs.sections))
-    sections = {arch: _section(*(one.sections.get(arch, Section()) for one in (base, ours, theirs))) for arch in arches}
+    sections = {arch: _section(*(layout.sections.get(arch, Section()) for layout in (base, ours, theirs))) for arch in arches}
     return Layout(
         _lines(base.header, ours.header, theirs.header),
         _by_key(base.settings, ours.settings, theirs.settings),
@@ -158,7 +158,7 @@ def reconcile(base: Layout, ours: Layout, theirs: Layout) -> Layout:
 
 def _section(base: Section, ours: Section, theirs: Section) -> Section:
     numbers = dict.fromkeys((*ours.entries, *theirs.entries))
-    entries = {n: _remarks(*(one.entries.get(n, Remarks()) for one in (base, ours, theirs))) for n in numbers}
+    entries = {n: _remarks(*(section.entries.get(n, Remarks()) for section in (base, ours, theirs))) for n in numbers}
     return Section(
         _comments(base.arch, ours.arch, theirs.arch),
         _includes(base.includes, ours.includes, theirs.includes),
@@ -176,8 +176,8 @@ def _remarks(base: Remarks, ours: Remarks, theirs: Remarks) -> Remarks:
 
 def _by_key(base: Mapping[K, Comments], ours: Mapping[K, Comments], theirs: Mapping[K, Comments]) -> dict[K, Comments]:
     keys = dict.fromkeys((*ours, *theirs))
-    found = {key: _comments(*(one.get(key, Comments()) for one in (base, ours, theirs))) for key in keys}
-    return {key: comments for key, comments in found.items() if comments != Comments()}
+    result = {key: _comments(*(comments.get(key, Comments()) for comments in (base, ours, theirs))) for key in keys}
+    return {key: comments for key, comments in result.items() if comments != Comments()}
 
 
 def _comments(base: Comments, ours: Comments, theirs: Comments) -> Comments:
@@ -197,13 +197,13 @@ def _lines(base: tuple[str, ...], ours: tuple[str, ...], theirs: tuple[str, ...]
         return theirs
     if theirs == base:
         return ours
-    kept = tuple(line for line in ours if not line or line in theirs or line not in base)
-    return kept + tuple(line for line in theirs if line and line not in base and line not in ours)
+    remaining = tuple(line for line in ours if not line or line in theirs or line not in base)
+    return remaining + tuple(line for line in theirs if line and line not in base and line not in ours)
 
 
 def _includes(
     base: tuple[Include, ...], ours: tuple[Include, ...], theirs: tuple[Include, ...]
 ) -> tuple[Include, ...]:
-    was, there, here = ({include.path for include in one} for one in (base, theirs, ours))
-    kept = tuple(include for include in ours if include.path in there or include.path not in was)
-    return kept + tuple(include for include in theirs if include.path not in was | here)
+    old, there, here = ({include.path for include in includes} for includes in (base, theirs, ours))
+    remaining = tuple(include for include in ours if include.path in there or include.path not in old)
+    return remaining + tuple(include for include in theirs if include.path not in old | here)

@@ -78,14 +78,14 @@ def decode(data: bytes, filename: str, chain: tuple[str, ...] = ()) -> str:
 
 def source(text: str, filename: str, chain: tuple[str, ...] = ()) -> Source:
     """Prepare a text for tokenise().  Raises PolicyError for characters that a policy must not contain."""
-    made = Source(filename, text.removeprefix("\ufeff").replace("\r\n", "\n"), chain)
-    if found := _FORBIDDEN.search(made.text):
-        character = found[0]
+    result = Source(filename, text.removeprefix("\ufeff").replace("\r\n", "\n"), chain)
+    if forbidden := _FORBIDDEN.search(result.text):
+        character = forbidden[0]
         name = _FORBIDDEN_NAMES.get(character, f"the character U+{ord(character):04X}")
-        raise made.error(
-            f"{name} is not allowed in a policy", found.start(), hint="readers of the policy would not see it"
+        raise result.error(
+            f"{name} is not allowed in a policy", forbidden.start(), hint="readers of the policy would not see it"
         )
-    return made
+    return result
 
 
 # Control characters, and those that reorder or hide the text around them (Unicode Standard Annex 9).
@@ -217,5 +217,5 @@ class Cursor:
 
     def expected(self, what: str, hint: str = "") -> PolicyError:
         """Return the error that the next token is not the expected one."""
-        found = "the line ends" if self.at_line_end() else f"found `{self.token.text}`"
-        return self.error(f"expected {what}, but {found}", hint=hint)
+        present = "the line ends" if self.at_line_end() else f"found `{self.token.text}`"
+        return self.error(f"expected {what}, but {present}", hint=hint)

@@ -127,47 +127,47 @@ def format_action(action: Action) -> str:
 # Expressions
 
 
-def format_expression(arch: Arch, number: int, expression: Expression, known: Known = ()) -> str:
+def format_expression(arch: Arch, number: int, expression: Expression, values: Known = ()) -> str:
     """Return an expression over the arguments of a call, on one line."""
     match expression:
         case Always(value):
             return "allow" if value else "deny"
         case Condition():
-            return _format_condition(arch, number, expression, known)
+            return _format_condition(arch, number, expression, values)
         case Not(part):
-            inner = format_expression(arch, number, part, known)
+            inner = format_expression(arch, number, part, values)
             return f"!{inner}" if isinstance(part, Not) else f"!({inner})"
         case Or(parts):
-            return " || ".join(format_expression(arch, number, part, known) for part in parts)
+            return " || ".join(format_expression(arch, number, part, values) for part in parts)
         case And(parts):
-            known = determined(parts, known)
-            texts = ((part, format_expression(arch, number, part, known)) for part in parts)
+            values = determined(parts, values)
+            texts = ((part, format_expression(arch, number, part, values)) for part in parts)
             return " && ".join(f"({text})" if isinstance(part, Or) else text for part, text in texts)
 
 
-def determined(parts: Iterable[Expression], known: Known) -> Known:
+def determined(parts: Iterable[Expression], values: Known) -> Known:
     """Return the arguments whose value is certain within a conjunction: known around it, or compared by `==` in it."""
     equal = {part.index: part.value for part in parts if isinstance(part, Condition) and part.operator is Operator.EQ}
-    return tuple(sorted({**dict(known), **equal}.items())) if equal else known
+    return tuple(sorted({**dict(values), **equal}.items())) if equal else values
 
 
 @lru_cache(maxsize=4096)
-def meaning(arch: Arch, number: int, index: int, known: Known) -> Argument:
+def meaning(arch: Arch, number: int, index: int, values: Known) -> Argument:
     """Return the meaning of an argument where others are known: the joint one if they decide it, else the plain one."""
     calls = table(arch)
     plain = calls.by_number[number].arguments[index]
-    if not known:
+    if not values:
         return plain
     # The unknown arguments do not matter if the meaning is the same with all their bits clear and with all set.
-    found = [
-        calls.arguments(number, [dict(known).get(i, filler) & _WORD for i in range(6)])[index] for filler in (0, _WORD)
+    meanings = [
+        calls.arguments(number, [dict(values).get(i, filler) & _WORD for i in range(6)])[index] for filler in (0, _WORD)
     ]
-    return found[0] if found[0].constants == found[1].constants and not found[0].kind.is_pointer else plain
+    return meanings[0] if meanings[0].constants == meanings[1].constants and not meanings[0].kind.is_pointer else plain
 
 
 @lru_cache(maxsize=65536)
-def _format_condition(arch: Arch, number: int, condition: Condition, known: Known) -> str:
-    argument = meaning(arch, number, condition.index, known)
+def _format_condition(arch: Arch, number: int, condition: Condition, values: Known) -> str:
+    argument = meaning(arch, number, condition.index, values)
     name, operator, value = argument.name, condition.operator, condition.value
     match operator:
         case Operator.EQ | Operator.NE:
@@ -175,7 +175,7 @@ def _format_condition(arch: Arch, number: int, condition: Condition, known: Know
         case Operator.LT | Operator.LE | Operator.GT | Operator.GE:
             return f"{name} {operator.value} {value}"  # the values of constants have no meaningful order
         case Operator.ONE_OF:
-            return f"{name} in {{{', '.join(format_value(arch, argument, one) for one in condition.values)}}}"
+            return f"{name} in {{{', '.join(format_value(arch, argument, value) for value in condition.values)}}}"
         case Operator.IN | Operator.HAS | Operator.ANY:
             return f"{name} {operator.value} {_format_bits(arch, argument, value)}"
         case Operator.MASKED:

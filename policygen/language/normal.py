@@ -92,14 +92,14 @@ def _flatten(arguments: tuple[Argument, ...], expression: Expression) -> Express
             return flat[0] if flat else Always(kind is And)
 
 
-def _arrange(arch: Arch, number: int, expression: Expression, known: Known) -> Expression:
+def _arrange(arch: Arch, number: int, expression: Expression, values: Known) -> Expression:
     """Sort parts by their text, with numbers as numbers; those of an `&&` first by argument."""
     match expression:
         case Not(part):
-            return Not(_arrange(arch, number, part, known))
+            return Not(_arrange(arch, number, part, values))
         case And(parts) | Or(parts):
             conjunction = isinstance(expression, And)
-            inner = determined(parts, known) if conjunction else known
+            inner = determined(parts, values) if conjunction else values
             keyed = []
             for part in dict.fromkeys(_arrange(arch, number, part, inner) for part in parts):
                 text = format_expression(arch, number, part, inner)

@@ -66,16 +66,16 @@ class Operands:
             if (value := family.value(name)) is not None:
                 return value, family.mask(name)
         argument = self.syscall.arguments[index].name
-        known = list(dict.fromkeys(known for family in families for known in family.names))
+        names = list(dict.fromkeys(names for family in families for names in family.names))
         if constants.value(name, self.arch) is not None:
-            raise OperandError(f"{name} is not a value of {self.syscall.name}'s {argument}", _examples(argument, known))
-        raise OperandError(f"no constant is named {name}", did_you_mean(name, known) or _examples(argument, known))
+            raise OperandError(f"{name} is not a value of {self.syscall.name}'s {argument}", _examples(argument, names))
+        raise OperandError(f"no constant is named {name}", did_you_mean(name, names) or _examples(argument, names))
 
 
-def _examples(argument: str, known: list[str]) -> str:
-    if not known:
+def _examples(argument: str, names: list[str]) -> str:
+    if not names:
         return f"{argument} is compared with numbers"
-    return f"its values are {', '.join(known[:4])}{' ...' if len(known) > 4 else ''}"
+    return f"its values are {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
 
 
 @cache

@@ -40,7 +40,7 @@ from policygen.language.statements import (
     version,
 )
 from policygen.model import IMPLIED, Arm, Entry, Policy
-from policygen.values import frozen, made, replace
+from policygen.values import field, frozen, replace
 from tracer.abi import Arch, table
 
 FORMAT = 1
@@ -65,20 +65,20 @@ class _Context:
     read: Read | None
     folder: str
     """Of the policy."""
-    seen: dict[tuple[Arch, int], tuple[Source, int]] = made(factory=dict)
+    seen: dict[tuple[Arch, int], tuple[Source, int]] = field(factory=dict)
     """The place of each syscall's entry."""
-    lines: dict[str, tuple[Source, int]] = made(factory=dict)
+    lines: dict[str, tuple[Source, int]] = field(factory=dict)
     """The place of each line about files or ports."""
-    included: dict[tuple[Arch, str], tuple[Source, int]] = made(factory=dict)
+    included: dict[tuple[Arch, str], tuple[Source, int]] = field(factory=dict)
 
 
 def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, Layout]:
     """Parse a policy; return it in normal form, with the layout of its text.  Raises PolicyError."""
-    made = source(text, filename)
-    parser = _FileParser(_Context(read, posixpath.dirname(filename)), made, (posixpath.normpath(filename),), None, Arch.X86_64)
+    file = source(text, filename)
+    parser = _FileParser(_Context(read, posixpath.dirname(filename)), file, (posixpath.normpath(filename),), None, Arch.X86_64)
     comments = parser.parse()
     parser.require_phases()
-    return parser.policy(), attach(made.text, parser.items, comments)
+    return parser.policy(), attach(file.text, parser.items, comments)
 
 
 class _FileParser:
@@ -125,18 +125,18 @@ class _FileParser:
 
     def policy(self) -> Policy:
         later = [{arch: entries.get(arch, {}) for arch in self.entries} for entries in self.later]
-        phases = (replace(one, entries=entries) for one, entries in zip(self.settings.phases, later, strict=True))
+        phases = (replace(each, entries=entries) for each, entries in zip(self.settings.phases, later, strict=True))
         return replace(self.settings, entries=self.entries, files=_together(self.granted), phases=tuple(phases))
 
     def require_phases(self) -> None:
         """Raise PolicyError for a phase that ends nothing, or that no process can enter because its triggers are denied."""
         before = self.entries
-        for one, entries in zip(self.settings.phases, self.later, strict=True):
-            token = self.places[f"phase {one.name}"]
+        for each, entries in zip(self.settings.phases, self.later, strict=True):
+            token = self.places[f"phase {each.name}"]
             if all(section == entries.get(arch, {}) for arch, section in before.items()):
-                hint = f"mark what ends with it: bind: allow until {one.name}"
-                raise self.cursor.error(f"nothing is allowed until {one.name}, so the phase changes nothing", token, hint)
-            require_trigger(self.cursor, token, self.settings, one, {arch: entries.get(arch, {}) for arch in self.entries})
+                hint = f"mark what ends with it: bind: allow until {each.name}"
+                raise self.cursor.error(f"nothing is allowed until {each.name}, so the phase changes nothing", token, hint)
+            require_trigger(self.cursor, token, self.settings, each, {arch: entries.get(arch, {}) for arch in self.entries})
             before = entries
 
     def _statement(self) -> Item:
@@ -205,8 +205,8 @@ class _FileParser:
             case "implied":
                 written = integer(cursor, "the version of an implied set")
                 if written not in IMPLIED:
-                    known = ", ".join(map(str, IMPLIED))
-                    raise cursor.error(f"there is no implied set {written}", value, f"this callfence knows {known}")
+                    versions = ", ".join(map(str, IMPLIED))
+                    raise cursor.error(f"there is no implied set {written}", value, f"this callfence knows {versions}")
                 self._set(token, replace(self.settings, implied=written))
             case "portable":
                 self._set(token, replace(self.settings, portable=True))
@@ -224,11 +224,11 @@ class _FileParser:
         if self.first:
             hint = f"the first is at {self.source.place(self.first.start)}"
             raise self.cursor.error("phases must precede the first entry", token, hint)
-        made = phase(self.cursor, self.settings.phases)
-        self.places[f"phase {made.name}"] = token
-        self.settings = replace(self.settings, phases=(*self.settings.phases, made))
+        new_phase = phase(self.cursor, self.settings.phases)
+        self.places[f"phase {new_phase.name}"] = token
+        self.settings = replace(self.settings, phases=(*self.settings.phases, new_phase))
         self.later.append({})
-        return ("setting", f"phase {made.name}")
+        return ("setting", f"phase {new_phase.name}")
 
     def _set(self, token: Token, settings: Policy) -> None:
         self.settings = settings
@@ -258,26 +258,28 @@ class _FileParser:
     def _entry(self, token: Token, spans: list[Span]) -> Place:
         self.first = self.first or token
         number = syscall(self.cursor, token, self.arch, self.settings.table)
-        if seen := self.context.seen.get((self.arch, number)):
+        if first := self.context.seen.get((self.arch, number)):
             name = table(self.arch).by_number[number].name
-            hint = f"first at {seen[0].place(seen[1])}; join the two by ||"
+            hint = f"first at {first[0].place(first[1])}; join the two by ||"
             raise self.cursor.error(f"{name} is given twice", token, hint)
         self.context.seen[self.arch, number] = (self.source, token.start)
-        names = [one.name for one in self.settings.phases]
+        names = [phase.name for phase in self.settings.phases]
         parser = ExpressionParser(self.cursor, operands(self.arch, number), spans, names)
         written = body(self.cursor, token, parser)
         entry = normal_entry(self.arch, number, written)
         self.entries.setdefault(self.arch, {})[number] = entry
-        for entries, one in zip(self.later, staged(self.cursor, token, self.settings, written, parser.until), strict=True):
-            if one is not None:
-                entries.setdefault(self.arch, {})[number] = normal_entry(self.arch, number, one)
+        for entries, phase_entry in zip(
+            self.later, staged(self.cursor, token, self.settings, written, parser.until), strict=True
+        ):
+            if phase_entry is not None:
+                entries.setdefault(self.arch, {})[number] = normal_entry(self.arch, number, phase_entry)
         return ("entry", self.arch, number, entry)
 
     def _files(self, token: Token) -> Place:
         self.first = self.first or token
         line, granted = file_line(self.cursor, token)
-        if seen := self.context.lines.get(line):
-            raise self.cursor.error(f"{line} is given twice", token, f"first at {seen[0].place(seen[1])}; join the two")
+        if first := self.context.lines.get(line):
+            raise self.cursor.error(f"{line} is given twice", token, f"first at {first[0].place(first[1])}; join the two")
         self.context.lines[line] = (self.source, token.start)
         self.granted.append(granted)
         return ("files", line)
@@ -289,29 +291,29 @@ class _FileParser:
         if len(token.text) >= MAX_PATH:
             raise self.cursor.error(f"a file's name must have fewer than {MAX_PATH} characters", token)
         path = posixpath.join(posixpath.dirname(self.source.filename), token.text)
-        known = posixpath.normpath(path)  # to compare with; what the kernel opens is `path`, whose folders may be links
+        canonical = posixpath.normpath(path)  # to compare with; what the kernel opens is `path`, whose folders may be links
         read = self.context.read
         if read is None:
             raise self.cursor.error("this text has no folder to include files from", token)
         if posixpath.isabs(token.text):
             hint = "name it relative to the file that includes it"
             raise self.cursor.error("an included file has a relative name", token, hint)
-        if _leaves(known, self.context.folder):
+        if _leaves(canonical, self.context.folder):
             raise self.cursor.error("an included file is below the folder of the policy", token)
-        if known in self.chain:
-            hint = " -> ".join((*self.chain[self.chain.index(known) :], known))
+        if canonical in self.chain:
+            hint = " -> ".join((*self.chain[self.chain.index(canonical) :], canonical))
             raise self.cursor.error(f"{token.text} includes itself", token, hint)
         if len(self.chain) > MAX_INCLUDES:
             raise self.cursor.error(f"includes are nested deeper than {MAX_INCLUDES}", token)
-        if first := self.context.included.get((self.arch, known)):
+        if first := self.context.included.get((self.arch, canonical)):
             hint = f"first at {first[0].place(first[1])}"
             raise self.cursor.error(f"{token.text} is included twice", token, hint)
-        self.context.included[self.arch, known] = (self.source, token.start)
+        self.context.included[self.arch, canonical] = (self.source, token.start)
         inner = self._included(token, path, read)
         self.entries.setdefault(self.arch, {})
-        for mine, theirs in ((self.entries, inner.entries), *zip(self.later, inner.later, strict=True)):
-            for arch, entries in theirs.items():
-                mine.setdefault(arch, {}).update(entries)
+        for own, included in ((self.entries, inner.entries), *zip(self.later, inner.later, strict=True)):
+            for arch, entries in included.items():
+                own.setdefault(arch, {}).update(entries)
         files = _together(inner.granted)
         self.granted.append(files)
         return ("include", self.arch, Include(token.text, inner.entries, files, later=tuple(inner.later)))
@@ -334,9 +336,9 @@ class _FileParser:
 
 def _together(some: Sequence[Files]) -> Files:
     """Return the lines of all: no line is in two of them."""
-    paths = {path: rights for one in some for path, rights in (one.paths or {}).items()}
-    connect = next((one.connect for one in some if one.connect is not None), None)
-    bind = next((one.bind for one in some if one.bind is not None), None)
+    paths = {path: rights for files in some for path, rights in (files.paths or {}).items()}
+    connect = next((files.connect for files in some if files.connect is not None), None)
+    bind = next((files.bind for files in some if files.bind is not None), None)
     return Files(paths or None, connect, bind)
 
 

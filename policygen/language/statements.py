@@ -50,13 +50,13 @@ def integer(cursor: Cursor, what: str) -> int:
         raise cursor.error(error.message, token, error.hint) from None
 
 
-def one_of(cursor: Cursor, what: str, known: Sequence[str]) -> str:
+def one_of(cursor: Cursor, what: str, words: Sequence[str]) -> str:
     """Parse one of the known words."""
     token = cursor.token
     if token.kind != "word":
-        raise cursor.expected(f"one of {', '.join(known)}")
-    if token.text not in known:
-        hint = did_you_mean(token.text, known) or f"it is one of {', '.join(known)}"
+        raise cursor.expected(f"one of {', '.join(words)}")
+    if token.text not in words:
+        hint = did_you_mean(token.text, words) or f"it is one of {', '.join(words)}"
         raise cursor.error(f"unknown {what} {token.text}", token, hint)
     return cursor.take().text
 
@@ -65,15 +65,15 @@ def scope(cursor: Cursor) -> str:
     """Parse what reaches only processes of the program: `signals`, `abstract sockets`, or both with a comma; or `none`."""
     if cursor.accept("none"):
         return ""
-    known = {word.split()[0]: word for word in SCOPES}
-    found: list[str] = []
+    words = {word.split()[0]: word for word in SCOPES}
+    scopes_read: list[str] = []
     while True:
-        word = known[one_of(cursor, "scope", [*known, "none"] if not found else [*known])]
+        word = words[one_of(cursor, "scope", [*words, "none"] if not scopes_read else [*words])]
         for rest in word.split()[1:]:
             one_of(cursor, f"scope after {word.split()[0]}", [rest])
-        found.append(word)
+        scopes_read.append(word)
         if not cursor.accept(","):
-            return scope_of(found)
+            return scope_of(scopes_read)
 
 
 def version(cursor: Cursor) -> tuple[int, int]:
@@ -131,14 +131,14 @@ def syscall(cursor: Cursor, token: Token, arch: Arch, version: tuple[int, int]) 
         number = _number(cursor, token)
         if arch is Arch.X86_64 and X32_BIT <= number < 2 * X32_BIT:
             raise cursor.error("x32 calls are always refused", token)
-        known = number in calls.by_number
+        is_known = number in calls.by_number
     else:
         call = calls.by_name.get(token.text) or calls.by_name.get(token.text.removeprefix("sys_"))
-        number, known = (call.number, True) if call else (0, False)
+        number, is_known = (call.number, True) if call else (0, False)
     if number > calls.newest(version):
         hint = "it falls under `unknown`; name a newer kernel in the `table` line"
         raise cursor.error(f"{token.text} is newer than the policy's table, {version[0]}.{version[1]}", token, hint)
-    if not known:
+    if not is_known:
         raise cursor.error(f"{arch} has no syscall {token.text}", token, _other(token, arch))
     return number
 
@@ -189,7 +189,7 @@ def phase(cursor: Cursor, before: Sequence[Phase]) -> Phase:
     token = cursor.token
     if token.kind != "word" or token.text in ("after", "until"):
         raise cursor.expected("the name of a phase", "phase NAME after CALL")
-    if token.text == START or token.text in (one.name for one in before):
+    if token.text == START or token.text in (other.name for other in before):
         hint = f"{START} is what comes before the first phase" if token.text == START else ""
         raise cursor.error(f"there is a phase {token.text} already", token, hint)
     cursor.take()
@@ -197,7 +197,7 @@ def phase(cursor: Cursor, before: Sequence[Phase]) -> Phase:
         raise cursor.expected("`after`", "name the call with which a process enters it: phase serving after epoll_wait")
     triggers: list[str] = []
     while True:
-        triggers.append(_trigger(cursor, [*triggers, *(name for one in before for name in one.triggers)]))
+        triggers.append(_trigger(cursor, [*triggers, *(name for other in before for name in other.triggers)]))
         if not cursor.accept(","):
             return Phase(token.text, tuple(sorted(triggers)), {})
 
@@ -206,9 +206,9 @@ def _trigger(cursor: Cursor, taken: Sequence[str]) -> str:
     token = cursor.token
     if token.kind != "word":
         raise cursor.expected("the name of a call", "phase NAME after CALL")
-    known = {ENTER, NOTIFY, *(name for arch in Arch for name in table(arch).by_name)}
-    if token.text not in known:
-        raise cursor.error(f"there is no syscall {token.text}", token, did_you_mean(token.text, known))
+    names = {ENTER, NOTIFY, *(name for arch in Arch for name in table(arch).by_name)}
+    if token.text not in names:
+        raise cursor.error(f"there is no syscall {token.text}", token, did_you_mean(token.text, names))
     if token.text in taken:
         raise cursor.error(f"{token.text} is a trigger already", token, "a call leads to one phase")
     return cursor.take().text
@@ -222,8 +222,8 @@ def staged(
     ends = dict.fromkeys(range(count), entry)
     if all(end == count for _, end in until):
         return tuple(ends.values())
-    other = entry.otherwise or policy.default
-    if not entry.action.may_run or (other.may_run, other.lets_run) >= (entry.action.may_run, entry.action.lets_run):
+    otherwise = entry.otherwise or policy.default
+    if not entry.action.may_run or (otherwise.may_run, otherwise.lets_run) >= (entry.action.may_run, entry.action.lets_run):
         hint = "a phase only takes away: mark what is allowed"
         raise cursor.error(f"`until` would not make the entry of {name.text} narrower", name, hint)
     return tuple(reached(entry, [part for part, end in until if end > number]) for number in range(count))
@@ -236,12 +236,12 @@ def _actions(entry: Entry) -> tuple[Action, ...]:
 
 
 def require_trigger(
-    cursor: Cursor, token: Token, policy: Policy, one: Phase, entries: Mapping[Arch, Mapping[int, Entry]]
+    cursor: Cursor, token: Token, policy: Policy, phase: Phase, entries: Mapping[Arch, Mapping[int, Entry]]
 ) -> None:
     """Raise PolicyError if the entries say that the phase denies each of its triggers: it could not be entered for good.
 
     What an implied set allows is not known here."""
-    for name in one.triggers:
+    for name in phase.triggers:
         if name == ENTER or policy.default.may_run:
             return
         for arch, section, one_call in ((*item, call) for item in entries.items() for call in calls_of(name)):
@@ -251,11 +251,11 @@ def require_trigger(
                 return
             if entry is None and call and policy.implied:
                 return
-    what = "is" if len(one.triggers) == 1 else "are"
+    what = "is" if len(phase.triggers) == 1 else "are"
     hint = "a process makes it again and again in the phase"
-    if one.triggers == (NOTIFY,):
+    if phase.triggers == (NOTIFY,):
         hint = "the message is sent in the phase, by sendmsg, sendto or write"
-    raise cursor.error(f"{', '.join(one.triggers)} {what} denied in {one.name}", token, hint)
+    raise cursor.error(f"{', '.join(phase.triggers)} {what} denied in {phase.name}", token, hint)
 
 
 STATEMENTS = ("path", "tcp")
@@ -294,7 +294,7 @@ def _colon(cursor: Cursor, hint: str) -> None:
 def _rights(cursor: Cursor) -> Right:
     if cursor.accept(NONE):
         return NOTHING
-    found = NOTHING
+    rights = NOTHING
     while True:
         token = cursor.token
         if token.kind != "word":
@@ -303,9 +303,9 @@ def _rights(cursor: Cursor) -> Right:
             hint = did_you_mean(token.text, WORDS) or f"there are {', '.join(WORDS)}; {NONE} stands alone"
             raise cursor.error(f"no right is named {token.text}", token, hint)
         cursor.take()
-        found |= WORDS[token.text]
+        rights |= WORDS[token.text]
         if not cursor.accept(","):
-            return found
+            return rights
 
 
 def _ports(cursor: Cursor) -> Ports:
@@ -313,7 +313,7 @@ def _ports(cursor: Cursor) -> Ports:
         return NO_PORT
     if cursor.accept(ANY):
         return ANY_PORT
-    found: set[int] = set()
+    ports: set[int] = set()
     while True:
         first = last = _port(cursor)
         following = cursor.token
@@ -321,9 +321,9 @@ def _ports(cursor: Cursor) -> Ports:
             last = -_port(cursor, negative=True)
             if last < first:
                 raise cursor.error(f"the range ends before it begins: {first}-{last}", following)
-        found |= single(((first, last),))
+        ports |= single(((first, last),))
         if not cursor.accept(","):
-            return ranges(found)
+            return ranges(ports)
 
 
 def _port(cursor: Cursor, *, negative: bool = False) -> int:

@@ -82,7 +82,7 @@ def _sort_by(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, n
         if granted_rules:  # which imply other calls
             judged = {call: group for call, group in judged.items() if not _fails(policy, call, allow_opaque)}
             known |= {
-                call: _known(policy, call, judged[call]) for call, each in known.items() if call in judged and each.is_beyond
+                call: _known(policy, call, judged[call]) for call, group in known.items() if call in judged and group.is_beyond
             }
     allowed = tuple((call, observation) for call in judged for observation in known[call].allowed)
     beyond = {call: known[call]._replace(allowed=()) for call in judged if known[call].is_beyond}
@@ -106,14 +106,14 @@ def _known(policy: Policy, call: Call, observations: Sequence[Observation]) -> K
 def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Observation, ...]:
     """Return the observations that need something else than the policy's implied set."""
     rows = resolved(policy).added
-    found = []
-    for one in observations:
-        arch = Arch.from_audit(one.arch)
-        implied = rows.get((arch, one.number), ()) if arch else ()
-        arguments = table(arch).by_number[one.number].arguments if arch and implied else ()
-        if not any(holds(row.entry.expression, arguments, one.example) for row in implied):
-            found.append(one)
-    return tuple(found)
+    result = []
+    for observation in observations:
+        arch = Arch.from_audit(observation.arch)
+        implied = rows.get((arch, observation.number), ()) if arch else ()
+        arguments = table(arch).by_number[observation.number].arguments if arch and implied else ()
+        if not any(holds(row.entry.expression, arguments, observation.example) for row in implied):
+            result.append(observation)
+    return tuple(result)
 
 
 def without_covered(policy: Policy, before: Policy) -> Policy:
@@ -161,7 +161,7 @@ def _implies_as_much(less: Policy, policy: Policy) -> bool:
 def _without(policy: Policy, arch: Arch, number: int, part: Expression) -> Policy:
     """The policy without one alternative of a call."""
     section = dict(policy.entries[arch])
-    rest = tuple(one for one in alternatives(section[number].expression) if one != part)
+    rest = tuple(rule for rule in alternatives(section[number].expression) if rule != part)
     if rest:
         section[number] = replace(section[number], expression=rest[0] if len(rest) == 1 else Or(rest))
     else:
@@ -193,15 +193,20 @@ def _with_capabilities(policy: Policy, events: Iterable[Event]) -> tuple[Policy,
     used = {(capability.arch, capability.name) for event in events for capability in witnessed(event)}
     added: dict[Call, tuple[Expression, ...]] = {}
     for arch in policy.entries:
-        for one in capabilities(arch):  # in the file's order: what another one includes comes after it
-            old = policy.entries[arch].get(one.number)
-            if not one.is_least or (arch, one.name) not in used or one.name in granted(policy):
+        for capability in capabilities(arch):  # in the file's order: what another one includes comes after it
+            old = policy.entries[arch].get(capability.number)
+            if not capability.is_least or (arch, capability.name) not in used or capability.name in granted(policy):
                 continue
             if old is not None and not old.only_allows:
                 continue  # it denies something explicitly
             before = alternatives(old.expression) if old else ()
-            parts = minimise((*before, *alternatives(one.entry.expression)), table(arch).by_number[one.number].arguments)
+            parts = minimise(
+                (*before, *alternatives(capability.entry.expression)), table(arch).by_number[capability.number].arguments
+            )
             entry = Entry(parts[0] if len(parts) == 1 else Or(parts))
-            policy = replace(policy, entries={**policy.entries, arch: {**policy.entries[arch], one.number: entry}})
-            added[arch, one.number] = (*added.get((arch, one.number), ()), *alternatives(one.entry.expression))
+            policy = replace(policy, entries={**policy.entries, arch: {**policy.entries[arch], capability.number: entry}})
+            added[arch, capability.number] = (
+                *added.get((arch, capability.number), ()),
+                *alternatives(capability.entry.expression),
+            )
     return policy, added

@@ -75,18 +75,18 @@ class Own:
 @cache
 def links(arch: Arch) -> Mapping[int, tuple[Link, ...]]:
     """The links from each call of an architecture, in the table's order; `=` rows are two."""
-    found: defaultdict[int, list[Link]] = defaultdict(list)
+    result: defaultdict[int, list[Link]] = defaultdict(list)
     for call, way, other, carried, _ in _rows("equivalents.tsv"):
-        one, two = _side(arch, call), _side(arch, other)
-        if one is None or two is None:
+        source, target = _side(arch, call), _side(arch, other)
+        if source is None or target is None:
             continue
-        named = [_carried(arch, one.number, two.number, word) for word in carried.split()]
+        named = [_carried(arch, source.number, target.number, word) for word in carried.split()]
         pairs = tuple(pair for pair in named if pair is not None)
-        found[one.number].append(Link(one, two, pairs, way == "="))
-        if way == "=" and (one != two):
+        result[source.number].append(Link(source, target, pairs, way == "="))
+        if way == "=" and (source != target):
             back = tuple(Carried(pair.target, pair.source, pair.free) for pair in pairs)
-            found[two.number].append(Link(two, one, back, True))
-    return {number: tuple(those) for number, those in found.items()}
+            result[target.number].append(Link(target, source, back, True))
+    return {number: tuple(links_of_call) for number, links_of_call in result.items()}
 
 
 @cache
@@ -120,9 +120,9 @@ def _side(arch: Arch, cell: str) -> Side | None:
         return None
     policy = parse(f"arch {arch}\n{cell if colon else f'{cell}: allow'}", f"{name} of equivalents.tsv or libc.tsv").policy
     ((number, entry),) = policy.entries[arch].items()
-    found = [simple(one) for one in alternatives(entry.expression)]
-    conjunctions = tuple(one for one in found if one is not None)
-    if len(conjunctions) < len(found):
+    conjunctions_or_none = [simple(conjunction) for conjunction in alternatives(entry.expression)]
+    conjunctions = tuple(conjunction for conjunction in conjunctions_or_none if conjunction is not None)
+    if len(conjunctions) < len(conjunctions_or_none):
         raise ValueError(f"more than a conjunction of conditions: {cell}")
     return Side(number, entry, conjunctions)
 
@@ -132,11 +132,11 @@ def _carried(arch: Arch, source: int, target: int, word: str) -> Carried | None:
     arguments (select of i386), or the widths differ (ids of 16 bits), so that bits are not the same bits."""
     names, _, bit = word.partition("~")
     first, _, second = names.partition(":")
-    one, two = operands(arch, source), operands(arch, target)
-    a, b = one.index(first), two.index(second or first)
-    if a is None or b is None or one.syscall.arguments[a].width != two.syscall.arguments[b].width:
+    source_operands, target_operands = operands(arch, source), operands(arch, target)
+    a, b = source_operands.index(first), target_operands.index(second or first)
+    if a is None or b is None or source_operands.syscall.arguments[a].width != target_operands.syscall.arguments[b].width:
         return None
-    return Carried(a, b, one.constant(a, bit)[0] if bit else 0)
+    return Carried(a, b, source_operands.constant(a, bit)[0] if bit else 0)
 
 
 def image(
@@ -149,28 +149,28 @@ def image(
     pairs = {pair.source: pair for pair in link.carried}
     if link.strict and {condition.index for condition in conditions} - set(pairs) - link.source.held:
         return None
-    found: list[Conjunction] = [()]
+    result: list[Conjunction] = [()]
     for index, pair in pairs.items():
-        mine = [condition for condition in (*conditions, *here) if condition.index == index]
-        choices = _carry(mine, pair, ours[index], theirs[pair.target])
+        own = [condition for condition in (*conditions, *here) if condition.index == index]
+        choices = _carry(own, pair, ours[index], theirs[pair.target])
         if choices is None:
             return None
-        found = [(*one, *choice) for one in found for choice in choices]
-    return found
+        result = [(*conjunction, *choice) for conjunction in result for choice in choices]
+    return result
 
 
-def _carry(mine: list[Condition], pair: Carried, source: Argument, target: Argument) -> list[Conjunction] | None:
+def _carry(own: list[Condition], pair: Carried, source: Argument, target: Argument) -> list[Conjunction] | None:
     """The conditions on one argument as conditions on the other, as alternatives; None where they have no such form."""
-    if any(condition.operator in ORDERINGS for condition in mine) and source.signed != target.signed:
+    if any(condition.operator in ORDERINGS for condition in own) and source.signed != target.signed:
         return None
-    finite = next((condition for condition in mine if condition.operator in (Operator.EQ, Operator.ONE_OF)), None)
+    finite = next((condition for condition in own if condition.operator in (Operator.EQ, Operator.ONE_OF)), None)
     if pair.free and finite is not None:
-        bits = [value & source.mask for value in finite.values or (finite.value,) if _meets(value, mine, source)]
+        bits = [value & source.mask for value in finite.values or (finite.value,) if _meets(value, own, source)]
         both = sorted({value & ~pair.free for value in bits} | {value | pair.free for value in bits})
         return [(Condition(pair.target, Operator.EQ, target.value(value)),) for value in both]
-    if pair.free and all(condition.operator in _BY_BITS for condition in mine):
-        mine = [loose for condition in mine if (loose := _loosened(condition, pair.free)) is not None]
-    return [tuple(_moved(condition, pair.target, target) for condition in mine)]
+    if pair.free and all(condition.operator in _BY_BITS for condition in own):
+        own = [loose for condition in own if (loose := _loosened(condition, pair.free)) is not None]
+    return [tuple(_moved(condition, pair.target, target) for condition in own)]
 
 
 def _meets(value: int, conditions: Sequence[Condition], argument: Argument) -> bool:

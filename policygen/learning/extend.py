@@ -184,13 +184,13 @@ def extend(
         return Extended(entry, (), allowed, known.refused)
     held = constrained(entry.expression) if entry and by_hand else ()
     loose = bool(options.implied)
-    found = generalise(known.new, calls, names_only=options.names_only, tight=options.tight, held=held, loose=loose)
+    generalised = generalise(known.new, calls, names_only=options.names_only, tight=options.tight, held=held, loose=loose)
     before = alternatives(entry.expression) if entry else ()
-    after = minimise(_joined(before, found.rules, calls, number), calls.by_number[number].arguments)
+    after = minimise(_joined(before, generalised.rules, calls, number), calls.by_number[number].arguments)
     whole = after[0] if len(after) == 1 else Or(after)
     added = tuple(alternative for alternative in after if alternative not in before)
     extended = Entry(whole) if entry is None else replace(entry, expression=whole)
-    return Extended(extended, added, allowed, known.refused, found.widenings)
+    return Extended(extended, added, allowed, known.refused, generalised.widenings)
 
 
 def allowing_line(event: Event) -> str | None:

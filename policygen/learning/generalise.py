@@ -40,15 +40,15 @@ class Held(NamedTuple):
 def decisions(arch: Arch) -> Mapping[tuple[str, str, str], Held]:
     """The rows by call, argument, and family of constants ('' for none)."""
     lines = table_text(__spec__, "held.tsv").splitlines()
-    found: dict[tuple[str, str, str], Held] = {}
+    result: dict[tuple[str, str, str], Held] = {}
     for line in [line for line in lines if not line.startswith("#")][1:]:
         calls, arguments, names, holds, why = line.split("\t")
         held = Held(_bits(holds, arch), _groups(holds, arch), why)
         for call in calls.split(","):
             for argument in arguments.split(","):
                 for name in names.split(","):
-                    found[call, argument, "" if name == "none" else name] = held
-    return found
+                    result[call, argument, "" if name == "none" else name] = held
+    return result
 
 
 def loosened(rule: Rule, observation: Observation, calls: Table, narrowed: Collection[int]) -> Rule:
@@ -57,18 +57,18 @@ def loosened(rule: Rule, observation: Observation, calls: Table, narrowed: Colle
     `narrowed` are arguments that every alternative of the policy compares: where learning compares nothing, a person did."""
     meanings = calls.arguments(observation.number, observation.example)
     name = calls.by_number[observation.number].name
-    found: list[Element] = []
+    rule_elements: list[Element] = []
     for index, (element, value, meaning) in enumerate(zip(rule, observation.arguments, meanings, strict=True)):
         held = decisions(calls.arch).get((name, meaning.name, meaning.constants))
         if element is None or held is None or value is None:
-            found.append(element)
+            rule_elements.append(element)
         elif group := next((values for values in held.groups if value in values), ()):
-            found.append(Condition(index, Operator.ONE_OF, values=group))
+            rule_elements.append(Condition(index, Operator.ONE_OF, values=group))
         elif held.bits:
-            found.append(Condition(index, Operator.MASKED, value & held.bits, held.bits))
+            rule_elements.append(Condition(index, Operator.MASKED, value & held.bits, held.bits))
         else:
-            found.append(element if held.bits is None or index in narrowed else None)
-    return tuple(found)
+            rule_elements.append(element if held.bits is None or index in narrowed else None)
+    return tuple(rule_elements)
 
 
 def _bits(holds: str, arch: Arch) -> int | None:
@@ -288,7 +288,7 @@ def _few_values(index: int, observations: Sequence[Observation]) -> Element:
 
 def widenings_of(rule: Rule, observation: Observation, calls: Table) -> list[Widened]:
     """How the rule allows more than the observation.  A pointer, which no policy could constrain, is not counted."""
-    found = []
+    result = []
     for index, (element, meaning) in enumerate(
         zip(rule, calls.arguments(observation.number, observation.example), strict=True)
     ):
@@ -304,5 +304,5 @@ def widenings_of(rule: Rule, observation: Observation, calls: Table) -> list[Wid
         elif isinstance(element, Condition) and element.operator is Operator.ONE_OF and meaning.kind.is_constrained:
             widening = Widening.KIN
         if widening is not None:
-            found.append(Widened(observation.arch, observation.number, index, widening))
-    return found
+            result.append(Widened(observation.arch, observation.number, index, widening))
+    return result

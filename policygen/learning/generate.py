@@ -149,13 +149,13 @@ def _by_call(observations: Iterable[Observation]) -> _ByCall:
     placed: Placed = {}
     gaps = []
     many = {}
-    ordered = sorted(observations, key=lambda seen: seen.order)
-    for (audit, number), seen in groupby(ordered, key=lambda seen: (seen.arch, seen.number)):
+    ordered = sorted(observations, key=lambda group: group.order)
+    for (audit, number), group in groupby(ordered, key=lambda group: (group.arch, group.number)):
         arch = Arch.from_audit(audit)
         if arch is not None and number in table(arch).by_number:
-            those = tuple(seen)
-            placed[arch, number] = tuple(one.fitted(table(arch)) for one in those)
-            if indexes := sorted({index for one in those for index in given_up(one, table(arch))}):
+            those = tuple(group)
+            placed[arch, number] = tuple(observation.fitted(table(arch)) for observation in those)
+            if indexes := sorted({index for observation in those for index in given_up(observation, table(arch))}):
                 many[arch, number] = tuple(table(arch).by_number[number].arguments[index].name for index in indexes)
         else:
             gaps.append(_gap(arch, audit, number))
@@ -173,21 +173,28 @@ def _with_waits(placed: Placed, policy: Policy, options: Options) -> Placed:
 
     Not if the policy allows all that was seen of that already: then somebody may have removed the others.
     """
-    found = dict(placed)
+    result = dict(placed)
     for arch in policy.entries:
         opaque = _of(placed, arch, "clone3")
-        if "clone3" not in options.allow_opaque and not all(_permitted(policy, one.event) for one in opaque):
+        if "clone3" not in options.allow_opaque and not all(_permitted(policy, observation.event) for observation in opaque):
             opaque = ()  # it fails
-        starts = [*opaque, *(seen for name in STARTS for seen in _of(placed, arch, name))]
-        threads = [*opaque, *(seen for seen in _of(placed, arch, "clone") if seen.example[0] & CLONE_THREAD)]
+        starts = [*opaque, *(observation for name in STARTS for observation in _of(placed, arch, name))]
+        threads = [
+            *opaque,
+            *(observation for observation in _of(placed, arch, "clone") if observation.example[0] & CLONE_THREAD),
+        ]
         for name in _WAITING:
-            causes, seen = threads if name == "futex" else starts, _of(placed, arch, name)
-            if causes and name in table(arch).by_name and not all(_permitted(policy, one.event) for one in (*causes, *seen)):
-                found[arch, table(arch).by_name[name].number] = seen + tuple(
+            causes, observed = threads if name == "futex" else starts, _of(placed, arch, name)
+            if (
+                causes
+                and name in table(arch).by_name
+                and not all(_permitted(policy, observation.event) for observation in (*causes, *observed))
+            ):
+                result[arch, table(arch).by_name[name].number] = observed + tuple(
                     Observation(arch.audit, event.number, kept(table(arch), event), "", (1,), "", event.arguments)
                     for event in _waits(arch, name)
                 )
-    return _in_order(found)
+    return _in_order(result)
 
 
 def _of(placed: Placed, arch: Arch, name: str) -> tuple[Observation, ...]:
@@ -229,11 +236,11 @@ def _with_granted(
     policy: Policy, granted: Mapping[Call, tuple[Expression, ...]], extended: Mapping[Call, Extended]
 ) -> dict[Call, Extended]:
     """The extended entries, with the capabilities that were granted before."""
-    found = dict(extended)
+    result = dict(extended)
     for (arch, number), parts in granted.items():
-        one = found.get((arch, number), Extended(policy.entries[arch][number]))
-        found[arch, number] = one._replace(added=(*parts, *one.added))
-    return dict(sorted(found.items(), key=lambda item: (list(Arch).index(item[0][0]), _name(*item[0]))))
+        entry = result.get((arch, number), Extended(policy.entries[arch][number]))
+        result[arch, number] = entry._replace(added=(*parts, *entry.added))
+    return dict(sorted(result.items(), key=lambda item: (list(Arch).index(item[0][0]), _name(*item[0]))))
 
 
 def _start(old: Policy, placed: Placed, options: Options, arm: Arm | None) -> Policy:
@@ -306,9 +313,9 @@ def _with_floor(old: Policy, arches: Sequence[Arch], arm: Arm) -> Policy:
 def _with_entries(policy: Policy, extended: Mapping[tuple[Arch, int], Extended]) -> Policy:
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     version = policy.table
-    for (arch, number), one in extended.items():
-        if one.entry is not None:
-            entries[arch][number] = one.entry
+    for (arch, number), entry in extended.items():
+        if entry.entry is not None:
+            entries[arch][number] = entry.entry
             if number > table(arch).newest(version):
                 version = _NEWEST  # no entry can be written for a call that the policy's own table does not have
     return replace(policy, entries=entries, table=version)
@@ -321,7 +328,7 @@ def _grown(old: Policy, policy: Policy, extended: Mapping[Call, Extended], optio
     from policygen.learning import portable  # whose tables take 8 ms to load
 
     if old.portable:
-        return portable.with_equivalents(policy, {call: one.added for call, one in extended.items() if one.added})
+        return portable.with_equivalents(policy, {call: entry.added for call, entry in extended.items() if entry.added})
     return portable.made_portable(policy)
 
 
@@ -329,12 +336,12 @@ def _noted(existing: Document | None, word: str) -> dict[Call, str]:
     """The notes of entries that begin with this word."""
     if existing is None:
         return {}
-    found = {
+    notes = {
         (arch, number): note_of(existing.layout, arch, number)
         for arch, section in existing.policy.entries.items()
         for number in section
     }
-    return {call: note for call, note in found.items() if note.startswith(word)}
+    return {call: note for call, note in notes.items() if note.startswith(word)}
 
 
 def _many_notes(many: Mapping[Call, tuple[str, ...]], policy: Policy) -> dict[Call, str]:
@@ -358,21 +365,21 @@ def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:
                 notes[arch, number] = FLOOR.get(name) or VISIBLE_NO_MORE[name]
             elif entry == Entry(Always(True), ENOSYS) and name in OPAQUE:
                 notes[arch, number] = OPAQUE[name]
-            elif name in _WAITING and entry != _ALLOWED and all(_permitted(policy, one) for one in _waits(arch, name)):
+            elif name in _WAITING and entry != _ALLOWED and all(_permitted(policy, event) for event in _waits(arch, name)):
                 if name == "futex":
                     notes[arch, number] = THREADS
-                elif any(_starts(_name(arch, other), one) for other, one in section.items()):
+                elif any(_starts(_name(arch, other), entry) for other, entry in section.items()):
                     notes[arch, number] = PAUSE
     return notes
 
 
 def _new(old: Policy, grown: Grown, extended: Mapping[Call, Extended]) -> Iterator[New]:
     policy = grown.policy
-    seen = [call for call, one in extended.items() if one.entry is not None and one.added]
-    for arch, number in _in_order(dict.fromkeys((*seen, *grown.grown), ())):
+    calls = [call for call, entry in extended.items() if entry.entry is not None and entry.added]
+    for arch, number in _in_order(dict.fromkeys((*calls, *grown.grown), ())):
         entry, before = policy.entries[arch][number], old.entries.get(arch, {}).get(number)
-        known = alternatives(before.expression) if before else ()
-        added = tuple(one for one in alternatives(entry.expression) if one not in known)
+        earlier = alternatives(before.expression) if before else ()
+        added = tuple(rule for rule in alternatives(entry.expression) if rule not in earlier)
         yield New(arch, number, entry, added, before is None)
 
 
@@ -380,8 +387,8 @@ def _widenings(
     old: Policy, start: Policy, extended: Mapping[Call, Extended], grown: Grown
 ) -> dict[Widened, int]:
     """How what is new allows more than was seen, and for how many observations each."""
-    seen = {widened: count for one in extended.values() for widened, count in one.widenings.items()}
-    return _floor_widenings(old, start) | seen | _portable_widenings(grown)
+    observed = {widened: count for entry in extended.values() for widened, count in entry.widenings.items()}
+    return _floor_widenings(old, start) | observed | _portable_widenings(grown)
 
 
 def _portable_widenings(grown: Grown) -> dict[Widened, int]:

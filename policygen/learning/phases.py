@@ -45,7 +45,7 @@ _STRANGERS = 4
 _GAIN = 0.25
 """The least share of what is dangerous that a phase has to end."""
 
-KEPT = "kept: the policy's phases are not those that learning makes of its recording"
+UNCHANGED = "kept: the policy's phases are not those that learning makes of its recording"
 """Why nothing is chosen."""
 
 
@@ -61,7 +61,7 @@ def start_of(document: Document) -> Document:
     if not document.policy.phases:
         return document
     sections = {
-        arch: replace(section, includes=tuple(replace(one, later=()) for one in section.includes))
+        arch: replace(section, includes=tuple(replace(include, later=()) for include in section.includes))
         for arch, section in document.layout.sections.items()
     }
     return Document(in_phase(document.policy, START), replace(document.layout, sections=sections))
@@ -81,7 +81,7 @@ def is_learned(existing: Document, recording: Recording, options: Options) -> bo
 def staged(
     generated: Generated,
     existing: Document | None,
-    seen: Sequence[Observation],
+    observations: Sequence[Observation],
     phases: Sequence[Phase],
     options: Options,
     *,
@@ -91,22 +91,22 @@ def staged(
 
     `existing` is the document before, perhaps with the phases; what it has in a phase stays there, unless `anew`."""
     old = dict(phase_policies(existing.policy)) if existing and not anew else {}
-    policy = _in_stages(generated.document.policy, old, seen, phases, options)
-    made = replace(generated.document, layout=_with_includes(generated.document.layout, existing))
-    document = made.with_policy(policy)
+    policy = _in_stages(generated.document.policy, old, observations, phases, options)
+    start = replace(generated.document, layout=_with_includes(generated.document.layout, existing))
+    document = start.with_policy(policy)
     if existing is not None and document == existing:
         document = existing
     return generated._replace(document=document, new=(*generated.new, *_moved(existing, document.policy)))
 
 
 def _in_stages(
-    start: Policy, old: Mapping[str, Policy], seen: Sequence[Observation], phases: Sequence[Phase], options: Options
+    start: Policy, old: Mapping[str, Policy], observations: Sequence[Observation], phases: Sequence[Phase], options: Options
 ) -> Policy:
     policies = [start]
     for number, phase in enumerate(phases):
-        after = sum(bits(one.triggers) for one in phases[number:])
+        after = sum(bits(later.triggers) for later in phases[number:])
         before = policies[-1]
-        policies.append(_learned(before, old, phase.name, seen, after, options, _used(before, seen, options)))
+        policies.append(_learned(before, old, phase.name, observations, after, options, _used(before, observations, options)))
     return with_phases(policies, phases)
 
 
@@ -116,7 +116,7 @@ def _with_includes(layout: Layout, existing: Document | None) -> Layout:
     for arch, section in (existing.layout.sections if existing else {}).items():
         whole = {include.path: include for include in section.includes}
         if arch in sections:
-            includes = tuple(whole.get(one.path, one) for one in sections[arch].includes)
+            includes = tuple(whole.get(include.path, include) for include in sections[arch].includes)
             sections[arch] = replace(sections[arch], includes=includes)
     return replace(layout, sections=sections)
 
@@ -128,11 +128,11 @@ def _moved(existing: Document | None, policy: Policy) -> Iterator[New]:
         before = old.get(name)
         for arch, section in now.entries.items() if before else ():
             for number, entry in section.items():
-                was = before.entries.get(arch, {}).get(number) if before else None
+                earlier = before.entries.get(arch, {}).get(number) if before else None
                 first = old[START].entries.get(arch, {}).get(number)
-                known = (*alternatives(was.expression),) if was else ()
-                added = [one for one in alternatives(entry.expression) if one not in known]
-                moved = tuple(one for one in added if first and one in alternatives(first.expression))
+                known_rules = (*alternatives(earlier.expression),) if earlier else ()
+                added = [rule for rule in alternatives(entry.expression) if rule not in known_rules]
+                moved = tuple(rule for rule in added if first and rule in alternatives(first.expression))
                 if moved and entry.action.may_run:
                     yield New(arch, number, entry, moved, first=False, phase=name)
 
@@ -140,30 +140,30 @@ def _moved(existing: Document | None, policy: Policy) -> Iterator[New]:
 def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     """The phase that ends most of what is dangerous, among those with one of the waits that each run has reached."""
     runs = [run for run in recording.runs if run.waits and not run.rehearsed]
-    seen = recording.observations
+    observations = recording.observations
     if not runs:
         return Choice((), "no phase: no run was followed to its waits")
-    everywhere = [name for name in CANDIDATES if all(any(one & bits((name,)) for one in run.waits) for run in runs)]
+    everywhere = [name for name in CANDIDATES if all(any(wait & bits((name,)) for wait in run.waits) for run in runs)]
     if not everywhere:
         return Choice((), "no phase: there is no call in which each run waits for work")
     # What processes wait in, over their lives: a master and its workers differ in that.
-    waits = {one for run in runs for one in run.waits if one}
-    roles = {one: _STRANGERS if one & bits(_ACCEPTS) else 1 for one in sorted(waits)}
+    waits = {wait for run in runs for wait in run.waits if wait}
+    roles = {wait: _STRANGERS if wait & bits(_ACCEPTS) else 1 for wait in sorted(waits)}
     before = _danger(start)
 
     def score(triggers: Sequence[str], policy: Policy) -> tuple[int, int]:
         """How dangerous all roles stay, those that never enter the phase as they are; then how many entries are left."""
-        left, entered = _danger(policy), bits(tuple(triggers))
-        return sum(weight * (left if role & entered else before) for role, weight in roles.items()), _size(policy)
+        danger, entered = _danger(policy), bits(tuple(triggers))
+        return sum(weight * (danger if role & entered else before) for role, weight in roles.items()), _size(policy)
 
-    used = _used(start, seen, options)
-    left = {name: _learned(start, {}, SERVING, seen, bits((name,)), options, used) for name in everywhere}
-    chosen = min(everywhere, key=lambda name: (name != ENTER, *score((name,), left[name]), everywhere.index(name)))
-    triggers, best = [chosen], left[chosen]
+    used = _used(start, observations, options)
+    policies = {name: _learned(start, {}, SERVING, observations, bits((name,)), options, used) for name in everywhere}
+    chosen = min(everywhere, key=lambda name: (name != ENTER, *score((name,), policies[name]), everywhere.index(name)))
+    triggers, best = [chosen], policies[chosen]
     for name in everywhere if chosen != ENTER else ():
         entered = bits(tuple(triggers))
         if any(role & bits((name,)) and not role & entered for role in roles):
-            policy = _learned(start, {}, SERVING, seen, entered | bits((name,)), options, used)
+            policy = _learned(start, {}, SERVING, observations, entered | bits((name,)), options, used)
             if score([*triggers, name], policy) < score(triggers, best):
                 triggers, best = [*triggers, name], policy
     names = tuple(sorted(triggers))
@@ -174,16 +174,16 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     return Choice((Phase(SERVING, names, {}),), f"{text}, without {', '.join(gone)}" if gone else text)
 
 
-def _used(before: Policy, seen: Sequence[Observation], options: Options) -> Policy:
+def _used(before: Policy, observations: Sequence[Observation], options: Options) -> Policy:
     """The policy of all that was seen at a known time, with the settings of `before`."""
-    return _generated([one for one in seen if one.after], _without_entries(before), options)
+    return _generated([observation for observation in observations if observation.after], _without_entries(before), options)
 
 
 def _learned(
     before: Policy,
     old: Mapping[str, Policy],
     name: str,
-    seen: Sequence[Observation],
+    observations: Sequence[Observation],
     after: int,
     options: Options,
     used: Policy,
@@ -191,20 +191,24 @@ def _learned(
     """The policy of the phase `name`, which begins with the waits `after`, given that of the phase before it and `_used` of it.
 
     Of the alternatives that the old policy had, the phase keeps those that it had there."""
-    first, known = old.get(START), old.get(name)
-    late = [one for one in seen if _is_after(one, after) and evaluate(before, one.event).lets_run]
-    needed = _generated(late, known or _without_entries(before), options)
+    first, own = old.get(START), old.get(name)
+    late = [
+        observation
+        for observation in observations
+        if _is_after(observation, after) and evaluate(before, observation.event).lets_run
+    ]
+    needed = _generated(late, own or _without_entries(before), options)
     entries: dict[Arch, dict[int, Entry]] = {}
     for arch, section in before.entries.items():
         entries[arch] = {}
         for number, entry in section.items():
-            was = _parts(first, arch, number) if first and known else ()
+            earlier = _parts(first, arch, number) if first and own else ()
             wanted, seen_at_all = _parts(needed, arch, number), _parts(used, arch, number)
             parts = alternatives(entry.expression)
-            kept = [one for one in parts if one in wanted or (one not in was and one not in seen_at_all)]
-            left = reached(entry, kept) if _may_end(entry, before) else entry
-            if left is not None:
-                entries[arch][number] = left
+            remaining = [rule for rule in parts if rule in wanted or (rule not in earlier and rule not in seen_at_all)]
+            reduced = reached(entry, remaining) if _may_end(entry, before) else entry
+            if reduced is not None:
+                entries[arch][number] = reduced
     return _allowing(replace(before, entries=entries), before, needed, late)
 
 
@@ -212,17 +216,24 @@ def _allowing(policy: Policy, before: Policy, needed: Policy, late: Sequence[Obs
     """The policy of a phase with what it needs and does not have from the one before in the same words: what was implied there
     by what only that is allowed, or what a person has written otherwise."""
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
-    for one in late:
-        arch = Arch.from_audit(one.arch)
-        if arch is None or evaluate(policy, one.event).lets_run:
+    for observation in late:
+        arch = Arch.from_audit(observation.arch)
+        if arch is None or evaluate(policy, observation.event).lets_run:
             continue
-        own, now = before.entries[arch].get(one.number), entries[arch].get(one.number)
-        parts = [part for part in _parts(needed, arch, one.number) if _is_within(arch, one.number, part, before)]
-        arguments = table(arch).by_number[one.number].arguments
-        parts = parts or [part for part in _parts(before, arch, one.number) if holds(part, arguments, one.example)][:1]
+        own, now = before.entries[arch].get(observation.number), entries[arch].get(observation.number)
+        parts = [
+            part for part in _parts(needed, arch, observation.number) if _is_within(arch, observation.number, part, before)
+        ]
+        arguments = table(arch).by_number[observation.number].arguments
+        parts = (
+            parts
+            or [part for part in _parts(before, arch, observation.number) if holds(part, arguments, observation.example)][:1]
+        )
         both = (*(alternatives(now.expression) if now and own and now.action == own.action else ()), *parts)
         if parts and both:
-            entries[arch][one.number] = normal_entry(arch, one.number, replace(own or Entry(both[0]), expression=Or(both)))
+            entries[arch][observation.number] = normal_entry(
+                arch, observation.number, replace(own or Entry(both[0]), expression=Or(both))
+            )
             policy = replace(policy, entries=entries)
     return policy
 
@@ -237,8 +248,8 @@ def _is_within(arch: Arch, number: int, part: Expression, policy: Policy) -> boo
     return sets.choose(allowed, FALSE, truth(sets, part, table(arch).by_number[number].arguments)) == FALSE
 
 
-def _generated(seen: Sequence[Observation], start: Policy, options: Options) -> Policy:
-    return generate(seen, Document(replace(start, arm=Arm.EXEC)), name="", options=options).document.policy
+def _generated(observations: Sequence[Observation], start: Policy, options: Options) -> Policy:
+    return generate(observations, Document(replace(start, arm=Arm.EXEC)), name="", options=options).document.policy
 
 
 def _without_entries(policy: Policy) -> Policy:
@@ -255,8 +266,8 @@ def _may_end(entry: Entry, policy: Policy) -> bool:
     return entry.action.may_run and not other.may_run and entry.expression != Always(False)
 
 
-def _is_after(seen: Observation, waits: int) -> bool:
-    return not seen.after or any(one & waits for one in seen.after)
+def _is_after(observation: Observation, waits: int) -> bool:
+    return not observation.after or any(wait & waits for wait in observation.after)
 
 
 def _size(policy: Policy) -> int:
@@ -269,4 +280,4 @@ def _danger(policy: Policy) -> int:
 
 def _grants(policy: Policy) -> dict[tuple[str, str], Level]:
     """What the linter finds in the entries of a policy, by the names of call and rule."""
-    return {(one.name, one.rule): one.level for one in grants(Document(policy), Budget())}
+    return {(finding.name, finding.rule): finding.level for finding in grants(Document(policy), Budget())}

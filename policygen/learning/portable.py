@@ -48,9 +48,9 @@ def made_portable(policy: Policy) -> Grown:
                 for conditions in own.side.alternatives:
                     growth.add((arch, own.side.number), conditions, ALLOW, own.why)
         for number, entry in section.items():
-            made = _allowed(entry, policy.default)
-            if made is not None and made.action is not None:
-                growth.follow((arch, number), alternatives(made.allowed), made.action)
+            form = _allowed(entry, policy.default)
+            if form is not None and form.action is not None:
+                growth.follow((arch, number), alternatives(form.allowed), form.action)
     return growth.result()
 
 
@@ -139,7 +139,7 @@ class _Growth:
     def _step(self, call: Call, conditions: Conjunction, action: Action, link: Link) -> None:
         target = (call[0], link.target.number)
         ours = table(call[0]).by_number[call[1]].arguments
-        theirs = table(call[0]).by_number[target[1]].arguments
+        parameters = table(call[0]).by_number[target[1]].arguments
         for here in link.source.alternatives:
             if region.truth(self.sets, And((*conditions, *here)), ours) == FALSE:
                 continue
@@ -147,12 +147,12 @@ class _Growth:
                 if not self._old(target) and not self.policy.default.lets_run:
                     self.failing.setdefault(target, link.target.entry)
                 continue
-            carried = image(conditions, here, link, ours, theirs)
+            carried = image(conditions, here, link, ours, parameters)
             if carried is not None:
                 word = "as" if link.strict else "with"
                 for there in link.target.alternatives:
-                    for one in carried:
-                        self.add(target, (*one, *there), action, f"{word} {table(call[0]).by_number[call[1]].name}")
+                    for conjunction in carried:
+                        self.add(target, (*conjunction, *there), action, f"{word} {table(call[0]).by_number[call[1]].name}")
 
     def _old(self, call: Call) -> Entry | None:
         return self.policy.entries[call[0]].get(call[1])
@@ -164,8 +164,8 @@ class _Growth:
         old = self._old(call)
         if old is None:
             return True
-        made = _allowed(old, self.policy.default)
-        return made is not None and made.action in (None, action)
+        form = _allowed(old, self.policy.default)
+        return form is not None and form.action in (None, action)
 
     def _regions(self, call: Call) -> tuple[int, int]:
         default, old = self.policy.default, resolved(self.policy).entries[call[0]].get(call[1])
@@ -176,13 +176,13 @@ class _Growth:
     def _tidy(self, call: Call, conditions: Conjunction) -> Conjunction:
         """Without conditions that the others imply."""
         arguments = table(call[0]).by_number[call[1]].arguments
-        kept = list(dict.fromkeys(conditions))
-        for condition in sorted(kept, key=lambda condition: condition.operator is Operator.EQ):
-            others = [other for other in kept if other != condition]
+        remaining = list(dict.fromkeys(conditions))
+        for condition in sorted(remaining, key=lambda condition: condition.operator is Operator.EQ):
+            others = [other for other in remaining if other != condition]
             held = region.truth(self.sets, And(tuple(others)), arguments)
             if self.sets.choose(region.truth(self.sets, condition, arguments), FALSE, held) == FALSE:
-                kept = others
-        return tuple(kept)
+                remaining = others
+        return tuple(remaining)
 
     def _conjunctions(self, call: Call, part: Expression) -> Iterator[Conjunction]:
         """An alternative as conjunctions of conditions."""

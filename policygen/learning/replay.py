@@ -51,12 +51,12 @@ def events(observation: Observation, calls: Table) -> tuple[Event, Event, Event]
         registers = [fill] * 6
         for index, (argument, meaning, value) in enumerate(zip(plain, meanings, observation.arguments, strict=True)):
             if value is not None:
-                kept = argument.mask
+                mask = argument.mask
                 if meaning.kind is Kind.FIELD:
-                    kept = meaning.exact
+                    mask = meaning.exact
                 elif meaning.kind is Kind.CLOCK and value < 0:
-                    kept = 1 << (argument.width - 1)  # only that it is negative
-                registers[index] = (value & kept) | (fill & ~kept)
+                    mask = 1 << (argument.width - 1)  # only that it is negative
+                registers[index] = (value & mask) | (fill & ~mask)
         a, b, c, d, e, f = registers
         extremes.append(Event(observation.arch, observation.number, (a, b, c, d, e, f)))
     return (observation.event, extremes[0], extremes[1])

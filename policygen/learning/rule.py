@@ -90,11 +90,11 @@ def read(expression: Expression, calls: Table, number: int) -> Rule | None:
     meanings = calls.arguments(number, registers)
     rule: list[Element] = []
     for index, meaning in enumerate(meanings):
-        mine = [condition for condition in conditions if condition.index == index]
-        flags = _read_flags(mine, plain[index], meaning)
-        if flags is None and len(mine) > 1:
+        compared = [condition for condition in conditions if condition.index == index]
+        flags = _read_flags(compared, plain[index], meaning)
+        if flags is None and len(compared) > 1:
             return None
-        rule.append(flags or (mine[0] if mine else None))
+        rule.append(flags or (compared[0] if compared else None))
     return tuple(rule)
 
 

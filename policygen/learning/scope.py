@@ -26,14 +26,14 @@ SENDING = tuple(sorted({row.name for row in pids.rows(pids.SIGNALS) if not row.s
 
 def scope(recording: Recording, before: Policy | None, policy: Policy) -> str:
     """The scope of a policy that was made of the one `before` and the recording."""
-    kept = {SIGNALS: _keeps_signals(recording, before, policy), ABSTRACT: _keeps_sockets(recording, before)}
-    return scope_of([word for word, is_kept in kept.items() if is_kept])
+    enforced = {SIGNALS: _keeps_signals(recording, before, policy), ABSTRACT: _keeps_sockets(recording, before)}
+    return scope_of([word for word, is_enforced in enforced.items() if is_enforced])
 
 
 def _keeps_sockets(recording: Recording, before: Policy | None) -> bool:
     """Known only of runs in which files and ports were watched."""
     aims = [{aim for line, aim, _ in run.files if line == ABSTRACT} for run in recording.runs]
-    if any(OTHERS in found for found in aims):
+    if any(OTHERS in reached for reached in aims):
         return False
     if before is not None and (ABSTRACT in scopes(before.scope) or any(aims[:-1])):
         return ABSTRACT in scopes(before.scope)

@@ -60,7 +60,7 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     that the policy fails with ENOSYS fail so without a stop.  Nothing else is answered here, so that the program runs as it
     would without a policy.
     """
-    triggers = frozenset(name for phase in policy.phases for one in phase.triggers for name in calls_of(one))
+    triggers = frozenset(name for phase in policy.phases for trigger in phase.triggers for name in calls_of(trigger))
     policy = list(resolve(policy).values())[-1].written()
     # A signal that is allowed may go to a process outside now.
     unwatched = dict(UNWATCHED)
@@ -72,15 +72,18 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     instructions = bpf.decode(compile_policy(stopping, report=True))
     notify = bpf.ret(_NOTIFY)
     return bpf.encode(
-        [one._replace(k=stop) if one.code == bpf.RET | bpf.K and one.k == notify else one for one in instructions]
+        [
+            instruction._replace(k=stop) if instruction.code == bpf.RET | bpf.K and instruction.k == notify else instruction
+            for instruction in instructions
+        ]
     )
 
 
 def _named(policy: Policy) -> dict[str, Expression]:
     """When calls need not be looked at that name files, ports and sockets."""
     names = {**dict.fromkeys((*PATH_CALLS, *SOCKETS, *NEW_ROOTS), Always(False))}
-    others = [*((0, family) for family in FAMILIES), *((2, protocol) for protocol in PROTOCOLS)]
-    plain = And(tuple(Condition(index, Operator.NE, value) for index, value in others))
+    values = [*((0, family) for family in FAMILIES), *((2, protocol) for protocol in PROTOCOLS)]
+    plain = And(tuple(Condition(index, Operator.NE, value) for index, value in values))
     sends = {name: Condition(index, Operator.MASKED, 0, MSG_FASTOPEN) for name, index in SENDING_FLAGS.items()}
     if ABSTRACT in scopes(policy.scope):  # whose socket an address in memory is
         return {**names, "socket": plain, **dict.fromkeys(sends, Always(False))}
@@ -91,11 +94,11 @@ def _known(
     arch: Arch, section: Mapping[int, Entry], unwatched: Mapping[str, Expression], triggers: frozenset[str]
 ) -> dict[int, Entry]:
     names = {number: table(arch).by_number[number].name for number in section}
-    known = {}
+    entries = {}
     for number, entry in section.items():
         if names[number] in OPAQUE and entry == Entry(Always(True), ENOSYS):
-            known[number] = entry
+            entries[number] = entry
         elif entry.action == ALLOW and names[number] not in triggers:
             when = unwatched.get(names[number])
-            known[number] = Entry(And((entry.expression, when)) if when else entry.expression)
-    return known
+            entries[number] = Entry(And((entry.expression, when)) if when else entry.expression)
+    return entries

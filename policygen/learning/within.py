@@ -45,24 +45,24 @@ def generate_within(
     The policy has an implied set only if the baseline `has_room` for it; one that had it gets entries instead.
     Raises what `generate` does, and ValueError for a policy that cannot be reduced to the baseline.
     """
-    ordered = sorted(observations, key=lambda one: one.order)
+    ordered = sorted(observations, key=lambda observation: observation.order)
     against = set(forbidden(ordered, base))
     options = options._replace(implied=options.implied if has_room(base, options.implied) else 0)
     start = existing
     if existing is not None and not has_room(base, existing.policy.implied):
         start = existing.with_policy(within(existing.policy, base))
-    learned = (one for one in ordered if one not in against or _is_given_up(one))
+    learned = (observation for observation in ordered if observation not in against or _is_given_up(observation))
     generated = generate(learned, start, name=name, options=options, arm=arm)
     policy = within(generated.document.policy, base, against)
     document = generated.document if policy == generated.document.policy else generated.document.with_policy(policy)
-    new = tuple(filter(None, (_new(one, policy, existing) for one in generated.new)))
+    new = tuple(filter(None, (_new(observation, policy, existing) for observation in generated.new)))
     return generated._replace(document=document, new=new)
 
 
-def _is_given_up(one: Observation) -> bool:
+def _is_given_up(observation: Observation) -> bool:
     """Whether an observation has an argument whose values were given up: what the baseline allows of them is to be allowed."""
-    arch = Arch.from_audit(one.arch)
-    return arch is not None and one.number in table(arch).by_number and bool(given_up(one, table(arch)))
+    arch = Arch.from_audit(observation.arch)
+    return arch is not None and observation.number in table(arch).by_number and bool(given_up(observation, table(arch)))
 
 
 def has_room(base: Policy, version: int) -> bool:
@@ -77,27 +77,29 @@ def has_room(base: Policy, version: int) -> bool:
         main = next(arch for arch in Arch if arch in base.entries)
         alone = replace(base, entries={main: base.entries[main]})
         differences = compare(alone, replace(alone, implied=version)).differences
-        base.memo[key] = len({one.number for one in differences if one.change is Change.MORE}) <= MAX_DENIALS
+        base.memo[key] = (
+            len({difference.number for difference in differences if difference.change is Change.MORE}) <= MAX_DENIALS
+        )
     return base.memo[key] is True
 
 
 def forbidden(observations: Iterable[Observation], base: Policy) -> list[Observation]:
     """The observations, which must be in their order, of which the baseline does not allow all that they stand for."""
-    found: list[Observation] = []
+    result: list[Observation] = []
     limit = resolved(base)
-    for (audit, number), group in groupby(observations, key=lambda one: (one.arch, one.number)):
-        arch, seen = Arch.from_audit(audit), list(group)
+    for (audit, number), group in groupby(observations, key=lambda observation: (observation.arch, observation.number)):
+        arch, observed = Arch.from_audit(audit), list(group)
         if arch is None or number not in table(arch).by_number:
             continue  # a gap, which no policy can allow
         calls = table(arch)
         entry = limit.entries.get(arch, {}).get(number)
-        known = sort_out(entry, _unnamed(limit, arch, number), [one.fitted(calls) for one in seen], calls)
-        against = {one.key for one in (*known.new, *known.refused)}
-        found += [one for one in seen if one.fitted(calls).key in against]
-    return found
+        known = sort_out(entry, _unnamed(limit, arch, number), [observation.fitted(calls) for observation in observed], calls)
+        against = {observation.key for observation in (*known.new, *known.refused)}
+        result += [observation for observation in observed if observation.fitted(calls).key in against]
+    return result
 
 
-def within(policy: Policy, base: Policy, made: Iterable[Observation] = ()) -> Policy:
+def within(policy: Policy, base: Policy, observations: Iterable[Observation] = ()) -> Policy:
     """The policy, less what the baseline does not allow.  What it forbids meets the action that the baseline writes for
     the call, else the policy's default; a call that was `made` and is forbidden meets the baseline's error.
 
@@ -107,7 +109,7 @@ def within(policy: Policy, base: Policy, made: Iterable[Observation] = ()) -> Po
     if not has_room(base, policy.implied):
         policy = tidy(resolved(policy).written())
     limit = resolved(base)
-    meant = _with_errors(_cut(resolved(policy), limit), made, limit)
+    meant = _with_errors(_cut(resolved(policy), limit), observations, limit)
     return normal(
         narrowed(policy, meant)
         if policy.implied
@@ -139,31 +141,39 @@ def _with_errors(policy: Resolved, against: Iterable[Observation], base: Resolve
 
     A call that hides its arguments fails with ENOSYS, the one error for which programs have another way."""
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
-    for one in against:
-        arch = Arch.from_audit(one.arch)
-        if arch in entries and one.number not in entries[arch] and one.number <= table(arch).newest(policy.table):
-            entry = base.entries.get(arch, {}).get(one.number) or Entry(Always(True), _unnamed(base, arch, one.number))
+    for observation in against:
+        arch = Arch.from_audit(observation.arch)
+        if (
+            arch in entries
+            and observation.number not in entries[arch]
+            and observation.number <= table(arch).newest(policy.table)
+        ):
+            entry = base.entries.get(arch, {}).get(observation.number) or Entry(
+                Always(True), _unnamed(base, arch, observation.number)
+            )
             if entry.expression == Always(True) and entry.action.kind is ActionKind.ERRNO:
-                hidden = table(arch).by_number[one.number].name in OPAQUE
-                entries[arch][one.number] = Entry(Always(True), ENOSYS) if hidden else entry
+                hidden = table(arch).by_number[observation.number].name in OPAQUE
+                entries[arch][observation.number] = Entry(Always(True), ENOSYS) if hidden else entry
     return replace(policy, entries=entries)
 
 
 def _reduced(policy: Resolved, base: Resolved) -> Resolved:
     """`reduce` by the baseline's entries for calls that the policy has something to say of."""
     relevant: Mapping[Arch, Mapping[int, Entry]] = {
-        arch: {n: one for n, one in section.items() if n in policy.entries.get(arch, {}) or policy.default.may_run}
+        arch: {n: entry for n, entry in section.items() if n in policy.entries.get(arch, {}) or policy.default.may_run}
         for arch, section in base.entries.items()
     }
     reduced = reduce_resolved(policy, replace(base, entries=relevant))
-    kept = {
-        arch: {n: one for n, one in section.items() if one != Entry(Always(False)) or policy.entries[arch].get(n) == one}
+    entries = {
+        arch: {
+            n: entry for n, entry in section.items() if entry != Entry(Always(False)) or policy.entries[arch].get(n) == entry
+        }
         for arch, section in reduced.entries.items()
     }
-    found = replace(reduced, entries=kept)
-    if any(one.change is Change.MORE for one in compare_resolved(base, found).differences):
+    result = replace(reduced, entries=entries)
+    if any(difference.change is Change.MORE for difference in compare_resolved(base, result).differences):
         raise AssertionError("the policy allows more than its baseline")
-    return found
+    return result
 
 
 def _may_run(entry: Entry, policy: Resolved) -> bool:
@@ -190,5 +200,5 @@ def _new(new: New, policy: Policy, existing: Document | None) -> New | None:
     if entry is None or entry == old:
         return None
     before = alternatives(old.expression) if old else ()
-    added = tuple(one for one in alternatives(entry.expression) if one not in before)
+    added = tuple(rule for rule in alternatives(entry.expression) if rule not in before)
     return new._replace(entry=entry, alternatives=added) if added else None

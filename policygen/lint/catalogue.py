@@ -203,13 +203,13 @@ class Combined:
 def combined(policy: Policy, make: Callable[[], Space] = space) -> tuple[Combined, ...]:
     """Return the combinations that hold for a policy, in the catalogue's order; none for one whose default lets calls run,
     where all do.  One whose parts are all parts of another that holds is left out.  `make` makes the spaces."""
-    found = []
+    result = []
     for arch in policy.entries if not policy.default.lets_run else ():
-        mine = _abilities(policy, arch, make)
-        held = [row for row in combinations() if mine.keys() >= {*row.parts}]
+        able_to = _abilities(policy, arch, make)
+        held = [row for row in combinations() if able_to.keys() >= {*row.parts}]
         for row in _widest(held):
-            found.append(Combined(arch, row, tuple(sorted({mine[part][0] for part in row.parts}))))
-    return _each_once(found)
+            result.append(Combined(arch, row, tuple(sorted({able_to[part][0] for part in row.parts}))))
+    return _each_once(result)
 
 
 def able(policy: Policy) -> frozenset[str]:
@@ -221,20 +221,20 @@ def completed(old: Policy, new: Policy, make: Callable[[], Space] = space) -> tu
     """Return the combinations that hold for the new policy and not for the old one, the most dangerous first."""
     if new.default.lets_run:
         return ()
-    found = []
+    result = []
     for arch in new.entries:
         before, after = _abilities(old, arch, make), _abilities(new, arch, make)
         held = [row for row in combinations() if after.keys() >= {*row.parts} and not before.keys() >= {*row.parts}]
         for row in _widest(held):
             lacked = {name for part in row.parts if part not in before for name in _written(new, arch, after[part])}
             others = {after[part][0] for part in row.parts if part in before} - lacked
-            found.append(Combined(arch, row, (*sorted(lacked), *sorted(others)), len(lacked)))
-    return tuple(sorted(_each_once(found), key=lambda one: -one.row.level.rank))
+            result.append(Combined(arch, row, (*sorted(lacked), *sorted(others)), len(lacked)))
+    return tuple(sorted(_each_once(result), key=lambda combination: -combination.row.level.rank))
 
 
-def _each_once(found: list[Combined]) -> tuple[Combined, ...]:
+def _each_once(combinations_held: list[Combined]) -> tuple[Combined, ...]:
     """Return one for each row: what holds on several architectures is told of the first."""
-    return tuple({one.row: one for one in reversed(found)}.values())[::-1]
+    return tuple({combination.row: combination for combination in reversed(combinations_held)}.values())[::-1]
 
 
 def _written(policy: Policy, arch: Arch, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -248,17 +248,17 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _widest(rows: list[Combination]) -> list[Combination]:
-    return [row for row in rows if not any({*row.parts} < {*other.parts} for other in rows)]
+    return [row for row in rows if not any({*row.parts} < {*wider.parts} for wider in rows)]
 
 
 def _abilities(policy: Policy, arch: Arch, make: Callable[[], Space]) -> dict[str, tuple[str, ...]]:
     """Return what the policy, with its implied set, is able to do, and by which calls."""
-    found: dict[str, tuple[str, ...]] = {}
+    result: dict[str, tuple[str, ...]] = {}
     for row in abilities():
         names = tuple(name for name in row.calls if _allows(policy, row, arch, name, make))
         if names:
-            found[row.id] = (*found.get(row.id, ()), *names)
-    return found
+            result[row.id] = (*result.get(row.id, ()), *names)
+    return result
 
 
 def _allows(policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[[], Space]) -> bool:

@@ -51,22 +51,22 @@ def risks() -> tuple[Risk, ...]:
     """Return the rows, in the file's order."""
     text = Path(__file__).with_name("risks.tsv").read_text("utf-8")
     rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")][1:]
-    return tuple(Risk(one, level, tuple(what.split(", ")), _rights(rights), *rest) for one, level, what, rights, *rest in rows)
+    return tuple(Risk(id_, level, tuple(what.split(", ")), _rights(rights), *rest) for id_, level, what, rights, *rest in rows)
 
 
 def _rights(cell: str) -> tuple[Right, ...]:
     if cell == ANY:
         return ()
-    found = []
+    rights = []
     for alternative in cell.split(","):
         whole = NOTHING
         for word in alternative.split("+"):
             whole |= WORDS[word]
-        found.append(whole)
-    return tuple(found)
+        rights.append(whole)
+    return tuple(rights)
 
 
-def found(files: Files) -> list[tuple[str, Risk]]:
+def risks_of(files: Files) -> list[tuple[str, Risk]]:
     """Return the risks of what is granted, each with the line that grants it, as the policy has it up to the colon."""
     lines = []
     for path, rights in (files.paths or {}).items():
@@ -91,18 +91,18 @@ def _matches(risk: Risk, path: str, rights: Right, whole: Right) -> bool:
 
 def judged(old: Files, new: Files) -> list[Judged]:
     """Return the lines that grant more or less, with the gravest risk that is new."""
-    before, after = set(found(old)), found(new)
-    made = []
+    before, after = set(risks_of(old)), risks_of(new)
+    result = []
     for line, more, less in differences(old, new):
         subject = f"{line}: {' '.join(f'{sign} {what}' for sign, what in (('+', more), ('-', less)) if what)}"
-        mine = [risk for of, risk in after if of == line and (of, risk) not in before] if more else []
+        new_risks = [risk for of, risk in after if of == line and (of, risk) not in before] if more else []
         kind = "path" if line.startswith("path ") else "tcp"
-        if not mine:
+        if not new_risks:
             says = "others" if more and less else "more" if more else "less"
-            made.append(Judged("note", f"{kind}-{'more' if more else 'less'}", line, subject, f"it can reach {says}"))
-        for risk in sorted(mine, key=lambda risk: _LEVELS.index(risk.level))[:1]:
-            made.append(Judged(risk.level, risk.id, line, subject, f"it {risk.grants}", risk.why, risk.safer))
-    return made
+            result.append(Judged("note", f"{kind}-{'more' if more else 'less'}", line, subject, f"it can reach {says}"))
+        for risk in sorted(new_risks, key=lambda risk: _LEVELS.index(risk.level))[:1]:
+            result.append(Judged(risk.level, risk.id, line, subject, f"it {risk.grants}", risk.why, risk.safer))
+    return result
 
 
 _LEVELS = ("danger", "warning", "note")

@@ -16,7 +16,7 @@ from policygen.implied.resolve import resolved
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_action, format_expression
 from policygen.lint.catalogue import TOO_COMPLEX, Danger, Level, combined, granted, leaves_free, listed, of_call, of_setting
-from policygen.lint.files import found as risks_of
+from policygen.lint.files import risks_of
 from policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.phases import WAITS, phase_policies
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
@@ -75,8 +75,8 @@ def lint(document: Document, budget: Budget | None = None) -> tuple[Finding, ...
     budget = budget or Budget()
     if document.policy.phases:
         return _by_phase(document, budget)
-    found = {finding for check in CHECKS for finding in check(document, budget)}
-    return tuple(sorted(found, key=lambda finding: finding.order))
+    findings = {finding for check in CHECKS for finding in check(document, budget)}
+    return tuple(sorted(findings, key=lambda finding: finding.order))
 
 
 def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:
@@ -84,18 +84,18 @@ def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:
     policies = phase_policies(document.policy)
     before, after = (lint(replace(document, policy=policy), budget) for policy in (policies[0][1], policies[-1][1]))
     last = policies[-1][0]
-    stays = {(one.rule, one.arch, one.name) for one in after}
-    found = set()
-    for one in before:
-        is_there = (one.rule, one.arch, one.name) in stays
-        if one.rule == "covered-rule":
-            found |= {one} if is_there else set()
+    stays = {(finding.rule, finding.arch, finding.name) for finding in after}
+    findings = set()
+    for finding in before:
+        is_there = (finding.rule, finding.arch, finding.name) in stays
+        if finding.rule == "covered-rule":
+            findings |= {finding} if is_there else set()
         elif is_there:
-            found.add(replace(one, grants=f"{one.grants}, in {last} too"))
+            findings.add(replace(finding, grants=f"{finding.grants}, in {last} too"))
         else:
-            level = list(Level)[max(one.level.rank - 1, 0)]
-            found.add(replace(one, level=level, grants=f"{one.grants}, until {last}"))
-    return tuple(sorted({*found, *_triggers(document), *optional_phases(document)}, key=lambda finding: finding.order))
+            level = list(Level)[max(finding.level.rank - 1, 0)]
+            findings.add(replace(finding, level=level, grants=f"{finding.grants}, until {last}"))
+    return tuple(sorted({*findings, *_triggers(document), *optional_phases(document)}, key=lambda finding: finding.order))
 
 
 def _triggers(document: Document) -> Iterator[Finding]:
@@ -133,8 +133,8 @@ def grants(document: Document, budget: Budget) -> Iterator[Finding]:
         bare, sets = _without(entry, reasons), budget.space()
         for danger in rows:
             try:
-                found = _granted(sets, danger, arch, number, entry, default)
-                if found == FALSE:
+                dangerous = _granted(sets, danger, arch, number, entry, default)
+                if dangerous == FALSE:
                     continue
                 unaccepted = not accepted and _granted(sets, danger, arch, number, bare, default) != FALSE
             except TooComplexError:
@@ -142,7 +142,7 @@ def grants(document: Document, budget: Budget) -> Iterator[Finding]:
                 break
             reason = accepted or ("" if unaccepted else "; ".join(dict.fromkeys(reasons.values())))
             name = table(arch).by_number[number].name
-            yield _finding(danger, arch, name, example(sets, found, arch, number), reason)
+            yield _finding(danger, arch, name, example(sets, dangerous, arch, number), reason)
 
 
 def permissive_settings(document: Document, _: Budget) -> Iterator[Finding]:
@@ -185,10 +185,10 @@ def idle_rules(document: Document, budget: Budget) -> Iterator[Finding]:
         except TooComplexError:
             yield _too_complex(arch, number)
             continue
-        kept = {*minimise(parts, arguments, budget.space)} if len(parts) > 1 else {*parts}
+        needed = {*minimise(parts, arguments, budget.space)} if len(parts) > 1 else {*parts}
         accepted, reasons = _reasons(document, arch, number)
         for part in parts:
-            if part in never or part not in kept:
+            if part in never or part not in needed:
                 what = "contradicts itself and never holds" if part in never else "is covered by the others"
                 text = f"has a rule that {what}: {format_expression(arch, number, part)}"
                 yield Finding(
@@ -235,26 +235,30 @@ def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
             )
 
 
-def _is_implied_without(policy: Policy, arch: Arch, number: int, found: tuple[Row, ...]) -> bool:
+def _is_implied_without(policy: Policy, arch: Arch, number: int, implied_rows: tuple[Row, ...]) -> bool:
     """Whether the set allows the same of a call when the policy has no entry for it: the entry does not give a capability."""
-    section = {one: entry for one, entry in policy.entries[arch].items() if one != number}
-    return resolved(replace(policy, entries={**policy.entries, arch: section})).added.get((arch, number)) == found
+    section = {call: entry for call, entry in policy.entries[arch].items() if call != number}
+    return resolved(replace(policy, entries={**policy.entries, arch: section})).added.get((arch, number)) == implied_rows
 
 
 def dangerous_together(document: Document, budget: Budget) -> Iterator[Finding]:
     """Yield the combinations of calls that the policy allows, by the catalogue.
 
     A reason accepts one only if it names it: a reason for one of the calls says nothing of what they do together."""
-    for one in combined(document.policy, budget.space):
-        named = [name for name in one.calls if table(one.arch).by_name[name].number in document.policy.entries[one.arch]]
-        if not named or len(one.calls) == 1:
+    for combination in combined(document.policy, budget.space):
+        named = [
+            name
+            for name in combination.calls
+            if table(combination.arch).by_name[name].number in document.policy.entries[combination.arch]
+        ]
+        if not named or len(combination.calls) == 1:
             continue  # `grants` tells what one call makes possible
-        found = [_reasons(document, one.arch, table(one.arch).by_name[name].number) for name in named]
-        reasons = dict.fromkeys(reason for whole, parts in found for reason in (whole, *parts.values()))
-        accepted = "; ".join(reason for reason in reasons if one.row.id in re.findall(r"[\w-]+", reason))
-        row, others = one.row, [name for name in one.calls if name != named[0]]
+        comments = [_reasons(document, combination.arch, table(combination.arch).by_name[name].number) for name in named]
+        reasons = dict.fromkeys(reason for whole, parts in comments for reason in (whole, *parts.values()))
+        accepted = "; ".join(reason for reason in reasons if combination.row.id in re.findall(r"[\w-]+", reason))
+        row, others = combination.row, [name for name in combination.calls if name != named[0]]
         what = f"{row.grants}{f', with {listed(others)}' if others else ''}"
-        yield Finding(row.id, row.level, one.arch, named[0], what, row.why, row.safer, row.source, None, accepted)
+        yield Finding(row.id, row.level, combination.arch, named[0], what, row.why, row.safer, row.source, None, accepted)
 
 
 def files_and_ports(document: Document, _: Budget) -> Iterator[Finding]:
@@ -265,7 +269,7 @@ def files_and_ports(document: Document, _: Budget) -> Iterator[Finding]:
 def about_files(document: Document, risks: Iterable[tuple[str, Risk]]) -> Iterator[Finding]:
     """Yield the findings for risks of lines about files and ports."""
     comments = dict(document.layout.files)
-    for include in reversed([include for one in document.layout.sections.values() for include in one.includes]):
+    for include in reversed([include for section in document.layout.sections.values() for include in section.includes]):
         comments |= dict.fromkeys(include.files.lines(), include.comments)
     for line, risk in risks:
         accepted = _why(comments.get(line, Comments()))
@@ -374,16 +378,16 @@ def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry,
         parts = ()  # an entry that denies by conditions constrains the argument
     loose = [Entry(part, entry.action) for part in parts if leaves_free(part, danger, arch, number)]
     region = FALSE
-    for one in loose:
-        region = sets.either(permitted(sets, one, default, arguments), region)
+    for rule in loose:
+        region = sets.either(permitted(sets, rule, default, arguments), region)
     return region
 
 
 def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Argument]) -> int:
     """Return the set of calls that an entry lets run.  Raises TooComplexError."""
     holds = truth(sets, entry.expression, arguments)
-    then, other = entry.action.lets_run, (entry.otherwise or default).lets_run
-    if then == other:
+    then, otherwise = entry.action.lets_run, (entry.otherwise or default).lets_run
+    if then == otherwise:
         return TRUE if then else FALSE
     return holds if then else sets.invert(holds)
 
@@ -408,8 +412,8 @@ def _reasons(document: Document, arch: Arch, number: int) -> tuple[str, dict[Exp
 
 
 def _why(comments: Comments) -> str:
-    found = (line.removeprefix(WHY).strip() for line in comments.all() if line.startswith(WHY))
-    return "; ".join(filter(None, found))
+    reasons = (line.removeprefix(WHY).strip() for line in comments.all() if line.startswith(WHY))
+    return "; ".join(filter(None, reasons))
 
 
 def _finding(danger: Danger, arch: Arch | None, name: str, event: Event | None, accepted: str) -> Finding:

@@ -54,14 +54,14 @@ def merge_documents(base: Document, ours: Document, theirs: Document) -> tuple[D
     For each call and each set of arguments, a change by only one side is taken.  It is a conflict if both sides have changed
     it differently, or if their changes of one rule cannot be written with rules of either side.
     """
-    policies = [one.policy for one in (base, ours, theirs)]
+    policies = [document.policy for document in (base, ours, theirs)]
     conflicts: list[Conflict] = []
     if any(policy.phases for policy in policies):
         phases = _phases(policies, conflicts)
         policy = normal(in_each(lambda a, b, c: _merge(a, b, c, conflicts), *policies, phases=phases))
     else:
         policy = _merge(policies[0], policies[1], policies[2], conflicts)
-    each = {(one.arch, one.name): one for one in reversed(conflicts)}  # the same in several phases is one
+    each = {(conflict.arch, conflict.name): conflict for conflict in reversed(conflicts)}  # the same in several phases is one
     return Document(ours.policy, reconcile(base.layout, ours.layout, theirs.layout)).with_policy(policy), tuple(
         reversed(each.values())
     )
@@ -69,24 +69,24 @@ def merge_documents(base: Document, ours: Document, theirs: Document) -> tuple[D
 
 def _phases(policies: Sequence[Policy], conflicts: list[Conflict]) -> list[Phase]:
     """The phases that the merge has."""
-    found = []
+    merged = []
     for name in names_of(*policies[1:]):
-        phases = [next((one for one in policy.phases if one.name == name), None) for policy in policies]
-        triggers = [one.triggers if one else () for one in phases]
+        phases = [next((phase for phase in policy.phases if phase.name == name), None) for policy in policies]
+        triggers = [phase.triggers if phase else () for phase in phases]
         try:
             picked = _pick(*triggers)
         except _ConflictError as error:
             picked = triggers[1]
-            texts = (f"phase {name} after {', '.join(one)}" if one else "" for one in triggers)
+            texts = (f"phase {name} after {', '.join(trigger)}" if trigger else "" for trigger in triggers)
             conflicts.append(Conflict(None, f"phase {name}", str(error), *texts))
         if picked:
-            found.append(Phase(name, picked, {}))
-    return found
+            merged.append(Phase(name, picked, {}))
+    return merged
 
 
 def _merge(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy:
     if _pick(a.portable, b.portable, c.portable):  # what a side has added to a policy that was not, gets its equivalents
-        a, b, c = (one if one.portable else made_portable(one).policy for one in (a, b, c))
+        a, b, c = (policy if policy.portable else made_portable(policy).policy for policy in (a, b, c))
     policy = _settings(a, b, c, conflicts)
     entries: dict[Arch, dict[int, Entry]] = {}
     for arch in Arch:
@@ -98,7 +98,7 @@ def _merge(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy
     files, both = algebra.merged(a.files, b.files, c.files)
     policy = normal(replace(policy, entries=entries, files=files))
     for line in both:
-        texts = (_file_line(one, line) for one in (a, b, c))
+        texts = (_file_line(policy, line) for policy in (a, b, c))
         conflicts.append(Conflict(None, line, "one side grants more of a folder, the other less of what is below it", *texts))
     return policy
 
@@ -116,14 +116,14 @@ def _settings(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Pol
     policy = replace(b, table=max(b.table, c.table) if b.table != a.table != c.table else _pick(a.table, b.table, c.table))
     policy = replace(policy, portable=_pick(a.portable, b.portable, c.portable))  # of two values both sides have the new one
     policy = replace(policy, phases_optional=_pick(a.phases_optional, b.phases_optional, c.phases_optional))
-    one, mine, other = ({*scopes(of.scope)} for of in (a, b, c))
-    policy = replace(policy, scope=scope_of((mine & other) | ((mine | other) - one)))  # as above, each
+    base_scope, ours, theirs = ({*scopes(of.scope)} for of in (a, b, c))
+    policy = replace(policy, scope=scope_of((ours & theirs) | ((ours | theirs) - base_scope)))  # as above, each
     for word in ("arm", "default", "unknown", "implied"):
-        old, mine, other = (getattr(one, word) for one in (a, b, c))
+        old, ours, theirs = (getattr(each, word) for each in (a, b, c))
         try:
-            policy = replace(policy, **{word: _pick(old, mine, other)})
+            policy = replace(policy, **{word: _pick(old, ours, theirs)})
         except _ConflictError as error:
-            texts = (f"{word} {format_action(one) if isinstance(one, Action) else one}" for one in (old, mine, other))
+            texts = (f"{word} {format_action(value) if isinstance(value, Action) else value}" for value in (old, ours, theirs))
             conflicts.append(Conflict(None, word, str(error), *texts))
     return policy
 
@@ -135,13 +135,13 @@ def _file_line(policy: Policy, line: str) -> str:
 
 def _section(a: Policy, b: Policy, c: Policy, arch: Arch, conflicts: list[Conflict]) -> dict[int, Entry]:
     section: dict[int, Entry] = {}
-    before, mine, other = (policy.entries.get(arch, {}) for policy in (a, b, c))
-    for number in dict.fromkeys((*mine, *other)):
-        three = (before.get(number), mine.get(number), other.get(number))
+    before, ours, theirs = (policy.entries.get(arch, {}) for policy in (a, b, c))
+    for number in dict.fromkeys((*ours, *theirs)):
+        three = (before.get(number), ours.get(number), theirs.get(number))
         try:
             entry = merge_entry(arch, number, *three)
         except (_ConflictError, TooComplexError) as error:
-            texts = (format_entry(arch, number, one) if one else "" for one in three)
+            texts = (format_entry(arch, number, entry) if entry else "" for entry in three)
             conflicts.append(Conflict(arch, table(arch).by_number[number].name, str(error), *texts))
             entry = three[1] or three[2]
         if entry is not None:
@@ -173,11 +173,11 @@ def outcomes(sets: Space, entry: Entry | None, arguments: Sequence[Argument]) ->
     if entry is None:
         return {None: TRUE}
     region = truth(sets, entry.expression, arguments)
-    found: Outcomes = {}
+    result: Outcomes = {}
     for action, where in ((entry.action, region), (entry.otherwise, sets.invert(region))):
         if where != FALSE:
-            found[action] = sets.either(where, found.get(action, FALSE))
-    return found
+            result[action] = sets.either(where, result.get(action, FALSE))
+    return result
 
 
 def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Outcomes:
@@ -193,12 +193,12 @@ def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Ou
     agreed = sets.either(sets.either(unchanged_here, unchanged_there), same(ours, theirs))
     if agreed != TRUE:
         raise _ConflictError("the two sides answer some of its calls differently, and neither as before")
-    found = {}
+    result = {}
     for action in dict.fromkeys((*ours, *theirs)):
         region = sets.choose(unchanged_here, theirs.get(action, FALSE), ours.get(action, FALSE))
         if region != FALSE:
-            found[action] = region
-    return found
+            result[action] = region
+    return result
 
 
 def _candidates(
@@ -212,13 +212,13 @@ def _candidates(
         action, otherwise = _pick(a.action, b.action, c.action), _pick(a.otherwise, b.otherwise, c.otherwise)
     except _ConflictError:
         return
-    before, mine, other = (alternatives(entry.expression) for entry in (a, b, c))
-    kept = [one for one in mine if one in other or one not in before]
-    added = [one for one in other if one not in before and one not in mine]
-    yield Entry(_any((*kept, *added), arguments), action, otherwise)
-    yield Entry(_any((*mine, *other), arguments), action, otherwise)
-    if len(mine) * len(other) <= MAX_PRODUCT:
-        both = tuple(one if one == two else And((one, two)) for one in mine for two in other)
+    before, our_rules, their_rules = (alternatives(entry.expression) for entry in (a, b, c))
+    remaining = [rule for rule in our_rules if rule in their_rules or rule not in before]
+    added = [rule for rule in their_rules if rule not in before and rule not in our_rules]
+    yield Entry(_any((*remaining, *added), arguments), action, otherwise)
+    yield Entry(_any((*our_rules, *their_rules), arguments), action, otherwise)
+    if len(our_rules) * len(their_rules) <= MAX_PRODUCT:
+        both = tuple(rule if rule == other else And((rule, other)) for rule in our_rules for other in their_rules)
         yield Entry(_any(both, arguments), action, otherwise)
 
 

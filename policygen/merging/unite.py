@@ -38,13 +38,13 @@ def _united(a: Policy, b: Policy) -> Policy:
                 raise JoinError(f"phase {phase.name} begins with other calls in each: make both the same")
         return in_each(_united, a, b)
     a, b = _equally_portable(a, b)
-    for word, one, other in (
+    for word, mine, other in (
         ("arm", a.arm, b.arm),
         ("default", format_action(a.default), format_action(b.default)),
         ("unknown", format_action(a.unknown), format_action(b.unknown)),
     ):
-        if one != other:
-            raise JoinError(f"one says `{word} {one}`, the other `{word} {other}`: make both the same")
+        if mine != other:
+            raise JoinError(f"one says `{word} {mine}`, the other `{word} {other}`: make both the same")
     for what, differs in _confined(a, b):
         if differs:
             raise JoinError(f"one confines {what}, and the other does not: give both such lines, or none")
@@ -86,9 +86,9 @@ def _section(a: Policy, b: Policy, arch: Arch) -> dict[int, Entry]:
         return dict(a.entries.get(arch) or b.entries.get(arch) or {})
     section = {}
     for number in dict.fromkeys((*a.entries[arch], *b.entries[arch])):
-        one, other = _entry(a, b, arch, number), _entry(b, a, arch, number)
+        ours, theirs = _entry(a, b, arch, number), _entry(b, a, arch, number)
         try:
-            entry = join_entries(arch, number, one, other, a.default)
+            entry = join_entries(arch, number, ours, theirs, a.default)
         except JoinError as error:
             raise JoinError(f"{table(arch).by_number[number].name}: {error}") from None
         if entry is not None:

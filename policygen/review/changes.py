@@ -79,14 +79,14 @@ def changes(old: Policy, new: Policy) -> tuple[PolicyChange, ...]:
     """Return the changes, the most dangerous first; settings before entries, entries by architecture and name.
 
     Raises TooComplexError."""
-    found: list[PolicyChange] = [*_settings(old, new)]
+    result: list[PolicyChange] = [*_settings(old, new)]
     for arch in Arch:
         before, after = old.entries.get(arch, {}), new.entries.get(arch, {})
         numbers = sorted({*before, *after}, key=lambda number: table(arch).by_number[number].name)
         for number in numbers:
             if arch in new.entries and before.get(number) != after.get(number):
-                found += _of_call(old, new, arch, number)
-    return tuple(sorted(found, key=lambda change: -max((one.rank for one in change.found), default=-1)))
+                result += _of_call(old, new, arch, number)
+    return tuple(sorted(result, key=lambda change: -max((ranked.rank for ranked in change.found), default=-1)))
 
 
 def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
@@ -95,7 +95,7 @@ def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
         policy = replace(old, **{word: after})
         comparison = compare(old, policy)
         wider = comparison.verdict in (Verdict.WIDER, Verdict.INCOMPARABLE)
-        if wider or any(one.change is Change.OTHER for one in comparison.differences):
+        if wider or any(difference.change is Change.OTHER for difference in comparison.differences):
             yield SettingChange(word, _value(before), _value(after), ranked(old, policy, comparison))
     for arch in new.entries:
         if arch not in old.entries and new.default.may_run:
@@ -117,13 +117,13 @@ def _of_call(old: Policy, new: Policy, arch: Arch, number: int) -> list[EntryCha
     """Return the changes of one call, judged under the old settings, since new settings may be rejected."""
     before, after = old.entries.get(arch, {}).get(number), new.entries[arch].get(number)
     whole = after is None or not _in_parts(before, after, old)
-    ones = [after] if whole or after is None else [
+    entries = [after] if whole or after is None else [
         replace(after, expression=part)
         for part in alternatives(after.expression)
         if before is None or part not in alternatives(before.expression)
     ]
-    made = [with_found(old, EntryChange(arch, number, before, one, whole, ()), new.table) for one in ones]
-    return [change for change in made if any(one.difference.change is not Change.LESS for one in change.found)]
+    changed = [with_found(old, EntryChange(arch, number, before, entry, whole, ()), new.table) for entry in entries]
+    return [change for change in changed if any(ranked.difference.change is not Change.LESS for ranked in change.found)]
 
 
 def _in_parts(before: Entry | None, after: Entry, old: Policy) -> bool:
@@ -142,11 +142,11 @@ def with_found(old: Policy, change: EntryChange, newest: tuple[int, int]) -> Ent
         parts = (*alternatives(change.before.expression), *alternatives(after.expression))
         after = normal_entry(change.arch, change.number, replace(after, expression=Or(parts)))
     base = replace(old, table=max(old.table, newest))
-    one, other = (
+    policy, changed_policy = (
         replace(base, entries={change.arch: {} if entry is None else {change.number: entry}})
         for entry in (change.before, after)
     )
-    return replace(change, found=_found(one, other))
+    return replace(change, found=_found(policy, changed_policy))
 
 
 def _found(old: Policy, new: Policy) -> tuple[Ranked, ...]:
@@ -178,7 +178,7 @@ def resolve(
     old: Document,
     new: Document,
     decisions: Mapping[PolicyChange, Decision],
-    found: Sequence[PolicyChange] | None = None,
+    known_changes: Sequence[PolicyChange] | None = None,
 ) -> Document:
     """Return the new document without its rejected changes, and with the reasons for the accepted ones.
 
@@ -187,9 +187,9 @@ def resolve(
     as before has its comments where they were.  Decisions about other changes are ignored.  `found` are the changes, if they
     are known already.  Raises TooComplexError.
     """
-    if found is None:
-        found = changes(old.policy, new.policy)
-    judged = {change: decisions.get(change, _UNDECIDED) for change in found}
+    if known_changes is None:
+        known_changes = changes(old.policy, new.policy)
+    judged = {change: decisions.get(change, _UNDECIDED) for change in known_changes}
     policy = _with_entries(old.policy, new.policy, judged)
     for change, decision in judged.items():
         if isinstance(change, SettingChange) and decision.answer is Answer.REJECT:
@@ -208,7 +208,7 @@ def with_accepted(document: Document, new: Policy, taken: Mapping[PolicyChange, 
 
     `new` is the policy without phases that the changes lead to.  Raises JoinError, TooComplexError.
     """
-    document = document.with_policy(in_each(lambda one: _joined(one, new, taken), document.policy))
+    document = document.with_policy(in_each(lambda policy: _joined(policy, new, taken), document.policy))
     for change, decision in taken.items():
         if decision.why:
             document = _with_reason(document, change, decision)
@@ -245,17 +245,17 @@ def _with_entries(old: Policy, new: Policy, judged: Mapping[PolicyChange, Decisi
             entries[arch].pop(number, None)
         else:
             entries[arch][number] = entry
-    kept = {arch: section for arch, section in entries.items() if section or arch in old.entries or not new.entries[arch]}
-    return replace(new, entries=kept)
+    sections = {arch: section for arch, section in entries.items() if section or arch in old.entries or not new.entries[arch]}
+    return replace(new, entries=sections)
 
 
 def _judged(new: Entry | None, decisions: Mapping[EntryChange, Decision]) -> Entry | None:
     """Return the entry of one call, given all decisions about it."""
-    gone = [change for change, one in decisions.items() if one.answer is Answer.REJECT or one.instead]
+    gone = [change for change, decision in decisions.items() if decision.answer is Answer.REJECT or decision.instead]
     if not gone:
         return new
     first = gone[0]
-    instead = [one.instead for one in decisions.values() if one.instead]
+    instead = [decision.instead for decision in decisions.values() if decision.instead]
     if first.whole or new is None:
         return instead[0] if instead else first.before
     dropped = [change.after.expression for change in gone if change.after]
@@ -298,10 +298,10 @@ def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document
     for arch, section in sections.items():
         before, entries = old.layout.sections.get(arch, Section()), dict(section.entries)
         for number, remarks in entries.items():
-            was = before.entries.get(number, Remarks())
+            earlier = before.entries.get(number, Remarks())
             same = policy.entries.get(arch, {}).get(number) == old.policy.entries.get(arch, {}).get(number)
-            if same and sorted(was.all()) == sorted(remarks.all()):
-                entries[number] = was
+            if same and sorted(earlier.all()) == sorted(remarks.all()):
+                entries[number] = earlier
         sections[arch] = replace(section, entries=entries)
     return Document(new.policy, replace(new.layout, sections=sections))
 
@@ -335,8 +335,8 @@ def _with_reason(document: Document, change: PolicyChange, decision: Decision) -
     remarks = section.entries.get(change.number, Remarks())
     part = next((part for part in alternatives(entry.expression) if part in alternatives(now.expression)), None)
     if isinstance(now.expression, Or) and part is not None:
-        others = {**remarks.alternatives, part: remarks.alternatives.get(part, Comments()).join(comment)}
-        remarks = replace(remarks, alternatives=others)
+        comments = {**remarks.alternatives, part: remarks.alternatives.get(part, Comments()).join(comment)}
+        remarks = replace(remarks, alternatives=comments)
     else:
         remarks = replace(remarks, entry=remarks.entry.join(comment))
     entries = {**section.entries, change.number: remarks.settled(now.expression)}

@@ -63,70 +63,74 @@ def read(text: str, filename: str) -> Companion:
     lines = text.splitlines()
     if MAGIC not in (line.strip() for line in lines if not line.startswith("#")):
         raise UserError(f"{filename}: is not a file of evidence: no line of it is `{MAGIC}`")
-    found, unread = [], []
+    observations, unread = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#") or line.strip() == MAGIC:
             continue
-        seen = _observation(line)
-        if seen is None:
+        observation = _observation(line)
+        if observation is None:
             unread.append(number)
         else:
-            found.append(seen)
-    return Companion(united(found), tuple(unread))
+            observations.append(observation)
+    return Companion(united(observations), tuple(unread))
 
 
 def text(observations: Iterable[Observation], name: str) -> str:
     """The file of a policy's companion; `name` is the policy's."""
-    lines = sorted(line for seen in observations for line in _lines(seen))
+    lines = sorted(line for observation in observations for line in _lines(observation))
     head = (f"# What the calls of {name} were seen to do: for people, never a rule.  `learn` keeps it up to date.", MAGIC)
     note = f"# {SECRET} stands for what looks like a key, a token or a password."
     notes = [note] if any(SECRET in line for line in lines) else []
     return "".join(f"{line}\n" for line in (*head, *notes, *lines))
 
 
-def reduced(seen: Observation, executable: str, place: str) -> Observation | None:
+def reduced(observation: Observation, executable: str, place: str) -> Observation | None:
     """What a companion keeps of an observation; None of a call that the tables do not have.
 
     `executable` and `place`, its call site's file and function, are the same from run to run.
     """
-    arch = Arch.from_audit(seen.arch)
-    if arch is None or seen.number not in table(arch).by_number:
+    arch = Arch.from_audit(observation.arch)
+    if arch is None or observation.number not in table(arch).by_number:
         return None
     calls = table(arch)
     registers = []
-    for argument, value in zip(calls.arguments(seen.number, seen.example), seen.fitted(calls).arguments, strict=True):
+    for argument, value in zip(
+        calls.arguments(observation.number, observation.example), observation.fitted(calls).arguments, strict=True
+    ):
         if argument.kind is Kind.TASK:
             registers.append(0 if value == 0 else argument.mask)  # the caller, or another, whose number varies
         else:
             registers.append(value & argument.mask if value is not None and argument.kind.is_constrained else 0)
     a, b, c, d, e, f = (*registers, *(0,) * (6 - len(registers)))
-    event = Event(seen.arch, seen.number, (a, b, c, d, e, f))
-    evidence = join((*map(without_secrets, seen.evidence), f'{_AT}"{place}"'))
-    arguments = without(kept(calls, event), given_up(seen.fitted(calls), calls))
-    return Observation(seen.arch, seen.number, arguments, executable, (1,), "", event.arguments, evidence)
+    event = Event(observation.arch, observation.number, (a, b, c, d, e, f))
+    evidence = join((*map(without_secrets, observation.evidence), f'{_AT}"{place}"'))
+    arguments = without(kept(calls, event), given_up(observation.fitted(calls), calls))
+    return Observation(observation.arch, observation.number, arguments, executable, (1,), "", event.arguments, evidence)
 
 
 def united(observations: Iterable[Observation]) -> tuple[Observation, ...]:
     """One observation for each call and executable, in order."""
-    found: dict[object, Observation] = {}
-    for seen in observations:
-        other = found.get(seen.key)
-        found[seen.key] = seen._replace(evidence=join((*other.evidence, *seen.evidence))) if other else seen
-    return tuple(sorted(found.values(), key=lambda seen: seen.order))
+    by_key: dict[object, Observation] = {}
+    for observation in observations:
+        other = by_key.get(observation.key)
+        by_key[observation.key] = (
+            observation._replace(evidence=join((*other.evidence, *observation.evidence))) if other else observation
+        )
+    return tuple(sorted(by_key.values(), key=lambda observation: observation.order))
 
 
 def fitting(document: Document, observations: Sequence[Observation]) -> tuple[Observation, ...]:
     """Of united observations those that a rule of the policy may come from."""
     recording = Recording((_RUN,) if observations else (), tuple(observations))
     used = {
-        seen.key
+        observation.key
         for arch, entries in document.policy.entries.items()
         for number in entries
-        for one in provenance(document, recording, arch, number)
-        if one.rule.action.lets_run
-        for seen in one.observations
+        for source in provenance(document, recording, arch, number)
+        if source.rule.action.lets_run
+        for observation in source.observations
     }
-    return tuple(seen for seen in observations if seen.key in used)
+    return tuple(observation for observation in observations if observation.key in used)
 
 
 def _observation(line: str) -> Observation | None:
@@ -148,31 +152,37 @@ def _unwritten(call: str, arguments: Sequence[Argument]) -> list[int]:
     return [index for index, argument in enumerate(arguments) if not re.search(rf"[(, ]{argument.name}=", call)]
 
 
-def _lines(seen: Observation) -> Iterator[str]:
-    arch = Arch.from_audit(seen.arch)
+def _lines(observation: Observation) -> Iterator[str]:
+    arch = Arch.from_audit(observation.arch)
     assert arch is not None
-    call = _call(arch, seen, named=True)
+    call = _call(arch, observation, named=True)
     try:
-        is_right = without(kept(table(arch), parse_call(call, arch)), given_up(seen, table(arch))) == seen.arguments
+        is_right = (
+            without(kept(table(arch), parse_call(call, arch)), given_up(observation, table(arch))) == observation.arguments
+        )
     except ValueError:
         is_right = False
-    call = call if is_right else _call(arch, seen, named=False)
-    yield from (f'{arch} {call} by "{seen.executable}": {fact}' for fact in seen.evidence)
+    call = call if is_right else _call(arch, observation, named=False)
+    yield from (f'{arch} {call} by "{observation.executable}": {fact}' for fact in observation.evidence)
 
 
-def _call(arch: Arch, seen: Observation, *, named: bool) -> str:
+def _call(arch: Arch, observation: Observation, *, named: bool) -> str:
     """The call with the arguments that are kept."""
     shown = []
-    for argument, value in zip(table(arch).arguments(seen.number, seen.example), seen.arguments, strict=True):
+    for argument, value in zip(
+        table(arch).arguments(observation.number, observation.example), observation.arguments, strict=True
+    ):
         if argument.kind is Kind.TASK and value is None:
             shown.append(f"{argument.name}=-1" if argument.signed else f"{argument.name}={argument.mask}")
         elif value is not None:
             shown.append(f"{argument.name}={format_value(arch, argument, value) if named else value}")
-    return f"{table(arch).by_number[seen.number].name}({', '.join(shown)})"
+    return f"{table(arch).by_number[observation.number].name}({', '.join(shown)})"
 
 
-def _shown(seen: Observation) -> Observation:
+def _shown(observation: Observation) -> Observation:
     """The observation with its places as its call site: `libc.so.6 (openat64)`."""
-    places = [parse(fact) for fact in seen.evidence if fact.startswith(_AT)]
+    places = [parse(fact) for fact in observation.evidence if fact.startswith(_AT)]
     site = ", ".join(f"{place[2][0]} ({'/'.join(place[2][1:])})" if place[2][1:] else place[2][0] for place in places if place)
-    return seen._replace(site=site or "?", evidence=tuple(fact for fact in seen.evidence if not fact.startswith(_AT)))
+    return observation._replace(
+        site=site or "?", evidence=tuple(fact for fact in observation.evidence if not fact.startswith(_AT))
+    )

@@ -60,23 +60,23 @@ class Setting:
 
 def settings(old: Policy, new: Policy) -> tuple[Setting, ...]:
     """Return the settings that differ, the most dangerous first."""
-    return tuple(sorted(_settings(old, new), key=lambda one: -one.level.rank))
+    return tuple(sorted(_settings(old, new), key=lambda setting: -setting.level.rank))
 
 
 def _phases(old: Policy, new: Policy) -> Iterator[Setting]:
     before, after = ({phase.name: phase.triggers for phase in policy.phases} for policy in (old, new))
     for name in dict.fromkeys((*before, *after)):
-        was, now = (f"after {', '.join(one[name])}" if name in one else "" for one in (before, after))
-        if was == now:
+        earlier, now = (f"after {', '.join(triggers[name])}" if name in triggers else "" for triggers in (before, after))
+        if earlier == now:
             continue
         word = f"phase {name}"
-        if not was:
+        if not earlier:
             yield Setting(word, Level.NOTE, f"{word} {now}", "a process that makes such a call is allowed less from then on")
         elif not now:
             yield Setting(word, Level.WARNING, f"no {word}", "what was allowed for the start only is allowed for ever")
         else:
             level = Level.NOTE if {*before[name]} < {*after[name]} else Level.WARNING
-            yield Setting(word, level, f"{word} {was} -> {now}", "the phase begins at another call")
+            yield Setting(word, level, f"{word} {earlier} -> {now}", "the phase begins at another call")
 
 
 def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
@@ -187,33 +187,33 @@ class Judgement:
     @property
     def told(self) -> tuple[Ranked, ...]:
         """The differences that grant something, or no longer do."""
-        return tuple(one for one in self.differences if not one.idle)
+        return tuple(ranked for ranked in self.differences if not ranked.idle)
 
     @property
     def idle(self) -> tuple[Ranked, ...]:
         """The differences that grant nothing beyond the rest of the policy, and no longer allowing such."""
-        return tuple(one for one in self.differences if one.idle)
+        return tuple(ranked for ranked in self.differences if ranked.idle)
 
 
 def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgement:
     """Judge the change from one policy to another.  What takes more work than `budget` is a danger that is told first."""
     budget = budget or Budget()
-    found = judge_differences(old.policy, new.policy, budget)
-    complex_ones = [one.difference for one in found.differences if TOO_COMPLEX in one.dangers]
-    unjudged = {(one.arch, one.example.number) for one in complex_ones}
+    result = judge_differences(old.policy, new.policy, budget)
+    complex_ones = [ranked.difference for ranked in result.differences if TOO_COMPLEX in ranked.dangers]
+    unjudged = {(ranked.arch, ranked.example.number) for ranked in complex_ones}
     headlines = [
-        *starmap(_of_unjudged, sorted({*found.comparison.unjudged, *unjudged})),
+        *starmap(_of_unjudged, sorted({*result.comparison.unjudged, *unjudged})),
         *map(_of_setting, settings(old.policy, new.policy)),
         *map(_of_combination, completed(old.policy, new.policy, budget.space)),
-        *(Headline(Level(one.level), one.rule, None, *one[2:]) for one in judged(old.policy.files, new.policy.files)),
+        *(Headline(Level(risk.level), risk.rule, None, *risk[2:]) for risk in judged(old.policy.files, new.policy.files)),
     ]
-    headlines.sort(key=lambda one: -one.level.rank)
+    headlines.sort(key=lambda headline: -headline.level.rank)
     reasons = {
-        (one.arch, one.name, one.rule): Reason(one.accepted, one.accepted != before)
-        for one, before in with_reasons_before(old, new, budget)
-        if one.accepted
+        (finding.arch, finding.name, finding.rule): Reason(finding.accepted, finding.accepted != before)
+        for finding, before in with_reasons_before(old, new, budget)
+        if finding.accepted
     }
-    return replace(found, headlines=tuple(headlines), reasons=reasons)
+    return replace(result, headlines=tuple(headlines), reasons=reasons)
 
 
 def judge_differences(old: Policy, new: Policy, budget: Budget | None = None) -> Judgement:
@@ -225,8 +225,8 @@ def judge_differences(old: Policy, new: Policy, budget: Budget | None = None) ->
 
 def with_reasons_before(old: Document, new: Document, budget: Budget | None = None) -> list[tuple[Finding, str]]:
     """Return the findings of the new policy, each with the reason for which the old one accepted it; ''."""
-    before = {(one.arch, one.name, one.rule): one.accepted for one in lint(old, budget)}
-    return [(one, before.get((one.arch, one.name, one.rule), "")) for one in lint(new, budget)]
+    before = {(finding.arch, finding.name, finding.rule): finding.accepted for finding in lint(old, budget)}
+    return [(finding, before.get((finding.arch, finding.name, finding.rule), "")) for finding in lint(new, budget)]
 
 
 def _of_unjudged(arch: Arch, number: int) -> Headline:
@@ -234,13 +234,13 @@ def _of_unjudged(arch: Arch, number: int) -> Headline:
     return Headline(row.level, row.id, arch, name, name, f"it {row.grants}", row.why, row.safer)
 
 
-def _of_setting(one: Setting) -> Headline:
-    return Headline(one.level, one.rule, None, one.word, one.what, one.says)
+def _of_setting(setting: Setting) -> Headline:
+    return Headline(setting.level, setting.rule, None, setting.word, setting.what, setting.says)
 
 
-def _of_combination(one: Combined) -> Headline:
+def _of_combination(combination: Combined) -> Headline:
     """Completing a chain is a danger, also of one that a policy may well have: a reviewer decides it here, or never."""
-    new, others = one.calls[: one.new], one.calls[one.new :]
+    new, others = combination.calls[: combination.new], combination.calls[combination.new :]
     subject = f"{listed(new)}, with {listed(others)}" if others else listed(new)
-    row = one.row
-    return Headline(Level.DANGER, row.id, one.arch, new[0], subject, f"it {row.grants}", row.why, row.safer, new)
+    row = combination.row
+    return Headline(Level.DANGER, row.id, combination.arch, new[0], subject, f"it {row.grants}", row.why, row.safer, new)

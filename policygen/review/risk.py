@@ -48,20 +48,20 @@ class Ranked:
         return self.dangers[0].level.rank if self.dangers else -1
 
 
-def dangers_of(seen: Observation) -> tuple[Danger, ...]:
+def dangers_of(observation: Observation) -> tuple[Danger, ...]:
     """What of the catalogue the calls are that an observation stands for, the most dangerous first."""
-    arch = Arch.from_audit(seen.arch)
-    if arch is None or seen.number not in table(arch).by_number:
+    arch = Arch.from_audit(observation.arch)
+    if arch is None or observation.number not in table(arch).by_number:
         return ()
     calls, sets = table(arch), space()
-    arguments = calls.by_number[seen.number].arguments
-    region = truth(sets, expression(literal(seen.fitted(calls), calls), arguments), arguments)
-    found = [
+    arguments = calls.by_number[observation.number].arguments
+    region = truth(sets, expression(literal(observation.fitted(calls), calls), arguments), arguments)
+    rows = [
         row
-        for row in of_call(arch, seen.number)
-        if not row.free and granted(sets, row, arch, seen.number, region) != FALSE
+        for row in of_call(arch, observation.number)
+        if not row.free and granted(sets, row, arch, observation.number, region) != FALSE
     ]
-    return tuple(sorted(found, key=lambda row: -row.level.rank))
+    return tuple(sorted(rows, key=lambda row: -row.level.rank))
 
 
 def ranked(
@@ -71,11 +71,11 @@ def ranked(
 
     What takes more work than `budget` has the danger that says so; without one algebra.TooComplexError is raised."""
     sides: dict[str, tuple[Policy, Policy, _Beside]] = {}
-    for name in {one.phase for one in comparison.differences}:
+    for name in {difference.phase for difference in comparison.differences}:
         a, b = (as_in(policy, name or START) if policy.phases else policy for policy in (old, new))
         sides[name] = (a, b, _Beside(granted_by(a), granted_by(b)))
-    found = [_ranked(one, *sides[one.phase], budget) for one in comparison.differences]
-    return tuple(sorted(found, key=lambda one: (list(Arch).index(one.difference.arch), -one.rank, one.difference.order)))
+    result = [_ranked(difference, *sides[difference.phase], budget) for difference in comparison.differences]
+    return tuple(sorted(result, key=lambda item: (list(Arch).index(item.difference.arch), -item.rank, item.difference.order)))
 
 
 class _Beside(NamedTuple):
@@ -114,19 +114,19 @@ def _in_own_words(
 ) -> Difference:
     """Return a difference with the rules that are new in the policy's text, if an implied set gives the other calls of it."""
     arch, number = difference.arch, difference.example.number
-    mine = new.entries.get(arch, {}).get(number)
-    if difference.change is not Change.MORE or not new.implied or mine is None or mine.action != difference.after:
+    own = new.entries.get(arch, {}).get(number)
+    if difference.change is not Change.MORE or not new.implied or own is None or own.action != difference.after:
         return difference
     before = old.entries.get(arch, {}).get(number)
     had = alternatives(before.expression) if before else ()
-    added = tuple(part for part in alternatives(mine.expression) if part not in had)
+    added = tuple(part for part in alternatives(own.expression) if part not in had)
     arguments = table(arch).by_number[number].arguments
-    told = _union(sets, [truth(sets, part, arguments) for part in added])
+    written = _union(sets, [truth(sets, part, arguments) for part in added])
     given = [row for row in rows(new.implied, arch) if row.number == number and row.given <= beside.new]
-    known = sets.either(told, _union(sets, [truth(sets, row.entry.expression, arguments) for row in given]))
-    if sets.both(told, region) == FALSE or sets.both(region, sets.invert(known)) != FALSE:
+    explained = sets.either(written, _union(sets, [truth(sets, row.entry.expression, arguments) for row in given]))
+    if sets.both(written, region) == FALSE or sets.both(region, sets.invert(explained)) != FALSE:
         return difference
-    where = sets.both(region, told)
+    where = sets.both(region, written)
     return replace(difference, rules=added, example=example(sets, where, arch, number))
 
 
@@ -142,7 +142,7 @@ def _dangers(sets: Space, difference: Difference, region: int) -> tuple[Danger, 
     arch, number = difference.arch, difference.example.number
     if difference.change is not Change.MORE or not difference.after.lets_run or number not in table(arch).by_number:
         return ()
-    found = [
+    rows = [
         row
         for row in of_call(arch, number)
         if (
@@ -151,7 +151,7 @@ def _dangers(sets: Space, difference: Difference, region: int) -> tuple[Danger, 
             else granted(sets, row, arch, number, region) != FALSE
         )
     ]
-    return tuple(sorted(found, key=lambda row: -row.level.rank))
+    return tuple(sorted(rows, key=lambda row: -row.level.rank))
 
 
 def _is_idle(sets: Space, old: Policy, new: Policy, difference: Difference, region: int, beside: _Beside) -> bool:
@@ -170,36 +170,38 @@ def _is_implied(
     Not what gives the policy a capability that the other one lacks: the set only gives that back."""
     arch, number = difference.arch, difference.example.number
     arguments = table(arch).by_number[number].arguments
-    mine = [row for row in rows(IMPLIED[-1], arch) if row.number == number and row.given <= has]
-    given = [truth(sets, row.entry.expression, arguments) for row in mine if row.entry.action == answer]
+    rows_given = [row for row in rows(IMPLIED[-1], arch) if row.number == number and row.given <= has]
+    given = [truth(sets, row.entry.expression, arguments) for row in rows_given if row.entry.action == answer]
     if not given or sets.both(region, sets.invert(_union(sets, given))) != FALSE:
         return False
     if number not in policy.entries[arch]:
         return True
     giving = [one for one in capabilities(arch) if one.number == number and one.name in has - had]
-    return sets.both(region, _union(sets, [truth(sets, one.entry.expression, arguments) for one in giving])) == FALSE
+    return (
+        sets.both(region, _union(sets, [truth(sets, capability.entry.expression, arguments) for capability in giving])) == FALSE
+    )
 
 
 def _union(sets: Space, regions: Iterable[int]) -> int:
-    found = FALSE
-    for one in regions:
-        found = sets.either(found, one)
-    return found
+    union = FALSE
+    for region in regions:
+        union = sets.either(union, region)
+    return union
 
 
 def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collection[str] = ()) -> frozenset[Key]:
     """Return the keys of the observations that learning does not add to a policy, if there is one: what the catalogue warns of
     and the policy does not allow, and, if programs would be executed, what those do that no ordinary run has executed."""
     rehearsed = [
-        seen
-        for seen in recording.observations
-        if recording.rehearsed(seen) and not (policy and evaluate(policy, seen.event).lets_run)
+        observation
+        for observation in recording.observations
+        if recording.rehearsed(observation) and not (policy and evaluate(policy, observation.event).lets_run)
     ]
-    dangerous = {seen.key for seen in rehearsed if needs_a_person(seen, allow_opaque)}
-    if not any(_name(seen) in ("execve", "execveat") for seen in rehearsed if seen.key in dangerous):
+    dangerous = {observation.key for observation in rehearsed if needs_a_person(observation, allow_opaque)}
+    if not any(_name(observation) in ("execve", "execveat") for observation in rehearsed if observation.key in dangerous):
         return frozenset(dangerous)
-    ordinary = {seen.executable for seen in recording.plain().observations}
-    return frozenset(dangerous | {seen.key for seen in rehearsed if seen.executable not in ordinary})
+    ordinary = {observation.executable for observation in recording.plain().observations}
+    return frozenset(dangerous | {observation.key for observation in rehearsed if observation.executable not in ordinary})
 
 
 def needs_a_person(seen: Observation, allow_opaque: Collection[str] = ()) -> bool:

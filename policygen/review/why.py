@@ -70,15 +70,17 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
     calls = table(arch)
     entry = document.policy.entries[arch][number]
     note = note_of(document.layout, arch, number)
-    seen = tuple(
-        one.fitted(calls) for one in recording.observations if (one.arch, one.number) == (arch.audit, number)
+    observations = tuple(
+        observation.fitted(calls)
+        for observation in recording.observations
+        if (observation.arch, observation.number) == (arch.audit, number)
     )
-    would_be = _would_be(arch, seen, calls)
+    would_be = _would_be(arch, observations, calls)
     if document.policy.implied:
         would_be |= _would_grant(document.policy, recording, arch)
-    found = []
+    rules = []
     parts = alternatives(entry.expression) or (entry.expression,)
-    for alternative, covered in zip(parts, _covered(parts, seen, calls), strict=True):
+    for alternative, covered in zip(parts, _covered(parts, observations, calls), strict=True):
         those = covered or _behind(alternative, document.policy, recording, arch, number)
         if note and not those:
             origin = Origin.NOTED
@@ -88,29 +90,29 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
             changed = Origin.EXTENDED if document.policy.portable else Origin.CHANGED
             origin = Origin.LEARNED if alternative in would_be or note else changed
         rule = Entry(alternative, entry.action, entry.otherwise)
-        found.append(Provenance(arch, number, rule, origin, note, those, _widenings(alternative, number, those, calls)))
-    return tuple(found)
+        rules.append(Provenance(arch, number, rule, origin, note, those, _widenings(alternative, number, those, calls)))
+    return tuple(rules)
 
 
-def _would_be(arch: Arch, seen: Sequence[Observation], calls: Table) -> set[Expression]:
+def _would_be(arch: Arch, observations: Sequence[Observation], calls: Table) -> set[Expression]:
     """Return the alternatives that learning makes of the observations, with any of its options."""
-    if not seen:
+    if not observations:
         return set()
-    number = seen[0].number
+    number = observations[0].number
     arguments = calls.by_number[number].arguments
-    found: set[Expression] = set()
+    expressions: set[Expression] = set()
     for names_only, tight, loose in ((False, False, False), (False, True, False), (True, False, False), (False, False, True)):
-        rules = generalise(seen, calls, names_only=names_only, tight=tight, loose=loose).rules
+        rules = generalise(observations, calls, names_only=names_only, tight=tight, loose=loose).rules
         whole = tuple(expression(rule, arguments) for rule in rules)
-        found.update(normal_expression(arch, number, one) for one in (*whole, *minimise(whole, arguments)))
-    return found
+        expressions.update(normal_expression(arch, number, rule) for rule in (*whole, *minimise(whole, arguments)))
+    return expressions
 
 
 def _would_grant(policy: Policy, recording: Recording, arch: Arch) -> set[Expression]:
     """Return the alternatives with which learning grants the capabilities that the observations use."""
-    events = [one.event for one in recording.observations if Arch.from_audit(one.arch) is arch]
-    names = {one.name for event in events for one in witnessed(event)} & granted(policy)
-    return {part for name in names for one in least(arch, name) for part in alternatives(one.entry.expression)}
+    events = [observation.event for observation in recording.observations if Arch.from_audit(observation.arch) is arch]
+    names = {capability.name for event in events for capability in witnessed(event)} & granted(policy)
+    return {part for name in names for capability in least(arch, name) for part in alternatives(capability.entry.expression)}
 
 
 def _behind(
@@ -120,26 +122,26 @@ def _behind(
     if not policy.implied:
         return ()
     names = {
-        one.name
-        for one in capabilities(arch)
-        if one.is_least and one.number == number and alternative in alternatives(one.entry.expression)
+        capability.name
+        for capability in capabilities(arch)
+        if capability.is_least and capability.number == number and alternative in alternatives(capability.entry.expression)
     }
     if not names:
         return ()
-    mine = (one for one in recording.observations if Arch.from_audit(one.arch) is arch)
-    return tuple(one for one in mine if names & {used.name for used in witnessed(one.event)})
+    observations = (observation for observation in recording.observations if Arch.from_audit(observation.arch) is arch)
+    return tuple(observation for observation in observations if names & {used.name for used in witnessed(observation.event)})
 
 
 def _covered(
-    parts: Sequence[Expression], seen: Sequence[Observation], calls: Table
+    parts: Sequence[Expression], observations: Sequence[Observation], calls: Table
 ) -> Iterator[tuple[Observation, ...]]:
     """Yield for each alternative the observations with an event for which it holds."""
-    if not seen:
+    if not observations:
         yield from [()] * len(parts)
         return
-    arguments = calls.by_number[seen[0].number].arguments
-    literals = [expression(literal(one, calls), arguments) for one in seen]
-    values = [exact(one) for one in literals]
+    arguments = calls.by_number[observations[0].number].arguments
+    literals = [expression(literal(observed, calls), arguments) for observed in observations]
+    values = [exact(observed) for observed in literals]
     sets = space()
 
     @cache
@@ -154,21 +156,22 @@ def _covered(
     for part in parts:
         try:
             compared = mentioned(part)
-            found = tuple(one for place, one in enumerate(seen) if meet(part, compared, place))
+            group = tuple(observation for place, observation in enumerate(observations) if meet(part, compared, place))
         except TooComplexError:
-            found = tuple(seen)  # too many are better than too few
-        yield found
+            group = tuple(observations)  # too many are better than too few
+        yield group
 
 
 def _widenings(
-    alternative: Expression, number: int, those: Sequence[Observation], calls: Table
+    alternative: Expression, number: int, observations: Sequence[Observation], calls: Table
 ) -> dict[tuple[int, Widening], int]:
     """Return how an alternative allows more than the observations of its own call; a capability may come from another."""
-    mine = [seen for seen in those if seen.number == number]
-    if not mine or (rule := read(alternative, calls, number)) is None:
+    own = [observation for observation in observations if observation.number == number]
+    if not own or (rule := read(alternative, calls, number)) is None:
         return {}
-    found = Counter((one.index, one.widening) for seen in mine for one in widenings_of(rule, seen, calls))
-    return dict(sorted(found.items()))
+    widened = (each for observation in own for each in widenings_of(rule, observation, calls))
+    counts = Counter((each.index, each.widening) for each in widened)
+    return dict(sorted(counts.items()))
 
 
 _CALL = re.compile(r"(\w+)\(([^()]*)\)")
@@ -245,9 +248,9 @@ def explain(policy: Policy, event: Event) -> Explanation:
     if arch is None or entry is None or isinstance(entry.expression, Always):
         return Explanation(action, entry, None, ())
     arguments = table(arch).by_number[event.number].arguments
-    found = [
+    rules = [
         (alternative, tuple(part for part in conjuncts(alternative) if not holds(part, arguments, event.arguments)))
         for alternative in alternatives(entry.expression)
     ]
-    nearest, failing = min(found, key=lambda pair: len(pair[1]))
+    nearest, failing = min(rules, key=lambda pair: len(pair[1]))
     return Explanation(action, entry, nearest, failing)

@@ -85,9 +85,9 @@ class Space:
         if then == TRUE and otherwise == FALSE:
             return condition
         key = (condition, then, otherwise)
-        found = self._choices.get(key)
-        if found is not None:
-            return found
+        result = self._choices.get(key)
+        if result is not None:
+            return result
         if len(self._choices) >= self.effort:
             raise TooComplexError(f"more than {self.effort} choices")
         variable, low, high = self._variable, self._low, self._high
@@ -98,10 +98,10 @@ class Space:
         condition0, condition1 = (low[condition], high[condition]) if a == top else (condition, condition)
         then0, then1 = (low[then], high[then]) if b == top else (then, then)
         otherwise0, otherwise1 = (low[otherwise], high[otherwise]) if c == top else (otherwise, otherwise)
-        found = self._choices[key] = self._node(
+        result = self._choices[key] = self._node(
             top, self.choose(condition0, then0, otherwise0), self.choose(condition1, then1, otherwise1)
         )
-        return found
+        return result
 
     def invert(self, a: int) -> int:
         return self.choose(a, FALSE, TRUE)
@@ -181,69 +181,69 @@ class Space:
 
     def where(self, function: int, leaf: int) -> int:
         """Return the set in which the function is this leaf."""
-        known: dict[int, int] = {}
+        results: dict[int, int] = {}
 
         def walk(node: int) -> int:
             if self._variable[node] == self.bits:
                 return TRUE if node == leaf else FALSE
-            if node not in known:
-                known[node] = self._node(self._variable[node], walk(self._low[node]), walk(self._high[node]))
-            return known[node]
+            if node not in results:
+                results[node] = self._node(self._variable[node], walk(self._low[node]), walk(self._high[node]))
+            return results[node]
 
         return walk(function)
 
     def fixed(self, function: int, cube: Cube) -> int:
         """Return the function with the cube's variables fixed to its values, so that it does not depend on them."""
         care, value = cube
-        known: dict[int, int] = {}
+        results: dict[int, int] = {}
 
         def walk(node: int) -> int:
             variable = self._variable[node]
             if variable == self.bits:
                 return node
-            if node not in known:
+            if node not in results:
                 bit = 1 << (self.bits - 1 - variable)
                 if care & bit:
-                    known[node] = walk(self._high[node] if value & bit else self._low[node])
+                    results[node] = walk(self._high[node] if value & bit else self._low[node])
                 else:
-                    known[node] = self._node(variable, walk(self._low[node]), walk(self._high[node]))
-            return known[node]
+                    results[node] = self._node(variable, walk(self._low[node]), walk(self._high[node]))
+            return results[node]
 
         return walk(function)
 
     def always(self, region: int, variables: int) -> int:
         """Return the points that are in the set for all values of these variables, which are given as the bits of a point."""
-        known: dict[int, int] = {}
+        results: dict[int, int] = {}
 
         def walk(node: int) -> int:
             variable = self._variable[node]
             if variable == self.bits:
                 return node
-            if node not in known:
+            if node not in results:
                 low, high = walk(self._low[node]), walk(self._high[node])
                 free = variables >> (self.bits - 1 - variable) & 1
-                known[node] = self.both(low, high) if free else self._node(variable, low, high)
-            return known[node]
+                results[node] = self.both(low, high) if free else self._node(variable, low, high)
+            return results[node]
 
         return walk(region)
 
     def _below(self, function: int) -> set[int]:
         """Return all nodes of the function."""
-        found, ahead = set(), [function]
+        reachable, ahead = set(), [function]
         while ahead:
             node = ahead.pop()
-            if node not in found:
-                found.add(node)
+            if node not in reachable:
+                reachable.add(node)
                 if self._variable[node] < self.bits:
                     ahead += [self._low[node], self._high[node]]
-        return found
+        return reachable
 
     def cubes(self, region: int, limit: int = MAX_CUBES) -> tuple[Cube, ...] | None:
         """Return few cubes whose union is the set, none of them superfluous (Minato, "Fast Generation of Irredundant
         Sum-of-Products Forms from Binary Decision Diagrams", 1992).  None if there are more than `limit`, or finding
         them takes too much work."""
         effort = len(self._choices) + 512 * limit
-        known: dict[tuple[int, int], tuple[tuple[Cube, ...], int]] = {}
+        covers: dict[tuple[int, int], tuple[tuple[Cube, ...], int]] = {}
 
         def cover(least: int, most: int) -> tuple[tuple[Cube, ...], int]:
             """Return cubes whose union lies between the two sets, and that union."""
@@ -251,9 +251,9 @@ class Space:
                 return (), FALSE
             if most == TRUE:
                 return ((0, 0),), TRUE
-            found = known.get((least, most))
-            if found is not None:
-                return found
+            result = covers.get((least, most))
+            if result is not None:
+                return result
             variable = min(self._variable[least], self._variable[most])
             least0, least1 = self.branches(least, variable)
             most0, most1 = self.branches(most, variable)
@@ -269,8 +269,8 @@ class Space:
             )
             if len(cubes) > limit or len(self._choices) > effort:
                 raise TooComplexError(f"more than {limit} cubes")
-            found = known[least, most] = cubes, self.either(self._node(variable, union0, union1), union)
-            return found
+            result = covers[least, most] = cubes, self.either(self._node(variable, union0, union1), union)
+            return result
 
         try:
             return cover(region, region)[0]

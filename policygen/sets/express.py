@@ -41,24 +41,24 @@ def express(space: Space, where: int, arch: Arch, number: int, limit: int) -> Ex
         return None
     if (refused := _all_but(space, where, arguments)) is not None:
         return normal_expression(arch, number, refused)
-    found = _by_order(space, where, arguments, limit)
-    cubes = regions.alternatives(space, where, limit if found is None else min(limit, len(found)))
-    if cubes is not None and (found is None or len(cubes) <= len(found)):
+    rules = _by_order(space, where, arguments, limit)
+    cubes = regions.alternatives(space, where, limit if rules is None else min(limit, len(rules)))
+    if cubes is not None and (rules is None or len(cubes) <= len(rules)):
         single = len(cubes) == 1 and len(cubes[0]) == 1
-        if found is None or len(cubes) < len(found) or (single and arguments[cubes[0][0][0]].kind in _BITS):
-            named = [_conjunction(one, arguments) for cube in cubes for one in _by_value(cube, arguments)]
-            found = list(minimise(named, arguments)) if len(named) > len(cubes) else named
-    if found is None:
+        if rules is None or len(cubes) < len(rules) or (single and arguments[cubes[0][0][0]].kind in _BITS):
+            named = [_conjunction(conjunction, arguments) for cube in cubes for conjunction in _by_value(cube, arguments)]
+            rules = list(minimise(named, arguments)) if len(named) > len(cubes) else named
+    if rules is None:
         return None
-    return normal_expression(arch, number, Or(tuple(found)))
+    return normal_expression(arch, number, Or(tuple(rules)))
 
 
 def nameable(arch: Arch, number: int) -> int:
     """Return the bits of a point (`region`) that conditions on the call's arguments can compare."""
-    known = operands(arch, number)
+    names = operands(arch, number)
     bits = 0
-    for index, argument in enumerate(known.syscall.arguments):
-        if not known.is_pointer(index):
+    for index, argument in enumerate(names.syscall.arguments):
+        if not names.is_pointer(index):
             bits |= argument.mask << regions.shift(index)
     return bits
 
@@ -155,7 +155,7 @@ def _between(index: int, first: int, last: int, low: int, high: int) -> Expressi
 
 def _intervals(space: Space, where: int, index: int, argument: Argument) -> list[Interval] | None:
     """Return the argument's values in a set that it alone decides, as ascending intervals; None if there are too many."""
-    found: list[Interval] = []
+    intervals: list[Interval] = []
     shift = regions.shift(index)
     offset = 1 << argument.width - 1 if argument.signed else 0  # added to signed values, it gives the order of unsigned ones
 
@@ -165,11 +165,11 @@ def _intervals(space: Space, where: int, index: int, argument: Argument) -> list
             return True
         if node == TRUE:
             last = first + (2 << bit) - 1 if bit >= 0 else first
-            if found and found[-1][1] == first - 1:
-                found[-1] = (found[-1][0], last)
+            if intervals and intervals[-1][1] == first - 1:
+                intervals[-1] = (intervals[-1][0], last)
             else:
-                found.append((first, last))
-            return len(found) <= _MAX_INTERVALS
+                intervals.append((first, last))
+            return len(intervals) <= _MAX_INTERVALS
         low, high = space.branches(node, regions.BITS - 1 - shift - bit)
         if offset >> bit & 1:
             low, high = high, low
@@ -177,7 +177,7 @@ def _intervals(space: Space, where: int, index: int, argument: Argument) -> list
 
     if not walk(where, argument.width - 1, 0):
         return None
-    return [(first - offset, last - offset) for first, last in found]
+    return [(first - offset, last - offset) for first, last in intervals]
 
 
 def minimise(
@@ -197,16 +197,16 @@ def minimise(
             after.append(sets.either(after[-1], regions[i]))
         if after[-1] == TRUE:
             return (Always(True),)
-        kept, before = [], FALSE
+        needed, before = [], FALSE
         for i in order:
             after.pop()
-            others = sets.either(before, after[-1])
-            if sets.choose(others, FALSE, regions[i]) != FALSE:
-                kept.append(i)
+            rest = sets.either(before, after[-1])
+            if sets.choose(rest, FALSE, regions[i]) != FALSE:
+                needed.append(i)
                 before = sets.either(before, regions[i])
     except TooComplexError:
         return tuple(alternatives)
-    return tuple(alternatives[i] for i in sorted(kept))
+    return tuple(alternatives[i] for i in sorted(needed))
 
 
 def _conditions(expression: Expression) -> int:

@@ -32,17 +32,17 @@ class Form:
 
 
 def form_of(entry: Entry, default: Action) -> Form:
-    other = entry.otherwise or default
+    otherwise = entry.otherwise or default
     if entry.expression == Always(False):
         return Form(Always(False), None, entry.otherwise)
     if entry.action.lets_run:
-        if other.lets_run and entry.expression != Always(True):
+        if otherwise.lets_run and entry.expression != Always(True):
             raise JoinError("an entry with two actions that let the call run must be merged by hand")
         return Form(entry.expression, entry.action, entry.otherwise)
     if entry.expression == Always(True):
         return Form(Always(False), None, entry.action)
-    if other.lets_run:
-        return Form(Not(entry.expression), other, entry.action)
+    if otherwise.lets_run:
+        return Form(Not(entry.expression), otherwise, entry.action)
     raise JoinError("an entry with two actions that deny the call must be merged by hand")
 
 
@@ -56,9 +56,9 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
         return a
     if a is None or b is None:
         return None if default.lets_run else a or b
-    one, other = form_of(a, default), form_of(b, default)
-    actions = {form.action for form in (one, other) if form.action}
-    refusals = {form.refusal for form in (one, other) if form.refusal}
+    first, second = form_of(a, default), form_of(b, default)
+    actions = {form.action for form in (first, second) if form.action}
+    refusals = {form.refusal for form in (first, second) if form.refusal}
     if len(actions) > 1:
         raise JoinError("they let the call run with different actions")
     if len(refusals) > 1:
@@ -66,15 +66,15 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
     arguments = table(arch).by_number[number].arguments
     sets = space()
     try:
-        regions = [truth(sets, form.allowed, arguments) for form in (one, other)]
+        regions = [truth(sets, form.allowed, arguments) for form in (first, second)]
         both = sets.either(*regions)
     except TooComplexError as error:
         raise JoinError(str(error)) from None
     refusal = next(iter(refusals), None)
-    for entry, form, region in ((a, one, regions[0]), (b, other, regions[1])):
+    for entry, form, region in ((a, first, regions[0]), (b, second, regions[1])):
         if region == both and (form.refusal == refusal or both == TRUE):
             return entry
-    whole = normal_expression(arch, number, Or((one.allowed, other.allowed)))
+    whole = normal_expression(arch, number, Or((first.allowed, second.allowed)))
     parts = minimise(alternatives(whole), arguments)
     expression = parts[0] if len(parts) == 1 else Or(parts)
     return normal_entry(arch, number, Entry(expression, next(iter(actions)), refusal))

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from policygen.values import as_dict, frozen, made, replace, uncompared
+from policygen.values import as_dict, field, frozen, replace, uncompared
 
 
 @frozen
@@ -15,8 +15,8 @@ class Point:
 
     x: int
     y: int = 2
-    names: list[str] = made(factory=list)
-    notes: dict[str, int] = made(factory=dict, init=False)
+    names: list[str] = field(factory=list)
+    notes: dict[str, int] = field(factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.x < 0:

@@ -8,7 +8,7 @@ from policygen.comparing.compare import Verdict, compare
 from policygen.comparing.reduce import reduce
 from policygen.language.document import parse
 from policygen.lint.catalogue import Level
-from policygen.lint.files import found, judged, risks
+from policygen.lint.files import judged, risks, risks_of
 from policygen.lint.findings import lint
 from policygen.merging.threeway import merge_documents
 from policygen.merging.unite import unite
@@ -51,7 +51,7 @@ TABLE = (
 @pytest.mark.parametrize(("lines", "ids"), TABLE, ids=[row[0] for row in TABLE])
 def test_the_risks_of_a_grant(lines, ids):
     policy = parse(lines).policy
-    names = {risk.id for _, risk in found(policy.files)}
+    names = {risk.id for _, risk in risks_of(policy.files)}
     assert ids <= names if "path /: read" in lines else ids == names
     assert names == {finding.rule for finding in lint(parse(lines))}
 
