@@ -24,8 +24,12 @@ MAY_IMPORT = {
     "enforcer": {"enforcer", "policygen", *SHARED},
     "callfence": {"callfence", "enforcer", "policygen", "tracer", *SHARED},
 }
-ONE_PLACE = {"ptrace": "tracer/kernel.py", "pyseccomp": "policygen/filter/library.py", "rich": "callfence/shared/terminal.py"}
-ONE_PLACE |= {"yaml": "policygen/formats/containers/spo.py"}
+ONE_PLACE = {
+    "ptrace": "tracer/kernel.py",
+    "pyseccomp": "policygen/filter/libseccomp.py",
+    "rich": "callfence/shared/terminal.py",
+    "yaml": "policygen/formats/containers/spo.py",
+}
 
 
 LAYERS = {

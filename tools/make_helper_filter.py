@@ -12,7 +12,7 @@ from enforcer.bpf import ARCH, ARGUMENTS, EQUAL, JUMP, LOAD, NUMBER, assembled
 from enforcer.shield import ARCHITECTURES, DENY, NO_PIDS
 from policygen.filter.compile import compile_policy
 from policygen.language.document import parse_file
-from policygen.merging.unite import unite
+from policygen.merging import unite
 from tracer import pids
 
 if TYPE_CHECKING:

@@ -63,7 +63,7 @@ def compiled(
         raise
     except CallfenceError as error:
         from enforcer.arming.nested import is_filtered
-        from policygen.filter.library import LibseccompError
+        from policygen.filter.libseccomp import LibseccompError
 
         remedy = f"; compile it beforehand: `callfence compile -o FILE {path}`, and `enforce --compiled FILE`"
         is_denied = isinstance(error, LibseccompError) and is_filtered()

@@ -77,9 +77,9 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
     is_warm = existing is not None and is_within and not records_all
     if not options.check:
         if existing is None or not is_within:  # a filter that is at hand was made with libseccomp
-            from policygen.filter import library
+            from policygen.filter import libseccomp
 
-            library.require()
+            libseccomp.require()
         _require_writable(policy, recording)
     return Prepared(policy, recording, existing, is_warm, base, default, with_files)
 

@@ -14,7 +14,7 @@ from callfence.report.rules import files as files_and_ports
 from callfence.report.rules import phases, rules
 from callfence.report.runs import how_sure, matrix, tree
 from callfence.shared.text import on_one_line, plural, printable
-from policygen.comparing.compare import Change
+from policygen.comparing import Change
 from policygen.completeness.confidence import run_next, seen_only
 from policygen.grants import NOT_CONFINED
 from policygen.language.naming import format_action, format_call

@@ -1,4 +1,4 @@
-"""Programs that libseccomp writes for rules, through pyseccomp.
+"""Programs that libseccomp writes for rules, through pyseccomp, which no other module imports.
 
 libseccomp is given numbers and masked equality, never orderings, which it miscompiles.  It runs in a child process, since it
 can hang.  Its output is not trusted: `compile` proves the whole filter before returning it.  It always compiles for its
@@ -9,23 +9,26 @@ turn `socket` into `socketcall` as well.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import resource
 import select
 import signal
 import time
+from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
-from policygen.filter.library import LibseccompError, pyseccomp
 from tracer.abi import X32_BIT
+from tracer.errors import InternalError, UserError
 from tracer.named import NamedTuple
 from tracer.starting.child import fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 SECONDS = 30.0
 """Timeout of libseccomp for one program, in seconds.  The largest programs that fit a filter take it up to five."""
@@ -215,3 +218,54 @@ def _entry(program: list[Instruction]) -> int:
             pc += instruction.jf
         else:
             return pc - 1
+
+
+class LibseccompError(InternalError):
+    """libseccomp refused the rules, crashed, or did not finish in time."""
+
+
+class MissingLibraryError(UserError):
+    """libseccomp or pyseccomp is not installed; `str()` says how to install it."""
+
+
+def require() -> None:
+    """Raise MissingLibraryError unless libseccomp and pyseccomp can be found.
+
+    pyseccomp itself is not loaded, which would take 8 ms."""
+    with _explained():
+        if PathFinder.find_spec("pyseccomp") is None:
+            raise ImportError("No module named 'pyseccomp'")
+        ctypes.CDLL(_soname("seccomp"))
+
+
+def pyseccomp() -> Any:
+    """Return the module pyseccomp, loaded.  Raises MissingLibraryError."""
+    from ctypes import util
+
+    find = util.find_library
+    util.find_library = _soname  # pyseccomp would run ldconfig(8) twice: 9 ms
+    try:
+        with _explained():
+            import pyseccomp
+    finally:
+        util.find_library = find
+    return pyseccomp
+
+
+def _soname(name: str) -> str:
+    return {"c": "libc.so.6", "seccomp": "libseccomp.so.2"}[name]
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn an error of the import into a MissingLibraryError that says what to install, or a MemoryError."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingLibraryError(f"pyseccomp is missing ({error}): pip install pyseccomp") from error
+    except (RuntimeError, OSError) as error:  # the shared library is missing, or cannot be loaded
+        if "map segment" in str(error) or "allocate" in str(error):  # what the dynamic loader says of want of memory
+            raise MemoryError(str(error)) from error
+        raise MissingLibraryError(
+            f"libseccomp is missing ({error}): install the package libseccomp2 (Debian, Ubuntu) or libseccomp"
+        ) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import Change, compare
+from policygen.comparing import Change, compare
 from policygen.evaluate import answers
 from policygen.formats import Addition, Direction, ExportError, Loss
 from policygen.grants import ALL, Files, Right
@@ -25,7 +25,7 @@ from tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from policygen.comparing.compare import Difference
+    from policygen.comparing import Difference
 
 NATIVE = Arch.X86_64
 """The one architecture of the formats that support only one."""

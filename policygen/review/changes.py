@@ -12,7 +12,7 @@ from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import Change, Verdict, compare
+from policygen.comparing import Change, Verdict, compare
 from policygen.files.algebra import differences as file_differences
 from policygen.files.algebra import with_line
 from policygen.language.document import Document

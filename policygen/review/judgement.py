@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import starmap
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import Comparison, compare
+from policygen.comparing import Comparison, compare
 from policygen.language.naming import format_action
 from policygen.lint.catalogue import TOO_COMPLEX, Combined, Level, completed, listed
 from policygen.lint.files import judged

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.comparing.compare import compare
+from policygen.comparing import compare
 from policygen.formats import FormatOptions
 from policygen.formats.containers import oci
 from policygen.formats.containers.runtimes import own_calls

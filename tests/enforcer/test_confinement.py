@@ -8,10 +8,10 @@ import pytest
 
 from callfence.judging.differences import rule_texts
 from enforcer import confinement
-from policygen.comparing.compare import compare
+from policygen.comparing import compare
 from policygen.filter.verify import verify
 from policygen.language.document import parse_file
-from policygen.merging.unite import unite
+from policygen.merging import unite
 
 POLICY = Path(confinement.__file__).with_name("helper.policy")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from installed import PROBE_POLICY
 
 from policygen import formats
-from policygen.comparing.compare import compare
+from policygen.comparing import compare
 from policygen.formats import Direction, ExportError, FormatOptions, ImportFormatError
 from policygen.language.document import parse
 

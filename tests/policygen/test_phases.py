@@ -7,15 +7,13 @@ from itertools import pairwise
 import pytest
 from calls import event
 
-from policygen.comparing.compare import Verdict, compare
-from policygen.comparing.reduce import reduce
+from policygen.comparing import Verdict, compare, reduce
 from policygen.errors import PolicyError
 from policygen.evaluate import evaluate
 from policygen.language.document import Document, parse
 from policygen.language.naming import format_action
 from policygen.lint.findings import lint
-from policygen.merging.threeway import merge_documents
-from policygen.merging.unite import unite
+from policygen.merging import merge_documents, unite
 from policygen.model import Phase
 from policygen.phases import START, in_phase, phase_policies, with_phases
 from policygen.review.changes import Answer, Decision, changes, resolve

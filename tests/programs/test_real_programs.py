@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import require
 
-from policygen.comparing.compare import compare
+from policygen.comparing import compare
 from policygen.formats import FormatOptions
 from policygen.formats.containers import oci
 from policygen.formats.containers.runtimes import with_own_calls
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from conftest import Commands
 
-    from policygen.comparing.compare import Difference
+    from policygen.comparing import Difference
 
     Normalise = Callable[[bytes], bytes]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import change_of
+from policygen.comparing import change_of
 from policygen.evaluate import answers
 from policygen.filter import bpf, symbolic
 from policygen.filter.libseccomp import LibseccompRule, generate

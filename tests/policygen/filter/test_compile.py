@@ -452,7 +452,7 @@ def without(name, *arguments, **options):
     return load(name, *arguments, **options)
 ctypes.CDLL = without
 from policygen.filter.compile import compile_policy
-from policygen.filter.library import MissingLibraryError
+from policygen.filter.libseccomp import MissingLibraryError
 from policygen.language.document import parse
 try:
     compile_policy(parse("callfence 1\\nread: allow\\n").policy)

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.comparing.compare import Change, compare
-from policygen.comparing.reduce import reduce
+from policygen.comparing import Change, compare, reduce
 from policygen.implied.resolve import narrowed, resolved
 from policygen.language.document import parse
 from policygen.language.normal import normal
 from policygen.lint.findings import lint
-from policygen.merging.threeway import merge_documents
-from policygen.merging.unite import unite
+from policygen.merging import merge_documents, unite
 from policygen.values import replace
 from tracer.abi import Arch
 

@@ -10,7 +10,7 @@ from calls import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policygen.comparing.compare import compare
+from policygen.comparing import compare
 from policygen.evaluate import evaluate
 from policygen.implied.resolve import granted
 from policygen.language.document import Document, parse

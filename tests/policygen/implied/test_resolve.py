@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import actions, entries, events
 
-from policygen.comparing.compare import compare
+from policygen.comparing import compare
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
 from policygen.filter.verify import verify

@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import conditions, events, policies
 
-from policygen.comparing.compare import Verdict, compare
-from policygen.comparing.reduce import reduce
+from policygen.comparing import Verdict, compare, reduce
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
 from policygen.filter.lift import lift
@@ -24,8 +23,7 @@ from policygen.learning.extend import Options
 from policygen.learning.generalise import Widening
 from policygen.learning.generate import Generated, generate
 from policygen.learning.portable import made_portable, with_equivalents
-from policygen.merging.threeway import merge_documents
-from policygen.merging.unite import unite
+from policygen.merging import merge_documents, unite
 from policygen.model import ENOSYS, KILL, Always, And, Entry, Expression, Operator, Or, Policy, alternatives
 from policygen.recording.fold import Folder
 from tracer.abi import Arch, Event, table

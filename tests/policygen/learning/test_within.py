@@ -9,7 +9,7 @@ from calls import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policygen.comparing.compare import Change, compare
+from policygen.comparing import Change, compare
 from policygen.evaluate import evaluate
 from policygen.language.document import Document, parse
 from policygen.learning.extend import Options

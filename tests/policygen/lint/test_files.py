@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from policygen.comparing.compare import Verdict, compare
-from policygen.comparing.reduce import reduce
+from policygen.comparing import Verdict, compare, reduce
 from policygen.language.document import parse
 from policygen.lint.catalogue import Level
 from policygen.lint.files import judged, risks, risks_of
 from policygen.lint.findings import lint
-from policygen.merging.threeway import merge_documents
-from policygen.merging.unite import unite
+from policygen.merging import merge_documents, unite
 from policygen.review.changes import Answer, Decision, changes, resolve
 from policygen.review.judgement import judge
 from policygen.sets.join import JoinError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from policygen.comparing.compare import Verdict
+from policygen.comparing import Verdict
 from policygen.implied import resolve
 from policygen.language.document import parse
 from policygen.lint.findings import lint

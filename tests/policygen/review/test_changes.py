@@ -7,7 +7,7 @@ from examples import EXAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policygen.comparing.compare import Verdict, compare
+from policygen.comparing import Verdict, compare
 from policygen.language.document import parse
 from policygen.language.naming import format_entry
 from policygen.review.changes import Answer, Decision, EntryChange, SettingChange, changes, resolve

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policygen.comparing.compare import Change, compare
+from policygen.comparing import Change, compare
 from policygen.language.document import parse
 from policygen.language.naming import format_entry
 from policygen.sets.join import JoinError, join_entries

@@ -27,7 +27,7 @@ from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policygen.comparing.compare import Change, compare
+from policygen.comparing import Change, compare
 from policygen.filter import bpf
 from policygen.formats import Direction, ExportError, FormatOptions, Loss
 from policygen.formats.containers import k8s, oci, spo

@@ -11,7 +11,7 @@ from strategies import actions, entries, events
 from policygen.evaluate import evaluate
 from policygen.language.document import parse
 from policygen.language.normal import normal_entry
-from policygen.merging.threeway import _ConflictError, merge_documents, merge_entry
+from policygen.merging import _ConflictError, merge_documents, merge_entry
 from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Entry, Policy
 from policygen.sets.join import JoinError, join_entries, refuses
 from tracer.abi import Arch, Event, table

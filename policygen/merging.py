@@ -1,12 +1,13 @@
-"""The three-way merge of policies, by meaning and not by lines, and its conflicts with git's conflict markers."""
+"""Several policies as one: the union, which allows what any of them allows; git's three-way merge."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
 from policygen.files import algebra
+from policygen.implied.resolve import resolved
 from policygen.language.document import Document
-from policygen.language.layout import reconcile
+from policygen.language.layout import Layout, reconcile
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal, normal_entry
 from policygen.learning.portable import made_portable
@@ -14,6 +15,7 @@ from policygen.model import ALLOW, Action, Always, And, Entry, Or, Phase, altern
 from policygen.phases import in_each, names_of
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.express import minimise
+from policygen.sets.join import JoinError, join_entries
 from policygen.sets.region import space, truth
 from policygen.values import frozen, replace
 from tracer.abi import Arch, Argument, table
@@ -22,6 +24,82 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from policygen.model import Expression, Policy
+
+def unite(ours: Document, theirs: Document) -> Document:
+    """Return the document that allows what either allows, with the comments of both.
+
+    Raises JoinError if the two differ in something that has no union: a setting, or the way to deny a call.  The
+    table is the newer one.  The result has the architectures of both, and is portable if one of them is.
+    """
+    policy = _united(ours.policy, theirs.policy)
+    return Document(ours.policy, reconcile(Layout(), ours.layout, theirs.layout)).with_policy(policy)
+
+
+def _united(a: Policy, b: Policy) -> Policy:
+    if a.phases or b.phases:
+        theirs = {phase.name: phase.triggers for phase in b.phases}
+        for phase in a.phases:
+            if theirs.get(phase.name, phase.triggers) != phase.triggers:
+                raise JoinError(f"phase {phase.name} begins with other calls in each: make both the same")
+        return in_each(_united, a, b)
+    a, b = _equally_portable(a, b)
+    for word, mine, other in (
+        ("arm", a.arm, b.arm),
+        ("default", format_action(a.default), format_action(b.default)),
+        ("unknown", format_action(a.unknown), format_action(b.unknown)),
+    ):
+        if mine != other:
+            raise JoinError(f"one says `{word} {mine}`, the other `{word} {other}`: make both the same")
+    for what, differs in _confined(a, b):
+        if differs:
+            raise JoinError(f"one confines {what}, and the other does not: give both such lines, or none")
+    implied = max(a.implied, b.implied)
+    entries = {arch: _section(a, b, arch) for arch in Arch if _has(a, b, arch)}
+    files = algebra.united(a.files, b.files)
+    scope = scope_of({*scopes(a.scope)} & {*scopes(b.scope)})
+    optional = a.phases_optional or b.phases_optional
+    settings = {"implied": implied, "scope": scope, "table": max(a.table, b.table), "phases_optional": optional}
+    return replace(a, entries=entries, files=files, **settings)
+
+
+def _equally_portable(a: Policy, b: Policy) -> tuple[Policy, Policy]:
+    """Return both policies; if only one is portable, the other with its equivalents."""
+    if a.portable == b.portable:
+        return a, b
+    return (a, made_portable(b).policy) if a.portable else (made_portable(a).policy, b)
+
+
+def _confined(a: Policy, b: Policy) -> list[tuple[str, bool]]:
+    """Return what policies confine besides calls, each with whether only one of the two does."""
+    parts = {"paths": "files", "connect": "the ports that it connects to", "bind": "the ports that it binds"}
+    return [(what, (getattr(a.files, part) is None) != (getattr(b.files, part) is None)) for part, what in parts.items()]
+
+
+def _has(a: Policy, b: Policy, arch: Arch) -> bool:
+    return arch in a.entries or arch in b.entries
+
+
+def _entry(policy: Policy, other: Policy, arch: Arch, number: int) -> Entry | None:
+    """Return what a policy says of a call; what its implied set says, where the other one denies something explicitly."""
+    mine, theirs = policy.entries[arch].get(number), other.entries[arch].get(number)
+    denies = theirs is not None and not theirs.only_allows
+    return resolved(policy).entries[arch].get(number) if mine is None and denies else mine
+
+
+def _section(a: Policy, b: Policy, arch: Arch) -> dict[int, Entry]:
+    if arch not in a.entries or arch not in b.entries:
+        return dict(a.entries.get(arch) or b.entries.get(arch) or {})
+    section = {}
+    for number in dict.fromkeys((*a.entries[arch], *b.entries[arch])):
+        ours, theirs = _entry(a, b, arch, number), _entry(b, a, arch, number)
+        try:
+            entry = join_entries(arch, number, ours, theirs, a.default)
+        except JoinError as error:
+            raise JoinError(f"{table(arch).by_number[number].name}: {error}") from None
+        if entry is not None:
+            section[number] = entry
+    return section
+
 
 T = TypeVar("T")
 
@@ -91,7 +169,7 @@ def _merge(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy
     entries: dict[Arch, dict[int, Entry]] = {}
     for arch in Arch:
         if arch in b.entries or arch in c.entries:
-            section = _section(a, b, c, arch, conflicts)
+            section = _merged_section(a, b, c, arch, conflicts)
             there = _pick(arch in a.entries, arch in b.entries, arch in c.entries)
             if there or section:
                 entries[arch] = section
@@ -133,7 +211,7 @@ def _file_line(policy: Policy, line: str) -> str:
     return "" if granted is None else f"{line}: {granted}"
 
 
-def _section(a: Policy, b: Policy, c: Policy, arch: Arch, conflicts: list[Conflict]) -> dict[int, Entry]:
+def _merged_section(a: Policy, b: Policy, c: Policy, arch: Arch, conflicts: list[Conflict]) -> dict[int, Entry]:
     section: dict[int, Entry] = {}
     before, ours, theirs = (policy.entries.get(arch, {}) for policy in (a, b, c))
     for number in dict.fromkeys((*ours, *theirs)):

@@ -10,8 +10,7 @@ from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policygen.comparing.compare import Change, Verdict, compare
-from policygen.comparing.reduce import reduce
+from policygen.comparing import Change, Verdict, compare, reduce
 from policygen.evaluate import evaluate
 from policygen.language.document import parse
 from policygen.language.naming import format_call, format_entry, format_expression
