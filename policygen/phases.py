@@ -1,6 +1,6 @@
 """Phases: what a policy with phases means, as one policy without phases for each of them.
 
-Whoever judges, compiles or compares works on these; whoever changes a policy changes each of them, and joins the results.
+Code that changes a policy with phases changes each of these, and joins the results; what each means: `implied.resolve`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading files that somebody else may have chosen.
+"""Reading files that another user may have chosen.
 
 On the way to every start of `enforce`, so nothing is imported that takes a millisecond.
 """

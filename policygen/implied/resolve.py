@@ -1,8 +1,8 @@
 """What a policy means: one `Resolved` policy for each of its phases, whose entries say all that is allowed there.
 
-Whoever judges a policy (the reference semantics, the compiler, comparisons, the linter) takes this type; only what edits a
-policy's text looks at its own entries.  An implied set adds to a call of which the policy says nothing, and to an entry that
-only allows.  An entry that denies something explicitly (`deny`, another action, `else`) stays as it is.
+Code that judges a policy (the reference semantics, the compiler, comparisons, the linter) takes this type; only code that
+edits a policy's text looks at its own entries.  An implied set adds to a call of which the policy says nothing, and to an
+entry that only allows.  An entry that denies something explicitly (`deny`, another action, `else`) is unchanged.
 """
 
 from __future__ import annotations

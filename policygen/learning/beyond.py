@@ -180,7 +180,7 @@ def _covers(rows: Sequence[Row], part: Expression, arguments: Sequence[Argument]
 
 
 def _fails(policy: Policy, call: Call, allow_opaque: Collection[str]) -> bool:
-    """Whether the implied set fails the call, because its arguments cannot be seen, and nobody wants it allowed."""
+    """Whether the implied set fails the call, because its arguments cannot be seen, and no option allows it."""
     arch, number = call
     name = table(arch).by_number[number].name
     if name not in OPAQUE or name in allow_opaque or number in policy.entries[arch]:

@@ -1,4 +1,4 @@
-"""Calls that stand for one another in different C libraries: equivalents.tsv and libc.tsv, read on first use."""
+"""Calls that different C libraries make for the same purpose: equivalents.tsv and libc.tsv, read on first use."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Carried:
 
 @frozen
 class Link:
-    """Whoever may make the one call may make the other."""
+    """Two calls: a policy that allows `source` allows `target` as well."""
 
     source: Side
     target: Side

@@ -53,8 +53,8 @@ class Known(NamedTuple):
 def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observation], calls: Table) -> Known:
     """What an entry, or its absence, says of observations of its call.
 
-    An observation of which nothing is known but an example counts as new unless the entry allows all that it may
-    stand for: better a rule too many in the diff than a denial.
+    An observation of which only an example is known counts as new unless the entry allows every call that was folded into
+    it: a rule too many in the diff is better than a denial.
     """
     if entry is None:
         return Known((), (), tuple(observations)) if default.lets_run else Known(tuple(observations), (), ())

@@ -1,6 +1,6 @@
 """What a policy gets whether it was observed or not, and what it does not get although it was: with the reasons.
 
-The reasons are notes in the policy (`layout.NOTE_WORDS`), so that nobody meets a rule that explains itself nowhere.
+The reasons are notes in the policy (`layout.NOTE_WORDS`), so that every rule is explained.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ FLOOR: Mapping[str, str] = {
     "gettimeofday": _CLOCK,
     "time": _CLOCK,
     "getcpu": "floor: what the vDSO falls back to",
-    "sched_yield": "floor: what spinning threads do now and then",
+    "sched_yield": "floor: what spinning threads call",
 }
-"""Allowed in every architecture of the policy that has them: whether a run needs one of them hangs on chance."""
+"""Allowed in every architecture of the policy that has them: whether a run makes these calls depends on timing."""
 
 CLONE_THREAD = 0x00010000
 """linux/sched.h"""
 
-THREADS = "floor: how threads wait for one another, as timing has it"
+THREADS = "floor: how threads wait for each other; depends on timing"
 """Why a program that starts threads may use all of `FUTEX_OPERATIONS`."""
 
 FUTEX_OPERATIONS = (
@@ -44,12 +44,12 @@ FUTEX_OPERATIONS = (
     "FUTEX_WAIT_BITSET_PRIVATE|FUTEX_CLOCK_REALTIME",
     "FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME",
 )
-"""What glibc, musl, Go and Rust make of locks, conditions and joins.  Whether a lock is found taken, and so which of them
-a run needs, hangs on chance."""
+"""What glibc, musl, Go and Rust make of locks, conditions and joins.  Whether a lock is taken, and so which of
+them a run needs, depends on timing."""
 
-PAUSE = "floor: how one waits a moment for another, as timing has it"
-"""Why a program that starts processes or threads may sleep as `PAUSES` do: whether it finds one of them where it wants it,
-or has to look again later, hangs on chance."""
+PAUSE = "floor: sleeping while waiting for another task; depends on timing"
+"""Why a program that starts processes or threads may sleep as `PAUSES` do: whether the
+other has got so far when it looks, or it has to look again, depends on timing."""
 
 STARTS = ("clone", "fork", "vfork")
 

@@ -258,7 +258,7 @@ def _is_left_over(argument: Argument, register: int, arch: Arch) -> bool:
 
 
 def literal(observation: Observation, calls: Table) -> Rule:
-    """The rule that allows just what the observation stands for: what it kept, and any value of what it did not."""
+    """The rule that allows exactly the calls of an observation: the values that it kept, and any value of the others."""
     return learned(observation, calls, range(len(observation.arguments)))
 
 

@@ -169,9 +169,9 @@ def _in_order(placed: Placed) -> Placed:
 
 def _with_waits(placed: Placed, policy: Policy, options: Options) -> Placed:
     """With every way in which threads may wait for one another, where the program starts threads; and with a pause, where
-    it starts any tasks.  A clone3 that is let through may do either: nobody sees which.
+    it starts any tasks.  A clone3 that is allowed may do either: its flags cannot be seen.
 
-    Not if the policy allows all that was seen of that already: then somebody may have removed the others.
+    Not if the policy allows all that was seen of that already: then a person may have removed the others.
     """
     result = dict(placed)
     for arch in policy.entries:

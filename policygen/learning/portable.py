@@ -1,6 +1,6 @@
 """A policy that also fits other C libraries: with the equivalents of what it allows.
 
-They are written out as entries like any other, so nothing that judges a policy has to know of them.
+They are ordinary entries, so code that judges a policy needs to know nothing about them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Growth:
         self.ahead: deque[tuple[Call, Conjunction, Action]] = deque()
 
     def follow(self, call: Call, parts: Iterable[Expression], action: Action) -> None:
-        """Look at what may stand for alternatives that are allowed already."""
+        """Look at the equivalents of rules that are allowed already."""
         self.ahead.extend((call, conditions, action) for part in parts for conditions in self._conjunctions(call, part))
 
     def add(self, call: Call, conditions: Conjunction, action: Action, reason: str) -> None:

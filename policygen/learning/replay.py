@@ -1,4 +1,4 @@
-"""Whether a policy allows what was observed, and what differs most from it among what the observations stand for."""
+"""Whether a policy allows what was observed, and the calls that differ most from it among those that were folded into it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) ->
 
 
 def events(observation: Observation, calls: Table) -> tuple[Event, Event, Event]:
-    """The event seen, and those that differ most from it among the events that the observation stands for: with all
+    """The event seen, and those that differ most from it among the events that were folded into the observation: with all
     bits that were not kept, or that the kernel ignores, clear or set."""
     plain = calls.by_number[observation.number].arguments
     meanings = calls.arguments(observation.number, observation.example)

@@ -76,7 +76,7 @@ def _flags(index: int, flags: Flags, argument: Argument) -> list[Condition]:
 def read(expression: Expression, calls: Table, number: int) -> Rule | None:
     """The rule that an alternative of an entry is, or None if it has another shape.
 
-    A condition that learning would not write is an element like any other: its rule has a key that no learned rule
+    A condition that learning would not write is an element, too: its rule has a key that no learned rule
     has, and is left alone.
     """
     parts = conjuncts(expression)

@@ -83,7 +83,7 @@ def has_room(base: Policy, version: int) -> bool:
 
 
 def forbidden(observations: Iterable[Observation], base: Policy) -> list[Observation]:
-    """The observations, which must be in their order, of which the baseline does not allow all that they stand for."""
+    """The observations of which the baseline does not allow every call; `observations` must be in their order."""
     result: list[Observation] = []
     limit = resolved(base)
     for (audit, number), group in groupby(observations, key=lambda observation: (observation.arch, observation.number)):

@@ -233,7 +233,7 @@ def completed(old: Policy, new: Policy, make: Callable[[], Space] = space) -> tu
 
 
 def _each_once(combinations_held: list[Combined]) -> tuple[Combined, ...]:
-    """Return one for each row: what holds on several architectures is told of the first."""
+    """Return one for each row: what holds on several architectures is reported for the first."""
     return tuple({combination.row: combination for combination in reversed(combinations_held)}.values())[::-1]
 
 

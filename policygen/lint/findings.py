@@ -252,7 +252,7 @@ def dangerous_together(document: Document, budget: Budget) -> Iterator[Finding]:
             if table(combination.arch).by_name[name].number in document.policy.entries[combination.arch]
         ]
         if not named or len(combination.calls) == 1:
-            continue  # `grants` tells what one call makes possible
+            continue  # `grants` reports what a single call makes possible
         comments = [_reasons(document, combination.arch, table(combination.arch).by_name[name].number) for name in named]
         reasons = dict.fromkeys(reason for whole, parts in comments for reason in (whole, *parts.values()))
         accepted = "; ".join(reason for reason in reasons if combination.row.id in re.findall(r"[\w-]+", reason))

@@ -79,7 +79,7 @@ def text(observations: Iterable[Observation], name: str) -> str:
     """The file of a policy's companion; `name` is the policy's."""
     lines = sorted(line for observation in observations for line in _lines(observation))
     head = (f"# What the calls of {name} were seen to do: for people, never a rule.  `learn` keeps it up to date.", MAGIC)
-    note = f"# {SECRET} stands for what looks like a key, a token or a password."
+    note = f"# {SECRET} replaces what looks like a key, a token or a password."
     notes = [note] if any(SECRET in line for line in lines) else []
     return "".join(f"{line}\n" for line in (*head, *notes, *lines))
 

@@ -73,7 +73,7 @@ def _phases(old: Policy, new: Policy) -> Iterator[Setting]:
         if not earlier:
             yield Setting(word, Level.NOTE, f"{word} {now}", "a process that makes such a call is allowed less from then on")
         elif not now:
-            yield Setting(word, Level.WARNING, f"no {word}", "what was allowed for the start only is allowed for ever")
+            yield Setting(word, Level.WARNING, f"no {word}", "what was allowed for the start only stays allowed")
         else:
             level = Level.NOTE if {*before[name]} < {*after[name]} else Level.WARNING
             yield Setting(word, level, f"{word} {earlier} -> {now}", "the phase begins at another call")
@@ -139,7 +139,7 @@ def _from_to(word: str, before: Action, after: Action) -> str:
 
 @frozen
 class Headline:
-    """What is told before all else: a setting that differs, or a combination that is complete now."""
+    """What a review reports first: a setting that differs, or a combination that is complete now."""
 
     level: Level
     rule: str
@@ -196,7 +196,7 @@ class Judgement:
 
 
 def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgement:
-    """Judge the change from one policy to another.  What takes more work than `budget` is a danger that is told first."""
+    """Judge the change from one policy to another.  What takes more work than `budget` is a danger, and reported first."""
     budget = budget or Budget()
     result = judge_differences(old.policy, new.policy, budget)
     complex_ones = [ranked.difference for ranked in result.differences if TOO_COMPLEX in ranked.dangers]

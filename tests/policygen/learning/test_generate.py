@@ -77,7 +77,7 @@ ioctl: cmd == FIONBIO
 mmap: prot == PROT_READ && flags == MAP_PRIVATE
 restart_syscall: allow         # floor: resumes a call that a signal interrupted
 rt_sigreturn: allow            # floor: returns from a signal handler
-sched_yield: allow             # floor: what spinning threads do now and then
+sched_yield: allow             # floor: what spinning threads call
 time: allow                    # floor: what the vDSO falls back to when the clock source changes
 
 arch i386
@@ -236,7 +236,7 @@ def test_an_opaque_clone_may_start_threads() -> None:
     texts = ("clone3 0 88", THREADED[1], "clock_nanosleep")
     text = learn(*texts, allow_opaque=["clone3"]).document.text()
     assert f"futex: {WAITS} # floor: how threads wait" in text
-    assert "# floor: how one waits a moment" in text
+    assert "# floor: sleeping while waiting" in text
     assert "# floor: how" not in learn(*texts).document.text()  # it fails, and clone is what is tried next
     narrowed = parse(text.replace(WAITS, "op == FUTEX_WAKE "))
     assert learn(*texts, existing=narrowed).document is narrowed
@@ -248,7 +248,7 @@ def test_ways_to_wait_that_were_removed_stay_away() -> None:
 
 
 def test_what_starts_others_may_wait_a_moment() -> None:
-    pause = "clock_nanosleep: which_clock == CLOCK_MONOTONIC && flags == TIMER_ABSTIME  # floor: how one waits a moment"
+    pause = "clock_nanosleep: which_clock == CLOCK_MONOTONIC && flags == TIMER_ABSTIME  # floor: sleeping while waiting"
     other = "              || which_clock == CLOCK_REALTIME && flags == 0\n"
     for start in ("clone SIGCHLD", "fork", "vfork"):
         text = learn(start, "read 1").document.text()
