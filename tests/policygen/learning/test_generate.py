@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from calls import event
 from hypothesis import given, settings
@@ -237,7 +239,7 @@ def test_an_opaque_clone_may_start_threads() -> None:
     text = learn(*texts, allow_opaque=["clone3"]).document.text()
     assert f"futex: {WAITS} # floor: how threads wait" in text
     assert "# floor: sleeping while waiting" in text
-    assert "# floor: how" not in learn(*texts).document.text()  # it fails, and clone is what is tried next
+    assert not re.search("# floor: (how|sleeping)", learn(*texts).document.text())  # it fails, and clone is what is tried next
     narrowed = parse(text.replace(WAITS, "op == FUTEX_WAKE "))
     assert learn(*texts, existing=narrowed).document is narrowed
 
