@@ -1,5 +1,5 @@
-"""The catalogue of what is dangerous, lint.tsv, and of what is dangerous together, combinations.tsv: which calls a row selects,
-and which combinations hold for a policy.
+"""The catalogue of what is dangerous, lint.tsv, of what is dangerous together, combinations.tsv, and of what else lint reports,
+checks.tsv: which calls a row selects, and which combinations hold for a policy.
 
 The tables are read on first use.
 """
@@ -63,20 +63,6 @@ class Danger:
     safer: str
     source: str
     """Manual page or header."""
-
-
-TOO_COMPLEX = Danger(
-    "too-complex",
-    Level.DANGER,
-    (),
-    "",
-    "",
-    "has conditions that are too complex to be judged",
-    "what cannot be judged has not been reviewed: they may allow anything",
-    "fewer arguments in one rule, or fewer rules",
-    "docs/review.md",
-)
-"""Of what takes more work to judge than a judgement may take.  Nothing accepts it."""
 
 
 @frozen
@@ -155,6 +141,14 @@ def of_call(arch: Arch, number: int) -> tuple[Danger, ...]:
 def of_setting(word: str) -> Danger:
     """Return the row about a setting that allows calls."""
     return next(danger for danger in dangers() if danger.calls == (word,))
+
+
+@cache
+def check(name: str) -> Danger:
+    """Return the row of checks.tsv about what a check of the linter finds: it selects no calls."""
+    rows = {row[0]: row for row in _lines("checks.tsv")}
+    id_, level, *rest = rows[name]
+    return Danger(id_, Level(level), (), "", "", *rest)
 
 
 Selects = Danger | Ability

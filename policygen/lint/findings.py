@@ -15,7 +15,7 @@ from policygen.filter.listener import names_listener
 from policygen.implied.resolve import resolved
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_action, format_expression
-from policygen.lint.catalogue import TOO_COMPLEX, Danger, Level, combined, granted, leaves_free, listed, of_call, of_setting
+from policygen.lint.catalogue import Danger, Level, check, combined, granted, leaves_free, listed, of_call, of_setting
 from policygen.lint.files import risks_of
 from policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.phases import WAITS, phase_policies
@@ -104,18 +104,7 @@ def _triggers(document: Document) -> Iterator[Finding]:
         for name in phase.triggers:
             if name not in (*WAITS, ENTER, NOTIFY):
                 comments = document.layout.settings.get(f"phase {phase.name}", Comments())
-                yield Finding(
-                    "phase-trigger",
-                    Level.NOTE,
-                    None,
-                    f"phase {phase.name}",
-                    f"begins with {name}, which does not wait for work",
-                    "a program may still be starting when it first makes the call",
-                    "name the call in which it waits: epoll_wait, poll, accept4 ...",
-                    "docs/phases.md",
-                    None,
-                    _why(comments),
-                )
+                yield _finding(check("phase-trigger"), None, f"phase {phase.name}", None, _why(comments), name)
 
 
 # Checks
@@ -160,18 +149,8 @@ def allowing_denials(document: Document, budget: Budget) -> Iterator[Finding]:
         return
     for arch, number, entry in _entries(document):
         if entry.expression == Always(False) and entry.otherwise is None:
-            yield Finding(
-                "deny-allows",
-                Level.DANGER,
-                arch,
-                table(arch).by_number[number].name,
-                f"says `deny`, which is the default action, and that is {format_action(default)}",
-                "a reviewer takes the call for denied, and it runs",
-                "write what is to happen: `errno EPERM`, or `kill`",
-                "docs/policy-language.md",
-                None,
-                _reasons(document, arch, number)[0],
-            )
+            call, reason = table(arch).by_number[number].name, _reasons(document, arch, number)[0]
+            yield _finding(check("deny-allows"), arch, call, None, reason, format_action(default))
 
 
 def idle_rules(document: Document, budget: Budget) -> Iterator[Finding]:
@@ -189,20 +168,9 @@ def idle_rules(document: Document, budget: Budget) -> Iterator[Finding]:
         accepted, reasons = _reasons(document, arch, number)
         for part in parts:
             if part in never or part not in needed:
-                what = "contradicts itself and never holds" if part in never else "is covered by the others"
-                text = f"has a rule that {what}: {format_expression(arch, number, part)}"
-                yield Finding(
-                    "contradiction" if part in never else "covered-rule",
-                    Level.WARNING if part in never else Level.NOTE,
-                    arch,
-                    table(arch).by_number[number].name,
-                    text,
-                    "a reviewer takes it for a rule that decides something",
-                    "take the rule out, or write what was meant",
-                    "docs/policy-language.md",
-                    None,
-                    accepted or reasons.get(part, ""),
-                )
+                row = check("contradiction" if part in never else "covered-rule")
+                name, text = table(arch).by_number[number].name, format_expression(arch, number, part)
+                yield _finding(row, arch, name, None, accepted or reasons.get(part, ""), text)
 
 
 def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
@@ -221,18 +189,8 @@ def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
             continue
         if idle and _is_implied_without(policy, arch, number, rows):
             accepted, reasons = _reasons(document, arch, number)
-            yield Finding(
-                "implied-entry",
-                Level.NOTE,
-                arch,
-                table(arch).by_number[number].name,
-                f"has an entry that allows nothing beyond `implied {policy.implied}`, which allows more of the call",
-                "a reviewer takes it for a limit",
-                "take the entry out, or end it with `else kill`: the set adds nothing to what denies explicitly",
-                "docs/implied.md",
-                None,
-                accepted or "; ".join(dict.fromkeys(reasons.values())),
-            )
+            reason, name = accepted or "; ".join(dict.fromkeys(reasons.values())), table(arch).by_number[number].name
+            yield _finding(check("implied-entry"), arch, name, None, reason, str(policy.implied))
 
 
 def _is_implied_without(policy: Policy, arch: Arch, number: int, implied_rows: tuple[Row, ...]) -> bool:
@@ -272,10 +230,8 @@ def about_files(document: Document, risks: Iterable[tuple[str, Risk]]) -> Iterat
     for include in reversed([include for section in document.layout.sections.values() for include in section.includes]):
         comments |= dict.fromkeys(include.files.lines(), include.comments)
     for line, risk in risks:
-        accepted = _why(comments.get(line, Comments()))
-        yield Finding(
-            risk.id, Level(risk.level), None, line, risk.grants, risk.why, risk.safer, risk.source, None, accepted
-        )
+        said = (risk.grants, risk.why, risk.safer, risk.source)
+        yield Finding(risk.id, Level(risk.level), None, line, *said, None, _why(comments.get(line, Comments())))
 
 
 def past_ports(document: Document, _: Budget | None = None) -> Iterator[Finding]:
@@ -286,18 +242,8 @@ def past_ports(document: Document, _: Budget | None = None) -> Iterator[Finding]
         return
     events = [Event(Arch.I386.audit, number, (call, 0, 0, 0, 0, 0)) for call in _PAST_PORTS]
     if example := next((event for event in events if evaluate(policy, event).may_run), None):
-        yield Finding(
-            "ports-by-socketcall",
-            Level.WARNING,
-            Arch.I386,
-            _SOCKETCALL,
-            "can reach TCP ports that no `tcp` line grants",
-            "its arguments are in memory: no filter sees MPTCP or MSG_FASTOPEN there, and Landlock looks at neither",
-            "leave it out of a program without sockets; otherwise let a firewall decide on ports",
-            "docs/files.md",
-            example,
-            _reasons(document, Arch.I386, number)[0],
-        )
+        reason = _reasons(document, Arch.I386, number)[0]
+        yield _finding(check("ports-by-socketcall"), Arch.I386, _SOCKETCALL, example, reason)
 
 
 def listening(document: Document, _: Budget | None = None) -> Iterator[Finding]:
@@ -305,52 +251,22 @@ def listening(document: Document, _: Budget | None = None) -> Iterator[Finding]:
     if names_listener(document.policy):
         arch = next(iter(document.policy.entries))
         accepted, reasons = _reasons(document, arch, table(arch).by_name["ioctl"].number)
-        yield Finding(
-            "answers-notifications",
-            Level.DANGER,
-            arch,
-            "ioctl",
-            "receives and answers the calls that a filter asks a supervisor about",
-            "who answers decides which of these calls run: a listener in the wrong hands undoes the filter",
-            "leave SECCOMP_IOCTL_NOTIF_* out, unless the program supervises others",
-            "seccomp_unotify(2)",
-            None,
-            accepted or "; ".join(dict.fromkeys(reasons.values())),
-        )
+        reason = accepted or "; ".join(dict.fromkeys(reasons.values()))
+        yield _finding(check("answers-notifications"), arch, "ioctl", None, reason)
 
 
 def signals_outside(document: Document, _: Budget | None = None) -> Iterator[Finding]:
     """Yield that signals reach processes that the program has not started."""
     if SIGNALS not in scopes(document.policy.scope):
-        yield Finding(
-            "signals-outside",
-            Level.WARNING,
-            None,
-            "scope",
-            "lets signals, and looks into memory, reach every process of its user",
-            "other programs of the user can be ended or read, the helper that reports violations among them",
-            "leave `signals` in the scope: the program then reaches only what it has started",
-            "landlock(7)",
-            None,
-            _why(document.layout.settings.get("scope", Comments())),
-        )
+        comments = document.layout.settings.get("scope", Comments())
+        yield _finding(check("signals-outside"), None, "scope", None, _why(comments))
 
 
 def optional_phases(document: Document, _: Budget | None = None) -> Iterator[Finding]:
     """Yield that processes need not enter their phases."""
     if document.policy.phases_optional:
-        yield Finding(
-            "phases-optional",
-            Level.DANGER,
-            None,
-            "phases",
-            "lets a process that cannot enter its phase go on with its start-up permissions",
-            "a client, or a limit that a client can exhaust, can then keep a process in the start phase",
-            "leave the line out: such a process is killed, and the report says why",
-            "docs/phases.md",
-            None,
-            _why(document.layout.settings.get("phases", Comments())),
-        )
+        comments = document.layout.settings.get("phases", Comments())
+        yield _finding(check("phases-optional"), None, "phases", None, _why(comments))
 
 
 CHECKS: tuple[Callable[[Document, Budget], Iterable[Finding]], ...] = (
@@ -416,22 +332,10 @@ def _why(comments: Comments) -> str:
     return "; ".join(filter(None, reasons))
 
 
-def _finding(danger: Danger, arch: Arch | None, name: str, event: Event | None, accepted: str) -> Finding:
-    return Finding(
-        danger.id, danger.level, arch, name, danger.grants, danger.why, danger.safer, danger.source, event, accepted
-    )
+def _finding(row: Danger, arch: Arch | None, name: str, event: Event | None, accepted: str, detail: str = "") -> Finding:
+    grants = row.grants.format(detail) if detail else row.grants
+    return Finding(row.id, row.level, arch, name, grants, row.why, row.safer, row.source, event, accepted)
 
 
 def _too_complex(arch: Arch, number: int) -> Finding:
-    return Finding(
-        TOO_COMPLEX.id,
-        TOO_COMPLEX.level,
-        arch,
-        table(arch).by_number[number].name,
-        TOO_COMPLEX.grants,
-        TOO_COMPLEX.why,
-        TOO_COMPLEX.safer,
-        TOO_COMPLEX.source,
-        None,
-        "",
-    )
+    return _finding(check("too-complex"), arch, table(arch).by_number[number].name, None, "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from policygen.comparing import Comparison, compare
 from policygen.language.naming import format_action
-from policygen.lint.catalogue import TOO_COMPLEX, Combined, Level, completed, listed
+from policygen.lint.catalogue import Combined, Level, check, completed, listed
 from policygen.lint.files import judged
 from policygen.lint.findings import Finding, lint
 from policygen.model import ActionKind, Arm, scopes
@@ -199,7 +199,7 @@ def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgeme
     """Judge the change from one policy to another.  What takes more work than `budget` is a danger, and reported first."""
     budget = budget or Budget()
     result = judge_differences(old.policy, new.policy, budget)
-    complex_ones = [ranked.difference for ranked in result.differences if TOO_COMPLEX in ranked.dangers]
+    complex_ones = [ranked.difference for ranked in result.differences if check("too-complex") in ranked.dangers]
     unjudged = {(ranked.arch, ranked.example.number) for ranked in complex_ones}
     headlines = [
         *starmap(_of_unjudged, sorted({*result.comparison.unjudged, *unjudged})),
@@ -230,7 +230,7 @@ def with_reasons_before(old: Document, new: Document, budget: Budget | None = No
 
 
 def _of_unjudged(arch: Arch, number: int) -> Headline:
-    name, row = table(arch).by_number[number].name, TOO_COMPLEX
+    name, row = table(arch).by_number[number].name, check("too-complex")
     return Headline(row.level, row.id, arch, name, name, f"it {row.grants}", row.why, row.safer)
 
 

@@ -14,7 +14,7 @@ from policygen.implied.resolve import granted as granted_by
 from policygen.implied.tables import capabilities, rows
 from policygen.learning.generalise import literal
 from policygen.learning.rule import expression
-from policygen.lint.catalogue import TOO_COMPLEX, Danger, Level, granted, leaves_free, of_call, of_setting
+from policygen.lint.catalogue import Danger, Level, check, granted, leaves_free, of_call, of_setting
 from policygen.model import IMPLIED, alternatives
 from policygen.phases import START, as_in
 from policygen.sets.algebra import FALSE, TooComplexError
@@ -99,7 +99,7 @@ def _ranked(difference: Difference, old: Policy, new: Policy, beside: _Beside, b
     except TooComplexError:
         if budget is None:
             raise
-        return Ranked(difference, (TOO_COMPLEX,))
+        return Ranked(difference, (check("too-complex"),))
 
 
 def _judged(sets: Space, region: int, difference: Difference, old: Policy, new: Policy, beside: _Beside) -> Ranked:
