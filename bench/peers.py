@@ -36,7 +36,7 @@ def rules(policy: Policy) -> Rules:
     for number, entry in policy.entries[Arch.X86_64].items():
         if entry.otherwise not in (None, policy.default):
             raise ValueError(f"call {number} has two answers")
-        holds = region.truth(space, entry.expression, table(Arch.X86_64).by_number[number].arguments)
+        holds = region.to_bdd(space, entry.expression, table(Arch.X86_64).by_number[number].arguments)
         found[number] = (bpf.ret(entry.action), region.alternatives(space, holds, MAX_CUBES) or ())
     return found
 

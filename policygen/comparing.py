@@ -182,10 +182,10 @@ def _call(old: Resolved, new: Resolved, arch: Arch, number: int, make: Callable[
     after = answers(space, new, arch, number)
     for where, action in answers(space, old, arch, number):
         for there, other in after:
-            both = space.both(where, there)
+            both = space.and_(where, there)
             if both != FALSE and action != other:
                 key = (change_of(action, other), action, other)
-                regions[key] = space.either(regions.get(key, FALSE), both)
+                regions[key] = space.or_(regions.get(key, FALSE), both)
     return [
         Difference(
             arch,
@@ -209,7 +209,7 @@ def _is_same(old: Resolved, new: Resolved, arch: Arch, number: int) -> bool:
 
 def change_of(before: Action, after: Action) -> Change:
     """Return how a call that meets another action is affected."""
-    now, then = ((action.may_run, action.lets_run) for action in (after, before))  # so `notify` is between deny and allow
+    now, then = ((action.may_allow, action.allows) for action in (after, before))  # so `notify` is between deny and allow
     return Change.OTHER if now == then else Change.MORE if now > then else Change.LESS
 
 
@@ -225,9 +225,9 @@ def _rules(
         arguments = table(arch).by_number[number].arguments
         rest, rules = where, []
         for alternative in alternatives(entry.expression):
-            holds = region.truth(space, alternative, arguments)
-            if holds != FALSE and space.both(holds, space.invert(where)) == FALSE:
-                rest = space.both(rest, space.invert(holds))
+            holds = region.to_bdd(space, alternative, arguments)
+            if holds != FALSE and space.and_(holds, space.invert(where)) == FALSE:
+                rest = space.and_(rest, space.invert(holds))
                 rules.append(alternative)
         if rest == FALSE and rules:
             return minimise(rules, arguments)  # an implied set repeats what the entry says
@@ -266,7 +266,7 @@ def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
         for number, entry in by.entries.get(arch, {}).items():
             if number <= table(arch).newest(policy.table):
                 entries[arch][number] = _entry(arch, number, policy, section.get(number, Entry(Always(False))), by, entry)
-            elif policy.unknown.may_run:
+            elif policy.unknown.may_allow:
                 name = table(arch).by_number[number].name
                 raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise its table")
     return replace(policy, entries=entries, files=algebra.met(policy.files, by.files))
@@ -285,20 +285,20 @@ def _entry(arch: Arch, number: int, policy: Resolved, mine: Entry, by: Resolved,
         own = mine.action if here else mine.otherwise or policy.default
         other = theirs.action if there else theirs.otherwise or by.default
         written = there or theirs.otherwise is not None
-        if own.may_run and not other.may_run and not written and not policy.default.may_run:
+        if own.may_allow and not other.may_allow and not written and not policy.default.may_allow:
             other = policy.default
-        answers[here, there] = strictest((own, other)) if own.may_run else own
+        answers[here, there] = strictest((own, other)) if own.may_allow else own
     possible = _possible(arch, number, mine.expression, theirs.expression)
     actions = list(dict.fromkeys(answers[truth] for truth in possible))
-    denials = [action for action in actions if not action.may_run]
+    denials = [action for action in actions if not action.may_allow]
     if len(actions) > 2:
         if len(actions) - len(denials) > 1:
             raise ValueError(f"{table(arch).by_number[number].name}: no entry can allow, log and deny")
-        answers = {truth: action if action.may_run else strictest(denials) for truth, action in answers.items()}
+        answers = {truth: action if action.may_allow else strictest(denials) for truth, action in answers.items()}
         actions = list(dict.fromkeys(answers[truth] for truth in possible))
-    actions.sort(key=lambda action: (not action.may_run, action == policy.default))
+    actions.sort(key=lambda action: (not action.may_allow, action == policy.default))
     if len(actions) == 1:
-        return Entry(Always(True), actions[0]) if actions[0] != policy.default or actions[0].may_run else Entry(Always(False))
+        return Entry(Always(True), actions[0]) if actions[0] != policy.default or actions[0].may_allow else Entry(Always(False))
     where = frozenset(truth for truth in possible if answers[truth] == actions[0])
     expression = _expression(arch, number, mine.expression, theirs.expression, where, possible)
     return Entry(expression, actions[0], None if actions[1] == policy.default else actions[1])
@@ -307,9 +307,9 @@ def _entry(arch: Arch, number: int, policy: Resolved, mine: Entry, by: Resolved,
 def _possible(arch: Arch, number: int, mine: Expression, theirs: Expression) -> list[Truth]:
     """Return the combinations that occur for some arguments."""
     space, arguments = region.space(), table(arch).by_number[number].arguments
-    a, b = (region.truth(space, expression, arguments) for expression in (mine, theirs))
+    a, b = (region.to_bdd(space, expression, arguments) for expression in (mine, theirs))
     sets = {True: (a, b), False: (space.invert(a), space.invert(b))}
-    return [(x, y) for x, y in product((True, False), repeat=2) if space.both(sets[x][0], sets[y][1]) != FALSE]
+    return [(x, y) for x, y in product((True, False), repeat=2) if space.and_(sets[x][0], sets[y][1]) != FALSE]
 
 
 def _expression(
@@ -338,8 +338,8 @@ def _conjunction(arch: Arch, number: int, mine: Expression, theirs: Expression) 
     space, arguments = region.space(), table(arch).by_number[number].arguments
     rules: list[Expression] = []
     for a, b in product(left, right):
-        x, y = region.truth(space, a, arguments), region.truth(space, b, arguments)
-        both = space.both(x, y)
+        x, y = region.to_bdd(space, a, arguments), region.to_bdd(space, b, arguments)
+        both = space.and_(x, y)
         if both != FALSE:
             rules.append(a if both == x else b if both == y else And((a, b)))
     return Or(minimise(rules, arguments))

@@ -10,7 +10,7 @@ from policygen.implied.resolve import Resolved, resolved
 from policygen.model import KILL, Action, Policy
 from policygen.phases import START
 from policygen.sets.algebra import FALSE, TRUE, Space
-from policygen.sets.region import truth
+from policygen.sets.region import to_bdd
 from tracer.abi import X32_BIT, Arch, Event, table
 
 
@@ -53,6 +53,6 @@ def answers(space: Space, policy: Resolved, arch: Arch, number: int) -> list[tup
     entry = policy.entries[arch].get(number)
     if entry is None:
         return [(TRUE, policy.default)]
-    holds = truth(space, entry.expression, calls.by_number[number].arguments)
+    holds = to_bdd(space, entry.expression, calls.by_number[number].arguments)
     pairs = [(holds, entry.action), (space.invert(holds), entry.otherwise or policy.default)]
     return [(where, action) for where, action in pairs if where != FALSE]

@@ -16,7 +16,7 @@ from policygen.phases import in_each, names_of
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.express import minimise
 from policygen.sets.join import JoinError, join_entries
-from policygen.sets.region import space, truth
+from policygen.sets.region import space, to_bdd
 from policygen.values import frozen, replace
 from tracer.abi import Arch, Argument, table
 
@@ -250,11 +250,11 @@ Outcomes = dict[Action | None, int]
 def outcomes(sets: Space, entry: Entry | None, arguments: Sequence[Argument]) -> Outcomes:
     if entry is None:
         return {None: TRUE}
-    region = truth(sets, entry.expression, arguments)
+    region = to_bdd(sets, entry.expression, arguments)
     result: Outcomes = {}
     for action, where in ((entry.action, region), (entry.otherwise, sets.invert(region))):
         if where != FALSE:
-            result[action] = sets.either(where, result.get(action, FALSE))
+            result[action] = sets.or_(where, result.get(action, FALSE))
     return result
 
 
@@ -264,16 +264,16 @@ def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Ou
     def same(a: Outcomes, b: Outcomes) -> int:
         region = FALSE
         for action in a:
-            region = sets.either(region, sets.both(a[action], b.get(action, FALSE)))
+            region = sets.or_(region, sets.and_(a[action], b.get(action, FALSE)))
         return region
 
     unchanged_here, unchanged_there = same(ours, base), same(theirs, base)
-    agreed = sets.either(sets.either(unchanged_here, unchanged_there), same(ours, theirs))
+    agreed = sets.or_(sets.or_(unchanged_here, unchanged_there), same(ours, theirs))
     if agreed != TRUE:
         raise _ConflictError("the two sides answer some of its calls differently, and neither as before")
     result = {}
     for action in dict.fromkeys((*ours, *theirs)):
-        region = sets.choose(unchanged_here, theirs.get(action, FALSE), ours.get(action, FALSE))
+        region = sets.ite(unchanged_here, theirs.get(action, FALSE), ours.get(action, FALSE))
         if region != FALSE:
             result[action] = region
     return result
@@ -302,7 +302,7 @@ def _candidates(
 
 def _any(parts: Sequence[Expression], arguments: Sequence[Argument]) -> Expression:
     sets = space()
-    parts = [part for part in parts if truth(sets, part, arguments) != FALSE]
+    parts = [part for part in parts if to_bdd(sets, part, arguments) != FALSE]
     fewest = minimise(parts, arguments) if parts else ()
     if not fewest:
         return Always(False)

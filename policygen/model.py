@@ -63,14 +63,14 @@ class Action:
             raise ValueError(f"{self.kind} has no errno")
 
     @property
-    def lets_run(self) -> bool:
+    def allows(self) -> bool:
         """Whether the call is carried out."""
         return self.kind in (ActionKind.ALLOW, ActionKind.LOG)
 
     @property
-    def may_run(self) -> bool:
+    def may_allow(self) -> bool:
         """Whether the call is carried out, or is if a supervisor says so; without a supervisor it fails (ENOSYS)."""
-        return self.lets_run or self.kind is ActionKind.NOTIFY
+        return self.allows or self.kind is ActionKind.NOTIFY
 
 
 _PRECEDENCE = (ActionKind.KILL, ActionKind.TRAP, ActionKind.ERRNO, ActionKind.NOTIFY, ActionKind.LOG, ActionKind.ALLOW)
@@ -122,7 +122,7 @@ class Condition:
 
     Numbers are as the C type reads them: -1 for an `int`, never 0xffffffff; for BITWISE operators they are patterns of
     bits, hence unsigned.  A condition checks what it can tell without the argument, in about 0.6 us: 0.1 % of reading and
-    compiling samples/httpd.policy, which has 57.  That numbers fit the argument's width is checked by `sets.region.truth`.
+    compiling samples/httpd.policy, which has 57.  That numbers fit the argument's width is checked by `sets.region.to_bdd`.
     """
 
     index: int

@@ -292,7 +292,7 @@ def _what(change: PolicyChange) -> Iterator[str]:
 def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator[str]:
     """What the catalogue warns of, with the command that allows it."""
     dangerous = [seen for seen in recording.observations if recording.rehearsed(seen) and needs_a_person(seen)]
-    found = [seen for seen in dangerous if not evaluate(policy, seen.event).lets_run]
+    found = [seen for seen in dangerous if not evaluate(policy, seen.event).allows]
     if found:
         yield f"not added by learn, which saw {plural(len(found), 'call')} in rehearsals alone:"
     for one in found:

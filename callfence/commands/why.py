@@ -184,7 +184,7 @@ def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[
         yield from site_lines(one.observations, recording, symbols)
     elif one.origin in (Origin.UNSEEN, Origin.PORTABLE):
         yield f"  {one.origin}"
-    if one.widenings and one.rule.action.lets_run:
+    if one.widenings and one.rule.action.allows:
         yield f"  wider than seen: {widened(one)}"
 
 
@@ -206,7 +206,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
     arch = Arch.from_audit(event.arch)
     assert arch is not None
     answers = [(name, explain(one, event)) for name, one in phase_policies(policy)]
-    denying = [name for name, one in answers if not one.action.lets_run]
+    denying = [name for name, one in answers if not one.action.allows]
     policy = in_phase(policy, denying[0]) if denying and policy.phases else policy
     found = explain(policy, event)
     _say(format_call(event))
@@ -214,7 +214,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
         _say(f"  the policy says{f' in {name}' if document.policy.phases else ''}: {format_action(one.action)}")
     if arch not in policy.entries:
         _say(f"  it has no section `arch {arch}`")
-    elif found.action.lets_run and (row := _row(policy, event)):
+    elif found.action.allows and (row := _row(policy, event)):
         _say(*(f"  {line}" for line in _implied(row, policy.implied)))
     elif found.entry is None:
         _say("  it has no entry for the call, so this is its default")
@@ -227,7 +227,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
             index = first_argument(part)
             value = table(arch).by_number[event.number].arguments[index].name
             _say(f"  fails: {format_expression(arch, event.number, part, known)}, for {value} is {_value(event, index)}")
-    if found.action.lets_run:
+    if found.action.allows:
         return 0
     _say(f"  {advise(policy, str(path), event).what}")
     return 1

@@ -158,7 +158,7 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
             if (call := table(arch).by_name.get(name))
         ]
         sets, meant = space(), resolved(policy, phase.name)
-        allowed = any(action.may_run for arch, number, _ in triggers for _, action in answers(sets, meant, arch, number))
+        allowed = any(action.may_allow for arch, number, _ in triggers for _, action in answers(sets, meant, arch, number))
         if not allowed and ENTER not in phase.triggers:
             raise CompileError(f"{phase.name} denies {', '.join(phase.triggers)}, with which a process enters it")
         pairs = [(arch.audit, number) for arch, number, one in triggers if one not in (ENTER, NOTIFY)]

@@ -265,8 +265,8 @@ def behind_lines(old: Policy, new: Policy, told: Sequence[Ranked], recording: Re
             seen
             for seen in recording.observations
             if (seen.arch, seen.number) == (difference.arch.audit, difference.number)
-            and not evaluate(old, seen.event).lets_run
-            and evaluate(new, seen.event).lets_run
+            and not evaluate(old, seen.event).allows
+            and evaluate(new, seen.event).allows
         ]
         if difference.change is not Change.MORE or not those:
             continue

@@ -126,7 +126,7 @@ def _default(text: str) -> Action:
         action = parse(f"default {' '.join(text.split())}\n").policy.default
     except PolicyError as error:
         raise UserError(f"--default {text!r}: {error.message}{': ' if error.hint else ''}{error.hint}") from None
-    if action.lets_run:
+    if action.allows:
         what = "lets every call run, so there would be nothing to learn; give kill, trap, notify or 'errno EPERM'"
         raise UserError(f"--default {text!r}: {what}")
     return action
@@ -134,7 +134,7 @@ def _default(text: str) -> Action:
 
 def _stops_nothing(existing: Compiled | None) -> bool:
     """Whether calls of which the policy says nothing run: they are not seen if it is used as a filter."""
-    return existing is not None and document(existing).policy.default.lets_run
+    return existing is not None and document(existing).policy.default.allows
 
 
 def _require_recording(recording: Path) -> None:

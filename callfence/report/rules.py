@@ -64,7 +64,7 @@ def rules(report: Report) -> Html:
 def _rule(report: Report, one: Provenance, findings: list[Finding], identity: dict[str, str]) -> Html:
     badges: list[Child] = []
     level = next((finding.level for finding in findings if not finding.accepted), None)
-    if level is not None and one.rule.action.lets_run:
+    if level is not None and one.rule.action.allows:
         badges.append(badge(level))
     if one.origin in _SHORT and not (one.note and one.observations):
         badges.append(badge(_SHORT[one.origin], "plain"))
@@ -85,7 +85,7 @@ def _behind(report: Report, one: Provenance, findings: list[Finding]) -> Html:
         pairs.append(("Origin", str(one.origin)))
     if one.observations and not report.is_bare:
         pairs.append(("Runs", ", ".join(str(column + 1) for column in columns_of(one.observations))))
-    if one.widenings and one.rule.action.lets_run:
+    if one.widenings and one.rule.action.allows:
         pairs.append(("Wider than seen", widened(one)))
     pairs += [(f"Risk ({finding.level})", f"the entry {finding.grants}") for finding in findings]
     if not one.observations:
@@ -190,7 +190,7 @@ def _ended(before: Policy, after: Policy) -> Iterator[tuple[Arch, int, Entry]]:
 def _count(policy: Policy) -> int:
     """How many calls are allowed in some way, with the implied set."""
     entries = (entry for section in resolved(policy).entries.values() for entry in section.values())
-    return sum(entry.action.lets_run and bool(alternatives(entry.expression)) for entry in entries)
+    return sum(entry.action.allows and bool(alternatives(entry.expression)) for entry in entries)
 
 
 def _listed(parts: list[Html]) -> list[Child]:

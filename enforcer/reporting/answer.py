@@ -226,7 +226,7 @@ class Answers:
                 end.exit_with(FAILED, asked)
             else:
                 asked.let_run()
-        elif action and action.lets_run and self._reporter.reach:  # as its registers say; Landlock judges what they point to
+        elif action and action.allows and self._reporter.reach:  # as its registers say; Landlock judges what they point to
             asked.let_run()
         elif action and kind == "errno":
             asked.fail(action.errno)

@@ -160,7 +160,7 @@ def _plan(policy: Resolved, arch: Arch, number: int, entry: Entry) -> _Plan:
         return _Plan(policy.default, entry.action if entry.expression.value else otherwise, ((),))
     space = region.space()
     try:
-        holds = region.truth(space, entry.expression, syscall.arguments)
+        holds = region.to_bdd(space, entry.expression, syscall.arguments)
         if holds in (TRUE, FALSE) or entry.action == otherwise:
             return _Plan(policy.default, entry.action if holds == TRUE else otherwise, ((),))
         ways = [(otherwise, entry.action, holds), (entry.action, otherwise, space.invert(holds))]

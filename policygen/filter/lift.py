@@ -99,7 +99,7 @@ class _Lifting:
         """The number of alternatives so far."""
         self.excepted = FALSE
         """The union of the remarks' sets."""
-        self.kill = space.leaf(bpf.ret(KILL))
+        self.kill = space.terminal(bpf.ret(KILL))
         self.function = self._in_words(function)
 
     def result(self) -> Lifted:
@@ -109,13 +109,13 @@ class _Lifting:
         entries = {arch: self._entries(arch, function, policy) for arch, function in sections.items()}
         policy = normal(replace(policy, entries=entries))
         decided = decisions(self.space, resolved(policy))
-        choose = self.space.choose
+        choose = self.space.ite
         if choose(self.excepted, self.kill, self.function) != choose(self.excepted, self.kill, decided):
             raise AssertionError("the policy that was read back is not what the filter does")
         before, after = self._runs(self.function), self._runs(decided)
-        more, less = (self.space.both(a, self.space.invert(b)) for a, b in ((after, before), (before, after)))
+        more, less = (self.space.and_(a, self.space.invert(b)) for a, b in ((after, before), (before, after)))
         directed = (
-            replace(remark, wider=self.space.both(where, more) != FALSE, narrower=self.space.both(where, less) != FALSE)
+            replace(remark, wider=self.space.and_(where, more) != FALSE, narrower=self.space.and_(where, less) != FALSE)
             for remark, where in self.remarks
         )
         return Lifted(policy, tuple(dict.fromkeys(directed)))
@@ -124,12 +124,12 @@ class _Lifting:
         """Return the set of events that may run."""
         result = FALSE
         for ret in self.space.values(function):
-            if bpf.action(_integer(ret)).may_run:
-                result = self.space.either(self.space.where(function, self.space.leaf(ret)), result)
+            if bpf.action(_integer(ret)).may_allow:
+                result = self.space.or_(self.space.where(function, self.space.terminal(ret)), result)
         return result
 
     def _except(self, where: int, text: str, *, whole: bool = True, call: str = "") -> None:
-        self.excepted = self.space.either(where, self.excepted)
+        self.excepted = self.space.or_(where, self.excepted)
         self.remarks.append((Remark(text, whole, call), where))
 
     def _in_words(self, function: int) -> int:
@@ -138,8 +138,8 @@ class _Lifting:
             said, text = _said(ret)
             if text:
                 self.remarks.append((Remark(text, True), FALSE))
-                where = self.space.where(function, self.space.leaf(ret))
-                function = self.space.choose(where, self.space.leaf(bpf.ret(said)), function)
+                where = self.space.where(function, self.space.terminal(ret))
+                function = self.space.ite(where, self.space.terminal(bpf.ret(said)), function)
         return function
 
     def _constant(self, function: int) -> Action | None:
@@ -157,8 +157,8 @@ class _Lifting:
             sections = {Arch.X86_64: foreign, **sections}
         foreign_arches = TRUE
         for arch in sections:
-            foreign_arches = self.space.both(foreign_arches, self.space.invert(self._is_arch(arch)))
-        rest = self.space.choose(foreign_arches, self.function, self.kill)
+            foreign_arches = self.space.and_(foreign_arches, self.space.invert(self._is_arch(arch)))
+        rest = self.space.ite(foreign_arches, self.function, self.kill)
         if rest != self.kill:
             text = self._answers_text(foreign)
             self._except(foreign_arches, f"calls of other architectures ({text}), which a policy always kills")
@@ -208,7 +208,7 @@ class _Lifting:
         space, calls = self.space, table(arch)
         newest = calls.newest(policy.table)
         number_word = region.number_word(space)
-        default = space.leaf(bpf.ret(policy.default))
+        default = space.terminal(bpf.ret(policy.default))
         entries: dict[int, Entry] = {}
         odd: list[str] = []
         no_calls = FALSE
@@ -216,14 +216,14 @@ class _Lifting:
             answer = self._of_number(function, number)
             if answer == default:
                 continue
-            here = space.both(self._is_arch(arch), space.equal(number_word, constant(number, 32)))
+            here = space.and_(self._is_arch(arch), space.equal(number_word, constant(number, 32)))
             if number in calls.by_number:
                 entry = self._entry(arch, number, answer, here, policy)
                 if entry != Entry(Always(True), policy.default):
                     entries[number] = entry
             else:
                 odd.append(f"{number} ({self._answers_text(answer)})")
-                no_calls = space.either(here, no_calls)
+                no_calls = space.or_(here, no_calls)
         if odd:
             self._except(no_calls, f"numbers of {arch} that are no calls: {', '.join(odd)}", whole=True)
         self._edges(arch, function, policy, newest)
@@ -235,23 +235,23 @@ class _Lifting:
         above = space.greater(number, constant(newest, 32))
         x32 = FALSE
         if arch is Arch.X86_64:
-            x32 = space.both(space.equal(number[:2], (FALSE, TRUE)), above)
-            if space.choose(x32, function, self.kill) != self.kill:
+            x32 = space.and_(space.equal(number[:2], (FALSE, TRUE)), above)
+            if space.ite(x32, function, self.kill) != self.kill:
                 text = self._answers_text(self._of_number(function, X32_BIT))
-                self._except(space.both(self._is_arch(arch), x32), f"x32 calls ({text}), which a policy always kills")
-            above = space.both(above, space.invert(x32))
-        unknown = space.leaf(bpf.ret(policy.unknown))
-        negative = space.both(above, number[0])
-        if space.choose(negative, function, unknown) != unknown:
-            values = space.values(space.choose(negative, function, unknown)) - {space.value(unknown)}
+                self._except(space.and_(self._is_arch(arch), x32), f"x32 calls ({text}), which a policy always kills")
+            above = space.and_(above, space.invert(x32))
+        unknown = space.terminal(bpf.ret(policy.unknown))
+        negative = space.and_(above, number[0])
+        if space.ite(negative, function, unknown) != unknown:
+            values = space.values(space.ite(negative, function, unknown)) - {space.value(unknown)}
             texts = " or ".join(format_action(bpf.action(value)) for value in sorted(map(_integer, values)))
-            whole = not space.support(space.choose(negative, function, unknown)) & (1 << 448) - 1
+            whole = not space.support(space.ite(negative, function, unknown)) & (1 << 448) - 1
             text = f"negative numbers, which are no calls ({texts} here; {format_action(policy.unknown)} in the policy)"
-            self._except(space.both(self._is_arch(arch), negative), text, whole=whole)
-        above = space.both(above, space.invert(negative))
-        if space.choose(above, function, unknown) != unknown:
+            self._except(space.and_(self._is_arch(arch), negative), text, whole=whole)
+        above = space.and_(above, space.invert(negative))
+        if space.ite(above, function, unknown) != unknown:
             text = f"numbers of {arch} above {newest}, some of which do not get {format_action(policy.unknown)} here"
-            self._except(space.both(self._is_arch(arch), above), text, whole=False)
+            self._except(space.and_(self._is_arch(arch), above), text, whole=False)
 
     def _entry(self, arch: Arch, number: int, answer: int, here: int, policy: Policy) -> Entry:
         answers = self._two(arch, number, self._seen_by_kernel(arch, number, answer, here), here)
@@ -286,7 +286,7 @@ class _Lifting:
         name = table(arch).by_number[number].name
         zero = self._zero(ignored)
         self._except(
-            self.space.both(here, self.space.invert(zero)),
+            self.space.and_(here, self.space.invert(zero)),
             f"{name} with something in the bits {self._names(arch, number, ignored)} that the kernel ignores; "
             "the policy ignores them too",
             call=name,
@@ -299,7 +299,7 @@ class _Lifting:
         for place in range(region.BITS):
             if bits >> place & 1:
                 variable = self.space.variable(region.BITS - 1 - place)
-                result = self.space.both(self.space.invert(variable), result)
+                result = self.space.and_(self.space.invert(variable), result)
         return result
 
     def _names(self, arch: Arch, number: int, bits: int) -> str:
@@ -316,16 +316,16 @@ class _Lifting:
         space = self.space
         name = table(arch).by_number[number].name
         actions = [bpf.action(_integer(value)) for value in sorted(map(_integer, space.values(answer)))]
-        free = [action for action in actions if action.may_run]
+        free = [action for action in actions if action.may_allow]
         allowed = FALSE
         for action in free:
-            allowed = space.either(allowed, space.where(answer, space.leaf(bpf.ret(action))))
+            allowed = space.or_(allowed, space.where(answer, space.terminal(bpf.ret(action))))
         if hidden := space.support(answer) & ~nameable(arch, number):
             what = "the instruction pointer" if hidden & _POINTER else f"the addresses {self._names(arch, number, hidden)}"
             text = f"{name}, which is also judged by {what}: "
             if free and len(free) < len(actions):
                 self._except(here, text + "denied where it may be denied", whole=False, call=name)
-                denied = strictest(action for action in actions if not action.may_run)
+                denied = strictest(action for action in actions if not action.may_allow)
                 return _Answers(strictest(free), space.always(allowed, ~nameable(arch, number)), denied)
             self._except(here, text + "always answered by the strictest", whole=False, call=name)
             return _Answers(strictest(actions), TRUE, strictest(actions))
@@ -333,10 +333,10 @@ class _Lifting:
             texts = ", ".join(map(format_action, actions))
             text = f"{name}, which has more than two answers ({texts}): the strictest instead"
             self._except(here, text, whole=False, call=name)
-            denials = [action for action in actions if not action.may_run] or actions
+            denials = [action for action in actions if not action.may_allow] or actions
             return _Answers(strictest(free), allowed, strictest(denials)) if free else _Answers(strictest(actions), TRUE, KILL)
         first, last = actions[0], actions[-1]
-        return _Answers(last, space.where(answer, space.leaf(bpf.ret(last))), first)
+        return _Answers(last, space.where(answer, space.terminal(bpf.ret(last))), first)
 
 
 def _said(ret: int) -> tuple[Action, str]:
@@ -368,5 +368,5 @@ def _commonest(actions: Iterable[Action | None]) -> Action | None:
 
 def _cost(action: Action, otherwise: Action, expression: Expression) -> int:
     """How hard an entry is to read: one that allows what it names reads best, unless it is much longer."""
-    allows = action.may_run and not otherwise.may_run
-    return len(alternatives(expression)) * (1 if allows else _LONGER) + otherwise.may_run
+    allows = action.may_allow and not otherwise.may_allow
+    return len(alternatives(expression)) * (1 if allows else _LONGER) + otherwise.may_allow

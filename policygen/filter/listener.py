@@ -56,7 +56,7 @@ def _named(policy: Policy, arch: Arch) -> frozenset[int]:
     number = table(arch).by_name["ioctl"].number
     sections = (policy.entries, *(phase.entries for phase in policy.phases))
     entries = (section[arch].get(number) for section in sections if arch in section)
-    return frozenset(value for entry in entries if entry and entry.action.lets_run for value in _values(entry.expression))
+    return frozenset(value for entry in entries if entry and entry.action.allows for value in _values(entry.expression))
 
 
 def _values(expression: Expression) -> Iterator[int]:
@@ -87,4 +87,4 @@ def may_install_filters(policy: Resolved) -> bool:
 def _allows(policy: Resolved, arch: Arch, name: str, arguments: Iterable[tuple[int, int]]) -> bool:
     number = table(arch).by_name[name].number
     events = (Event(arch.audit, number, (*two, 0, 0, 0, 0)) for two in arguments)
-    return any(answer(policy, event).lets_run for event in events)
+    return any(answer(policy, event).allows for event in events)

@@ -14,7 +14,7 @@ from policygen.filter import bpf
 from policygen.model import KILL, Action, ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
-from policygen.sets.region import arch_word, number_word, truth
+from policygen.sets.region import arch_word, number_word, to_bdd
 from tracer.abi import X32_BIT, Arch, table
 from tracer.errors import UserError
 
@@ -180,9 +180,9 @@ def _number(word: Word) -> int | None:
 def _compute(space: Space, pc: int, code: int, a: Word, operand: Word) -> Word:
     operation = code & 0xF0
     bitwise: dict[int, Callable[[int, int], int]] = {
-        bpf.AND: space.both,
-        bpf.OR: space.either,
-        bpf.XOR: space.differ,
+        bpf.AND: space.and_,
+        bpf.OR: space.or_,
+        bpf.XOR: space.xor,
     }
     if operation in bitwise:
         return tuple(map(bitwise[operation], a, operand))
@@ -207,9 +207,9 @@ _NAMES = {bpf.MUL: "multiplication", bpf.DIV: "division", bpf.LSH: "shift", bpf.
 def _sum(space: Space, a: Word, b: Word, carry: int) -> Word:
     bits = []
     for x, y in zip(reversed(a), reversed(b), strict=True):
-        differ = space.differ(x, y)
-        bits.append(space.differ(differ, carry))
-        carry = space.choose(differ, carry, x)
+        differ = space.xor(x, y)
+        bits.append(space.xor(differ, carry))
+        carry = space.ite(differ, carry, x)
     return tuple(reversed(bits))
 
 
@@ -220,7 +220,7 @@ def _value(space: Space, pc: int, instruction: bpf.Instruction, registers: Regis
         ret = _number(_word(registers, _A)) if code & bpf.A else instruction.k
         if ret is None:
             raise UnsupportedError(f"instruction {pc}: a return value that the input decides is not supported")
-        return space.leaf(meaning(ret))
+        return space.terminal(meaning(ret))
     if len(values) == 1:
         return values[0]
     a, operand = _word(registers, _A), _operand(instruction, registers)
@@ -228,19 +228,19 @@ def _value(space: Space, pc: int, instruction: bpf.Instruction, registers: Regis
     if jump == bpf.JEQ:
         condition = space.equal(a, operand)
     elif jump == bpf.JSET:
-        common = tuple(map(space.both, a, operand))
+        common = tuple(map(space.and_, a, operand))
         condition = space.invert(space.equal(common, constant(0, 32)))
     elif jump == bpf.JGT:
         condition = space.greater(a, operand)
     else:
         condition = space.invert(space.greater(operand, a))
-    return space.choose(condition, *values)
+    return space.ite(condition, *values)
 
 
 def decisions(space: Space, policy: Resolved, refused: Action = KILL) -> int:
     """Return the function from events to return values (`bpf.ret`) that the policy describes.  It equals
     `policygen.evaluate` for every event, except that foreign architectures and x32 calls get `refused`."""
-    leaf = {action: space.leaf(bpf.ret(action)) for action in _actions(policy, refused)}
+    leaf = {action: space.terminal(bpf.ret(action)) for action in _actions(policy, refused)}
     number, arch = number_word(space), arch_word(space)
     result = leaf[refused]
     for name, entries in policy.entries.items():
@@ -250,16 +250,16 @@ def decisions(space: Space, policy: Resolved, refused: Action = KILL) -> int:
         zeros = 32 - newest.bit_length()
         low_number = (*constant(0, zeros), *number[zeros:])  # of calls up to the newest
         for nr, entry in entries.items():
-            holds = truth(space, entry.expression, calls.by_number[nr].arguments)
-            verdict = space.choose(holds, leaf[entry.action], leaf[entry.otherwise or policy.default])
-            section = space.choose(space.equal(low_number, constant(nr, 32)), verdict, section)
+            holds = to_bdd(space, entry.expression, calls.by_number[nr].arguments)
+            verdict = space.ite(holds, leaf[entry.action], leaf[entry.otherwise or policy.default])
+            section = space.ite(space.equal(low_number, constant(nr, 32)), verdict, section)
         newer = space.greater(number, constant(newest, 32))
-        section = space.choose(newer, leaf[policy.unknown], section)
+        section = space.ite(newer, leaf[policy.unknown], section)
         if name is Arch.X86_64:
             below = space.greater(constant(X32_BIT, 32), number)
             above = space.greater(number, constant(2 * X32_BIT - 1, 32))
-            section = space.choose(space.either(below, above), section, leaf[refused])
-        result = space.choose(space.equal(arch, constant(name.audit, 32)), section, result)
+            section = space.ite(space.or_(below, above), section, leaf[refused])
+        result = space.ite(space.equal(arch, constant(name.audit, 32)), section, result)
     return result
 
 

@@ -183,7 +183,7 @@ def exported(name: str, policy: Policy, options: FormatOptions) -> Exported:
 def _signals(policy: Policy) -> bool:
     """Whether a policy lets the program signal processes by number; by tkill(2) and its kin, threads signal one another."""
     return any(
-        (entry := section.get(table(arch).by_name[name].number)) and entry.action.may_run
+        (entry := section.get(table(arch).by_name[name].number)) and entry.action.may_allow
         for arch, section in policy.entries.items()
         for name in ("kill", "pidfd_send_signal", "rt_sigqueueinfo")
     )

@@ -73,7 +73,7 @@ def with_calls(policy: Policy, calls: Mapping[str, str]) -> tuple[Policy, tuple[
 def possible(policy: Policy, number: int) -> list[Action]:
     """Return the actions that one NATIVE call may get; those that let it run come first."""
     found = dict.fromkeys(action for _, action in answers(region.space(), resolved(policy), NATIVE, number))
-    return sorted(found, key=lambda action: (not action.may_run, action != ALLOW))
+    return sorted(found, key=lambda action: (not action.may_allow, action != ALLOW))
 
 
 def names_only(policy: Policy) -> Policy:
@@ -81,7 +81,7 @@ def names_only(policy: Policy) -> Policy:
     entries = {}
     for number in policy.entries[NATIVE]:
         found = possible(policy, number)
-        entries[number] = Entry(Always(True), found[0] if found[0].may_run else strictest(found))
+        entries[number] = Entry(Always(True), found[0] if found[0].may_allow else strictest(found))
     return replace(policy, entries={NATIVE: entries})
 
 

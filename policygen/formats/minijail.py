@@ -89,9 +89,9 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
     for number, entry in meant.entries[NATIVE].items():
         call = table(NATIVE).by_number[number]
         answers = [spoken(action, KILL) for action in possible(meant, number)]
-        denials = [action for action in answers if not action.may_run]
+        denials = [action for action in answers if not action.may_allow]
         denied = strictest(denials) if denials else KILL
-        if not denials or not answers[0].may_run:
+        if not denials or not answers[0].may_allow:
             entries[number] = Entry(Always(True), ALLOW if not denials else denied)
             instructions += 2
             if not denials:
@@ -133,7 +133,7 @@ def _mixed(entry: Entry, denied: Action) -> Entry:
     """Return an entry with one allowing answer as the condition that allows, and the other answer."""
     otherwise = None if denied == KILL else denied
     match entry.expression:
-        case _ if entry.action.may_run:
+        case _ if entry.action.may_allow:
             expression = entry.expression
         case Condition(operator=Operator.EQ):
             expression = replace(entry.expression, operator=Operator.NE)
@@ -226,7 +226,7 @@ def _masked(index: int, mask: int, value: int) -> Atoms:
 def _cubes(call: Syscall, expression: Expression) -> Iterator[Atoms]:
     """Yield any expression as rules of masked comparisons."""
     space = region.space()
-    found = region.alternatives(space, region.truth(space, expression, call.arguments), MAX_LABELS)
+    found = region.alternatives(space, region.to_bdd(space, expression, call.arguments), MAX_LABELS)
     if found is None:
         raise ExportError(f"the condition of {call.name} takes minijail more than {MAX_LABELS} comparisons; {_WAY_OUT}")
     for cube in found:

@@ -117,7 +117,7 @@ _REASONS = dict.fromkeys(set(table(NATIVE).by_name) - groups()[KNOWN], "systemd 
 def export(policy: Policy, options: FormatOptions) -> Exported:
     meant, added = with_calls(explicit(native(policy)), CALLS)
     names = _said(names_only(meant))
-    made = _denying(names) if names.default.may_run else _allowing(names, restrict=_unshares_nothing(meant))
+    made = _denying(names) if names.default.may_allow else _allowing(names, restrict=_unshares_nothing(meant))
     lost = losses(policy, made.effect, "systemd", added, _REASONS)
     lines, files = files_section(policy.files)
     head = f"# System calls of {options.name}, made by `callfence export --to systemd` for systemd 257.\n[Service]\n"
@@ -137,7 +137,7 @@ class _Made:
 def _said(policy: Policy) -> Policy:
     """Return the policy with only the actions that systemd has."""
     default = spoken(policy.default, KILL)
-    denied = KILL if default.may_run else default
+    denied = KILL if default.may_allow else default
     entries = {
         number: replace(entry, action=spoken(entry.action, denied)) for number, entry in policy.entries[NATIVE].items()
     }
@@ -148,8 +148,8 @@ def _allowing(policy: Policy, *, restrict: bool) -> _Made:
     """Return a list of allowed calls, which removes the calls that systemd would add."""
     calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
     answered = {name: section[calls[name].number].action for name in _known() if calls[name].number in section}
-    allowed = {name for name, action in answered.items() if action.may_run}
-    failed = {name: action for name, action in answered.items() if not action.may_run}
+    allowed = {name for name, action in answered.items() if action.may_allow}
+    failed = {name: action for name, action in answered.items() if not action.may_allow}
     restrict = restrict and failed.get("clone3") == ENOSYS
     if restrict:
         allowed.add("clone3")
@@ -175,7 +175,7 @@ def _denying(policy: Policy) -> _Made:
     """Return a list of denied calls; calls that systemd does not know are allowed."""
     calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
     answered = {name: section[calls[name].number].action for name in _known() if calls[name].number in section}
-    denied = {name: action for name, action in answered.items() if not action.may_run}
+    denied = {name: action for name, action in answered.items() if not action.may_allow}
     listed = [f"{name}:{_word(action)}" for name, action in sorted(denied.items())]
     entries = {calls[name].number: Entry(Always(True), action) for name, action in denied.items()}
     text = _section(_list("SystemCallFilter", listed, "~"), KILL, restrict=False)
@@ -212,12 +212,12 @@ def _flags() -> int:
 def _unshares_nothing(policy: Policy) -> bool:
     """Whether the policy lets no call run that RestrictNamespaces= fails."""
     calls = table(NATIVE).by_name
-    if any(action.may_run for name in ("unshare", "setns") for action in possible(policy, calls[name].number)):
+    if any(action.may_allow for name in ("unshare", "setns") for action in possible(policy, calls[name].number)):
         return False
     space, clone = region.space(), calls["clone"]
-    some = region.truth(space, Condition(0, Operator.ANY, _flags()), clone.arguments)
+    some = region.to_bdd(space, Condition(0, Operator.ANY, _flags()), clone.arguments)
     found = answers(space, resolved(policy), NATIVE, clone.number)
-    return all(space.both(where, some) == FALSE for where, action in found if action.may_run)
+    return all(space.and_(where, some) == FALSE for where, action in found if action.may_allow)
 
 
 def _restrict(entries: dict[int, Entry]) -> None:

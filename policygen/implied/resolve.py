@@ -17,7 +17,7 @@ from policygen.model import ALLOW, Always, Entry, Expression, Not, Or, Policy, a
 from policygen.phases import START, phase_policies
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.express import minimise
-from policygen.sets.region import Budget, space, truth
+from policygen.sets.region import Budget, space, to_bdd
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 
@@ -112,7 +112,7 @@ def _granted(policy: Policy) -> Iterator[str]:
     budget = _TOTAL
     for arch, section in policy.entries.items():
         for capability in capabilities(arch):
-            if budget >= 0 and (capability.number in section or policy.default.lets_run):
+            if budget >= 0 and (capability.number in section or policy.default.allows):
                 grants, work = _grants(section.get(capability.number), policy.default, capability)
                 budget -= work
                 if grants:
@@ -141,7 +141,7 @@ def _resolved(policy: Policy) -> Resolved:
     if policy.implied:
         capabilities = granted(policy)
         sections = {arch: dict(section) for arch, section in entries.items()}
-        for arch, section in () if policy.default.lets_run else sections.items():
+        for arch, section in () if policy.default.allows else sections.items():
             for number, (given, alone) in _given(policy.implied, arch, capabilities, policy.table).items():
                 old = section.get(number)
                 taken = given if old is None else tuple(row for row in given if _adds_to(old, row))
@@ -189,7 +189,7 @@ def _grants(entry: Entry | None, default: Action, capability: Capability) -> tup
     """Whether an entry allows a call that grants the capability, whatever the arguments that its row does not compare; and what
     it took to find out, in `Space.work`.  No, if that takes too much."""
     if entry is None:
-        return default.lets_run, 0
+        return default.allows, 0
     wanted = mentioned(capability.entry.expression)
     arguments = table(capability.arch).by_number[capability.number].arguments
     parts = [part for part in _allowing(entry, default) if mentioned(part) <= wanted | capability.held]
@@ -206,16 +206,16 @@ def _meet(
         return holds_at(other, arguments, registers)  # a tenth of the time
     sets = budget.space()
     try:
-        return sets.both(truth(sets, part, arguments), truth(sets, other, arguments)) != FALSE
+        return sets.and_(to_bdd(sets, part, arguments), to_bdd(sets, other, arguments)) != FALSE
     except TooComplexError:
         return False
 
 
 def _allowing(entry: Entry, default: Action) -> Iterator[Expression]:
     """Where an entry lets its call run, as alternatives."""
-    if entry.action.lets_run:
+    if entry.action.allows:
         yield from alternatives(entry.expression)
-    if (entry.otherwise or default).lets_run:
+    if (entry.otherwise or default).allows:
         yield Not(entry.expression)
 
 
@@ -258,10 +258,10 @@ def _same(arch: Arch, number: int, a: Entry | None, b: Entry | None, default: Ac
     sets, arguments = space(), table(arch).by_number[number].arguments
     answers: list[dict[Action, int]] = []
     for entry in (a or Entry(Always(False)), b or Entry(Always(False))):
-        holds = truth(sets, entry.expression, arguments)
+        holds = to_bdd(sets, entry.expression, arguments)
         regions: dict[Action, int] = {}
         for where, action in ((holds, entry.action), (sets.invert(holds), entry.otherwise or default)):
             if where != FALSE:
-                regions[action] = sets.either(where, regions.get(action, FALSE))
+                regions[action] = sets.or_(where, regions.get(action, FALSE))
         answers.append(regions)
     return answers[0] == answers[1]

@@ -223,7 +223,7 @@ def staged(
     if all(end == count for _, end in until):
         return tuple(ends.values())
     otherwise = entry.otherwise or policy.default
-    if not entry.action.may_run or (otherwise.may_run, otherwise.lets_run) >= (entry.action.may_run, entry.action.lets_run):
+    if not entry.action.may_allow or (otherwise.may_allow, otherwise.allows) >= (entry.action.may_allow, entry.action.allows):
         hint = "a phase only takes away: mark what is allowed"
         raise cursor.error(f"`until` would not make the entry of {name.text} narrower", name, hint)
     return tuple(reached(entry, [part for part, end in until if end > number]) for number in range(count))
@@ -242,12 +242,12 @@ def require_trigger(
 
     What an implied set allows is not known here."""
     for name in phase.triggers:
-        if name == ENTER or policy.default.may_run:
+        if name == ENTER or policy.default.may_allow:
             return
         for arch, section, one_call in ((*item, call) for item in entries.items() for call in calls_of(name)):
             call = table(arch).by_name.get(one_call)
             entry = section.get(call.number) if call else None
-            if entry is not None and any(action.may_run for action in _actions(entry)):
+            if entry is not None and any(action.may_allow for action in _actions(entry)):
                 return
             if entry is None and call and policy.implied:
                 return

@@ -13,7 +13,7 @@ from policygen.model import ENOSYS, Always, Entry, Expression, Or, Policy, alter
 from policygen.recording.model import Observation
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.express import minimise
-from policygen.sets.region import space, truth
+from policygen.sets.region import space, to_bdd
 from policygen.values import replace
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple
@@ -173,8 +173,8 @@ def _covers(rows: Sequence[Row], part: Expression, arguments: Sequence[Argument]
     """Whether one of the rows holds wherever an alternative does."""
     sets = space()
     try:
-        where = truth(sets, Or(tuple(row.entry.expression for row in rows)), arguments)
-        return sets.choose(where, FALSE, truth(sets, part, arguments)) == FALSE
+        where = to_bdd(sets, Or(tuple(row.entry.expression for row in rows)), arguments)
+        return sets.ite(where, FALSE, to_bdd(sets, part, arguments)) == FALSE
     except TooComplexError:
         return False
 

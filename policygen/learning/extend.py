@@ -18,7 +18,7 @@ from policygen.model import ENOSYS, Action, Always, Entry, Expression, Or, alter
 from policygen.recording.model import Observation, kept
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.express import minimise
-from policygen.sets.region import space, truth
+from policygen.sets.region import space, to_bdd
 from policygen.values import replace
 from tracer.abi import Arch, Event, table
 from tracer.named import NamedTuple
@@ -57,7 +57,7 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
     it: a rule too many in the diff is better than a denial.
     """
     if entry is None:
-        return Known((), (), tuple(observations)) if default.lets_run else Known(tuple(observations), (), ())
+        return Known((), (), tuple(observations)) if default.allows else Known(tuple(observations), (), ())
     plain = calls.by_number[observations[0].number].arguments
     rules = [literal(observation, calls) for observation in observations]
     new: set[Rule] = set()
@@ -68,15 +68,15 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
         action = entry.action if holds else entry.otherwise
         if holds is None:
             undecided.append(rule)
-        elif not (action or default).lets_run:
+        elif not (action or default).allows:
             (new if action is None else against).add(rule)
     for first in range(0, len(undecided), _MANY):
         sets = space()
         allowed, refused = regions(sets, entry, default, plain)
         for rule in undecided[first : first + _MANY]:
-            rest = sets.choose(allowed, FALSE, truth(sets, expression(rule, plain), plain))
+            rest = sets.ite(allowed, FALSE, to_bdd(sets, expression(rule, plain), plain))
             if rest != FALSE:
-                (new if sets.choose(refused, FALSE, rest) != FALSE else against).add(rule)
+                (new if sets.ite(refused, FALSE, rest) != FALSE else against).add(rule)
     by_rule = list(zip(observations, rules, strict=True))
     return Known(
         tuple(observation for observation, rule in by_rule if rule in new),
@@ -105,16 +105,16 @@ def regions(sets: Space, entry: Entry, default: Action, plain: Sequence[Argument
     if entry.expression == Always(False) and entry.otherwise is None:
         return FALSE, TRUE  # `deny`: written to say just that
     try:
-        holds = truth(sets, entry.expression, plain)
+        holds = to_bdd(sets, entry.expression, plain)
     except TooComplexError:
         return FALSE, FALSE
     fails = sets.invert(holds)
     allowed = refused = FALSE
     for region, action in ((holds, entry.action), (fails, entry.otherwise)):
-        if (action or default).lets_run:
-            allowed = sets.either(region, allowed)
+        if (action or default).allows:
+            allowed = sets.or_(region, allowed)
         elif action is not None:
-            refused = sets.either(region, refused)
+            refused = sets.or_(region, refused)
     return allowed, refused
 
 

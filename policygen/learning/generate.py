@@ -219,7 +219,7 @@ def _starts(name: str, entry: Entry) -> bool:
 
 
 def _permitted(policy: Policy, event: Event) -> bool:
-    return evaluate(policy, event).lets_run
+    return evaluate(policy, event).allows
 
 
 def _gap(arch: Arch | None, audit: int, number: int) -> str:

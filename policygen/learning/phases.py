@@ -19,7 +19,7 @@ from policygen.lint.findings import grants
 from policygen.model import ENTER, Always, Arm, Entry, Or, Phase, Policy, alternatives
 from policygen.phases import START, in_phase, phase_policies, reached, with_phases
 from policygen.sets.algebra import FALSE
-from policygen.sets.region import Budget, space, truth
+from policygen.sets.region import Budget, space, to_bdd
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 from tracer.abi.waits import CANDIDATES, bits
@@ -133,7 +133,7 @@ def _moved(existing: Document | None, policy: Policy) -> Iterator[New]:
                 known_rules = (*alternatives(earlier.expression),) if earlier else ()
                 added = [rule for rule in alternatives(entry.expression) if rule not in known_rules]
                 moved = tuple(rule for rule in added if first and rule in alternatives(first.expression))
-                if moved and entry.action.may_run:
+                if moved and entry.action.may_allow:
                     yield New(arch, number, entry, moved, first=False, phase=name)
 
 
@@ -195,7 +195,7 @@ def _learned(
     late = [
         observation
         for observation in observations
-        if _is_after(observation, after) and evaluate(before, observation.event).lets_run
+        if _is_after(observation, after) and evaluate(before, observation.event).allows
     ]
     needed = _generated(late, own or _without_entries(before), options)
     entries: dict[Arch, dict[int, Entry]] = {}
@@ -218,7 +218,7 @@ def _allowing(policy: Policy, before: Policy, needed: Policy, late: Sequence[Obs
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for observation in late:
         arch = Arch.from_audit(observation.arch)
-        if arch is None or evaluate(policy, observation.event).lets_run:
+        if arch is None or evaluate(policy, observation.event).allows:
             continue
         own, now = before.entries[arch].get(observation.number), entries[arch].get(observation.number)
         parts = [
@@ -243,9 +243,9 @@ def _is_within(arch: Arch, number: int, part: Expression, policy: Policy) -> boo
     sets = space()
     allowed = FALSE
     for where, action in answers(sets, resolved(policy), arch, number):
-        if action.lets_run:
-            allowed = sets.either(allowed, where)
-    return sets.choose(allowed, FALSE, truth(sets, part, table(arch).by_number[number].arguments)) == FALSE
+        if action.allows:
+            allowed = sets.or_(allowed, where)
+    return sets.ite(allowed, FALSE, to_bdd(sets, part, table(arch).by_number[number].arguments)) == FALSE
 
 
 def _generated(observations: Sequence[Observation], start: Policy, options: Options) -> Policy:
@@ -263,7 +263,7 @@ def _parts(policy: Policy, arch: Arch, number: int) -> tuple[Expression, ...]:
 
 def _may_end(entry: Entry, policy: Policy) -> bool:
     other = entry.otherwise or policy.default
-    return entry.action.may_run and not other.may_run and entry.expression != Always(False)
+    return entry.action.may_allow and not other.may_allow and entry.expression != Always(False)
 
 
 def _is_after(observation: Observation, waits: int) -> bool:

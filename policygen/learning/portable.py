@@ -62,7 +62,7 @@ def with_equivalents(policy: Policy, new: Mapping[Call, Iterable[Expression]]) -
     growth = _Growth(policy)
     for (arch, number), parts in new.items():
         action = policy.entries[arch][number].action
-        if action.lets_run:
+        if action.allows:
             growth.follow((arch, number), parts, action)
     return growth.result()
 
@@ -102,10 +102,10 @@ class _Growth:
         allowed, refused = self.known[call]
         conditions = self._tidy(call, conditions)
         expression = And(conditions) if conditions else Always(True)
-        where = region.truth(self.sets, expression, table(arch).by_number[number].arguments)
-        if self.sets.choose(allowed, FALSE, where) == FALSE or self.sets.both(refused, where) != FALSE:
+        where = region.to_bdd(self.sets, expression, table(arch).by_number[number].arguments)
+        if self.sets.ite(allowed, FALSE, where) == FALSE or self.sets.and_(refused, where) != FALSE:
             return
-        self.known[call] = self.sets.either(where, allowed), refused
+        self.known[call] = self.sets.or_(where, allowed), refused
         self.parts.setdefault(call, []).append(expression)
         self.actions[call] = action
         self.reasons.setdefault(call, f"portable: {reason}")
@@ -141,10 +141,10 @@ class _Growth:
         ours = table(call[0]).by_number[call[1]].arguments
         parameters = table(call[0]).by_number[target[1]].arguments
         for here in link.source.alternatives:
-            if region.truth(self.sets, And((*conditions, *here)), ours) == FALSE:
+            if region.to_bdd(self.sets, And((*conditions, *here)), ours) == FALSE:
                 continue
-            if not link.target.entry.action.lets_run:
-                if not self._old(target) and not self.policy.default.lets_run:
+            if not link.target.entry.action.allows:
+                if not self._old(target) and not self.policy.default.allows:
                     self.failing.setdefault(target, link.target.entry)
                 continue
             carried = image(conditions, here, link, ours, parameters)
@@ -170,7 +170,7 @@ class _Growth:
     def _regions(self, call: Call) -> tuple[int, int]:
         default, old = self.policy.default, resolved(self.policy).entries[call[0]].get(call[1])
         if old is None:
-            return (TRUE if default.lets_run else FALSE), FALSE
+            return (TRUE if default.allows else FALSE), FALSE
         return regions(self.sets, old, default, table(call[0]).by_number[call[1]].arguments)
 
     def _tidy(self, call: Call, conditions: Conjunction) -> Conjunction:
@@ -179,8 +179,8 @@ class _Growth:
         remaining = list(dict.fromkeys(conditions))
         for condition in sorted(remaining, key=lambda condition: condition.operator is Operator.EQ):
             others = [other for other in remaining if other != condition]
-            held = region.truth(self.sets, And(tuple(others)), arguments)
-            if self.sets.choose(region.truth(self.sets, condition, arguments), FALSE, held) == FALSE:
+            held = region.to_bdd(self.sets, And(tuple(others)), arguments)
+            if self.sets.ite(region.to_bdd(self.sets, condition, arguments), FALSE, held) == FALSE:
                 remaining = others
         return tuple(remaining)
 
@@ -192,7 +192,7 @@ class _Growth:
             return
         arguments = table(call[0]).by_number[call[1]].arguments
         try:
-            cubes = region.alternatives(self.sets, region.truth(self.sets, part, arguments), _MAX_CUBES)
+            cubes = region.alternatives(self.sets, region.to_bdd(self.sets, part, arguments), _MAX_CUBES)
         except TooComplexError:
             return  # no policy whose filter can be proved has it
         for cube in cubes or ():

@@ -35,7 +35,7 @@ def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) ->
             if event in passed:
                 continue
             action = evaluate(policy, event)
-            if not action.lets_run:
+            if not action.allows:
                 raise ReplayError(observation, event, action)
             passed.add(event)
 

@@ -53,7 +53,7 @@ def sends(policy: Policy) -> bool:
     """Whether it lets the program send any signal."""
     return any(
         (entry := section.get(table(arch).by_name[name].number)) is not None
-        and entry.action.may_run
+        and entry.action.may_allow
         and entry.expression != Always(False)
         for arch, section in policy.entries.items()
         for name in SENDING

@@ -118,20 +118,20 @@ def within(policy: Policy, base: Policy, observations: Iterable[Observation] = (
 
 def _cut(policy: Resolved, base: Resolved) -> Resolved:
     """`within` for what two policies mean."""
-    if policy.default.may_run and not base.default.may_run:
+    if policy.default.may_allow and not base.default.may_allow:
         raise ValueError("its default lets calls run that the baseline's stops: write `default kill`, or `errno`")
     entries = {
         arch: {
             number: entry
             for number, entry in section.items()
             if number in base.entries.get(arch, {})
-            or _unnamed(base, arch, number).may_run
+            or _unnamed(base, arch, number).may_allow
             or not _may_run(entry, policy)
         }
         for arch, section in policy.entries.items()
         if arch in base.entries
     }
-    unknown = policy.unknown if base.unknown.may_run or not policy.unknown.may_run else base.unknown
+    unknown = policy.unknown if base.unknown.may_allow or not policy.unknown.may_allow else base.unknown
     return _reduced(replace(policy, entries=entries or {arch: {} for arch in policy.entries}, unknown=unknown), base)
 
 
@@ -159,7 +159,7 @@ def _with_errors(policy: Resolved, against: Iterable[Observation], base: Resolve
 def _reduced(policy: Resolved, base: Resolved) -> Resolved:
     """`reduce` by the baseline's entries for calls that the policy has something to say of."""
     relevant: Mapping[Arch, Mapping[int, Entry]] = {
-        arch: {n: entry for n, entry in section.items() if n in policy.entries.get(arch, {}) or policy.default.may_run}
+        arch: {n: entry for n, entry in section.items() if n in policy.entries.get(arch, {}) or policy.default.may_allow}
         for arch, section in base.entries.items()
     }
     reduced = reduce_resolved(policy, replace(base, entries=relevant))
@@ -176,13 +176,13 @@ def _reduced(policy: Resolved, base: Resolved) -> Resolved:
 
 
 def _may_run(entry: Entry, policy: Resolved) -> bool:
-    rest = (entry.otherwise or policy.default).may_run
+    rest = (entry.otherwise or policy.default).may_allow
     match entry.expression:
         case Always(True):
-            return entry.action.may_run
+            return entry.action.may_allow
         case Always(False):
             return rest
-    return entry.action.may_run or rest
+    return entry.action.may_allow or rest
 
 
 def _unnamed(base: Resolved, arch: Arch, number: int) -> Action:

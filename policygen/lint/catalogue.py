@@ -17,7 +17,7 @@ from policygen.implied.resolve import resolved
 from policygen.language.document import parse
 from policygen.model import Always, Entry, alternatives, constrained
 from policygen.sets.algebra import FALSE, TooComplexError
-from policygen.sets.region import space, truth
+from policygen.sets.region import space, to_bdd
 from policygen.values import frozen
 from tracer.abi import Arch, table
 
@@ -173,7 +173,7 @@ def region_of(row: Selects, arch: Arch, number: int) -> Expression:
 def granted(sets: Space, row: Selects, arch: Arch, number: int, allowed: int) -> int:
     """Return the part of a set of calls that the row is about.  Not for rows about a free argument."""
     arguments = table(arch).by_number[number].arguments
-    return sets.both(truth(sets, region_of(row, arch, number), arguments), allowed)
+    return sets.and_(to_bdd(sets, region_of(row, arch, number), arguments), allowed)
 
 
 def leaves_free(rule: Expression, row: Selects, arch: Arch, number: int) -> bool:
@@ -198,7 +198,7 @@ def combined(policy: Policy, make: Callable[[], Space] = space) -> tuple[Combine
     """Return the combinations that hold for a policy, in the catalogue's order; none for one whose default lets calls run,
     where all do.  One whose parts are all parts of another that holds is left out.  `make` makes the spaces."""
     result = []
-    for arch in policy.entries if not policy.default.lets_run else ():
+    for arch in policy.entries if not policy.default.allows else ():
         able_to = _abilities(policy, arch, make)
         held = [row for row in combinations() if able_to.keys() >= {*row.parts}]
         for row in _widest(held):
@@ -213,7 +213,7 @@ def able(policy: Policy) -> frozenset[str]:
 
 def completed(old: Policy, new: Policy, make: Callable[[], Space] = space) -> tuple[Combined, ...]:
     """Return the combinations that hold for the new policy and not for the old one, the most dangerous first."""
-    if new.default.lets_run:
+    if new.default.allows:
         return ()
     result = []
     for arch in new.entries:
@@ -263,8 +263,8 @@ def _allows(policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[
     try:
         allowed = FALSE
         for where, action in answers(sets, resolved(policy), arch, call.number):
-            if action.lets_run:
-                allowed = sets.either(allowed, where)
+            if action.allows:
+                allowed = sets.or_(allowed, where)
         if allowed == FALSE or not row.free:
             return granted(sets, row, arch, call.number, allowed) != FALSE
     except TooComplexError:

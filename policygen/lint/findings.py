@@ -21,7 +21,7 @@ from policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternati
 from policygen.phases import WAITS, phase_policies
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.express import minimise
-from policygen.sets.region import Budget, example, truth
+from policygen.sets.region import Budget, example, to_bdd
 from policygen.values import frozen, replace
 from tracer.abi import Arch, Event, table
 
@@ -138,14 +138,14 @@ def permissive_settings(document: Document, _: Budget) -> Iterator[Finding]:
     """Yield the settings that allow calls that no entry names."""
     settings = document.layout.settings
     for word, action in (("default", document.policy.default), ("unknown", document.policy.unknown)):
-        if action.lets_run:
+        if action.allows:
             yield _finding(of_setting(word), None, word, None, _why(settings.get(word, Comments())))
 
 
 def allowing_denials(document: Document, budget: Budget) -> Iterator[Finding]:
     """Yield the entries that say `deny`, the default action, where that action lets calls run."""
     default = document.policy.default
-    if not default.may_run:
+    if not default.may_allow:
         return
     for arch, number, entry in _entries(document):
         if entry.expression == Always(False) and entry.otherwise is None:
@@ -160,7 +160,7 @@ def idle_rules(document: Document, budget: Budget) -> Iterator[Finding]:
         parts = alternatives(entry.expression)
         sets = budget.space()
         try:
-            never = {part for part in parts if truth(sets, part, arguments) == FALSE}
+            never = {part for part in parts if to_bdd(sets, part, arguments) == FALSE}
         except TooComplexError:
             yield _too_complex(arch, number)
             continue
@@ -182,8 +182,8 @@ def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
             continue
         arguments, sets = table(arch).by_number[number].arguments, budget.space()
         try:
-            implied = truth(sets, Or(tuple(row.entry.expression for row in rows)), arguments)
-            idle = sets.choose(implied, FALSE, truth(sets, entry.expression, arguments)) == FALSE
+            implied = to_bdd(sets, Or(tuple(row.entry.expression for row in rows)), arguments)
+            idle = sets.ite(implied, FALSE, to_bdd(sets, entry.expression, arguments)) == FALSE
         except TooComplexError:
             yield _too_complex(arch, number)
             continue
@@ -241,7 +241,7 @@ def past_ports(document: Document, _: Budget | None = None) -> Iterator[Finding]
     if Arch.I386 not in policy.entries or not confined:
         return
     events = [Event(Arch.I386.audit, number, (call, 0, 0, 0, 0, 0)) for call in _PAST_PORTS]
-    if example := next((event for event in events if evaluate(policy, event).may_run), None):
+    if example := next((event for event in events if evaluate(policy, event).may_allow), None):
         reason = _reasons(document, Arch.I386, number)[0]
         yield _finding(check("ports-by-socketcall"), Arch.I386, _SOCKETCALL, example, reason)
 
@@ -290,19 +290,19 @@ def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry,
     if not danger.free:
         return granted(sets, danger, arch, number, permitted(sets, entry, default, arguments))
     parts = alternatives(entry.expression) or (entry.expression,)
-    if not entry.action.lets_run:
+    if not entry.action.allows:
         parts = ()  # an entry that denies by conditions constrains the argument
     loose = [Entry(part, entry.action) for part in parts if leaves_free(part, danger, arch, number)]
     region = FALSE
     for rule in loose:
-        region = sets.either(permitted(sets, rule, default, arguments), region)
+        region = sets.or_(permitted(sets, rule, default, arguments), region)
     return region
 
 
 def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Argument]) -> int:
     """Return the set of calls that an entry lets run.  Raises TooComplexError."""
-    holds = truth(sets, entry.expression, arguments)
-    then, otherwise = entry.action.lets_run, (entry.otherwise or default).lets_run
+    holds = to_bdd(sets, entry.expression, arguments)
+    then, otherwise = entry.action.allows, (entry.otherwise or default).allows
     if then == otherwise:
         return TRUE if then else FALSE
     return holds if then else sets.invert(holds)
@@ -310,7 +310,7 @@ def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Ar
 
 def _without(entry: Entry, reasons: dict[Expression, str]) -> Entry:
     """Return the entry without its accepted alternatives; an entry without alternatives is returned unchanged."""
-    if not reasons or not isinstance(entry.expression, Or) or not entry.action.lets_run:
+    if not reasons or not isinstance(entry.expression, Or) or not entry.action.allows:
         return entry
     rest = tuple(part for part in entry.expression.parts if part not in reasons)
     return replace(entry, expression=Or(rest) if rest else Always(False))

@@ -25,7 +25,7 @@ from policygen.phases import in_each, within_start
 from policygen.review.risk import Ranked, ranked
 from policygen.sets.algebra import FALSE
 from policygen.sets.join import join_entries
-from policygen.sets.region import space, truth
+from policygen.sets.region import space, to_bdd
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 
@@ -67,9 +67,9 @@ class EntryChange:
             return ()
         sets = space()
         arguments = table(self.arch).by_number[self.number].arguments
-        outside = sets.invert(truth(sets, self.after.expression, arguments))
+        outside = sets.invert(to_bdd(sets, self.after.expression, arguments))
         parts = alternatives(self.before.expression)
-        return tuple(part for part in parts if sets.both(truth(sets, part, arguments), outside) == FALSE)
+        return tuple(part for part in parts if sets.and_(to_bdd(sets, part, arguments), outside) == FALSE)
 
 
 PolicyChange = SettingChange | EntryChange
@@ -98,7 +98,7 @@ def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
         if wider or any(difference.change is Change.OTHER for difference in comparison.differences):
             yield SettingChange(word, _value(before), _value(after), ranked(old, policy, comparison))
     for arch in new.entries:
-        if arch not in old.entries and new.default.may_run:
+        if arch not in old.entries and new.default.may_allow:
             without = replace(old, entries={})
             yield SettingChange(f"arch {arch}", "", "", _found(without, replace(new, entries={arch: {}})))
     before, after = old.files.lines(), new.files.lines()
@@ -128,7 +128,7 @@ def _of_call(old: Policy, new: Policy, arch: Arch, number: int) -> list[EntryCha
 
 def _in_parts(before: Entry | None, after: Entry, old: Policy) -> bool:
     """Whether each alternative of the entry only allows calls, so that each can be judged alone."""
-    if not after.action.may_run or (after.otherwise or old.default).may_run:
+    if not after.action.may_allow or (after.otherwise or old.default).may_allow:
         return False
     return before is None or (before.action, before.otherwise) == (after.action, after.otherwise)
 
@@ -274,11 +274,11 @@ def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence
         return
     sets = space()
     arguments = table(change.arch).by_number[change.number].arguments
-    still, lost = (truth(sets, Or(tuple(parts)), arguments) if parts else FALSE for parts in (rest, dropped))
+    still, lost = (to_bdd(sets, Or(tuple(parts)), arguments) if parts else FALSE for parts in (rest, dropped))
     for part in alternatives(change.before.expression):
-        missing = sets.both(truth(sets, part, arguments), sets.invert(still))
-        if sets.both(missing, lost) != FALSE:
-            whole = sets.both(missing, sets.invert(lost)) == FALSE
+        missing = sets.and_(to_bdd(sets, part, arguments), sets.invert(still))
+        if sets.and_(missing, lost) != FALSE:
+            whole = sets.and_(missing, sets.invert(lost)) == FALSE
             yield part if whole else And((part, Or(tuple(dropped))))
 
 

@@ -127,7 +127,7 @@ def fitting(document: Document, observations: Sequence[Observation]) -> tuple[Ob
         for arch, entries in document.policy.entries.items()
         for number in entries
         for source in provenance(document, recording, arch, number)
-        if source.rule.action.lets_run
+        if source.rule.action.allows
         for observation in source.observations
     }
     return tuple(observation for observation in observations if observation.key in used)

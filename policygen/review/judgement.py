@@ -128,8 +128,8 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
 
 
 def _level(before: Action, after: Action) -> Level:
-    if after.lets_run:
-        return Level.NOTE if before.lets_run else Level.DANGER
+    if after.allows:
+        return Level.NOTE if before.allows else Level.DANGER
     return Level.WARNING if _PERMISSIVE.index(after.kind) > _PERMISSIVE.index(before.kind) else Level.NOTE
 
 

@@ -18,7 +18,7 @@ from policygen.lint.catalogue import Danger, Level, check, granted, leaves_free,
 from policygen.model import IMPLIED, alternatives
 from policygen.phases import START, as_in
 from policygen.sets.algebra import FALSE, TooComplexError
-from policygen.sets.region import example, space, truth
+from policygen.sets.region import example, space, to_bdd
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 from tracer.linux import OPAQUE
@@ -55,7 +55,7 @@ def dangers_of(observation: Observation) -> tuple[Danger, ...]:
         return ()
     calls, sets = table(arch), space()
     arguments = calls.by_number[observation.number].arguments
-    region = truth(sets, expression(literal(observation.fitted(calls), calls), arguments), arguments)
+    region = to_bdd(sets, expression(literal(observation.fitted(calls), calls), arguments), arguments)
     rows = [
         row
         for row in of_call(arch, observation.number)
@@ -121,17 +121,17 @@ def _in_own_words(
     had = alternatives(before.expression) if before else ()
     added = tuple(part for part in alternatives(own.expression) if part not in had)
     arguments = table(arch).by_number[number].arguments
-    written = _union(sets, [truth(sets, part, arguments) for part in added])
+    written = _union(sets, [to_bdd(sets, part, arguments) for part in added])
     given = [row for row in rows(new.implied, arch) if row.number == number and row.given <= beside.new]
-    explained = sets.either(written, _union(sets, [truth(sets, row.entry.expression, arguments) for row in given]))
-    if sets.both(written, region) == FALSE or sets.both(region, sets.invert(explained)) != FALSE:
+    explained = sets.or_(written, _union(sets, [to_bdd(sets, row.entry.expression, arguments) for row in given]))
+    if sets.and_(written, region) == FALSE or sets.and_(region, sets.invert(explained)) != FALSE:
         return difference
-    where = sets.both(region, written)
+    where = sets.and_(region, written)
     return replace(difference, rules=added, example=example(sets, where, arch, number))
 
 
 def _of_unnamed(new: Policy, difference: Difference) -> tuple[Danger, ...]:
-    if difference.change is not Change.MORE or not difference.after.lets_run:
+    if difference.change is not Change.MORE or not difference.after.allows:
         return ()
     newest = table(difference.arch).newest(new.table)
     return (of_setting("default" if difference.example.number <= newest else "unknown"),)
@@ -140,7 +140,7 @@ def _of_unnamed(new: Policy, difference: Difference) -> tuple[Danger, ...]:
 def _dangers(sets: Space, difference: Difference, region: int) -> tuple[Danger, ...]:
     """Return the dangers of a difference, by its set of calls, so that the words of the difference do not matter."""
     arch, number = difference.arch, difference.example.number
-    if difference.change is not Change.MORE or not difference.after.lets_run or number not in table(arch).by_number:
+    if difference.change is not Change.MORE or not difference.after.allows or number not in table(arch).by_number:
         return ()
     rows = [
         row
@@ -171,21 +171,22 @@ def _is_implied(
     arch, number = difference.arch, difference.example.number
     arguments = table(arch).by_number[number].arguments
     rows_given = [row for row in rows(IMPLIED[-1], arch) if row.number == number and row.given <= has]
-    given = [truth(sets, row.entry.expression, arguments) for row in rows_given if row.entry.action == answer]
-    if not given or sets.both(region, sets.invert(_union(sets, given))) != FALSE:
+    given = [to_bdd(sets, row.entry.expression, arguments) for row in rows_given if row.entry.action == answer]
+    if not given or sets.and_(region, sets.invert(_union(sets, given))) != FALSE:
         return False
     if number not in policy.entries[arch]:
         return True
     giving = [one for one in capabilities(arch) if one.number == number and one.name in has - had]
     return (
-        sets.both(region, _union(sets, [truth(sets, capability.entry.expression, arguments) for capability in giving])) == FALSE
+        sets.and_(region, _union(sets, [to_bdd(sets, capability.entry.expression, arguments) for capability in giving]))
+        == FALSE
     )
 
 
 def _union(sets: Space, regions: Iterable[int]) -> int:
     union = FALSE
     for region in regions:
-        union = sets.either(union, region)
+        union = sets.or_(union, region)
     return union
 
 
@@ -195,7 +196,7 @@ def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collect
     rehearsed = [
         observation
         for observation in recording.observations
-        if recording.rehearsed(observation) and not (policy and evaluate(policy, observation.event).lets_run)
+        if recording.rehearsed(observation) and not (policy and evaluate(policy, observation.event).allows)
     ]
     dangerous = {observation.key for observation in rehearsed if needs_a_person(observation, allow_opaque)}
     if not any(_name(observation) in ("execve", "execveat") for observation in rehearsed if observation.key in dangerous):

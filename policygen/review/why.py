@@ -24,7 +24,7 @@ from policygen.learning.rule import expression, read
 from policygen.model import Always, Condition, Entry, alternatives, conjuncts, mentioned
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.express import minimise
-from policygen.sets.region import space, truth
+from policygen.sets.region import space, to_bdd
 from policygen.values import frozen
 from tracer.abi import Arch, Event, table
 
@@ -146,12 +146,12 @@ def _covered(
 
     @cache
     def region(expression: Expression) -> int:
-        return truth(sets, expression, arguments)
+        return to_bdd(sets, expression, arguments)
 
     def meet(part: Expression, compared: frozenset[int], place: int) -> bool:
         if compared <= values[place].keys():
             return holds_at(part, arguments, values[place])  # the algebra takes a hundred times as long
-        return sets.both(region(part), region(literals[place])) != FALSE
+        return sets.and_(region(part), region(literals[place])) != FALSE
 
     for part in parts:
         try:

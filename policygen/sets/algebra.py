@@ -1,6 +1,6 @@
 """Exact algebra over functions of many bits: shared decision diagrams.
 
-A *function* maps the values of up to `Space.bits` one-bit variables to a leaf; a *set* is a function whose leaves are
+A *function* maps the values of up to `Space.bits` one-bit variables to a terminal; a *set* is a function whose terminals are
 `TRUE` and `FALSE`.  Functions are kept reduced and shared (Bryant, "Graph-Based Algorithms for Boolean Function
 Manipulation", 1986), so two functions are equal exactly if they are the same integer.  A word is a sequence of sets,
 one for each of its bits, most significant first; a constant word is made of `TRUE` and `FALSE`.
@@ -21,7 +21,7 @@ MAX_CUBES = 4096
 """The most that a filter can have room for (linux/bpf_common.h BPF_MAXINSNS)."""
 
 Cube = tuple[int, int]
-"""(care, value): the points that agree with `value` on the bits set in `care`.  Variable 0 is the highest bit."""
+"""(care, value): the assignments that agree with `value` on the bits set in `care`.  Variable 0 is the highest bit."""
 
 
 class TooComplexError(UserError):
@@ -35,35 +35,35 @@ class Space:
         self.bits = bits
         self.limit = limit
         self.effort = effort
-        self._variable = [bits, bits]  # leaves come after every variable
+        self._variable = [bits, bits]  # terminals come after every variable
         self._low = [FALSE, TRUE]
         self._high = [FALSE, TRUE]
         self._values: dict[int, Hashable] = {}
-        self._leaves: dict[Hashable, int] = {}
+        self._terminals: dict[Hashable, int] = {}
         self._nodes: dict[tuple[int, int, int], int] = {}
-        self._choices: dict[tuple[int, int, int], int] = {}
+        self._ites: dict[tuple[int, int, int], int] = {}
         self._words: dict[tuple[int, int], tuple[int, ...]] = {}
 
     @property
     def work(self) -> int:
         """What has been done so far: nodes and choices, each about a microsecond."""
-        return len(self._low) + len(self._choices)
+        return len(self._low) + len(self._ites)
 
     def allow(self, more: int) -> None:
         """Set `limit` and `effort` to so many nodes, and so many choices, more than there are."""
-        self.limit, self.effort = len(self._low) + more, len(self._choices) + more
+        self.limit, self.effort = len(self._low) + more, len(self._ites) + more
 
-    def leaf(self, value: Hashable) -> int:
+    def terminal(self, value: Hashable) -> int:
         """Return the function that is `value` everywhere."""
-        leaf = self._leaves.get(value)
-        if leaf is None:
-            leaf = self._leaves[value] = self._add(self.bits, len(self._low), len(self._low))
-            self._values[leaf] = value
-        return leaf
+        terminal = self._terminals.get(value)
+        if terminal is None:
+            terminal = self._terminals[value] = self._add(self.bits, len(self._low), len(self._low))
+            self._values[terminal] = value
+        return terminal
 
-    def value(self, leaf: int) -> Hashable:
-        """Return the value of a leaf.  Raises KeyError for any other function."""
-        return self._values[leaf]
+    def value(self, terminal: int) -> Hashable:
+        """Return the value of a terminal.  Raises KeyError for any other function."""
+        return self._values[terminal]
 
     def variable(self, number: int) -> int:
         """Return the set in which this variable is 1."""
@@ -76,7 +76,7 @@ class Space:
             word = self._words[first, count] = tuple(map(self.variable, range(first, first + count)))
         return word
 
-    def choose(self, condition: int, then: int, otherwise: int) -> int:
+    def ite(self, condition: int, then: int, otherwise: int) -> int:
         """Return the function that is `then` inside the set `condition` and `otherwise` outside."""
         if condition == TRUE or then == otherwise:
             return then
@@ -85,11 +85,11 @@ class Space:
         if then == TRUE and otherwise == FALSE:
             return condition
         key = (condition, then, otherwise)
-        result = self._choices.get(key)
+        result = self._ites.get(key)
         if result is not None:
             return result
-        if len(self._choices) >= self.effort:
-            raise TooComplexError(f"more than {self.effort} choices")
+        if len(self._ites) >= self.effort:
+            raise TooComplexError(f"more than {self.effort} steps")
         variable, low, high = self._variable, self._low, self._high
         a, b, c = variable[condition], variable[then], variable[otherwise]
         top = a if a < b else b
@@ -98,22 +98,22 @@ class Space:
         condition0, condition1 = (low[condition], high[condition]) if a == top else (condition, condition)
         then0, then1 = (low[then], high[then]) if b == top else (then, then)
         otherwise0, otherwise1 = (low[otherwise], high[otherwise]) if c == top else (otherwise, otherwise)
-        result = self._choices[key] = self._node(
-            top, self.choose(condition0, then0, otherwise0), self.choose(condition1, then1, otherwise1)
+        result = self._ites[key] = self._node(
+            top, self.ite(condition0, then0, otherwise0), self.ite(condition1, then1, otherwise1)
         )
         return result
 
     def invert(self, a: int) -> int:
-        return self.choose(a, FALSE, TRUE)
+        return self.ite(a, FALSE, TRUE)
 
-    def both(self, a: int, b: int) -> int:
-        return self.choose(a, b, FALSE)
+    def and_(self, a: int, b: int) -> int:
+        return self.ite(a, b, FALSE)
 
-    def either(self, a: int, b: int) -> int:
-        return self.choose(a, TRUE, b)
+    def or_(self, a: int, b: int) -> int:
+        return self.ite(a, TRUE, b)
 
-    def differ(self, a: int, b: int) -> int:
-        return self.choose(a, self.invert(b), b)
+    def xor(self, a: int, b: int) -> int:
+        return self.ite(a, self.invert(b), b)
 
     def equal(self, a: Sequence[int], b: Sequence[int]) -> int:
         """Return the set in which two words of one length are equal."""
@@ -126,8 +126,8 @@ class Space:
                 # a variable above all of the result, compared with a constant bit: its node is known
                 result = self._node(variable[x], *((FALSE, result) if y == TRUE else (result, FALSE)))
                 continue
-            same = x if y == TRUE else self.invert(x if y == FALSE else self.differ(x, y))
-            result = self.choose(same, result, FALSE)
+            same = x if y == TRUE else self.invert(x if y == FALSE else self.xor(x, y))
+            result = self.ite(same, result, FALSE)
         return result
 
     def pattern(self, first: int, mask: int, value: int, width: int) -> int:
@@ -143,30 +143,30 @@ class Space:
         """Return the set in which the word `a` is greater than `b`, both unsigned and of one length."""
         result = FALSE
         for x, y in zip(reversed(a), reversed(b), strict=True):
-            result = self.choose(self.differ(x, y), x, result)
+            result = self.ite(self.xor(x, y), x, result)
         return result
 
     def difference(self, a: int, b: int) -> int | None:
-        """Return a point where the functions differ, or None if they are equal: the variables as one integer of `bits`
+        """Return an assignment where the functions differ, or None if they are equal: the variables as one integer of `bits`
         bits, few of them set."""
-        point = 0
+        assignment = 0
         while a != b:
             variable = min(self._variable[a], self._variable[b])
             if variable == self.bits:
-                return point
+                return assignment
             low_a, high_a = self.branches(a, variable)
             low_b, high_b = self.branches(b, variable)
             if low_a != low_b:
                 a, b = low_a, low_b
             else:
                 a, b = high_a, high_b
-                point |= 1 << (self.bits - 1 - variable)
+                assignment |= 1 << (self.bits - 1 - variable)
         return None
 
-    def at(self, function: int, point: int) -> int:
-        """Return the leaf of the function at a point in the form of `difference`."""
+    def at(self, function: int, assignment: int) -> int:
+        """Return the terminal of the function at an assignment in the form of `difference`."""
         while (variable := self._variable[function]) < self.bits:
-            bit = point >> (self.bits - 1 - variable) & 1
+            bit = assignment >> (self.bits - 1 - variable) & 1
             function = self._high[function] if bit else self._low[function]
         return function
 
@@ -175,17 +175,17 @@ class Space:
         return {self._values[node] for node in self._below(function) if self._variable[node] == self.bits}
 
     def support(self, function: int) -> int:
-        """Return the variables that the function depends on, as the bits of a point."""
+        """Return the variables that the function depends on, as the bits of an assignment."""
         variables = {self._variable[node] for node in self._below(function)} - {self.bits}
         return sum(1 << (self.bits - 1 - variable) for variable in variables)
 
-    def where(self, function: int, leaf: int) -> int:
-        """Return the set in which the function is this leaf."""
+    def where(self, function: int, terminal: int) -> int:
+        """Return the set in which the function is this terminal."""
         results: dict[int, int] = {}
 
         def walk(node: int) -> int:
             if self._variable[node] == self.bits:
-                return TRUE if node == leaf else FALSE
+                return TRUE if node == terminal else FALSE
             if node not in results:
                 results[node] = self._node(self._variable[node], walk(self._low[node]), walk(self._high[node]))
             return results[node]
@@ -212,7 +212,7 @@ class Space:
         return walk(function)
 
     def always(self, region: int, variables: int) -> int:
-        """Return the points that are in the set for all values of these variables, which are given as the bits of a point."""
+        """Return the assignments that are in the set for all values of `variables`, given as the bits of an assignment."""
         results: dict[int, int] = {}
 
         def walk(node: int) -> int:
@@ -222,7 +222,7 @@ class Space:
             if node not in results:
                 low, high = walk(self._low[node]), walk(self._high[node])
                 free = variables >> (self.bits - 1 - variable) & 1
-                results[node] = self.both(low, high) if free else self._node(variable, low, high)
+                results[node] = self.and_(low, high) if free else self._node(variable, low, high)
             return results[node]
 
         return walk(region)
@@ -242,7 +242,7 @@ class Space:
         """Return few cubes whose union is the set, none of them superfluous (Minato, "Fast Generation of Irredundant
         Sum-of-Products Forms from Binary Decision Diagrams", 1992).  None if there are more than `limit`, or finding
         them takes too much work."""
-        effort = len(self._choices) + 512 * limit
+        effort = len(self._ites) + 512 * limit
         covers: dict[tuple[int, int], tuple[tuple[Cube, ...], int]] = {}
 
         def cover(least: int, most: int) -> tuple[tuple[Cube, ...], int]:
@@ -257,19 +257,19 @@ class Space:
             variable = min(self._variable[least], self._variable[most])
             least0, least1 = self.branches(least, variable)
             most0, most1 = self.branches(most, variable)
-            cubes0, union0 = cover(self.choose(most1, FALSE, least0), most0)
-            cubes1, union1 = cover(self.choose(most0, FALSE, least1), most1)
-            rest = self.either(self.choose(union0, FALSE, least0), self.choose(union1, FALSE, least1))
-            cubes, union = cover(rest, self.both(most0, most1))
+            cubes0, union0 = cover(self.ite(most1, FALSE, least0), most0)
+            cubes1, union1 = cover(self.ite(most0, FALSE, least1), most1)
+            rest = self.or_(self.ite(union0, FALSE, least0), self.ite(union1, FALSE, least1))
+            cubes, union = cover(rest, self.and_(most0, most1))
             bit = 1 << (self.bits - 1 - variable)
             cubes = (
                 *cubes,
                 *((care | bit, value) for care, value in cubes0),
                 *((care | bit, value | bit) for care, value in cubes1),
             )
-            if len(cubes) > limit or len(self._choices) > effort:
+            if len(cubes) > limit or len(self._ites) > effort:
                 raise TooComplexError(f"more than {limit} cubes")
-            result = covers[least, most] = cubes, self.either(self._node(variable, union0, union1), union)
+            result = covers[least, most] = cubes, self.or_(self._node(variable, union0, union1), union)
             return result
 
         try:

@@ -1,4 +1,4 @@
-"""Sets of calls back into the policy language, the inverse of `region.truth`, and the fewest alternatives of expressions."""
+"""Sets of calls back into the policy language, the inverse of `region.to_bdd`, and the fewest alternatives of expressions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from policygen.language.operands import operands
 from policygen.model import Always, And, Condition, Expression, Not, Operator, Or
 from policygen.sets import region as regions
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.sets.region import space, truth
+from policygen.sets.region import space, to_bdd
 from tracer.abi import Arch, Argument, Kind
 
 if TYPE_CHECKING:
@@ -190,20 +190,20 @@ def minimise(
     """
     sets = make()
     try:
-        regions = [truth(sets, alternative, arguments) for alternative in alternatives]
+        regions = [to_bdd(sets, alternative, arguments) for alternative in alternatives]
         order = sorted(range(len(regions)), key=lambda i: (-_conditions(alternatives[i]), -i))
         after = [FALSE]
         for i in reversed(order):
-            after.append(sets.either(after[-1], regions[i]))
+            after.append(sets.or_(after[-1], regions[i]))
         if after[-1] == TRUE:
             return (Always(True),)
         needed, before = [], FALSE
         for i in order:
             after.pop()
-            rest = sets.either(before, after[-1])
-            if sets.choose(rest, FALSE, regions[i]) != FALSE:
+            rest = sets.or_(before, after[-1])
+            if sets.ite(rest, FALSE, regions[i]) != FALSE:
                 needed.append(i)
-                before = sets.either(before, regions[i])
+                before = sets.or_(before, regions[i])
     except TooComplexError:
         return tuple(alternatives)
     return tuple(alternatives[i] for i in sorted(needed))

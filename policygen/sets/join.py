@@ -8,7 +8,7 @@ from policygen.language.normal import normal_entry, normal_expression
 from policygen.model import Always, Entry, Expression, Not, Or, alternatives
 from policygen.sets.algebra import FALSE, TRUE, TooComplexError
 from policygen.sets.express import minimise
-from policygen.sets.region import space, truth
+from policygen.sets.region import space, to_bdd
 from policygen.values import frozen
 from tracer.abi import Arch, table
 from tracer.errors import UserError
@@ -35,13 +35,13 @@ def form_of(entry: Entry, default: Action) -> Form:
     otherwise = entry.otherwise or default
     if entry.expression == Always(False):
         return Form(Always(False), None, entry.otherwise)
-    if entry.action.lets_run:
-        if otherwise.lets_run and entry.expression != Always(True):
+    if entry.action.allows:
+        if otherwise.allows and entry.expression != Always(True):
             raise JoinError("an entry with two actions that let the call run must be merged by hand")
         return Form(entry.expression, entry.action, entry.otherwise)
     if entry.expression == Always(True):
         return Form(Always(False), None, entry.action)
-    if otherwise.lets_run:
+    if otherwise.allows:
         return Form(Not(entry.expression), otherwise, entry.action)
     raise JoinError("an entry with two actions that deny the call must be merged by hand")
 
@@ -55,7 +55,7 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
     if a == b:
         return a
     if a is None or b is None:
-        return None if default.lets_run else a or b
+        return None if default.allows else a or b
     first, second = form_of(a, default), form_of(b, default)
     actions = {form.action for form in (first, second) if form.action}
     refusals = {form.refusal for form in (first, second) if form.refusal}
@@ -66,8 +66,8 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
     arguments = table(arch).by_number[number].arguments
     sets = space()
     try:
-        regions = [truth(sets, form.allowed, arguments) for form in (first, second)]
-        both = sets.either(*regions)
+        regions = [to_bdd(sets, form.allowed, arguments) for form in (first, second)]
+        both = sets.or_(*regions)
     except TooComplexError as error:
         raise JoinError(str(error)) from None
     refusal = next(iter(refusals), None)
@@ -92,4 +92,4 @@ def refuses(arch: Arch, number: int, entry: Entry | None, wanted: Expression, de
         return False
     arguments = table(arch).by_number[number].arguments
     sets = space()
-    return sets.choose(truth(sets, form.allowed, arguments), FALSE, truth(sets, wanted, arguments)) != FALSE
+    return sets.ite(to_bdd(sets, form.allowed, arguments), FALSE, to_bdd(sets, wanted, arguments)) != FALSE

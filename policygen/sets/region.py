@@ -85,7 +85,7 @@ def argument_word(space: Space, index: int) -> Word:
 
 
 def shift(index: int) -> int:
-    """Return the position of an argument's lowest bit in a point, which is an integer of BITS bits."""
+    """Return the position of an argument's lowest bit in an assignment, which is an integer of BITS bits."""
     return BITS - _ARGUMENTS - 64 * (index + 1)
 
 
@@ -95,19 +95,19 @@ def data_words(space: Space) -> tuple[Word, ...]:
     return (number_word(space), arch_word(space), *(half for word in wide for half in (word[32:], word[:32])))
 
 
-def event(point: int) -> Event:
-    """Return the event at a point of the space."""
-    arch, number = point >> 480, point >> 448 & _WORD
-    a, b, c, d, e, f, ip = (point >> shift & ((1 << 64) - 1) for shift in range(384, -64, -64))
+def event(assignment: int) -> Event:
+    """Return the event at an assignment of the space."""
+    arch, number = assignment >> 480, assignment >> 448 & _WORD
+    a, b, c, d, e, f, ip = (assignment >> shift & ((1 << 64) - 1) for shift in range(384, -64, -64))
     return Event(arch, number, (a, b, c, d, e, f), ip)
 
 
 def example(space: Space, where: int, arch: Arch, number: int) -> Event:
     """Return one of the simplest calls of a non-empty set of arguments."""
-    point = space.difference(FALSE, where)
-    if point is None:
+    assignment = space.difference(FALSE, where)
+    if assignment is None:
         raise ValueError("no call is in the empty set")
-    return Event(arch.audit, number, event(point).arguments)
+    return Event(arch.audit, number, event(assignment).arguments)
 
 
 def alternatives(space: Space, region: int, limit: int) -> tuple[tuple[tuple[int, int, int], ...], ...] | None:
@@ -120,22 +120,22 @@ def alternatives(space: Space, region: int, limit: int) -> tuple[tuple[tuple[int
     return tuple(tuple((i, mask, values[i]) for i, mask in enumerate(masks) if mask) for masks, values in pairs)
 
 
-def truth(space: Space, expression: Expression, arguments: Sequence[Argument]) -> int:
+def to_bdd(space: Space, expression: Expression, arguments: Sequence[Argument]) -> int:
     """Return the set in which the expression holds for a call with these arguments."""
     match expression:
         case Always(value):
             return TRUE if value else FALSE
         case Not(part):
-            return space.invert(truth(space, part, arguments))
+            return space.invert(to_bdd(space, part, arguments))
         case And(parts):
             result = TRUE
             for part in parts:
-                result = space.both(truth(space, part, arguments), result)
+                result = space.and_(to_bdd(space, part, arguments), result)
             return result
         case Or(parts):
             result = FALSE
             for part in parts:
-                result = space.either(truth(space, part, arguments), result)
+                result = space.or_(to_bdd(space, part, arguments), result)
             return result
         case Condition():
             return _condition(space, expression, arguments[expression.index])
@@ -182,5 +182,5 @@ def _condition(space: Space, condition: Condition, argument: Argument) -> int:
         case Operator.ONE_OF:
             region = FALSE
             for value in condition.values:
-                region = space.either(masked(whole, value), region)
+                region = space.or_(masked(whole, value), region)
     return region

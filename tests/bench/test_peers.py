@@ -36,13 +36,13 @@ def differs(program: bytes, policy: Policy) -> Event | None:
     """A call of x86_64 in the policy's table that the program answers otherwise."""
     space = region.space()
     newest = constant(table(Arch.X86_64).newest(policy.table), 32)
-    known = space.both(
+    known = space.and_(
         space.equal(region.arch_word(space), constant(Arch.X86_64.audit, 32)),
         space.invert(space.greater(region.number_word(space), newest)),
     )
-    other = space.leaf(None)
+    other = space.terminal(None)
     theirs, ours = symbolic.function(space, program), decisions(space, resolved(policy))
-    point = space.difference(space.choose(known, theirs, other), space.choose(known, ours, other))
+    point = space.difference(space.ite(known, theirs, other), space.ite(known, ours, other))
     return None if point is None else region.event(point)
 
 

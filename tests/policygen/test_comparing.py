@@ -104,7 +104,7 @@ def test_rules_are_exactly_the_calls_of_the_difference(both: tuple[Policy, Polic
         arguments = table(one.arch).by_number[one.number].arguments
         where = 0
         for rule in one.rules:
-            where = space.either(where, region.truth(space, rule, arguments))
+            where = space.or_(where, region.to_bdd(space, rule, arguments))
         point = space.difference(0, where)
         assert point is not None
         event = Event(one.arch.audit, one.number, region.event(point).arguments)
@@ -160,7 +160,7 @@ def test_differences_and_verdict(old: str, new: str, verdict: str, rows: list[st
 )
 def test_calls_that_neither_names(old: str, new: str, examples: list[int]) -> None:
     found = compare(policy(old), policy(new)).differences
-    running = [one for one in found if one.before.may_run or one.after.may_run or examples]
+    running = [one for one in found if one.before.may_allow or one.after.may_allow or examples]
     assert [one.example.number for one in running if one.number is None][: len(examples)] == examples
 
 
@@ -189,10 +189,10 @@ def test_a_reduced_policy_allows_what_both_allow(both: tuple[Policy, Policy], da
     before, other, after = (evaluate(policy, event) for policy in (one, by, made))
     if arch is None or event.number not in by.entries.get(arch, {}):
         assert after == before
-    elif before.may_run and other.may_run:
+    elif before.may_allow and other.may_allow:
         assert after == strictest((before, other))
     else:
-        assert not after.may_run
+        assert not after.may_allow
 
 
 @pytest.mark.parametrize(

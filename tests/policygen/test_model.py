@@ -27,8 +27,8 @@ ACTIONS = [Action(kind, 13 * (kind is ActionKind.ERRNO)) for kind in ActionKind]
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.kind)
 def test_which_actions_carry_a_call_out(action: Action) -> None:
-    assert action.lets_run is (action.kind in ("allow", "log"))
-    assert action.may_run is (action.kind in ("allow", "log", "notify"))
+    assert action.allows is (action.kind in ("allow", "log"))
+    assert action.may_allow is (action.kind in ("allow", "log", "notify"))
 
 
 def kernel(*rets: int) -> int:

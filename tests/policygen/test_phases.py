@@ -82,7 +82,7 @@ def test_each_phase_is_narrower() -> None:
 
 def test_an_implied_set_holds_in_every_phase() -> None:
     policy = parse("implied 1\nphase serving after epoll_wait\nbind: allow until serving\nepoll_wait: allow").policy
-    assert [evaluate(policy, event("getpid"), name).lets_run for name in (START, "serving")] == [True, True]
+    assert [evaluate(policy, event("getpid"), name).allows for name in (START, "serving")] == [True, True]
 
 
 def test_a_phase_that_allows_more_widens_what_is_before_it() -> None:
@@ -108,7 +108,7 @@ FILES = {"more": "bind: allow until serving\nread: allow", "phases": "phase serv
 def test_an_included_file_may_end_what_it_allows() -> None:
     text = "phase serving after epoll_wait\ninclude more\nepoll_wait: allow"
     document = parse(text, read=FILES.__getitem__)
-    assert [evaluate(document.policy, event("bind", 3), name).lets_run for name in (START, "serving")] == [True, False]
+    assert [evaluate(document.policy, event("bind", 3), name).allows for name in (START, "serving")] == [True, False]
     assert "include more\n" in document.with_policy(document.policy).text()
 
 

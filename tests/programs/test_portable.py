@@ -120,7 +120,7 @@ def check_what_is_unrelated(program: str, policy: Policy) -> None:
     for number in (9, 10):  # mmap, mprotect
         for protection in (6, 7):
             event = Event(Arch.X86_64.audit, number, (0, 4096, protection, 0x22, 0, 0))
-            assert not evaluate(policy, event).lets_run, "writable and executable"
+            assert not evaluate(policy, event).allows, "writable and executable"
 
 
 def test_merging_keeps_the_line_and_starting_over_drops_it(

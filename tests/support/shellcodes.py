@@ -25,7 +25,7 @@ class Shellcode(NamedTuple):
 
     def is_stopped(self, policy: Policy) -> bool:
         """Whether a policy without phases denies one of its calls, or a file that it needs."""
-        if any(not evaluate(policy, event(call)).lets_run for call in self.calls):
+        if any(not evaluate(policy, event(call)).allows for call in self.calls):
             return True
         lines = [self.files, "path /bin/sh: read, execute" if _SHELL in self.calls else ""]
         needed = [parse(line).policy.files for line in lines if line]

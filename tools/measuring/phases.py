@@ -27,7 +27,7 @@ from policygen.language.document import parse, parse_file  # noqa: E402
 from policygen.model import alternatives  # noqa: E402
 from policygen.phases import phase_policies  # noqa: E402
 from policygen.sets.algebra import FALSE  # noqa: E402
-from policygen.sets.region import space, truth  # noqa: E402
+from policygen.sets.region import space, to_bdd  # noqa: E402
 from policygen.values import replace  # noqa: E402
 from tracer.abi import table  # noqa: E402
 
@@ -108,7 +108,7 @@ def free_port(first: int) -> int:
 def calls(policy: Policy) -> int:
     """How many calls it allows, in some way, with its implied set."""
     entries = (entry for section in resolved(policy).entries.values() for entry in section.values())
-    return sum(entry.action.lets_run and bool(alternatives(entry.expression)) for entry in entries)
+    return sum(entry.action.allows and bool(alternatives(entry.expression)) for entry in entries)
 
 
 def rules(policy: Policy) -> int:
@@ -130,9 +130,9 @@ def overlaps(policy: Policy, other: Policy) -> bool:
     ((arch, section),) = other.entries.items()
     ((number, entry),) = section.items()
     sets = space()
-    wanted = truth(sets, entry.expression, table(arch).by_number[number].arguments)
-    found = (where for where, action in answers(sets, resolved(policy), arch, number) if action.lets_run)
-    return any(sets.both(where, wanted) != FALSE for where in found)
+    wanted = to_bdd(sets, entry.expression, table(arch).by_number[number].arguments)
+    found = (where for where, action in answers(sets, resolved(policy), arch, number) if action.allows)
+    return any(sets.and_(where, wanted) != FALSE for where in found)
 
 
 if __name__ == "__main__":

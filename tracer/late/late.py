@@ -69,7 +69,7 @@ OPENS: Final = 16
 """Files that a process of an executable opens for reading, on average, from which on it is worth to let it do so apart from the
 tracer's processor: a stop costs some 25 us there, and a fraction of a millisecond in all apart from it."""
 OFTEN: Final = 16
-"""One of so many calls that opens a file for reading, or writes, makes it worth to let those run (`unseen.may_run`)."""
+"""One of so many calls that opens a file for reading, or writes, makes it worth to let those run (`unseen.may_allow`)."""
 FILTERING: Final = frozenset(table(Arch.X86_64).by_name[name].number for name in ("prctl", "seccomp"))
 """The numbers of the calls with which a program can install a filter."""
 
@@ -115,7 +115,7 @@ class _Executable:
         self.firsts: dict[int, frozenset[int] | None] = {}
         """By number, what `Calls.first` was when `filters` were made."""
         self.filters: dict[tuple[bool, bool, bool], bytes] = {}
-        """Filters of this version, by what may run: `unseen.may_run`, and calls that may bring code."""
+        """Filters of this version, by what may run: `unseen.may_allow`, and calls that may bring code."""
 
 
 class Late:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from policygen.evaluate import answer, evaluate
-from policygen.filter import bpf, library, libseccomp
+from policygen.filter import bpf, libseccomp
 from policygen.filter import compile as compiler
 from policygen.filter.compile import CompileError, WrongFilterError, compile_policy
 from policygen.filter.verify import reported, verify
@@ -470,7 +470,7 @@ def test_a_hang_is_ended_and_leaves_no_child() -> None:
             pass
 
     start = time.monotonic()
-    with pytest.raises(library.LibseccompError, match=r"did not finish within 0\.2 s"):
+    with pytest.raises(libseccomp.LibseccompError, match=r"did not finish within 0\.2 s"):
         libseccomp._in_child(hang, 0.2)
     assert time.monotonic() - start < 5
     with pytest.raises(ChildProcessError):
@@ -478,13 +478,13 @@ def test_a_hang_is_ended_and_leaves_no_child() -> None:
 
 
 def test_a_crash_is_told() -> None:
-    with pytest.raises(library.LibseccompError, match="crashed"):
+    with pytest.raises(libseccomp.LibseccompError, match="crashed"):
         libseccomp._in_child(lambda: os.kill(os.getpid(), signal.SIGKILL) or b"", 5)
 
 
 def test_a_refusal_is_told() -> None:
     rule = libseccomp.LibseccompRule(LSEEK, bpf.ret(ALLOW), (((0, FULL, 1), (0, FULL, 2)),))  # one argument twice
-    with pytest.raises(library.LibseccompError, match=r"refused the rules: .*Invalid argument"):
+    with pytest.raises(libseccomp.LibseccompError, match=r"refused the rules: .*Invalid argument"):
         libseccomp.generate(bpf.ret(KILL), [rule])
 
 

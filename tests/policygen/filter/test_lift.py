@@ -69,9 +69,9 @@ def test_a_set_is_expressed_exactly(data: st.DataObject) -> None:
     expression = data.draw(strategies.expressions(X86_64, number))
     space = region.space()
     arguments = table(X86_64).by_number[number].arguments
-    where = region.truth(space, expression, arguments)
+    where = region.to_bdd(space, expression, arguments)
     found = express(space, where, X86_64, number, 64)
-    assert found is None or region.truth(space, found, arguments) == where
+    assert found is None or region.to_bdd(space, found, arguments) == where
 
 
 @pytest.mark.parametrize(

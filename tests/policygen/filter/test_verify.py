@@ -14,7 +14,7 @@ from filters import CODES, HIGH, IS_7, LOW, dup_filter, random_program
 from hypothesis import HealthCheck, given, settings
 
 from policygen.evaluate import evaluate
-from policygen.filter import bpf, library, libseccomp, symbolic
+from policygen.filter import bpf, libseccomp, symbolic
 from policygen.filter.bpf import Instruction
 from policygen.filter.compile import CompileError, compile_policy
 from policygen.filter.symbolic import UnsupportedError
@@ -201,7 +201,7 @@ def mremap_policy(rules: Rules) -> Policy:
 
 def handed_over_raw(rules: Rules, seconds: float = 20) -> bytes:
     """What libseccomp makes of rules with orderings."""
-    pyseccomp = library.pyseccomp()
+    pyseccomp = libseccomp.pyseccomp()
 
     def work() -> bytes:
         program = pyseccomp.SyscallFilter(pyseccomp.KILL_PROCESS)
@@ -230,7 +230,7 @@ def test_what_libseccomp_miscompiles(rules: Rules, call: tuple[int, int, int]) -
 
 def test_what_libseccomp_hangs_on() -> None:
     rules: Rules = [((0, GT, 5), (1, LT, 7)), ((0, GT, 5), (1, EQ, 9))]
-    with pytest.raises(library.LibseccompError, match="did not finish within 1 s"):
+    with pytest.raises(libseccomp.LibseccompError, match="did not finish within 1 s"):
         handed_over_raw(rules, seconds=1)
     assert verify(compile_policy(mremap_policy(rules)), mremap_policy(rules)) is None
 

@@ -53,7 +53,7 @@ def naive(policy: Policy, call: Event) -> Action:
     """The answer of the policy's own text, or of the first row that may change it."""
     own = evaluate(replace(policy, implied=0), call)
     arch = Arch.from_audit(call.arch)
-    if arch not in policy.entries or call.number not in table(arch).by_number or policy.default.lets_run:
+    if arch not in policy.entries or call.number not in table(arch).by_number or policy.default.allows:
         return own
     entry = policy.entries[arch].get(call.number)
     denies = entry is not None and (entry.action != ALLOW or entry.otherwise is not None or entry.expression == Always(False))

@@ -10,7 +10,7 @@ from policygen.implied.tables import lines, read_entries, unavailable, unavailab
 from policygen.language.document import parse
 from policygen.model import ActionKind, Always
 from policygen.sets.algebra import FALSE
-from policygen.sets.region import space, truth
+from policygen.sets.region import space, to_bdd
 from tracer.abi import Arch, table
 
 ROWS = [tuple(row) for row in lines("unavailable.tsv")]
@@ -38,9 +38,9 @@ def test_no_row_is_about_calls_that_the_set_allows(arch: Arch) -> None:
         implied = allowed.get(number)
         for one in found:
             sets, arguments = space(), table(arch).by_number[number].arguments
-            mine = truth(sets, one.expression, arguments)
-            other = truth(sets, implied.expression, arguments) if implied else FALSE
-            assert sets.both(mine, other) == FALSE, table(arch).by_number[number].name
+            mine = to_bdd(sets, one.expression, arguments)
+            other = to_bdd(sets, implied.expression, arguments) if implied else FALSE
+            assert sets.and_(mine, other) == FALSE, table(arch).by_number[number].name
             assert implied is None or implied.expression != Always(True)
 
 

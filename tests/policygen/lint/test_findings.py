@@ -121,7 +121,7 @@ def test_examples_are_allowed() -> None:
     assert {finding.name for finding in found} == {"ioctl", "socket", "clone"}
     for finding in found:
         assert finding.example is not None
-        assert evaluate(document.policy, finding.example).lets_run
+        assert evaluate(document.policy, finding.example).allows
 
 
 @pytest.mark.parametrize(

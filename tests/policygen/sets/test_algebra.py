@@ -40,7 +40,7 @@ def from_members(space: Space, points: set[int]) -> int:
     word = tuple(space.variable(number) for number in range(space.bits))
     result = FALSE
     for point in sorted(points):
-        result = space.either(space.equal(word, constant(point, space.bits)), result)
+        result = space.or_(space.equal(word, constant(point, space.bits)), result)
     return result
 
 
@@ -53,11 +53,11 @@ def test_operations_are_those_of_sets(a: set[int], b: set[int], c: set[int]) -> 
     space = Space(BITS)
     x, y, z = (from_members(space, points) for points in (a, b, c))
     assert members(space, x) == a
-    assert members(space, space.both(x, y)) == a & b
-    assert members(space, space.either(x, y)) == a | b
-    assert members(space, space.differ(x, y)) == a ^ b
+    assert members(space, space.and_(x, y)) == a & b
+    assert members(space, space.or_(x, y)) == a | b
+    assert members(space, space.xor(x, y)) == a ^ b
     assert members(space, space.invert(x)) == set(POINTS) - a
-    assert members(space, space.choose(x, y, z)) == a & b | c - a
+    assert members(space, space.ite(x, y, z)) == a & b | c - a
     assert (x == y) == (a == b)
 
 
@@ -71,12 +71,12 @@ def test_a_difference_is_found_if_there_is_one(a: set[int], b: set[int]) -> None
 
 def test_leaves_are_values() -> None:
     space = Space(BITS)
-    function = space.choose(space.variable(0), space.leaf("high"), space.leaf("low"))
+    function = space.ite(space.variable(0), space.terminal("high"), space.terminal("low"))
     assert space.value(space.at(function, 0b100000)) == "high"
     assert space.value(space.at(function, 0b011111)) == "low"
-    assert space.leaf("low") == space.leaf("low") != space.leaf("high")
+    assert space.terminal("low") == space.terminal("low") != space.terminal("high")
     # a leaf is never taken for a set
-    assert len({space.leaf(0), space.leaf(1), FALSE, TRUE}) == 4
+    assert len({space.terminal(0), space.terminal(1), FALSE, TRUE}) == 4
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_an_ordering_is_a_few_masked_comparisons(value: int, count: int) -> None
 def test_too_many_cubes_are_refused() -> None:
     space = region.space()
     zero = [space.equal(region.argument_word(space, index), constant(0, 64)) for index in range(3)]
-    some_zero = space.either(zero[0], space.either(zero[1], zero[2]))
+    some_zero = space.or_(zero[0], space.or_(zero[1], zero[2]))
     assert space.cubes(space.invert(some_zero)) is None  # 64 * 64 * 64
     assert len(space.cubes(some_zero) or ()) == 3
 
@@ -140,7 +140,7 @@ def test_too_many_nodes_are_refused() -> None:
         # each bit decides about one of the other word, far away in the order of the variables
         result = FALSE
         for a, b in zip(*words, strict=True):
-            result = space.either(space.both(a, b), result)
+            result = space.or_(space.and_(a, b), result)
 
 
 @slow
@@ -153,7 +153,7 @@ def test_an_expression_is_the_set_where_it_holds(data: st.DataObject) -> None:
         for number, entry in entries.items():
             arguments = table(arch).by_number[number].arguments
             expected = holds(entry.expression, arguments, event.arguments)
-            assert space.at(region.truth(space, entry.expression, arguments), point_of(event)) == expected
+            assert space.at(region.to_bdd(space, entry.expression, arguments), point_of(event)) == expected
 
 
 @slow
@@ -187,11 +187,11 @@ def test_a_call_has_six_argument_words() -> None:
 @given(st.lists(st.sampled_from("abc"), min_size=1 << BITS, max_size=1 << BITS), some, some)
 def test_fixed_variables_and_leaves_of_functions(letters: list[str], cared: int, values: int) -> None:
     space = Space(BITS)
-    leaves = {letter: space.leaf(letter) for letter in "abc"}
+    leaves = {letter: space.terminal(letter) for letter in "abc"}
     function = leaves["a"]
     for letter in "bc":
         where = from_members(space, {point for point in POINTS if letters[point] == letter})
-        function = space.choose(where, leaves[letter], function)
+        function = space.ite(where, leaves[letter], function)
     assert space.values(function) == set(letters)
     for letter, leaf in leaves.items():
         assert members(space, space.where(function, leaf)) == {point for point in POINTS if letters[point] == letter}

@@ -40,19 +40,19 @@ class Expressions:
         """Read expressions with commas between them, and return the set where any of them holds."""
         result = self._either()
         while self.tokens.take(","):
-            result = self.space.either(result, self._either())
+            result = self.space.or_(result, self._either())
         return result
 
     def _either(self) -> int:
         result = self._both()
         while self.tokens.take("||"):
-            result = self.space.either(result, self._both())
+            result = self.space.or_(result, self._both())
         return result
 
     def _both(self) -> int:
         result = self._condition()
         while self.tokens.take("&&"):
-            result = self.space.both(result, self._condition())
+            result = self.space.and_(result, self._condition())
         return result
 
     def _condition(self) -> int:
@@ -102,7 +102,7 @@ class Expressions:
         result = self._masked()
         while self.tokens.take("|"):
             other = self._masked()
-            word = tuple(self.space.either(a, b) for a, b in zip(result.word, other.word, strict=True))
+            word = tuple(self.space.or_(a, b) for a, b in zip(result.word, other.word, strict=True))
             result = Operand(word, result.wide or other.wide)
         return result
 
@@ -110,7 +110,7 @@ class Expressions:
         result = self._operand()
         while self.tokens.take("&"):
             other = self._operand()
-            word = tuple(self.space.both(a, b) for a, b in zip(result.word, other.word, strict=True))
+            word = tuple(self.space.and_(a, b) for a, b in zip(result.word, other.word, strict=True))
             result = Operand(word, result.wide or other.wide)
         return result
 

@@ -24,9 +24,9 @@ def policy_of(space: Space, answers: Mapping[int, int], default: int, losses: tu
 
     `answers`: for each number, the function from arguments to the filter's return value; `default` is the return value
     for other numbers.  Raises algebra.TooComplexError."""
-    section = space.leaf(default)
+    section = space.terminal(default)
     for number, answer in answers.items():
         here = space.equal(region.number_word(space), constant(number, 32))
-        section = space.choose(here, answer, section)
+        section = space.ite(here, answer, section)
     native = space.equal(region.arch_word(space), constant(NATIVE.audit, 32))
-    return imported(lift_function(space, space.choose(native, section, space.leaf(bpf.KILL_THREAD))), losses)
+    return imported(lift_function(space, space.ite(native, section, space.terminal(bpf.KILL_THREAD))), losses)

@@ -100,8 +100,8 @@ class _KafelReader:
         default = bpf.KILL_THREAD if default is None else default
         answers: dict[int, int] = {}
         for rule in reversed(main):  # the first that holds decides
-            before = answers.get(rule.number, self.space.leaf(default))
-            answers[rule.number] = self.space.choose(rule.where, self.space.leaf(rule.ret), before)
+            before = answers.get(rule.number, self.space.terminal(default))
+            answers[rule.number] = self.space.ite(rule.where, self.space.terminal(rule.ret), before)
         return policy_of(self.space, answers, default)
 
     # Statements

@@ -48,8 +48,8 @@ class _MinijailReader:
         self.filename = filename
         self.line = 0
         self.space = region.space()
-        self.allow = self.space.leaf(bpf.ret(ALLOW))
-        self.kill = self.space.leaf(bpf.KILL_THREAD)
+        self.allow = self.space.terminal(bpf.ret(ALLOW))
+        self.kill = self.space.terminal(bpf.KILL_THREAD)
         self.reversed: list[str] = []
         """Calls with a line that the two compilers read differently."""
 
@@ -111,9 +111,9 @@ class _MinijailReader:
         for group in condition.split("||"):
             both = TRUE
             for atom in group.split("&&"):
-                both = self.space.both(self._atom(atom.strip()), both)
-            holds = self.space.either(both, holds)
-        return self.space.choose(holds, self.allow, otherwise)
+                both = self.space.and_(self._atom(atom.strip()), both)
+            holds = self.space.or_(both, holds)
+        return self.space.ite(holds, self.allow, otherwise)
 
     def _returned(self, text: str) -> int:
         words = text.split()
@@ -121,7 +121,7 @@ class _MinijailReader:
             return self.kill
         if len(words) != 2 or words[0] != "return":
             self._fail(f"{text!r} is no `return ERROR`")
-        return self.space.leaf(ERRNO | self._constant(words[1]) & bpf.DATA_MASK)
+        return self.space.terminal(ERRNO | self._constant(words[1]) & bpf.DATA_MASK)
 
     def _atom(self, text: str) -> int:
         match = _ATOM.fullmatch(text)
@@ -205,5 +205,5 @@ def compared(space: Space, word: tuple[int, ...], operator: str, value: int) -> 
     chosen = constant(value if operator == "&" else ~value & _WORD, 64)
     some = FALSE  # whether any of those bits is set
     for bit, keep in zip(word, chosen, strict=True):
-        some = space.either(bit, some) if keep else some
+        some = space.or_(bit, some) if keep else some
     return some if operator == "&" else space.invert(some)
