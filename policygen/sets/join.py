@@ -34,6 +34,8 @@ class Form:
 def form_of(entry: Entry, default: Action) -> Form:
     otherwise = entry.otherwise or default
     if entry.expression == Always(False):
+        if otherwise.allows:
+            return Form(Always(True), otherwise, None)
         return Form(Always(False), None, entry.otherwise)
     if entry.action.allows:
         if otherwise.allows and entry.expression != Always(True):

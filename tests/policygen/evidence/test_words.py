@@ -130,7 +130,7 @@ def test_evidence_does_not_repeat_them_wherever_it_comes_from() -> None:
     assert kept is not None
     written = companion.text([kept], "app.policy")
     assert token not in written and f'"/a/{SECRET}"' in written
-    assert written.splitlines()[2].startswith(f"# {SECRET} stands for")
+    assert written.splitlines()[2].startswith(f"# {SECRET} replaces")
     assert companion.read(written, "app.evidence").unread == ()
     plain = companion.text([kept._replace(evidence=())], "app.policy")
     assert SECRET not in plain

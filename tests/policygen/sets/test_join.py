@@ -31,6 +31,8 @@ def joined(a: str, b: str, default: str) -> str:
         ("fd == 1", "fd == 2", "kill", "read: fd == 1\n   || fd == 2"),
         ("errno EPERM if fd == 1", "errno EPERM if fd == 1 || fd == 2", "allow", "read: errno EPERM if fd == 1"),
         ("errno EPERM if fd == 1", "errno EPERM if fd == 2", "allow", "read: allow"),
+        ("deny", "kill", "allow", "read: deny"),  # the default action, which allows
+        ("kill if fd == 1", "deny", "allow", "read: deny"),
     ],
 )
 def test_join(a: str, b: str, default: str, expected: str) -> None:
