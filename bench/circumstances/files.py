@@ -286,7 +286,7 @@ def page(results: dict[str, Measured]) -> str:
             "lines.",
             "",
             "Why more is writable than was written: a grant to a folder holds for all below it, and a program that "
-            "makes a file, or has one stand for another by renaming, needs its folder. So the input beside a new output is "
+            "makes a file, or renames one over another, needs its folder. So the input beside a new output is "
             "writable, too; in the folder .git, where git makes lock files, so are the samples of hooks.",
             "",
             f"The attacks: {'; '.join(ATTACKS)}. Without a policy all of them succeed. (The unit stands for a crontab, which a "
