@@ -16,7 +16,7 @@ _REGISTER = (1 << 64) - 1
 
 
 def holds(expression: Expression, arguments: Sequence[Argument], registers: Sequence[int]) -> bool:
-    """Whether an expression over these arguments is true of these 64-bit registers."""
+    """Return whether an expression over these arguments is true of these 64-bit registers."""
     match expression:
         case Always(value):
             return value
@@ -37,7 +37,7 @@ def exact(expression: Expression) -> dict[int, int]:
 
 
 def holds_at(expression: Expression, arguments: Sequence[Argument], registers: Mapping[int, int]) -> bool:
-    """Whether an expression that compares none but these registers, given by index, is true of them."""
+    """Return whether an expression that compares none but these registers, given by index, is true of them."""
     return holds(expression, arguments, [registers.get(index, 0) for index in range(6)])
 
 

@@ -194,7 +194,7 @@ def conjuncts(expression: Expression) -> tuple[Expression, ...]:
 
 
 def constrained(expression: Expression) -> frozenset[int]:
-    """The arguments that every alternative compares."""
+    """Return the arguments that every alternative compares."""
     match expression:
         case Condition(index):
             return frozenset((index,))
@@ -209,7 +209,7 @@ def constrained(expression: Expression) -> frozenset[int]:
 
 
 def mentioned(expression: Expression) -> frozenset[int]:
-    """The arguments that an expression compares anywhere."""
+    """Return the arguments that an expression compares anywhere."""
     match expression:
         case Condition(index):
             return frozenset((index,))

@@ -111,7 +111,7 @@ def folders(path: str) -> Iterator[str]:
 
 
 def covers(folder: str, path: str) -> bool:
-    """Whether a path is a folder or below it."""
+    """Return whether a path is a folder or below it."""
     return folder in folders(path)
 
 

@@ -31,7 +31,7 @@ WAITS = frozenset(
 
 
 def phase_policies(policy: Policy) -> tuple[tuple[str, Policy], ...]:
-    """The policy of each phase with its name, START first.  Without phases it is the policy itself alone."""
+    """Return the policy of each phase with its name, START first.  Without phases it is the policy itself alone."""
     if not policy.phases:
         return ((START, policy),)
     policies = policy.memo.get("phases")
@@ -42,7 +42,7 @@ def phase_policies(policy: Policy) -> tuple[tuple[str, Policy], ...]:
 
 
 def in_phase(policy: Policy, name: str) -> Policy:
-    """The policy of the phase with that name.  Raises ValueError if there is none."""
+    """Return the policy of the phase with that name.  Raises ValueError if there is none."""
     for phase, written in phase_policies(policy):
         if phase == name:
             return written
@@ -51,20 +51,20 @@ def in_phase(policy: Policy, name: str) -> Policy:
 
 
 def as_in(policy: Policy, name: str) -> Policy:
-    """The policy of the phase with that name; of START where there is none, as nothing has ended there."""
+    """Return the policy of the phase with that name; of START where there is none, as nothing has ended there."""
     policies = dict(phase_policies(policy))
     return policies.get(name, policies[START])
 
 
 def names_of(*policies: Policy) -> tuple[str, ...]:
-    """The names of the phases of any of the policies, in the order of the first that has them; without START."""
+    """Return the names of the phases of any of the policies, in the order of the first that has them; without START."""
     return tuple(dict.fromkeys(phase.name for policy in policies for phase in policy.phases))
 
 
 def in_each(
     work: Callable[..., Policy], *policies: Policy, phases: Sequence[Phase] | None = None
 ) -> Policy:
-    """The result of `work` on policies, done in each phase that any of them has.
+    """Return the result of `work` on policies, done in each phase that any of them has.
 
     `phases` are those that the result has, by default those of the policies.  Raises what `work` does."""
     phases_by_name = {phase.name: phase for policy in reversed(policies) for phase in policy.phases}
@@ -74,7 +74,7 @@ def in_each(
 
 
 def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:
-    """The policy with these phases, of which `policies` are the policies: START's first, then one for each of `phases`.
+    """Return the policy with these phases, of which `policies` are the policies: START's first, then one for each of `phases`.
 
     Settings are those of the first.  A phase that denies nothing more than the one before is left out.
     """
@@ -110,7 +110,8 @@ def within_start(policy: Policy) -> Policy:
 
 
 def reached(before: Entry | None, rules: Sequence[Expression]) -> Entry | None:
-    """The entry of a phase in which, of the alternatives of the entry before, only `kept` are left; None if there is none."""
+    """Return the entry of a phase in which, of the alternatives of the entry before, only `rules` are left; None if there is
+    none."""
     if before is None:
         return None
     if rules:
@@ -119,8 +120,8 @@ def reached(before: Entry | None, rules: Sequence[Expression]) -> Entry | None:
 
 
 def marked(entries: Sequence[Entry | None]) -> tuple[tuple[Expression, int], ...]:
-    """The alternatives of one call's entry in each phase, START's first, with the number of the phase in which it is gone:
-    that of all phases if it never is.
+    """Return the alternatives of one call's entry in each phase, START's first, with the number of the phase in which it is
+    gone: that of all phases if it never is.
 
     In normal form the entry before has every alternative of the one after, unless it always holds.
     """
@@ -143,7 +144,7 @@ def _refuses(entry: Entry, first: Entry | None) -> bool:
 
 
 def covering(before: Mapping[Arch, Mapping[int, Entry]], after: Phase) -> dict[Arch, dict[int, Entry]]:
-    """The entries before a phase with all that the phase allows.  Raises ValueError if one entry cannot say both."""
+    """Return the entries before a phase with all that the phase allows.  Raises ValueError if one entry cannot say both."""
     entries = {arch: dict(section) for arch, section in before.items()}
     for arch, section in after.entries.items():
         for number, entry in section.items():

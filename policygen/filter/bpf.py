@@ -215,7 +215,7 @@ def _loaded(code: int, k: int, data: tuple[int, ...], scratch: list[int]) -> int
 
 
 def jumps(jump: int, a: int, operand: int) -> bool:
-    """Whether a conditional jump goes to `jt`; the words are unsigned."""
+    """Return whether a conditional jump goes to `jt`; the words are unsigned."""
     if jump == JEQ:
         return a == operand
     if jump == JGT:
@@ -240,7 +240,7 @@ _COMPUTED: dict[int, Callable[[int, int], int]] = {
 
 
 def compute(operation: int, a: int, operand: int) -> int:
-    """The new accumulator, 32 bits.  A shift by a register is modulo 32, as in eBPF, to which the kernel translates it
+    """Return the new accumulator, 32 bits.  A shift by a register is modulo 32, as in eBPF, to which the kernel translates it
     (Documentation/bpf/standardization/instruction-set.rst).  The divisor is not 0."""
     return _COMPUTED[operation](a, operand) & WORD
 

@@ -25,7 +25,7 @@ _COMMANDS: Final = ("RECV", "SEND", "ID_VALID", "ADDFD", "SET_FLAGS")
 
 
 def expects_listener(policy: Policy) -> bool:
-    """Whether conditions of the policy allow SECCOMP_FILTER_FLAG_NEW_LISTENER, and it allows receiving notifications.
+    """Return whether conditions of the policy allow SECCOMP_FILTER_FLAG_NEW_LISTENER, and it allows receiving notifications.
 
     The flag alone is not enough: libseccomp passes it, without a filter, to find out what the kernel supports.  Nor is an
     unconditional seccomp(2): many programs install filters, and few of them listen.  Receiving has to be named:
@@ -43,7 +43,7 @@ def expects_listener(policy: Policy) -> bool:
 
 
 def names_listener(policy: Policy) -> bool:
-    """Whether an entry of the policy names, and allows, a command by which notifications are received or answered.
+    """Return whether an entry of the policy names, and allows, a command by which notifications are received or answered.
 
     One that allows them among others (`ioctl: allow`) does not: who answers notifications decides which denied calls run."""
     return any(
@@ -76,7 +76,7 @@ def _command(name: str, arch: Arch) -> int:
 
 
 def may_install_filters(policy: Resolved) -> bool:
-    """Whether the policy lets the program install filters of its own, by seccomp(2) or by prctl(2)."""
+    """Return whether the policy lets the program install filters of its own, by seccomp(2) or by prctl(2)."""
     return any(
         _allows(policy, arch, "seccomp", ((_SET_MODE_FILTER, flags) for flags in range(_FLAGS)))
         or _allows(policy, arch, "prctl", ((_PR_SET_SECCOMP, _MODE_FILTER),))

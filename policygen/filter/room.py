@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def surely_fits(policy: Policy) -> bool:
-    """Whether the policy has a filter beyond doubt; then only libseccomp can fail to write it."""
+    """Return whether the policy has a filter beyond doubt; then only libseccomp can fail to write it."""
     return most_instructions(policy) <= MAX_INSTRUCTIONS * 3 // 4
 
 

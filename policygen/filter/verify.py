@@ -45,13 +45,13 @@ def _answer(policy: Resolved, event: Event, refused: Action) -> Action:
 
 
 def meaning(policy: Resolved, *, report: bool, audit: bool = False) -> tuple[Resolved, Action]:
-    """The policy that its filter answers by, and what the filter answers to calls of other architectures."""
+    """Return the policy that its filter answers by, and what the filter answers to calls of other architectures."""
     refused = NOTIFY if report and (audit or not kills_itself(policy)) else KILL
     return (reported(policy, audit=audit) if report else policy), refused
 
 
 def kills_itself(policy: Resolved) -> bool:
-    """Whether the kernel kills for the policy's default even if a supervisor could explain it.
+    """Return whether the kernel kills for the policy's default even if a supervisor could explain it.
 
     A filter that the program installs itself outranks a notification if it fails the call, but not a kill (seccomp(2)).
     """
@@ -59,7 +59,7 @@ def kills_itself(policy: Resolved) -> bool:
 
 
 def reported(policy: Resolved, *, audit: bool = False) -> Resolved:
-    """The policy as a filter answers it whose denials a supervisor explains (with `audit`: and then lets run).
+    """Return the policy as a filter answers it whose denials a supervisor explains (with `audit`: and then lets run).
 
     What falls to a default that kills or fails the call is notified instead; what an entry writes stays.  With `audit` this
     also holds for what an implied set fails, but for the calls that learning fails as well.  A default

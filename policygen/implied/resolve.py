@@ -101,7 +101,7 @@ def tidy(policy: Policy) -> Policy:
 
 
 def granted(policy: Policy) -> frozenset[str]:
-    """The names of the capabilities that the policy's own entries grant, on any of its architectures."""
+    """Return the names of the capabilities that the policy's own entries grant, on any of its architectures."""
     names = policy.memo.get("granted")
     if not isinstance(names, frozenset):
         names = policy.memo["granted"] = frozenset(_granted(policy))
@@ -120,7 +120,7 @@ def _granted(policy: Policy) -> Iterator[str]:
 
 
 def witnessed(event: Event) -> Iterator[Capability]:
-    """The capabilities that a call uses."""
+    """Yield the capabilities that a call uses."""
     arch = Arch.from_audit(event.arch)
     used = [capability for capability in capabilities(arch) if capability.number == event.number] if arch else []
     for capability in used:
@@ -129,7 +129,7 @@ def witnessed(event: Event) -> Iterator[Capability]:
 
 
 def least(arch: Arch, name: str) -> tuple[Capability, ...]:
-    """The entries with which learning grants a capability; none for those that take the exact calls seen."""
+    """Return the entries with which learning grants a capability; none for those that take the exact calls seen."""
     return tuple(capability for capability in capabilities(arch) if capability.name == name and capability.is_least)
 
 

@@ -26,7 +26,7 @@ _ALLOWED = Entry(Always(True))
 
 
 def lines(name: str) -> Iterator[list[str]]:
-    """The cells of each row of a table, without comments and the heading."""
+    """Return the cells of each row of a table, without comments and the heading."""
     rows = (line.split("\t") for line in table_text(__spec__, name).splitlines() if not line.startswith("#"))
     next(rows)
     return rows
@@ -88,7 +88,7 @@ class Row(NamedTuple):
 
 @cache
 def capabilities(arch: Arch) -> tuple[Capability, ...]:
-    """What grants capabilities on an architecture, in the file's order."""
+    """Return what grants capabilities on an architecture, in the file's order."""
     result = []
     cells = list(lines("capabilities.tsv"))
     for (name, learn, _, held, why), read in zip(cells, read_entries(arch, [row[2] for row in cells]), strict=True):
@@ -102,7 +102,7 @@ def capabilities(arch: Arch) -> tuple[Capability, ...]:
 
 @cache
 def rows(version: int, arch: Arch) -> tuple[Row, ...]:
-    """The rows of an implied set (one of `model.IMPLIED`) on an architecture, in the file's order."""
+    """Return the rows of an implied set (one of `model.IMPLIED`) on an architecture, in the file's order."""
     capability_names = {row[0] for row in lines("capabilities.tsv")}
     result = []
     cells = list(lines(f"implied{version}.tsv"))
@@ -126,7 +126,7 @@ def unavailable(event: Event) -> int:
 
 @cache
 def unavailable_entries(arch: Arch) -> Mapping[int, tuple[Entry, ...]]:
-    """The rows by call, in the file's order."""
+    """Return the rows by call, in the file's order."""
     result: dict[int, tuple[Entry, ...]] = {}
     for read in read_entries(arch, [call for call, *_ in lines("unavailable.tsv")]):
         if read is not None:

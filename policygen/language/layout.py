@@ -34,7 +34,7 @@ NO_START = "# no start: learned from a process that ran already (learn --pid): a
 
 
 def is_note(comment: str) -> bool:
-    """Whether a comment, from its `#` on, was written by a tool."""
+    """Return whether a comment, from its `#` on, was written by a tool."""
     return comment.startswith(tuple(f"# {word}: " for word in NOTE_WORDS))
 
 
@@ -85,7 +85,7 @@ class Remarks:
     """The comments on each of several alternatives, which have lines of their own."""
 
     def all(self) -> tuple[str, ...]:
-        """Every comment."""
+        """Return every comment."""
         return self.entry.all() + tuple(line for comments in self.alternatives.values() for line in comments.all())
 
     def settled(self, expression: Expression) -> Remarks:

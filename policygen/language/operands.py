@@ -44,7 +44,7 @@ class Operands:
         return None
 
     def is_pointer(self, index: int) -> bool:
-        """Whether an argument is an address whatever the other arguments are."""
+        """Return whether an argument is an address whatever the other arguments are."""
         return all(meaning.kind.is_pointer for meaning in self.meanings[index])
 
     def constrainable(self) -> list[str]:
@@ -80,7 +80,7 @@ def _examples(argument: str, names: list[str]) -> str:
 
 @cache
 def operands(arch: Arch, number: int) -> Operands:
-    """The operands of a call that the architecture's table has."""
+    """Return the operands of a call that the architecture's table has."""
     syscall = table(arch).by_number[number]
     variants = table(arch).variants(number)
     meanings = tuple(

@@ -90,7 +90,7 @@ def _section(policy: Policy, arch: Arch, entries: Mapping[int, Entry], section: 
 
 
 def until(policy: Policy, arch: Arch, number: int) -> dict[Expression, str]:
-    """The alternatives of a call's entry, each with the name of the phase that ends it, or ""."""
+    """Return the alternatives of a call's entry, each with the name of the phase that ends it, or ""."""
     names = [*(phase.name for phase in policy.phases), ""]
     entries = [section.get(arch, {}).get(number) for section in (policy.entries, *(phase.entries for phase in policy.phases))]
     return {part: names[end - 1] for part, end in marked(entries)} if policy.phases else {}

@@ -217,7 +217,7 @@ def _trigger(cursor: Cursor, taken: Sequence[str]) -> str:
 def staged(
     cursor: Cursor, name: Token, policy: Policy, entry: Entry, until: Sequence[tuple[Expression, int]]
 ) -> tuple[Entry | None, ...]:
-    """The entry in each phase.  Raises PolicyError if a phase would allow what was denied before."""
+    """Return the entry in each phase.  Raises PolicyError if a phase would allow what was denied before."""
     count = len(policy.phases)
     ends = dict.fromkeys(range(count), entry)
     if all(end == count for _, end in until):

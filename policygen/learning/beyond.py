@@ -117,7 +117,7 @@ def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Obse
 
 
 def without_covered(policy: Policy, before: Policy) -> Policy:
-    """The policy less alternatives that it took from `before` and that capabilities granted since imply.
+    """Return the policy less alternatives that it took from `before` and that capabilities granted since imply.
 
     What the rest of `before` implied already stays: a person wrote it.  Nothing changes of what the policy allows."""
     if not policy.implied:

@@ -74,7 +74,7 @@ class Own:
 
 @cache
 def links(arch: Arch) -> Mapping[int, tuple[Link, ...]]:
-    """The links from each call of an architecture, in the table's order; `=` rows are two."""
+    """Return the links from each call of an architecture, in the table's order; `=` rows are two."""
     result: defaultdict[int, list[Link]] = defaultdict(list)
     for call, way, other, carried, _ in _rows("equivalents.tsv"):
         source, target = _side(arch, call), _side(arch, other)
@@ -91,14 +91,14 @@ def links(arch: Arch) -> Mapping[int, tuple[Link, ...]]:
 
 @cache
 def own_calls(arch: Arch) -> tuple[Own, ...]:
-    """What C libraries do on their own on an architecture, in the table's order."""
+    """Return what C libraries do on their own on an architecture, in the table's order."""
     rows = [(when, entry, why) for when, of, entry, why in _rows("libc.tsv") if of in ("-", arch)]
     sides = [(_side(arch, entry), when == "loader", why) for when, entry, why in rows]
     return tuple(Own(side, loader, why) for side, loader, why in sides if side is not None)
 
 
 def simple(expression: Expression) -> Conjunction | None:
-    """The conditions of an alternative that is nothing but a conjunction of them."""
+    """Return the conditions of an alternative that is nothing but a conjunction of them."""
     parts = conjuncts(expression)
     conditions = tuple(part for part in parts if isinstance(part, Condition))
     return conditions if len(conditions) == len(parts) else None
@@ -142,7 +142,7 @@ def _carried(arch: Arch, source: int, target: int, word: str) -> Carried | None:
 def image(
     conditions: Conjunction, here: Conjunction, link: Link, ours: Sequence[Argument], theirs: Sequence[Argument]
 ) -> list[Conjunction] | None:
-    """What the conditions say of the other call's arguments, as alternatives; None where that cannot be said.
+    """Return what the conditions say of the other call's arguments, as alternatives; None where that cannot be said.
 
     Conditions on arguments that are not carried over are met by some call already, or are the row's own.
     """

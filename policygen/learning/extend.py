@@ -51,7 +51,7 @@ class Known(NamedTuple):
 
 
 def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observation], calls: Table) -> Known:
-    """What an entry, or its absence, says of observations of its call.
+    """Return what an entry, or its absence, says of observations of its call.
 
     An observation of which only an example is known counts as new unless the entry allows every call that was folded into
     it: a rule too many in the diff is better than a denial.
@@ -101,7 +101,7 @@ def _plainly_holds(entry: Entry, wanted: Expression, arguments: Sequence[Argumen
 
 
 def regions(sets: Space, entry: Entry, default: Action, plain: Sequence[Argument]) -> tuple[int, int]:
-    """Where the call is allowed, and where the entry itself refuses it."""
+    """Return where the call is allowed, and where the entry itself refuses it."""
     if entry.expression == Always(False) and entry.otherwise is None:
         return FALSE, TRUE  # `deny`: written to say just that
     try:
@@ -170,7 +170,7 @@ def extend(
     *,
     by_hand: bool = True,
 ) -> Extended:
-    """The entry that allows what `entry` does and the observations, all of that one call, which `sort_out` has sorted.
+    """Return the entry that allows what `entry` does and the observations, all of that one call, which `sort_out` has sorted.
 
     An alternative that a person wrote or narrowed is kept.  If every alternative constrains some argument, so do those that
     are added, as far as its values were kept; unless nothing of the entry is known to be `by_hand`.
@@ -194,7 +194,7 @@ def extend(
 
 
 def allowing_line(event: Event) -> str | None:
-    """The policy's entry that would allow this call and its like; None if no policy can (another architecture, an x32
+    """Return the policy's entry that would allow this call and its like; None if no policy can (another architecture, an x32
     call, a number that no table has).  It belongs to the section of the event's architecture."""
     arch = Arch.from_audit(event.arch)
     if arch is None or event.number not in table(arch).by_number:

@@ -38,7 +38,7 @@ class Held(NamedTuple):
 
 @cache
 def decisions(arch: Arch) -> Mapping[tuple[str, str, str], Held]:
-    """The rows by call, argument, and family of constants ('' for none)."""
+    """Return the rows by call, argument, and family of constants ('' for none)."""
     lines = table_text(__spec__, "held.tsv").splitlines()
     result: dict[tuple[str, str, str], Held] = {}
     for line in [line for line in lines if not line.startswith("#")][1:]:
@@ -116,12 +116,12 @@ def caller(_: Argument, index: int, value: int) -> Element:
 
 
 def union(argument: Argument, index: int, value: int) -> Element:
-    """The bits seen, which add up; the bits of `Argument.exact` do not, they are one value."""
+    """Return the bits seen, which add up; the bits of `Argument.exact` do not, they are one value."""
     return Flags(value & argument.mask, False, argument.exact)
 
 
 def field(argument: Argument, index: int, value: int) -> Element:
-    """The exact bits as they are, the others free."""
+    """Return the exact bits as they are, the others free."""
     return Condition(index, Operator.MASKED, value, argument.exact)
 
 
@@ -203,7 +203,7 @@ def generalise(
     held: Collection[int] = (),
     loose: bool = False,
 ) -> Generalised:
-    """The rules for the observations of one call (one architecture, one number).
+    """Return the rules for the observations of one call (one architecture, one number).
 
     `held` are arguments that keep their values even if they would be free, where the observations have them.  With `loose`,
     what would not stop an attacker is free (`policygen.learning.generalise`).
@@ -230,7 +230,7 @@ def generalise(
 
 
 def learned(observation: Observation, calls: Table, held: Collection[int] = ()) -> Rule:
-    """The rule that one observation gives rise to."""
+    """Return the rule that one observation gives rise to."""
     meanings = calls.arguments(observation.number, observation.example)
     rule: list[Element] = []
     for index, (meaning, value) in enumerate(zip(meanings, observation.arguments, strict=True)):
@@ -258,7 +258,7 @@ def _is_left_over(argument: Argument, register: int, arch: Arch) -> bool:
 
 
 def literal(observation: Observation, calls: Table) -> Rule:
-    """The rule that allows exactly the calls of an observation: the values that it kept, and any value of the others."""
+    """Return the rule that allows exactly the calls of an observation: the values that it kept, and any value of the others."""
     return learned(observation, calls, range(len(observation.arguments)))
 
 
@@ -287,7 +287,7 @@ def _few_values(index: int, observations: Sequence[Observation]) -> Element:
 
 
 def widenings_of(rule: Rule, observation: Observation, calls: Table) -> list[Widened]:
-    """How the rule allows more than the observation.  A pointer, which no policy could constrain, is not counted."""
+    """Return how the rule allows more than the observation.  A pointer, which no policy could constrain, is not counted."""
     result = []
     for index, (element, meaning) in enumerate(
         zip(rule, calls.arguments(observation.number, observation.example), strict=True)

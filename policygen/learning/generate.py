@@ -98,7 +98,7 @@ def generate(
     options: Options = DEFAULTS,
     arm: Arm | None = None,
 ) -> Generated:
-    """The policy for the program of that name, which allows what the existing one does and what was observed.
+    """Return the policy for the program of that name, which allows what the existing one does and what was observed.
 
     `arm` None is that of the existing policy, `exec` for a new one.  Of the observations' counts only their number
     (of runs) and whether they are zero matters, and that for `tight` alone: the same behaviour gives the same text.

@@ -57,7 +57,7 @@ class Choice:
 
 
 def start_of(document: Document) -> Document:
-    """The document without its phases, as it is before the first."""
+    """Return the document without its phases, as it is before the first."""
     if not document.policy.phases:
         return document
     sections = {
@@ -68,7 +68,8 @@ def start_of(document: Document) -> Document:
 
 
 def is_learned(existing: Document, recording: Recording, options: Options) -> bool:
-    """Whether the policy's phases are those that learning makes of the recording, so that a later choice may replace them.
+    """Return whether the policy's phases are those that learning makes of the recording, so that a later choice may replace
+    them.
 
     A run that let known calls run unseen has noticed no waits but the triggers, so nothing can be chosen by it."""
     if any(run.warm and run.waits for run in recording.runs):
@@ -87,7 +88,7 @@ def staged(
     *,
     anew: bool = False,
 ) -> Generated:
-    """What was generated of all observations, with these phases, and in each of them what was seen after its triggers.
+    """Return what was generated of all observations, with these phases, and in each of them what was seen after its triggers.
 
     `existing` is the document before, perhaps with the phases; what it has in a phase stays there, unless `anew`."""
     old = dict(phase_policies(existing.policy)) if existing and not anew else {}
@@ -138,7 +139,7 @@ def _moved(existing: Document | None, policy: Policy) -> Iterator[New]:
 
 
 def choose(start: Policy, recording: Recording, options: Options) -> Choice:
-    """The phase that ends most of what is dangerous, among those with one of the waits that each run has reached."""
+    """Return the phase that ends most of what is dangerous, among those with one of the waits that each run has reached."""
     runs = [run for run in recording.runs if run.waits and not run.rehearsed]
     observations = recording.observations
     if not runs:
@@ -152,7 +153,7 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     before = _danger(start)
 
     def score(triggers: Sequence[str], policy: Policy) -> tuple[int, int]:
-        """How dangerous all roles stay, those that never enter the phase as they are; then how many entries are left."""
+        """Return how dangerous all roles stay, those that never enter the phase as they are; then how many entries are left."""
         danger, entered = _danger(policy), bits(tuple(triggers))
         return sum(weight * (danger if role & entered else before) for role, weight in roles.items()), _size(policy)
 

@@ -35,7 +35,7 @@ equivalents."""
 
 
 def made_portable(policy: Policy) -> Grown:
-    """The policy with its `portable` line, the equivalents of all that it allows, and what C libraries do on their own.
+    """Return the policy with its `portable` line, the equivalents of all that it allows, and what C libraries do on their own.
 
     Nothing is added that an entry refuses explicitly, or that the policy's table does not have.  Idempotent, and
     never narrower.
@@ -55,7 +55,7 @@ def made_portable(policy: Policy) -> Grown:
 
 
 def with_equivalents(policy: Policy, new: Mapping[Call, Iterable[Expression]]) -> Grown:
-    """The policy with the equivalents of some of what it allows: alternatives of the entries of those calls.
+    """Return the policy with the equivalents of some of what it allows: alternatives of the entries of those calls.
 
     The others' are not looked at again: what a person has taken out of them does not come back.
     """

@@ -41,8 +41,8 @@ def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) ->
 
 
 def events(observation: Observation, calls: Table) -> tuple[Event, Event, Event]:
-    """The event seen, and those that differ most from it among the events that were folded into the observation: with all
-    bits that were not kept, or that the kernel ignores, clear or set."""
+    """Return the event seen, and those that differ most from it among the events that were folded into the observation: with
+    all bits that were not kept, or that the kernel ignores, clear or set."""
     plain = calls.by_number[observation.number].arguments
     meanings = calls.arguments(observation.number, observation.example)
     register = (1 << calls.arch.bits) - 1

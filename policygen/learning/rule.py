@@ -47,12 +47,12 @@ def key(rule: Rule) -> tuple[object, ...]:
 
 
 def join(a: Rule, b: Rule) -> Rule:
-    """The narrowest rule that allows what either does, of two with the same key."""
+    """Return the narrowest rule that allows what either does, of two with the same key."""
     return tuple(e.join(f) if isinstance(e, Flags) and isinstance(f, Flags) else e for e, f in zip(a, b, strict=True))
 
 
 def expression(rule: Rule, arguments: Sequence[Argument]) -> Expression:
-    """The rule in the policy language.  `arguments` are the plain ones of the call."""
+    """Return the rule in the policy language.  `arguments` are the plain ones of the call."""
     parts: list[Condition] = []
     for index, element in enumerate(rule):
         if isinstance(element, Flags):
@@ -74,7 +74,7 @@ def _flags(index: int, flags: Flags, argument: Argument) -> list[Condition]:
 
 
 def read(expression: Expression, calls: Table, number: int) -> Rule | None:
-    """The rule that an alternative of an entry is, or None if it has another shape.
+    """Return the rule that an alternative of an entry is, or None if it has another shape.
 
     A condition that learning would not write is an element, too: its rule has a key that no learned rule
     has, and is left alone.

@@ -25,7 +25,7 @@ SENDING = tuple(sorted({row.name for row in pids.rows(pids.SIGNALS) if not row.s
 
 
 def scope(recording: Recording, before: Policy | None, policy: Policy) -> str:
-    """The scope of a policy that was made of the one `before` and the recording."""
+    """Return the scope of a policy that was made of the one `before` and the recording."""
     enforced = {SIGNALS: _keeps_signals(recording, before, policy), ABSTRACT: _keeps_sockets(recording, before)}
     return scope_of([word for word, is_enforced in enforced.items() if is_enforced])
 
@@ -50,7 +50,7 @@ def _keeps_signals(recording: Recording, before: Policy | None, policy: Policy) 
 
 
 def sends(policy: Policy) -> bool:
-    """Whether it lets the program send any signal."""
+    """Return whether it lets the program send any signal."""
     return any(
         (entry := section.get(table(arch).by_name[name].number)) is not None
         and entry.action.may_allow

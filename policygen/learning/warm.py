@@ -52,7 +52,7 @@ _NOTIFY = Action(ActionKind.NOTIFY)
 
 
 def recording_filter(policy: Policy, stop: int) -> bytes:
-    """The filter, as an array of struct sock_filter (8 bytes each, host byte order).  Raises CompileError.
+    """Return the filter, as an array of struct sock_filter (8 bytes each, host byte order).  Raises CompileError.
 
     `stop` is what it returns for a call that is to be recorded (32 bits).
 

@@ -1,4 +1,4 @@
-"""Learning inside a baseline: a policy that others have committed, and that what is learned must not exceed."""
+"""Learning within an upper bound: a committed policy, the baseline, which what is learned must not exceed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _is_given_up(observation: Observation) -> bool:
 
 
 def has_room(base: Policy, version: int) -> bool:
-    """Whether an implied set fits in a baseline: it has one itself, or allows nearly all that the set would add to it.
+    """Return whether an implied set fits in a baseline: it has one itself, or allows nearly all that the set would add to it.
 
     Otherwise a policy with the set would deny call after call, and a policy without is shorter.  The architecture that counts
     is the baseline's first."""
@@ -83,7 +83,7 @@ def has_room(base: Policy, version: int) -> bool:
 
 
 def forbidden(observations: Iterable[Observation], base: Policy) -> list[Observation]:
-    """The observations of which the baseline does not allow every call; `observations` must be in their order."""
+    """Return the observations of which the baseline does not allow every call; `observations` must be in their order."""
     result: list[Observation] = []
     limit = resolved(base)
     for (audit, number), group in groupby(observations, key=lambda observation: (observation.arch, observation.number)):
@@ -99,7 +99,7 @@ def forbidden(observations: Iterable[Observation], base: Policy) -> list[Observa
 
 
 def within(policy: Policy, base: Policy, observations: Iterable[Observation] = ()) -> Policy:
-    """The policy, less what the baseline does not allow.  What it forbids meets the action that the baseline writes for
+    """Return the policy, less what the baseline does not allow.  What it forbids meets the action that the baseline writes for
     the call, else the policy's default; a call that was `made` and is forbidden meets the baseline's error.
 
     Unlike `reduce`, calls that the baseline does not name are forbidden as well, if its default stops them.  Raises

@@ -177,7 +177,7 @@ def granted(sets: Space, row: Selects, arch: Arch, number: int, allowed: int) ->
 
 
 def leaves_free(rule: Expression, row: Selects, arch: Arch, number: int) -> bool:
-    """Whether a rule leaves the argument that the row is about unconstrained."""
+    """Return whether a rule leaves the argument that the row is about unconstrained."""
     arguments = table(arch).by_number[number].arguments
     return next(i for i, argument in enumerate(arguments) if argument.name == row.free) not in constrained(rule)
 

@@ -307,7 +307,7 @@ def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document
 
 
 def takes_reason(document: Document, change: PolicyChange) -> bool:
-    """Whether a `# why:` comment can be written on the change: not if the entry is in an included file."""
+    """Return whether a `# why:` comment can be written on the change: not if the entry is in an included file."""
     if isinstance(change, SettingChange):
         return True
     section = document.layout.sections.get(change.arch, Section())

@@ -54,12 +54,12 @@ class Companion(NamedTuple):
 
 
 def is_companion(recording: Recording) -> bool:
-    """Whether a recording is a companion's, so that its counts and its run mean nothing."""
+    """Return whether a recording is a companion's, so that its counts and its run mean nothing."""
     return any(not run.id for run in recording.runs)
 
 
 def read(text: str, filename: str) -> Companion:
-    """The companion in a file.  Raises UserError if it is none."""
+    """Return the companion in a file.  Raises UserError if it is none."""
     lines = text.splitlines()
     if MAGIC not in (line.strip() for line in lines if not line.startswith("#")):
         raise UserError(f"{filename}: is not a file of evidence: no line of it is `{MAGIC}`")
@@ -76,7 +76,7 @@ def read(text: str, filename: str) -> Companion:
 
 
 def text(observations: Iterable[Observation], name: str) -> str:
-    """The file of a policy's companion; `name` is the policy's."""
+    """Return the file of a policy's companion; `name` is the policy's."""
     lines = sorted(line for observation in observations for line in _lines(observation))
     head = (f"# What the calls of {name} were seen to do: for people, never a rule.  `learn` keeps it up to date.", MAGIC)
     note = f"# {SECRET} replaces what looks like a key, a token or a password."
@@ -85,7 +85,7 @@ def text(observations: Iterable[Observation], name: str) -> str:
 
 
 def reduced(observation: Observation, executable: str, place: str) -> Observation | None:
-    """What a companion keeps of an observation; None of a call that the tables do not have.
+    """Return what a companion keeps of an observation; None of a call that the tables do not have.
 
     `executable` and `place`, its call site's file and function, are the same from run to run.
     """

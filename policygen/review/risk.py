@@ -49,7 +49,7 @@ class Ranked:
 
 
 def dangers_of(observation: Observation) -> tuple[Danger, ...]:
-    """The rows of the catalogue that the calls of an observation match, the most dangerous first."""
+    """Return the rows of the catalogue that the calls of an observation match, the most dangerous first."""
     arch = Arch.from_audit(observation.arch)
     if arch is None or observation.number not in table(arch).by_number:
         return ()
@@ -206,8 +206,8 @@ def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collect
 
 
 def needs_a_person(seen: Observation, allow_opaque: Collection[str] = ()) -> bool:
-    """Whether the catalogue warns of granting the calls of an observation.  A call that hides its arguments is learned to
-    fail, which grants nothing, unless it is in `allow_opaque`."""
+    """Return whether the catalogue warns of granting the calls of an observation.  A call that hides its arguments is learned
+    to fail, which grants nothing, unless it is in `allow_opaque`."""
     if _name(seen) in OPAQUE and _name(seen) not in allow_opaque:
         return False
     return any(danger.level.rank >= Level.WARNING.rank for danger in dangers_of(seen))

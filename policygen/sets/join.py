@@ -83,7 +83,7 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
 
 
 def refuses(arch: Arch, number: int, entry: Entry | None, wanted: Expression, default: Action) -> bool:
-    """Whether an entry explicitly denies something of what is wanted.
+    """Return whether an entry explicitly denies something of what is wanted.
 
     Raises JoinError or TooComplexError if that cannot be decided.
     """

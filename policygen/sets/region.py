@@ -47,7 +47,7 @@ class Budget:
         return self._before + (self._last.work if self._last else 0)
 
     def space(self) -> Space:
-        """A space with what is left; the one before is no longer to be used, unless by `resume`."""
+        """Return a space with what is left; the one before is no longer to be used, unless by `resume`."""
         limit = self._left()
         self._before = self.work
         self._last = Space(BITS, limit, limit)
