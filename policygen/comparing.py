@@ -31,7 +31,7 @@ _MAX_RULES = 8
 
 
 class Verdict(StrEnum):
-    """What the second of two policies lets run, compared with the first."""
+    """How much the second of two policies allows, compared with the first."""
 
     EQUAL = "equal"
     NARROWER = "narrower"
@@ -259,7 +259,7 @@ def reduce(policy: Policy, by: Policy) -> Policy:
 
 
 def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
-    """Return `reduce` for policies in one phase.  Raises what it does."""
+    """Return the first policy reduced by the other, as `reduce` does, for one phase of each.  Raises what `reduce` does."""
     entries = {}
     for arch, section in policy.entries.items():
         entries[arch] = dict(section)

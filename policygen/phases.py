@@ -51,7 +51,7 @@ def in_phase(policy: Policy, name: str) -> Policy:
 
 
 def as_in(policy: Policy, name: str) -> Policy:
-    """Return the policy of the phase with that name; of START where there is none, as nothing has ended there."""
+    """Return the policy of the phase with that name, or that of START if there is none."""
     policies = dict(phase_policies(policy))
     return policies.get(name, policies[START])
 
@@ -64,7 +64,8 @@ def names_of(*policies: Policy) -> tuple[str, ...]:
 def in_each(
     work: Callable[..., Policy], *policies: Policy, phases: Sequence[Phase] | None = None
 ) -> Policy:
-    """Return the result of `work` on policies, done in each phase that any of them has.
+    """Apply `work` to the policies in each phase that any of them has, and return the policy that has the results as its
+    phases.
 
     `phases` are those that the result has, by default those of the policies.  Raises what `work` does."""
     phases_by_name = {phase.name: phase for policy in reversed(policies) for phase in policy.phases}

@@ -104,7 +104,7 @@ def _known(policy: Policy, call: Call, observations: Sequence[Observation]) -> K
 
 
 def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Observation, ...]:
-    """Return the observations that need something else than the policy's implied set."""
+    """Return the observations that need more than the policy's implied set."""
     rows = resolved(policy).added
     result = []
     for observation in observations:
@@ -117,9 +117,8 @@ def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Obse
 
 
 def without_covered(policy: Policy, before: Policy) -> Policy:
-    """Return the policy less alternatives that it took from `before` and that capabilities granted since imply.
-
-    What the rest of `before` implied already stays: a person wrote it.  Nothing changes of what the policy allows."""
+    """Return the policy without the rules that it took from `before` and that capabilities granted since then imply.  Rules
+    that `before` implied already stay, because a person wrote them.  The policy allows the same."""
     if not policy.implied:
         return policy
     parts = [_without_covered(_of_one(policy, arch), _of_one(before, arch)) for arch in policy.entries]

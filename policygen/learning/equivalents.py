@@ -142,7 +142,7 @@ def _carried(arch: Arch, source: int, target: int, word: str) -> Carried | None:
 def image(
     conditions: Conjunction, here: Conjunction, link: Link, ours: Sequence[Argument], theirs: Sequence[Argument]
 ) -> list[Conjunction] | None:
-    """Return what the conditions say of the other call's arguments, as alternatives; None where that cannot be said.
+    """Return the conditions as conditions on the other call's arguments: rules; None if they cannot be carried over.
 
     Conditions on arguments that are not carried over are met by some call already, or are the row's own.
     """

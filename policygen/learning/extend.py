@@ -36,7 +36,7 @@ _MANY = 2000
 
 
 class Known(NamedTuple):
-    """Observations of one call, by what the policy says of them, each in their order."""
+    """Observations of one call, sorted by what the policy says of them, each group in their order."""
 
     new: tuple[Observation, ...]
     """Some of the events folded into it fall to a default that does not allow them."""
@@ -51,7 +51,7 @@ class Known(NamedTuple):
 
 
 def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observation], calls: Table) -> Known:
-    """Return what an entry, or its absence, says of observations of its call.
+    """Sort observations of a call by what its entry, or the absence of one, says of them.
 
     An observation of which only an example is known counts as new unless the entry allows every call that was folded into
     it: a rule too many in the diff is better than a denial.
@@ -119,7 +119,7 @@ def regions(sets: Space, entry: Entry, default: Action, plain: Sequence[Argument
 
 
 class Options(NamedTuple):
-    """How to learn."""
+    """The options of learning."""
 
     names_only: bool = False
     """Names alone, no arguments."""
@@ -139,7 +139,7 @@ DEFAULTS = Options()
 
 
 class Extended(NamedTuple):
-    """An entry, and how it came about."""
+    """An entry, what was added to it, and for which observations."""
 
     entry: Entry | None
     """None where the policy's default will do."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Held(NamedTuple):
-    """What of an argument's values would stop an attacker."""
+    """Which values of an argument would stop an attacker if a policy held to them."""
 
     bits: int | None
     """Only these bits, 0 for none; None for all."""
@@ -52,7 +52,7 @@ def decisions(arch: Arch) -> Mapping[tuple[str, str, str], Held]:
 
 
 def loosened(rule: Rule, observation: Observation, calls: Table, narrowed: Collection[int]) -> Rule:
-    """Return the rule of an observation, less what would not stop an attacker.
+    """Return the rule of an observation without the conditions that would not stop an attacker.
 
     `narrowed` are arguments that every alternative of the policy compares: where learning compares nothing, a person did."""
     meanings = calls.arguments(observation.number, observation.example)

@@ -55,7 +55,7 @@ _PORTABLE = "portable: "
 
 
 class New(NamedTuple):
-    """What the policy did not say of a call before."""
+    """What a policy newly says about a call."""
 
     arch: Arch
     number: int

@@ -88,7 +88,7 @@ def staged(
     *,
     anew: bool = False,
 ) -> Generated:
-    """Return what was generated of all observations, with these phases, and in each of them what was seen after its triggers.
+    """Return what was generated of all observations, with these phases: each allows what was observed after its triggers.
 
     `existing` is the document before, perhaps with the phases; what it has in a phase stays there, unless `anew`."""
     old = dict(phase_policies(existing.policy)) if existing and not anew else {}

@@ -1,4 +1,4 @@
-"""All that a reviewer is to know of a change from one policy to another."""
+"""What a reviewer needs to know about a change from one policy to another."""
 
 from __future__ import annotations
 

@@ -191,8 +191,8 @@ def _union(sets: Space, regions: Iterable[int]) -> int:
 
 
 def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collection[str] = ()) -> frozenset[Key]:
-    """Return the keys of the observations that learning does not add to a policy, if there is one: what the catalogue warns of
-    and the policy does not allow, and, if programs would be executed, what those do that no ordinary run has executed."""
+    """Return the keys of the observations of rehearsals that learning leaves to a person: those that the catalogue warns of and
+    the policy does not allow; if they execute programs, also what programs do that no ordinary run executed."""
     rehearsed = [
         observation
         for observation in recording.observations
