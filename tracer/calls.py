@@ -46,8 +46,8 @@ class Calls:
         allow_opaque: frozenset[str],
         gap: Callable[[str], None],
     ) -> None:
-        """`tasks`: those that are followed, by tid.  `allow_opaque`: names of OPAQUE calls to let through.  `gap` is told
-        what cannot be observed."""
+        """`tasks`: those that are followed, by tid.  `allow_opaque`: names of OPAQUE calls that are allowed.  `gap` is called
+        with what cannot be observed, in words."""
         self._changed: dict[int, tuple[int, int]] = {}
         """By tid: the register that was changed for a clone, and its former value."""
         self._tasks = tasks
@@ -55,7 +55,7 @@ class Calls:
         self._gap = gap
         self._handlers: dict[int, dict[int, Handler]] = {}
         self._writes: dict[int, list[int]] = {}
-        self._do: Callable[[], None] = lambda: None
+        self._before_output: Callable[[], None] = lambda: None
         self.started = False
         """Whether we have started the program, so that a filter of ours is in force, be it `late.filter.UNSEEN` alone."""
         self.draws = False
@@ -76,16 +76,16 @@ class Calls:
         }
         by_name |= {name: self._opaque for name in OPAQUE if name not in allow_opaque}
         for arch in (Arch.X86_64, Arch.I386):
-            known = table(arch).by_name
-            self._handlers[arch.audit] = {known[name].number: handler for name, handler in by_name.items()}
-            self._writes[arch.audit] = [known[name].number for name in WRITES]
+            syscalls = table(arch).by_name
+            self._handlers[arch.audit] = {syscalls[name].number: handler for name, handler in by_name.items()}
+            self._writes[arch.audit] = [syscalls[name].number for name in WRITES]
         self.special = set(self._handlers[Arch.X86_64.audit])
         """x86_64's numbers that have a handler; the loop reads them directly."""
         self.always: set[int] = set()
-        """Those that are to stop each time, known or not."""
+        """Those that are to stop each time."""
         self.first: dict[int, Callable[[str], frozenset[int] | None]] = {}
-        """Those that an executable's processes may make without a stop, once they are known, only where their first register
-        (64 bits) is one of these; always if that is None."""
+        """By number, the values of the first register (64 bits) with which an executable's recorded calls may be made without
+        a stop; None for all."""
 
     def also(self, arch: int, number: int, handler: Handler, *, always: bool = True) -> None:
         """Call `handler` at the stops of a call (`arch` is AUDIT_ARCH_*), before what is done there anyway.  Unless `always`,
@@ -161,8 +161,8 @@ class Calls:
         """Stop sharing before a task opens /proc/PID/status, which shows affinities."""
         if not self._processor.in_use:
             return
-        known = table(Arch.from_audit(event.arch) or Arch.X86_64).by_name
-        index = int(event.number != known["open"].number)
+        open_ = table(Arch.from_audit(event.arch) or Arch.X86_64).by_name["open"]
+        index = int(event.number != open_.number)
         flags = event.arguments[index + 1]
         if not is_readable(flags):
             return
@@ -173,18 +173,18 @@ class Calls:
     def _prctl(self, task: Task, event: Event) -> None:
         option = event.arguments[0] & 0xFFFFFFFF
         if option == linux.PR_SET_SECCOMP:
-            self._look_before_filters(task, "one")
+            self._expose(task, "one")
         elif option == linux.PR_GET_SECCOMP and self.started and not task.other_filter:
             kernel.skip_call(task.tid)  # the only filter is ours
 
     def _seccomp(self, task: Task, event: Event) -> None:
         if event.arguments[0] & 0xFFFFFFFF in SET_MODE:
-            self._look_before_filters(task, "all" if event.arguments[1] & linux.SECCOMP_FILTER_FLAG_TSYNC else "one")
+            self._expose(task, "all" if event.arguments[1] & linux.SECCOMP_FILTER_FLAG_TSYNC else "one")
 
-    def _look_before_filters(self, task: Task, whose: str) -> None:
+    def _expose(self, task: Task, threads: str) -> None:
         """See entries from now on: these stops precede all filters, and one of the program's may answer before ours."""
-        task.installing = whose
-        for other in self._meant(task, whose):
+        task.installing = threads
+        for other in self._filtered_by(task, threads):
             runs = other.way is Way.RUN
             other.update(exposed=True)
             if runs and other is not task:
@@ -192,30 +192,31 @@ class Calls:
                     kernel.interrupt(other.tid)
 
     def installed(self, task: Task, failed: bool) -> None:
-        """At the exit of a call that `_look_before_filters` was called for: see no entries any more if no filter is there."""
-        whose, task.installing = task.installing, ""
-        for other in self._meant(task, whose):
+        """At the exit of a call that `_expose` was called for: see no entries any more if no filter is there."""
+        threads, task.installing = task.installing, ""
+        for other in self._filtered_by(task, threads):
             other.update(exposed=False, other_filter=other.other_filter or not failed)
 
-    def _meant(self, task: Task, whose: str) -> list[Task]:
-        """The tasks on which a call of this one puts a filter."""
-        return [one for one in list(self._tasks.values()) if one is task or (whose == "all" and one.tgid == task.tgid)]
+    def _filtered_by(self, task: Task, threads: str) -> list[Task]:
+        """Return the tasks on which a call of this one puts a filter: on 'one' or 'all' threads."""
+        tasks = [other for other in list(self._tasks.values()) if other.tgid == task.tgid]
+        return tasks if threads == "all" else [task]
 
     def _ptrace(self, task: Task, event: Event) -> None:
         self._gap(f"{task.executable} uses ptrace, which fails on a program that is being learned")
 
-    def before_output(self, do: Callable[[], None]) -> bool:
-        """Call `do` once, before the next call by which the program can write to a terminal; False if that may not stop."""
+    def before_output(self, action: Callable[[], None]) -> bool:
+        """Call `action` once, before the next call by which the program can write to a terminal; False if that may not stop."""
         if self.writes_run:
             return False
-        self._do = do
+        self._before_output = action
         for audit, handlers in self._handlers.items():
             handlers.update(dict.fromkeys(self._writes[audit], self._output))
         self.special.update(self._writes[Arch.X86_64.audit])
         return True
 
     def let_writes_run(self) -> None:
-        """Do what is to be done before the next output now, and nothing more of that kind: outputs may not stop any more."""
+        """Call now what is to be called before the next output, and nothing later: outputs may not stop any more."""
         self.writes_run = True
         if self._writes[Arch.X86_64.audit][0] in self.special:
             self._output()
@@ -225,4 +226,4 @@ class Calls:
             for number in self._writes[audit]:
                 handlers.pop(number, None)
         self.special.difference_update(self._writes[Arch.X86_64.audit])
-        self._do()
+        self._before_output()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 # linux/ptrace.h: requests
 PTRACE_PEEKDATA, PTRACE_POKEDATA, PTRACE_PEEKUSER, PTRACE_POKEUSER = 2, 5, 3, 6
@@ -77,6 +77,11 @@ PR_SET_PTRACER = 0x59616D61
 CALLFENCE_ENTER = 0x43464E54
 """No operation of the kernel: a program says that it enters a phase (include/callfence.h)."""
 
+# elf.h: the kinds of segments
+PT_LOAD, PT_INTERP, PT_NOTE, PT_GNU_EH_FRAME = 1, 3, 4, 0x6474E550
+_MAX_SEGMENTS = 1170
+"""Those whose headers the kernel reads of a program, 64 KiB (fs/binfmt_elf.c, load_elf_phdrs)."""
+
 AT_ENTRY = 9  # linux/auxvec.h
 YAMA_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
 
@@ -113,6 +118,31 @@ def entry_point(pid: int, cs: int) -> int | None:
     size = 4 if cs == USER32_CS else 8
     words = [int.from_bytes(vector[at : at + size], "little") for at in range(0, len(vector), size)]
     return dict(zip(words[::2], words[1::2], strict=False)).get(AT_ENTRY)
+
+
+def elf_bits(head: bytes) -> int:
+    """Return the width of the addresses in an ELF file that begins with these 5 bytes or more, 32 or 64; 0 for another file
+    (elf(5), EI_CLASS)."""
+    return {b"\x7fELF\1": 32, b"\x7fELF\2": 64}.get(head[:5], 0)
+
+
+def elf_segments(read: Callable[[int, int], bytes]) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the kind (PT_*), offset in the file, address, and bytes in the file of each segment of an ELF file, little-endian;
+    none for another file (elf(5), Elf64_Phdr).  `read` returns the bytes at an offset, and how many; too few yield zeros."""
+    head = read(0, 64)
+    bits = elf_bits(head)
+    if not bits:
+        return
+    table, entry_size, count, word = (32, 54, 56, 8) if bits == 64 else (28, 42, 44, 4)  # e_phoff, e_phentsize, e_phnum
+    places = (8, 16, 32) if bits == 64 else (4, 8, 16)  # p_offset, p_vaddr, p_filesz; p_type is first
+
+    def number(content: bytes, at: int, size: int) -> int:
+        return int.from_bytes(content[at : at + size], "little")
+
+    for index in range(min(number(head, count, 2), _MAX_SEGMENTS)):
+        entry = read(number(head, table, word) + index * number(head, entry_size, 2), 7 * word)
+        offset, address, size = (number(entry, place, word) for place in places)
+        yield number(entry, 0, 4), offset, address, size
 
 
 def privilege_lost(path: str | bytes, uid: int, gid: int) -> str:

@@ -34,50 +34,28 @@ NEVER: Final = 1 << 62
 class Plan:
     """A filter that is being put into a process."""
 
-    __slots__ = ("area", "code", "filter", "is_installed", "is_refused")
-
     def __init__(self, filter_: bytes, code: Sequence[tuple[int, int]] = (), copied: int = 0) -> None:
         """`copied` is memory that was mapped for it in the process that this one was forked from: it is to be unmapped."""
         self.filter = filter_
         self.code = code
-        """The code that it is for (`late.unseen.spans`); all if there is none."""
+        """The code that it is for (`late.filter.Spans`); all if there is none."""
         self.is_refused = False
         """Whether the kernel has refused it."""
         self.area = copied
         """Memory that was mapped for it in the process; 0 for none."""
         self.is_installed = bool(copied)
-        """Whether only unmapping is left to be done."""
+        """Whether only unmapping remains to be done."""
 
 
 class Image:
     """What one process is while it runs one executable.  Mutable; shared by its threads."""
 
-    __slots__ = (
-        "barred",
-        "calls",
-        "code",
-        "left",
-        "maker",
-        "news",
-        "news_at_start",
-        "plan",
-        "quiet",
-        "since",
-        "starts",
-        "stops",
-        "strict",
-        "synchronised",
-        "threads",
-        "used",
-        "whole",
-    )
-
-    def __init__(self, left: int = NEVER, maker: Image | None = None) -> None:
+    def __init__(self, budget: int = NEVER, maker: Image | None = None) -> None:
         self.maker = maker
         """That of the process which has forked it, until its execve."""
         self.starts = 0
         """How many processes that it has made have executed something."""
-        self.left = left
+        self.budget = budget
         """How many more calls under PTRACE_SYSCALL there are until `Late` looks at the process."""
         self.calls = 0
         """Calls when it was last looked at."""
@@ -86,7 +64,7 @@ class Image:
         self.since = 0.0
         """When that was (time.monotonic)."""
         self.used = 0.0
-        """Processor time that the process had used by then."""
+        """Processor time that the process had used by then, in seconds."""
         self.news = 0
         """Observations of the executable at that time."""
         self.news_at_start = 0
@@ -105,37 +83,13 @@ class Image:
         self.barred = False
         """Whether it gets no filter of ours any more."""
 
+    def finish_plan(self, *, barred: bool) -> None:
+        """End the plan; `barred`: for good."""
+        self.plan, self.budget, self.barred = None, NEVER, self.barred or barred
+
 
 class Task:
     """One thread.  Mutable: the event loop keeps its state here."""
-
-    __slots__ = (
-        "affinity",
-        "apart",
-        "chain",
-        "checked",
-        "counted",
-        "covered",
-        "entered",
-        "executable",
-        "exposed",
-        "filtered",
-        "hot",
-        "image",
-        "installing",
-        "leaving",
-        "namespaces",
-        "other_filter",
-        "own_affinity",
-        "pending",
-        "recorded",
-        "signalled",
-        "stopped",
-        "stops",
-        "tgid",
-        "tid",
-        "way",
-    )
 
     def __init__(self, tid: int, tgid: int) -> None:
         self.tid = tid
@@ -154,7 +108,7 @@ class Task:
         self.exposed = False
         """Whether a thread of its process is in a call that may put a filter of the program's on it."""
         self.pending = False
-        """Whether something is left to be done at its next stop at a call, be it shown by a filter or not."""
+        """Whether something remains to be done at its next stop at a call, also at one that no filter shows."""
         self.leaving = False
         """Whether we detach from it at its next stop."""
         self.chain = 0
@@ -165,9 +119,9 @@ class Task:
         self.installing = ""
         """'one' or 'all' (threads) while it is in a call that installs a filter of the program's."""
         self.namespaces = 0
-        """How many pid namespaces it is in, which never changes (pid_namespaces(7)); 0 until that was asked."""
+        """How many pid namespaces it is in, which never changes (pid_namespaces(7)); 0 until that was read."""
         self.signalled = False
-        """Whether a signal to it was seen (`tracer.watch.aims`)."""
+        """Whether a signal to it was seen (`tracer.aims`)."""
         self.counted = False
         """Under PTRACE_SYSCALL: whether its current call was counted at the entry stop."""
         self.entered = 0
@@ -195,7 +149,7 @@ class Task:
         pending: bool | None = None,
         leaving: bool | None = None,
     ) -> None:
-        """Set what is given of the facts that decide how the task is resumed, and decide that."""
+        """Set the facts that are given, which decide how the task is resumed, and decide that."""
         self.filtered = self.filtered if filtered is None else filtered
         self.covered = self.covered if covered is None else covered
         self.other_filter = self.other_filter if other_filter is None else other_filter
@@ -216,16 +170,7 @@ class Task:
 
     def take_over(self, other: Task) -> None:
         """Copy what a task passes on to one that it makes, and to the leader that it becomes by execve."""
-        self.update(
-            filtered=other.filtered,
-            covered=other.covered,
-            other_filter=other.other_filter,
-            exposed=other.exposed,
-            leaving=other.leaving,
-        )
-        self.chain = other.chain
-        self.recorded = other.recorded
-        self.affinity = other.affinity
-        self.own_affinity = other.own_affinity
-        self.apart = other.apart
-        self.entered = other.entered
+        for name in ("filtered", "covered", "other_filter", "exposed", "leaving", "chain", "recorded", "entered"):
+            setattr(self, name, getattr(other, name))
+        self.affinity, self.own_affinity, self.apart = other.affinity, other.own_affinity, other.apart
+        self.update()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from callfence.learning.options import LearnOptions
     from tracer.loop import Loop
-    from tracer.session import Outcome
+    from tracer.running.session import Outcome
 
 _NAMED = 8
 """Most processes that are named."""

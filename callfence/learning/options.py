@@ -119,7 +119,7 @@ class LearnOptions(NamedTuple):
     every_call: bool
     """Whether known calls stop too, so that all are counted."""
     late_after: int | None
-    """See `tracer.session.trace`."""
+    """See `tracer.running.session.trace`."""
     rehearse: bool
     rehearse_only: str
     """What to rehearse, separated by commas (`rehearsal.plan.Choice`); '' for all."""

@@ -15,10 +15,10 @@ from callfence.shared.files import working_folder
 from enforcer.program import failure, initial_environment, locate
 from policygen.recording.fold import Folder
 from policygen.recording.model import Circumstances, Run, Signals
-from tracer import session
 from tracer.errors import StartError, TracerError
 from tracer.loop import Settings
-from tracer.starting.launch import Program
+from tracer.running import session
+from tracer.running.launch import Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from policygen.evidence.facts import Places
     from policygen.recording.model import Observation
     from tracer.calls import Calls
+    from tracer.faults import Injector
     from tracer.loop import Loop
-    from tracer.watch.faults import Injector
 
 
 class Recorder(Folder):
@@ -162,7 +162,7 @@ def _trace(
             Settings(
                 allow_opaque=options.allow_opaque,
                 from_entry=options.arm == "entry",
-                known=prepared.filter,
+                filter=prepared.filter,
                 waits=options.phases or (prepared.existing is not None and bool(prepared.existing.stages)),
                 late=not options.every_call,
                 late_after=options.late_after,

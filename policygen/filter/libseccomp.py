@@ -22,7 +22,7 @@ from policygen.filter.bpf import Instruction
 from policygen.filter.library import LibseccompError, pyseccomp
 from tracer.abi import X32_BIT
 from tracer.named import NamedTuple
-from tracer.starting.child import fork
+from tracer.running.child import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.family import TaskFamily
+from tracer.loop import TaskFamily
 from tracer.task import Way
 
 

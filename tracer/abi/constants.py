@@ -7,15 +7,16 @@ so, and formatting needs no other distinction.
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tracer.abi.data import table_text
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from importlib.machinery import ModuleSpec
 
     from tracer.abi.model import Arch
 
@@ -24,6 +25,14 @@ _SMALL = 0x1000
 """An enumeration whose values are all below this is one of small numbers, which are most readable in decimal."""
 _PATTERN = 8
 """A value with more unknown bits than this is no set of flags: `personality(0xffffffff)` asks, it sets nothing."""
+
+
+def table_text(spec: ModuleSpec | None, name: str) -> str:
+    """Return the text of a file beside the module with that `__spec__`, from where the module came: a file, or memory, in the
+    helper of `enforce`.  Raises OSError."""
+    assert spec is not None and spec.origin is not None and spec.loader is not None
+    content: bytes = spec.loader.get_data(os.path.join(os.path.dirname(spec.origin), name))  # type: ignore[attr-defined]
+    return content.decode()
 
 
 class Constant(NamedTuple):

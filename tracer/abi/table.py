@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tracer.abi import constants
-from tracer.abi.data import table_text
+from tracer.abi.constants import table_text
 from tracer.abi.model import Arch, Argument, Kind, Syscall
 from tracer.named import NamedTuple
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from tracer import kernel, linux
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError, TracerError
-from tracer.late.unseen import mappings
+from tracer.late.filter import mappings
 from tracer.linux import EFLAGS, ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI, RSP
 from tracer.stops import STATUS_SECCOMP, STATUS_SYSCALL
 
@@ -25,7 +25,7 @@ _NEVER: Final = frozenset((_NUMBERS["rt_sigreturn"], table(Arch.X86_64).by_name[
 """Calls that are not a program's own, and take more than registers with them."""
 _SYSCALL_INSTRUCTION = b"\x0f\x05"
 _TRAP_FLAG: Final = 1 << 8
-"""In EFLAGS: the program steps through its own instructions, and would see one twice."""
+"""In EFLAGS: the program steps through its own instructions, and would notice that one is repeated."""
 _RED_ZONE: Final = 128
 """Bytes below the stack pointer that belong to the function that runs (System V ABI)."""
 _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS = 3, 0x22  # asm-generic/mman-common.h, linux/mman.h
@@ -37,11 +37,12 @@ class Stops(Protocol):
     """Where wait statuses come from."""
 
     def next_of(self, tid: int, flags: int = 0) -> int:
-        """Wait for the next status of a task, as waitpid(2) does with these flags; those of others are taken, too, and kept.
-        The end of a process's first thread is not told before those of the others have been taken."""
+        """Return the next status of a task, as waitpid(2) does with these flags; others that are taken are handled later.
+
+        The kernel does not report the end of a process's first thread before those of the others have been taken."""
 
     def put_back(self, tid: int, status: int) -> None:
-        """The task has ended, or another thread's execve has taken over its tid."""
+        """Handle this status later: the task has ended, or another thread's execve has taken over its tid."""
 
 
 class Entry:
@@ -65,7 +66,7 @@ class Entry:
         )
 
     def call(self, name: str, *arguments: int) -> int | None:
-        """What the kernel returns for a call, as a signed number; None if the task has ended.
+        """Make a call, and return what the kernel returns, as a signed number; None if the task has ended.
 
         Raises PtraceError; TracerError if the task is not dying and its registers cannot be restored."""
         changed = list(self._registers)
@@ -92,7 +93,7 @@ class Entry:
         return result - (1 << 64) if result >> 63 else result
 
     def _next_stop(self) -> int:
-        """Resume the task up to its next stop, or its end: the wait status."""
+        """Resume the task up to its next stop, or its end, and return the wait status."""
         while not kernel.resume(linux.PTRACE_SYSCALL, self.tid):
             if status := self._stops.next_of(self.tid, os.WNOHANG):
                 return status
@@ -100,8 +101,9 @@ class Entry:
         return self._stops.next_of(self.tid)
 
     def install(self, filter_: bytes, where: int, *, is_mapped: bool, for_all_threads: bool) -> int | None:
-        """Install a filter; like `call`.  `where` is room for `room(filter_)` bytes: mapped for it, or below the stack, where
-        what is there now is put back.  -EFAULT if they cannot be written."""
+        """Install a filter, and return what `call` does; -EFAULT if its memory cannot be written.
+
+        `where` is the address of `room(filter_)` bytes: mapped for it, or below the stack, whose content is put back."""
         content = struct.pack("=H6xQ", len(filter_) // linux.BPF_INSTRUCTION, where + _FPROG) + filter_
         former = kernel.exchange_memory(self.tid, where, content)
         if not former:
@@ -113,26 +115,22 @@ class Entry:
         return result
 
     def map(self, length: int) -> int | None:
-        """Map memory: its address, or an error; like `call`."""
+        """Map memory, and return its address, or what `call` does."""
         return self.call("mmap", 0, length, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, (1 << 64) - 1, 0)
 
-    def unmap(self, address: int, length: int) -> int | None:
-        return self.call("munmap", address, length)
-
     def below_stack(self, filter_: bytes) -> int:
-        """Where there is room for a filter below the first thread's stack pointer; 0 if there is none.  The task must be the
-        only one that uses its memory."""
+        """Return where there is room for a filter below the first thread's stack pointer; 0 if there is none.  The task must be
+        the only one that uses its memory."""
         pointer = self._registers[RSP]
         start = self.below(filter_)
-        stacks = (one for one in mappings(self.tid) if one.file[2] == "[stack]" and one.permissions in ("rw-p", "rwxp"))
-        return start if any(one.start <= start and pointer <= one.end for one in stacks) else 0
+        stacks = (mapped for mapped in mappings(self.tid) if mapped.file[2] == "[stack]" and mapped.permissions[:2] == "rw")
+        return start if any(stack.start <= start and pointer <= stack.end for stack in stacks) else 0
 
     def below(self, filter_: bytes) -> int:
-        """That place, if there is room: at the first call of an executable nothing else is near its stack."""
+        """Return that place without looking: at the first call of an executable nothing else is near its stack."""
         return self._registers[RSP] - _RED_ZONE - room(filter_) & ~15
 
 
 def room(filter_: bytes) -> int:
-    """How many bytes of its memory a program needs to install a filter."""
+    """Return how many bytes of its memory a program needs to install a filter."""
     return _FPROG + len(filter_)
-

@@ -17,14 +17,14 @@ from callfence.learning.summary import news
 from callfence.learning.watch import where
 from callfence.shared.text import command_line, plural, printable
 from policygen.review.risk import needs_a_person
-from tracer.watch.faults import Witness
+from tracer.faults import Witness
 
 if TYPE_CHECKING:
     from callfence.learning.learned import Learned
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
     from callfence.learning.rehearsal.run import Ended, News, Progress
-    from tracer.starting.launch import Program
+    from tracer.running.launch import Program
 
 
 class Plain:

@@ -22,8 +22,8 @@ from policygen.language.naming import format_value
 from policygen.recording.model import kept
 from tracer.abi import Arch, Kind, table
 from tracer.errors import UserError
+from tracer.faults import Exhaust, Fail, Fault, Send, Shorten
 from tracer.named import NamedTuple
-from tracer.watch.faults import Exhaust, Fail, Fault, Send, Shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from policygen.recording.model import Observation, Recording
     from tracer.abi import Event
     from tracer.abi.table import Table
-    from tracer.watch.faults import Effect
+    from tracer.faults import Effect
 
 _RESOURCES: Final = {"memory": resource.RLIMIT_AS, "descriptors": resource.RLIMIT_NOFILE}
 _SAYS: Final = {"memory": "finds no more memory", "descriptors": "finds no more descriptors"}

@@ -17,12 +17,12 @@ from callfence.shared.text import plural
 from policygen.completeness.confidence import needed_by
 from policygen.evaluate import evaluate
 from policygen.recording.model import Recording, Run
-from tracer import session
 from tracer.errors import CallfenceError
+from tracer.faults import Injector
 from tracer.loop import Settings
 from tracer.named import NamedTuple
 from tracer.proc import is_caught, state_of
-from tracer.watch.faults import Injector
+from tracer.running import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from policygen.recording.model import Observation
     from tracer.abi import Event
     from tracer.loop import Loop
-    from tracer.starting.launch import Program
+    from tracer.running.launch import Program
 
 MULTIPLE: Final = 3
 """A run is ended after this many times as long as the plain run took,"""
@@ -85,9 +85,9 @@ class Clock:
         if self._is_busy(loop):
             self._busy, self._seen = now, (loop.family.calls, self._distinct())
         if self._ending:
-            if now - self._ending > GRACE or loop.asked:
+            if now - self._ending > GRACE or loop.ended_by:
                 session.kill(loop)
-        elif loop.asked or free_space() < self._floor:
+        elif loop.ended_by or free_space() < self._floor:
             self.is_ended = True
             self._ending = now - GRACE
             session.kill(loop)
@@ -343,4 +343,4 @@ def _made(setting: Setting, one: Rehearsal, seconds: float, floor: int) -> _Made
         executed=tuple(sorted(recorder.execs)),
         rehearsed=one.says,
     )
-    return _Made(run, recorder.observations(), injector.fired, bool(outcome.asked), free_space() < floor)
+    return _Made(run, recorder.observations(), injector.fired, bool(outcome.ended_by), free_space() < floor)

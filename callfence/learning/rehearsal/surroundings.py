@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from callfence.learning.rehearsal.plan import Stream
 from tracer.errors import UserError
 from tracer.linux import WALL
-from tracer.starting.child import fork
+from tracer.running.child import fork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

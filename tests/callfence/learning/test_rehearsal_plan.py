@@ -15,7 +15,7 @@ from policygen.recording.many import merge
 from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
 from tracer.errors import UserError
-from tracer.watch.faults import Exhaust, Fail, Shorten
+from tracer.faults import Exhaust, Fail, Shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -102,11 +102,11 @@ class Injector:
 
     def entered(self, task: Task) -> None:
         """A process has reached its program's entry point."""
-        for one in self._at_entry:
-            _exhaust(task.tgid, one)
+        for exhaust in self._at_entry:
+            _exhaust(task.tgid, exhaust)
 
-    def left(self, task: Task) -> None:
-        """At the exit of a call: give back the register that was changed at its entry.  Raises PtraceError."""
+    def returned(self, task: Task) -> None:
+        """At the exit of a call, restore the register that was changed at its entry.  Raises PtraceError."""
         if changed := self._shortened.pop(task.tid, None):
             task.update(pending=False)
             kernel.poke_user(task.tid, *changed)
@@ -120,7 +120,7 @@ class Injector:
             self.fired = self._inject(task, event, fault.effect)
 
     def _inject(self, task: Task, event: Event, effect: Effect) -> bool:
-        """Whether it happened.  Raises PtraceError, OSError."""
+        """Inject a fault, and return whether that was possible.  Raises PtraceError, OSError."""
         match effect:
             case Fail(errno, signum):
                 if signum:
@@ -143,7 +143,7 @@ class Injector:
 
 
 class Witness(Injector):
-    """Injects nothing, and learns of an ordinary run what decides how it can be repeated."""
+    """Injects nothing, and notes of an ordinary run what decides how it can be repeated."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from tracer.loop import Initial
-from tracer.session import Hooks, Started
-from tracer.signals import TAKEN, SignalThread
+from tracer.running import session
+from tracer.running.launch import TAKEN
+from tracer.running.session import Hooks, SignalThread
 
 FROM_KERNEL, FROM_PROCESS = 0x80, 0  # SI_KERNEL, SI_USER
 PROGRAM, SHELL = 1000, 1
@@ -60,7 +61,7 @@ def test_what_is_passed_on(signum, code, sender, reached, sent):
 
 def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_wakes_up(monkeypatch):
     sent = []
-    monkeypatch.setattr("tracer.session.send", lambda pid, signum: sent.append((pid, signum)))
+    monkeypatch.setattr("tracer.running.session.send", lambda pid, signum: sent.append((pid, signum)))
     loop = SimpleNamespace(initial=Initial(PROGRAM, started=True), tasks={})
 
     def oversleep(seconds):
@@ -68,8 +69,8 @@ def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_wakes_u
         woken.wait(10 * seconds)
 
     woken = threading.Event()
-    monkeypatch.setattr("tracer.signals.time", SimpleNamespace(sleep=oversleep, monotonic=time.monotonic))
-    SignalThread(Started(loop, Hooks()), 1)._take(signal.SIGTERM, FROM_PROCESS, SHELL)
+    monkeypatch.setattr("tracer.running.session.time", SimpleNamespace(sleep=oversleep, monotonic=time.monotonic))
+    SignalThread(session.Target(loop, Hooks()), 1)._take(signal.SIGTERM, FROM_PROCESS, SHELL)
     assert sent == []
 
 

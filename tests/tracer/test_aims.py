@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from tracer.abi import Arch, Event
+from tracer.aims import Aims
 from tracer.task import Task
-from tracer.watch.aims import Aims
 
 if TYPE_CHECKING:
     from tracer.calls import Handler
