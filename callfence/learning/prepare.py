@@ -1,12 +1,12 @@
-"""What `learn` finds out before the program runs: whether its behaviour can be written, and what is known of it."""
+"""What `learn` does before the program runs: it checks that its behaviour can be written, and reads the policy."""
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
 from typing import TYPE_CHECKING
 
+from callfence.learning.progress import say
 from callfence.shared.files import policy_path, recording_path
 from policygen.recording import atomic, recording_file
 from tracer.errors import UserError
@@ -39,6 +39,7 @@ class Prepared(NamedTuple):
 
     @property
     def filter(self) -> bytes:
+        """That of the existing policy, if it is used; else b""."""
         return self.existing.filter if self.existing and self.is_warm else b""
 
     def is_unchanged(self) -> bool:
@@ -51,7 +52,8 @@ class Prepared(NamedTuple):
 
 
 def prepare(options: LearnOptions, name: str) -> Prepared:
-    """Raises what keeps the program's behaviour from being written, so that it is told before the program runs."""
+    """Return the files of a run; raise what keeps the program's behaviour from being written, so that it is reported before the
+    program runs."""
     _require_machine()
     policy = options.output or policy_path(name)
     recording = recording_path(policy)
@@ -61,11 +63,9 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
             raise UserError(f"{policy}: there is no policy to check against; learn without --check writes one")
     elif not options.fresh and recording.exists():
         _require_recording(recording)
-        if existing is None and sys.stderr is not None:
-            from callfence.shared.text import printable
-
+        if existing is None:
             text = f"learn: {policy} is gone, and {recording} is not: the policy begins anew, and the recording goes on"
-            print(printable(f"{text} (--fresh begins both anew)"), file=sys.stderr)
+            say(f"{text} (--fresh begins both anew)")
     if existing is not None and (options.exact or options.tight):
         _require_exact(existing, "--exact" if options.exact else "--tight")
     default = None if options.default is None else _default(options.default)
@@ -147,13 +147,21 @@ def _require_recording(recording: Path) -> None:
 
 
 def _baseline(policy: Path, existing: Compiled | None, name: str | None) -> tuple[Policy | None, bool]:
-    """The baseline, and whether the policy allows nothing that it forbids: otherwise such calls have to be seen."""
+    """Return the baseline, and whether the policy allows nothing that it forbids: otherwise such calls have to be seen."""
     if name is None:
         return None, True
-    from callfence.learning import baseline
+    from callfence.shared import inputs
+    from policygen.language.normal import normal
+    from policygen.learning.within import within
 
-    base = baseline.read(name)
-    return base, existing is None or baseline.is_within(document(existing), policy, base)
+    base = inputs.document(name).policy
+    if existing is None:
+        return base, True
+    before = document(existing).policy
+    try:
+        return base, within(before, base) == normal(before)
+    except ValueError as error:
+        raise UserError(f"{policy}: {error}") from error
 
 
 def _require_writable(policy: Path, recording: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from callfence.learning.progress import progress
-from callfence.learning.started import circumstances
+from callfence.learning.progress import Attached, progress, say
 from callfence.shared.files import working_folder
 from enforcer.program import failure, initial_environment, locate
 from policygen.recording.fold import Folder
@@ -21,7 +21,7 @@ from tracer.running import session
 from tracer.running.launch import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from callfence.learning.files import Watching
     from callfence.learning.options import LearnOptions
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from tracer.calls import Calls
     from tracer.faults import Injector
     from tracer.loop import Loop
+
+
+UNKNOWN = Circumstances()
+_NULL = os.makedev(1, 3)
+"""/dev/null: Documentation/admin-guide/devices.txt."""
 
 
 class Recorder(Folder):
@@ -55,6 +60,34 @@ class Recorder(Folder):
 
     def aimed(self, outside: bool) -> None:
         self.signals = "others" if outside or self.signals == "others" else "family"
+
+    def run(
+        self,
+        command: tuple[str, ...],
+        started: int,
+        outcome: session.Outcome,
+        *,
+        complete: bool,
+        warm: bool = False,
+        circumstances: Circumstances = UNKNOWN,
+        rehearsed: str = "",
+    ) -> Run:
+        """Return the run, which has ended, as a recording has it."""
+        return Run(
+            id=os.urandom(8).hex(),
+            started=started,
+            command=command,
+            status=None if outcome.status is None else os.waitstatus_to_exitcode(outcome.status),
+            complete=complete,
+            gaps=tuple(sorted(self.gaps)),
+            warm=warm,
+            executed=tuple(sorted(self.execs)),
+            rehearsed=rehearsed,
+            circumstances=circumstances,
+            files=self.files.uses() if self.files else (),
+            waits=outcome.waits,
+            signals=self.signals,
+        )
 
 
 def program(command: tuple[str, ...]) -> Program:
@@ -88,26 +121,15 @@ def watch(
         _watch_files(what, recorder)
     started = time.time_ns()
     # later, a module that is being imported may have the number of a closed stream
-    started_with = Circumstances() if what is None else circumstances(what.environment)
+    started_with = UNKNOWN if what is None else circumstances(what.environment)
     drawing = progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=what is None)
-    with drawing as draw, _preparing(draw, options, recorder, prepared) as tick:
+    with drawing as draw, _importing(draw, options, recorder, prepared) as tick:
         outcome = _trace(what, prepared, options, recorder, tick, injector)
     if not outcome.started:
         return None, (), outcome.status
-    run = Run(
-        id=os.urandom(8).hex(),
-        started=started,
-        command=options.command or (name,),
-        status=None if outcome.status is None else os.waitstatus_to_exitcode(outcome.status),
-        complete=what is not None,
-        gaps=tuple(sorted(recorder.gaps)),
-        warm=prepared.is_warm,
-        executed=tuple(sorted(recorder.execs)),
-        circumstances=started_with,
-        files=recorder.files.uses() if recorder.files else (),
-        waits=outcome.waits,
-        signals=recorder.signals,
-    )
+    is_complete, is_warm = what is not None, prepared.is_warm
+    command = options.command or (name,)
+    run = recorder.run(command, started, outcome, complete=is_complete, warm=is_warm, circumstances=started_with)
     return run, recorder.observations(), outcome.status
 
 
@@ -126,15 +148,15 @@ def _nothing(calls: Calls) -> None:
 
 
 def where(what: Program | None, options: LearnOptions, copied: str = "") -> Callable[[], Places] | None:
-    """What patterns of names call by a sign, if they are to be recorded; of a process that runs already, it is not known
-    where it began.  `copied` stands for the working folder."""
+    """Return what gives the places that patterns of names call by a sign, if they are to be recorded; of a process that runs
+    already, it is not known where it began.  `copied` stands for the working folder."""
 
-    def found() -> Places:
+    def find() -> Places:
         from policygen.evidence.facts import Places, places  # not loaded by a run with nothing new
 
         return places(working_folder(), os.environ, copied) if what is not None else Places()
 
-    return None if options.no_evidence else found
+    return None if options.no_evidence else find
 
 
 def _trace(
@@ -146,14 +168,13 @@ def _trace(
     injector: Injector | None,
 ) -> session.Outcome:
     if what is None:
-        from callfence.learning.attached import Attached
-        from tracer.running import attach
+        from tracer.running.attach import attach
 
-        told = Attached(options, recorder.gap)
-        outcome = attach.attach(
-            options.pids, recorder, tree=options.tree, allow_opaque=options.allow_opaque, attached=told.begins, tick=tick
+        attached = Attached(options, recorder.gap)
+        outcome = attach(
+            options.pids, recorder, tree=options.tree, allow_opaque=options.allow_opaque, attached=attached.begin, tick=tick
         )
-        told.ended(outcome)
+        attached.end(outcome)
         return outcome
     try:
         return session.trace(
@@ -175,18 +196,19 @@ def _trace(
 
 
 def leaves_all_as_it_is(prepared: Prepared, options: LearnOptions) -> bool:
-    """Whether a run in which nothing is new is not reported, and changes nothing but the recording: then most of the
-    modules that do either need not be loaded."""
+    """Whether a run in which nothing is new is not reported, and changes nothing but the recording.
+
+    Most of the modules that do either need not be loaded then."""
     changes = options.evidence or options.arm or options.default or options.portable or options.within or options.phases
     is_settled = prepared.is_warm and prepared.existing is not None and prepared.existing.is_settled
     return is_settled and options.quiet and not changes
 
 
 @contextmanager
-def _preparing(
+def _importing(
     tick: Callable[[Loop], None], options: LearnOptions, recorder: Recorder, prepared: Prepared
 ) -> Iterator[Callable[[Loop], None]]:
-    """`tick`, which starts to import what will be needed when the program has ended, once it is clear that it will be.
+    """Yield `tick`, which also begins to import what will be needed when the program has ended, once it is clear that it will.
 
     While known behaviour runs, or the program computes or waits, the tracer has nothing to do; and these imports take as
     long as the rest of a start."""
@@ -213,7 +235,35 @@ def _preparing(
 
 def _say_that_it_goes_on(loop: Loop) -> None:
     """A daemon has left its starter; learn stays, for without it the daemon's calls would fail."""
-    if sys.stderr is not None:
-        count = len({task.tgid for task in loop.tasks.values()})
-        processes = "a process" if count == 1 else f"{count} processes"
-        print(f"learn: the program has ended; still learning {processes} that it left (^C ends them)", file=sys.stderr)
+    count = len({task.tgid for task in loop.tasks.values()})
+    processes = "a process" if count == 1 else f"{count} processes"
+    say(f"learn: the program has ended; still learning {processes} that it left (^C ends them)")
+
+
+# What a program is started with
+
+
+def circumstances(environment: Sequence[bytes]) -> Circumstances:
+    """Return those of a program that inherits all but the environment from this process."""
+    user = "user" if os.geteuid() else "root"
+    return Circumstances(_stream(0), _stream(1), _stream(2), user, _locale(environment))
+
+
+def _stream(descriptor: int) -> str:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return "closed"
+    if stat.S_ISCHR(status.st_mode):
+        return "/dev/null" if status.st_rdev == _NULL else "a terminal" if os.isatty(descriptor) else "a device"
+    kinds = {stat.S_IFREG: "a file", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(status.st_mode), "a device")
+
+
+def _locale(environment: Sequence[bytes]) -> str:
+    """Return the locale of messages and characters: locale(7) says which variable comes first."""
+    for name in (b"LC_ALL=", b"LC_CTYPE=", b"LANG="):
+        value = next((entry.removeprefix(name) for entry in environment if entry.startswith(name)), b"")
+        if value:
+            return os.fsdecode(value)
+    return "C"
