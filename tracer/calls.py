@@ -186,7 +186,7 @@ class Calls:
         task.installing = threads
         for other in self._filtered_by(task, threads):
             runs = other.way is Way.RUN
-            other.update(exposed=True)
+            other.exposed = True
             if runs and other is not task:
                 with contextlib.suppress(PtraceError):  # it is ending
                     kernel.interrupt(other.tid)
@@ -195,7 +195,8 @@ class Calls:
         """At the exit of a call that `_expose` was called for: see no entries any more if no filter is there."""
         threads, task.installing = task.installing, ""
         for other in self._filtered_by(task, threads):
-            other.update(exposed=False, other_filter=other.other_filter or not failed)
+            other.exposed = False
+            other.other_filter |= not failed
 
     def _filtered_by(self, task: Task, threads: str) -> list[Task]:
         """Return the tasks on which a call of this one puts a filter: on 'one' or 'all' threads."""

@@ -108,7 +108,7 @@ class Injector:
     def returned(self, task: Task) -> None:
         """At the exit of a call, restore the register that was changed at its entry.  Raises PtraceError."""
         if changed := self._shortened.pop(task.tid, None):
-            task.update(pending=False)
+            task.pending = False
             kernel.poke_user(task.tid, *changed)
 
     def _called(self, task: Task, event: Event) -> None:
@@ -132,7 +132,7 @@ class Injector:
                     return False
                 kernel.poke_user(task.tid, register, count // 2)
                 self._shortened[task.tid] = register, count
-                task.update(pending=True)
+                task.pending = True
             case Exhaust():
                 _exhaust(task.tgid, effect)
             case Send(signum):

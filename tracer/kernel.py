@@ -248,18 +248,6 @@ _vm_write = ctypes.PyDLL(None).process_vm_writev
 _vm_write.argtypes, _vm_write.restype = _vm_read.argtypes, _vm_read.restype
 
 
-def exchange_memory(tid: int, address: int, content: bytes) -> bytes:
-    """Write to a task's memory.  The bytes that were there; b'' if they cannot be read or written: all is as it was then."""
-    buffer = ctypes.create_string_buffer(len(content))
-    here, there = _Span(ctypes.addressof(buffer), len(content)), _Span(address, len(content))
-    if _vm_read(tid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0) != len(content):
-        return b""
-    if (written := write_memory(tid, address, content)) == len(content):
-        return buffer.raw
-    write_memory(tid, address, buffer.raw[:written])
-    return b""
-
-
 def write_memory(tid: int, address: int, content: bytes) -> int:
     """Write to a task's memory.  Returns how many bytes could be written."""
     buffer = ctypes.create_string_buffer(content, len(content))

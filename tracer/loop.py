@@ -203,7 +203,7 @@ class Loop:
             self._late.begin(task)
         elif not is_free:
             # Ours does not see what a filter in force refuses: stop before both, which costs two more stops a call.
-            task.update(other_filter=True)
+            task.other_filter = True
         self.processor.pin(task)
 
     def next_of(self, tid: int, flags: int = 0) -> int:
@@ -220,7 +220,7 @@ class Loop:
     def release(self) -> None:
         """Detach from every task at its next stop; only where no filter was installed."""
         for task in list(self.tasks.values()):
-            task.update(leaving=True)
+            task.leaving = True
             with contextlib.suppress(PtraceError):  # it is ending
                 kernel.interrupt(task.tid)
 

@@ -97,8 +97,6 @@ class Task:
         self.executable = "?"
         self.hot: Hot = {}
         """Counters by masked registers, shared by all tasks of this executable."""
-        self.way = Way.RUN
-        """How it is resumed after a stop; follows from the next six, which `update` alone sets."""
         self.filtered = True
         """Whether a filter of ours stops each call that must be handled (`Calls`)."""
         self.covered = True
@@ -139,25 +137,13 @@ class Task:
         self.stopped = 0
         """The signal of its group-stop, under PTRACE_LISTEN; 0 if it is in none."""
 
-    def update(
-        self,
-        *,
-        filtered: bool | None = None,
-        covered: bool | None = None,
-        other_filter: bool | None = None,
-        exposed: bool | None = None,
-        pending: bool | None = None,
-        leaving: bool | None = None,
-    ) -> None:
-        """Set the facts that are given, which decide how the task is resumed, and decide that."""
-        self.filtered = self.filtered if filtered is None else filtered
-        self.covered = self.covered if covered is None else covered
-        self.other_filter = self.other_filter if other_filter is None else other_filter
-        self.exposed = self.exposed if exposed is None else exposed
-        self.pending = self.pending if pending is None else pending
-        self.leaving = self.leaving if leaving is None else leaving
-        shown = self.covered and not (self.other_filter or self.exposed or self.pending)
-        self.way = Way.LEAVE if self.leaving else Way.RUN if shown else Way.CALLS
+    @property
+    def way(self) -> Way:
+        """How it is resumed after a stop."""
+        if self.leaving:
+            return Way.LEAVE
+        is_shown = self.covered and not (self.other_filter or self.exposed or self.pending)
+        return Way.RUN if is_shown else Way.CALLS
 
     def child(self, tid: int, tgid: int) -> Task:
         """Return a new task that this one has made."""
@@ -170,7 +156,7 @@ class Task:
 
     def take_over(self, other: Task) -> None:
         """Copy what a task passes on to one that it makes, and to the leader that it becomes by execve."""
-        for name in ("filtered", "covered", "other_filter", "exposed", "leaving", "chain", "recorded", "entered"):
-            setattr(self, name, getattr(other, name))
+        self.filtered, self.covered = other.filtered, other.covered
+        self.other_filter, self.exposed, self.leaving = other.other_filter, other.exposed, other.leaving
+        self.chain, self.recorded, self.entered = other.chain, other.recorded, other.entered
         self.affinity, self.own_affinity, self.apart = other.affinity, other.own_affinity, other.apart
-        self.update()

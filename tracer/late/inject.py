@@ -15,8 +15,7 @@ from typing import Final, Protocol
 from tracer import kernel, linux
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError, TracerError
-from tracer.late.filter import mappings
-from tracer.linux import EFLAGS, ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI, RSP
+from tracer.linux import EFLAGS, ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI
 from tracer.stops import STATUS_SECCOMP, STATUS_SYSCALL
 
 _NUMBERS = {name: table(Arch.X86_64).by_name[name].number for name in ("mmap", "munmap", "rt_sigreturn", "seccomp")}
@@ -26,8 +25,6 @@ _NEVER: Final = frozenset((_NUMBERS["rt_sigreturn"], table(Arch.X86_64).by_name[
 _SYSCALL_INSTRUCTION = b"\x0f\x05"
 _TRAP_FLAG: Final = 1 << 8
 """In EFLAGS: the program steps through its own instructions, and would notice that one is repeated."""
-_RED_ZONE: Final = 128
-"""Bytes below the stack pointer that belong to the function that runs (System V ABI)."""
 _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS = 3, 0x22  # asm-generic/mman-common.h, linux/mman.h
 _FPROG: Final = 16
 """Bytes of struct sock_fprog (linux/filter.h): the number of instructions, and where they are."""
@@ -100,35 +97,18 @@ class Entry:
             time.sleep(0.001)
         return self._stops.next_of(self.tid)
 
-    def install(self, filter_: bytes, where: int, *, is_mapped: bool, for_all_threads: bool) -> int | None:
-        """Install a filter, and return what `call` does; -EFAULT if its memory cannot be written.
-
-        `where` is the address of `room(filter_)` bytes: mapped for it, or below the stack, whose content is put back."""
+    def install(self, filter_: bytes, where: int, *, for_all_threads: bool) -> int | None:
+        """Install a filter by way of `room(filter_)` bytes that were mapped at `where`, and return what `call` does; -EFAULT if
+        they cannot be written."""
         content = struct.pack("=H6xQ", len(filter_) // linux.BPF_INSTRUCTION, where + _FPROG) + filter_
-        former = kernel.exchange_memory(self.tid, where, content)
-        if not former:
+        if kernel.write_memory(self.tid, where, content) != len(content):
             return -errno.EFAULT
         flags = linux.SECCOMP_FILTER_FLAG_TSYNC if for_all_threads else 0
-        result = self.call("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, where)
-        if not is_mapped and result is not None:
-            kernel.write_memory(self.tid, where, former)
-        return result
+        return self.call("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, where)
 
     def map(self, length: int) -> int | None:
         """Map memory, and return its address, or what `call` does."""
         return self.call("mmap", 0, length, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, (1 << 64) - 1, 0)
-
-    def below_stack(self, filter_: bytes) -> int:
-        """Return where there is room for a filter below the first thread's stack pointer; 0 if there is none.  The task must be
-        the only one that uses its memory."""
-        pointer = self._registers[RSP]
-        start = self.below(filter_)
-        stacks = (mapped for mapped in mappings(self.tid) if mapped.file[2] == "[stack]" and mapped.permissions[:2] == "rw")
-        return start if any(stack.start <= start and pointer <= stack.end for stack in stacks) else 0
-
-    def below(self, filter_: bytes) -> int:
-        """Return that place without looking: at the first call of an executable nothing else is near its stack."""
-        return self._registers[RSP] - _RED_ZONE - room(filter_) & ~15
 
 
 def room(filter_: bytes) -> int:

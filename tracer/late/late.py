@@ -150,7 +150,7 @@ class Late:
 
     def begin(self, task: Task) -> None:
         """Begin with a task whose filters, which are not known, may let all calls run: all of them are to be seen."""
-        task.update(filtered=False, covered=False)
+        task.filtered = task.covered = False
         task.image = Image(self._look)
 
     def adopted(self, task: Task) -> None:
@@ -175,7 +175,7 @@ class Late:
         if parent.image.synchronised and not has_as_many_filters(parent.tid, child.tid):
             self.begin(child)  # it was being forked when another thread installed a filter
         elif (plan := parent.image.plan) and plan.area and not shares:
-            child.update(pending=True)
+            child.pending = True
             child.image.plan, child.image.budget = Plan(plan.filter, plan.code, plan.area), 0  # it has a copy of that memory
 
     def executed(self, task: Task, before: str) -> None:
@@ -192,7 +192,7 @@ class Late:
         if task.other_filter:
             task.image.budget = NEVER
         else:
-            task.update(filtered=False, covered=False, exposed=False, pending=False)
+            task.filtered = task.covered = task.exposed = task.pending = False
             self._processor.executed(task)
             if self._executable(task).settled:
                 task.image.budget = 0
@@ -274,9 +274,9 @@ class Late:
             if plan.is_installed:
                 entry.call("munmap", plan.area, room(plan.filter))
                 image.finish_plan(barred=plan.is_refused)
-                task.update(pending=False)
-            elif where := plan.area or self._below_stack(task, entry, plan):
-                result = entry.install(plan.filter, where, is_mapped=bool(plan.area), for_all_threads=image.threads > 1)
+                task.pending = False
+            elif plan.area:
+                result = entry.install(plan.filter, plan.area, for_all_threads=image.threads > 1)
                 self._installed(task, plan, failed=result != 0)
             else:
                 plan.area = max(entry.map(room(plan.filter)) or 0, 0)
@@ -284,26 +284,16 @@ class Late:
                     image.finish_plan(barred=True)
         return True
 
-    def _below_stack(self, task: Task, entry: Entry, plan: Plan) -> int:
-        """Return where there is room for a filter below a task's stack; 0 if there is none that only the task uses."""
-        image = task.image
-        if image.threads > 1 or not self._is_private:
-            return 0
-        is_first = image.whole and task.stops == image.stops
-        return entry.below(plan.filter) if is_first else entry.below_stack(plan.filter)
-
     def _installed(self, task: Task, plan: Plan, *, failed: bool) -> None:
         image = task.image
         plan.is_installed, plan.is_refused = True, failed
         if not failed:
             image.code = plan.code
             image.synchronised |= image.threads > 1
-            threads = [other for other in self._tasks.values() if other.image is image] if image.threads > 1 else [task]
-            for other in threads:
-                other.update(filtered=True, covered=True, pending=other is task and plan.area > 0)
+            for other in [other for other in self._tasks.values() if other.image is image] if image.threads > 1 else [task]:
+                other.filtered = other.covered = True
+                other.pending = other is task
                 other.chain += weight(plan.filter)
-        if not plan.area:
-            image.finish_plan(barred=failed)
 
     def _brings_code(self, task: Task, event: Event) -> None:
         """At a call that may bring code whose calls the filters of its process let run: have all calls of the process, and of
@@ -312,7 +302,7 @@ class Late:
             return
         for other in list(self._tasks.values()):
             if other.tgid == task.tgid or kernel.share_memory(other.tgid, task.tgid):
-                other.update(filtered=False, covered=False)
+                other.filtered = other.covered = False
                 other.image.code, other.image.strict, other.image.budget = (), True, self._look
                 if other is not task:
                     with contextlib.suppress(PtraceError):  # it is ending

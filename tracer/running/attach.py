@@ -119,7 +119,8 @@ def _seize_threads(loop: Loop, pid: int) -> None:
                 if error.errno != errno.ESRCH and not _is_dead_or_ours(tid):
                     raise TracerError(f"cannot attach to {tid}: {not_permitted(error)}", error.call, error.errno) from None
                 continue
-            loop.family.add(tid, pid).update(filtered=False, covered=False)
+            task = loop.family.add(tid, pid)
+            task.filtered = task.covered = False
         done |= new
 
 
