@@ -236,12 +236,13 @@ def read_memory(tid: int, address: int, length: int) -> bytes:
 
 
 def read_path(tid: int, address: int) -> bytes:
-    """The string at an address of a task, at most 4 KiB of it; b'' if it cannot be read."""
+    """Return the path at an address of a task; b'' if it cannot be read, or does not end within 4 KiB: the call fails."""
     room = PAGE - address % PAGE
     text = read_memory(tid, address, room)
     if b"\0" not in text:
         text += read_memory(tid, address + room, PAGE)
-    return text.partition(b"\0")[0]
+    path, end, _ = text.partition(b"\0")
+    return path if end else b""
 
 
 _vm_write = ctypes.PyDLL(None).process_vm_writev

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from callfence.enforcing.own import own
-from callfence.learning.rehearsal.plan import Choice, plan
+from callfence.learning.rehearsal.plan import plan
 from callfence.shared.text import command_line, plural, printable
 from policygen.completeness.confidence import confidence, run_next, seen_only, unseen
 from policygen.completeness.discovery import discovery
@@ -181,7 +181,7 @@ def _refused(learned: Learned) -> list[str]:
 
 def _rehearsals(recording: Recording) -> str:
     """How much could be rehearsed."""
-    count = len(plan(recording, (), Choice(), is_root=os.geteuid() == 0))
+    count = len(plan(recording, (), (), is_root=os.geteuid() == 0))
     return plural(count, "failing call or other circumstance", "failing calls and other circumstances")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from callfence.learning import store
 from callfence.learning.progress import say
-from callfence.learning.rehearsal.plan import Choice, plan
+from callfence.learning.rehearsal.plan import parse_choice, plan
 from callfence.learning.rehearsal.run import Setting, free_space, run
 from callfence.learning.rehearsal.surroundings import Input, Scratch
 from callfence.learning.summary import call_name, news
@@ -44,7 +44,7 @@ class Plain:
     def __init__(self, program: Program, options: LearnOptions) -> None:
         """Raises UserError if what is to be rehearsed does not exist."""
         self.program = program
-        self.choice = Choice.parse(options.rehearse_only)
+        self.choice = parse_choice(options.rehearse_only)
         self.input = Input()
         self.witness = Witness()
         self.seconds = 0.0
@@ -111,7 +111,7 @@ class _Rehearsing:
                     reason = f"the budget of {plural(budget, 'run')} and {seconds:.0f} seconds is used up"
                     break
                 self._runs += 1
-                self._draw(f"rehearsing {self._runs}/{min(len(planned), budget)}: {rehearsal.says}; {self._news} new")
+                self._draw(f"rehearsing {self._runs}/{min(len(planned), budget)}: {rehearsal.description}; {self._news} new")
                 if reason := self._make(rehearsal, remaining):
                     break
         except KeyboardInterrupt:
@@ -125,7 +125,7 @@ class _Rehearsing:
         try:
             rehearsed = run(self._setting, rehearsal, seconds)
         except (CallfenceError, OSError) as error:
-            self._failed.append(f"{rehearsal.says}: {error}")
+            self._failed.append(f"{rehearsal.description}: {error}")
             return ""
         if rehearsal.place is not None and rehearsal.is_first and not rehearsed.fired:
             self._unreached.add(rehearsal.place)
@@ -155,7 +155,7 @@ class _Rehearsing:
         self._news += len(new)
         self._learned = store.rehearsed(self._prepared, run, new, self._options)
         if self._learned.generated.new:
-            self._lines += [f"{rehearsal.says}:", *(f"  {line}" for line in news(self._learned))]
+            self._lines += [f"{rehearsal.description}:", *(f"  {line}" for line in news(self._learned))]
         dangerous = (observation for observation in new if needs_a_person(observation, self._options.allow_opaque))
         self._held_back |= dict.fromkeys(call_name(observation.arch, observation.number) for observation in dangerous)
 

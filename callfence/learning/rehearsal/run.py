@@ -195,5 +195,5 @@ def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
         streams.close()
         if scratch:
             scratch.end()
-    run = recorder.run(setting.options.command, started, outcome, complete=not clock.is_ended, rehearsed=rehearsal.says)
+    run = recorder.run(setting.options.command, started, outcome, complete=not clock.is_ended, rehearsed=rehearsal.description)
     return Rehearsed(run, recorder.observations(), injector.fired, bool(outcome.ended_by), free_space() < setting.min_free)
