@@ -11,7 +11,7 @@ from callfence import memory
 from callfence.learning.options import LearnOptions, parse, parser
 from callfence.learning.prepare import prepare
 from callfence.learning.progress import say
-from callfence.learning.watch import leaves_all_as_it_is, name_of, program, watch
+from callfence.learning.watch import name_of, program, watch
 from callfence.shared.ending import end_like, fail
 from enforcer.errors import FAILED, EnforceError
 from policygen.recording import recording_file
@@ -52,7 +52,7 @@ def _learn(options: LearnOptions) -> int | None:
         from callfence.learning.rehearsal.after import Plain, rehearse_after
 
         plain = Plain(what, options)
-    run, observations, status = watch(what, name, prepared, options, plain.witness if plain else None)
+    run, observations, status = watch(what, name, prepared, plain.witness if plain else None)
     if plain:
         plain.end()
     if run is None:
@@ -60,28 +60,28 @@ def _learn(options: LearnOptions) -> int | None:
         return status
     if options.recording is not None:
         recording_file.save(options.recording, Recording((run,), observations))
-    if not observations and leaves_all_as_it_is(prepared, options) and prepared.is_unchanged():
+    if not observations and prepared.is_silent and prepared.is_unchanged():
         if not options.check:
             recording_file.update(prepared.recording, lambda old: merge(old, Recording((run,))))
         return status
     from callfence.learning import store
 
     if options.check:
-        checked = store.check(prepared, run, observations, options)
+        checked = store.check(prepared, run, observations)
         if sys.stderr is not None and (checked.is_new or not options.quiet):
             from callfence.learning.summary import print_check
 
             with suppress(OSError):  # the reader has gone; the status reports it too
                 print_check(checked, options.accept, bool(status), sys.stderr)
         return _NEW_BEHAVIOUR if checked.is_new and not status else status
-    learned = store.learn(prepared, run, observations, options)
+    learned = store.learn(prepared, run, observations)
     if not options.quiet and sys.stderr is not None:
         from callfence.learning.summary import print_summary
 
         with suppress(OSError):  # it has hung up, or is a full disk: what was learned is written
             print_summary(learned, options.rehearsing, sys.stderr)
     if plain:
-        rehearse_after(plain, learned, prepared, options)
+        rehearse_after(plain, learned, prepared)
     return status
 
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-    """The files of a run, and what they said when it began."""
+    """What a run is to do, its files, and what they said when it began."""
 
+    options: LearnOptions
     policy: Path
     recording: Path
     existing: Compiled | None
@@ -41,6 +42,21 @@ class Prepared(NamedTuple):
     def filter(self) -> bytes:
         """That of the existing policy, if it is used; else b""."""
         return self.existing.filter if self.existing and self.is_warm else b""
+
+    @property
+    def document(self) -> Document | None:
+        """The existing policy, which is parsed once; None if it does not count."""
+        return _document(self.existing) if self.existing else None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether a run in which nothing is new is not reported, and changes nothing but the recording.
+
+        Most of the modules that do either need not be loaded then."""
+        given = self.options
+        changes = given.evidence or given.arm or given.default or given.portable or given.within or given.phases
+        is_settled = self.is_warm and self.existing is not None and self.existing.is_settled
+        return is_settled and given.quiet and not changes
 
     def is_unchanged(self) -> bool:
         """Whether the policy's text, and that of what it includes, is still what it was."""
@@ -71,7 +87,8 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
     default = None if options.default is None else _default(options.default)
     base, is_within = _baseline(policy, existing, options.within)
     with_files = options.files or (existing is not None and bool(existing.files))
-    stops_nothing = default and _stops_nothing(existing)
+    # calls of which the policy says nothing, and which run, are not seen if it is used as a filter
+    stops_nothing = default and existing is not None and _document(existing).policy.default.lets_run
     begins_files = options.files and not (existing is not None and existing.files)
     records_all = options.tight or options.rehearse or begins_files or options.phases or stops_nothing
     is_warm = existing is not None and is_within and not records_all
@@ -81,7 +98,7 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
 
             library.require()
         _require_writable(policy, recording)
-    return Prepared(policy, recording, existing, is_warm, base, default, with_files)
+    return Prepared(options, policy, recording, existing, is_warm, base, default, with_files)
 
 
 def _require_machine() -> None:
@@ -100,8 +117,7 @@ def _existing(policy: Path) -> Compiled | None:
     return filters.compiled(str(policy), "warm")
 
 
-def document(existing: Compiled) -> Document:
-    """The policy that was compiled, which is parsed once."""
+def _document(existing: Compiled) -> Document:
     if existing.document is None:
         from callfence.enforcing import filters
 
@@ -110,8 +126,8 @@ def document(existing: Compiled) -> Document:
 
 
 def _require_exact(existing: Compiled, option: str) -> None:
-    """What an implied set allows cannot be held to what was seen."""
-    implied = document(existing).policy.implied
+    """Raise UserError if the policy has an implied set: with that it allows more than was observed."""
+    implied = _document(existing).policy.implied
     if implied:
         name = existing.sources[0][0]
         what = f"{option} is without: take the line out, or start over with --fresh"
@@ -119,7 +135,7 @@ def _require_exact(existing: Compiled, option: str) -> None:
 
 
 def _default(text: str) -> Action:
-    """The action of `--default`, which must stop calls: otherwise nothing would be new, and so nothing learned."""
+    """Return the action of `--default`, which must stop calls: otherwise nothing would be new, and so nothing learned."""
     from policygen.language.document import PolicyError, parse
 
     try:
@@ -130,11 +146,6 @@ def _default(text: str) -> Action:
         what = "lets every call run, so there would be nothing to learn; give kill, trap, notify or 'errno EPERM'"
         raise UserError(f"--default {text!r}: {what}")
     return action
-
-
-def _stops_nothing(existing: Compiled | None) -> bool:
-    """Whether calls of which the policy says nothing run: they are not seen if it is used as a filter."""
-    return existing is not None and document(existing).policy.default.lets_run
 
 
 def _require_recording(recording: Path) -> None:
@@ -157,7 +168,7 @@ def _baseline(policy: Path, existing: Compiled | None, name: str | None) -> tupl
     base = inputs.document(name).policy
     if existing is None:
         return base, True
-    before = document(existing).policy
+    before = _document(existing).policy
     try:
         return base, within(before, base) == normal(before)
     except ValueError as error:
@@ -165,7 +176,7 @@ def _baseline(policy: Path, existing: Compiled | None, name: str | None) -> tupl
 
 
 def _require_writable(policy: Path, recording: Path) -> None:
-    """Creates the recording's folder."""
+    """Create the recording's folder; raise UserError if a file cannot be written."""
     if not policy.parent.is_dir():
         raise UserError(f"{policy}: there is no folder {policy.parent}")
     try:

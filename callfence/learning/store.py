@@ -6,7 +6,6 @@ import sys
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from callfence.learning.prepare import document
 from callfence.learning.progress import say
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.text import plural, printable
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
     from policygen.model import Policy
     from policygen.recording.model import Observation
@@ -99,8 +97,8 @@ def add(
 
 
 def _existing(policy: Path, prepared: Prepared | None) -> Document:
-    if prepared is not None and prepared.existing is not None and prepared.is_unchanged():
-        return document(prepared.existing)
+    if prepared is not None and prepared.document is not None and prepared.is_unchanged():
+        return prepared.document
     return parse_file(policy)
 
 
@@ -111,125 +109,108 @@ def _with_scope(whole: Recording, existing: Document | None, generated: Generate
     return generated if document.policy.scope == new else generated._replace(document=document.with_scope(new))
 
 
-def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], options: LearnOptions) -> Learned:
+def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -> Learned:
     """Add a run, and return what is new in it, compared with the policy when the run began."""
+    options, before = prepared.options, prepared.document
 
     def generated_from(old: Recording, whole: Recording, existing: Document | None) -> Generated:
         observed = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
-        generated = _generate(prepared, observed, existing, options, (old, whole))
-        generated = _with_files(generated, whole, run, existing, prepared, options)
+        generated = _generate(prepared, run, observed, existing, whole, old)
         has_start = run.complete or (existing is not None and not existing.lacks_start)
         if generated.document.lacks_start == has_start:
             return generated._replace(document=generated.document.with_start(has_start))
         return generated
 
-    before = _before(prepared)
     runs = Recording((run,), observations)
-    added = add(
-        prepared.policy, runs, generated_from, prepared=prepared, fresh=options.fresh, evidence=options.evidence
-    )
+    added = add(prepared.policy, runs, generated_from, prepared=prepared, fresh=options.fresh, evidence=options.evidence)
     generated = added.generated
     if added.existing != before:
         _say_changed(prepared)
-        compared = _generate(prepared, added.recording.of_run(run.id), before, options)
-        compared = _with_files(compared, added.recording, run, before, prepared, options)
+        compared = _generate(prepared, run, added.recording.of_run(run.id), before, added.recording)
         generated = generated._replace(new=compared.new, files=compared.files)
-    _print_forbidden(observations, prepared, options)
-    return Learned(prepared.policy, added.recording, run, before, generated, _exact_within(before, generated, options))
+    _print_forbidden(prepared, observations)
+    had_implied = before.policy.implied if before else not (options.exact or options.tight)
+    lost_implied = had_implied and not generated.document.policy.implied
+    return Learned(prepared.policy, added.recording, run, before, generated, (options.within or "") if lost_implied else "")
 
 
-def rehearsed(
-    prepared: Prepared, run: Run, new: tuple[Observation, ...], options: LearnOptions
-) -> Learned:
+def rehearsed(prepared: Prepared, run: Run, new: tuple[Observation, ...]) -> Learned:
     """Add what is new in a rehearsed run: all of it to the recording, and to the policy what is not held back."""
     from policygen.review.risk import held_back
 
     def generated_from(_: Recording, whole: Recording, existing: Document | None) -> Generated:
-        held = held_back(whole, existing.policy if existing else None, options.allow_opaque)
+        held = held_back(whole, existing.policy if existing else None, prepared.options.allow_opaque)
         allowed = [observation for observation in whole.of_run(run.id) if observation.key not in held]
-        return _generate(prepared, allowed, existing, options)
+        return _generate(prepared, run, allowed, existing, whole)
 
     added = add(prepared.policy, Recording((run,), new), generated_from, prepared=prepared)
     return Learned(prepared.policy, added.recording, run, added.existing, added.generated)
 
 
-def check(prepared: Prepared, run: Run, observations: tuple[Observation, ...], options: LearnOptions) -> Learned:
+def check(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -> Learned:
     """Compare a run with the policy as it was when the run began, and return what is new in it; write nothing."""
-    before = _before(prepared)
+    before, recording = prepared.document, Recording((run,), observations)
     if not prepared.is_unchanged():
         _say_changed(prepared)
-    recording = Recording((run,), observations)
-    generated = _generate(prepared, observations, before, options)
-    generated = _with_files(generated, Recording((run,)), run, before, prepared, options)
-    generated = _with_scope(recording, before, generated)
-    _print_forbidden(observations, prepared, options)
+    generated = _with_scope(recording, before, _generate(prepared, run, observations, before, recording))
+    _print_forbidden(prepared, observations)
     return Learned(prepared.policy, recording, run, before, generated)
-
-
-def _before(prepared: Prepared) -> Document | None:
-    return document(prepared.existing) if prepared.existing else None
 
 
 def _generate(
     prepared: Prepared,
+    run: Run,
     observed: Sequence[Observation],
     existing: Document | None,
-    options: LearnOptions,
-    recordings: tuple[Recording, Recording] | None = None,
+    whole: Recording,
+    old: Recording | None = None,
 ) -> Generated:
-    """Return what is generated of `observed`, with the policy's phases, or, with `--phases`, one that the recording shows;
-    `recordings` are without and with the run."""
+    """Return what is generated of `observed`, and what the run needs of files and ports, where they are learned.
+
+    `whole` is the recording with the run.  With `old`, that without the run, `--phases` may choose other phases."""
+    generated = _with_phases(prepared, observed, existing, whole if old is not None else Recording(), old)
+    if not prepared.with_files or not run.files:
+        return generated
+    from callfence.learning.files import watched, with_files
+
+    exact = prepared.options.exact or prepared.options.tight
+    return with_files(generated, watched(whole), run.files, existing, prepared.base, exact=exact)
+
+
+def _with_phases(
+    prepared: Prepared, observed: Sequence[Observation], existing: Document | None, whole: Recording, old: Recording | None
+) -> Generated:
+    """Return what is generated of `observed`, with the policy's phases, or, with `--phases`, one that the recording shows."""
+    options = prepared.options
     implied = 0 if options.exact or options.tight else IMPLIED[-1]
     how = Options(options.names, options.tight, options.allow_opaque, implied, options.portable, prepared.default)
-    has_phases = existing is not None and bool(existing.policy.phases)
-    if not has_phases and not (options.phases and recordings):
-        return _of_start(prepared, observed, existing, options, how)
+    staged = existing if existing is not None and existing.policy.phases else None
+    chooses = options.phases and old is not None
+    if staged is None and not chooses:
+        return _of_start(prepared, observed, existing, how)
     from policygen.learning import phases
 
-    generated = _of_start(prepared, observed, phases.start_of(existing) if existing else None, options, how)
-    old, whole = recordings or (Recording(), Recording())
-    if existing is not None and has_phases and not (options.phases and phases.is_learned(existing, old, how)):
-        generated = phases.staged(generated, existing, observed, existing.policy.phases, how)
-        return generated._replace(phases=phases.KEPT if options.phases and recordings else "")
+    generated = _of_start(prepared, observed, phases.start_of(existing) if existing else None, how)
+    if staged is not None and not (options.phases and phases.is_learned(staged, old or Recording(), how)):
+        generated = phases.staged(generated, staged, observed, staged.policy.phases, how)
+        return generated._replace(phases=phases.KEPT if chooses else "")
     choice = phases.choose(generated.document.policy, whole, how)
-    if choice.phases or has_phases:
+    if choice.phases or staged is not None:
         generated = phases.staged(generated, existing, whole.observations, choice.phases, how, anew=True)
     return generated._replace(phases=choice.why)
 
 
 def _of_start(
-    prepared: Prepared, observed: Sequence[Observation], existing: Document | None, options: LearnOptions, how: Options
+    prepared: Prepared, observed: Sequence[Observation], existing: Document | None, how: Options
 ) -> Generated:
-    arm = Arm(options.arm) if options.arm else None
+    """Return what is generated of `observed`, but for phases."""
+    arm = Arm(prepared.options.arm) if prepared.options.arm else None
     name = prepared.policy.name.removesuffix(".policy")
     if prepared.base is None:
         return generate(observed, existing, name=name, options=how, arm=arm)
     from policygen.learning.within import generate_within
 
     return generate_within(observed, existing, prepared.base, name=name, options=how, arm=arm)
-
-
-def _with_files(
-    generated: Generated,
-    whole: Recording,
-    run: Run,
-    existing: Document | None,
-    prepared: Prepared,
-    options: LearnOptions,
-) -> Generated:
-    """Return it with what the run needs of files and ports, where they are learned."""
-    if not prepared.with_files or not run.files:
-        return generated
-    from callfence.learning.files import watched, with_files
-
-    exact = options.exact or options.tight
-    return with_files(generated, watched(whole), run.files, existing, prepared.base, exact=exact)
-
-
-def _exact_within(before: Document | None, generated: Generated, options: LearnOptions) -> str:
-    """Return the baseline, if it is the reason why the policy has no implied set."""
-    wanted = before.policy.implied if before else not (options.exact or options.tight)
-    return options.within or "" if wanted and not generated.document.policy.implied else ""
 
 
 def _trusted(whole: Recording, run: Run, existing: Document | None) -> tuple[Observation, ...]:
@@ -252,9 +233,9 @@ def _say_changed(prepared: Prepared) -> None:
     say(f"learn: {prepared.policy} {message}")
 
 
-def _print_forbidden(observations: tuple[Observation, ...], prepared: Prepared, options: LearnOptions) -> None:
-    if options.within is not None and prepared.base is not None:
-        print_forbidden(options.within, prepared.base, observations)
+def _print_forbidden(prepared: Prepared, observations: tuple[Observation, ...]) -> None:
+    if prepared.options.within is not None and prepared.base is not None:
+        print_forbidden(prepared.options.within, prepared.base, observations)
 
 
 def print_forbidden(name: str, base: Policy, observations: Sequence[Observation]) -> None:

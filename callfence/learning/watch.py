@@ -108,12 +108,13 @@ def name_of(pid: int) -> str:
 
 
 def watch(
-    what: Program | None, name: str, prepared: Prepared, options: LearnOptions, injector: Injector | None = None
+    what: Program | None, name: str, prepared: Prepared, injector: Injector | None = None
 ) -> tuple[Run | None, tuple[Observation, ...], int | None]:
-    """Run the program, or attach to the process if there is none: the run, what was observed, and the wait status.
+    """Run the program, or attach to the process if there is none; return the run, what was observed, and the wait status.
 
     The run is None where the program was killed in its execve.
     """
+    options = prepared.options
     recorder = Recorder(where(what, options))
     if not (prepared.is_warm or options.no_evidence):
         import policygen.evidence.facts  # noqa: F401  # the threads would wait for each other if it were imported while it runs
@@ -123,8 +124,8 @@ def watch(
     # later, a module that is being imported may have the number of a closed stream
     started_with = UNKNOWN if what is None else circumstances(what.environment)
     drawing = progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=what is None)
-    with drawing as draw, _importing(draw, options, recorder, prepared) as tick:
-        outcome = _trace(what, prepared, options, recorder, tick, injector)
+    with drawing as draw, _importing(draw, recorder, prepared) as tick:
+        outcome = _trace(what, prepared, recorder, tick, injector)
     if not outcome.started:
         return None, (), outcome.status
     is_complete, is_warm = what is not None, prepared.is_warm
@@ -162,11 +163,11 @@ def where(what: Program | None, options: LearnOptions, copied: str = "") -> Call
 def _trace(
     what: Program | None,
     prepared: Prepared,
-    options: LearnOptions,
     recorder: Recorder,
     tick: Callable[[Loop], None],
     injector: Injector | None,
 ) -> session.Outcome:
+    options = prepared.options
     if what is None:
         from tracer.running.attach import attach
 
@@ -195,35 +196,26 @@ def _trace(
         raise failure(what.argv[0], error.errno) from None
 
 
-def leaves_all_as_it_is(prepared: Prepared, options: LearnOptions) -> bool:
-    """Whether a run in which nothing is new is not reported, and changes nothing but the recording.
-
-    Most of the modules that do either need not be loaded then."""
-    changes = options.evidence or options.arm or options.default or options.portable or options.within or options.phases
-    is_settled = prepared.is_warm and prepared.existing is not None and prepared.existing.is_settled
-    return is_settled and options.quiet and not changes
-
-
 @contextmanager
 def _importing(
-    tick: Callable[[Loop], None], options: LearnOptions, recorder: Recorder, prepared: Prepared
+    tick: Callable[[Loop], None], recorder: Recorder, prepared: Prepared
 ) -> Iterator[Callable[[Loop], None]]:
     """Yield `tick`, which also begins to import what will be needed when the program has ended, once it is clear that it will.
 
     While known behaviour runs, or the program computes or waits, the tracer has nothing to do; and these imports take as
     long as the rest of a start."""
 
-    def prepare() -> None:
+    def import_all() -> None:
         with suppress(Exception):  # what fails here fails again where it is needed
             from callfence.learning import store, summary  # noqa: F401
 
-            if not options.quiet and sys.stderr is not None and sys.stderr.isatty():
+            if not prepared.options.quiet and sys.stderr is not None and sys.stderr.isatty():
                 from callfence.shared import terminal  # noqa: F401
 
-    thread = threading.Thread(target=prepare, daemon=True)
+    thread = threading.Thread(target=import_all, daemon=True)
 
     def first(loop: Loop) -> None:
-        if not thread.ident and (len(recorder) or (prepared.is_warm and not leaves_all_as_it_is(prepared, options))):
+        if not thread.ident and (len(recorder) or (prepared.is_warm and not prepared.is_silent)):
             with suppress(RuntimeError, MemoryError):  # it only saves time
                 thread.start()
         tick(loop)

@@ -56,14 +56,14 @@ class Plain:
         self.seconds = time.monotonic() - self._began
 
 
-def rehearse_after(plain: Plain, learned: Learned, prepared: Prepared, options: LearnOptions) -> None:
+def rehearse_after(plain: Plain, learned: Learned, prepared: Prepared) -> None:
     """Rehearse the plain run that `learned` is of.  Raises UserError, OSError, and what `store.rehearsed` does."""
     if plain.witness.reads_input and plain.input.is_terminal:
         say("learn: not rehearsed: the program reads the terminal, and nobody would answer it again; give its input as a file")
         return
-    scratch = Scratch() if options.scratch else None
+    scratch = Scratch() if prepared.options.scratch else None
     try:
-        rehearsing = _Rehearsing(plain, scratch, learned, prepared, options)
+        rehearsing = _Rehearsing(plain, scratch, learned, prepared)
         rehearsing.make_all(plan(learned.recording, plain.witness.caught, plain.choice, is_root=os.geteuid() == 0))
     finally:
         if scratch:
@@ -73,9 +73,8 @@ def rehearse_after(plain: Plain, learned: Learned, prepared: Prepared, options: 
 class _Rehearsing:
     """A rehearsal that goes on."""
 
-    def __init__(
-        self, plain: Plain, scratch: Scratch | None, learned: Learned, prepared: Prepared, options: LearnOptions
-    ) -> None:
+    def __init__(self, plain: Plain, scratch: Scratch | None, learned: Learned, prepared: Prepared) -> None:
+        options = prepared.options
         self._plain = plain
         self._prepared = prepared
         self._options = options
@@ -153,7 +152,7 @@ class _Rehearsing:
     def _add(self, rehearsal: Rehearsal, run: Run, new: tuple[Observation, ...]) -> None:
         """Add what a run brought to the policy and its recording."""
         self._news += len(new)
-        self._learned = store.rehearsed(self._prepared, run, new, self._options)
+        self._learned = store.rehearsed(self._prepared, run, new)
         if self._learned.generated.new:
             self._lines += [f"{rehearsal.description}:", *(f"  {line}" for line in news(self._learned))]
         dangerous = (observation for observation in new if needs_a_person(observation, self._options.allow_opaque))
