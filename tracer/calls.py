@@ -125,7 +125,7 @@ class Calls:
         """Remove CLONE_UNTRACED: without its tracer the filter that a child inherits would fail all its calls."""
         flags = event.arguments[0]
         if flags & CLONE_UNTRACED:
-            register = linux.RDI if event.arch == Arch.X86_64.audit else linux.RBX
+            register = linux.ARGUMENT_REGISTERS[event.arch][0]
             kernel.poke_user(task.tid, register, flags & ~CLONE_UNTRACED)
             self._changed[task.tid] = (register, flags)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tracer import kernel, linux
 from tracer.abi import Arch, table
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from tracer.abi import Event
     from tracer.calls import Calls
     from tracer.task import Task
-
-_REGISTERS: Final = {
-    Arch.X86_64.audit: (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9),
-    Arch.I386.audit: (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP),
-}
-"""The registers of a call's arguments (syscall(2))."""
 
 
 class Fail(NamedTuple):
@@ -127,7 +121,7 @@ class Injector:
                     os.kill(task.tgid, signum)
                 kernel.skip_call(task.tid, errno)
             case Shorten(index):
-                register, count = _REGISTERS[event.arch][index], event.arguments[index]
+                register, count = linux.ARGUMENT_REGISTERS[event.arch][index], event.arguments[index]
                 if count < 2 or task.leaving:
                     return False
                 kernel.poke_user(task.tid, register, count // 2)

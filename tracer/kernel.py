@@ -271,9 +271,9 @@ def set_registers(tid: int, values: Sequence[int]) -> None:
     _ask(linux.PTRACE_SETREGS, tid, _answer_at)
 
 
-def share_memory(one: int, other: int) -> bool:
+def share_memory(first: int, second: int) -> bool:
     """Whether two processes have the same memory; True if that cannot be known (kcmp(2))."""
-    return bool(_libc.syscall(SYS_KCMP, one, other, KCMP_VM, 0, 0) <= 0)
+    return bool(_libc.syscall(SYS_KCMP, first, second, KCMP_VM, 0, 0) <= 0)
 
 
 class EntryPoint:

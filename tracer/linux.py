@@ -67,6 +67,11 @@ BPF_RET_K, BPF_JA = 0x06, 0x05  # BPF_RET | BPF_K, BPF_JMP | BPF_JA
 
 # linux/audit.h
 AUDIT_ARCH_X86_64, AUDIT_ARCH_I386 = 0xC000003E, 0x40000003
+ARGUMENT_REGISTERS = {
+    AUDIT_ARCH_X86_64: (RDI, RSI, RDX, R10, R8, R9),
+    AUDIT_ARCH_I386: (RBX, RCX, RDX, RSI, RDI, RBP),
+}
+"""The registers of a call's arguments (syscall(2))."""
 X32_BIT = 0x40000000
 """__X32_SYSCALL_BIT (asm/unistd.h): in the number of a call of the x32 ABI."""
 

@@ -53,6 +53,7 @@ FAST: Final = MANY_STOPS / 2000
 TIMEOUT: Final = 0.05
 """Seconds that an early task waits for its parent's event, and that a task that could not be resumed is tried again."""
 
+_X86_64: Final = Arch.X86_64.audit
 _HEAD = struct.Struct("<BxxxI16xI52xI")  # struct ptrace_syscall_info: op, arch, number (low half), datum
 
 
@@ -229,50 +230,44 @@ class Loop:
     def run(self, on_stop: Callable[[], None] = lambda: None) -> None:
         """Follow all tasks until none is left.  `on_stop` is called when the initial process has entered a group-stop."""
         self._on_stop = on_stop
-        info, tasks, tally, calls = self._info, self.tasks, self.tally, self.calls
-        read, buffer, head, from_bytes, now = info.read, info.bytes, _HEAD.unpack_from, int.from_bytes, time.monotonic
-        masks, special, x86_64, runs = tally.masks, calls.special, Arch.X86_64.audit, Way.RUN
         while (taken := self._next()) is not None:
             tid, status = taken
-            task = tasks.get(tid)
+            task = self.tasks.get(tid)
             if task is None or (status != STATUS_SECCOMP and status != STATUS_SYSCALL):
                 if order := self._handle(tid, status, stop_of(status), task):
                     self._resume(tid, *order)
-                continue
-            if read(tid) or info.read_again(tid):
-                op, arch, number, datum = head(buffer)
-                if op == PTRACE_SYSCALL_INFO_EXIT and status == STATUS_SYSCALL:
-                    self._returned(task)
-                    self._resume(tid, task.way)
-                    continue
-                if op != PTRACE_SYSCALL_INFO_SECCOMP and status == STATUS_SECCOMP:
-                    continue  # another thread's execve has taken over this tid: its own status follows
-                if op == PTRACE_SYSCALL_INFO_ENTRY and (task.way is runs or self._make_other_first(task, number)):
-                    # Another thread has put a late filter into it, which stops it if need be; or it makes this call again.
-                    if tid == self._queued:
-                        self._queued = 0
-                        continue
-                elif op == PTRACE_SYSCALL_INFO_SECCOMP and task.way is not runs:
-                    self._filtered_call(task, datum)
-                elif not task.recorded:
-                    task.counted = False
-                elif arch == x86_64:
-                    key = from_bytes(buffer[24:80], "little") & (masks.get(number) or tally.mask(number))
-                    (task.hot.get(key) or tally.slot(task, key, buffer))[0] += 1
-                    task.counted = True
-                    if number in special and (op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered):
-                        calls.handle(task, buffer)
-                else:
-                    tally.count(task, buffer)
-                    task.counted = True
-                    if op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered:
-                        calls.handle(task, buffer)
-                task.stops = stops = task.stops + 1
-                if not stops % MANY_STOPS:
-                    if now() - task.checked < FAST:
-                        self.processor.pin(task)
-                    task.checked = now()
-            self._resume(tid, task.way)
+            elif not (self._info.read(tid) or self._info.read_again(tid)) or self._called(task, status):
+                self._resume(tid, task.way)
+
+    def _called(self, task: Task, status: int) -> bool:
+        """At a call, which `_info` has: count it, and do what it needs.  Return whether the task is to be resumed."""
+        op, arch, number, datum = _HEAD.unpack_from(self._info.bytes)
+        if op == PTRACE_SYSCALL_INFO_EXIT and status == STATUS_SYSCALL:
+            self._returned(task)
+            return True
+        if op != PTRACE_SYSCALL_INFO_SECCOMP and status == STATUS_SECCOMP:
+            return False  # another thread's execve has taken over this tid: its own status follows
+        runs = task.way is Way.RUN
+        if op == PTRACE_SYSCALL_INFO_ENTRY and (runs or self._make_other_first(task, number)):
+            # Another thread has put a late filter into it, which stops it if need be; or it makes this call again.
+            if task.tid == self._queued:
+                self._queued = 0
+                return False
+        elif op == PTRACE_SYSCALL_INFO_SECCOMP and not runs:
+            self._filtered_call(task, arch, number, datum)
+        elif not task.recorded:
+            task.counted = False
+        else:
+            self.tally.count(task, arch, number, self._info.bytes)
+            task.counted = True
+            if (op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered) and (number in self.calls.special or arch != _X86_64):
+                self.calls.handle(task, self._info.bytes)
+        task.stops += 1
+        if not task.stops % MANY_STOPS:
+            if time.monotonic() - task.checked < FAST:
+                self.processor.pin(task)
+            task.checked = time.monotonic()
+        return True
 
     def _resume(self, tid: int, way: Way, signum: int = 0) -> None:
         """Resume a task; later, if that is not possible now."""
@@ -441,11 +436,11 @@ class Loop:
             if task.installing:
                 self.calls.installed(task, failed=bool(self._info.bytes[INFO_IS_ERROR]))
 
-    def _filtered_call(self, task: Task, datum: int) -> None:
+    def _filtered_call(self, task: Task, arch: int, number: int, datum: int) -> None:
         """At a seccomp stop of a task under PTRACE_SYSCALL: the call was counted at its entry stop, which vsyscalls lack."""
         is_new = task.recorded and not task.counted
         if is_new:
-            self.tally.count(task, self._info.bytes)
+            self.tally.count(task, arch, number, self._info.bytes)
         if datum == RECORDING_DATUM:
             if is_new or task.filtered:
                 self.calls.handle(task, self._info.bytes)

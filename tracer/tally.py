@@ -25,6 +25,7 @@ MANY_KEYS: Final = 65536
 """Keys, and masks, kept for one executable before they are dropped: this bounds memory, not what is recorded.  Calls whose keys
 were dropped are looked at once more, and stop where a late filter would have let them run."""
 
+_X86_64: Final = Arch.X86_64.audit
 I386_KEYS: Final = 1 << 448
 """The keys of other architectures are at least so large."""
 _REGISTER: Final = (1 << 64) - 1
@@ -91,8 +92,8 @@ class Tally:
     """The counters by executable, and the masks of the calls."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self.masks: dict[int, int] = {}
-        """x86_64's masks by number; the loop reads them directly."""
+        self._masks: dict[int, int] = {}
+        """x86_64's masks by number."""
         self._recorder = recorder
         self._generation = recorder.generation
         self.has_waits = False
@@ -113,14 +114,14 @@ class Tally:
         """Record that a call of a task that is counted already came after the waits that it has begun, as well."""
         self._recorder.slot(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
 
-    def mask(self, number: int) -> int:
+    def _mask(self, number: int) -> int:
         """Ask for x86_64's mask of a number, and return it."""
-        if len(self.masks) >= MANY_KEYS:
-            self.masks.clear()
-        mask = self.masks[number] = self._recorder.hot_mask(Arch.X86_64.audit, number)
+        if len(self._masks) >= MANY_KEYS:
+            self._masks.clear()
+        mask = self._masks[number] = self._recorder.hot_mask(Arch.X86_64.audit, number)
         return mask
 
-    def slot(self, task: Task, key: int, info: bytearray) -> list[Any]:
+    def _slot(self, task: Task, key: int, info: bytearray) -> list[Any]:
         """Return the counter for a key that is new to `task.hot`; `info` is the call's struct ptrace_syscall_info."""
         event = event_of(info, task.tid)
         caller = Caller(task, event, int.from_bytes(info[16:24], "little"))
@@ -132,7 +133,7 @@ class Tally:
                 slot[_AFTER].add(task.entered)
             if self._recorder.generation != self._generation:
                 self._generation = self._recorder.generation
-                self.masks.clear()
+                self._masks.clear()
                 self.news[task.executable] += 1
                 self._former[task.executable][key] = slot[0]
                 self._drop_keys()
@@ -159,10 +160,10 @@ class Tally:
     def mask_of(self, key: int) -> int:
         """Return the bits of a key of x86_64 that distinguish observations now.
 
-        `masks` has those of every meaning that an argument can have; here the other arguments decide the meaning, so that
+        `_masks` has those of every meaning that an argument can have; here the other arguments decide the meaning, so that
         addresses do not count."""
         number = key & 0xFFFFFFFF
-        mask = self.masks.get(number) or self.mask(number)
+        mask = self._masks.get(number) or self._mask(number)
         calls = table(Arch.X86_64)
         if number in calls.by_number:
             registers = [key >> 64 * (index + 1) & _REGISTER for index in range(6)]
@@ -188,12 +189,11 @@ class Tally:
         self._former[executable] = counts.copy()
         return counts
 
-    def count(self, task: Task, info: bytearray) -> None:
-        """Count one call of any architecture; the loop does the same inline for x86_64."""
-        event = event_of(info, task.tid)
-        raw = int.from_bytes(info[24:80], "little")
-        if event.arch == Arch.X86_64.audit:
-            key = raw & (self.masks.get(event.number) or self.mask(event.number))
+    def count(self, task: Task, arch: int, number: int, info: bytearray) -> None:
+        """Count one call of any architecture, AUDIT_ARCH_*."""
+        key = int.from_bytes(info[24:80], "little")
+        if arch == _X86_64:
+            key &= self._masks.get(number) or self._mask(number)
         else:
-            key = raw & self._recorder.hot_mask(event.arch, event.number) | event.arch << 448
-        (task.hot.get(key) or self.slot(task, key, info))[0] += 1
+            key = key & self._recorder.hot_mask(arch, number) | arch << 448
+        (task.hot.get(key) or self._slot(task, key, info))[0] += 1

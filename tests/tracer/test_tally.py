@@ -37,8 +37,9 @@ def test_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     task: Any = SimpleNamespace(executable="/app", entered=0, tid=1, tgid=1, hot=counters.hot("/app", 0))
     for number in range(5000):
         arguments = (number, 0, 0, 0, 0, 0)
-        counters.count(task, bytearray(struct.pack("<4xIQ8xQ6Q", Arch.X86_64.audit, 0, 1_000_000 + number, *arguments)))
-        kept = (counters.masks, task.hot, counters._looked["/app"], counters._former["/app"])
+        info = bytearray(struct.pack("<4xIQ8xQ6Q", Arch.X86_64.audit, 0, 1_000_000 + number, *arguments))
+        counters.count(task, Arch.X86_64.audit, 1_000_000 + number, info)
+        kept = (counters._masks, task.hot, counters._looked["/app"], counters._former["/app"])
         assert max(map(len, kept)) <= 2 * tally.MANY_KEYS
     assert counters.counts("/app")
 

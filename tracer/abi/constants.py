@@ -71,30 +71,30 @@ class Family:
 
     @property
     def names(self) -> Mapping[str, int]:
-        """Every name, aliases too, with its value; in the table's order."""
+        """All names, aliases too, with its value; in the table's order."""
         return self._values
 
     def value(self, name: str) -> int | None:
-        """The value of a name of this family, or None."""
+        """Return the value of a name of this family, or None."""
         return self._values.get(name)
 
     def mask(self, name: str) -> int:
-        """The field whose value a name of this family is, as in `Constant.mask`; raises KeyError for other names."""
+        """Return the field whose value a name of this family is, as in `Constant.mask`; raises KeyError for other names."""
         return self._masks[name]
 
     def name(self, value: int) -> str | None:
-        """The canonical name of exactly that value, or None."""
+        """Return the canonical name of exactly that value, or None."""
         return self._names.get(value)
 
     def format(self, value: int) -> str:
-        """A value as names joined by `|` in the table's order, what has no name as one number; their OR is the value.
+        """Return a value as names joined by `|` in the table's order, what has no name as one number; their OR is the value.
 
         A field that is zero is named too if its zero has a name: O_RDONLY|O_CREAT.
         """
         return self._format(value, zeros=True)
 
     def format_bits(self, bits: int, *, split: bool = False) -> str:
-        """A mask in the same form, in which a zero means nothing: O_CREAT, not O_RDONLY|O_CREAT.
+        """Return a mask in the same form, in which a zero means nothing: O_CREAT, not O_RDONLY|O_CREAT.
 
         With `split`, a field is a union of its values where those are single bits: MAP_SHARED|MAP_PRIVATE, not
         MAP_SHARED_VALIDATE.
@@ -130,7 +130,7 @@ class Family:
 
 
 def value(name: str, arch: Arch) -> int | None:
-    """The value of a constant of whichever family, or None if the architecture has none of that name.
+    """Return the value of a constant of any family, or None if the architecture has none of that name.
 
     A name has the same value in every family that has it.
     """
@@ -143,7 +143,7 @@ def value(name: str, arch: Arch) -> int | None:
 
 @cache
 def family(name: str, arch: Arch) -> Family:
-    """The family of that name; raises KeyError if there is none, which is an error in our tables."""
+    """Return the family of that name; raise KeyError if there is none, which is an error in our tables."""
     rows = list(_rows(name))
     valued = ((row, _value(row[1:], arch)) for row in rows)
     constants = [Constant(row[0], number, _mask(row[2])) for row, number in valued if number is not None]
@@ -151,7 +151,7 @@ def family(name: str, arch: Arch) -> Family:
 
 
 def families() -> tuple[str, ...]:
-    """The names of all families, in the table's order."""
+    """Return the names of all families, in the table's order."""
     names = (line.partition("\t")[0] for line in _text().splitlines() if not line.startswith("#"))
     return tuple(dict.fromkeys(names))[1:]  # the first row is the heading
 
@@ -162,7 +162,7 @@ def _text() -> str:
 
 
 def _rows(name: str) -> Iterator[list[str]]:
-    """The columns of a family's rows, which stand together, without its name."""
+    """Yield the columns of a family's rows, which stand together, without its name."""
     text = _text()
     start = f"\n{name}\t"
     at = text.find(start)
@@ -179,7 +179,7 @@ def _mask(text: str) -> int:
 
 
 def _value(columns: Sequence[str], arch: Arch) -> int | None:
-    """The value on an architecture, from the columns after the name: value, mask, header, others."""
+    """Return the value on an architecture, from the columns after the name: value, mask, header, others."""
     text = columns[0]
     for other in columns[3].split() if len(columns) > 3 else ():
         if other.startswith(f"{arch}="):

@@ -15,11 +15,10 @@ from typing import Final, Protocol
 from tracer import kernel, linux
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError, TracerError
-from tracer.linux import EFLAGS, ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI
+from tracer.linux import EFLAGS, ORIG_RAX, RAX, RIP
 from tracer.stops import STATUS_SECCOMP, STATUS_SYSCALL
 
 _NUMBERS = {name: table(Arch.X86_64).by_name[name].number for name in ("mmap", "munmap", "rt_sigreturn", "seccomp")}
-_ARGUMENTS = (RDI, RSI, RDX, R10, R8, R9)
 _NEVER: Final = frozenset((_NUMBERS["rt_sigreturn"], table(Arch.X86_64).by_name["restart_syscall"].number))
 """Calls that are not a program's own, and take more than registers with them."""
 _SYSCALL_INSTRUCTION = b"\x0f\x05"
@@ -68,7 +67,7 @@ class Entry:
         Raises PtraceError; TracerError if the task is not dying and its registers cannot be restored."""
         changed = list(self._registers)
         changed[ORIG_RAX] = _NUMBERS[name]
-        for register, value in zip(_ARGUMENTS, arguments, strict=False):
+        for register, value in zip(linux.ARGUMENT_REGISTERS[linux.AUDIT_ARCH_X86_64], arguments, strict=False):
             changed[register] = value
         kernel.set_registers(self.tid, changed)
         status = STATUS_SECCOMP
