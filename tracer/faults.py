@@ -95,7 +95,7 @@ class Injector:
             calls.also(self._fault.arch, self._fault.number, self._called)
 
     def entered(self, task: Task) -> None:
-        """A process has reached its program's entry point."""
+        """Note that a process has reached its program's entry point."""
         for exhaust in self._at_entry:
             _exhaust(task.tgid, exhaust)
 
@@ -171,7 +171,7 @@ def _exhaust(pid: int, what: Exhaust) -> None:
 
 
 def _used(pid: int, kind: int) -> int:
-    """How much of a resource a process has, in the unit of its limit."""
+    """Return how much of a resource a process has, in the unit of its limit."""
     if kind == resource.RLIMIT_AS:
         with open(f"{proc()}/{pid}/statm") as file:
             return int(file.read().split()[0]) * kernel.PAGE

@@ -98,13 +98,13 @@ SHELL = b"/bin/sh"
 
 
 def script_arguments(path: bytes, argv: Sequence[bytes]) -> tuple[bytes, ...]:
-    """The command that runs an executable file of no known format, for which execve fails with ENOEXEC: a script for the
+    """Return the command that runs an executable file of no known format, for which execve fails with ENOEXEC: a script for the
     shell, as execvp(3) and shells have it."""
     return (SHELL, path, *argv[1:])
 
 
 def yama_scope() -> str:
-    """kernel.yama.ptrace_scope, "0" to "3"; "" without Yama (admin-guide/LSM/Yama.rst)."""
+    """Return kernel.yama.ptrace_scope, "0" to "3"; "" without Yama (admin-guide/LSM/Yama.rst)."""
     try:
         with open(YAMA_SCOPE) as file:
             return file.read().strip()
@@ -113,7 +113,7 @@ def yama_scope() -> str:
 
 
 def entry_point(pid: int, cs: int) -> int | None:
-    """The address at which the program of a process begins after its dynamic loader (AT_ENTRY); None if it has none.
+    """Return the address at which the program of a process begins after its dynamic loader (AT_ENTRY); None if it has none.
 
     `cs` is the process's code segment register: the vector's words are as wide as the program's pointers (proc(5)).
     Raises OSError.
@@ -151,7 +151,7 @@ def elf_segments(read: Callable[[int, int], bytes]) -> Iterator[tuple[int, int, 
 
 
 def privilege_lost(path: str | bytes, uid: int, gid: int) -> str:
-    """What no_new_privs keeps from a process with these effective ids when it executes the file (execve(2)):
+    """Return what no_new_privs keeps from a process with these effective ids when it executes the file (execve(2)):
     "set-user-id", "set-group-id", "capabilities", or "" for nothing."""
     import os
     import stat

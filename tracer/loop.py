@@ -144,7 +144,7 @@ class TaskFamily:
         return adopted
 
     def executed(self, task: Task, former: int) -> None:
-        """An execve of thread `former` has ended all other threads; `former` goes on as `task`, the process's leader."""
+        """Note that an execve of thread `former` has ended all other threads; it goes on as `task`, the process's leader."""
         for tid, other in list(self.tasks.items()):
             if other.tgid == task.tgid and other is not task:
                 if tid == former:
@@ -341,7 +341,7 @@ class Loop:
         return task.way, 0
 
     def _halted(self, task: Task, signum: int) -> Order:
-        """In a group-stop by that signal; 0: at a trap."""
+        """Keep a task in its group-stop by that signal; 0: it is at a trap."""
         with contextlib.suppress(PtraceError):
             self.calls.restore(task)
         task.stopped = signum
@@ -426,7 +426,7 @@ class Loop:
         return self._late.step(task, self._info.bytes)
 
     def _returned(self, task: Task) -> None:
-        """At a call's exit."""
+        """Note that a call returns."""
         task.counted = False
         if self._injector is None and not task.installing:
             return

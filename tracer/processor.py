@@ -80,7 +80,7 @@ class SharedProcessor:
                     self._release(child.tid)
 
     def follow(self, former: int, task: Task) -> None:
-        """After an execve by thread `former`, which goes on as `task`: the affinity is that of `former`."""
+        """After an execve by thread `former`, which goes on as `task`, take over the affinity of `former`."""
         with self._lock:
             self._pinned.pop(task.tid, None)
             if sharer := self._pinned.pop(former, None):

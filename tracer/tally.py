@@ -69,23 +69,23 @@ class Recorder(Protocol):
     """Changes when earlier masks are out of date."""
 
     def hot_mask(self, arch: int, number: int) -> int:
-        """The bits of `raw` that distinguish observations; `arch` is an AUDIT_ARCH_* number."""
+        """Return the bits of `raw` that distinguish observations; `arch` is an AUDIT_ARCH_* number."""
 
     def slot(self, executable: str, event: Event, site: Callable[[], str]) -> list[Any]:
-        """The counter (its first element) of the observation that `event` belongs to."""
+        """Return the counter (its first element) of the observation that `event` belongs to."""
 
     def look(self, slot: list[Any], event: Event, caller: Caller) -> bool:
-        """Take what the event's pointers point to; whether to show the next event of that observation, too."""
+        """Take what the event's pointers point to; return whether to show the next event of that observation, too."""
 
     def executed(self, before: str, after: str) -> None:
-        """A process has executed `after`; its executable was `before`.
+        """Take that a process has executed `after`; its executable was `before`.
 
         '' is the starter of the program, '?' an executable that could not be read.  Called for each execve, also while
         calls are not recorded.
         """
 
     def gap(self, what: str) -> None:
-        """Something could not be observed: `what`, in words."""
+        """Take that something could not be observed: `what`, in words."""
 
 
 class Tally:

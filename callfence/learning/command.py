@@ -26,7 +26,7 @@ _NEW_BEHAVIOUR = 1 << 8
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Never returns: ends as the program ended, or with 125-127."""
+    """Run the command, and end as the program ended, or with 125-127."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _learn(options)

@@ -130,19 +130,19 @@ class LearnOptions(NamedTuple):
 
 
 def parser() -> ArgumentParser:
-    """Not loaded for a command line that needs none of it: loading it takes 2 ms, and adding the options as long again."""
+    """Return the parser.  Few command lines need it: loading argparse takes 2 ms, and adding the options as long again."""
     import argparse
 
     from callfence.shared.options import add_helps, suggestion
 
     class Parser(argparse.ArgumentParser):
         def format_help(self) -> str:
-            """As wide as the terminal.  Asking for its width takes 3 ms, and every `add_argument` would ask."""
+            """Format it as wide as the terminal.  Asking for its width takes 3 ms, and every `add_argument` would ask."""
             self.formatter_class = argparse.RawDescriptionHelpFormatter
             return super().format_help()
 
         def error(self, message: str) -> NoReturn:
-            """125: argparse's own 2 could be the program's."""
+            """End with 125: argparse's own status, 2, could be the program's."""
             hint = "; --pid attaches to a process, -o names a policy;" if message.endswith("arguments: -p") else ";"
             fail(f"learn: {message}{suggestion(self, message) or hint} see learn --help", FAILED)
 
@@ -215,7 +215,7 @@ def _declare(add: Callable[..., Any], hidden: str = "") -> None:
 
 
 def _pid(text: str) -> int:
-    """ArgumentTypeError, with the way out, for anything else."""
+    """Return a pid; raise ArgumentTypeError, with what to do, for anything else."""
     if not text.isdecimal() or int(text) == 0:
         import argparse
 
@@ -224,7 +224,7 @@ def _pid(text: str) -> int:
 
 
 def _positive(text: str) -> int:
-    """ValueError for anything else."""
+    """Return a number above 0; raise ValueError for anything else."""
     number = int(text)
     if number <= 0:
         raise ValueError(text)

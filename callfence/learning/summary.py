@@ -38,7 +38,7 @@ _MAX_CALLS = 4
 
 
 def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> None:
-    """The table, then what is new, then `rehearse`, the command that rehearses the run, if there is one."""
+    """Print the table, then what is new, then `rehearse`, the command that rehearses the run, if there is one."""
     rows = _rows(learned)
     lines = news(learned)
     if rehearse:
@@ -58,7 +58,7 @@ def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> No
 
 
 def print_check(learned: Learned, accept: Sequence[str], failed: bool, file: TextIO) -> None:
-    """What `learn --check` found: the new lines, `accept`, the command that accepts them, and what the status is of: the
+    """Print what `learn --check` shows: the new lines, `accept`, the command that accepts them, and what the status is of: the
     program, if it has `failed`, or what is new."""
     signals = [text for _, text in _signals(learned)]
     new = bool(learned.generated.new or learned.generated.files or signals)
@@ -128,7 +128,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
 
 
 def _phases(learned: Learned) -> list[tuple[str, str]]:
-    """What was decided about phases, and what is not known about them."""
+    """Return what was decided about phases, and what is not known about them."""
     rows = [("phases", printable(learned.generated.phases))] if learned.generated.phases else []
     phases = learned.generated.document.policy.phases
     if not phases:
@@ -143,7 +143,7 @@ def _phases(learned: Learned) -> list[tuple[str, str]]:
 
 
 def _signals(learned: Learned) -> list[tuple[str, str]]:
-    """What was decided about signals, in this run."""
+    """Return what was decided about signals, in this run."""
     policy = learned.generated.document.policy
     before = learned.existing.policy if learned.existing else None
     had = scopes(before.scope) if before else (SIGNALS,)
@@ -158,7 +158,7 @@ def _signals(learned: Learned) -> list[tuple[str, str]]:
 
 
 def _given_up(learned: Learned) -> list[str]:
-    """The arguments whose values are not listed, by call."""
+    """Return the arguments whose values are not listed, by call."""
     return [
         f"{call_name(arch.audit, number)}: any {' and '.join(names)}, for too many values were seen to list them; review it"
         for (arch, number), names in learned.generated.given_up.items()
@@ -166,7 +166,7 @@ def _given_up(learned: Learned) -> list[str]:
 
 
 def _gaps(learned: Learned) -> list[str]:
-    """What was not observed, or no policy can allow."""
+    """Return what was not observed, or no policy can allow."""
     gaps = [printable(gap) for gap in (*learned.run.gaps, *learned.generated.gaps)]
     if len(gaps) > MAX_LINES:
         gaps[MAX_LINES:] = [f"... and {len(gaps) - MAX_LINES} more"]
@@ -180,7 +180,7 @@ def _refused(learned: Learned) -> list[str]:
 
 
 def _rehearsals(recording: Recording) -> str:
-    """How much could be rehearsed."""
+    """Return how much could be rehearsed."""
     count = len(plan(recording, (), (), is_root=os.geteuid() == 0))
     return plural(count, "failing call or other circumstance", "failing calls and other circumstances")
 
@@ -219,7 +219,7 @@ def _new(learned: Learned) -> str:
 
 
 def news(learned: Learned) -> list[str]:
-    """The alternatives that an existing policy did not have, as lines of the policy language."""
+    """Return the rules that an existing policy did not have, as lines of the policy language."""
     if learned.existing is None:
         return []
     lines = [

@@ -98,7 +98,7 @@ def program(command: tuple[str, ...]) -> Program:
 
 
 def name_of(pid: int) -> str:
-    """The executable of a process.  Raises TracerError."""
+    """Return the executable of a process.  Raises TracerError."""
     try:
         return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
     except FileNotFoundError:
@@ -226,7 +226,7 @@ def _importing(
 
 
 def _say_that_it_goes_on(loop: Loop) -> None:
-    """A daemon has left its starter; learn stays, for without it the daemon's calls would fail."""
+    """Report that learn goes on after the program, for its daemons: without it the daemon's calls would fail."""
     count = len({task.tgid for task in loop.tasks.values()})
     processes = "a process" if count == 1 else f"{count} processes"
     say(f"learn: the program has ended; still learning {processes} that it left (^C ends them)")

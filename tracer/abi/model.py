@@ -34,7 +34,7 @@ class Arch(StrEnum):
 
     @classmethod
     def from_audit(cls, audit: int) -> Arch | None:
-        """The architecture with that AUDIT_ARCH_* number, or None if it is not one of ours."""
+        """Return the architecture with that AUDIT_ARCH_* number, or None if it is not one of ours."""
         return _BY_AUDIT.get(audit)
 
 
@@ -133,7 +133,7 @@ class Argument(NamedTuple):
         return (1 << self.width) - 1
 
     def value(self, register: int) -> int:
-        """The argument as the kernel takes it from a 64-bit register: truncated, sign-extended."""
+        """Return the argument as the kernel takes it from a 64-bit register: truncated, sign-extended."""
         value = register & self.mask
         if self.signed and value >> (self.width - 1):
             value -= 1 << self.width

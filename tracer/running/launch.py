@@ -48,14 +48,13 @@ class Dispositions:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
 
     def restore(self) -> None:
-        """In this process, at the end.  Discard signals that came too late for the program: they must not end us."""
+        """In this process, at the end, discard signals that came too late for the program: they must not end us."""
         while kernel.wait_for_signal(TAKEN, 0):
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def restore_in_child(self) -> None:
-        """CPython ignores two signals at its start, and children would inherit that; whether they were ignored before it is not
-        known."""
+        """In the child: two signals, which CPython ignores from its start on, have the default action, others what they had."""
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
@@ -121,7 +120,7 @@ def _become(program: Program, dispositions: Dispositions, filter_: bytes, go_rea
 
 
 def _reason(stage: str, error: BaseException) -> str:
-    """What `check` reads: the stage, an errno or 0, and words."""
+    """Return what `check` reads: the stage, an errno or 0, and words."""
     if isinstance(error, MemoryError):
         error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if isinstance(error, OSError):

@@ -153,7 +153,7 @@ def send(pid: int, signum: int) -> None:
 
 
 def not_permitted(error: PtraceError) -> str:
-    """Why PTRACE_SEIZE may have failed, and what to do."""
+    """Return why PTRACE_SEIZE may have failed, and what to do."""
     reason = f"the kernel does not permit ptrace here ({os.strerror(error.errno)})"
     if (scope := linux.yama_scope()) in ("2", "3"):
         return f"{reason}: kernel.yama.ptrace_scope is {scope}; an administrator can lower it to 1"
@@ -200,7 +200,7 @@ class Target:
         return task.stopped if task else 0
 
     def tick(self) -> None:
-        """Called again and again."""
+        """Call what is to be called again and again."""
         self._loop.processor.tick()
         self._hooks.tick(self._loop)
         initial = self._loop.initial
@@ -266,7 +266,7 @@ class SignalThread(threading.Thread):
                 self.stop_with_program()
 
     def stop_with_program(self) -> None:
-        """If we have been asked to stop and the program has stopped, stop by the same signal, which the shell waits for.
+        """Stop, if this process was asked to and the program has stopped, by the same signal, which the shell waits for.
 
         Never before the program: while we are stopped, its tasks cannot get past a system call.
         """
