@@ -11,7 +11,7 @@ from callfence import memory
 from callfence.learning.options import LearnOptions, parse, parser
 from callfence.learning.prepare import prepare
 from callfence.learning.progress import say
-from callfence.learning.watch import name_of, program, watch
+from callfence.learning.watch import name_of, program_of, watch
 from callfence.shared.ending import end_like, fail
 from enforcer.errors import FAILED, EnforceError
 from policygen.recording import recording_file
@@ -43,16 +43,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _learn(options: LearnOptions) -> int | None:
     """Run the program, or attach, and return the wait status that learn ends with."""
-    what = None if options.pids else program(options.command)
+    program = None if options.pids else program_of(options.command)
     names = [name_of(pid) for pid in options.pids]
     name = names[0] if names else options.command[0]
     prepared = prepare(options, name)
     plain = None
-    if options.rehearse and what is not None:
+    if options.rehearse and program is not None:
         from callfence.learning.rehearsal.after import Plain, rehearse_after
 
-        plain = Plain(what, options)
-    run, observations, status = watch(what, name, prepared, plain.witness if plain else None)
+        plain = Plain(program, options)
+    run, observations, status = watch(program, name, prepared, plain.witness if plain else None)
     if plain:
         plain.end()
     if run is None:

@@ -60,19 +60,13 @@ def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> No
 def print_check(learned: Learned, accept: Sequence[str], failed: bool, file: TextIO) -> None:
     """Print what `learn --check` shows: the new lines, `accept`, the command that accepts them, and what the status is of: the
     program, if it has `failed`, or what is new."""
-    signals = [text for _, text in _signals(learned)]
+    signals = [f"signals {text}" for _, text in _signals(learned)]
     new = bool(learned.generated.new or learned.generated.files or signals)
     print(f"{learned.policy}: {f'new behaviour, {_new(learned)}' if new else 'nothing new'}", file=file)
-    for text in signals:
-        print(f"  signals {text}", file=file)
-    for line in news(learned):
+    lines = [*signals, *news(learned), *(f"not observed: {gap}" for gap in _gaps(learned))]
+    lines += [*(f"refused: {line}" for line in _refused(learned)), *(f"any value: {line}" for line in _given_up(learned))]
+    for line in lines:
         print(f"  {line}", file=file)
-    for gap in _gaps(learned):
-        print(f"  not observed: {gap}", file=file)
-    for line in _refused(learned):
-        print(f"  refused: {line}", file=file)
-    for text in _given_up(learned):
-        print(f"  any value: {text}", file=file)
     if new:
         print(f"to accept it, run this, and commit {learned.policy}:\n  {command_line(accept)}", file=file)
     if failed:

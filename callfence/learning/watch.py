@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from callfence.learning.prepare import Prepared
     from policygen.evidence.facts import Places
     from policygen.recording.model import Observation
-    from tracer.calls import Calls
     from tracer.faults import Injector
     from tracer.loop import Loop
 
@@ -90,8 +89,8 @@ class Recorder(Folder):
         )
 
 
-def program(command: tuple[str, ...]) -> Program:
-    """Raises EnforceError if there is no such program."""
+def program_of(command: tuple[str, ...]) -> Program:
+    """Return the program that a command line names.  Raises EnforceError if there is none."""
     argv = tuple(os.fsencode(argument) for argument in command)
     environment = initial_environment()
     return Program(locate(argv[0], environment), argv, tuple(environment))
@@ -108,67 +107,63 @@ def name_of(pid: int) -> str:
 
 
 def watch(
-    what: Program | None, name: str, prepared: Prepared, injector: Injector | None = None
+    program: Program | None, name: str, prepared: Prepared, injector: Injector | None = None
 ) -> tuple[Run | None, tuple[Observation, ...], int | None]:
     """Run the program, or attach to the process if there is none; return the run, what was observed, and the wait status.
 
     The run is None where the program was killed in its execve.
     """
     options = prepared.options
-    recorder = Recorder(where(what, options))
+    recorder = Recorder(where(program, options))
     if not (prepared.is_warm or options.no_evidence):
         import policygen.evidence.facts  # noqa: F401  # the threads would wait for each other if it were imported while it runs
     if prepared.with_files:
-        _watch_files(what, recorder)
+        _watch_files(program, recorder)
     started = time.time_ns()
     # later, a module that is being imported may have the number of a closed stream
-    started_with = UNKNOWN if what is None else circumstances(what.environment)
-    drawing = progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=what is None)
+    started_with = UNKNOWN if program is None else circumstances(program.environment)
+    drawing = progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=program is None)
     with drawing as draw, _importing(draw, recorder, prepared) as tick:
-        outcome = _trace(what, prepared, recorder, tick, injector)
+        outcome = _trace(program, prepared, recorder, tick, injector)
     if not outcome.started:
         return None, (), outcome.status
-    is_complete, is_warm = what is not None, prepared.is_warm
+    is_complete, is_warm = program is not None, prepared.is_warm
     command = options.command or (name,)
     run = recorder.run(command, started, outcome, complete=is_complete, warm=is_warm, circumstances=started_with)
     return run, recorder.observations(), outcome.status
 
 
-def _watch_files(what: Program | None, recorder: Recorder) -> None:
-    if what is None:
+def _watch_files(program: Program | None, recorder: Recorder) -> None:
+    if program is None:
         recorder.gap("files and ports: they are not learned of a process that runs already")
         return
     from callfence.learning.files import Watching
 
-    recorder.files = Watching(what.environment, recorder.gap)
-    recorder.files.executed(os.path.realpath(os.fsdecode(what.path)))
+    recorder.files = Watching(program.environment, recorder.gap)
+    recorder.files.executed(os.path.realpath(os.fsdecode(program.path)))
 
 
-def _nothing(calls: Calls) -> None:
-    """Watch no calls beyond those that are recorded."""
-
-
-def where(what: Program | None, options: LearnOptions, copied: str = "") -> Callable[[], Places] | None:
+def where(program: Program | None, options: LearnOptions, copied: str = "") -> Callable[[], Places] | None:
     """Return what gives the places that patterns of names call by a sign, if they are to be recorded; of a process that runs
     already, it is not known where it began.  `copied` stands for the working folder."""
 
     def find() -> Places:
         from policygen.evidence.facts import Places, places  # not loaded by a run with nothing new
 
-        return places(working_folder(), os.environ, copied) if what is not None else Places()
+        return places(working_folder(), os.environ, copied) if program is not None else Places()
 
     return None if options.no_evidence else find
 
 
 def _trace(
-    what: Program | None,
+    program: Program | None,
     prepared: Prepared,
     recorder: Recorder,
     tick: Callable[[Loop], None],
     injector: Injector | None,
 ) -> session.Outcome:
     options = prepared.options
-    if what is None:
+    if program is None:
         from tracer.running.attach import attach
 
         attached = Attached(options, recorder.gap)
@@ -177,23 +172,21 @@ def _trace(
         )
         attached.end(outcome)
         return outcome
+    settings = Settings(
+        allow_opaque=options.allow_opaque,
+        from_entry=options.arm == "entry",
+        filter=prepared.filter,
+        waits=options.phases or (prepared.existing is not None and bool(prepared.existing.stages)),
+        late=not options.every_call,
+        late_after=options.late_after,
+    )
+    hooks = session.Hooks(tick, _say_that_it_goes_on, aimed=recorder.aimed)
+    if recorder.files:
+        hooks = hooks._replace(attach=recorder.files.attach)
     try:
-        return session.trace(
-            what,
-            recorder,
-            Settings(
-                allow_opaque=options.allow_opaque,
-                from_entry=options.arm == "entry",
-                filter=prepared.filter,
-                waits=options.phases or (prepared.existing is not None and bool(prepared.existing.stages)),
-                late=not options.every_call,
-                late_after=options.late_after,
-            ),
-            session.Hooks(tick, _say_that_it_goes_on, recorder.files.attach if recorder.files else _nothing, recorder.aimed),
-            injector,
-        )
+        return session.trace(program, recorder, settings, hooks, injector)
     except StartError as error:
-        raise failure(what.argv[0], error.errno) from None
+        raise failure(program.argv[0], error.errno) from None
 
 
 @contextmanager

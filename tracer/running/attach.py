@@ -79,7 +79,7 @@ def attach(
     finally:
         signal.signal(WAKE, former)
         dispositions.restore()
-    return Outcome(loop.initial.status, loop.family.processes, loop.family.calls)
+    return Outcome(loop.initial.status, loop.family.calls)
 
 
 def descendants(pids: Sequence[int]) -> dict[int, int]:

@@ -66,7 +66,6 @@ class Launch:
     def __init__(self, program: Program, dispositions: Dispositions, filter_: bytes) -> None:
         """Fork.  `dispositions`: the signal state that this process was started with, which the child restores.
         `filter_`: the recording filter, an array of struct sock_filter."""
-        self.program = program
         go_read, self._go = os.pipe()
         self._failure, failure_write = os.pipe()
         stages = ["seize"]

@@ -54,8 +54,8 @@ class Outcome(NamedTuple):
 
     status: int | None
     """Wait status of the initial process; None if we detached from it."""
-    processes: int
     calls: int
+    """How many were seen."""
     started: bool = True
     """False if it was killed within its execve: no instruction of it ran."""
     ended_by: int = 0
@@ -126,7 +126,7 @@ def trace(
     if not initial.started and initial.status is not None and os.WIFEXITED(initial.status):
         raise TracerError("the kernel did not show the program's execve, so nothing of it was recorded")
     waits = tuple(sorted({0, *reached.values()})) if settings.waits else ()
-    return Outcome(initial.status, loop.family.processes, loop.family.calls, initial.started, loop.ended_by, waits)
+    return Outcome(initial.status, loop.family.calls, initial.started, loop.ended_by, waits)
 
 
 def kill(loop: Loop) -> None:
