@@ -58,16 +58,13 @@ class Aims:
         """By executable, how many files it was seen to open."""
 
     def attach(self, calls: Calls) -> None:
-        for arch in (Arch.X86_64, Arch.I386):
-            handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(_LINKS, self._reads_link)
-            handlers |= dict.fromkeys(_BY_PIDFD, self._by_pidfd) | dict.fromkeys(_OPENS, self._opens_file)
-            for row in pids.rows(pids.SIGNALS):
-                if row.selector:
-                    handlers[row.name] = self._sets_owner
-            handlers |= dict.fromkeys(_LOOKS, self._looks)
-            for name, handler in handlers.items():
-                if call := table(arch).by_name.get(name):
-                    calls.also(arch.audit, call.number, handler, always=name in _BY_PIDFD)
+        """Look at the calls of a run."""
+        handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(_LINKS, self._reads_link)
+        handlers |= dict.fromkeys(_BY_PIDFD, self._by_pidfd) | dict.fromkeys(_OPENS, self._opens_file)
+        handlers |= {row.name: self._sets_owner for row in pids.rows(pids.SIGNALS) if row.selector}
+        handlers |= dict.fromkeys(_LOOKS, self._looks)
+        for name, handler in handlers.items():
+            calls.also_named(name, handler, always=name in _BY_PIDFD)
         by_name = table(Arch.X86_64).by_name
         calls.first.update((by_name[name].number, self.targets) for name in _BY_PID)
         calls.first.update((by_name[name].number, self._reads_links) for name in _LINKS)

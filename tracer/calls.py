@@ -103,6 +103,12 @@ class Calls:
             self.special.add(number)
             self.always |= {number} if always else set()
 
+    def also_named(self, name: str, handler: Handler, *, always: bool = True) -> None:
+        """Do what `also` does for the call of a name, of each architecture that has it."""
+        for arch in (Arch.X86_64, Arch.I386):
+            if call := table(arch).by_name.get(name):
+                self.also(arch.audit, call.number, handler, always=always)
+
     def handle(self, task: Task, info: bytearray) -> None:
         """Do what the call needs, at its stop, before it runs."""
         event = event_of(info, task.tid)

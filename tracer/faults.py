@@ -11,7 +11,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from tracer import kernel, linux
-from tracer.abi import Arch, table
+from tracer.abi import Arch
 from tracer.named import NamedTuple
 from tracer.proc import is_caught, proc
 
@@ -73,9 +73,7 @@ class Fault(NamedTuple):
 class Injector:
     """Injects one fault, once, into one run."""
 
-    def __init__(
-        self, fault: Fault | None = None, at_entry: Sequence[Exhaust] = (), renamed: Callable[[str], str] = str
-    ) -> None:
+    def __init__(self, fault: Fault | None, at_entry: Sequence[Exhaust] = (), renamed: Callable[[str], str] = str) -> None:
         """`at_entry`: what runs out as soon as a process reaches its program's entry point.  `renamed` gives the path that
         the fault has for an executable."""
         self.fired = fault is None
@@ -136,22 +134,20 @@ class Injector:
         return True
 
 
-class Witness(Injector):
-    """Injects nothing, and notes of an ordinary run what decides how it can be repeated."""
+class Witness:
+    """Notes of an ordinary run what decides how it can be repeated."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.caught: set[int] = set()
         """The signals for which a handler was installed."""
         self.reads_input = False
         """Whether descriptor 0 was read."""
 
-    def attach(self, calls: Calls, is_loading: Callable[[int], bool]) -> None:
-        super().attach(calls, is_loading)
-        for arch in (Arch.X86_64, Arch.I386):
-            numbers = {name: table(arch).by_name[name].number for name in ("rt_sigaction", "read", "readv")}
-            for name, number in numbers.items():
-                calls.also(arch.audit, number, self._handled if name == "rt_sigaction" else self._read)
+    def attach(self, calls: Calls) -> None:
+        """Look at the calls of a run."""
+        calls.also_named("rt_sigaction", self._handled)
+        calls.also_named("read", self._read)
+        calls.also_named("readv", self._read)
 
     def _handled(self, task: Task, event: Event) -> None:
         signum, action = event.arguments[:2]

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from callfence.learning.prepare import Prepared
     from policygen.evidence.facts import Places
     from policygen.recording.model import Observation
-    from tracer.faults import Injector
+    from tracer.calls import Calls
+    from tracer.faults import Witness
     from tracer.loop import Loop
 
 
@@ -107,7 +108,7 @@ def name_of(pid: int) -> str:
 
 
 def watch(
-    program: Program | None, name: str, prepared: Prepared, injector: Injector | None = None
+    program: Program | None, name: str, prepared: Prepared, witness: Witness | None = None
 ) -> tuple[Run | None, tuple[Observation, ...], int | None]:
     """Run the program, or attach to the process if there is none; return the run, what was observed, and the wait status.
 
@@ -124,7 +125,7 @@ def watch(
     started_with = UNKNOWN if program is None else circumstances(program.environment)
     drawing = progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=program is None)
     with drawing as draw, _importing(draw, recorder, prepared) as tick:
-        outcome = _trace(program, prepared, recorder, tick, injector)
+        outcome = _trace(program, prepared, recorder, tick, witness)
     if not outcome.started:
         return None, (), outcome.status
     is_complete, is_warm = program is not None, prepared.is_warm
@@ -160,7 +161,7 @@ def _trace(
     prepared: Prepared,
     recorder: Recorder,
     tick: Callable[[Loop], None],
-    injector: Injector | None,
+    witness: Witness | None,
 ) -> session.Outcome:
     options = prepared.options
     if program is None:
@@ -177,14 +178,18 @@ def _trace(
         from_entry=options.arm == "entry",
         filter=prepared.filter,
         waits=options.phases or (prepared.existing is not None and bool(prepared.existing.stages)),
-        late=not options.every_call,
+        late=not (options.every_call or options.rehearse),
         late_after=options.late_after,
     )
-    hooks = session.Hooks(tick, _say_that_it_goes_on, aimed=recorder.aimed)
-    if recorder.files:
-        hooks = hooks._replace(attach=recorder.files.attach)
+
+    def attach_to(calls: Calls) -> None:
+        if recorder.files:
+            recorder.files.attach(calls)
+        if witness:
+            witness.attach(calls)
+
     try:
-        return session.trace(program, recorder, settings, hooks, injector)
+        return session.trace(program, recorder, settings, session.Hooks(tick, _say_that_it_goes_on, attach_to, recorder.aimed))
     except StartError as error:
         raise failure(program.argv[0], error.errno) from None
 

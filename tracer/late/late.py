@@ -141,10 +141,8 @@ class Late:
         self._is_private = True
         """Whether no two processes have been seen to share their memory."""
         self._executables: defaultdict[str, _Executable] = defaultdict(_Executable)
-        for arch in (Arch.X86_64, Arch.I386):
-            for name in BRINGS_CODE:
-                if name in table(arch).by_name:
-                    calls.also(arch.audit, table(arch).by_name[name].number, self._brings_code, always=False)
+        for name in BRINGS_CODE:
+            calls.also_named(name, self._brings_code, always=False)
 
     # -- how tasks begin and end
 

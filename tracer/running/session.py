@@ -303,9 +303,8 @@ class Waits:
         """By process, the waits that it and those that it comes from have begun, also when it has ended."""
         loop.tally.has_waits = True
         for bit, name in enumerate(CANDIDATES):
-            for arch in (Arch.X86_64, Arch.I386):
-                for call in filter(None, map(table(arch).by_name.get, calls_of(name))):
-                    loop.calls.also(arch.audit, call.number, self._handler(name, 1 << bit))
+            for call in calls_of(name):
+                loop.calls.also_named(call, self._handler(name, 1 << bit))
 
     def _handler(self, name: str, bit: int) -> Handler:
         def handle(task: Task, event: Event) -> None:
