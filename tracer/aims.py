@@ -1,8 +1,8 @@
 """Whom a program's signals go to: only to the processes that it has started, or to others too.
 
 What Landlock's scope of signals would deny (landlock(7)): a signal to a process outside, also one that the kernel is asked to
-send later (F_SETOWN), and a look into one, by ptrace(2) and its kin or by the files of /proc/PID, since a process in a Landlock
-domain may not trace one outside it.
+send later (F_SETOWN), and a look into one, by ptrace(2) and similar calls, or by the files of /proc/PID, since a process in a
+Landlock domain may not trace one outside it.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Calls:
         self._writes: dict[int, list[int]] = {}
         self._before_output: Callable[[], None] = lambda: None
         self.started = False
-        """Whether we have started the program, so that a filter of ours is in force, be it `late.filter.UNSEEN` alone."""
+        """Whether we have started the program, so that a filter of ours is in force, if only `late.filter.UNSEEN`."""
         self.draws = False
         """Whether something is drawn on the terminal that the program writes to."""
         self.writes_run = False

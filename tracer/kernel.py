@@ -79,7 +79,7 @@ class SyscallInfo:
         self._address = ctypes.addressof(self._keep)
 
     def read(self, tid: int) -> bool:
-        """Fill the buffer from a stopped task; False if that failed: then `read_again` tells why."""
+        """Fill the buffer from a stopped task; False if that failed: then `read_again` reports why."""
         return bool(_ptrace(linux.PTRACE_GET_SYSCALL_INFO, tid, linux.INFO_SIZE, self._address) > 0)
 
     def read_again(self, tid: int) -> bool:

@@ -65,11 +65,11 @@ class Settings(NamedTuple):
     from_entry: bool = False
     """Whether to record from the initial program's ELF entry point on, instead of from its execve."""
     filter: bytes = b""
-    """A filter that lets known behaviour run and returns kernel.RET_RECORD for the rest; b"": all is recorded."""
+    """A filter that allows known behaviour and returns kernel.RET_RECORD for the rest; b"": all is recorded."""
     waits: bool = False
     """Whether the recorder's slots take the waits after which an observation was made (`Waits`)."""
     late: bool = False
-    """Whether known calls may run unseen after a while, so that counts are lower bounds (`tracer.late`)."""
+    """Whether known calls may run without a stop after a while, so that counts are lower bounds (`tracer.late`)."""
     late_after: int | None = None
     """For tests: how many calls a process makes before."""
 
@@ -187,7 +187,7 @@ class Loop:
         self._waits = 0
         """How many statuses were taken one by one."""
         self._late: Late | None = None
-        """Gives the program filters that let known calls run; None if each call is to stop."""
+        """Gives the program filters that allow known calls; None if each call is to stop."""
         self._queued = 0
         """The task whose next status was taken while it was given a filter: it is in the queue."""
         self._on_stop: Callable[[], None] = lambda: None
@@ -361,7 +361,7 @@ class Loop:
                 self._injector.entered(task)
             return task.way, 0
         with contextlib.suppress(PtraceError):
-            if task.tgid == self.initial.pid and signum != signal.SIGCHLD:  # which nobody sends to us
+            if task.tgid == self.initial.pid and signum != signal.SIGCHLD:  # which no process sends to us
                 self.initial.delivered[signum] = (kernel.sender(task.tid), time.monotonic())
             if signum in FAULTS and kernel.sender(task.tid) == 0 and dies_only_untraced(task.tid, signum):
                 # The kernel does not kill it while it is traced (signal.c, force_sig_info_to_task), and the fault repeats.

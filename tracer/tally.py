@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MANY_KEYS: Final = 65536
 """Keys, and masks, kept for one executable before they are dropped: this bounds memory, not what is recorded.  Calls whose keys
-were dropped are looked at once more, and stop where a late filter would have let them run."""
+were dropped are looked at once more, and stop where a late filter would have allowed them."""
 
 _X86_64: Final = Arch.X86_64.audit
 I386_KEYS: Final = 1 << 448

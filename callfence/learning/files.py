@@ -72,7 +72,7 @@ class Watching:
         if any(entry.startswith(b"NOTIFY_SOCKET=@") for entry in environment):  # sd_notify(3)
             self._aims.add((OTHERS, "?"))
         self._made: set[bytes] = set()
-        """Names that the program has made, or has had stand for another file."""
+        """Names that the program has made, or has given to another file."""
         self._own = {folder for name in OWN_FOLDERS if (folder := _located(name, environment))}
         """Folders that `enforce` makes, so that the program need not."""
         self._process = 0

@@ -1,4 +1,4 @@
-"""The filters of a program that is learned with late filters: which known calls they let run, and which code they are for.
+"""The filters of a program that is learned with late filters: which known calls they allow, and which code they are for.
 
 A known call may run where the tracer has nothing to do, and where it brings no code.  A filter is inherited over execve, and
 what it says of a program's calls means nothing for those of the next one.  The code of both is at other addresses, as a rule;
@@ -97,7 +97,7 @@ class Key(NamedTuple):
 
 
 def allowing_filter(keys: Iterable[Key]) -> bytes:
-    """Return a filter that lets exactly these calls of x86_64 run, as far as there is room for them.
+    """Return a filter that allows exactly these calls of x86_64, as far as there is room for them.
 
     The first keys of a number are compared first, so they should be those of the most calls."""
     bodies: dict[int, list[_Instruction]] = {}
@@ -139,7 +139,7 @@ def _comparison(key: Key) -> list[_Instruction]:
 
 
 def for_calls_within(spans: Spans, filter_: bytes) -> bytes:
-    """Return `filter_`, for calls of x86_64 by instructions in these spans; it lets all calls by others run."""
+    """Return `filter_`, for calls of x86_64 by instructions in these spans; it allows all calls by others."""
     program: list[_Instruction] = []
     for remaining, (first, last) in zip(reversed(range(len(spans))), spans, strict=True):
         program += [

@@ -1,4 +1,4 @@
-"""Decides which process gets a late filter, and when; and knows which calls its tasks still stop at.
+"""Decides which process gets a late filter, which lets the calls run that were recorded already, and when.
 
 A process starts under PTRACE_SYSCALL, with two stops a call.  Once it makes known calls again and again, it gets a filter
 that lets exactly those run.  A filter cannot be taken back, so a call that becomes known later stops each time, once.
@@ -53,26 +53,25 @@ LOOK: Final = 64
 QUIET: Final = 256
 """Calls without a new observation that a process must have made at least."""
 BURST: Final = 1024
-"""Calls without a new observation after which a process that does little besides is taken to have settled.  A shorter burst
-is often one of a start (PostgreSQL: 960 dups), and a filter of that time stops all that comes after it, in all children too."""
+"""Calls without a new observation after which a process that does little besides has settled.  A shorter burst often belongs to
+a start (PostgreSQL: 960 dups), and a filter that is made then stops all later calls, in all children too."""
 BUSY: Final = LOOK * 25e-6
 """Seconds of processor time for LOOK calls below which a process does little besides; of it a stop takes some 5 us."""
 AWAKE: Final = LOOK * 1e-3
 """Seconds in which a process that does not wait makes LOOK calls, also on a machine with much else to do."""
 COST: Final = 4096
-"""Calls without a new observation after which the processes of an executable have cost as much in stops as a filter that
-comes too early costs: they may get one now."""
+"""Calls without a new observation of an executable's processes, whose stops have cost as much as a filter that comes too early:
+they may get one now."""
 NEW: Final = 64
-"""One of so many calls of a process may be new: the next one of its executable gets a filter at once, and a call that is new
-to that stops each time."""
+"""If at most one of so many calls of a process was new, the next process of its executable gets a filter at once; what is new
+to that filter stops each time."""
 STARTS: Final = 32
-"""Other executables that a process must have started to be taken to have settled after QUIET calls: a burst of starts does not
-come before what it does for long."""
+"""Other executables after whose start a process has settled after QUIET calls: no program begins with so many."""
 OPENS: Final = 16
-"""Files that a process of an executable opens for reading, on average, from which on it is worth to let it do so apart from the
-tracer's processor: a stop costs some 25 us there, and a fraction of a millisecond in all apart from it."""
+"""Files that a process of an executable opens for reading, on average, from which on these opens may run: a stop costs some
+25 us, and setting the process apart from the tracer's processor, which they then need, a fraction of a millisecond in all."""
 OFTEN: Final = 16
-"""One of so many calls that opens a file for reading, or writes, makes it worth to let those run (`filter.may_run`)."""
+"""If at least one of so many calls opens a file for reading, or writes, those calls may run (`filter.may_allow`)."""
 FILTERING: Final = frozenset(table(Arch.X86_64).by_name[name].number for name in ("prctl", "seccomp"))
 """The numbers of the calls with which a program can install a filter."""
 
@@ -130,7 +129,7 @@ class Late:
         stops: Stops,
         after: int | None = None,
     ) -> None:
-        """`after`: give each process its filter after so many calls, whatever it does."""
+        """`after`: give each process its filter after this many calls, in any case."""
         self._tasks = tasks
         self._tally = tally
         self._calls = calls
@@ -139,7 +138,7 @@ class Late:
         self._after = after
         self._look = LOOK if after is None else after
         self._is_private = True
-        """Whether no two processes have been seen to share their memory."""
+        """Whether no two processes share their memory."""
         self._executables: defaultdict[str, _Executable] = defaultdict(_Executable)
         for name in BRINGS_CODE:
             calls.also_named(name, self._brings_code, always=False)
@@ -167,7 +166,7 @@ class Late:
         shares = kernel.share_memory(parent.tgid, child.tgid)
         child.image = Image(NEVER if event == PTRACE_EVENT_VFORK or child.other_filter else self._look, parent.image)
         if parent.image.maker is not None:
-            parent.image.maker.maker = None  # a long line of processes, each made by the one before, is not kept
+            parent.image.maker.maker = None  # so that no chain of images grows
         child.image.code, child.image.strict = parent.image.code, parent.image.strict
         self._is_private &= not shares or event == PTRACE_EVENT_VFORK
         if parent.image.synchronised and not has_as_many_filters(parent.tid, child.tid):
@@ -288,10 +287,11 @@ class Late:
         if not failed:
             image.code = plan.code
             image.synchronised |= image.threads > 1
-            for other in [other for other in self._tasks.values() if other.image is image] if image.threads > 1 else [task]:
-                other.filtered = other.covered = True
-                other.pending = other is task
-                other.chain += weight(plan.filter)
+            for other in self._tasks.values():
+                if other.image is image:
+                    other.filtered = other.covered = True
+                    other.pending = other is task
+                    other.chain += weight(plan.filter)
 
     def _brings_code(self, task: Task, event: Event) -> None:
         """At a call that may bring code whose calls the filters of its process let run: have all calls of the process, and of

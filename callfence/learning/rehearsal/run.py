@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 MULTIPLE: Final = 3
 """A run is ended after this many times as long as the plain run took,"""
 SHORTEST: Final = 3.0
-"""but not before it has had so many seconds;"""
+"""but not before it has had this many seconds;"""
 IDLE: Final = 1.5
-"""and when it has waited for so many seconds: no client will connect to a server, and no user will type."""
+"""and when it has waited for this many seconds: no client will connect to a server, and no user will type."""
 FEW: Final = 100
 """Calls that a program which waits makes in that time at most: some wake up now and then."""
 BUSY: Final = ("R", "D", "t")
@@ -159,7 +159,7 @@ class _Recorder(Recorder):
 
 
 def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
-    """Run the program once, for so many seconds at most.  Raises StartError, TracerError, OSError."""
+    """Run the program once, for at most that many seconds.  Raises StartError, TracerError, OSError."""
     circumstance, scratch = rehearsal.circumstance, setting.scratch
     renamed = scratch.renamed if scratch else str
     recorder = _Recorder(renamed, setting.where)
