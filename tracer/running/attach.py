@@ -13,7 +13,7 @@ from tracer.errors import PtraceError, TracerError
 from tracer.loop import Initial, Loop, Settings
 from tracer.proc import executable_of, fields_of, kin_of, numbers_in
 from tracer.running.launch import Dispositions
-from tracer.running.session import ENDING, Hooks, Outcome, Target, follow, not_permitted
+from tracer.running.session import ENDING, Hooks, Outcome, SignalThread, follow, not_permitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ WAKE: Final = signal.SIGURG
 """Interrupts the main thread's waitpid.  Ignored by default, so that one that comes late does no harm."""
 
 
-class _Attached(Target):
-    """Processes that we have attached to: they get none of the signals that are sent to us."""
+class _Attached(SignalThread):
+    """Takes signals for processes that we have attached to: they get none of those that are sent to us."""
 
     def __init__(self, loop: Loop, tick: Callable[[Loop], None]) -> None:
         super().__init__(loop, Hooks(tick))

@@ -118,7 +118,7 @@ def trace(
             raise TracerError(not_permitted(error), error.call, error.errno) from None
         loop.begin(launch.pid, is_free=is_free)
         launch.go()
-        follow(loop, Target(loop, hooks))
+        follow(loop, SignalThread(loop, hooks))
         launch.check()
     finally:
         dispositions.restore()
@@ -135,9 +135,8 @@ def kill(loop: Loop) -> None:
         send(tgid, signal.SIGKILL)
 
 
-def follow(loop: Loop, target: Target) -> None:
-    """Follow all tasks until none is left.  Signals to this process go to the target."""
-    signals = SignalThread(target, TICK)
+def follow(loop: Loop, signals: SignalThread) -> None:
+    """Follow all tasks until none is left, while the thread takes the signals to this process."""
     signals.start()
     try:
         loop.run(signals.stop_with_program)
@@ -163,14 +162,49 @@ def not_permitted(error: PtraceError) -> str:
 # Signals
 
 
-class Target:
-    """A program that we have started, as a target of signals.  Called from the signal thread."""
+class SignalThread(threading.Thread):
+    """Takes the signals of `TAKEN`, which the caller has blocked in every thread, for a program that we have started."""
 
     def __init__(self, loop: Loop, hooks: Hooks) -> None:
+        """`hooks.tick` is called every TICK seconds."""
+        super().__init__(daemon=True)
         self._loop = loop
         self._hooks = hooks
         self._has_exited = False
-        """Whether `exited` was called."""
+        """Whether `hooks.exited` was called."""
+        self._ended = False
+        self._must_stop = False
+        """Whether this process was asked to stop, and has not stopped yet."""
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Raises TracerError."""
+        try:
+            super().start()
+        except RuntimeError:
+            message = "no thread can be started: the limit of processes (ulimit -u) or of memory (ulimit -v) is reached"
+            raise TracerError(message, "clone", errno.EAGAIN) from None
+
+    def run(self) -> None:
+        try:
+            self.tick()
+            while not self._ended:
+                info = kernel.wait_for_signal(TAKEN, TICK)
+                if info is None:
+                    self.tick()
+                elif not self._ended:
+                    self._take(*info)
+        except Exception as error:  # signals are no longer passed on
+            sys.excepthook(type(error), error, error.__traceback__)
+
+    def tick(self) -> None:
+        """Call what is to be called again and again."""
+        self._loop.processor.tick()
+        self._hooks.tick(self._loop)
+        initial = self._loop.initial
+        if not self._has_exited and initial.status is not None and time.monotonic() - initial.ended > LINGERING:
+            self._hooks.exited(self._loop)
+            self._has_exited = True
 
     def send(self, signum: int, *, from_terminal: bool) -> None:
         """Send a signal to the initial process, or, when that has ended, to the processes that it left.
@@ -190,77 +224,30 @@ class Target:
         pid, when = self._loop.initial.delivered.get(signum, (-1, 0.0))
         return pid == sender and when >= since
 
-    def has(self, pid: int) -> bool:
-        """Whether `pid` is one of its tasks."""
-        return pid in self._loop.tasks
-
     def stopped(self) -> int:
-        """Return the signal of the group-stop that its initial process is in, or 0."""
+        """Return the signal of the group-stop that the initial process is in, or 0."""
         task = self._loop.tasks.get(self._loop.initial.pid)
         return task.stopped if task else 0
-
-    def tick(self) -> None:
-        """Call what is to be called again and again."""
-        self._loop.processor.tick()
-        self._hooks.tick(self._loop)
-        initial = self._loop.initial
-        if not self._has_exited and initial.status is not None and time.monotonic() - initial.ended > LINGERING:
-            self._hooks.exited(self._loop)
-            self._has_exited = True
-
-
-class SignalThread(threading.Thread):
-    """Takes the signals of `TAKEN`, which the caller has blocked in every thread, and calls the target's `tick`."""
-
-    def __init__(self, target: Target, interval: float) -> None:
-        """`target.tick()` is called every `interval` seconds."""
-        super().__init__(daemon=True)
-        self._target = target
-        self._interval = interval
-        self._ended = False
-        self._must_stop = False
-        """Whether this process was asked to stop, and has not stopped yet."""
-        self._lock = threading.Lock()
-
-    def start(self) -> None:
-        """Raises TracerError."""
-        try:
-            super().start()
-        except RuntimeError:
-            message = "no thread can be started: the limit of processes (ulimit -u) or of memory (ulimit -v) is reached"
-            raise TracerError(message, "clone", errno.EAGAIN) from None
-
-    def run(self) -> None:
-        try:
-            self._target.tick()
-            while not self._ended:
-                info = kernel.wait_for_signal(TAKEN, self._interval)
-                if info is None:
-                    self._target.tick()
-                elif not self._ended:
-                    self._take(*info)
-        except Exception as error:  # signals are no longer passed on
-            sys.excepthook(type(error), error, error.__traceback__)
 
     def _take(self, signum: int, code: int, sender: int) -> None:
         """Pass a signal on or not.  `code` > 0: the kernel sent it."""
         if signum == signal.SIGCONT:
             # A shell continues the whole group, hence the program too; a signal to us alone does not reach it.
             time.sleep(GROUP_DELAY)
-            if self._target.stopped():
-                self._target.send(signum, from_terminal=False)
+            if self.stopped():
+                self.send(signum, from_terminal=False)
         elif signum in TERMINAL_STOPS and code > 0:
             self._must_stop = True
             self.stop_with_program()
         elif code > 0 and signum in FROM_TERMINAL and not (signum == signal.SIGHUP and os.getsid(0) == os.getpid()):
-            self._target.send(signum, from_terminal=True)
-        elif not self._target.has(sender):
+            self.send(signum, from_terminal=True)
+        elif sender not in self._loop.tasks:
             # From the kernel: a hangup reaches only the leader of the session, an alarm(2) from before the execve only us.
             # Counted from now: on a busy machine the sleep takes much longer.
             since = time.monotonic() - GROUP_DELAY
             time.sleep(GROUP_DELAY)
-            if not self._target.reached(signum, 0 if code > 0 else sender, since):
-                self._target.send(signum, from_terminal=False)
+            if not self.reached(signum, 0 if code > 0 else sender, since):
+                self.send(signum, from_terminal=False)
             if signum in TERMINAL_STOPS:
                 self._must_stop = True
                 self.stop_with_program()
@@ -271,7 +258,7 @@ class SignalThread(threading.Thread):
         Never before the program: while we are stopped, its tasks cannot get past a system call.
         """
         with self._lock:  # both threads call this
-            signum = self._target.stopped()
+            signum = self.stopped()
             if not self._must_stop or not signum:
                 return
             self._must_stop = False

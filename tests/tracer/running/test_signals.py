@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 
 from tracer.loop import Initial
-from tracer.running import session
 from tracer.running.launch import TAKEN
 from tracer.running.session import Hooks, SignalThread
 
@@ -19,8 +18,9 @@ FROM_KERNEL, FROM_PROCESS = 0x80, 0  # SI_KERNEL, SI_USER
 PROGRAM, SHELL = 1000, 1
 
 
-class Target:
+class Signals(SignalThread):
     def __init__(self, has_reached=()):
+        super().__init__(SimpleNamespace(tasks={PROGRAM: None}), Hooks())
         self.sent = []
         self.has_reached = has_reached
 
@@ -30,14 +30,8 @@ class Target:
     def reached(self, signum, sender, since):
         return (signum, sender) in self.has_reached
 
-    def has(self, pid):
-        return pid == PROGRAM
-
     def stopped(self):
         return 0
-
-    def tick(self):
-        pass
 
 
 @pytest.mark.parametrize(
@@ -54,9 +48,9 @@ class Target:
     ],
 )
 def test_what_is_passed_on(signum, code, sender, reached, sent):
-    target = Target(reached)
-    SignalThread(target, 1)._take(signum, code, sender)
-    assert target.sent == sent
+    signals = Signals(reached)
+    signals._take(signum, code, sender)
+    assert signals.sent == sent
 
 
 def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_wakes_up(monkeypatch):
@@ -70,15 +64,15 @@ def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_wakes_u
 
     woken = threading.Event()
     monkeypatch.setattr("tracer.running.session.time", SimpleNamespace(sleep=oversleep, monotonic=time.monotonic))
-    SignalThread(session.Target(loop, Hooks()), 1)._take(signal.SIGTERM, FROM_PROCESS, SHELL)
+    SignalThread(loop, Hooks())._take(signal.SIGTERM, FROM_PROCESS, SHELL)
     assert sent == []
 
 
 def test_a_hangup_is_passed_on_by_the_leader_of_a_session(monkeypatch):
-    target = Target()
+    signals = Signals()
     monkeypatch.setattr(os, "getsid", lambda pid: os.getpid())
-    SignalThread(target, 1)._take(signal.SIGHUP, FROM_KERNEL, 0)
-    assert target.sent == [(signal.SIGHUP, False)]
+    signals._take(signal.SIGHUP, FROM_KERNEL, 0)
+    assert signals.sent == [(signal.SIGHUP, False)]
 
 
 def test_what_cannot_be_taken_is_not():
