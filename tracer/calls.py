@@ -29,6 +29,7 @@ SET_MODE: Final = (linux.SECCOMP_SET_MODE_STRICT, linux.SECCOMP_SET_MODE_FILTER)
 O_ACCMODE: Final = 3  # asm-generic/fcntl.h
 WRITES: Final = ("write", "writev", "pwritev2", "sendfile", "splice")
 """Calls that can write to a terminal.  io_uring can too, but is seldom used for that."""
+_WRITES: Final = [(arch.audit, table(arch).by_name[name].number) for arch in (Arch.X86_64, Arch.I386) for name in WRITES]
 
 
 def is_readable(flags: int) -> bool:
@@ -53,8 +54,8 @@ class Calls:
         self._tasks = tasks
         self._processor = processor
         self._gap = gap
-        self._handlers: dict[int, dict[int, Handler]] = {}
-        self._writes: dict[int, list[int]] = {}
+        self.handlers: dict[tuple[int, int], list[Handler]] = {}
+        """By AUDIT_ARCH_* and number, what is called at the stops of a call, in this order."""
         self._before_output: Callable[[], None] = lambda: None
         self.started = False
         """Whether we have started the program, so that a filter of ours is in force, if only `late.filter.UNSEEN`."""
@@ -62,6 +63,11 @@ class Calls:
         """Whether something is drawn on the terminal that the program writes to."""
         self.writes_run = False
         """Whether calls by which the program can write to a terminal may run without a stop."""
+        self.always: set[int] = set()
+        """x86_64's numbers of calls that are to stop each time."""
+        self.first: dict[int, Callable[[str], frozenset[int] | None]] = {}
+        """By number, the values of the first register (64 bits) with which an executable's recorded calls may be made without
+        a stop; None for all."""
         by_name: dict[str, Handler] = {
             "clone": self._clone,
             "clone3": self._clone3,
@@ -75,33 +81,15 @@ class Calls:
             "ptrace": self._ptrace,
         }
         by_name |= {name: self._opaque for name in OPAQUE if name not in allow_opaque}
-        for arch in (Arch.X86_64, Arch.I386):
-            syscalls = table(arch).by_name
-            self._handlers[arch.audit] = {syscalls[name].number: handler for name, handler in by_name.items()}
-            self._writes[arch.audit] = [syscalls[name].number for name in WRITES]
-        self.special = set(self._handlers[Arch.X86_64.audit])
-        """x86_64's numbers that have a handler; the loop reads them directly."""
-        self.always: set[int] = set()
-        """Those that are to stop each time."""
-        self.first: dict[int, Callable[[str], frozenset[int] | None]] = {}
-        """By number, the values of the first register (64 bits) with which an executable's recorded calls may be made without
-        a stop; None for all."""
+        for name, handler in by_name.items():
+            self.also_named(name, handler, always=False)
 
     def also(self, arch: int, number: int, handler: Handler, *, always: bool = True) -> None:
         """Call `handler` at the stops of a call (`arch` is AUDIT_ARCH_*), before what is done there anyway.  Unless `always`,
         the call may run without a stop once it is known."""
-        handlers = self._handlers.setdefault(arch, {})
-        usual = handlers.get(number)
-
-        def both(task: Task, event: Event) -> None:
-            handler(task, event)
-            if usual is not None:
-                usual(task, event)
-
-        handlers[number] = both
-        if arch == Arch.X86_64.audit:
-            self.special.add(number)
-            self.always |= {number} if always else set()
+        self.handlers.setdefault((arch, number), []).insert(0, handler)
+        if arch == Arch.X86_64.audit and always:
+            self.always.add(number)
 
     def also_named(self, name: str, handler: Handler, *, always: bool = True) -> None:
         """Do what `also` does for the call of a name, of each architecture that has it."""
@@ -112,9 +100,8 @@ class Calls:
     def handle(self, task: Task, info: bytearray) -> None:
         """Do what the call needs, at its stop, before it runs."""
         event = event_of(info, task.tid)
-        handler = self._handlers.get(event.arch, {}).get(event.number)
-        if handler is not None:
-            with contextlib.suppress(PtraceError, OSError):  # the task is dying
+        with contextlib.suppress(PtraceError, OSError):  # the task is dying
+            for handler in [*self.handlers.get((event.arch, event.number), ())]:
                 handler(task, event)
 
     def _opaque(self, task: Task, event: Event) -> None:
@@ -217,20 +204,20 @@ class Calls:
         if self.writes_run:
             return False
         self._before_output = action
-        for audit, handlers in self._handlers.items():
-            handlers.update(dict.fromkeys(self._writes[audit], self._output))
-        self.special.update(self._writes[Arch.X86_64.audit])
+        for call in _WRITES:
+            if self._output not in self.handlers.get(call, ()):
+                self.also(*call, self._output, always=False)
         return True
 
     def let_writes_run(self) -> None:
         """Call now what is to be called before the next output, and nothing later: outputs may not stop any more."""
         self.writes_run = True
-        if self._writes[Arch.X86_64.audit][0] in self.special:
+        if self._output in self.handlers.get(_WRITES[0], ()):
             self._output()
 
     def _output(self, task: Task | None = None, event: Event | None = None) -> None:
-        for audit, handlers in self._handlers.items():
-            for number in self._writes[audit]:
-                handlers.pop(number, None)
-        self.special.difference_update(self._writes[Arch.X86_64.audit])
+        for call in _WRITES:
+            handlers = [handler for handler in self.handlers.pop(call, ()) if handler != self._output]
+            if handlers:
+                self.handlers[call] = handlers
         self._before_output()

@@ -15,7 +15,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from tracer import kernel
-from tracer.abi import Arch
 from tracer.calls import ENOSYS, Calls
 from tracer.errors import PtraceError, TracerError
 from tracer.kernel import RECORDING_DATUM, EntryPoint, SyscallInfo
@@ -53,7 +52,6 @@ FAST: Final = MANY_STOPS / 2000
 TIMEOUT: Final = 0.05
 """Seconds that an early task waits for its parent's event, and that a task that could not be resumed is tried again."""
 
-_X86_64: Final = Arch.X86_64.audit
 _HEAD = struct.Struct("<BxxxI16xI52xI")  # struct ptrace_syscall_info: op, arch, number (low half), datum
 
 
@@ -260,7 +258,7 @@ class Loop:
         else:
             self.tally.count(task, arch, number, self._info.bytes)
             task.counted = True
-            if (op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered) and (number in self.calls.special or arch != _X86_64):
+            if (op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered) and (arch, number) in self.calls.handlers:
                 self.calls.handle(task, self._info.bytes)
         task.stops += 1
         if not task.stops % MANY_STOPS:
