@@ -26,6 +26,7 @@ PLAIN_REFRESH: Final = 10.0
 """Seconds between two lines where nothing is drawn."""
 LOCAL_MODES: Final = 3
 """Where c_lflag is in what termios.tcgetattr returns."""
+ICANON: Final = 2  # asm-generic/termbits.h
 
 # ECMA-48 and DEC's VT100, which the terminals of today and Linux's console understand.
 ERASE_BELOW: Final = "\x1b[J"
@@ -46,30 +47,49 @@ def say(text: str) -> None:
 class _Line:
     """The line, drawn by one thread and erased by another.  The cursor stays where the program has left it."""
 
-    def __init__(self) -> None:
+    def __init__(self, distinct: Callable[[], int], started: float) -> None:
+        import termios
+
+        self._modes, self._error = termios.tcgetattr, termios.error
+        self._distinct = distinct
+        self._started = started
+        self._shares_terminal = os.isatty(1)
+        self._is_interactive = False
+        """Whether the program draws by itself."""
         self._visible = False
         self._drawn = time.monotonic()
         self._lock = threading.Lock()
 
-    def is_due(self) -> bool:
-        """Whether it is time to draw again."""
-        return time.monotonic() - self._drawn >= REFRESH
+    def tick(self, loop: Loop) -> None:
+        """Draw the line if it is time to, after the tracer has arranged that it is erased before the program writes.
 
-    def draw(self, text: str, watch: Callable[[], bool]) -> None:
-        """Draw the line, after `watch` has arranged that it is erased before the program writes.  If it cannot, because writes
-        may run unseen, draw only if they do not go to a terminal."""
+        If it cannot, because writes may run without a stop, draw only if they do not go to a terminal."""
+        loop.calls.draws = self._shares_terminal
+        if time.monotonic() - self._drawn < REFRESH:
+            return
+        if self._is_hidden():
+            self.erase()
+            return
+        text = _text(loop, self._distinct(), self._started)
         with self._lock:
-            if not watch() and os.isatty(1):
-                return
-            room = (os.get_terminal_size(2).columns or 80) - 1  # 0: not known
-            self._write(f"{ERASE_BELOW}{ROOM_BELOW}{SAVE}{NEXT_LINE}{DIM}{text[:room]}{PLAIN}{RESTORE}")
-            self._visible = True
+            if loop.calls.before_output(self.erase) or not os.isatty(1):
+                room = (os.get_terminal_size(2).columns or 80) - 1  # 0: not known
+                self._write(f"{ERASE_BELOW}{ROOM_BELOW}{SAVE}{NEXT_LINE}{DIM}{text[:room]}{PLAIN}{RESTORE}")
+                self._visible = True
 
     def erase(self) -> None:
+        """Erase the line, if it is there."""
         with self._lock:
             if self._visible:
                 self._write(ERASE_BELOW)
             self._visible = False
+
+    def _is_hidden(self) -> bool:
+        try:
+            self._is_interactive |= not self._modes(2)[LOCAL_MODES] & ICANON
+            return self._is_interactive or os.tcgetpgrp(2) != os.getpgrp()
+        except (OSError, self._error):  # it has hung up
+            return True
 
     def _write(self, text: str) -> None:
         self._drawn = time.monotonic()
@@ -87,44 +107,18 @@ def progress(
     the line could not be erased in time; nothing is drawn then if they may go to a terminal.  Where there is no terminal,
     `plainly` writes a line now and then: only for a program that does not write to our standard error.
     """
-    is_dumb = os.environ.get("TERM", "dumb") in ("dumb", "unknown")
     started = time.monotonic()
-    if quiet or sys.stderr is None:
+    is_terminal = sys.stderr is not None and os.environ.get("TERM", "dumb") not in ("dumb", "unknown") and sys.stderr.isatty()
+    if quiet or sys.stderr is None or (is_terminal and warm and os.isatty(1)):
         yield lambda loop: None
-        return
-    if is_dumb or not sys.stderr.isatty():
+    elif not is_terminal:
         yield plain_lines(distinct, started) if plainly else lambda loop: None
-        return
-    if warm and os.isatty(1):
-        yield lambda loop: None
-        return
-    import termios
-
-    line = _Line()
-    interactive = False
-    shares_terminal = os.isatty(1)
-
-    def hidden() -> bool:
-        nonlocal interactive
+    else:
+        line = _Line(distinct, started)
         try:
-            interactive |= not termios.tcgetattr(2)[LOCAL_MODES] & termios.ICANON  # a program that draws by itself
-            return interactive or os.tcgetpgrp(2) != os.getpgrp()
-        except (OSError, termios.error):  # it has hung up
-            return True
-
-    def tick(loop: Loop) -> None:
-        loop.calls.draws = shares_terminal
-        if not line.is_due():
-            return
-        if hidden():
+            yield line.tick
+        finally:
             line.erase()
-            return
-        line.draw(_text(loop, distinct(), started), lambda: loop.calls.before_output(line.erase))
-
-    try:
-        yield tick
-    finally:
-        line.erase()
 
 
 def plain_lines(
