@@ -49,9 +49,9 @@ def _learn(options: LearnOptions) -> int | None:
     prepared = prepare(options, name)
     plain = None
     if options.rehearse and program is not None:
-        from callfence.learning.rehearsal.after import Plain, rehearse_after
+        from callfence.learning.rehearsal.after import PlainRun, rehearse_after
 
-        plain = Plain(program, options)
+        plain = PlainRun(program, options)
     run, observations, status = watch(program, name, prepared, plain.witness if plain else None)
     if plain:
         plain.end()

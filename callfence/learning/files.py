@@ -56,7 +56,7 @@ _CHOSEN = re.compile(rb"[0-9a-f]{5}")  # net/unix/af_unix.c, unix_autobind()
 _PROC = re.compile(rb"/proc/(\d+)(?:/|$)")
 
 
-class Watching:
+class FileWatcher:
     """Takes what the calls of one run do with files and ports."""
 
     def __init__(self, environment: Sequence[bytes], gap: Callable[[str], None]) -> None:

@@ -23,7 +23,7 @@ from tracer.running.launch import Program
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from callfence.learning.files import Watching
+    from callfence.learning.files import FileWatcher
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
     from policygen.evidence.facts import Places
@@ -41,9 +41,9 @@ _NULL = os.makedev(1, 3)
 class Recorder(Folder):
     """What becomes of the tracer's events: the folder's observations, who executed what, and what could not be observed."""
 
-    def __init__(self, where: Callable[[], Places] | None = None) -> None:
-        super().__init__(where)
-        self.files: Watching | None = None
+    def __init__(self, places: Callable[[], Places] | None = None) -> None:
+        super().__init__(places)
+        self.files: FileWatcher | None = None
         """What is done with files and ports, if that is watched."""
         self.execs: set[tuple[str, str]] = set()
         self.gaps: dict[str, None] = {}
@@ -115,7 +115,7 @@ def watch(
     The run is None where the program was killed in its execve.
     """
     options = prepared.options
-    recorder = Recorder(where(program, options))
+    recorder = Recorder(places_of(program, options))
     if not (prepared.is_warm or options.no_evidence):
         import policygen.evidence.facts  # noqa: F401  # the threads would wait for each other if it were imported while it runs
     if prepared.with_files:
@@ -138,15 +138,16 @@ def _watch_files(program: Program | None, recorder: Recorder) -> None:
     if program is None:
         recorder.gap("files and ports: they are not learned of a process that runs already")
         return
-    from callfence.learning.files import Watching
+    from callfence.learning.files import FileWatcher
 
-    recorder.files = Watching(program.environment, recorder.gap)
+    recorder.files = FileWatcher(program.environment, recorder.gap)
     recorder.files.executed(os.path.realpath(os.fsdecode(program.path)))
 
 
-def where(program: Program | None, options: LearnOptions, copied: str = "") -> Callable[[], Places] | None:
-    """Return what gives the places that patterns of names call by a sign, if they are to be recorded; of a process that runs
-    already, it is not known where it began.  `copied` stands for the working folder."""
+def places_of(program: Program | None, options: LearnOptions, copied: str = "") -> Callable[[], Places] | None:
+    """Return a function that returns the folders to which patterns of names give a sign, or None if there is to be no evidence.
+
+    For a process that runs already there are none.  `copied` is what the working folder was copied to."""
 
     def find() -> Places:
         from policygen.evidence.facts import Places, places  # not loaded by a run with nothing new

@@ -14,7 +14,7 @@ from callfence.learning.rehearsal.plan import parse_choice, plan
 from callfence.learning.rehearsal.run import Setting, free_space, run
 from callfence.learning.rehearsal.surroundings import Input, Scratch
 from callfence.learning.summary import call_name, news
-from callfence.learning.watch import where
+from callfence.learning.watch import places_of
 from callfence.shared.text import command_line, plural, printable
 from policygen.completeness.confidence import needed_by
 from policygen.evaluate import evaluate
@@ -38,7 +38,7 @@ _INTERRUPTED: Final = "it was interrupted"
 _FULL: Final = "a run has filled half of the free space of the disk; --scratch drops what a run writes"
 
 
-class Plain:
+class PlainRun:
     """The plain run, as far as it decides how it is repeated; made just before it begins."""
 
     def __init__(self, program: Program, options: LearnOptions) -> None:
@@ -56,7 +56,7 @@ class Plain:
         self.seconds = time.monotonic() - self._began
 
 
-def rehearse_after(plain: Plain, learned: Learned, prepared: Prepared) -> None:
+def rehearse_after(plain: PlainRun, learned: Learned, prepared: Prepared) -> None:
     """Rehearse the plain run that `learned` is of.  Raises UserError, OSError, and what `store.rehearsed` does."""
     if plain.witness.reads_input and plain.input.is_terminal:
         say("learn: not rehearsed: the program reads the terminal, and nobody would answer it again; give its input as a file")
@@ -73,12 +73,12 @@ def rehearse_after(plain: Plain, learned: Learned, prepared: Prepared) -> None:
 class _Rehearsing:
     """A rehearsal that goes on."""
 
-    def __init__(self, plain: Plain, scratch: Scratch | None, learned: Learned, prepared: Prepared) -> None:
+    def __init__(self, plain: PlainRun, scratch: Scratch | None, learned: Learned, prepared: Prepared) -> None:
         options = prepared.options
         self._plain = plain
         self._prepared = prepared
         self._options = options
-        places = where(plain.program, options, scratch.copied if scratch else "")
+        places = places_of(plain.program, options, scratch.copied if scratch else "")
         self._setting = Setting(plain.program, plain.input, plain.seconds, scratch, options, places, free_space() // 2)
         self._learned = learned
         """The policy and recording by now."""

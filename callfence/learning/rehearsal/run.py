@@ -59,8 +59,8 @@ class Setting(NamedTuple):
     """How long the plain run took."""
     scratch: Scratch | None
     options: LearnOptions
-    where: Callable[[], Places] | None
-    """What patterns of names call by a sign; None records no evidence."""
+    places: Callable[[], Places] | None
+    """What `watch.places_of` returns."""
     min_free: int
     """Free bytes on the disk below which a run is ended."""
 
@@ -147,8 +147,8 @@ def free_space() -> int:
 class _Recorder(Recorder):
     """Records what runs in a copy of the current folder as if it ran in the folder itself."""
 
-    def __init__(self, renamed: Callable[[str], str], where: Callable[[], Places] | None) -> None:
-        super().__init__(where)
+    def __init__(self, renamed: Callable[[str], str], places: Callable[[], Places] | None) -> None:
+        super().__init__(places)
         self._renamed = renamed
 
     def executed(self, before: str, after: str) -> None:
@@ -162,7 +162,7 @@ def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
     """Run the program once, for at most that many seconds.  Raises StartError, TracerError, OSError."""
     circumstance, scratch = rehearsal.circumstance, setting.scratch
     renamed = scratch.renamed if scratch else str
-    recorder = _Recorder(renamed, setting.where)
+    recorder = _Recorder(renamed, setting.places)
     streams = Streams(setting.input, circumstance.streams if circumstance else {})
     injector = Injector(rehearsal.fault, circumstance.exhaust if circumstance else (), renamed)
     is_elsewhere = circumstance is not None and circumstance.is_elsewhere
