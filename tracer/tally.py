@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tracer.task import Hot, Task
 
 MANY_KEYS: Final = 65536
-"""Keys, and masks, kept for one executable before they are dropped: this bounds memory, not what is recorded.  Calls whose keys
+"""Keys kept for one executable before they are dropped: this bounds memory, not what is recorded.  Calls whose keys
 were dropped are looked at once more, and stop where a late filter would have allowed them."""
 
 _X86_64: Final = Arch.X86_64.audit
@@ -92,8 +92,6 @@ class Tally:
     """The counters by executable, and the masks of the calls."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self._masks: dict[int, int] = {}
-        """x86_64's masks by number."""
         self._recorder = recorder
         self._generation = recorder.generation
         self.has_waits = False
@@ -114,13 +112,6 @@ class Tally:
         """Record that a call of a task that is counted already came after the waits that it has begun, as well."""
         self._recorder.slot(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
 
-    def _mask(self, number: int) -> int:
-        """Ask for x86_64's mask of a number, and return it."""
-        if len(self._masks) >= MANY_KEYS:
-            self._masks.clear()
-        mask = self._masks[number] = self._recorder.hot_mask(Arch.X86_64.audit, number)
-        return mask
-
     def _slot(self, task: Task, key: int, info: bytearray) -> list[Any]:
         """Return the counter for a key that is new to `task.hot`; `info` is the call's struct ptrace_syscall_info."""
         event = event_of(info, task.tid)
@@ -133,7 +124,6 @@ class Tally:
                 slot[_AFTER].add(task.entered)
             if self._recorder.generation != self._generation:
                 self._generation = self._recorder.generation
-                self._masks.clear()
                 self.news[task.executable] += 1
                 self._former[task.executable][key] = slot[0]
                 self._drop_keys()
@@ -160,10 +150,10 @@ class Tally:
     def mask_of(self, key: int) -> int:
         """Return the bits of a key of x86_64 that distinguish observations now.
 
-        `_masks` has those of every meaning that an argument can have; here the other arguments decide the meaning, so that
-        addresses do not count."""
+        The recorder's mask has those of every meaning that an argument can have; here the other arguments decide the meaning,
+        so that addresses do not count."""
         number = key & 0xFFFFFFFF
-        mask = self._masks.get(number) or self._mask(number)
+        mask = self._recorder.hot_mask(_X86_64, number)
         calls = table(Arch.X86_64)
         if number in calls.by_number:
             registers = [key >> 64 * (index + 1) & _REGISTER for index in range(6)]
@@ -191,9 +181,7 @@ class Tally:
 
     def count(self, task: Task, arch: int, number: int, info: bytearray) -> None:
         """Count one call of any architecture, AUDIT_ARCH_*."""
-        key = int.from_bytes(info[24:80], "little")
-        if arch == _X86_64:
-            key &= self._masks.get(number) or self._mask(number)
-        else:
-            key = key & self._recorder.hot_mask(arch, number) | arch << 448
+        key = int.from_bytes(info[24:80], "little") & self._recorder.hot_mask(arch, number)
+        if arch != _X86_64:
+            key |= arch << 448
         (task.hot.get(key) or self._slot(task, key, info))[0] += 1
