@@ -160,7 +160,7 @@ def still_denied(policy: Policy, recording: Recording, only: Collection[str] = (
 
     def is_denied(observation: Observation) -> bool:
         is_named = not only or call_name(observation.arch, observation.number) in only
-        return is_named and not evaluate(last, observation.event).lets_run
+        return is_named and not evaluate(last, observation.event).allows
 
     return _with_only(recording, is_denied)
 
@@ -168,7 +168,7 @@ def still_denied(policy: Policy, recording: Recording, only: Collection[str] = (
 def allowed_by(policy: Policy, recording: Recording) -> Recording:
     """Return what the policy allows."""
     last = _last(policy)
-    return _with_only(recording, lambda observation: evaluate(last, observation.event).lets_run)
+    return _with_only(recording, lambda observation: evaluate(last, observation.event).allows)
 
 
 def _last(policy: Policy) -> Policy:

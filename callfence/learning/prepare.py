@@ -88,15 +88,15 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
     base, is_within = _baseline(policy, existing, options.within)
     with_files = options.files or (existing is not None and bool(existing.files))
     # calls of which the policy says nothing, and which run, are not seen if it is used as a filter
-    stops_nothing = default and existing is not None and _document(existing).policy.default.lets_run
+    stops_nothing = default and existing is not None and _document(existing).policy.default.allows
     begins_files = options.files and not (existing is not None and existing.files)
     records_all = options.tight or options.rehearse or begins_files or options.phases or stops_nothing
     is_warm = existing is not None and is_within and not records_all
     if not options.check:
         if existing is None or not is_within:  # a filter that is at hand was made with libseccomp
-            from policygen.filter import library
+            from policygen.filter import libseccomp
 
-            library.require()
+            libseccomp.require()
         _require_writable(policy, recording)
     return Prepared(options, policy, recording, existing, is_warm, base, default, with_files)
 
@@ -142,7 +142,7 @@ def _default(text: str) -> Action:
         action = parse(f"default {' '.join(text.split())}\n").policy.default
     except PolicyError as error:
         raise UserError(f"--default {text!r}: {error.message}{': ' if error.hint else ''}{error.hint}") from None
-    if action.lets_run:
+    if action.allows:
         what = "lets every call run, so there would be nothing to learn; give kill, trap, notify or 'errno EPERM'"
         raise UserError(f"--default {text!r}: {what}")
     return action

@@ -42,11 +42,11 @@ def combined(programs: list[bytes]) -> Policy:
     """What filters do together, in the order in which they were installed.  Killing the thread and killing the process are
     taken for the same, and calls of other architectures are not compared."""
     space = region.space()
-    result = space.leaf(bpf.ret(bpf.action(0x7FFF0000)))
+    result = space.terminal(bpf.ret(bpf.action(0x7FFF0000)))
     for program in programs:
         result = _stricter(space, symbolic.function(space, program), result)
     native = space.equal(region.arch_word(space), tuple(0xC000003E >> bit & 1 for bit in range(31, -1, -1)))
-    return lift_function(space, space.choose(native, result, space.leaf(bpf.ret(bpf.action(bpf.KILL_PROCESS))))).policy
+    return lift_function(space, space.ite(native, result, space.terminal(bpf.ret(bpf.action(bpf.KILL_PROCESS))))).policy
 
 
 def _stricter(space: Space, newer: int, older: int) -> int:
@@ -55,9 +55,9 @@ def _stricter(space: Space, newer: int, older: int) -> int:
     for one in space.values(newer):
         for other in space.values(older):
             if _FIRST.index(one & bpf.ACTION_MASK) <= _FIRST.index(other & bpf.ACTION_MASK):
-                where = space.both(space.where(newer, space.leaf(one)), space.where(older, space.leaf(other)))
+                where = space.and_(space.where(newer, space.terminal(one)), space.where(older, space.terminal(other)))
                 if where != FALSE:
-                    result = space.choose(where, space.leaf(one), result)
+                    result = space.ite(where, space.terminal(one), result)
     return result
 
 

@@ -146,7 +146,7 @@ class _Rehearsing:
             rule = self._rule(observation)
             if rule is not None and rule not in self._rules:
                 self._rules.add(rule)
-                if not evaluate(policy, observation.event).lets_run:
+                if not evaluate(policy, observation.event).allows:
                     yield observation
 
     def _add(self, rehearsal: Rehearsal, run: Run, new: tuple[Observation, ...]) -> None:

@@ -99,7 +99,7 @@ def test_each_filter_alone_allows_at_most_what_the_policy_says(place, build, cou
         wrong = [
             event
             for event in events()
-            if bpf.run(program, event) & 0xFFFF0000 in RUNS and not evaluate(policy, event).lets_run
+            if bpf.run(program, event) & 0xFFFF0000 in RUNS and not evaluate(policy, event).allows
         ]
         assert not wrong
         assert not [event for event in commands() if bpf.run(program, event) & 0xFFFF0000 in RUNS]
