@@ -7,7 +7,7 @@ import time
 
 from tracer.abi import Arch
 from tracer.proc import proc
-from tracer.unwind.walk import Maps, Registers, outside
+from tracer.unwind import Maps, Registers, outside
 
 _MAPS = 1 << 22
 """Bytes of /proc/PID/maps that are read: a program may have many times more."""

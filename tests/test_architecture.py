@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHARED = {
-    "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.proc", "tracer.stops", "tracer.starting.child",
+    "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.proc", "tracer.stops", "tracer.running.child",
     "tracer.abi", "tracer.unwind",
 }  # fmt: skip
 """What every package may import: the kinds of errors, the kernel's numbers, named tuples, the calls that name a process, what
@@ -35,14 +35,13 @@ ONE_PLACE = {
 LAYERS = {
     "tracer": """
         errors linux named pids
-        abi proc stops task unwind
+        abi proc stops task
+        unwind
         kernel processor
-        calls signals
-        starting watch
-        tally
-        family late
+        calls
+        aims faults tally
+        late
         loop
-        session
         running
     """,
     "policygen": """
@@ -124,7 +123,7 @@ def test_named_tuples_are_ours() -> None:
 def test_there_is_one_fork() -> None:
     """The others are clones of the enforcer's, which have flags of their own."""
     those = [path for path in FILES if re.search(r"\bos\.(fork|forkpty)\b|preexec_fn", path.read_text())]
-    assert those == [ROOT / "tracer/starting/child.py"]
+    assert those == [ROOT / "tracer/running/child.py"]
 
 
 @pytest.mark.parametrize(("module", "place"), ONE_PLACE.items())

@@ -29,6 +29,7 @@ SET_MODE: Final = (linux.SECCOMP_SET_MODE_STRICT, linux.SECCOMP_SET_MODE_FILTER)
 O_ACCMODE: Final = 3  # asm-generic/fcntl.h
 WRITES: Final = ("write", "writev", "pwritev2", "sendfile", "splice")
 """Calls that can write to a terminal.  io_uring can too, but is seldom used for that."""
+_WRITES: Final = [(arch.audit, table(arch).by_name[name].number) for arch in (Arch.X86_64, Arch.I386) for name in WRITES]
 
 
 def is_readable(flags: int) -> bool:
@@ -46,22 +47,27 @@ class Calls:
         allow_opaque: frozenset[str],
         gap: Callable[[str], None],
     ) -> None:
-        """`tasks`: those that are followed, by tid.  `allow_opaque`: names of OPAQUE calls to let through.  `gap` is told
-        what cannot be observed."""
+        """`tasks`: those that are followed, by tid.  `allow_opaque`: names of OPAQUE calls that are allowed.  `gap` is called
+        with what cannot be observed, in words."""
         self._changed: dict[int, tuple[int, int]] = {}
         """By tid: the register that was changed for a clone, and its former value."""
         self._tasks = tasks
         self._processor = processor
         self._gap = gap
-        self._handlers: dict[int, dict[int, Handler]] = {}
-        self._writes: dict[int, list[int]] = {}
-        self._do: Callable[[], None] = lambda: None
+        self.handlers: dict[tuple[int, int], list[Handler]] = {}
+        """By AUDIT_ARCH_* and number, what is called at the stops of a call, in this order."""
+        self._before_output: Callable[[], None] = lambda: None
         self.started = False
-        """Whether we have started the program, so that a filter of ours is in force, be it `late.filter.UNSEEN` alone."""
+        """Whether we have started the program, so that a filter of ours is in force, if only `late.filter.UNSEEN`."""
         self.draws = False
         """Whether something is drawn on the terminal that the program writes to."""
         self.writes_run = False
         """Whether calls by which the program can write to a terminal may run without a stop."""
+        self.always: set[int] = set()
+        """x86_64's numbers of calls that are to stop each time."""
+        self.first: dict[int, Callable[[str], frozenset[int] | None]] = {}
+        """By number, the values of the first register (64 bits) with which an executable's recorded calls may be made without
+        a stop; None for all."""
         by_name: dict[str, Handler] = {
             "clone": self._clone,
             "clone3": self._clone3,
@@ -75,40 +81,27 @@ class Calls:
             "ptrace": self._ptrace,
         }
         by_name |= {name: self._opaque for name in OPAQUE if name not in allow_opaque}
-        for arch in (Arch.X86_64, Arch.I386):
-            known = table(arch).by_name
-            self._handlers[arch.audit] = {known[name].number: handler for name, handler in by_name.items()}
-            self._writes[arch.audit] = [known[name].number for name in WRITES]
-        self.special = set(self._handlers[Arch.X86_64.audit])
-        """x86_64's numbers that have a handler; the loop reads them directly."""
-        self.always: set[int] = set()
-        """Those that are to stop each time, known or not."""
-        self.first: dict[int, Callable[[str], frozenset[int] | None]] = {}
-        """Those that an executable's processes may make without a stop, once they are known, only where their first register
-        (64 bits) is one of these; always if that is None."""
+        for name, handler in by_name.items():
+            self.also_named(name, handler, always=False)
 
     def also(self, arch: int, number: int, handler: Handler, *, always: bool = True) -> None:
         """Call `handler` at the stops of a call (`arch` is AUDIT_ARCH_*), before what is done there anyway.  Unless `always`,
         the call may run without a stop once it is known."""
-        handlers = self._handlers.setdefault(arch, {})
-        usual = handlers.get(number)
+        self.handlers.setdefault((arch, number), []).insert(0, handler)
+        if arch == Arch.X86_64.audit and always:
+            self.always.add(number)
 
-        def both(task: Task, event: Event) -> None:
-            handler(task, event)
-            if usual is not None:
-                usual(task, event)
-
-        handlers[number] = both
-        if arch == Arch.X86_64.audit:
-            self.special.add(number)
-            self.always |= {number} if always else set()
+    def also_named(self, name: str, handler: Handler, *, always: bool = True) -> None:
+        """Do what `also` does for the call of a name, of each architecture that has it."""
+        for arch in (Arch.X86_64, Arch.I386):
+            if call := table(arch).by_name.get(name):
+                self.also(arch.audit, call.number, handler, always=always)
 
     def handle(self, task: Task, info: bytearray) -> None:
         """Do what the call needs, at its stop, before it runs."""
         event = event_of(info, task.tid)
-        handler = self._handlers.get(event.arch, {}).get(event.number)
-        if handler is not None:
-            with contextlib.suppress(PtraceError, OSError):  # the task is dying
+        with contextlib.suppress(PtraceError, OSError):  # the task is dying
+            for handler in [*self.handlers.get((event.arch, event.number), ())]:
                 handler(task, event)
 
     def _opaque(self, task: Task, event: Event) -> None:
@@ -125,7 +118,7 @@ class Calls:
         """Remove CLONE_UNTRACED: without its tracer the filter that a child inherits would fail all its calls."""
         flags = event.arguments[0]
         if flags & CLONE_UNTRACED:
-            register = linux.RDI if event.arch == Arch.X86_64.audit else linux.RBX
+            register = linux.ARGUMENT_REGISTERS[event.arch][0]
             kernel.poke_user(task.tid, register, flags & ~CLONE_UNTRACED)
             self._changed[task.tid] = (register, flags)
 
@@ -161,8 +154,8 @@ class Calls:
         """Stop sharing before a task opens /proc/PID/status, which shows affinities."""
         if not self._processor.in_use:
             return
-        known = table(Arch.from_audit(event.arch) or Arch.X86_64).by_name
-        index = int(event.number != known["open"].number)
+        open_ = table(Arch.from_audit(event.arch) or Arch.X86_64).by_name["open"]
+        index = int(event.number != open_.number)
         flags = event.arguments[index + 1]
         if not is_readable(flags):
             return
@@ -173,56 +166,58 @@ class Calls:
     def _prctl(self, task: Task, event: Event) -> None:
         option = event.arguments[0] & 0xFFFFFFFF
         if option == linux.PR_SET_SECCOMP:
-            self._look_before_filters(task, "one")
+            self._expose(task, "one")
         elif option == linux.PR_GET_SECCOMP and self.started and not task.other_filter:
             kernel.skip_call(task.tid)  # the only filter is ours
 
     def _seccomp(self, task: Task, event: Event) -> None:
         if event.arguments[0] & 0xFFFFFFFF in SET_MODE:
-            self._look_before_filters(task, "all" if event.arguments[1] & linux.SECCOMP_FILTER_FLAG_TSYNC else "one")
+            self._expose(task, "all" if event.arguments[1] & linux.SECCOMP_FILTER_FLAG_TSYNC else "one")
 
-    def _look_before_filters(self, task: Task, whose: str) -> None:
+    def _expose(self, task: Task, threads: str) -> None:
         """See entries from now on: these stops precede all filters, and one of the program's may answer before ours."""
-        task.installing = whose
-        for other in self._meant(task, whose):
+        task.installing = threads
+        for other in self._filtered_by(task, threads):
             runs = other.way is Way.RUN
-            other.update(exposed=True)
+            other.exposed = True
             if runs and other is not task:
                 with contextlib.suppress(PtraceError):  # it is ending
                     kernel.interrupt(other.tid)
 
     def installed(self, task: Task, failed: bool) -> None:
-        """At the exit of a call that `_look_before_filters` was called for: see no entries any more if no filter is there."""
-        whose, task.installing = task.installing, ""
-        for other in self._meant(task, whose):
-            other.update(exposed=False, other_filter=other.other_filter or not failed)
+        """At the exit of a call that `_expose` was called for: see no entries any more if no filter is there."""
+        threads, task.installing = task.installing, ""
+        for other in self._filtered_by(task, threads):
+            other.exposed = False
+            other.other_filter |= not failed
 
-    def _meant(self, task: Task, whose: str) -> list[Task]:
-        """The tasks on which a call of this one puts a filter."""
-        return [one for one in list(self._tasks.values()) if one is task or (whose == "all" and one.tgid == task.tgid)]
+    def _filtered_by(self, task: Task, threads: str) -> list[Task]:
+        """Return the tasks on which a call of this one puts a filter: on 'one' or 'all' threads."""
+        tasks = [other for other in list(self._tasks.values()) if other.tgid == task.tgid]
+        return tasks if threads == "all" else [task]
 
     def _ptrace(self, task: Task, event: Event) -> None:
         self._gap(f"{task.executable} uses ptrace, which fails on a program that is being learned")
 
-    def before_output(self, do: Callable[[], None]) -> bool:
-        """Call `do` once, before the next call by which the program can write to a terminal; False if that may not stop."""
+    def before_output(self, action: Callable[[], None]) -> bool:
+        """Call `action` once, before the next call by which the program can write to a terminal; False if that may not stop."""
         if self.writes_run:
             return False
-        self._do = do
-        for audit, handlers in self._handlers.items():
-            handlers.update(dict.fromkeys(self._writes[audit], self._output))
-        self.special.update(self._writes[Arch.X86_64.audit])
+        self._before_output = action
+        for call in _WRITES:
+            if self._output not in self.handlers.get(call, ()):
+                self.also(*call, self._output, always=False)
         return True
 
     def let_writes_run(self) -> None:
-        """Do what is to be done before the next output now, and nothing more of that kind: outputs may not stop any more."""
+        """Call now what is to be called before the next output, and nothing later: outputs may not stop any more."""
         self.writes_run = True
-        if self._writes[Arch.X86_64.audit][0] in self.special:
+        if self._output in self.handlers.get(_WRITES[0], ()):
             self._output()
 
     def _output(self, task: Task | None = None, event: Event | None = None) -> None:
-        for audit, handlers in self._handlers.items():
-            for number in self._writes[audit]:
-                handlers.pop(number, None)
-        self.special.difference_update(self._writes[Arch.X86_64.audit])
-        self._do()
+        for call in _WRITES:
+            handlers = [handler for handler in self.handlers.pop(call, ()) if handler != self._output]
+            if handlers:
+                self.handlers[call] = handlers
+        self._before_output()

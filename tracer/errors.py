@@ -1,6 +1,6 @@
 """What can go wrong: one base class and its three kinds, never mixed.  Every package's exceptions derive from these.
 
-`str()` of each is what to tell the user, without the command's name.
+`str()` of each is the message for the user, without the command's name.
 """
 
 from __future__ import annotations

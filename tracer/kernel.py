@@ -79,7 +79,7 @@ class SyscallInfo:
         self._address = ctypes.addressof(self._keep)
 
     def read(self, tid: int) -> bool:
-        """Fill the buffer from a stopped task; False if that failed: then `read_again` tells why."""
+        """Fill the buffer from a stopped task; False if that failed: then `read_again` reports why."""
         return bool(_ptrace(linux.PTRACE_GET_SYSCALL_INFO, tid, linux.INFO_SIZE, self._address) > 0)
 
     def read_again(self, tid: int) -> bool:
@@ -236,28 +236,17 @@ def read_memory(tid: int, address: int, length: int) -> bytes:
 
 
 def read_path(tid: int, address: int) -> bytes:
-    """The string at an address of a task, at most 4 KiB of it; b'' if it cannot be read."""
+    """Return the path at an address of a task; b'' if it cannot be read, or does not end within 4 KiB: the call fails."""
     room = PAGE - address % PAGE
     text = read_memory(tid, address, room)
     if b"\0" not in text:
         text += read_memory(tid, address + room, PAGE)
-    return text.partition(b"\0")[0]
+    path, end, _ = text.partition(b"\0")
+    return path if end else b""
 
 
 _vm_write = ctypes.PyDLL(None).process_vm_writev
 _vm_write.argtypes, _vm_write.restype = _vm_read.argtypes, _vm_read.restype
-
-
-def exchange_memory(tid: int, address: int, content: bytes) -> bytes:
-    """Write to a task's memory.  The bytes that were there; b'' if they cannot be read or written: all is as it was then."""
-    buffer = ctypes.create_string_buffer(len(content))
-    here, there = _Span(ctypes.addressof(buffer), len(content)), _Span(address, len(content))
-    if _vm_read(tid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0) != len(content):
-        return b""
-    if (written := write_memory(tid, address, content)) == len(content):
-        return buffer.raw
-    write_memory(tid, address, buffer.raw[:written])
-    return b""
 
 
 def write_memory(tid: int, address: int, content: bytes) -> int:
@@ -282,9 +271,9 @@ def set_registers(tid: int, values: Sequence[int]) -> None:
     _ask(linux.PTRACE_SETREGS, tid, _answer_at)
 
 
-def share_memory(one: int, other: int) -> bool:
+def share_memory(first: int, second: int) -> bool:
     """Whether two processes have the same memory; True if that cannot be known (kcmp(2))."""
-    return bool(_libc.syscall(SYS_KCMP, one, other, KCMP_VM, 0, 0) <= 0)
+    return bool(_libc.syscall(SYS_KCMP, first, second, KCMP_VM, 0, 0) <= 0)
 
 
 class EntryPoint:

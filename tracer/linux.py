@@ -7,12 +7,12 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 # linux/ptrace.h: requests
 PTRACE_PEEKDATA, PTRACE_POKEDATA, PTRACE_PEEKUSER, PTRACE_POKEUSER = 2, 5, 3, 6
 PTRACE_CONT, PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_DETACH, PTRACE_SYSCALL = 7, 12, 13, 17, 24
-PTRACE_SETOPTIONS, PTRACE_GETEVENTMSG, PTRACE_GETSIGINFO = 0x4200, 0x4201, 0x4202
+PTRACE_GETEVENTMSG, PTRACE_GETSIGINFO = 0x4201, 0x4202
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_LISTEN = 0x4206, 0x4207, 0x4208
 PTRACE_GETSIGMASK, PTRACE_SETSIGMASK = 0x420A, 0x420B
 PTRACE_SECCOMP_GET_FILTER, PTRACE_GET_SYSCALL_INFO = 0x420C, 0x420E
@@ -67,6 +67,11 @@ BPF_RET_K, BPF_JA = 0x06, 0x05  # BPF_RET | BPF_K, BPF_JMP | BPF_JA
 
 # linux/audit.h
 AUDIT_ARCH_X86_64, AUDIT_ARCH_I386 = 0xC000003E, 0x40000003
+ARGUMENT_REGISTERS = {
+    AUDIT_ARCH_X86_64: (RDI, RSI, RDX, R10, R8, R9),
+    AUDIT_ARCH_I386: (RBX, RCX, RDX, RSI, RDI, RBP),
+}
+"""The registers of a call's arguments (syscall(2))."""
 X32_BIT = 0x40000000
 """__X32_SYSCALL_BIT (asm/unistd.h): in the number of a call of the x32 ABI."""
 
@@ -76,6 +81,11 @@ PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 37, 38
 PR_SET_PTRACER = 0x59616D61
 CALLFENCE_ENTER = 0x43464E54
 """No operation of the kernel: a program says that it enters a phase (include/callfence.h)."""
+
+# elf.h: the kinds of segments
+PT_LOAD, PT_INTERP, PT_NOTE, PT_GNU_EH_FRAME = 1, 3, 4, 0x6474E550
+_MAX_SEGMENTS = 1170
+"""Those whose headers the kernel reads of a program, 64 KiB (fs/binfmt_elf.c, load_elf_phdrs)."""
 
 AT_ENTRY = 9  # linux/auxvec.h
 YAMA_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
@@ -88,13 +98,13 @@ SHELL = b"/bin/sh"
 
 
 def script_arguments(path: bytes, argv: Sequence[bytes]) -> tuple[bytes, ...]:
-    """The command that runs an executable file of no known format, for which execve fails with ENOEXEC: a script for the
+    """Return the command that runs an executable file of no known format, for which execve fails with ENOEXEC: a script for the
     shell, as execvp(3) and shells have it."""
     return (SHELL, path, *argv[1:])
 
 
 def yama_scope() -> str:
-    """kernel.yama.ptrace_scope, "0" to "3"; "" without Yama (admin-guide/LSM/Yama.rst)."""
+    """Return kernel.yama.ptrace_scope, "0" to "3"; "" without Yama (admin-guide/LSM/Yama.rst)."""
     try:
         with open(YAMA_SCOPE) as file:
             return file.read().strip()
@@ -103,7 +113,7 @@ def yama_scope() -> str:
 
 
 def entry_point(pid: int, cs: int) -> int | None:
-    """The address at which the program of a process begins after its dynamic loader (AT_ENTRY); None if it has none.
+    """Return the address at which the program of a process begins after its dynamic loader (AT_ENTRY); None if it has none.
 
     `cs` is the process's code segment register: the vector's words are as wide as the program's pointers (proc(5)).
     Raises OSError.
@@ -115,8 +125,33 @@ def entry_point(pid: int, cs: int) -> int | None:
     return dict(zip(words[::2], words[1::2], strict=False)).get(AT_ENTRY)
 
 
+def elf_bits(head: bytes) -> int:
+    """Return the width of the addresses in an ELF file that begins with these 5 bytes or more, 32 or 64; 0 for another file
+    (elf(5), EI_CLASS)."""
+    return {b"\x7fELF\1": 32, b"\x7fELF\2": 64}.get(head[:5], 0)
+
+
+def elf_segments(read: Callable[[int, int], bytes]) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the kind (PT_*), offset in the file, address, and bytes in the file of each segment of an ELF file, little-endian;
+    none for another file (elf(5), Elf64_Phdr).  `read` returns the bytes at an offset, and how many; too few yield zeros."""
+    head = read(0, 64)
+    bits = elf_bits(head)
+    if not bits:
+        return
+    table, entry_size, count, word = (32, 54, 56, 8) if bits == 64 else (28, 42, 44, 4)  # e_phoff, e_phentsize, e_phnum
+    places = (8, 16, 32) if bits == 64 else (4, 8, 16)  # p_offset, p_vaddr, p_filesz; p_type is first
+
+    def number(content: bytes, at: int, size: int) -> int:
+        return int.from_bytes(content[at : at + size], "little")
+
+    for index in range(min(number(head, count, 2), _MAX_SEGMENTS)):
+        entry = read(number(head, table, word) + index * number(head, entry_size, 2), 7 * word)
+        offset, address, size = (number(entry, place, word) for place in places)
+        yield number(entry, 0, 4), offset, address, size
+
+
 def privilege_lost(path: str | bytes, uid: int, gid: int) -> str:
-    """What no_new_privs keeps from a process with these effective ids when it executes the file (execve(2)):
+    """Return what no_new_privs keeps from a process with these effective ids when it executes the file (execve(2)):
     "set-user-id", "set-group-id", "capabilities", or "" for nothing."""
     import os
     import stat

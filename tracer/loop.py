@@ -15,10 +15,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from tracer import kernel
-from tracer.abi import Arch
 from tracer.calls import ENOSYS, Calls
 from tracer.errors import PtraceError, TracerError
-from tracer.family import TaskFamily
 from tracer.kernel import RECORDING_DATUM, EntryPoint, SyscallInfo
 from tracer.late.late import FILTERING, Late
 from tracer.linux import (
@@ -30,7 +28,7 @@ from tracer.linux import (
     WALL,
 )
 from tracer.named import NamedTuple
-from tracer.proc import children, dies_only_untraced, privilege_lost
+from tracer.proc import children, dies_only_untraced, executable_of, kin_of, privilege_lost
 from tracer.processor import SharedProcessor
 from tracer.stops import CREATED, ENDED, EXECUTED, GROUP, SIGNAL, STATUS_SECCOMP, STATUS_SYSCALL, TRAP, Stop, stop_of
 from tracer.tally import Recorder, Tally
@@ -39,19 +37,19 @@ from tracer.task import Task, Way
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracer.watch.faults import Injector
+    from tracer.faults import Injector
 
     Order = tuple[Way, int] | None
     """How to resume a task, and the signal to deliver; None if it is not resumed now."""
 
 FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
-TURNS: Final = 16
-"""Stops that are taken one by one before all tasks that have stopped get their turn: a tenth of a millisecond."""
+BATCH: Final = 16
+"""Stops that are taken one by one before those of all tasks that have stopped are taken: a tenth of a millisecond."""
 MANY_STOPS: Final = 64
 """Calls of one task over which its rate is measured."""
 FAST: Final = MANY_STOPS / 2000
 """Seconds for MANY_STOPS calls below which a task is moved to the tracer's processor: 2,000 calls a second."""
-PATIENCE: Final = 0.05
+TIMEOUT: Final = 0.05
 """Seconds that an early task waits for its parent's event, and that a task that could not be resumed is tried again."""
 
 _HEAD = struct.Struct("<BxxxI16xI52xI")  # struct ptrace_syscall_info: op, arch, number (low half), datum
@@ -61,15 +59,15 @@ class Settings(NamedTuple):
     """What of a program is recorded, and how."""
 
     allow_opaque: frozenset[str] = frozenset()
-    """Names of OPAQUE calls that are let through."""
+    """Names of OPAQUE calls that are allowed."""
     from_entry: bool = False
     """Whether to record from the initial program's ELF entry point on, instead of from its execve."""
-    known: bytes = b""
-    """A filter that lets known behaviour run and returns kernel.RET_RECORD for the rest; b"": all is recorded."""
+    filter: bytes = b""
+    """A filter that allows known behaviour and returns kernel.RET_RECORD for the rest; b"": all is recorded."""
     waits: bool = False
-    """Whether the recorder's slots take the waits after which an observation was made (`tracer.session.Waits`)."""
+    """Whether the recorder's slots take the waits after which an observation was made (`Waits`)."""
     late: bool = False
-    """Whether known calls may run unseen after a while, so that counts are lower bounds (`tracer.late`)."""
+    """Whether known calls may run without a stop after a while, so that counts are lower bounds (`tracer.late`)."""
     late_after: int | None = None
     """For tests: how many calls a process makes before."""
 
@@ -79,8 +77,6 @@ PLAIN: Final = Settings()
 
 class Initial:
     """The process whose exit status counts.  Mutable: the event loop keeps its state here."""
-
-    __slots__ = ("delivered", "ended", "pid", "started", "status")
 
     def __init__(self, pid: int, *, started: bool) -> None:
         self.pid = pid
@@ -94,13 +90,81 @@ class Initial:
         """By signal but SIGCHLD: the pid that sent it the last one, and when that was (time.monotonic)."""
 
 
+class TaskFamily:
+    """The program's tasks by tid, how they start, execute and end, and how many there were."""
+
+    def __init__(self, tally: Tally, processor: SharedProcessor) -> None:
+        self.tasks: dict[int, Task] = {}
+        self.early: set[int] = set()
+        """Tasks whose first stop came before their parent's event: they stay stopped until that comes."""
+        self.processes = 0
+        """Processes seen so far."""
+        self._calls_of_dead = 0
+        self._tally = tally
+        self._processor = processor
+
+    @property
+    def calls(self) -> int:
+        """Calls seen so far."""
+        return self._calls_of_dead + sum(task.stops for task in list(self.tasks.values()))
+
+    def add(self, tid: int, tgid: int) -> Task:
+        """Add a task that we have seized."""
+        task = self.tasks[tid] = Task(tid, tgid)
+        self._set_executable(task)
+        self.processes += tid == tgid
+        return task
+
+    def _set_executable(self, task: Task) -> None:
+        task.executable = executable_of(task.tgid)
+        task.hot = self._tally.hot(task.executable, task.entered)
+
+    def born(self, tid: int, parent: Task, *, is_thread: bool) -> Task:
+        """Add a task that the kernel has attached for us, at its parent's event."""
+        self.early.discard(tid)
+        if (task := self.tasks.get(tid)) is None:  # else it was adopted before
+            task = self.tasks[tid] = parent.child(tid, parent.tgid if is_thread else tid)
+            self.processes += not is_thread
+            self._processor.inherit(parent, task)
+        return task
+
+    def adopt(self) -> list[Task]:
+        """Add the tasks in `early`: their parents were killed before their events.
+
+        Each becomes a child of the process that it belongs to or is a child of now.
+        """
+        adopted = []
+        for tid in sorted(self.early):
+            tgid, ppid = kin_of(tid)
+            parent = self.tasks.get(tgid if tgid != tid else ppid)
+            adopted.append(self.born(tid, parent, is_thread=tgid != tid) if parent else self.add(tid, tgid))
+        self.early.clear()
+        return adopted
+
+    def executed(self, task: Task, former: int) -> None:
+        """Note that an execve of thread `former` has ended all other threads; it goes on as `task`, the process's leader."""
+        for tid, other in list(self.tasks.items()):
+            if other.tgid == task.tgid and other is not task:
+                if tid == former:
+                    task.take_over(other)
+                    self._processor.follow(former, task)
+                self.drop(tid)
+        self._set_executable(task)
+
+    def drop(self, tid: int) -> None:
+        """Remove a task that has ended."""
+        if task := self.tasks.pop(tid, None):
+            self._calls_of_dead += task.stops
+            self._processor.forget(tid)
+
+
 class Loop:
-    """Follows tasks that have been seized.  `run` must be called by the thread that seized them."""
+    """Follows tasks that have been seized.  The thread that seized them must call `run`."""
 
     def __init__(self, recorder: Recorder, settings: Settings = PLAIN, injector: Injector | None = None) -> None:
         """`injector` makes calls fail, once a process has reached its program's entry point."""
         self.initial = Initial(0, started=False)
-        self.asked = 0
+        self.ended_by = 0
         """The signal by which the user asked for the run's end, if it was sent to this process; 0 for none."""
         self.processor = SharedProcessor()
         self.tally = Tally(recorder)
@@ -118,10 +182,11 @@ class Loop:
         self._entries: dict[int, EntryPoint | None] = {}
         """By process, where its program begins, until it gets there; None where that cannot be known."""
         self._queue: deque[tuple[int, int]] = deque()
-        self._turns = 0
+        self._waits = 0
+        """How many statuses were taken one by one."""
         self._late: Late | None = None
-        """Gives the program filters that let known calls run; None if each call is to stop."""
-        self._taken = 0
+        """Gives the program filters that allow known calls; None if each call is to stop."""
+        self._queued = 0
         """The task whose next status was taken while it was given a filter: it is in the queue."""
         self._on_stop: Callable[[], None] = lambda: None
         if injector is not None:
@@ -137,24 +202,24 @@ class Loop:
             self._late.begin(task)
         elif not is_free:
             # Ours does not see what a filter in force refuses: stop before both, which costs two more stops a call.
-            task.update(other_filter=True)
+            task.other_filter = True
         self.processor.pin(task)
 
     def next_of(self, tid: int, flags: int = 0) -> int:
-        """See `Stops`."""
+        """See `late.inject.Stops`."""
         while (stop := os.waitpid(-1, WALL | flags))[0] not in (tid, 0):
             self._queue.append(stop)
         return stop[1]
 
     def put_back(self, tid: int, status: int) -> None:
-        """See `Stops`."""
+        """See `late.inject.Stops`."""
         self._queue.append((tid, status))
-        self._taken = tid
+        self._queued = tid
 
     def release(self) -> None:
         """Detach from every task at its next stop; only where no filter was installed."""
         for task in list(self.tasks.values()):
-            task.update(leaving=True)
+            task.leaving = True
             with contextlib.suppress(PtraceError):  # it is ending
                 kernel.interrupt(task.tid)
 
@@ -163,58 +228,52 @@ class Loop:
     def run(self, on_stop: Callable[[], None] = lambda: None) -> None:
         """Follow all tasks until none is left.  `on_stop` is called when the initial process has entered a group-stop."""
         self._on_stop = on_stop
-        info, tasks, tally, calls = self._info, self.tasks, self.tally, self.calls
-        read, buffer, head, from_bytes, now = info.read, info.bytes, _HEAD.unpack_from, int.from_bytes, time.monotonic
-        masks, special, x86_64, runs = tally.masks, calls.special, Arch.X86_64.audit, Way.RUN
         while (taken := self._next()) is not None:
             tid, status = taken
-            task = tasks.get(tid)
+            task = self.tasks.get(tid)
             if task is None or (status != STATUS_SECCOMP and status != STATUS_SYSCALL):
                 if order := self._handle(tid, status, stop_of(status), task):
                     self._resume(tid, *order)
-                continue
-            if read(tid) or info.read_again(tid):
-                op, arch, number, datum = head(buffer)
-                if op == PTRACE_SYSCALL_INFO_EXIT and status == STATUS_SYSCALL:
-                    self._left(task)
-                    self._resume(tid, task.way)
-                    continue
-                if op != PTRACE_SYSCALL_INFO_SECCOMP and status == STATUS_SECCOMP:
-                    continue  # another thread's execve has taken over this tid: its own status follows
-                if op == PTRACE_SYSCALL_INFO_ENTRY and (task.way is runs or self._make_other_first(task, number)):
-                    # Another thread has put a late filter into it, which stops it if need be; or it makes this call again.
-                    if tid == self._taken:
-                        self._taken = 0
-                        continue
-                elif op == PTRACE_SYSCALL_INFO_SECCOMP and task.way is not runs:
-                    self._filtered_call(task, datum)
-                elif not task.recorded:
-                    task.counted = False
-                elif arch == x86_64:
-                    key = from_bytes(buffer[24:80], "little") & (masks.get(number) or tally.mask(number))
-                    (task.hot.get(key) or tally.slot(task, key, buffer))[0] += 1
-                    task.counted = True
-                    if number in special and (op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered):
-                        calls.handle(task, buffer)
-                else:
-                    tally.count(task, buffer)
-                    task.counted = True
-                    if op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered:
-                        calls.handle(task, buffer)
-                task.stops = stops = task.stops + 1
-                if not stops % MANY_STOPS:
-                    if now() - task.checked < FAST:
-                        self.processor.pin(task)
-                    task.checked = now()
-            self._resume(tid, task.way)
+            elif not (self._info.read(tid) or self._info.read_again(tid)) or self._called(task, status):
+                self._resume(tid, task.way)
+
+    def _called(self, task: Task, status: int) -> bool:
+        """At a call, which `_info` has: count it, and do what it needs.  Return whether the task is to be resumed."""
+        op, arch, number, datum = _HEAD.unpack_from(self._info.bytes)
+        if op == PTRACE_SYSCALL_INFO_EXIT and status == STATUS_SYSCALL:
+            self._returned(task)
+            return True
+        if op != PTRACE_SYSCALL_INFO_SECCOMP and status == STATUS_SECCOMP:
+            return False  # another thread's execve has taken over this tid: its own status follows
+        runs = task.way is Way.RUN
+        if op == PTRACE_SYSCALL_INFO_ENTRY and (runs or self._make_other_first(task, number)):
+            # Another thread has put a late filter into it, which stops it if need be; or it makes this call again.
+            if task.tid == self._queued:
+                self._queued = 0
+                return False
+        elif op == PTRACE_SYSCALL_INFO_SECCOMP and not runs:
+            self._filtered_call(task, arch, number, datum)
+        elif not task.recorded:
+            task.counted = False
+        else:
+            self.tally.count(task, arch, number, self._info.bytes)
+            task.counted = True
+            if (op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered) and (arch, number) in self.calls.handlers:
+                self.calls.handle(task, self._info.bytes)
+        task.stops += 1
+        if not task.stops % MANY_STOPS:
+            if time.monotonic() - task.checked < FAST:
+                self.processor.pin(task)
+            task.checked = time.monotonic()
+        return True
 
     def _resume(self, tid: int, way: Way, signum: int = 0) -> None:
-        """Let a task go on; later, if that is not possible now."""
+        """Resume a task; later, if that is not possible now."""
         if not kernel.resume(way, tid, signum):
             self._unresumed[tid] = way, signum
 
     def _next(self) -> tuple[int, int] | None:
-        """The next wait status, or None when there is no task left to wait for."""
+        """Return the next task and its wait status, or None when there is no task to wait for any more."""
         if self._queue:
             return self._queue.popleft()
         try:
@@ -223,8 +282,8 @@ class Loop:
             stop = os.waitpid(-1, WALL)
         except ChildProcessError:
             return None
-        self._turns += 1
-        if not self._turns % TURNS and len(self.tasks) > 1:
+        self._waits += 1
+        if not self._waits % BATCH and len(self.tasks) > 1:
             # waitpid favours the first in its list: take all that have stopped, so that a busy task starves none.
             with contextlib.suppress(ChildProcessError):  # `stop` is among the last ones
                 while (more := os.waitpid(-1, WALL | os.WNOHANG))[0]:
@@ -232,8 +291,9 @@ class Loop:
         return stop
 
     def _poll(self) -> tuple[int, int] | None:
-        """Like `_next`, where tasks must be resumed or adopted, or all has ended, if no status comes for a while."""
-        pause, end = 0.0001, time.monotonic() + PATIENCE
+        """Return what `_next` does.  If no status comes for a while, resume, or adopt, the tasks that wait for it; None if all
+        tasks have ended."""
+        pause, end = 0.0001, time.monotonic() + TIMEOUT
         while True:
             stop = os.waitpid(-1, WALL | os.WNOHANG)
             if stop[0]:
@@ -279,7 +339,7 @@ class Loop:
         return task.way, 0
 
     def _halted(self, task: Task, signum: int) -> Order:
-        """In a group-stop by that signal; 0: at a trap."""
+        """Keep a task in its group-stop by that signal; 0: it is at a trap."""
         with contextlib.suppress(PtraceError):
             self.calls.restore(task)
         task.stopped = signum
@@ -299,7 +359,7 @@ class Loop:
                 self._injector.entered(task)
             return task.way, 0
         with contextlib.suppress(PtraceError):
-            if task.tgid == self.initial.pid and signum != signal.SIGCHLD:  # which nobody sends to us
+            if task.tgid == self.initial.pid and signum != signal.SIGCHLD:  # which no process sends to us
                 self.initial.delivered[signum] = (kernel.sender(task.tid), time.monotonic())
             if signum in FAULTS and kernel.sender(task.tid) == 0 and dies_only_untraced(task.tid, signum):
                 # The kernel does not kill it while it is traced (signal.c, force_sig_info_to_task), and the fault repeats.
@@ -357,28 +417,28 @@ class Loop:
 
     def _make_other_first(self, task: Task, number: int) -> bool:
         """At a call's entry: have the task make another call first, if it is time to (`Late.step`); return whether it did."""
-        task.image.left -= 1
-        if self._late is None or (task.image.left >= 0 and (number not in FILTERING or task.filtered)):
+        task.image.budget -= 1
+        if self._late is None or (task.image.budget >= 0 and (number not in FILTERING or task.filtered)):
             return False
         task.counted = False
         return self._late.step(task, self._info.bytes)
 
-    def _left(self, task: Task) -> None:
-        """At a call's exit."""
+    def _returned(self, task: Task) -> None:
+        """Note that a call returns."""
         task.counted = False
         if self._injector is None and not task.installing:
             return
         with contextlib.suppress(PtraceError):
             if self._injector is not None:
-                self._injector.left(task)
+                self._injector.returned(task)
             if task.installing:
                 self.calls.installed(task, failed=bool(self._info.bytes[INFO_IS_ERROR]))
 
-    def _filtered_call(self, task: Task, datum: int) -> None:
+    def _filtered_call(self, task: Task, arch: int, number: int, datum: int) -> None:
         """At a seccomp stop of a task under PTRACE_SYSCALL: the call was counted at its entry stop, which vsyscalls lack."""
         is_new = task.recorded and not task.counted
         if is_new:
-            self.tally.count(task, self._info.bytes)
+            self.tally.count(task, arch, number, self._info.bytes)
         if datum == RECORDING_DATUM:
             if is_new or task.filtered:
                 self.calls.handle(task, self._info.bytes)

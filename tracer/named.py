@@ -15,10 +15,10 @@ else:
                 return super().__new__(cls, name, bases, namespace)
             fields = namespace.get("__annotations__", {})
             defaults = [namespace.pop(field) for field in fields if field in namespace]
-            made = namedtuple(name, fields, defaults=defaults)
+            result = namedtuple(name, fields, defaults=defaults)
             for attribute, value in namespace.items():
-                setattr(made, attribute, value)
-            return made
+                setattr(result, attribute, value)
+            return result
 
     class NamedTuple(metaclass=_Declared):
         """Subclasses are named tuples of their annotated fields."""

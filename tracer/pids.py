@@ -1,6 +1,6 @@
 """The system calls that name another process: where they name it, and what they do to it.
 
-`enforcer.shield` keeps a program from its helper by this table, and `policygen.learning.scope` and `tracer.watch.aims` decide
+`enforcer.shield` keeps a program from its helper by this table, and `policygen.learning.scope` and `tracer.aims` decide
 by it whom a program signals.  `tests/tracer/test_pids.py` compares it with the table of system calls: each argument that is a
 process, a task or a descriptor of one is here.  On every start of `enforce`, so nothing is imported.
 """
@@ -100,5 +100,5 @@ ROWS = (
 
 
 def rows(effect: str, *places: str) -> Iterator[Row]:
-    """The rows with that effect; with `places`, only those that name the process in one of these ways."""
+    """Yield the rows with that effect; with `places`, only those that name the process in one of these ways."""
     return (row for row in ROWS if row.effect == effect and (not places or row.place in places))

@@ -28,7 +28,7 @@ def is_own(root: str) -> bool:
 
 
 def content(path: str) -> bytes:
-    """A file of a task.  Raises OSError."""
+    """Return the content of a file of a task.  Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(descriptor, _STATUS)
@@ -37,7 +37,7 @@ def content(path: str) -> bytes:
 
 
 def fields(folder: str) -> dict[str, str]:
-    """Of a task's `status`; none if it has ended or may not be read."""
+    """Return the fields of a task's `status`; none if it has ended or may not be read."""
     try:
         text = content(f"{folder}/status").decode(errors="replace")  # a process may have any bytes for a name
     except OSError:
@@ -46,7 +46,7 @@ def fields(folder: str) -> dict[str, str]:
 
 
 def state(folder: str) -> str:
-    """What a task is doing, by one letter; "" if that cannot be read."""
+    """Return what a task is doing, as one letter; "" if that cannot be read."""
     try:
         return content(f"{folder}/stat").rpartition(b") ")[2][:1].decode()
     except OSError:
@@ -67,7 +67,7 @@ def enter() -> None:
 
 
 def proc() -> str:
-    """The folder where our pids name processes; one that does not exist if there is none.
+    """Return the folder where our pids name processes; one that does not exist if there is none.
 
     /proc may not be mounted, or belong to another pid namespace, where the same numbers name other processes.
     """
@@ -77,17 +77,17 @@ def proc() -> str:
 
 
 def fields_of(tid: int) -> dict[str, str]:
-    """`fields` of a task."""
+    """Return the `fields` of a task."""
     return fields(f"{proc()}/{tid}")
 
 
 def state_of(tid: int) -> str:
-    """`state` of a task; "R", as of one that runs, if that cannot be read."""
+    """Return the `state` of a task; "R", as of a task that runs, if that cannot be read."""
     return state(f"{proc()}/{tid}") or "R"
 
 
 def executable_of(pid: int) -> str:
-    """The path of a process's executable; '?' if the process has ended or may not be read."""
+    """Return the path of a process's executable; '?' if the process has ended or may not be read."""
     try:
         return os.readlink(f"{proc()}/{pid}/exe").removesuffix(" (deleted)")
     except OSError:
@@ -95,18 +95,18 @@ def executable_of(pid: int) -> str:
 
 
 def owner(tid: int) -> int:
-    """The process that a task belongs to; the task itself if that is not known."""
+    """Return the process that a task belongs to; the task itself if that is not known."""
     return kin_of(tid)[0]
 
 
 def kin_of(tid: int) -> tuple[int, int]:
-    """The process that a task belongs to, and the parent of that process; (tid, 0) if the task has ended."""
+    """Return the process that a task belongs to, and the parent of that process; (tid, 0) if the task has ended."""
     status = fields_of(tid)
     return int(status.get("Tgid", tid)), int(status.get("PPid", 0))
 
 
 def numbers_in(folder: str) -> set[int]:
-    """The names in a folder of /proc that are numbers: processes, threads; none if it cannot be read."""
+    """Return the names in a folder of /proc that are numbers, of processes or threads; none if it cannot be read."""
     try:
         return {int(name) for name in os.listdir(f"{proc()}/{folder}") if name.isdecimal()}
     except OSError:
@@ -114,7 +114,7 @@ def numbers_in(folder: str) -> set[int]:
 
 
 def children() -> frozenset[int]:
-    """The children of this process, for instance of the shell that it was before its execve."""
+    """Return the children of this process, for instance of the shell that it was before its execve."""
     try:
         with open(f"{proc()}/thread-self/children", "rb") as file:
             return frozenset(map(int, file.read().split()))
@@ -127,9 +127,9 @@ def has_filter(tid: int) -> bool:
     return fields_of(tid).get("Seccomp") != "0"
 
 
-def has_as_many_filters(one: int, other: int) -> bool:
-    """Whether two tasks have the same number of filters; False where the kernel does not tell it (before Linux 5.9)."""
-    counts = {fields_of(tid).get("Seccomp_filters", "") for tid in (one, other)}
+def has_as_many_filters(first: int, second: int) -> bool:
+    """Whether two tasks have the same number of filters; False where the kernel does not report it (before Linux 5.9)."""
+    counts = {fields_of(tid).get("Seccomp_filters", "") for tid in (first, second)}
     return len(counts) == 1 and counts != {""}
 
 
@@ -145,12 +145,12 @@ def is_caught(tid: int, signum: int) -> bool:
 
 
 def namespaces_of(tid: int) -> int:
-    """In how many pid namespaces a task is, ours being the first; 0 if that is not known."""
+    """Return in how many pid namespaces a task is, ours being the first; 0 if that is not known."""
     return len(fields_of(tid).get("NSpid", "").split())
 
 
 def processor_time(pid: int) -> float:
-    """Seconds of processor time that a process has used; 0 if it has ended."""
+    """Return the seconds of processor time that a process has used; 0 if it has ended."""
     import time
 
     try:
@@ -160,7 +160,7 @@ def processor_time(pid: int) -> float:
 
 
 def privilege_lost(pid: int) -> str:
-    """What no_new_privs kept an executed file from giving to a process: `linux.privilege_lost`; "" too if it has ended."""
+    """Return what no_new_privs kept an executed file from giving a process (`linux.privilege_lost`); "" too if it has ended."""
     try:
         process = os.stat(f"{proc()}/{pid}")
     except OSError:

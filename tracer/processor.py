@@ -32,8 +32,6 @@ CROWD: Final = 16
 class _Sharer:
     """A task on the tracer's processor."""
 
-    __slots__ = ("before", "maker", "task")
-
     def __init__(self, task: Task, maker: int) -> None:
         self.task = task
         self.maker = maker
@@ -51,14 +49,10 @@ class SharedProcessor:
         self._processor = {_current_processor()} & self._own or {min(self._own)}
         self._pinned: dict[int, _Sharer] = {}
         """By tid."""
-        self._enabled = len(self._own) > 1
+        self.enabled = len(self._own) > 1
         """False for the rest of the run once the program may read affinities where they cannot be restored in time."""
         self._lock = threading.Lock()
         """Held so that a task does not read its affinity while the other thread is restoring it."""
-
-    @property
-    def enabled(self) -> bool:
-        return self._enabled
 
     @property
     def in_use(self) -> bool:
@@ -66,7 +60,7 @@ class SharedProcessor:
 
     def pin(self, task: Task) -> None:
         """Move `task` to the tracer's processor, if it may run there and has not chosen its processors itself."""
-        if task.tid in self._pinned or task.own_affinity or task.apart or not self._enabled:
+        if task.tid in self._pinned or task.own_affinity or task.apart or not self.enabled:
             return
         with self._lock:
             affinity = _affinity(task.tid)
@@ -82,31 +76,31 @@ class SharedProcessor:
             child.affinity = parent.affinity
             if _affinity(child.tid) == self._processor:
                 self._add(child, parent.tid)
-                if not self._enabled:
+                if not self.enabled:
                     self._release(child.tid)
 
     def follow(self, former: int, task: Task) -> None:
-        """After an execve by thread `former`, which goes on as `task`: the affinity is that of `former`."""
+        """After an execve by thread `former`, which goes on as `task`, take over the affinity of `former`."""
         with self._lock:
             self._pinned.pop(task.tid, None)
             if sharer := self._pinned.pop(former, None):
                 sharer.task = task
                 self._pinned[task.tid] = sharer
-            self._rest()
+            self._restore_own()
 
     def release(self, tid: int) -> None:
         """Give a task its own affinity back."""
         with self._lock:
             self._release(tid)
 
-    def part(self, task: Task) -> None:
+    def set_apart(self, task: Task) -> None:
         """Do not share with a task, nor with those that it will make, until they execute something: they may read affinities in
         calls that do not stop."""
         self.release(task.tid)
         task.apart = True
 
     def executed(self, task: Task) -> None:
-        """All calls of a task stop again."""
+        """Share again with a task that has executed something: all of its calls stop."""
         if task.apart:
             task.apart = False
             self.pin(task)
@@ -118,12 +112,12 @@ class SharedProcessor:
                 ended = self._pinned.pop(tid, None)
                 if ended and (maker := self._pinned.get(ended.maker)):
                     maker.before -= ended.task.stops - ended.before
-                self._rest()
+                self._restore_own()
 
     def disable(self) -> None:
         """Stop sharing for the rest of the run."""
         with self._lock:
-            self._enabled = False
+            self.enabled = False
             for tid in list(self._pinned):
                 self._release(tid)
 
@@ -148,15 +142,15 @@ class SharedProcessor:
     def _release(self, tid: int) -> None:
         if sharer := self._pinned.pop(tid, None):
             _set_affinity(tid, sharer.task.affinity or self._own)
-            self._rest()
+            self._restore_own()
 
-    def _rest(self) -> None:
+    def _restore_own(self) -> None:
         if not self._pinned:
             _set_affinity(self._tracer, self._own)
 
 
 def _affinity(tid: int) -> set[int]:
-    """The processors that a task may use; none when it has ended."""
+    """Return the processors that a task may use; none when it has ended."""
     try:
         return os.sched_getaffinity(tid)
     except OSError:

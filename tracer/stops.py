@@ -26,7 +26,7 @@ TRAP = "trap"
 SIGNAL = "signal"
 """About to be given a signal, which the tracer may deliver, change or suppress."""
 OTHER = "other"
-"""At an event that was not asked for."""
+"""At an event that was not requested."""
 
 STOPPING: Final = (19, 20, 21, 22)  # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: asm/signal.h, x86
 SIGTRAP: Final = 5
@@ -57,7 +57,7 @@ _STOPS = {STATUS_SECCOMP: Stop(CALL), STATUS_SYSCALL: Stop(CALL)}
 
 
 def stop_of(status: int) -> Stop:
-    """The stop that a wait status stands for, of a task that was seized with PTRACE_O_TRACESYSGOOD."""
+    """Return the stop that a wait status means, of a task that was seized with PTRACE_O_TRACESYSGOOD."""
     stop = _STOPS.get(status)
     if stop is None:
         stop = _STOPS[status] = _classified(status)

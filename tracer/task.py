@@ -34,50 +34,28 @@ NEVER: Final = 1 << 62
 class Plan:
     """A filter that is being put into a process."""
 
-    __slots__ = ("area", "code", "filter", "is_installed", "is_refused")
-
     def __init__(self, filter_: bytes, code: Sequence[tuple[int, int]] = (), copied: int = 0) -> None:
         """`copied` is memory that was mapped for it in the process that this one was forked from: it is to be unmapped."""
         self.filter = filter_
         self.code = code
-        """The code that it is for (`late.unseen.spans`); all if there is none."""
+        """The code that it is for (`late.filter.Spans`); all if there is none."""
         self.is_refused = False
         """Whether the kernel has refused it."""
         self.area = copied
         """Memory that was mapped for it in the process; 0 for none."""
         self.is_installed = bool(copied)
-        """Whether only unmapping is left to be done."""
+        """Whether only unmapping remains to be done."""
 
 
 class Image:
     """What one process is while it runs one executable.  Mutable; shared by its threads."""
 
-    __slots__ = (
-        "barred",
-        "calls",
-        "code",
-        "left",
-        "maker",
-        "news",
-        "news_at_start",
-        "plan",
-        "quiet",
-        "since",
-        "starts",
-        "stops",
-        "strict",
-        "synchronised",
-        "threads",
-        "used",
-        "whole",
-    )
-
-    def __init__(self, left: int = NEVER, maker: Image | None = None) -> None:
+    def __init__(self, budget: int = NEVER, maker: Image | None = None) -> None:
         self.maker = maker
         """That of the process which has forked it, until its execve."""
         self.starts = 0
         """How many processes that it has made have executed something."""
-        self.left = left
+        self.budget = budget
         """How many more calls under PTRACE_SYSCALL there are until `Late` looks at the process."""
         self.calls = 0
         """Calls when it was last looked at."""
@@ -86,7 +64,7 @@ class Image:
         self.since = 0.0
         """When that was (time.monotonic)."""
         self.used = 0.0
-        """Processor time that the process had used by then."""
+        """Processor time that the process had used by then, in seconds."""
         self.news = 0
         """Observations of the executable at that time."""
         self.news_at_start = 0
@@ -105,37 +83,13 @@ class Image:
         self.barred = False
         """Whether it gets no filter of ours any more."""
 
+    def finish_plan(self, *, barred: bool) -> None:
+        """End the plan; `barred`: for good."""
+        self.plan, self.budget, self.barred = None, NEVER, self.barred or barred
+
 
 class Task:
     """One thread.  Mutable: the event loop keeps its state here."""
-
-    __slots__ = (
-        "affinity",
-        "apart",
-        "chain",
-        "checked",
-        "counted",
-        "covered",
-        "entered",
-        "executable",
-        "exposed",
-        "filtered",
-        "hot",
-        "image",
-        "installing",
-        "leaving",
-        "namespaces",
-        "other_filter",
-        "own_affinity",
-        "pending",
-        "recorded",
-        "signalled",
-        "stopped",
-        "stops",
-        "tgid",
-        "tid",
-        "way",
-    )
 
     def __init__(self, tid: int, tgid: int) -> None:
         self.tid = tid
@@ -143,8 +97,6 @@ class Task:
         self.executable = "?"
         self.hot: Hot = {}
         """Counters by masked registers, shared by all tasks of this executable."""
-        self.way = Way.RUN
-        """How it is resumed after a stop; follows from the next six, which `update` alone sets."""
         self.filtered = True
         """Whether a filter of ours stops each call that must be handled (`Calls`)."""
         self.covered = True
@@ -154,7 +106,7 @@ class Task:
         self.exposed = False
         """Whether a thread of its process is in a call that may put a filter of the program's on it."""
         self.pending = False
-        """Whether something is left to be done at its next stop at a call, be it shown by a filter or not."""
+        """Whether something remains to be done at its next stop at a call, also at one that no filter shows."""
         self.leaving = False
         """Whether we detach from it at its next stop."""
         self.chain = 0
@@ -165,9 +117,9 @@ class Task:
         self.installing = ""
         """'one' or 'all' (threads) while it is in a call that installs a filter of the program's."""
         self.namespaces = 0
-        """How many pid namespaces it is in, which never changes (pid_namespaces(7)); 0 until that was asked."""
+        """How many pid namespaces it is in, which never changes (pid_namespaces(7)); 0 until that was read."""
         self.signalled = False
-        """Whether a signal to it was seen (`tracer.watch.aims`)."""
+        """Whether a signal to it was seen (`tracer.aims`)."""
         self.counted = False
         """Under PTRACE_SYSCALL: whether its current call was counted at the entry stop."""
         self.entered = 0
@@ -185,25 +137,13 @@ class Task:
         self.stopped = 0
         """The signal of its group-stop, under PTRACE_LISTEN; 0 if it is in none."""
 
-    def update(
-        self,
-        *,
-        filtered: bool | None = None,
-        covered: bool | None = None,
-        other_filter: bool | None = None,
-        exposed: bool | None = None,
-        pending: bool | None = None,
-        leaving: bool | None = None,
-    ) -> None:
-        """Set what is given of the facts that decide how the task is resumed, and decide that."""
-        self.filtered = self.filtered if filtered is None else filtered
-        self.covered = self.covered if covered is None else covered
-        self.other_filter = self.other_filter if other_filter is None else other_filter
-        self.exposed = self.exposed if exposed is None else exposed
-        self.pending = self.pending if pending is None else pending
-        self.leaving = self.leaving if leaving is None else leaving
-        shown = self.covered and not (self.other_filter or self.exposed or self.pending)
-        self.way = Way.LEAVE if self.leaving else Way.RUN if shown else Way.CALLS
+    @property
+    def way(self) -> Way:
+        """How it is resumed after a stop."""
+        if self.leaving:
+            return Way.LEAVE
+        is_shown = self.covered and not (self.other_filter or self.exposed or self.pending)
+        return Way.RUN if is_shown else Way.CALLS
 
     def child(self, tid: int, tgid: int) -> Task:
         """Return a new task that this one has made."""
@@ -216,16 +156,7 @@ class Task:
 
     def take_over(self, other: Task) -> None:
         """Copy what a task passes on to one that it makes, and to the leader that it becomes by execve."""
-        self.update(
-            filtered=other.filtered,
-            covered=other.covered,
-            other_filter=other.other_filter,
-            exposed=other.exposed,
-            leaving=other.leaving,
-        )
-        self.chain = other.chain
-        self.recorded = other.recorded
-        self.affinity = other.affinity
-        self.own_affinity = other.own_affinity
-        self.apart = other.apart
-        self.entered = other.entered
+        self.filtered, self.covered = other.filtered, other.covered
+        self.other_filter, self.exposed, self.leaving = other.other_filter, other.exposed, other.leaving
+        self.chain, self.recorded, self.entered = other.chain, other.recorded, other.entered
+        self.affinity, self.own_affinity, self.apart = other.affinity, other.own_affinity, other.apart

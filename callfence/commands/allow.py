@@ -146,7 +146,7 @@ def _allow_logged(options: argparse.Namespace) -> int:
         policy = generated.document.policy
         if policy != document.policy:
             atomic.write(options.policy, generated.document.text().encode())
-    logs.remember(options.policy, logs.allowed_by(policy, denied))
+    logs.remember(options.policy, generated.document, logs.allowed_by(policy, denied))
     for arch, section in policy.entries.items():
         for number, entry in section.items():
             old = document.policy.entries.get(arch, {}).get(number)

@@ -97,7 +97,7 @@ def _import(options: argparse.Namespace) -> int:
 
 def _of_process(options: argparse.Namespace) -> int:
     """The filters of a process, in the order in which they were installed.  Raises TracerError, UserError."""
-    from tracer.running.filters import filter_counts, read_filters
+    from tracer.running.attach import filter_counts, read_filters
 
     pid, found = options.pid, read_filters(options.pid)
     others = sorted(thread for thread, count in filter_counts(pid).items() if count != len(found))

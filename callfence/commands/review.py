@@ -121,7 +121,7 @@ def _review_log(options: argparse.Namespace) -> int:
     refused = [*logs.refused_lines(old.policy, generated)]
     for line in refused:
         print(f"{path}: not asked: {line}")
-    before, new = (logs.narrowest(one) for one in (old, generated.document))
+    before, new = (logs.of_last_phase(one) for one in (old, generated.document))
     found = changes(before.policy, new.policy)
     if not found:
         print(f"{path}: nothing to review: it allows what is logged" if not refused else f"{path}: nothing else to review")
@@ -136,7 +136,7 @@ def _review_log(options: argparse.Namespace) -> int:
         after = with_accepted(now, new.policy, taken) if now.policy.phases else resolve(now, new, {**taken, **left}, found)
         if taken:
             atomic.write(path, after.text().encode())
-    logs.remember(path, logs.allowed_by(after.policy, logs.still_denied(old.policy, logged)))
+    logs.remember(path, after, logs.allowed_by(after.policy, logs.still_denied(old.policy, logged)))
     answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in found]
     print(f"{path}: {_counts(answers)}")
     if Answer.SKIP in answers:

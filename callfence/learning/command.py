@@ -10,7 +10,8 @@ from typing import NoReturn
 from callfence import memory
 from callfence.learning.options import LearnOptions, parse, parser
 from callfence.learning.prepare import prepare
-from callfence.learning.watch import leaves_all_as_it_is, name_of, program, watch
+from callfence.learning.progress import say
+from callfence.learning.watch import name_of, program_of, watch
 from callfence.shared.ending import end_like, fail
 from enforcer.errors import FAILED, EnforceError
 from policygen.recording import recording_file
@@ -20,9 +21,12 @@ from tracer.errors import CallfenceError, InternalError
 
 __all__ = ["main", "parser"]
 
+_NEW_BEHAVIOUR = 1 << 8
+"""The wait status of exit(1) (wait(2)); the program's own failure takes precedence."""
+
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Never returns: ends as the program ended, or with 125-127."""
+    """Run the command, and end as the program ended, or with 125-127."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _learn(options)
@@ -38,45 +42,51 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _learn(options: LearnOptions) -> int | None:
-    """The wait status that learn ends with."""
-    what = None if options.pids else program(options.command)
+    """Run the program, or attach, and return the wait status that learn ends with."""
+    program = None if options.pids else program_of(options.command)
     names = [name_of(pid) for pid in options.pids]
     name = names[0] if names else options.command[0]
     prepared = prepare(options, name)
     plain = None
-    if options.rehearse and what is not None:
-        from callfence.learning.rehearsal.after import Plain, rehearse_after
+    if options.rehearse and program is not None:
+        from callfence.learning.rehearsal.after import PlainRun, rehearse_after
 
-        plain = Plain(what, options)
-    run, observations, status = watch(what, name, prepared, options, plain.witness if plain else None)
-    seconds = plain.ended() if plain else 0.0
+        plain = PlainRun(program, options)
+    run, observations, status = watch(program, name, prepared, plain.witness if plain else None)
+    if plain:
+        plain.end()
     if run is None:
-        if sys.stderr is not None:
-            print(f"learn: {name} was killed during execve, before it ran; nothing was learned", file=sys.stderr)
+        say(f"learn: {name} was killed during execve, before it ran; nothing was learned")
         return status
     if options.recording is not None:
         recording_file.save(options.recording, Recording((run,), observations))
-    if not observations and leaves_all_as_it_is(prepared, options) and prepared.is_unchanged():
+    if not observations and prepared.is_silent and prepared.is_unchanged():
         if not options.check:
             recording_file.update(prepared.recording, lambda old: merge(old, Recording((run,))))
         return status
     from callfence.learning import store
 
     if options.check:
-        return store.check(prepared, run, observations, options, status)
-    learned = store.learn(prepared, run, observations, options)
+        checked = store.check(prepared, run, observations)
+        if sys.stderr is not None and (checked.is_new or not options.quiet):
+            from callfence.learning.summary import print_check
+
+            with suppress(OSError):  # the reader has gone; the status reports it too
+                print_check(checked, options.accept, bool(status), sys.stderr)
+        return _NEW_BEHAVIOUR if checked.is_new and not status else status
+    learned = store.learn(prepared, run, observations)
     if not options.quiet and sys.stderr is not None:
         from callfence.learning.summary import print_summary
 
         with suppress(OSError):  # it has hung up, or is a full disk: what was learned is written
             print_summary(learned, options.rehearsing, sys.stderr)
     if plain:
-        rehearse_after(plain, seconds, learned, prepared, options)
+        rehearse_after(plain, learned, prepared)
     return status
 
 
 def _explained(error: Exception) -> str:
-    """What to tell the user of an exception."""
+    """Return what the user is to read of an exception."""
     if isinstance(error, OSError):
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return f"{what}; nothing was changed there"

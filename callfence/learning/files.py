@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-import sys
 from typing import TYPE_CHECKING
 
+from callfence.learning.progress import say
 from callfence.shared.files import working_folder
 from enforcer.files.guard import FAMILY_ERROR, FAST_OPEN_ERROR, PROTOCOL_ERROR
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
@@ -56,7 +56,7 @@ _CHOSEN = re.compile(rb"[0-9a-f]{5}")  # net/unix/af_unix.c, unix_autobind()
 _PROC = re.compile(rb"/proc/(\d+)(?:/|$)")
 
 
-class Watching:
+class FileWatcher:
     """Takes what the calls of one run do with files and ports."""
 
     def __init__(self, environment: Sequence[bytes], gap: Callable[[str], None]) -> None:
@@ -72,12 +72,12 @@ class Watching:
         if any(entry.startswith(b"NOTIFY_SOCKET=@") for entry in environment):  # sd_notify(3)
             self._aims.add((OTHERS, "?"))
         self._made: set[bytes] = set()
-        """Names that the program has made, or has had stand for another file."""
-        self._own = {folder for one in OWN_FOLDERS if (folder := _located(one, environment))}
+        """Names that the program has made, or has given to another file."""
+        self._own = {folder for name in OWN_FOLDERS if (folder := _located(name, environment))}
         """Folders that `enforce` makes, so that the program need not."""
         self._process = 0
-        """The first one, which `/proc/self` of a policy is about."""
-        self._known: dict[tuple[object, ...], None] = {}
+        """The first one, which `/proc/self` of a policy means."""
+        self._noted: set[tuple[object, ...]] = set()
         """What has been noted: the call, the executable, and the paths as given."""
         self._paths = numbers(PATH_CALLS)
         self._sockets = numbers(tuple(SOCKETS))
@@ -102,11 +102,11 @@ class Watching:
     def uses(self) -> tuple[Use, ...]:
         """Return what was noted, ascending: a path as a policy has it, with its rights, or `tcp connect` or `tcp bind`, with a
         port; and the executable."""
-        found: dict[tuple[str, str], Right] = {}
+        by_name: dict[tuple[str, str], Right] = {}
         for (path, executable), rights in self._rights.items():
             key = (named(path, self._environment, self._here).decode("utf-8", "surrogateescape"), executable)
-            found[key] = found.get(key, NOTHING) | rights
-        uses = [(path, format_rights(rights), executable) for (path, executable), rights in found.items()]
+            by_name[key] = by_name.get(key, NOTHING) | rights
+        uses = [(name, format_rights(rights), executable) for (name, executable), rights in by_name.items()]
         uses += [(f"tcp {use}", str(port), executable) for use, port, executable in self._ports]
         return tuple(sorted([*uses, *((ABSTRACT, aim, executable) for aim, executable in self._aims)]))
 
@@ -117,34 +117,34 @@ class Watching:
         self._process = self._process or task.tgid
         if opens_for_neither(name, event.arguments):
             self._gap(f"{task.executable} opens files with the access mode 3, which fails where files are confined")
-        for one in wanted(name, event.arguments, lambda at, length: kernel.read_memory(task.tid, at, length)):
-            parts = one if isinstance(one, Pair) else (one,)
-            paths = [_string(task.tid, part.address) for part in parts]
-            whole = all(path.startswith(b"/") and not path.startswith(b"/proc/") for path in paths)
+        for request in wanted(name, event.arguments, lambda at, length: kernel.read_memory(task.tid, at, length)):
+            parts = request if isinstance(request, Pair) else (request,)
+            paths = [kernel.read_path(task.tid, part.address) for part in parts]
+            is_fixed = all(path.startswith(b"/") and not path.startswith(b"/proc/") for path in paths)
             key = (name, task.executable, *paths, *(part.right | part.makes for part in parts))
-            if whole and key in self._known:
+            if is_fixed and key in self._noted:
                 continue
-            found = [*needs(one, paths, looking(task.tgid, task.tid))]
-            for need in found:
+            needed = [*needs(request, paths, looking(task.tgid, task.tid))]
+            for need in needed:
                 self._needed(task, need)
-            if whole and found and not any(need.name or Right.MOVE in need.rights for need in found):
-                self._known[key] = None
+            if is_fixed and needed and not any(need.name or Right.MOVE in need.rights for need in needed):
+                self._noted.add(key)
 
     def _socket_call(self, task: Task, event: Event) -> None:
         use = SOCKETS[self._sockets[event.arch, event.number]]
         length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
-        found = address(kernel.read_memory(task.tid, event.arguments[1], length))
-        if isinstance(found, bytes):
-            self._abstract(found, task, binds=use == "bind")
-        elif isinstance(found, int):
+        target = address(kernel.read_memory(task.tid, event.arguments[1], length))
+        if isinstance(target, bytes):
+            self._abstract(target, task, binds=use == "bind")
+        elif isinstance(target, int):
             if is_tcp(task.tgid, event.arguments[0] & 0xFFFFFFFF):
-                self._ports.add((use, found, task.executable))
-        elif found is not None and use == "bind":
-            for need in needs(made_socket(), [os.fsencode(found)], looking(task.tgid, task.tid)):
+                self._ports.add((use, target, task.executable))
+        elif target is not None and use == "bind":
+            for need in needs(made_socket(), [os.fsencode(target)], looking(task.tgid, task.tid)):
                 self._needed(task, need)
 
     def _abstract(self, name: bytes, task: Task, *, binds: bool) -> None:
-        """Note whose an abstract socket is, whose name is bound or sent to."""
+        """Note that a task binds an abstract socket of this name, or whose socket it sends to."""
         if binds:
             self._bound.add(name)
             return
@@ -168,8 +168,8 @@ class Watching:
             if index == SENDING["sendmsg"]:  # struct msghdr begins with both (linux/socket.h)
                 head = kernel.read_memory(task.tid, event.arguments[1], 12)
                 where, length = int.from_bytes(head[:8], "little"), int.from_bytes(head[8:], "little")
-            if where and isinstance(found := address(kernel.read_memory(task.tid, where, min(length, _SOCKADDR))), bytes):
-                self._abstract(found, task, binds=False)
+            if where and isinstance(name := address(kernel.read_memory(task.tid, where, min(length, _SOCKADDR))), bytes):
+                self._abstract(name, task, binds=False)
 
         return handle
 
@@ -208,14 +208,14 @@ class Watching:
             if above in self._made:
                 place = folder
             above = folder
-        if found := _PROC.match(place):
-            own = int(found[1]) == self._process
-            place = b"/proc/self" + place[found.end(1) :] if own else b"/proc"
+        if match := _PROC.match(place):
+            is_own = int(match[1]) == self._process
+            place = b"/proc/self" + place[match.end(1) :] if is_own else b"/proc"
         key = (place, executable)
         self._rights[key] = self._rights.get(key, NOTHING) | rights
 
     def _may(self, file: File, rights: Right) -> bool:
-        """Whether this user, whose the program most likely is, has the rights by the file's mode."""
+        """Whether this user, as whom the program most likely runs, has the rights by the file's mode."""
         mode = 0
         for right, bit in ((Right.READ, os.R_OK), (Right.WRITE, os.W_OK), (Right.EXECUTE, os.X_OK)):
             mode |= bit if right in rights else 0
@@ -223,7 +223,7 @@ class Watching:
 
 
 def _located(path: bytes, environment: Sequence[bytes]) -> bytes:
-    """The name of a policy's path without links; b"" if its folder is not known."""
+    """Return the name of a policy's path without links; b"" if its folder is not known."""
     try:
         return os.path.realpath(located(path, environment))
     except PlaceError:
@@ -231,24 +231,12 @@ def _located(path: bytes, environment: Sequence[bytes]) -> bytes:
 
 
 def _always(file: File, rights: Right) -> bool:
-    """Root may all, but execute what nobody may."""
+    """Whether root has the rights: all but executing a file that no user may execute."""
     return Right.EXECUTE not in rights or bool(file.mode & 0o111) or stat.S_ISDIR(file.mode)
 
 
-def _string(tid: int, address: int) -> bytes:
-    """The path at an address of a task; b"" if there is none: the call will fail."""
-    if not address:
-        return b""
-    room = kernel.PAGE - address % kernel.PAGE
-    text = kernel.read_memory(tid, address, room)
-    if b"\0" not in text:
-        text += kernel.read_memory(tid, address + room, kernel.PAGE)
-    path, end, _ = text.partition(b"\0")
-    return path if end else b""
-
-
 def watched(recording: Recording) -> list[tuple[Use, ...]]:
-    """What the runs of a recording did, of those in which that was watched."""
+    """Return what the runs of a recording did with files and ports, of those in which that was watched."""
     return [run.files for run in recording.runs if run.files and not run.rehearsed]
 
 
@@ -261,8 +249,9 @@ def with_files(
     *,
     exact: bool = False,
 ) -> Generated:
-    """With what the newest run needs of files and ports; of all runs, if the policy did not confine them before.  What a
-    baseline does not grant is told, and left out."""
+    """Return it with what the newest run needs of files and ports; of all runs, if the policy did not confine them before.
+
+    What a baseline does not grant is printed and left out."""
     if not newest:
         return generated
     policy, confined = generated.document.policy, existing is not None and existing.policy.files != NOT_CONFINED
@@ -271,8 +260,7 @@ def with_files(
     if base is not None:
         permitted = met(files, base.files)
         for line, more, _ in differences(permitted, files):
-            if sys.stderr is not None:
-                print(f"the baseline forbids {line}: {more}; it is not added to the policy", file=sys.stderr)
+            say(f"the baseline forbids {line}: {more}; it is not added to the policy")
         files = permitted
     news = differences(before, files)
     if confined and not news:

@@ -35,42 +35,35 @@ RUNS, SECONDS = 200, 300
 """The budget of a rehearsal."""
 
 
-class Plain:
-    """Options, declared as argparse has them, of a command whose own begin before its first other word."""
+def _plain(arguments: Sequence[str]) -> SimpleNamespace | None:
+    """Return what argparse makes of a command line; None where one of its options is not written as it is declared."""
+    options: dict[str, dict[str, Any]] = {}
+    values: dict[str, Any] = {}
 
-    def __init__(self) -> None:
-        self._options: dict[str, dict[str, Any]] = {}
-        """How each name was declared."""
-        self._values: dict[str, Any] = {}
-
-    def add(self, *names: str, dest: str = "", default: Any = None, **declared: Any) -> None:
-        """Declare an option that has a value, one or several (`append`), or is a flag (`store_true`)."""
+    def add(*names: str, dest: str = "", default: Any = None, **declared: Any) -> None:
         dest = dest or names[-1].removeprefix("--").replace("-", "_")
-        is_flag = declared.get("action") == "store_true"
-        self._values[dest] = False if is_flag else [*default] if isinstance(default, list) else default
-        self._options |= {name: {"dest": dest, **declared} for name in names}
+        values[dest] = False if declared.get("action") == "store_true" else default
+        options.update({name: {"dest": dest, **declared} for name in names})
 
-    def read(self, words: Sequence[str], rest: str) -> SimpleNamespace | None:
-        """What argparse makes of the words, with what follows the options as `rest`; None where only argparse knows."""
-        values = {**self._values, rest: []}
-        left = iter(words)
-        for word in left:
-            if not word.startswith("-") or word == "--":
-                values[rest] = [*([] if word == "--" else [word]), *left]
-                break
-            option = self._options.get(word)
-            if option is None or not _take(option, left, values):
-                return None
-        return None if "--" in values[rest] else SimpleNamespace(**values)
+    _declare(add)
+    words = iter(arguments)
+    command: list[str] = []
+    for word in words:
+        if not word.startswith("-") or word == "--":
+            command = [*([] if word == "--" else [word]), *words]
+            break
+        if word not in options or not _take(options[word], words, values):
+            return None
+    return None if "--" in command else SimpleNamespace(**values, command=command)
 
 
-def _take(option: dict[str, Any], left: Iterator[str], values: dict[str, Any]) -> bool:
-    """Whether the option's value is one that it may have."""
+def _take(option: dict[str, Any], words: Iterator[str], values: dict[str, Any]) -> bool:
+    """Take an option, whose value is the next word, if it has one; return whether it may have that value."""
     dest, action = option["dest"], option.get("action")
     if action == "store_true":
         values[dest] = True
         return True
-    text = next(left, "-")
+    text = next(words, "-")
     try:
         value = option.get("type", str)(text)
     except Exception:  # argparse says which values there are
@@ -119,7 +112,7 @@ class LearnOptions(NamedTuple):
     every_call: bool
     """Whether known calls stop too, so that all are counted."""
     late_after: int | None
-    """See `tracer.session.trace`."""
+    """See `tracer.running.session.trace`."""
     rehearse: bool
     rehearse_only: str
     """What to rehearse, separated by commas (`rehearsal.plan.Choice`); '' for all."""
@@ -137,19 +130,19 @@ class LearnOptions(NamedTuple):
 
 
 def parser() -> ArgumentParser:
-    """Not loaded for a command line that needs none of it: loading it takes 2 ms, and adding the options as long again."""
+    """Return the parser.  Few command lines need it: loading argparse takes 2 ms, and adding the options as long again."""
     import argparse
 
     from callfence.shared.options import add_helps, suggestion
 
     class Parser(argparse.ArgumentParser):
         def format_help(self) -> str:
-            """As wide as the terminal.  Asking for its width takes 3 ms, and every `add_argument` would ask."""
+            """Format it as wide as the terminal.  Asking for its width takes 3 ms, and every `add_argument` would ask."""
             self.formatter_class = argparse.RawDescriptionHelpFormatter
             return super().format_help()
 
         def error(self, message: str) -> NoReturn:
-            """125: argparse's own 2 could be the program's."""
+            """End with 125: argparse's own status, 2, could be the program's."""
             hint = "; --pid attaches to a process, -o names a policy;" if message.endswith("arguments: -p") else ";"
             fail(f"learn: {message}{suggestion(self, message) or hint} see learn --help", FAILED)
 
@@ -222,7 +215,7 @@ def _declare(add: Callable[..., Any], hidden: str = "") -> None:
 
 
 def _pid(text: str) -> int:
-    """ArgumentTypeError, with the way out, for anything else."""
+    """Return a pid; raise ArgumentTypeError, with what to do, for anything else."""
     if not text.isdecimal() or int(text) == 0:
         import argparse
 
@@ -231,21 +224,15 @@ def _pid(text: str) -> int:
 
 
 def _positive(text: str) -> int:
-    """ValueError for anything else."""
+    """Return a number above 0; raise ValueError for anything else."""
     number = int(text)
     if number <= 0:
         raise ValueError(text)
     return number
 
 
-def _plain(arguments: list[str]) -> SimpleNamespace | None:
-    options = Plain()
-    _declare(options.add)
-    return options.read(arguments, "command")
-
-
 def parse(arguments: list[str]) -> LearnOptions:
-    """Ends the process with 125, and says why, if the options contradict each other."""
+    """Return the options; end the process with 125, and say why, if they contradict each other."""
     given = _plain(arguments) or SimpleNamespace(**vars(parser().parse_args(arguments)))
     accept = ["learn", *arguments]
     if given.check:
@@ -263,7 +250,7 @@ def parse(arguments: list[str]) -> LearnOptions:
 
 
 def _mistake(given: SimpleNamespace) -> str:
-    """What is wrong with the options together, or ''."""
+    """Return what is wrong with the options together, or ''."""
     if not given.pids and not given.command:
         return "no program given"
     if given.evidence and (given.no_evidence or given.check):

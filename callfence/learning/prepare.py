@@ -1,12 +1,12 @@
-"""What `learn` finds out before the program runs: whether its behaviour can be written, and what is known of it."""
+"""What `learn` does before the program runs: it checks that its behaviour can be written, and reads the policy."""
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
 from typing import TYPE_CHECKING
 
+from callfence.learning.progress import say
 from callfence.shared.files import policy_path, recording_path
 from policygen.recording import atomic, recording_file
 from tracer.errors import UserError
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-    """The files of a run, and what they said when it began."""
+    """What a run is to do, its files, and what they said when it began."""
 
+    options: LearnOptions
     policy: Path
     recording: Path
     existing: Compiled | None
@@ -39,7 +40,23 @@ class Prepared(NamedTuple):
 
     @property
     def filter(self) -> bytes:
+        """That of the existing policy, if it is used; else b""."""
         return self.existing.filter if self.existing and self.is_warm else b""
+
+    @property
+    def document(self) -> Document | None:
+        """The existing policy, which is parsed once; None if it does not count."""
+        return _document(self.existing) if self.existing else None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether a run in which nothing is new is not reported, and changes nothing but the recording.
+
+        Most of the modules that do either need not be loaded then."""
+        given = self.options
+        changes = given.evidence or given.arm or given.default or given.portable or given.within or given.phases
+        is_settled = self.is_warm and self.existing is not None and self.existing.is_settled
+        return is_settled and given.quiet and not changes
 
     def is_unchanged(self) -> bool:
         """Whether the policy's text, and that of what it includes, is still what it was."""
@@ -51,7 +68,8 @@ class Prepared(NamedTuple):
 
 
 def prepare(options: LearnOptions, name: str) -> Prepared:
-    """Raises what keeps the program's behaviour from being written, so that it is told before the program runs."""
+    """Return the files of a run; raise what keeps the program's behaviour from being written, so that it is reported before the
+    program runs."""
     _require_machine()
     policy = options.output or policy_path(name)
     recording = recording_path(policy)
@@ -61,17 +79,16 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
             raise UserError(f"{policy}: there is no policy to check against; learn without --check writes one")
     elif not options.fresh and recording.exists():
         _require_recording(recording)
-        if existing is None and sys.stderr is not None:
-            from callfence.shared.text import printable
-
+        if existing is None:
             text = f"learn: {policy} is gone, and {recording} is not: the policy begins anew, and the recording goes on"
-            print(printable(f"{text} (--fresh begins both anew)"), file=sys.stderr)
+            say(f"{text} (--fresh begins both anew)")
     if existing is not None and (options.exact or options.tight):
         _require_exact(existing, "--exact" if options.exact else "--tight")
     default = None if options.default is None else _default(options.default)
     base, is_within = _baseline(policy, existing, options.within)
     with_files = options.files or (existing is not None and bool(existing.files))
-    stops_nothing = default and _stops_nothing(existing)
+    # calls of which the policy says nothing, and which run, are not seen if it is used as a filter
+    stops_nothing = default and existing is not None and _document(existing).policy.default.allows
     begins_files = options.files and not (existing is not None and existing.files)
     records_all = options.tight or options.rehearse or begins_files or options.phases or stops_nothing
     is_warm = existing is not None and is_within and not records_all
@@ -81,7 +98,7 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
 
             libseccomp.require()
         _require_writable(policy, recording)
-    return Prepared(policy, recording, existing, is_warm, base, default, with_files)
+    return Prepared(options, policy, recording, existing, is_warm, base, default, with_files)
 
 
 def _require_machine() -> None:
@@ -100,8 +117,7 @@ def _existing(policy: Path) -> Compiled | None:
     return filters.compiled(str(policy), "warm")
 
 
-def document(existing: Compiled) -> Document:
-    """The policy that was compiled, which is parsed once."""
+def _document(existing: Compiled) -> Document:
     if existing.document is None:
         from callfence.enforcing import filters
 
@@ -110,8 +126,8 @@ def document(existing: Compiled) -> Document:
 
 
 def _require_exact(existing: Compiled, option: str) -> None:
-    """What an implied set allows cannot be held to what was seen."""
-    implied = document(existing).policy.implied
+    """Raise UserError if the policy has an implied set: with that it allows more than was observed."""
+    implied = _document(existing).policy.implied
     if implied:
         name = existing.sources[0][0]
         what = f"{option} is without: take the line out, or start over with --fresh"
@@ -119,7 +135,7 @@ def _require_exact(existing: Compiled, option: str) -> None:
 
 
 def _default(text: str) -> Action:
-    """The action of `--default`, which must stop calls: otherwise nothing would be new, and so nothing learned."""
+    """Return the action of `--default`, which must stop calls: otherwise nothing would be new, and so nothing learned."""
     from policygen.language.document import PolicyError, parse
 
     try:
@@ -132,11 +148,6 @@ def _default(text: str) -> Action:
     return action
 
 
-def _stops_nothing(existing: Compiled | None) -> bool:
-    """Whether calls of which the policy says nothing run: they are not seen if it is used as a filter."""
-    return existing is not None and document(existing).policy.default.allows
-
-
 def _require_recording(recording: Path) -> None:
     if not recording.is_file():
         raise UserError(f"{recording}: is not a regular file")
@@ -147,17 +158,25 @@ def _require_recording(recording: Path) -> None:
 
 
 def _baseline(policy: Path, existing: Compiled | None, name: str | None) -> tuple[Policy | None, bool]:
-    """The baseline, and whether the policy allows nothing that it forbids: otherwise such calls have to be seen."""
+    """Return the baseline, and whether the policy allows nothing that it forbids: otherwise such calls have to be seen."""
     if name is None:
         return None, True
-    from callfence.learning import baseline
+    from callfence.shared import inputs
+    from policygen.language.normal import normal
+    from policygen.learning.within import within
 
-    base = baseline.read(name)
-    return base, existing is None or baseline.is_within(document(existing), policy, base)
+    base = inputs.document(name).policy
+    if existing is None:
+        return base, True
+    before = _document(existing).policy
+    try:
+        return base, within(before, base) == normal(before)
+    except ValueError as error:
+        raise UserError(f"{policy}: {error}") from error
 
 
 def _require_writable(policy: Path, recording: Path) -> None:
-    """Creates the recording's folder."""
+    """Create the recording's folder; raise UserError if a file cannot be written."""
     if not policy.parent.is_dir():
         raise UserError(f"{policy}: there is no folder {policy.parent}")
     try:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from callfence.learning.learned import Learned
-from callfence.learning.prepare import document
+from callfence.learning.progress import say
 from callfence.shared.files import companion_path, recording_path
-from callfence.shared.text import plural
+from callfence.shared.text import plural, printable
+from policygen.evaluate import evaluate
 from policygen.language.document import Document, parse_file
+from policygen.language.naming import format_action, format_call
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
 from policygen.learning.scope import scope
@@ -25,12 +26,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
+    from policygen.model import Policy
     from policygen.recording.model import Observation
 
-_NEW_BEHAVIOUR = 1 << 8
-"""The wait status of exit(1) (wait(2))."""
+MAX_LINES = 40
+"""Lines of forbidden calls that are shown; the recording has all of them."""
+
+
+class Learned(NamedTuple):
+    """A run that has been added to its recording and its policy, as the summary reports it."""
+
+    policy: Path
+    recording: Recording
+    run: Run
+    existing: Document | None
+    """The policy before."""
+    generated: Generated
+    exact_within: str = ""
+    """The baseline that has no room for the implied set which the policy would have otherwise."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the run did what the policy before did not allow."""
+        has_scope = self.existing is not None and self.existing.policy.scope == self.generated.document.policy.scope
+        return bool(self.generated.new or self.generated.files) or not has_scope
 
 
 class Added(NamedTuple):
@@ -77,175 +97,169 @@ def add(
 
 
 def _existing(policy: Path, prepared: Prepared | None) -> Document:
-    if prepared is not None and prepared.existing is not None and prepared.is_unchanged():
-        return document(prepared.existing)
+    if prepared is not None and prepared.document is not None and prepared.is_unchanged():
+        return prepared.document
     return parse_file(policy)
 
 
 def _with_scope(whole: Recording, existing: Document | None, generated: Generated) -> Generated:
-    """With the policy's scope of signals as the whole recording shows it."""
+    """Return it with the policy's scope of signals as the whole recording shows it."""
     document = generated.document
-    found = scope(whole, existing.policy if existing else None, document.policy)
-    return generated if document.policy.scope == found else generated._replace(document=document.with_scope(found))
+    new = scope(whole, existing.policy if existing else None, document.policy)
+    return generated if document.policy.scope == new else generated._replace(document=document.with_scope(new))
 
 
-def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...], options: LearnOptions) -> Learned:
-    """Add a run; what is new in it is told as compared with the policy when the run began."""
+def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -> Learned:
+    """Add a run, and return what is new in it, compared with the policy when the run began."""
+    options, before = prepared.options, prepared.document
 
     def generated_from(old: Recording, whole: Recording, existing: Document | None) -> Generated:
-        seen = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
-        generated = _generate(prepared, seen, existing, options, (old, whole))
-        generated = _with_files(generated, whole, run, existing, prepared, options)
+        observed = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
+        generated = _generate(prepared, run, observed, existing, whole, old)
         has_start = run.complete or (existing is not None and not existing.lacks_start)
         if generated.document.lacks_start == has_start:
             return generated._replace(document=generated.document.with_start(has_start))
         return generated
 
-    before = _before(prepared)
     runs = Recording((run,), observations)
-    added = add(
-        prepared.policy, runs, generated_from, prepared=prepared, fresh=options.fresh, evidence=options.evidence
-    )
+    added = add(prepared.policy, runs, generated_from, prepared=prepared, fresh=options.fresh, evidence=options.evidence)
     generated = added.generated
     if added.existing != before:
-        _tell_changed(prepared)
-        again = _generate(prepared, added.recording.of_run(run.id), before, options)
-        again = _with_files(again, added.recording, run, before, prepared, options)
-        generated = generated._replace(new=again.new, files=again.files)
-    _tell_forbidden(observations, prepared, options)
-    return Learned(prepared.policy, added.recording, run, before, generated, _exact_within(before, generated, options))
+        _say_changed(prepared)
+        compared = _generate(prepared, run, added.recording.of_run(run.id), before, added.recording)
+        generated = generated._replace(new=compared.new, files=compared.files)
+    _print_forbidden(prepared, observations)
+    had_implied = before.policy.implied if before else not (options.exact or options.tight)
+    lost_implied = had_implied and not generated.document.policy.implied
+    return Learned(prepared.policy, added.recording, run, before, generated, (options.within or "") if lost_implied else "")
 
 
-def rehearsed(
-    prepared: Prepared, run: Run, brought: tuple[Observation, ...], options: LearnOptions
-) -> Learned:
-    """Add what a rehearsed run brought: all of it to the recording, and to the policy what is not held back."""
+def rehearsed(prepared: Prepared, run: Run, new: tuple[Observation, ...]) -> Learned:
+    """Add what is new in a rehearsed run: all of it to the recording, and to the policy what is not held back."""
     from policygen.review.risk import held_back
 
     def generated_from(_: Recording, whole: Recording, existing: Document | None) -> Generated:
-        held = held_back(whole, existing.policy if existing else None, options.allow_opaque)
-        seen = [one for one in whole.of_run(run.id) if one.key not in held]
-        return _generate(prepared, seen, existing, options)
+        held = held_back(whole, existing.policy if existing else None, prepared.options.allow_opaque)
+        allowed = [observation for observation in whole.of_run(run.id) if observation.key not in held]
+        return _generate(prepared, run, allowed, existing, whole)
 
-    added = add(prepared.policy, Recording((run,), brought), generated_from, prepared=prepared)
+    added = add(prepared.policy, Recording((run,), new), generated_from, prepared=prepared)
     return Learned(prepared.policy, added.recording, run, added.existing, added.generated)
 
 
-def check(
-    prepared: Prepared, run: Run, observations: tuple[Observation, ...], options: LearnOptions, status: int | None
-) -> int | None:
-    """Show what the policy, as it was when the run began, does not allow of it.  The wait status that learn ends with:
-    the program's own failure takes precedence."""
-    before = _before(prepared)
+def check(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -> Learned:
+    """Compare a run with the policy as it was when the run began, and return what is new in it; write nothing."""
+    before, recording = prepared.document, Recording((run,), observations)
     if not prepared.is_unchanged():
-        _tell_changed(prepared)
-    recording = Recording((run,), observations)
-    generated = _generate(prepared, observations, before, options)
-    generated = _with_files(generated, Recording((run,)), run, before, prepared, options)
-    generated = _with_scope(recording, before, generated)
-    learned = Learned(prepared.policy, recording, run, before, generated)
-    _tell_forbidden(observations, prepared, options)
-    is_lost = before is not None and before.policy.scope != generated.document.policy.scope
-    is_new = bool(generated.new or generated.files or is_lost)
-    if sys.stderr is not None and not (options.quiet and not is_new):
-        from callfence.learning.summary import print_check
-
-        with suppress(OSError):  # the reader has gone; the status tells it too
-            print_check(learned, options.accept, bool(status), sys.stderr)
-    return _NEW_BEHAVIOUR if is_new and not status else status
-
-
-def _before(prepared: Prepared) -> Document | None:
-    return document(prepared.existing) if prepared.existing else None
+        _say_changed(prepared)
+    generated = _with_scope(recording, before, _generate(prepared, run, observations, before, recording))
+    _print_forbidden(prepared, observations)
+    return Learned(prepared.policy, recording, run, before, generated)
 
 
 def _generate(
     prepared: Prepared,
-    seen: Sequence[Observation],
+    run: Run,
+    observed: Sequence[Observation],
     existing: Document | None,
-    options: LearnOptions,
-    recordings: tuple[Recording, Recording] | None = None,
+    whole: Recording,
+    old: Recording | None = None,
 ) -> Generated:
-    """What is generated of `seen`, with the policy's phases, or one that is chosen by the recording, if asked for; `recordings`
-    are without and with the run."""
+    """Return what is generated of `observed`, and what the run needs of files and ports, where they are learned.
+
+    `whole` is the recording with the run.  With `old`, that without the run, `--phases` may choose other phases."""
+    generated = _with_phases(prepared, observed, existing, whole if old is not None else Recording(), old)
+    if not prepared.with_files or not run.files:
+        return generated
+    from callfence.learning.files import watched, with_files
+
+    exact = prepared.options.exact or prepared.options.tight
+    return with_files(generated, watched(whole), run.files, existing, prepared.base, exact=exact)
+
+
+def _with_phases(
+    prepared: Prepared, observed: Sequence[Observation], existing: Document | None, whole: Recording, old: Recording | None
+) -> Generated:
+    """Return what is generated of `observed`, with the policy's phases, or, with `--phases`, one that the recording shows."""
+    options = prepared.options
     implied = 0 if options.exact or options.tight else IMPLIED[-1]
     how = Options(options.names, options.tight, options.allow_opaque, implied, options.portable, prepared.default)
-    has_phases = existing is not None and bool(existing.policy.phases)
-    if not has_phases and not (options.phases and recordings):
-        return _of_start(prepared, seen, existing, options, how)
+    staged = existing if existing is not None and existing.policy.phases else None
+    chooses = options.phases and old is not None
+    if staged is None and not chooses:
+        return _of_start(prepared, observed, existing, how)
     from policygen.learning import phases
 
-    generated = _of_start(prepared, seen, phases.start_of(existing) if existing else None, options, how)
-    old, whole = recordings or (Recording(), Recording())
-    if existing is not None and has_phases and not (options.phases and phases.is_learned(existing, old, how)):
-        generated = phases.staged(generated, existing, seen, existing.policy.phases, how)
-        return generated._replace(phases=phases.UNCHANGED if options.phases and recordings else "")
+    generated = _of_start(prepared, observed, phases.start_of(existing) if existing else None, how)
+    if staged is not None and not (options.phases and phases.is_learned(staged, old or Recording(), how)):
+        generated = phases.staged(generated, staged, observed, staged.policy.phases, how)
+        return generated._replace(phases=phases.UNCHANGED if chooses else "")
     choice = phases.choose(generated.document.policy, whole, how)
-    if choice.phases or has_phases:
+    if choice.phases or staged is not None:
         generated = phases.staged(generated, existing, whole.observations, choice.phases, how, anew=True)
     return generated._replace(phases=choice.why)
 
 
 def _of_start(
-    prepared: Prepared, seen: Sequence[Observation], existing: Document | None, options: LearnOptions, how: Options
+    prepared: Prepared, observed: Sequence[Observation], existing: Document | None, how: Options
 ) -> Generated:
-    arm = Arm(options.arm) if options.arm else None
+    """Return what is generated of `observed`, but for phases."""
+    arm = Arm(prepared.options.arm) if prepared.options.arm else None
     name = prepared.policy.name.removesuffix(".policy")
     if prepared.base is None:
-        return generate(seen, existing, name=name, options=how, arm=arm)
+        return generate(observed, existing, name=name, options=how, arm=arm)
     from policygen.learning.within import generate_within
 
-    return generate_within(seen, existing, prepared.base, name=name, options=how, arm=arm)
-
-
-def _with_files(
-    generated: Generated,
-    whole: Recording,
-    run: Run,
-    existing: Document | None,
-    prepared: Prepared,
-    options: LearnOptions,
-) -> Generated:
-    """With what the run needs of files and ports, where they are learned."""
-    if not prepared.with_files or not run.files:
-        return generated
-    from callfence.learning.files import watched, with_files
-
-    exact = options.exact or options.tight
-    return with_files(generated, watched(whole), run.files, existing, prepared.base, exact=exact)
-
-
-def _exact_within(before: Document | None, generated: Generated, options: LearnOptions) -> str:
-    """The baseline, if it is the reason why the policy has no implied set."""
-    wanted = before.policy.implied if before else not (options.exact or options.tight)
-    return options.within or "" if wanted and not generated.document.policy.implied else ""
+    return generate_within(observed, existing, prepared.base, name=name, options=how, arm=arm)
 
 
 def _trusted(whole: Recording, run: Run, existing: Document | None) -> tuple[Observation, ...]:
-    """The observations of the run, and those of earlier runs that the policy allows: a recording does not bring back what
-    was taken out of the policy, and one of another program, or a forged one, adds nothing to it."""
+    """Return the observations of the run, and those of earlier runs that the policy allows: a recording does not bring back
+    what was taken out of the policy, and one of another program, or a forged one, adds nothing to it."""
     if existing is None:
         return whole.observations
     from policygen.learning.within import forbidden
 
-    mine = set(whole.of_run(run.id))
-    others = [one for one in whole.observations if one not in mine]
-    against = set(forbidden(others, existing.policy))
-    if against and sys.stderr is not None:
-        what = plural(len(against), "observation")
-        print(f"learn: not used: {what} of earlier runs that the policy does not allow", file=sys.stderr)
-    return tuple(one for one in whole.observations if one not in against)
+    of_run = set(whole.of_run(run.id))
+    earlier = [observation for observation in whole.observations if observation not in of_run]
+    denied = set(forbidden(earlier, existing.policy))
+    if denied:
+        say(f"learn: not used: {plural(len(denied), 'observation')} of earlier runs that the policy does not allow")
+    return tuple(observation for observation in whole.observations if observation not in denied)
 
 
-def _tell_changed(prepared: Prepared) -> None:
-    if sys.stderr is not None:
-        message = "was changed while the program ran: what is new is compared with the policy before; review that change too"
-        print(f"learn: {prepared.policy} {message}", file=sys.stderr)
+def _say_changed(prepared: Prepared) -> None:
+    message = "was changed while the program ran: what is new is compared with the policy before; review that change too"
+    say(f"learn: {prepared.policy} {message}")
 
 
-def _tell_forbidden(observations: tuple[Observation, ...], prepared: Prepared, options: LearnOptions) -> None:
-    if options.within is not None and prepared.base is not None and sys.stderr is not None:
-        from callfence.learning.baseline import print_forbidden
-        from policygen.learning.within import forbidden
+def _print_forbidden(prepared: Prepared, observations: tuple[Observation, ...]) -> None:
+    if prepared.options.within is not None and prepared.base is not None:
+        print_forbidden(prepared.options.within, prepared.base, observations)
 
-        print_forbidden(options.within, prepared.base, forbidden(observations, prepared.base), sys.stderr)
+
+def print_forbidden(name: str, base: Policy, observations: Sequence[Observation]) -> None:
+    """Print the calls that a baseline of this name forbids: how often, an example, by what program, and what it answers."""
+    from policygen.learning.within import forbidden
+
+    denied = forbidden(observations, base)
+    if not denied or sys.stderr is None:
+        return
+    calls = plural(sum(observation.calls for observation in denied), "call")
+    print(f"{name} forbids what the program did, in {calls}; it is not added to the policy:", file=sys.stderr)
+    rows = [_forbidden_row(base, [*group]) for _, group in groupby(denied, key=lambda each: (each.arch, each.number))]
+    width = max(len(count) for count, _ in rows)
+    for count, text in rows[:MAX_LINES]:
+        print(f"  {count:>{width}} x {text}", file=sys.stderr)
+    if len(rows) > MAX_LINES:
+        print(f"  ... and {plural(len(rows) - MAX_LINES, 'call')} more", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _forbidden_row(base: Policy, denied: Sequence[Observation]) -> tuple[str, str]:
+    """Return how often one call was denied, and a line about it."""
+    first = denied[0]
+    answers = {format_action(evaluate(base, observation.event)) for observation in denied} - {"allow", "log"}
+    answer = ", ".join(sorted(answers)) or "allowed in part"
+    count = sum(observation.calls for observation in denied)
+    return f"{count:,}", f"{format_call(first.event)} by {printable(first.executable)}: {answer}"

@@ -1,4 +1,4 @@
-"""The summary that `learn` prints."""
+"""The summary that `learn` prints; and in words, how complete a policy is likely to be."""
 
 from __future__ import annotations
 
@@ -6,35 +6,39 @@ import os
 from typing import TYPE_CHECKING
 
 from callfence.enforcing.own import own
-from callfence.learning.learned import call_name, has_names_only, sureness
-from callfence.learning.rehearsal.plan import Choice, plan
+from callfence.learning.rehearsal.plan import plan
 from callfence.shared.text import command_line, plural, printable
 from policygen.completeness.confidence import confidence, run_next, seen_only, unseen
 from policygen.completeness.discovery import discovery
-from policygen.language.naming import format_action, format_entry
+from policygen.language.naming import format_action, format_entry, format_value
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
 from policygen.learning.scope import OTHERS
 from policygen.lint.files import risks_of
 from policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.recording.model import Recording
+from tracer.abi import Arch, table
 from tracer.abi.waits import bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
-    from callfence.learning.learned import Learned
+    from callfence.learning.store import Learned
+    from policygen.completeness.confidence import Confidence
+    from policygen.completeness.discovery import Discovery, Growing
     from policygen.learning.generate import New
     from policygen.model import Policy
     from policygen.recording.model import Run
 
-MANY_NEW = 40
+MAX_LINES = 40
 """Lines of new behaviour that are shown; the policy's own diff shows the rest."""
+_MAX_CALLS = 4
+"""Calls that a line names."""
 
 
 def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> None:
-    """The table, then what is new, then `rehearse`, the command that rehearses the run, if there is one."""
+    """Print the table, then what is new, then `rehearse`, the command that rehearses the run, if there is one."""
     rows = _rows(learned)
     lines = news(learned)
     if rehearse:
@@ -54,21 +58,15 @@ def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> No
 
 
 def print_check(learned: Learned, accept: Sequence[str], failed: bool, file: TextIO) -> None:
-    """What `learn --check` found: the new lines, `accept`, the command that accepts them, and what the status is of: the
+    """Print what `learn --check` shows: the new lines, `accept`, the command that accepts them, and what the status is of: the
     program, if it has `failed`, or what is new."""
-    signals = [text for _, text in _signals(learned)]
+    signals = [f"signals {text}" for _, text in _signals(learned)]
     new = bool(learned.generated.new or learned.generated.files or signals)
     print(f"{learned.policy}: {f'new behaviour, {_new(learned)}' if new else 'nothing new'}", file=file)
-    for text in signals:
-        print(f"  signals {text}", file=file)
-    for line in news(learned):
+    lines = [*signals, *news(learned), *(f"not observed: {gap}" for gap in _gaps(learned))]
+    lines += [*(f"refused: {line}" for line in _refused(learned)), *(f"any value: {line}" for line in _given_up(learned))]
+    for line in lines:
         print(f"  {line}", file=file)
-    for gap in _gaps(learned):
-        print(f"  not observed: {gap}", file=file)
-    for line in _refused(learned):
-        print(f"  refused: {line}", file=file)
-    for text in _given_up(learned):
-        print(f"  any value: {text}", file=file)
     if new:
         print(f"to accept it, run this, and commit {learned.policy}:\n  {command_line(accept)}", file=file)
     if failed:
@@ -84,7 +82,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     plain = learned.recording.plain()
     counted = Recording(plain.runs, unimplied(plain.observations, policy))
     sure = confidence(counted, names_only=names_only)
-    calls = sum(seen.counts[_column(learned)] for seen in learned.recording.observations)
+    calls = sum(observation.counts[_column(learned)] for observation in learned.recording.observations)
     rows = [
         ("this run", f"{plural(calls, 'call')} looked at, {_ending(learned.run)}"),
         ("policy", size_of(policy)),
@@ -94,7 +92,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         used = len({use[0] for use in learned.run.files})
         names = plural(used, "file, folder or port", "files, folders or ports")
         rows.append(("files", f"{plural(len(lines), 'line')}; this run used {names}"))
-        new = {one.line for one in learned.generated.files}
+        new = {difference.line for difference in learned.generated.files}
         every = [*risks_of(policy.files), *own(policy.files, learned.policy)]
         risks = [(line, risk) for line, risk in every if line in new and risk.level != "note"]
         rows += [("wide", printable(f"{line}: it {risk.grants} [{risk.id}]")) for line, risk in risks]
@@ -124,7 +122,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
 
 
 def _phases(learned: Learned) -> list[tuple[str, str]]:
-    """What was decided about phases, and what is not known about them."""
+    """Return what was decided about phases, and what is not known about them."""
     rows = [("phases", printable(learned.generated.phases))] if learned.generated.phases else []
     phases = learned.generated.document.policy.phases
     if not phases:
@@ -133,13 +131,13 @@ def _phases(learned: Learned) -> list[tuple[str, str]]:
     if not any(run.status is not None and run.status >= 0 for run in followed):
         rows.append(("phases", "no run ended by itself: what its end needs may be denied by then"))
     for phase in phases if learned.run.waits else ():
-        if not any(one & bits(phase.triggers) for one in learned.run.waits):
+        if not any(waits & bits(phase.triggers) for waits in learned.run.waits):
             rows.append(("phases", f"no process of this run has entered {phase.name}"))
     return rows
 
 
 def _signals(learned: Learned) -> list[tuple[str, str]]:
-    """What was decided about signals, in this run."""
+    """Return what was decided about signals, in this run."""
     policy = learned.generated.document.policy
     before = learned.existing.policy if learned.existing else None
     had = scopes(before.scope) if before else (SIGNALS,)
@@ -154,7 +152,7 @@ def _signals(learned: Learned) -> list[tuple[str, str]]:
 
 
 def _given_up(learned: Learned) -> list[str]:
-    """The arguments whose values are not listed, by call."""
+    """Return the arguments whose values are not listed, by call."""
     return [
         f"{call_name(arch.audit, number)}: any {' and '.join(names)}, for too many values were seen to list them; review it"
         for (arch, number), names in learned.generated.given_up.items()
@@ -162,21 +160,22 @@ def _given_up(learned: Learned) -> list[str]:
 
 
 def _gaps(learned: Learned) -> list[str]:
-    """What was not observed, or no policy can allow."""
+    """Return what was not observed, or no policy can allow."""
     gaps = [printable(gap) for gap in (*learned.run.gaps, *learned.generated.gaps)]
-    if len(gaps) > MANY_NEW:
-        gaps[MANY_NEW:] = [f"... and {len(gaps) - MANY_NEW} more"]
+    if len(gaps) > MAX_LINES:
+        gaps[MAX_LINES:] = [f"... and {len(gaps) - MAX_LINES} more"]
     return gaps
 
 
 def _refused(learned: Learned) -> list[str]:
-    names = dict.fromkeys(call_name(seen.arch, seen.number) for seen in learned.generated.refused)
+    refused = learned.generated.refused
+    names = dict.fromkeys(call_name(observation.arch, observation.number) for observation in refused)
     return [f"{name}: the policy denies it explicitly; unchanged" for name in names]
 
 
 def _rehearsals(recording: Recording) -> str:
-    """How much could be rehearsed."""
-    count = len(plan(recording, (), Choice(), is_root=os.geteuid() == 0))
+    """Return how much could be rehearsed."""
+    count = len(plan(recording, (), (), is_root=os.geteuid() == 0))
     return plural(count, "failing call or other circumstance", "failing calls and other circumstances")
 
 
@@ -206,7 +205,7 @@ def _new(learned: Learned) -> str:
     files = [f"{plural(len(learned.generated.files), 'line')} about files and ports"] * bool(learned.generated.files)
     if not new:
         return ", ".join(files) or "nothing"
-    first = sum(one.first for one in new)
+    first = sum(call.first for call in new)
     more = len(new) - first
     parts = [plural(first, "syscall")] * bool(first)
     parts += [f"more of {more} that {'was' if more == 1 else 'were'} allowed in part"] * bool(more)
@@ -214,7 +213,7 @@ def _new(learned: Learned) -> str:
 
 
 def news(learned: Learned) -> list[str]:
-    """The alternatives that an existing policy did not have, as lines of the policy language."""
+    """Return the rules that an existing policy did not have, as lines of the policy language."""
     if learned.existing is None:
         return []
     lines = [
@@ -223,10 +222,71 @@ def news(learned: Learned) -> list[str]:
         for line in format_entry(new.arch, new.number, _added(new)).splitlines()
     ]
     lines += [f"+ {line}: {more}" for line, more, _ in learned.generated.files]
-    if len(lines) > MANY_NEW:
-        lines[MANY_NEW:] = [f"... and {plural(len(lines) - MANY_NEW, 'line')} more"]
+    if len(lines) > MAX_LINES:
+        lines[MAX_LINES:] = [f"... and {plural(len(lines) - MAX_LINES, 'line')} more"]
     return lines
 
 
 def _added(new: New) -> Entry:
     return Entry(normal_expression(new.arch, new.number, Or(new.alternatives)), new.entry.action)
+
+
+# How complete a policy is likely to be
+
+
+def sureness(sure: Confidence, discovered: Discovery) -> str:
+    """Return what the runs show about the next run, on one line."""
+    if sure.chance is None:
+        return "one run says nothing about the next one: record more runs"
+    text = f"{sure.runs} runs; "
+    if sure.at_most is not None:
+        text += "none is known to need a rule that the others do not: "
+        text += at_most(sure.at_most)
+    else:
+        text += f"about {sure.chance:.0%} that one more run needs something new"
+    if discovered.estimate is not None and discovered.estimate.once:
+        text += f", {expected(discovered.estimate.expected)} on average"
+    if sure.last_new is not None:
+        text += f"; the last new rule came with run {sure.last_new.id[:8]}"
+    if sure.single:
+        text += f"; seen in one run only: {_some([call_name(*call) for call in sure.single])}"
+    if discovered.growing:
+        text += f"; still growing: {_some([f'{name_of(each)} {each.argument.name}' for each in discovered.growing])}"
+    return text
+
+
+def at_most(chance: float) -> str:
+    """`one more needs something new in at most 5 of 100 cases (95% confidence)`."""
+    return f"one more needs something new in at most {chance * 100:.0f} of 100 cases (95% confidence)"
+
+
+def has_names_only(policy: Policy) -> bool:
+    """Whether the policy has no conditions at all, as `learn --names` writes it."""
+    return all(isinstance(entry.expression, Always) for section in policy.entries.values() for entry in section.values())
+
+
+def expected(rules: float) -> str:
+    """`2.5 new rules`."""
+    text = f"{rules:.1f}".removesuffix(".0")
+    return f"{text if rules >= 0.05 else 'under 0.1'} new rule{'' if text == '1' else 's'}"
+
+
+def newest(growing: Growing) -> str:
+    """Return the newest value of a growing argument, by its constants."""
+    return format_value(growing.arch, growing.argument, growing.newest)
+
+
+def name_of(growing: Growing) -> str:
+    """Return the name of the call that has a growing argument."""
+    return table(growing.arch).by_number[growing.number].name
+
+
+def call_name(audit: int, number: int) -> str:
+    """Return the name of a call; `audit` is AUDIT_ARCH_*, as in an observation."""
+    arch = Arch.from_audit(audit)
+    call = table(arch).by_number.get(number) if arch else None
+    return call.name if call else f"call {number}"
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:_MAX_CALLS])}{' ...' if len(names) > _MAX_CALLS else ''}"

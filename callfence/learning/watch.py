@@ -3,42 +3,47 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from callfence.learning.progress import progress
-from callfence.learning.started import circumstances
+from callfence.learning.progress import Attached, progress, say
 from callfence.shared.files import working_folder
 from enforcer.program import failure, initial_environment, locate
 from policygen.recording.fold import Folder
 from policygen.recording.model import Circumstances, Run, Signals
-from tracer import session
 from tracer.errors import StartError, TracerError
 from tracer.loop import Settings
-from tracer.starting.launch import Program
+from tracer.running import session
+from tracer.running.launch import Program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from callfence.learning.files import Watching
+    from callfence.learning.files import FileWatcher
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
     from policygen.evidence.facts import Places
     from policygen.recording.model import Observation
     from tracer.calls import Calls
+    from tracer.faults import Witness
     from tracer.loop import Loop
-    from tracer.watch.faults import Injector
+
+
+UNKNOWN = Circumstances()
+_NULL = os.makedev(1, 3)
+"""/dev/null: Documentation/admin-guide/devices.txt."""
 
 
 class Recorder(Folder):
     """What becomes of the tracer's events: the folder's observations, who executed what, and what could not be observed."""
 
-    def __init__(self, where: Callable[[], Places] | None = None) -> None:
-        super().__init__(where)
-        self.files: Watching | None = None
+    def __init__(self, places: Callable[[], Places] | None = None) -> None:
+        super().__init__(places)
+        self.files: FileWatcher | None = None
         """What is done with files and ports, if that is watched."""
         self.execs: set[tuple[str, str]] = set()
         self.gaps: dict[str, None] = {}
@@ -56,16 +61,44 @@ class Recorder(Folder):
     def aimed(self, outside: bool) -> None:
         self.signals = "others" if outside or self.signals == "others" else "family"
 
+    def run(
+        self,
+        command: tuple[str, ...],
+        started: int,
+        outcome: session.Outcome,
+        *,
+        complete: bool,
+        warm: bool = False,
+        circumstances: Circumstances = UNKNOWN,
+        rehearsed: str = "",
+    ) -> Run:
+        """Return the run, which has ended, as a recording has it."""
+        return Run(
+            id=os.urandom(8).hex(),
+            started=started,
+            command=command,
+            status=None if outcome.status is None else os.waitstatus_to_exitcode(outcome.status),
+            complete=complete,
+            gaps=tuple(sorted(self.gaps)),
+            warm=warm,
+            executed=tuple(sorted(self.execs)),
+            rehearsed=rehearsed,
+            circumstances=circumstances,
+            files=self.files.uses() if self.files else (),
+            waits=outcome.waits,
+            signals=self.signals,
+        )
 
-def program(command: tuple[str, ...]) -> Program:
-    """Raises EnforceError if there is no such program."""
+
+def program_of(command: tuple[str, ...]) -> Program:
+    """Return the program that a command line names.  Raises EnforceError if there is none."""
     argv = tuple(os.fsencode(argument) for argument in command)
     environment = initial_environment()
     return Program(locate(argv[0], environment), argv, tuple(environment))
 
 
 def name_of(pid: int) -> str:
-    """The executable of a process.  Raises TracerError."""
+    """Return the executable of a process.  Raises TracerError."""
     try:
         return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
     except FileNotFoundError:
@@ -75,133 +108,113 @@ def name_of(pid: int) -> str:
 
 
 def watch(
-    what: Program | None, name: str, prepared: Prepared, options: LearnOptions, injector: Injector | None = None
+    program: Program | None, name: str, prepared: Prepared, witness: Witness | None = None
 ) -> tuple[Run | None, tuple[Observation, ...], int | None]:
-    """Run the program, or attach to the process if there is none: the run, what was observed, and the wait status.
+    """Run the program, or attach to the process if there is none; return the run, what was observed, and the wait status.
 
     The run is None where the program was killed in its execve.
     """
-    recorder = Recorder(where(what, options))
+    options = prepared.options
+    recorder = Recorder(places_of(program, options))
     if not (prepared.is_warm or options.no_evidence):
         import policygen.evidence.facts  # noqa: F401  # the threads would wait for each other if it were imported while it runs
     if prepared.with_files:
-        _watch_files(what, recorder)
+        _watch_files(program, recorder)
     started = time.time_ns()
     # later, a module that is being imported may have the number of a closed stream
-    started_with = Circumstances() if what is None else circumstances(what.environment)
-    drawing = progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=what is None)
-    with drawing as draw, _preparing(draw, options, recorder, prepared) as tick:
-        outcome = _trace(what, prepared, options, recorder, tick, injector)
+    started_with = UNKNOWN if program is None else circumstances(program.environment)
+    drawing = progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=program is None)
+    with drawing as draw, _importing(draw, recorder, prepared) as tick:
+        outcome = _trace(program, prepared, recorder, tick, witness)
     if not outcome.started:
         return None, (), outcome.status
-    run = Run(
-        id=os.urandom(8).hex(),
-        started=started,
-        command=options.command or (name,),
-        status=None if outcome.status is None else os.waitstatus_to_exitcode(outcome.status),
-        complete=what is not None,
-        gaps=tuple(sorted(recorder.gaps)),
-        warm=prepared.is_warm,
-        executed=tuple(sorted(recorder.execs)),
-        circumstances=started_with,
-        files=recorder.files.uses() if recorder.files else (),
-        waits=outcome.waits,
-        signals=recorder.signals,
-    )
+    is_complete, is_warm = program is not None, prepared.is_warm
+    command = options.command or (name,)
+    run = recorder.run(command, started, outcome, complete=is_complete, warm=is_warm, circumstances=started_with)
     return run, recorder.observations(), outcome.status
 
 
-def _watch_files(what: Program | None, recorder: Recorder) -> None:
-    if what is None:
+def _watch_files(program: Program | None, recorder: Recorder) -> None:
+    if program is None:
         recorder.gap("files and ports: they are not learned of a process that runs already")
         return
-    from callfence.learning.files import Watching
+    from callfence.learning.files import FileWatcher
 
-    recorder.files = Watching(what.environment, recorder.gap)
-    recorder.files.executed(os.path.realpath(os.fsdecode(what.path)))
-
-
-def _nothing(calls: Calls) -> None:
-    """Watch no calls beyond those that are recorded."""
+    recorder.files = FileWatcher(program.environment, recorder.gap)
+    recorder.files.executed(os.path.realpath(os.fsdecode(program.path)))
 
 
-def where(what: Program | None, options: LearnOptions, copied: str = "") -> Callable[[], Places] | None:
-    """What patterns of names call by a sign, if they are to be recorded; of a process that runs already, it is not known
-    where it began.  `copied` stands for the working folder."""
+def places_of(program: Program | None, options: LearnOptions, copied: str = "") -> Callable[[], Places] | None:
+    """Return a function that returns the folders to which patterns of names give a sign, or None if there is to be no evidence.
 
-    def found() -> Places:
+    For a process that runs already there are none.  `copied` is what the working folder was copied to."""
+
+    def find() -> Places:
         from policygen.evidence.facts import Places, places  # not loaded by a run with nothing new
 
-        return places(working_folder(), os.environ, copied) if what is not None else Places()
+        return places(working_folder(), os.environ, copied) if program is not None else Places()
 
-    return None if options.no_evidence else found
+    return None if options.no_evidence else find
 
 
 def _trace(
-    what: Program | None,
+    program: Program | None,
     prepared: Prepared,
-    options: LearnOptions,
     recorder: Recorder,
     tick: Callable[[Loop], None],
-    injector: Injector | None,
+    witness: Witness | None,
 ) -> session.Outcome:
-    if what is None:
-        from callfence.learning.attached import Attached
-        from tracer.running import attach
+    options = prepared.options
+    if program is None:
+        from tracer.running.attach import attach
 
-        told = Attached(options, recorder.gap)
-        outcome = attach.attach(
-            options.pids, recorder, tree=options.tree, allow_opaque=options.allow_opaque, attached=told.begins, tick=tick
+        attached = Attached(options, recorder.gap)
+        outcome = attach(
+            options.pids, recorder, tree=options.tree, allow_opaque=options.allow_opaque, attached=attached.begin, tick=tick
         )
-        told.ended(outcome)
+        attached.end(outcome)
         return outcome
+    settings = Settings(
+        allow_opaque=options.allow_opaque,
+        from_entry=options.arm == "entry",
+        filter=prepared.filter,
+        waits=options.phases or (prepared.existing is not None and bool(prepared.existing.stages)),
+        late=not (options.every_call or options.rehearse),
+        late_after=options.late_after,
+    )
+
+    def attach_to(calls: Calls) -> None:
+        if recorder.files:
+            recorder.files.attach(calls)
+        if witness:
+            witness.attach(calls)
+
     try:
-        return session.trace(
-            what,
-            recorder,
-            Settings(
-                allow_opaque=options.allow_opaque,
-                from_entry=options.arm == "entry",
-                known=prepared.filter,
-                waits=options.phases or (prepared.existing is not None and bool(prepared.existing.stages)),
-                late=not options.every_call,
-                late_after=options.late_after,
-            ),
-            session.Hooks(tick, _say_that_it_goes_on, recorder.files.attach if recorder.files else _nothing, recorder.aimed),
-            injector,
-        )
+        return session.trace(program, recorder, settings, session.Hooks(tick, _say_that_it_goes_on, attach_to, recorder.aimed))
     except StartError as error:
-        raise failure(what.argv[0], error.errno) from None
-
-
-def leaves_all_as_it_is(prepared: Prepared, options: LearnOptions) -> bool:
-    """Whether a run in which nothing is new is not reported, and changes nothing but the recording: then most of the
-    modules that do either need not be loaded."""
-    changes = options.evidence or options.arm or options.default or options.portable or options.within or options.phases
-    is_settled = prepared.is_warm and prepared.existing is not None and prepared.existing.is_settled
-    return is_settled and options.quiet and not changes
+        raise failure(program.argv[0], error.errno) from None
 
 
 @contextmanager
-def _preparing(
-    tick: Callable[[Loop], None], options: LearnOptions, recorder: Recorder, prepared: Prepared
+def _importing(
+    tick: Callable[[Loop], None], recorder: Recorder, prepared: Prepared
 ) -> Iterator[Callable[[Loop], None]]:
-    """`tick`, which starts to import what will be needed when the program has ended, once it is clear that it will be.
+    """Yield `tick`, which also begins to import what will be needed when the program has ended, once it is clear that it will.
 
     While known behaviour runs, or the program computes or waits, the tracer has nothing to do; and these imports take as
     long as the rest of a start."""
 
-    def prepare() -> None:
+    def import_all() -> None:
         with suppress(Exception):  # what fails here fails again where it is needed
             from callfence.learning import store, summary  # noqa: F401
 
-            if not options.quiet and sys.stderr is not None and sys.stderr.isatty():
+            if not prepared.options.quiet and sys.stderr is not None and sys.stderr.isatty():
                 from callfence.shared import terminal  # noqa: F401
 
-    thread = threading.Thread(target=prepare, daemon=True)
+    thread = threading.Thread(target=import_all, daemon=True)
 
     def first(loop: Loop) -> None:
-        if not thread.ident and (len(recorder) or (prepared.is_warm and not leaves_all_as_it_is(prepared, options))):
+        if not thread.ident and (len(recorder) or (prepared.is_warm and not prepared.is_silent)):
             with suppress(RuntimeError, MemoryError):  # it only saves time
                 thread.start()
         tick(loop)
@@ -212,8 +225,36 @@ def _preparing(
 
 
 def _say_that_it_goes_on(loop: Loop) -> None:
-    """A daemon has left its starter; learn stays, for without it the daemon's calls would fail."""
-    if sys.stderr is not None:
-        count = len({task.tgid for task in loop.tasks.values()})
-        processes = "a process" if count == 1 else f"{count} processes"
-        print(f"learn: the program has ended; still learning {processes} that it left (^C ends them)", file=sys.stderr)
+    """Report that learn goes on after the program, for its daemons: without it the daemon's calls would fail."""
+    count = len({task.tgid for task in loop.tasks.values()})
+    processes = "a process" if count == 1 else f"{count} processes"
+    say(f"learn: the program has ended; still learning {processes} that it left (^C ends them)")
+
+
+# What a program is started with
+
+
+def circumstances(environment: Sequence[bytes]) -> Circumstances:
+    """Return those of a program that inherits all but the environment from this process."""
+    user = "user" if os.geteuid() else "root"
+    return Circumstances(_stream(0), _stream(1), _stream(2), user, _locale(environment))
+
+
+def _stream(descriptor: int) -> str:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return "closed"
+    if stat.S_ISCHR(status.st_mode):
+        return "/dev/null" if status.st_rdev == _NULL else "a terminal" if os.isatty(descriptor) else "a device"
+    kinds = {stat.S_IFREG: "a file", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(status.st_mode), "a device")
+
+
+def _locale(environment: Sequence[bytes]) -> str:
+    """Return the locale of messages and characters: locale(7) says which variable comes first."""
+    for name in (b"LC_ALL=", b"LC_CTYPE=", b"LANG="):
+        value = next((entry.removeprefix(name) for entry in environment if entry.startswith(name)), b"")
+        if value:
+            return os.fsdecode(value)
+    return "C"

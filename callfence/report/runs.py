@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from callfence.learning.learned import at_most, call_name, expected, name_of, newest
+from callfence.learning.summary import at_most, call_name, expected, name_of, newest
 from callfence.report.content import calls_of
 from callfence.report.markup import Child, Html, Point, code, curve, element, items, join, table, terms
 from callfence.shared.text import command_line, ending, plural

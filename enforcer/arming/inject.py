@@ -40,23 +40,21 @@ class Convention:
         "arguments", "audit", "close_range", "exit_group", "instruction", "mmap", "mprotect", "munmap", "pointer", "seccomp"
     )  # fmt: skip
 
-    def __init__(self, audit: int, instruction: int, pointer: int, arguments: tuple[int, ...], mmap: str) -> None:
+    def __init__(self, audit: int, instruction: int, pointer: int, mmap: str) -> None:
         self.audit = audit
         self.instruction = instruction
         """Its two bytes, little-endian."""
         self.pointer = pointer
         """Bytes in a pointer: struct sock_fprog differs."""
-        self.arguments = arguments
+        self.arguments = linux.ARGUMENT_REGISTERS[audit]
         place = int(audit == I386)
         self.seccomp, self.close_range = NUMBERS["seccomp"][place], NUMBERS["close_range"][place]
         self.exit_group, self.mmap = NUMBERS["exit_group"][place], NUMBERS[mmap][place]
         self.mprotect, self.munmap = NUMBERS["mprotect"][place], NUMBERS["munmap"][place]
 
 
-_LONG_ARGUMENTS = (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9)
-LONG = Convention(X86_64, 0x050F, 8, _LONG_ARGUMENTS, "mmap")  # syscall
-_COMPAT_ARGUMENTS = (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP)
-COMPAT = Convention(I386, 0x80CD, 4, _COMPAT_ARGUMENTS, "mmap2")  # int 0x80
+LONG = Convention(X86_64, 0x050F, 8, "mmap")  # syscall
+COMPAT = Convention(I386, 0x80CD, 4, "mmap2")  # int 0x80
 
 
 class Stops:

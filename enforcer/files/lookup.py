@@ -12,6 +12,7 @@ import stat
 
 from enforcer import ffi, kernel
 from policygen.files.calls import File
+from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _DESCRIPTORS = b"/dev/fd"
 _GONE = b" (deleted)"
 _SOL_SOCKET, _SO_PROTOCOL, _IPPROTO_TCP = 1, 38, 6  # asm-generic/socket.h, linux/in.h
 _HEAD = 4096
-"""Bytes of an executable in which its interpreter is looked for."""
+"""Bytes of a script's first line, or of the name of the dynamic loader, that are read."""
 
 
 def base_of(process: int, task: int, descriptor: int, path: bytes) -> bytes:
@@ -94,18 +95,14 @@ def interpreter(path: bytes) -> bytes:
             if head.startswith(b"#!"):
                 line = head[2:].partition(b"\n")[0].partition(b"\0")[0]
                 return line.strip().partition(b" ")[0].partition(b"\t")[0]
-            if not head.startswith(b"\x7fELF"):
-                return b""
-            wide = head[4] == 2  # ELFCLASS64 (elf.h); all of ours are little-endian
-            at, size, count = (32, 54, 56) if wide else (28, 42, 44)  # e_phoff, e_phentsize, e_phnum
-            start = int.from_bytes(head[at : at + (8 if wide else 4)], "little")
-            for index in range(_half(head, count)):
-                entry = start + index * _half(head, size)
-                if int.from_bytes(head[entry : entry + 4], "little") == 3:  # PT_INTERP
-                    word, offset, length = (8, 8, 32) if wide else (4, 4, 16)  # p_offset, p_filesz
-                    where, many = (int.from_bytes(head[entry + one : entry + one + word], "little") for one in (offset, length))
-                    file.seek(where)
-                    return (file.read(min(many, _HEAD)) or b"").partition(b"\0")[0]
+
+            def read(offset: int, size: int) -> bytes:
+                file.seek(offset)
+                return file.read(size) or b""
+
+            for kind, offset, _, size in linux.elf_segments(read):
+                if kind == linux.PT_INTERP:
+                    return read(offset, min(size, _HEAD)).partition(b"\0")[0]
     except (OSError, ValueError, IndexError):
         pass
     return b""
@@ -123,7 +120,3 @@ def _regular(path: bytes) -> int:
         return os.open(b"/proc/self/fd/%d" % found, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     finally:
         os.close(found)
-
-
-def _half(head: bytes, at: int) -> int:
-    return int.from_bytes(head[at : at + 2], "little")

@@ -25,7 +25,7 @@ from policygen.filter.bpf import Instruction
 from tracer.abi import X32_BIT
 from tracer.errors import InternalError, UserError
 from tracer.named import NamedTuple
-from tracer.starting.child import fork
+from tracer.running.child import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

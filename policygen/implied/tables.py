@@ -14,7 +14,7 @@ from policygen.language.document import parse
 from policygen.language.operands import operands
 from policygen.model import Always, Entry
 from tracer.abi import Arch, table
-from tracer.abi.data import table_text
+from tracer.abi.constants import table_text
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from policygen.language.operands import ORDERINGS, operands
 from policygen.model import BITWISE, And, Condition, Operator, alternatives, conjuncts
 from policygen.values import frozen, replace
 from tracer.abi import table
-from tracer.abi.data import table_text
+from tracer.abi.constants import table_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

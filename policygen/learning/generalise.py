@@ -16,7 +16,7 @@ from policygen.model import Condition, Operator
 from policygen.recording.fold import EVIDENCE
 from policygen.values import frozen
 from tracer.abi import Arch, Argument, Kind, constants
-from tracer.abi.data import table_text
+from tracer.abi.constants import table_text
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:

@@ -140,13 +140,13 @@ def test_a_chain_of_filters_leaves_room_for_the_programs_own(program, learn, tmp
 FILL = """
 import random
 from tracer import kernel
-from tracer.late.filter import UNSEEN, Key, for_calls_within, free_filter, weight
+from tracer.late.filter import UNSEEN, Key, for_calls_within, allowing_filter, weight
 chance = random.Random(SEED)
 keys = [Key((1 << 64) - 1 | mask << 64, number | (value & mask) << 64) for number in range(20)
     for mask in ((1 << 32) - 1, (1 << 64) - 1, 3) for value in (chance.getrandbits(64), 1)]
 allow, record = (value.to_bytes(4, "little") for value in (0x7FFF0000, kernel.RET_RECORD))
 spans = [(chance.getrandbits(32) << shift, chance.getrandbits(32) | (1 << 32) - 1 << shift) for shift in (0, 16, 15)]
-program, left = for_calls_within(spans, free_filter(keys)).replace(record, allow), 32768
+program, left = for_calls_within(spans, allowing_filter(keys)).replace(record, allow), 32768
 for _ in range(3):
     kernel.install_filter(UNSEEN.replace(record, allow))
     left -= weight(UNSEEN)

@@ -11,7 +11,7 @@ from policygen.filter.lift import lift_function
 from policygen.model import ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
-from tracer.running.filters import read_filters
+from tracer.running.attach import read_filters
 
 if TYPE_CHECKING:
     from policygen.model import Policy

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import os
 
-from tracer.loop import TURNS, Initial, Loop
+from fault import Recorder
 
-
-class Recorder:
-    generation = 0
-
-    def hot_mask(self, arch, number):
-        return 0
-
-    def slot(self, executable, event, site):
-        return [0]
-
-    def look(self, slot, event, caller):
-        return False
-
-    def executed(self, before, after):
-        pass
-
-    def gap(self, what):
-        pass
+from tracer.loop import BATCH, Initial, Loop
 
 
 def loop_over(monkeypatch, *answers):
     """A loop of two tasks, at its turn to take all that have stopped, whose waitpid gives the answers, then ECHILD."""
     loop = Loop(Recorder())
-    loop._turns = TURNS - 1
+    loop._waits = BATCH - 1
     for tid in (1 << 22, (1 << 22) + 1):
         loop.family.add(tid, tid)
     left = iter(answers)
@@ -50,7 +33,7 @@ def test_no_status_is_lost_when_the_last_ones_end_at_once(monkeypatch):
 
 
 def test_all_stopped_tasks_get_their_turn_at_intervals(monkeypatch):
-    busy = [(11, turn) for turn in range(TURNS - 1)]
+    busy = [(11, turn) for turn in range(BATCH - 1)]
     loop = loop_over(monkeypatch, (11, 1), (12, 2), (13, 3), (0, 0), *busy, (11, 4), (12, 5), (0, 0))
     assert [loop._next() for _ in range(3)] == [(11, 1), (12, 2), (13, 3)]
     assert [loop._next() for _ in busy] == busy  # one by one, until it is the turn of all again

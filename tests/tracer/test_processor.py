@@ -85,7 +85,7 @@ def test_a_task_that_was_set_apart_and_what_it_makes_share_again_after_an_execve
     """The program that env(1) becomes stops at each call, whatever env did."""
     shared, task = SharedProcessor(), Task(5, 5)
     shared.pin(task)
-    shared.part(task)
+    shared.set_apart(task)
     child = child_of(task, 6, shared, affinities)
     for one in (task, child):
         shared.pin(one)

@@ -6,11 +6,10 @@ import struct
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from tracer import tally
+from tracer import tally, unwind
 from tracer.abi import Arch, Event
 from tracer.tally import Tally
-from tracer.unwind.walk import Maps
-from tracer.watch import caller as site
+from tracer.unwind import Maps
 
 if TYPE_CHECKING:
     import pytest
@@ -38,15 +37,16 @@ def test_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     task: Any = SimpleNamespace(executable="/app", entered=0, tid=1, tgid=1, hot=counters.hot("/app", 0))
     for number in range(5000):
         arguments = (number, 0, 0, 0, 0, 0)
-        counters.count(task, bytearray(struct.pack("<4xIQ8xQ6Q", Arch.X86_64.audit, 0, 1_000_000 + number, *arguments)))
-        kept = (counters.masks, task.hot, counters._looked["/app"], counters._former["/app"])
+        info = bytearray(struct.pack("<4xIQ8xQ6Q", Arch.X86_64.audit, 0, 1_000_000 + number, *arguments))
+        counters.count(task, Arch.X86_64.audit, 1_000_000 + number, info)
+        kept = (task.hot, counters._looked["/app"], counters._former["/app"])
         assert max(map(len, kept)) <= 2 * tally.MANY_KEYS
-    assert counters.known("/app")
+    assert counters.counts("/app")
 
 
 def test_build_ids_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "_builds", builds := {})
+    monkeypatch.setattr(unwind, "_builds", builds := {})
     for inode in range(5000):
         maps = Maps(f"1000-2000 r-xp 00000000 00:01 {inode}                  /no/such/file\n")
-        assert site._named(1, maps, 0x1500) == "/no/such/file+0x500"
-        assert len(builds) <= site._MANY_BUILDS
+        assert unwind._named(1, maps, 0x1500) == "/no/such/file+0x500"
+        assert len(builds) <= unwind._MAX_BUILDS

@@ -7,15 +7,16 @@ so, and formatting needs no other distinction.
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tracer.abi.data import table_text
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from importlib.machinery import ModuleSpec
 
     from tracer.abi.model import Arch
 
@@ -24,6 +25,14 @@ _SMALL = 0x1000
 """An enumeration whose values are all below this is one of small numbers, which are most readable in decimal."""
 _PATTERN = 8
 """A value with more unknown bits than this is no set of flags: `personality(0xffffffff)` asks, it sets nothing."""
+
+
+def table_text(spec: ModuleSpec | None, name: str) -> str:
+    """Return the text of a file beside the module with that `__spec__`, from where the module came: a file, or memory, in the
+    helper of `enforce`.  Raises OSError."""
+    assert spec is not None and spec.origin is not None and spec.loader is not None
+    content: bytes = spec.loader.get_data(os.path.join(os.path.dirname(spec.origin), name))  # type: ignore[attr-defined]
+    return content.decode()
 
 
 class Constant(NamedTuple):
@@ -62,30 +71,30 @@ class Family:
 
     @property
     def names(self) -> Mapping[str, int]:
-        """Every name, aliases too, with its value; in the table's order."""
+        """All names, aliases too, with its value; in the table's order."""
         return self._values
 
     def value(self, name: str) -> int | None:
-        """The value of a name of this family, or None."""
+        """Return the value of a name of this family, or None."""
         return self._values.get(name)
 
     def mask(self, name: str) -> int:
-        """The field whose value a name of this family is, as in `Constant.mask`; raises KeyError for other names."""
+        """Return the field whose value a name of this family is, as in `Constant.mask`; raises KeyError for other names."""
         return self._masks[name]
 
     def name(self, value: int) -> str | None:
-        """The canonical name of exactly that value, or None."""
+        """Return the canonical name of exactly that value, or None."""
         return self._names.get(value)
 
     def format(self, value: int) -> str:
-        """A value as names joined by `|` in the table's order, what has no name as one number; their OR is the value.
+        """Return a value as names joined by `|` in the table's order, what has no name as one number; their OR is the value.
 
         A field that is zero is named too if its zero has a name: O_RDONLY|O_CREAT.
         """
         return self._format(value, zeros=True)
 
     def format_bits(self, bits: int, *, split: bool = False) -> str:
-        """A mask in the same form, in which a zero means nothing: O_CREAT, not O_RDONLY|O_CREAT.
+        """Return a mask in the same form, in which a zero means nothing: O_CREAT, not O_RDONLY|O_CREAT.
 
         With `split`, a field is a union of its values where those are single bits: MAP_SHARED|MAP_PRIVATE, not
         MAP_SHARED_VALIDATE.
@@ -121,7 +130,7 @@ class Family:
 
 
 def value(name: str, arch: Arch) -> int | None:
-    """The value of a constant of whichever family, or None if the architecture has none of that name.
+    """Return the value of a constant of any family, or None if the architecture has none of that name.
 
     A name has the same value in every family that has it.
     """
@@ -134,7 +143,7 @@ def value(name: str, arch: Arch) -> int | None:
 
 @cache
 def family(name: str, arch: Arch) -> Family:
-    """The family of that name; raises KeyError if there is none, which is an error in our tables."""
+    """Return the family of that name; raise KeyError if there is none, which is an error in our tables."""
     rows = list(_rows(name))
     valued = ((row, _value(row[1:], arch)) for row in rows)
     constants = [Constant(row[0], number, _mask(row[2])) for row, number in valued if number is not None]
@@ -142,7 +151,7 @@ def family(name: str, arch: Arch) -> Family:
 
 
 def families() -> tuple[str, ...]:
-    """The names of all families, in the table's order."""
+    """Return the names of all families, in the table's order."""
     names = (line.partition("\t")[0] for line in _text().splitlines() if not line.startswith("#"))
     return tuple(dict.fromkeys(names))[1:]  # the first row is the heading
 
@@ -153,7 +162,7 @@ def _text() -> str:
 
 
 def _rows(name: str) -> Iterator[list[str]]:
-    """The columns of a family's rows, which stand together, without its name."""
+    """Yield the columns of a family's rows, which stand together, without its name."""
     text = _text()
     start = f"\n{name}\t"
     at = text.find(start)
@@ -170,7 +179,7 @@ def _mask(text: str) -> int:
 
 
 def _value(columns: Sequence[str], arch: Arch) -> int | None:
-    """The value on an architecture, from the columns after the name: value, mask, header, others."""
+    """Return the value on an architecture, from the columns after the name: value, mask, header, others."""
     text = columns[0]
     for other in columns[3].split() if len(columns) > 3 else ():
         if other.startswith(f"{arch}="):

@@ -34,7 +34,7 @@ class Arch(StrEnum):
 
     @classmethod
     def from_audit(cls, audit: int) -> Arch | None:
-        """The architecture with that AUDIT_ARCH_* number, or None if it is not one of ours."""
+        """Return the architecture with that AUDIT_ARCH_* number, or None if it is not one of ours."""
         return _BY_AUDIT.get(audit)
 
 
@@ -70,13 +70,13 @@ class Kind(StrEnum):
     PATH = "path"
     """A pointer to a file name: can never be constrained."""
     TEXT = "text"
-    """A pointer to a string that is no file name of the caller's (a symbolic link's content): likewise."""
+    """A pointer to a string that is no file name of the caller's (a symbolic link's content): can never be constrained."""
     WORDS = "words"
-    """A pointer to an array of strings that ends with NULL (argv): likewise."""
+    """A pointer to an array of strings that ends with NULL (argv): can never be constrained."""
     SOCKADDR = "sockaddr"
-    """A pointer to a socket's address that the call reads, whose length is the next argument: likewise."""
+    """A pointer to a socket's address that the call reads, whose length is the next argument: can never be constrained."""
     MESSAGE = "message"
-    """A pointer to a message that begins with a pointer to a socket's address, and its length (struct msghdr): likewise."""
+    """A pointer to a message that begins with a pointer to a socket's address, and its length (struct msghdr): the same."""
     ADDRESS = "address"
     """An address used as a number (mmap's addr): not constrained when learning."""
     SIZE = "size"
@@ -133,7 +133,7 @@ class Argument(NamedTuple):
         return (1 << self.width) - 1
 
     def value(self, register: int) -> int:
-        """The argument as the kernel takes it from a 64-bit register: truncated, sign-extended."""
+        """Return the argument as the kernel takes it from a 64-bit register: truncated, sign-extended."""
         value = register & self.mask
         if self.signed and value >> (self.width - 1):
             value -= 1 << self.width

@@ -5,12 +5,12 @@ Read from the tables beside this file on first use: syscalls_ARCH.tsv, joint.tsv
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tracer.abi import constants
-from tracer.abi.data import table_text
+from tracer.abi.constants import table_text
 from tracer.abi.model import Arch, Argument, Kind, Syscall
 from tracer.named import NamedTuple
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 
 def _lines(name: str) -> list[str]:
-    """The rows of a data file, without its comments and its row of column names."""
+    """Return the rows of a data file, without its comments and its row of column names."""
     return [line for line in table_text(__spec__, name).splitlines() if not line.startswith("#")][1:]
 
 
 def _rows(name: str) -> list[list[str]]:
-    """The cells of each row."""
+    """Return the cells of each row."""
     return [line.split("\t") for line in _lines(name)]
 
 
 def _arguments(cells: str = "") -> tuple[Argument, ...]:
-    """Those of a call: its row from the third cell on."""
+    """Return those of a call, from its row from the third cell on."""
     return tuple(map(_argument, cells.split("\t"))) if cells else ()
 
 
 @cache
 def _argument(cell: str) -> Argument:
-    """`name:ctype:width:kind:constants:exact` of a table, trailing empty fields left out."""
+    """Return the argument that is `name:ctype:width:kind:constants:exact` in a table, without trailing empty fields."""
     name, ctype, width, kind, family, exact = (*cell.split(":"), "", "")[:6]
     return Argument(name, ctype, int(width[1:]), width[0] == "s", Kind(kind), family, int(exact or "0", 16))
 
@@ -63,7 +63,7 @@ class _Joint(NamedTuple):
 
 @cache
 def _joint_rows() -> Mapping[str, list[list[str]]]:
-    """Rows of joint.tsv by call."""
+    """Return the rows of joint.tsv by call."""
     rows: dict[str, list[list[str]]] = {}
     for calls, *row in _rows("joint.tsv"):
         for call in calls.split(","):
@@ -72,7 +72,7 @@ def _joint_rows() -> Mapping[str, list[list[str]]]:
 
 
 def _joint(arch: Arch, call: Syscall) -> _Joint | None:
-    """The joint meanings of a call, or None if its arguments always mean the same."""
+    """Return the joint meanings of a call, or None if its arguments always mean the same."""
     names = [argument.name for argument in call.arguments]
     selector = -1
     values: dict[int, tuple[Argument, ...]] = {}
@@ -86,38 +86,15 @@ def _joint(arch: Arch, call: Syscall) -> _Joint | None:
             value = int(name, 0) if name[0].isdigit() else constants.value(name, arch)
             if value is None:
                 continue  # the architecture has no such constant
-            found = bits if word.startswith("&") else values
-            arguments = list(found.get(value, call.arguments))
+            meanings = bits if word.startswith("&") else values
+            arguments = list(meanings.get(value, call.arguments))
             for target in targets.split(","):
                 index = names.index(target)
                 family = rest[0] if rest else ""
                 exact = int(rest[1], 0) if rest[1:] else 0
                 arguments[index] = arguments[index]._replace(kind=Kind(kind), constants=family, exact=exact)
-            found[value] = tuple(arguments)
+            meanings[value] = tuple(arguments)
     return _Joint(selector, values, tuple(bits.items())) if selector >= 0 else None
-
-
-@cache
-def _versions(arch: Arch) -> list[tuple[tuple[int, int], int]]:
-    """Versions that brought the architecture a call, with its number, oldest first; the last is the end of the table."""
-    found = []
-    for version, number, _, *only in _rows("newest.tsv"):
-        if not only or arch in only[0].split(","):
-            major, minor = version.split(".")
-            found.append(((int(major), int(minor)), 0 if number == "-" else int(number)))
-    return found
-
-
-@cache
-def _newest(arch: Arch, version: tuple[int, int]) -> int:
-    versions = _versions(arch)
-    first, last = versions[0][0], versions[-1][0]
-    if not first <= version <= last:
-        raise ValueError(
-            f"Linux {version[0]}.{version[1]} is not in the table of system calls, "
-            f"which has {first[0]}.{first[1]} to {last[0]}.{last[1]}"
-        )
-    return max(number for since, number in versions if since <= version)
 
 
 class Table:
@@ -132,7 +109,7 @@ class Table:
         self._joints: dict[int, _Joint | None] = {}
 
     def arguments(self, number: int, registers: Sequence[int]) -> tuple[Argument, ...]:
-        """The arguments of a call with these registers (six, 64 bits each), as what they mean together.
+        """Return the arguments of a call with these registers (six, 64 bits each), as what they mean together.
 
         Only kind, constants and exact differ from the plain ones: fcntl's `arg` is flags under F_SETFL, a pointer
         under F_SETLK.  Raises KeyError if the architecture has no such call.
@@ -142,13 +119,13 @@ class Table:
         return joint.resolve(plain, registers) if joint else plain
 
     def variants(self, number: int) -> tuple[tuple[Argument, ...], ...]:
-        """Every meaning that a call's arguments can have, the plain one first; KeyError if there is no such call."""
+        """Return every meaning that a call's arguments can have, the plain one first; KeyError if there is no such call."""
         plain = self.by_number[number].arguments
         joint = self._joint(number)
         return tuple(dict.fromkeys((plain, *joint.meanings()))) if joint else (plain,)
 
     def dependents(self, number: int, index: int) -> frozenset[int]:
-        """The arguments whose meaning the value of that one decides."""
+        """Return the indices of the arguments whose meaning the value of this one decides."""
         joint = self._joint(number)
         if joint is None or joint.selector != index:
             return frozenset()
@@ -156,15 +133,31 @@ class Table:
         return frozenset(place for place, meanings in columns if len(set(meanings)) > 1)
 
     def newest(self, version: tuple[int, int]) -> int:
-        """The greatest number that the kernel of this version, 5.1 or later, has a call for.
+        """Return the greatest number that the kernel of this version, 5.1 or later, has a call for.
 
         Raises ValueError if the version is older than that, or newer than the table (newest.tsv).
         """
-        return _newest(self.arch, version)
+        first, last = self._versions[0][0], self._versions[-1][0]
+        if not first <= version <= last:
+            raise ValueError(
+                f"Linux {version[0]}.{version[1]} is not in the table of system calls, "
+                f"which has {first[0]}.{first[1]} to {last[0]}.{last[1]}"
+            )
+        return max(number for since, number in self._versions if since <= version)
 
     def versions(self) -> list[tuple[int, int]]:
-        """The kernel versions that brought calls, oldest first; the last is the newest of the table."""
-        return [version for version, _ in _versions(self.arch)]
+        """Return the kernel versions that brought calls, oldest first; the last is the newest of the table."""
+        return [version for version, _ in self._versions]
+
+    @cached_property
+    def _versions(self) -> list[tuple[tuple[int, int], int]]:
+        """Versions that brought the architecture a call, with its number, oldest first; the last is the end of the table."""
+        versions = []
+        for version, number, _, *only in _rows("newest.tsv"):
+            if not only or self.arch in only[0].split(","):
+                major, minor = version.split(".")
+                versions.append(((int(major), int(minor)), 0 if number == "-" else int(number)))
+        return versions
 
     def _joint(self, number: int) -> _Joint | None:
         if number not in self._joints:
@@ -174,5 +167,5 @@ class Table:
 
 @cache
 def table(arch: Arch) -> Table:
-    """The system calls of an architecture."""
+    """Return the system calls of an architecture."""
     return Table(arch)

@@ -30,12 +30,12 @@ _VECTORS = 16
 
 
 def calls_of(trigger: str) -> tuple[str, ...]:
-    """The names of the calls by which a process may enter a phase with this trigger."""
+    """Return the names of the calls by which a process may enter a phase with this trigger."""
     return _CALLS.get(trigger, (trigger,))
 
 
 def bits(triggers: tuple[str, ...]) -> int:
-    """The bits of those among the triggers that are candidates."""
+    """Return the bits of those among the triggers that are candidates."""
     return sum(1 << CANDIDATES.index(name) for name in triggers if name in CANDIDATES)
 
 
@@ -51,18 +51,18 @@ def is_ready(arguments: Sequence[int], read: Callable[[int, int], bytes], *, poi
 
     def whole(address: int, size: int) -> bytes:
         first = min(size, _PAGE - address % _PAGE)
-        found = read(address, first)
-        return found + read(address + first, size - first) if len(found) == first < size else found
+        content = read(address, first)
+        return content + read(address + first, size - first) if len(content) == first < size else content
 
     def words(address: int, count: int) -> list[int]:
-        found = whole(address, pointer * count)
-        return [int.from_bytes(found[at : at + pointer], "little") for at in range(0, len(found), pointer)]
+        content = whole(address, pointer * count)
+        return [int.from_bytes(content[at : at + pointer], "little") for at in range(0, len(content), pointer)]
 
     spans = [(arguments[1], arguments[2])]
     if is_sendmsg:  # struct msghdr {name, namelen, iov, iovlen, ...}, struct iovec {base, len}
         vectors = words(arguments[1] + 2 * pointer, 2)
-        found = words(vectors[0], 2 * min(vectors[1], _VECTORS)) if len(vectors) == 2 else []
-        spans = list(zip(found[::2], found[1::2], strict=False))
+        pairs = words(vectors[0], 2 * min(vectors[1], _VECTORS)) if len(vectors) == 2 else []
+        spans = list(zip(pairs[::2], pairs[1::2], strict=False))
     if sum(size for _, size in spans) > MOST:
         return False
     return b"READY=1" in b"".join(whole(address, size) for address, size in spans).split(b"\n")

@@ -1,4 +1,9 @@
-"""The filters of a program that is learned with the late filter: what stops for the tracer, and what runs."""
+"""The filters of a program that is learned with late filters: which known calls they allow, and which code they are for.
+
+A known call may run where the tracer has nothing to do, and where it brings no code.  A filter is inherited over execve, and
+what it says of a program's calls means nothing for those of the next one.  The code of both is at other addresses, as a rule;
+so a filter that is for calls by the code of one program does not stop those of the next one.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,20 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from tracer import linux
-from tracer.abi import Arch
+from tracer.abi import Arch, table
+from tracer.calls import CLONE_UNTRACED, SET_MODE, WRITES, is_readable
 from tracer.kernel import RET_RECORD
 from tracer.named import NamedTuple
+from tracer.unwind import Maps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from tracer.abi import Event
+    from tracer.unwind import Mapped
+
+    Spans = Sequence[tuple[int, int]]
+    """Where code is: the first and the last address that the kernel gives for a call by it, each span within 4 GiB."""
 
 _LOAD, _AND, _JEQ, _JGT, _JGE, _RET, _JA = 0x20, 0x54, 0x15, 0x25, 0x35, linux.BPF_RET_K, linux.BPF_JA  # linux/bpf_common.h
 _ARCH, _IP, _ARGUMENTS = 4, 8, 16
@@ -22,20 +35,20 @@ _VSYSCALL: Final = 0xFFFFFFFF_FF600000
 _WORD = 0xFFFFFFFF
 _FIRST: Final = (1 << 64) - 1 << 64
 """The first argument's register in a key."""
-ROOM: Final = 2000
-"""Most instructions of a filter."""
-CHAIN: Final = 16384
+MAX_INSTRUCTIONS: Final = 2000
+"""Of one filter."""
+MAX_WEIGHT: Final = 16384
 """Most that our filters of a task may weigh together: half of what the kernel allows, MAX_INSNS_PER_PATH (kernel/seccomp.c)."""
-_BESIDE: Final = 4
+_MAX_COMPARISONS: Final = 4
 """Numbers that are compared one after the other."""
-_EACH: Final = 3 + 4
+_EXTRA_WEIGHT: Final = 3 + 4
 """What a filter weighs besides its instructions: what bpf_convert_filter begins with, and a penalty for each filter."""
 
 _Instruction = tuple[int, int, int, int]
 
 
 def _encoded(program: Iterable[_Instruction]) -> bytes:
-    return b"".join(struct.pack("=HBBI", *one) for one in program)
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
 
 
 UNSEEN: Final = _encoded(
@@ -54,7 +67,7 @@ _HEAD: Final = ((_LOAD, 0, 0, _ARCH), (_JEQ, 1, 0, Arch.X86_64.audit), (_RET, 0,
 
 
 class Key(NamedTuple):
-    """The calls whose number and registers have this value under this mask (`tally.Recorder`: `raw`)."""
+    """The calls of x86_64 whose number and registers have this value under this mask (`tally.Recorder`: `raw`)."""
 
     mask: int
     value: int
@@ -63,19 +76,28 @@ class Key(NamedTuple):
     def number(self) -> int:
         return self.value & _WORD
 
+    @property
+    def name(self) -> str:
+        """The call's name; "" if there is no call of this number."""
+        call = table(Arch.X86_64).by_number.get(self.number)
+        return call.name if call else ""
+
     def argument(self, index: int) -> int:
-        """A register, where the mask has it; its other bits are 0."""
+        """Return a register, where the mask has it; its other bits are 0."""
         return self.value >> 64 * (index + 1) & (1 << 64) - 1
 
     def with_first(self, registers: Iterable[int]) -> Iterator[Key]:
-        """Those of its calls whose first register (64 bits) is one of these: a key for each."""
+        """Yield a key for each of these values (64 bits) that the first register of these calls may have."""
         for register in registers:
             if not (self.value ^ register << 64) & self.mask & _FIRST:
                 yield Key(self.mask | _FIRST, self.value | register << 64)
 
 
-def free_filter(keys: Iterable[Key]) -> bytes:
-    """Return a filter that lets exactly these calls of x86_64 run, as far as there is ROOM.
+# The filters
+
+
+def allowing_filter(keys: Iterable[Key]) -> bytes:
+    """Return a filter that allows exactly these calls of x86_64, as far as there is room for them.
 
     The first keys of a number are compared first, so they should be those of the most calls."""
     bodies: dict[int, list[_Instruction]] = {}
@@ -83,18 +105,18 @@ def free_filter(keys: Iterable[Key]) -> bytes:
     for key in keys:
         comparison = _comparison(key)
         length += len(comparison) + (0 if key.number in bodies else 5)
-        if length > ROOM:
+        if length > MAX_INSTRUCTIONS:
             break
         bodies.setdefault(key.number, []).extend(comparison)
     return _encoded([*_HEAD, (_LOAD, 0, 0, 0), *_choice(sorted(bodies.items()))])
 
 
 def _choice(bodies: Sequence[tuple[int, list[_Instruction]]]) -> list[_Instruction]:
-    """Instructions that go to the body for the number that was loaded.
+    """Return instructions that go to the body for the number that was loaded.
 
     A tree, since the kernel follows a new filter for each number of its table (seccomp_cache_prepare): that takes more time
     than all else in its installation."""
-    if len(bodies) > _BESIDE:
+    if len(bodies) > _MAX_COMPARISONS:
         middle = len(bodies) // 2
         less, rest = _choice(bodies[:middle]), _choice(bodies[middle:])
         return [(_JGE, 0, 1, bodies[middle][0]), (_JA, 0, 0, len(less)), *less, *rest]
@@ -104,30 +126,38 @@ def _choice(bodies: Sequence[tuple[int, list[_Instruction]]]) -> list[_Instructi
     return [*program, (_RET, 0, 0, RET_RECORD)]
 
 
-def for_calls_within(spans: Iterable[tuple[int, int]], filter_: bytes) -> bytes:
-    """`filter_`, for calls of x86_64 by instructions at these addresses; it lets all calls by others run.
+def _comparison(key: Key) -> list[_Instruction]:
+    """Return instructions that return ALLOW if the registers have the key's values, and go on to the next ones if not."""
+    program: list[_Instruction] = [(_RET, 0, 0, linux.SECCOMP_RET_ALLOW)]
+    for half in reversed(range(12)):  # from the last, since each jumps over those after it
+        mask, value = (word >> 32 * (half + 2) & _WORD for word in key)
+        if mask:
+            test = (_JEQ, 0, len(program), value)
+            reduce = [(_AND, 0, 0, mask)] if mask != _WORD else []
+            program = [(_LOAD, 0, 0, _ARGUMENTS + 4 * half), *reduce, test, *program]
+    return program
 
-    `spans`: the first and the last address of each, in the same 4 GiB."""
-    tests = [
-        (
+
+def for_calls_within(spans: Spans, filter_: bytes) -> bytes:
+    """Return `filter_`, for calls of x86_64 by instructions in these spans; it allows all calls by others."""
+    program: list[_Instruction] = []
+    for remaining, (first, last) in zip(reversed(range(len(spans))), spans, strict=True):
+        program += [
             (_LOAD, 0, 0, _IP + 4),
             (_JEQ, 0, 4, first >> 32),
             (_LOAD, 0, 0, _IP),
             (_JGE, 0, 2, first & _WORD),
             (_JGT, 1, 0, last & _WORD),
-        )
-        for first, last in spans
-    ]
-    left = [(len(test) + 1) * (len(tests) - index) - len(test) for index, test in enumerate(tests)]
-    program = [one for test, more in zip(tests, left, strict=True) for one in (*test, (_JA, 0, 0, more))]
+            (_JA, 0, 0, 6 * remaining + 1),
+        ]
     head = linux.BPF_INSTRUCTION * len(_HEAD)
     return filter_[:head] + _encoded([*program, (_RET, 0, 0, linux.SECCOMP_RET_ALLOW)]) + filter_[head:]
 
 
 @lru_cache(64)
 def weight(filter_: bytes) -> int:
-    """What the kernel counts of a filter: its own instructions, into which it translates them (net/core/filter.c)."""
-    total = _EACH
+    """Return what the kernel counts of a filter: its own instructions, into which it translates them (net/core/filter.c)."""
+    total = _EXTRA_WEIGHT
     for code, if_true, if_false, k in struct.iter_unpack("=HBBI", filter_):
         total += 1
         if code == _RET:
@@ -137,13 +167,125 @@ def weight(filter_: bytes) -> int:
     return total
 
 
-def _comparison(key: Key) -> list[_Instruction]:
-    """Instructions that return ALLOW if the registers have the key's values, and fall through to the next ones if not."""
-    program: list[_Instruction] = [(_RET, 0, 0, linux.SECCOMP_RET_ALLOW)]
-    for half in reversed(range(12)):  # from the last, since each jumps over those after it
-        mask, value = (word >> 32 * (half + 2) & _WORD for word in key)
-        if mask:
-            test = (_JEQ, 0, len(program), value)
-            reduce = [(_AND, 0, 0, mask)] if mask != _WORD else []
-            program = [(_LOAD, 0, 0, _ARGUMENTS + 4 * half), *reduce, test, *program]
-    return program
+# Which known calls may run
+
+_STOPPING: Final = (*linux.OPAQUE, "ptrace", "sched_getaffinity", "sched_setaffinity", "sched_setattr", "seccomp", "")
+"""Calls that always stop."""
+_FLAGS: Final = {"open": 1, "openat": 2}
+"""Which argument of a call that opens files has the flags."""
+_FAST_OPEN: Final = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
+"""Which argument of a call that sends has MSG_*."""
+_MSG_FASTOPEN: Final = 0x20000000  # linux/socket.h: connects, which learning of ports looks at
+
+
+def may_allow(key: Key, *, opens: bool, writes: bool) -> bool:
+    """Whether a known call of x86_64 may run without a stop.  `opens`: also one that opens a file for reading, which may be
+    one that shows affinities (`SharedProcessor`).  `writes`: also one that may write to a terminal."""
+    name = key.name
+    if name in _STOPPING:
+        return False
+    if name == "clone":
+        return not key.argument(0) & CLONE_UNTRACED
+    if name in _FAST_OPEN:
+        return not key.argument(_FAST_OPEN[name]) & _MSG_FASTOPEN
+    if name == "prctl":
+        return key.argument(0) & _WORD not in (linux.PR_GET_SECCOMP, linux.PR_SET_SECCOMP)
+    return (opens or not opens_for_reading(key)) and (writes or not may_write(key))
+
+
+def opens_for_reading(key: Key) -> bool:
+    """Whether a call opens a file so that it can be read."""
+    return key.name in _FLAGS and is_readable(key.argument(_FLAGS[key.name]))
+
+
+def may_write(key: Key) -> bool:
+    """Whether a call can write to a terminal."""
+    return key.name in WRITES
+
+
+def installs_filter(event: Event) -> bool:
+    """Whether a call of x86_64 is to put the task under a seccomp filter."""
+    name, option = Key(0, event.number).name, event.arguments[0] & _WORD
+    return (name == "prctl" and option == linux.PR_SET_SECCOMP) or (name == "seccomp" and option in SET_MODE)
+
+
+# Code: where it is, and what may bring more
+
+_NEAR: Final = 1 << 28
+"""Bytes before and between pieces of code that belong to the same span: the libraries of a program lie side by side, and each
+further one is put before those that are there (Documentation/arch/x86/x86_64/mm.rst; mmap_base)."""
+_MAX_SPANS: Final = 16
+"""Spans up to which it is worth to compare the address of each call with them."""
+_FIXED: Final = 0x10 | 0x100000  # MAP_FIXED, MAP_FIXED_NOREPLACE: linux/mman.h
+_PROT_EXEC: Final = 4  # asm-generic/mman-common.h
+_SHM_EXEC: Final = 0o100000  # linux/shm.h
+_QUERY: Final = 0xFFFFFFFF
+"""What personality(2) is given if nothing is to be changed."""
+_MAP_VDSO: Final = range(0x2001, 0x2004)
+"""Options of arch_prctl(2) that map code (asm/prctl.h)."""
+_CODE_BITS: Final = {**dict.fromkeys(("mmap", "mprotect", "pkey_mprotect"), (2, _PROT_EXEC)), "shmat": (2, _SHM_EXEC)}
+"""The argument, and its bit, that makes memory code."""
+BRINGS_CODE: Final = (
+    *_CODE_BITS, "mremap", "personality", "remap_file_pages", "arch_prctl", "modify_ldt", "uselib", "mmap2", "ipc"
+)  # fmt: skip
+"""The calls that may bring code, of x86_64 and i386."""
+
+
+def mappings(pid: int) -> list[Mapped]:
+    """Return the mappings of a process; none if they cannot be read."""
+    try:
+        return Maps.of(pid).all()
+    except OSError:
+        return []
+
+
+def code_spans(pid: int) -> Spans:
+    """Return where the code of a process is or will be, but for the vsyscall page.
+
+    None if that is not known, or if there is code that may grow without a call, on a stack."""
+    joined: list[list[int]] = []
+    for mapped in mappings(pid):
+        start, end, name = mapped.start, mapped.end, mapped.file[2]
+        if mapped.permissions[2] != "x" or name == "[vsyscall]":
+            continue
+        if name in ("[stack]", "[heap]"):
+            return ()
+        if joined and start - joined[-1][1] < _NEAR:
+            joined[-1][1] = end
+        else:
+            joined.append([max(start - _NEAR, 0), end])
+    spans: list[tuple[int, int]] = []
+    for start, end in joined:
+        while start >> 32 != end >> 32:
+            spans.append((start, start | _WORD))
+            start = (start | _WORD) + 1
+        spans.append((start, end))
+    return spans if len(spans) <= _MAX_SPANS else ()
+
+
+def brings_code(event: Event, code: Spans, pid: int) -> bool:
+    """Whether a call may give a process code outside of these spans; of i386, each of BRINGS_CODE."""
+    if event.arch != Arch.X86_64.audit:
+        return True
+    name, (start, length, *_, flags, _, _) = Key(0, event.number).name, event.arguments
+    if name == "personality":
+        return start & _QUERY != _QUERY
+    if name == "arch_prctl":
+        return start & _WORD in _MAP_VDSO
+    if name == "mremap":
+        end = start + length
+        return any(mapped.permissions[2] == "x" and mapped.start < end and start < mapped.end for mapped in mappings(pid))
+    index, bit = _CODE_BITS.get(name, (0, 0))
+    if bit and not event.arguments[index] & bit:
+        return False
+    is_placed = name in ("mprotect", "pkey_mprotect") or (name == "mmap" and flags & _FIXED)
+    return not (is_placed and any(first <= start and start + length <= last for first, last in code))
+
+
+def may_bring_code(key: Key) -> bool:
+    """Whether a call with this key may do so."""
+    name = key.name
+    if name == "arch_prctl" and key.mask >> 64 & _WORD == _WORD:
+        return key.argument(0) & _WORD in _MAP_VDSO
+    index, bit = _CODE_BITS.get(name, (0, 0))
+    return name in BRINGS_CODE and not (bit and key.mask >> 64 * (index + 1) & bit and not key.argument(index) & bit)

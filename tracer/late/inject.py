@@ -15,19 +15,15 @@ from typing import Final, Protocol
 from tracer import kernel, linux
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError, TracerError
-from tracer.late.unseen import mappings
-from tracer.linux import EFLAGS, ORIG_RAX, R8, R9, R10, RAX, RDI, RDX, RIP, RSI, RSP
+from tracer.linux import EFLAGS, ORIG_RAX, RAX, RIP
 from tracer.stops import STATUS_SECCOMP, STATUS_SYSCALL
 
 _NUMBERS = {name: table(Arch.X86_64).by_name[name].number for name in ("mmap", "munmap", "rt_sigreturn", "seccomp")}
-_ARGUMENTS = (RDI, RSI, RDX, R10, R8, R9)
 _NEVER: Final = frozenset((_NUMBERS["rt_sigreturn"], table(Arch.X86_64).by_name["restart_syscall"].number))
 """Calls that are not a program's own, and take more than registers with them."""
 _SYSCALL_INSTRUCTION = b"\x0f\x05"
 _TRAP_FLAG: Final = 1 << 8
-"""In EFLAGS: the program steps through its own instructions, and would see one twice."""
-_RED_ZONE: Final = 128
-"""Bytes below the stack pointer that belong to the function that runs (System V ABI)."""
+"""In EFLAGS: the program steps through its own instructions, and would notice that one is repeated."""
 _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS = 3, 0x22  # asm-generic/mman-common.h, linux/mman.h
 _FPROG: Final = 16
 """Bytes of struct sock_fprog (linux/filter.h): the number of instructions, and where they are."""
@@ -37,11 +33,12 @@ class Stops(Protocol):
     """Where wait statuses come from."""
 
     def next_of(self, tid: int, flags: int = 0) -> int:
-        """Wait for the next status of a task, as waitpid(2) does with these flags; those of others are taken, too, and kept.
-        The end of a process's first thread is not told before those of the others have been taken."""
+        """Return the next status of a task, as waitpid(2) does with these flags; others that are taken are handled later.
+
+        The kernel does not report the end of a process's first thread before those of the others have been taken."""
 
     def put_back(self, tid: int, status: int) -> None:
-        """The task has ended, or another thread's execve has taken over its tid."""
+        """Handle this status later: the task has ended, or another thread's execve has taken over its tid."""
 
 
 class Entry:
@@ -65,12 +62,12 @@ class Entry:
         )
 
     def call(self, name: str, *arguments: int) -> int | None:
-        """What the kernel returns for a call, as a signed number; None if the task has ended.
+        """Make a call, and return what the kernel returns, as a signed number; None if the task has ended.
 
         Raises PtraceError; TracerError if the task is not dying and its registers cannot be restored."""
         changed = list(self._registers)
         changed[ORIG_RAX] = _NUMBERS[name]
-        for register, value in zip(_ARGUMENTS, arguments, strict=False):
+        for register, value in zip(linux.ARGUMENT_REGISTERS[linux.AUDIT_ARCH_X86_64], arguments, strict=False):
             changed[register] = value
         kernel.set_registers(self.tid, changed)
         status = STATUS_SECCOMP
@@ -92,47 +89,27 @@ class Entry:
         return result - (1 << 64) if result >> 63 else result
 
     def _next_stop(self) -> int:
-        """Resume the task up to its next stop, or its end: the wait status."""
+        """Resume the task up to its next stop, or its end, and return the wait status."""
         while not kernel.resume(linux.PTRACE_SYSCALL, self.tid):
             if status := self._stops.next_of(self.tid, os.WNOHANG):
                 return status
             time.sleep(0.001)
         return self._stops.next_of(self.tid)
 
-    def install(self, filter_: bytes, where: int, *, is_mapped: bool, for_all_threads: bool) -> int | None:
-        """Install a filter; like `call`.  `where` is room for `room(filter_)` bytes: mapped for it, or below the stack, where
-        what is there now is put back.  -EFAULT if they cannot be written."""
+    def install(self, filter_: bytes, where: int, *, for_all_threads: bool) -> int | None:
+        """Install a filter by way of `room(filter_)` bytes that were mapped at `where`, and return what `call` does; -EFAULT if
+        they cannot be written."""
         content = struct.pack("=H6xQ", len(filter_) // linux.BPF_INSTRUCTION, where + _FPROG) + filter_
-        former = kernel.exchange_memory(self.tid, where, content)
-        if not former:
+        if kernel.write_memory(self.tid, where, content) != len(content):
             return -errno.EFAULT
         flags = linux.SECCOMP_FILTER_FLAG_TSYNC if for_all_threads else 0
-        result = self.call("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, where)
-        if not is_mapped and result is not None:
-            kernel.write_memory(self.tid, where, former)
-        return result
+        return self.call("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, where)
 
     def map(self, length: int) -> int | None:
-        """Map memory: its address, or an error; like `call`."""
+        """Map memory, and return its address, or what `call` does."""
         return self.call("mmap", 0, length, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, (1 << 64) - 1, 0)
-
-    def unmap(self, address: int, length: int) -> int | None:
-        return self.call("munmap", address, length)
-
-    def below_stack(self, filter_: bytes) -> int:
-        """Where there is room for a filter below the first thread's stack pointer; 0 if there is none.  The task must be the
-        only one that uses its memory."""
-        pointer = self._registers[RSP]
-        start = self.below(filter_)
-        stacks = (one for one in mappings(self.tid) if one.file[2] == "[stack]" and one.permissions in ("rw-p", "rwxp"))
-        return start if any(one.start <= start and pointer <= one.end for one in stacks) else 0
-
-    def below(self, filter_: bytes) -> int:
-        """That place, if there is room: at the first call of an executable nothing else is near its stack."""
-        return self._registers[RSP] - _RED_ZONE - room(filter_) & ~15
 
 
 def room(filter_: bytes) -> int:
-    """How many bytes of its memory a program needs to install a filter."""
+    """Return how many bytes of its memory a program needs to install a filter."""
     return _FPROG + len(filter_)
-

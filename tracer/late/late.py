@@ -1,10 +1,10 @@
-"""Decides which process gets a late filter, and when; and knows which calls its tasks still stop at.
+"""Decides which process gets a late filter, which lets the calls run that were recorded already, and when.
 
 A process starts under PTRACE_SYSCALL, with two stops a call.  Once it makes known calls again and again, it gets a filter
 that lets exactly those run.  A filter cannot be taken back, so a call that becomes known later stops each time, once.
 Children inherit it, also over execve: the calls of the other executable are seen under PTRACE_SYSCALL, until it is given a
 filter of its own.  So that they do not stop at the earlier filters as well, those are for calls by the code of their own
-process, if one thread alone uses its memory (`tracer.late.unseen`).
+process, if one thread alone uses its memory (`tracer.late.filter`).
 """
 
 from __future__ import annotations
@@ -12,25 +12,28 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tracer import kernel
 from tracer.abi import Arch, table
 from tracer.errors import PtraceError
 from tracer.kernel import event_of
-from tracer.late.filter import CHAIN, Key, for_calls_within, free_filter, weight
-from tracer.late.inject import Entry, room
-from tracer.late.unseen import (
+from tracer.late.filter import (
     BRINGS_CODE,
+    MAX_WEIGHT,
+    Key,
+    allowing_filter,
     brings_code,
+    code_spans,
+    for_calls_within,
     installs_filter,
+    may_allow,
     may_bring_code,
-    may_run,
     may_write,
     opens_for_reading,
-    spans,
+    weight,
 )
+from tracer.late.inject import Entry, room
 from tracer.linux import PTRACE_EVENT_VFORK
 from tracer.proc import has_as_many_filters, processor_time
 from tracer.task import NEVER, Image, Plan
@@ -50,53 +53,37 @@ LOOK: Final = 64
 QUIET: Final = 256
 """Calls without a new observation that a process must have made at least."""
 BURST: Final = 1024
-"""Calls without a new observation after which a process that does little besides is taken to have settled.  A shorter burst
-is often one of a start (PostgreSQL: 960 dups), and a filter of that time stops all that comes after it, in all children too."""
+"""Calls without a new observation after which a process that does little besides has settled.  A shorter burst often belongs to
+a start (PostgreSQL: 960 dups), and a filter that is made then stops all later calls, in all children too."""
 BUSY: Final = LOOK * 25e-6
 """Seconds of processor time for LOOK calls below which a process does little besides; of it a stop takes some 5 us."""
 AWAKE: Final = LOOK * 1e-3
 """Seconds in which a process that does not wait makes LOOK calls, also on a machine with much else to do."""
-PRICE: Final = 4096
-"""Calls without a new observation after which the processes of an executable have cost as much in stops as a filter that
-comes too early costs: they may get one now."""
+COST: Final = 4096
+"""Calls without a new observation of an executable's processes, whose stops have cost as much as a filter that comes too early:
+they may get one now."""
 NEW: Final = 64
-"""One of so many calls of a process may be new: the next one of its executable gets a filter at once, and a call that is new
-to that stops each time."""
+"""If at most one of so many calls of a process was new, the next process of its executable gets a filter at once; what is new
+to that filter stops each time."""
 STARTS: Final = 32
-"""Other executables that a process must have started to be taken to have settled after QUIET calls: a burst of starts does not
-come before what it does for long."""
+"""Other executables after whose start a process has settled after QUIET calls: no program begins with so many."""
 OPENS: Final = 16
-"""Files that a process of an executable opens for reading, on average, from which on it is worth to let it do so apart from the
-tracer's processor: a stop costs some 25 us there, and a fraction of a millisecond in all apart from it."""
+"""Files that a process of an executable opens for reading, on average, from which on these opens may run: a stop costs some
+25 us, and setting the process apart from the tracer's processor, which they then need, a fraction of a millisecond in all."""
 OFTEN: Final = 16
-"""One of so many calls that opens a file for reading, or writes, makes it worth to let those run (`unseen.may_allow`)."""
+"""If at least one of so many calls opens a file for reading, or writes, those calls may run (`filter.may_allow`)."""
 FILTERING: Final = frozenset(table(Arch.X86_64).by_name[name].number for name in ("prctl", "seccomp"))
 """The numbers of the calls with which a program can install a filter."""
 
 
 class _Executable:
-    """What is known of an executable."""
-
-    __slots__ = (
-        "calls",
-        "counts",
-        "filters",
-        "firsts",
-        "news",
-        "numbers",
-        "opens_often",
-        "processes",
-        "quiet",
-        "settled",
-        "starts",
-        "version",
-    )
+    """What was observed of an executable in all of its processes."""
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
-        """Its calls, as `Tally.known` has told them."""
-        self.numbers: set[int] = set()
-        """Those of its calls."""
+        """The keys of its calls, with how often each was made at least (`Tally.counts`)."""
+        self.version: object = None
+        """`Tally.version` of `counts`."""
         self.processes = 0
         """How many there were."""
         self.opens_often = False
@@ -111,11 +98,23 @@ class _Executable:
         """Whether its last process that has ended had brought hardly anything new: the next one gets a filter at once."""
         self.starts = False
         """Whether one of its processes, or one that such a process has forked, has executed something."""
-        self.version: object = None
         self.firsts: dict[int, frozenset[int] | None] = {}
         """By number, what `Calls.first` was when `filters` were made."""
         self.filters: dict[tuple[bool, bool, bool], bytes] = {}
-        """Filters of this version, by what may run: `unseen.may_allow`, and calls that may bring code."""
+        """Filters of this version, by what may run: `filter.may_allow`, and calls that may bring code."""
+
+    @property
+    def numbers(self) -> set[int]:
+        """Those of its calls."""
+        return {key & 0xFFFFFFFF for key in self.counts}
+
+    def is_often(self, kind: Callable[[Key], bool]) -> bool:
+        """Whether many of its calls are of a kind."""
+        return OFTEN * self.number_of(kind) >= sum(self.counts.values())
+
+    def number_of(self, kind: Callable[[Key], bool]) -> int:
+        """Return how many of its calls are of a kind."""
+        return sum(count for key, count in self.counts.items() if kind(Key(0, key)))
 
 
 class Late:
@@ -130,7 +129,7 @@ class Late:
         stops: Stops,
         after: int | None = None,
     ) -> None:
-        """`after`: give each process its filter after so many calls, whatever it does."""
+        """`after`: give each process its filter after this many calls, in any case."""
         self._tasks = tasks
         self._tally = tally
         self._calls = calls
@@ -139,44 +138,45 @@ class Late:
         self._after = after
         self._look = LOOK if after is None else after
         self._is_private = True
-        """Whether no two processes have been seen to share their memory."""
+        """Whether no two processes share their memory."""
         self._executables: defaultdict[str, _Executable] = defaultdict(_Executable)
-        for arch in (Arch.X86_64, Arch.I386):
-            for name in BRINGS_CODE:
-                if name in table(arch).by_name:
-                    calls.also(arch.audit, table(arch).by_name[name].number, self._brings_code, always=False)
+        for name in BRINGS_CODE:
+            calls.also_named(name, self._brings_code, always=False)
 
     # -- how tasks begin and end
 
     def begin(self, task: Task) -> None:
-        """A task whose filters are not known: all of its calls are seen, and those filters may let all of them run."""
-        task.update(filtered=False, covered=False)
+        """Begin with a task whose filters, which are not known, may let all calls run: all of them are to be seen."""
+        task.filtered = task.covered = False
         task.image = Image(self._look)
 
     def adopted(self, task: Task) -> None:
-        """A task whose birth was not seen: a thread has the filters of the others, a process maybe not its parent's."""
+        """Begin with a task whose birth was not seen: a thread has the filters of the others, a process maybe not those of its
+        parent."""
         if task.tid != task.tgid and task.tgid in self._tasks:
             task.image.threads += 1
         else:
             self.begin(task)
 
     def born(self, parent: Task, child: Task, event: int) -> None:
+        """Begin with a task that another one has made; `event` is PTRACE_EVENT_* of the call."""
         if child.tgid == parent.tgid:
             child.image.threads += 1
             return
         shares = kernel.share_memory(parent.tgid, child.tgid)
         child.image = Image(NEVER if event == PTRACE_EVENT_VFORK or child.other_filter else self._look, parent.image)
         if parent.image.maker is not None:
-            parent.image.maker.maker = None  # a long line of processes, each made by the one before, is not kept
+            parent.image.maker.maker = None  # so that no chain of images grows
         child.image.code, child.image.strict = parent.image.code, parent.image.strict
         self._is_private &= not shares or event == PTRACE_EVENT_VFORK
         if parent.image.synchronised and not has_as_many_filters(parent.tid, child.tid):
             self.begin(child)  # it was being forked when another thread installed a filter
         elif (plan := parent.image.plan) and plan.area and not shares:
-            child.update(pending=True)
-            child.image.plan, child.image.left = Plan(plan.filter, plan.code, plan.area), 0  # it has a copy of that memory
+            child.pending = True
+            child.image.plan, child.image.budget = Plan(plan.filter, plan.code, plan.area), 0  # it has a copy of that memory
 
     def executed(self, task: Task, before: str) -> None:
+        """Note that a process has executed something; `before` is its former executable."""
         self._note_end(task, before)
         self._executables[before].starts = True
         if task.image.maker is not None:
@@ -187,14 +187,15 @@ class Late:
         task.image.whole = True
         task.image.news = task.image.news_at_start = self._tally.news[task.executable]
         if task.other_filter:
-            task.image.left = NEVER
+            task.image.budget = NEVER
         else:
-            task.update(filtered=False, covered=False, exposed=False, pending=False)
+            task.filtered = task.covered = task.exposed = task.pending = False
             self._processor.executed(task)
             if self._executable(task).settled:
-                task.image.left = 0
+                task.image.budget = 0
 
     def dropped(self, task: Task) -> None:
+        """Note that a task has ended."""
         task.image.threads -= 1
         if not task.image.threads:
             self._note_end(task, task.executable)
@@ -202,11 +203,11 @@ class Late:
     def _note_end(self, task: Task, executable: str) -> None:
         image = task.image
         if image.whole:
-            known = self._executables[executable]
+            history = self._executables[executable]
             if not task.covered:
-                known.calls = task.stops - image.stops
+                history.calls = task.stops - image.stops
             news = self._tally.news[executable] - image.news_at_start
-            known.settled = NEW * news <= known.calls and executable != "?"
+            history.settled = NEW * news <= history.calls and executable != "?"
             image.whole = False
 
     # -- at the entry of a call under PTRACE_SYSCALL, before it is counted
@@ -217,50 +218,50 @@ class Late:
         image = task.image
         event = event_of(info, task.tid)
         if event.arch != Arch.X86_64.audit or image.barred or task.installing or task.other_filter:
-            image.left = LOOK
+            image.budget = LOOK
             return False
         if image.plan is None:
             if installs_filter(event) and not task.filtered:
                 # Ours, which stops every call, comes before: what the program's filter answers is as it would be otherwise.
                 image.plan = Plan(kernel.RECORD_ALL)
-            elif image.left < 0 and task.executable != "?" and self._look_at(task):
+            elif image.budget < 0 and task.executable != "?" and self._look_at(task):
                 image.plan = self._plan(task)
             else:
-                image.left = image.left if image.left >= 0 else self._look
+                image.budget = image.budget if image.budget >= 0 else self._look
                 return False
         return self._advance(task, image.plan)
 
     def _look_at(self, task: Task) -> bool:
         """Note what a process has done since it was last looked at; return whether it gets a filter now."""
         image, news, now = task.image, self._tally.news[task.executable], time.monotonic()
-        known = self._executable(task)
-        if not image.calls and image.whole and known.settled:
-            if self._known(task).opens_often:
-                self._processor.part(task)
+        history = self._executable(task)
+        if not image.calls and image.whole and history.settled:
+            if self._counted(task).opens_often:
+                self._processor.set_apart(task)
             return True
         image.calls += self._look
         image.quiet = image.quiet + self._look if news == image.news else 0
-        known.quiet, known.news = known.quiet + self._look if news == known.news else 0, news
+        history.quiet, history.news = history.quiet + self._look if news == history.news else 0, news
         used = processor_time(task.tgid)
         is_busy = used - image.used < BUSY and now - image.since < AWAKE
         image.news, image.since, image.used = news, now, used
-        has_settled = known.quiet >= PRICE or (is_busy and image.quiet >= BURST) or image.starts >= STARTS
+        has_settled = history.quiet >= COST or (is_busy and image.quiet >= BURST) or image.starts >= STARTS
         if self._after is None and not (has_settled and image.quiet >= QUIET):
             return False
-        known.version = None
-        counts = self._known(task).counts
-        if _is_often(opens_for_reading, counts):
+        history.version = None
+        self._counted(task)
+        if history.is_often(opens_for_reading):
             for other in self._tasks.values():
                 if other.image is image:
-                    self._processor.part(other)
-        if _is_often(may_write, counts):
+                    self._processor.set_apart(other)
+        if history.is_often(may_write):
             self._calls.let_writes_run()
         return True
 
     def _advance(self, task: Task, plan: Plan) -> bool:
         """Do the next step of a plan, if that is possible at this call."""
         image = task.image
-        image.left = 0
+        image.budget = 0
         with contextlib.suppress(PtraceError):  # it is dying
             entry = Entry(task.tid, self._stops)
             if not entry.is_usual():
@@ -268,23 +269,17 @@ class Late:
                     image.plan = None  # this call, and those until the next look, may bring more code
                 return False
             if plan.is_installed:
-                entry.unmap(plan.area, room(plan.filter))
-                _finish(image, barred=plan.is_refused)
-                task.update(pending=False)
-            elif where := plan.area or (self._below_stack(task, entry, plan) if image.threads == 1 and self._is_private else 0):
-                mapped, several = bool(plan.area), image.threads > 1
-                result = entry.install(plan.filter, where, is_mapped=mapped, for_all_threads=several)
+                entry.call("munmap", plan.area, room(plan.filter))
+                image.finish_plan(barred=plan.is_refused)
+                task.pending = False
+            elif plan.area:
+                result = entry.install(plan.filter, plan.area, for_all_threads=image.threads > 1)
                 self._installed(task, plan, failed=result != 0)
             else:
                 plan.area = max(entry.map(room(plan.filter)) or 0, 0)
                 if not plan.area:
-                    _finish(image, barred=True)
+                    image.finish_plan(barred=True)
         return True
-
-    @staticmethod
-    def _below_stack(task: Task, entry: Entry, plan: Plan) -> int:
-        is_first = task.image.whole and task.stops == task.image.stops
-        return entry.below(plan.filter) if is_first else entry.below_stack(plan.filter)
 
     def _installed(self, task: Task, plan: Plan, *, failed: bool) -> None:
         image = task.image
@@ -292,86 +287,78 @@ class Late:
         if not failed:
             image.code = plan.code
             image.synchronised |= image.threads > 1
-            threads = [other for other in self._tasks.values() if other.image is image] if image.threads > 1 else [task]
-            for other in threads:
-                other.update(filtered=True, covered=True, pending=other is task and plan.area > 0)
-                other.chain += weight(plan.filter)
-        if not plan.area:
-            _finish(image, barred=failed)
+            for other in self._tasks.values():
+                if other.image is image:
+                    other.filtered = other.covered = True
+                    other.pending = other is task
+                    other.chain += weight(plan.filter)
 
     def _brings_code(self, task: Task, event: Event) -> None:
-        """At a call that may bring code of which the filters of its process let all calls run: see them, and those of all that
-        uses that memory, until there is another filter."""
+        """At a call that may bring code whose calls the filters of its process let run: have all calls of the process, and of
+        all that uses its memory, stop until there is another filter."""
         if not (task.covered and task.image.code and brings_code(event, task.image.code, task.tid)):
             return
         for other in list(self._tasks.values()):
             if other.tgid == task.tgid or kernel.share_memory(other.tgid, task.tgid):
-                other.update(filtered=False, covered=False)
-                other.image.code, other.image.strict, other.image.left = (), True, self._look
+                other.filtered = other.covered = False
+                other.image.code, other.image.strict, other.image.budget = (), True, self._look
                 if other is not task:
                     with contextlib.suppress(PtraceError):  # it is ending
                         kernel.interrupt(other.tid)
 
-    # -- what is known
+    # -- filters
 
     def _executable(self, task: Task) -> _Executable:
         return self._executables[task.executable]
 
+    def _counted(self, task: Task) -> _Executable:
+        """Return the history of a task's executable, with its counts as they are now."""
+        history, version = self._executable(task), self._tally.version(task.executable)
+        if version != history.version:
+            history.version, history.counts = version, self._tally.counts(task.executable)
+            history.opens_often |= history.number_of(opens_for_reading) >= OPENS * history.processes
+            history.filters.clear()
+        return history
+
     def _plan(self, task: Task) -> Plan:
-        """The filter for what is known of a task's executable."""
-        known = self._known(task)
-        code = self._code(task)
+        """Return a plan for the filter that lets the calls run which a task's executable has made."""
+        history, code = self._counted(task), self._code(task)
         opens, writes = not self._processor.enabled or task.apart, self._calls.writes_run or not self._calls.draws
         which = (opens, writes, bool(code))
-        firsts = {n: values(task.executable) for n, values in self._calls.first.items() if n in known.numbers}
-        if firsts != known.firsts:
-            known.firsts = firsts
-            known.filters.clear()
-        if which not in known.filters:
+        numbers = history.numbers
+        firsts = {number: values(task.executable) for number, values in self._calls.first.items() if number in numbers}
+        if firsts != history.firsts:
+            history.firsts = firsts
+            history.filters.clear()
+        if which not in history.filters:
             if writes:
                 self._calls.let_writes_run()
-            may = partial(_may_run, opens=opens, writes=writes, brings_code=not code)
-            known.filters[which] = self._made(known, may)
-        filter_ = for_calls_within(code, known.filters[which]) if code else known.filters[which]
-        return Plan(filter_, code) if task.chain + weight(filter_) <= CHAIN else Plan(kernel.RECORD_ALL)
+            history.filters[which] = self._filter(history, *which)
+        filter_ = for_calls_within(code, history.filters[which]) if code else history.filters[which]
+        return Plan(filter_, code) if task.chain + weight(filter_) <= MAX_WEIGHT else Plan(kernel.RECORD_ALL)
 
     def _code(self, task: Task) -> Sequence[tuple[int, int]]:
-        """The code that a task's filter is to be for; none if it is to be for all."""
+        """Return the code that a task's filter is to be for; none if it is to be for all."""
         image = task.image
         is_alone = image.threads == 1 and self._is_private and not image.strict
         starts = image.starts or image.calls or self._executable(task).starts
-        return spans(task.tid) if is_alone and starts else ()
+        return code_spans(task.tid) if is_alone and starts else ()
 
-    def _known(self, task: Task) -> _Executable:
-        known, version = self._executable(task), self._tally.version(task.executable)
-        if version != known.version:
-            known.version, known.counts = version, self._tally.known(task.executable)
-            known.numbers = {value & 0xFFFFFFFF for value in known.counts}
-            known.opens_often |= _number(opens_for_reading, known.counts) >= OPENS * known.processes
-            known.filters.clear()
-        return known
-
-    def _made(self, known: _Executable, may_run: Callable[[Key], bool]) -> bytes:
-        keys = {Key(self._tally.mask_of(value), value): count for value, count in known.counts.items()}
-        keys = {key: count for key, count in keys.items() if key.number not in self._calls.always and may_run(key)}
-        ordered = sorted(keys, key=lambda key: (-keys[key], key))
-        which = dict.fromkeys(self._calls.first, frozenset[int]()) | known.firsts
-        whole = [key for key in ordered if which.get(key.number) is None]
-        return free_filter([*whole, *(one for key in ordered for one in key.with_first(which.get(key.number) or ()))])
-
-
-def _may_run(key: Key, *, opens: bool, writes: bool, brings_code: bool) -> bool:
-    return may_run(key, opens=opens, writes=writes) and (brings_code or not may_bring_code(key))
-
-
-def _is_often(kind: Callable[[Key], bool], counts: dict[int, int]) -> bool:
-    """Whether many of an executable's calls are of a kind."""
-    return OFTEN * _number(kind, counts) >= sum(counts.values())
-
-
-def _number(kind: Callable[[Key], bool], counts: dict[int, int]) -> int:
-    return sum(count for value, count in counts.items() if kind(Key(0, value)))
-
-
-def _finish(image: Image, *, barred: bool) -> None:
-    image.plan, image.left, image.barred = None, NEVER, image.barred or barred
+    def _filter(self, history: _Executable, opens: bool, writes: bool, is_for_code: bool) -> bytes:
+        """Return a filter for an executable's calls, those most often made first (`may_allow`); one that is for some code lets
+        none run by which more code may come."""
+        keys = {Key(self._tally.mask_of(value), value): count for value, count in history.counts.items()}
+        first_registers = dict.fromkeys(self._calls.first, frozenset[int]()) | history.firsts
+        whole: list[Key] = []
+        by_register: list[Key] = []
+        for key in sorted(keys, key=lambda key: (-keys[key], key)):
+            if key.number in self._calls.always or not may_allow(key, opens=opens, writes=writes):
+                continue
+            if is_for_code and may_bring_code(key):
+                continue
+            registers = first_registers.get(key.number)
+            if registers is None:
+                whole.append(key)
+            else:
+                by_register += key.with_first(registers)
+        return allowing_filter([*whole, *by_register])

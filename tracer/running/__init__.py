@@ -1,1 +1,1 @@
-"""Processes that run already -> their calls (`attach`), their filters (`filters`)."""
+"""A run: a program that is started (`session`, `launch`), or processes that run already (`attach`); the one fork (`child`)."""

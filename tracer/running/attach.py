@@ -1,4 +1,4 @@
-"""One run of learning from processes that run already: attaches to them, and follows them until they have ended."""
+"""Processes that run already: follows them until they have ended; reads their filters back from the kernel."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tracer import kernel, linux
 from tracer.errors import PtraceError, TracerError
 from tracer.loop import Initial, Loop, Settings
 from tracer.proc import executable_of, fields_of, kin_of, numbers_in
-from tracer.session import LET_GO, Hooks, Outcome, Started, follow, not_permitted
-from tracer.signals import Dispositions
+from tracer.running.launch import Dispositions
+from tracer.running.session import ENDING, Hooks, Outcome, SignalThread, follow, not_permitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,16 +24,16 @@ WAKE: Final = signal.SIGURG
 """Interrupts the main thread's waitpid.  Ignored by default, so that one that comes late does no harm."""
 
 
-class _Attached(Started):
-    """Processes that we have attached to: they get none of the signals that are sent to us."""
+class _Attached(SignalThread):
+    """Takes signals for processes that we have attached to: they get none of those that are sent to us."""
 
     def __init__(self, loop: Loop, tick: Callable[[Loop], None]) -> None:
         super().__init__(loop, Hooks(tick))
         self._main = threading.main_thread().ident or 0
-        self._let_go = False
+        self._is_ending = False
 
     def send(self, signum: int, *, from_terminal: bool) -> None:
-        self._let_go |= signum in LET_GO
+        self._is_ending |= signum in ENDING
 
     def reached(self, signum: int, sender: int, since: float) -> bool:
         return False
@@ -43,7 +43,7 @@ class _Attached(Started):
 
     def tick(self) -> None:
         super().tick()
-        if self._let_go:  # at each tick, since one that comes just before the waitpid interrupts nothing
+        if self._is_ending:  # at each tick, since one that comes just before the waitpid interrupts nothing
             signal.pthread_kill(self._main, WAKE)
 
 
@@ -79,19 +79,19 @@ def attach(
     finally:
         signal.signal(WAKE, former)
         dispositions.restore()
-    return Outcome(loop.initial.status, loop.family.processes, loop.family.calls)
+    return Outcome(loop.initial.status, loop.family.calls)
 
 
 def descendants(pids: Sequence[int]) -> dict[int, int]:
-    """The processes that these have started and that still run, with the parent of each, parents first."""
+    """Return the processes that these have started and that still run, with the parent of each, parents first."""
     parents = {pid: kin_of(pid)[1] for pid in sorted(numbers_in(""))}
-    found: dict[int, int] = {}
+    below: dict[int, int] = {}
     new = set(pids)
     while new:
-        below = {pid: parent for pid, parent in parents.items() if parent in new and pid not in found and pid not in pids}
-        found |= below
-        new = set(below)
-    return found
+        children = {pid: parent for pid, parent in parents.items() if parent in new and pid not in below and pid not in pids}
+        below |= children
+        new = set(children)
+    return below
 
 
 def _seize_descendants(loop: Loop, pids: Sequence[int], recorder: Recorder) -> None:
@@ -109,8 +109,8 @@ def _seize_descendants(loop: Loop, pids: Sequence[int], recorder: Recorder) -> N
 def _seize_threads(loop: Loop, pid: int) -> None:
     """Seize every thread of a process, including those that start meanwhile.  Raises TracerError."""
     options = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESYSGOOD
-    seen: set[int] = set()
-    while new := numbers_in(f"{pid}/task") - seen:
+    done: set[int] = set()
+    while new := numbers_in(f"{pid}/task") - done:
         for tid in sorted(new):
             try:
                 kernel.seize(tid, options)
@@ -119,11 +119,70 @@ def _seize_threads(loop: Loop, pid: int) -> None:
                 if error.errno != errno.ESRCH and not _is_dead_or_ours(tid):
                     raise TracerError(f"cannot attach to {tid}: {not_permitted(error)}", error.call, error.errno) from None
                 continue
-            loop.family.add(tid, pid).update(filtered=False, covered=False)
-        seen |= new
+            task = loop.family.add(tid, pid)
+            task.filtered = task.covered = False
+        done |= new
 
 
 def _is_dead_or_ours(tid: int) -> bool:
     """Whether PTRACE_SEIZE failed because the thread is a zombie, or because the kernel has attached it for us already."""
     fields = fields_of(tid)
     return not fields or fields["State"][0] in "ZX" or fields["TracerPid"] == str(os.getpid())
+
+
+# Filters
+
+
+def read_filters(pid: int) -> list[bytes]:
+    """Return the filters of a process or thread, each an array of struct sock_filter, in the order in which they were
+    installed (kernel/seccomp.c, get_nth_filter; ptrace(2) says the opposite).  It is stopped meanwhile, and not changed.
+
+    Raises TracerError if they cannot be read: that needs CAP_SYS_ADMIN, no filter on this process itself, a kernel with
+    CONFIG_CHECKPOINT_RESTORE (ptrace(2), PTRACE_SECCOMP_GET_FILTER), and a process that is not traced."""
+    try:
+        kernel.seize(pid, 0)
+    except PtraceError as error:
+        raise TracerError(f"process {pid} cannot be stopped: {_reason(error, pid)}", error.call, error.errno) from error
+    pending = 0
+    try:
+        kernel.interrupt(pid)
+        _, status = os.waitpid(pid, linux.WALL)
+        if not os.WIFSTOPPED(status):
+            raise TracerError(f"process {pid} has ended", "ptrace", errno.ESRCH)
+        pending = 0 if status >> 16 else os.WSTOPSIG(status)  # a signal, which detaching must deliver
+        return _filters(pid)
+    except PtraceError as error:
+        message = f"the filters of process {pid} cannot be read: {_reason(error, pid)}"
+        raise TracerError(message, error.call, error.errno) from error
+    finally:
+        kernel.resume(linux.PTRACE_DETACH, pid, pending)
+
+
+def filter_counts(pid: int) -> dict[int, int]:
+    """Return how many filters each thread of a process has, by thread id (proc_pid_status(5), Seccomp_filters, Linux 5.9).
+    Threads whose number cannot be read are left out."""
+    fields = {tid: fields_of(tid) for tid in sorted(numbers_in(f"{pid}/task"))}
+    return {tid: int(status["Seccomp_filters"]) for tid, status in fields.items() if "Seccomp_filters" in status}
+
+
+def _filters(pid: int) -> list[bytes]:
+    filters: list[bytes] = []
+    while True:
+        try:
+            length = kernel.filter_length(pid, len(filters))
+        except PtraceError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL):  # no more of them; no filters at all
+                return filters
+            raise
+        filters.append(kernel.filter_content(pid, len(filters), length))
+
+
+def _reason(error: PtraceError, pid: int) -> str:
+    reasons = {
+        errno.ESRCH: "there is no such process",
+        errno.EPERM: f"not permitted, or it is traced already (TracerPid in /proc/{pid}/status)",
+        errno.EACCES: "it needs CAP_SYS_ADMIN, and no filter on this process",
+        errno.EIO: "this kernel was built without CONFIG_CHECKPOINT_RESTORE",
+        errno.EMEDIUMTYPE: "the kernel has not kept what they were made from",
+    }
+    return reasons.get(error.errno) or os.strerror(error.errno or errno.EINVAL)

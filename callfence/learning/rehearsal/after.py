@@ -1,4 +1,4 @@
-"""What `learn --rehearse` does after the plain run: it rehearses, adds what that brings, and says what it did."""
+"""What `learn --rehearse` does after the plain run: it makes the planned runs, adds what is new in them, and reports it."""
 
 from __future__ import annotations
 
@@ -6,134 +6,186 @@ import os
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from callfence.learning import store
-from callfence.learning.learned import call_name
-from callfence.learning.rehearsal.plan import Choice, plan
-from callfence.learning.rehearsal.run import Budget, Rehearsing, Setting
+from callfence.learning.progress import say
+from callfence.learning.rehearsal.plan import parse_choice, plan
+from callfence.learning.rehearsal.run import Setting, free_space, run
 from callfence.learning.rehearsal.surroundings import Input, Scratch
-from callfence.learning.summary import news
-from callfence.learning.watch import where
+from callfence.learning.summary import call_name, news
+from callfence.learning.watch import places_of
 from callfence.shared.text import command_line, plural, printable
+from policygen.completeness.confidence import needed_by
+from policygen.evaluate import evaluate
 from policygen.review.risk import needs_a_person
-from tracer.watch.faults import Witness
+from tracer.errors import CallfenceError
+from tracer.faults import Witness
 
 if TYPE_CHECKING:
-    from callfence.learning.learned import Learned
+    from collections.abc import Iterable, Sequence
+
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
-    from callfence.learning.rehearsal.run import Ended, News, Progress
-    from tracer.starting.launch import Program
+    from callfence.learning.rehearsal.plan import Place, Rehearsal
+    from callfence.learning.store import Learned
+    from policygen.recording.model import Observation, Run
+    from tracer.running.launch import Program
+
+QUIET: Final = 40
+"""Failing calls in a row that bring nothing new, after which the others are left out."""
+_INTERRUPTED: Final = "it was interrupted"
+_FULL: Final = "a run has filled half of the free space of the disk; --scratch drops what a run writes"
 
 
-class Plain:
+class PlainRun:
     """The plain run, as far as it decides how it is repeated; made just before it begins."""
 
     def __init__(self, program: Program, options: LearnOptions) -> None:
         """Raises UserError if what is to be rehearsed does not exist."""
         self.program = program
-        self.choice = Choice.parse(options.rehearse_only)
+        self.choice = parse_choice(options.rehearse_only)
         self.input = Input()
         self.witness = Witness()
+        self.seconds = 0.0
+        """How long it took."""
         self._began = time.monotonic()
 
-    def ended(self) -> float:
-        """How many seconds it took, asked at its end."""
-        return time.monotonic() - self._began
+    def end(self) -> None:
+        """Note that it has ended."""
+        self.seconds = time.monotonic() - self._began
 
 
-def rehearse_after(plain: Plain, seconds: float, learned: Learned, prepared: Prepared, options: LearnOptions) -> None:
-    """`seconds`: how long the plain run took.  Raises UserError, OSError, and what `store.rehearsed` does."""
+def rehearse_after(plain: PlainRun, learned: Learned, prepared: Prepared) -> None:
+    """Rehearse the plain run that `learned` is of.  Raises UserError, OSError, and what `store.rehearsed` does."""
     if plain.witness.reads_input and plain.input.is_terminal:
-        _say("not rehearsed: the program reads the terminal, and nobody would answer it again; give its input as a file")
+        say("learn: not rehearsed: the program reads the terminal, and nobody would answer it again; give its input as a file")
         return
-    planned = plan(learned.recording, plain.witness.caught, plain.choice, is_root=os.geteuid() == 0)
-    scratch = Scratch() if options.scratch else None
-    setting = Setting(
-        plain.program,
-        options.command,
-        plain.input,
-        seconds,
-        scratch,
-        options.allow_opaque,
-        from_entry=options.arm == "entry",
-        names=options.names,
-        where=where(plain.program, options, scratch.copied if scratch else ""),
-    )
-    telling = _Telling(learned, options, sys.stderr is not None and sys.stderr.isatty())
-    telling.begin(len(planned), scratch, plain)
+    scratch = Scratch() if prepared.options.scratch else None
     try:
-        rehearsing = Rehearsing(
-            setting,
-            learned.recording,
-            lambda: telling.learned.generated.document.policy,
-            telling.draw,
-            lambda brought: telling.add(brought, store.rehearsed(prepared, brought.run, brought.observations, options)),
-        )
-        ended = rehearsing.make(planned, Budget(options.rehearse_runs, options.rehearse_seconds))
+        rehearsing = _Rehearsing(plain, scratch, learned, prepared)
+        rehearsing.make_all(plan(learned.recording, plain.witness.caught, plain.choice, is_root=os.geteuid() == 0))
     finally:
         if scratch:
             scratch.remove()
-    telling.end(ended)
 
 
-class _Telling:
-    """What is said of a rehearsal."""
+class _Rehearsing:
+    """A rehearsal that goes on."""
 
-    def __init__(self, learned: Learned, options: LearnOptions, is_terminal: bool) -> None:
-        self.learned = learned
-        """The policy and recording by now."""
+    def __init__(self, plain: PlainRun, scratch: Scratch | None, learned: Learned, prepared: Prepared) -> None:
+        options = prepared.options
+        self._plain = plain
+        self._prepared = prepared
         self._options = options
-        self._is_quiet = options.quiet or sys.stderr is None
-        self._draws = is_terminal and not self._is_quiet
+        places = places_of(plain.program, options, scratch.copied if scratch else "")
+        self._setting = Setting(plain.program, plain.input, plain.seconds, scratch, options, places, free_space() // 2)
+        self._learned = learned
+        """The policy and recording by now."""
+        self._rules: set[object] = set()
+        """What a policy needs for all that was observed (`_rule`)."""
+        self._rules.update(map(self._rule, learned.recording.observations))
+        self._unreached: set[Place] = set()
+        """Places that no call of a run was at after its entry point."""
+        self._runs = self._quiet = self._news = 0
+        self._is_silent = options.quiet or sys.stderr is None
+        self._draws = not self._is_silent and sys.stderr.isatty()
         self._lines: list[str] = []
-        self._held: list[str] = []
+        self._failed: list[str] = []
+        self._held_back: dict[str, None] = {}
+        """The calls that would be dangerous, and are not added."""
 
-    def begin(self, planned: int, scratch: Scratch | None, plain: Plain) -> None:
-        if self._is_quiet:
+    def make_all(self, planned: Sequence[Rehearsal]) -> None:
+        """Make the runs, until the budget is used up, nothing new comes any more, or the user asks for the end; and report what
+        they brought.  Leaves no process."""
+        self._report_begin(len(planned))
+        budget, seconds = self._options.rehearse_runs, self._options.rehearse_seconds
+        began, reason = time.monotonic(), ""
+        try:
+            for rehearsal in planned:
+                if rehearsal.place in self._unreached or (self._quiet >= QUIET and rehearsal.group == "faults"):
+                    continue
+                remaining = seconds - (time.monotonic() - began)
+                if self._runs >= budget or remaining <= 0:
+                    reason = f"the budget of {plural(budget, 'run')} and {seconds:.0f} seconds is used up"
+                    break
+                self._runs += 1
+                self._draw(f"rehearsing {self._runs}/{min(len(planned), budget)}: {rehearsal.description}; {self._news} new")
+                if reason := self._make(rehearsal, remaining):
+                    break
+        except KeyboardInterrupt:
+            reason = _INTERRUPTED
+        if self._quiet >= QUIET and not reason:
+            reason = f"{self._quiet} runs in a row brought nothing new"
+        self._report_end(time.monotonic() - began, reason)
+
+    def _make(self, rehearsal: Rehearsal, seconds: float) -> str:
+        """Make one run.  Return why it has to be the last one, or ''."""
+        try:
+            rehearsed = run(self._setting, rehearsal, seconds)
+        except (CallfenceError, OSError) as error:
+            self._failed.append(f"{rehearsal.description}: {error}")
+            return ""
+        if rehearsal.place is not None and rehearsal.is_first and not rehearsed.fired:
+            self._unreached.add(rehearsal.place)
+        new = tuple(self._new_in(rehearsed.observations))
+        self._quiet = 0 if new else self._quiet + (rehearsal.group == "faults")
+        if new:
+            self._add(rehearsal, rehearsed.run, new)
+        return _INTERRUPTED if rehearsed.is_interrupted else _FULL if rehearsed.is_full else ""
+
+    def _rule(self, observation: Observation) -> object | None:
+        """Return what a policy needs for an observation; None if nothing."""
+        rule = needed_by(observation, names_only=self._options.names)
+        return None if rule is None else (observation.arch, observation.number, rule)
+
+    def _new_in(self, observations: Iterable[Observation]) -> Iterable[Observation]:
+        """Yield what the policy does not allow and no run had."""
+        policy = self._learned.generated.document.policy
+        for observation in observations:
+            rule = self._rule(observation)
+            if rule is not None and rule not in self._rules:
+                self._rules.add(rule)
+                if not evaluate(policy, observation.event).allows:
+                    yield observation
+
+    def _add(self, rehearsal: Rehearsal, run: Run, new: tuple[Observation, ...]) -> None:
+        """Add what a run brought to the policy and its recording."""
+        self._news += len(new)
+        self._learned = store.rehearsed(self._prepared, run, new)
+        if self._learned.generated.new:
+            self._lines += [f"{rehearsal.description}:", *(f"  {line}" for line in news(self._learned))]
+        dangerous = (observation for observation in new if needs_a_person(observation, self._options.allow_opaque))
+        self._held_back |= dict.fromkeys(call_name(observation.arch, observation.number) for observation in dangerous)
+
+    # -- what is printed
+
+    def _report_begin(self, planned: int) -> None:
+        if self._is_silent:
             return
-        options = self._options
+        options, scratch = self._options, self._setting.scratch
         runs = plural(min(planned, options.rehearse_runs), "run")
-        where = f", each in {scratch.way}" if scratch else ", each of which repeats what the program does to files and peers"
-        _say(f"rehearsing: at most {runs} of {planned:,}, {options.rehearse_seconds:.0f} seconds{where}; ^C ends it")
-        if plain.witness.reads_input and not plain.input.is_repeatable:
-            _say("rehearsing: the program reads a pipe, which is empty in these runs; give its input as a file")
+        way = f", each in {scratch.way}" if scratch else ", each of which repeats what the program does to files and peers"
+        say(f"learn: rehearsing: at most {runs} of {planned:,}, {options.rehearse_seconds:.0f} seconds{way}; ^C ends it")
+        if self._plain.witness.reads_input and not self._plain.input.is_repeatable:
+            say("learn: rehearsing: the program reads a pipe, which is empty in these runs; give its input as a file")
 
-    def draw(self, progress: Progress) -> None:
+    def _draw(self, text: str) -> None:
+        """Replace the last line of the terminal, if there is one."""
         if self._draws:
-            text = printable(f"rehearsing {progress.number}/{progress.of}: {progress.rehearsal.says}; {progress.news} new")
             width = (os.get_terminal_size(2).columns or 80) - 1
-            self._write(f"\r\x1b[K{text[:width]}")
+            with suppress(OSError):
+                os.write(2, f"\r\x1b[K{printable(text)[:width]}".encode())
 
-    def add(self, brought: News, learned: Learned) -> None:
-        self.learned = learned
-        if learned.generated.new:
-            self._lines += [f"{brought.rehearsal.says}:", *(f"  {line}" for line in news(learned))]
-        dangerous = [one for one in brought.observations if needs_a_person(one, self._options.allow_opaque)]
-        names = dict.fromkeys(call_name(one.arch, one.number) for one in dangerous)
-        self._held += [name for name in names if name not in self._held]
-
-    def end(self, ended: Ended) -> None:
-        if self._draws:
-            self._write("\r\x1b[K")
-        if self._is_quiet:
+    def _report_end(self, seconds: float, reason: str) -> None:
+        self._draw("")
+        if self._is_silent:
             return
-        _say(f"rehearsed: {plural(ended.runs, 'run')} in {ended.seconds:.0f} s{'; ' if ended.reason else ''}{ended.reason}")
+        say(f"learn: rehearsed: {plural(self._runs, 'run')} in {seconds:.0f} s{'; ' if reason else ''}{reason}")
         for line in self._lines or ["nothing new"]:
-            _say(f"  {line}", "")
-        for line in ended.failed:
-            _say(f"  could not be run: {printable(line)}", "")
-        if self._held:
-            review = command_line(["callfence", "review", str(self.learned.policy)])
-            _say(f"  not added, since it would be dangerous; `{review}` lists it: {', '.join(self._held)}", "")
-
-    def _write(self, text: str) -> None:
-        with suppress(OSError):
-            os.write(2, text.encode())
-
-
-def _say(line: str, who: str = "learn: ") -> None:
-    if sys.stderr is not None:
-        with suppress(OSError):
-            print(f"{who}{line}", file=sys.stderr, flush=True)
+            say(f"  {line}")
+        for line in self._failed:
+            say(f"  could not be run: {printable(line)}")
+        if self._held_back:
+            review = command_line(["callfence", "review", str(self._learned.policy)])
+            say(f"  not added, since it would be dangerous; `{review}` lists it: {', '.join(self._held_back)}")

@@ -22,8 +22,8 @@ from policygen.language.naming import format_value
 from policygen.recording.model import kept
 from tracer.abi import Arch, Kind, table
 from tracer.errors import UserError
+from tracer.faults import Exhaust, Fail, Fault, Send, Shorten
 from tracer.named import NamedTuple
-from tracer.watch.faults import Exhaust, Fail, Fault, Send, Shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from policygen.recording.model import Observation, Recording
     from tracer.abi import Event
     from tracer.abi.table import Table
-    from tracer.watch.faults import Effect
+    from tracer.faults import Effect
 
 _RESOURCES: Final = {"memory": resource.RLIMIT_AS, "descriptors": resource.RLIMIT_NOFILE}
-_SAYS: Final = {"memory": "finds no more memory", "descriptors": "finds no more descriptors"}
+_VERBS: Final = {"memory": "finds no more memory", "descriptors": "finds no more descriptors"}
 GROUPS: Final = ("faults", "signals", "streams", "environment", "limits", "user")
 _LOCALE: Final = (b"LC_ALL", b"LC_CTYPE", b"LANG")
 SIGNALS: Final = (
@@ -65,14 +65,14 @@ _LOADER: Final = re.compile(r"ld-linux[^/]*\.so|ld-[\d.]+\.so")
 
 @cache
 def failures() -> Mapping[str, tuple[str, ...]]:
-    """The failures of each call by its name, the most telling first."""
-    rows = [line for line in Path(__file__).with_name("failures.tsv").read_text().splitlines() if line[:1] != "#"]
-    split = [row.split("\t") for row in rows[1:]]
-    return {name: tuple(kinds.split(",")) for names, kinds in split for name in names.split(",")}
+    """Return the failures of each call by its name, those that reveal most first."""
+    lines = [line for line in Path(__file__).with_name("failures.tsv").read_text().splitlines() if line[:1] != "#"]
+    rows = [line.split("\t") for line in lines[1:]]
+    return {name: tuple(kinds.split(",")) for names, kinds in rows for name in names.split(",")}
 
 
 def effect(failure: str) -> Effect:
-    """What the tracer is to inject for a failure of the table."""
+    """Return what the tracer is to inject for a failure of the table."""
     if failure in _RESOURCES:
         return Exhaust(_RESOURCES[failure])
     if failure.startswith("short "):
@@ -80,11 +80,11 @@ def effect(failure: str) -> Effect:
     return Fail(getattr(errno, failure), signal.SIGPIPE if failure == "EPIPE" else 0)
 
 
-def says(failure: str) -> str:
-    """`fails with EIO`, as it follows a call in a sentence."""
+def verb(failure: str) -> str:
+    """Return `fails with EIO`, as it follows a call in a sentence."""
     if failure.startswith("short "):
         return "is cut short"
-    return _SAYS.get(failure, f"fails with {failure}")
+    return _VERBS.get(failure, f"fails with {failure}")
 
 
 class Stream(StrEnum):
@@ -105,7 +105,7 @@ class Circumstance(NamedTuple):
     name: str
     """As an option names it."""
     group: str
-    says: str
+    description: str
     """`in a terminal`: follows `run` in a sentence."""
     streams: Mapping[int, Stream] = {}
     """What is other than in the plain run, by descriptor."""
@@ -124,7 +124,7 @@ def _without(*names: bytes) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
 
 
 def _other_locale(given: Sequence[bytes]) -> tuple[bytes, ...]:
-    """C.UTF-8, or C if the plain run's is a UTF-8 one."""
+    """Return the environment with C.UTF-8, or C if the plain run's is a UTF-8 one."""
     locale = next((entry.partition(b"=")[2] for name in _LOCALE for entry in given if entry.startswith(name + b"=")), b"")
     other = b"C" if b"utf" in locale.lower() else b"C.UTF-8"
     return (*_without(*_LOCALE)(given), b"LC_ALL=" + other)
@@ -159,7 +159,7 @@ CIRCUMSTANCES: Final = (
 )
 
 
-NAMES: Final = (*GROUPS, *(one.name for one in CIRCUMSTANCES), *(signal.name for signal in SIGNALS))
+NAMES: Final = (*GROUPS, *(row.name for row in CIRCUMSTANCES), *(signal.name for signal in SIGNALS))
 """What --rehearse-only can choose."""
 
 
@@ -179,14 +179,15 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         """`write(fd=1)`"""
-        meanings = zip(_calls(self.arch).arguments(self.number, _registers(self.arguments)), self.arguments, strict=True)
-        arch = _arch(self.arch)
-        shown = [f"{one.name}={format_value(arch, one, value)}" for one, value in meanings if value is not None]
+        calls = _calls(self.arch)
+        registers = [(value or 0) & (1 << 64) - 1 for value in (*self.arguments, *[0] * 6)]
+        meanings = zip(calls.arguments(self.number, registers[:6]), self.arguments, strict=True)
+        shown = [f"{each.name}={format_value(calls.arch, each, value)}" for each, value in meanings if value is not None]
         return f"{self.name}({', '.join(shown)})"
 
     def matches(self, event: Event) -> bool:
         """Whether a call of this number is one of them."""
-        return all(mine in (None, other) for mine, other in zip(self.arguments, _arguments(event), strict=True))
+        return all(value in (None, other) for value, other in zip(self.arguments, _arguments(event), strict=True))
 
 
 class Rehearsal(NamedTuple):
@@ -195,7 +196,7 @@ class Rehearsal(NamedTuple):
     name: str
     """As an option names it: a circumstance, a signal, or `faults`."""
     group: str
-    says: str
+    description: str
     """`write(fd=1) fails with EPIPE`, `in a terminal`: what is other than in the plain run."""
     fault: Fault | None = None
     circumstance: Circumstance | None = None
@@ -207,75 +208,80 @@ class Rehearsal(NamedTuple):
         """Whether it is about the first call of its place, which fails."""
         return self.group == "faults" and self.fault is not None and self.fault.nth == 1
 
-
-class Choice(NamedTuple):
-    """Which rehearsals are wanted."""
-
-    only: Collection[str] = ()
-    """Names or groups; empty is all."""
-
-    @classmethod
-    def parse(cls, only: str) -> Choice:
-        """Of names separated by commas.  Raises UserError for one that there is not."""
-        chosen = tuple(filter(None, only.split(",")))
-        if unknown := [name for name in chosen if name not in NAMES]:
-            raise UserError(f"{', '.join(unknown)} cannot be rehearsed; what can be is {', '.join(NAMES)}")
-        return cls(chosen)
-
-    def has(self, one: Rehearsal) -> bool:
-        return not self.only or not {one.name, one.group}.isdisjoint(self.only)
+    def is_chosen(self, only: Collection[str]) -> bool:
+        """Whether it is one of these names or groups; True if there are none."""
+        return not only or self.name in only or self.group in only
 
 
-def plan(recording: Recording, caught: Collection[int], choice: Choice, *, is_root: bool) -> tuple[Rehearsal, ...]:
-    """`caught`: the signals that the program has handlers for."""
+def parse_choice(text: str) -> frozenset[str]:
+    """Return the names and groups, separated by commas, that are to be rehearsed.  Raises UserError for an unknown one."""
+    chosen = list(filter(None, text.split(",")))
+    if unknown := [name for name in chosen if name not in NAMES]:
+        raise UserError(f"{', '.join(unknown)} cannot be rehearsed; what can be is {', '.join(NAMES)}")
+    return frozenset(chosen)
+
+
+def plan(recording: Recording, caught: Collection[int], only: Collection[str], *, is_root: bool) -> tuple[Rehearsal, ...]:
+    """Return the runs that rehearse what a recording does not show.
+
+    `caught`: the signals that the program has handlers for.  `only`: names or groups of rehearsals; () for all."""
     places = _places(recording)
-    possible = [one for one in CIRCUMSTANCES if is_root or not one.is_other_user]
-    found = [
-        *(Rehearsal(one.name, one.group, one.says, circumstance=one) for one in possible),
+    rehearsals = [
+        *(Rehearsal(row.name, row.group, row.description, circumstance=row) for row in CIRCUMSTANCES),
         *_signals(places, caught),
         *_faults(places),
     ]
-    return tuple(one for one in found if choice.has(one))
+    if not is_root:
+        rehearsals = [rehearsal for rehearsal in rehearsals if rehearsal.group != "user"]
+    return tuple(rehearsal for rehearsal in rehearsals if rehearsal.is_chosen(only))
 
 
 def _places(recording: Recording) -> dict[Place, int]:
-    """Where calls can fail, and how often each was seen in the run that made most; by executable, the first one first."""
+    """Return where calls can fail, and how often each was made in the run that made most; those of the first executable
+    first."""
     plain = [column for column, run in enumerate(recording.runs) if not run.rehearsed]
     first = [after for run in recording.runs for before, after in run.executed if before == ""]
-    found: dict[Place, int] = {}
-    for seen in recording.observations:
-        count = max((seen.counts[column] for column in plain), default=0)
-        if count and (place := _place(seen)) and not _LOADER.match(PurePath(seen.site).name):
-            found[place] = found.get(place, 0) + count
-    return dict(sorted(found.items(), key=lambda item: item[0].executable not in first))
+    places: dict[Place, int] = {}
+    for observation in recording.observations:
+        count = max((observation.counts[column] for column in plain), default=0)
+        if count and (place := _place(observation)) and not _LOADER.match(PurePath(observation.site).name):
+            places[place] = places.get(place, 0) + count
+    return dict(sorted(places.items(), key=lambda item: item[0].executable not in first))
 
 
-def _place(seen: Observation) -> Place | None:
-    arch = Arch.from_audit(seen.arch)
-    if arch is None or seen.number not in table(arch).by_number or seen.executable == "?":
+def _place(observation: Observation) -> Place | None:
+    arch, number = Arch.from_audit(observation.arch), observation.number
+    if arch is None or number not in table(arch).by_number or observation.executable == "?":
         return None
     calls = table(arch)
-    values = zip(calls.by_number[seen.number].arguments, seen.fitted(calls).arguments, _arguments(seen.event), strict=True)
-    arguments = tuple(None if one.kind is Kind.FD and recorded is None else value for one, recorded, value in values)
-    return Place(seen.executable, seen.arch, seen.number, arguments)
+    recorded, values = observation.fitted(calls).arguments, _arguments(observation.event)
+    arguments = tuple(
+        None if argument.kind is Kind.FD and constrained is None else value
+        for argument, constrained, value in zip(calls.by_number[number].arguments, recorded, values, strict=True)
+    )
+    return Place(observation.executable, observation.arch, number, arguments)
 
 
 def _faults(places: dict[Place, int]) -> Iterator[Rehearsal]:
-    """The first failure of every place, then the second one of each, ...; at the first of its calls, then at the last, and
-    at some of those between, of which only the most telling failures."""
-    mine = [(place, [*_occurrences(count)], failures().get(place.name, ())) for place, count in places.items()]
-    for turn in range(max((len(nths) for _, nths, _ in mine), default=0)):
+    """Yield the first failure of every place, then the second one of each, ...; at the first of its calls, then at the last,
+    and at some of those between, of which only the failures that reveal most."""
+    rows = [(place, [*_occurrences(count)], failures().get(place.name, ())) for place, count in places.items()]
+    for turn in range(max((len(nths) for _, nths, _ in rows), default=0)):
         most = None if turn < 2 else BETWEEN
-        for some in zip_longest(*(kinds[:most] if turn < len(nths) else () for _, nths, kinds in mine)):
-            for (place, nths, _), failure in zip(mine, some, strict=True):
+        for column in zip_longest(*(kinds[:most] if turn < len(nths) else () for _, nths, kinds in rows)):
+            for (place, nths, _), failure in zip(rows, column, strict=True):
                 if failure is not None:
                     which = f"call {nths[turn]} of {place}" if turn else str(place)
-                    fault = Fault(place.arch, place.number, place.executable, place.matches, nths[turn], effect(failure))
-                    yield Rehearsal("faults", "faults", f"{which} {says(failure)}", fault, place=place)
+                    yield _fault("faults", f"{which} {verb(failure)}", place, nths[turn], effect(failure))
+
+
+def _fault(name: str, description: str, place: Place, nth: int, effect: Effect) -> Rehearsal:
+    fault = Fault(place.arch, place.number, place.executable, place.matches, nth, effect)
+    return Rehearsal(name, "faults" if name == "faults" else "signals", description, fault, place=place)
 
 
 def _occurrences(count: int) -> Iterator[int]:
-    """Which of so many calls fail: the first, the last, then some between."""
+    """Yield which of so many calls fail: the first, the last, then some between."""
     yield 1
     if count > 1:
         yield count
@@ -286,36 +292,22 @@ def _occurrences(count: int) -> Iterator[int]:
 
 
 def _signals(places: dict[Place, int], caught: Collection[int]) -> Iterator[Rehearsal]:
-    """Each signal while the program waits, and at a write; at any call if it does neither."""
+    """Yield each signal while the program waits, and at a write; at any call if it does neither."""
     first = next(iter(places)).executable if places else ""
-    mine = [place for place in places if place.executable == first]
-    waits = sorted((place for place in mine if place.name in _WAITS), key=lambda place: _WAITS.index(place.name))
-    writes = [place for place in mine if place.name in ("write", "writev", "sendto", "sendmsg")]
-    for sent in [one for one in SIGNALS if one in caught]:
-        for place in dict.fromkeys((*waits[:1], *writes[:1])) or mine[:1]:
-            fault = Fault(place.arch, place.number, place.executable, place.matches, 1, Send(sent))
-            yield Rehearsal(sent.name, "signals", f"{sent.name} arrives at {place}", fault, place=place)
+    own = [place for place in places if place.executable == first]
+    waits = sorted((place for place in own if place.name in _WAITS), key=lambda place: _WAITS.index(place.name))
+    writes = [place for place in own if place.name in ("write", "writev", "sendto", "sendmsg")]
+    for sent in (signum for signum in SIGNALS if signum in caught):
+        for place in dict.fromkeys((*waits[:1], *writes[:1])) or own[:1]:
+            yield _fault(sent.name, f"{sent.name} arrives at {place}", place, 1, Send(sent))
 
 
 def _arguments(event: Event) -> tuple[int | None, ...]:
-    """What `Place.arguments` has of a call."""
+    """Return what `Place.arguments` has of a call."""
     calls = _calls(event.arch)
-    plain = calls.by_number[event.number].arguments
-    return tuple(
-        one.value(register) if one.kind is Kind.FD else value
-        for one, register, value in zip(plain, event.arguments, kept(calls, event), strict=False)
-    )
-
-
-def _registers(arguments: tuple[int | None, ...]) -> tuple[int, ...]:
-    return tuple((value or 0) & (1 << 64) - 1 for value in (*arguments, *[0] * (6 - len(arguments))))
-
-
-def _arch(audit: int) -> Arch:
-    arch = Arch.from_audit(audit)
-    assert arch is not None
-    return arch
+    arguments = zip(calls.by_number[event.number].arguments, event.arguments, kept(calls, event), strict=False)
+    return tuple(argument.value(register) if argument.kind is Kind.FD else value for argument, register, value in arguments)
 
 
 def _calls(audit: int) -> Table:
-    return table(_arch(audit))
+    return table(Arch.from_audit(audit) or Arch.X86_64)

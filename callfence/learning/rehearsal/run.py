@@ -1,5 +1,4 @@
-"""The program run again and again, each time with one thing other than in the plain run, and what that brings; and the end of a
-run that does not end by itself, or not in time."""
+"""One run in which a call fails or the circumstances differ; and its end, if it does not end by itself, or not in time."""
 
 from __future__ import annotations
 
@@ -11,94 +10,116 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Final
 
-from callfence.learning.rehearsal.surroundings import Input, Streams
+from callfence.learning.rehearsal.surroundings import Streams
 from callfence.learning.watch import Recorder
-from callfence.shared.text import plural
-from policygen.completeness.confidence import needed_by
-from policygen.evaluate import evaluate
-from policygen.recording.model import Recording, Run
-from tracer import session
-from tracer.errors import CallfenceError
+from tracer.faults import Injector
 from tracer.loop import Settings
 from tracer.named import NamedTuple
 from tracer.proc import is_caught, state_of
-from tracer.watch.faults import Injector
+from tracer.running import session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection
 
-    from callfence.learning.rehearsal.plan import Place, Rehearsal
-    from callfence.learning.rehearsal.surroundings import Scratch
+    from callfence.learning.options import LearnOptions
+    from callfence.learning.rehearsal.plan import Rehearsal
+    from callfence.learning.rehearsal.surroundings import Input, Scratch
     from policygen.evidence.facts import Places
-    from policygen.model import Policy
     from policygen.recording.fold import Slot
-    from policygen.recording.model import Observation
+    from policygen.recording.model import Observation, Run
     from tracer.abi import Event
     from tracer.loop import Loop
-    from tracer.starting.launch import Program
+    from tracer.running.launch import Program
 
 MULTIPLE: Final = 3
 """A run is ended after this many times as long as the plain run took,"""
 SHORTEST: Final = 3.0
-"""but not before it has had so many seconds;"""
+"""but not before it has had this many seconds;"""
 IDLE: Final = 1.5
-"""and when it has waited for so many seconds: nobody will connect to a server, or type."""
+"""and when it has waited for this many seconds: no client will connect to a server, and no user will type."""
 FEW: Final = 100
 """Calls that a program which waits makes in that time at most: some wake up now and then."""
 BUSY: Final = ("R", "D", "t")
 """States of a task that does more than wait: it runs, it waits for a disk, or its tracer has yet to take its stop."""
 CROWD: Final = 16
-"""Tasks above which none is asked what it does, which takes 15 us each."""
-GRACE: Final = 1.0
+"""Tasks above which the state of none is read, which takes 15 us each."""
+TIMEOUT: Final = 1.0
 """Seconds that a run gets for ending on SIGTERM, and processes that outlive their program for ending by themselves."""
 SIGTERM: Final = 15
-QUIET: Final = 40
-"""Failing calls in a row that bring nothing new, after which the others are left out."""
-_INTERRUPTED: Final = "it was interrupted"
 _OTHER_USER: Final = 65534
 """nobody and nogroup."""
+
+
+class Setting(NamedTuple):
+    """What all runs have in common."""
+
+    program: Program
+    input: Input
+    seconds: float
+    """How long the plain run took."""
+    scratch: Scratch | None
+    options: LearnOptions
+    places: Callable[[], Places] | None
+    """What `watch.places_of` returns."""
+    min_free: int
+    """Free bytes on the disk below which a run is ended."""
+
+
+class Rehearsed(NamedTuple):
+    """A run that was made."""
+
+    run: Run
+    observations: tuple[Observation, ...]
+    fired: bool
+    """Whether its fault happened."""
+    is_interrupted: bool
+    """Whether the user asked for the end."""
+    is_full: bool
+    """Whether it has left less free space than there must be."""
 
 
 class Clock:
     """Ends a run that hangs, leaves daemons, fills the disk, or that the user does not want any more."""
 
-    def __init__(self, plain: float, left: float, floor: int, distinct: Callable[[], int], start: Callable[[], None]) -> None:
-        """`plain`: the seconds of the plain run; `left`: those of the budget; `floor`: free bytes below which the run is
-        ended; `distinct`: how many observations there are.  `start` is called once the program runs."""
+    def __init__(self, setting: Setting, seconds: float, distinct: Callable[[], int], start: Callable[[], None]) -> None:
+        """`seconds`: those of the budget; `distinct` returns how many observations there are.  `start` is called once the
+        program runs."""
         self.is_ended = False
         """Whether the run was ended from here."""
         self._start: Callable[[], None] | None = start
         self._distinct = distinct
-        self._began = self._busy = time.monotonic()
-        """`_busy`: when it was last known to do more than wait."""
-        self._limit = min(max(MULTIPLE * plain, SHORTEST), left)
-        self._seen = (0, 0)
+        self._began = time.monotonic()
+        self._busy = self._began
+        """When it was last observed to do more than wait."""
+        self._counts = (0, 0)
         """Calls and distinct ones at that time."""
+        self._limit = min(max(MULTIPLE * setting.seconds, SHORTEST), seconds)
         self._ending = 0.0
-        self._floor = floor
+        self._min_free = setting.min_free
 
     def tick(self, loop: Loop) -> None:
+        """Called again and again by the tracer."""
         now = time.monotonic()
         if self._start is not None:
             self._start()
             self._start = None
         if self._is_busy(loop):
-            self._busy, self._seen = now, (loop.family.calls, self._distinct())
+            self._busy, self._counts = now, (loop.family.calls, self._distinct())
         if self._ending:
-            if now - self._ending > GRACE or loop.asked:
+            if now - self._ending > TIMEOUT or loop.ended_by:
                 session.kill(loop)
-        elif loop.asked or free_space() < self._floor:
+        elif loop.ended_by or free_space() < self._min_free:
             self.is_ended = True
-            self._ending = now - GRACE
+            self._ending = now - TIMEOUT
             session.kill(loop)
         elif loop.initial.status is not None:
-            if now - loop.initial.ended > GRACE:
+            if now - loop.initial.ended > TIMEOUT:
                 self._end(loop, now)
         elif now - self._began > self._limit or now - self._busy > IDLE:
             self._end(loop, now)
 
     def _is_busy(self, loop: Loop) -> bool:
-        calls, distinct = self._seen
+        calls, distinct = self._counts
         if self._distinct() > distinct or loop.family.calls > calls + FEW:
             return True
         tasks = [task for task in list(loop.tasks.values()) if not task.stopped]
@@ -111,175 +132,23 @@ class Clock:
         if task is not None and is_caught(task.tid, SIGTERM):
             session.send(task.tgid, SIGTERM)
         else:
-            self._ending -= GRACE
+            self._ending -= TIMEOUT
             session.kill(loop)
 
 
 def free_space() -> int:
-    """Free bytes where the program most likely writes."""
+    """Return the free bytes where the program most likely writes."""
     try:
         return min(shutil.disk_usage(folder).free for folder in (".", tempfile.gettempdir()))
     except OSError:  # the current folder was removed
         return 0
 
 
-class News(NamedTuple):
-    """What one run brought that neither the policy allows nor an earlier run had."""
-
-    rehearsal: Rehearsal
-    run: Run
-    observations: tuple[Observation, ...]
-
-
-def key_of(seen: Observation, names_only: bool) -> object | None:
-    """What a policy would need for an observation; None if nothing."""
-    rule = needed_by(seen, names_only=names_only)
-    return None if rule is None else (seen.arch, seen.number, rule)
-
-
-def new_in(
-    found: Collection[Observation], known: set[object], policy: Policy, names_only: bool
-) -> Iterator[Observation]:
-    """What the policy does not allow and no run had; `known` then has it."""
-    for seen in found:
-        key = key_of(seen, names_only)
-        if key is not None and key not in known:
-            known.add(key)
-            if not evaluate(policy, seen.event).allows:
-                yield seen
-
-
-class Setting(NamedTuple):
-    """What all runs have in common."""
-
-    program: Program
-    command: tuple[str, ...]
-    input: Input
-    seconds: float
-    """How long the plain run took."""
-    scratch: Scratch | None
-    allow_opaque: frozenset[str]
-    from_entry: bool
-    names: bool
-    """Whether only names are learned."""
-    where: Callable[[], Places] | None
-    """What patterns of names call by a sign; None records no evidence."""
-
-
-class Budget(NamedTuple):
-    runs: int
-    seconds: float
-
-
-class Progress(NamedTuple):
-    """Where a rehearsal is."""
-
-    number: int
-    """Which run begins: 1 is the first."""
-    of: int
-    rehearsal: Rehearsal
-    news: int
-
-
-class Ended(NamedTuple):
-    """How a rehearsal ended."""
-
-    runs: int
-    planned: int
-    seconds: float
-    reason: str
-    """Why not all that was planned was run; '' if it was."""
-    failed: tuple[str, ...]
-    """Runs that could not be made, and why."""
-
-
-class Rehearsing:
-    """A rehearsal that goes on."""
-
-    def __init__(
-        self,
-        setting: Setting,
-        recording: Recording,
-        policy: Callable[[], Policy],
-        tell: Callable[[Progress], None],
-        keep: Callable[[News], None],
-    ) -> None:
-        """`policy` is the policy as it is when a run ends, and `keep` is called with what the run has brought."""
-        self._setting = setting
-        self._policy = policy
-        self._tell = tell
-        self._keep = keep
-        self._known = {key for seen in recording.observations if (key := key_of(seen, setting.names)) is not None}
-        self._unreached: set[Place] = set()
-        """Places that no call of a run was at after its entry point."""
-        self._floor = free_space() // 2
-        self._began = time.monotonic()
-        self._runs = self._quiet = self._news = 0
-        self._failed: list[str] = []
-
-    def make(self, plan: Sequence[Rehearsal], budget: Budget) -> Ended:
-        """Make the runs, until the budget is used up, nothing new comes any more, or the user asks for the end.
-
-        Leaves no process.
-        """
-        reason = ""
-        try:
-            for one in plan:
-                if one.place in self._unreached or (self._quiet >= QUIET and one.group == "faults"):
-                    continue
-                left = budget.seconds - (time.monotonic() - self._began)
-                if self._runs >= budget.runs or left <= 0:
-                    reason = f"the budget of {plural(budget.runs, 'run')} and {budget.seconds:.0f} seconds is used up"
-                    break
-                self._runs += 1
-                self._tell(Progress(self._runs, min(len(plan), budget.runs), one, self._news))
-                if reason := self._make(one, left):
-                    break
-        except KeyboardInterrupt:
-            reason = _INTERRUPTED
-        if self._quiet >= QUIET and not reason:
-            reason = f"{self._quiet} runs in a row brought nothing new"
-        return Ended(self._runs, len(plan), time.monotonic() - self._began, reason, tuple(self._failed))
-
-    def _make(self, one: Rehearsal, seconds: float) -> str:
-        """Make one run.  Return why it has to be the last one, or ''."""
-        try:
-            made = _made(self._setting, one, seconds, self._floor)
-        except (CallfenceError, OSError) as error:
-            self._failed.append(f"{one.says}: {error}")
-            return ""
-        if one.place is not None and one.is_first and not made.fired:
-            self._unreached.add(one.place)
-        new = tuple(new_in(made.observations, self._known, self._policy(), self._setting.names))
-        self._quiet = 0 if new else self._quiet + (one.group == "faults")
-        if new:
-            self._news += len(new)
-            self._keep(News(one, made.run, new))
-        if made.asked:
-            return _INTERRUPTED
-        if made.is_full:
-            return "a run has filled half of the free space of the disk; --scratch drops what a run writes"
-        return ""
-
-
-class _Made(NamedTuple):
-    """A run that was made."""
-
-    run: Run
-    observations: tuple[Observation, ...]
-    fired: bool
-    """Whether its fault happened."""
-    asked: bool
-    """Whether the user asked for the end."""
-    is_full: bool
-    """Whether it has left less free space than there must be."""
-
-
 class _Recorder(Recorder):
     """Records what runs in a copy of the current folder as if it ran in the folder itself."""
 
-    def __init__(self, renamed: Callable[[str], str], where: Callable[[], Places] | None) -> None:
-        super().__init__(where)
+    def __init__(self, renamed: Callable[[str], str], places: Callable[[], Places] | None) -> None:
+        super().__init__(places)
         self._renamed = renamed
 
     def executed(self, before: str, after: str) -> None:
@@ -289,16 +158,14 @@ class _Recorder(Recorder):
         return super().slot(self._renamed(executable), event, lambda: self._renamed(site()), unknown)
 
 
-def _made(setting: Setting, one: Rehearsal, seconds: float, floor: int) -> _Made:
-    """Raises StartError, TracerError, OSError."""
-    circumstance, scratch = one.circumstance, setting.scratch
+def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
+    """Run the program once, for at most that many seconds.  Raises StartError, TracerError, OSError."""
+    circumstance, scratch = rehearsal.circumstance, setting.scratch
     renamed = scratch.renamed if scratch else str
-    recorder = _Recorder(renamed, setting.where)
+    recorder = _Recorder(renamed, setting.places)
     streams = Streams(setting.input, circumstance.streams if circumstance else {})
-    injector = Injector(one.fault, circumstance.exhaust if circumstance else (), renamed)
-
+    injector = Injector(rehearsal.fault, circumstance.exhaust if circumstance else (), renamed)
     is_elsewhere = circumstance is not None and circumstance.is_elsewhere
-    empty = tempfile.TemporaryDirectory() if is_elsewhere else contextlib.nullcontext()
 
     def enter() -> None:
         if scratch:
@@ -317,30 +184,16 @@ def _made(setting: Setting, one: Rehearsal, seconds: float, floor: int) -> _Made
     path = os.path.abspath(setting.program.path) if is_elsewhere else setting.program.path
     program = setting.program._replace(path=path, environment=environment, prepare=enter)
     started = time.time_ns()
-    clock = Clock(setting.seconds, seconds, floor, recorder.__len__, streams.start)
+    clock = Clock(setting, seconds, recorder.__len__, streams.start)
+    settings = Settings(setting.options.allow_opaque, from_entry=setting.options.arm == "entry")
     try:
         if scratch:
             scratch.begin()
-        with empty as elsewhere:
-            outcome = session.trace(
-                program,
-                recorder,
-                Settings(setting.allow_opaque, setting.from_entry),
-                session.Hooks(clock.tick),
-                injector,
-            )
+        with tempfile.TemporaryDirectory() if is_elsewhere else contextlib.nullcontext() as elsewhere:
+            outcome = session.trace(program, recorder, settings, session.Hooks(clock.tick), injector)
     finally:
         streams.close()
         if scratch:
             scratch.end()
-    run = Run(
-        id=os.urandom(8).hex(),
-        started=started,
-        command=setting.command,
-        status=None if outcome.status is None else os.waitstatus_to_exitcode(outcome.status),
-        complete=not clock.is_ended,
-        gaps=tuple(sorted(recorder.gaps)),
-        executed=tuple(sorted(recorder.execs)),
-        rehearsed=one.says,
-    )
-    return _Made(run, recorder.observations(), injector.fired, bool(outcome.asked), free_space() < floor)
+    run = recorder.run(setting.options.command, started, outcome, complete=not clock.is_ended, rehearsed=rehearsal.description)
+    return Rehearsed(run, recorder.observations(), injector.fired, bool(outcome.ended_by), free_space() < setting.min_free)

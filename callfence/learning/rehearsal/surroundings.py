@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from callfence.learning.rehearsal.plan import Stream
 from tracer.errors import UserError
 from tracer.linux import WALL
-from tracer.starting.child import fork
+from tracer.running.child import fork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Input:
-    """Standard input as the plain run found it: a regular file can be read again from there, nothing else can."""
+    """Standard input as it was when the plain run began: a regular file can be read again from there, nothing else can."""
 
     def __init__(self) -> None:
         self.kind = _kind(0)
@@ -48,8 +48,8 @@ class Input:
     def is_repeatable(self) -> bool:
         return self.kind not in (Stream.TERMINAL, Stream.PIPE)
 
-    def reopened(self) -> int:
-        """A descriptor of the file, which reads from where the plain run began.  Raises OSError."""
+    def reopen(self) -> int:
+        """Open the file, and return a descriptor that reads from where the plain run began.  Raises OSError."""
         descriptor = os.open("/proc/self/fd/0", os.O_RDONLY)
         os.lseek(descriptor, self.offset, os.SEEK_SET)
         return descriptor
@@ -58,14 +58,14 @@ class Input:
 class Streams:
     """The three descriptors of one run.  What the program writes is read and dropped."""
 
-    def __init__(self, given: Input, other: Mapping[int, Stream]) -> None:
-        """`other`: what differs from the plain run.  Raises OSError."""
-        self._mine: list[int] = []
+    def __init__(self, plain: Input, changes: Mapping[int, Stream]) -> None:
+        """`plain`: the input of the plain run; `changes`: what differs from that run, by descriptor.  Raises OSError."""
+        self._opened: list[int] = []
         self._drained: list[int] = []
         self._terminal = -1
-        self._theirs = {number: self._open(number, given, other.get(number)) for number in (0, 1, 2)}
+        self._streams = {number: self._open(number, plain, changes.get(number)) for number in (0, 1, 2)}
         wake, self._wake = os.pipe()
-        self._mine += (wake, self._wake)
+        self._opened += (wake, self._wake)
         self._thread = threading.Thread(target=self._drain, args=(wake,), daemon=True)
 
     def start(self) -> None:
@@ -73,9 +73,9 @@ class Streams:
         self._thread.start()
 
     def enter(self) -> None:
-        """In the child: a session of its own, with these descriptors.  Raises OSError."""
+        """In the child: begin a session of its own, with these descriptors.  Raises OSError."""
         os.setsid()
-        for number, descriptor in self._theirs.items():
+        for number, descriptor in self._streams.items():
             if descriptor >= 0:
                 os.dup2(descriptor, number)
             else:
@@ -85,68 +85,69 @@ class Streams:
             fcntl.ioctl(self._terminal, termios.TIOCSCTTY, 0)
 
     def close(self) -> None:
+        """After the run: end the thread, and close the descriptors."""
         os.write(self._wake, b"!")
         if self._thread.ident:
             self._thread.join()
-        for descriptor in self._mine:
+        for descriptor in self._opened:
             os.close(descriptor)
 
-    def _open(self, number: int, given: Input, other: Stream | None) -> int:
-        kind = other or (given.kind if number == 0 else _repeated(number))
+    def _open(self, number: int, plain: Input, change: Stream | None) -> int:
+        kind = change or (plain.kind if number == 0 else _repeated(number))
         if kind is Stream.CLOSED:
             return -1
-        if kind is Stream.TERMINAL and other is not None:
+        if kind is Stream.TERMINAL and change is not None:
             return self._open_terminal()
-        if kind is Stream.FILE and other is None and number == 0:
-            return self._keep(given.reopened())
+        if kind is Stream.FILE and change is None and number == 0:
+            return self._move(plain.reopen())
         if kind is Stream.FILE:
             file, name = tempfile.mkstemp()
             os.unlink(name)
-            return self._keep(file)
+            return self._move(file)
         if kind in (Stream.PIPE, Stream.BROKEN):
             return self._open_pipe(number, is_broken=kind is Stream.BROKEN or number == 0)
         name = Stream.FULL if kind is Stream.FULL else Stream.NULL
-        return self._keep(os.open(name, os.O_RDWR))
+        return self._move(os.open(name, os.O_RDWR))
 
     def _open_terminal(self) -> int:
         if self._terminal < 0:
             master, slave = os.openpty()
             termios.tcsetwinsize(slave, (24, 80))
-            self._drained.append(self._keep(master))
-            self._terminal = self._keep(slave)
+            self._drained.append(self._move(master))
+            self._terminal = self._move(slave)
         return self._terminal
 
     def _open_pipe(self, number: int, *, is_broken: bool) -> int:
         ends = os.pipe()
-        theirs, ours = ends if number == 0 else ends[::-1]
+        end, other_end = ends if number == 0 else ends[::-1]
         if is_broken:
-            os.close(ours)
+            os.close(other_end)
         else:
-            self._drained.append(self._keep(ours))
-        return self._keep(theirs)
+            self._drained.append(self._move(other_end))
+        return self._move(end)
 
-    def _keep(self, descriptor: int) -> int:
-        """The same, numbered so that the standard ones can be replaced, and closed at the end."""
+    def _move(self, descriptor: int) -> int:
+        """Return the descriptor under a number with which the standard ones can be replaced; it is closed at the end."""
         moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY)
         os.close(descriptor)
-        self._mine.append(moved)
+        self._opened.append(moved)
         return moved
 
     def _drain(self, wake: int) -> None:
-        left = [*self._drained]
+        open_ends = [*self._drained]
         while True:
-            ready, _, _ = select.select([wake, *left], [], [])
+            ready, _, _ = select.select([wake, *open_ends], [], [])
             for descriptor in ready:
                 if descriptor == wake:
                     return
                 with contextlib.suppress(OSError):  # EIO: the terminal's last user has gone
                     if os.read(descriptor, 1 << 16):
                         continue
-                left.remove(descriptor)
+                open_ends.remove(descriptor)
 
 
 def _repeated(number: int) -> Stream:
-    """What stands for an output of the plain run: nothing is written to its own file or terminal again."""
+    """Return what an output of the plain run is replaced by: nothing is written to its own file or terminal again."""
     kind = _kind(number)
     return kind if kind in (Stream.CLOSED, Stream.PIPE) else Stream.NULL
 
@@ -184,36 +185,36 @@ class Scratch:
 
     @property
     def copied(self) -> str:
-        """The folder that the current one is copied to; "" if the current one is used, as an overlay."""
+        """The folder that the current one is copied to; "" with an overlay on it."""
         return str(self._copy or "")
 
     def begin(self) -> None:
-        """Before a run.  Raises OSError."""
+        """Before a run: copy the folder.  Raises OSError."""
         if self._copy is not None:
             shutil.copytree(self.folder, self._copy, symlinks=True)
 
     def enter(self) -> None:
-        """In the child.  Raises OSError."""
+        """In the child: go to the copy.  Raises OSError."""
         if self._copy is not None:
             os.chdir(self._copy)
         else:
             _overlay(self.folder, self._spare)
 
     def renamed(self, path: str) -> str:
-        """A path of the copy as one of the folder that it stands for."""
+        """Return a path of the copy as one of the current folder."""
         return path.replace(str(self._copy), str(self.folder), 1) if self._copy and path.startswith(f"{self._copy}/") else path
 
     def end(self) -> None:
-        """After a run."""
+        """After a run: remove the copy."""
         if self._copy is not None:
             shutil.rmtree(self._copy, ignore_errors=True)
 
     def remove(self) -> None:
-        """After all runs."""
+        """After all runs: remove everything."""
         shutil.rmtree(self._spare, ignore_errors=True)
 
     def _can_overlay(self) -> bool:
-        """Whether the kernel permits it, found out in a child."""
+        """Whether the kernel permits an overlay; a child tries it."""
         child = fork(lambda: _overlay(self.folder, self._spare))
         return os.waitpid(child, WALL)[1] == 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from callfence.learning.learned import at_most
+from callfence.learning.summary import at_most
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
 

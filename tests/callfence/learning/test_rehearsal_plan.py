@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from callfence.learning.rehearsal.plan import CIRCUMSTANCES, Choice, Rehearsal, effect, failures, plan, says
+from callfence.learning.rehearsal.plan import CIRCUMSTANCES, Rehearsal, effect, failures, parse_choice, plan, verb
 from policygen.recording.fold import Folder
 from policygen.recording.many import merge
 from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
 from tracer.errors import UserError
-from tracer.watch.faults import Exhaust, Fail, Shorten
+from tracer.faults import Exhaust, Fail, Shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def recorded(*calls: Call, rehearsed: str = "", run: str = "a") -> Recording:
 
 
 def said(recording: Recording, only: str = "faults", caught: Sequence[int] = ()) -> list[str]:
-    return [one.says for one in plan(recording, caught, Choice.parse(only), is_root=True)]
+    return [one.description for one in plan(recording, caught, parse_choice(only), is_root=True)]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_signals_that_are_caught_arrive_where_the_program_waits_and_writes() -> 
 
 
 def test_a_fault_is_for_the_calls_that_are_alike() -> None:
-    (one, *_) = plan(recorded(call("write", 1, 0, 9)), (), Choice(only=("faults",)), is_root=False)
+    (one, *_) = plan(recorded(call("write", 1, 0, 9)), (), ("faults",), is_root=False)
     number = table(Arch.X86_64).by_name["write"].number
     assert one.fault is not None and (one.fault.executable, one.fault.nth) == (APP, 1)
     found = [one.fault.matches(Event(Arch.X86_64.audit, number, (fd, 7, 7, 0, 0, 0))) for fd in (1, 2)]
@@ -107,7 +107,7 @@ def test_a_fault_is_for_the_calls_that_are_alike() -> None:
 @pytest.mark.parametrize("is_root", [True, False])
 def test_circumstances_can_be_chosen(is_root: bool) -> None:
     def names(only: str = "") -> list[str]:
-        return [one.name for one in plan(Recording(), (), Choice.parse(only), is_root=is_root)]
+        return [one.name for one in plan(Recording(), (), parse_choice(only), is_root=is_root)]
 
     assert names() == [one.name for one in CIRCUMSTANCES if is_root or one.name != "other-user"]
     assert names("environment,stdout-full") == ["stdout-full", "no-environment", "no-home", "other-locale", "empty-folder"]
@@ -126,7 +126,7 @@ def test_circumstances_can_be_chosen(is_root: bool) -> None:
     ],
 )
 def test_what_a_failure_is(failure: str, made: Fail | Shorten | Exhaust, text: str) -> None:
-    assert (effect(failure), says(failure)) == (made, text)
+    assert (effect(failure), verb(failure)) == (made, text)
 
 
 def test_the_table_names_calls_and_errors_that_there_are() -> None:
@@ -142,9 +142,9 @@ def test_the_table_names_calls_and_errors_that_there_are() -> None:
 
 
 def test_names_are_told_apart() -> None:
-    one = Rehearsal("SIGTERM", "signals", "")
-    assert Choice(only=("SIGTERM",)).has(one) and Choice(only=("signals",)).has(one)
-    assert not Choice(only=("SIGINT",)).has(one) and not Choice(only=("faults",)).has(one)
+    rehearsal = Rehearsal("SIGTERM", "signals", "")
+    assert rehearsal.is_chosen(["SIGTERM"]) and rehearsal.is_chosen(["signals"])
+    assert not rehearsal.is_chosen(["SIGINT"]) and not rehearsal.is_chosen(["faults"])
 
 
 @pytest.mark.parametrize(

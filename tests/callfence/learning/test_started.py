@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from callfence.learning.started import circumstances
+from callfence.learning.watch import circumstances
 from policygen.recording import recording_file
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.enforcing import filters
-from callfence.learning import store
-from callfence.learning.prepare import Prepared, document
+from callfence.learning import options, store
+from callfence.learning.prepare import Prepared
 from policygen.language import document as language
 from policygen.learning.generate import Generated
 from policygen.recording.model import Recording
@@ -33,9 +33,9 @@ def test_a_policy_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     policy.write_text(TEXT)
     more.write_text("write: allow\n")
     existing = filters.compiled(str(policy), "warm", cached=False)
-    prepared = Prepared(policy, tmp_path / "a.rec", existing, True, None, None, False)
+    prepared = Prepared(options.parse(["true"]), policy, tmp_path / "a.rec", existing, True, None, None, False)
     added = store.add(policy, Recording(), as_it_is, prepared=prepared)
-    assert added.existing is document(existing) and parsed == [TEXT]
+    assert added.existing is prepared.document and parsed == [TEXT]
     more.write_text("write: fd == 1\n")
     added = store.add(policy, Recording(), as_it_is, prepared=prepared)
-    assert added.existing != document(existing) and parsed == [TEXT, TEXT]
+    assert added.existing != prepared.document and parsed == [TEXT, TEXT]

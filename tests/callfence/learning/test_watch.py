@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.abc
 import sys
 import threading
+from types import SimpleNamespace
 
 import callfence.learning
 from callfence.learning import watch
@@ -29,7 +30,7 @@ def test_no_import_goes_on_when_the_program_has_ended(monkeypatch):
     monkeypatch.delattr(callfence.learning, "summary", raising=False)  # where another test has imported it
     monkeypatch.setattr(sys, "meta_path", [Slow("callfence.learning.summary"), *sys.meta_path])
     before = set(threading.enumerate())
-    with watch._preparing(lambda loop: None, parse(["-q", "true"]), ["an observation"], None) as tick:
+    with watch._importing(lambda loop: None, ["an observation"], SimpleNamespace(options=parse(["-q", "true"]))) as tick:
         tick(None)
         assert set(threading.enumerate()) > before
     assert set(threading.enumerate()) == before

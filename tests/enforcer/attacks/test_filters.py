@@ -14,7 +14,7 @@ from policygen.language.document import parse
 from policygen.phases import phase_policies
 from tracer.abi import Arch, Event, constants, table
 from tracer.errors import TracerError
-from tracer.running.filters import filter_counts, read_filters
+from tracer.running.attach import filter_counts, read_filters
 
 PHASES = {
     0: ("", ()),

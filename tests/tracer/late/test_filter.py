@@ -12,8 +12,7 @@ from policygen.recording.model import kept
 from tracer.abi import Arch, Event, table
 from tracer.calls import CLONE_UNTRACED
 from tracer.kernel import RET_RECORD
-from tracer.late.filter import ROOM, UNSEEN, Key, for_calls_within, free_filter
-from tracer.late.unseen import installs_filter, may_run
+from tracer.late.filter import MAX_INSTRUCTIONS, UNSEEN, Key, allowing_filter, for_calls_within, installs_filter, may_allow
 from tracer.linux import BPF_INSTRUCTION, SECCOMP_RET_ALLOW
 from tracer.tally import Tally
 
@@ -45,7 +44,7 @@ def test_exactly_the_keys_run() -> None:
     for _ in range(300):
         drawn = [[(chance.choice(masks), chance.getrandbits(64)) for _ in range(6)] for _ in range(chance.randrange(1, 12))]
         keys = {key(chance.randrange(12), *arguments) for arguments in drawn}
-        program = free_filter(keys)
+        program = allowing_filter(keys)
         bpf.decode(program)  # as the kernel checks it
         for one in keys:
             raw = one.value | chance.getrandbits(448) & ~one.mask
@@ -63,28 +62,28 @@ def test_a_key_of_some_first_registers_alone() -> None:
     assert [*wide.with_first((7, 8))] == [key(KILL, (WIDE, first), (0xFFFFFFFF, 9)) for first in (7, 8)]
     assert [*named.with_first((7, 8, 7 | 1 << 32))] == [key(KILL, (WIDE, first), (0xFFFFFFFF, 9)) for first in (7, 7 | 1 << 32)]
     assert [*next(wide.with_first((7,))).with_first((7, 8))] == [key(KILL, (WIDE, 7), (0xFFFFFFFF, 9))]
-    program = free_filter(wide.with_first((7,)))
+    program = allowing_filter(wide.with_first((7,)))
     calls = [(7, 9), (8, 9), (7, 15), (7 | 1 << 32, 9), (0, 9), (WIDE, 9)]
     answers = [answer(program, key(KILL, (WIDE, pid), (WIDE, signal)).value) for pid, signal in calls]
     assert answers == [SECCOMP_RET_ALLOW, *[RET_RECORD] * 5]
 
 
 def test_a_filter_has_room_for_the_first_keys_only() -> None:
-    keys = [key(GETPPID, (WIDE, value)) for value in range(ROOM)]
-    program = free_filter(keys)
-    assert len(program) // BPF_INSTRUCTION <= ROOM
+    keys = [key(GETPPID, (WIDE, value)) for value in range(MAX_INSTRUCTIONS)]
+    program = allowing_filter(keys)
+    assert len(program) // BPF_INSTRUCTION <= MAX_INSTRUCTIONS
     runs = [answer(program, one.value) == SECCOMP_RET_ALLOW for one in keys]
-    assert 0 < sum(runs) < ROOM
+    assert 0 < sum(runs) < MAX_INSTRUCTIONS
     assert runs == sorted(runs, reverse=True)
 
 
 def test_without_keys_every_call_stops() -> None:
-    assert answer(free_filter(()), GETPPID) == RET_RECORD
+    assert answer(allowing_filter(()), GETPPID) == RET_RECORD
 
 
 def test_a_filter_for_some_code_is_for_that_alone() -> None:
     chance = random.Random(3)
-    program = free_filter([key(GETPPID)])
+    program = allowing_filter([key(GETPPID)])
     for _ in range(200):
         spans = [(first := chance.getrandbits(47), first | chance.getrandbits(32)) for _ in range(chance.randrange(1, 5))]
         within = for_calls_within(spans, program)
@@ -106,17 +105,17 @@ def test_calls_through_the_vsyscall_page_stop_from_the_start() -> None:
 
 def test_where_the_tracer_has_something_to_do_nothing_runs() -> None:
     every = (0xFFFFFFFF, 0xFFFFFFFF)
-    assert may_run(key(GETCWD), opens=False, writes=False)
-    assert may_run(key(CLONE, (WIDE, 0x11)), opens=False, writes=False)
-    assert not may_run(key(CLONE, (WIDE, 0x11 | CLONE_UNTRACED)), opens=True, writes=True)
-    assert may_run(key(PRCTL, (0xFFFFFFFF, 15)), opens=False, writes=False)
-    assert not may_run(key(PRCTL, (0xFFFFFFFF, 22)), opens=True, writes=True)
-    assert not may_run(key(PTRACE, every), opens=True, writes=True)
-    assert not may_run(key(1000), opens=True, writes=True)
+    assert may_allow(key(GETCWD), opens=False, writes=False)
+    assert may_allow(key(CLONE, (WIDE, 0x11)), opens=False, writes=False)
+    assert not may_allow(key(CLONE, (WIDE, 0x11 | CLONE_UNTRACED)), opens=True, writes=True)
+    assert may_allow(key(PRCTL, (0xFFFFFFFF, 15)), opens=False, writes=False)
+    assert not may_allow(key(PRCTL, (0xFFFFFFFF, 22)), opens=True, writes=True)
+    assert not may_allow(key(PTRACE, every), opens=True, writes=True)
+    assert not may_allow(key(1000), opens=True, writes=True)
     reading, folder = (key(OPENAT, (0, 0), (0, 0), (0xFFFFFFFF, flags)) for flags in (0o0, 0o200000))
-    assert [may_run(reading, opens=opens, writes=False) for opens in (False, True)] == [False, True]
-    assert may_run(folder, opens=False, writes=False)
-    assert [may_run(key(WRITE), opens=False, writes=writes) for writes in (False, True)] == [False, True]
+    assert [may_allow(reading, opens=opens, writes=False) for opens in (False, True)] == [False, True]
+    assert may_allow(folder, opens=False, writes=False)
+    assert [may_allow(key(WRITE), opens=False, writes=writes) for writes in (False, True)] == [False, True]
 
 
 def test_calls_that_are_equal_under_the_mask_are_one_observation() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from callfence.learning.learned import has_names_only, name_of, newest, sureness
+from callfence.learning.summary import has_names_only, name_of, newest, sureness
 from policygen.completeness.confidence import confidence
 from policygen.completeness.discovery import discovery
 from policygen.language.document import parse

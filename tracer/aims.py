@@ -1,8 +1,8 @@
 """Whom a program's signals go to: only to the processes that it has started, or to others too.
 
 What Landlock's scope of signals would deny (landlock(7)): a signal to a process outside, also one that the kernel is asked to
-send later (F_SETOWN), and a look into one, by ptrace(2) and its kin or by the files of /proc/PID, since a process in a Landlock
-domain may not trace one outside it.
+send later (F_SETOWN), and a look into one, by ptrace(2) and similar calls, or by the files of /proc/PID, since a process in a
+Landlock domain may not trace one outside it.
 """
 
 from __future__ import annotations
@@ -48,26 +48,23 @@ ever."""
 class Aims:
     """Looks at the calls of a run that reach other processes."""
 
-    def __init__(self, tasks: dict[int, Task], found: Callable[[bool], None]) -> None:
-        """`tasks`: those that are followed, by tid.  `found` is told of each target whether it was outside."""
+    def __init__(self, tasks: dict[int, Task], report: Callable[[bool], None]) -> None:
+        """`tasks`: those that are followed, by tid.  `report` is called for each target with whether it was outside."""
         self._tasks = tasks
-        self._found = found
+        self._report = report
         self._links: dict[str, int] = defaultdict(int)
         """By executable, how many links it was seen to read."""
         self._opens: dict[str, int] = defaultdict(int)
         """By executable, how many files it was seen to open."""
 
     def attach(self, calls: Calls) -> None:
-        for arch in (Arch.X86_64, Arch.I386):
-            handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(_LINKS, self._reads_link)
-            handlers |= dict.fromkeys(_BY_PIDFD, self._by_pidfd) | dict.fromkeys(_OPENS, self._opens_file)
-            for row in pids.rows(pids.SIGNALS):
-                if row.selector:
-                    handlers[row.name] = self._sets_owner
-            handlers |= dict.fromkeys(_LOOKS, self._looks)
-            for name, handler in handlers.items():
-                if call := table(arch).by_name.get(name):
-                    calls.also(arch.audit, call.number, handler, always=name in _BY_PIDFD)
+        """Look at the calls of a run."""
+        handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(_LINKS, self._reads_link)
+        handlers |= dict.fromkeys(_BY_PIDFD, self._by_pidfd) | dict.fromkeys(_OPENS, self._opens_file)
+        handlers |= {row.name: self._sets_owner for row in pids.rows(pids.SIGNALS) if row.selector}
+        handlers |= dict.fromkeys(_LOOKS, self._looks)
+        for name, handler in handlers.items():
+            calls.also_named(name, handler, always=name in _BY_PIDFD)
         by_name = table(Arch.X86_64).by_name
         calls.first.update((by_name[name].number, self.targets) for name in _BY_PID)
         calls.first.update((by_name[name].number, self._reads_links) for name in _LINKS)
@@ -76,8 +73,8 @@ class Aims:
         return None if self._links[executable] >= _MANY else frozenset()
 
     def targets(self, executable: str) -> frozenset[int]:
-        """The tasks of the program to which a signal was seen: another signal there tells nothing new, and nor does one to that
-        number in a pid namespace that the program makes (`_target`).
+        """Return the tasks of the program to which a signal was seen: another one there shows nothing new, and nor does one to
+        that number in a pid namespace that the program makes (`_target`).
 
         The numbers of these tasks can become other processes' when they have ended, and after all other numbers.  A signal by
         which the program then reaches a process outside is taken to be to its own; `scope signals` denies that."""
@@ -107,7 +104,7 @@ class Aims:
                 self._names(task, path)
 
     def _names(self, task: Task, path: bytes) -> None:
-        """A task looks at a file by that name."""
+        """Report the process whose file in /proc a task looks at, if it is one."""
         _, root, pid, *rest = (*path.split(b"/"), b"", b"")
         if root == b"proc" and pid.isdigit() and any(rest):
             self._look(task, int(pid))
@@ -121,10 +118,10 @@ class Aims:
 
     def _look(self, task: Task, pid: int) -> None:
         if _namespaces(task) == 1 and self._is_outside(pid):
-            self._found(True)
+            self._report(True)
 
     def _sets_owner(self, task: Task, event: Event) -> None:
-        """The kernel is asked to send signals later."""
+        """Report the target of the signals that the kernel is to send later."""
         arch = Arch.from_audit(event.arch) or Arch.X86_64
         for row in pids.rows(pids.SIGNALS):
             number = row.numbers[arch is Arch.I386]
@@ -137,24 +134,24 @@ class Aims:
                 owner = int.from_bytes(words[4 * is_typed :], "little")
                 if is_typed and words[:4] == _GROUP:
                     owner = -owner
-            if _signed(owner):  # 0: nobody
+            if _signed(owner):  # 0: no process
                 self._target(task, _signed(owner))
 
     def _target(self, task: Task, pid: int) -> None:
-        """A signal to a process, a group (negative), the task's own group (0) or everybody (-1)."""
+        """Report a signal to a process, a group (negative), the task's own group (0) or all processes (-1)."""
         if (namespaces := _namespaces(task)) != 1:
-            self._found(namespaces == 0)  # in a pid namespace that it has made, the program can name its own processes alone
+            self._report(namespaces == 0)  # in a pid namespace that it has made, the program can name its own processes alone
         elif pid in self._tasks:
             self._tasks[pid].signalled = True
-            self._found(False)
+            self._report(False)
         elif pid > 0:
-            self._found(bool(self._is_outside(pid)))  # one that has ended is reached by nobody
+            self._report(bool(self._is_outside(pid)))  # one that has ended is not reached
         else:
             group = os.getpgid(task.tgid) if pid == 0 else -pid
-            self._found(pid == -1 or group not in self._tasks)  # a group that a process of the program has made
+            self._report(pid == -1 or group not in self._tasks)  # a group that a process of the program has made
 
     def _is_outside(self, pid: int) -> bool | None:
-        """None if there is no such task."""
+        """Whether a task is none of the program's; None if there is no such task."""
         if pid in self._tasks:
             return False
         process, parent = kin_of(pid)
@@ -162,7 +159,7 @@ class Aims:
 
 
 def _namespaces(task: Task) -> int:
-    """`namespaces_of`, asked once for each task: reading that takes as long as all the rest."""
+    """Return `namespaces_of`, read once for each task: that takes as long as all the rest."""
     task.namespaces = task.namespaces or namespaces_of(task.tid)
     return task.namespaces
 

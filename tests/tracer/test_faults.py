@@ -18,7 +18,7 @@ PLAIN = ["open 0", "read 64", "read 64", "dup 0", "malloc 0", "caught 0"]
 
 def lines(compile_c: Callable[..., Path], call: str, nth: int, effect: str) -> list[str]:
     program = compile_c(HERE / "programs" / "fails.c", "-D_GNU_SOURCE")
-    command = [sys.executable, HERE / "fault.py", program, call, str(nth), effect]
+    command = [sys.executable, HERE.parent / "support/fault.py", program, call, str(nth), effect]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, stdin=subprocess.DEVNULL)
     return [line.rstrip() for line in done.stdout.splitlines()]
 

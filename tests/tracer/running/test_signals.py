@@ -11,15 +11,16 @@ from types import SimpleNamespace
 import pytest
 
 from tracer.loop import Initial
-from tracer.session import Hooks, Started
-from tracer.signals import TAKEN, SignalThread
+from tracer.running.launch import TAKEN
+from tracer.running.session import Hooks, SignalThread
 
 FROM_KERNEL, FROM_PROCESS = 0x80, 0  # SI_KERNEL, SI_USER
 PROGRAM, SHELL = 1000, 1
 
 
-class Target:
+class Signals(SignalThread):
     def __init__(self, has_reached=()):
+        super().__init__(SimpleNamespace(tasks={PROGRAM: None}), Hooks())
         self.sent = []
         self.has_reached = has_reached
 
@@ -29,14 +30,8 @@ class Target:
     def reached(self, signum, sender, since):
         return (signum, sender) in self.has_reached
 
-    def has(self, pid):
-        return pid == PROGRAM
-
     def stopped(self):
         return 0
-
-    def tick(self):
-        pass
 
 
 @pytest.mark.parametrize(
@@ -53,14 +48,14 @@ class Target:
     ],
 )
 def test_what_is_passed_on(signum, code, sender, reached, sent):
-    target = Target(reached)
-    SignalThread(target, 1)._take(signum, code, sender)
-    assert target.sent == sent
+    signals = Signals(reached)
+    signals._take(signum, code, sender)
+    assert signals.sent == sent
 
 
 def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_wakes_up(monkeypatch):
     sent = []
-    monkeypatch.setattr("tracer.session.send", lambda pid, signum: sent.append((pid, signum)))
+    monkeypatch.setattr("tracer.running.session.send", lambda pid, signum: sent.append((pid, signum)))
     loop = SimpleNamespace(initial=Initial(PROGRAM, started=True), tasks={})
 
     def oversleep(seconds):
@@ -68,16 +63,16 @@ def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_wakes_u
         woken.wait(10 * seconds)
 
     woken = threading.Event()
-    monkeypatch.setattr("tracer.signals.time", SimpleNamespace(sleep=oversleep, monotonic=time.monotonic))
-    SignalThread(Started(loop, Hooks()), 1)._take(signal.SIGTERM, FROM_PROCESS, SHELL)
+    monkeypatch.setattr("tracer.running.session.time", SimpleNamespace(sleep=oversleep, monotonic=time.monotonic))
+    SignalThread(loop, Hooks())._take(signal.SIGTERM, FROM_PROCESS, SHELL)
     assert sent == []
 
 
 def test_a_hangup_is_passed_on_by_the_leader_of_a_session(monkeypatch):
-    target = Target()
+    signals = Signals()
     monkeypatch.setattr(os, "getsid", lambda pid: os.getpid())
-    SignalThread(target, 1)._take(signal.SIGHUP, FROM_KERNEL, 0)
-    assert target.sent == [(signal.SIGHUP, False)]
+    signals._take(signal.SIGHUP, FROM_KERNEL, 0)
+    assert signals.sent == [(signal.SIGHUP, False)]
 
 
 def test_what_cannot_be_taken_is_not():

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from tracer.abi import Arch, Event
+from tracer.aims import Aims
 from tracer.task import Task
-from tracer.watch.aims import Aims
 
 if TYPE_CHECKING:
     from tracer.calls import Handler
@@ -17,15 +17,15 @@ KILL = 62
 
 
 def test_targets_are_the_programs_own_tasks_while_they_live() -> None:
-    handlers: dict[tuple[int, int], Handler] = {}
-    calls = SimpleNamespace(first={}, also=lambda arch, number, handler, **_: handlers.setdefault((arch, number), handler))
+    handlers: dict[str, Handler] = {}
+    calls = SimpleNamespace(first={}, also_named=lambda name, handler, **_: handlers.setdefault(name, handler))
     sender = Task(os.getpid(), os.getpid())
     tasks = {sender.tid: sender, 1 << 22: Task(1 << 22, 1 << 22), 1 << 23: Task(1 << 23, 1 << 23)}
     found: list[bool] = []
     aims = Aims(tasks, found.append)
     aims.attach(calls)  # type: ignore[arg-type]
     for pid in (1 << 22, 1 << 23, os.getppid(), 0, (1 << 32) - 2, 1 << 24):
-        handlers[Arch.X86_64.audit, KILL](sender, Event(Arch.X86_64.audit, KILL, (pid, 0, 0, 0, 0, 0), 0, sender.tid))
+        handlers["kill"](sender, Event(Arch.X86_64.audit, KILL, (pid, 0, 0, 0, 0, 0), 0, sender.tid))
     assert found[:3] == [False, False, True]
     assert calls.first[KILL]("/bin/app") == {1 << 22, 1 << 23}
     del tasks[1 << 22]

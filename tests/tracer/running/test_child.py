@@ -9,10 +9,9 @@ import pytest
 
 HEAD = """
 import os, signal, struct, sys
-from tracer.starting.child import fork
-from tracer.starting.launch import Launch, Program
+from tracer.running.child import fork
+from tracer.running.launch import Dispositions, Launch, Program
 from tracer.errors import TracerError
-from tracer.signals import Dispositions
 PARENT = os.getpid()
 
 def say(*words):

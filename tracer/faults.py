@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tracer import kernel, linux
-from tracer.abi import Arch, table
+from tracer.abi import Arch
 from tracer.named import NamedTuple
 from tracer.proc import is_caught, proc
 
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from tracer.abi import Event
     from tracer.calls import Calls
     from tracer.task import Task
-
-_REGISTERS: Final = {
-    Arch.X86_64.audit: (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9),
-    Arch.I386.audit: (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP),
-}
-"""The registers of a call's arguments (syscall(2))."""
 
 
 class Fail(NamedTuple):
@@ -79,9 +73,7 @@ class Fault(NamedTuple):
 class Injector:
     """Injects one fault, once, into one run."""
 
-    def __init__(
-        self, fault: Fault | None = None, at_entry: Sequence[Exhaust] = (), renamed: Callable[[str], str] = str
-    ) -> None:
+    def __init__(self, fault: Fault | None, at_entry: Sequence[Exhaust] = (), renamed: Callable[[str], str] = str) -> None:
         """`at_entry`: what runs out as soon as a process reaches its program's entry point.  `renamed` gives the path that
         the fault has for an executable."""
         self.fired = fault is None
@@ -101,14 +93,14 @@ class Injector:
             calls.also(self._fault.arch, self._fault.number, self._called)
 
     def entered(self, task: Task) -> None:
-        """A process has reached its program's entry point."""
-        for one in self._at_entry:
-            _exhaust(task.tgid, one)
+        """Note that a process has reached its program's entry point."""
+        for exhaust in self._at_entry:
+            _exhaust(task.tgid, exhaust)
 
-    def left(self, task: Task) -> None:
-        """At the exit of a call: give back the register that was changed at its entry.  Raises PtraceError."""
+    def returned(self, task: Task) -> None:
+        """At the exit of a call, restore the register that was changed at its entry.  Raises PtraceError."""
         if changed := self._shortened.pop(task.tid, None):
-            task.update(pending=False)
+            task.pending = False
             kernel.poke_user(task.tid, *changed)
 
     def _called(self, task: Task, event: Event) -> None:
@@ -120,19 +112,19 @@ class Injector:
             self.fired = self._inject(task, event, fault.effect)
 
     def _inject(self, task: Task, event: Event, effect: Effect) -> bool:
-        """Whether it happened.  Raises PtraceError, OSError."""
+        """Inject a fault, and return whether that was possible.  Raises PtraceError, OSError."""
         match effect:
             case Fail(errno, signum):
                 if signum:
                     os.kill(task.tgid, signum)
                 kernel.skip_call(task.tid, errno)
             case Shorten(index):
-                register, count = _REGISTERS[event.arch][index], event.arguments[index]
+                register, count = linux.ARGUMENT_REGISTERS[event.arch][index], event.arguments[index]
                 if count < 2 or task.leaving:
                     return False
                 kernel.poke_user(task.tid, register, count // 2)
                 self._shortened[task.tid] = register, count
-                task.update(pending=True)
+                task.pending = True
             case Exhaust():
                 _exhaust(task.tgid, effect)
             case Send(signum):
@@ -142,22 +134,20 @@ class Injector:
         return True
 
 
-class Witness(Injector):
-    """Injects nothing, and learns of an ordinary run what decides how it can be repeated."""
+class Witness:
+    """Notes of an ordinary run what decides how it can be repeated."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.caught: set[int] = set()
         """The signals for which a handler was installed."""
         self.reads_input = False
         """Whether descriptor 0 was read."""
 
-    def attach(self, calls: Calls, is_loading: Callable[[int], bool]) -> None:
-        super().attach(calls, is_loading)
-        for arch in (Arch.X86_64, Arch.I386):
-            numbers = {name: table(arch).by_name[name].number for name in ("rt_sigaction", "read", "readv")}
-            for name, number in numbers.items():
-                calls.also(arch.audit, number, self._handled if name == "rt_sigaction" else self._read)
+    def attach(self, calls: Calls) -> None:
+        """Look at the calls of a run."""
+        calls.also_named("rt_sigaction", self._handled)
+        calls.also_named("read", self._read)
+        calls.also_named("readv", self._read)
 
     def _handled(self, task: Task, event: Event) -> None:
         signum, action = event.arguments[:2]
@@ -177,7 +167,7 @@ def _exhaust(pid: int, what: Exhaust) -> None:
 
 
 def _used(pid: int, kind: int) -> int:
-    """How much of a resource a process has, in the unit of its limit."""
+    """Return how much of a resource a process has, in the unit of its limit."""
     if kind == resource.RLIMIT_AS:
         with open(f"{proc()}/{pid}/statm") as file:
             return int(file.read().split()[0]) * kernel.PAGE

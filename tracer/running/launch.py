@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+import signal
+from typing import TYPE_CHECKING, Final
 
 from tracer import kernel, linux
 from tracer.errors import StartError, TracerError
 from tracer.named import NamedTuple
-from tracer.starting.child import fork
+from tracer.running.child import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from tracer.signals import Dispositions
-
-OPTIONS = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESECCOMP | linux.PTRACE_O_TRACESYSGOOD | linux.PTRACE_O_EXITKILL
+OPTIONS: Final = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESECCOMP | linux.PTRACE_O_TRACESYSGOOD | linux.PTRACE_O_EXITKILL
 """EXITKILL: a program whose tracer is gone would be left with a filter that fails every call with ENOSYS."""
+TAKEN: Final = frozenset(range(1, signal.SIGRTMAX + 1)) - {
+    signal.SIGKILL,
+    signal.SIGSTOP,
+    signal.SIGCHLD,  # our own children's
+    signal.SIGURG,  # ours, in an attached session; ignored by default
+    *range(32, signal.SIGRTMIN),  # glibc's
+}
+"""Signals that are blocked in this process, and taken by a thread: all others, so that no signal to the group ends us.  A fault
+of our own kills us although it is blocked."""
 
 
 class Program(NamedTuple):
@@ -30,7 +38,26 @@ class Program(NamedTuple):
     environment: tuple[bytes, ...]
     """`NAME=value` strings, in the order and number in which the caller had them."""
     prepare: Callable[[], None] = lambda: None
-    """Called in the child before the recording filter is installed; whatever it raises ends the child."""
+    """Called in the child before the recording filter is installed; an exception ends the child."""
+
+
+class Dispositions:
+    """The signal state that this process was started with, which its child restores; here the signals are blocked."""
+
+    def __init__(self) -> None:
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
+
+    def restore(self) -> None:
+        """In this process, at the end, discard signals that came too late for the program: they must not end us."""
+        while kernel.wait_for_signal(TAKEN, 0):
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def restore_in_child(self) -> None:
+        """In the child: two signals, which CPython ignores from its start on, have the default action, others what they had."""
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
 
 class Launch:
@@ -39,17 +66,16 @@ class Launch:
     def __init__(self, program: Program, dispositions: Dispositions, filter_: bytes) -> None:
         """Fork.  `dispositions`: the signal state that this process was started with, which the child restores.
         `filter_`: the recording filter, an array of struct sock_filter."""
-        self.program = program
         go_read, self._go = os.pipe()
         self._failure, failure_write = os.pipe()
-        begun = ["seize"]
+        stages = ["seize"]
 
         def become() -> None:
             os.close(self._go)
-            _become(program, dispositions, filter_, go_read, begun)
+            _become(program, dispositions, filter_, go_read, stages)
 
         def failed(error: BaseException) -> None:
-            os.write(failure_write, _reason(begun[-1], error).encode(errors="replace"))
+            os.write(failure_write, _reason(stages[-1], error).encode(errors="replace"))
 
         try:
             self.pid = fork(become, failed)
@@ -58,6 +84,7 @@ class Launch:
             os.close(failure_write)
 
     def go(self) -> None:
+        """Let the child execute the program."""
         os.write(self._go, b"1")
         os.close(self._go)
 
@@ -73,17 +100,17 @@ class Launch:
             raise TracerError(f"{what}: {stage}: {reason}", stage, int(number))
 
 
-def _become(program: Program, dispositions: Dispositions, filter_: bytes, go_read: int, begun: list[str]) -> NoReturn:
-    """In the child: execute the program, or raise an exception of the stage that was `begun` last.  Under the filter it only
+def _become(program: Program, dispositions: Dispositions, filter_: bytes, go_read: int, stages: list[str]) -> NoReturn:
+    """In the child: execute the program, or raise an exception of the last one of `stages`.  Under the filter it only
     calls execve, and on failure write and exit."""
     if not os.read(go_read, 1):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
     dispositions.restore_in_child()
-    begun.append("prepare")
+    stages.append("prepare")
     program.prepare()
-    begun.append("seccomp")
+    stages.append("seccomp")
     kernel.install_filter(filter_)
-    begun.append("execve")
+    stages.append("execve")
     number = kernel.execve(program.path, program.argv, program.environment)
     if number == errno.ENOEXEC:
         script = linux.script_arguments(program.path, program.argv)
@@ -92,7 +119,7 @@ def _become(program: Program, dispositions: Dispositions, filter_: bytes, go_rea
 
 
 def _reason(stage: str, error: BaseException) -> str:
-    """What `check` reads: the stage, an errno or 0, and words."""
+    """Return what `check` reads: the stage, an errno or 0, and words."""
     if isinstance(error, MemoryError):
         error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     if isinstance(error, OSError):
@@ -102,10 +129,9 @@ def _reason(stage: str, error: BaseException) -> str:
 
 
 def is_64_bit(path: bytes) -> bool:
-    """Whether a file is a 64-bit ELF file, or none at all (elf(5), EI_CLASS)."""
+    """Whether a file is a 64-bit ELF file, or none at all."""
     try:
         with open(path, "rb") as file:
-            head = file.read(5)
+            return linux.elf_bits(file.read(5)) != 32
     except OSError:
         return False
-    return head[:4] != b"\x7fELF" or head[4:] == b"\x02"

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracer.unwind.frames import Tables
-from tracer.unwind.walk import Maps, Registers, outside
+from tracer.unwind import Maps, Registers, Tables, outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable

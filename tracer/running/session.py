@@ -1,0 +1,324 @@
+"""One run of learning: starts a program, and follows it until it has ended; passes signals on that are sent to this process.
+
+The program gets the signals that it would get without learn.  The terminal's SIGINT, SIGQUIT and SIGTSTP reach the whole
+foreground group, hence the program too, and so does a signal to the group: they are not passed on.  A signal to learn alone is.
+All are blocked here, and one thread takes them with sigtimedwait(2), because siginfo names their sender.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from tracer import kernel, linux
+from tracer.abi import Arch, table
+from tracer.abi.waits import CANDIDATES, ENTER, NOTIFY, calls_of, is_ready
+from tracer.aims import Aims
+from tracer.errors import PtraceError, TracerError
+from tracer.late.filter import UNSEEN
+from tracer.loop import PLAIN, Loop, Settings
+from tracer.named import NamedTuple
+from tracer.proc import has_filter, proc
+from tracer.processor import TICK
+from tracer.running.launch import OPTIONS, TAKEN, Dispositions, Launch, is_64_bit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracer.abi import Event
+    from tracer.calls import Calls, Handler
+    from tracer.faults import Injector
+    from tracer.running.launch import Program
+    from tracer.tally import Recorder
+    from tracer.task import Task
+
+ENDING: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+"""Signals by which a user ends a run."""
+TERMINAL_STOPS: Final = frozenset((signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
+FROM_TERMINAL: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH))
+"""Signals that the kernel sends for a terminal, besides TERMINAL_STOPS."""
+GROUP_DELAY: Final = 0.02
+"""Seconds within which a signal to the whole group reaches the program."""
+LINGERING: Final = 1.0
+"""Seconds that other processes may outlive the initial one before `exited` is called."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    status: int | None
+    """Wait status of the initial process; None if we detached from it."""
+    calls: int
+    """How many were seen."""
+    started: bool = True
+    """False if it was killed within its execve: no instruction of it ran."""
+    ended_by: int = 0
+    """SIGHUP, SIGINT or SIGTERM, if this process got one from outside the program; else 0."""
+    waits: tuple[int, ...] = ()
+    """The sets of waits that processes have begun, as bits of tracer.abi.waits, 0 among them; empty if not followed."""
+
+
+class Hooks(NamedTuple):
+    """What is called during a run."""
+
+    tick: Callable[[Loop], None] = lambda loop: None
+    """From another thread, some times a second."""
+    exited: Callable[[Loop], None] = lambda loop: None
+    """Once if processes outlive the initial one."""
+    attach: Callable[[Calls], None] = lambda calls: None
+    """Before the run; may have the tracer call functions at the stops of calls (`Calls.also`)."""
+    aimed: Callable[[bool], None] | None = None
+    """For each process that is signalled or looked at (`tracer.aims`)."""
+
+
+NO_HOOKS: Final = Hooks()
+
+
+def trace(
+    program: Program,
+    recorder: Recorder,
+    settings: Settings = PLAIN,
+    hooks: Hooks = NO_HOOKS,
+    injector: Injector | None = None,
+) -> Outcome:
+    """Run a program until it and all that it started have ended.
+
+    Where `settings.late` is not possible, each call stops.  Raises StartError when the program did not start, TracerError when
+    it may not be traced.
+    """
+    is_free = not has_filter(os.getpid())
+    must_see_all = settings.filter or settings.waits or settings.from_entry or injector is not None
+    can_be_late = not must_see_all and is_free and proc() == "/proc" and is_64_bit(program.path)
+    settings = settings._replace(late=settings.late and can_be_late)
+    loop = Loop(recorder, settings, injector)
+    hooks.attach(loop.calls)
+    reached = Waits(loop).reached if settings.waits else {}
+    if hooks.aimed is not None:
+        Aims(loop.tasks, hooks.aimed).attach(loop.calls)
+    if proc() != "/proc":
+        recorder.gap("/proc is not mounted for this pid namespace: it is not known which executable made a call, and where")
+    loop.calls.started = True
+    dispositions = Dispositions()
+    try:
+        if settings.filter:
+            loop.processor.disable()  # a known call does not stop, and may be one that reads the affinity
+        launch = Launch(program, dispositions, UNSEEN if settings.late else settings.filter or kernel.RECORD_ALL)
+        try:
+            kernel.seize(launch.pid, OPTIONS)
+        except PtraceError as error:
+            os.kill(launch.pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored; tracees report nevertheless
+                os.waitpid(launch.pid, 0)
+            raise TracerError(not_permitted(error), error.call, error.errno) from None
+        loop.begin(launch.pid, is_free=is_free)
+        launch.go()
+        follow(loop, SignalThread(loop, hooks))
+        launch.check()
+    finally:
+        dispositions.restore()
+    initial = loop.initial
+    if not initial.started and initial.status is not None and os.WIFEXITED(initial.status):
+        raise TracerError("the kernel did not show the program's execve, so nothing of it was recorded")
+    waits = tuple(sorted({0, *reached.values()})) if settings.waits else ()
+    return Outcome(initial.status, loop.family.calls, initial.started, loop.ended_by, waits)
+
+
+def kill(loop: Loop) -> None:
+    """Kill all processes of a run, from `tick`; called again at the next tick for those that they start meanwhile."""
+    for tgid in {task.tgid for task in list(loop.tasks.values())}:
+        send(tgid, signal.SIGKILL)
+
+
+def follow(loop: Loop, signals: SignalThread) -> None:
+    """Follow all tasks until none is left, while the thread takes the signals to this process."""
+    signals.start()
+    try:
+        loop.run(signals.stop_with_program)
+    finally:
+        signals.end()
+        loop.processor.disable()
+
+
+def send(pid: int, signum: int) -> None:
+    """Send a signal to a process that may have ended."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, signum)
+
+
+def not_permitted(error: PtraceError) -> str:
+    """Return why PTRACE_SEIZE may have failed, and what to do."""
+    reason = f"the kernel does not permit ptrace here ({os.strerror(error.errno)})"
+    if (scope := linux.yama_scope()) in ("2", "3"):
+        return f"{reason}: kernel.yama.ptrace_scope is {scope}; an administrator can lower it to 1"
+    return f"{reason}: is it traced already, or is this a container without ptrace?  See `callfence doctor`"
+
+
+# Signals
+
+
+class SignalThread(threading.Thread):
+    """Takes the signals of `TAKEN`, which the caller has blocked in every thread, for a program that we have started."""
+
+    def __init__(self, loop: Loop, hooks: Hooks) -> None:
+        """`hooks.tick` is called every TICK seconds."""
+        super().__init__(daemon=True)
+        self._loop = loop
+        self._hooks = hooks
+        self._has_exited = False
+        """Whether `hooks.exited` was called."""
+        self._ended = False
+        self._must_stop = False
+        """Whether this process was asked to stop, and has not stopped yet."""
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Raises TracerError."""
+        try:
+            super().start()
+        except RuntimeError:
+            message = "no thread can be started: the limit of processes (ulimit -u) or of memory (ulimit -v) is reached"
+            raise TracerError(message, "clone", errno.EAGAIN) from None
+
+    def run(self) -> None:
+        try:
+            self.tick()
+            while not self._ended:
+                info = kernel.wait_for_signal(TAKEN, TICK)
+                if info is None:
+                    self.tick()
+                elif not self._ended:
+                    self._take(*info)
+        except Exception as error:  # signals are no longer passed on
+            sys.excepthook(type(error), error, error.__traceback__)
+
+    def tick(self) -> None:
+        """Call what is to be called again and again."""
+        self._loop.processor.tick()
+        self._hooks.tick(self._loop)
+        initial = self._loop.initial
+        if not self._has_exited and initial.status is not None and time.monotonic() - initial.ended > LINGERING:
+            self._hooks.exited(self._loop)
+            self._has_exited = True
+
+    def send(self, signum: int, *, from_terminal: bool) -> None:
+        """Send a signal to the initial process, or, when that has ended, to the processes that it left.
+
+        `from_terminal`: processes in the terminal's foreground group have it already; those that it left may be in another."""
+        if signum in ENDING:
+            self._loop.ended_by = signum
+        if self._loop.initial.status is None:
+            if not from_terminal:
+                send(self._loop.initial.pid, signum)
+        else:
+            for tgid in {task.tgid for task in list(self._loop.tasks.values())}:
+                send(tgid, signum)
+
+    def reached(self, signum: int, sender: int, since: float) -> bool:
+        """Whether the program itself got `signum` from process `sender` (0: the kernel) since then (time.monotonic)."""
+        pid, when = self._loop.initial.delivered.get(signum, (-1, 0.0))
+        return pid == sender and when >= since
+
+    def stopped(self) -> int:
+        """Return the signal of the group-stop that the initial process is in, or 0."""
+        task = self._loop.tasks.get(self._loop.initial.pid)
+        return task.stopped if task else 0
+
+    def _take(self, signum: int, code: int, sender: int) -> None:
+        """Pass a signal on or not.  `code` > 0: the kernel sent it."""
+        if signum == signal.SIGCONT:
+            # A shell continues the whole group, hence the program too; a signal to us alone does not reach it.
+            time.sleep(GROUP_DELAY)
+            if self.stopped():
+                self.send(signum, from_terminal=False)
+        elif signum in TERMINAL_STOPS and code > 0:
+            self._must_stop = True
+            self.stop_with_program()
+        elif code > 0 and signum in FROM_TERMINAL and not (signum == signal.SIGHUP and os.getsid(0) == os.getpid()):
+            self.send(signum, from_terminal=True)
+        elif sender not in self._loop.tasks:
+            # From the kernel: a hangup reaches only the leader of the session, an alarm(2) from before the execve only us.
+            # Counted from now: on a busy machine the sleep takes much longer.
+            since = time.monotonic() - GROUP_DELAY
+            time.sleep(GROUP_DELAY)
+            if not self.reached(signum, 0 if code > 0 else sender, since):
+                self.send(signum, from_terminal=False)
+            if signum in TERMINAL_STOPS:
+                self._must_stop = True
+                self.stop_with_program()
+
+    def stop_with_program(self) -> None:
+        """Stop, if this process was asked to and the program has stopped, by the same signal, which the shell waits for.
+
+        Never before the program: while we are stopped, its tasks cannot get past a system call.
+        """
+        with self._lock:  # both threads call this
+            signum = self.stopped()
+            if not self._must_stop or not signum:
+                return
+            self._must_stop = False
+        if signum != signal.SIGSTOP and signal.getsignal(signum) is signal.SIG_DFL:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
+            signal.pthread_kill(threading.get_ident(), signum)  # not to the process: sigtimedwait could take it
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signum])
+        else:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def end(self) -> None:
+        """Take no more signals, and wait until none is being taken."""
+        self._ended = True
+        signal.pthread_kill(self.ident or 0, signal.SIGCONT)
+        self.join()
+
+
+# Phases
+
+
+class Waits:
+    """Which waits each process of a loop has begun: what it did before and after each is counted apart.
+
+    A server starts until it first waits for work.  Only a recorder whose slots have six elements takes this (`tally`)."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self.reached: dict[int, int] = {}
+        """By process, the waits that it and those that it comes from have begun, also when it has ended."""
+        loop.tally.has_waits = True
+        for bit, name in enumerate(CANDIDATES):
+            for call in calls_of(name):
+                loop.calls.also_named(call, self._handler(name, 1 << bit))
+
+    def _handler(self, name: str, bit: int) -> Handler:
+        def handle(task: Task, event: Event) -> None:
+            if not task.entered & bit and _begins(name, task, event):
+                self._enter(task, bit, event)
+
+        return handle
+
+    def _enter(self, task: Task, bit: int, event: Event) -> None:
+        for other in list(self._loop.tasks.values()):
+            if other.tgid == task.tgid:
+                other.entered |= bit
+                other.hot = self._loop.tally.hot(other.executable, other.entered)
+        self.reached[task.tgid] = task.entered
+        self._loop.tally.note(task, event)
+
+
+def _begins(name: str, task: Task, event: Event) -> bool:
+    """Whether a call is the wait, or the message, of this name (tracer.abi.waits)."""
+    if name == ENTER:
+        return event.arguments[0] == linux.CALLFENCE_ENTER
+    if name != NOTIFY:
+        return True
+    arch = Arch.from_audit(event.arch) or Arch.X86_64
+    is_sendmsg = table(arch).by_number[event.number].name == "sendmsg"
+
+    def read(address: int, size: int) -> bytes:
+        return kernel.read_memory(task.tid, address, size) if address >> 63 == 0 else b""
+
+    return is_ready(event.arguments, read, pointer=arch.bits // 8, is_sendmsg=is_sendmsg)

@@ -1,0 +1,452 @@
+"""Where a call came from: the first caller outside of the C library, by what is mapped and what is on the stack (x86_64).
+
+The instruction of a call is nearly always in libc's wrapper, which says nothing; who called the wrapper does.  The unwind
+tables of a file (.eh_frame) say where the caller of each of its functions is.  pyelftools reads whole tables and takes tens of
+milliseconds to be imported; here the one entry of an address is found by the index that linkers write (.eh_frame_hdr), and is
+read for what three registers need.  What is not understood ends the walk.
+
+The tables are read where the program has them mapped, so no file is opened: the helper of `enforce` must not have one mapped
+that the program could cut short.  Places are addresses counted from where the file is mapped.
+
+Formats: Linux Standard Base Core 5.0, 10.6 (Exception Frames); DWARF 5, 6.4 (Call Frame Information); x86-64 psABI, 3.6.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from bisect import bisect_right
+from typing import TYPE_CHECKING, Final
+
+from tracer import linux
+from tracer.named import NamedTuple
+from tracer.proc import proc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Read = Callable[[int, int], bytes]
+    """Bytes within one page, by address; fewer, or none, where they cannot be read."""
+
+_LOADER: Final = ("ld-linux", "ld-2.")
+"""How names of the dynamic loader begin.  What it does at a start has no caller."""
+_LIBC: Final = (*_LOADER, "libc.so", "libc-2.", "libc.musl-", "libpthread", "ld-musl-")
+"""How names of files begin whose functions are not what a call is for: of the C library, too."""
+_MAX_CALLERS: Final = 32
+_NEAR: Final = 16
+"""Lines of /proc/PID/maps between that of a file's code and that of its beginning."""
+_MAX_FILES: Final = 16
+"""Files whose unwind tables are cached."""
+_INDEX: Final = bytes((1, 0x1B, 0x03, 0x3B))
+"""The head of an index as all linkers write it: version 1, offsets of 32 bits."""
+_OFFSET: Final = 0x1B  # DW_EH_PE_pcrel | DW_EH_PE_sdata4
+_BP, _SP, _RA = 6, 7, 16
+"""DWARF's numbers of rbp, rsp and the return address."""
+_DATA_FACTOR: Final = -8
+"""What the offsets of registers are counted in; all compilers for x86_64 have this one."""
+_MAX_INSTRUCTIONS: Final = 512
+"""Instructions of one entry that are followed; real ones have some dozens."""
+_MAX_ENTRY: Final = 1 << 15
+"""Bytes of an entry that are read."""
+_PAGE: Final = 4096
+_MAX_PAGES: Final = 64
+"""Pages of one file that are cached."""
+_BUILD_ID: Final = 3  # NT_GNU_BUILD_ID, elf.h
+_MAX_NOTES: Final = 4096
+"""Bytes of a note segment that are read: real ones have a few dozen."""
+_MAX_BUILDS: Final = 1024
+"""Build ids that are cached: a program may map any number of files."""
+
+_UNREADABLE = (ValueError, LookupError, StopIteration, struct.error)
+"""What reading a file's tables raises where they are damaged, missing or not understood."""
+
+
+# What is mapped
+
+
+class Mapped(NamedTuple):
+    """A line of /proc/PID/maps."""
+
+    start: int
+    end: int
+    permissions: str
+    offset: int
+    file: tuple[str, str, str]
+    """Device, inode and path."""
+
+    @property
+    def shift(self) -> int:
+        """What is taken from an address for the offset in the file."""
+        return self.start - self.offset
+
+
+class Maps:
+    """What a task has mapped; a line is parsed when it is needed, since few of many are."""
+
+    def __init__(self, text: str) -> None:
+        """`text` is the content of /proc/PID/maps."""
+        self._lines = text.split("\n")[:-1]  # ascending
+
+    @classmethod
+    def of(cls, tid: int) -> Maps:
+        """Return the mappings of a task.  Raises OSError."""
+        with open(f"{proc()}/{tid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            return cls(file.read())
+
+    def at(self, address: int) -> Mapped | None:
+        """Return the mapping that an address is in.  Raises ValueError."""
+        index = self._index(address)
+        mapped = _parsed(self._lines[index]) if index >= 0 else None
+        return mapped if mapped and address < mapped.end else None
+
+    def all(self) -> list[Mapped]:
+        """Return all mappings, ascending.  Raises ValueError."""
+        return [_parsed(line) for line in self._lines]
+
+    def begin(self, mapped: Mapped) -> int:
+        """Return where the beginning of the same file is mapped, before it; 0 if it is not there.  Raises ValueError."""
+        index = self._index(mapped.start)
+        for line in reversed(self._lines[max(index - _NEAR, 0) : index + 1]):
+            other = _parsed(line)
+            if other.file == mapped.file and not other.offset:
+                return other.start
+        return 0
+
+    def _index(self, address: int) -> int:
+        return bisect_right(self._lines, address, key=lambda line: int(line[: line.index("-")], 16)) - 1
+
+
+def _parsed(line: str) -> Mapped:
+    fields = line.split(None, 5)
+    start, _, end = fields[0].partition("-")
+    file = (fields[3], fields[4], fields[5] if len(fields) > 5 else "[anonymous]")
+    return Mapped(int(start, 16), int(end, 16), fields[1], int(fields[2], 16), file)
+
+
+# The site of a call, in words
+
+_builds: dict[tuple[str, str, str], str] = {}
+"""Build ids by device, inode and path, since each new observation needs its site."""
+
+
+class Registers(NamedTuple):
+    """What a walk from a call to its callers begins with; `bp` is 0 if it is not known."""
+
+    ip: int
+    sp: int
+    bp: int
+
+
+def call_site(tid: int, at: Registers, read: Read | None = None) -> str:
+    """Return where a call came from, as `/path/library+0xoffset (build id)`, with the offset in the file.
+
+    That is the first caller outside of libc and the dynamic loader, if `read`, which reads the task's memory, leads there; else
+    the call's own instruction.  Without the parentheses if the file has no build id; `[anonymous]+0x...` outside any file.  '?'
+    if the maps cannot be read: the call itself was seen, so that is no error.
+    """
+    try:
+        maps = Maps.of(tid)
+        return _named(tid, maps, (outside(maps, at, read) if read else 0) or at.ip)
+    except (OSError, ValueError):
+        return "?"
+
+
+def _named(tid: int, maps: Maps, address: int) -> str:
+    mapped = maps.at(address - 1)  # the instruction before, which made the call
+    if mapped is None:
+        return "?"
+    file, name = mapped.file, mapped.file[2]
+    if name[0] == "/" and file not in _builds:
+        if len(_builds) >= _MAX_BUILDS:
+            _builds.clear()
+        _builds[file] = _build_id(f"{proc()}/{tid}/root{name}")
+    site = f"{name}+{address - mapped.shift:#x}"
+    return f"{site} ({_builds[file]})" if _builds.get(file) else site
+
+
+def _build_id(path: str) -> str:
+    """Return the GNU build id of a file, in hexadecimal; '' if it has none."""
+    try:
+        with open(path, "rb", opener=_open_regular) as file:
+
+            def read(offset: int, size: int) -> bytes:
+                file.seek(offset)
+                return file.read(size)
+
+            segments = [segment for segment in linux.elf_segments(read) if segment[0] == linux.PT_NOTE]
+            notes = (read(offset, min(size, _MAX_NOTES)) for _, offset, _, size in segments)
+            return next((build_id.hex() for note in notes for build_id in _build_ids(note)), "")
+    except (OSError, *_UNREADABLE):
+        return ""
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a regular file; opening a device can have effects."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path}: no regular file")
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _build_ids(data: bytes) -> Iterator[bytes]:
+    """Yield the contents of the build id notes in a segment; names and contents are padded to 4 bytes."""
+    at = 0
+    while at + 12 <= len(data):
+        name_size, size, kind = struct.unpack_from("<III", data, at)
+        start = at + 12 + (name_size + 3) // 4 * 4
+        if (data[at + 12 : at + 12 + name_size], kind) == (b"GNU\0", _BUILD_ID):
+            yield data[start : start + size]
+        at = start + (size + 3) // 4 * 4
+
+
+# From a call to its callers
+
+
+class Row(NamedTuple):
+    """How the registers of the caller are found at an address."""
+
+    on_stack: bool
+    """Whether `offset` is added to rsp, else to rbp, for the frame's address, which is also the caller's rsp."""
+    offset: int
+    bp: int | None
+    """Where, from the frame's address, the caller's rbp is; None where it is the same."""
+    ra: int
+    """Where the return address is."""
+
+
+_tables: dict[tuple[str, str, str], Tables | None] = {}
+"""Unwind tables by device, inode and path; None where there are none that are understood."""
+
+
+def outside(maps: Maps, at: Registers, read: Read) -> int:
+    """Return the return address in the first caller outside of libc and the loader; 0 where it cannot be found.
+
+    Raises ValueError."""
+    ip, sp, bp = at
+    for depth in range(_MAX_CALLERS):
+        mapped = maps.at(ip - 1)
+        if mapped is None or not mapped.file[2].startswith("/"):
+            return 0
+        name = mapped.file[2].rpartition("/")[2]
+        if not name.startswith(_LIBC):
+            return ip
+        if not depth and name.startswith(_LOADER):
+            return 0
+        row = _row(maps, mapped, ip - 1, read)
+        if row is None:
+            return 0
+        frame = (sp if row.on_stack else bp) + row.offset
+        if frame <= sp:
+            return 0
+        ip = _word(read, frame + row.ra)
+        bp = bp if row.bp is None else _word(read, frame + row.bp)
+        sp = frame
+    return 0
+
+
+def _word(read: Read, address: int) -> int:
+    return int.from_bytes(read(address, 8), "little") if address % 8 == 0 else 0
+
+
+def _row(maps: Maps, mapped: Mapped, ip: int, read: Read) -> Row | None:
+    begin = maps.begin(mapped)
+
+    def read_file(place: int, size: int) -> bytes:
+        return read(begin + place, size)
+
+    if mapped.file not in _tables:
+        if len(_tables) >= _MAX_FILES:
+            _tables.clear()
+        try:
+            _tables[mapped.file] = Tables(read_file) if begin else None
+        except _UNREADABLE:
+            _tables[mapped.file] = None
+    tables = _tables[mapped.file]
+    return tables.row(ip - begin, read_file) if tables else None
+
+
+class Tables:
+    """The unwind tables of one ELF file."""
+
+    def __init__(self, read: Read) -> None:
+        """`read` is only used here.  Raises one of _UNREADABLE."""
+        self._read = read
+        self._pages: dict[int, bytes] = {}
+        self._rows: dict[int, Row | None] = {}
+        if linux.elf_bits(self._bytes(0, 5)) != 64:
+            raise ValueError
+        segments = list(linux.elf_segments(self._bytes))
+        start = next(address for kind, offset, address, _ in segments if (kind, offset) == (linux.PT_LOAD, 0))
+        self._index = next(address for kind, _, address, _ in segments if kind == linux.PT_GNU_EH_FRAME) - start
+        head = self._bytes(self._index, 12)
+        if head[:4] != _INDEX:
+            raise ValueError
+        self._count = int.from_bytes(head[8:], "little")
+
+    def row(self, place: int, read: Read) -> Row | None:
+        """Return how to find the caller of the code at a place; None where that is not known."""
+        if place not in self._rows:
+            self._read = read
+            try:
+                self._rows[place] = self._read_row(place)
+            except _UNREADABLE:
+                self._rows[place] = None
+        return self._rows[place]
+
+    def _bytes(self, place: int, size: int) -> bytes:
+        """Raises ValueError where they cannot be read."""
+        end, content = place + size, b""
+        while place < end:
+            start = place & -_PAGE
+            page = self._pages.get(start)
+            if page is None:
+                if len(self._pages) >= _MAX_PAGES:
+                    self._pages.clear()
+                page = self._pages[start] = self._read(start, _PAGE)
+                if len(page) < _PAGE:
+                    raise ValueError
+            content += page[place - start : end - start]
+            place = start + _PAGE
+        return content
+
+    def _read_row(self, place: int) -> Row | None:
+        entry = self._entry(place)
+        data = self._entry_bytes(entry)
+        back, offset, size = struct.unpack_from("<IiI", data, 4)
+        begin = entry + 8 + offset
+        if not begin <= place < begin + size:
+            raise ValueError
+        state = self._common_state(entry + 4 - back, begin, place)
+        augmentation_size, at = _unsigned(data, 16)
+        state.follow(data, at + augmentation_size, place)
+        base, distance = state.cfa
+        if base not in (_BP, _SP) or _RA not in state.saved:
+            return None
+        return Row(base == _SP, distance, state.saved.get(_BP), state.saved[_RA])
+
+    def _entry(self, place: int) -> int:
+        """Return where the entry begins that a place may be in, by binary search of the index."""
+        rows = self._index + 12
+        number = bisect_right(range(self._count), place, key=lambda row: self._index + self._number(rows + 8 * row))
+        if not number:
+            raise ValueError
+        return self._index + self._number(rows + 8 * number - 4)
+
+    def _number(self, place: int) -> int:
+        return int.from_bytes(self._bytes(place, 4), "little", signed=True)
+
+    def _entry_bytes(self, place: int) -> bytes:
+        """Return an entry, with the 4 bytes of its length."""
+        length = int.from_bytes(self._bytes(place, 4), "little")
+        if not length or length > _MAX_ENTRY:
+            raise ValueError
+        return self._bytes(place, 4 + length)
+
+    def _common_state(self, entry: int, begin: int, place: int) -> _State:
+        """Return the state after the instructions that entries have in common (a Common Information Entry)."""
+        data = self._entry_bytes(entry)
+        zero, version = struct.unpack_from("<IB", data, 4)
+        augmentation = data[9 : data.find(b"\0", 9)]
+        if zero or version != 1 or augmentation[:1] != b"z" or b"S" in augmentation:
+            raise ValueError
+        code_factor, at = _unsigned(data, 10 + len(augmentation))
+        data_factor, at = _unsigned(data, at)
+        register, at = _unsigned(data, at)
+        size, at = _unsigned(data, at)
+        first = at + size
+        for letter in augmentation[1:].decode():
+            if letter == "R" and data[at] != _OFFSET:
+                raise ValueError
+            at += {"R": 1, "L": 1, "P": 5}[letter]
+        if register != _RA or data_factor != _DATA_FACTOR & 0x7F:  # a byte of SLEB128
+            raise ValueError
+        state = _State(code_factor, begin)
+        state.follow(data, first, place)
+        state.initial = dict(state.saved)
+        return state
+
+
+class _State:
+    """The state while the instructions of an entry are followed."""
+
+    def __init__(self, code_factor: int, begin: int) -> None:
+        self._code_factor = code_factor
+        self.cfa = (0, 0)
+        """The register, and what is added to it, that give the frame's address."""
+        self.saved: dict[int, int] = {}
+        """By register, where from the frame's address the caller's value is."""
+        self.initial: dict[int, int] = {}
+        """What `DW_CFA_restore` goes back to."""
+        self._remembered: list[tuple[tuple[int, int], dict[int, int]]] = []
+        self._place = begin
+
+    def follow(self, data: bytes, at: int, until: int) -> None:
+        """Follow the instructions from `at` on, up to a place.  Raises ValueError, LookupError for what is not understood."""
+        for _ in range(_MAX_INSTRUCTIONS):
+            if at >= len(data):
+                return
+            operation, low = data[at] & 0xC0, data[at] & 0x3F
+            at += 1
+            if operation == 0x40:  # DW_CFA_advance_loc
+                self._place += low * self._code_factor
+            elif operation == 0x80:  # DW_CFA_offset
+                value, at = _unsigned(data, at)
+                self.saved[low] = value * _DATA_FACTOR
+            elif operation == 0xC0:  # DW_CFA_restore
+                self._restore(low)
+            else:
+                at = self._follow_other(data, low, at)
+            if self._place > until:
+                return
+        raise ValueError
+
+    def _restore(self, register: int) -> None:
+        self.saved.pop(register, None)
+        if register in self.initial:
+            self.saved[register] = self.initial[register]
+
+    def _follow_other(self, data: bytes, operation: int, at: int) -> int:
+        """Follow an instruction whose operands begin at `at`; return where the next one is."""
+        if operation in (0, 0x0A):  # DW_CFA_nop, DW_CFA_remember_state
+            self._remembered += [(self.cfa, dict(self.saved))] * (operation == 0x0A)
+            return at
+        if operation in (2, 3, 4):  # DW_CFA_advance_loc1, 2, 4
+            size = 1 << operation - 2
+            self._place += int.from_bytes(data[at : at + size], "little") * self._code_factor
+            return at + size
+        if operation == 0x0B:  # DW_CFA_restore_state
+            self.cfa, self.saved = self._remembered.pop()
+            return at
+        operand, at = _unsigned(data, at)
+        match operation:
+            case 0x0C:  # DW_CFA_def_cfa
+                offset, at = _unsigned(data, at)
+                self.cfa = (operand, offset)
+            case 0x0D:  # DW_CFA_def_cfa_register
+                self.cfa = (operand, self.cfa[1])
+            case 0x0E:  # DW_CFA_def_cfa_offset
+                self.cfa = (self.cfa[0], operand)
+            case 0x06:  # DW_CFA_restore_extended
+                self._restore(operand)
+            case 0x07 | 0x08:  # DW_CFA_undefined: of the return address, there is no caller; DW_CFA_same_value
+                self.saved.pop(operand, None)
+            case 0x2E:  # DW_CFA_GNU_args_size
+                pass
+            case 0x10 if operand not in (_BP, _RA):  # DW_CFA_expression
+                size, at = _unsigned(data, at)
+                at += size
+            case _:
+                raise ValueError
+        return at
+
+
+def _unsigned(data: bytes, at: int) -> tuple[int, int]:
+    """Return an unsigned LEB128 number, and what comes after it."""
+    value = 0
+    for shift in range(0, 64, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError

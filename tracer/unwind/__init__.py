@@ -1,1 +1,0 @@
-"""What is mapped and what is on a stack -> who made a call (x86_64).  Memory comes from whoever may read it."""
