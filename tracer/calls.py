@@ -33,7 +33,7 @@ _WRITES: Final = [(arch.audit, table(arch).by_name[name].number) for arch in (Ar
 
 
 def is_readable(flags: int) -> bool:
-    """Whether a file can be read through a descriptor that was opened with these flags; a folder has no content."""
+    """Return whether a file can be read through a descriptor that was opened with these flags; a folder has no content."""
     return flags & O_ACCMODE != os.O_WRONLY and not flags & os.O_DIRECTORY
 
 

@@ -140,12 +140,12 @@ def event_message(tid: int) -> int:
 
 
 def filter_length(tid: int, index: int) -> int:
-    """How many instructions a filter of a stopped task has; 0 is the first installed one.  Raises PtraceError."""
+    """Return how many instructions a filter of a stopped task has; 0 is the first installed one.  Raises PtraceError."""
     return int(_asked(func.ptrace, linux.PTRACE_SECCOMP_GET_FILTER, tid, index, 0))
 
 
 def filter_content(tid: int, index: int, length: int) -> bytes:
-    """The instructions of that filter (struct sock_filter, 8 bytes each).  Raises PtraceError."""
+    """Return the instructions of that filter (struct sock_filter, 8 bytes each).  Raises PtraceError."""
     buffer = ctypes.create_string_buffer(8 * length)
     _asked(func.ptrace, linux.PTRACE_SECCOMP_GET_FILTER, tid, index, ctypes.addressof(buffer))
     return buffer.raw
@@ -181,7 +181,7 @@ def wait_for_signal(signals: Iterable[int], seconds: float) -> tuple[int, int, i
 
 
 def is_thread_of(tid: int, tgid: int) -> bool:
-    """Whether a task belongs to a process.  tgkill(2) says so also where /proc is another namespace's."""
+    """Return whether a task belongs to a process.  tgkill(2) says so also where /proc is another namespace's."""
     return _libc.tgkill(tgid, tid, 0) == 0 or ctypes.get_errno() != errno.ESRCH
 
 
@@ -197,7 +197,7 @@ def skip_call(tid: int, error: int = 0) -> None:
 
 
 def peek(tid: int, address: int) -> int:
-    """The word (64 bits) at an address of a stopped task.  Raises PtraceError."""
+    """Return the word (64 bits) at an address of a stopped task.  Raises PtraceError."""
     word = ctypes.c_ulong()
     # The system call stores the word where its data argument points; glibc's wrapper returns it.
     if _libc.syscall(SYS_PTRACE, linux.PTRACE_PEEKDATA, tid, ctypes.c_void_p(address), ctypes.byref(word)) == -1:
@@ -226,7 +226,7 @@ _spans: Final = (ctypes.addressof(_here), 1, ctypes.addressof(_there), 1, 0)
 
 
 def read_memory(tid: int, address: int, length: int) -> bytes:
-    """Bytes within one page of a task's memory, at most PAGE; b'' if they cannot be read.
+    """Return bytes within one page of a task's memory, at most PAGE; b'' if they cannot be read.
 
     Called at every open of a program that shares the tracer's processor: it takes 3 us, /proc/PID/mem takes 9.
     """
@@ -260,7 +260,7 @@ _registers = struct.Struct(f"={linux.USER_REGS}Q")
 
 
 def registers(tid: int) -> list[int]:
-    """The registers of a stopped task, by linux.RAX and so on.  Raises PtraceError."""
+    """Return the registers of a stopped task, by linux.RAX and so on.  Raises PtraceError."""
     _ask(linux.PTRACE_GETREGS, tid, _answer_at)
     return list(_registers.unpack(_answer))
 
@@ -272,7 +272,7 @@ def set_registers(tid: int, values: Sequence[int]) -> None:
 
 
 def share_memory(first: int, second: int) -> bool:
-    """Whether two processes have the same memory; True if that cannot be known (kcmp(2))."""
+    """Return whether two processes have the same memory; True if that cannot be known (kcmp(2))."""
     return bool(_libc.syscall(SYS_KCMP, first, second, KCMP_VM, 0, 0) <= 0)
 
 
@@ -342,6 +342,6 @@ _EVENT = struct.Struct("<4xIQ8xQ6Q")  # struct ptrace_syscall_info: arch, instru
 
 
 def event_of(info: bytearray, tid: int) -> Event:
-    """The call in a struct ptrace_syscall_info of an entry or seccomp stop."""
+    """Return the call in a struct ptrace_syscall_info of an entry or seccomp stop."""
     arch, ip, number, *arguments = _EVENT.unpack_from(info)
     return Event(arch, number & 0xFFFFFFFF, (*arguments,), ip, tid)

@@ -401,7 +401,7 @@ class Loop:
                     raise
 
     def is_loading(self, pid: int) -> bool:
-        """Whether a process has yet to reach its program's entry point; only with an `injector`."""
+        """Return whether a process has yet to reach its program's entry point; only with an `injector`."""
         return pid in self._entries
 
     def _ended(self, tid: int, status: int) -> None:

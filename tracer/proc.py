@@ -19,8 +19,8 @@ _STATUS = 1 << 16
 
 
 def is_own(root: str) -> bool:
-    """Whether the /proc that is mounted there is that of this process's pid namespace; in another one's, the same number is
-    another process."""
+    """Return whether the /proc that is mounted there is that of this process's pid namespace; in another one's, the same number
+    is another process."""
     try:
         return os.readlink(f"{root}/self") == str(os.getpid())
     except OSError:
@@ -54,7 +54,7 @@ def state(folder: str) -> str:
 
 
 def handles(status: dict[str, str], signum: int, *masks: str) -> bool:
-    """Whether one of these masks of a task's `status` (SigBlk, SigIgn, SigCgt) has a signal."""
+    """Return whether one of these masks of a task's `status` (SigBlk, SigIgn, SigCgt) has a signal."""
     return any(int(status.get(mask, "0"), 16) >> signum - 1 & 1 for mask in masks)
 
 
@@ -123,24 +123,25 @@ def children() -> frozenset[int]:
 
 
 def has_filter(tid: int) -> bool:
-    """Whether a task is under a seccomp filter; True if that cannot be read."""
+    """Return whether a task is under a seccomp filter; True if that cannot be read."""
     return fields_of(tid).get("Seccomp") != "0"
 
 
 def has_as_many_filters(first: int, second: int) -> bool:
-    """Whether two tasks have the same number of filters; False where the kernel does not report it (before Linux 5.9)."""
+    """Return whether two tasks have the same number of filters; False where the kernel does not report it (before Linux
+    5.9)."""
     counts = {fields_of(tid).get("Seccomp_filters", "") for tid in (first, second)}
     return len(counts) == 1 and counts != {""}
 
 
 def dies_only_untraced(tid: int, signum: int) -> bool:
-    """Whether a task is the init of a pid namespace and has no handler for a fault's signal."""
+    """Return whether a task is the init of a pid namespace and has no handler for a fault's signal."""
     pids = fields_of(tid).get("NSpid", "").split()
     return len(pids) > 1 and pids[-1] == "1" and not is_caught(tid, signum)
 
 
 def is_caught(tid: int, signum: int) -> bool:
-    """Whether a task has a handler for a signal; False if that cannot be read."""
+    """Return whether a task has a handler for a signal; False if that cannot be read."""
     return handles(fields_of(tid), signum, "SigCgt")
 
 

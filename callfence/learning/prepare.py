@@ -59,7 +59,7 @@ class Prepared(NamedTuple):
         return is_settled and given.quiet and not changes
 
     def is_unchanged(self) -> bool:
-        """Whether the policy's text, and that of what it includes, is still what it was."""
+        """Return whether the policy's text, and that of what it includes, is still what it was."""
         if self.existing is None:
             return not self.policy.exists()
         from callfence.enforcing import filters

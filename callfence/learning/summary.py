@@ -261,7 +261,7 @@ def at_most(chance: float) -> str:
 
 
 def has_names_only(policy: Policy) -> bool:
-    """Whether the policy has no conditions at all, as `learn --names` writes it."""
+    """Return whether the policy has no conditions at all, as `learn --names` writes it."""
     return all(isinstance(entry.expression, Always) for section in policy.entries.values() for entry in section.values())
 
 

@@ -43,7 +43,7 @@ ALL: Final = (1 << len(CANDIDATES)) - 1
 
 
 def is_ready(arguments: Sequence[int], read: Callable[[int, int], bytes], *, pointer: int, is_sendmsg: bool) -> bool:
-    """Whether what write, sendto or sendmsg sends has the line READY=1.
+    """Return whether what write, sendto or sendmsg sends has the line READY=1.
 
     Where it is sent to is not looked at: a program that sends the line elsewhere enters a phase too early, and has less.
     `pointer` is the size of a pointer in bytes; `read` returns bytes of the task within one page, fewer where they cannot be

@@ -179,8 +179,8 @@ _MSG_FASTOPEN: Final = 0x20000000  # linux/socket.h: connects, which learning of
 
 
 def may_allow(key: Key, *, opens: bool, writes: bool) -> bool:
-    """Whether a known call of x86_64 may run without a stop.  `opens`: also one that opens a file for reading, which may be
-    one that shows affinities (`SharedProcessor`).  `writes`: also one that may write to a terminal."""
+    """Return whether a known call of x86_64 may run without a stop.  `opens`: also one that opens a file for reading, which may
+    be one that shows affinities (`SharedProcessor`).  `writes`: also one that may write to a terminal."""
     name = key.name
     if name in _STOPPING:
         return False
@@ -194,17 +194,17 @@ def may_allow(key: Key, *, opens: bool, writes: bool) -> bool:
 
 
 def opens_for_reading(key: Key) -> bool:
-    """Whether a call opens a file so that it can be read."""
+    """Return whether a call opens a file so that it can be read."""
     return key.name in _FLAGS and is_readable(key.argument(_FLAGS[key.name]))
 
 
 def may_write(key: Key) -> bool:
-    """Whether a call can write to a terminal."""
+    """Return whether a call can write to a terminal."""
     return key.name in WRITES
 
 
 def installs_filter(event: Event) -> bool:
-    """Whether a call of x86_64 is to put the task under a seccomp filter."""
+    """Return whether a call of x86_64 is to put the task under a seccomp filter."""
     name, option = Key(0, event.number).name, event.arguments[0] & _WORD
     return (name == "prctl" and option == linux.PR_SET_SECCOMP) or (name == "seccomp" and option in SET_MODE)
 
@@ -264,7 +264,7 @@ def code_spans(pid: int) -> Spans:
 
 
 def brings_code(event: Event, code: Spans, pid: int) -> bool:
-    """Whether a call may give a process code outside of these spans; of i386, each of BRINGS_CODE."""
+    """Return whether a call may give a process code outside of these spans; of i386, each of BRINGS_CODE."""
     if event.arch != Arch.X86_64.audit:
         return True
     name, (start, length, *_, flags, _, _) = Key(0, event.number).name, event.arguments
@@ -283,7 +283,7 @@ def brings_code(event: Event, code: Spans, pid: int) -> bool:
 
 
 def may_bring_code(key: Key) -> bool:
-    """Whether a call with this key may do so."""
+    """Return whether a call with this key may do so."""
     name = key.name
     if name == "arch_prctl" and key.mask >> 64 & _WORD == _WORD:
         return key.argument(0) & _WORD in _MAP_VDSO

@@ -51,7 +51,7 @@ class Entry:
         self._registers = kernel.registers(tid)
 
     def is_usual(self) -> bool:
-        """Whether the task can make another call first, and then this one, unnoticed."""
+        """Return whether the task can make another call first, and then this one, unnoticed."""
         at = self._registers[RIP] - len(_SYSCALL_INSTRUCTION)
         return (
             self._registers[linux.CS] == linux.USER_CS

@@ -109,7 +109,7 @@ class _Executable:
         return {key & 0xFFFFFFFF for key in self.counts}
 
     def is_often(self, kind: Callable[[Key], bool]) -> bool:
-        """Whether many of its calls are of a kind."""
+        """Return whether many of its calls are of a kind."""
         return OFTEN * self.number_of(kind) >= sum(self.counts.values())
 
     def number_of(self, kind: Callable[[Key], bool]) -> int:

@@ -129,7 +129,7 @@ def _reason(stage: str, error: BaseException) -> str:
 
 
 def is_64_bit(path: bytes) -> bool:
-    """Whether a file is a 64-bit ELF file, or none at all."""
+    """Return whether a file is a 64-bit ELF file, or none at all."""
     try:
         with open(path, "rb") as file:
             return linux.elf_bits(file.read(5)) != 32

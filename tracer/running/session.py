@@ -220,7 +220,7 @@ class SignalThread(threading.Thread):
                 send(tgid, signum)
 
     def reached(self, signum: int, sender: int, since: float) -> bool:
-        """Whether the program itself got `signum` from process `sender` (0: the kernel) since then (time.monotonic)."""
+        """Return whether the program itself got `signum` from process `sender` (0: the kernel) since then (time.monotonic)."""
         pid, when = self._loop.initial.delivered.get(signum, (-1, 0.0))
         return pid == sender and when >= since
 

@@ -186,7 +186,7 @@ class Place(NamedTuple):
         return f"{self.name}({', '.join(shown)})"
 
     def matches(self, event: Event) -> bool:
-        """Whether a call of this number is one of them."""
+        """Return whether a call of this number is one of them."""
         return all(value in (None, other) for value, other in zip(self.arguments, _arguments(event), strict=True))
 
 
@@ -209,7 +209,7 @@ class Rehearsal(NamedTuple):
         return self.group == "faults" and self.fault is not None and self.fault.nth == 1
 
     def is_chosen(self, only: Collection[str]) -> bool:
-        """Whether it is one of these names or groups; True if there are none."""
+        """Return whether it is one of these names or groups; True if there are none."""
         return not only or self.name in only or self.group in only
 
 
