@@ -108,7 +108,7 @@ def _generate(recording: Recording, existing: Document | None, name: str, option
             generated = generate_within(allowed, existing, base, name=name, options=how)
         except ValueError as error:
             raise UserError(f"{name}: {error}") from error
-        print_forbidden(options.within, base, allowed)
+        print_forbidden(options.within, base, generated.forbidden)
     generated = _with_files(generated, recording, existing, base, exact=options.exact)
     for gap in generated.gaps:
         print(f"callfence import: {options.file}: {gap}", file=sys.stderr)

@@ -128,7 +128,7 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
         _say_changed(prepared)
         compared = _generate(prepared, run, added.recording.of_run(run.id), before, added.recording)
         generated = generated._replace(new=compared.new, files=compared.files)
-    _print_forbidden(prepared, observations)
+    _print_forbidden(prepared, added.generated)
     had_implied = before.policy.implied if before else not (options.exact or options.tight)
     lost_implied = had_implied and not generated.document.policy.implied
     return Learned(prepared.policy, added.recording, run, before, generated, (options.within or "") if lost_implied else "")
@@ -153,7 +153,7 @@ def check(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
     if not prepared.is_unchanged():
         _say_changed(prepared)
     generated = _with_scope(recording, before, _generate(prepared, run, observations, before, recording))
-    _print_forbidden(prepared, observations)
+    _print_forbidden(prepared, generated)
     return Learned(prepared.policy, recording, run, before, generated)
 
 
@@ -233,16 +233,13 @@ def _say_changed(prepared: Prepared) -> None:
     say(f"learn: {prepared.policy} {message}")
 
 
-def _print_forbidden(prepared: Prepared, observations: tuple[Observation, ...]) -> None:
+def _print_forbidden(prepared: Prepared, generated: Generated) -> None:
     if prepared.options.within is not None and prepared.base is not None:
-        print_forbidden(prepared.options.within, prepared.base, observations)
+        print_forbidden(prepared.options.within, prepared.base, generated.forbidden)
 
 
-def print_forbidden(name: str, base: Policy, observations: Sequence[Observation]) -> None:
+def print_forbidden(name: str, base: Policy, denied: Sequence[Observation]) -> None:
     """Print the calls that a baseline of this name forbids: how often, an example, by what program, and what it answers."""
-    from policygen.learning.within import forbidden
-
-    denied = forbidden(observations, base)
     if not denied or sys.stderr is None:
         return
     calls = plural(sum(observation.calls for observation in denied), "call")

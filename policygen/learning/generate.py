@@ -77,7 +77,7 @@ class Generated(NamedTuple):
     widenings: Mapping[Widened, int]
     """How what is new allows more than was seen, and for how many observations each; the floor included."""
     refused: tuple[Observation, ...]
-    """What was seen but not added, because the policy refuses it explicitly."""
+    """What was observed but not added, because the policy refuses it explicitly."""
     gaps: tuple[str, ...]
     """What was seen and no policy can allow."""
     implied: int = 0
@@ -86,6 +86,8 @@ class Generated(NamedTuple):
     """What the policy did not grant of files and ports before."""
     phases: str = ""
     """What was decided about phases, and why."""
+    forbidden: tuple[Observation, ...] = ()
+    """What was observed but not added, because the baseline does not allow all of it, in the order of observations."""
     given_up: Mapping[tuple[Arch, int], tuple[str, ...]] = MappingProxyType({})
     """By call, the names of the arguments that the policy lets have any value, because too many were seen."""
 

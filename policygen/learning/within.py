@@ -45,7 +45,8 @@ def generate_within(
     Raises what `generate` does, and ValueError for a policy that cannot be reduced to the baseline.
     """
     ordered = sorted(observations, key=lambda observation: observation.order)
-    against = set(forbidden(ordered, base))
+    denied = forbidden(ordered, base)
+    against = set(denied)
     options = options._replace(implied=options.implied if has_room(base, options.implied) else 0)
     start = existing
     if existing is not None and not has_room(base, existing.policy.implied):
@@ -55,7 +56,7 @@ def generate_within(
     policy = within(generated.document.policy, base, against)
     document = generated.document if policy == generated.document.policy else generated.document.with_policy(policy)
     new = tuple(filter(None, (_new(observation, policy, existing) for observation in generated.new)))
-    return generated._replace(document=document, new=new)
+    return generated._replace(document=document, new=new, forbidden=tuple(denied))
 
 
 def _is_given_up(observation: Observation) -> bool:
