@@ -100,7 +100,7 @@ class Duty:
         self._later.seal()
         own = os.getpid()
         pipes = (_fuse(pid), _fuse(pid)) if self._is_fused else ()
-        self.stand_in = kernel.clone(kernel.CLONE_FILES)
+        self.stand_in = kernel.clone(linux.CLONE_FILES)
         place = int(self.stand_in == 0)
         self._fuse = tuple(pipe[(place + number) % 2] for number, pipe in enumerate(pipes))
         if self.stand_in == 0:
@@ -134,7 +134,7 @@ class Duty:
     def listen(self, listener: int, phase: str) -> None:
         """Answer the calls that this listener asks about from now on."""
         if not self.is_answering:
-            self._children = kernel.signal_descriptor(kernel.SIGCHLD)
+            self._children = kernel.signal_descriptor(linux.SIGCHLD)
             self._epoll = select.epoll()
             self._epoll.register(self._children, select.EPOLLIN)
             self._epoll.register(self.program, select.EPOLLIN)
@@ -190,7 +190,7 @@ class Duty:
         """Nothing is traced any more: go on as without phases."""
         if not self._listeners:
             self._answers.summarise()
-            os.kill(self.stand_in, kernel.SIGKILL)
+            os.kill(self.stand_in, linux.SIGKILL)
             os._exit(0)
         self._hand_over()
         self._epoll.close()  # here, since its number will be another descriptor's
@@ -254,7 +254,7 @@ class Duty:
         self._epoll.register(ready, select.EPOLLIN)
         if ready not in dict(self._epoll.poll(None if other != _NONE else 0)):
             if self._follows:  # processes that are not traced any more would go on without anybody who answers
-                kernel.send_signal(self.program, kernel.SIGKILL)
+                kernel.send_signal(self.program, linux.SIGKILL)
             os._exit(0)  # else nothing was confined
         told = b""
         while not told.endswith(b"\n\n"):
@@ -275,7 +275,7 @@ class Duty:
             if self.program in ready:
                 self._epoll.unregister(self.program)
                 self._reporter.give_back()
-                kernel.send_signal(other, kernel.SIGCONT)  # a helper that was stopped has to give it back too
+                kernel.send_signal(other, linux.SIGCONT)  # a helper that was stopped has to give it back too
         if other != _NONE:
             self._epoll.unregister(other)
         for listener in self._listeners:

@@ -68,7 +68,7 @@ def leave() -> None:
     proc.enter()
     sys.path[:] = [path for path in sys.path if path.startswith("/")]
     kernel.block_signals()
-    kernel.disposition(kernel.SIGCHLD, kernel.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for
+    kernel.disposition(linux.SIGCHLD, linux.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for
     kernel.set_undumpable()
     kernel.raise_limits()
 

@@ -9,30 +9,16 @@ from __future__ import annotations
 
 import os
 
-from enforcer import ffi
-from enforcer.numbers import number
-from tracer import linux
+from tracer import libc, linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
-_libc = ffi.libc
-_libc.syscall.restype = ffi.c_long
-_libc.ptrace.restype = ffi.c_long
-_libc.ptrace.argtypes = (ffi.c_long, ffi.c_long, ffi.c_void_p, ffi.c_void_p)
-_libc.signal.restype = ffi.c_void_p
-_libc.signal.argtypes = (ffi.c_int, ffi.c_void_p)
-_libc.mmap.restype = ffi.c_void_p
-_libc.mmap.argtypes = (ffi.c_void_p, ffi.c_size_t, ffi.c_int, ffi.c_int, ffi.c_int, ffi.c_long)
-_FAILED_MAPPING = ffi.c_void_p(-1).value
-
-# asm/signal.h, x86
-SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 2, 5, 9, 13, 17, 18, 19, 25, 31
-SIG_DFL, SIG_IGN = 0, 1
+_PAGE = 4096
+_FAILED_MAPPING = libc.c_void_p(-1).value
 _EINTR, _EINVAL = 4, 22  # asm-generic/errno-base.h
-
 _F_SETFL, _F_SETOWN, _F_SETSIG, _O_ASYNC = 4, 8, 10, 0x2000  # asm-generic/fcntl.h
 _KCMP_FILES = 2  # linux/kcmp.h
 _RLIMIT_NOFILE, _RESOURCES = 7, 16  # asm-generic/resource.h
@@ -40,37 +26,16 @@ _DESCRIPTORS = 1 << 20
 """The default of fs.nr_open, above which no limit can be."""
 _SIG_BLOCK, _SIG_SETMASK = 0, 2  # asm-generic/signal-defs.h
 _SFD_NONBLOCK, _SFD_CLOEXEC = 0x800, 0x80000  # linux/signalfd.h
-CLONE_VM, CLONE_FILES, CLONE_THREAD = 0x100, 0x400, 0x10000  # linux/sched.h
 _PIDFD_THREAD = 0o200  # linux/pidfd.h
+_CAPABILITY_HEADER = (libc.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread (linux/capability.h)
 
 Registers = list[int]
 """The words of struct user_regs_struct, also for a 32-bit tracee; `tracer.linux` has the indices."""
 
 
-_CAPABILITY_HEADER = (ffi.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread (linux/capability.h)
-
-
-class _Program(ffi.Structure):
-    """struct sock_fprog (linux/filter.h), the 64-bit layout."""
-
-    _fields_ = (("length", ffi.c_ushort), ("instructions", ffi.c_char_p))
-
-
-def _refused(call: str) -> OSError:
-    number = ffi.get_errno()
-    return OSError(number, os.strerror(number), call)
-
-
-def _checked(result: int, call: str) -> int:
-    if result < 0:
-        raise _refused(call)
-    return result
-
-
 def syscall(call: str, *arguments: Any) -> int:
-    """One raw system call, `name` or `name(what)`; integers are passed at their full 64 bits."""
-    wide = (ffi.c_long(a) if isinstance(a, int) else a for a in arguments)
-    return _checked(_libc.syscall(ffi.c_long(number(call.partition("(")[0])), *wide), call)
+    """Make the system call `call`, a name or `name(what)`, and return its result.  Raises OSError."""
+    return libc.checked(libc.syscall(call.partition("(")[0], *arguments), call)
 
 
 def clone(flags: int = 0) -> int:
@@ -79,37 +44,37 @@ def clone(flags: int = 0) -> int:
     Without an exit signal the child's end sends no SIGCHLD (which would stay pending in a program that starts with
     SIGCHLD blocked), and plain waitpid() does not see it.
     """
-    api = ffi.pythonapi
+    api = libc.pythonapi
     api.PyOS_BeforeFork()
-    pid = _libc.syscall(ffi.c_long(number("clone")), ffi.c_long(flags), None, None, None, None)
-    error = ffi.get_errno()
+    pid = libc.syscall("clone", flags, None, None, None, None)
+    error = libc.get_errno()
     if pid == 0:
         api.PyOS_AfterFork_Child()
         return 0
     api.PyOS_AfterFork_Parent()
     if pid < 0:
         raise OSError(error, os.strerror(error), "clone")
-    return int(pid)
+    return pid
 
 
 def kill_at_end_of(descriptor: int, pid: int) -> None:
     """Have the kernel send SIGKILL to a process when the other end of a pipe is closed (fcntl(2), O_ASYNC), whatever becomes of
     this process, as long as a copy of the descriptor is open."""
-    for command, value in ((_F_SETOWN, pid), (_F_SETSIG, SIGKILL), (_F_SETFL, _O_ASYNC)):
+    for command, value in ((_F_SETOWN, pid), (_F_SETSIG, linux.SIGKILL), (_F_SETFL, _O_ASYNC)):
         syscall("fcntl", descriptor, command, value)
 
 
 def raise_limits() -> None:
     """Let this process have as much of everything as it may (setrlimit(2)), and as many descriptors as the kernel permits."""
-    pair = (ffi.c_uint64 * 2)()
+    pair = (libc.c_uint64 * 2)()
     for resource in range(_RESOURCES):
         try:
-            syscall("prlimit64", 0, resource, None, ffi.byref(pair))
+            syscall("prlimit64", 0, resource, None, libc.byref(pair))
             if pair[0] != pair[1]:
-                syscall("prlimit64", 0, resource, ffi.byref((ffi.c_uint64 * 2)(pair[1], pair[1])), None)
+                syscall("prlimit64", 0, resource, libc.byref((libc.c_uint64 * 2)(pair[1], pair[1])), None)
             if resource == _RLIMIT_NOFILE and pair[1] < _DESCRIPTORS:
-                most = (ffi.c_uint64 * 2)(_DESCRIPTORS, _DESCRIPTORS)
-                syscall("prlimit64", 0, resource, ffi.byref(most), None)
+                most = (libc.c_uint64 * 2)(_DESCRIPTORS, _DESCRIPTORS)
+                syscall("prlimit64", 0, resource, libc.byref(most), None)
         except OSError:  # it takes CAP_SYS_RESOURCE
             continue
 
@@ -125,77 +90,74 @@ def shares_files(a: int, b: int) -> bool | None:
 
 
 def unshare_files() -> None:
-    syscall("unshare", CLONE_FILES)
+    syscall("unshare", linux.CLONE_FILES)
 
 
 class Image:
     """What execve(2) is given besides the path, laid out beforehand: executing it allocates nothing large."""
 
     def __init__(self, argv: Sequence[bytes], environment: Sequence[bytes]) -> None:
-        self.argv = (ffi.c_char_p * (len(argv) + 1))(*argv, None)
-        self.environment = (ffi.c_char_p * (len(environment) + 1))(*environment, None)
+        self.argv, self.environment = libc.strings(argv), libc.strings(environment)
 
     def execute(self, path: bytes) -> NoReturn:
-        _libc.execve(path, self.argv, self.environment)
-        raise _refused("execve")
+        libc.functions.execve(path, self.argv, self.environment)
+        raise libc.refused("execve")
 
 
 def disposition(number: int, handler: int) -> int:
     """Set a signal's disposition (SIG_DFL, SIG_IGN) behind Python's back; the former one, an address if caught."""
-    return int(_libc.signal(number, handler) or 0)
+    return int(libc.functions.signal(number, handler) or 0)
 
 
 def block_signals() -> None:
     """Have no signal end or interrupt this thread, but SIGKILL, SIGSTOP, and those of its own faults."""
-    mask = ffi.c_uint64(0xFFFFFFFFFFFFFFFF)
-    syscall("rt_sigprocmask", _SIG_SETMASK, ffi.byref(mask), None, 8)
+    mask = libc.c_uint64(0xFFFFFFFFFFFFFFFF)
+    syscall("rt_sigprocmask", _SIG_SETMASK, libc.byref(mask), None, 8)
 
 
 def set_no_new_privs() -> None:
-    _checked(_libc.prctl(linux.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+    libc.checked(libc.prctl(linux.PR_SET_NO_NEW_PRIVS, 1), "prctl(PR_SET_NO_NEW_PRIVS)")
 
 
 def says(operation: int, text: bytes) -> bool:
     """Whether prctl(2) takes an operation with a string."""
-    return bool(_libc.prctl(operation, ffi.c_char_p(text), 0, 0, 0) == 0)
+    return libc.prctl(operation, libc.c_char_p(text)) == 0
 
 
 def set_undumpable() -> None:
     """Nobody without CAP_SYS_PTRACE can then read or write this process (ptrace(2), /proc/PID/mem)."""
-    _checked(_libc.prctl(linux.PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+    libc.checked(libc.prctl(linux.PR_SET_DUMPABLE), "prctl(PR_SET_DUMPABLE)")
 
 
 def allow_tracer(pid: int) -> None:
     """Let that process trace this one where Yama restricts it (admin-guide/LSM/Yama.rst); EINVAL without Yama."""
-    _libc.prctl(linux.PR_SET_PTRACER, ffi.c_ulong(pid), 0, 0, 0)
+    libc.prctl(linux.PR_SET_PTRACER, pid)
 
 
 def is_reaper() -> bool:
     """Whether orphaned descendants become children of this process: pid 1 of a namespace, or a subreaper."""
-    flag = ffi.c_int(0)
-    _libc.prctl(linux.PR_GET_CHILD_SUBREAPER, ffi.byref(flag), 0, 0, 0)
+    flag = libc.c_int(0)
+    libc.prctl(linux.PR_GET_CHILD_SUBREAPER, libc.byref(flag))
     return os.getpid() == 1 or bool(flag.value)
 
 
 def can_notify() -> bool:
     """Whether the kernel has SECCOMP_RET_USER_NOTIF (5.0); False too where seccomp(2) itself is refused."""
-    action = ffi.c_uint32(linux.SECCOMP_RET_USER_NOTIF)
-    arguments = (ffi.c_long(linux.SECCOMP_GET_ACTION_AVAIL), ffi.c_long(0), ffi.byref(action))
-    return bool(_libc.syscall(ffi.c_long(number("seccomp")), *arguments) == 0)
+    action = libc.c_uint32(linux.SECCOMP_RET_USER_NOTIF)
+    return libc.syscall("seccomp", linux.SECCOMP_GET_ACTION_AVAIL, 0, libc.byref(action)) == 0
 
 
 def install(program: bytes, flags: int) -> int:
     """Put a filter on this thread; a listener's descriptor under SECCOMP_FILTER_FLAG_NEW_LISTENER, else 0.
 
     Under SECCOMP_FILTER_FLAG_TSYNC on all threads of the process, or on none: then the id of one that has other filters."""
-    reference = ffi.byref(_Program(len(program) // 8, program))
-    return syscall("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, reference)
+    return syscall("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, libc.byref(libc.FilterProgram.of(program)))
 
 
 def capabilities() -> tuple[int, int, int]:
     """The effective, permitted and inheritable capabilities of this thread, 64 bits each (capget(2))."""
-    words = (ffi.c_uint32 * 6)()
-    syscall("capget", ffi.byref(_CAPABILITY_HEADER), ffi.byref(words))
+    words = (libc.c_uint32 * 6)()
+    syscall("capget", libc.byref(_CAPABILITY_HEADER), libc.byref(words))
     low, high = words[:3], words[3:]
     return (low[0] | high[0] << 32, low[1] | high[1] << 32, low[2] | high[2] << 32)
 
@@ -203,8 +165,8 @@ def capabilities() -> tuple[int, int, int]:
 def set_capabilities(kept: int) -> None:
     """Make these the effective and permitted capabilities of this thread, with none inheritable (capset(2))."""
     low, high = kept & 0xFFFFFFFF, kept >> 32
-    words = (ffi.c_uint32 * 6)(low, low, 0, high, high, 0)
-    syscall("capset", ffi.byref(_CAPABILITY_HEADER), ffi.byref(words))
+    words = (libc.c_uint32 * 6)(low, low, 0, high, high, 0)
+    syscall("capset", libc.byref(_CAPABILITY_HEADER), libc.byref(words))
 
 
 def send_signal(pidfd: int, number: int) -> None:
@@ -236,22 +198,22 @@ def kill_thread(process: int, thread: int, number: int) -> None:
 
 
 def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
-    _checked(_libc.ptrace(request, pid, address, data), "ptrace")
+    libc.checked(libc.functions.ptrace(request, pid, address, data), "ptrace")
 
 
-class CallStop(ffi.Structure):
+class CallStop(libc.Structure):
     """struct ptrace_syscall_info at a call's entry (linux/ptrace.h)."""
 
     _fields_ = (
-        ("op", ffi.c_uint8),
-        ("pad", ffi.c_uint8 * 3),
-        ("arch", ffi.c_uint32),
-        ("ip", ffi.c_uint64),
-        ("sp", ffi.c_uint64),
-        ("number", ffi.c_uint64),
-        ("arguments", ffi.c_uint64 * 6),
-        ("datum", ffi.c_uint32),
-        ("end", ffi.c_uint32),
+        ("op", libc.c_uint8),
+        ("pad", libc.c_uint8 * 3),
+        ("arch", libc.c_uint32),
+        ("ip", libc.c_uint64),
+        ("sp", libc.c_uint64),
+        ("number", libc.c_uint64),
+        ("arguments", libc.c_uint64 * 6),
+        ("datum", libc.c_uint32),
+        ("end", libc.c_uint32),
     )
     op: int
     arch: int
@@ -261,29 +223,29 @@ class CallStop(ffi.Structure):
 
     def read(self, pid: int) -> None:
         """Fill in where that tracee has stopped.  Raises OSError."""
-        ptrace(linux.PTRACE_GET_SYSCALL_INFO, pid, linux.INFO_SIZE, ffi.addressof(self))
+        ptrace(linux.PTRACE_GET_SYSCALL_INFO, pid, linux.INFO_SIZE, libc.addressof(self))
 
 
 def signal_descriptor(number: int) -> int:
     """Block a signal of this thread; return a descriptor that is readable while it is pending (signalfd(2))."""
-    mask = ffi.c_uint64(1 << (number - 1))
-    syscall("rt_sigprocmask", _SIG_BLOCK, ffi.byref(mask), None, 8)
-    return syscall("signalfd4", -1, ffi.byref(mask), 8, _SFD_NONBLOCK | _SFD_CLOEXEC)
+    mask = libc.c_uint64(1 << (number - 1))
+    syscall("rt_sigprocmask", _SIG_BLOCK, libc.byref(mask), None, 8)
+    return syscall("signalfd4", -1, libc.byref(mask), 8, _SFD_NONBLOCK | _SFD_CLOEXEC)
 
 
 def event_message(pid: int) -> int:
     """What belongs to the event a tracee has stopped at: a new child's or thread's id (PTRACE_GETEVENTMSG)."""
-    message = ffi.c_ulong(0)
-    ptrace(linux.PTRACE_GETEVENTMSG, pid, 0, ffi.addressof(message))
+    message = libc.c_ulong(0)
+    ptrace(linux.PTRACE_GETEVENTMSG, pid, 0, libc.addressof(message))
     return message.value
 
 
 def peek(pid: int, address: int) -> int:
     """The 8 bytes at `address` as an unsigned number."""
-    ffi.set_errno(0)
-    word = _libc.ptrace(linux.PTRACE_PEEKDATA, pid, address, None)
-    if word == -1 and ffi.get_errno():
-        raise _refused("ptrace")
+    libc.set_errno(0)
+    word = libc.functions.ptrace(linux.PTRACE_PEEKDATA, pid, address, None)
+    if word == -1 and libc.get_errno():
+        raise libc.refused("ptrace")
     return int(word) & 0xFFFFFFFFFFFFFFFF
 
 
@@ -303,8 +265,8 @@ def poke(pid: int, address: int, word: int) -> None:
 
 def syscall_info(pid: int) -> tuple[int, int, int, int]:
     """At a call's stop: op (entry or exit), architecture, and at an entry its number and first argument."""
-    info = (ffi.c_uint8 * linux.INFO_SIZE)()
-    ptrace(linux.PTRACE_GET_SYSCALL_INFO, pid, linux.INFO_SIZE, ffi.addressof(info))
+    info = (libc.c_uint8 * linux.INFO_SIZE)()
+    ptrace(linux.PTRACE_GET_SYSCALL_INFO, pid, linux.INFO_SIZE, libc.addressof(info))
     fields = ((linux.INFO_OP, 1), (linux.INFO_ARCH, 4), (linux.INFO_NUMBER, 8), (linux.INFO_ARGUMENTS, 8))
     op, arch, number, first = (int.from_bytes(bytes(info[at : at + size]), "little") for at, size in fields)
     return op, arch, number, first
@@ -316,34 +278,34 @@ def poke_user(pid: int, offset: int, word: int) -> None:
 
 
 def get_registers(pid: int) -> Registers:
-    words = (ffi.c_uint64 * linux.USER_REGS)()
-    ptrace(linux.PTRACE_GETREGS, pid, 0, ffi.addressof(words))
+    words = (libc.c_uint64 * linux.USER_REGS)()
+    ptrace(linux.PTRACE_GETREGS, pid, 0, libc.addressof(words))
     return list(words)
 
 
 def set_registers(pid: int, registers: Registers) -> None:
-    words = (ffi.c_uint64 * linux.USER_REGS)(*registers)
-    ptrace(linux.PTRACE_SETREGS, pid, 0, ffi.addressof(words))
+    words = (libc.c_uint64 * linux.USER_REGS)(*registers)
+    ptrace(linux.PTRACE_SETREGS, pid, 0, libc.addressof(words))
 
 
 def swap_signal_mask(pid: int, mask: int) -> int:
     """Give a stopped tracee another mask of blocked signals, 64 bits; the former one (Linux 3.11)."""
-    former, new = ffi.c_uint64(0), ffi.c_uint64(mask)
-    ptrace(linux.PTRACE_GETSIGMASK, pid, 8, ffi.addressof(former))
-    ptrace(linux.PTRACE_SETSIGMASK, pid, 8, ffi.addressof(new))
+    former, new = libc.c_uint64(0), libc.c_uint64(mask)
+    ptrace(linux.PTRACE_GETSIGMASK, pid, 8, libc.addressof(former))
+    ptrace(linux.PTRACE_SETSIGMASK, pid, 8, libc.addressof(new))
     return former.value
 
 
 def ioctl(descriptor: int, request: int, argument: Any) -> None:
     """ioctl(2) of a listener, again if a signal interrupts it."""
-    while _libc.ioctl(descriptor, ffi.c_ulong(request), ffi.byref(argument)) < 0:
-        if ffi.get_errno() != _EINTR:
-            raise _refused("ioctl(SECCOMP_IOCTL_NOTIF)")
+    while libc.functions.ioctl(descriptor, libc.c_ulong(request), libc.byref(argument)) < 0:
+        if libc.get_errno() != _EINTR:
+            raise libc.refused("ioctl(SECCOMP_IOCTL_NOTIF)")
 
 
 def shared_page() -> int:
     """The address of a page that this process shares with those that it clones from now on."""
-    address = _libc.mmap(None, 4096, 3, 0x21, -1, 0)  # PROT_READ|PROT_WRITE, MAP_SHARED|MAP_ANONYMOUS (asm-generic/mman.h)
+    address = libc.functions.mmap(None, _PAGE, linux.PROT_READ_WRITE, linux.MAP_SHARED_ANONYMOUS, -1, 0)
     if address == _FAILED_MAPPING:
-        raise _refused("mmap")
+        raise libc.refused("mmap")
     return int(address)

@@ -118,8 +118,8 @@ def run(
 
 def forget_interrupt_handler() -> None:
     """Have SIGINT end this process as it would end the program, without a traceback."""
-    if kernel.disposition(kernel.SIGINT, kernel.SIG_DFL) == kernel.SIG_IGN:
-        kernel.disposition(kernel.SIGINT, kernel.SIG_IGN)
+    if kernel.disposition(linux.SIGINT, linux.SIG_DFL) == linux.SIG_IGN:
+        kernel.disposition(linux.SIGINT, linux.SIG_IGN)
 
 
 def _restore_signals() -> None:
@@ -128,9 +128,9 @@ def _restore_signals() -> None:
     SIGPIPE stays ignored in a service of systemd, which ignores it by default (systemd.exec(5), IgnoreSIGPIPE=) and names the
     process that it started in SYSTEMD_EXEC_PID.
     """
-    kernel.disposition(kernel.SIGXFSZ, kernel.SIG_DFL)
+    kernel.disposition(linux.SIGXFSZ, linux.SIG_DFL)
     if os.environb.get(b"SYSTEMD_EXEC_PID") != b"%d" % os.getpid():
-        kernel.disposition(kernel.SIGPIPE, kernel.SIG_DFL)
+        kernel.disposition(linux.SIGPIPE, linux.SIG_DFL)
 
 
 def _require_kernel(reporter: Reporter | None) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from enforcer import ffi, kernel
+from enforcer import kernel
+from tracer import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,17 +17,17 @@ _ADDFD_FLAG_SEND = 2  # SECCOMP_ADDFD_FLAG_SEND
 _FLAG_CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 
 
-class Notification(ffi.Structure):
+class Notification(libc.Structure):
     """struct seccomp_notif with its struct seccomp_data unfolded (linux/seccomp.h): 80 bytes."""
 
     _fields_ = (
-        ("id", ffi.c_uint64),
-        ("task", ffi.c_uint32),
-        ("flags", ffi.c_uint32),
-        ("number", ffi.c_uint32),
-        ("arch", ffi.c_uint32),
-        ("ip", ffi.c_uint64),
-        ("arguments", ffi.c_uint64 * 6),
+        ("id", libc.c_uint64),
+        ("task", libc.c_uint32),
+        ("flags", libc.c_uint32),
+        ("number", libc.c_uint32),
+        ("arch", libc.c_uint32),
+        ("ip", libc.c_uint64),
+        ("arguments", libc.c_uint64 * 6),
     )
     id: int
     task: int
@@ -37,25 +38,25 @@ class Notification(ffi.Structure):
     arguments: Any
 
 
-_SIZE = ffi.sizeof(Notification)
-_Bytes = ffi.c_char * _SIZE
+_SIZE = libc.sizeof(Notification)
+_Bytes = libc.c_char * _SIZE
 
 
-class _Response(ffi.Structure):
+class _Response(libc.Structure):
     """struct seccomp_notif_resp (linux/seccomp.h)."""
 
-    _fields_ = (("id", ffi.c_uint64), ("val", ffi.c_int64), ("error", ffi.c_int32), ("flags", ffi.c_uint32))
+    _fields_ = (("id", libc.c_uint64), ("val", libc.c_int64), ("error", libc.c_int32), ("flags", libc.c_uint32))
 
 
-class _Given(ffi.Structure):
+class _Given(libc.Structure):
     """struct seccomp_notif_addfd (linux/seccomp.h)."""
 
     _fields_ = (
-        ("id", ffi.c_uint64),
-        ("flags", ffi.c_uint32),
-        ("descriptor", ffi.c_uint32),
-        ("number", ffi.c_uint32),
-        ("descriptor_flags", ffi.c_uint32),
+        ("id", libc.c_uint64),
+        ("flags", libc.c_uint32),
+        ("descriptor", libc.c_uint32),
+        ("number", libc.c_uint32),
+        ("descriptor_flags", libc.c_uint32),
     )
 
 
@@ -75,7 +76,7 @@ class Asked:
         if self.listener < 0:
             return True
         try:
-            kernel.ioctl(self.listener, ID_VALID, ffi.c_uint64(self.call.id))
+            kernel.ioctl(self.listener, ID_VALID, libc.c_uint64(self.call.id))
         except OSError:
             return False
         return True
@@ -108,7 +109,7 @@ def stopped(call: Notification, phase: str) -> Asked:
 def received(listener: int, call: Notification, phase: str) -> Asked:
     """Wait for the next call at a listener, which is put into `call`.  Raises OSError; ENOENT: its task has died or been
     interrupted meanwhile."""
-    _Bytes.from_address(ffi.addressof(call)).raw = bytes(_SIZE)  # the kernel insists on zeros
+    _Bytes.from_address(libc.addressof(call)).raw = bytes(_SIZE)  # the kernel insists on zeros
     kernel.ioctl(listener, RECEIVE, call)
     return Asked(call, listener, phase)
 

@@ -13,7 +13,6 @@ import os
 
 from enforcer.bpf import ARCH, ARGUMENTS, EQUAL, JUMP, LOAD, NUMBER, RETURN, assembled
 from enforcer.later import read_file
-from enforcer.numbers import NUMBERS, each
 from tracer import linux
 
 TYPE_CHECKING = False
@@ -27,7 +26,7 @@ _COMMANDS = (0xC0502100, 0xC0182101, 0x40082102, 0x80082102, 0x40182103, 0x40082
 ARCHITECTURES = (linux.AUDIT_ARCH_X86_64, linux.AUDIT_ARCH_I386)
 DENY: Line = (RETURN, linux.SECCOMP_RET_ERRNO | errno.EPERM)
 
-EXITS = each("exit", "exit_group")
+EXITS = linux.numbers_by_arch("exit", "exit_group")
 
 
 def read() -> bytes:
@@ -51,7 +50,7 @@ def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> b
 def without_listener(filter_: bytes) -> bytes:
     """The filter, and instructions before it that deny receiving and answering notifications of any listener."""
     lines: list[Line] = [(LOAD, ARCH)]
-    for arch, number in zip(ARCHITECTURES, NUMBERS["ioctl"], strict=True):
+    for arch, number in zip(ARCHITECTURES, linux.NUMBERS["ioctl"], strict=True):
         lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER), (EQUAL, number, "ioctl", "end"), f"not {arch}"]
     lines += [(JUMP, "end"), "ioctl", (LOAD, ARGUMENTS + 8), *((EQUAL, command, "deny", "") for command in _COMMANDS)]
     return assembled([*lines, (JUMP, "end"), "deny", DENY, "end"]) + filter_

@@ -11,11 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHARED = {
-    "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.proc", "tracer.stops", "tracer.starting.child",
-    "tracer.abi", "tracer.unwind",
+    "tracer.errors", "tracer.libc", "tracer.linux", "tracer.named", "tracer.pids", "tracer.proc", "tracer.stops",
+    "tracer.starting.child", "tracer.abi", "tracer.unwind",
 }  # fmt: skip
-"""What every package may import: the kinds of errors, the kernel's numbers, named tuples, the calls that name a process, what
-/proc says and what a wait status says (no imports of their own but these), the one fork, the ABI's tables, and who made a
+"""What every package may import: the kinds of errors, libc, the kernel's numbers, named tuples, the calls that name a process,
+what /proc says and what a wait status says (no imports of their own but these), the one fork, the ABI's tables, and who made a
 call."""
 MAY_IMPORT = {
     **dict.fromkeys(SHARED, SHARED),
@@ -31,7 +31,7 @@ ONE_PLACE |= {"yaml": "policygen/formats/containers/spo.py"}
 LAYERS = {
     "tracer": """
         errors linux named pids
-        abi proc stops task unwind
+        abi libc proc stops task unwind
         kernel processor
         calls signals
         starting watch
@@ -56,7 +56,7 @@ LAYERS = {
         completeness formats merging review
     """,
     "enforcer": """
-        bpf caller errors ffi later numbers text
+        bpf caller errors later text
         kernel shield
         confinement helper listener program
         files

@@ -77,11 +77,62 @@ PR_SET_PTRACER = 0x59616D61
 CALLFENCE_ENTER = 0x43464E54
 """No operation of the kernel: a program says that it enters a phase (include/callfence.h)."""
 
+# asm/signal.h, x86
+SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 2, 5, 9, 13, 17, 18, 19, 25, 31
+SIG_DFL, SIG_IGN = 0, 1
+
+# asm-generic/mman-common.h, linux/mman.h
+PROT_READ, PROT_READ_WRITE, MAP_SHARED_ANONYMOUS = 1, 3, 0x21
+
+# linux/sched.h
+CLONE_VM, CLONE_FILES, CLONE_THREAD, CLONE_UNTRACED = 0x100, 0x400, 0x10000, 0x800000
+
+# sys/user.h: offset of u_debugreg[0] in struct user, in bytes
+DEBUG_REGISTERS = 848
+DEBUG_CONTROL = DEBUG_REGISTERS + 8 * 7
+"""That of DR7."""
+
 AT_ENTRY = 9  # linux/auxvec.h
 YAMA_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
 
 OPAQUE = ("clone3", "openat2", "io_uring_setup")
 """Calls whose arguments are in memory or a ring, where no filter sees them.  Programs fall back to others on ENOSYS."""
+
+NUMBERS = {
+    "clone": (56, 120), "clone3": (435, 435), "fork": (57, 2), "vfork": (58, 190), "execve": (59, 11), "exit": (60, 1),
+    "exit_group": (231, 252), "unshare": (272, 310), "prlimit64": (302, 340), "kcmp": (312, 349), "capget": (125, 184),
+    "capset": (126, 185), "prctl": (157, 172), "ptrace": (101, 26), "seccomp": (317, 354),
+    "futex": (202, 240), "futex_time64": (-1, 422), "poll": (7, 168), "ppoll": (271, 309), "ppoll_time64": (-1, 414),
+    "select": (23, 82), "_newselect": (-1, 142), "pselect6": (270, 308), "pselect6_time64": (-1, 413), "nanosleep": (35, 162),
+    "clock_nanosleep": (230, 267), "clock_nanosleep_time64": (-1, 407), "wait4": (61, 114), "waitid": (247, 284),
+    "waitpid": (-1, 7), "rt_sigsuspend": (130, 179), "sigsuspend": (-1, 72), "pause": (34, 29), "epoll_wait": (232, 256),
+    "epoll_pwait": (281, 319),
+    "tgkill": (234, 270), "rt_sigprocmask": (14, 175), "signalfd4": (289, 327), "pidfd_send_signal": (424, 424),
+    "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
+    "mmap": (9, 90), "mmap2": (-1, 192), "mprotect": (10, 125), "munmap": (11, 91),
+    "open": (2, 5), "openat": (257, 295), "openat2": (437, 437), "open_by_handle_at": (304, 342), "write": (1, 4),
+    "fcntl": (72, 55), "ioctl": (16, 54), "close_range": (436, 436), "io_uring_setup": (425, 425),
+    "socket": (41, 359), "socketcall": (-1, 102), "setsockopt": (54, 366), "getsockopt": (55, 365), "getsockname": (51, 367),
+    "listen": (50, 363), "accept": (43, -1), "accept4": (288, 364), "sendto": (44, 369), "sendmsg": (46, 370),
+    "sendmmsg": (307, 345),
+    "add_key": (248, 286), "keyctl": (250, 288), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
+}  # fmt: skip
+"""Numbers of the system calls that `enforce` makes or looks at, by name: of x86_64 and i386 (asm/unistd_64.h,
+asm/unistd_32.h), -1 where there is no such call.  A start has no time for the tables of `tracer.abi`;
+tests/tracer/test_linux.py compares the two."""
+
+
+def numbers_by_arch(*names: str) -> dict[int, tuple[int, ...]]:
+    """The numbers of the calls `names`, by AUDIT_ARCH_*."""
+    pairs = [NUMBERS[name] for name in names]
+    arches = enumerate((AUDIT_ARCH_X86_64, AUDIT_ARCH_I386))
+    return {arch: tuple(pair[place] for pair in pairs if pair[place] >= 0) for place, arch in arches}
+
+
+def calls(*names: str) -> set[tuple[int, int]]:
+    """AUDIT_ARCH_* and number of each of the calls `names`."""
+    return {(arch, number) for arch, numbers in numbers_by_arch(*names).items() for number in numbers}
 
 
 SHELL = b"/bin/sh"

@@ -11,9 +11,9 @@ from __future__ import annotations
 import errno
 import os
 
-from enforcer import ffi
+from enforcer import kernel
 from enforcer.errors import EnforceError
-from enforcer.numbers import number
+from tracer import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def secret() -> bytes:
             problem, permissions = _problem(key)
         if not problem and permissions not in (_MAY_USE, _MAY_LINK):
             problem = f"has the permissions {permissions:08x} instead of {_MAY_USE:08x}, so another program may have made it"
-        content = (ffi.c_char * _SIZE)()
+        content = (libc.c_char * _SIZE)()
         if not problem and (length := _keyctl(_READ, key, content, _SIZE)) != _SIZE:
             problem = f"has {length} bytes instead of {_SIZE}"
     except OSError as error:
@@ -76,7 +76,7 @@ def _made() -> int:
 
     Until its permissions are set, the key is where no other process can add the same one, which would write it.  If
     another `enforce` makes one at the same time, the last one counts."""
-    key = _call("add_key", _TYPE, _NAME, os.urandom(_SIZE), _SIZE, _THREAD_KEYRING)
+    key = kernel.syscall("add_key", _TYPE, _NAME, os.urandom(_SIZE), _SIZE, _THREAD_KEYRING)
     _keyctl(_SETPERM, key, _MAY_LINK)
     _keyctl(_LINK, key, _USER_KEYRING)
     _keyctl(_SETPERM, key, _MAY_USE)
@@ -86,22 +86,11 @@ def _made() -> int:
 
 def _problem(key: int) -> tuple[str, int]:
     """Return why another user may know a key, or "", and its permissions (keyctl_describe(3)).  Raises OSError."""
-    text = (ffi.c_char * 256)()
+    text = (libc.c_char * 256)()
     _keyctl(_DESCRIBE, key, text, 256)
     _, owner, _, permissions, _ = text.value.split(b";", 4)
     return "" if int(owner) == os.geteuid() else f"belongs to user {int(owner)}", int(permissions, 16)
 
 
 def _keyctl(operation: int, *arguments: Any) -> int:
-    return _call("keyctl", operation, *arguments)
-
-
-def _call(name: str, *arguments: Any) -> int:
-    """Make a call that returns a number.  Raises OSError."""
-    call = ffi.libc.syscall
-    call.restype = ffi.c_long
-    result = int(call(*(ffi.c_long(one) if isinstance(one, int) else one for one in (number(name), *arguments))))
-    if result < 0:
-        error = ffi.get_errno()
-        raise OSError(error, os.strerror(error))
-    return result
+    return kernel.syscall("keyctl", operation, *arguments)

@@ -11,7 +11,6 @@ import os
 
 from enforcer import kernel
 from enforcer.arming.inject import ALL_SIGNALS, COMPAT, LONG, NO_CALL, Surgery, go_on, resume
-from enforcer.arming.install import MAP_SHARED_ANONYMOUS, PROT_READ, PROT_WRITE
 from enforcer.bpf import Filter
 from enforcer.errors import ArmError
 from tracer import linux
@@ -63,14 +62,14 @@ class Detour(Surgery):
         either.  `unmap` gives the memory back."""
         size = -(-len(data(0)) // _PAGE) * _PAGE
         word = self._key.spare(self.convention)[0]
-        address = self.call(self.convention.mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED_ANONYMOUS, word, 0)
+        address = self.call(self.convention.mmap, 0, size, linux.PROT_READ_WRITE, linux.MAP_SHARED_ANONYMOUS, word, 0)
         if -_PAGE < address < 0:
             raise OSError(-address, os.strerror(-address), "mmap")
         address &= (1 << 8 * self.convention.pointer) - 1
         self.mapped = address, size
         content = data(address)
         self.write(address, content)
-        result = self.call(self.convention.mprotect, address, size, PROT_READ, *self._key.spare(self.convention))
+        result = self.call(self.convention.mprotect, address, size, linux.PROT_READ, *self._key.spare(self.convention))
         if result or self.read(address, len(content)) != content:
             raise ArmError("the filter could not be kept from being changed in its memory")
         return self.call(number, *arguments, address, *spare)

@@ -55,7 +55,7 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
     duty = Duty(reporter)
     shared = mmap.mmap(-1, mmap.PAGESIZE)
     program = os.getpid()
-    if helper.in_helper(kernel.CLONE_FILES):
+    if helper.in_helper(linux.CLONE_FILES):
         helper.guarded(lambda: _take(program, shared, duty))
     end = time.monotonic() + _PATIENCE
     while not shared[_READY]:

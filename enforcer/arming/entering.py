@@ -13,7 +13,6 @@ from enforcer import helper, kernel
 from enforcer.arming import install
 from enforcer.arming.detour import Detour
 from enforcer.errors import ArmError, GoneError, HeldUpError
-from enforcer.numbers import X86_64, calls
 from tracer import linux
 from tracer.errors import KernelError
 from tracer.proc import proc, state
@@ -25,11 +24,11 @@ if TYPE_CHECKING:
     from enforcer.arming.processes import Call, Process, Processes
     from enforcer.duty import Duty
 
-_PRCTL = calls("prctl")
-_SENDS = {call: 8 if call[0] == X86_64 else 4 for call in calls("sendmsg", "sendto", "write")}
+_PRCTL = linux.calls("prctl")
+_SENDS = {call: 8 if call[0] == linux.AUDIT_ARCH_X86_64 else 4 for call in linux.calls("sendmsg", "sendto", "write")}
 """Calls with which a program may say that it is ready, and the size of a pointer."""
-_SENDMSG = calls("sendmsg")
-_RESTARTED = calls(
+_SENDMSG = linux.calls("sendmsg")
+_RESTARTED = linux.calls(
     "futex", "futex_time64", "poll", "ppoll", "ppoll_time64", "select", "_newselect", "pselect6", "pselect6_time64",
     "nanosleep", "clock_nanosleep", "clock_nanosleep_time64", "wait4", "waitid", "waitpid", "rt_sigsuspend", "sigsuspend",
     "pause",

@@ -11,19 +11,15 @@ import os
 from enforcer import kernel
 from enforcer.arming import inject
 from enforcer.errors import ArmError
-from enforcer.numbers import NUMBERS, each
 from enforcer.shield import EXITS
 from tracer import linux
 from tracer.stops import CALL, CREATED, EXECUTED, GROUP, SIGNAL, SIGTRAP, TRAP
 
 _OPTIONS = linux.PTRACE_O_EXITKILL | linux.PTRACE_O_TRACEEXEC | linux.PTRACE_O_TRACESYSGOOD
 _FORK_OPTIONS = linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE
-_DEBUG = 848  # offsetof(struct user, u_debugreg), sys/user.h
-_CONTROL = _DEBUG + 8 * 7
 _EXECUTE_0 = 0x1  # DR7: breakpoint 0, of this task, where an instruction is executed (asm/debugreg.h)
-_CLONE_UNTRACED = 0x00800000  # linux/sched.h
-_FORKS = each("clone", "clone3")
-_RUNNING = each(
+_FORKS = linux.numbers_by_arch("clone", "clone3")
+_RUNNING = linux.numbers_by_arch(
     "listen", "accept", "accept4", "wait4", "waitid", "waitpid", "pause", "rt_sigsuspend", "epoll_wait", "epoll_pwait",
     "ptrace", "io_uring_setup", "socketcall",
 )  # fmt: skip
@@ -68,16 +64,16 @@ def until_entry(pid: int) -> None:
         if kernel.get_registers(pid)[linux.RIP] == entry:  # no dynamic loader
             return
         try:
-            kernel.poke_user(pid, _DEBUG, entry)
-            kernel.poke_user(pid, _CONTROL, _EXECUTE_0)
+            kernel.poke_user(pid, linux.DEBUG_REGISTERS, entry)
+            kernel.poke_user(pid, linux.DEBUG_CONTROL, _EXECUTE_0)
         except ProcessLookupError:
             raise
         except OSError as error:
             raise ArmError(f"there is no breakpoint for its entry point ({error.strerror}); {_HINT}") from error
         inject.resume(linux.PTRACE_SYSCALL, pid)
         if _is_reached(pid, entry):
-            kernel.poke_user(pid, _CONTROL, 0)
-            kernel.poke_user(pid, _DEBUG, 0)
+            kernel.poke_user(pid, linux.DEBUG_CONTROL, 0)
+            kernel.poke_user(pid, linux.DEBUG_REGISTERS, 0)
             return
 
 
@@ -110,7 +106,7 @@ def _judge(pid: int) -> None:
         reason = "it ends before its entry point, and nothing of it was confined"
     elif number in _RUNNING.get(arch, ()):
         reason = f"it runs before its entry point (call number {number}), and nothing of it was confined"
-    elif number in _FORKS.get(arch, ()) and _flags(pid, number, first) & _CLONE_UNTRACED:
+    elif number in _FORKS.get(arch, ()) and _flags(pid, number, first) & linux.CLONE_UNTRACED:
         reason = "it starts a thread or a process before its entry point that could not be confined"
     else:
         return
@@ -121,7 +117,7 @@ def _judge(pid: int) -> None:
 
 def _flags(pid: int, number: int, first: int) -> int:
     """The flags of clone or clone3."""
-    return kernel.peek(pid, first) if number == NUMBERS["clone3"][0] else first
+    return kernel.peek(pid, first) if number == linux.NUMBERS["clone3"][0] else first
 
 
 def _next_event(pid: int) -> str:
@@ -142,7 +138,7 @@ def _end_new(pid: int) -> None:
     """At a fork's event stop: kill the new process, and take the old one to the exit of its call."""
     new = kernel.event_message(pid)
     if not os.path.exists(f"{pid}/task/{new}"):
-        os.kill(new, kernel.SIGKILL)  # a process; a thread goes with the program
+        os.kill(new, linux.SIGKILL)  # a process; a thread goes with the program
     _leave_call(pid)
 
 

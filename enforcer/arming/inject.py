@@ -12,7 +12,6 @@ import select
 
 from enforcer import kernel
 from enforcer.errors import GoneError, HeldUpError
-from enforcer.numbers import I386, NUMBERS, X86_64
 from tracer import linux
 from tracer.proc import proc, state
 from tracer.stops import CALL, ENDED, EXECUTED, GROUP, SIGNAL, Stop, stop_of
@@ -47,16 +46,16 @@ class Convention:
         self.pointer = pointer
         """Bytes in a pointer: struct sock_fprog differs."""
         self.arguments = arguments
-        place = int(audit == I386)
-        self.seccomp, self.close_range = NUMBERS["seccomp"][place], NUMBERS["close_range"][place]
-        self.exit_group, self.mmap = NUMBERS["exit_group"][place], NUMBERS[mmap][place]
-        self.mprotect, self.munmap = NUMBERS["mprotect"][place], NUMBERS["munmap"][place]
+        place = int(audit == linux.AUDIT_ARCH_I386)
+        self.seccomp, self.close_range = linux.NUMBERS["seccomp"][place], linux.NUMBERS["close_range"][place]
+        self.exit_group, self.mmap = linux.NUMBERS["exit_group"][place], linux.NUMBERS[mmap][place]
+        self.mprotect, self.munmap = linux.NUMBERS["mprotect"][place], linux.NUMBERS["munmap"][place]
 
 
 _LONG_ARGUMENTS = (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9)
-LONG = Convention(X86_64, 0x050F, 8, _LONG_ARGUMENTS, "mmap")  # syscall
+LONG = Convention(linux.AUDIT_ARCH_X86_64, 0x050F, 8, _LONG_ARGUMENTS, "mmap")  # syscall
 _COMPAT_ARGUMENTS = (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP)
-COMPAT = Convention(I386, 0x80CD, 4, _COMPAT_ARGUMENTS, "mmap2")  # int 0x80
+COMPAT = Convention(linux.AUDIT_ARCH_I386, 0x80CD, 4, _COMPAT_ARGUMENTS, "mmap2")  # int 0x80
 
 
 class Stops:
@@ -104,7 +103,7 @@ class Stops:
             self._poller.register(self._children, select.POLLIN)
         while not self._poller.poll(_SLEEPS):
             if state(f"{proc()}/{pid}") == "S":
-                os.kill(pid, kernel.SIGKILL)
+                os.kill(pid, linux.SIGKILL)
                 raise HeldUpError("a filter of its own asks a listener about the calls that lead to the phase")
         os.read(self._children, 4096)
 

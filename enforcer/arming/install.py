@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from enforcer.arming.inject import Convention, Surgery
     from enforcer.bpf import Line
 
-PROT_READ, PROT_WRITE, MAP_SHARED_ANONYMOUS = 1, 2, 0x21  # asm-generic/mman-common.h, linux/mman.h
 _SPARE = (3, 4, 5)
 """Arguments that seccomp(2), close_range(2) and mprotect(2) do not have."""
 _DESCRIPTOR = 4
@@ -66,7 +65,7 @@ class Key:
             if installs:
                 lines += [(EQUAL, convention.seccomp, f"spare {arch}", ""), (EQUAL, convention.mmap, f"mmap {arch}", "")]
                 lines += [(EQUAL, convention.mprotect, f"mprotect {arch}", ""), (JUMP, "end")]
-                lines += [f"mprotect {arch}", *_equal(2, PROT_READ)]
+                lines += [f"mprotect {arch}", *_equal(2, linux.PROT_READ)]
             else:
                 lines.append((JUMP, "end"))
             lines.append(f"spare {arch}")
@@ -74,7 +73,7 @@ class Key:
                 lines += _equal(argument, word)
             lines.append((JUMP, "pass"))
             if installs:
-                lines += [f"mmap {arch}", *_equal(2, PROT_READ | PROT_WRITE), *_equal(3, MAP_SHARED_ANONYMOUS)]
+                lines += [f"mmap {arch}", *_equal(2, linux.PROT_READ_WRITE), *_equal(3, linux.MAP_SHARED_ANONYMOUS)]
                 lines += [*_equal(_DESCRIPTOR, words[0]), (JUMP, "pass")]
             lines.append(f"not {arch}")
         return assembled([*lines, (JUMP, "end"), "pass", (RETURN, linux.SECCOMP_RET_ALLOW), "end"]) + filter_

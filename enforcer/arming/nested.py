@@ -18,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DEBUG_CONTROL = 848 + 8 * 7  # offsetof(struct user, u_debugreg[7]), sys/user.h
 _BUSY = "another filter has a listener already (that of an enforce around this one, or a container's)"
 
 
@@ -40,7 +39,7 @@ def problems(arm: str, *, listens: bool, traces: bool) -> tuple[str, str]:
 
     `listens` and `traces`: what of this is needed.  "" if it can be done, or if it only fails: `enforce` says what to do when
     that happens to it."""
-    flags = kernel.CLONE_FILES if arm == "now" else 0  # as the helper is cloned (enforcer.arming)
+    flags = linux.CLONE_FILES if arm == "now" else 0  # as the helper is cloned (enforcer.arming)
 
     def trace(*, listens: bool) -> None:
         _trace(is_entry=arm == "entry", listens=listens)
@@ -82,7 +81,7 @@ def _tried(work: Callable[[], None], call: str, flags: int) -> str:
 def _outcome(work: Callable[[], None], flags: int) -> bytes:
     """Do something in a process that was cloned with these flags; return b"+", what went wrong, or b"" for a kill."""
     try:
-        if flags & kernel.CLONE_FILES:
+        if flags & linux.CLONE_FILES:
             kernel.unshare_files()
         work()
     except OSError as error:
@@ -131,7 +130,7 @@ def _trace(*, is_entry: bool, listens: bool) -> None:
     follow.seize(child)
     follow.stop(child)
     if is_entry:
-        kernel.poke_user(child, _DEBUG_CONTROL, 0)
+        kernel.poke_user(child, linux.DEBUG_CONTROL, 0)
         kernel.syscall_info(child)
     surgery = inject.Surgery(child)
     listener = install.install(surgery, Key(), ALL_RUN, pidfd)

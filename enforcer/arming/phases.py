@@ -22,7 +22,6 @@ from enforcer.arming.processes import Processes
 from enforcer.bpf import Filter
 from enforcer.errors import ArmError, GoneError, HeldUpError
 from enforcer.listener import Notification
-from enforcer.numbers import NUMBERS, calls, each
 from tracer import linux
 from tracer.proc import fields_of, handles
 from tracer.stops import CALL, CREATED, ENDED, EXECUTED, SIGNAL
@@ -34,11 +33,10 @@ if TYPE_CHECKING:
     from enforcer.duty import Duty
     from tracer.stops import Stop
 
-_CLONE = each("clone")
-_CLONE3 = NUMBERS["clone3"][0]
+_CLONE = linux.numbers_by_arch("clone")
+_CLONE3 = linux.NUMBERS["clone3"][0]
 """On both."""
-_STARTING = calls("fork", "vfork", "clone", "clone3")
-_CLONE_UNTRACED = 0x00800000  # linux/sched.h
+_STARTING = linux.calls("fork", "vfork", "clone", "clone3")
 
 
 class Follower:
@@ -59,7 +57,7 @@ class Follower:
         self._processes = Processes(len(plan.stages), had, counts=not plan.has_own_filters)
         self._processes.adopt(program).is_starting = not is_executed
         self._stop = kernel.CallStop()
-        self._stops = inject.Stops(kernel.signal_descriptor(kernel.SIGCHLD))
+        self._stops = inject.Stops(kernel.signal_descriptor(linux.SIGCHLD))
         self._entrance = Entrance(plan, self._processes, self._stops, duty, stderr)
 
     def run(self) -> None:
@@ -128,10 +126,10 @@ class Follower:
         A process that shares its signal handlers can still prevent that; then the next stop comes, and SIGKILL ends it."""
         if pid != process.doomed:
             return
-        if stop.kind == SIGNAL and stop.signal == kernel.SIGSYS:
+        if stop.kind == SIGNAL and stop.signal == linux.SIGSYS:
             # Whatever has made SIGSYS harmless by now, it stops once more before it runs its own code.
             kernel.ptrace(linux.PTRACE_INTERRUPT, pid)
-            kernel.ptrace(linux.PTRACE_CONT, pid, 0, kernel.SIGSYS)
+            kernel.ptrace(linux.PTRACE_CONT, pid, 0, linux.SIGSYS)
         else:
             process.kill()
 
@@ -176,9 +174,9 @@ class Follower:
     def _show_child(self, pid: int, call: Call) -> None:
         """Have what a task clones be traced, whatever its flags."""
         flags = self._processes.flags[pid] = self._stop.arguments[0]
-        if flags & _CLONE_UNTRACED:
+        if flags & linux.CLONE_UNTRACED:
             register = linux.RDI if call[0] == linux.AUDIT_ARCH_X86_64 else linux.RBX
-            kernel.poke_user(pid, 8 * register, flags & ~_CLONE_UNTRACED)
+            kernel.poke_user(pid, 8 * register, flags & ~linux.CLONE_UNTRACED)
 
     def _let_go(self, pid: int, signal: int = 0) -> None:
         self._processes.forget(pid)
@@ -215,7 +213,7 @@ class Follower:
             if _dies_of_sigsys(pid):
                 # It makes its call once more, and stops there, if SIGSYS is lost: the call never returns.
                 Detour(pid, call[0], self._key, self._stops).close()
-                kernel.kill_thread(process.pid, pid, kernel.SIGSYS)
+                kernel.kill_thread(process.pid, pid, linux.SIGSYS)
                 self._processes.inside.pop(pid, None)
                 inject.resume(linux.PTRACE_SYSCALL, pid)
                 return True
@@ -233,4 +231,4 @@ class Follower:
 
 def _dies_of_sigsys(pid: int) -> bool:
     fields = fields_of(pid)
-    return bool(fields) and not handles(fields, kernel.SIGSYS, "SigBlk", "SigIgn", "SigCgt")
+    return bool(fields) and not handles(fields, linux.SIGSYS, "SigBlk", "SigIgn", "SigCgt")

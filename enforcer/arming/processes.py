@@ -64,7 +64,7 @@ class Process:
         """Raises ProcessLookupError."""
         if self.pid == 1:  # of this pid namespace: it ignores even SIGKILL from inside, but not the end of its tracer
             os._exit(0)
-        os.kill(self.pid, kernel.SIGKILL)
+        os.kill(self.pid, linux.SIGKILL)
 
 
 class Processes:
@@ -121,11 +121,11 @@ class Processes:
         if child is parent:
             return
         flags = self.flags.get(pid, 0)
-        if event == linux.PTRACE_EVENT_VFORK or (flags & kernel.CLONE_VM and not flags & kernel.CLONE_THREAD):
+        if event == linux.PTRACE_EVENT_VFORK or (flags & linux.CLONE_VM and not flags & linux.CLONE_THREAD):
             child.memory = parent.memory
             parent.memory.is_free = parent.memory.is_free or child.is_left
         shares = kernel.shares_files(new, pid)
-        if flags & kernel.CLONE_FILES if shares is None else shares:
+        if flags & linux.CLONE_FILES if shares is None else shares:
             child.shares = parent.shares = True
 
     def starts(self, pid: int, call: Call) -> None:

@@ -200,7 +200,7 @@ def _refuse(program: int, surgery: inject.Surgery | None, duty: Duty | None, rea
     """
     helper.write(stderr, f"enforce: the program was not run: {reason}\n".encode())
     if duty:
-        os.kill(duty.stand_in, kernel.SIGKILL)  # or waiting for all children would last
+        os.kill(duty.stand_in, linux.SIGKILL)  # or waiting for all children would last
     try:
         surgery = surgery or inject.Surgery(program)
         if not surgery.is_confined:
@@ -208,6 +208,6 @@ def _refuse(program: int, surgery: inject.Surgery | None, duty: Duty | None, rea
             os._exit(0)
     except (OSError, GoneError):
         pass
-    os.kill(program, kernel.SIGKILL)
+    os.kill(program, linux.SIGKILL)
     inject.reap(program)
     os._exit(0)

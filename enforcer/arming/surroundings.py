@@ -9,13 +9,13 @@ import os
 
 from enforcer import kernel
 from enforcer.errors import EnforceError
+from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 1, 24, 47, 4  # linux/prctl.h
-_SIGKILL = 9
 _CAPABILITIES = 64  # bits; those that the kernel does not have fail with EINVAL
 
 
@@ -61,9 +61,9 @@ def _close_descriptors(kept: set[int]) -> None:
 
 
 def _die_with(parent: int) -> None:
-    _prctl("prctl(PR_SET_PDEATHSIG)", _PR_SET_PDEATHSIG, _SIGKILL)
+    _prctl("prctl(PR_SET_PDEATHSIG)", _PR_SET_PDEATHSIG, linux.SIGKILL)
     if os.getppid() != parent:  # it died before the kernel knew
-        os.kill(os.getpid(), _SIGKILL)
+        os.kill(os.getpid(), linux.SIGKILL)
 
 
 def _drop_capabilities() -> None:

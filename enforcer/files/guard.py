@@ -14,7 +14,6 @@ import errno
 import os
 
 from enforcer.bpf import AND, ARCH, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, NUMBER, RETURN, Filter, assembled
-from enforcer.numbers import each
 from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from tracer import linux
 
@@ -30,10 +29,11 @@ FAST_OPEN_ERROR, PROTOCOL_ERROR, FAMILY_ERROR = errno.EOPNOTSUPP, errno.EPROTONO
 
 # The calls that are looked at.  What a program of i386 hands to socketcall is in memory, and its C libraries have no other way
 # to sockets.
-_OPEN, _OPENAT, _OPENAT2 = each("open"), each("openat", "open_by_handle_at"), each("openat2")
-_IO_URING_SETUP = each("io_uring_setup")
-_SOCKET, _SETSOCKOPT = each("socket"), each("setsockopt")
-_SENDTO, _SENDMSG = each("sendto", "sendmmsg"), each("sendmsg")
+_OPEN, _OPENAT = linux.numbers_by_arch("open"), linux.numbers_by_arch("openat", "open_by_handle_at")
+_OPENAT2 = linux.numbers_by_arch("openat2")
+_IO_URING_SETUP = linux.numbers_by_arch("io_uring_setup")
+_SOCKET, _SETSOCKOPT = linux.numbers_by_arch("socket"), linux.numbers_by_arch("setsockopt")
+_SENDTO, _SENDMSG = linux.numbers_by_arch("sendto", "sendmmsg"), linux.numbers_by_arch("sendmsg")
 
 _REFUSALS = {
     "mode": errno.EACCES,

@@ -10,11 +10,12 @@ import errno
 import os
 import stat
 
-from enforcer import ffi, kernel
+from enforcer import kernel
 from enforcer.errors import EnforceError, refused
 from enforcer.files.scope import REFER, abi, grant_moving
 from policygen.files import landlock
 from policygen.files.places import OWN_FOLDERS, PlaceError, located
+from tracer import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
 
 
-class _PathBeneath(ffi.Structure):
+class _PathBeneath(libc.Structure):
     """struct landlock_path_beneath_attr (linux/landlock.h), which is packed."""
 
     _pack_ = 1
-    _fields_ = (("access", ffi.c_uint64), ("folder", ffi.c_int32))
+    _fields_ = (("access", libc.c_uint64), ("folder", libc.c_int32))
 
 
 class GrantError(EnforceError):
@@ -110,9 +111,9 @@ class Confinement:
     def _made(self, effective: landlock.Effective, environment: Sequence[bytes]) -> int:
         grants_moving = self._files and not effective.handled_files  # files are another ruleset's
         handled = REFER if grants_moving else effective.handled_files
-        attributes = (ffi.c_uint64 * 3)(handled, effective.handled_ports, self.scope)  # struct landlock_ruleset_attr
+        attributes = (libc.c_uint64 * 3)(handled, effective.handled_ports, self.scope)  # struct landlock_ruleset_attr
         size = 8 * (3 if self.scope else 2)
-        ruleset = kernel.syscall("landlock_create_ruleset", ffi.byref(attributes), size, 0)
+        ruleset = kernel.syscall("landlock_create_ruleset", libc.byref(attributes), size, 0)
         self.scope = 0
         if grants_moving:
             grant_moving(ruleset)
@@ -125,8 +126,8 @@ class Confinement:
         for bit, ports in ((landlock.CONNECT_TCP, effective.rules.connect), (landlock.BIND_TCP, effective.rules.bind)):
             for first, last in ports or ():
                 for port in range(first, last + 1):
-                    rule = (ffi.c_uint64 * 2)(bit, port)  # struct landlock_net_port_attr
-                    kernel.syscall("landlock_add_rule", ruleset, _RULE_NET_PORT, ffi.byref(rule), 0)
+                    rule = (libc.c_uint64 * 2)(bit, port)  # struct landlock_net_port_attr
+                    kernel.syscall("landlock_add_rule", ruleset, _RULE_NET_PORT, libc.byref(rule), 0)
         return ruleset
 
     def _grant(self, ruleset: int, line: bytes, path: bytes, access: int) -> None:
@@ -146,7 +147,7 @@ class Confinement:
                     raise GrantError(line, f"path {os.fsdecode(line)}: only a folder can be granted {', '.join(words)}")
                 access &= landlock.OF_A_FILE
             rule = _PathBeneath(access, descriptor)
-            kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, ffi.byref(rule), 0)
+            kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, libc.byref(rule), 0)
         except OSError as error:
             if error.errno != errno.EBADFD:
                 raise

@@ -11,7 +11,8 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from enforcer import ffi, kernel
+from enforcer import kernel
+from tracer import libc
 from tracer.proc import fields_of
 
 if TYPE_CHECKING:
@@ -60,15 +61,15 @@ def listen(asked: Asked) -> int | None:
 
 def _option(socket: int, name: int) -> int:
     """An option of SOL_SOCKET.  Raises OSError."""
-    value, length = ffi.c_int(0), ffi.c_int(4)
-    kernel.syscall("getsockopt", socket, _SOL_SOCKET, name, ffi.byref(value), ffi.byref(length))
+    value, length = libc.c_int(0), libc.c_int(4)
+    kernel.syscall("getsockopt", socket, _SOL_SOCKET, name, libc.byref(value), libc.byref(length))
     return value.value
 
 
 def _port(socket: int) -> int:
     """The port of a TCP socket; 0 if it has none."""
-    address, length = (ffi.c_uint8 * 28)(), ffi.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
-    kernel.syscall("getsockname", socket, ffi.byref(address), ffi.byref(length))
+    address, length = (libc.c_uint8 * 28)(), libc.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
+    kernel.syscall("getsockname", socket, libc.byref(address), libc.byref(length))
     return address[2] << 8 | address[3]
 
 

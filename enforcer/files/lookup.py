@@ -10,8 +10,9 @@ import errno
 import os
 import stat
 
-from enforcer import ffi, kernel
+from enforcer import kernel
 from policygen.files.calls import File
+from tracer import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
 
 def is_tcp(process: int, descriptor: int) -> bool:
     """Whether a descriptor of a process that is stopped is a TCP socket; True if that cannot be found out."""
-    protocol, length = ffi.c_uint32(0), ffi.c_uint32(4)
+    protocol, length = libc.c_uint32(0), libc.c_uint32(4)
     try:
         pidfd = kernel.pidfd_open(process)
         try:
@@ -77,7 +78,7 @@ def is_tcp(process: int, descriptor: int) -> bool:
         finally:
             os.close(pidfd)
         try:
-            at, room = ffi.byref(protocol), ffi.byref(length)
+            at, room = libc.byref(protocol), libc.byref(length)
             kernel.syscall("getsockopt", copy, _SOL_SOCKET, _SO_PROTOCOL, at, room)
         finally:
             os.close(copy)

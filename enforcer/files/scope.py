@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from enforcer import ffi, kernel
+from enforcer import kernel
+from tracer import libc
 
 SCOPES = {"abstract sockets": 1 << 0, "signals": 1 << 1}
 """LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, LANDLOCK_SCOPE_SIGNAL (linux/landlock.h)."""
@@ -37,9 +38,9 @@ def keep_inside(words: str, *, is_nested: bool) -> None:
     (ptrace(2)).  `is_nested`: rules about files may be in force already, and let the program move files from one folder to
     another, which takes the consent of each ruleset (landlock(7), LANDLOCK_ACCESS_FS_REFER).  It takes no_new_privs.  Raises
     OSError named after the call."""
-    attributes = (ffi.c_uint64 * 3)(REFER if is_nested else 0, 0, bits(words))  # struct landlock_ruleset_attr
-    size = ffi.sizeof(attributes)
-    ruleset = kernel.syscall("landlock_create_ruleset", ffi.byref(attributes), size, 0)
+    attributes = (libc.c_uint64 * 3)(REFER if is_nested else 0, 0, bits(words))  # struct landlock_ruleset_attr
+    size = libc.sizeof(attributes)
+    ruleset = kernel.syscall("landlock_create_ruleset", libc.byref(attributes), size, 0)
     try:
         if is_nested:
             grant_moving(ruleset)
@@ -52,8 +53,8 @@ def grant_moving(ruleset: int) -> None:
     """Let a ruleset permit all moves between folders, which another one decides about.  Raises OSError."""
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
-        rule = ffi.c_uint8 * 12  # struct landlock_path_beneath_attr, which is packed
+        rule = libc.c_uint8 * 12  # struct landlock_path_beneath_attr, which is packed
         content = rule(*REFER.to_bytes(8, "little"), *root.to_bytes(4, "little"))
-        kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, ffi.byref(content), 0)
+        kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, libc.byref(content), 0)
     finally:
         os.close(root)

@@ -11,9 +11,9 @@ import gc
 
 from enforcer.errors import FAILED
 from enforcer.listener import Asked, received, stopped
-from enforcer.numbers import calls
 from enforcer.reporting import end
 from enforcer.shield import EXITS
+from tracer import linux
 from tracer.proc import owner
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from enforcer.reporting.verdict import Verdict, Verdicts
     from policygen.model import Action
 
-_LISTEN = calls("listen")
+_LISTEN = linux.calls("listen")
 _REPLACED = "the helper process was killed and has been replaced; how often calls were denied before is not known"
 
 

@@ -37,9 +37,9 @@ def end(asked: Asked) -> None:
         if fields.get("Tgid") == "1":
             _end_namespace()
         if pidfd < 0:
-            os.kill(asked.call.task, kernel.SIGKILL)  # kill(2) takes a thread for its process
+            os.kill(asked.call.task, linux.SIGKILL)  # kill(2) takes a thread for its process
         elif not (_dies_of_sigsys(fields) and _by_sigsys(asked, pidfd, int(fields["Tgid"]))):
-            kernel.send_signal(pidfd, kernel.SIGKILL)
+            kernel.send_signal(pidfd, linux.SIGKILL)
     finally:
         if pidfd >= 0:
             os.close(pidfd)
@@ -49,7 +49,7 @@ def trap(asked: Asked) -> None:
     """Send SIGSYS to the thread, though without the siginfo of SECCOMP_RET_TRAP, which only the kernel can send."""
     process = owner(asked.call.task)
     if asked.is_waiting():
-        kernel.kill_thread(process, asked.call.task, kernel.SIGSYS)
+        kernel.kill_thread(process, asked.call.task, linux.SIGSYS)
 
 
 def exit_with(code: int, asked: Asked) -> None:
@@ -64,7 +64,7 @@ def exit_with(code: int, asked: Asked) -> None:
     try:
         kernel.ptrace(linux.PTRACE_SEIZE, asked.call.task)
     except OSError:
-        os.kill(asked.call.task, kernel.SIGKILL)
+        os.kill(asked.call.task, linux.SIGKILL)
         return
     kernel.ptrace(linux.PTRACE_INTERRUPT, asked.call.task)
     try:  # noqa: SIM105  contextlib takes a millisecond of each start
@@ -88,7 +88,7 @@ def _opened(fields: dict[str, str]) -> int:
 def _dies_of_sigsys(fields: dict[str, str]) -> bool:
     if not fields:
         return False
-    is_default = not handles(fields, kernel.SIGSYS, "SigBlk", "SigIgn", "SigCgt")
+    is_default = not handles(fields, linux.SIGSYS, "SigBlk", "SigIgn", "SigCgt")
     return is_default and fields["TracerPid"] == "0" and fields.get("NSpid", "").split()[-1:] != ["1"]
 
 
@@ -104,10 +104,10 @@ def _by_sigsys(asked: Asked, pidfd: int, process: int) -> bool:
         return False
     try:
         waiting.register(pidfd, select.EPOLLIN)
-        kernel.kill_thread(process, asked.call.task, kernel.SIGSYS)
+        kernel.kill_thread(process, asked.call.task, linux.SIGSYS)
         # If SIGSYS was ignored at that moment it is lost, and only a task with a signal restarts the call: this one cannot be
         # ignored, comes after SIGSYS (SYNCHRONOUS_MASK, kernel/signal.c), and holds the process until SIGKILL.
-        kernel.kill_thread(process, asked.call.task, kernel.SIGSTOP)
+        kernel.kill_thread(process, asked.call.task, linux.SIGSTOP)
         asked.fail(_ERESTARTNOINTR)
         for _ in range(_LOOKS):
             # While it dumps core, its threads have all been stopped for good (fs/coredump.c, zap_threads).
