@@ -12,8 +12,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Final, NoReturn
 
-from callfence import memory
-from callfence.version import __version__
+from callfence import start
+from callfence.start import __version__
 
 COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
         end_like(INTERRUPTED)
     except OSError as error:
-        if memory.is_short(error):
+        if start.is_short(error):
             raise
         if status != 2:  # not told yet
             with suppress(OSError):

@@ -13,7 +13,7 @@ import errno
 import os
 import select
 
-from enforcer import confinement, helper, kernel, shield
+from enforcer import bpf, confinement, helper, kernel
 from enforcer.errors import BUSY
 from enforcer.later import Later
 from enforcer.listener import shared_notification
@@ -64,10 +64,10 @@ class Duty:
         Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
         self._later = Later(reporter.later)
         self._epoll: select.epoll
-        # Under --audit the program may make every call, too, and its exit status may have to be changed (`end.exit_with`).
+        # Under --audit the program may make every call, too, and its exit status may have to be changed (`listener.exit_with`).
         self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0)
         self._following = confinement.read_follower() if follows and not reporter.audit else b""
-        self._shield = shield.read()
+        self._shield = bpf.read_shield()
         self._follows = follows
         self._is_fused = not (reporter.keeps_signals or reporter.audit or is_quiet)
         self._fuse: tuple[int, ...] = ()
@@ -108,7 +108,7 @@ class Duty:
 
     def shielded(self, filter_: bytes) -> bytes:
         """The filter with which the program cannot name the helper, which is this process, or the stand-in."""
-        return shield.shielded(filter_, (os.getpid(), self.stand_in), self._shield)
+        return bpf.shielded(filter_, (os.getpid(), self.stand_in), self._shield)
 
     def begin(self, listener: int) -> None:
         """Give the stand-in the listener, and confine this process.  The program must not run before.  Raises OSError."""

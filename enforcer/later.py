@@ -69,12 +69,14 @@ class Later:
     """Finds and loads modules, and tables, of files that were noted."""
 
     def __init__(self, noted: bytes) -> None:
-        """`noted`: what `files` returned.  If that was with another Python, it is imported and noted now.  Raises OSError."""
+        """`noted`: what `files` returned.  If that was with another Python, it is imported and noted now.
+        Raises OSError, ImportError."""
         version, _, rest = noted.decode().partition("\n")
         if version != _version():
             rest = files().decode().partition("\n")[2]
         libraries, _, self._lines = rest.partition("\n")
-        self._libraries = libraries.split()
+        for name in libraries.split():  # here, since in a clone, whose memory is shared, it takes twice as long
+            __import__(name)
         self._paths: dict[str, str] = {}
         """By the name of a module."""
         self._known: dict[str, Sequence[str] | bytes] = {}
@@ -85,9 +87,7 @@ class Later:
             self._parse()
 
     def seal(self) -> None:
-        """From now on, this process imports only what was noted.  Raises ImportError."""
-        for name in self._libraries:
-            __import__(name)
+        """From now on, this process imports only what was noted."""
         sys.meta_path[:] = [BuiltinImporter, FrozenImporter, self]
         sys.path_hooks.clear()
 

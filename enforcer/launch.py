@@ -7,12 +7,12 @@ import os
 
 from enforcer import kernel
 from enforcer.arming import seized
-from enforcer.bpf import ROOM, chain
-from enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
-from enforcer.files.scope import keep_inside
-from enforcer.program import candidates, execute, failure, locate
+from enforcer.bpf import ROOM, asking_on_exit, chain, without_listener
+from enforcer.confinement import keep_inside
+from enforcer.errors import NOT_EXECUTABLE, NOT_FOUND, EnforceError, refused
 from tracer import linux
 from tracer.errors import KernelError
+from tracer.proc import fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from enforcer.arming.plan import Plan
-    from enforcer.arming.surroundings import Surroundings
+    from enforcer.confinement import Surroundings
     from enforcer.files.landlock import Confinement
+    from enforcer.kernel import Image
     from enforcer.reporting.reporter import Reporter
 
 _NOT_GRANTED = "its policy grants `read, execute` neither to it nor, if it has one, to its interpreter or dynamic loader"
@@ -50,7 +51,7 @@ def run(
 
     With a `plan`, which needs the reporter, a helper follows the program through its phases, and the plan has the filters.
     `may_listen`: the policies let the program answer the calls of a filter of its own.  `scope`: what reaches only its own
-    processes, unless `files` sees to it (`enforcer.files.scope`); `is_nested`: a filter is in force already.  Raises
+    processes, unless `files` sees to it (`enforcer.confinement`); `is_nested`: a filter is in force already.  Raises
     EnforceError or KernelError, and has run nothing.
     """
     _require_kernel(reporter)
@@ -60,15 +61,11 @@ def run(
         if files:
             filter_ = files.guarded(filter_, reports=reporter is not None)
         if not (may_listen or is_audit):
-            from enforcer.shield import without_listener
-
             filter_ = without_listener(filter_)
         linux.check_length(filter_, room=ROOM if reporter else 0)
     except ValueError as error:
         raise EnforceError(str(error)) from error
     if is_audit and not plan:
-        from enforcer.shield import asking_on_exit
-
         filter_ = asking_on_exit(filter_)  # the helper changes the exit status if it lost a report
     found = locate(argv[0], environment)
     image = kernel.Image(argv, environment)
@@ -122,6 +119,12 @@ def forget_interrupt_handler() -> None:
         kernel.disposition(linux.SIGINT, linux.SIG_IGN)
 
 
+def is_filtered() -> bool:
+    """Whether this process has a filter and is not traced; True if that cannot be found out (proc_pid_status(5))."""
+    status = fields("/proc/self")
+    return status.get("Seccomp") != "0" and status.get("TracerPid", "0") == "0"
+
+
 def _restore_signals() -> None:
     """Set the signals that CPython ignores to their default: what they were before CPython started cannot be known.
 
@@ -143,3 +146,76 @@ def _require_kernel(reporter: Reporter | None) -> None:
             "(Linux 5.9); without reports: --quiet-kernel",
             "seccomp",
         )
+
+
+_DEFAULT_PATH = b"/bin:/usr/bin"  # glibc's _CS_PATH
+_NOT_HERE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # glibc posix/execvpe.c
+_NO_TEXT = {errno.ENOENT: "not found", errno.ENOTDIR: "not found"}
+
+
+def initial_environment() -> list[bytes]:
+    """The environment as this process was given it: CPython may have changed its copy (PEP 538, LC_CTYPE)."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            block = file.read()
+    except OSError:
+        return [name + b"=" + value for name, value in os.environb.items()]
+    return block.split(b"\0")[:-1]
+
+
+def candidates(name: bytes, environment: Sequence[bytes]) -> list[bytes]:
+    """The paths to try in turn.  An empty element of PATH is the current folder, as POSIX has it."""
+    if b"/" in name or not name:
+        return [name]
+    path = next((entry[5:] for entry in environment if entry.startswith(b"PATH=")), _DEFAULT_PATH)
+    return [folder + b"/" + name if folder else name for folder in path.split(b":")]
+
+
+def locate(name: bytes, environment: Sequence[bytes]) -> bytes:
+    """The path that `execute` would most likely run.  EnforceError if there is none."""
+    problem = errno.ENOENT
+    for path in candidates(name, environment):
+        if os.path.isfile(path):
+            if os.access(path, os.X_OK, effective_ids=True):
+                return path
+            problem = errno.EACCES
+        elif os.path.isdir(path) and b"/" in name:
+            problem = errno.EACCES
+    raise failure(name, problem)
+
+
+def execute(image: Image, script: Image, paths: Sequence[bytes]) -> int:
+    """Execute the first of `paths` that can be: returns only if none can, with the errno.
+
+    `script` is run instead, its argv[1] set to the path, where the file is executable but of no known format, as
+    execvp(3) and shells do.
+    """
+    denied = 0
+    for path in paths:
+        try:
+            image.execute(path)
+        except OSError as error:
+            number = error.errno or errno.EIO
+        if number == errno.ENOEXEC:
+            script.argv[1] = path
+            try:
+                script.execute(linux.SHELL)
+            except OSError as error:
+                return error.errno or errno.EIO
+        if number == errno.EACCES:
+            denied = number
+        elif number not in _NOT_HERE:
+            return number
+    return denied or number
+
+
+def failure(name: bytes, number: int) -> EnforceError:
+    """What to say, and which status to end with, when a program could not be executed."""
+    shown = os.fsdecode(name) or "''"
+    if number in _NO_TEXT:
+        if os.path.isfile(name) and b"/" in name:
+            return EnforceError(f"{shown}: the interpreter that it names was not found", NOT_FOUND)
+        return EnforceError(f"{shown}: not found", NOT_FOUND)
+    if os.path.isdir(name):
+        return EnforceError(f"{shown}: is a directory", NOT_EXECUTABLE)
+    return EnforceError(f"{shown}: {os.strerror(number)}", NOT_EXECUTABLE)

@@ -11,10 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHARED = {
-    "tracer.errors", "tracer.libc", "tracer.linux", "tracer.named", "tracer.pids", "tracer.proc", "tracer.stops",
+    "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.proc", "tracer.stops",
     "tracer.starting.child", "tracer.abi", "tracer.unwind",
 }  # fmt: skip
-"""What every package may import: the kinds of errors, libc, the kernel's numbers, named tuples, the calls that name a process,
+"""What every package may import: the kinds of errors, the kernel's numbers, named tuples, the calls that name a process,
 what /proc says and what a wait status says (no imports of their own but these), the one fork, the ABI's tables, and who made a
 call."""
 MAY_IMPORT = {
@@ -31,7 +31,7 @@ ONE_PLACE |= {"yaml": "policygen/formats/containers/spo.py"}
 LAYERS = {
     "tracer": """
         errors linux named pids
-        abi libc proc stops task unwind
+        abi proc stops task unwind
         kernel processor
         calls signals
         starting watch
@@ -56,9 +56,8 @@ LAYERS = {
         completeness formats merging review
     """,
     "enforcer": """
-        bpf caller errors later text
-        kernel shield
-        confinement helper listener program
+        errors kernel later waiting
+        bpf confinement helper listener
         files
         reporting
         duty
@@ -66,7 +65,7 @@ LAYERS = {
         launch
     """,
     "callfence": """
-        isolation memory shared version
+        shared start
         enforcing judging
         companion
         learning

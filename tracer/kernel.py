@@ -35,7 +35,7 @@ _instead("ptrace.error", PtraceError=_RequestError)  # with its own comes loggin
 from ptrace import error as ptrace_error  # noqa: E402
 from ptrace.binding import func  # noqa: E402
 
-from tracer import libc, linux  # noqa: E402
+from tracer import linux  # noqa: E402
 from tracer.abi import Event  # noqa: E402
 from tracer.errors import PtraceError, TracerError  # noqa: E402
 
@@ -315,7 +315,7 @@ class EntryPoint:
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0) -> None:
     """Make a prctl(2).  Raises OSError."""
-    libc.checked(libc.prctl(option, arg2, arg3), "prctl")
+    linux.checked(linux.prctl(option, arg2, arg3), "prctl")
 
 
 RECORD_ALL: Final = struct.pack("<HBBI", linux.BPF_RET_K, 0, 0, RET_RECORD)
@@ -325,7 +325,8 @@ RECORD_ALL: Final = struct.pack("<HBBI", linux.BPF_RET_K, 0, 0, RET_RECORD)
 def install_filter(instructions: bytes) -> None:
     """Give this process no_new_privs and a filter, an array of struct sock_filter.  Raises OSError."""
     prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    prctl(linux.PR_SET_SECCOMP, linux.SECCOMP_MODE_FILTER, libc.addressof(libc.FilterProgram.of(instructions)))
+    program = linux.byref(linux.FilterProgram.of(instructions))
+    linux.checked(linux.prctl(linux.PR_SET_SECCOMP, linux.SECCOMP_MODE_FILTER, program), "prctl(PR_SET_SECCOMP)")
 
 
 def execve(path: bytes, argv: Sequence[bytes], environment: Sequence[bytes]) -> int:
@@ -333,8 +334,8 @@ def execve(path: bytes, argv: Sequence[bytes], environment: Sequence[bytes]) -> 
 
     os.execve takes a mapping, so it cannot pass an environment with duplicates or entries without `=`.
     """
-    libc.functions.execve(path, libc.strings(argv), libc.strings(environment))
-    return libc.get_errno() or errno.EINVAL
+    linux.functions.execve(path, linux.strings(argv), linux.strings(environment))
+    return linux.get_errno() or errno.EINVAL
 
 
 _EVENT = struct.Struct("<4xIQ8xQ6Q")  # struct ptrace_syscall_info: arch, instruction pointer, number, arguments

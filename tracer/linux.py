@@ -1,13 +1,134 @@
-"""The kernel's numbers and small facts that more than one file needs, under the names that its headers give them.
+"""The kernel's numbers and small facts that more than one file needs, under the names that its headers give them, and the
+functions of libc that Python has no name for: the one place that binds them, for `learn` and `enforce` alike.
 
-`learn` and `enforce` import this on every start, so it imports nothing.  What only one file needs stays there.
+The C types are from `_ctypes`, the module in C that ctypes is made of, since importing ctypes takes 2 ms of each start of
+`enforce`.  Numbers that only one file needs stay there.
 """
 
 from __future__ import annotations
 
+import os
+import stat
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from ctypes import (
+        CDLL,
+        Array,
+    )
+    from ctypes import (
+        Structure as Structure,
+    )
+    from ctypes import (
+        addressof as addressof,
+    )
+    from ctypes import (
+        byref as byref,
+    )
+    from ctypes import (
+        c_char as c_char,
+    )
+    from ctypes import (
+        c_char_p as c_char_p,
+    )
+    from ctypes import (
+        c_int as c_int,
+    )
+    from ctypes import (
+        c_int32 as c_int32,
+    )
+    from ctypes import (
+        c_int64 as c_int64,
+    )
+    from ctypes import (
+        c_long as c_long,
+    )
+    from ctypes import (
+        c_size_t as c_size_t,
+    )
+    from ctypes import (
+        c_uint8 as c_uint8,
+    )
+    from ctypes import (
+        c_uint32 as c_uint32,
+    )
+    from ctypes import (
+        c_uint64 as c_uint64,
+    )
+    from ctypes import (
+        c_ulong as c_ulong,
+    )
+    from ctypes import (
+        c_ushort as c_ushort,
+    )
+    from ctypes import (
+        c_void_p as c_void_p,
+    )
+    from ctypes import (
+        get_errno as get_errno,
+    )
+    from ctypes import (
+        pythonapi as pythonapi,
+    )
+    from ctypes import (
+        set_errno as set_errno,
+    )
+    from ctypes import (
+        sizeof as sizeof,
+    )
+
+    functions = CDLL(None, use_errno=True)
+else:
+    from _ctypes import (
+        FUNCFLAG_CDECL,
+        FUNCFLAG_PYTHONAPI,
+        FUNCFLAG_USE_ERRNO,
+        CFuncPtr,
+        _SimpleCData,
+        dlopen,
+    )
+    from _ctypes import (
+        Structure as Structure,
+    )
+    from _ctypes import (
+        addressof as addressof,
+    )
+    from _ctypes import (
+        byref as byref,
+    )
+    from _ctypes import (
+        get_errno as get_errno,
+    )
+    from _ctypes import (
+        set_errno as set_errno,
+    )
+    from _ctypes import (
+        sizeof as sizeof,
+    )
+
+    def _simple(code):
+        """The type of a C value, by its letter in struct's formats; `P` and `z` are ctypes' own: a pointer, a string."""
+        return type(_SimpleCData)(f"c_{code}", (_SimpleCData,), {"_type_": code})
+
+    c_char, c_char_p, c_void_p = map(_simple, "czP")
+    c_int, c_long, c_ulong, c_ushort, c_uint8, c_uint32 = map(_simple, "ilLHBI")
+    c_int32, c_int64, c_uint64, c_size_t = c_int, c_long, c_ulong, c_ulong
+
+    class _Functions:
+        """The functions of this process by name; each returns an int unless its `restype` is set."""
+
+        def __init__(self, flags):
+            self._handle = dlopen(None, 0)
+            self._type = type(CFuncPtr)("Function", (CFuncPtr,), {"_flags_": flags, "_restype_": c_int})
+
+        def __getattr__(self, name):
+            function = self._type((name, self))
+            setattr(self, name, function)
+            return function
+
+    functions = _Functions(FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO)
+    pythonapi = _Functions(FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI)
 
 # linux/ptrace.h: requests
 PTRACE_PEEKDATA, PTRACE_POKEDATA, PTRACE_PEEKUSER, PTRACE_POKEUSER = 2, 5, 3, 6
@@ -169,9 +290,6 @@ def entry_point(pid: int, cs: int) -> int | None:
 def privilege_lost(path: str | bytes, uid: int, gid: int) -> str:
     """What no_new_privs keeps from a process with these effective ids when it executes the file (execve(2)):
     "set-user-id", "set-group-id", "capabilities", or "" for nothing."""
-    import os
-    import stat
-
     try:
         file = os.stat(path)
         if file.st_mode & stat.S_ISUID and file.st_uid != uid:
@@ -189,3 +307,57 @@ def check_length(filter_: bytes, room: int = 0) -> None:
     count = len(filter_) // BPF_INSTRUCTION + room
     if count > BPF_MAXINSNS:
         raise ValueError(f"the filter has {count} instructions, and the kernel takes {BPF_MAXINSNS}")
+
+
+# Functions of libc
+
+functions.syscall.restype = c_long
+functions.ptrace.restype = c_long
+functions.ptrace.argtypes = (c_long, c_long, c_void_p, c_void_p)
+functions.signal.restype = c_void_p
+functions.signal.argtypes = (c_int, c_void_p)
+functions.mmap.restype = c_void_p
+functions.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+
+
+class FilterProgram(Structure):
+    """struct sock_fprog (linux/filter.h), the 64-bit layout: what seccomp(2) and prctl(2) take for a filter."""
+
+    _fields_ = (("length", c_ushort), ("instructions", c_char_p))
+
+    @classmethod
+    def of(cls, filter_: bytes) -> FilterProgram:
+        """The struct for an array of struct sock_filter, 8 bytes each."""
+        return cls(len(filter_) // 8, filter_)
+
+
+def refused(call: str) -> OSError:
+    """The OSError for the errno that a function has just set, with the call's name as its `filename`."""
+    number = get_errno()
+    return OSError(number, os.strerror(number), call)
+
+
+def checked(result: int, call: str) -> int:
+    """Return the result of a call, or raise `refused(call)` if it is negative."""
+    if result < 0:
+        raise refused(call)
+    return result
+
+
+def syscall(name: str, *arguments: object) -> int:
+    """Make a system call of x86_64 and return its result, -1 if it fails; integers are passed at their full 64 bits."""
+    return int(functions.syscall(c_long(NUMBERS[name][0]), *map(_wide, arguments)))
+
+
+def prctl(operation: int, *arguments: object) -> int:
+    """Make a prctl(2) with up to four arguments and return its result, -1 if it fails."""
+    return int(functions.prctl(operation, *map(_wide, (*arguments, 0, 0, 0, 0)[:4])))
+
+
+def strings(words: Sequence[bytes]) -> Array[c_char_p]:
+    """The array of strings, with NULL at its end, that execve(2) takes as `argv` and as `envp`."""
+    return (c_char_p * (len(words) + 1))(*words, None)
+
+
+def _wide(argument: object) -> object:
+    return c_long(argument) if isinstance(argument, int) else argument

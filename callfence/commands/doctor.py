@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
-from callfence.version import __version__
+from callfence.start import __version__
 from enforcer.errors import EnforceError
 from policygen.values import frozen
 from tracer import linux
@@ -141,7 +141,7 @@ def _keyring() -> CheckResult:
 
 
 def _landlock() -> CheckResult:
-    from enforcer.files.scope import abi
+    from enforcer.confinement import abi
     from policygen.files.landlock import VERSIONS
 
     version, needed = abi(), next(row for row in VERSIONS if row[-1])

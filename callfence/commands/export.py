@@ -15,12 +15,12 @@ from callfence.shared.files import output
 from callfence.shared.inputs import content, document, judged
 from callfence.shared.options import Parser
 from callfence.shared.profiles import as_objects, loss_lines
-from enforcer.text import file_word
 from policygen import formats
 from policygen.formats import Direction, ExportError, FormatOptions, Loss, Service
 from policygen.implied.expand import expanded
 from policygen.phases import START, in_phase, phase_policies
 from policygen.recording.atomic import write
+from policygen.text import file_word
 from policygen.values import replace
 from tracer.errors import UserError
 

@@ -16,7 +16,7 @@ from callfence.shared.files import locked, recording_path
 from callfence.shared.inputs import document, document_at, judged
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural, printable
-from enforcer.reporting.advice import advise
+from enforcer.reporting.verdict import advise
 from policygen.comparing.compare import Change, compare
 from policygen.evaluate import evaluate
 from policygen.language.naming import format_action, format_call

@@ -15,7 +15,7 @@ from callfence.shared.inputs import document as read
 from callfence.shared.inputs import judged, tell
 from callfence.shared.options import Parser
 from callfence.shared.text import command_line, ending, on_one_line, plural, printable
-from enforcer.reporting.advice import advise
+from enforcer.reporting.verdict import advise
 from policygen.errors import did_you_mean
 from policygen.grants import WORDS
 from policygen.holds import holds

@@ -12,13 +12,11 @@ import stat
 import sys
 
 from callfence.enforcing import filters
-from callfence.version import __version__
-from enforcer import launch, program
-from enforcer.arming import nested
+from callfence.start import __version__
+from enforcer import confinement, launch
 from enforcer.arming.seized import HINT
-from enforcer.bpf import Filter
+from enforcer.bpf import Filter, asking
 from enforcer.errors import FAILED, EnforceError
-from enforcer.files import scope
 from enforcer.reporting.reporter import APPENDING, Reporter
 from tracer import linux
 from tracer.errors import CallfenceError
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from callfence.enforcing.filters import Variant
     from callfence.enforcing.sealed import Compiled
     from enforcer.arming.plan import Plan
-    from enforcer.arming.surroundings import Surroundings
+    from enforcer.confinement import Surroundings
     from enforcer.files.granted import Reach
     from enforcer.files.landlock import Confinement
     from policygen.model import Policy
@@ -169,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
             _say(f"enforce: standard output: {error.strerror}", 2)
             return FAILED
         return 0
-    environment = program.initial_environment()
+    environment = launch.initial_environment()
     stderr = 2 if _is_open(2) else -1
     try:
         options = _parse(arguments)
@@ -181,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> NoReturn:
     name = options.argv[0]
-    path = program.locate(os.fsencode(name), environment)  # what is mistyped has no policy either
+    path = launch.locate(os.fsencode(name), environment)  # what is mistyped has no policy either
     is_quiet, is_audit = "--quiet-kernel" in options.given, "--audit" in options.given
     strangers: dict[str, int] = {}
     problems: dict[str, None] = {}
@@ -189,8 +187,10 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     compiled = _compiled(options, variant, strangers, problems)
     arm = options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index)
     deaf = untraced = ""
-    is_nested = nested.is_filtered()
+    is_nested = launch.is_filtered()
     if is_nested:
+        from enforcer.arming import nested
+
         traces = arm != "now" or any(made.stages for made in compiled)
         deaf, untraced = nested.problems(arm, listens=not is_quiet, traces=traces)
     if deaf:
@@ -240,15 +240,11 @@ def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> 
     more: list[bytes] = []
     asked = [*(reach.calls() if reach else ()), *(_LISTEN if listens else ())]
     if asked:
-        from enforcer.shield import asking
-
         more.append(asking(sorted({*asked})))
     plan: Plan | None = None
     if any(made.stages for made in compiled):
-        from callfence.enforcing import staged
-
         silent = compiled if is_quiet else _compiled(options, "silent", strangers, problems)
-        plan = staged.plan(compiled, silent, more, is_quiet=is_quiet, is_audit=is_audit, asked=frozenset(asked))
+        plan = filters.plan(compiled, silent, more, is_quiet=is_quiet, is_audit=is_audit, asked=frozenset(asked))
         later = compiled[0].later
         reporter = reporter or Reporter(
             -1, lambda: _policies(compiled), json=False, audit=False, evidence=False, later=later
@@ -326,7 +322,7 @@ def _files(
 
         try:
             rules, best_effort = [files for _, files in confining], "--best-effort" in options.given
-            made = Confinement(rules, environment, best_effort=best_effort, scope=scope.bits(kept))
+            made = Confinement(rules, environment, best_effort=best_effort, scope=confinement.bits(kept))
         except GrantError as error:
             raise EnforceError(f"{_place(compiled, error.path)}{error}") from error
         for remark in made.remarks:
@@ -362,9 +358,7 @@ def _around(options: EnforceOptions) -> Surroundings | None:
     given = options.surroundings
     if not given:
         return None
-    from enforcer.arming.surroundings import Surroundings
-
-    return Surroundings(given)
+    return confinement.Surroundings(given)
 
 
 def _scope(options: EnforceOptions, compiled: Sequence[Compiled], stderr: int) -> str:
@@ -373,10 +367,11 @@ def _scope(options: EnforceOptions, compiled: Sequence[Compiled], stderr: int) -
         words = {"none": "", "sockets": "abstract sockets", "both": "signals, abstract sockets"}.get(option, option)
     else:
         words = ", ".join(sorted({word for made in compiled for word in made.scope.split(", ") if word}, reverse=True))
-    if not words or scope.abi() >= scope.SINCE:
+    if not words or confinement.abi() >= confinement.SINCE:
         return words
     if option:
-        raise EnforceError(f"--scope needs Landlock's ABI {scope.SINCE} (Linux 6.12), and this kernel has {scope.abi()}")
+        needed = f"--scope needs Landlock's ABI {confinement.SINCE} (Linux 6.12)"
+        raise EnforceError(f"{needed}, and this kernel has {confinement.abi()}")
     if words != "signals":
         _say(f"enforce: {words} also reach other processes (scope {words}): keeping them takes Linux 6.12", stderr)
     return ""

@@ -102,7 +102,7 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool 
     for name, text in compiled.sources:
         fields += [os.fsencode(name), text]
     body = _joined(fields)
-    return _MAGIC + _signature(body, secret) + body
+    return _MAGIC + digest(body, key=secret) + body
 
 
 def is_sealed(content: bytes) -> bool:
@@ -113,7 +113,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
     """The `made_by` and the filter of what `seal` wrote with the same secret; ValueError for any other content."""
     start = len(_MAGIC) + _SIGNATURE
     body = content[start:]
-    if content[:start] != _MAGIC + _signature(body, secret):
+    if content[:start] != _MAGIC + digest(body, key=secret):
         raise ValueError("it is damaged, or was not written by callfence")
     fields = _split(body)
     made_by, variant, arm, *rest = fields
@@ -168,8 +168,9 @@ def unbundle(content: bytes) -> dict[str, Compiled]:
     return {one.variant: one for one in (unseal(part, b"")[1] for part in _split(content[len(_BUNDLE) :]))}
 
 
-def _signature(body: bytes, secret: bytes) -> bytes:
-    return blake2b(body, digest_size=_SIGNATURE, key=secret).digest()
+def digest(content: bytes, *, size: int = _SIGNATURE, key: bytes = b"") -> bytes:
+    """The BLAKE2b digest of some content, `size` bytes; with a secret `key`, only who knows that can make it."""
+    return blake2b(content, digest_size=size, key=key).digest()
 
 
 def _joined(fields: Sequence[bytes]) -> bytes:

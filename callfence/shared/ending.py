@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from tracer import libc, linux
+from tracer import linux
 
 
 def end_like(status: int | None) -> NoReturn:
@@ -31,7 +31,7 @@ def end_like(status: int | None) -> NoReturn:
 
 def _die_of(signum: int) -> None:
     # The limit alone does not keep a core from a program that core_pattern pipes to (core(5)).
-    libc.prctl(linux.PR_SET_DUMPABLE)
+    linux.prctl(linux.PR_SET_DUMPABLE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with contextlib.suppress(OSError):  # SIGKILL and SIGSTOP, and 32 and 33, which glibc reserves
         signal.signal(signum, signal.SIG_DFL)

@@ -49,8 +49,8 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
     import mmap
     import time
 
+    from enforcer.bpf import shielded
     from enforcer.duty import Duty
-    from enforcer.shield import shielded
 
     duty = Duty(reporter)
     shared = mmap.mmap(-1, mmap.PAGESIZE)

@@ -10,7 +10,7 @@ import os
 import time
 
 from enforcer import helper, kernel
-from enforcer.arming import install
+from enforcer.arming import inject
 from enforcer.arming.detour import Detour
 from enforcer.errors import ArmError, GoneError, HeldUpError
 from tracer import linux
@@ -114,10 +114,10 @@ class Entrance:
 
     def _is_ready(self, pid: int, process: Process, call: Call, stop: kernel.CallStop) -> bool:
         """Whether the call tells a service manager that the program is ready."""
-        from enforcer.caller import Caller  # with tables, which most programs do without
+        from enforcer.waiting import WaitingTask  # with tables, which most programs do without
         from tracer.abi.waits import is_ready
 
-        caller = Caller(pid, process.pid)
+        caller = WaitingTask(pid, process.pid)
         if not caller.can_be_read:
             self._failed(process, _UNREADABLE)
         try:
@@ -136,12 +136,12 @@ class Entrance:
             if why := self._put_listening(surgery, process, stage):
                 surgery.unmap(self._stages[process.reached - 1].filter if process.reached else self._plan.start)
                 program = self._key.passing(stage.silent, installs=False)
-                install.install(surgery, self._key, program, -1, threads=True)
+                inject.install(surgery, self._key, program, -1, threads=True)
                 self._say_unreported(process, stage, why)
         else:
             program = stage.filter if is_last else self._plan.installed_in(stage)
             program = self._key.passing(program, installs=not is_last)
-            install.install(surgery, self._key, program, -1, threads=True)
+            inject.install(surgery, self._key, program, -1, threads=True)
         surgery.unmap(stage.filter)
         process.reached = number
         if is_last:
@@ -157,11 +157,11 @@ class Entrance:
         try:
             pidfd = kernel.pidfd_of_thread(surgery.pid, process.pid)
             try:
-                install.probe_listener(pidfd)
+                inject.probe_listener(pidfd)
             except ProcessLookupError:
                 return "its first thread has ended"
             program = self._key.passing(stage.filter, installs=False)
-            self._duty.listen(install.install(surgery, self._key, program, pidfd, threads=True), stage.name)
+            self._duty.listen(inject.install(surgery, self._key, program, pidfd, threads=True), stage.name)
         except OSError as error:
             if surgery.is_confined or error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise

@@ -21,19 +21,6 @@ if TYPE_CHECKING:
 _BUSY = "another filter has a listener already (that of an enforce around this one, or a container's)"
 
 
-def is_filtered() -> bool:
-    """Whether this process has a filter, and is not traced; True if that cannot be found out (proc_pid_status(5))."""
-    try:
-        descriptor = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            status = os.read(descriptor, 1 << 14)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return True
-    return b"\nSeccomp:\t0\n" not in status and b"\nTracerPid:\t0\n" in status
-
-
 def problems(arm: str, *, listens: bool, traces: bool) -> tuple[str, str]:
     """Why calls that our filter denies cannot be reported, and why a process cannot be confined from outside.
 
@@ -114,8 +101,8 @@ def _trace(*, is_entry: bool, listens: bool) -> None:
 
     Yama does not keep a parent from that (admin-guide/LSM/Yama.rst); what it keeps the helper from is found out later."""
     from enforcer import helper
-    from enforcer.arming import follow, inject, install
-    from enforcer.arming.install import Key
+    from enforcer.arming import inject, seized
+    from enforcer.arming.inject import Key
 
     waiting, ended = os.pipe()
     child = kernel.clone()
@@ -127,13 +114,13 @@ def _trace(*, is_entry: bool, listens: bool) -> None:
     helper.leave()
     kernel.set_no_new_privs()
     pidfd = kernel.pidfd_open(child) if listens else -1
-    follow.seize(child)
-    follow.stop(child)
+    seized.seize(child)
+    seized.stop(child)
     if is_entry:
         kernel.poke_user(child, linux.DEBUG_CONTROL, 0)
         kernel.syscall_info(child)
     surgery = inject.Surgery(child)
-    listener = install.install(surgery, Key(), ALL_RUN, pidfd)
+    listener = inject.install(surgery, Key(), ALL_RUN, pidfd)
     surgery.close()
     kernel.ptrace(linux.PTRACE_DETACH, child)
     os.close(ended)

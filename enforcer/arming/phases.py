@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 
 from enforcer import kernel
-from enforcer.arming import inject, install
+from enforcer.arming import inject
 from enforcer.arming.detour import Detour
 from enforcer.arming.entering import Entrance
 from enforcer.arming.processes import Processes
@@ -52,7 +52,7 @@ class Follower:
         self._duty = duty
         self._filters = [Filter(filter_) for filter_ in (plan.start, *(stage.filter for stage in plan.stages))]
         """By the number of phases that a process has reached, what answers its calls."""
-        had = install.filters(program)
+        had = inject.filters(program)
         had = had if had < 0 or is_executed else had + 1
         self._processes = Processes(len(plan.stages), had, counts=not plan.has_own_filters)
         self._processes.adopt(program).is_starting = not is_executed

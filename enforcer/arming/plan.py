@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enforcer.arming.install import Key
+from enforcer.arming.inject import Key
 from enforcer.bpf import ALL_RUN
 
 TYPE_CHECKING = False

@@ -70,6 +70,6 @@ class Reach:
 
         files = any(one.paths for one in self.policies)
         uses = {use for use in SOCKETS if files or any(getattr(one, use) is not None for one in self.policies)}
-        # enforcer.files.guard fails the opaque ones
+        # enforcer.files.landlock fails the opaque ones
         names = [name for name in PATH_CALLS * files if self.is_audit or name not in OPAQUE]
         return sorted(numbers((*names, *uses)))

@@ -11,26 +11,29 @@ import os
 import stat
 
 from enforcer import kernel
+from enforcer.bpf import AND, ARCH, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, NUMBER, RETURN, Filter, assembled
+from enforcer.confinement import REFER, abi, grant_moving
 from enforcer.errors import EnforceError, refused
-from enforcer.files.scope import REFER, abi, grant_moving
 from policygen.files import landlock
 from policygen.files.places import OWN_FOLDERS, PlaceError, located
-from tracer import libc
+from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from enforcer.bpf import Line
 
 _RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2  # linux/landlock.h
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
 
 
-class _PathBeneath(libc.Structure):
+class _PathBeneath(linux.Structure):
     """struct landlock_path_beneath_attr (linux/landlock.h), which is packed."""
 
     _pack_ = 1
-    _fields_ = (("access", libc.c_uint64), ("folder", libc.c_int32))
+    _fields_ = (("access", linux.c_uint64), ("folder", linux.c_int32))
 
 
 class GrantError(EnforceError):
@@ -87,8 +90,6 @@ class Confinement:
         connect, bind = (bool(self._ports & bit) for bit in (landlock.CONNECT_TCP, landlock.BIND_TCP))
         if not (self._files or connect or bind):
             return filter_
-        from enforcer.files.guard import guarded
-
         return guarded(filter_, files=self._files, connect=connect, bind=bind, reports=reports)
 
     def enter(self) -> None:
@@ -111,9 +112,9 @@ class Confinement:
     def _made(self, effective: landlock.Effective, environment: Sequence[bytes]) -> int:
         grants_moving = self._files and not effective.handled_files  # files are another ruleset's
         handled = REFER if grants_moving else effective.handled_files
-        attributes = (libc.c_uint64 * 3)(handled, effective.handled_ports, self.scope)  # struct landlock_ruleset_attr
+        attributes = (linux.c_uint64 * 3)(handled, effective.handled_ports, self.scope)  # struct landlock_ruleset_attr
         size = 8 * (3 if self.scope else 2)
-        ruleset = kernel.syscall("landlock_create_ruleset", libc.byref(attributes), size, 0)
+        ruleset = kernel.syscall("landlock_create_ruleset", linux.byref(attributes), size, 0)
         self.scope = 0
         if grants_moving:
             grant_moving(ruleset)
@@ -126,8 +127,8 @@ class Confinement:
         for bit, ports in ((landlock.CONNECT_TCP, effective.rules.connect), (landlock.BIND_TCP, effective.rules.bind)):
             for first, last in ports or ():
                 for port in range(first, last + 1):
-                    rule = (libc.c_uint64 * 2)(bit, port)  # struct landlock_net_port_attr
-                    kernel.syscall("landlock_add_rule", ruleset, _RULE_NET_PORT, libc.byref(rule), 0)
+                    rule = (linux.c_uint64 * 2)(bit, port)  # struct landlock_net_port_attr
+                    kernel.syscall("landlock_add_rule", ruleset, _RULE_NET_PORT, linux.byref(rule), 0)
         return ruleset
 
     def _grant(self, ruleset: int, line: bytes, path: bytes, access: int) -> None:
@@ -147,7 +148,7 @@ class Confinement:
                     raise GrantError(line, f"path {os.fsdecode(line)}: only a folder can be granted {', '.join(words)}")
                 access &= landlock.OF_A_FILE
             rule = _PathBeneath(access, descriptor)
-            kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, libc.byref(rule), 0)
+            kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, linux.byref(rule), 0)
         except OSError as error:
             if error.errno != errno.EBADFD:
                 raise
@@ -155,3 +156,79 @@ class Confinement:
             raise GrantError(line, text) from error
         finally:
             os.close(descriptor)
+
+
+_IPPROTO_TCP, _TCP_ULP = 6, 31  # linux/in.h, linux/tcp.h
+FAST_OPEN_ERROR, PROTOCOL_ERROR, FAMILY_ERROR = errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT
+"""net/ipv4/tcp.c tcp_sendmsg_fastopen(), net/ipv4/af_inet.c inet_create(), net/socket.c __sock_create()."""
+
+# The calls that are looked at.  What a program of i386 hands to socketcall is in memory, and its C libraries have no other way
+# to sockets.
+_OPEN, _OPENAT = linux.numbers_by_arch("open"), linux.numbers_by_arch("openat", "open_by_handle_at")
+_OPENAT2 = linux.numbers_by_arch("openat2")
+_IO_URING_SETUP = linux.numbers_by_arch("io_uring_setup")
+_SOCKET, _SETSOCKOPT = linux.numbers_by_arch("socket"), linux.numbers_by_arch("setsockopt")
+_SENDTO, _SENDMSG = linux.numbers_by_arch("sendto", "sendmmsg"), linux.numbers_by_arch("sendmsg")
+
+_REFUSALS = {
+    "mode": errno.EACCES,
+    "opaque": errno.ENOSYS,
+    "family": FAMILY_ERROR,
+    "protocol": PROTOCOL_ERROR,
+    "ulp": errno.ENOENT,  # net/ipv4/tcp_ulp.c tcp_set_ulp()
+    "fast open": FAST_OPEN_ERROR,
+}
+_CHECKS: Mapping[str, list[Line]] = {
+    "open": [(LOAD, ARGUMENTS + 8 * 1), (JUMP, "flags")],
+    "openat": [
+        (LOAD, ARGUMENTS + 8 * 2),
+        "flags",
+        (HAS, os.O_PATH, "end", ""),  # which ignores the access mode
+        (AND, os.O_ACCMODE),
+        (EQUAL, os.O_ACCMODE, "mode", "end"),
+    ],
+    "socket": [
+        (LOAD, ARGUMENTS),
+        *((EQUAL, family, "family", "") for family in landlock.FAMILIES),
+        (LOAD, ARGUMENTS + 8 * 2),
+        *((EQUAL, protocol, "protocol", "") for protocol in landlock.PROTOCOLS),
+        (JUMP, "end"),
+    ],
+    "setsockopt": [
+        (LOAD, ARGUMENTS + 8 * 1),
+        (EQUAL, _IPPROTO_TCP, "", "end"),
+        (LOAD, ARGUMENTS + 8 * 2),
+        (EQUAL, _TCP_ULP, "ulp", "end"),
+    ],
+    "sendto": [(LOAD, ARGUMENTS + 8 * 3), (HAS, landlock.MSG_FASTOPEN, "fast open", "end")],
+    "sendmsg": [(LOAD, ARGUMENTS + 8 * 2), (HAS, landlock.MSG_FASTOPEN, "fast open", "end")],
+}
+"""Instructions that judge a call by its arguments: they go to one of _REFUSALS, or to `end` for the filter."""
+
+
+def guarded(filter_: bytes, *, files: bool, connect: bool, bind: bool, reports: bool) -> bytes:
+    """The filter, and instructions that fail what gets past Landlock where it confines files, connecting or binding.
+
+    With `reports`, what the filter answers SECCOMP_RET_USER_NOTIF is not run."""
+    looked_at: dict[str, Mapping[int, tuple[int, ...]]] = {}
+    if files:
+        looked_at |= {"open": _OPEN, "openat": _OPENAT}
+    if connect or bind:
+        looked_at |= {"socket": _SOCKET, "setsockopt": _SETSOCKOPT}
+    if connect:
+        looked_at |= {"sendto": _SENDTO, "sendmsg": _SENDMSG}
+    opaque = [_OPENAT2] * files + [_IO_URING_SETUP] * (files or connect or bind)
+    program = Filter(filter_)
+    lines: list[Line] = []
+    for arch in (linux.AUDIT_ARCH_X86_64, linux.AUDIT_ARCH_I386):
+        lines += [(LOAD, ARCH), (EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]
+        lines += [(EQUAL, number, check, "") for check, calls in looked_at.items() for number in calls[arch]]
+        numbers = [number for calls in opaque for number in calls[arch]]
+        lines += [(EQUAL, number, "opaque", "") for number in numbers if program.may_run(arch, number, reports=reports)]
+        lines += [(JUMP, "end"), f"not {arch}"]
+    lines += [(JUMP, "end")]
+    for check in looked_at:
+        lines += [check, *_CHECKS[check]]
+    for refusal, number in _REFUSALS.items():
+        lines += [refusal, (RETURN, linux.SECCOMP_RET_ERRNO | number)]
+    return assembled([*lines, "end"]) + filter_

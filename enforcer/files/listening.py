@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from enforcer import kernel
-from tracer import libc
+from tracer import linux
 from tracer.proc import fields_of
 
 if TYPE_CHECKING:
@@ -61,15 +61,15 @@ def listen(asked: Asked) -> int | None:
 
 def _option(socket: int, name: int) -> int:
     """An option of SOL_SOCKET.  Raises OSError."""
-    value, length = libc.c_int(0), libc.c_int(4)
-    kernel.syscall("getsockopt", socket, _SOL_SOCKET, name, libc.byref(value), libc.byref(length))
+    value, length = linux.c_int(0), linux.c_int(4)
+    kernel.syscall("getsockopt", socket, _SOL_SOCKET, name, linux.byref(value), linux.byref(length))
     return value.value
 
 
 def _port(socket: int) -> int:
     """The port of a TCP socket; 0 if it has none."""
-    address, length = (libc.c_uint8 * 28)(), libc.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
-    kernel.syscall("getsockname", socket, libc.byref(address), libc.byref(length))
+    address, length = (linux.c_uint8 * 28)(), linux.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
+    kernel.syscall("getsockname", socket, linux.byref(address), linux.byref(length))
     return address[2] << 8 | address[3]
 
 

@@ -12,7 +12,7 @@ import stat
 
 from enforcer import kernel
 from policygen.files.calls import File
-from tracer import libc
+from tracer import linux
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
 
 def is_tcp(process: int, descriptor: int) -> bool:
     """Whether a descriptor of a process that is stopped is a TCP socket; True if that cannot be found out."""
-    protocol, length = libc.c_uint32(0), libc.c_uint32(4)
+    protocol, length = linux.c_uint32(0), linux.c_uint32(4)
     try:
         pidfd = kernel.pidfd_open(process)
         try:
@@ -78,7 +78,7 @@ def is_tcp(process: int, descriptor: int) -> bool:
         finally:
             os.close(pidfd)
         try:
-            at, room = libc.byref(protocol), libc.byref(length)
+            at, room = linux.byref(protocol), linux.byref(length)
             kernel.syscall("getsockopt", copy, _SOL_SOCKET, _SO_PROTOCOL, at, room)
         finally:
             os.close(copy)

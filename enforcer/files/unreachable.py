@@ -11,8 +11,8 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from enforcer.caller import Caller
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
+from enforcer.waiting import WaitingTask
 from policygen.files.calls import SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
 from policygen.files.landlock import ACCESS
 from policygen.files.places import named
@@ -72,7 +72,7 @@ class Judge:
         if (event.arch, event.number) not in self._known:
             return []
         process = owner(event.task)
-        caller = Caller(event.task, process)
+        caller = WaitingTask(event.task, process)
         try:
             if not _has_our_names(caller):
                 return []
@@ -84,7 +84,7 @@ class Judge:
 
     # -- ports
 
-    def _of_address(self, event: Event, process: int, caller: Caller, use: str) -> Iterator[Ungranted]:
+    def _of_address(self, event: Event, process: int, caller: WaitingTask, use: str) -> Iterator[Ungranted]:
         length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
         found = address(_read(caller, event.arguments[1], length))
         if isinstance(found, int):
@@ -100,7 +100,7 @@ class Judge:
 
     # -- files
 
-    def _of_paths(self, event: Event, process: int, caller: Caller) -> Iterator[Ungranted]:
+    def _of_paths(self, event: Event, process: int, caller: WaitingTask) -> Iterator[Ungranted]:
         arch = Arch.from_audit(event.arch)
         if arch is None:
             return
@@ -220,7 +220,7 @@ def _permits(file: File, rights: Right, fields: Mapping[str, str]) -> bool:
     return digit & bits == bits
 
 
-def _has_our_names(caller: Caller) -> bool:
+def _has_our_names(caller: WaitingTask) -> bool:
     """Whether a task's names mean the same files for this process: its root and its mounts are ours."""
     if caller.link("root") != "/":
         return False
@@ -230,13 +230,13 @@ def _has_our_names(caller: Caller) -> bool:
         return False
 
 
-def _string(caller: Caller, at: int) -> bytes:
+def _string(caller: WaitingTask, at: int) -> bytes:
     """The path at an address; b"" if there is none: the call will fail."""
     path, end, _ = _read(caller, at, _PATH).partition(b"\0")
     return path if end else b""
 
 
-def _read(caller: Caller, at: int, length: int) -> bytes:
+def _read(caller: WaitingTask, at: int, length: int) -> bytes:
     """Bytes of the caller's memory, as many as can be read."""
     found = b""
     while length:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import errno
 import gc
 
+from enforcer.bpf import EXITS
 from enforcer.errors import FAILED
-from enforcer.listener import Asked, received, stopped
-from enforcer.reporting import end
-from enforcer.shield import EXITS
+from enforcer.listener import Asked, end_process, exit_with, received, stopped, trap
 from tracer import linux
 from tracer.proc import owner
 
@@ -223,7 +222,7 @@ class Answers:
         kind = action.kind if action else "kill"
         if self._reporter.audit:
             if self._hides_a_loss(asked.call):
-                end.exit_with(FAILED, asked)
+                exit_with(FAILED, asked)
             else:
                 asked.let_run()
         elif action and action.lets_run and self._reporter.reach:  # as its registers say; Landlock judges what they point to
@@ -233,10 +232,10 @@ class Answers:
         elif kind == "notify":  # as the kernel does without a listener
             asked.fail(errno.ENOSYS)
         elif kind == "trap":
-            end.trap(asked)
+            trap(asked)
             asked.fail(errno.ENOSYS)
         else:
-            end.end(asked)
+            end_process(asked)
 
     def _hides_a_loss(self, call: Notification) -> bool:
         """Whether the program is about to exit, as if all were well, and a report of it was lost."""

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from enforcer import kernel
-from enforcer.caller import Caller
+from enforcer.waiting import WaitingTask
 from policygen.holds import holds
 from policygen.implied.tables import read_entries, unavailable
 from tracer.abi import Arch, Event, table
@@ -79,7 +79,7 @@ class Instead:
         path, arguments = _PATH[name], table(arch).by_name[name].arguments
         if not holds(_opens(arch, name), arguments, self._event.arguments):
             return False
-        with closing(Caller(self._event.task, self._event.task)) as caller:
+        with closing(WaitingTask(self._event.task, self._event.task)) as caller:
             opened = caller.read(self._event.arguments[path], len(_NULL))
         if not self._asked.is_waiting():
             return False

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from enforcer.files.unreachable import Ungranted
-    from enforcer.reporting.advice import Advice
+    from enforcer.reporting.verdict import Advice
     from policygen.evidence.facts import Union
     from policygen.evidence.pointed import Value
 

@@ -50,8 +50,8 @@ VERSIONS = (
 """Version of the ABI, the first Linux that has it, which rights on files it knows, and whether it knows TCP ports.
 
 Later versions add nothing that a policy's `path` and `tcp` lines are made of.  Nor does IOCTL_DEV: a program may make ioctls on
-each device that it can read or write, as its filter allows.  It is a second barrier behind `enforcer.files.guard`, so earlier
-versions lack nothing.
+each device that it can read or write, as its filter allows.  It is a second barrier behind `enforcer.files.landlock`, so
+earlier versions lack nothing.
 """
 
 

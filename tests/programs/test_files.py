@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import require
 
-from enforcer.files.scope import abi
+from enforcer.confinement import abi
 from policygen.language.document import parse_file
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from enforcer.arming import nested
-from enforcer.files.scope import abi
+from enforcer.confinement import abi
 from tracer.abi import Arch, table
 
 INNER = "default allow\nmkdir: errno EPERM\n"
@@ -55,7 +55,7 @@ def compile_(place):
 
 def test_where_no_filter_is_in_force_nothing_is_tried():
     """These tests may themselves run in a container."""
-    script = "from enforcer.arming import nested; print(nested.is_filtered())"
+    script = "from enforcer import launch; print(launch.is_filtered())"
     status = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
     with open("/proc/self/status") as file:
         assert status == str("Seccomp:\t0\n" not in file.read())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.files.scope import SINCE, abi
+from enforcer.confinement import SINCE, abi
 
 pytestmark = pytest.mark.skipif(abi() < SINCE, reason="needs Landlock's ABI 6 (Linux 6.12)")
 RUNS = (

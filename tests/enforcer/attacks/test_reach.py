@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.files.scope import SINCE, abi
+from enforcer.confinement import SINCE, abi
 from tests.enforcer.attacks.reach import reach
 from tracer.abi import Arch, table
 

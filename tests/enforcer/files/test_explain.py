@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.files.scope import abi
+from enforcer.confinement import abi
 
 pytestmark = pytest.mark.skipif(abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 EVERY_CALL = "default allow\n"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from enforcer.files.scope import abi
+from enforcer.confinement import abi
 
 pytestmark = pytest.mark.skipif(abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 POLICY = "default allow\npath ./data: read\n"

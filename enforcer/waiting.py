@@ -17,7 +17,7 @@ _BUDGET, _REFILL = 0.5, 0.05
 """Seconds that finding callers may take, and how many of them come back in each second: other calls wait meanwhile."""
 
 
-class Caller:
+class WaitingTask:
     """A task that waits in a call, as `evidence.pointed` asks about it.
 
     Its memory cannot be read where this process may not trace it (Yama, a program that is not dumpable): then nothing is told.
