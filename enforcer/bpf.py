@@ -9,9 +9,8 @@ import errno
 import os
 
 from enforcer.later import read_file
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

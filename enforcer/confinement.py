@@ -1,7 +1,8 @@
-"""How the helper confines itself, so that it is of no use to a program that takes it over.
+"""What processes give up for good: the helper its capabilities and most calls; the program what reaches other processes, and,
+by options of `enforce`, descriptors, capabilities and a life beyond its parent's.
 
-No Landlock: a process in a Landlock domain may not look at processes outside it (ptrace(2)), so no report could say which
-executable made a call, and where.
+The helper is in no Landlock domain: a process in one may not look at processes outside it (ptrace(2)), so no report could say
+which executable made a call, and where.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import os
 from enforcer import kernel
 from enforcer.errors import EnforceError
 from enforcer.later import read_file
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -59,20 +59,9 @@ def confine(filter_: bytes, *, listens: bool = False, traces: bool = False) -> N
         kernel.install(filter_, 0)
 
 
-SCOPES = {"abstract sockets": 1 << 0, "signals": 1 << 1}
-"""LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, LANDLOCK_SCOPE_SIGNAL (linux/landlock.h)."""
+SCOPES = {"abstract sockets": linux.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, "signals": linux.LANDLOCK_SCOPE_SIGNAL}
 SINCE = 6
 """The version of Landlock's ABI that has them (Linux 6.12)."""
-REFER = 1 << 13  # LANDLOCK_ACCESS_FS_REFER
-_CREATE_RULESET_VERSION, _RULE_PATH_BENEATH = 1, 1  # linux/landlock.h
-
-
-def abi() -> int:
-    """The version of Landlock's ABI; 0 where the kernel lacks it, or has it switched off."""
-    try:
-        return kernel.syscall("landlock_create_ruleset", None, 0, _CREATE_RULESET_VERSION)
-    except OSError:
-        return 0
 
 
 def bits(words: str) -> int:
@@ -87,13 +76,11 @@ def keep_inside(words: str, *, is_nested: bool) -> None:
     (ptrace(2)).  `is_nested`: rules about files may be in force already, and let the program move files from one folder to
     another, which takes the consent of each ruleset (landlock(7), LANDLOCK_ACCESS_FS_REFER).  It takes no_new_privs.  Raises
     OSError named after the call."""
-    attributes = (linux.c_uint64 * 3)(REFER if is_nested else 0, 0, bits(words))  # struct landlock_ruleset_attr
-    size = linux.sizeof(attributes)
-    ruleset = kernel.syscall("landlock_create_ruleset", linux.byref(attributes), size, 0)
+    ruleset = kernel.landlock_ruleset(linux.LANDLOCK_ACCESS_FS_REFER if is_nested else 0, 0, bits(words))
     try:
         if is_nested:
             grant_moving(ruleset)
-        kernel.syscall("landlock_restrict_self", ruleset, 0)
+        kernel.landlock_enter(ruleset)
     finally:
         os.close(ruleset)
 
@@ -102,9 +89,7 @@ def grant_moving(ruleset: int) -> None:
     """Let a ruleset permit all moves between folders, which another one decides about.  Raises OSError."""
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
-        rule = linux.c_uint8 * 12  # struct landlock_path_beneath_attr, which is packed
-        content = rule(*REFER.to_bytes(8, "little"), *root.to_bytes(4, "little"))
-        kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, linux.byref(content), 0)
+        kernel.landlock_allow_path(ruleset, linux.LANDLOCK_ACCESS_FS_REFER, root)
     finally:
         os.close(root)
 
@@ -128,7 +113,7 @@ class Surroundings:
                 raise EnforceError(f"--keep-fd {text}: must be the number of a descriptor")
 
     def settle(self) -> None:
-        """Do what they say, last before the program takes over.  Raises EnforceError, or OSError named after the call."""
+        """Do what the options say, just before the program takes over.  Raises EnforceError, or OSError named after the call."""
         steps: dict[str, Callable[[], None]] = {
             "--close-fds": lambda: _close_descriptors({int(text) for text in self._options.get("--keep-fd", ())}),
             "--die-with-parent": lambda: _die_with(self._parent),

@@ -18,10 +18,9 @@ from enforcer.errors import BUSY
 from enforcer.later import Later
 from enforcer.listener import shared_notification
 from enforcer.reporting.answer import Answers
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn

@@ -12,9 +12,8 @@ import sys
 
 from enforcer import kernel
 from enforcer.errors import FAILED
-from tracer import linux, proc
+from tracer import TYPE_CHECKING, linux, proc
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import NoReturn

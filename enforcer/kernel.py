@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
@@ -191,6 +190,46 @@ def set_capabilities(kept: int) -> None:
     low, high = kept & 0xFFFFFFFF, kept >> 32
     words = (linux.c_uint32 * 6)(low, low, 0, high, high, 0)
     syscall("capset", linux.byref(_CAPABILITY_HEADER), linux.byref(words))
+
+
+class _PathBeneath(linux.Structure):
+    """struct landlock_path_beneath_attr (linux/landlock.h), which is packed."""
+
+    _pack_ = 1
+    _fields_ = (("access", linux.c_uint64), ("folder", linux.c_int32))
+
+
+def landlock_abi() -> int:
+    """The version of Landlock's ABI; 0 where the kernel lacks it, or has it switched off."""
+    try:
+        return syscall("landlock_create_ruleset", None, 0, linux.LANDLOCK_CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
+
+
+def landlock_ruleset(files: int, ports: int, scope: int) -> int:
+    """Make a Landlock ruleset and return its descriptor.
+
+    `files` and `ports` are the rights that it confines, LANDLOCK_ACCESS_*; `scope` is LANDLOCK_SCOPE_*."""
+    attributes = (linux.c_uint64 * 3)(files, ports, scope)  # struct landlock_ruleset_attr
+    return syscall("landlock_create_ruleset", linux.byref(attributes), 8 * (3 if scope else 2), 0)
+
+
+def landlock_allow_path(ruleset: int, access: int, descriptor: int) -> None:
+    """Let a ruleset grant rights, LANDLOCK_ACCESS_FS_*, to an open file or to all that is below an open folder."""
+    rule = _PathBeneath(access, descriptor)
+    syscall("landlock_add_rule", ruleset, linux.LANDLOCK_RULE_PATH_BENEATH, linux.byref(rule), 0)
+
+
+def landlock_allow_port(ruleset: int, access: int, port: int) -> None:
+    """Let a ruleset grant a right, LANDLOCK_ACCESS_NET_*, to a TCP port."""
+    rule = (linux.c_uint64 * 2)(access, port)  # struct landlock_net_port_attr
+    syscall("landlock_add_rule", ruleset, linux.LANDLOCK_RULE_NET_PORT, linux.byref(rule), 0)
+
+
+def landlock_enter(ruleset: int) -> None:
+    """Confine this process, and what it starts, by a ruleset for good.  It takes no_new_privs."""
+    syscall("landlock_restrict_self", ruleset, 0)
 
 
 def send_signal(pidfd: int, number: int) -> None:

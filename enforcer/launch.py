@@ -10,11 +10,10 @@ from enforcer.arming import seized
 from enforcer.bpf import ROOM, asking_on_exit, chain, without_listener
 from enforcer.confinement import keep_inside
 from enforcer.errors import NOT_EXECUTABLE, NOT_FOUND, EnforceError, refused
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
 from tracer.proc import fields
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn

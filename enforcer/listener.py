@@ -6,10 +6,9 @@ import os
 import select
 
 from enforcer import kernel
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.proc import fields_of, handles, owner
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHARED = {
-    "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.proc", "tracer.stops",
-    "tracer.starting.child", "tracer.abi", "tracer.unwind",
+    "tracer.TYPE_CHECKING", "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.proc",
+    "tracer.stops", "tracer.starting.child", "tracer.abi", "tracer.unwind",
 }  # fmt: skip
 """What every package may import: the kinds of errors, the kernel's numbers, named tuples, the calls that name a process,
 what /proc says and what a wait status says (no imports of their own but these), the one fork, the ABI's tables, and who made a

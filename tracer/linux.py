@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import stat
 
-TYPE_CHECKING = False
+from tracer import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from ctypes import (
@@ -212,6 +213,12 @@ CLONE_VM, CLONE_FILES, CLONE_THREAD, CLONE_UNTRACED = 0x100, 0x400, 0x10000, 0x8
 DEBUG_REGISTERS = 848
 DEBUG_CONTROL = DEBUG_REGISTERS + 8 * 7
 """That of DR7."""
+
+# linux/landlock.h
+LANDLOCK_CREATE_RULESET_VERSION = 1
+LANDLOCK_RULE_PATH_BENEATH, LANDLOCK_RULE_NET_PORT = 1, 2
+LANDLOCK_ACCESS_FS_REFER = 1 << 13
+LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, LANDLOCK_SCOPE_SIGNAL = 1 << 0, 1 << 1
 
 AT_ENTRY = 9  # linux/auxvec.h
 YAMA_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"

@@ -141,10 +141,10 @@ def _keyring() -> CheckResult:
 
 
 def _landlock() -> CheckResult:
-    from enforcer.confinement import abi
+    from enforcer.kernel import landlock_abi
     from policygen.files.landlock import VERSIONS
 
-    version, needed = abi(), next(row for row in VERSIONS if row[-1])
+    version, needed = landlock_abi(), next(row for row in VERSIONS if row[-1])
     known = f"Landlock's version {version}" if version else "no Landlock"
     advice = f"lines about them need version {needed[0]} (Linux {needed[1]}) to be enforced whole: enforce --best-effort"
     return CheckResult(version >= needed[0], f"the kernel has {known}, for files and ports", advice, needed=False)

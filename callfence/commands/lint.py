@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.enforcing.own import own
+from callfence.enforcing.files import own
 from callfence.judging.formats import Lines, Result, SarifRule, as_object, sarif
 from callfence.shared.inputs import document as read
 from callfence.shared.inputs import message, tell, tell_lines

@@ -21,9 +21,8 @@ from callfence import start
 from callfence.enforcing.sealed import Compiled, digest, is_sealed, seal, unseal
 from enforcer import kernel
 from enforcer.errors import EnforceError
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any

@@ -13,8 +13,8 @@ from callfence.enforcing.sealed import Compiled, unbundle
 from enforcer.bpf import asking_on_exit, chain, without_listener
 from enforcer.errors import EnforceError
 from policygen import reading
+from tracer import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Literal

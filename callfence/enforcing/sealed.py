@@ -12,7 +12,8 @@ try:
 except ImportError:
     from hashlib import blake2b
 
-TYPE_CHECKING = False
+from tracer import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -13,10 +13,9 @@ from enforcer import kernel
 from enforcer.arming.inject import ALL_SIGNALS, COMPAT, LONG, NO_CALL, Surgery, go_on, resume
 from enforcer.bpf import Filter
 from enforcer.errors import ArmError
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.stops import CALL, GROUP
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

@@ -12,10 +12,9 @@ import os
 
 from enforcer import helper, kernel
 from enforcer.errors import BUSY, EnforceError
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from mmap import mmap

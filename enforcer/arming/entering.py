@@ -13,11 +13,10 @@ from enforcer import helper, kernel
 from enforcer.arming import inject
 from enforcer.arming.detour import Detour
 from enforcer.errors import ArmError, GoneError, HeldUpError
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
 from tracer.proc import proc, state
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from enforcer.arming.inject import Stops
     from enforcer.arming.plan import Plan, Stage

@@ -13,12 +13,11 @@ import select
 from enforcer import kernel
 from enforcer.bpf import ARCH, ARGUMENTS, EQUAL, JUMP, LOAD, NUMBER, RETURN, assembled
 from enforcer.errors import BUSY, GoneError, HeldUpError
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
 from tracer.proc import fields_of, proc, state
 from tracer.stops import CALL, ENDED, EXECUTED, GROUP, SIGNAL, Stop, stop_of
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

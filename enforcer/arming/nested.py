@@ -11,10 +11,9 @@ import os
 
 from enforcer import kernel
 from enforcer.bpf import ALL_RUN
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -22,11 +22,10 @@ from enforcer.arming.processes import Processes
 from enforcer.bpf import Filter
 from enforcer.errors import ArmError, GoneError, HeldUpError
 from enforcer.listener import Notification
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.proc import fields_of, handles
 from tracer.stops import CALL, CREATED, ENDED, EXECUTED, SIGNAL
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from enforcer.arming.plan import Plan
     from enforcer.arming.processes import Call, Process

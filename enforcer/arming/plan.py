@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enforcer.arming.inject import Key
 from enforcer.bpf import ALL_RUN
+from tracer import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 
 from enforcer import kernel
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.proc import fields_of
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

@@ -9,12 +9,11 @@ from enforcer.arming import inject
 from enforcer.arming.inject import Key
 from enforcer.bpf import EXITS, shielded
 from enforcer.errors import FAILED, ArmError, EnforceError, GoneError, refused
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import CallfenceError, KernelError
 from tracer.proc import fields
 from tracer.stops import CALL, CREATED, EXECUTED, GROUP, SIGNAL, SIGTRAP, TRAP
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 

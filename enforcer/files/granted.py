@@ -9,8 +9,8 @@ import os
 
 from policygen.files import landlock
 from policygen.files.places import OWN_FOLDERS, PlaceError, located
+from tracer import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

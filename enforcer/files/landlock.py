@@ -12,28 +12,19 @@ import stat
 
 from enforcer import kernel
 from enforcer.bpf import AND, ARCH, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, NUMBER, RETURN, Filter, assembled
-from enforcer.confinement import REFER, abi, grant_moving
+from enforcer.confinement import grant_moving
 from enforcer.errors import EnforceError, refused
 from policygen.files import landlock
 from policygen.files.places import OWN_FOLDERS, PlaceError, located
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from enforcer.bpf import Line
 
-_RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2  # linux/landlock.h
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
-
-
-class _PathBeneath(linux.Structure):
-    """struct landlock_path_beneath_attr (linux/landlock.h), which is packed."""
-
-    _pack_ = 1
-    _fields_ = (("access", linux.c_uint64), ("folder", linux.c_int32))
 
 
 class GrantError(EnforceError):
@@ -68,7 +59,7 @@ class Confinement:
         """What of the scope no ruleset has yet."""
         self._ports = 0
         """What is confined of TCP: CONNECT_TCP, BIND_TCP."""
-        version = abi()
+        version = kernel.landlock_abi()
         try:
             each = [landlock.downgrade(landlock.decode(content), version) for content in encoded]
             self._files = any(effective.handled_files for effective in each)
@@ -96,7 +87,7 @@ class Confinement:
         """Confine this process and what it starts, for good.  It needs no_new_privs.  Raises KernelError."""
         try:
             for ruleset in self._rulesets:
-                kernel.syscall("landlock_restrict_self", ruleset, 0)
+                kernel.landlock_enter(ruleset)
         except OSError as error:
             raise refused(error) from error
 
@@ -111,10 +102,8 @@ class Confinement:
 
     def _made(self, effective: landlock.Effective, environment: Sequence[bytes]) -> int:
         grants_moving = self._files and not effective.handled_files  # files are another ruleset's
-        handled = REFER if grants_moving else effective.handled_files
-        attributes = (linux.c_uint64 * 3)(handled, effective.handled_ports, self.scope)  # struct landlock_ruleset_attr
-        size = 8 * (3 if self.scope else 2)
-        ruleset = kernel.syscall("landlock_create_ruleset", linux.byref(attributes), size, 0)
+        handled = landlock.REFER if grants_moving else effective.handled_files
+        ruleset = kernel.landlock_ruleset(handled, effective.handled_ports, self.scope)
         self.scope = 0
         if grants_moving:
             grant_moving(ruleset)
@@ -127,8 +116,7 @@ class Confinement:
         for bit, ports in ((landlock.CONNECT_TCP, effective.rules.connect), (landlock.BIND_TCP, effective.rules.bind)):
             for first, last in ports or ():
                 for port in range(first, last + 1):
-                    rule = (linux.c_uint64 * 2)(bit, port)  # struct landlock_net_port_attr
-                    kernel.syscall("landlock_add_rule", ruleset, _RULE_NET_PORT, linux.byref(rule), 0)
+                    kernel.landlock_allow_port(ruleset, bit, port)
         return ruleset
 
     def _grant(self, ruleset: int, line: bytes, path: bytes, access: int) -> None:
@@ -147,8 +135,7 @@ class Confinement:
                     words = [word for word, bits in landlock.ACCESS.items() if bits & excess]
                     raise GrantError(line, f"path {os.fsdecode(line)}: only a folder can be granted {', '.join(words)}")
                 access &= landlock.OF_A_FILE
-            rule = _PathBeneath(access, descriptor)
-            kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, linux.byref(rule), 0)
+            kernel.landlock_allow_path(ruleset, access, descriptor)
         except OSError as error:
             if error.errno != errno.EBADFD:
                 raise

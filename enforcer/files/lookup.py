@@ -12,9 +12,8 @@ import stat
 
 from enforcer import kernel
 from policygen.files.calls import File
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

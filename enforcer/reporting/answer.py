@@ -12,10 +12,9 @@ import gc
 from enforcer.bpf import EXITS
 from enforcer.errors import FAILED
 from enforcer.listener import Asked, end_process, exit_with, received, stopped, trap
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.proc import owner
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
 
-TYPE_CHECKING = False
+from enforcer.errors import EnforceError
+from tracer import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -116,6 +119,22 @@ class Reporter:
                 os.write(descriptor, f"enforce: {text[:1000]}\n".encode(errors="replace"))
         except OSError:
             return
+
+
+def open_log(path: str) -> tuple[int, int]:
+    """Open a log; return its descriptor, and that of its folder if the log is a file there by its own name, which may be moved;
+    else -1.
+
+    Raises EnforceError."""
+    try:
+        log = os.open(path, APPENDING | os.O_CREAT, 0o666)
+        status, named = os.fstat(log), os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (named.st_dev, named.st_ino):
+            return log, -1
+        return log, os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        reason = "nobody reads it" if error.errno == errno.ENXIO else error.strerror
+        raise EnforceError(f"the log {path} cannot be opened: {reason}") from error
 
 
 def is_coloured(descriptor: int) -> bool:

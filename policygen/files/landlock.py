@@ -5,7 +5,8 @@ On the way to every start of `enforce` whose policy confines files: nothing is i
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from tracer import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from enforcer.arming import nested
-from enforcer.confinement import abi
+from enforcer.kernel import landlock_abi
 from tracer.abi import Arch, table
 
 INNER = "default allow\nmkdir: errno EPERM\n"
@@ -231,12 +231,12 @@ def test_three_levels(place):
         assert done.stderr.count(BUSY) == 2
 
 
-@pytest.mark.skipif(abi() < 1, reason="needs Landlock")
+@pytest.mark.skipif(landlock_abi() < 1, reason="needs Landlock")
 @pytest.mark.parametrize("outer", ["", "path /: read, execute, write, create\n", "path /: read, execute\npath /dev: write\n"])
 @pytest.mark.parametrize("options", [(), ("--arm=now",), ("--scope=signals",)])
 def test_files_are_those_that_every_policy_grants(enforced, place, outer, options):
     """With the third, /proc is not writable, which ptrace takes."""
-    if options and options[0].startswith("--scope") and abi() < 6:
+    if options and options[0].startswith("--scope") and landlock_abi() < 6:
         pytest.skip("needs Landlock's ABI 6 (Linux 6.12)")
     inner = "default allow\npath /: read, execute\npath ./own: write, create\n"
     (place.folder / "own").mkdir()
