@@ -113,7 +113,7 @@ class Surroundings:
                 raise EnforceError(f"--keep-fd {text}: must be the number of a descriptor")
 
     def settle(self) -> None:
-        """Do what the options say, just before the program takes over.  Raises EnforceError, or OSError named after the call."""
+        """Do what the options say, just before the program begins.  Raises EnforceError, or OSError named after the call."""
         steps: dict[str, Callable[[], None]] = {
             "--close-fds": lambda: _close_descriptors({int(text) for text in self._options.get("--keep-fd", ())}),
             "--die-with-parent": lambda: _die_with(self._parent),
