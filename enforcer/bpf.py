@@ -72,8 +72,8 @@ class Filter:
         self._instructions = [
             (int.from_bytes(part[:2], "little"), part[2], part[3], int.from_bytes(part[4:], "little")) for part in parts
         ]
-        known = (LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND, JUMP, RETURN)
-        if strange := [code for code, *_ in self._instructions if code not in known]:
+        codes = (LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND, JUMP, RETURN)
+        if strange := [code for code, *_ in self._instructions if code not in codes]:
             raise ValueError(f"a filter has the instruction {strange[0]:#x}")
         self._constant: dict[tuple[int, int], int | None] = {}
         """By architecture and number, the answer that does not depend on the arguments; None if it does."""
@@ -117,7 +117,7 @@ class Filter:
     def may_run(self, arch: int, number: int, *, reports: bool) -> bool:
         """Whether there are arguments with which the filter might let a call run: by itself, or by asking a tracer or a
         supervisor, unless the latter is the helper (`reports`), which only answers."""
-        known = {ARCH: arch, NUMBER: number}
+        words = {ARCH: arch, NUMBER: number}
         reached: set[tuple[int, int | None]] = set()
         ahead: list[tuple[int, int | None]] = [(0, None)]
         while ahead:
@@ -132,7 +132,7 @@ class Filter:
                 if action not in _DENIALS and not (reports and action == linux.SECCOMP_RET_USER_NOTIF):
                     return True
             elif code == LOAD:
-                ahead.append((place + 1, known.get(operand)))
+                ahead.append((place + 1, words.get(operand)))
             elif code == JUMP:
                 ahead.append((place + 1 + operand, accumulator))
             elif code == AND:
@@ -169,8 +169,8 @@ def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
     if not filters:
         raise ValueError("no filter")
     whole = filters[-1]
-    for one in reversed(filters[:-1]):
-        whole = _followed(one, whole, reports)
+    for filter_ in reversed(filters[:-1]):
+        whole = _followed(filter_, whole, reports)
     linux.check_length(whole, room=ROOM if reports else LISTENER_ROOM)
     return whole
 
@@ -179,7 +179,7 @@ def _followed(first: bytes, second: bytes, reports: bool) -> bytes:
     """The program that answers as the stricter of the two."""
     copies: dict[int, bytes] = {}
     for answer in {*_answers(first)}:
-        stricter = {other: min(answer, other, key=lambda one: _rank(one, reports)) for other in _answers(second)}
+        stricter = {other: min(answer, other, key=lambda either: _rank(either, reports)) for other in _answers(second)}
         if set(stricter.values()) != {answer}:
             copies[answer] = _replaced(second, stricter)
     places, end = {}, len(first)

@@ -124,15 +124,15 @@ class Surroundings:
                 step()
 
 
-def _close_descriptors(kept: set[int]) -> None:
+def _close_descriptors(inherited: set[int]) -> None:
     """All but standard input, output and error, and those kept, at the execve: until then some are ours."""
-    for number in kept:
+    for number in inherited:
         try:
             os.fstat(number)
         except OSError as error:
             raise EnforceError(f"--keep-fd {number}: {error.strerror}") from error
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in kept:
+        if int(name) > 2 and int(name) not in inherited:
             try:
                 os.set_inheritable(int(name), False)
             except OSError:

@@ -36,26 +36,9 @@ class Duty:
     """What is needed to answer calls, read before the helper is cloned, opened and shared before the program is let go."""
 
     __slots__ = (
-        "_answers",
-        "_asked",
-        "_children",
-        "_devices",
-        "_epoll",
-        "_filter",
-        "_following",
-        "_follows",
-        "_fuse",
-        "_is_fused",
-        "_later",
-        "_listeners",
-        "_pid",
-        "_ready",
-        "_reporter",
-        "_shield",
-        "_watched",
-        "program",
-        "stand_in",
-    )
+        "_answers", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_is_fused", "_later",
+        "_listeners", "_notification", "_pid", "_ready", "_reporter", "_shield", "_watched", "program", "stand_in",
+    )  # fmt: skip
 
     def __init__(self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False) -> None:
         """`follows`: the program through its phases; `is_quiet`: and answers no calls afterwards.
@@ -93,7 +76,7 @@ class Duty:
         """
         self.program = program
         self._pid = pid
-        self._asked = shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
+        self._notification = shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
         self._ready = os.pipe()
         self._devices = _device("/dev/null", os.O_RDWR), _device("/dev/full", os.O_WRONLY)
         self._later.seal()
@@ -155,12 +138,12 @@ class Duty:
 
     def _events(self) -> Sequence[tuple[int, int]]:
         """Wait for events; meanwhile, read the code that describes calls, and tell what is told after a while of quiet."""
-        while not (found := self._epoll.poll(self._answers.pause() if self._later.is_read else 0)):
+        while not (events := self._epoll.poll(self._answers.pause() if self._later.is_read else 0)):
             if self._later.is_read:
                 self._answers.quiet()
             else:
                 self._later.read_one()
-        return found
+        return events
 
     def _happened(self, descriptor: int, events: int) -> None:
         """Do what an event of the program's pidfd or of a listener asks for."""
@@ -174,13 +157,13 @@ class Duty:
             os.close(descriptor)
             del self._listeners[descriptor]
 
-    def listened(self, asked: Notification, phase: str) -> int | None:
+    def listened(self, call: Notification, phase: str) -> int | None:
         """Make a listen(2) of a stopped task: 0 or an errno; None if it may be made as it is, or is another call."""
-        return self._answers.listened(asked, phase)
+        return self._answers.listened(call, phase)
 
-    def judged(self, asked: Notification, phase: str) -> Action | None:
+    def judged(self, call: Notification, phase: str) -> Action | None:
         """What a call meets whose task is stopped; if it is denied, that has been reported."""
-        return self._answers.stopped(asked, phase)
+        return self._answers.stopped(call, phase)
 
     def program_ended(self) -> None:
         self._answers.program_ended()
@@ -234,18 +217,18 @@ class Duty:
 
     def _hand_over(self) -> None:
         """Give the stand-in the listeners."""
-        told = "".join(f"{listener} {phase}\n" for listener, phase in self._listeners.items())
-        os.write(self._ready[1], f"{told}\n".encode())
+        lines = "".join(f"{listener} {phase}\n" for listener, phase in self._listeners.items())
+        os.write(self._ready[1], f"{lines}\n".encode())
         kernel.unshare_files()
 
-    def _confine(self, *kept: int) -> None:
+    def _confine(self, *others: int) -> None:
         """Close what is not needed, make no more calls than answering takes."""
-        helper.close_all_but((self.program, *self._listeners, *self._devices, *self._fuse, *self.descriptors(), *kept))
+        helper.close_all_but((self.program, *self._listeners, *self._devices, *self._fuse, *self.descriptors(), *others))
         self._answers = self._made()
         confinement.confine(self._filter)
 
     def _made(self) -> Answers:
-        return Answers(self._asked, self._reporter, self._pid, self._devices)
+        return Answers(self._notification, self._reporter, self._pid, self._devices)
 
     def _stand_by(self, helper_: int) -> NoReturn:
         """The first stand-in: wait for the listener, then for the helper's end."""
@@ -255,10 +238,10 @@ class Duty:
             if self._follows:  # processes that are not traced any more would go on without anybody who answers
                 kernel.send_signal(self.program, linux.SIGKILL)
             os._exit(0)  # else nothing was confined
-        told = b""
-        while not told.endswith(b"\n\n"):
-            told += os.read(ready, 1 << 16)
-        fields = (line.partition(" ") for line in told.decode().splitlines() if line)
+        lines = b""
+        while not lines.endswith(b"\n\n"):
+            lines += os.read(ready, 1 << 16)
+        fields = (line.partition(" ") for line in lines.decode().splitlines() if line)
         self._listeners = {int(listener): phase for listener, _, phase in fields}
         self._epoll.unregister(ready)
         kernel.unshare_files()

@@ -185,9 +185,9 @@ def capabilities() -> tuple[int, int, int]:
     return (low[0] | high[0] << 32, low[1] | high[1] << 32, low[2] | high[2] << 32)
 
 
-def set_capabilities(kept: int) -> None:
+def set_capabilities(capabilities: int) -> None:
     """Make these the effective and permitted capabilities of this thread, with none inheritable (capset(2))."""
-    low, high = kept & 0xFFFFFFFF, kept >> 32
+    low, high = capabilities & 0xFFFFFFFF, capabilities >> 32
     words = (linux.c_uint32 * 6)(low, low, 0, high, high, 0)
     syscall("capset", linux.byref(_CAPABILITY_HEADER), linux.byref(words))
 
@@ -315,11 +315,11 @@ def peek(pid: int, address: int) -> int:
 def peek_string(pid: int, address: int, limit: int = 256) -> bytes:
     """The bytes at `address` up to a NUL, or as many as `limit` at least.  Raises OSError."""
     start = address & ~7  # an aligned word is in one page
-    found = peek(pid, start).to_bytes(8, "little")[address - start :]
-    while b"\0" not in found and len(found) < limit:
+    text = peek(pid, start).to_bytes(8, "little")[address - start :]
+    while b"\0" not in text and len(text) < limit:
         start += 8
-        found += peek(pid, start).to_bytes(8, "little")
-    return found.partition(b"\0")[0]
+        text += peek(pid, start).to_bytes(8, "little")
+    return text.partition(b"\0")[0]
 
 
 def poke(pid: int, address: int, word: int) -> None:

@@ -80,7 +80,7 @@ class Later:
             __import__(name)
         self._paths: dict[str, str] = {}
         """By the name of a module."""
-        self._known: dict[str, Sequence[str] | bytes] = {}
+        self._notes: dict[str, Sequence[str] | bytes] = {}
         """By path: the digests of the compiled module and of the file, or the content."""
         self._unread: list[str] = []
         self.is_read = False
@@ -98,7 +98,7 @@ class Later:
             path = _ROOTS[int(file[0])] + file[1:]
             if not path.endswith(_TABLE):
                 self._paths[file[1:-3].replace("/", ".").removesuffix(".__init__")] = path
-            self._known[path] = digests or _compiled(path) or read_file(path)
+            self._notes[path] = digests or _compiled(path) or read_file(path)
             self._unread += [path] if digests else []
 
     def read_one(self) -> None:
@@ -108,7 +108,7 @@ class Later:
         if self._unread:
             path = self._unread.pop()
             try:  # noqa: SIM105  contextlib takes a millisecond of each start
-                self._known[path] = self.get_data(path)
+                self._notes[path] = self.get_data(path)
             except (OSError, MemoryError):
                 pass  # it has been changed: importing it will say so
         self.is_read = not self._unread
@@ -137,10 +137,10 @@ class Later:
 
     def get_data(self, path: str) -> bytes:
         """A table, or a module, compiled if Python has compiled it.  Raises OSError if it is not what was noted."""
-        known = self._known.get(path, ())
-        if isinstance(known, bytes):
-            return known
-        for place, digest in zip((_place(path), path), known, strict=False):
+        note = self._notes.get(path, ())
+        if isinstance(note, bytes):
+            return note
+        for place, digest in zip((_place(path), path), note, strict=False):
             try:
                 content = read_file(place)
             except OSError:

@@ -66,7 +66,7 @@ def run(
         raise EnforceError(str(error)) from error
     if is_audit and not plan:
         filter_ = asking_on_exit(filter_)  # the helper changes the exit status if it lost a report
-    found = locate(argv[0], environment)
+    path = locate(argv[0], environment)
     image = kernel.Image(argv, environment)
     script = kernel.Image(linux.script_arguments(b"", argv), environment)
     paths = candidates(argv[0], environment)
@@ -82,7 +82,7 @@ def run(
 
     try:
         if arm == "now" and plan:
-            paths = [found]
+            paths = [path]
             filter_ = seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
             kernel.set_no_new_privs()
             _restore_signals()
@@ -91,14 +91,14 @@ def run(
         elif arm == "now":
             from enforcer.arming import early
 
-            paths = [found]
+            paths = [path]
             kernel.set_no_new_privs()
             _restore_signals()
             held = early.install(filter_, reporter, settle)
         else:
             # What cannot be read is not dumpable: no memory of it can be written either (ptrace(2)).
-            if not os.access(found, os.R_OK, effective_ids=True):
-                raise EnforceError(f"{os.fsdecode(found)} cannot be read, so it cannot be armed at its execve; {seized.HINT}")
+            if not os.access(path, os.R_OK, effective_ids=True):
+                raise EnforceError(f"{os.fsdecode(path)} cannot be read, so it cannot be armed at its execve; {seized.HINT}")
             seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
             kernel.set_no_new_privs()
             _restore_signals()
@@ -107,8 +107,8 @@ def run(
         raise refused(error) from error
     problem = execute(image, script, paths)
     del held
-    if files and problem == errno.EACCES and os.access(found, os.X_OK, effective_ids=True):
-        raise EnforceError(f"{os.fsdecode(found)} cannot be executed: {_NOT_GRANTED}", NOT_EXECUTABLE)
+    if files and problem == errno.EACCES and os.access(path, os.X_OK, effective_ids=True):
+        raise EnforceError(f"{os.fsdecode(path)} cannot be executed: {_NOT_GRANTED}", NOT_EXECUTABLE)
     raise failure(argv[0], problem)
 
 

@@ -61,7 +61,7 @@ class _Given(linux.Structure):
     )
 
 
-class Asked:
+class Request:
     """A call whose task waits for an answer; or, without a listener (-1), whose task is stopped at its entry."""
 
     __slots__ = ("call", "listener", "phase")
@@ -102,17 +102,17 @@ class Asked:
         kernel.ioctl(self.listener, ADDFD, _Given(self.call.id, _ADDFD_FLAG_SEND, descriptor, 0, flags))
 
 
-def stopped(call: Notification, phase: str) -> Asked:
+def stopped(call: Notification, phase: str) -> Request:
     """A call whose task is stopped at its entry, and not answered but carried out or failed by its tracer."""
-    return Asked(call, -1, phase)
+    return Request(call, -1, phase)
 
 
-def received(listener: int, call: Notification, phase: str) -> Asked:
+def received(listener: int, call: Notification, phase: str) -> Request:
     """Wait for the next call at a listener, which is put into `call`.  Raises OSError; ENOENT: its task has died or been
     interrupted meanwhile."""
     _Bytes.from_address(linux.addressof(call)).raw = bytes(_SIZE)  # the kernel insists on zeros
     kernel.ioctl(listener, RECEIVE, call)
-    return Asked(call, listener, phase)
+    return Request(call, listener, phase)
 
 
 def shared_notification() -> Notification:
@@ -126,7 +126,7 @@ _LOOK = 0.005
 _LOOKS = 20
 
 
-def end_process(asked: Asked) -> None:
+def end_process(request: Request) -> None:
     """End the process that waits for this answer, by SIGSYS as SECCOMP_RET_KILL_PROCESS does, or else by SIGKILL.
 
     SIGSYS only kills a process that does not block, ignore or catch it and is not traced, and its other threads may change that
@@ -134,54 +134,54 @@ def end_process(asked: Asked) -> None:
     stays without an answer.
     """
     try:
-        fields = fields_of(asked.call.task)
+        fields = fields_of(request.call.task)
     except MemoryError:  # prlimit(2) has taken it
         fields = {}
     pidfd = _opened(fields)
     try:
-        if not asked.is_waiting():
+        if not request.is_waiting():
             return  # it has died; what was read may have been about another process
         if fields.get("Tgid") == "1":
             _end_namespace()
         if pidfd < 0:
-            os.kill(asked.call.task, linux.SIGKILL)  # kill(2) takes a thread for its process
-        elif not (_dies_of_sigsys(fields) and _by_sigsys(asked, pidfd, int(fields["Tgid"]))):
+            os.kill(request.call.task, linux.SIGKILL)  # kill(2) takes a thread for its process
+        elif not (_dies_of_sigsys(fields) and _by_sigsys(request, pidfd, int(fields["Tgid"]))):
             kernel.send_signal(pidfd, linux.SIGKILL)
     finally:
         if pidfd >= 0:
             os.close(pidfd)
 
 
-def trap(asked: Asked) -> None:
+def trap(request: Request) -> None:
     """Send SIGSYS to the thread, though without the siginfo of SECCOMP_RET_TRAP, which only the kernel can send."""
-    process = owner(asked.call.task)
-    if asked.is_waiting():
-        kernel.kill_thread(process, asked.call.task, linux.SIGSYS)
+    process = owner(request.call.task)
+    if request.is_waiting():
+        kernel.kill_thread(process, request.call.task, linux.SIGSYS)
 
 
-def exit_with(code: int, asked: Asked) -> None:
+def exit_with(code: int, request: Request) -> None:
     """Have a task that is about to exit do so with another status.
 
     The call is answered with ERESTARTNOINTR while ptrace stops the task, so it is made again, with that status.  A task that
     cannot be traced (it is already, or Yama forbids it) is killed: its status must not say that all was well.
     """
-    register = linux.RDI if asked.call.arch == linux.AUDIT_ARCH_X86_64 else linux.RBX
-    if not asked.is_waiting():
+    register = linux.RDI if request.call.arch == linux.AUDIT_ARCH_X86_64 else linux.RBX
+    if not request.is_waiting():
         return
     try:
-        kernel.ptrace(linux.PTRACE_SEIZE, asked.call.task)
+        kernel.ptrace(linux.PTRACE_SEIZE, request.call.task)
     except OSError:
-        os.kill(asked.call.task, linux.SIGKILL)
+        os.kill(request.call.task, linux.SIGKILL)
         return
-    kernel.ptrace(linux.PTRACE_INTERRUPT, asked.call.task)
+    kernel.ptrace(linux.PTRACE_INTERRUPT, request.call.task)
     try:  # noqa: SIM105  contextlib takes a millisecond of each start
-        asked.fail(_ERESTARTNOINTR)
+        request.fail(_ERESTARTNOINTR)
     except FileNotFoundError:
         pass  # before Linux 5.19, the stop alone makes it repeat the call; or it was killed
-    _, stop = os.waitpid(asked.call.task, linux.WALL)
+    _, stop = os.waitpid(request.call.task, linux.WALL)
     if os.WIFSTOPPED(stop):
-        kernel.poke_user(asked.call.task, 8 * register, code)
-        kernel.ptrace(linux.PTRACE_DETACH, asked.call.task)
+        kernel.poke_user(request.call.task, 8 * register, code)
+        kernel.ptrace(linux.PTRACE_DETACH, request.call.task)
 
 
 def _opened(fields: dict[str, str]) -> int:
@@ -199,7 +199,7 @@ def _dies_of_sigsys(fields: dict[str, str]) -> bool:
     return is_default and fields["TracerPid"] == "0" and fields.get("NSpid", "").split()[-1:] != ["1"]
 
 
-def _by_sigsys(asked: Asked, pidfd: int, process: int) -> bool:
+def _by_sigsys(request: Request, pidfd: int, process: int) -> bool:
     """Whether the process dies of SIGSYS within a moment.
 
     The call is answered with ERESTARTNOINTR while a signal is pending: it never returns to the program, and if SIGSYS does not
@@ -211,11 +211,11 @@ def _by_sigsys(asked: Asked, pidfd: int, process: int) -> bool:
         return False
     try:
         waiting.register(pidfd, select.EPOLLIN)
-        kernel.kill_thread(process, asked.call.task, linux.SIGSYS)
+        kernel.kill_thread(process, request.call.task, linux.SIGSYS)
         # If SIGSYS was ignored at that moment it is lost, and only a task with a signal restarts the call: this one cannot be
         # ignored, comes after SIGSYS (SYNCHRONOUS_MASK, kernel/signal.c), and holds the process until SIGKILL.
-        kernel.kill_thread(process, asked.call.task, linux.SIGSTOP)
-        asked.fail(_ERESTARTNOINTR)
+        kernel.kill_thread(process, request.call.task, linux.SIGSTOP)
+        request.fail(_ERESTARTNOINTR)
         for _ in range(_LOOKS):
             # While it dumps core, its threads have all been stopped for good (fs/coredump.c, zap_threads).
             if waiting.poll(_LOOK) or fields_of(process).get("CoreDumping") == "1":

@@ -64,7 +64,7 @@ class WaitingTask:
         the call's instruction; the bare address where nothing is known."""
         begin = time.monotonic()
         try:
-            if _spent.left(begin):
+            if _spent.has_time(begin):
                 with open(f"{proc()}/{self.ids[0]}/maps", "rb", buffering=0) as file:
                     maps = Maps(os.fsdecode(_whole(file.fileno(), _MAPS)))
                 ip = self._outside(maps, ip) if arch == Arch.X86_64.audit else ip
@@ -106,7 +106,7 @@ class _Budget:
     def __init__(self) -> None:
         self._seconds, self._at = _BUDGET, 0.0
 
-    def left(self, now: float) -> bool:
+    def has_time(self, now: float) -> bool:
         """Whether there is some."""
         self._seconds, self._at = min(_BUDGET, self._seconds + _REFILL * (now - self._at)), now
         return self._seconds > 0
@@ -120,8 +120,8 @@ _spent = _Budget()
 
 def _whole(descriptor: int, most: int) -> bytes:
     """What can be read, at most so much."""
-    parts, left = [], most
-    while left and (part := os.read(descriptor, left)):
+    parts, remaining = [], most
+    while remaining and (part := os.read(descriptor, remaining)):
         parts.append(part)
-        left -= len(part)
+        remaining -= len(part)
     return b"".join(parts)

@@ -88,10 +88,10 @@ def load(path: str, variant: str, read: Callable[[str], bytes], problems: dict[s
             continue
         try:
             secret = place.secret()
-            made_by, found = unseal(place.content(_name(path, variant)), secret)
-            is_it = found.variant == variant and _absolute(found.sources[0][0]) == _absolute(path)
-            if is_it and made_by == compiler() and all(read(name) == text for name, text in found.sources):
-                return found
+            made_by, filter_ = unseal(place.content(_name(path, variant)), secret)
+            is_it = filter_.variant == variant and _absolute(filter_.sources[0][0]) == _absolute(path)
+            if is_it and made_by == compiler() and all(read(name) == text for name, text in filter_.sources):
+                return filter_
         except (OSError, ValueError):
             continue
         except EnforceError as error:
@@ -139,14 +139,14 @@ def kept() -> Iterator[tuple[str, Compiled | ValueError]]:
                 content = place.content(name)
                 if not is_sealed(content):
                     continue  # of another version
-                made_by, found = unseal(content, secret)
+                made_by, filter_ = unseal(content, secret)
             except OSError:
                 continue  # it has gone
             except ValueError as error:
                 yield shown, error
             else:
                 if made_by == current:
-                    yield shown, found
+                    yield shown, filter_
         os.close(place.descriptor)
 
 

@@ -207,7 +207,7 @@ class _Start:
         if any(policy.stages for policy in policies):
             silent = policies if self.is_quiet else self._filters("silent")
             calls = frozenset(notified)
-            plan = filters.plan(policies, silent, notifying, is_quiet=self.is_quiet, is_audit=self.is_audit, asked=calls)
+            plan = filters.plan(policies, silent, notifying, is_quiet=self.is_quiet, is_audit=self.is_audit, notified=calls)
             reporter = reporter or self._reporter(policies, "", None, listens=False)
         programs = [*(policy.filter for policy in policies), *notifying]
         if untraced:

@@ -37,9 +37,9 @@ def compiled(
     `check` judges each file that is read; `problems` gets why the user's cache cannot be used (`cache.load`).  Raises
     EnforceError, PolicyError for a mistake in the policy, and what `check` does.
     """
-    known = cache.load(path, variant, lambda name: reading.read(name, check=check), problems) if cached else None
-    if known:
-        return known
+    cached_filter = cache.load(path, variant, lambda name: reading.read(name, check=check), problems) if cached else None
+    if cached_filter:
+        return cached_filter
     try:
         source = [(path, reading.read(path, check=check))]
     except OSError as error:
@@ -58,7 +58,7 @@ def compiled(
 
     try:
         document = parsed(path, source[0][1], read)
-        made = compiled_from(document, source, variant)
+        new = compiled_from(document, source, variant)
     except PolicyError:
         raise
     except CallfenceError as error:
@@ -69,10 +69,10 @@ def compiled(
         is_denied = isinstance(error, LibseccompError) and is_filtered()
         raise EnforceError(f"{path}: {error}{remedy if is_denied else ''}") from error
     if cached:
-        cache.store(made, problems)
+        cache.store(new, problems)
     if variant == "warm":  # learn looks at the policy again; a confined program's helper would keep it in memory
-        made.document = document
-    return made
+        new.document = document
+    return new
 
 
 def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], variant: Variant) -> Compiled:
@@ -146,24 +146,24 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
 
     if policy.phases and any(action.kind is ActionKind.NOTIFY for action in _actions(policy)):
         raise CompileError("it has phases and `notify`: a supervisor of its own and the helper would answer the same calls")
-    found = []
+    stages_ = []
     for phase, (name, meant) in zip(policy.phases, phase_policies(policy)[1:], strict=True):
         filter_ = compile_policy(meant, report=report, audit=audit)
         triggers = [
-            (arch, call.number, one)
+            (arch, call.number, trigger)
             for arch in policy.entries
-            for one in phase.triggers
-            for name in calls_of(one)
+            for trigger in phase.triggers
+            for name in calls_of(trigger)
             if (call := table(arch).by_name.get(name))
         ]
         sets = space()
         allowed = any(action.may_run for arch, number, _ in triggers for _, action in answers(sets, meant, arch, number))
         if not allowed and ENTER not in phase.triggers:
             raise CompileError(f"{name} denies {', '.join(phase.triggers)}, with which a process enters it")
-        pairs = [(arch.audit, number) for arch, number, one in triggers if one not in (ENTER, NOTIFY)]
+        pairs = [(arch.audit, number) for arch, number, trigger in triggers if trigger not in (ENTER, NOTIFY)]
         is_entered, is_notified = ENTER in phase.triggers, NOTIFY in phase.triggers
-        found.append(Stage(name, pairs, filter_, is_entered=is_entered, is_notified=is_notified))
-    return found
+        stages_.append(Stage(name, pairs, filter_, is_entered=is_entered, is_notified=is_notified))
+    return stages_
 
 
 def _actions(policy: Policy) -> list[Action]:
@@ -177,13 +177,13 @@ def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -
     now; without a policy the file alone counts.
     """
     try:
-        found = unbundle(reading.read(file, check=check))[variant]
+        filter_ = unbundle(reading.read(file, check=check))[variant]
         current = None if policy is None else reading.read(policy, check=check)
     except (OSError, ValueError, KeyError) as error:
         raise EnforceError(f"--compiled {file}: {error.strerror if isinstance(error, OSError) else error}") from error
-    if current not in (None, found.sources[0][1]):
+    if current not in (None, filter_.sources[0][1]):
         raise EnforceError(f"{file} is not of {policy} as it is now: callfence compile -o {file} {policy}")
-    return found
+    return filter_
 
 
 def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
@@ -194,16 +194,16 @@ def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
     return parse(decode(content, path), path, read=lambda name: decode(read(name), name))
 
 
-def document(made: Compiled) -> Document:
+def document(filter_: Compiled) -> Document:
     """The policy again, from the texts that its filter was compiled from."""
-    path, content = made.sources[0]
-    return parsed(path, content, dict(made.sources).__getitem__)
+    path, content = filter_.sources[0]
+    return parsed(path, content, dict(filter_.sources).__getitem__)
 
 
-def is_current(made: Compiled) -> bool:
+def is_current(filter_: Compiled) -> bool:
     """Whether those texts are still what the files hold."""
     try:
-        return all(reading.read(name) == text for name, text in made.sources)
+        return all(reading.read(name) == text for name, text in filter_.sources)
     except OSError:
         return False
 
@@ -240,7 +240,7 @@ def plan(
     *,
     is_quiet: bool,
     is_audit: bool,
-    asked: frozenset[tuple[int, int]],
+    notified: frozenset[tuple[int, int]],
 ) -> Plan:
     """The plan of all policies: `compiled`, and `silent`, the same without a helper.
 
@@ -248,18 +248,18 @@ def plan(
     filter is too large."""
     from enforcer.arming.plan import Plan
 
-    places = [place for place, made in enumerate(compiled) if made.stages]
+    places = [place for place, policy in enumerate(compiled) if policy.stages]
     if len(places) > 1:
         raise EnforceError("several policies have phases: a program enters those of one, so take them out of the others")
     place = places[0]
-    may_listen = all(made.may_listen for made in compiled)
+    may_listen = all(policy.may_listen for policy in compiled)
     # The program's own listener would be asked where a filter of ours, which has none, gives the same answer.
-    has_own_filters = any(made.own_filters for made in compiled)
+    has_own_filters = any(policy.own_filters for policy in compiled)
     reports = not is_quiet
     stages: list[Stage] = []
     try:
-        start = chain([made.filter for made in compiled], reports=reports)
-        alone = chain([made.filter for made in silent]) if has_own_filters else b""
+        start = chain([policy.filter for policy in compiled], reports=reports)
+        alone = chain([policy.filter for policy in silent]) if has_own_filters else b""
     except ValueError as error:
         raise EnforceError(str(error)) from error
     for stage, other in zip(compiled[place].stages, silent[place].stages, strict=True):
@@ -282,10 +282,10 @@ def plan(
         is_audit=is_audit,
         is_optional=compiled[place].phases_optional,
         has_own_filters=has_own_filters,
-        asked=asked,
+        notified=notified,
     )
 
 
 def _with(compiled: Sequence[Compiled], place: int, filter_: bytes) -> list[bytes]:
     """The filters of all policies, that of one of them replaced."""
-    return [filter_ if number == place else made.filter for number, made in enumerate(compiled)]
+    return [filter_ if number == place else policy.filter for number, policy in enumerate(compiled)]

@@ -155,7 +155,7 @@ def _stage(fields: Sequence[bytes]) -> Stage:
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:
     """A file with several variants of one policy, for `enforce --compiled`, here or on another machine."""
-    return _BUNDLE + _joined([seal(one, made_by, b"", is_shipped=True) for one in variants])
+    return _BUNDLE + _joined([seal(variant, made_by, b"", is_shipped=True) for variant in variants])
 
 
 def is_bundle(content: bytes) -> bool:
@@ -166,7 +166,7 @@ def unbundle(content: bytes) -> dict[str, Compiled]:
     """The filters that `bundle` wrote, by variant; ValueError for any other content."""
     if not is_bundle(content):
         raise ValueError("it was not written by `callfence compile -o`")
-    return {one.variant: one for one in (unseal(part, b"")[1] for part in _split(content[len(_BUNDLE) :]))}
+    return {filter_.variant: filter_ for filter_ in (unseal(part, b"")[1] for part in _split(content[len(_BUNDLE) :]))}
 
 
 def digest(content: bytes, *, size: int = _SIGNATURE, key: bytes = b"") -> bytes:
@@ -175,7 +175,7 @@ def digest(content: bytes, *, size: int = _SIGNATURE, key: bytes = b"") -> bytes
 
 
 def _joined(fields: Sequence[bytes]) -> bytes:
-    return b"".join(len(one).to_bytes(4, "little") + one for one in fields)
+    return b"".join(len(field).to_bytes(4, "little") + field for field in fields)
 
 
 def _split(body: bytes) -> list[bytes]:

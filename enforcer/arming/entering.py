@@ -72,11 +72,11 @@ class Entrance:
     def enter(self, pid: int, process: Process, call: Call, stop: kernel.CallStop) -> bool:
         """Put the filter of the phase on the process that this call leads to, if any; return whether it is given back: the
         task is about to make its call then, or the call is done."""
-        said = self._said(pid, process, stop) if call in _PRCTL else 0
-        number = said or self._triggers.get(call, 0)
+        entered = self._entered_phase(pid, process, stop) if call in _PRCTL else 0
+        number = entered or self._triggers.get(call, 0)
         if number <= process.reached < self._notified and call in _SENDS and self._is_ready(pid, process, call, stop):
             number = self._notified
-        if not said and number <= process.reached:
+        if not entered and number <= process.reached:
             return False
         surgery = None
         try:
@@ -91,13 +91,13 @@ class Entrance:
             process.is_stuck = True
             if surgery is None:
                 return False
-        if not said:
+        if not entered:
             surgery.close()
         else:
             surgery.finish(-errno.EINVAL if process.is_stuck else 0)
         return True
 
-    def _said(self, pid: int, process: Process, stop: kernel.CallStop) -> int:
+    def _entered_phase(self, pid: int, process: Process, stop: kernel.CallStop) -> int:
         """The number of the phase that a program says it enters; 0 for another prctl or another phase."""
         if stop.arguments[0] != linux.CALLFENCE_ENTER:
             return 0

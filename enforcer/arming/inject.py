@@ -140,8 +140,8 @@ def reap(pid: int) -> None:
     """Wait until a process that is about to end has ended, and with it everything that this process traces."""
     while True:
         try:
-            found, status = os.waitpid(-1, linux.WALL)
-            if found == pid and os.WIFSTOPPED(status):
+            task, status = os.waitpid(-1, linux.WALL)
+            if task == pid and os.WIFSTOPPED(status):
                 kernel.ptrace(linux.PTRACE_CONT, pid)
         except ChildProcessError:
             return

@@ -194,14 +194,14 @@ class Follower:
         stop = self._stop
         answer = self._filters[process.reached].answer(*call, stop.ip, stop.arguments)
         is_denied = answer & linux.SECCOMP_RET_ACTION_FULL == linux.SECCOMP_RET_USER_NOTIF
-        if not is_denied and call not in self._plan.asked:
+        if not is_denied and call not in self._plan.notified:
             return False
         phase = self._stages[process.reached - 1].name if process.reached else ""
-        asked = Notification(0, pid, 0, stop.number, stop.arch, stop.ip, stop.arguments)
-        if not is_denied and (result := self._duty.listened(asked, phase)) is not None:
+        notification = Notification(0, pid, 0, stop.number, stop.arch, stop.ip, stop.arguments)
+        if not is_denied and (result := self._duty.listened(notification, phase)) is not None:
             self._answer(pid, call, -result)
             return True
-        action = self._duty.judged(asked, phase)
+        action = self._duty.judged(notification, phase)
         if not is_denied or self._plan.is_audit:
             return False
         if action and action.kind == "errno":

@@ -50,7 +50,7 @@ class Stage:
 class Plan:
     """What the program is followed through."""
 
-    __slots__ = ("asked", "has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "silent", "stages", "start")
+    __slots__ = ("has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "notified", "silent", "stages", "start")
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Plan:
         is_audit: bool,
         is_optional: bool,
         has_own_filters: bool,
-        asked: frozenset[tuple[int, int]] = frozenset(),
+        notified: frozenset[tuple[int, int]] = frozenset(),
     ) -> None:
         self.start = start
         """The filter of what is before the first phase."""
@@ -77,7 +77,7 @@ class Plan:
         """Whether a process that cannot enter a phase goes on as it is."""
         self.has_own_filters = has_own_filters
         """Whether the program may install filters itself."""
-        self.asked = asked
+        self.notified = notified
         """AUDIT_ARCH_* and number of the calls that the helper is asked about for the files and ports that they name."""
         self.key = Key()
 

@@ -106,9 +106,9 @@ class Processes:
 
         Where filters of the program's own are among them, it is what the creator had reached before its last one: a filter that
         is put on a process twice does no harm."""
-        found = int(fields.get("Seccomp_filters", -1)) - self._had
-        if self._had >= 0 and 0 <= found <= self._phases:
-            return found
+        count = int(fields.get("Seccomp_filters", -1)) - self._had
+        if self._had >= 0 and 0 <= count <= self._phases:
+            return count
         return parent.reached - parent.is_left if parent else 0
 
     def started(self, new: int, parent: Process, pid: int, event: int) -> None:
@@ -173,8 +173,8 @@ class Processes:
     def forget(self, pid: int) -> None:
         """Remove a task that has ended, or is let go."""
         process = self.tasks.pop(pid, None)
-        for known in (self.inside, self._starting, self.flags):
-            known.pop(pid, None)
+        for table in (self.inside, self._starting, self.flags):
+            table.pop(pid, None)
         if process is not None:
             process.threads.discard(pid)
             if not process.threads:

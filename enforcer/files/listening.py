@@ -18,7 +18,7 @@ from tracer.proc import fields_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from enforcer.listener import Asked
+    from enforcer.listener import Request
 
 _SOL_SOCKET, _SO_PROTOCOL, _SO_DOMAIN = 1, 38, 39  # asm-generic/socket.h
 _AF_UNIX, _IPPROTO_TCP = 1, 6  # linux/socket.h, linux/in.h
@@ -26,13 +26,13 @@ _LISTINGS = 100
 """How often all tasks are listed until a listing has no new ones."""
 
 
-def listen(asked: Asked) -> int | None:
+def listen(request: Request) -> int | None:
     """Make a listen(2) of a task, which waits in it: 0, or an errno; EACCES for a socket that would take any port.
 
     None: the kernel may do it as it is, for no other task can change what the descriptor is.  Raises OSError if the socket
     cannot be had."""
-    task = asked.call.task
-    descriptor, backlog = (argument & 0xFFFFFFFF for argument in asked.call.arguments[:2])
+    task = request.call.task
+    descriptor, backlog = (argument & 0xFFFFFFFF for argument in request.call.arguments[:2])
     fields = fields_of(task)
     pidfd = kernel.pidfd_open(int(fields["Tgid"]))
     try:
@@ -44,7 +44,7 @@ def listen(asked: Asked) -> int | None:
     finally:
         os.close(pidfd)
     try:
-        if not asked.is_waiting():  # the socket may be another task's
+        if not request.is_waiting():  # the socket may be another task's
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), "listen")
         if _option(socket, _SO_PROTOCOL) == _IPPROTO_TCP and not _port(socket):
             return errno.EACCES

@@ -115,14 +115,14 @@ def _regular(path: bytes) -> int:
     """Open a file for reading if the kernel may execute it: opening another can have effects, or last for ever.
 
     O_NONBLOCK: the program may have a lease on the file (F_SETLEASE), for whose end opening would wait for 45 s."""
-    found = os.open(path, _OPEN)
+    descriptor = os.open(path, _OPEN)
     try:
-        mode = os.fstat(found).st_mode
+        mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode) or not mode & 0o111:
             raise OSError(errno.EACCES, "no file that can be executed")
-        return os.open(b"/proc/self/fd/%d" % found, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(b"/proc/self/fd/%d" % descriptor, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     finally:
-        os.close(found)
+        os.close(descriptor)
 
 
 def _half(head: bytes, at: int) -> int:

@@ -97,11 +97,11 @@ class Reporter:
         """
         try:
             try:
-                found = os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
+                status = os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
             except FileNotFoundError:
                 pass
             else:
-                if (found.st_dev, found.st_ino) == identity(self.descriptor):
+                if (status.st_dev, status.st_ino) == identity(self.descriptor):
                     return
             opened = os.open(self.name, APPENDING | os.O_CREAT | os.O_NOFOLLOW, 0o666, dir_fd=self.folder)
         except OSError:
@@ -154,7 +154,7 @@ def has_room(descriptor: int, timeout: float = 0) -> bool:
 def identity(descriptor: int) -> tuple[int, int] | None:
     """What tells one open file from another, or None if the descriptor is not open."""
     try:
-        found = os.fstat(descriptor)
+        status = os.fstat(descriptor)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

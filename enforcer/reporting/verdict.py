@@ -19,7 +19,7 @@ from tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from enforcer.listener import Asked
+    from enforcer.listener import Request
     from policygen.model import Policy
     Files = tuple[tuple[str, Policy], ...]
     """Policies as they are in a phase, each with the file to add a line to."""
@@ -56,7 +56,7 @@ class Verdicts:
         phase = phase or self._start
         policies = tuple((file, in_phase(policy, phase) if policy.phases else policy) for file, policy in self._policies)
         actions = [evaluate(policy, event) for _, policy in policies]
-        denying = tuple(one for one, action in zip(policies, actions, strict=True) if not action.lets_run)
+        denying = tuple(policy for policy, action in zip(policies, actions, strict=True) if not action.lets_run)
         is_free = all(_is_free(policy, event) for _, policy in policies)
         return Verdict(event, phase, self._until.get(phase, ""), strictest(actions), policies, denying, is_free)
 
@@ -69,9 +69,9 @@ def _is_free(policy: Policy, event: Event) -> bool:
     return entry is None or entry.only_allows
 
 
-def event_of(asked: Asked) -> Event:
+def event_of(request: Request) -> Event:
     """The call of a notification."""
-    call = asked.call
+    call = request.call
     return Event(call.arch, call.number, tuple(call.arguments), call.ip, call.task)
 
 

@@ -58,8 +58,8 @@ class Violation:
         for value in self.pointed.values():
             if not value.parts[0].startswith("/") and (path := resolved(value)):
                 lines.append(f"  {value} is {path[:_PATH]}")
-        for one in self.ungranted:
-            lines.append(f"  {one.line}: not granted{one.why and f': {one.why}'}")
+        for lack in self.ungranted:
+            lines.append(f"  {lack.line}: not granted{lack.why and f': {lack.why}'}")
         for advice in self.advice:
             lines.append(f"  {advice.what}")
             lines += [f"  {advice.note}"] * bool(advice.note)
@@ -74,7 +74,7 @@ class Violation:
     @property
     def error(self) -> str:
         """The errno of a call that Landlock denies: what a folder lacks comes before what a move lacks."""
-        return min(one.error for one in self.ungranted)
+        return min(lack.error for lack in self.ungranted)
 
     @property
     def _where(self) -> str:
@@ -94,7 +94,7 @@ class Violation:
                 "number": self.event.number,
                 "arguments": [f"{register:#x}" for register in self.event.arguments],
                 "action": f"errno {self.error}" if self.ungranted else _action(self.action, self.event),
-                **({"ungranted": [*dict.fromkeys(one.line for one in self.ungranted)]} if self.ungranted else {}),
+                **({"ungranted": [*dict.fromkeys(lack.line for lack in self.ungranted)]} if self.ungranted else {}),
                 "audit": self.audit,
                 **({"phase": self.phase} if self.phase else {}),
                 "pid": self.process,
