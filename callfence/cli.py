@@ -110,8 +110,8 @@ def _run(arguments: list[str]) -> int:
         listed = list(COMMANDS) if name == "--help-all" else COMMON
         width = max(map(len, listed))
         listing = "\n".join(f"  {command:{width}}  {COMMANDS[command]}" for command in listed)
-        left = len(COMMANDS) - len(listed)
-        print(USAGE.format(listing, f", and `callfence --help-all` lists {left} more" if left else ""))
+        others = len(COMMANDS) - len(listed)
+        print(USAGE.format(listing, f", and `callfence --help-all` lists {others} more" if others else ""))
         return 0 if arguments else 2
     if name in ("-V", "--version"):
         print(f"callfence {__version__}")

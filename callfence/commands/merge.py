@@ -88,7 +88,7 @@ def _narrow(name: str, by: str, output: Path | None) -> int:
 def _fold(output: Path, inputs: list[Path]) -> int:
     """Raises UserError, JoinError, PolicyError, RecordingError, OSError; nothing is written then."""
     recordings = output.suffix == ".rec"
-    files = [file for given in inputs for file in _files(given, ".rec" if recordings else ".policy")]
+    files = [file for path in inputs for file in _files(path, ".rec" if recordings else ".policy")]
     if not files:
         raise JoinError(f"no {'recording' if recordings else 'policy'} is in {', '.join(map(str, inputs))}")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -112,13 +112,13 @@ def _policy(file: Path) -> Document:
     return parse(text, str(file), read=included(str(file))).inlined()
 
 
-def _files(given: Path, suffix: str) -> Iterator[Path]:
-    if not given.is_dir():
-        yield given
+def _files(path: Path, suffix: str) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
         return
-    for folder in (given, given / ".callfence"):
+    for folder in (path, path / ".callfence"):
         if folder.is_dir():
-            yield from sorted(path for path in folder.iterdir() if path.suffix == suffix and path.is_file())
+            yield from sorted(file for file in folder.iterdir() if file.suffix == suffix and file.is_file())
 
 
 def _drive(inputs: list[Path]) -> int:

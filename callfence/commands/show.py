@@ -85,12 +85,12 @@ def _show(name: str, options: argparse.Namespace) -> int:
     policy = shown.policy
     try:
         if options.instructions:
-            for phase, one in phase_policies(policy):
+            for phase, of_phase in phase_policies(policy):
                 sys.stdout.write(f"# {phase}\n" if policy.phases else "")
-                sys.stdout.write(bpf.disassemble(compile_policy(one)) + "\n")
+                sys.stdout.write(bpf.disassemble(compile_policy(of_phase)) + "\n")
             return 0
         if options.expanded:
-            each = in_each(lambda one: tidy(expanded(one)), policy) if policy.phases else tidy(expanded(policy))
+            each = in_each(lambda of_phase: tidy(expanded(of_phase)), policy) if policy.phases else tidy(expanded(policy))
             shown = shown.inlined().with_policy(each)
         sys.stdout.write(shown.inlined().text())
     except CallfenceError as error:
@@ -98,12 +98,12 @@ def _show(name: str, options: argparse.Namespace) -> int:
     return 0
 
 
-def _implied(name: str, found: Expanded) -> int:
+def _implied(name: str, expanded_policy: Expanded) -> int:
     """Each entry that the set adds, after the reason and the capability that it is given for."""
-    if not found.rows:
+    if not expanded_policy.rows:
         print(f"# {name}: no implied set")
-    for (arch, number), rows in found.rows.items():
+    for (arch, number), rows in expanded_policy.rows.items():
         for row in rows:
-            given = f" [{', '.join(sorted(row.given))}]" if row.given else ""
-            print(f"# {row.why}{given}\n{on_one_line(arch, number, row.entry)}")
+            capabilities = f" [{', '.join(sorted(row.given))}]" if row.given else ""
+            print(f"# {row.why}{capabilities}\n{on_one_line(arch, number, row.entry)}")
     return 0

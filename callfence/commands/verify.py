@@ -82,10 +82,10 @@ def _compiled(name: str, policy: Policy) -> int:
                 raise UserError(f"{name}: {error}") from error
         which = f"the filter of {phase}" if policy.phases else "the filter"
         proved.append(f"proved: {which} ({lengths[0]} instructions; {lengths[1]} with reports) is the policy, for every call")
-    kept = [found for variant in filters.VARIANTS if (found := cache.load(name, variant, read))] if name != "-" else []
-    for found in kept:
-        if wrong := misfit(found):
-            print(f"not the policy: the filter that is kept for it ({found.variant}): {wrong}")
+    cached = [filter_ for variant in filters.VARIANTS if (filter_ := cache.load(name, variant, read))] if name != "-" else []
+    for filter_ in cached:
+        if wrong := misfit(filter_):
+            print(f"not the policy: the filter that is kept for it ({filter_.variant}): {wrong}")
             return 1
     print("\n".join(proved))
     return 0
@@ -93,10 +93,10 @@ def _compiled(name: str, policy: Policy) -> int:
 
 def _bundled(name: str, data: bytes) -> int:
     try:
-        found = unbundle(data)
+        filters_ = unbundle(data)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
-    wrong = {variant: text for variant, made in found.items() if (text := misfit(made))}
+    wrong = {variant: text for variant, filter_ in filters_.items() if (text := misfit(filter_))}
     for variant, text in wrong.items():
         print(f"{name}: not the policy ({variant}): {text}")
     if not wrong:
