@@ -12,8 +12,7 @@ import os
 from tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any, NoReturn
+    from typing import Any
 
 _PAGE = 4096
 _FAILED_MAPPING = linux.c_void_p(-1).value
@@ -114,17 +113,6 @@ def shares_files(a: int, b: int) -> bool | None:
 
 def unshare_files() -> None:
     syscall("unshare", linux.CLONE_FILES)
-
-
-class Image:
-    """What execve(2) is given besides the path, laid out beforehand: executing it allocates nothing large."""
-
-    def __init__(self, argv: Sequence[bytes], environment: Sequence[bytes]) -> None:
-        self.argv, self.environment = linux.strings(argv), linux.strings(environment)
-
-    def execute(self, path: bytes) -> NoReturn:
-        linux.functions.execve(path, self.argv, self.environment)
-        raise linux.refused("execve")
 
 
 def disposition(number: int, handler: int) -> int:
@@ -324,15 +312,6 @@ def peek_string(pid: int, address: int, limit: int = 256) -> bytes:
 
 def poke(pid: int, address: int, word: int) -> None:
     ptrace(linux.PTRACE_POKEDATA, pid, address, word)
-
-
-def syscall_info(pid: int) -> tuple[int, int, int, int]:
-    """At a call's stop: op (entry or exit), architecture, and at an entry its number and first argument."""
-    info = (linux.c_uint8 * linux.INFO_SIZE)()
-    ptrace(linux.PTRACE_GET_SYSCALL_INFO, pid, linux.INFO_SIZE, linux.addressof(info))
-    fields = ((linux.INFO_OP, 1), (linux.INFO_ARCH, 4), (linux.INFO_NUMBER, 8), (linux.INFO_ARGUMENTS, 8))
-    op, arch, number, first = (int.from_bytes(bytes(info[at : at + size]), "little") for at, size in fields)
-    return op, arch, number, first
 
 
 def poke_user(pid: int, offset: int, word: int) -> None:

@@ -16,12 +16,12 @@ from tracer.proc import fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from ctypes import Array
     from typing import NoReturn
 
     from enforcer.arming.plan import Plan
     from enforcer.confinement import Surroundings
     from enforcer.files.landlock import Confinement
-    from enforcer.kernel import Image
     from enforcer.reporting.reporter import Reporter
 
 _NOT_GRANTED = "its policy grants `read, execute` neither to it nor, if it has one, to its interpreter or dynamic loader"
@@ -67,8 +67,9 @@ def run(
     if is_audit and not plan:
         filter_ = asking_on_exit(filter_)  # the helper changes the exit status if it lost a report
     path = locate(argv[0], environment)
-    image = kernel.Image(argv, environment)
-    script = kernel.Image(linux.script_arguments(b"", argv), environment)
+    # Laid out before the filter is there: from then on there may be no calls that allocate memory.
+    command, script = linux.strings(argv), linux.strings(linux.script_arguments(b"", argv))
+    variables = linux.strings(environment)
     paths = candidates(argv[0], environment)
     held = None
 
@@ -105,7 +106,7 @@ def run(
             settle()
     except OSError as error:
         raise refused(error) from error
-    problem = execute(image, script, paths)
+    problem = execute(command, script, variables, paths)
     del held
     if files and problem == errno.EACCES and os.access(path, os.X_OK, effective_ids=True):
         raise EnforceError(f"{os.fsdecode(path)} cannot be executed: {_NOT_GRANTED}", NOT_EXECUTABLE)
@@ -183,24 +184,22 @@ def locate(name: bytes, environment: Sequence[bytes]) -> bytes:
     raise failure(name, problem)
 
 
-def execute(image: Image, script: Image, paths: Sequence[bytes]) -> int:
-    """Execute the first of `paths` that can be: returns only if none can, with the errno.
+def execute(
+    argv: Array[linux.c_char_p], script: Array[linux.c_char_p], environment: Array[linux.c_char_p], paths: Sequence[bytes]
+) -> int:
+    """Execute the first of `paths` that can be: return only if none can, with the errno.
 
-    `script` is run instead, its argv[1] set to the path, where the file is executable but of no known format, as
-    execvp(3) and shells do.
+    `script` is run instead of `argv`, its second word set to the path, where the file is executable but of no known format,
+    as execvp(3) and shells do.
     """
-    denied = 0
+    denied = number = 0
     for path in paths:
-        try:
-            image.execute(path)
-        except OSError as error:
-            number = error.errno or errno.EIO
+        linux.functions.execve(path, argv, environment)
+        number = linux.get_errno()
         if number == errno.ENOEXEC:
-            script.argv[1] = path
-            try:
-                script.execute(linux.SHELL)
-            except OSError as error:
-                return error.errno or errno.EIO
+            script[1] = path
+            linux.functions.execve(linux.SHELL, script, environment)
+            return linux.get_errno()
         if number == errno.EACCES:
             denied = number
         elif number not in _NOT_HERE:

@@ -35,29 +35,31 @@ _SLEEPS = 3000
 
 
 class Convention:
-    """How a mode of the processor makes a system call (syscall(2)), and the numbers of those that are made."""
+    """How a mode of the processor makes a system call (syscall(2))."""
 
-    __slots__ = (
-        "arguments", "audit", "close_range", "exit_group", "instruction", "mmap", "mprotect", "munmap", "pointer", "seccomp"
-    )  # fmt: skip
+    __slots__ = ("arguments", "audit", "instruction", "pointer")
 
-    def __init__(self, audit: int, instruction: int, pointer: int, arguments: tuple[int, ...], mmap: str) -> None:
+    def __init__(self, audit: int, instruction: int, pointer: int, arguments: tuple[int, ...]) -> None:
         self.audit = audit
+        """AUDIT_ARCH_*."""
         self.instruction = instruction
         """Its two bytes, little-endian."""
         self.pointer = pointer
         """Bytes in a pointer: struct sock_fprog differs."""
         self.arguments = arguments
-        place = int(audit == linux.AUDIT_ARCH_I386)
-        self.seccomp, self.close_range = linux.NUMBERS["seccomp"][place], linux.NUMBERS["close_range"][place]
-        self.exit_group, self.mmap = linux.NUMBERS["exit_group"][place], linux.NUMBERS[mmap][place]
-        self.mprotect, self.munmap = linux.NUMBERS["mprotect"][place], linux.NUMBERS["munmap"][place]
+        """The registers of the arguments, as indices of struct user_regs_struct."""
+
+    def number(self, name: str) -> int:
+        """The number of a call; that of mmap2 for "mmap" on i386, whose mmap takes its arguments in memory."""
+        if self.audit == linux.AUDIT_ARCH_X86_64:
+            return linux.NUMBERS[name][0]
+        return linux.NUMBERS["mmap2" if name == "mmap" else name][1]
 
 
 _LONG_ARGUMENTS = (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9)
-LONG = Convention(linux.AUDIT_ARCH_X86_64, 0x050F, 8, _LONG_ARGUMENTS, "mmap")  # syscall
+LONG = Convention(linux.AUDIT_ARCH_X86_64, 0x050F, 8, _LONG_ARGUMENTS)  # syscall
 _COMPAT_ARGUMENTS = (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP)
-COMPAT = Convention(linux.AUDIT_ARCH_I386, 0x80CD, 4, _COMPAT_ARGUMENTS, "mmap2")  # int 0x80
+COMPAT = Convention(linux.AUDIT_ARCH_I386, 0x80CD, 4, _COMPAT_ARGUMENTS)  # int 0x80
 
 
 class Stops:
@@ -169,9 +171,9 @@ class Surgery:
         self.is_confined = False
         """Whether a filter judges its calls already."""
 
-    def call(self, number: int, *arguments: int) -> int:
+    def call(self, name: str, *arguments: int) -> int:
         """Perform a system call and return its result, a negative errno included.  Repeat it if a stop interrupted it."""
-        registers = self._for_call(number, *arguments)
+        registers = self._for_call(name, *arguments)
         while True:
             kernel.set_registers(self.pid, registers)
             self._to_syscall_stop()
@@ -183,7 +185,7 @@ class Surgery:
             if -result not in _RESTART:
                 return result
 
-    def call_with(self, number: int, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
+    def call_with(self, name: str, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
         """As `call`, with `data(address)` in memory, its address as the next argument, and then `spare`.
 
         It is written below the stack pointer, where execve has mapped 128 KiB (fs/exec.c setup_arg_pages) unless the
@@ -192,7 +194,7 @@ class Surgery:
         size = len(data(0))
         address = (self._registers[linux.RSP] - _SCRATCH_GAP - size) & ~15
         before = self.write(address, data(address))
-        result = self.call(number, *arguments, address, *spare)
+        result = self.call(name, *arguments, address, *spare)
         self.write(address, before)
         return result
 
@@ -230,7 +232,7 @@ class Surgery:
 
     def exit_group(self, status: int) -> None:
         """End the process as if it had exited by itself, and reap everything that is traced.  Raises OSError, GoneError."""
-        kernel.set_registers(self.pid, self._for_call(self.convention.exit_group, status))
+        kernel.set_registers(self.pid, self._for_call("exit_group", status))
         resume(linux.PTRACE_CONT, self.pid)
         reap(self.pid)
 
@@ -240,9 +242,9 @@ class Surgery:
         kernel.set_registers(self.pid, self._registers)
         kernel.swap_signal_mask(self.pid, self._mask)
 
-    def _for_call(self, number: int, *arguments: int) -> Registers:
+    def _for_call(self, name: str, *arguments: int) -> Registers:
         registers = list(self._registers)
-        registers[linux.RAX], registers[linux.RIP] = number, self._code
+        registers[linux.RAX], registers[linux.RIP] = self.convention.number(name), self._code
         registers[linux.ORIG_RAX] = NO_CALL
         for register, value in zip(self.convention.arguments, arguments, strict=False):
             registers[register] = value
@@ -277,9 +279,9 @@ class Key:
         """Whether the program makes a call that filters take for one of the helper's (AUDIT_ARCH_* and number)."""
         convention = LONG if call[0] == LONG.audit else COMPAT
         word = self.spare(convention)[0]
-        if call[1] == convention.mmap:
+        if call[1] == convention.number("mmap"):
             return arguments[_DESCRIPTOR] == word
-        return call[1] in (convention.seccomp, convention.mprotect) and arguments[_SPARE[0]] == word
+        return call[1] in (convention.number("seccomp"), convention.number("mprotect")) and arguments[_SPARE[0]] == word
 
     def passing(self, filter_: bytes, *, installs: bool) -> bytes:
         """The filter, and instructions before it that let the helper close a descriptor; with `installs`, also install the next
@@ -288,10 +290,11 @@ class Key:
         for convention in (LONG, COMPAT):
             arch, words = convention.audit, self.spare(convention)
             lines += [(LOAD, ARCH), (EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]
-            lines.append((EQUAL, convention.close_range, f"spare {arch}", ""))
+            lines.append((EQUAL, convention.number("close_range"), f"spare {arch}", ""))
             if installs:
-                lines += [(EQUAL, convention.seccomp, f"spare {arch}", ""), (EQUAL, convention.mmap, f"mmap {arch}", "")]
-                lines += [(EQUAL, convention.mprotect, f"mprotect {arch}", ""), (JUMP, "end")]
+                labels = {"seccomp": "spare", "mmap": "mmap", "mprotect": "mprotect"}
+                lines += [(EQUAL, convention.number(name), f"{label} {arch}", "") for name, label in labels.items()]
+                lines += [(JUMP, "end")]
                 lines += [f"mprotect {arch}", *_equal(2, linux.PROT_READ)]
             else:
                 lines.append((JUMP, "end"))
@@ -341,7 +344,7 @@ def install(
         return (length + (address + 2 * pointer).to_bytes(pointer, "little")) + program
 
     def load(flags: int) -> int:
-        return surgery.call_with(convention.seccomp, linux.SECCOMP_SET_MODE_FILTER, flags, data=data, spare=spare)
+        return surgery.call_with("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, data=data, spare=spare)
 
     before = -1 if is_first else filters(surgery.pid)
     if pidfd >= 0:
@@ -361,7 +364,7 @@ def install(
     if pidfd < 0:
         return -1
     listener = kernel.pidfd_getfd(pidfd, result)
-    closed = surgery.call(convention.close_range, result, result, 0, *spare)
+    closed = surgery.call("close_range", result, result, 0, *spare)
     _checked(closed, "close_range", "the listener could not be closed in the program")
     return listener
 

@@ -117,7 +117,7 @@ def _trace(*, is_entry: bool, listens: bool) -> None:
     seized.stop(child)
     if is_entry:
         kernel.poke_user(child, linux.DEBUG_CONTROL, 0)
-        kernel.syscall_info(child)
+        kernel.CallStop().read(child)
     surgery = inject.Surgery(child)
     listener = inject.install(surgery, Key(), ALL_RUN, pidfd)
     surgery.close()

@@ -221,7 +221,6 @@ _RUNNING = linux.numbers_by_arch(
     "ptrace", "io_uring_setup", "socketcall",
 )  # fmt: skip
 """Calls that only a running program makes."""
-_NO_CALL = 0xFFFFFFFFFFFFFFFF  # -1
 _HINT = "arm at exec instead: --arm exec"
 
 
@@ -295,26 +294,24 @@ def _is_reached(pid: int, entry: int) -> bool:
 
 def _judge(pid: int) -> None:
     """At a call's entry, before the entry point: if it may not be made there, have it fail and raise ArmError."""
-    op, arch, number, first = kernel.syscall_info(pid)
-    if op != linux.PTRACE_SYSCALL_INFO_ENTRY:
+    call = kernel.CallStop()
+    call.read(pid)
+    if call.op != linux.PTRACE_SYSCALL_INFO_ENTRY:
         return
-    number &= ~linux.X32_BIT
-    if number in EXITS.get(arch, ()):
+    number, flags = call.number & ~linux.X32_BIT, call.arguments[0]
+    if number == linux.NUMBERS["clone3"][0]:
+        flags = kernel.peek(pid, flags)
+    if number in EXITS.get(call.arch, ()):
         reason = "it ends before its entry point, and nothing of it was confined"
-    elif number in _RUNNING.get(arch, ()):
+    elif number in _RUNNING.get(call.arch, ()):
         reason = f"it runs before its entry point (call number {number}), and nothing of it was confined"
-    elif number in _FORKS.get(arch, ()) and _flags(pid, number, first) & linux.CLONE_UNTRACED:
+    elif number in _FORKS.get(call.arch, ()) and flags & linux.CLONE_UNTRACED:
         reason = "it starts a thread or a process before its entry point that could not be confined"
     else:
         return
-    kernel.poke_user(pid, 8 * linux.ORIG_RAX, _NO_CALL)
+    kernel.poke_user(pid, 8 * linux.ORIG_RAX, inject.NO_CALL)
     _leave_call(pid)
     raise ArmError(f"{reason}; {_HINT}")
-
-
-def _flags(pid: int, number: int, first: int) -> int:
-    """The flags of clone or clone3."""
-    return kernel.peek(pid, first) if number == linux.NUMBERS["clone3"][0] else first
 
 
 def _next_event(pid: int) -> str:

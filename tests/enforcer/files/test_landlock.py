@@ -187,7 +187,7 @@ OPERATIONS = ("read:data/a", "read:other/a", "write:data/a", "truncate:other/a",
 AS = """
 import sys
 import enforcer.files.landlock
-enforcer.files.landlock.abi = lambda: int(sys.argv[1])
+enforcer.kernel.landlock_abi = lambda: int(sys.argv[1])
 from callfence.enforcing.command import main
 sys.exit(main(sys.argv[2:]))
 """
