@@ -60,9 +60,9 @@ class Reports:
         event = verdict.event
         try:
             if verdict.denying:  # exits, under --audit, and listen are asked about though they are allowed
-                self._tell(request, verdict)
+                self._describe(request, verdict)
             elif self._judge and (ungranted := self._judge.ungranted(event)):
-                self._tell(request, verdict, ungranted)
+                self._describe(request, verdict, ungranted)
         except Exception as error:
             self.say(f"denied call number {event.number}, which could not be described: {error!r}")
 
@@ -77,7 +77,7 @@ class Reports:
             if policy.files.bind is not None and all(first > 0 for first, _ in policy.files.bind)
         ]
         try:
-            self._tell(request, verdict, ungranted)
+            self._describe(request, verdict, ungranted)
         except Exception as error:
             self.say(f"denied call number {verdict.event.number}, which could not be described: {error!r}")
 
@@ -116,11 +116,11 @@ class Reports:
             if self._reporter.json:
                 self.say(text)
 
-    def _tell(self, request: Request, verdict: Verdict, ungranted: Sequence[Ungranted] = ()) -> None:
+    def _describe(self, request: Request, verdict: Verdict, ungranted: Sequence[Ungranted] = ()) -> None:
         event, phase = verdict.event, verdict.phase
         pid = owner(event.task)
         path = _executable(pid)
-        lines = tuple(repeated.line for repeated in ungranted) or allowing_line(event)
+        lines = tuple(lack.line for lack in ungranted) or allowing_line(event)
         key = (path, event.arch, event.number, lines, phase)
         repeated = self._counts.again(key, pid)
         if repeated is not None:
@@ -139,8 +139,8 @@ class Reports:
         if not site:
             path, site = "a process that has ended", f"{event.ip:#x}"
         advice = tuple(advise(policy, file, event, verdict.until) for file, policy in verdict.denying)
-        for file in dict.fromkeys(repeated.file for repeated in ungranted):
-            advice += (granting(file, [repeated.line for repeated in ungranted if repeated.file == file]),)
+        for file in dict.fromkeys(lack.file for lack in ungranted):
+            advice += (granting(file, [lack.line for lack in ungranted if lack.file == file]),)
         audit = self._reporter.audit
         violation = Violation(event, verdict.action, audit, pid, path, site, values, advice, phase, tuple(ungranted))
         repeated = Repeated(violation, evidence, pid)
@@ -198,14 +198,15 @@ def call_name(event: Event) -> str:
 
 
 QUIET = 1.0
-"""Seconds without any violation after which counts are told; of one violation, its next count comes after twice as long."""
+"""Seconds without any violation after which counts are reported; the next count of a violation comes after twice as long."""
 LONG = 60.0
-"""Seconds after which counts are told though there is no such quiet, likewise."""
+"""Seconds after which counts are reported though violations go on; the same holds for the next count."""
 _MOST = 3600.0
 """Most seconds between two counts of one violation, if it is met in between."""
 
+
 class Repeated:
-    """A violation that has been told, and those that are like it."""
+    """A violation that has been reported, and how many like it there were since."""
 
     __slots__ = ("at", "count", "evidence", "first", "process", "wait")
 
@@ -217,25 +218,25 @@ class Repeated:
         """That of the latest one."""
         self.count = 1
         self.at = time.monotonic()
-        """When it was told last."""
+        """The time of its last report."""
         self.wait = QUIET
-        """Seconds before it is told again."""
+        """Seconds before its next report."""
 
 
 class Counts:
-    """What has been told, by what makes violations alike."""
+    """The violations that have been reported, by what makes violations alike."""
 
     def __init__(self) -> None:
         self._all: dict[tuple[object, ...], Repeated] = {}
         self._more: dict[tuple[object, ...], Repeated] = {}
-        """Those of which there were more than was told."""
+        """Those of which there were more since their last report."""
         self._looked = time.monotonic()
 
     def add(self, key: tuple[object, ...], repeated: Repeated) -> None:
         self._all[key] = repeated
 
     def again(self, key: tuple[object, ...], process: int) -> Repeated | None:
-        """Count one more violation like one that was told; None if there was none."""
+        """Count a violation, and return what was reported of one like it; None if nothing was."""
         repeated = self._all.get(key)
         if repeated is not None:
             repeated.count += 1
@@ -244,13 +245,13 @@ class Counts:
         return repeated
 
     def pause(self) -> float | None:
-        """Seconds of quiet after which there will be counts to tell; None if there are none."""
+        """Seconds of quiet after which there will be counts to report; None if there are none."""
         if not self._more:
             return None
         return max(QUIET, min(repeated.at + repeated.wait for repeated in self._more.values()) - time.monotonic())
 
     def due(self, least: float = 0.0) -> Iterator[Repeated]:
-        """What is to be told now, of what was told `least` seconds ago or before; the caller tells it."""
+        """What is to be reported now, of what was reported `least` seconds ago or before; the caller reports it."""
         now = time.monotonic()
         for key, repeated in [*self._more.items()]:
             if now >= repeated.at + max(repeated.wait, least):
@@ -264,7 +265,7 @@ class Counts:
             yield from self.due(LONG)
 
     def rest(self) -> Iterator[Repeated]:
-        """All that was not told."""
+        """All that has not been reported."""
         for key in [*self._more]:
             yield self._begin(key, time.monotonic())
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Files = tuple[tuple[str, Policy], ...]
     """Policies as they are in a phase, each with the file to add a line to."""
 
+
 class Verdict(NamedTuple):
     """The judgement of one call."""
 

@@ -390,7 +390,7 @@ sys.exit(main())
 
 def test_a_call_that_cannot_be_described_meets_what_the_policy_says(place):
     place.policy(ERRNO)
-    place.command = (*place.command[:2], f"{BROKEN.format('report.Reports._tell = fail')}  # {place.folder}")
+    place.command = (*place.command[:2], f"{BROKEN.format('report.Reports._describe = fail')}  # {place.folder}")
     done = place.enforce(place.calls(), "110")
     assert (done.returncode, done.stdout) == (9, "-13\n")
     assert "enforce: denied call number 110, which could not be described: OSError(24, " in done.stderr
