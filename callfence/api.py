@@ -81,7 +81,7 @@ def confine(policy: str | os.PathLike[str] | None = None) -> None:
         script = sys.argv[0] if sys.argv else ""
         if script in ("", "-", "-c", "-m"):
             raise EnforceError("there is no script whose name the policy could have: name it, confine('NAME.policy')")
-        policy = policy_files.found(script)
+        policy = policy_files.default_policy(script)
     filter_ = _compiled(policy)
     _confine_threads(_of_phase(filter_, START) if filter_.stages else filter_.filter, filter_.files)
 
@@ -114,7 +114,7 @@ def _compiled(policy: str | os.PathLike[str]) -> Compiled:
 
 
 def _of_phase(filter_: Compiled, phase: str) -> bytes:
-    """The filter of a phase of the policy that a filter was made of."""
+    """The filter of a phase of the policy that was compiled."""
     try:
         return compile_policy(in_phase(policy_files.document(filter_).policy, phase))
     except ValueError as error:

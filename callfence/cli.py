@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except OSError as error:
         if start.is_short(error):
             raise
-        if status != 2:  # not told yet
+        if status != 2:  # not reported yet
             with suppress(OSError):
                 print(f"callfence: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from callfence.judging.sites import Site, Symbols
 from callfence.shared.files import companion_path, recording_path, working_folder
-from callfence.shared.inputs import tell
+from callfence.shared.inputs import print_error
 from callfence.shared.text import plural, printable
 from policygen import reading
 from policygen.evidence.facts import path_pattern, places
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from policygen.recording.model import Observation
 
 
-def keep(policy: Path, document: Document, recording: Recording, *, asked: bool = False, fresh: bool = False) -> None:
+def update(policy: Path, document: Document, recording: Recording, *, is_wanted: bool = False, fresh: bool = False) -> None:
     """Add to the companion what the recording says of the policy's rules, and remove what fits them no longer.
 
-    Does nothing if there is no companion, unless it is `asked` for; `fresh` replaces what it says.
+    Without a companion nothing is done unless `is_wanted`; with `fresh`, its former content is dropped.
     """
     path = companion_path(policy)
-    if not asked and not path.exists():
+    if not is_wanted and not path.exists():
         return
     before = reading.read(str(path)) if path.exists() else b""
     try:
@@ -72,32 +72,35 @@ def _place(site: str, symbols: Symbols, since: int) -> str:
     return escaped(f"{file}/{name}" if name else file)
 
 
-class Seen(NamedTuple):
+class Evidence(NamedTuple):
+    """What is known of the calls behind a policy."""
+
     file: str
     """The recording's or the companion's; "" if there is neither."""
     recording: Recording
     """Of a companion, one run without a name (`companion.is_companion`)."""
 
 
-def seen(command: str, policy: Path, document: Document, recording: Path | None = None) -> Seen:
-    """What is known, of `recording` alone if one is named.  What does not fit the policy is told, and left out.
+def load_evidence(command: str, policy: Path, document: Document, recording: Path | None = None) -> Evidence:
+    """Load the recording of a policy, `recording` if it is named, or else its companion.
 
+    What does not fit the policy is reported on standard error, and left out.
     Raises RecordingError, UserError, OSError.
     """
     path = recording or recording_path(policy)
     if recording is not None or path.exists():
-        return Seen(str(path), recording_file.load(path))
+        return Evidence(str(path), recording_file.load(path))
     path = companion_path(policy)
     if not path.exists():
-        return Seen("", Recording())
+        return Evidence("", Recording())
     companion = read(reading.read(str(path)).decode(errors="replace"), str(path))
     used = fitting(document, companion.observations)
     if companion.unread:
-        first = f"the first is {companion.unread[0]}"
-        tell(f"callfence {command}: {path}: not used: {plural(len(companion.unread), 'line')} that cannot be read, {first}")
+        what = f"{plural(len(companion.unread), 'line')} that cannot be read, the first is {companion.unread[0]}"
+        print_error(f"callfence {command}: {path}: not used: {what}")
     if others := [observation for observation in companion.observations if observation not in used]:
         calls = {(Arch.from_audit(observation.arch) or Arch.X86_64, observation.number) for observation in others}
         names = sorted({table(arch).by_number[number].name for arch, number in calls})
         what = f"evidence of {plural(len(others), 'call')} that {policy.name} does not allow: {', '.join(names[:8])}"
-        tell(f"callfence {command}: {path}: not used: {what}{' ...' if len(names) > 8 else ''}")
-    return Seen(str(path), companion._replace(observations=used).recording)
+        print_error(f"callfence {command}: {path}: not used: {what}{' ...' if len(names) > 8 else ''}")
+    return Evidence(str(path), companion._replace(observations=used).recording)

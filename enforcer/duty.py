@@ -56,7 +56,7 @@ class Duty:
         """Descriptors by whose end the program is ended, too."""
         self._reporter = reporter
         self._listeners: dict[int, str] = {}
-        """The listeners, each with the phase of the processes whose calls it asks about; "" where there are no phases."""
+        """The listeners, each with the phase of the processes whose calls it receives; "" where there are no phases."""
         self._devices: tuple[int, int] = _NONE, _NONE
         """Descriptors of /dev/null and /dev/full, which the program is given where it opens them; -1 if there is none."""
         self._children = _NONE
@@ -114,7 +114,7 @@ class Duty:
             raise KernelError(BUSY, "seccomp", errno.EBUSY) from error
 
     def listen(self, listener: int, phase: str) -> None:
-        """Answer the calls that this listener asks about from now on."""
+        """Answer the calls that this listener receives from now on."""
         if not self.is_answering:
             self._children = kernel.signal_descriptor(linux.SIGCHLD)
             self._epoll = select.epoll()
@@ -137,7 +137,7 @@ class Duty:
                 self._happened(descriptor, events)
 
     def _events(self) -> Sequence[tuple[int, int]]:
-        """Wait for events; meanwhile, read the code that describes calls, and tell what is told after a while of quiet."""
+        """Wait for events; meanwhile, read the code that describes calls, and report what is due after some time of quiet."""
         while not (events := self._epoll.poll(self._answers.pause() if self._later.is_read else 0)):
             if self._later.is_read:
                 self._answers.quiet()

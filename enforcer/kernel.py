@@ -1,7 +1,7 @@
 """The system calls that Python has no name for, through C functions; nothing here knows what they are for.
 
 x86_64 numbers throughout (asm/unistd_64.h).  Every function raises OSError with the call's name in `filename`'s
-place, so that a refusal can always be told to the user as "CALL: errno".  Imported on every start of `enforce`:
+place, so that a refusal can always be reported as "CALL: errno".  Imported on every start of `enforce`:
 hence no ctypes, dataclasses, enum, signal or struct.
 """
 

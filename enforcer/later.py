@@ -1,6 +1,6 @@
 """What the helper imports when it describes a denied call.
 
-Importing it takes 60 ms, too long for every start, and later the program might have changed the files.  So whoever compiles a
+Importing it takes 60 ms, too long for every start, and later the program might have changed the files.  So what compiles a
 policy notes which files that takes, with their digests (`files`), and the helper imports only what has the digest.  It reads
 the files when the program has started and nothing else is to be done: callfence may be upgraded while the program runs.
 

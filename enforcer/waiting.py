@@ -18,9 +18,9 @@ _BUDGET, _REFILL = 0.5, 0.05
 
 
 class WaitingTask:
-    """A task that waits in a call, as `evidence.pointed` asks about it.
+    """A task that waits in a call: what `policygen.evidence.pointed` reads of it.
 
-    Its memory cannot be read where this process may not trace it (Yama, a program that is not dumpable): then nothing is told.
+    Its memory cannot be read where this process may not trace it (Yama, a program that is not dumpable): then nothing is read.
     """
 
     __slots__ = ("_memory", "ids")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import locked
-from callfence.shared.inputs import judged, parse_entries
+from callfence.shared.inputs import parse_entries, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from policygen.files.algebra import differences, extended
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
         with locked(options.policy):
             return _allow(options)
 
-    return judged("allow", work)
+    return run_command("allow", work)
 
 
 def _allow(options: argparse.Namespace) -> int:

@@ -115,11 +115,11 @@ def _surroundings() -> CheckResult:
 
 def _cache() -> CheckResult:
     """What `enforce` would use without compiling it."""
-    from callfence.enforcing.compile import kept
+    from callfence.enforcing.compile import check_cached
 
     count, wrong = 0, []
     end = time.monotonic() + SECONDS
-    for file, policy, text in kept():
+    for file, policy, text in check_cached():
         count += 1
         if text and not text.startswith("not used"):
             wrong.append(f"{file} is not the filter of {printable(policy)}: {text}; remove it")

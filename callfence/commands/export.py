@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import output
-from callfence.shared.inputs import content, document, judged
+from callfence.shared.inputs import content, document, run_command
 from callfence.shared.options import Parser
 from callfence.shared.profiles import as_objects, loss_lines
 from policygen import formats
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """0; 1: --strict, and the result would be wider than the policy, or of no use; 2: bad input."""
     options = parser().parse_args(arguments)
-    return judged("export", lambda: _export(options))
+    return run_command("export", lambda: _export(options))
 
 
 def _export(options: argparse.Namespace) -> int:

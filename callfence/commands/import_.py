@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from callfence.shared.files import output, put
-from callfence.shared.inputs import content, judged
+from callfence.shared.inputs import content, run_command
 from callfence.shared.options import Parser
 from callfence.shared.profiles import loss_lines, read_policy
 from policygen import formats
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     options = command.parse_args(arguments)
     if (options.pid is None) == (options.format is None) or (options.format is None) != (options.file is None):
         command.error("give --from FORMAT and FILE, or --pid PID")
-    return judged("import", lambda: _import(options) if options.pid is None else _of_process(options))
+    return run_command("import", lambda: _import(options) if options.pid is None else _of_process(options))
 
 
 _NAMES = formats.names(reads=True, records=True)
@@ -113,7 +113,7 @@ def _of_process(options: argparse.Namespace) -> int:
     for place, filter_ in enumerate(programs, 1):
         name = f"process {pid}, filter {place} of {len(programs)}"
         work = partial(_print, options, "bpf", name, filter_, FormatOptions())
-        worst = max(worst, judged("import", work))
+        worst = max(worst, run_command("import", work))
         if place < len(programs):
             print()
     return worst

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from callfence.enforcing.files import own
 from callfence.judging.formats import Lines, Result, SarifRule, as_object, sarif
 from callfence.shared.inputs import document as read
-from callfence.shared.inputs import message, tell, tell_lines
+from callfence.shared.inputs import message, print_error, print_lines
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural
 from policygen.language.naming import format_call
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
             document = read(name)
             old = _old(options, name)
         except (CallfenceError, OSError) as error:
-            tell(message("lint", error))
+            print_error(message("lint", error))
             broken = True
         else:
             reasons = with_reasons_before(old, document) if old else [(each, each.accepted) for each in lint(document)]
@@ -91,7 +91,7 @@ def _about_files(document: Document, name: str) -> Iterable[Finding]:
 
 
 def _old(options: argparse.Namespace, name: str) -> Document | None:
-    """The policy whose reasons are not news; None if none is asked for.  Raises CallfenceError, OSError."""
+    """The policy whose reasons are not new; None if no option names one.  Raises CallfenceError, OSError."""
     if options.git is not None:
         from callfence.shared.inputs import document_at
 
@@ -133,7 +133,7 @@ def _print(
     parts = [plural(levels.count(level), level) for level in reversed([*Level]) if level in levels]
     if findings or not broken:
         lines.append(f"{', '.join(parts) or 'no findings'}{f'; {accepted} accepted' if accepted else ''}")
-    tell_lines(lines)
+    print_lines(lines)
 
 
 def _short(arch: Arch, number: int, entry: Entry) -> str:

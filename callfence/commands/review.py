@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.companion import seen
+from callfence.companion import load_evidence
 from callfence.judging.ask import Asker
 from callfence.judging.differences import difference_lines, file_lines, headline, idle_lines, rule_texts, shown_name
 from callfence.judging.sites import Symbols, site_lines
 from callfence.shared.files import locked, recording_path
-from callfence.shared.inputs import document, document_at, judged
+from callfence.shared.inputs import document, document_at, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural, printable
 from enforcer.reporting.verdict import advise
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """0: all is decided; 1: something is not; 2: bad input, or no terminal to ask at.  ^C ends the process."""
     options = parser().parse_args(arguments)
-    return judged("review", lambda: _review_log(options) if options.log else _review(options))
+    return run_command("review", lambda: _review_log(options) if options.log else _review(options))
 
 
 def _review(options: argparse.Namespace) -> int:
@@ -98,7 +98,7 @@ def _review(options: argparse.Namespace) -> int:
     new = _read(path)
     old = document(options.against) if options.against else document_at(options.git, options.policy)
     all_changes = changes(old.policy, new.policy)
-    recording = seen("review", path, new).recording
+    recording = load_evidence("review", path, new).recording
     for line in held_back_lines(options.policy, new.policy, recording):
         print(line)
     for difference in compare(old.policy, new.policy).differences if old.policy.phases or new.policy.phases else ():
@@ -246,7 +246,7 @@ def _describer(new: Document, together: Judgement, recording: Recording) -> Call
             return
         observations = tuple(observation for each in origin for observation in each.observations)
         lines = [*site_lines(observations, recording, symbols)] or ["  in no recorded run"]
-        yield from (f"  {'' if place else 'seen':7} {line[2:]}" for place, line in enumerate(lines))
+        yield from (f"  {'' if place else 'load_evidence':7} {line[2:]}" for place, line in enumerate(lines))
 
     return describe
 

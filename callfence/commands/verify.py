@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.enforcing import cache, filters
-from callfence.enforcing.compile import kept, misfit
+from callfence.enforcing.compile import check_cached, misfit
 from callfence.enforcing.sealed import is_bundle, unbundle
-from callfence.shared.inputs import content, document, is_program, judged, program
+from callfence.shared.inputs import content, document, is_program, program, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
 from policygen.evaluate import evaluate
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
         except (UnsupportedError, TooComplexError) as error:
             raise UserError(f"{options.bpf or options.file}: nothing is proved: {error}") from error
 
-    return judged("verify", work)
+    return run_command("verify", work)
 
 
 def _compiled(name: str, policy: Policy) -> int:
@@ -107,7 +107,7 @@ def _bundled(name: str, data: bytes) -> int:
 def _cached() -> int:
     """1 if one that is used does not fit; what is not used is named."""
     status = count = 0
-    for file, policy, wrong in kept():
+    for file, policy, wrong in check_cached():
         if wrong:
             print(f"{file} of {printable(policy)}: {wrong}")
             status |= not wrong.startswith("not used")

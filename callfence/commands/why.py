@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.companion import seen
+from callfence.companion import load_evidence
 from callfence.judging.files import is_about_files, is_file_name, origin_lines, print_grants
 from callfence.judging.sites import Site, Symbols, columns_of, site_lines, widened
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.inputs import document as read
-from callfence.shared.inputs import judged, tell
+from callfence.shared.inputs import print_error, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import command_line, ending, on_one_line, plural, printable
 from enforcer.reporting.verdict import advise
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """0; 1 if the policy has no entry for the call, or denies it, or does not grant the right; 2 for bad input."""
     options = parser().parse_args(arguments)
-    return judged("why", lambda: _why(options))
+    return run_command("why", lambda: _why(options))
 
 
 def _why(options: argparse.Namespace) -> int:
@@ -92,17 +92,18 @@ def _why(options: argparse.Namespace) -> int:
         status = _denial(options.policy, document, event)
         _print_place(options)
         return status
-    known = seen("why", options.policy, document, options.recording)
-    if not known.file:
+    evidence = load_evidence("why", options.policy, document, options.recording)
+    if not evidence.file:
         path = recording_path(options.policy)
-        tell(f"callfence why: {path}: there is no recording, and no {companion_path(options.policy).name}: nothing is known")
+        companion = companion_path(options.policy).name
+        print_error(f"callfence why: {path}: there is no recording, and no {companion}: nothing is known")
     if is_about_files(options.about or ""):
-        return _files(document, known.recording, options.about, options.policy)
-    status = _rules(document, known.recording, options)
+        return _files(document, evidence.recording, options.about, options.policy)
+    status = _rules(document, evidence.recording, options)
     if not options.about:
-        _files(document, known.recording, "", options.policy)
-    if is_companion(known.recording):
-        _say(f"from {known.file}: a recording would also have counts and runs")
+        _files(document, evidence.recording, "", options.policy)
+    if is_companion(evidence.recording):
+        _say(f"from {evidence.file}: a recording would also have counts and runs")
     return status
 
 

@@ -117,7 +117,7 @@ def store_for_all(compiled: Compiled) -> str:
     return _store(compiled, _system())
 
 
-def kept() -> Iterator[tuple[str, Compiled | ValueError]]:
+def all_filters() -> Iterator[tuple[str, Compiled | ValueError]]:
     """Each file in both caches, with the filter in it or what is wrong with it.  Filters of another compiler, which are not
     used, are left out."""
     current = compiler()
@@ -262,7 +262,7 @@ def secret() -> bytes:
     try:
         key = _key() or _new_key()
         problem, permissions = _key_problem(key)
-        if permissions == _MAY_WRITE and not problem:  # whoever may have written it
+        if permissions == _MAY_WRITE and not problem:  # another program may have written it
             key = _new_key()
             problem, permissions = _key_problem(key)
         if not problem and permissions not in (_MAY_USE, _MAY_LINK):

@@ -236,11 +236,11 @@ class _Start:
         """A variant of the filters of all policies, in the order in which they were named."""
         given, check = self.options.given.get("--policy"), filters.trusting(self.owners)
         if file := self.options.value("--compiled"):
-            default = filters.found(self.name)
+            default = filters.default_policy(self.name)
             policy = given[0] if given else default if os.path.lexists(default) else None
             return [filters.from_bundle(file, policy, variant, check)]
         is_cached = "--no-cache" not in self.options.given
-        names = given or [filters.found(self.name)]
+        names = given or [filters.default_policy(self.name)]
         return [filters.compiled(name, variant, check, cached=is_cached, problems=self.problems) for name in names]
 
     def _arm(self, policies: Sequence[Compiled]) -> str:

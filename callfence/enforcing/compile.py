@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from callfence.enforcing import cache, filters
 from callfence.enforcing.sealed import bundle
-from callfence.shared.inputs import judged
+from callfence.shared.inputs import run_command
 from callfence.shared.options import Parser
 from policygen.evaluate import evaluate
 from policygen.filter import bpf
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     options = command.parse_args(arguments)
     if options.output and len(options.policies) > 1:
         command.error("-o takes the filters of one policy")
-    return judged("compile", lambda: _into_file(options) if options.output else _for_all(options.policies))
+    return run_command("compile", lambda: _into_file(options) if options.output else _for_all(options.policies))
 
 
 def _into_file(options: argparse.Namespace) -> int:
@@ -116,9 +116,9 @@ def misfit(filter_: Compiled) -> str:
     return f"to {format_call(wrong)} it answers {answers}"
 
 
-def kept() -> Iterator[tuple[str, str, str]]:
+def check_cached() -> Iterator[tuple[str, str, str]]:
     """Each filter in the caches: its file, its policy's, and what is wrong with it or ''."""
-    for file, filter_ in cache.kept():
+    for file, filter_ in cache.all_filters():
         if isinstance(filter_, ValueError):
             yield file, "?", f"not used: {filter_}"
         else:

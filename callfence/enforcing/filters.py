@@ -120,7 +120,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
 
 def files_of(policy: Policy) -> bytes:
     """What a policy confines of files and ports, for `Compiled.files`, if the filter is there before the program runs:
-    whoever installs it later uses `landlock.unfiltered`."""
+    a filter that is installed later takes `landlock.unfiltered`."""
     from policygen.files.landlock import encode
     from policygen.files.ruleset import ruleset
 
@@ -208,7 +208,7 @@ def is_current(filter_: Compiled) -> bool:
         return False
 
 
-def found(name: str) -> str:
+def default_policy(name: str) -> str:
     """NAME.policy of the current folder, for a program of which no policy was named.
 
     EnforceError if it is in a folder where everybody can put one.

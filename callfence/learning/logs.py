@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.companion import keep
+from callfence.companion import update
 from callfence.learning import baseline
 from callfence.learning.files import watched, with_files
 from callfence.learning.learned import call_name
@@ -63,7 +63,7 @@ class LogOptions(NamedTuple):
 def import_recording(options: LogOptions) -> int:
     """Into NAME.rec, into NAME.policy and its recording as `learn` does, or as a policy to standard output.
 
-    Raises UserError and what `inputs.judged` tells.
+    Raises UserError and what `inputs.run_command` prints.
     """
     output = options.output
     if output is not None and output.suffix not in (".policy", ".rec"):
@@ -215,7 +215,7 @@ def remember(policy: Path, recording: Recording) -> None:
         path = recording_path(policy)
         atomic.make_folder(path.parent)
         whole = recording_file.update(path, lambda old: merge(old, recording))
-        keep(policy, parse_file(policy), whole)
+        update(policy, parse_file(policy), whole)
 
 
 def check_names(names: Collection[str], recording: Recording) -> None:

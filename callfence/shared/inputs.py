@@ -67,12 +67,12 @@ def is_program(data: bytes) -> bool:
     return b"\0" in data
 
 
-def judged(command: str, work: Callable[[], int]) -> int:
+def run_command(command: str, work: Callable[[], int]) -> int:
     """The exit status of a command: 2, and the reason on standard error, for bad input."""
     try:
         return work()
     except (CallfenceError, OSError) as error:
-        tell(message(command, error))
+        print_error(message(command, error))
     return 2
 
 
@@ -87,7 +87,7 @@ def message(command: str, error: CallfenceError | OSError) -> str:
     return text if "\n" in text or isinstance(error, (PolicyError, RecordingError)) else f"callfence {command}: {text}"
 
 
-def tell_lines(lines: Iterable[str]) -> None:
+def print_lines(lines: Iterable[str]) -> None:
     """Print on standard output, in colour on a terminal."""
     if sys.stdout is not None and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         from callfence.shared import terminal
@@ -98,7 +98,7 @@ def tell_lines(lines: Iterable[str]) -> None:
             print(line)
 
 
-def tell(message: str) -> None:
+def print_error(message: str) -> None:
     """Print on standard error, without control characters that a quoted file may contain."""
     print("\n".join(map(printable, message.split("\n"))), file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Policies that other programs have, container profiles above all, read as ours; losses as `export` and `import` tell them."""
+"""Policies of other programs, container profiles above all, read as ours; losses as `export` and `import` print them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Enforce under a filter that is in force already, another enforce's or a container's: what of it that filter lets us do.
 
 It may deny ptrace(2), or have a listener, of which a process can have one (seccomp(2), EBUSY); and it may kill where it
-denies.  So a process that nobody misses tries first.  Nothing is tried where no filter is in force.
+denies.  So another process tries first.  Nothing is tried where no filter is in force.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Plan:
         self.has_own_filters = has_own_filters
         """Whether the program may install filters itself."""
         self.notified = notified
-        """AUDIT_ARCH_* and number of the calls that the helper is asked about for the files and ports that they name."""
+        """AUDIT_ARCH_* and number of the calls that the helper judges by the files and ports that they name."""
         self.key = Key()
 
     @property

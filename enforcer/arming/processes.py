@@ -136,7 +136,7 @@ class Processes:
         self._early[pid] = stop, [creator for creator in self._starting.items() if self._is_starting(*creator)]
 
     def take_early(self, pid: int) -> Stop | None:
-        """Give back what was kept of a task whose creator's event has come."""
+        """Return the stop or end of a task that came before its creator's event."""
         early = self._early.pop(pid, None)
         return early[0] if early else None
 

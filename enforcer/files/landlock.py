@@ -49,7 +49,7 @@ class Confinement:
         Raises EnforceError for what this kernel cannot enforce, unless `best_effort`,
         GrantError for names that no rule can have, and KernelError."""
         self.remarks: list[str] = []
-        """What the user is told: one line each."""
+        """What is reported to the user: one line each."""
         self.is_whole = True
         """Whether this kernel enforces all of it."""
         self._rulesets: list[int] = []

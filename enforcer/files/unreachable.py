@@ -1,7 +1,7 @@
-"""Which files and ports a call wants that policies do not grant.  Loaded at the first call that is asked about for that.
+"""Which files and ports a call wants that policies do not grant.  Loaded at the first call that is judged by them.
 
 The helper judges names, at the moment of the call, as Landlock judges what it walks along: from the file up to the root.  The
-program may change a name in between, so nothing is decided by what is found: Landlock denies, and this tells why.
+program may change a name in between, so nothing is decided by it: Landlock denies, and this explains why.
 """
 
 from __future__ import annotations

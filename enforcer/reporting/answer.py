@@ -68,11 +68,11 @@ class Answers:
         self._reporter.give_back()
 
     def pause(self) -> float | None:
-        """Seconds without a call after which `quiet` has something to tell; None if it has not."""
+        """Seconds without a call after which `quiet` has something to report; None if it has not."""
         return self._loaded[1].pause() if self._loaded else None
 
     def quiet(self) -> None:
-        """Tell how often violations were met, after a burst."""
+        """Report how often violations were met, after a burst."""
         if self._loaded:
             _try(self._loaded[1].quiet)
 
@@ -214,7 +214,7 @@ class Answers:
 
     def _may_be_answered(self, verdict: Verdict) -> bool:
         """Whether the policies say by `implied` that calls which give nothing beyond them need not be denied."""
-        # With --explain, one that they allow is asked about for the files or ports that it is about.
+        # With --explain, the helper is notified of allowed calls, too, for the files or ports that they name.
         return verdict.is_free and not self._reporter.audit and not (self._reporter.reach and not verdict.denying)
 
     def _apply(self, request: Request, action: Action | None) -> None:
@@ -246,9 +246,9 @@ class Answers:
         return self._has_lost or bool(self._loaded and self._loaded[1].has_lost)
 
 
-def _try(tell: Callable[[], None]) -> None:
-    """Tell something, and go on answering calls if that fails."""
+def _try(report: Callable[[], None]) -> None:
+    """Report something, and go on answering calls if that fails."""
     try:
-        tell()
+        report()
     except Exception:
         return

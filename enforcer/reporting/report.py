@@ -59,7 +59,7 @@ class Reports:
         """Report a call that a policy denies, or whose files or ports no policy grants; nothing for any other."""
         event = verdict.event
         try:
-            if verdict.denying:  # exits, under --audit, and listen are asked about though they are allowed
+            if verdict.denying:  # the helper is notified of exits, under --audit, and of listen though they are allowed
                 self._describe(request, verdict)
             elif self._judge and (ungranted := self._judge.ungranted(event)):
                 self._describe(request, verdict, ungranted)

@@ -61,11 +61,11 @@ class Reporter:
         Called once, in the helper, at the first violation.  It must not depend on the current folder, which is the root there,
         nor read files, which may have changed."""
         self.reach = reach
-        """What is granted of files and ports, if calls are asked about for that."""
+        """What is granted of files and ports, if calls are judged by that."""
         self.keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
         self.listens = listens
-        """Whether listen(2) is asked about, since it may take a port that no policy grants (`enforcer.files.listening`)."""
+        """Whether the helper is notified of listen(2), which may take a port that no policy grants (`enforcer.files.listening`)."""
         self.later = later
         """The files that describing takes (`enforcer.later`)."""
         self.json = json
@@ -73,7 +73,7 @@ class Reporter:
         self.colour = not json and is_coloured(descriptor)
         """Whether denials stand out: asked now, since the helper may not ask what a terminal is."""
         self.evidence = evidence
-        """Whether to tell what the pointers of a call point to."""
+        """Whether to report what the pointers of a call point to."""
         self.audit = audit
         """Let every reported call run."""
 
@@ -152,7 +152,7 @@ def has_room(descriptor: int, timeout: float = 0) -> bool:
 
 
 def identity(descriptor: int) -> tuple[int, int] | None:
-    """What tells one open file from another, or None if the descriptor is not open."""
+    """The device and inode of an open file; None if the descriptor is not open."""
     try:
         status = os.fstat(descriptor)
     except OSError:

@@ -86,7 +86,7 @@ class Advice(NamedTuple):
     """The entry to add to the policy, or to join with the one that it has, on one line; after a line `arch NAME` if it belongs
     to another section than the first; "" if none would help."""
     command: str = ""
-    """The shell command that does it; '' likewise."""
+    """The shell command that adds it; "" if there is none."""
     note: str = ""
     """What else it takes; '' if nothing."""
 
