@@ -244,6 +244,22 @@ def pidfd_getfd(pidfd: int, descriptor: int) -> int:
     return syscall("pidfd_getfd", pidfd, descriptor, 0)
 
 
+def descriptor_of(process: int, descriptor: int) -> int:
+    """The same, of the process with that id."""
+    pidfd = pidfd_open(process)
+    try:
+        return pidfd_getfd(pidfd, descriptor)
+    finally:
+        os.close(pidfd)
+
+
+def socket_option(socket: int, option: int) -> int:
+    """An option of SOL_SOCKET, 32 bits (socket(7))."""
+    value, size = linux.c_int(0), linux.c_int(4)
+    syscall("getsockopt", socket, linux.SOL_SOCKET, option, linux.byref(value), linux.byref(size))
+    return value.value
+
+
 def kill_thread(process: int, thread: int, number: int) -> None:
     syscall("tgkill", process, thread, number)
 

@@ -5,9 +5,9 @@ filter of the phase is put on all threads of the process, and then the call is m
 answer counts: what a process may do is decided by the filters that it has, and by nothing that this process believes.
 
 Before the last phase, filters answer SECCOMP_RET_USER_NOTIF for what is to be reported, and have no listener: the kernel fails
-such a call with ENOSYS, and no process can let it run.  It is reported at its entry, and the process is killed there, or the errno
-of the policy put in place of ENOSYS.  A filter that killed by itself would outrank the listener of the last phase.  While this
-process traces a program, its death ends the program (PTRACE_O_EXITKILL).
+such a call with ENOSYS, and no process can let it run.  It is reported at its entry, and the process is killed there, or the
+errno of the policy put in place of ENOSYS.  A filter that killed by itself would outrank the listener of the last phase.
+While this process traces a program, its death ends the program (PTRACE_O_EXITKILL).
 """
 
 from __future__ import annotations

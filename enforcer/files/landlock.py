@@ -145,7 +145,7 @@ class Confinement:
             os.close(descriptor)
 
 
-_IPPROTO_TCP, _TCP_ULP = 6, 31  # linux/in.h, linux/tcp.h
+_TCP_ULP = 31  # linux/tcp.h
 FAST_OPEN_ERROR, PROTOCOL_ERROR, FAMILY_ERROR = errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT
 """net/ipv4/tcp.c tcp_sendmsg_fastopen(), net/ipv4/af_inet.c inet_create(), net/socket.c __sock_create()."""
 
@@ -183,7 +183,7 @@ _CHECKS: Mapping[str, list[Line]] = {
     ],
     "setsockopt": [
         (LOAD, ARGUMENTS + 8 * 1),
-        (EQUAL, _IPPROTO_TCP, "", "end"),
+        (EQUAL, linux.IPPROTO_TCP, "", "end"),
         (LOAD, ARGUMENTS + 8 * 2),
         (EQUAL, _TCP_ULP, "ulp", "end"),
     ],

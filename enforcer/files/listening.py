@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from enforcer.listener import Request
 
-_SOL_SOCKET, _SO_PROTOCOL, _SO_DOMAIN = 1, 38, 39  # asm-generic/socket.h
-_AF_UNIX, _IPPROTO_TCP = 1, 6  # linux/socket.h, linux/in.h
 _LISTINGS = 100
 """How often all tasks are listed until a listing has no new ones."""
 
@@ -34,21 +32,18 @@ def listen(request: Request) -> int | None:
     task = request.call.task
     descriptor, backlog = (argument & 0xFFFFFFFF for argument in request.call.arguments[:2])
     fields = fields_of(task)
-    pidfd = kernel.pidfd_open(int(fields["Tgid"]))
     try:
-        socket = kernel.pidfd_getfd(pidfd, descriptor)
+        socket = kernel.descriptor_of(int(fields["Tgid"]), descriptor)
     except OSError as error:
         if error.errno == errno.EBADF:
             return errno.EBADF
         raise
-    finally:
-        os.close(pidfd)
     try:
         if not request.is_waiting():  # the socket may be another task's
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), "listen")
-        if _option(socket, _SO_PROTOCOL) == _IPPROTO_TCP and not _port(socket):
+        if kernel.socket_option(socket, linux.SO_PROTOCOL) == linux.IPPROTO_TCP and not _port(socket):
             return errno.EACCES
-        if _option(socket, _SO_DOMAIN) == _AF_UNIX and not _is_like_us(fields):
+        if kernel.socket_option(socket, linux.SO_DOMAIN) == linux.AF_UNIX and not _is_like_us(fields):
             # Who connects is told the user of whoever has called listen (unix(7), SO_PEERCRED).
             return errno.EACCES if _shares_descriptors(task) else None
         kernel.syscall("listen", socket, backlog)
@@ -57,13 +52,6 @@ def listen(request: Request) -> int | None:
     finally:
         os.close(socket)
     return 0
-
-
-def _option(socket: int, name: int) -> int:
-    """An option of SOL_SOCKET.  Raises OSError."""
-    value, length = linux.c_int(0), linux.c_int(4)
-    kernel.syscall("getsockopt", socket, _SOL_SOCKET, name, linux.byref(value), linux.byref(length))
-    return value.value
 
 
 def _port(socket: int) -> int:

@@ -21,7 +21,6 @@ _OPEN = os.O_PATH | os.O_CLOEXEC
 _DEVICES = {b"/dev/stdin": b"fd/0", b"/dev/stdout": b"fd/1", b"/dev/stderr": b"fd/2"}
 _DESCRIPTORS = b"/dev/fd"
 _GONE = b" (deleted)"
-_SOL_SOCKET, _SO_PROTOCOL, _IPPROTO_TCP = 1, 38, 6  # asm-generic/socket.h, linux/in.h
 _HEAD = 4096
 """Bytes of an executable in which its interpreter is looked for."""
 
@@ -69,21 +68,14 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
 
 def is_tcp(process: int, descriptor: int) -> bool:
     """Whether a descriptor of a process that is stopped is a TCP socket; True if that cannot be found out."""
-    protocol, length = linux.c_uint32(0), linux.c_uint32(4)
     try:
-        pidfd = kernel.pidfd_open(process)
+        copy = kernel.descriptor_of(process, descriptor)
         try:
-            copy = kernel.pidfd_getfd(pidfd, descriptor)
-        finally:
-            os.close(pidfd)
-        try:
-            at, room = linux.byref(protocol), linux.byref(length)
-            kernel.syscall("getsockopt", copy, _SOL_SOCKET, _SO_PROTOCOL, at, room)
+            return kernel.socket_option(copy, linux.SO_PROTOCOL) == linux.IPPROTO_TCP
         finally:
             os.close(copy)
     except OSError as error:
         return error.errno != errno.ENOTSOCK
-    return protocol.value == _IPPROTO_TCP
 
 
 def interpreter(path: bytes) -> bytes:

@@ -128,11 +128,7 @@ class Output:
         if self._reporter.file is None or not process:
             return -1
         try:
-            pidfd = kernel.pidfd_open(process)
-            try:
-                descriptor = kernel.pidfd_getfd(pidfd, 2)
-            finally:
-                os.close(pidfd)
+            descriptor = kernel.descriptor_of(process, 2)
         except OSError:
             return -1
         if identity(descriptor) == self._reporter.file:

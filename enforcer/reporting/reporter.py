@@ -65,7 +65,7 @@ class Reporter:
         self.keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
         self.listens = listens
-        """Whether the helper is notified of listen(2), which may take a port that no policy grants (`enforcer.files.listening`)."""
+        """Whether the helper is notified of listen(2), which may take a port that is not granted (`files.listening`)."""
         self.later = later
         """The files that describing takes (`enforcer.later`)."""
         self.json = json
