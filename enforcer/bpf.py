@@ -1,4 +1,10 @@
-"""Classic BPF in bytes: instructions that are put before a filter, what a filter answers, and several filters as one.
+"""Classic BPF in bytes: several filters as one, what a filter answers, and instructions that are put before a filter.
+
+Some of these keep the program from its helper.  The program runs as the same user as its helper, so a policy that allows
+`kill` or `prlimit64` with any pid would let it stop the helper, and one that allows `ptrace` or `pidfd_open` might let it take
+the helper's descriptors.  These calls fail with EPERM if they name the helper, as for a process of another user
+(`tracer.pids`).  So do the ioctl commands by which a supervisor answers calls: a program that got hold of a listener could
+otherwise let its own denied calls run.
 
 On every start of `enforce`, so little is imported; `policygen.filter.bpf` knows all of the language.
 """

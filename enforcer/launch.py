@@ -1,4 +1,7 @@
-"""Becoming the program: same process, everything as it was given to us, confined from its first instruction."""
+"""Becoming the program: same process, everything as it was given to us, confined from its first instruction.
+
+The program is found and executed by name as execvp(3) does, with the environment that we were given, on bytes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Calls that wait at a listener for the helper's answer (seccomp_unotify(2)): the one file that receives and answers them."""
+"""Calls that wait at a listener for the helper's answer (seccomp_unotify(2)): the one file that receives and answers them, and
+that ends the process that made one, whatever it does to prevent that, before the call returns to it.
+"""
 
 from __future__ import annotations
 

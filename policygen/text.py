@@ -1,4 +1,4 @@
-"""Text from outside, made fit to be printed."""
+"""Text from outside, made fit to be printed, or to be typed to a shell."""
 
 from __future__ import annotations
 

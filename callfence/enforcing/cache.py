@@ -1,11 +1,12 @@
-"""Compiled filters kept between runs: proving one takes longer than most programs do.
+"""Compiled filters of earlier starts: proving one takes longer than most programs run.
 
-A filter counts only if all that it was made from is byte for byte what it is now: the policy, each file it includes, and
-the code that compiles.  There are two places.  What root has put into /var/cache/callfence (`callfence compile`) is as
-trustworthy as root.  A user's own cache is signed with a secret that the kernel keeps, so a
-confined program that can write there cannot make a filter that counts, unless its policy allows keyctl(2); where the kernel
-has no keyrings, there is a checksum only, and `callfence doctor` says so.  A cache that cannot be used is no error; if it is
-because of the secret, `enforce` says so.
+A filter counts only if all that it was made from is byte for byte what it is now: the policy, each file it includes, and the
+code that compiles.  There are two places.  What root has put into /var/cache/callfence (`callfence compile`) is as trustworthy
+as root.  A user's own cache is signed with a secret in the user's keyring, which a confined program cannot read unless its
+policy allows keyctl(2).  With add_key(2) alone it can neither write the key, which takes a permission that ours does not have,
+nor make one that counts: a key has the permissions that are checked only after keyctl(2).  Where the kernel has no keyrings,
+there is a checksum only, and `callfence doctor` says so.  A cache that cannot be used is no error; if it is because of the
+secret, `enforce` says so.
 
 On the way to every start of `enforce`, so nothing is imported that takes a millisecond.
 """
@@ -77,15 +78,12 @@ class _Place:
 
 
 def load(path: str, variant: str, read: Callable[[str], bytes], problems: dict[str, None] | None = None) -> Compiled | None:
-    """The filter kept for a variant of a policy, if everything it was made from is unchanged.
+    """Return the cached filter for a variant of a policy, if everything it was made from is unchanged.
 
-    `read` gives a file's content, and raises OSError.  What is wrong with the secret is added to `problems`: then the user's
+    `read` returns a file's content, and raises OSError.  What is wrong with the secret is added to `problems`: then the user's
     cache is not used.
     """
-    for opened in (_system, _own):
-        place = opened()
-        if place is None:
-            continue
+    for place in _places():
         try:
             secret = place.secret()
             made_by, filter_ = unseal(place.content(_name(path, variant)), secret)
@@ -96,13 +94,11 @@ def load(path: str, variant: str, read: Callable[[str], bytes], problems: dict[s
             continue
         except EnforceError as error:
             _add(problems, error)
-        finally:
-            os.close(place.descriptor)
     return None
 
 
 def store(compiled: Compiled, problems: dict[str, None] | None = None) -> None:
-    """Keep a filter in the user's cache.  Nothing happens where that is not possible, but as with `load`."""
+    """Write a filter into the user's cache, if that is possible; what is wrong with the secret is added to `problems`."""
     try:
         _store(compiled, _own(create=True))
     except OSError:
@@ -112,29 +108,23 @@ def store(compiled: Compiled, problems: dict[str, None] | None = None) -> None:
 
 
 def store_for_all(compiled: Compiled) -> str:
-    """Keep a filter for all users, as root; the file.  Raises OSError."""
+    """Write a filter into the cache for all users, as root, and return the file.  Raises OSError."""
     os.makedirs(SYSTEM, 0o755, exist_ok=True)
     return _store(compiled, _system())
 
 
 def all_filters() -> Iterator[tuple[str, Compiled | ValueError]]:
-    """Each file in both caches, with the filter in it or what is wrong with it.  Filters of another compiler, which are not
-    used, are left out."""
+    """Yield each file in both caches with its filter, or with what is wrong with it.  Filters of another compiler, which are
+    not used, are left out."""
     current = compiler()
-    for opened in (_system, _own):
-        place = opened()
-        if place is None:
-            continue
+    for place in _places():
         try:
             secret = place.secret()
         except EnforceError as error:
             yield place.path, ValueError(str(error))
-            os.close(place.descriptor)
             continue
-        for name in sorted(os.listdir(place.descriptor)):
-            if not name.endswith(".filter"):
-                continue
-            shown = f"{place.path}/{name}"
+        for name in sorted(name for name in os.listdir(place.descriptor) if name.endswith(".filter")):
+            file = f"{place.path}/{name}"
             try:
                 content = place.content(name)
                 if not is_sealed(content):
@@ -143,11 +133,10 @@ def all_filters() -> Iterator[tuple[str, Compiled | ValueError]]:
             except OSError:
                 continue  # it has gone
             except ValueError as error:
-                yield shown, error
+                yield file, error
             else:
                 if made_by == current:
-                    yield shown, filter_
-        os.close(place.descriptor)
+                    yield file, filter_
 
 
 def is_signed() -> bool:
@@ -201,6 +190,16 @@ def _name(path: str, variant: str) -> str:
     """
     whole = os.fsencode(f"{variant}\0{_absolute(path)}")
     return f"{digest(whole, size=4).hex()}.filter"
+
+
+def _places() -> Iterator[_Place]:
+    """Open the folders of filters, the system's first; each is closed when the next one is wanted."""
+    for opened in (_system, _own):
+        if place := opened():
+            try:
+                yield place
+            finally:
+                os.close(place.descriptor)
 
 
 def _system() -> _Place | None:

@@ -1,4 +1,4 @@
-"""Make one stopped process perform a system call of ours, and leave no trace of it.
+"""Make a stopped process perform system calls of ours, above all seccomp(2), and leave no trace of it.
 
 The process is in a ptrace stop in which it is about to run its own code: the system-call-exit stop of an execve, or a
 breakpoint.  An execve's *event* stop is too early: the kernel would write the execve's result over ours.
@@ -263,7 +263,13 @@ _DESCRIPTOR = 4
 
 
 class Key:
-    """The secret of one start of `enforce`."""
+    """The secret of one start of `enforce`, by which filters of ours know the helper's calls in the program and let them run.
+
+    A filter sees the registers of a call, also those that the call does not use.  The helper puts random words into these, so a
+    process can be given the filter of a phase though its own filter denies seccomp(2), and no answer of the helper is needed.
+    Who may look into a stopped thread of the program sees the words (/proc/TID/syscall).  They are worth little: filters only
+    take away, the memory that can be mapped is not executable, and close_range(2) closes what the program may close as well.
+    """
 
     __slots__ = ("_words",)
 

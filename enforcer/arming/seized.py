@@ -1,4 +1,8 @@
-"""`arm exec` and `arm entry`: the helper traces this process, and confines it when its execve returns or at its entry point."""
+"""`arm exec` and `arm entry`: the helper traces this process, and confines it when its execve returns or at its entry point.
+
+An execve reports an event stop *inside* the call, then its exit stop (ptrace(2)).  Only at the exit stop, before the new
+program's first instruction, can a call of ours be performed.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,14 @@
 
 The helper is cloned before and has no such rules, so it may look into the program (ptrace(2) denies that across domains).
 Loaded only for policies that confine files or ports.
+
+Instructions before the program's filter close the ways past Landlock.  It judges what a file is opened for
+(security/landlock/fs.c), and the third access mode of open(2) is for neither reading nor writing: ioctl(2) and fchmod(2) then
+work on files that no rule grants.  It judges connect(2) and bind(2) of plain TCP sockets (security/landlock/net.c).
+sendto(2), sendmsg(2) and sendmmsg(2) with MSG_FASTOPEN connect as well; MPTCP and SMC sockets fall back to TCP, RDS has the
+kernel connect, and TCP_ULP makes an SMC socket of a TCP one (Linux 5.17 to 6.19).  So these fail as on a kernel that has them
+switched off, and programs then do what they do there.  openat2(2) and io_uring take all of that in memory, where no filter
+sees it: where the filter might let them run, they fail as on an older kernel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What the policies say of a call: found once for each call, from the call and the phase of its process alone."""
+"""What the policies say of a call, from the call and the phase of its process alone; and what to change in a policy for a call
+that it does not allow.
+"""
 
 from __future__ import annotations
 
