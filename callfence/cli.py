@@ -59,7 +59,7 @@ usage: callfence COMMAND [ARGUMENT ...]
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Never returns: exits with the subcommand's status; 2 for a mistake in the command line."""
+    """Run a subcommand and exit with its status; 2 for a mistake in the command line."""
     # Starting, which makes fewer objects than this, takes a tenth less without a search for cycles; reading and merging
     # recordings, whose objects are in no cycles, take a quarter less with rare ones (three of 60,000 observations each).
     gc.set_threshold(100_000)
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def learn() -> NoReturn:
-    """The `learn` command is `callfence learn`."""
+    """Run `callfence learn`, which the `learn` command is."""
     main(["learn", *sys.argv[1:]])
 
 

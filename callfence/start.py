@@ -26,8 +26,8 @@ exception takes, CPython 3.11 aborts, or goes on for ever."""
 
 
 def end_in_a_line() -> None:
-    """Have an exception that nobody catches and that is for want of memory end this process with a message, and with 125 for
-    `learn` and `enforce`, else 2.  Raises MemoryError if the command would surely get too little."""
+    """Have an exception for want of memory that is not caught end this process with a message, and with status 125 for `learn`
+    and `enforce`, else 2.  Raises MemoryError if the command would surely get too little."""
     name = os.path.basename(sys.argv[0])
     if name in ("callfence", "__main__.py"):
         name = sys.argv[1] if sys.argv[1:] and sys.argv[1] in ("learn", "enforce") else "callfence"
@@ -53,7 +53,7 @@ def end_in_a_line() -> None:
 
 
 def is_short(error: BaseException) -> bool:
-    """Whether an exception is for want of memory, or was raised while another one that is was handled."""
+    """Whether an exception, or one during whose handling it was raised, is for want of memory."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == _ENOMEM):

@@ -112,11 +112,13 @@ def shares_files(a: int, b: int) -> bool | None:
 
 
 def unshare_files() -> None:
+    """Give this process a table of descriptors of its own."""
     syscall("unshare", linux.CLONE_FILES)
 
 
 def disposition(number: int, handler: int) -> int:
-    """Set a signal's disposition (SIG_DFL, SIG_IGN) behind Python's back; the former one, an address if caught."""
+    """Set a signal's disposition (SIG_DFL, SIG_IGN), of which Python does not learn; return the former one, an address if
+    caught."""
     return int(linux.functions.signal(number, handler) or 0)
 
 
@@ -127,6 +129,7 @@ def block_signals() -> None:
 
 
 def set_no_new_privs() -> None:
+    """Keep this process, and what it executes, from gaining privileges (prctl(2), PR_SET_NO_NEW_PRIVS)."""
     linux.checked(linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1), "prctl(PR_SET_NO_NEW_PRIVS)")
 
 
@@ -136,7 +139,7 @@ def says(operation: int, text: bytes) -> bool:
 
 
 def set_undumpable() -> None:
-    """Nobody without CAP_SYS_PTRACE can then read or write this process (ptrace(2), /proc/PID/mem)."""
+    """Keep every process without CAP_SYS_PTRACE from reading or writing this one (ptrace(2), /proc/PID/mem)."""
     linux.checked(linux.prctl(linux.PR_SET_DUMPABLE), "prctl(PR_SET_DUMPABLE)")
 
 
@@ -159,7 +162,7 @@ def can_notify() -> bool:
 
 
 def install(program: bytes, flags: int) -> int:
-    """Put a filter on this thread; a listener's descriptor under SECCOMP_FILTER_FLAG_NEW_LISTENER, else 0.
+    """Put a filter on this thread; return the listener under SECCOMP_FILTER_FLAG_NEW_LISTENER, else 0.
 
     Under SECCOMP_FILTER_FLAG_TSYNC on all threads of the process, or on none: then the id of one that has other filters."""
     return syscall("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, linux.byref(linux.FilterProgram.of(program)))
@@ -221,16 +224,18 @@ def landlock_enter(ruleset: int) -> None:
 
 
 def send_signal(pidfd: int, number: int) -> None:
-    """Signal a process, which is the one that was there when the pidfd was opened."""
+    """Send a signal to the process that a pidfd was opened for."""
     syscall("pidfd_send_signal", pidfd, number, None, 0)
 
 
 def pidfd_open(pid: int) -> int:
+    """Return a pidfd of a process."""
     return syscall("pidfd_open", pid, 0)
 
 
 def pidfd_of_thread(thread: int, process: int) -> int:
-    """A pidfd of a thread, whose descriptors it gives though the first thread has ended; before Linux 6.9, of its process."""
+    """Return a pidfd of a thread, by which its descriptors can be had though the first thread has ended; before Linux 6.9, of
+    its process."""
     try:
         return syscall("pidfd_open", thread, _PIDFD_THREAD)
     except OSError as error:
@@ -245,7 +250,7 @@ def pidfd_getfd(pidfd: int, descriptor: int) -> int:
 
 
 def descriptor_of(process: int, descriptor: int) -> int:
-    """The same, of the process with that id."""
+    """A copy of a descriptor of the process with that id."""
     pidfd = pidfd_open(process)
     try:
         return pidfd_getfd(pidfd, descriptor)
@@ -261,10 +266,12 @@ def socket_option(socket: int, option: int) -> int:
 
 
 def kill_thread(process: int, thread: int, number: int) -> None:
+    """Send a signal to a thread of a process."""
     syscall("tgkill", process, thread, number)
 
 
 def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
+    """Make a ptrace request whose result is 0."""
     linux.checked(linux.functions.ptrace(request, pid, address, data), "ptrace")
 
 
@@ -301,7 +308,7 @@ def signal_descriptor(number: int) -> int:
 
 
 def event_message(pid: int) -> int:
-    """What belongs to the event a tracee has stopped at: a new child's or thread's id (PTRACE_GETEVENTMSG)."""
+    """The id of the new child or thread at whose event a tracee has stopped (PTRACE_GETEVENTMSG)."""
     message = linux.c_ulong(0)
     ptrace(linux.PTRACE_GETEVENTMSG, pid, 0, linux.addressof(message))
     return message.value
@@ -327,6 +334,7 @@ def peek_string(pid: int, address: int, limit: int = 256) -> bytes:
 
 
 def poke(pid: int, address: int, word: int) -> None:
+    """Write 8 bytes at `address`."""
     ptrace(linux.PTRACE_POKEDATA, pid, address, word)
 
 
@@ -336,18 +344,20 @@ def poke_user(pid: int, offset: int, word: int) -> None:
 
 
 def get_registers(pid: int) -> Registers:
+    """The registers of a stopped tracee."""
     words = (linux.c_uint64 * linux.USER_REGS)()
     ptrace(linux.PTRACE_GETREGS, pid, 0, linux.addressof(words))
     return list(words)
 
 
 def set_registers(pid: int, registers: Registers) -> None:
+    """Give a stopped tracee these registers."""
     words = (linux.c_uint64 * linux.USER_REGS)(*registers)
     ptrace(linux.PTRACE_SETREGS, pid, 0, linux.addressof(words))
 
 
 def swap_signal_mask(pid: int, mask: int) -> int:
-    """Give a stopped tracee another mask of blocked signals, 64 bits; the former one (Linux 3.11)."""
+    """Give a stopped tracee another mask of blocked signals, 64 bits, and return the former one (Linux 3.11)."""
     former, new = linux.c_uint64(0), linux.c_uint64(mask)
     ptrace(linux.PTRACE_GETSIGMASK, pid, 8, linux.addressof(former))
     ptrace(linux.PTRACE_SETSIGMASK, pid, 8, linux.addressof(new))
@@ -355,7 +365,7 @@ def swap_signal_mask(pid: int, mask: int) -> int:
 
 
 def ioctl(descriptor: int, request: int, argument: Any) -> None:
-    """ioctl(2) of a listener, again if a signal interrupts it."""
+    """Make an ioctl(2) on a listener, again if a signal interrupts it."""
     while linux.functions.ioctl(descriptor, linux.c_ulong(request), linux.byref(argument)) < 0:
         if linux.get_errno() != _EINTR:
             raise linux.refused("ioctl(SECCOMP_IOCTL_NOTIF)")

@@ -114,6 +114,7 @@ class Later:
         self.is_read = not self._unread
 
     def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """The spec of a module that was noted (importlib.abc.MetaPathFinder)."""
         if not self._paths:  # taking the note to pieces costs 0.2 ms: not at each start
             self._parse()
         if name not in self._paths:
@@ -130,6 +131,7 @@ class Later:
         """The default one."""
 
     def exec_module(self, module: ModuleType) -> None:
+        """Execute a module that was noted (importlib.abc.Loader)."""
         source = self._paths[module.__name__]
         content = self.get_data(source)
         is_compiled = content.startswith(MAGIC_NUMBER)

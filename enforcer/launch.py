@@ -175,7 +175,7 @@ def candidates(name: bytes, environment: Sequence[bytes]) -> list[bytes]:
 
 
 def locate(name: bytes, environment: Sequence[bytes]) -> bytes:
-    """The path that `execute` would most likely run.  EnforceError if there is none."""
+    """Return the path that `execute` would most likely run.  Raises EnforceError if there is none."""
     problem = errno.ENOENT
     for path in candidates(name, environment):
         if os.path.isfile(path):
@@ -211,7 +211,7 @@ def execute(
 
 
 def failure(name: bytes, number: int) -> EnforceError:
-    """What to say, and which status to end with, when a program could not be executed."""
+    """Return the message, and the exit status, for a program that could not be executed."""
     shown = os.fsdecode(name) or "''"
     if number in _NO_TEXT:
         if os.path.isfile(name) and b"/" in name:

@@ -87,19 +87,19 @@ class Request:
     # Answers.  Each raises OSError; ENOENT: the task has died or been interrupted meanwhile.
 
     def fail(self, number: int) -> None:
-        """The call fails with that errno and is not run."""
+        """Have the call fail with that errno, without being run."""
         kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, -number, 0))
 
     def let_run(self) -> None:
-        """The call is run (Linux 5.5)."""
+        """Have the call run (Linux 5.5)."""
         kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, 0, _FLAG_CONTINUE))
 
     def succeed(self) -> None:
-        """The call returns 0 and is not run."""
+        """Have the call return 0, without being run."""
         kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, 0, 0))
 
     def give(self, descriptor: int, *, inherited: bool) -> None:
-        """The call returns a descriptor of the same open file, the lowest free one (Linux 5.14), and is not run."""
+        """Have the call return a descriptor of the same open file, the lowest free one (Linux 5.14), without being run."""
         flags = 0 if inherited else os.O_CLOEXEC
         kernel.ioctl(self.listener, ADDFD, _Given(self.call.id, _ADDFD_FLAG_SEND, descriptor, 0, flags))
 
@@ -118,7 +118,7 @@ def received(listener: int, call: Notification, phase: str) -> Request:
 
 
 def shared_notification() -> Notification:
-    """An empty one, in memory that this process shares with those that it clones from now on."""
+    """Return an empty notification, in memory that this process shares with those that it clones from now on."""
     return Notification.from_address(kernel.shared_page())
 
 

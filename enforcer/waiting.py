@@ -35,9 +35,11 @@ class WaitingTask:
 
     @property
     def can_be_read(self) -> bool:
+        """Whether its memory can be read."""
         return self._memory >= 0
 
     def close(self) -> None:
+        """Close its memory."""
         if self._memory >= 0:
             os.close(self._memory)
             self._memory = -1
@@ -107,11 +109,12 @@ class _Budget:
         self._seconds, self._at = _BUDGET, 0.0
 
     def has_time(self, now: float) -> bool:
-        """Whether there is some."""
+        """Whether finding callers may take more time now."""
         self._seconds, self._at = min(_BUDGET, self._seconds + _REFILL * (now - self._at)), now
         return self._seconds > 0
 
     def spend(self, seconds: float) -> None:
+        """Note that finding a caller has taken so many seconds."""
         self._seconds -= seconds
 
 

@@ -55,7 +55,7 @@ class _Place:
         return secret()
 
     def content(self, name: str) -> bytes:
-        """OSError, or ValueError for a file that another user could have written."""
+        """Return the content of a file.  Raises OSError, or ValueError if another user could have written it."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(name, flags, dir_fd=self.descriptor)
         with open(descriptor, "rb") as file:
@@ -65,6 +65,7 @@ class _Place:
             return file.read()
 
     def write(self, name: str, content: bytes) -> None:
+        """Replace a file of the folder.  Raises OSError."""
         temporary = f"{name}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, self.file_mode, dir_fd=self.descriptor)

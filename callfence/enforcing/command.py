@@ -103,7 +103,7 @@ _SCOPES = ("signals", "sockets", "both", "none")
 
 
 def parser() -> ArgumentParser:
-    """For --help, completions and manual pages: argparse is not loaded when a program is started."""
+    """Return the parser for --help, completions and manual pages: argparse is not loaded when a program is started."""
     import argparse
 
     from callfence.shared.options import add_helps
@@ -131,7 +131,7 @@ def parser() -> ArgumentParser:
 
 
 class EnforceOptions:
-    """A command line that makes sense."""
+    """A valid command line."""
 
     __slots__ = ("argv", "given")
 

@@ -85,7 +85,7 @@ def _compiled(policy: str) -> list[Compiled]:
 
 
 def misfit(filter_: Compiled) -> str:
-    """What a filter does that its policy does not say; '' if they are proved to be equal."""
+    """Return what a filter does that its policy does not say; '' if they are proved to be equal."""
     try:
         document = filters.document(filter_)
         policy = document.policy
@@ -117,7 +117,7 @@ def misfit(filter_: Compiled) -> str:
 
 
 def check_cached() -> Iterator[tuple[str, str, str]]:
-    """Each filter in the caches: its file, its policy's, and what is wrong with it or ''."""
+    """Yield each filter in the caches: its file, its policy's, and what is wrong with it or ''."""
     for file, filter_ in cache.all_filters():
         if isinstance(filter_, ValueError):
             yield file, "?", f"not used: {filter_}"

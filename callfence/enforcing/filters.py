@@ -31,7 +31,9 @@ VARIANTS: tuple[Variant, ...] = ("report", "audit", "silent", "warm")
 def compiled(
     path: str, variant: Variant, check: Check | None = None, *, cached: bool = True, problems: dict[str, None] | None = None
 ) -> Compiled:
-    """`report`: a supervisor is asked about what falls to the default.  `audit`: and lets it run.  `silent`: the kernel alone
+    """Return a variant of a policy's filter, from the cache if nothing has changed since it was compiled.
+
+    `report`: a supervisor is notified of what falls to the default.  `audit`: and lets it run.  `silent`: the kernel alone
     answers.  `warm`: for recording, what the policy allows runs and everything else stops (`policygen.learning.warm`).
 
     `check` judges each file that is read; `problems` gets why the user's cache cannot be used (`cache.load`).  Raises
@@ -76,7 +78,7 @@ def compiled(
 
 
 def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], variant: Variant) -> Compiled:
-    """A variant of a policy that was read from `sources`.  Raises CompileError."""
+    """Compile a variant of a policy that was read from `sources`.  Raises CompileError."""
     from enforcer import later
 
     describing = later.files() if variant != "warm" else b""  # before what compiles is imported as well
@@ -134,7 +136,7 @@ def files_of(policy: Policy) -> bytes:
 
 
 def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
-    """The phases with their filters.  Raises CompileError if a process could not enter one for good."""
+    """Compile the phases of a policy.  Raises CompileError if a process could not enter one for good."""
     from enforcer.arming.plan import Stage
     from policygen.evaluate import answers
     from policygen.filter.compile import CompileError, compile_policy
@@ -187,7 +189,7 @@ def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -
 
 
 def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
-    """The document in a file's content; `read` gives that of the files it includes.  Raises PolicyError."""
+    """Parse a file's content; `read` returns that of the files it includes.  Raises PolicyError."""
     from policygen.language.document import parse
     from policygen.language.lexer import decode
 
@@ -195,7 +197,7 @@ def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
 
 
 def document(filter_: Compiled) -> Document:
-    """The policy again, from the texts that its filter was compiled from."""
+    """Parse the policy again, from the texts that its filter was compiled from."""
     path, content = filter_.sources[0]
     return parsed(path, content, dict(filter_.sources).__getitem__)
 
@@ -220,8 +222,8 @@ def default_policy(name: str) -> str:
 
 
 def trusting(strangers: dict[str, int]) -> Check:
-    """The check of files that confine: EnforceError for one that everybody can write; the owner of another user's, root's
-    excepted, is noted in `strangers`.
+    """Return the check of files that confine: it raises EnforceError for a file that everybody can write, and notes in
+    `strangers` each file of another user than root with its owner.
     """
 
     def check(name: str, status: os.stat_result) -> None:

@@ -90,7 +90,7 @@ class Compiled:
 
 
 def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool = False) -> bytes:
-    """The content of a file; `made_by` identifies the code that compiled, and `secret` may be b"".
+    """Return the content of a file; `made_by` identifies the code that compiled, and `secret` may be b"".
 
     `is_shipped`: it may be used on another machine."""
     from enforcer.later import without_digests
@@ -107,11 +107,13 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool 
 
 
 def is_sealed(content: bytes) -> bool:
+    """Whether a file was written by `seal`, by its first bytes."""
     return content.startswith(_MAGIC)
 
 
 def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
-    """The `made_by` and the filter of what `seal` wrote with the same secret; ValueError for any other content."""
+    """Return the `made_by` and the filter of what `seal` wrote with the same secret.  Raises ValueError for any other
+    content."""
     start = len(_MAGIC) + _SIGNATURE
     body = content[start:]
     if content[:start] != _MAGIC + digest(body, key=secret):
@@ -154,16 +156,17 @@ def _stage(fields: Sequence[bytes]) -> Stage:
 
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:
-    """A file with several variants of one policy, for `enforce --compiled`, here or on another machine."""
+    """Return a file with several variants of one policy, for `enforce --compiled`, here or on another machine."""
     return _BUNDLE + _joined([seal(variant, made_by, b"", is_shipped=True) for variant in variants])
 
 
 def is_bundle(content: bytes) -> bool:
+    """Whether a file was written by `bundle`, by its first bytes."""
     return content.startswith(_BUNDLE)
 
 
 def unbundle(content: bytes) -> dict[str, Compiled]:
-    """The filters that `bundle` wrote, by variant; ValueError for any other content."""
+    """Return the filters that `bundle` wrote, by variant.  Raises ValueError for any other content."""
     if not is_bundle(content):
         raise ValueError("it was not written by `callfence compile -o`")
     return {filter_.variant: filter_ for filter_ in (unseal(part, b"")[1] for part in _split(content[len(_BUNDLE) :]))}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """Names the option that was meant, and takes no abbreviations."""
+    """A parser that names the option that was meant, and takes no abbreviations."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)

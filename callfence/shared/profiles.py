@@ -35,11 +35,12 @@ def loss_lines(losses: Iterable[Loss], than: str) -> list[str]:
 
 
 def as_objects(losses: Iterable[Loss]) -> list[dict[str, object]]:
+    """Losses as objects of JSON."""
     return [{"direction": loss.direction, "what": loss.what, "calls": list(loss.calls)} for loss in losses]
 
 
 def comment_lines(losses: Iterable[Loss], than: str) -> list[str]:
-    """As comments of a policy, wrapped."""
+    """Losses as comments of a policy, wrapped."""
     return [
         f"# {line}"
         for text in loss_lines(losses, than)
@@ -48,7 +49,7 @@ def comment_lines(losses: Iterable[Loss], than: str) -> list[str]:
 
 
 def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
-    """What a file of that format says, its losses in comments too.  Raises UserError."""
+    """Read a file of a format as a policy, its losses in comments too.  Raises UserError."""
     imported = formats.module(name).read(data, file, options)
     document = new_document(imported.policy, f"{file} ({name})")
     comments = [*comment_lines(imported.losses, "than the file")]

@@ -45,7 +45,7 @@ _PAUSE = 0.0002
 
 
 class Entrance:
-    """What puts processes into their phases."""
+    """Puts processes into their phases."""
 
     def __init__(self, plan: Plan, processes: Processes, stops: Stops, duty: Duty, stderr: int) -> None:
         self._plan = plan

@@ -63,7 +63,7 @@ COMPAT = Convention(linux.AUDIT_ARCH_I386, 0x80CD, 4, _COMPAT_ARGUMENTS)  # int 
 
 
 class Stops:
-    """The stops and ends of all tasks that this process traces, in the order in which they come.
+    """Waits for the stops and ends of all tasks that this process traces, and returns them in the order in which they come.
 
     A wait for one task keeps what comes for others until they are asked for: the first task of a process, for instance, ends
     only once the ends of its threads have been taken.
@@ -199,7 +199,7 @@ class Surgery:
         return result
 
     def read(self, address: int, length: int) -> bytes:
-        """Memory of the process.  Raises OSError."""
+        """Return memory of the process.  Raises OSError."""
         try:
             memory = os.open(f"{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
         except PermissionError:

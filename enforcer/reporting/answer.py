@@ -63,7 +63,7 @@ class Answers:
                 self._answer(request)
 
     def program_ended(self) -> None:
-        """The program's own process has ended; others may still be confined."""
+        """Report what is due when the program's own process has ended; others may still be confined."""
         self.summarise()
         self._reporter.give_back()
 

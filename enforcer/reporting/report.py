@@ -233,6 +233,7 @@ class Counts:
         self._looked = time.monotonic()
 
     def add(self, key: tuple[object, ...], repeated: Repeated) -> None:
+        """Add a violation that is reported now."""
         self._all[key] = repeated
 
     def again(self, key: tuple[object, ...], process: int) -> Repeated | None:

@@ -94,7 +94,7 @@ class Advice(NamedTuple):
 
 
 def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
-    """The entry that allows the call and its like besides all that the policy allows already.
+    """Return the entry that allows the call and its like besides all that the policy allows already.
 
     It is what `learn` would write, which generalises: pointers and sizes are free, for instance, unless the entry
     constrains them already.
@@ -130,6 +130,6 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
 
 
 def granting(file: str, lines: Sequence[str]) -> Advice:
-    """The lines about files and ports that grant what a call wants."""
+    """Return the lines about files and ports that grant what a call wants."""
     command = f"callfence allow {file_word(file)} {' '.join(word(line) for line in lines)}"
     return Advice(file, f"to grant it: {command}", "\n".join(lines), command)

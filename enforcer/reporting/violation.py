@@ -46,6 +46,7 @@ class Violation:
 
     @property
     def call(self) -> str:
+        """The call as the policy language names it, with what its arguments point to."""
         return format_call(self.event, {index: str(value) for index, value in self.pointed.items()})
 
     def text(self) -> str:
@@ -109,7 +110,7 @@ class Violation:
 
 
 def now() -> str:
-    """UTC, ISO 8601 with milliseconds."""
+    """The time: UTC, ISO 8601 with milliseconds."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 10**6:03}+00:00"
 
