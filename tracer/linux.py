@@ -134,7 +134,7 @@ else:
 # linux/ptrace.h: requests
 PTRACE_PEEKDATA, PTRACE_POKEDATA, PTRACE_PEEKUSER, PTRACE_POKEUSER = 2, 5, 3, 6
 PTRACE_CONT, PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_DETACH, PTRACE_SYSCALL = 7, 12, 13, 17, 24
-PTRACE_SETOPTIONS, PTRACE_GETEVENTMSG, PTRACE_GETSIGINFO = 0x4200, 0x4201, 0x4202
+PTRACE_GETEVENTMSG, PTRACE_GETSIGINFO = 0x4201, 0x4202
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_LISTEN = 0x4206, 0x4207, 0x4208
 PTRACE_GETSIGMASK, PTRACE_SETSIGMASK = 0x420A, 0x420B
 PTRACE_SECCOMP_GET_FILTER, PTRACE_GET_SYSCALL_INFO = 0x420C, 0x420E
@@ -147,13 +147,10 @@ PTRACE_EVENT_SECCOMP, PTRACE_EVENT_STOP = 7, 128
 PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEFORK, PTRACE_O_TRACEVFORK, PTRACE_O_TRACECLONE = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 PTRACE_O_TRACEEXEC, PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 1 << 4, 1 << 7, 1 << 20
 
-# linux/ptrace.h: struct ptrace_syscall_info, `op` and the offsets of its fields in bytes
+# linux/ptrace.h: struct ptrace_syscall_info, `op`, and bytes
 PTRACE_SYSCALL_INFO_ENTRY, PTRACE_SYSCALL_INFO_EXIT, PTRACE_SYSCALL_INFO_SECCOMP = 1, 2, 3
-INFO_OP, INFO_ARCH = 0, 4
-INFO_NUMBER, INFO_ARGUMENTS = 24, 32
-"""At a call's entry and at a seccomp stop."""
 INFO_IS_ERROR = 32
-"""At a call's exit."""
+"""The offset of its field at a call's exit."""
 INFO_SIZE = 88
 
 # sys/user.h: struct user_regs_struct of x86_64, indices of its 64-bit words; a 32-bit tracee has eax in RAX, and so on
@@ -173,7 +170,7 @@ WALL = 0x40000000
 SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL = 0, 1, 2
 SECCOMP_MODE_FILTER = 2
 """For PR_SET_SECCOMP."""
-SECCOMP_FILTER_FLAG_TSYNC, SECCOMP_FILTER_FLAG_LOG = 1 << 0, 1 << 1
+SECCOMP_FILTER_FLAG_TSYNC = 1 << 0
 SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
 SECCOMP_FILTER_FLAG_TSYNC_ESRCH = 1 << 4
 SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_THREAD = 0x80000000, 0x00000000
@@ -232,7 +229,7 @@ OPAQUE = ("clone3", "openat2", "io_uring_setup")
 
 NUMBERS = {
     "clone": (56, 120), "clone3": (435, 435), "fork": (57, 2), "vfork": (58, 190), "execve": (59, 11), "exit": (60, 1),
-    "exit_group": (231, 252), "unshare": (272, 310), "prlimit64": (302, 340), "kcmp": (312, 349), "capget": (125, 184),
+    "exit_group": (231, 252), "unshare": (272, 310), "kcmp": (312, 349), "capget": (125, 184),
     "capset": (126, 185), "prctl": (157, 172), "ptrace": (101, 26), "seccomp": (317, 354),
     "futex": (202, 240), "futex_time64": (-1, 422), "poll": (7, 168), "ppoll": (271, 309), "ppoll_time64": (-1, 414),
     "select": (23, 82), "_newselect": (-1, 142), "pselect6": (270, 308), "pselect6_time64": (-1, 413), "nanosleep": (35, 162),
