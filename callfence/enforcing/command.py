@@ -130,21 +130,6 @@ def parser() -> ArgumentParser:
     return parser
 
 
-class EnforceOptions:
-    """A valid command line."""
-
-    __slots__ = ("argv", "given")
-
-    def __init__(self, given: dict[str, list[str]], argv: list[str]) -> None:
-        self.given = given
-        """The values of each option, in order; that of a flag is ""."""
-        self.argv = argv
-
-    def value(self, name: str) -> str:
-        """The value of an option; the last one counts, "" if there is none."""
-        return self.given[name][-1] if name in self.given else ""
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Become the program; return only if that is impossible, with the exit status, once the reason is printed."""
     launch.forget_interrupt_handler()
@@ -159,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     environment = launch.initial_environment()
     stderr = 2 if _is_open(2) else -1
     try:
-        _Start(_parse(arguments), environment, stderr).run()
+        _Start(*_parse(arguments), environment, stderr).run()
     except CallfenceError as error:
         _say(f"enforce: {error}", stderr)
         return error.status if isinstance(error, EnforceError) else FAILED
@@ -168,13 +153,15 @@ def main(arguments: list[str] | None = None) -> int:
 class _Start:
     """The start of a program: its policies, and what of them can be enforced and reported here."""
 
-    def __init__(self, options: EnforceOptions, environment: list[bytes], stderr: int) -> None:
+    def __init__(self, options: dict[str, list[str]], argv: list[str], environment: list[bytes], stderr: int) -> None:
+        """`options`: the values of each option, in order; that of a flag is ""."""
         self.options = options
+        self.argv = argv
         self.environment = environment
         self.stderr = stderr
-        self.name = options.argv[0]
-        self.is_quiet = "--quiet-kernel" in options.given
-        self.is_audit = "--audit" in options.given
+        self.name = argv[0]
+        self.is_quiet = "--quiet-kernel" in options
+        self.is_audit = "--audit" in options
         self.owners: dict[str, int] = {}
         """Files of other users that can change what a policy allows, each with its owner."""
         self.problems: dict[str, None] = {}
@@ -216,9 +203,9 @@ class _Start:
             self._say("audit: nothing is enforced, violations are only reported")
         if privilege_lost(path, os.geteuid(), os.getegid()):
             self._say(f"{self.name} runs without the privilege of its set-id bits or capabilities (no_new_privs)")
-        surroundings = {name: values for name, values in self.options.given.items() if name not in _CONFINEMENT}
+        surroundings = {name: values for name, values in self.options.items() if name not in _CONFINEMENT}
         launch.run(
-            [os.fsencode(argument) for argument in self.options.argv],
+            [os.fsencode(argument) for argument in self.argv],
             self.environment,
             programs,
             arm,
@@ -232,26 +219,30 @@ class _Start:
             may_listen=all(policy.may_listen for policy in policies),
         )
 
+    def _value(self, name: str) -> str:
+        """The value of an option; the last one counts, "" if there is none."""
+        return self.options.get(name, [""])[-1]
+
     def _filters(self, variant: Variant) -> list[Compiled]:
         """A variant of the filters of all policies, in the order in which they were named."""
-        given, check = self.options.given.get("--policy"), filters.trusting(self.owners)
-        if file := self.options.value("--compiled"):
+        given, check = self.options.get("--policy"), filters.trusting(self.owners)
+        if file := self._value("--compiled"):
             default = filters.default_policy(self.name)
             policy = given[0] if given else default if os.path.lexists(default) else None
             return [filters.from_bundle(file, policy, variant, check)]
-        is_cached = "--no-cache" not in self.options.given
+        is_cached = "--no-cache" not in self.options
         names = given or [filters.default_policy(self.name)]
         return [filters.compiled(name, variant, check, cached=is_cached, problems=self.problems) for name in names]
 
     def _arm(self, policies: Sequence[Compiled]) -> str:
         """The moment at which the filters take effect: that of --arm, or the earliest of the policies'."""
-        return self.options.value("--arm") or min((policy.arm for policy in policies), key=_ARMS.index)
+        return self._value("--arm") or min((policy.arm for policy in policies), key=_ARMS.index)
 
     def _without_reports(self, problem: str) -> list[Compiled]:
         """The filters for a kernel that answers alone, since a problem keeps the helper from answering."""
         if self.is_audit:
             raise EnforceError(f"--audit reports what it allows, which is not possible here: {problem}")
-        loss = "neither explained nor logged" if "--log" in self.options.given else "not explained"
+        loss = "neither explained nor logged" if "--log" in self.options else "not explained"
         self._say(f"{problem}, so what is denied to {self.name} is {loss}: the kernel alone answers (--quiet-kernel)")
         self.is_quiet = True
         return self._filters("silent")
@@ -277,7 +268,7 @@ class _Start:
 
     def _scope(self, policies: Sequence[Compiled]) -> str:
         """What reaches only processes of the program, by --scope or by the policies; "" where the kernel cannot restrict it."""
-        if option := self.options.value("--scope"):
+        if option := self._value("--scope"):
             words = {"none": "", "sockets": "abstract sockets", "both": "signals, abstract sockets"}.get(option, option)
         else:
             each = {word for policy in policies for word in policy.scope.split(", ") if word}
@@ -294,14 +285,14 @@ class _Start:
     def _files(self, policies: Sequence[Compiled], arm: str, scope: str) -> tuple[Confinement | None, Reach | None]:
         """What the program can reach of files and ports, None if they are not confined; and the same to judge calls by, None
         if these calls are not to be explained."""
-        confines, explains = any(policy.files for policy in policies), "--explain" in self.options.given
+        confines, explains = any(policy.files for policy in policies), "--explain" in self.options
         if not (confines or explains):
             return None, None
         from callfence.enforcing import files
 
         rules = None
         if confines and not self.is_audit:
-            best_effort, bits = "--best-effort" in self.options.given, confinement.bits(scope)
+            best_effort, bits = "--best-effort" in self.options, confinement.bits(scope)
             rules = files.confinement(policies, arm, bits, self.environment, best_effort=best_effort)
             for remark in rules.remarks if rules else ():
                 self._say(remark)
@@ -315,14 +306,14 @@ class _Start:
 
     def _reporter(self, policies: Sequence[Compiled], scope: str, reach: Reach | None, *, listens: bool) -> Reporter:
         """What reports denied calls; with --quiet-kernel it reports none."""
-        path = "" if self.is_quiet else self.options.value("--log")
+        path = "" if self.is_quiet else self._value("--log")
         log, folder = open_log(path) if path else (-1 if self.is_quiet else self.stderr, -1)
         return Reporter(
             log,
             lambda: [(policy.sources[0][0], filters.document(policy).policy) for policy in policies],
             json=bool(path),
             audit=self.is_audit,
-            evidence=not (self.is_quiet or "--no-evidence" in self.options.given),
+            evidence=not (self.is_quiet or "--no-evidence" in self.options),
             stderr=self.stderr,
             folder=folder,
             name=os.path.basename(path),
@@ -360,9 +351,9 @@ def _help(arguments: Sequence[str]) -> str:
     return f"enforce {__version__}\n" if first in ("-V", "--version") else ""
 
 
-def _parse(arguments: Sequence[str]) -> EnforceOptions:
-    """EnforceError, with the way out, for a mistake."""
-    given: dict[str, list[str]] = {}
+def _parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the values of each option, and the program with its arguments.  Raises EnforceError, with the way out."""
+    options: dict[str, list[str]] = {}
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "-":
         option = rest.pop(0)
@@ -374,9 +365,9 @@ def _parse(arguments: Sequence[str]) -> EnforceOptions:
         if name in _VALUED:
             if not separator and not rest:
                 raise EnforceError(f"{name} needs a value; `enforce --help` says which")
-            given.setdefault(_VALUED[name], []).append(value if separator else rest.pop(0))
+            options.setdefault(_VALUED[name], []).append(value if separator else rest.pop(0))
         elif option in _FLAGS:
-            given.setdefault(option, []).append("")
+            options.setdefault(option, []).append("")
         else:
             from policygen.errors import did_you_mean
 
@@ -384,21 +375,21 @@ def _parse(arguments: Sequence[str]) -> EnforceOptions:
             hint = hint or ("options of the program come after its name" if rest else "`enforce --help` lists them")
             raise EnforceError(f"unknown option {option}: {hint}")
     if not rest:
-        if any(name.isdecimal() for name in given.get("--policy", ())):
+        if any(name.isdecimal() for name in options.get("--policy", ())):
             raise EnforceError("no program given: -p names a policy here; `learn --pid PID` attaches to a process that runs")
         raise EnforceError("no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more")
-    for arm in given.get("--arm", ()):
+    for arm in options.get("--arm", ()):
         if arm not in _ARMS:
             raise EnforceError(f"--arm {arm}: must be now, exec or entry")
-    for text in given.get("--scope", ()):
+    for text in options.get("--scope", ()):
         if text not in _SCOPES:
             raise EnforceError(f"--scope {text}: must be signals, sockets, both or none")
     for other in ("--audit", "--log", "--explain"):
-        if other in given and "--quiet-kernel" in given:
+        if other in options and "--quiet-kernel" in options:
             raise EnforceError(f"{other} needs the helper process that --quiet-kernel goes without: give one of the two")
-    if "--compiled" in given and len(given.get("--policy", ())) > 1:
+    if "--compiled" in options and len(options.get("--policy", ())) > 1:
         raise EnforceError("--compiled is the filter of one policy: give one -p, or none")
-    return EnforceOptions(given, rest)
+    return options, rest
 
 
 def _is_open(descriptor: int) -> bool:

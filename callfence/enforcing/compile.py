@@ -15,8 +15,6 @@ from policygen.evaluate import evaluate
 from policygen.filter import bpf
 from policygen.filter.listener import expects_listener, may_install_filters, names_listener
 from policygen.filter.verify import meaning, verify
-from policygen.language.document import included, parse
-from policygen.language.lexer import decode
 from policygen.language.naming import format_action, format_call
 from policygen.reading import read
 from policygen.recording import atomic
@@ -72,15 +70,7 @@ def _for_all(policies: list[str]) -> int:
 
 def _compiled(policy: str) -> list[Compiled]:
     """Raises PolicyError, CompileError, OSError."""
-    sources = [(policy, read(policy))]
-    include = included(policy)
-
-    def reader(name: str) -> str:
-        text = include(name)
-        sources.append((name, text.encode()))
-        return text
-
-    document = parse(decode(sources[0][1], policy), policy, read=reader)
+    document, sources = filters.with_includes(policy, read(policy))
     return [filters.compiled_from(document, sources, variant) for variant in _VARIANTS]
 
 

@@ -43,7 +43,7 @@ def compiled(
     if cached_filter:
         return cached_filter
     try:
-        source = [(path, reading.read(path, check=check))]
+        content = reading.read(path, check=check)
     except OSError as error:
         hint = "; `learn` writes one, -p names another" if isinstance(error, FileNotFoundError) else ""
         if hint and path.isdecimal():
@@ -52,15 +52,9 @@ def compiled(
     from policygen.errors import PolicyError
     from tracer.errors import CallfenceError
 
-    include = reading.below(path, check)
-
-    def read(name: str) -> bytes:
-        source.append((name, include(name)))
-        return source[-1][1]
-
     try:
-        document = parsed(path, source[0][1], read)
-        new = compiled_from(document, source, variant)
+        document, sources = with_includes(path, content, check)
+        new = compiled_from(document, sources, variant)
     except PolicyError:
         raise
     except CallfenceError as error:
@@ -194,6 +188,20 @@ def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
     from policygen.language.lexer import decode
 
     return parse(decode(content, path), path, read=lambda name: decode(read(name), name))
+
+
+def with_includes(path: str, content: bytes, check: Check | None = None) -> tuple[Document, list[tuple[str, bytes]]]:
+    """Parse a policy; return the document, with the name and content of each file that it was read from.
+
+    Raises PolicyError, and what `check` does."""
+    sources = [(path, content)]
+    include = reading.below(path, check)
+
+    def read(name: str) -> bytes:
+        sources.append((name, include(name)))
+        return sources[-1][1]
+
+    return parsed(path, content, read), sources
 
 
 def document(filter_: Compiled) -> Document:
