@@ -97,9 +97,8 @@ _CONFINEMENT = (
     "--explain", "--scope",
 )
 """The options about calls; the others are about the program's surroundings."""
-_ARMS = ("now", "exec", "entry")  # the earlier, the stricter
+_CHOICES = {names[-1]: value.split("|") for names, value, _ in OPTIONS if "|" in value}
 _LISTEN = linux.calls("listen")
-_SCOPES = ("signals", "sockets", "both", "none")
 
 
 def parser() -> ArgumentParser:
@@ -235,8 +234,9 @@ class _Start:
         return [filters.compiled(name, variant, check, cached=is_cached, problems=self.problems) for name in names]
 
     def _arm(self, policies: Sequence[Compiled]) -> str:
-        """The moment at which the filters take effect: that of --arm, or the earliest of the policies'."""
-        return self._value("--arm") or min((policy.arm for policy in policies), key=_ARMS.index)
+        """The moment at which the filters take effect: that of --arm, or the earliest of the policies', which is the
+        strictest."""
+        return self._value("--arm") or min((policy.arm for policy in policies), key=_CHOICES["--arm"].index)
 
     def _without_reports(self, problem: str) -> list[Compiled]:
         """The filters for a kernel that answers alone, since a problem keeps the helper from answering."""
@@ -378,12 +378,10 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
         if any(name.isdecimal() for name in options.get("--policy", ())):
             raise EnforceError("no program given: -p names a policy here; `learn --pid PID` attaches to a process that runs")
         raise EnforceError("no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more")
-    for arm in options.get("--arm", ()):
-        if arm not in _ARMS:
-            raise EnforceError(f"--arm {arm}: must be now, exec or entry")
-    for text in options.get("--scope", ()):
-        if text not in _SCOPES:
-            raise EnforceError(f"--scope {text}: must be signals, sockets, both or none")
+    for option, words in _CHOICES.items():
+        for word in options.get(option, ()):
+            if word not in words:
+                raise EnforceError(f"{option} {word}: must be {', '.join(words[:-1])} or {words[-1]}")
     for other in ("--audit", "--log", "--explain"):
         if other in options and "--quiet-kernel" in options:
             raise EnforceError(f"{other} needs the helper process that --quiet-kernel goes without: give one of the two")
