@@ -120,7 +120,7 @@ class Filter:
             else:
                 place += if_true if _holds(code, accumulator, operand) else if_false
 
-    def may_run(self, arch: int, number: int, *, reports: bool) -> bool:
+    def may_allow(self, arch: int, number: int, *, reports: bool) -> bool:
         """Whether there are arguments with which the filter might let a call run: by itself, or by asking a tracer or a
         supervisor, unless the latter is the helper (`reports`), which only answers."""
         words = {ARCH: arch, NUMBER: number}
@@ -243,7 +243,7 @@ def read_shield() -> bytes:
 
 
 def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> bytes:
-    """The filter, and instructions before it that deny calls on these two processes, the helper and its stand-in.
+    """Return the filter after instructions that deny calls on these two processes, the helper and its stand-in.
 
     kill(-1), which reaches every process of the user, is denied with SIGKILL and SIGSTOP: the helper ignores other signals.
     `before`: what `read_shield` returns, if it was read before.  Raises OSError.
@@ -256,7 +256,7 @@ def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> b
 
 
 def without_listener(filter_: bytes) -> bytes:
-    """The filter, and instructions before it that deny receiving and answering notifications of any listener."""
+    """Return the filter after instructions that deny receiving and answering notifications of any listener."""
     lines: list[Line] = [(LOAD, ARCH)]
     for arch, number in zip(ARCHITECTURES, linux.NUMBERS["ioctl"], strict=True):
         lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER), (EQUAL, number, "ioctl", "end"), f"not {arch}"]
@@ -265,7 +265,7 @@ def without_listener(filter_: bytes) -> bytes:
 
 
 def asking_on_exit(filter_: bytes) -> bytes:
-    """The filter, and EXITS_ROOM instructions before it that ask the helper before a process or a thread exits."""
+    """Return the filter after EXITS_ROOM instructions that notify the helper before a process or a thread exits."""
     lines: list[Line] = [(LOAD, ARCH)]
     for arch, numbers in EXITS.items():
         lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER), *((EQUAL, number, "ask", "") for number in numbers)]
@@ -274,7 +274,7 @@ def asking_on_exit(filter_: bytes) -> bytes:
 
 
 def asking(calls: Sequence[tuple[int, int]]) -> bytes:
-    """A filter that asks the helper about these calls (AUDIT_ARCH_* and number, ascending), and lets all others run."""
+    """Return a filter that notifies the helper of these calls (AUDIT_ARCH_* and number, ascending), and lets all others run."""
     lines: list[Line] = [(LOAD, ARCH)]
     for arch in dict.fromkeys(arch for arch, _ in calls):
         lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]

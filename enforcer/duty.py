@@ -162,14 +162,15 @@ class Duty:
         return self._answers.listened(call, phase)
 
     def judged(self, call: Notification, phase: str) -> Action | None:
-        """What a call meets whose task is stopped; if it is denied, that has been reported."""
+        """Return what a call meets whose task is stopped; if it is denied, that has been reported."""
         return self._answers.stopped(call, phase)
 
     def program_ended(self) -> None:
+        """Report what is due when the program's own process has ended."""
         self._answers.program_ended()
 
     def finish(self) -> NoReturn:
-        """Nothing is traced any more: go on as without phases."""
+        """Go on as without phases, since nothing is traced any more."""
         if not self._listeners:
             self._answers.summarise()
             os.kill(self.stand_in, linux.SIGKILL)

@@ -330,7 +330,7 @@ class _Start:
         if is_followed:
             raise EnforceError(f"{problem}: {self.name} cannot be followed through the phases of its policy")
         execve = linux.AUDIT_ARCH_X86_64, linux.NUMBERS["execve"][0]
-        if arm == "entry" or not all(Filter(program).may_run(*execve, reports=not self.is_quiet) for program in programs):
+        if arm == "entry" or not all(Filter(program).may_allow(*execve, reports=not self.is_quiet) for program in programs):
             raise EnforceError(f"{problem}: {self.name} cannot be armed at its execve; {HINT}")
         self._say(f"{problem}: {self.name} is confined before its execve instead (--arm now)")
         return "now"

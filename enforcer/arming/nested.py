@@ -21,7 +21,7 @@ _BUSY = "another filter has a listener already (that of an enforce around this o
 
 
 def problems(arm: str, *, listens: bool, traces: bool) -> tuple[str, str]:
-    """Why calls that our filter denies cannot be reported, and why a process cannot be confined from outside.
+    """Return why calls that our filter denies cannot be reported, and why a process cannot be confined from outside.
 
     `listens` and `traces`: what of this is needed.  "" if it can be done, or if it only fails: `enforce` says what to do when
     that happens to it."""

@@ -39,7 +39,7 @@ _STARTING = linux.calls("fork", "vfork", "clone", "clone3")
 
 
 class Follower:
-    """What follows the program."""
+    """Follows a program through its phases."""
 
     def __init__(self, program: int, plan: Plan, duty: Duty, stderr: int, *, is_executed: bool) -> None:
         """If the program has not been executed yet, it has no filter of ours either, and what `enforce` does before leads to no

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Stage:
-    """One phase."""
+    """One phase, its triggers and its filters."""
 
     __slots__ = ("filter", "is_entered", "is_notified", "name", "silent", "triggers")
 
@@ -43,6 +43,7 @@ class Stage:
         return self.name, self.triggers, self.filter, self.is_entered, self.is_notified
 
     def with_filters(self, filter_: bytes, silent: bytes) -> Stage:
+        """Return the phase with other filters."""
         facts = {"is_entered": self.is_entered, "is_notified": self.is_notified}
         return Stage(self.name, self.triggers, filter_, silent, **facts)
 

@@ -60,14 +60,14 @@ class Process:
         return self.reached == self.last
 
     def kill(self) -> None:
-        """Raises ProcessLookupError."""
+        """Kill it.  Raises ProcessLookupError."""
         if self.pid == 1:  # of this pid namespace: it ignores even SIGKILL from inside, but not the end of its tracer
             os._exit(0)
         os.kill(self.pid, linux.SIGKILL)
 
 
 class Processes:
-    """All of them, and their tasks."""
+    """The processes that are traced, and their tasks."""
 
     def __init__(self, phases: int, had: int, *, counts: bool) -> None:
         """`had`: how many filters a process in the start phase has; -1 if that is not known.  `counts`: a process has no other
@@ -128,7 +128,7 @@ class Processes:
             child.shares = parent.shares = True
 
     def starts(self, pid: int, call: Call) -> None:
-        """A task is in a call that starts another."""
+        """Note that a task is in a call that starts another."""
         self._starting[pid] = call
 
     def comes_early(self, pid: int, stop: Stop) -> None:
@@ -141,7 +141,7 @@ class Processes:
         return early[0] if early else None
 
     def take_orphan(self) -> tuple[int, Stop] | None:
-        """Give back what was kept of a task whose creator has died before its event; None if there is none.
+        """Return a task whose creator has died before its event, and its stop or end; None if there is none.
 
         Nobody says of it which table of descriptors it shares."""
         for pid, (stop, creators) in self._early.items():
@@ -157,7 +157,7 @@ class Processes:
     # How they change and go
 
     def executed(self, pid: int) -> None:
-        """A task has executed another program: the other threads are gone, and it has the process's id."""
+        """Note that a task has executed another program: the other threads are gone, and it has the process's id."""
         self.inside.pop(kernel.event_message(pid), None)
         self.inside[pid] = (0, 0)  # the exit of its execve comes
         process = self._processes[pid]
@@ -181,7 +181,7 @@ class Processes:
                 self._processes.pop(process.pid, None)
 
     def forget_replaced(self) -> None:
-        """Remove the tasks that are gone without a word: a thread that was let go before them has executed a program."""
+        """Remove the tasks that have gone without a report: a thread that was let go before them has executed a program."""
         for process in [process for process in self._processes.values() if process.is_left]:
             for task in [task for task in process.threads if fields_of(task).get("TracerPid") in (None, "0")]:
                 self.forget(task)

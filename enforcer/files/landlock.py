@@ -219,7 +219,7 @@ def guarded(filter_: bytes, *, files: bool, connect: bool, bind: bool, reports: 
         lines += [(LOAD, ARCH), (EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]
         lines += [(EQUAL, number, check, "") for check, calls in looked_at.items() for number in calls[arch]]
         numbers = [number for calls in opaque for number in calls[arch]]
-        lines += [(EQUAL, number, "opaque", "") for number in numbers if program.may_run(arch, number, reports=reports)]
+        lines += [(EQUAL, number, "opaque", "") for number in numbers if program.may_allow(arch, number, reports=reports)]
         lines += [(JUMP, "end"), f"not {arch}"]
     lines += [(JUMP, "end")]
     for check in looked_at:
