@@ -129,7 +129,8 @@ def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[
         policy = replace(policy, files=files) if new_rights else policy
     if policy.portable:
         before, policy = policy, with_equivalents(policy, added).policy
-        lines += _equivalents(before, policy)
+        for name, changes in _changed(before, policy):
+            lines += [f"  portable: {name}", *(f"    {line}" for line in changes)]
     return policy, lines
 
 
@@ -147,12 +148,8 @@ def _allow_logged(options: argparse.Namespace) -> int:
         if policy != document.policy:
             atomic.write(options.policy, generated.document.text().encode())
     logs.remember(options.policy, logs.allowed_by(policy, denied))
-    for arch, section in policy.entries.items():
-        for number, entry in section.items():
-            old = document.policy.entries.get(arch, {}).get(number)
-            if entry != old:
-                print(f"{options.policy}: {table(arch).by_number[number].name}")
-                print("\n".join(f"  {line}" for line in _changes(arch, number, old, entry)))
+    for name, changes in _changed(document.policy, policy):
+        print("\n  ".join([f"{options.policy}: {name}", *changes]))
     for line, more, _ in differences(document.policy.files, policy.files):
         print(f"{options.policy}: {line}\n  + {more}")
     if policy == document.policy:
@@ -164,14 +161,13 @@ def _allow_logged(options: argparse.Namespace) -> int:
     return int(bool(refused))
 
 
-def _equivalents(before: Policy, policy: Policy) -> Iterator[str]:
-    """Lines for what the second policy allows that the first does not: the equivalents that `portable` adds."""
-    for arch, section in policy.entries.items():
+def _changed(before: Policy, after: Policy) -> Iterator[tuple[str, Iterator[str]]]:
+    """Yield the name of each call whose entry has changed, and its changed rules."""
+    for arch, section in after.entries.items():
         for number, entry in section.items():
-            old = before.entries[arch].get(number)
+            old = before.entries.get(arch, {}).get(number)
             if entry != old:
-                yield f"  portable: {table(arch).by_number[number].name}"
-                yield from (f"    {line}" for line in _changes(arch, number, old, entry))
+                yield table(arch).by_number[number].name, _changes(arch, number, old, entry)
 
 
 def parse_lines(text: str, arch: Arch) -> Policy:

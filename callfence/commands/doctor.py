@@ -16,7 +16,7 @@ from callfence.shared.text import plural, printable
 from callfence.start import __version__
 from enforcer.errors import EnforceError
 from policygen.values import frozen
-from tracer import linux
+from tracer import linux, proc
 
 if TYPE_CHECKING:
     import argparse
@@ -102,7 +102,7 @@ def _ptrace_scope() -> CheckResult:
 
 
 def _surroundings() -> CheckResult:
-    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+    status = proc.fields("/proc/self")
     filtered, traced = status.get("Seccomp", "0") != "0", status.get("TracerPid", "0") != "0"
     what = f"uid {os.geteuid()}, no filter here, not traced"
     notes = []

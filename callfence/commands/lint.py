@@ -99,11 +99,6 @@ def _old(options: argparse.Namespace, name: str) -> Document | None:
     return read(options.against) if options.against is not None else None
 
 
-def _place(policy: str, finding: Finding, lines: Lines) -> str:
-    line = lines.of(finding)
-    return policy if line is None else f"{policy}:{line}"
-
-
 def _print(
     shown: Sequence[tuple[str, Document, Finding]],
     findings: Sequence[tuple[str, Document, Finding]],
@@ -114,7 +109,8 @@ def _print(
 ) -> None:
     lines: list[str] = []
     for name, document, finding in shown:
-        place = _place(name, finding, places[name])
+        line = places[name].of(finding)
+        place = name if line is None else f"{name}:{line}"
         lines.append(f"{place}: {finding.level}: {finding.name}: it {finding.grants} [{finding.rule}]")
         if finding.arch is not None:
             number = table(finding.arch).by_name[finding.name].number

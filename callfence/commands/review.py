@@ -105,7 +105,7 @@ def _review(options: argparse.Namespace) -> int:
         if difference.phase and difference.change is Change.MORE:
             print(f"{path}: not asked: {shown_name(difference)} is allowed there as well now; callfence diff shows it")
     if not all_changes:
-        print(f"{path}: nothing to review: it allows no more than {_name(options)} does")
+        print(f"{path}: nothing to review: it allows no more than {options.against or options.git} does")
         return 0
     return _write(path, old, new, all_changes, _decided(options, old, new, all_changes, recording))
 
@@ -126,7 +126,9 @@ def _review_log(options: argparse.Namespace) -> int:
     if not all_changes:
         print(f"{path}: nothing to review: it allows what is logged" if not refused else f"{path}: nothing else to review")
         return int(bool(refused))
-    decisions = _decided(options, before, new, all_changes, merge(_recording(path), logged))
+    file = recording_path(path)
+    recorded = recording_file.load(file) if file.exists() else Recording()
+    decisions = _decided(options, before, new, all_changes, merge(recorded, logged))
     with locked(path):
         now = _read(path)
         if now != old:
@@ -181,10 +183,6 @@ def _read(path: Path) -> Document:
     return document(str(path))
 
 
-def _name(options: argparse.Namespace) -> str:
-    return str(options.against or options.git)
-
-
 def _write(
     path: Path, old: Document, new: Document, all_changes: Sequence[PolicyChange], decisions: Mapping[PolicyChange, Decision]
 ) -> int:
@@ -211,11 +209,6 @@ def _write(
 
 def _counts(answers: Sequence[Answer]) -> str:
     return ", ".join(f"{answers.count(answer)} {answer}" for answer in Answer if answer in answers)
-
-
-def _recording(path: Path) -> Recording:
-    recorded = recording_path(path)
-    return recording_file.load(recorded) if recorded.exists() else Recording()
 
 
 def _describer(new: Document, together: Judgement, recording: Recording) -> Callable[[PolicyChange], Iterator[str]]:
