@@ -33,8 +33,8 @@ NUMBER, ARCH, ARGUMENTS = 0, 4, 16
 ALL_RUN = RETURN.to_bytes(4, "little") + linux.SECCOMP_RET_ALLOW.to_bytes(4, "little")
 """A filter that lets every call run."""
 SHIELD_ROOM, EXITS_ROOM, LISTENER_ROOM, KEY_ROOM = 161, 13, 17, 81
-"""Instructions that `shielded`, `asking_on_exit`, `without_listener` and `arming.inject.Key.passing` add, for which there must
-be room."""
+"""Instructions that `shielded`, `notifying_on_exit`, `without_listener` and `arming.inject.Key.passing` add, for which there
+must be room."""
 ROOM = SHIELD_ROOM + EXITS_ROOM + LISTENER_ROOM + KEY_ROOM
 _SIZE = linux.BPF_INSTRUCTION
 _WORD = 0xFFFFFFFF
@@ -264,7 +264,7 @@ def without_listener(filter_: bytes) -> bytes:
     return assembled([*lines, (JUMP, "end"), "deny", DENY, "end"]) + filter_
 
 
-def asking_on_exit(filter_: bytes) -> bytes:
+def notifying_on_exit(filter_: bytes) -> bytes:
     """Return the filter after EXITS_ROOM instructions that notify the helper before a process or a thread exits."""
     lines: list[Line] = [(LOAD, ARCH)]
     for arch, numbers in EXITS.items():
@@ -273,7 +273,7 @@ def asking_on_exit(filter_: bytes) -> bytes:
     return assembled([*lines, (JUMP, "end"), "ask", (RETURN, linux.SECCOMP_RET_USER_NOTIF), "end"]) + filter_
 
 
-def asking(calls: Sequence[tuple[int, int]]) -> bytes:
+def notifying_filter(calls: Sequence[tuple[int, int]]) -> bytes:
     """Return a filter that notifies the helper of these calls (AUDIT_ARCH_* and number, ascending), and lets all others run."""
     lines: list[Line] = [(LOAD, ARCH)]
     for arch in dict.fromkeys(arch for arch, _ in calls):

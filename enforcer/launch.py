@@ -10,7 +10,7 @@ import os
 
 from enforcer import kernel
 from enforcer.arming import seized
-from enforcer.bpf import ROOM, asking_on_exit, chain, without_listener
+from enforcer.bpf import ROOM, chain, notifying_on_exit, without_listener
 from enforcer.confinement import keep_inside
 from enforcer.errors import NOT_EXECUTABLE, NOT_FOUND, EnforceError, refused
 from tracer import TYPE_CHECKING, linux
@@ -68,7 +68,7 @@ def run(
     except ValueError as error:
         raise EnforceError(str(error)) from error
     if is_audit and not plan:
-        filter_ = asking_on_exit(filter_)  # the helper changes the exit status if it lost a report
+        filter_ = notifying_on_exit(filter_)  # the helper changes the exit status if it lost a report
     path = locate(argv[0], environment)
     # Laid out before the filter is there: from then on there may be no calls that allocate memory.
     command, script = linux.strings(argv), linux.strings(linux.script_arguments(b"", argv))

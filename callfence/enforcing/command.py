@@ -13,7 +13,7 @@ from callfence.enforcing import filters
 from callfence.start import __version__
 from enforcer import confinement, kernel, launch
 from enforcer.arming.seized import HINT
-from enforcer.bpf import Filter, asking
+from enforcer.bpf import Filter, notifying_filter
 from enforcer.errors import FAILED, EnforceError
 from enforcer.reporting.reporter import Reporter, open_log
 from tracer import TYPE_CHECKING, linux
@@ -188,7 +188,7 @@ class _Start:
         listens = files is not None and not self.is_quiet and files.confines_listen
         reporter = None if self.is_quiet else self._reporter(policies, scope, reach, listens=listens)
         notified = sorted({*(reach.calls() if reach else ()), *(_LISTEN if listens else ())})
-        notifying = [asking(notified)] if notified else []
+        notifying = [notifying_filter(notified)] if notified else []
         plan = None
         if any(policy.stages for policy in policies):
             silent = policies if self.is_quiet else self._filters("silent")

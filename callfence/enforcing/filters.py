@@ -10,7 +10,7 @@ import stat
 
 from callfence.enforcing import cache
 from callfence.enforcing.sealed import Compiled, unbundle
-from enforcer.bpf import asking_on_exit, chain, without_listener
+from enforcer.bpf import chain, notifying_on_exit, without_listener
 from enforcer.errors import EnforceError
 from policygen import reading
 from tracer import TYPE_CHECKING
@@ -246,7 +246,7 @@ def trusting(strangers: dict[str, int]) -> Check:
 def plan(
     compiled: Sequence[Compiled],
     silent: Sequence[Compiled],
-    asking: list[bytes],
+    notifying: list[bytes],
     *,
     is_quiet: bool,
     is_audit: bool,
@@ -254,7 +254,7 @@ def plan(
 ) -> Plan:
     """The plan of all policies: `compiled`, and `silent`, the same without a helper.
 
-    `asking` are filters that the last phase has besides.  Raises EnforceError if more than one policy has phases, or if a
+    `notifying` are filters that the last phase has besides.  Raises EnforceError if more than one policy has phases, or if a
     filter is too large."""
     from enforcer.arming.plan import Plan
 
@@ -276,11 +276,11 @@ def plan(
         is_last = stage is compiled[place].stages[-1]
         try:
             without = chain(_with(silent, place, other.filter)) if is_last or has_own_filters else b""
-            whole = chain([*_with(compiled, place, stage.filter), *asking * is_last], reports=reports)
+            whole = chain([*_with(compiled, place, stage.filter), *notifying * is_last], reports=reports)
         except ValueError as error:
             raise EnforceError(f"{stage.name}: {error}") from error
         if is_last and is_audit:
-            whole = asking_on_exit(whole)
+            whole = notifying_on_exit(whole)
         elif not (may_listen or is_audit):
             whole, without = without_listener(whole), without and without_listener(without)
         stages.append(stage.with_filters(whole, without))

@@ -51,9 +51,9 @@ class Follower:
         self._duty = duty
         self._filters = [Filter(filter_) for filter_ in (plan.start, *(stage.filter for stage in plan.stages))]
         """By the number of phases that a process has reached, what answers its calls."""
-        had = inject.filters(program)
-        had = had if had < 0 or is_executed else had + 1
-        self._processes = Processes(len(plan.stages), had, counts=not plan.has_own_filters)
+        count = inject.filters(program)
+        count = count if count < 0 or is_executed else count + 1
+        self._processes = Processes(len(plan.stages), count, counts=not plan.has_own_filters)
         self._processes.adopt(program).is_starting = not is_executed
         self._stop = kernel.CallStop()
         self._stops = inject.Stops(kernel.signal_descriptor(linux.SIGCHLD))

@@ -69,11 +69,11 @@ class Process:
 class Processes:
     """The processes that are traced, and their tasks."""
 
-    def __init__(self, phases: int, had: int, *, counts: bool) -> None:
-        """`had`: how many filters a process in the start phase has; -1 if that is not known.  `counts`: a process has no other
-        filters besides, so that their number says which phases it has entered."""
+    def __init__(self, phases: int, at_start: int, *, counts: bool) -> None:
+        """`at_start`: how many filters a process in the start phase has; -1 if that is not known.  `counts`: a process has no
+        other filters besides, so that their number says which phases it has entered."""
         self._phases = phases
-        self._had = had if counts else -1
+        self._at_start = at_start if counts else -1
         self._processes: dict[int, Process] = {}
         self.tasks: dict[int, Process] = {}
         self.inside: dict[int, Call] = {}
@@ -106,8 +106,8 @@ class Processes:
 
         Where filters of the program's own are among them, it is what the creator had reached before its last one: a filter that
         is put on a process twice does no harm."""
-        count = int(fields.get("Seccomp_filters", -1)) - self._had
-        if self._had >= 0 and 0 <= count <= self._phases:
+        count = int(fields.get("Seccomp_filters", -1)) - self._at_start
+        if self._at_start >= 0 and 0 <= count <= self._phases:
             return count
         return parent.reached - parent.is_left if parent else 0
 
