@@ -239,7 +239,7 @@ def _describer(new: Document, together: Judgement, recording: Recording) -> Call
             return
         observations = tuple(observation for each in origin for observation in each.observations)
         lines = [*site_lines(observations, recording, symbols)] or ["  in no recorded run"]
-        yield from (f"  {'' if place else 'load_evidence':7} {line[2:]}" for place, line in enumerate(lines))
+        yield from (f"  {'' if place else 'seen':7} {line[2:]}" for place, line in enumerate(lines))
 
     return describe
 
