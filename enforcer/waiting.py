@@ -11,7 +11,7 @@ from tracer.unwind.walk import Maps, Registers, outside
 
 _MAPS = 1 << 22
 """Bytes of /proc/PID/maps that are read: a program may have many times more."""
-_PAUSES = tuple(0.0005 * 2**number for number in range(9))
+_DELAYS = tuple(0.0005 * 2**number for number in range(9))
 """Seconds between looks at whether a task has come to wait: a quarter of a second in all, on a machine that is very busy."""
 _BUDGET, _REFILL = 0.5, 0.05
 """Seconds that finding callers may take, and how many of them come back in each second: other calls wait meanwhile."""
@@ -93,12 +93,12 @@ class WaitingTask:
 
         It may still be on its way to where it waits: then the file says `running`.  Raises OSError, ValueError.
         """
-        for pause in _PAUSES:
+        for delay in _DELAYS:
             with open(f"{proc()}/{self.ids[0]}/syscall", "rb", buffering=0) as file:
                 fields = file.read(512).split()
             if len(fields) > 2:
                 return int(fields[-2], 16)
-            time.sleep(pause)
+            time.sleep(delay)
         return 0
 
 

@@ -40,7 +40,7 @@ _UNHEARD = {errno.EBUSY: "it has a listener already", errno.EMFILE: _FULL, errno
 _SETTLES = 1.0
 """Seconds in which the other threads of a process come to the end of their calls, or wait in them; a call that only computes
 for longer is not waited for."""
-_PAUSE = 0.0002
+_DELAY = 0.0002
 """Seconds between two looks at them."""
 
 
@@ -187,7 +187,7 @@ class Entrance:
         end = time.monotonic() + _SETTLES
         for task in process.threads - {but}:
             while task in self._processes.inside and state(f"{proc()}/{task}") == "R" and time.monotonic() < end:
-                time.sleep(_PAUSE)
+                time.sleep(_DELAY)
 
     def _call_back(self, process: Process, but: int) -> None:
         """Have the other threads stop, to be let go, where that goes unnoticed.  The rest stop at their next call."""
