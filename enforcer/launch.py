@@ -77,6 +77,9 @@ def run(
     held = None
 
     def settle() -> None:
+        """Do what cannot be taken back, besides the filter: here a failure is still reported."""
+        kernel.set_no_new_privs()
+        _restore_signals()
         if around:
             around.settle()
         if scope:
@@ -88,24 +91,18 @@ def run(
         if arm == "now" and plan:
             paths = [path]
             filter_ = seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
-            kernel.set_no_new_privs()
-            _restore_signals()
             settle()
             kernel.install(filter_, 0)
         elif arm == "now":
             from enforcer.arming import early
 
             paths = [path]
-            kernel.set_no_new_privs()
-            _restore_signals()
             held = early.install(filter_, reporter, settle)
         else:
             # What cannot be read is not dumpable: no memory of it can be written either (ptrace(2)).
             if not os.access(path, os.R_OK, effective_ids=True):
                 raise EnforceError(f"{os.fsdecode(path)} cannot be read, so it cannot be armed at its execve; {seized.HINT}")
             seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
-            kernel.set_no_new_privs()
-            _restore_signals()
             settle()
     except OSError as error:
         raise refused(error) from error
