@@ -125,7 +125,7 @@ class Surroundings:
 
 
 def _close_descriptors(inherited: set[int]) -> None:
-    """All but standard input, output and error, and those kept, at the execve: until then some are ours."""
+    """Have the execve close all but standard input, output and error, and those to be inherited: until then some are ours."""
     for number in inherited:
         try:
             os.fstat(number)
@@ -146,7 +146,8 @@ def _die_with(parent: int) -> None:
 
 
 def _drop_capabilities() -> None:
-    """From all sets: an execve cannot give back what the bounding set lacks, nor anything under no_new_privs."""
+    """Drop all capabilities from all sets: an execve cannot give back what the bounding set lacks, nor any under
+    no_new_privs."""
     _prctl("prctl(PR_CAP_AMBIENT)", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     for capability in range(_CAPABILITIES):
         try:

@@ -158,11 +158,11 @@ class Duty:
             del self._listeners[descriptor]
 
     def listened(self, call: Notification, phase: str) -> int | None:
-        """Make a listen(2) of a stopped task: 0 or an errno; None if it may be made as it is, or is another call."""
+        """Make the listen(2) of a stopped task: 0 or an errno; None if it may be made as it is, or is another call."""
         return self._answers.listened(call, phase)
 
     def judged(self, call: Notification, phase: str) -> Action | None:
-        """Return what a call meets whose task is stopped; if it is denied, that has been reported."""
+        """Return what the policies say of the call of a stopped task; if they deny it, that has been reported."""
         return self._answers.stopped(call, phase)
 
     def program_ended(self) -> None:

@@ -14,7 +14,7 @@ _MAPS = 1 << 22
 _DELAYS = tuple(0.0005 * 2**number for number in range(9))
 """Seconds between looks at whether a task has come to wait: a quarter of a second in all, on a machine that is very busy."""
 _BUDGET, _REFILL = 0.5, 0.05
-"""Seconds that finding callers may take, and how many of them come back in each second: other calls wait meanwhile."""
+"""Seconds that finding callers may take, and how many are added in each second: other calls wait meanwhile."""
 
 
 class WaitingTask:

@@ -55,7 +55,7 @@ class Detour(Surgery):
     def call_with(self, name: str, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
         """As `call`, with `data(address)` in memory of its own, since the stack of a task may be small.
 
-        When the call is made, nobody can write there: what is shared and read-only cannot be written through /proc/PID/mem
+        When the call is made, no process can write there: what is shared and read-only cannot be written through /proc/PID/mem
         either.  `unmap` gives the memory back."""
         size = -(-len(data(0)) // _PAGE) * _PAGE
         word = self._key.spare(self.convention)[0]

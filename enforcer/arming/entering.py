@@ -70,8 +70,8 @@ class Entrance:
         return call in _PRCTL and stop.arguments[0] == linux.CALLFENCE_ENTER
 
     def enter(self, pid: int, process: Process, call: Call, stop: kernel.CallStop) -> bool:
-        """Put the filter of the phase on the process that this call leads to, if any; return whether it is given back: the
-        task is about to make its call then, or the call is done."""
+        """Put the filter of the phase that this call leads to, if any, on the process.  Return whether the task can be resumed:
+        it is about to make its call then, or the call is done."""
         entered = self._entered_phase(pid, process, stop) if call in _PRCTL else 0
         number = entered or self._triggers.get(call, 0)
         if number <= process.reached < self._notified and call in _SENDS and self._is_ready(pid, process, call, stop):
@@ -199,8 +199,8 @@ class Entrance:
                     continue
 
     def _failed(self, process: Process, why: str, *, is_confined: bool = False) -> None:
-        """A process cannot enter a phase: kill it, unless the policy lets it go on.  One whose calls nobody would answer is
-        killed anyway."""
+        """Kill a process that cannot enter a phase, unless the policy lets it go on; but always if no process would answer its
+        calls."""
         goes_on = (self._plan.is_optional or self._plan.is_audit) and not is_confined
         if not process.is_reported:
             process.is_reported = True

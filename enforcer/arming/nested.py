@@ -42,7 +42,7 @@ def problems(arm: str, *, listens: bool, traces: bool) -> tuple[str, str]:
 
 
 def _tried(work: Callable[[], None], call: str, flags: int) -> str:
-    """Do something in a clone; return what went wrong in it, `call` being what it is about."""
+    """Do some work in a clone; return what went wrong in it.  `call` names what the work tries."""
     reader, writer = os.pipe()
     try:
         child = kernel.clone(flags)
@@ -65,7 +65,7 @@ def _tried(work: Callable[[], None], call: str, flags: int) -> str:
 
 
 def _outcome(work: Callable[[], None], flags: int) -> bytes:
-    """Do something in a process that was cloned with these flags; return b"+", what went wrong, or b"" for a kill."""
+    """Do some work in a process that was cloned with these flags; return b"+", what went wrong, or b"" for a kill."""
     try:
         if flags & linux.CLONE_FILES:
             kernel.unshare_files()

@@ -42,7 +42,7 @@ class Follower:
     """Follows a program through its phases."""
 
     def __init__(self, program: int, plan: Plan, duty: Duty, stderr: int, *, is_executed: bool) -> None:
-        """If the program has not been executed yet, it has no filter of ours either, and what `enforce` does before leads to no
+        """`is_executed`: whether the program has been executed.  Before, it has no filter of ours, and no call leads to a
         phase."""
         self._program = program
         self._plan = plan
@@ -187,10 +187,10 @@ class Follower:
         return not (self._plan.is_quiet or process.is_starting)
 
     def _deny(self, pid: int, process: Process, call: Call) -> bool:
-        """Report the call at whose entry a task is, if its filters fail it for want of a listener; end the process, or have the
-        call fail as the policy says.  Return whether the task has been resumed.
+        """Report the call at whose entry a task is stopped, if its filters fail it for want of a listener; then end the
+        process, or have the call fail as the policy says.  Return whether the task has been resumed.
 
-        What a task does with another errno, or alive, it does without the call: the kernel has denied that."""
+        The kernel has denied the call, whatever the task does with another errno, or alive."""
         stop = self._stop
         answer = self._filters[process.reached].answer(*call, stop.ip, stop.arguments)
         is_denied = answer & linux.SECCOMP_RET_ACTION_FULL == linux.SECCOMP_RET_USER_NOTIF
@@ -222,7 +222,7 @@ class Follower:
         return False
 
     def _answer(self, pid: int, call: Call, result: int) -> None:
-        """Have a call fail, at whose entry a task is, and resume the task."""
+        """Have the call at whose entry a task is stopped fail, and resume the task."""
         Detour(pid, call[0], self._key, self._stops, calls=False).finish(result)
         self._processes.inside.pop(pid, None)
         inject.resume(linux.PTRACE_SYSCALL, pid)

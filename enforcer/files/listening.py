@@ -44,7 +44,7 @@ def listen(request: Request) -> int | None:
         if kernel.socket_option(socket, linux.SO_PROTOCOL) == linux.IPPROTO_TCP and not _port(socket):
             return errno.EACCES
         if kernel.socket_option(socket, linux.SO_DOMAIN) == linux.AF_UNIX and not _is_like_us(fields):
-            # Who connects is told the user of whoever has called listen (unix(7), SO_PEERCRED).
+            # A process that connects sees the user who has called listen (unix(7), SO_PEERCRED).
             return errno.EACCES if _shares_descriptors(task) else None
         kernel.syscall("listen", socket, backlog)
     except OSError as error:

@@ -94,7 +94,7 @@ class Answers:
         return self._load()[1]
 
     def _verdict(self, request: Request) -> Verdict | None:
-        """What the policies say of a call; None, which kills, if that cannot be found out."""
+        """Return what the policies say of a call; None, which kills, if that cannot be found out."""
         try:
             from enforcer.reporting.verdict import event_of
 
@@ -104,7 +104,7 @@ class Answers:
             return None
 
     def _report(self, request: Request, verdict: Verdict) -> Action | None:
-        """Report a call that is denied; return what it meets, None, which kills, if nothing can be reported."""
+        """Report a denied call; return its action, or None, which kills, if nothing can be reported."""
         try:
             self._reports.report(request, verdict)
         except Exception as error:
@@ -119,7 +119,7 @@ class Answers:
     # Calls of a task that is stopped
 
     def stopped(self, call: Notification, phase: str) -> Action | None:
-        """What a call meets whose task is stopped: an errno, without a report, if what it asks for may be unavailable; else
+        """The action for the call of a stopped task: an errno, without a report, if what it asks for may be unavailable; else
         what the policies say, which has been reported; None, which kills, if that cannot be found out."""
         request = stopped(call, phase)
         if (verdict := self._verdict(request)) is None:
@@ -136,7 +136,7 @@ class Answers:
         return self._report(request, verdict)
 
     def listened(self, call: Notification, phase: str) -> int | None:
-        """Make a listen(2) for a task that is stopped: 0 or an errno; None for another call, or one that the policies deny, or
+        """Make a listen(2) for a stopped task: 0 or an errno; None for another call, or one that the policies deny, or
         that may run as it is."""
         if not self._is_listen(call):
             return None
