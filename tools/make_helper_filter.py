@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from enforcer.bpf import ARCH, ARCHITECTURES, ARGUMENTS, DENY, EQUAL, JUMP, LOAD, NO_PIDS, NUMBER, assembled
 from policygen.filter.compile import compile_policy
 from policygen.language.document import parse_file
-from policygen.merging.unite import unite
+from policygen.merging import unite
 from tracer import pids
 
 if TYPE_CHECKING:

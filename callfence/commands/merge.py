@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from callfence.shared.files import put
 from callfence.shared.inputs import document, print_error, run_command
 from callfence.shared.options import Parser
-from policygen.comparing.compare import Verdict, compare
-from policygen.comparing.reduce import reduce
+from policygen.comparing import Verdict, compare
+from policygen.comparing import reduce
 from policygen.language.document import Document, PolicyError, included, parse, read_text
 from policygen.language.lexer import decode
-from policygen.merging.threeway import merge_documents, with_markers
-from policygen.merging.unite import unite
+from policygen.merging import merge_documents, with_markers
+from policygen.merging import unite
 from policygen.recording import atomic, many, recording_file
 from policygen.recording.many import merge
 from policygen.sets.join import JoinError

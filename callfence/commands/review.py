@@ -17,7 +17,7 @@ from callfence.shared.inputs import document, document_at, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural, printable
 from enforcer.reporting.verdict import advise
-from policygen.comparing.compare import Change, compare
+from policygen.comparing import Change, compare
 from policygen.evaluate import evaluate
 from policygen.language.naming import format_action, format_call
 from policygen.model import Entry
@@ -289,7 +289,7 @@ def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator
     """What the catalogue warns of, with the command that allows it."""
     rehearsed = [observation for observation in recording.observations if recording.rehearsed(observation)]
     dangerous = [observation for observation in rehearsed if needs_a_person(observation)]
-    denied = [observation for observation in dangerous if not evaluate(policy, observation.event).lets_run]
+    denied = [observation for observation in dangerous if not evaluate(policy, observation.event).allows]
     if denied:
         yield f"not added by learn, which saw {plural(len(denied), 'call')} in rehearsals alone:"
     for observation in denied:

@@ -12,7 +12,7 @@ from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
-from policygen.implied.expand import expanded, expansion, tidy
+from policygen.implied.resolve import resolved, expansion, tidy
 from policygen.language.document import included, parse, read_text
 from policygen.language.lexer import decode
 from policygen.phases import in_each, phase_policies
@@ -22,7 +22,7 @@ from tracer.errors import CallfenceError, UserError
 if TYPE_CHECKING:
     import argparse
 
-    from policygen.implied.expand import Expanded
+    from policygen.implied.resolve import Expanded
 
 DESCRIPTION = """\
 Print a policy in canonical form, its includes resolved; or print the instructions of a filter.  With --write, rewrite the files
@@ -90,7 +90,7 @@ def _show(name: str, options: argparse.Namespace) -> int:
                 sys.stdout.write(bpf.disassemble(compile_policy(of_phase)) + "\n")
             return 0
         if options.expanded:
-            each = in_each(lambda of_phase: tidy(expanded(of_phase)), policy) if policy.phases else tidy(expanded(policy))
+            each = in_each(lambda of_phase: tidy(resolved(of_phase).written()), policy) if policy.phases else tidy(resolved(policy).written())
             shown = shown.inlined().with_policy(each)
         sys.stdout.write(shown.inlined().text())
     except CallfenceError as error:

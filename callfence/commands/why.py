@@ -19,7 +19,7 @@ from enforcer.reporting.verdict import advise
 from policygen.errors import did_you_mean
 from policygen.grants import WORDS
 from policygen.holds import holds
-from policygen.implied.expand import expansion
+from policygen.implied.resolve import expansion
 from policygen.language.document import parse_file
 from policygen.language.naming import determined, format_action, format_call, format_expression
 from policygen.language.normal import first_argument
@@ -185,7 +185,7 @@ def _lines(rule: Provenance, recording: Recording, symbols: Symbols) -> Iterator
         yield from site_lines(rule.observations, recording, symbols)
     elif rule.origin in (Origin.UNSEEN, Origin.PORTABLE):
         yield f"  {rule.origin}"
-    if rule.widenings and rule.rule.action.lets_run:
+    if rule.widenings and rule.rule.action.allows:
         yield f"  wider than seen: {widened(rule)}"
 
 
@@ -207,7 +207,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
     arch = Arch.from_audit(event.arch)
     assert arch is not None
     answers = [(name, explain(of_phase, event)) for name, of_phase in phase_policies(policy)]
-    denying = [name for name, of_phase in answers if not of_phase.action.lets_run]
+    denying = [name for name, of_phase in answers if not of_phase.action.allows]
     policy = in_phase(policy, denying[0]) if denying and policy.phases else policy
     explanation = explain(policy, event)
     _say(format_call(event))
@@ -215,7 +215,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
         _say(f"  the policy says{f' in {name}' if document.policy.phases else ''}: {format_action(of_phase.action)}")
     if arch not in policy.entries:
         _say(f"  it has no section `arch {arch}`")
-    elif explanation.action.lets_run and (row := _row(policy, event)):
+    elif explanation.action.allows and (row := _row(policy, event)):
         _say(*(f"  {line}" for line in _implied(row, policy.implied)))
     elif explanation.entry is None:
         _say("  it has no entry for the call, so this is its default")
@@ -229,7 +229,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
             value = table(arch).by_number[event.number].arguments[index].name
             text = format_expression(arch, event.number, part, selectors)
             _say(f"  fails: {text}, for {value} is {_value(event, index)}")
-    if explanation.action.lets_run:
+    if explanation.action.allows:
         return 0
     _say(f"  {advise(policy, str(path), event).what}")
     return 1

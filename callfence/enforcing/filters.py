@@ -59,7 +59,7 @@ def compiled(
         raise
     except CallfenceError as error:
         from enforcer.launch import is_filtered
-        from policygen.filter.library import LibseccompError
+        from policygen.filter.libseccomp import LibseccompError
 
         remedy = f"; compile it beforehand: `callfence compile -o FILE {path}`, and `enforce --compiled FILE`"
         is_denied = isinstance(error, LibseccompError) and is_filtered()
@@ -153,7 +153,7 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
             if (call := table(arch).by_name.get(name))
         ]
         sets = space()
-        allowed = any(action.may_run for arch, number, _ in triggers for _, action in answers(sets, meant, arch, number))
+        allowed = any(action.may_allow for arch, number, _ in triggers for _, action in answers(sets, meant, arch, number))
         if not allowed and ENTER not in phase.triggers:
             raise CompileError(f"{name} denies {', '.join(phase.triggers)}, with which a process enters it")
         pairs = [(arch.audit, number) for arch, number, trigger in triggers if trigger not in (ENTER, NOTIFY)]

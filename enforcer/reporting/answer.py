@@ -224,7 +224,7 @@ class Answers:
                 exit_with(FAILED, request)
             else:
                 request.let_run()
-        elif action and action.lets_run and self._reporter.reach:  # as its registers say; Landlock judges what they point to
+        elif action and action.allows and self._reporter.reach:  # as its registers say; Landlock judges what they point to
             request.let_run()
         elif action and kind == "errno":
             request.fail(action.errno)

@@ -59,7 +59,7 @@ class Verdicts:
         phase = phase or self._start
         policies = tuple((file, in_phase(policy, phase) if policy.phases else policy) for file, policy in self._policies)
         actions = [evaluate(policy, event) for _, policy in policies]
-        denying = tuple(policy for policy, action in zip(policies, actions, strict=True) if not action.lets_run)
+        denying = tuple(policy for policy, action in zip(policies, actions, strict=True) if not action.allows)
         is_free = all(_is_free(policy, event) for _, policy in policies)
         return Verdict(event, phase, self._until.get(phase, ""), strictest(actions), policies, denying, is_free)
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.comparing.compare import Verdict, compare
+from policygen.comparing import Verdict, compare
 from policygen.formats import Direction, FormatOptions, exported
 from policygen.language.document import parse
-from policygen.merging.threeway import merge_documents
-from policygen.merging.unite import unite
+from policygen.merging import merge_documents
+from policygen.merging import unite
 from policygen.review.changes import SettingChange, changes
 
 if TYPE_CHECKING:
