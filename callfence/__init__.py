@@ -1,6 +1,6 @@
 """The commands and the public Python API: the only place that composes tracer, policygen and enforcer."""
 
-from callfence.version import __version__
+from callfence.start import __version__
 
 __all__ = ["__version__", "apply", "confine", "enter"]
 

@@ -1,8 +1,8 @@
 """`python -m callfence`."""
 
-from callfence import memory
+from callfence import start
 
-memory.end_in_a_line()
+start.end_in_a_line()
 
 from callfence.cli import main  # noqa: E402
 

@@ -81,9 +81,9 @@ def confine(policy: str | os.PathLike[str] | None = None) -> None:
         script = sys.argv[0] if sys.argv else ""
         if script in ("", "-", "-c", "-m"):
             raise EnforceError("there is no script whose name the policy could have: name it, confine('NAME.policy')")
-        policy = policy_files.found(script)
-    made = _compiled(policy)
-    _confine_threads(_of_phase(made, START) if made.stages else made.filter, made.files)
+        policy = policy_files.default_policy(script)
+    filter_ = _compiled(policy)
+    _confine_threads(_of_phase(filter_, START) if filter_.stages else filter_.filter, filter_.files)
 
 
 def enter(phase: str, policy: str | os.PathLike[str] | None = None) -> bool:
@@ -106,19 +106,19 @@ def enter(phase: str, policy: str | os.PathLike[str] | None = None) -> bool:
 def _compiled(policy: str | os.PathLike[str]) -> Compiled:
     """The filter of a policy file, with a warning if another user can change what it allows."""
     strangers: dict[str, int] = {}
-    made = policy_files.compiled(os.fspath(policy), "silent", policy_files.trusting(strangers))
+    filter_ = policy_files.compiled(os.fspath(policy), "silent", policy_files.trusting(strangers))
     for file, owner in strangers.items():
         text = f"{printable(file)} belongs to user {owner}, who can change what it allows"
         warnings.warn(text, UserWarning, stacklevel=3)  # as `enforce` says; 3: the caller of confine() or enter()
-    return made
+    return filter_
 
 
-def _of_phase(made: Compiled, phase: str) -> bytes:
-    """The filter of a phase of the policy that a filter was made of."""
+def _of_phase(filter_: Compiled, phase: str) -> bytes:
+    """The filter of a phase of the policy that was compiled."""
     try:
-        return compile_policy(in_phase(policy_files.document(made).policy, phase))
+        return compile_policy(in_phase(policy_files.document(filter_).policy, phase))
     except ValueError as error:
-        raise EnforceError(f"{made.sources[0][0]}: {error}") from error
+        raise EnforceError(f"{filter_.sources[0][0]}: {error}") from error
 
 
 def _confine_threads(program: bytes, files: bytes = b"") -> None:
@@ -131,13 +131,13 @@ def _confine_threads(program: bytes, files: bytes = b"") -> None:
             raise EnforceError(f"there are {threads} threads, and Landlock confines files of one alone: do it before")
         from enforcer.files.landlock import Confinement
 
-        found = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)
-        program = found.guarded(program, reports=False)
+        confinement = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)
+        program = confinement.guarded(program, reports=False)
         if len(program) // 8 > MAX_INSTRUCTIONS:
             raise EnforceError("the filter has too many instructions with those that close the ways past `tcp` lines")
         kernel.set_no_new_privs()
         _require_filters()
-        found.enter()  # from here on this process may not be able to import
+        confinement.enter()  # from here on this process may not be able to import
     kernel.set_no_new_privs()
     try:
         thread = kernel.install(program, linux.SECCOMP_FILTER_FLAG_TSYNC)

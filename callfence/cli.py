@@ -12,8 +12,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Final, NoReturn
 
-from callfence import memory
-from callfence.version import __version__
+from callfence import start
+from callfence.start import __version__
 
 COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",
@@ -59,7 +59,7 @@ usage: callfence COMMAND [ARGUMENT ...]
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Never returns: exits with the subcommand's status; 2 for a mistake in the command line."""
+    """Run a subcommand and exit with its status; 2 for a mistake in the command line."""
     # Starting, which makes fewer objects than this, takes a tenth less without a search for cycles; reading and merging
     # recordings, whose objects are in no cycles, take a quarter less with rare ones (three of 60,000 observations each).
     gc.set_threshold(100_000)
@@ -83,9 +83,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
         end_like(INTERRUPTED)
     except OSError as error:
-        if memory.is_short(error):
+        if start.is_short(error):
             raise
-        if status != 2:  # not told yet
+        if status != 2:  # not reported yet
             with suppress(OSError):
                 print(f"callfence: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def learn() -> NoReturn:
-    """The `learn` command is `callfence learn`."""
+    """Run `callfence learn`, which the `learn` command is."""
     main(["learn", *sys.argv[1:]])
 
 
@@ -110,8 +110,8 @@ def _run(arguments: list[str]) -> int:
         listed = list(COMMANDS) if name == "--help-all" else COMMON
         width = max(map(len, listed))
         listing = "\n".join(f"  {command:{width}}  {COMMANDS[command]}" for command in listed)
-        left = len(COMMANDS) - len(listed)
-        print(USAGE.format(listing, f", and `callfence --help-all` lists {left} more" if left else ""))
+        others = len(COMMANDS) - len(listed)
+        print(USAGE.format(listing, f", and `callfence --help-all` lists {others} more" if others else ""))
         return 0 if arguments else 2
     if name in ("-V", "--version"):
         print(f"callfence {__version__}")

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -35,10 +35,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of the wrapper that starts to capture output
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
-    wanted = _wanted(early_config)
-    if len(wanted) > 1:
+    modes = _wanted(early_config)
+    if len(modes) > 1:
         raise pytest.UsageError("--callfence-learn and --callfence-enforce: give one of the two")
-    for mode in wanted:
+    for mode in modes:
         _execute(early_config, mode)
     return (yield)
 
@@ -92,12 +92,12 @@ def _policy(config: pytest.Config, mode: str) -> str:
 
 def _descends_from(pid: int) -> bool:
     """Whether that process is this one or a visible ancestor of it."""
-    one, parent = os.getpid(), os.getppid()
-    while one != pid and parent > 0:
-        one = parent
+    process, parent = os.getpid(), os.getppid()
+    while process != pid and parent > 0:
+        process = parent
         try:
-            with open(f"/proc/{one}/stat", "rb") as file:
+            with open(f"/proc/{process}/stat", "rb") as file:
                 parent = int(file.read().rpartition(b")")[2].split()[1])  # proc_pid_stat(5): ppid follows the state
         except OSError:  # another user's (proc(5), hidepid)
             parent = 0
-    return one == pid
+    return process == pid

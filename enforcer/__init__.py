@@ -7,5 +7,5 @@
     kernel      system calls that Python has no name for
 
 Every start of a program imports these, so until a violation little of Python's library is imported: values here are plain
-classes, and `TYPE_CHECKING` is assigned, because dataclasses and typing cost more than everything else together.
+classes, and `TYPE_CHECKING` is that of `tracer`, because dataclasses and typing cost more than everything else together.
 """

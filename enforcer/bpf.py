@@ -1,13 +1,22 @@
-"""Classic BPF in bytes: instructions that are put before a filter, what a filter answers, and several filters as one.
+"""Classic BPF in bytes: several filters as one, what a filter answers, and instructions that are put before a filter.
+
+Some of these keep the program from its helper.  The program runs as the same user as its helper, so a policy that allows
+`kill` or `prlimit64` with any pid would let it stop the helper, and one that allows `ptrace` or `pidfd_open` might let it take
+the helper's descriptors.  These calls fail with EPERM if they name the helper, as for a process of another user
+(`tracer.pids`).  So do the ioctl commands by which a supervisor answers calls: a program that got hold of a listener could
+otherwise let its own denied calls run.
 
 On every start of `enforce`, so little is imported; `policygen.filter.bpf` knows all of the language.
 """
 
 from __future__ import annotations
 
-from tracer import linux
+import errno
+import os
 
-TYPE_CHECKING = False
+from enforcer.later import read_file
+from tracer import TYPE_CHECKING, linux
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,10 +32,10 @@ NUMBER, ARCH, ARGUMENTS = 0, 4, 16
 """Offsets in struct seccomp_data (linux/seccomp.h)."""
 ALL_RUN = RETURN.to_bytes(4, "little") + linux.SECCOMP_RET_ALLOW.to_bytes(4, "little")
 """A filter that lets every call run."""
-SHIELD, EXITS, LISTENER, KEY = 161, 13, 17, 81
-"""Instructions that `shield.shielded`, `shield.asking_on_exit`, `shield.without_listener` and `arming.install.Key.passing` add,
-for which there must be room."""
-ROOM = SHIELD + EXITS + LISTENER + KEY
+SHIELD_ROOM, EXITS_ROOM, LISTENER_ROOM, KEY_ROOM = 161, 13, 17, 81
+"""Instructions that `shielded`, `notifying_on_exit`, `without_listener` and `arming.inject.Key.passing` add, for which there
+must be room."""
+ROOM = SHIELD_ROOM + EXITS_ROOM + LISTENER_ROOM + KEY_ROOM
 _SIZE = linux.BPF_INSTRUCTION
 _WORD = 0xFFFFFFFF
 _RUNS = (linux.SECCOMP_RET_ALLOW, linux.SECCOMP_RET_LOG)
@@ -69,8 +78,8 @@ class Filter:
         self._instructions = [
             (int.from_bytes(part[:2], "little"), part[2], part[3], int.from_bytes(part[4:], "little")) for part in parts
         ]
-        known = (LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND, JUMP, RETURN)
-        if strange := [code for code, *_ in self._instructions if code not in known]:
+        codes = (LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND, JUMP, RETURN)
+        if strange := [code for code, *_ in self._instructions if code not in codes]:
             raise ValueError(f"a filter has the instruction {strange[0]:#x}")
         self._constant: dict[tuple[int, int], int | None] = {}
         """By architecture and number, the answer that does not depend on the arguments; None if it does."""
@@ -111,10 +120,10 @@ class Filter:
             else:
                 place += if_true if _holds(code, accumulator, operand) else if_false
 
-    def may_run(self, arch: int, number: int, *, reports: bool) -> bool:
+    def may_allow(self, arch: int, number: int, *, reports: bool) -> bool:
         """Whether there are arguments with which the filter might let a call run: by itself, or by asking a tracer or a
         supervisor, unless the latter is the helper (`reports`), which only answers."""
-        known = {ARCH: arch, NUMBER: number}
+        words = {ARCH: arch, NUMBER: number}
         reached: set[tuple[int, int | None]] = set()
         ahead: list[tuple[int, int | None]] = [(0, None)]
         while ahead:
@@ -129,7 +138,7 @@ class Filter:
                 if action not in _DENIALS and not (reports and action == linux.SECCOMP_RET_USER_NOTIF):
                     return True
             elif code == LOAD:
-                ahead.append((place + 1, known.get(operand)))
+                ahead.append((place + 1, words.get(operand)))
             elif code == JUMP:
                 ahead.append((place + 1 + operand, accumulator))
             elif code == AND:
@@ -156,8 +165,8 @@ def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
     """Return one program for all of `filters`, each an array of struct sock_filter that returns constants.
 
     The kernel's order of strictness (seccomp(2)) decides, of equals the first.  With `reports`, a notification outranks all
-    but a kill, because the helper judges by all policies, and there must be room for what `shield` adds.  ValueError if there
-    are no filters, or more instructions than the kernel takes.
+    but a kill, because the helper judges by all policies, and there must be ROOM left.  Raises ValueError if there are no
+    filters, or more instructions than the kernel takes.
 
     They cannot be put on one after the other: the first would judge the `seccomp` call that installs the second, and one chain
     of filters has one listener only (seccomp(2), EBUSY).  So each answer of a filter becomes a jump into a copy of what
@@ -166,9 +175,9 @@ def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
     if not filters:
         raise ValueError("no filter")
     whole = filters[-1]
-    for one in reversed(filters[:-1]):
-        whole = _followed(one, whole, reports)
-    linux.check_length(whole, room=ROOM if reports else LISTENER)
+    for filter_ in reversed(filters[:-1]):
+        whole = _followed(filter_, whole, reports)
+    linux.check_length(whole, room=ROOM if reports else LISTENER_ROOM)
     return whole
 
 
@@ -176,7 +185,7 @@ def _followed(first: bytes, second: bytes, reports: bool) -> bytes:
     """The program that answers as the stricter of the two."""
     copies: dict[int, bytes] = {}
     for answer in {*_answers(first)}:
-        stricter = {other: min(answer, other, key=lambda one: _rank(one, reports)) for other in _answers(second)}
+        stricter = {other: min(answer, other, key=lambda either: _rank(either, reports)) for other in _answers(second)}
         if set(stricter.values()) != {answer}:
             copies[answer] = _replaced(second, stricter)
     places, end = {}, len(first)
@@ -218,3 +227,66 @@ def _rank(answer: int, reports: bool) -> int:
     if action in (linux.SECCOMP_RET_KILL_PROCESS, linux.SECCOMP_RET_KILL_THREAD):
         return -2 if action == linux.SECCOMP_RET_KILL_PROCESS else -1
     return 0 if reports and action == linux.SECCOMP_RET_USER_NOTIF else action
+
+
+_COMMANDS = (0xC0502100, 0xC0182101, 0x40082102, 0x80082102, 0x40182103, 0x40082104)
+"""SECCOMP_IOCTL_NOTIF_RECV, _SEND, _ID_VALID and _ID_VALID_WRONG_DIR, _ADDFD, _SET_FLAGS (linux/seccomp.h)."""
+ARCHITECTURES = (linux.AUDIT_ARCH_X86_64, linux.AUDIT_ARCH_I386)
+DENY: Line = (RETURN, linux.SECCOMP_RET_ERRNO | errno.EPERM)
+
+EXITS = linux.numbers_by_arch("exit", "exit_group")
+
+
+def read_shield() -> bytes:
+    """The instructions that keep calls from a helper (`make commands`, tools/make_helper_filter.py).  Raises OSError."""
+    return read_file(f"{os.path.dirname(__file__)}/shield.filter")
+
+
+def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> bytes:
+    """Return the filter after instructions that deny calls on these two processes, the helper and its stand-in.
+
+    kill(-1), which reaches every process of the user, is denied with SIGKILL and SIGSTOP: the helper ignores other signals.
+    `before`: what `read_shield` returns, if it was read before.  Raises OSError.
+    """
+    before = before or read_shield()
+    for stands_for, pid in zip(NO_PIDS, processes, strict=True):
+        for sign in (1, -1):
+            before = before.replace(_word(sign * stands_for), _word(sign * pid))
+    return before + filter_
+
+
+def without_listener(filter_: bytes) -> bytes:
+    """Return the filter after instructions that deny receiving and answering notifications of any listener."""
+    lines: list[Line] = [(LOAD, ARCH)]
+    for arch, number in zip(ARCHITECTURES, linux.NUMBERS["ioctl"], strict=True):
+        lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER), (EQUAL, number, "ioctl", "end"), f"not {arch}"]
+    lines += [(JUMP, "end"), "ioctl", (LOAD, ARGUMENTS + 8), *((EQUAL, command, "deny", "") for command in _COMMANDS)]
+    return assembled([*lines, (JUMP, "end"), "deny", DENY, "end"]) + filter_
+
+
+def notifying_on_exit(filter_: bytes) -> bytes:
+    """Return the filter after EXITS_ROOM instructions that notify the helper before a process or a thread exits."""
+    lines: list[Line] = [(LOAD, ARCH)]
+    for arch, numbers in EXITS.items():
+        lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER), *((EQUAL, number, "ask", "") for number in numbers)]
+        lines += [(JUMP, "end"), f"not {arch}"]
+    return assembled([*lines, (JUMP, "end"), "ask", (RETURN, linux.SECCOMP_RET_USER_NOTIF), "end"]) + filter_
+
+
+def notifying_filter(calls: Sequence[tuple[int, int]]) -> bytes:
+    """Return a filter that notifies the helper of these calls (AUDIT_ARCH_* and number, ascending), and lets all others run."""
+    lines: list[Line] = [(LOAD, ARCH)]
+    for arch in dict.fromkeys(arch for arch, _ in calls):
+        lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]
+        lines += [(EQUAL, number, "ask", "") for of, number in calls if of == arch]
+        lines += [(JUMP, "end"), f"not {arch}"]
+    answers: list[Line] = ["ask", (RETURN, linux.SECCOMP_RET_USER_NOTIF)]
+    return assembled([*lines, (JUMP, "end"), *answers, "end", (RETURN, linux.SECCOMP_RET_ALLOW)])
+
+
+def _word(value: int) -> bytes:
+    return (value & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+NO_PIDS = (0x7FFFFF01, 0x7FFFFF02)
+"""What stands for the two processes in shield.filter; no pid is that large (PID_MAX_LIMIT, linux/threads.h)."""

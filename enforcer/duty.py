@@ -13,15 +13,14 @@ import errno
 import os
 import select
 
-from enforcer import confinement, helper, kernel, shield
+from enforcer import bpf, confinement, helper, kernel
 from enforcer.errors import BUSY
 from enforcer.later import Later
 from enforcer.listener import shared_notification
 from enforcer.reporting.answer import Answers
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
@@ -37,26 +36,9 @@ class Duty:
     """What is needed to answer calls, read before the helper is cloned, opened and shared before the program is let go."""
 
     __slots__ = (
-        "_answers",
-        "_asked",
-        "_children",
-        "_devices",
-        "_epoll",
-        "_filter",
-        "_following",
-        "_follows",
-        "_fuse",
-        "_is_fused",
-        "_later",
-        "_listeners",
-        "_pid",
-        "_ready",
-        "_reporter",
-        "_shield",
-        "_watched",
-        "program",
-        "stand_in",
-    )
+        "_answers", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_is_fused", "_later",
+        "_listeners", "_notification", "_pid", "_ready", "_reporter", "_shield", "_watched", "program", "stand_in",
+    )  # fmt: skip
 
     def __init__(self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False) -> None:
         """`follows`: the program through its phases; `is_quiet`: and answers no calls afterwards.
@@ -64,17 +46,17 @@ class Duty:
         Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
         self._later = Later(reporter.later)
         self._epoll: select.epoll
-        # Under --audit the program may make every call, too, and its exit status may have to be changed (`end.exit_with`).
+        # Under --audit the program may make every call, too, and its exit status may have to be changed (`listener.exit_with`).
         self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0)
         self._following = confinement.read_follower() if follows and not reporter.audit else b""
-        self._shield = shield.read()
+        self._shield = bpf.read_shield()
         self._follows = follows
         self._is_fused = not (reporter.keeps_signals or reporter.audit or is_quiet)
         self._fuse: tuple[int, ...] = ()
         """Descriptors by whose end the program is ended, too."""
         self._reporter = reporter
         self._listeners: dict[int, str] = {}
-        """The listeners, each with the phase of the processes whose calls it asks about; "" where there are no phases."""
+        """The listeners, each with the phase of the processes whose calls it receives; "" where there are no phases."""
         self._devices: tuple[int, int] = _NONE, _NONE
         """Descriptors of /dev/null and /dev/full, which the program is given where it opens them; -1 if there is none."""
         self._children = _NONE
@@ -94,13 +76,13 @@ class Duty:
         """
         self.program = program
         self._pid = pid
-        self._asked = shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
+        self._notification = shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
         self._ready = os.pipe()
         self._devices = _device("/dev/null", os.O_RDWR), _device("/dev/full", os.O_WRONLY)
         self._later.seal()
         own = os.getpid()
         pipes = (_fuse(pid), _fuse(pid)) if self._is_fused else ()
-        self.stand_in = kernel.clone(kernel.CLONE_FILES)
+        self.stand_in = kernel.clone(linux.CLONE_FILES)
         place = int(self.stand_in == 0)
         self._fuse = tuple(pipe[(place + number) % 2] for number, pipe in enumerate(pipes))
         if self.stand_in == 0:
@@ -108,7 +90,7 @@ class Duty:
 
     def shielded(self, filter_: bytes) -> bytes:
         """The filter with which the program cannot name the helper, which is this process, or the stand-in."""
-        return shield.shielded(filter_, (os.getpid(), self.stand_in), self._shield)
+        return bpf.shielded(filter_, (os.getpid(), self.stand_in), self._shield)
 
     def begin(self, listener: int) -> None:
         """Give the stand-in the listener, and confine this process.  The program must not run before.  Raises OSError."""
@@ -132,9 +114,9 @@ class Duty:
             raise KernelError(BUSY, "seccomp", errno.EBUSY) from error
 
     def listen(self, listener: int, phase: str) -> None:
-        """Answer the calls that this listener asks about from now on."""
+        """Answer the calls that this listener receives from now on."""
         if not self.is_answering:
-            self._children = kernel.signal_descriptor(kernel.SIGCHLD)
+            self._children = kernel.signal_descriptor(linux.SIGCHLD)
             self._epoll = select.epoll()
             self._epoll.register(self._children, select.EPOLLIN)
             self._epoll.register(self.program, select.EPOLLIN)
@@ -155,13 +137,13 @@ class Duty:
                 self._happened(descriptor, events)
 
     def _events(self) -> Sequence[tuple[int, int]]:
-        """Wait for events; meanwhile, read the code that describes calls, and tell what is told after a while of quiet."""
-        while not (found := self._epoll.poll(self._answers.pause() if self._later.is_read else 0)):
+        """Wait for events; meanwhile, read the code that describes calls, and report what is due after some time of quiet."""
+        while not (events := self._epoll.poll(self._answers.pause() if self._later.is_read else 0)):
             if self._later.is_read:
                 self._answers.quiet()
             else:
                 self._later.read_one()
-        return found
+        return events
 
     def _happened(self, descriptor: int, events: int) -> None:
         """Do what an event of the program's pidfd or of a listener asks for."""
@@ -175,22 +157,23 @@ class Duty:
             os.close(descriptor)
             del self._listeners[descriptor]
 
-    def listened(self, asked: Notification, phase: str) -> int | None:
-        """Make a listen(2) of a stopped task: 0 or an errno; None if it may be made as it is, or is another call."""
-        return self._answers.listened(asked, phase)
+    def listened(self, call: Notification, phase: str) -> int | None:
+        """Make the listen(2) of a stopped task: 0 or an errno; None if it may be made as it is, or is another call."""
+        return self._answers.listened(call, phase)
 
-    def judged(self, asked: Notification, phase: str) -> Action | None:
-        """What a call meets whose task is stopped; if it is denied, that has been reported."""
-        return self._answers.stopped(asked, phase)
+    def judged(self, call: Notification, phase: str) -> Action | None:
+        """Return what the policies say of the call of a stopped task; if they deny it, that has been reported."""
+        return self._answers.stopped(call, phase)
 
     def program_ended(self) -> None:
+        """Report what is due when the program's own process has ended."""
         self._answers.program_ended()
 
     def finish(self) -> NoReturn:
-        """Nothing is traced any more: go on as without phases."""
+        """Go on as without phases, since nothing is traced any more."""
         if not self._listeners:
             self._answers.summarise()
-            os.kill(self.stand_in, kernel.SIGKILL)
+            os.kill(self.stand_in, linux.SIGKILL)
             os._exit(0)
         self._hand_over()
         self._epoll.close()  # here, since its number will be another descriptor's
@@ -235,18 +218,18 @@ class Duty:
 
     def _hand_over(self) -> None:
         """Give the stand-in the listeners."""
-        told = "".join(f"{listener} {phase}\n" for listener, phase in self._listeners.items())
-        os.write(self._ready[1], f"{told}\n".encode())
+        lines = "".join(f"{listener} {phase}\n" for listener, phase in self._listeners.items())
+        os.write(self._ready[1], f"{lines}\n".encode())
         kernel.unshare_files()
 
-    def _confine(self, *kept: int) -> None:
+    def _confine(self, *others: int) -> None:
         """Close what is not needed, make no more calls than answering takes."""
-        helper.close_all_but((self.program, *self._listeners, *self._devices, *self._fuse, *self.descriptors(), *kept))
+        helper.close_all_but((self.program, *self._listeners, *self._devices, *self._fuse, *self.descriptors(), *others))
         self._answers = self._made()
         confinement.confine(self._filter)
 
     def _made(self) -> Answers:
-        return Answers(self._asked, self._reporter, self._pid, self._devices)
+        return Answers(self._notification, self._reporter, self._pid, self._devices)
 
     def _stand_by(self, helper_: int) -> NoReturn:
         """The first stand-in: wait for the listener, then for the helper's end."""
@@ -254,12 +237,12 @@ class Duty:
         self._epoll.register(ready, select.EPOLLIN)
         if ready not in dict(self._epoll.poll(None if other != _NONE else 0)):
             if self._follows:  # processes that are not traced any more would go on without anybody who answers
-                kernel.send_signal(self.program, kernel.SIGKILL)
+                kernel.send_signal(self.program, linux.SIGKILL)
             os._exit(0)  # else nothing was confined
-        told = b""
-        while not told.endswith(b"\n\n"):
-            told += os.read(ready, 1 << 16)
-        fields = (line.partition(" ") for line in told.decode().splitlines() if line)
+        lines = b""
+        while not lines.endswith(b"\n\n"):
+            lines += os.read(ready, 1 << 16)
+        fields = (line.partition(" ") for line in lines.decode().splitlines() if line)
         self._listeners = {int(listener): phase for listener, _, phase in fields}
         self._epoll.unregister(ready)
         kernel.unshare_files()
@@ -275,7 +258,7 @@ class Duty:
             if self.program in ready:
                 self._epoll.unregister(self.program)
                 self._reporter.give_back()
-                kernel.send_signal(other, kernel.SIGCONT)  # a helper that was stopped has to give it back too
+                kernel.send_signal(other, linux.SIGCONT)  # a helper that was stopped has to give it back too
         if other != _NONE:
             self._epoll.unregister(other)
         for listener in self._listeners:

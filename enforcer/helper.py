@@ -7,15 +7,13 @@ later, the kernel fails every call that it would have answered (ENOSYS).
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
 from enforcer import kernel
 from enforcer.errors import FAILED
-from tracer import linux, proc
+from tracer import TYPE_CHECKING, linux, proc
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import NoReturn
@@ -24,25 +22,11 @@ _LIMIT = 1 << 20  # file descriptors; closing goes through close_range(2), so th
 
 
 def in_helper(flags: int = 0) -> bool:
-    """Clone twice: True in the grandchild, which is no child of this process; False here, with nothing to wait for.
+    """Clone a process that is no child of this one: True in it, False here, with nothing to wait for.  Raises OSError.
 
     Where orphans become children of this process (pid 1), the helper is its child, but one that plain wait() does not see.
     """
-    direct = kernel.is_reaper()
-    child = kernel.clone(flags)
-    if child == 0:
-        try:
-            if direct or kernel.clone(flags) == 0:
-                return True
-        except OSError as error:
-            os._exit(error.errno or errno.EAGAIN)
-        os._exit(0)
-    if not direct:
-        _, status = os.waitpid(child, linux.WALL)
-        if status:
-            number = os.waitstatus_to_exitcode(status)
-            raise OSError(number, os.strerror(number), "clone")
-    return False
+    return kernel.clone(flags) == 0 if kernel.is_reaper() else kernel.clone_orphan(flags)
 
 
 def guarded(work: Callable[[], NoReturn]) -> NoReturn:
@@ -68,7 +52,7 @@ def leave() -> None:
     proc.enter()
     sys.path[:] = [path for path in sys.path if path.startswith("/")]
     kernel.block_signals()
-    kernel.disposition(kernel.SIGCHLD, kernel.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for
+    kernel.disposition(linux.SIGCHLD, linux.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for
     kernel.set_undumpable()
     kernel.raise_limits()
 

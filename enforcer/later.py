@@ -1,6 +1,6 @@
 """What the helper imports when it describes a denied call.
 
-Importing it takes 60 ms, too long for every start, and later the program might have changed the files.  So whoever compiles a
+Importing it takes 60 ms, too long for every start, and later the program might have changed the files.  So what compiles a
 policy notes which files that takes, with their digests (`files`), and the helper imports only what has the digest.  It reads
 the files when the program has started and nothing else is to be done: callfence may be upgraded while the program runs.
 
@@ -16,7 +16,8 @@ from _frozen_importlib import BuiltinImporter, FrozenImporter, ModuleSpec
 from _frozen_importlib_external import MAGIC_NUMBER
 from marshal import loads
 
-TYPE_CHECKING = False
+from tracer import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
@@ -69,15 +70,17 @@ class Later:
     """Finds and loads modules, and tables, of files that were noted."""
 
     def __init__(self, noted: bytes) -> None:
-        """`noted`: what `files` returned.  If that was with another Python, it is imported and noted now.  Raises OSError."""
+        """`noted`: what `files` returned.  If that was with another Python, it is imported and noted now.
+        Raises OSError, ImportError."""
         version, _, rest = noted.decode().partition("\n")
         if version != _version():
             rest = files().decode().partition("\n")[2]
         libraries, _, self._lines = rest.partition("\n")
-        self._libraries = libraries.split()
+        for name in libraries.split():  # here, since in a clone, whose memory is shared, it takes twice as long
+            __import__(name)
         self._paths: dict[str, str] = {}
         """By the name of a module."""
-        self._known: dict[str, Sequence[str] | bytes] = {}
+        self._notes: dict[str, Sequence[str] | bytes] = {}
         """By path: the digests of the compiled module and of the file, or the content."""
         self._unread: list[str] = []
         self.is_read = False
@@ -85,9 +88,7 @@ class Later:
             self._parse()
 
     def seal(self) -> None:
-        """From now on, this process imports only what was noted.  Raises ImportError."""
-        for name in self._libraries:
-            __import__(name)
+        """From now on, this process imports only what was noted."""
         sys.meta_path[:] = [BuiltinImporter, FrozenImporter, self]
         sys.path_hooks.clear()
 
@@ -97,7 +98,7 @@ class Later:
             path = _ROOTS[int(file[0])] + file[1:]
             if not path.endswith(_TABLE):
                 self._paths[file[1:-3].replace("/", ".").removesuffix(".__init__")] = path
-            self._known[path] = digests or _compiled(path) or read_file(path)
+            self._notes[path] = digests or _compiled(path) or read_file(path)
             self._unread += [path] if digests else []
 
     def read_one(self) -> None:
@@ -107,12 +108,13 @@ class Later:
         if self._unread:
             path = self._unread.pop()
             try:  # noqa: SIM105  contextlib takes a millisecond of each start
-                self._known[path] = self.get_data(path)
+                self._notes[path] = self.get_data(path)
             except (OSError, MemoryError):
                 pass  # it has been changed: importing it will say so
         self.is_read = not self._unread
 
     def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """The spec of a module that was noted (importlib.abc.MetaPathFinder)."""
         if not self._paths:  # taking the note to pieces costs 0.2 ms: not at each start
             self._parse()
         if name not in self._paths:
@@ -129,6 +131,7 @@ class Later:
         """The default one."""
 
     def exec_module(self, module: ModuleType) -> None:
+        """Execute a module that was noted (importlib.abc.Loader)."""
         source = self._paths[module.__name__]
         content = self.get_data(source)
         is_compiled = content.startswith(MAGIC_NUMBER)
@@ -136,10 +139,10 @@ class Later:
 
     def get_data(self, path: str) -> bytes:
         """A table, or a module, compiled if Python has compiled it.  Raises OSError if it is not what was noted."""
-        known = self._known.get(path, ())
-        if isinstance(known, bytes):
-            return known
-        for place, digest in zip((_place(path), path), known, strict=False):
+        note = self._notes.get(path, ())
+        if isinstance(note, bytes):
+            return note
+        for place, digest in zip((_place(path), path), note, strict=False):
             try:
                 content = read_file(place)
             except OSError:

@@ -1,4 +1,7 @@
-"""Becoming the program: same process, everything as it was given to us, confined from its first instruction."""
+"""Becoming the program: same process, everything as it was given to us, confined from its first instruction.
+
+The program is found and executed by name as execvp(3) does, with the environment that we were given, on bytes.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,20 @@ import os
 
 from enforcer import kernel
 from enforcer.arming import seized
-from enforcer.bpf import ROOM, chain
-from enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
-from enforcer.files.scope import keep_inside
-from enforcer.program import candidates, execute, failure, locate
-from tracer import linux
+from enforcer.bpf import ROOM, chain, notifying_on_exit, without_listener
+from enforcer.confinement import keep_inside
+from enforcer.errors import NOT_EXECUTABLE, NOT_FOUND, EnforceError, refused
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
+from tracer.proc import fields
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from ctypes import Array
     from typing import NoReturn
 
     from enforcer.arming.plan import Plan
-    from enforcer.arming.surroundings import Surroundings
+    from enforcer.confinement import Surroundings
     from enforcer.files.landlock import Confinement
     from enforcer.reporting.reporter import Reporter
 
@@ -50,7 +53,7 @@ def run(
 
     With a `plan`, which needs the reporter, a helper follows the program through its phases, and the plan has the filters.
     `may_listen`: the policies let the program answer the calls of a filter of its own.  `scope`: what reaches only its own
-    processes, unless `files` sees to it (`enforcer.files.scope`); `is_nested`: a filter is in force already.  Raises
+    processes, unless `files` sees to it (`enforcer.confinement`); `is_nested`: a filter is in force already.  Raises
     EnforceError or KernelError, and has run nothing.
     """
     _require_kernel(reporter)
@@ -60,23 +63,23 @@ def run(
         if files:
             filter_ = files.guarded(filter_, reports=reporter is not None)
         if not (may_listen or is_audit):
-            from enforcer.shield import without_listener
-
             filter_ = without_listener(filter_)
         linux.check_length(filter_, room=ROOM if reporter else 0)
     except ValueError as error:
         raise EnforceError(str(error)) from error
     if is_audit and not plan:
-        from enforcer.shield import asking_on_exit
-
-        filter_ = asking_on_exit(filter_)  # the helper changes the exit status if it lost a report
-    found = locate(argv[0], environment)
-    image = kernel.Image(argv, environment)
-    script = kernel.Image(linux.script_arguments(b"", argv), environment)
+        filter_ = notifying_on_exit(filter_)  # the helper changes the exit status if it lost a report
+    path = locate(argv[0], environment)
+    # Laid out before the filter is there: from then on there may be no calls that allocate memory.
+    command, script = linux.strings(argv), linux.strings(linux.script_arguments(b"", argv))
+    variables = linux.strings(environment)
     paths = candidates(argv[0], environment)
     held = None
 
     def settle() -> None:
+        """Do what cannot be taken back, besides the filter: here a failure is still reported."""
+        kernel.set_no_new_privs()
+        _restore_signals()
         if around:
             around.settle()
         if scope:
@@ -86,40 +89,40 @@ def run(
 
     try:
         if arm == "now" and plan:
-            paths = [found]
+            paths = [path]
             filter_ = seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
-            kernel.set_no_new_privs()
-            _restore_signals()
             settle()
             kernel.install(filter_, 0)
         elif arm == "now":
             from enforcer.arming import early
 
-            paths = [found]
-            kernel.set_no_new_privs()
-            _restore_signals()
+            paths = [path]
             held = early.install(filter_, reporter, settle)
         else:
             # What cannot be read is not dumpable: no memory of it can be written either (ptrace(2)).
-            if not os.access(found, os.R_OK, effective_ids=True):
-                raise EnforceError(f"{os.fsdecode(found)} cannot be read, so it cannot be armed at its execve; {seized.HINT}")
+            if not os.access(path, os.R_OK, effective_ids=True):
+                raise EnforceError(f"{os.fsdecode(path)} cannot be read, so it cannot be armed at its execve; {seized.HINT}")
             seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
-            kernel.set_no_new_privs()
-            _restore_signals()
             settle()
     except OSError as error:
         raise refused(error) from error
-    problem = execute(image, script, paths)
+    problem = execute(command, script, variables, paths)
     del held
-    if files and problem == errno.EACCES and os.access(found, os.X_OK, effective_ids=True):
-        raise EnforceError(f"{os.fsdecode(found)} cannot be executed: {_NOT_GRANTED}", NOT_EXECUTABLE)
+    if files and problem == errno.EACCES and os.access(path, os.X_OK, effective_ids=True):
+        raise EnforceError(f"{os.fsdecode(path)} cannot be executed: {_NOT_GRANTED}", NOT_EXECUTABLE)
     raise failure(argv[0], problem)
 
 
 def forget_interrupt_handler() -> None:
     """Have SIGINT end this process as it would end the program, without a traceback."""
-    if kernel.disposition(kernel.SIGINT, kernel.SIG_DFL) == kernel.SIG_IGN:
-        kernel.disposition(kernel.SIGINT, kernel.SIG_IGN)
+    if kernel.disposition(linux.SIGINT, linux.SIG_DFL) == linux.SIG_IGN:
+        kernel.disposition(linux.SIGINT, linux.SIG_IGN)
+
+
+def is_filtered() -> bool:
+    """Whether this process has a filter and is not traced; True if that cannot be found out (proc_pid_status(5))."""
+    status = fields("/proc/self")
+    return status.get("Seccomp") != "0" and status.get("TracerPid", "0") == "0"
 
 
 def _restore_signals() -> None:
@@ -128,9 +131,9 @@ def _restore_signals() -> None:
     SIGPIPE stays ignored in a service of systemd, which ignores it by default (systemd.exec(5), IgnoreSIGPIPE=) and names the
     process that it started in SYSTEMD_EXEC_PID.
     """
-    kernel.disposition(kernel.SIGXFSZ, kernel.SIG_DFL)
+    kernel.disposition(linux.SIGXFSZ, linux.SIG_DFL)
     if os.environb.get(b"SYSTEMD_EXEC_PID") != b"%d" % os.getpid():
-        kernel.disposition(kernel.SIGPIPE, kernel.SIG_DFL)
+        kernel.disposition(linux.SIGPIPE, linux.SIG_DFL)
 
 
 def _require_kernel(reporter: Reporter | None) -> None:
@@ -143,3 +146,74 @@ def _require_kernel(reporter: Reporter | None) -> None:
             "(Linux 5.9); without reports: --quiet-kernel",
             "seccomp",
         )
+
+
+_DEFAULT_PATH = b"/bin:/usr/bin"  # glibc's _CS_PATH
+_NOT_HERE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)  # glibc posix/execvpe.c
+_NO_TEXT = {errno.ENOENT: "not found", errno.ENOTDIR: "not found"}
+
+
+def initial_environment() -> list[bytes]:
+    """The environment as this process was given it: CPython may have changed its copy (PEP 538, LC_CTYPE)."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            block = file.read()
+    except OSError:
+        return [name + b"=" + value for name, value in os.environb.items()]
+    return block.split(b"\0")[:-1]
+
+
+def candidates(name: bytes, environment: Sequence[bytes]) -> list[bytes]:
+    """The paths to try in turn.  An empty element of PATH is the current folder, as POSIX has it."""
+    if b"/" in name or not name:
+        return [name]
+    path = next((entry[5:] for entry in environment if entry.startswith(b"PATH=")), _DEFAULT_PATH)
+    return [folder + b"/" + name if folder else name for folder in path.split(b":")]
+
+
+def locate(name: bytes, environment: Sequence[bytes]) -> bytes:
+    """Return the path that `execute` would most likely run.  Raises EnforceError if there is none."""
+    problem = errno.ENOENT
+    for path in candidates(name, environment):
+        if os.path.isfile(path):
+            if os.access(path, os.X_OK, effective_ids=True):
+                return path
+            problem = errno.EACCES
+        elif os.path.isdir(path) and b"/" in name:
+            problem = errno.EACCES
+    raise failure(name, problem)
+
+
+def execute(
+    argv: Array[linux.c_char_p], script: Array[linux.c_char_p], environment: Array[linux.c_char_p], paths: Sequence[bytes]
+) -> int:
+    """Execute the first of `paths` that can be: return only if none can, with the errno.
+
+    `script` is run instead of `argv`, its second word set to the path, where the file is executable but of no known format,
+    as execvp(3) and shells do.
+    """
+    denied = number = 0
+    for path in paths:
+        linux.functions.execve(path, argv, environment)
+        number = linux.get_errno()
+        if number == errno.ENOEXEC:
+            script[1] = path
+            linux.functions.execve(linux.SHELL, script, environment)
+            return linux.get_errno()
+        if number == errno.EACCES:
+            denied = number
+        elif number not in _NOT_HERE:
+            return number
+    return denied or number
+
+
+def failure(name: bytes, number: int) -> EnforceError:
+    """Return the message, and the exit status, for a program that could not be executed."""
+    shown = os.fsdecode(name) or "''"
+    if number in _NO_TEXT:
+        if os.path.isfile(name) and b"/" in name:
+            return EnforceError(f"{shown}: the interpreter that it names was not found", NOT_FOUND)
+        return EnforceError(f"{shown}: not found", NOT_FOUND)
+    if os.path.isdir(name):
+        return EnforceError(f"{shown}: is a directory", NOT_EXECUTABLE)
+    return EnforceError(f"{shown}: {os.strerror(number)}", NOT_EXECUTABLE)

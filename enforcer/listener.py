@@ -1,12 +1,16 @@
-"""Calls that wait at a listener for the helper's answer (seccomp_unotify(2)): the one file that receives and answers them."""
+"""Calls that wait at a listener for the helper's answer (seccomp_unotify(2)): the one file that receives and answers them, and
+that ends the process that made one, whatever it does to prevent that, before the call returns to it.
+"""
 
 from __future__ import annotations
 
 import os
+import select
 
-from enforcer import ffi, kernel
+from enforcer import kernel
+from tracer import TYPE_CHECKING, linux
+from tracer.proc import fields_of, handles, owner
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -16,17 +20,17 @@ _ADDFD_FLAG_SEND = 2  # SECCOMP_ADDFD_FLAG_SEND
 _FLAG_CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 
 
-class Notification(ffi.Structure):
+class Notification(linux.Structure):
     """struct seccomp_notif with its struct seccomp_data unfolded (linux/seccomp.h): 80 bytes."""
 
     _fields_ = (
-        ("id", ffi.c_uint64),
-        ("task", ffi.c_uint32),
-        ("flags", ffi.c_uint32),
-        ("number", ffi.c_uint32),
-        ("arch", ffi.c_uint32),
-        ("ip", ffi.c_uint64),
-        ("arguments", ffi.c_uint64 * 6),
+        ("id", linux.c_uint64),
+        ("task", linux.c_uint32),
+        ("flags", linux.c_uint32),
+        ("number", linux.c_uint32),
+        ("arch", linux.c_uint32),
+        ("ip", linux.c_uint64),
+        ("arguments", linux.c_uint64 * 6),
     )
     id: int
     task: int
@@ -37,29 +41,29 @@ class Notification(ffi.Structure):
     arguments: Any
 
 
-_SIZE = ffi.sizeof(Notification)
-_Bytes = ffi.c_char * _SIZE
+_SIZE = linux.sizeof(Notification)
+_Bytes = linux.c_char * _SIZE
 
 
-class _Response(ffi.Structure):
+class _Response(linux.Structure):
     """struct seccomp_notif_resp (linux/seccomp.h)."""
 
-    _fields_ = (("id", ffi.c_uint64), ("val", ffi.c_int64), ("error", ffi.c_int32), ("flags", ffi.c_uint32))
+    _fields_ = (("id", linux.c_uint64), ("val", linux.c_int64), ("error", linux.c_int32), ("flags", linux.c_uint32))
 
 
-class _Given(ffi.Structure):
+class _Given(linux.Structure):
     """struct seccomp_notif_addfd (linux/seccomp.h)."""
 
     _fields_ = (
-        ("id", ffi.c_uint64),
-        ("flags", ffi.c_uint32),
-        ("descriptor", ffi.c_uint32),
-        ("number", ffi.c_uint32),
-        ("descriptor_flags", ffi.c_uint32),
+        ("id", linux.c_uint64),
+        ("flags", linux.c_uint32),
+        ("descriptor", linux.c_uint32),
+        ("number", linux.c_uint32),
+        ("descriptor_flags", linux.c_uint32),
     )
 
 
-class Asked:
+class Request:
     """A call whose task waits for an answer; or, without a listener (-1), whose task is stopped at its entry."""
 
     __slots__ = ("call", "listener", "phase")
@@ -75,7 +79,7 @@ class Asked:
         if self.listener < 0:
             return True
         try:
-            kernel.ioctl(self.listener, ID_VALID, ffi.c_uint64(self.call.id))
+            kernel.ioctl(self.listener, ID_VALID, linux.c_uint64(self.call.id))
         except OSError:
             return False
         return True
@@ -83,36 +87,155 @@ class Asked:
     # Answers.  Each raises OSError; ENOENT: the task has died or been interrupted meanwhile.
 
     def fail(self, number: int) -> None:
-        """The call fails with that errno and is not run."""
+        """Have the call fail with that errno, without being run."""
         kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, -number, 0))
 
     def let_run(self) -> None:
-        """The call is run (Linux 5.5)."""
+        """Have the call run (Linux 5.5)."""
         kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, 0, _FLAG_CONTINUE))
 
     def succeed(self) -> None:
-        """The call returns 0 and is not run."""
+        """Have the call return 0, without being run."""
         kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, 0, 0))
 
     def give(self, descriptor: int, *, inherited: bool) -> None:
-        """The call returns a descriptor of the same open file, the lowest free one (Linux 5.14), and is not run."""
+        """Have the call return a descriptor of the same open file, the lowest free one (Linux 5.14), without being run."""
         flags = 0 if inherited else os.O_CLOEXEC
         kernel.ioctl(self.listener, ADDFD, _Given(self.call.id, _ADDFD_FLAG_SEND, descriptor, 0, flags))
 
 
-def stopped(call: Notification, phase: str) -> Asked:
+def stopped(call: Notification, phase: str) -> Request:
     """A call whose task is stopped at its entry, and not answered but carried out or failed by its tracer."""
-    return Asked(call, -1, phase)
+    return Request(call, -1, phase)
 
 
-def received(listener: int, call: Notification, phase: str) -> Asked:
+def received(listener: int, call: Notification, phase: str) -> Request:
     """Wait for the next call at a listener, which is put into `call`.  Raises OSError; ENOENT: its task has died or been
     interrupted meanwhile."""
-    _Bytes.from_address(ffi.addressof(call)).raw = bytes(_SIZE)  # the kernel insists on zeros
+    _Bytes.from_address(linux.addressof(call)).raw = bytes(_SIZE)  # the kernel insists on zeros
     kernel.ioctl(listener, RECEIVE, call)
-    return Asked(call, listener, phase)
+    return Request(call, listener, phase)
 
 
 def shared_notification() -> Notification:
-    """An empty one, in memory that this process shares with those that it clones from now on."""
+    """Return an empty notification, in memory that this process shares with those that it clones from now on."""
     return Notification.from_address(kernel.shared_page())
+
+
+_ERESTARTNOINTR = 513  # linux/errno.h
+_LOOK = 0.005
+"""Seconds between two looks at a process that SIGSYS should end."""
+_LOOKS = 20
+
+
+def end_process(request: Request) -> None:
+    """End the process that waits for this answer, by SIGSYS as SECCOMP_RET_KILL_PROCESS does, or else by SIGKILL.
+
+    SIGSYS only kills a process that does not block, ignore or catch it and is not traced, and its other threads may change that
+    at any time: so it gets SIGKILL if it has not died of SIGSYS at once.  Raises OSError if it may not be killed: the call then
+    stays without an answer.
+    """
+    try:
+        fields = fields_of(request.call.task)
+    except MemoryError:  # prlimit(2) has taken it
+        fields = {}
+    pidfd = _opened(fields)
+    try:
+        if not request.is_waiting():
+            return  # it has died; what was read may have been about another process
+        if fields.get("Tgid") == "1":
+            _end_namespace()
+        if pidfd < 0:
+            os.kill(request.call.task, linux.SIGKILL)  # kill(2) takes a thread for its process
+        elif not (_dies_of_sigsys(fields) and _by_sigsys(request, pidfd, int(fields["Tgid"]))):
+            kernel.send_signal(pidfd, linux.SIGKILL)
+    finally:
+        if pidfd >= 0:
+            os.close(pidfd)
+
+
+def trap(request: Request) -> None:
+    """Send SIGSYS to the thread, though without the siginfo of SECCOMP_RET_TRAP, which only the kernel can send."""
+    process = owner(request.call.task)
+    if request.is_waiting():
+        kernel.kill_thread(process, request.call.task, linux.SIGSYS)
+
+
+def exit_with(code: int, request: Request) -> None:
+    """Have a task that is about to exit do so with another status.
+
+    The call is answered with ERESTARTNOINTR while ptrace stops the task, so it is made again, with that status.  A task that
+    cannot be traced (it is already, or Yama forbids it) is killed: its status must not say that all was well.
+    """
+    register = linux.RDI if request.call.arch == linux.AUDIT_ARCH_X86_64 else linux.RBX
+    if not request.is_waiting():
+        return
+    try:
+        kernel.ptrace(linux.PTRACE_SEIZE, request.call.task)
+    except OSError:
+        os.kill(request.call.task, linux.SIGKILL)
+        return
+    kernel.ptrace(linux.PTRACE_INTERRUPT, request.call.task)
+    try:  # noqa: SIM105  contextlib takes a millisecond of each start
+        request.fail(_ERESTARTNOINTR)
+    except FileNotFoundError:
+        pass  # before Linux 5.19, the stop alone makes it repeat the call; or it was killed
+    _, stop = os.waitpid(request.call.task, linux.WALL)
+    if os.WIFSTOPPED(stop):
+        kernel.poke_user(request.call.task, 8 * register, code)
+        kernel.ptrace(linux.PTRACE_DETACH, request.call.task)
+
+
+def _opened(fields: dict[str, str]) -> int:
+    """A pidfd of the process, or -1: no /proc of this namespace, or no descriptor is left (prlimit(2))."""
+    try:
+        return kernel.pidfd_open(int(fields["Tgid"]))
+    except (OSError, KeyError):
+        return -1
+
+
+def _dies_of_sigsys(fields: dict[str, str]) -> bool:
+    if not fields:
+        return False
+    is_default = not handles(fields, linux.SIGSYS, "SigBlk", "SigIgn", "SigCgt")
+    return is_default and fields["TracerPid"] == "0" and fields.get("NSpid", "").split()[-1:] != ["1"]
+
+
+def _by_sigsys(request: Request, pidfd: int, process: int) -> bool:
+    """Whether the process dies of SIGSYS within a moment.
+
+    The call is answered with ERESTARTNOINTR while a signal is pending: it never returns to the program, and if SIGSYS does not
+    kill, the process is stopped, or makes the call again.
+    """
+    try:
+        waiting = select.epoll()  # poll(2) fails if RLIMIT_NOFILE has been lowered
+    except OSError:
+        return False
+    try:
+        waiting.register(pidfd, select.EPOLLIN)
+        kernel.kill_thread(process, request.call.task, linux.SIGSYS)
+        # If SIGSYS was ignored at that moment it is lost, and only a task with a signal restarts the call: this one cannot be
+        # ignored, comes after SIGSYS (SYNCHRONOUS_MASK, kernel/signal.c), and holds the process until SIGKILL.
+        kernel.kill_thread(process, request.call.task, linux.SIGSTOP)
+        request.fail(_ERESTARTNOINTR)
+        for _ in range(_LOOKS):
+            # While it dumps core, its threads have all been stopped for good (fs/coredump.c, zap_threads).
+            if waiting.poll(_LOOK) or fields_of(process).get("CoreDumping") == "1":
+                return True
+    except OSError:  # it has died meanwhile
+        return False
+    finally:
+        waiting.close()
+    return False
+
+
+def _end_namespace() -> None:
+    """Kill the first process of our own pid namespace, which ignores even SIGKILL from inside (pid_namespaces(7)).
+
+    It cannot ignore the one that the kernel sends when a tracer with PTRACE_O_EXITKILL ends; all others of the namespace,
+    this one included, die with it.
+    """
+    try:
+        kernel.ptrace(linux.PTRACE_SEIZE, 1, 0, linux.PTRACE_O_EXITKILL)
+    finally:
+        os._exit(0)

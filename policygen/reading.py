@@ -9,7 +9,8 @@ import errno
 import os
 import stat
 
-TYPE_CHECKING = False
+from tracer import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from io import BufferedReader

@@ -11,11 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHARED = {
-    "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.proc", "tracer.stops", "tracer.running.child",
-    "tracer.abi", "tracer.unwind",
+    "tracer.TYPE_CHECKING", "tracer.errors", "tracer.linux", "tracer.named", "tracer.pids", "tracer.proc",
+    "tracer.stops", "tracer.running.child", "tracer.abi", "tracer.unwind",
 }  # fmt: skip
-"""What every package may import: the kinds of errors, the kernel's numbers, named tuples, the calls that name a process, what
-/proc says and what a wait status says (no imports of their own but these), the one fork, the ABI's tables, and who made a
+"""What every package may import: the kinds of errors, the kernel's numbers, named tuples, the calls that name a process,
+what /proc says and what a wait status says (no imports of their own but these), the one fork, the ABI's tables, and who made a
 call."""
 MAY_IMPORT = {
     **dict.fromkeys(SHARED, SHARED),
@@ -59,9 +59,8 @@ LAYERS = {
         completeness formats merging review
     """,
     "enforcer": """
-        bpf caller errors ffi later numbers text
-        kernel shield
-        confinement helper listener program
+        errors kernel later waiting
+        bpf confinement helper listener
         files
         reporting
         duty
@@ -69,7 +68,7 @@ LAYERS = {
         launch
     """,
     "callfence": """
-        isolation memory shared version
+        shared start
         enforcing judging
         companion
         learning

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enforcer.bpf import ARCH, ARGUMENTS, EQUAL, JUMP, LOAD, NUMBER, assembled
-from enforcer.shield import ARCHITECTURES, DENY, NO_PIDS
+from enforcer.bpf import ARCH, ARCHITECTURES, ARGUMENTS, DENY, EQUAL, JUMP, LOAD, NO_PIDS, NUMBER, assembled
 from policygen.filter.compile import compile_policy
 from policygen.language.document import parse_file
 from policygen.merging import unite
@@ -26,7 +25,7 @@ _KILL = "kill"
 
 
 def shield() -> bytes:
-    """The instructions that deny calls on two processes (`enforcer.shield.shielded`), for which NO_PIDS stand."""
+    """The instructions that deny calls on two processes (`enforcer.bpf.shielded`), for which NO_PIDS stand."""
     return b"".join(section(NO_PIDS, place) for place in range(len(ARCHITECTURES)))
 
 

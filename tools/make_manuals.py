@@ -17,7 +17,7 @@ from command_parsers import actions, parser_of
 from roff import bold, escape, inline, italic, line, markdown, paragraphs
 
 from callfence.cli import COMMANDS, module_of
-from callfence.version import __version__
+from callfence.start import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

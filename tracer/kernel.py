@@ -54,7 +54,6 @@ SYS_PTRACE, SYS_KCMP = 101, 312  # asm/unistd_64.h
 KCMP_VM: Final = 1  # linux/kcmp.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 # A plain PyDLL call without errno bookkeeping: 1.3 us a request against 1.5 us through python-ptrace's wrapper
 # (bench/stop.py prints both).  Holding the interpreter's lock is fine: this process has one thread.
@@ -304,27 +303,19 @@ class EntryPoint:
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0) -> None:
-    """Raises OSError."""
-    if _libc.prctl(option, arg2, arg3, 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    """Make a prctl(2).  Raises OSError."""
+    linux.checked(linux.prctl(option, arg2, arg3), "prctl")
 
 
 RECORD_ALL: Final = struct.pack("<HBBI", linux.BPF_RET_K, 0, 0, RET_RECORD)
 """A filter (struct sock_filter) that stops every call for the tracer."""
 
 
-class _Program(ctypes.Structure):
-    """struct sock_fprog (linux/filter.h)."""
-
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
-
-
 def install_filter(instructions: bytes) -> None:
     """Give this process no_new_privs and a filter, an array of struct sock_filter.  Raises OSError."""
     prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    program = _Program(len(instructions) // 8, instructions)
-    prctl(linux.PR_SET_SECCOMP, linux.SECCOMP_MODE_FILTER, ctypes.addressof(program))
+    program = linux.byref(linux.FilterProgram.of(instructions))
+    linux.checked(linux.prctl(linux.PR_SET_SECCOMP, linux.SECCOMP_MODE_FILTER, program), "prctl(PR_SET_SECCOMP)")
 
 
 def execve(path: bytes, argv: Sequence[bytes], environment: Sequence[bytes]) -> int:
@@ -332,10 +323,8 @@ def execve(path: bytes, argv: Sequence[bytes], environment: Sequence[bytes]) -> 
 
     os.execve takes a mapping, so it cannot pass an environment with duplicates or entries without `=`.
     """
-    argv_array = (ctypes.c_char_p * (len(argv) + 1))(*argv, None)
-    environment_array = (ctypes.c_char_p * (len(environment) + 1))(*environment, None)
-    _libc.execve(ctypes.c_char_p(path), argv_array, environment_array)
-    return ctypes.get_errno() or errno.EINVAL
+    linux.functions.execve(path, linux.strings(argv), linux.strings(environment))
+    return linux.get_errno() or errno.EINVAL
 
 
 _EVENT = struct.Struct("<4xIQ8xQ6Q")  # struct ptrace_syscall_info: arch, instruction pointer, number, arguments

@@ -1,13 +1,135 @@
-"""The kernel's numbers and small facts that more than one file needs, under the names that its headers give them.
+"""The kernel's numbers and small facts that more than one file needs, under the names that its headers give them, and the
+functions of libc that Python has no name for: the one place that binds them, for `learn` and `enforce` alike.
 
-`learn` and `enforce` import this on every start, so it imports nothing.  What only one file needs stays there.
+The C types are from `_ctypes`, the module in C that ctypes is made of, since importing ctypes takes 2 ms of each start of
+`enforce`.  Numbers that only one file needs stay there.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+import os
+import stat
+
+from tracer import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from ctypes import (
+        CDLL,
+        Array,
+    )
+    from ctypes import (
+        Structure as Structure,
+    )
+    from ctypes import (
+        addressof as addressof,
+    )
+    from ctypes import (
+        byref as byref,
+    )
+    from ctypes import (
+        c_char as c_char,
+    )
+    from ctypes import (
+        c_char_p as c_char_p,
+    )
+    from ctypes import (
+        c_int as c_int,
+    )
+    from ctypes import (
+        c_int32 as c_int32,
+    )
+    from ctypes import (
+        c_int64 as c_int64,
+    )
+    from ctypes import (
+        c_long as c_long,
+    )
+    from ctypes import (
+        c_size_t as c_size_t,
+    )
+    from ctypes import (
+        c_uint8 as c_uint8,
+    )
+    from ctypes import (
+        c_uint32 as c_uint32,
+    )
+    from ctypes import (
+        c_uint64 as c_uint64,
+    )
+    from ctypes import (
+        c_ulong as c_ulong,
+    )
+    from ctypes import (
+        c_ushort as c_ushort,
+    )
+    from ctypes import (
+        c_void_p as c_void_p,
+    )
+    from ctypes import (
+        get_errno as get_errno,
+    )
+    from ctypes import (
+        pythonapi as pythonapi,
+    )
+    from ctypes import (
+        set_errno as set_errno,
+    )
+    from ctypes import (
+        sizeof as sizeof,
+    )
+
+    functions = CDLL(None, use_errno=True)
+else:
+    from _ctypes import (
+        FUNCFLAG_CDECL,
+        FUNCFLAG_PYTHONAPI,
+        FUNCFLAG_USE_ERRNO,
+        CFuncPtr,
+        _SimpleCData,
+        dlopen,
+    )
+    from _ctypes import (
+        Structure as Structure,
+    )
+    from _ctypes import (
+        addressof as addressof,
+    )
+    from _ctypes import (
+        byref as byref,
+    )
+    from _ctypes import (
+        get_errno as get_errno,
+    )
+    from _ctypes import (
+        set_errno as set_errno,
+    )
+    from _ctypes import (
+        sizeof as sizeof,
+    )
+
+    def _simple(code):
+        """The type of a C value, by its letter in struct's formats; `P` and `z` are ctypes' own: a pointer, a string."""
+        return type(_SimpleCData)(f"c_{code}", (_SimpleCData,), {"_type_": code})
+
+    c_char, c_char_p, c_void_p = map(_simple, "czP")
+    c_int, c_long, c_ulong, c_ushort, c_uint8, c_uint32 = map(_simple, "ilLHBI")
+    c_int32, c_int64, c_uint64, c_size_t = c_int, c_long, c_ulong, c_ulong
+
+    class _Functions:
+        """The functions of this process by name; each returns an int unless its `restype` is set."""
+
+        def __init__(self, flags):
+            self._handle = dlopen(None, 0)
+            self._type = type(CFuncPtr)("Function", (CFuncPtr,), {"_flags_": flags, "_restype_": c_int})
+
+        def __getattr__(self, name):
+            function = self._type((name, self))
+            setattr(self, name, function)
+            return function
+
+    functions = _Functions(FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO)
+    pythonapi = _Functions(FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI)
 
 # linux/ptrace.h: requests
 PTRACE_PEEKDATA, PTRACE_POKEDATA, PTRACE_PEEKUSER, PTRACE_POKEUSER = 2, 5, 3, 6
@@ -25,13 +147,10 @@ PTRACE_EVENT_SECCOMP, PTRACE_EVENT_STOP = 7, 128
 PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEFORK, PTRACE_O_TRACEVFORK, PTRACE_O_TRACECLONE = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 PTRACE_O_TRACEEXEC, PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 1 << 4, 1 << 7, 1 << 20
 
-# linux/ptrace.h: struct ptrace_syscall_info, `op` and the offsets of its fields in bytes
+# linux/ptrace.h: struct ptrace_syscall_info, `op`, and bytes
 PTRACE_SYSCALL_INFO_ENTRY, PTRACE_SYSCALL_INFO_EXIT, PTRACE_SYSCALL_INFO_SECCOMP = 1, 2, 3
-INFO_OP, INFO_ARCH = 0, 4
-INFO_NUMBER, INFO_ARGUMENTS = 24, 32
-"""At a call's entry and at a seccomp stop."""
 INFO_IS_ERROR = 32
-"""At a call's exit."""
+"""The offset of its field at a call's exit."""
 INFO_SIZE = 88
 
 # sys/user.h: struct user_regs_struct of x86_64, indices of its 64-bit words; a 32-bit tracee has eax in RAX, and so on
@@ -51,7 +170,7 @@ WALL = 0x40000000
 SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL = 0, 1, 2
 SECCOMP_MODE_FILTER = 2
 """For PR_SET_SECCOMP."""
-SECCOMP_FILTER_FLAG_TSYNC, SECCOMP_FILTER_FLAG_LOG = 1 << 0, 1 << 1
+SECCOMP_FILTER_FLAG_TSYNC = 1 << 0
 SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
 SECCOMP_FILTER_FLAG_TSYNC_ESRCH = 1 << 4
 SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_THREAD = 0x80000000, 0x00000000
@@ -87,11 +206,72 @@ PT_LOAD, PT_INTERP, PT_NOTE, PT_GNU_EH_FRAME = 1, 3, 4, 0x6474E550
 _MAX_SEGMENTS = 1170
 """Those whose headers the kernel reads of a program, 64 KiB (fs/binfmt_elf.c, load_elf_phdrs)."""
 
+# asm/signal.h, x86
+SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 2, 5, 9, 13, 17, 18, 19, 25, 31
+SIG_DFL, SIG_IGN = 0, 1
+
+# asm-generic/mman-common.h, linux/mman.h
+PROT_READ, PROT_READ_WRITE, MAP_SHARED_ANONYMOUS = 1, 3, 0x21
+
+# linux/sched.h
+CLONE_VM, CLONE_FILES, CLONE_THREAD, CLONE_UNTRACED = 0x100, 0x400, 0x10000, 0x800000
+
+# sys/user.h: offset of u_debugreg[0] in struct user, in bytes
+DEBUG_REGISTERS = 848
+DEBUG_CONTROL = DEBUG_REGISTERS + 8 * 7
+"""That of DR7."""
+
+# asm-generic/socket.h; linux/socket.h, linux/in.h
+SOL_SOCKET, SO_PROTOCOL, SO_DOMAIN = 1, 38, 39
+AF_UNIX, IPPROTO_TCP = 1, 6
+
+# linux/landlock.h
+LANDLOCK_CREATE_RULESET_VERSION = 1
+LANDLOCK_RULE_PATH_BENEATH, LANDLOCK_RULE_NET_PORT = 1, 2
+LANDLOCK_ACCESS_FS_REFER = 1 << 13
+LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, LANDLOCK_SCOPE_SIGNAL = 1 << 0, 1 << 1
+
 AT_ENTRY = 9  # linux/auxvec.h
 YAMA_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
 
 OPAQUE = ("clone3", "openat2", "io_uring_setup")
 """Calls whose arguments are in memory or a ring, where no filter sees them.  Programs fall back to others on ENOSYS."""
+
+NUMBERS = {
+    "clone": (56, 120), "clone3": (435, 435), "fork": (57, 2), "vfork": (58, 190), "execve": (59, 11), "exit": (60, 1),
+    "exit_group": (231, 252), "unshare": (272, 310), "kcmp": (312, 349), "capget": (125, 184),
+    "capset": (126, 185), "prctl": (157, 172), "ptrace": (101, 26), "seccomp": (317, 354),
+    "futex": (202, 240), "futex_time64": (-1, 422), "poll": (7, 168), "ppoll": (271, 309), "ppoll_time64": (-1, 414),
+    "select": (23, 82), "_newselect": (-1, 142), "pselect6": (270, 308), "pselect6_time64": (-1, 413), "nanosleep": (35, 162),
+    "clock_nanosleep": (230, 267), "clock_nanosleep_time64": (-1, 407), "wait4": (61, 114), "waitid": (247, 284),
+    "waitpid": (-1, 7), "rt_sigsuspend": (130, 179), "sigsuspend": (-1, 72), "pause": (34, 29), "epoll_wait": (232, 256),
+    "epoll_pwait": (281, 319),
+    "tgkill": (234, 270), "rt_sigprocmask": (14, 175), "signalfd4": (289, 327), "pidfd_send_signal": (424, 424),
+    "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
+    "mmap": (9, 90), "mmap2": (-1, 192), "mprotect": (10, 125), "munmap": (11, 91),
+    "open": (2, 5), "openat": (257, 295), "openat2": (437, 437), "open_by_handle_at": (304, 342), "write": (1, 4),
+    "fcntl": (72, 55), "ioctl": (16, 54), "close_range": (436, 436), "io_uring_setup": (425, 425),
+    "socket": (41, 359), "socketcall": (-1, 102), "setsockopt": (54, 366), "getsockopt": (55, 365), "getsockname": (51, 367),
+    "listen": (50, 363), "accept": (43, -1), "accept4": (288, 364), "sendto": (44, 369), "sendmsg": (46, 370),
+    "sendmmsg": (307, 345),
+    "add_key": (248, 286), "keyctl": (250, 288), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
+}  # fmt: skip
+"""Numbers of the system calls that `enforce` makes or looks at, by name: of x86_64 and i386 (asm/unistd_64.h,
+asm/unistd_32.h), -1 where there is no such call.  A start has no time for the tables of `tracer.abi`;
+tests/tracer/test_linux.py compares the two."""
+
+
+def numbers_by_arch(*names: str) -> dict[int, tuple[int, ...]]:
+    """The numbers of the calls `names`, by AUDIT_ARCH_*."""
+    pairs = [NUMBERS[name] for name in names]
+    arches = enumerate((AUDIT_ARCH_X86_64, AUDIT_ARCH_I386))
+    return {arch: tuple(pair[place] for pair in pairs if pair[place] >= 0) for place, arch in arches}
+
+
+def calls(*names: str) -> set[tuple[int, int]]:
+    """AUDIT_ARCH_* and number of each of the calls `names`."""
+    return {(arch, number) for arch, numbers in numbers_by_arch(*names).items() for number in numbers}
 
 
 SHELL = b"/bin/sh"
@@ -153,9 +333,6 @@ def elf_segments(read: Callable[[int, int], bytes]) -> Iterator[tuple[int, int, 
 def privilege_lost(path: str | bytes, uid: int, gid: int) -> str:
     """Return what no_new_privs keeps from a process with these effective ids when it executes the file (execve(2)):
     "set-user-id", "set-group-id", "capabilities", or "" for nothing."""
-    import os
-    import stat
-
     try:
         file = os.stat(path)
         if file.st_mode & stat.S_ISUID and file.st_uid != uid:
@@ -173,3 +350,57 @@ def check_length(filter_: bytes, room: int = 0) -> None:
     count = len(filter_) // BPF_INSTRUCTION + room
     if count > BPF_MAXINSNS:
         raise ValueError(f"the filter has {count} instructions, and the kernel takes {BPF_MAXINSNS}")
+
+
+# Functions of libc
+
+functions.syscall.restype = c_long
+functions.ptrace.restype = c_long
+functions.ptrace.argtypes = (c_long, c_long, c_void_p, c_void_p)
+functions.signal.restype = c_void_p
+functions.signal.argtypes = (c_int, c_void_p)
+functions.mmap.restype = c_void_p
+functions.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+
+
+class FilterProgram(Structure):
+    """struct sock_fprog (linux/filter.h), the 64-bit layout: what seccomp(2) and prctl(2) take for a filter."""
+
+    _fields_ = (("length", c_ushort), ("instructions", c_char_p))
+
+    @classmethod
+    def of(cls, filter_: bytes) -> FilterProgram:
+        """The struct for an array of struct sock_filter, 8 bytes each."""
+        return cls(len(filter_) // 8, filter_)
+
+
+def refused(call: str) -> OSError:
+    """The OSError for the errno that a function has just set, with the call's name as its `filename`."""
+    number = get_errno()
+    return OSError(number, os.strerror(number), call)
+
+
+def checked(result: int, call: str) -> int:
+    """Return the result of a call, or raise `refused(call)` if it is negative."""
+    if result < 0:
+        raise refused(call)
+    return result
+
+
+def syscall(name: str, *arguments: object) -> int:
+    """Make a system call of x86_64 and return its result, -1 if it fails; integers are passed at their full 64 bits."""
+    return int(functions.syscall(c_long(NUMBERS[name][0]), *map(_wide, arguments)))
+
+
+def prctl(operation: int, *arguments: object) -> int:
+    """Make a prctl(2) with up to four arguments and return its result, -1 if it fails."""
+    return int(functions.prctl(operation, *map(_wide, (*arguments, 0, 0, 0, 0)[:4])))
+
+
+def strings(words: Sequence[bytes]) -> Array[c_char_p]:
+    """The array of strings, with NULL at its end, that execve(2) takes as `argv` and as `envp`."""
+    return (c_char_p * (len(words) + 1))(*words, None)
+
+
+def _wide(argument: object) -> object:
+    return c_long(argument) if isinstance(argument, int) else argument

@@ -1,13 +1,14 @@
 """The system calls that name another process: where they name it, and what they do to it.
 
-`enforcer.shield` keeps a program from its helper by this table, and `policygen.learning.scope` and `tracer.aims` decide
-by it whom a program signals.  `tests/tracer/test_pids.py` compares it with the table of system calls: each argument that is a
-process, a task or a descriptor of one is here.  On every start of `enforce`, so nothing is imported.
+`enforcer.bpf.shielded` keeps a program from its helper by this table, and `policygen.learning.scope` and `tracer.aims`
+decide by it whom a program signals.  `tests/tracer/test_pids.py` compares it with the table of system calls: each argument that
+is a process, a task or a descriptor of one is here.  On every start of `enforce`, so nothing is imported.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from tracer import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 

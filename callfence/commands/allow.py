@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import locked
-from callfence.shared.inputs import judged, parse_entries
+from callfence.shared.inputs import parse_entries, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from policygen.files.algebra import differences, extended
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
         with locked(options.policy):
             return _allow(options)
 
-    return judged("allow", work)
+    return run_command("allow", work)
 
 
 def _allow(options: argparse.Namespace) -> int:
@@ -77,60 +77,61 @@ def _allow(options: argparse.Namespace) -> int:
     names = [name for name, _ in phase_policies(whole)]
     if options.until and options.until not in names[1:]:
         raise UserError(f"--until {options.until}: the policy has no such phase")
-    policies, told = [], dict[str, None]()
+    policies, lines = [], dict[str, None]()
     for place, (_, policy) in enumerate(phase_policies(whole)):
         if options.until and place >= names.index(options.until):
             policies.append(policy)
             continue
-        made = _allowed(options, policy)
-        if made is None:
+        result = _allowed(options, policy)
+        if result is None:
             return 1
-        policies.append(made[0])
-        told |= dict.fromkeys(made[1])
+        policies.append(result[0])
+        lines |= dict.fromkeys(result[1])
     policy = with_phases(policies, whole.phases) if whole.phases else policies[0]
     if policy != whole:
         atomic.write(options.policy, document.with_policy(policy).text().encode())
-        told = {line: None for line in told if not line.endswith(": already allowed")} or told
-    print("\n".join(told))
+        lines = {line: None for line in lines if not line.endswith(": already allowed")} or lines
+    print("\n".join(lines))
     return 0
 
 
 def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[str]] | None:
     """A policy, perhaps of one phase, with what is to be allowed, and what was done; None if it denies that explicitly."""
     arch = options.arch or next(iter(policy.entries))
-    wanted = [parse_lines(line, arch) for line in options.line]
-    said: list[str] = []
+    additions = [parse_lines(line, arch) for line in options.line]
+    lines: list[str] = []
     added: dict[tuple[Arch, int], tuple[Expression, ...]] = {}
-    for of, section in (item for lines in wanted for item in lines.entries.items()):
+    for of_arch, section in (item for addition in additions for item in addition.entries.items()):
         for number, entry in section.items():
-            name = table(of).by_number[number].name
-            old = policy.entries.get(of, {}).get(number)
+            name = table(of_arch).by_number[number].name
+            old = policy.entries.get(of_arch, {}).get(number)
             try:
-                against = not options.force and refuses(of, number, old, entry.expression, policy.default)
-                new = join_entries(of, number, old, entry, policy.default)
+                against = not options.force and refuses(of_arch, number, old, entry.expression, policy.default)
+                new = join_entries(of_arch, number, old, entry, policy.default)
             except (JoinError, TooComplexError) as error:
                 raise JoinError(f"{options.policy}: {name}: {error}; edit the policy instead") from None
             if against and old is not None:
-                print(f"{options.policy}: denies it explicitly: {on_one_line(of, number, old)}", file=sys.stderr)
+                print(f"{options.policy}: denies it explicitly: {on_one_line(of_arch, number, old)}", file=sys.stderr)
                 print("  nothing was changed; --force allows it anyway", file=sys.stderr)
                 return None
             if new is None or new == old:
-                said.append(f"{options.policy}: {name}: already allowed")
+                lines.append(f"{options.policy}: {name}: already allowed")
             else:
-                policy = _with_entry(policy, of, number, new)
-                added[of, number] = (*added.get((of, number), ()), *alternatives(entry.expression))
-                said.append(f"{options.policy}: {name}")
-                said += [f"  {line}" for line in _changes(of, number, old, new)]
-    for lines in wanted:
-        files = extended(policy.files, lines.files)
-        news = differences(policy.files, files)
-        said += [f"{options.policy}: {line}\n  + {more}" for line, more, _ in news]
-        said += [] if news else [f"{options.policy}: {line}: already allowed" for line in lines.files.lines()]
-        policy = replace(policy, files=files) if news else policy
+                policy = _with_entry(policy, of_arch, number, new)
+                added[of_arch, number] = (*added.get((of_arch, number), ()), *alternatives(entry.expression))
+                lines.append(f"{options.policy}: {name}")
+                lines += [f"  {line}" for line in _changes(of_arch, number, old, new)]
+    for addition in additions:
+        files = extended(policy.files, addition.files)
+        new_rights = differences(policy.files, files)
+        lines += [f"{options.policy}: {line}\n  + {more}" for line, more, _ in new_rights]
+        lines += [] if new_rights else [f"{options.policy}: {line}: already allowed" for line in addition.files.lines()]
+        policy = replace(policy, files=files) if new_rights else policy
     if policy.portable:
-        given, policy = policy, with_equivalents(policy, added).policy
-        said += _equivalents(given, policy)
-    return policy, said
+        before, policy = policy, with_equivalents(policy, added).policy
+        for name, changes in _changed(before, policy):
+            lines += [f"  portable: {name}", *(f"    {line}" for line in changes)]
+    return policy, lines
 
 
 def _allow_logged(options: argparse.Namespace) -> int:
@@ -147,12 +148,8 @@ def _allow_logged(options: argparse.Namespace) -> int:
         if policy != document.policy:
             atomic.write(options.policy, generated.document.text().encode())
     logs.remember(options.policy, generated.document, logs.allowed_by(policy, denied))
-    for arch, section in policy.entries.items():
-        for number, entry in section.items():
-            old = document.policy.entries.get(arch, {}).get(number)
-            if entry != old:
-                print(f"{options.policy}: {table(arch).by_number[number].name}")
-                print("\n".join(f"  {line}" for line in _changes(arch, number, old, entry)))
+    for name, changes in _changed(document.policy, policy):
+        print("\n  ".join([f"{options.policy}: {name}", *changes]))
     for line, more, _ in differences(document.policy.files, policy.files):
         print(f"{options.policy}: {line}\n  + {more}")
     if policy == document.policy:
@@ -164,14 +161,13 @@ def _allow_logged(options: argparse.Namespace) -> int:
     return int(bool(refused))
 
 
-def _equivalents(given: Policy, policy: Policy) -> Iterator[str]:
-    """Lines for what the second policy allows that the first does not: the equivalents that `portable` adds."""
-    for arch, section in policy.entries.items():
+def _changed(before: Policy, after: Policy) -> Iterator[tuple[str, Iterator[str]]]:
+    """Yield the name of each call whose entry has changed, and its changed rules."""
+    for arch, section in after.entries.items():
         for number, entry in section.items():
-            old = given.entries[arch].get(number)
+            old = before.entries.get(arch, {}).get(number)
             if entry != old:
-                yield f"  portable: {table(arch).by_number[number].name}"
-                yield from (f"    {line}" for line in _changes(arch, number, old, entry))
+                yield table(arch).by_number[number].name, _changes(arch, number, old, entry)
 
 
 def parse_lines(text: str, arch: Arch) -> Policy:
@@ -203,6 +199,6 @@ def _changes(arch: Arch, number: int, old: Entry | None, new: Entry) -> Iterator
     else:
         before, after = alternatives(old.expression), alternatives(new.expression)
         for sign, these, others in (("-", before, after), ("+", after, before)):
-            for one in these:
-                if one not in others:
-                    yield f"{sign} {on_one_line(arch, number, replace(new, expression=one))}"
+            for rule in these:
+                if rule not in others:
+                    yield f"{sign} {on_one_line(arch, number, replace(new, expression=rule))}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.shared.inputs import document, judged, tell_lines
+from callfence.shared.inputs import document, print_lines, run_command
 from callfence.shared.options import Parser
 from policygen.comparing import Verdict
 from policygen.review.judgement import judge
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         _print(options, judgement, old, new)
         return int(options.not_wider and judgement.comparison.verdict in _WIDER)
 
-    return judged("diff", work)
+    return run_command("diff", work)
 
 
 def _documents(options: argparse.Namespace) -> tuple[Document, Document]:
@@ -75,7 +75,7 @@ def _print(options: argparse.Namespace, judgement: Judgement, old: Document, new
         return
     from callfence.judging.differences import as_text
 
-    tell_lines(as_text(judgement, full=options.full))
+    print_lines(as_text(judgement, full=options.full))
 
 
 def _formatted(options: argparse.Namespace, judgement: Judgement, old: Document, new: Document) -> str:
@@ -94,8 +94,8 @@ def _behind(options: argparse.Namespace, judgement: Judgement, old: Document, ne
     file = options.new or options.old
     if file == "-" or ".." in (options.git or ""):
         return []
-    from callfence.companion import seen
+    from callfence.companion import load_evidence
     from callfence.judging.sites import behind_lines
 
-    known = seen("diff", Path(file), new).recording
-    return [*behind_lines(old.policy, new.policy, judgement.told, known)]
+    recording = load_evidence("diff", Path(file), new).recording
+    return [*behind_lines(old.policy, new.policy, judgement.told, recording)]

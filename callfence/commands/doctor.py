@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
-from callfence.version import __version__
+from callfence.start import __version__
 from enforcer.errors import EnforceError
 from policygen.values import frozen
-from tracer import linux
+from tracer import linux, proc
 
 if TYPE_CHECKING:
     import argparse
@@ -102,7 +102,7 @@ def _ptrace_scope() -> CheckResult:
 
 
 def _surroundings() -> CheckResult:
-    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
+    status = proc.fields("/proc/self")
     filtered, traced = status.get("Seccomp", "0") != "0", status.get("TracerPid", "0") != "0"
     what = f"uid {os.geteuid()}, no filter here, not traced"
     notes = []
@@ -115,11 +115,11 @@ def _surroundings() -> CheckResult:
 
 def _cache() -> CheckResult:
     """What `enforce` would use without compiling it."""
-    from callfence.enforcing.compile import kept
+    from callfence.enforcing.compile import check_cached
 
     count, wrong = 0, []
     end = time.monotonic() + SECONDS
-    for file, policy, text in kept():
+    for file, policy, text in check_cached():
         count += 1
         if text and not text.startswith("not used"):
             wrong.append(f"{file} is not the filter of {printable(policy)}: {text}; remove it")
@@ -141,10 +141,10 @@ def _keyring() -> CheckResult:
 
 
 def _landlock() -> CheckResult:
-    from enforcer.files.scope import abi
+    from enforcer.kernel import landlock_abi
     from policygen.files.landlock import VERSIONS
 
-    version, needed = abi(), next(row for row in VERSIONS if row[-1])
+    version, needed = landlock_abi(), next(row for row in VERSIONS if row[-1])
     known = f"Landlock's version {version}" if version else "no Landlock"
     advice = f"lines about them need version {needed[0]} (Linux {needed[1]}) to be enforced whole: enforce --best-effort"
     return CheckResult(version >= needed[0], f"the kernel has {known}, for files and ports", advice, needed=False)

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import output
-from callfence.shared.inputs import content, document, judged
+from callfence.shared.inputs import content, document, run_command
 from callfence.shared.options import Parser
 from callfence.shared.profiles import as_objects, loss_lines
-from enforcer.text import file_word
 from policygen import formats
 from policygen.formats import Direction, ExportError, FormatOptions, Loss, Service
 from policygen.implied.resolve import resolve, resolved
-from policygen.phases import START
+from policygen.phases import START, in_phase
 from policygen.recording.atomic import write
+from policygen.text import file_word
 from policygen.values import replace
 from tracer.errors import UserError
 
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """0; 1: --strict, and the result would be wider than the policy, or of no use; 2: bad input."""
     options = parser().parse_args(arguments)
-    return judged("export", lambda: _export(options))
+    return run_command("export", lambda: _export(options))
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -73,13 +73,13 @@ def _export(options: argparse.Namespace) -> int:
     name = options.name or _name(options.unit.removesuffix(".service") if service else options.policy)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise UserError(f"--name {name}: letters, digits, '-', '_' and '.' only")
-    given = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs, service=service)
+    format_options = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs, service=service)
     try:
-        resolved(shown.policy, options.phase)
+        in_phase(shown.policy, options.phase)
     except ValueError as error:
         raise UserError(f"--phase {options.phase}: {error}") from error
     try:
-        exported = _exported(options.to, shown.policy, options.phase, given)
+        exported = _exported(options.to, shown.policy, options.phase, format_options)
     except ExportError as error:
         raise UserError(f"{options.policy}: {error}") from error
     is_useless = options.to == "k8s" and not options.runtime
@@ -90,7 +90,7 @@ def _export(options: argparse.Namespace) -> int:
             "format": options.to,
             "policy": options.policy,
             "losses": as_objects(exported.losses),
-            "added": [{"call": one.call, "why": one.why} for one in exported.additions],
+            "added": [{"call": addition.call, "why": addition.why} for addition in exported.additions],
         }
         write(Path(options.losses), (json.dumps(described, indent=2) + "\n").encode())
     if refused:
@@ -100,14 +100,14 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _exported(target: str, policy: Policy, phase: str, given: FormatOptions) -> Exported:
+def _exported(target: str, policy: Policy, phase: str, options: FormatOptions) -> Exported:
     """What is written of a phase's policy; that no other target knows phases is a loss.  Raises ExportError."""
-    exported = formats.exported(target, resolved(policy, phase).written(), given)
+    exported = formats.exported(target, resolved(policy, phase).written(), options)
     names = list(resolve(policy))
     later = names[names.index(phase) + 1 :]
     if not later or target == "systemd-enforce":
         return exported
-    what = f"the format has no phases: what the policy allows only until {', '.join(later)} is allowed for ever"
+    what = f"the format has no phases: what the policy allows only until {', '.join(later)} stays allowed"
     return replace(exported, losses=(*exported.losses, Loss(Direction.WIDER, what)))
 
 
@@ -117,13 +117,13 @@ def _service(options: argparse.Namespace) -> Service:
         raise UserError("--unit is of --to systemd-enforce")
     if options.policy == "-":
         raise UserError("the policy is a file, which enforce reads at each start of the unit")
-    places = [options.unit] if "/" in options.unit else [options.unit, *(f"{one}/{options.unit}" for one in _UNITS)]
-    found = next((place for place in places if os.path.isfile(place)), "")
-    if not found:
+    places = [options.unit] if "/" in options.unit else [options.unit, *(f"{folder}/{options.unit}" for folder in _UNITS)]
+    unit = next((place for place in places if os.path.isfile(place)), "")
+    if not unit:
         raise UserError(f"--unit {options.unit}: there is no such file, here or in {', '.join(_UNITS)}")
     beside = Path(sys.executable).parent / "enforce"
     enforce = str(beside) if beside.exists() else shutil.which("enforce") or "enforce"
-    return Service(content(found).decode("utf-8", "replace"), enforce, os.path.abspath(options.policy), options.audit)
+    return Service(content(unit).decode("utf-8", "replace"), enforce, os.path.abspath(options.policy), options.audit)
 
 
 def _name(policy: str) -> str:
@@ -133,7 +133,7 @@ def _name(policy: str) -> str:
 
 def _tell(options: argparse.Namespace, exported: Exported) -> None:
     lines = loss_lines(exported.losses, f"than {options.policy}")
-    lines += [f"added: {one.call}: {one.why}" for one in exported.additions]
+    lines += [f"added: {addition.call}: {addition.why}" for addition in exported.additions]
     for line in lines:
         print(f"callfence export: {line}", file=sys.stderr)
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from callfence.shared.files import output, put
-from callfence.shared.inputs import content, judged
+from callfence.shared.inputs import content, run_command
 from callfence.shared.options import Parser
 from callfence.shared.profiles import loss_lines, read_policy
 from policygen import formats
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     options = command.parse_args(arguments)
     if (options.pid is None) == (options.format is None) or (options.format is None) != (options.file is None):
         command.error("give --from FORMAT and FILE, or --pid PID")
-    return judged("import", lambda: _import(options) if options.pid is None else _of_process(options))
+    return run_command("import", lambda: _import(options) if options.pid is None else _of_process(options))
 
 
 _NAMES = formats.names(reads=True, records=True)
@@ -80,7 +80,7 @@ def _capability(text: str) -> str:
 
 
 def _import(options: argparse.Namespace) -> int:
-    given = FormatOptions(
+    format_options = FormatOptions(
         runtime=options.runtime,
         arch=options.arch,
         kernel=options.kernel,
@@ -91,39 +91,40 @@ def _import(options: argparse.Namespace) -> int:
         from callfence.learning.logs import LogOptions, import_recording
 
         output = Path(options.output) if options.output else None
-        return import_recording(LogOptions(options.format, options.file, output, options.within, options.exact, given))
-    return _print(options, options.format, options.file, content(options.file), given)
+        return import_recording(LogOptions(options.format, options.file, output, options.within, options.exact, format_options))
+    return _print(options, options.format, options.file, content(options.file), format_options)
 
 
 def _of_process(options: argparse.Namespace) -> int:
     """The filters of a process, in the order in which they were installed.  Raises TracerError, UserError."""
     from tracer.running.attach import filter_counts, read_filters
 
-    pid, found = options.pid, read_filters(options.pid)
-    others = sorted(thread for thread, count in filter_counts(pid).items() if count != len(found))
+    pid, programs = options.pid, read_filters(options.pid)
+    others = sorted(thread for thread, count in filter_counts(pid).items() if count != len(programs))
     if others:
         hint = f"thread {others[0]}, given as the PID, shows those of one of {len(others)}"
         print(f"callfence import: not all threads of process {pid} have the same filters: {hint}", file=sys.stderr)
-    if not found:
+    if not programs:
         raise UserError(f"process {pid} has no filter")
-    if options.output is not None and len(found) > 1:
-        raise UserError(f"process {pid} has {len(found)} filters, each a policy of its own: leave out -o, and they are printed")
+    if options.output is not None and len(programs) > 1:
+        how = "each a policy of its own: leave out -o, and they are printed"
+        raise UserError(f"process {pid} has {len(programs)} filters, {how}")
     worst = 0
-    for place, filter_ in enumerate(found, 1):
-        name = f"process {pid}, filter {place} of {len(found)}"
+    for place, filter_ in enumerate(programs, 1):
+        name = f"process {pid}, filter {place} of {len(programs)}"
         work = partial(_print, options, "bpf", name, filter_, FormatOptions())
-        worst = max(worst, judged("import", work))
-        if place < len(found):
+        worst = max(worst, run_command("import", work))
+        if place < len(programs):
             print()
     return worst
 
 
-def _print(options: argparse.Namespace, format_: str, name: str, data: bytes, given: FormatOptions) -> int:
-    made, losses = read_policy(format_, name, data, given)
+def _print(options: argparse.Namespace, format_: str, name: str, data: bytes, format_options: FormatOptions) -> int:
+    document, losses = read_policy(format_, name, data, format_options)
     for line in loss_lines(losses, f"than {name}"):
         print(f"callfence import: {line}", file=sys.stderr)
     if options.strict and formats.wider(losses):
         print("callfence import: nothing was written, because of --strict", file=sys.stderr)
         return 1
-    put(options.output, made.text())
+    put(options.output, document.text())
     return 0

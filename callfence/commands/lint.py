@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.enforcing.own import own
+from callfence.enforcing.files import own
 from callfence.judging.formats import Lines, Result, SarifRule, as_object, sarif
 from callfence.shared.inputs import document as read
-from callfence.shared.inputs import message, tell, tell_lines
+from callfence.shared.inputs import message, print_error, print_lines
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural
 from policygen.language.naming import format_call
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """0: nothing that is not accepted; 1: something is; 2: bad input."""
     options = parser().parse_args(arguments)
-    found: list[tuple[str, Document, Finding]] = []
+    findings: list[tuple[str, Document, Finding]] = []
     excused: list[tuple[str, Finding]] = []
     broken = False
     for name in options.policies:
@@ -58,27 +58,31 @@ def main(arguments: list[str]) -> int:
             document = read(name)
             old = _old(options, name)
         except (CallfenceError, OSError) as error:
-            tell(message("lint", error))
+            print_error(message("lint", error))
             broken = True
         else:
-            judged = with_reasons_before(old, document) if old else [(one, one.accepted) for one in lint(document)]
-            new = [one for one, before in judged if one.accepted != before]
-            findings = (*(one for one, _ in judged), *_about_files(document, name))
-            kept = [one for one in findings if one.level.rank >= options.level.rank]
-            found += [(name, document, one) for one in kept]
-            excused += [(name, one) for one in kept if one in new and one.accepted]
-    shown = [one for one in found if options.accepted or not one[2].accepted or (one[0], one[2]) in excused]
-    places = {name: Lines(name) for name in dict.fromkeys(name for name, _, _ in found)}
+            reasons = with_reasons_before(old, document) if old else [(each, each.accepted) for each in lint(document)]
+            newly_accepted = [finding for finding, before in reasons if finding.accepted != before]
+            for finding in (*(finding for finding, _ in reasons), *_about_files(document, name)):
+                if finding.level.rank >= options.level.rank:
+                    findings.append((name, document, finding))
+                    excused += [(name, finding)] * (finding in newly_accepted and bool(finding.accepted))
+    shown = [
+        (name, document, finding)
+        for name, document, finding in findings
+        if options.accepted or not finding.accepted or (name, finding) in excused
+    ]
+    places = {name: Lines(name) for name in dict.fromkeys(name for name, _, _ in findings)}
     if options.format == "json":
         print(json.dumps({"findings": [as_object(name, finding, places[name]) for name, _, finding in shown]}, indent=2))
     elif options.format == "sarif":
-        results = [_result(name, finding, places[name], is_new=(name, finding) in excused) for name, _, finding in found]
+        results = [_result(name, finding, places[name], is_new=(name, finding) in excused) for name, _, finding in findings]
         print(json.dumps(sarif(results), indent=2))
     else:
-        _print(shown, found, excused, places, broken=broken)
+        _print(shown, findings, excused, places, broken=broken)
     if broken:
         return 2
-    return int(any(not finding.accepted for _, _, finding in found))
+    return int(any(not finding.accepted for _, _, finding in findings))
 
 
 def _about_files(document: Document, name: str) -> Iterable[Finding]:
@@ -87,7 +91,7 @@ def _about_files(document: Document, name: str) -> Iterable[Finding]:
 
 
 def _old(options: argparse.Namespace, name: str) -> Document | None:
-    """The policy whose reasons are not news; None if none is asked for.  Raises CallfenceError, OSError."""
+    """The policy whose reasons are not new; None if no option names one.  Raises CallfenceError, OSError."""
     if options.git is not None:
         from callfence.shared.inputs import document_at
 
@@ -95,14 +99,9 @@ def _old(options: argparse.Namespace, name: str) -> Document | None:
     return read(options.against) if options.against is not None else None
 
 
-def _place(policy: str, finding: Finding, lines: Lines) -> str:
-    line = lines.of(finding)
-    return policy if line is None else f"{policy}:{line}"
-
-
 def _print(
     shown: Sequence[tuple[str, Document, Finding]],
-    found: Sequence[tuple[str, Document, Finding]],
+    findings: Sequence[tuple[str, Document, Finding]],
     excused: Sequence[tuple[str, Finding]],
     places: Mapping[str, Lines],
     *,
@@ -110,7 +109,8 @@ def _print(
 ) -> None:
     lines: list[str] = []
     for name, document, finding in shown:
-        place = _place(name, finding, places[name])
+        line = places[name].of(finding)
+        place = name if line is None else f"{name}:{line}"
         lines.append(f"{place}: {finding.level}: {finding.name}: it {finding.grants} [{finding.rule}]")
         if finding.arch is not None:
             number = table(finding.arch).by_name[finding.name].number
@@ -124,12 +124,12 @@ def _print(
             lines.append(f"  {Reason(finding.accepted, is_new=True)}")
         elif finding.accepted:
             lines.append(f"  accepted: {finding.accepted}")
-    accepted = sum(bool(finding.accepted) for _, _, finding in found)
-    levels = [finding.level for _, _, finding in found if not finding.accepted]
+    accepted = sum(bool(finding.accepted) for _, _, finding in findings)
+    levels = [finding.level for _, _, finding in findings if not finding.accepted]
     parts = [plural(levels.count(level), level) for level in reversed([*Level]) if level in levels]
-    if found or not broken:
+    if findings or not broken:
         lines.append(f"{', '.join(parts) or 'no findings'}{f'; {accepted} accepted' if accepted else ''}")
-    tell_lines(lines)
+    print_lines(lines)
 
 
 def _short(arch: Arch, number: int, entry: Entry) -> str:

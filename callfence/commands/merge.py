@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import put
-from callfence.shared.inputs import document, judged, tell
+from callfence.shared.inputs import document, print_error, run_command
 from callfence.shared.options import Parser
 from policygen.comparing import Verdict, compare, reduce
 from policygen.language.document import Document, PolicyError, included, parse, read_text
@@ -62,12 +62,12 @@ def main(arguments: list[str]) -> int:
     if options.narrow_by is not None:
         if options.driver or len(options.inputs) > 1:
             command.error("--narrow-by BY takes one policy, and no --driver")
-        return judged("merge", lambda: _narrow(str(options.inputs[0]), options.narrow_by, options.output))
+        return run_command("merge", lambda: _narrow(str(options.inputs[0]), options.narrow_by, options.output))
     if options.driver == (options.output is not None):
         command.error("give either -o OUT, --narrow-by BY or --driver")
     if options.driver and len(options.inputs) not in (3, 4):
         command.error("--driver takes BASE OURS THEIRS, and the file's name")
-    return judged("merge", lambda: _drive(options.inputs) if options.driver else _fold(options.output, options.inputs))
+    return run_command("merge", lambda: _drive(options.inputs) if options.driver else _fold(options.output, options.inputs))
 
 
 def _narrow(name: str, by: str, output: Path | None) -> int:
@@ -86,7 +86,7 @@ def _narrow(name: str, by: str, output: Path | None) -> int:
 def _fold(output: Path, inputs: list[Path]) -> int:
     """Raises UserError, JoinError, PolicyError, RecordingError, OSError; nothing is written then."""
     recordings = output.suffix == ".rec"
-    files = [file for given in inputs for file in _files(given, ".rec" if recordings else ".policy")]
+    files = [file for path in inputs for file in _files(path, ".rec" if recordings else ".policy")]
     if not files:
         raise JoinError(f"no {'recording' if recordings else 'policy'} is in {', '.join(map(str, inputs))}")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -110,13 +110,13 @@ def _policy(file: Path) -> Document:
     return parse(text, str(file), read=included(str(file))).inlined()
 
 
-def _files(given: Path, suffix: str) -> Iterator[Path]:
-    if not given.is_dir():
-        yield given
+def _files(path: Path, suffix: str) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
         return
-    for folder in (given, given / ".callfence"):
+    for folder in (path, path / ".callfence"):
         if folder.is_dir():
-            yield from sorted(path for path in folder.iterdir() if path.suffix == suffix and path.is_file())
+            yield from sorted(file for file in folder.iterdir() if file.suffix == suffix and file.is_file())
 
 
 def _drive(inputs: list[Path]) -> int:
@@ -130,13 +130,13 @@ def _drive(inputs: list[Path]) -> int:
     try:
         documents = [_parsed(content, name, path) for content, path in zip(contents, (base, ours, theirs), strict=True)]
     except PolicyError as error:
-        tell(str(error))
+        print_error(str(error))
         return _merge_lines(name, base, ours, theirs)
     merged, conflicts = merge_documents(*documents)
     text = with_markers(merged, conflicts)
     atomic.write(ours, text.encode())
     for conflict in conflicts:
-        tell(f"{name}: conflict in {conflict.name}: {conflict.why}")
+        print_error(f"{name}: conflict in {conflict.name}: {conflict.why}")
     return int(bool(conflicts))
 
 
@@ -153,6 +153,6 @@ def _parsed(content: bytes, name: Path, path: Path) -> Document:
 
 def _merge_lines(name: Path, base: Path, ours: Path, theirs: Path) -> int:
     """Merge the lines of versions that cannot be read; the status makes git ask for a review."""
-    tell(f"callfence merge: {name}: a version cannot be read, so lines are merged, not meanings")
+    print_error(f"callfence merge: {name}: a version cannot be read, so lines are merged, not meanings")
     subprocess.run(["git", "merge-file", "--", str(ours), str(base), str(theirs)], check=False)
     return 1

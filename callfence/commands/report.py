@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.companion import seen
+from callfence.companion import load_evidence
 from callfence.report.content import as_json, gather
 from callfence.report.page import page
 from callfence.shared.files import output, put
-from callfence.shared.inputs import document, judged
+from callfence.shared.inputs import document, run_command
 from callfence.shared.options import Parser
 from policygen.sets.algebra import TooComplexError
 from tracer.errors import UserError
@@ -43,12 +43,12 @@ def main(arguments: list[str]) -> int:
         other = (options.against, document(options.against)) if options.against is not None else None
         try:
             policy = document(options.policy)
-            known = seen("report", Path(options.policy), policy, options.recording)
-            report = gather(options.policy, policy, known if known.file else None, other)
+            evidence = load_evidence("report", Path(options.policy), policy, options.recording)
+            report = gather(options.policy, policy, evidence if evidence.file else None, other)
         except TooComplexError as error:
             raise UserError(f"the policies are too complex to be compared: {error}") from error
         text = page(report) if options.format == "html" else as_json(report) + "\n"
         put(options.output, text)
         return 0
 
-    return judged("report", work)
+    return run_command("report", work)

@@ -8,15 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.companion import seen
+from callfence.companion import load_evidence
 from callfence.judging.ask import Asker
 from callfence.judging.differences import difference_lines, file_lines, headline, idle_lines, rule_texts, shown_name
 from callfence.judging.sites import Symbols, site_lines
 from callfence.shared.files import locked, recording_path
-from callfence.shared.inputs import document, document_at, judged
+from callfence.shared.inputs import document, document_at, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural, printable
-from enforcer.reporting.advice import advise
+from enforcer.reporting.verdict import advise
 from policygen.comparing import Change, compare
 from policygen.evaluate import evaluate
 from policygen.language.naming import format_action, format_call
@@ -90,24 +90,24 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """0: all is decided; 1: something is not; 2: bad input, or no terminal to ask at.  ^C ends the process."""
     options = parser().parse_args(arguments)
-    return judged("review", lambda: _review_log(options) if options.log else _review(options))
+    return run_command("review", lambda: _review_log(options) if options.log else _review(options))
 
 
 def _review(options: argparse.Namespace) -> int:
     path = Path(options.policy)
     new = _read(path)
     old = document(options.against) if options.against else document_at(options.git, options.policy)
-    found = changes(old.policy, new.policy)
-    known = seen("review", path, new).recording
-    for line in held_back_lines(options.policy, new.policy, known):
+    all_changes = changes(old.policy, new.policy)
+    recording = load_evidence("review", path, new).recording
+    for line in held_back_lines(options.policy, new.policy, recording):
         print(line)
-    for one in compare(old.policy, new.policy).differences if old.policy.phases or new.policy.phases else ():
-        if one.phase and one.change is Change.MORE:
-            print(f"{path}: not asked: {shown_name(one)} is allowed there as well now; callfence diff shows it")
-    if not found:
-        print(f"{path}: nothing to review: it allows no more than {_name(options)} does")
+    for difference in compare(old.policy, new.policy).differences if old.policy.phases or new.policy.phases else ():
+        if difference.phase and difference.change is Change.MORE:
+            print(f"{path}: not asked: {shown_name(difference)} is allowed there as well now; callfence diff shows it")
+    if not all_changes:
+        print(f"{path}: nothing to review: it allows no more than {options.against or options.git} does")
         return 0
-    return _write(path, old, new, found, _decided(options, old, new, found, known))
+    return _write(path, old, new, all_changes, _decided(options, old, new, all_changes, recording))
 
 
 def _review_log(options: argparse.Namespace) -> int:
@@ -121,23 +121,28 @@ def _review_log(options: argparse.Namespace) -> int:
     refused = [*logs.refused_lines(old.policy, generated)]
     for line in refused:
         print(f"{path}: not asked: {line}")
-    before, new = (logs.of_last_phase(one) for one in (old, generated.document))
-    found = changes(before.policy, new.policy)
-    if not found:
+    before, new = (logs.of_last_phase(document) for document in (old, generated.document))
+    all_changes = changes(before.policy, new.policy)
+    if not all_changes:
         print(f"{path}: nothing to review: it allows what is logged" if not refused else f"{path}: nothing else to review")
         return int(bool(refused))
-    decisions = _decided(options, before, new, found, merge(_recording(path), logged))
+    file = recording_path(path)
+    recorded = recording_file.load(file) if file.exists() else Recording()
+    decisions = _decided(options, before, new, all_changes, merge(recorded, logged))
     with locked(path):
         now = _read(path)
         if now != old:
             raise UserError(f"{path} has changed during the review: nothing was written; review again")
-        taken = {change: one for change, one in decisions.items() if one.answer is Answer.ACCEPT}
-        left = {change: Decision(Answer.REJECT) for change in found if change not in taken}
-        after = with_accepted(now, new.policy, taken) if now.policy.phases else resolve(now, new, {**taken, **left}, found)
-        if taken:
+        accepted = {change: decision for change, decision in decisions.items() if decision.answer is Answer.ACCEPT}
+        rejected = {change: Decision(Answer.REJECT) for change in all_changes if change not in accepted}
+        if now.policy.phases:
+            after = with_accepted(now, new.policy, accepted)
+        else:
+            after = resolve(now, new, {**accepted, **rejected}, all_changes)
+        if accepted:
             atomic.write(path, after.text().encode())
     logs.remember(path, after, logs.allowed_by(after.policy, logs.still_denied(old.policy, logged)))
-    answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in found]
+    answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in all_changes]
     print(f"{path}: {_counts(answers)}")
     if Answer.SKIP in answers:
         print("what is undecided stays denied, and is asked again")
@@ -145,25 +150,25 @@ def _review_log(options: argparse.Namespace) -> int:
 
 
 def _decided(
-    options: argparse.Namespace, old: Document, new: Document, found: Sequence[PolicyChange], recording: Recording
+    options: argparse.Namespace, old: Document, new: Document, all_changes: Sequence[PolicyChange], recording: Recording
 ) -> Mapping[PolicyChange, Decision]:
     """The decisions of the command line, or of a person at a terminal.  ^C ends the process."""
     path = Path(options.policy)
     if options.accept_all or options.reject_all:
         answer = Answer.ACCEPT if options.accept_all else Answer.REJECT
-        return dict.fromkeys(found, Decision(answer))
+        return dict.fromkeys(all_changes, Decision(answer))
     together = judge(old, new)
     describe = _describer(new, together, recording)
     if options.no_terminal:
-        for number, change in enumerate(found, 1):
-            print(f"\n({number} of {len(found)})", *map(printable, describe(change)), sep="\n")
+        for number, change in enumerate(all_changes, 1):
+            print(f"\n({number} of {len(all_changes)})", *map(printable, describe(change)), sep="\n")
         print()
         return {}
     if not (sys.stdin and sys.stdin.isatty() and sys.stdout and sys.stdout.isatty()):
         raise UserError((NO_TERMINAL_LOG if options.log else NO_TERMINAL).format(policy=path))
     atomic.check_writable(path)
     try:
-        return Asker(old, new, found, describe, {*together.reasons}).ask()
+        return Asker(old, new, all_changes, describe, {*together.reasons}).ask()
     except KeyboardInterrupt:
         print(f"\n{path}: left as it was")
         sys.stdout.flush()
@@ -178,28 +183,24 @@ def _read(path: Path) -> Document:
     return document(str(path))
 
 
-def _name(options: argparse.Namespace) -> str:
-    return str(options.against or options.git)
-
-
 def _write(
-    path: Path, old: Document, new: Document, found: Sequence[PolicyChange], decisions: Mapping[PolicyChange, Decision]
+    path: Path, old: Document, new: Document, all_changes: Sequence[PolicyChange], decisions: Mapping[PolicyChange, Decision]
 ) -> int:
     """Apply the decisions about what was `found` in `new` to the file as it is now: what learn has added in the meantime is
     undecided."""
     with locked(path):
         before = _read(path)
         if before.policy != new.policy:
-            found = changes(old.policy, before.policy)
-        after = resolve(old, before, decisions, found)
+            all_changes = changes(old.policy, before.policy)
+        after = resolve(old, before, decisions, all_changes)
         if after.text() != before.text():
             atomic.write(path, after.text().encode())
-    answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in found]
+    answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in all_changes]
     print(f"{path}: {_counts(answers)}")
-    became = judge_differences(before.policy, after.policy)
-    for one in became.told:
-        print("\n".join(difference_lines(one.difference)))
-    for line in (*idle_lines(became), *file_lines(became.comparison.files)):
+    judgement = judge_differences(before.policy, after.policy)
+    for change in judgement.told:
+        print("\n".join(difference_lines(change.difference)))
+    for line in (*idle_lines(judgement), *file_lines(judgement.comparison.files)):
         print(line)
     if Answer.ACCEPT in answers:
         print(f"commit {path}: until then, what is accepted is asked again")
@@ -210,11 +211,6 @@ def _counts(answers: Sequence[Answer]) -> str:
     return ", ".join(f"{answers.count(answer)} {answer}" for answer in Answer if answer in answers)
 
 
-def _recording(path: Path) -> Recording:
-    recorded = recording_path(path)
-    return recording_file.load(recorded) if recorded.exists() else Recording()
-
-
 def _describer(new: Document, together: Judgement, recording: Recording) -> Callable[[PolicyChange], Iterator[str]]:
     symbols = Symbols()
 
@@ -223,12 +219,12 @@ def _describer(new: Document, together: Judgement, recording: Recording) -> Call
         return provenance(new, recording, arch, number)
 
     def describe(change: PolicyChange) -> Iterator[str]:
-        for one in together.headlines:
-            if _is_of(change, one) or (isinstance(change, EntryChange) and one.arch and _completes(change, one)):
-                yield headline(together, one)
-                if one.why:
-                    yield f"  why     {one.why}"
-                    yield f"  safer   {one.safer}"
+        for each in together.headlines:
+            if _is_of(change, each) or (isinstance(change, EntryChange) and each.arch and _completes(change, each)):
+                yield headline(together, each)
+                if each.why:
+                    yield f"  why     {each.why}"
+                    yield f"  safer   {each.safer}"
         yield from _dangers(change)
         yield from _what(change)
         if isinstance(change, EntryChange):
@@ -238,29 +234,29 @@ def _describer(new: Document, together: Judgement, recording: Recording) -> Call
         if change.after is None or change.number not in new.policy.entries[change.arch]:
             return
         behind = origins(change.arch, change.number)
-        mine = [one for one in behind if change.whole or one.rule.expression == change.after.expression]
-        if not mine:  # edited: not yet in the file
+        origin = [each for each in behind if change.whole or each.rule.expression == change.after.expression]
+        if not origin:  # edited: not yet in the file
             return
-        those = tuple(observation for one in mine for observation in one.observations)
-        lines = [*site_lines(those, recording, symbols)] or ["  in no recorded run"]
+        observations = tuple(observation for each in origin for observation in each.observations)
+        lines = [*site_lines(observations, recording, symbols)] or ["  in no recorded run"]
         yield from (f"  {'' if place else 'seen':7} {line[2:]}" for place, line in enumerate(lines))
 
     return describe
 
 
-def _is_of(change: PolicyChange, one: Headline) -> bool:
+def _is_of(change: PolicyChange, about: Headline) -> bool:
     """Whether a headline is about the same line on files or ports."""
-    return isinstance(change, SettingChange) and change.word.startswith(FILE_LINES) and change.word == one.name
+    return isinstance(change, SettingChange) and change.word.startswith(FILE_LINES) and change.word == about.name
 
 
-def _completes(change: EntryChange, one: Headline) -> bool:
+def _completes(change: EntryChange, about: Headline) -> bool:
     """Whether the change is of a call that completes a combination."""
-    return one.arch is change.arch and table(change.arch).by_number[change.number].name in one.completing
+    return about.arch is change.arch and table(change.arch).by_number[change.number].name in about.completing
 
 
 def _dangers(change: PolicyChange) -> Iterator[str]:
     name = change.word if isinstance(change, SettingChange) else table(change.arch).by_number[change.number].name
-    rows = dict.fromkeys(row for one in change.found for row in one.dangers)
+    rows = dict.fromkeys(row for each in change.found for row in each.dangers)
     for row in rows:
         yield f"{row.level}: {name}: it newly {row.grants} [{row.id}]"
         yield f"  why     {row.why}"
@@ -274,13 +270,13 @@ def _what(change: PolicyChange) -> Iterator[str]:
             yield f"  - {word} {change.before}"
         yield f"  + {word} {change.after}".rstrip()
     else:
-        gone = [change.before] if change.whole else [Entry(part) for part in change.replaced]
-        for sign, entries in (("-", gone), ("+", [change.after])):
+        removed = [change.before] if change.whole else [Entry(part) for part in change.replaced]
+        for sign, entries in (("-", removed), ("+", [change.after])):
             for entry in entries:
                 if entry is not None:
                     yield f"  {sign} {on_one_line(change.arch, change.number, entry)}"
-    for one in change.found:
-        difference = one.difference
+    for each in change.found:
+        difference = each.difference
         if difference.change is Change.LESS:
             continue
         if isinstance(change, EntryChange) and change.replaced:
@@ -291,12 +287,13 @@ def _what(change: PolicyChange) -> Iterator[str]:
 
 def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator[str]:
     """What the catalogue warns of, with the command that allows it."""
-    dangerous = [seen for seen in recording.observations if recording.rehearsed(seen) and needs_a_person(seen)]
-    found = [seen for seen in dangerous if not evaluate(policy, seen.event).allows]
-    if found:
-        yield f"not added by learn, which saw {plural(len(found), 'call')} in rehearsals alone:"
-    for one in found:
-        yield f"  {format_call(one.event)}"
-        yield f"    {printable(one.executable)}, when {printable(recording.rehearsed(one)[0])}"
-        advice = advise(policy, path, one.event)
+    rehearsed = [observation for observation in recording.observations if recording.rehearsed(observation)]
+    dangerous = [observation for observation in rehearsed if needs_a_person(observation)]
+    denied = [observation for observation in dangerous if not evaluate(policy, observation.event).allows]
+    if denied:
+        yield f"not added by learn, which saw {plural(len(denied), 'call')} in rehearsals alone:"
+    for observation in denied:
+        yield f"  {format_call(observation.event)}"
+        yield f"    {printable(observation.executable)}, when {printable(recording.rehearsed(observation)[0])}"
+        advice = advise(policy, path, observation.event)
         yield f"    {advice.what}"

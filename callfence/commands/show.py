@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.shared.inputs import content, document, is_program, judged, program
+from callfence.shared.inputs import content, document, is_program, program, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from policygen.filter import bpf
@@ -47,10 +47,10 @@ def main(arguments: list[str]) -> int:
     command = parser()
     options = command.parse_args(arguments)
     if options.write or options.check:
-        return max(judged("show", partial(_rewrite, name, check=options.check)) for name in options.policies)
+        return max(run_command("show", partial(_rewrite, name, check=options.check)) for name in options.policies)
     if len(options.policies) > 1:
         command.error("give one POLICY; --write and --check take several")
-    return judged("show", lambda: _show(options.policies[0], options))
+    return run_command("show", lambda: _show(options.policies[0], options))
 
 
 def _rewrite(name: str, *, check: bool) -> int:
@@ -103,6 +103,6 @@ def _implied(name: str, policy: Resolved) -> int:
         print(f"# {name}: no implied set")
     for (arch, number), rows in policy.added.items():
         for row in rows:
-            given = f" [{', '.join(sorted(row.given))}]" if row.given else ""
-            print(f"# {row.why}{given}\n{on_one_line(arch, number, row.entry)}")
+            capabilities = f" [{', '.join(sorted(row.given))}]" if row.given else ""
+            print(f"# {row.why}{capabilities}\n{on_one_line(arch, number, row.entry)}")
     return 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.enforcing import cache, filters
-from callfence.enforcing.compile import kept, misfit
+from callfence.enforcing.compile import check_cached, misfit
 from callfence.enforcing.sealed import is_bundle, unbundle
-from callfence.shared.inputs import content, document, is_program, judged, program
+from callfence.shared.inputs import content, document, is_program, program, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
 from policygen.evaluate import answer
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
         except (UnsupportedError, TooComplexError) as error:
             raise UserError(f"{options.bpf or options.file}: nothing is proved: {error}") from error
 
-    return judged("verify", work)
+    return run_command("verify", work)
 
 
 def _compiled(name: str, policy: Policy) -> int:
@@ -83,10 +83,10 @@ def _compiled(name: str, policy: Policy) -> int:
                 raise UserError(f"{name}: {error}") from error
         which = f"the filter of {phase}" if policy.phases else "the filter"
         proved.append(f"proved: {which} ({lengths[0]} instructions; {lengths[1]} with reports) is the policy, for every call")
-    kept = [found for variant in filters.VARIANTS if (found := cache.load(name, variant, read))] if name != "-" else []
-    for found in kept:
-        if wrong := misfit(found):
-            print(f"not the policy: the filter that is kept for it ({found.variant}): {wrong}")
+    cached = [filter_ for variant in filters.VARIANTS if (filter_ := cache.load(name, variant, read))] if name != "-" else []
+    for filter_ in cached:
+        if wrong := misfit(filter_):
+            print(f"not the policy: the filter that is kept for it ({filter_.variant}): {wrong}")
             return 1
     print("\n".join(proved))
     return 0
@@ -94,10 +94,10 @@ def _compiled(name: str, policy: Policy) -> int:
 
 def _bundled(name: str, data: bytes) -> int:
     try:
-        found = unbundle(data)
+        filters_ = unbundle(data)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
-    wrong = {variant: text for variant, made in found.items() if (text := misfit(made))}
+    wrong = {variant: text for variant, filter_ in filters_.items() if (text := misfit(filter_))}
     for variant, text in wrong.items():
         print(f"{name}: not the policy ({variant}): {text}")
     if not wrong:
@@ -108,7 +108,7 @@ def _bundled(name: str, data: bytes) -> int:
 def _cached() -> int:
     """1 if one that is used does not fit; what is not used is named."""
     status = count = 0
-    for file, policy, wrong in kept():
+    for file, policy, wrong in check_cached():
         if wrong:
             print(f"{file} of {printable(policy)}: {wrong}")
             status |= not wrong.startswith("not used")

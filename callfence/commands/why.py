@@ -7,15 +7,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.companion import seen
+from callfence.companion import load_evidence
 from callfence.judging.files import is_about_files, is_file_name, origin_lines, print_grants
 from callfence.judging.sites import Site, Symbols, columns_of, site_lines, widened
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.inputs import document as read
-from callfence.shared.inputs import judged, tell
+from callfence.shared.inputs import print_error, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import command_line, ending, on_one_line, plural, printable
-from enforcer.reporting.advice import advise
+from enforcer.reporting.verdict import advise
 from policygen.errors import did_you_mean
 from policygen.grants import WORDS
 from policygen.holds import holds
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """0; 1 if the policy has no entry for the call, or denies it, or does not grant the right; 2 for bad input."""
     options = parser().parse_args(arguments)
-    return judged("why", lambda: _why(options))
+    return run_command("why", lambda: _why(options))
 
 
 def _why(options: argparse.Namespace) -> int:
@@ -92,27 +92,28 @@ def _why(options: argparse.Namespace) -> int:
         status = _denial(options.policy, document, event)
         _print_place(options)
         return status
-    known = seen("why", options.policy, document, options.recording)
-    if not known.file:
+    evidence = load_evidence("why", options.policy, document, options.recording)
+    if not evidence.file:
         path = recording_path(options.policy)
-        tell(f"callfence why: {path}: there is no recording, and no {companion_path(options.policy).name}: nothing is known")
+        companion = companion_path(options.policy).name
+        print_error(f"callfence why: {path}: there is no recording, and no {companion}: nothing is known")
     if is_about_files(options.about or ""):
-        return _files(document, known.recording, options.about, options.policy)
-    status = _rules(document, known.recording, options)
+        return _files(document, evidence.recording, options.about, options.policy)
+    status = _rules(document, evidence.recording, options)
     if not options.about:
-        _files(document, known.recording, "", options.policy)
-    if is_companion(known.recording):
-        _say(f"from {known.file}: a recording would also have counts and runs")
+        _files(document, evidence.recording, "", options.policy)
+    if is_companion(evidence.recording):
+        _say(f"from {evidence.file}: a recording would also have counts and runs")
     return status
 
 
 def _files(document: Document, recording: Recording, line: str, policy: Path) -> int:
     """The same of the lines about files and ports; 1 if there is none, or not this one."""
-    found = [*origin_lines(document, recording, line)]
-    _say(*found)
-    if not found and line:
+    lines = [*origin_lines(document, recording, line)]
+    _say(*lines)
+    if not lines and line:
         _say(f"{line}: the policy has no such line; `callfence why {policy} PATH` says what its lines grant")
-    return int(not found)
+    return int(not lines)
 
 
 def _rules(document: Document, recording: Recording, options: argparse.Namespace) -> int:
@@ -123,12 +124,12 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
     if name and not any(name in table(arch).by_name for arch in arches):
         hint = did_you_mean(name, table(arches[0]).by_name)
         raise UserError(f"no syscall is named {name}{': ' if hint else ''}{hint}")
-    found = [
-        one
+    rules = [
+        rule
         for arch in arches
         for number in policy.entries.get(arch, {})
         if name in ("", table(arch).by_number[number].name)
-        for one in provenance(document, recording, arch, number)
+        for rule in provenance(document, recording, arch, number)
     ]
     implied = [
         line
@@ -138,20 +139,20 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         if not _says(policy.entries[arch].get(number), row)
         for line in _implied(row, policy.implied)
     ]
-    if not found and not implied:
+    if not rules and not implied:
         _say(f"{name or options.policy}: no entry, so the default: {format_action(policy.default)}")
         return 1
     arch = None
     symbols = Symbols()
-    for one in found:
-        if len(policy.entries) > 1 and one.arch is not arch:
-            arch = one.arch
+    for rule in rules:
+        if len(policy.entries) > 1 and rule.arch is not arch:
+            arch = rule.arch
             _say(f"arch {arch}", "")
-        _say(*_lines(one, recording, symbols), "")
+        _say(*_lines(rule, recording, symbols), "")
     if implied:
         _say(*implied, "")
-    if found:
-        _say(*_runs(found, recording), *symbols.problems())
+    if rules:
+        _say(*_runs(rules, recording), *symbols.problems())
     return 0
 
 
@@ -163,36 +164,36 @@ def _says(entry: Entry | None, row: Row) -> bool:
 def _implied(row: Row, version: int) -> Iterator[str]:
     """The lines about one row of the implied set."""
     yield on_one_line(row.arch, row.number, row.entry)
-    given = f", which the policy grants: {', '.join(sorted(row.given))}" if row.given else ""
-    yield f"  implied {version}: {row.why}{given}"
+    capabilities = f", which the policy grants: {', '.join(sorted(row.given))}" if row.given else ""
+    yield f"  implied {version}: {row.why}{capabilities}"
 
 
-def _lines(one: Provenance, recording: Recording, symbols: Symbols) -> Iterator[str]:
+def _lines(rule: Provenance, recording: Recording, symbols: Symbols) -> Iterator[str]:
     """The lines about one rule."""
-    yield on_one_line(one.arch, one.number, one.rule)
-    calls, runs = sum(each.calls for each in one.observations), columns_of(one.observations)
-    if one.note:
-        yield f"  {one.note}"
-    if one.observations:
+    yield on_one_line(rule.arch, rule.number, rule.rule)
+    calls, runs = sum(observation.calls for observation in rule.observations), columns_of(rule.observations)
+    if rule.note:
+        yield f"  {rule.note}"
+    if rule.observations:
         numbers = ", ".join(str(column + 1) for column in runs)
-        origin = "seen" if one.note else str(one.origin)
+        origin = "seen" if rule.note else str(rule.origin)
         counted = f"; at least {plural(calls, 'call')} in run{'s' if len(runs) > 1 else ''} {numbers}"
         yield f"  {origin}{'' if is_companion(recording) else counted}"
-        told = [recording.rehearsed(each) for each in one.observations]
-        if all(told):
-            yield f"  only rehearsed: {'; '.join(dict.fromkeys(which for those in told for which in those))}"
-        yield from site_lines(one.observations, recording, symbols)
-    elif one.origin in (Origin.UNSEEN, Origin.PORTABLE):
-        yield f"  {one.origin}"
-    if one.widenings and one.rule.action.allows:
-        yield f"  wider than seen: {widened(one)}"
+        rehearsals = [recording.rehearsed(observation) for observation in rule.observations]
+        if all(rehearsals):
+            yield f"  only rehearsed: {'; '.join(dict.fromkeys(name for names in rehearsals for name in names))}"
+        yield from site_lines(rule.observations, recording, symbols)
+    elif rule.origin in (Origin.UNSEEN, Origin.PORTABLE):
+        yield f"  {rule.origin}"
+    if rule.widenings and rule.rule.action.allows:
+        yield f"  wider than seen: {widened(rule)}"
 
 
-def _runs(found: Sequence[Provenance], recording: Recording) -> Iterator[str]:
+def _runs(rules: Sequence[Provenance], recording: Recording) -> Iterator[str]:
     """The runs that the rules come from."""
     if is_companion(recording):
         return
-    columns = columns_of([each for one in found for each in one.observations])
+    columns = columns_of([observation for rule in rules for observation in rule.observations])
     for column in columns:
         run = recording.runs[column]
         rehearsed = f"  rehearsed: {run.rehearsed}" if run.rehearsed else ""
@@ -205,29 +206,30 @@ def _denial(path: Path, document: Document, event: Event) -> int:
     policy = document.policy
     arch = Arch.from_audit(event.arch)
     assert arch is not None
-    answers = [(name, explain(one, event)) for name, one in phase_policies(policy)]
-    denying = [name for name, one in answers if not one.action.allows]
+    answers = [(name, explain(of_phase, event)) for name, of_phase in phase_policies(policy)]
+    denying = [name for name, of_phase in answers if not of_phase.action.allows]
     policy = in_phase(policy, denying[0]) if denying and policy.phases else policy
-    found = explain(policy, event)
+    explanation = explain(policy, event)
     _say(format_call(event))
-    for name, one in answers:
-        _say(f"  the policy says{f' in {name}' if document.policy.phases else ''}: {format_action(one.action)}")
+    for name, of_phase in answers:
+        _say(f"  the policy says{f' in {name}' if document.policy.phases else ''}: {format_action(of_phase.action)}")
     if arch not in policy.entries:
         _say(f"  it has no section `arch {arch}`")
-    elif found.action.allows and (row := _row(policy, event)):
+    elif explanation.action.allows and (row := _row(policy, event)):
         _say(*(f"  {line}" for line in _implied(row, policy.implied)))
-    elif found.entry is None:
+    elif explanation.entry is None:
         _say("  it has no entry for the call, so this is its default")
-    elif found.nearest is None or not found.failing:
-        _say(f"  its entry says so: {on_one_line(arch, event.number, found.entry)}")
+    elif explanation.nearest is None or not explanation.failing:
+        _say(f"  its entry says so: {on_one_line(arch, event.number, explanation.entry)}")
     else:
-        _say(f"  nearest rule: {on_one_line(arch, event.number, Entry(found.nearest, found.entry.action))}")
-        known = determined(conjuncts(found.nearest), ())
-        for part in found.failing:
+        _say(f"  nearest rule: {on_one_line(arch, event.number, Entry(explanation.nearest, explanation.entry.action))}")
+        selectors = determined(conjuncts(explanation.nearest), ())
+        for part in explanation.failing:
             index = first_argument(part)
             value = table(arch).by_number[event.number].arguments[index].name
-            _say(f"  fails: {format_expression(arch, event.number, part, known)}, for {value} is {_value(event, index)}")
-    if found.action.allows:
+            text = format_expression(arch, event.number, part, selectors)
+            _say(f"  fails: {text}, for {value} is {_value(event, index)}")
+    if explanation.action.allows:
         return 0
     _say(f"  {advise(policy, str(path), event).what}")
     return 1
@@ -249,8 +251,8 @@ def _print_place(options: argparse.Namespace) -> None:
     site = Site.parse(named[1]) if named and path.exists() else None
     if site is None:
         return
-    recorded = {Site.parse(seen.site) for seen in recording_file.load(path).observations}
-    files = {replace(one, offset=site.offset) for one in recorded if one and one.is_in(site.file)}
+    recorded = {Site.parse(observation.site) for observation in recording_file.load(path).observations}
+    files = {replace(place, offset=site.offset) for place in recorded if place and place.is_in(site.file)}
     if len(files) == 1:
         symbols = Symbols()
         if name := symbols.name(files.pop()):

@@ -1,32 +1,38 @@
-"""Compiled filters kept between runs: proving one takes longer than most programs do.
+"""Compiled filters of earlier starts: proving one takes longer than most programs run.
 
-A filter counts only if all that it was made from is byte for byte what it is now: the policy, each file it includes, and
-the code that compiles.  There are two places.  What root has put into /var/cache/callfence (`callfence compile`) is as
-trustworthy as root.  A user's own cache is signed with a secret that the kernel keeps (`callfence.enforcing.keyring`), so a
-confined program that can write there cannot make a filter that counts, unless its policy allows keyctl(2); where the kernel
-has no keyrings, there is a checksum only, and `callfence doctor` says so.  A cache that cannot be used is no error; if it is
-because of the secret, `enforce` says so.
+A filter counts only if all that it was made from is byte for byte what it is now: the policy, each file it includes, and the
+code that compiles.  There are two places.  What root has put into /var/cache/callfence (`callfence compile`) is as trustworthy
+as root.  A user's own cache is signed with a secret in the user's keyring, which a confined program cannot read unless its
+policy allows keyctl(2).  With add_key(2) alone it can neither write the key, which takes a permission that ours does not have,
+nor make one that counts: a key has the permissions that are checked only after keyctl(2).  Where the kernel has no keyrings,
+there is a checksum only, and `callfence doctor` says so.  A cache that cannot be used is no error; if it is because of the
+secret, `enforce` says so.
 
 On the way to every start of `enforce`, so nothing is imported that takes a millisecond.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
-from zlib import crc32
 
-from callfence.enforcing.sealed import Compiled, is_sealed, seal, unseal
+from callfence import start
+from callfence.enforcing.sealed import Compiled, digest, is_sealed, seal, unseal
+from enforcer import kernel
 from enforcer.errors import EnforceError
+from tracer import TYPE_CHECKING, linux
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
 SYSTEM = "/var/cache/callfence"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 _COMPILES = (f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi")
+NOT_COMPILING = ("__pycache__", "completeness", "formats", "lint", "merging", "review")
+"""Folders of policygen of which nothing is imported to compile a policy: looking at each file takes 3 us of a start."""
 _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
 
 
@@ -43,15 +49,13 @@ class _Place:
         self.signed = signed
 
     def secret(self) -> bytes:
-        """Raises `callfence.enforcing.keyring.SecretError`."""
+        """Raises `SecretError`."""
         if not self.signed:
             return b""
-        from callfence.enforcing import keyring
-
-        return keyring.secret()
+        return secret()
 
     def content(self, name: str) -> bytes:
-        """OSError, or ValueError for a file that another user could have written."""
+        """Return the content of a file.  Raises OSError, or ValueError if another user could have written it."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(name, flags, dir_fd=self.descriptor)
         with open(descriptor, "rb") as file:
@@ -61,6 +65,7 @@ class _Place:
             return file.read()
 
     def write(self, name: str, content: bytes) -> None:
+        """Replace a file of the folder.  Raises OSError."""
         temporary = f"{name}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, self.file_mode, dir_fd=self.descriptor)
@@ -74,32 +79,27 @@ class _Place:
 
 
 def load(path: str, variant: str, read: Callable[[str], bytes], problems: dict[str, None] | None = None) -> Compiled | None:
-    """The filter kept for a variant of a policy, if everything it was made from is unchanged.
+    """Return the cached filter for a variant of a policy, if everything it was made from is unchanged.
 
-    `read` gives a file's content, and raises OSError.  What is wrong with the secret is added to `problems`: then the user's
+    `read` returns a file's content, and raises OSError.  What is wrong with the secret is added to `problems`: then the user's
     cache is not used.
     """
-    for opened in (_system, _own):
-        place = opened()
-        if place is None:
-            continue
+    for place in _places():
         try:
             secret = place.secret()
-            made_by, found = unseal(place.content(_name(path, variant)), secret)
-            is_it = found.variant == variant and _absolute(found.sources[0][0]) == _absolute(path)
-            if is_it and made_by == compiler() and all(read(name) == text for name, text in found.sources):
-                return found
+            made_by, filter_ = unseal(place.content(_name(path, variant)), secret)
+            is_it = filter_.variant == variant and _absolute(filter_.sources[0][0]) == _absolute(path)
+            if is_it and made_by == compiler() and all(read(name) == text for name, text in filter_.sources):
+                return filter_
         except (OSError, ValueError):
             continue
         except EnforceError as error:
             _add(problems, error)
-        finally:
-            os.close(place.descriptor)
     return None
 
 
 def store(compiled: Compiled, problems: dict[str, None] | None = None) -> None:
-    """Keep a filter in the user's cache.  Nothing happens where that is not possible, but as with `load`."""
+    """Write a filter into the user's cache, if that is possible; what is wrong with the secret is added to `problems`."""
     try:
         _store(compiled, _own(create=True))
     except OSError:
@@ -109,67 +109,58 @@ def store(compiled: Compiled, problems: dict[str, None] | None = None) -> None:
 
 
 def store_for_all(compiled: Compiled) -> str:
-    """Keep a filter for all users, as root; the file.  Raises OSError."""
+    """Write a filter into the cache for all users, as root, and return the file.  Raises OSError."""
     os.makedirs(SYSTEM, 0o755, exist_ok=True)
     return _store(compiled, _system())
 
 
-def kept() -> Iterator[tuple[str, Compiled | ValueError]]:
-    """Each file in both caches, with the filter in it or what is wrong with it.  Filters of another compiler, which are not
-    used, are left out."""
+def all_filters() -> Iterator[tuple[str, Compiled | ValueError]]:
+    """Yield each file in both caches with its filter, or with what is wrong with it.  Filters of another compiler, which are
+    not used, are left out."""
     current = compiler()
-    for opened in (_system, _own):
-        place = opened()
-        if place is None:
-            continue
+    for place in _places():
         try:
             secret = place.secret()
         except EnforceError as error:
             yield place.path, ValueError(str(error))
-            os.close(place.descriptor)
             continue
-        for name in sorted(os.listdir(place.descriptor)):
-            if not name.endswith(".filter"):
-                continue
-            shown = f"{place.path}/{name}"
+        for name in sorted(name for name in os.listdir(place.descriptor) if name.endswith(".filter")):
+            file = f"{place.path}/{name}"
             try:
                 content = place.content(name)
                 if not is_sealed(content):
                     continue  # of another version
-                made_by, found = unseal(content, secret)
+                made_by, filter_ = unseal(content, secret)
             except OSError:
                 continue  # it has gone
             except ValueError as error:
-                yield shown, error
+                yield file, error
             else:
                 if made_by == current:
-                    yield shown, found
-        os.close(place.descriptor)
+                    yield file, filter_
 
 
 def is_signed() -> bool:
-    """Whether the kernel keeps a secret for the user's cache.  Raises `callfence.enforcing.keyring.SecretError`."""
-    from callfence.enforcing import keyring
-
-    return bool(keyring.secret())
+    """Whether the kernel keeps a secret for the user's cache.  Raises `SecretError`."""
+    return bool(secret())
 
 
 def compiler() -> bytes:
-    """What identifies the code that compiles: the versions of it and of Python, and when it was installed; in a checkout,
-    every file's size and time of change."""
-    from callfence.version import __file__, __version__
-
-    paths = [__file__]
+    """Return what identifies the code that compiles: the versions of it and of Python, and when it was installed; in a
+    checkout, every file's size and time of change."""
+    status = os.stat(start.__file__)
+    files = [("", status.st_mtime_ns, status.st_size)]
     if os.path.exists(f"{_ROOT}/pyproject.toml"):
         folders = [*_COMPILES]
         for folder in folders:
             for entry in os.scandir(folder):
-                if entry.is_dir():
+                name = entry.name
+                if name.endswith((".py", ".tsv")):
+                    status = entry.stat()
+                    files.append((entry.path, status.st_mtime_ns, status.st_size))
+                elif "." not in name and name not in NOT_COMPILING:
                     folders.append(entry.path)
-                elif entry.name.endswith((".py", ".tsv")):
-                    paths.append(entry.path)
-    known = [(path, int(status.st_mtime), status.st_size) for path in sorted(paths) for status in (os.stat(path),)]
-    return f"{__version__} {sys.version} {known}".encode()
+    return f"{start.__version__} {sys.version} {sorted(files)}".encode()
 
 
 def _store(compiled: Compiled, place: _Place | None) -> str:
@@ -199,7 +190,17 @@ def _name(path: str, variant: str) -> str:
     A collision costs a compilation.
     """
     whole = os.fsencode(f"{variant}\0{_absolute(path)}")
-    return f"{crc32(whole):08x}.filter"
+    return f"{digest(whole, size=4).hex()}.filter"
+
+
+def _places() -> Iterator[_Place]:
+    """Open the folders of filters, the system's first; each is closed when the next one is wanted."""
+    for opened in (_system, _own):
+        if place := opened():
+            try:
+                yield place
+            finally:
+                os.close(place.descriptor)
 
 
 def _system() -> _Place | None:
@@ -235,3 +236,80 @@ def _opened(path: str, owner: int, file_mode: int, *, signed: bool) -> _Place | 
 
 def _is_private(status: os.stat_result, owner: int) -> bool:
     return status.st_uid == owner and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+_SETPERM, _DESCRIBE, _LINK, _UNLINK, _SEARCH, _READ = 5, 6, 8, 9, 10, 11  # KEYCTL_*, linux/keyctl.h
+_USER_KEYRING = -4  # KEY_SPEC_USER_KEYRING: there is one for each user of a user namespace, and sessions do not matter
+_THREAD_KEYRING = -1  # KEY_SPEC_THREAD_KEYRING: no other process has it
+# The possessor and the user: view, read and search; the user too, since not every session possesses the keyring.
+_MAY_USE = 0x0B0B0000
+_MAY_LINK = 0x3B0B0000
+"""The possessor link and set permissions as well: of a key that is just being made."""
+_MAY_WRITE = 0x3F0B0000
+"""The possessor anything: what earlier versions of callfence gave."""
+_TYPE, _NAME, _SIZE = b"user", b"callfence:cache", 32
+_NO_KEYRINGS = (errno.ENOSYS, errno.EPERM)  # the kernel lacks them, or a container's filter denies them
+
+
+class SecretError(EnforceError):
+    """There is a key, or none can be made, and it is not known to be a secret: nothing that is signed with it counts."""
+
+
+def secret() -> bytes:
+    """Return the user's secret, made at the first call; b"" where the kernel, or a container's filter, has no keyrings.
+
+    Raises SecretError, which says how to go on."""
+    try:
+        key = _key() or _new_key()
+        problem, permissions = _key_problem(key)
+        if permissions == _MAY_WRITE and not problem:  # another program may have written it
+            key = _new_key()
+            problem, permissions = _key_problem(key)
+        if not problem and permissions not in (_MAY_USE, _MAY_LINK):
+            problem = f"has the permissions {permissions:08x} instead of {_MAY_USE:08x}, so another program may have made it"
+        content = (linux.c_char * _SIZE)()
+        if not problem and (length := _keyctl(_READ, key, content, _SIZE)) != _SIZE:
+            problem = f"has {length} bytes instead of {_SIZE}"
+    except OSError as error:
+        if error.errno in _NO_KEYRINGS:
+            return b""
+        raise SecretError(f"the key {_NAME.decode()} of the user's keyring cannot be used: {error.strerror}") from error
+    if problem:
+        remedy = f"`keyctl unlink {key} @u` removes it"
+        raise SecretError(f"the key {_NAME.decode()} ({key}) of the user's keyring {problem}; {remedy}")
+    return content.raw
+
+
+def _key() -> int:
+    """Return the number of the key; 0 if there is none.  Raises OSError."""
+    try:
+        return _keyctl(_SEARCH, _USER_KEYRING, _TYPE, _NAME, 0)
+    except OSError as error:
+        if error.errno != errno.ENOKEY:
+            raise
+        return 0
+
+
+def _new_key() -> int:
+    """Put a new secret in the place of what there is, and return the number of the key.  Raises OSError.
+
+    Until its permissions are set, the key is where no other process can add the same one, which would write it.  If
+    another `enforce` makes one at the same time, the last one counts."""
+    key = kernel.syscall("add_key", _TYPE, _NAME, os.urandom(_SIZE), _SIZE, _THREAD_KEYRING)
+    _keyctl(_SETPERM, key, _MAY_LINK)
+    _keyctl(_LINK, key, _USER_KEYRING)
+    _keyctl(_SETPERM, key, _MAY_USE)
+    _keyctl(_UNLINK, key, _THREAD_KEYRING)
+    return _keyctl(_SEARCH, _USER_KEYRING, _TYPE, _NAME, 0)
+
+
+def _key_problem(key: int) -> tuple[str, int]:
+    """Return why another user may know a key, or "", and its permissions (keyctl_describe(3)).  Raises OSError."""
+    text = (linux.c_char * 256)()
+    _keyctl(_DESCRIBE, key, text, 256)
+    _, owner, _, permissions, _ = text.value.split(b";", 4)
+    return "" if int(owner) == os.geteuid() else f"belongs to user {int(owner)}", int(permissions, 16)
+
+
+def _keyctl(operation: int, *arguments: Any) -> int:
+    return kernel.syscall("keyctl", operation, *arguments)

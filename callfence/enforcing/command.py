@@ -6,25 +6,20 @@ when the filter is in the cache.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import sys
 
 from callfence.enforcing import filters
-from callfence.version import __version__
-from enforcer import launch, program
-from enforcer.arming import nested
+from callfence.start import __version__
+from enforcer import confinement, kernel, launch
 from enforcer.arming.seized import HINT
-from enforcer.bpf import Filter
+from enforcer.bpf import Filter, notifying_filter
 from enforcer.errors import FAILED, EnforceError
-from enforcer.files import scope
-from enforcer.reporting.reporter import APPENDING, Reporter
-from tracer import linux
+from enforcer.reporting.reporter import Reporter, open_log
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import CallfenceError
 from tracer.linux import privilege_lost
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from collections.abc import Sequence
@@ -32,11 +27,8 @@ if TYPE_CHECKING:
 
     from callfence.enforcing.filters import Variant
     from callfence.enforcing.sealed import Compiled
-    from enforcer.arming.plan import Plan
-    from enforcer.arming.surroundings import Surroundings
     from enforcer.files.granted import Reach
     from enforcer.files.landlock import Confinement
-    from policygen.model import Policy
 
 DESCRIPTION = """\
 Run PROGRAM confined by its policy: it keeps its pid, terminal and exit status, and can make only the system calls
@@ -105,14 +97,12 @@ _CONFINEMENT = (
     "--explain", "--scope",
 )
 """The options about calls; the others are about the program's surroundings."""
-_EXECVE = 59  # asm/unistd_64.h
-_ARMS = ("now", "exec", "entry")  # the earlier, the stricter
-_LISTEN = ((linux.AUDIT_ARCH_X86_64, 50), (linux.AUDIT_ARCH_I386, 363))  # listen(2): asm/unistd_64.h, asm/unistd_32.h
-_SCOPES = ("signals", "sockets", "both", "none")
+_CHOICES = {names[-1]: value.split("|") for names, value, _ in OPTIONS if "|" in value}
+_LISTEN = linux.calls("listen")
 
 
 def parser() -> ArgumentParser:
-    """For --help, completions and manual pages: argparse is not loaded when a program is started."""
+    """Return the parser for --help, completions and manual pages: argparse is not loaded when a program is started."""
     import argparse
 
     from callfence.shared.options import add_helps
@@ -139,250 +129,218 @@ def parser() -> ArgumentParser:
     return parser
 
 
-class EnforceOptions:
-    """A command line that makes sense."""
-
-    __slots__ = ("argv", "given")
-
-    def __init__(self, given: dict[str, list[str]], argv: list[str]) -> None:
-        self.given = given
-        """The values of each option, in order; that of a flag is ""."""
-        self.argv = argv
-
-    def one(self, name: str) -> str:
-        """The value of an option; the last one counts, "" if there is none."""
-        return self.given[name][-1] if name in self.given else ""
-
-    @property
-    def surroundings(self) -> dict[str, list[str]]:
-        return {name: values for name, values in self.given.items() if name not in _CONFINEMENT}
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Becomes the program; returns only if it could not, with the exit status, having said why."""
+    """Become the program; return only if that is impossible, with the exit status, once the reason is printed."""
     launch.forget_interrupt_handler()
     arguments = sys.argv[1:] if arguments is None else arguments
-    if wanted := _wants_text(arguments):
+    if text := _help(arguments):
         try:
-            os.write(1, wanted.encode())
+            os.write(1, text.encode())
         except OSError as error:
             _say(f"enforce: standard output: {error.strerror}", 2)
             return FAILED
         return 0
-    environment = program.initial_environment()
+    environment = launch.initial_environment()
     stderr = 2 if _is_open(2) else -1
     try:
-        options = _parse(arguments)
-        _enforce(options, environment, stderr)
+        _Start(*_parse(arguments), environment, stderr).run()
     except CallfenceError as error:
         _say(f"enforce: {error}", stderr)
         return error.status if isinstance(error, EnforceError) else FAILED
 
 
-def _enforce(options: EnforceOptions, environment: list[bytes], stderr: int) -> NoReturn:
-    name = options.argv[0]
-    path = program.locate(os.fsencode(name), environment)  # what is mistyped has no policy either
-    is_quiet, is_audit = "--quiet-kernel" in options.given, "--audit" in options.given
-    strangers: dict[str, int] = {}
-    problems: dict[str, None] = {}
-    variant: filters.Variant = "silent" if is_quiet else "audit" if is_audit else "report"
-    compiled = _compiled(options, variant, strangers, problems)
-    arm = options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index)
-    deaf = untraced = ""
-    is_nested = nested.is_filtered()
-    if is_nested:
-        traces = arm != "now" or any(made.stages for made in compiled)
-        deaf, untraced = nested.problems(arm, listens=not is_quiet, traces=traces)
-    if deaf:
-        if is_audit:
-            raise EnforceError(f"--audit reports what it allows, which is not possible here: {deaf}")
-        loss = "neither explained nor logged" if "--log" in options.given else "not explained"
-        _say(f"enforce: {deaf}, so what is denied to {name} is {loss}: the kernel alone answers (--quiet-kernel)", stderr)
-        compiled = _compiled(options, "silent", strangers, problems)
-        is_quiet = True
-    if not (is_quiet or is_audit) and any(one.expects_listener for one in compiled):
-        # A chain of filters has one listener (seccomp(2), EBUSY): it is the program's.
-        compiled = _compiled(options, "silent", strangers, problems)
-        is_quiet = True
-        _say(f"enforce: {name} may listen to a filter of its own, so violations are not reported (--quiet-kernel)", stderr)
-    elif any(one.kills_itself for one in compiled):
-        _say(f"enforce: {name} may install filters, so calls that kill it are not explained; the kernel logs them", stderr)
-    for one in compiled:
-        if one.lacks_start:
-            what = "was learned from a process that ran already, and denies what a start needs"
-            _say(f"enforce: {one.sources[0][0]} {what}; `learn {name}` adds it", stderr)
-    for problem in problems:
-        _say(f"enforce: the policy is compiled at each start, because {problem}", stderr)
-    for file, owner in strangers.items():
-        _say(f"enforce: {file} belongs to user {owner}, who can change what it allows", stderr)
-    arm = options.one("--arm") or min((one.arm for one in compiled), key=_ARMS.index)
-    kept = _scope(options, compiled, stderr)
-    files, reach = _files(options, compiled, arm, kept, environment, stderr, is_quiet=is_quiet)
-    listens = files is not None and not is_quiet and files.confines_listen
-    reporter = None
-    if not is_quiet:
-        path_of_log = options.one("--log")
-        log, folder = _open_log(path_of_log) if path_of_log else (stderr, -1)
-        reporter = Reporter(
+class _Start:
+    """The start of a program: its policies, and what of them can be enforced and reported here."""
+
+    def __init__(self, options: dict[str, list[str]], argv: list[str], environment: list[bytes], stderr: int) -> None:
+        """`options`: the values of each option, in order; that of a flag is ""."""
+        self.options = options
+        self.argv = argv
+        self.environment = environment
+        self.stderr = stderr
+        self.name = argv[0]
+        self.is_quiet = "--quiet-kernel" in options
+        self.is_audit = "--audit" in options
+        self.owners: dict[str, int] = {}
+        """Files of other users that can change what a policy allows, each with its owner."""
+        self.problems: dict[str, None] = {}
+        """Why the user's cache of filters cannot be used."""
+
+    def run(self) -> NoReturn:
+        """Become the program.  Raises CallfenceError, and has run nothing."""
+        # Before the policies: a program whose name is mistyped has none either.
+        path = launch.locate(os.fsencode(self.name), self.environment)
+        policies = self._filters("silent" if self.is_quiet else "audit" if self.is_audit else "report")
+        is_nested = launch.is_filtered()
+        untraced = ""
+        if is_nested:
+            from enforcer.arming import nested
+
+            arm = self._arm(policies)
+            traces = arm != "now" or any(policy.stages for policy in policies)
+            unheard, untraced = nested.problems(arm, listens=not self.is_quiet, traces=traces)
+            if unheard:
+                policies = self._without_reports(unheard)
+        policies = self._warn(policies)
+        arm = self._arm(policies)
+        scope = self._scope(policies)
+        files, reach = self._files(policies, arm, scope)
+        listens = files is not None and not self.is_quiet and files.confines_listen
+        reporter = None if self.is_quiet else self._reporter(policies, scope, reach, listens=listens)
+        notified = sorted({*(reach.calls() if reach else ()), *(_LISTEN if listens else ())})
+        notifying = [notifying_filter(notified)] if notified else []
+        plan = None
+        if any(policy.stages for policy in policies):
+            silent = policies if self.is_quiet else self._filters("silent")
+            calls = frozenset(notified)
+            plan = filters.plan(policies, silent, notifying, is_quiet=self.is_quiet, is_audit=self.is_audit, notified=calls)
+            reporter = reporter or self._reporter(policies, "", None, listens=False)
+        programs = [*(policy.filter for policy in policies), *notifying]
+        if untraced:
+            arm = self._arm_untraced(arm, programs, untraced, is_followed=plan is not None)
+        if self.is_audit:
+            self._say("audit: nothing is enforced, violations are only reported")
+        if privilege_lost(path, os.geteuid(), os.getegid()):
+            self._say(f"{self.name} runs without the privilege of its set-id bits or capabilities (no_new_privs)")
+        surroundings = {name: values for name, values in self.options.items() if name not in _CONFINEMENT}
+        launch.run(
+            [os.fsencode(argument) for argument in self.argv],
+            self.environment,
+            programs,
+            arm,
+            reporter,
+            around=confinement.Surroundings(surroundings) if surroundings else None,
+            scope=scope if files is None or files.scope else "",
+            is_nested=is_nested,
+            files=files,
+            stderr=self.stderr,
+            plan=plan,
+            may_listen=all(policy.may_listen for policy in policies),
+        )
+
+    def _value(self, name: str) -> str:
+        """The value of an option; the last one counts, "" if there is none."""
+        return self.options.get(name, [""])[-1]
+
+    def _filters(self, variant: Variant) -> list[Compiled]:
+        """A variant of the filters of all policies, in the order in which they were named."""
+        given, check = self.options.get("--policy"), filters.trusting(self.owners)
+        if file := self._value("--compiled"):
+            default = filters.default_policy(self.name)
+            policy = given[0] if given else default if os.path.lexists(default) else None
+            return [filters.from_bundle(file, policy, variant, check)]
+        is_cached = "--no-cache" not in self.options
+        names = given or [filters.default_policy(self.name)]
+        return [filters.compiled(name, variant, check, cached=is_cached, problems=self.problems) for name in names]
+
+    def _arm(self, policies: Sequence[Compiled]) -> str:
+        """The moment at which the filters take effect: that of --arm, or the earliest of the policies', which is the
+        strictest."""
+        return self._value("--arm") or min((policy.arm for policy in policies), key=_CHOICES["--arm"].index)
+
+    def _without_reports(self, problem: str) -> list[Compiled]:
+        """The filters for a kernel that answers alone, since a problem keeps the helper from answering."""
+        if self.is_audit:
+            raise EnforceError(f"--audit reports what it allows, which is not possible here: {problem}")
+        loss = "neither explained nor logged" if "--log" in self.options else "not explained"
+        self._say(f"{problem}, so what is denied to {self.name} is {loss}: the kernel alone answers (--quiet-kernel)")
+        self.is_quiet = True
+        return self._filters("silent")
+
+    def _warn(self, policies: list[Compiled]) -> list[Compiled]:
+        """Print what the user must know of the policies; return their filters, others if the program may have the listener."""
+        if not (self.is_quiet or self.is_audit) and any(policy.expects_listener for policy in policies):
+            # A chain of filters has one listener (seccomp(2), EBUSY): it is the program's.
+            policies = self._filters("silent")
+            self.is_quiet = True
+            self._say(f"{self.name} may listen to a filter of its own, so violations are not reported (--quiet-kernel)")
+        elif any(policy.kills_itself for policy in policies):
+            self._say(f"{self.name} may install filters, so calls that kill it are not explained; the kernel logs them")
+        for policy in policies:
+            if policy.lacks_start:
+                what = "was learned from a process that ran already, and denies what a start needs"
+                self._say(f"{policy.sources[0][0]} {what}; `learn {self.name}` adds it")
+        for problem in self.problems:
+            self._say(f"the policy is compiled at each start, because {problem}")
+        for file, owner in self.owners.items():
+            self._say(f"{file} belongs to user {owner}, who can change what it allows")
+        return policies
+
+    def _scope(self, policies: Sequence[Compiled]) -> str:
+        """What reaches only processes of the program, by --scope or by the policies; "" where the kernel cannot restrict it."""
+        if option := self._value("--scope"):
+            words = {"none": "", "sockets": "abstract sockets", "both": "signals, abstract sockets"}.get(option, option)
+        else:
+            each = {word for policy in policies for word in policy.scope.split(", ") if word}
+            words = ", ".join(sorted(each, reverse=True))
+        if not words or kernel.landlock_abi() >= confinement.SINCE:
+            return words
+        if option:
+            needed = f"--scope needs Landlock's ABI {confinement.SINCE} (Linux 6.12)"
+            raise EnforceError(f"{needed}, and this kernel has {kernel.landlock_abi()}")
+        if words != "signals":
+            self._say(f"{words} also reach other processes (scope {words}): keeping them takes Linux 6.12")
+        return ""
+
+    def _files(self, policies: Sequence[Compiled], arm: str, scope: str) -> tuple[Confinement | None, Reach | None]:
+        """What the program can reach of files and ports, None if they are not confined; and the same to judge calls by, None
+        if these calls are not to be explained."""
+        confines, explains = any(policy.files for policy in policies), "--explain" in self.options
+        if not (confines or explains):
+            return None, None
+        from callfence.enforcing import files
+
+        rules = None
+        if confines and not self.is_audit:
+            best_effort, bits = "--best-effort" in self.options, confinement.bits(scope)
+            rules = files.confinement(policies, arm, bits, self.environment, best_effort=best_effort)
+            for remark in rules.remarks if rules else ():
+                self._say(remark)
+        if self.is_audit or explains:
+            why = "the policy has no lines about them" if not confines else "--quiet-kernel" if self.is_quiet else ""
+            if not why and (self.is_audit or (rules and rules.is_whole)):
+                return rules, files.reach(policies, arm, self.environment, is_audit=self.is_audit)
+            if explains:
+                self._say(f"--explain cannot report files or ports: {why or 'Landlock is not enforcing them'}")
+        return rules, None
+
+    def _reporter(self, policies: Sequence[Compiled], scope: str, reach: Reach | None, *, listens: bool) -> Reporter:
+        """What reports denied calls; with --quiet-kernel it reports none."""
+        path = "" if self.is_quiet else self._value("--log")
+        log, folder = open_log(path) if path else (-1 if self.is_quiet else self.stderr, -1)
+        return Reporter(
             log,
-            lambda: _policies(compiled),
-            json=bool(path_of_log),
-            audit=is_audit,
-            evidence="--no-evidence" not in options.given,
-            stderr=stderr,
+            lambda: [(policy.sources[0][0], filters.document(policy).policy) for policy in policies],
+            json=bool(path),
+            audit=self.is_audit,
+            evidence=not (self.is_quiet or "--no-evidence" in self.options),
+            stderr=self.stderr,
             folder=folder,
-            name=os.path.basename(path_of_log),
+            name=os.path.basename(path),
             reach=reach,
-            keeps_signals="signals" in kept,
+            keeps_signals="signals" in scope,
             listens=listens,
-            later=compiled[0].later,
+            later=policies[0].later,
         )
-    more: list[bytes] = []
-    asked = [*(reach.calls() if reach else ()), *(_LISTEN if listens else ())]
-    if asked:
-        from enforcer.shield import asking
 
-        more.append(asking(sorted({*asked})))
-    plan: Plan | None = None
-    if any(made.stages for made in compiled):
-        from callfence.enforcing import staged
+    def _arm_untraced(self, arm: str, programs: Sequence[bytes], problem: str, *, is_followed: bool) -> str:
+        """The moment at which filters take effect on a program that cannot be traced: before its execve, if they allow that.
 
-        silent = compiled if is_quiet else _compiled(options, "silent", strangers, problems)
-        plan = staged.plan(compiled, silent, more, is_quiet=is_quiet, is_audit=is_audit, asked=frozenset(asked))
-        later = compiled[0].later
-        reporter = reporter or Reporter(
-            -1, lambda: _policies(compiled), json=False, audit=False, evidence=False, later=later
-        )
-    filters_ = [*(made.filter for made in compiled), *more]
-    if untraced:
-        arm = _armed_before(name, arm, filters_, untraced, stderr, listens=not is_quiet, is_followed=plan is not None)
-    if is_audit:
-        _say("enforce: audit: nothing is enforced, violations are only reported", stderr)
-    if privilege_lost(path, os.geteuid(), os.getegid()):
-        _say(f"enforce: {name} runs without the privilege of its set-id bits or capabilities (no_new_privs)", stderr)
-    launch.run(
-        [os.fsencode(argument) for argument in options.argv],
-        environment,
-        filters_,
-        arm,
-        reporter,
-        around=_around(options),
-        scope=kept if files is None or files.scope else "",
-        is_nested=is_nested,
-        files=files,
-        stderr=stderr,
-        plan=plan,
-        may_listen=all(made.may_listen for made in compiled),
-    )
+        Raises EnforceError if it cannot be confined in that way."""
+        if is_followed:
+            raise EnforceError(f"{problem}: {self.name} cannot be followed through the phases of its policy")
+        execve = linux.AUDIT_ARCH_X86_64, linux.NUMBERS["execve"][0]
+        if arm == "entry" or not all(Filter(program).may_allow(*execve, reports=not self.is_quiet) for program in programs):
+            raise EnforceError(f"{problem}: {self.name} cannot be armed at its execve; {HINT}")
+        self._say(f"{problem}: {self.name} is confined before its execve instead (--arm now)")
+        return "now"
+
+    def _say(self, text: str) -> None:
+        _say(f"enforce: {text}", self.stderr)
 
 
-def _armed_before(
-    name: str, arm: str, filters_: Sequence[bytes], problem: str, stderr: int, *, listens: bool, is_followed: bool
-) -> str:
-    """The moment at which a program is armed that cannot be traced: before its execve, if the filters allow that.
-
-    Raises EnforceError if it cannot be confined so."""
-    if is_followed:
-        raise EnforceError(f"{problem}: {name} cannot be followed through the phases of its policy")
-    if arm == "entry" or not all(Filter(part).may_run(linux.AUDIT_ARCH_X86_64, _EXECVE, reports=listens) for part in filters_):
-        raise EnforceError(f"{problem}: {name} cannot be armed at its execve; {HINT}")
-    _say(f"enforce: {problem}: {name} is confined before its execve instead (--arm now)", stderr)
-    return "now"
-
-
-def _compiled(
-    options: EnforceOptions, variant: Variant, strangers: dict[str, int], problems: dict[str, None]
-) -> list[Compiled]:
-    files, check = options.given.get("--policy"), filters.trusting(strangers)
-    if file := options.one("--compiled"):
-        found = filters.found(options.argv[0])
-        policy = files[0] if files else found if os.path.lexists(found) else None
-        return [filters.from_bundle(file, policy, variant, check)]
-    is_cached = "--no-cache" not in options.given
-    names = files or [filters.found(options.argv[0])]
-    return [filters.compiled(one, variant, check, cached=is_cached, problems=problems) for one in names]
-
-
-def _files(
-    options: EnforceOptions,
-    compiled: Sequence[Compiled],
-    arm: str,
-    kept: str,
-    environment: Sequence[bytes],
-    stderr: int,
-    *,
-    is_quiet: bool,
-) -> tuple[Confinement | None, Reach | None]:
-    """What the policies let the program reach of files and ports, None if they confine none; and the same to judge calls by,
-    None if they are not to be explained."""
-    confining = [(one.sources[0][0], one.files) for one in compiled if one.files]
-    if arm == "entry" and confining:
-        from policygen.files.landlock import unfiltered
-
-        confining = [(name, unfiltered(rules)) for name, rules in confining]
-    is_audit, made = "--audit" in options.given, None
-    if confining and not is_audit:
-        from enforcer.files.landlock import Confinement, GrantError
-
-        try:
-            rules, best_effort = [files for _, files in confining], "--best-effort" in options.given
-            made = Confinement(rules, environment, best_effort=best_effort, scope=scope.bits(kept))
-        except GrantError as error:
-            raise EnforceError(f"{_place(compiled, error.path)}{error}") from error
-        for remark in made.remarks:
-            _say(f"enforce: {remark}", stderr)
-    if is_audit or "--explain" in options.given:
-        why = "the policy has no lines about them" if not confining else "--quiet-kernel" if is_quiet else ""
-        if not why and (is_audit or (made and made.is_whole)):
-            from enforcer.files.granted import Reach
-
-            return made, Reach(confining, environment, is_audit=is_audit)
-        if "--explain" in options.given:
-            _say(f"enforce: --explain cannot report files or ports: {why or 'Landlock is not enforcing them'}", stderr)
-    return made, None
-
-
-def _place(compiled: Sequence[Compiled], path: bytes) -> str:
-    """Where a policy has a line about a path, as `FILE:LINE: `; "" if it is not found again."""
-    from policygen.paths import PathError, canonical, encoded, unquoted
-
-    for name, content in (source for one in compiled for source in one.sources):
-        for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
-            word, _, rest = line.strip().partition(" ")
-            text = rest.partition('"')[2].rpartition('"')[0] if rest.startswith('"') else rest.partition(":")[0].strip()
-            try:
-                if word == "path" and encoded(canonical(unquoted(f'"{text}"') if rest.startswith('"') else text)) == path:
-                    return f"{name}:{number}: "
-            except PathError:
-                continue
-    return ""
-
-
-def _around(options: EnforceOptions) -> Surroundings | None:
-    given = options.surroundings
-    if not given:
-        return None
-    from enforcer.arming.surroundings import Surroundings
-
-    return Surroundings(given)
-
-
-def _scope(options: EnforceOptions, compiled: Sequence[Compiled], stderr: int) -> str:
-    """What reaches only processes of the program, by --scope or else by the policies; "" where the kernel cannot see to it."""
-    if option := options.one("--scope"):
-        words = {"none": "", "sockets": "abstract sockets", "both": "signals, abstract sockets"}.get(option, option)
-    else:
-        words = ", ".join(sorted({word for made in compiled for word in made.scope.split(", ") if word}, reverse=True))
-    if not words or scope.abi() >= scope.SINCE:
-        return words
-    if option:
-        raise EnforceError(f"--scope needs Landlock's ABI {scope.SINCE} (Linux 6.12), and this kernel has {scope.abi()}")
-    if words != "signals":
-        _say(f"enforce: {words} also reach other processes (scope {words}): keeping them takes Linux 6.12", stderr)
-    return ""
-
-
-def _wants_text(arguments: Sequence[str]) -> str:
+def _help(arguments: Sequence[str]) -> str:
+    """The text that the command line asks for instead of a program; "" if it asks for none."""
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
         from callfence.shared.options import short_help
@@ -393,9 +351,9 @@ def _wants_text(arguments: Sequence[str]) -> str:
     return f"enforce {__version__}\n" if first in ("-V", "--version") else ""
 
 
-def _parse(arguments: Sequence[str]) -> EnforceOptions:
-    """EnforceError, with the way out, for a mistake."""
-    given: dict[str, list[str]] = {}
+def _parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the values of each option, and the program with its arguments.  Raises EnforceError, with the way out."""
+    options: dict[str, list[str]] = {}
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "-":
         option = rest.pop(0)
@@ -407,9 +365,9 @@ def _parse(arguments: Sequence[str]) -> EnforceOptions:
         if name in _VALUED:
             if not separator and not rest:
                 raise EnforceError(f"{name} needs a value; `enforce --help` says which")
-            given.setdefault(_VALUED[name], []).append(value if separator else rest.pop(0))
+            options.setdefault(_VALUED[name], []).append(value if separator else rest.pop(0))
         elif option in _FLAGS:
-            given.setdefault(option, []).append("")
+            options.setdefault(option, []).append("")
         else:
             from policygen.errors import did_you_mean
 
@@ -417,40 +375,19 @@ def _parse(arguments: Sequence[str]) -> EnforceOptions:
             hint = hint or ("options of the program come after its name" if rest else "`enforce --help` lists them")
             raise EnforceError(f"unknown option {option}: {hint}")
     if not rest:
-        if any(name.isdecimal() for name in given.get("--policy", ())):
+        if any(name.isdecimal() for name in options.get("--policy", ())):
             raise EnforceError("no program given: -p names a policy here; `learn --pid PID` attaches to a process that runs")
         raise EnforceError("no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more")
-    for arm in given.get("--arm", ()):
-        if arm not in _ARMS:
-            raise EnforceError(f"--arm {arm}: must be now, exec or entry")
-    for text in given.get("--scope", ()):
-        if text not in _SCOPES:
-            raise EnforceError(f"--scope {text}: must be signals, sockets, both or none")
+    for option, words in _CHOICES.items():
+        for word in options.get(option, ()):
+            if word not in words:
+                raise EnforceError(f"{option} {word}: must be {', '.join(words[:-1])} or {words[-1]}")
     for other in ("--audit", "--log", "--explain"):
-        if other in given and "--quiet-kernel" in given:
+        if other in options and "--quiet-kernel" in options:
             raise EnforceError(f"{other} needs the helper process that --quiet-kernel goes without: give one of the two")
-    if "--compiled" in given and len(given.get("--policy", ())) > 1:
+    if "--compiled" in options and len(options.get("--policy", ())) > 1:
         raise EnforceError("--compiled is the filter of one policy: give one -p, or none")
-    return EnforceOptions(given, rest)
-
-
-def _policies(compiled: Sequence[Compiled]) -> list[tuple[str, Policy]]:
-    """The policies of the filters, by their files."""
-    return [(one.sources[0][0], filters.document(one).policy) for one in compiled]
-
-
-def _open_log(path: str) -> tuple[int, int]:
-    """The log, and its folder if it is a file there by its own name, which may be moved; else -1."""
-    try:
-        log = os.open(path, APPENDING | os.O_CREAT, 0o666)
-        status = os.fstat(log)
-        named = os.lstat(path)
-        if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (named.st_dev, named.st_ino):
-            return log, -1
-        return log, os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        reason = "nobody reads it" if error.errno == errno.ENXIO else error.strerror
-        raise EnforceError(f"the log {path} cannot be opened: {reason}") from error
+    return options, rest
 
 
 def _is_open(descriptor: int) -> bool:

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 from callfence.enforcing import cache, filters
 from callfence.enforcing.sealed import bundle
-from callfence.shared.inputs import judged
+from callfence.shared.inputs import run_command
 from callfence.shared.options import Parser
 from policygen.evaluate import answer
 from policygen.filter import bpf
 from policygen.filter.listener import expects_listener, may_install_filters, names_listener
 from policygen.filter.verify import meaning, verify
 from policygen.implied.resolve import resolved
-from policygen.language.document import included, parse
-from policygen.language.lexer import decode
 from policygen.language.naming import format_action, format_call
 from policygen.reading import read
 from policygen.recording import atomic
@@ -51,7 +49,7 @@ def main(arguments: list[str]) -> int:
     options = command.parse_args(arguments)
     if options.output and len(options.policies) > 1:
         command.error("-o takes the filters of one policy")
-    return judged("compile", lambda: _into_file(options) if options.output else _for_all(options.policies))
+    return run_command("compile", lambda: _into_file(options) if options.output else _for_all(options.policies))
 
 
 def _into_file(options: argparse.Namespace) -> int:
@@ -65,61 +63,54 @@ def _for_all(policies: list[str]) -> int:
     if os.geteuid() != 0:
         raise UserError(f"only root can fill {cache.SYSTEM}; -o FILE writes a file for `enforce --compiled FILE`")
     for policy in policies:
-        for made in _compiled(os.path.join(os.getcwd(), policy)):
-            file = cache.store_for_all(made)
-            print(f"{policy}: {made.variant}: {file}")
+        for filter_ in _compiled(os.path.join(os.getcwd(), policy)):
+            file = cache.store_for_all(filter_)
+            print(f"{policy}: {filter_.variant}: {file}")
     return 0
 
 
 def _compiled(policy: str) -> list[Compiled]:
     """Raises PolicyError, CompileError, OSError."""
-    sources = [(policy, read(policy))]
-    include = included(policy)
-
-    def reader(name: str) -> str:
-        text = include(name)
-        sources.append((name, text.encode()))
-        return text
-
-    document = parse(decode(sources[0][1], policy), policy, read=reader)
+    document, sources = filters.with_includes(policy, read(policy))
     return [filters.compiled_from(document, sources, variant) for variant in _VARIANTS]
 
 
-def misfit(made: Compiled) -> str:
-    """What a filter does that its policy does not say; '' if they are proved to be equal."""
+def misfit(filter_: Compiled) -> str:
+    """Return what a filter does that its policy does not say; '' if they are proved to be equal."""
     try:
-        document = filters.document(made)
+        document = filters.document(filter_)
         policy = document.policy
-        if made.variant == "warm":
-            same = filters.compiled_from(document, made.sources, "warm")
-            return "" if (same.filter, same.is_settled) == (made.filter, made.is_settled) else "it is not what is compiled now"
+        if filter_.variant == "warm":
+            same = filters.compiled_from(document, filter_.sources, "warm")
+            is_same = (same.filter, same.is_settled) == (filter_.filter, filter_.is_settled)
+            return "" if is_same else "it is not what is compiled now"
         facts = (str(policy.arm), expects_listener(policy), names_listener(policy), may_install_filters(resolved(policy)))
-        if (made.arm, made.expects_listener, made.may_listen, made.own_filters) != facts:
+        if (filter_.arm, filter_.expects_listener, filter_.may_listen, filter_.own_filters) != facts:
             return "it takes effect at another moment, or its listener differs from the policy"
-        if made.phases_optional != policy.phases_optional:
+        if filter_.phases_optional != policy.phases_optional:
             return "it treats a process that cannot enter its phase differently"
-        if made.scope != (policy.scope if made.variant in ("report", "silent") else ""):
+        if filter_.scope != (policy.scope if filter_.variant in ("report", "silent") else ""):
             return "it lets signals go elsewhere"
-        if made.files != filters.files_of(policy):
+        if filter_.files != filters.files_of(policy):
             return "it grants other files or ports"
-        report, audit = made.variant in ("report", "audit"), made.variant == "audit"
+        report, audit = filter_.variant in ("report", "audit"), filter_.variant == "audit"
         phases = filters.stages(policy, report=report, audit=audit)
-        if [phase.facts for phase in made.stages] != [phase.facts for phase in phases]:
+        if [phase.facts for phase in filter_.stages] != [phase.facts for phase in phases]:
             return "its phases are not what is compiled now"
-        wrong = verify(made.filter, policy, report=report, audit=audit)
+        wrong = verify(filter_.filter, policy, report=report, audit=audit)
     except (CallfenceError, KeyError) as error:
         return f"nothing is proved: {error}"
     if wrong is None:
         return ""
     expected = answer(meaning(resolved(policy), report=report, audit=audit)[0], wrong)
-    answers = f"{bpf.action_text(bpf.run(made.filter, wrong))}, and the policy {format_action(expected)}"
+    answers = f"{bpf.action_text(bpf.run(filter_.filter, wrong))}, and the policy {format_action(expected)}"
     return f"to {format_call(wrong)} it answers {answers}"
 
 
-def kept() -> Iterator[tuple[str, str, str]]:
-    """Each filter in the caches: its file, its policy's, and what is wrong with it or ''."""
-    for file, found in cache.kept():
-        if isinstance(found, ValueError):
-            yield file, "?", f"not used: {found}"
+def check_cached() -> Iterator[tuple[str, str, str]]:
+    """Yield each filter in the caches: its file, its policy's, and what is wrong with it or ''."""
+    for file, filter_ in cache.all_filters():
+        if isinstance(filter_, ValueError):
+            yield file, "?", f"not used: {filter_}"
         else:
-            yield file, found.sources[0][0], misfit(found)
+            yield file, filter_.sources[0][0], misfit(filter_)

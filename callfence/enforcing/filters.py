@@ -10,19 +10,19 @@ import stat
 
 from callfence.enforcing import cache
 from callfence.enforcing.sealed import Compiled, unbundle
+from enforcer.bpf import chain, notifying_on_exit, without_listener
 from enforcer.errors import EnforceError
 from policygen import reading
+from tracer import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Literal
 
-    from enforcer.arming.plan import Stage
+    from enforcer.arming.plan import Plan, Stage
     from policygen.language.document import Document
     from policygen.model import Action, Policy
     from policygen.reading import Check
-
     Variant = Literal["report", "audit", "silent", "warm"]
 
 VARIANTS: tuple[Variant, ...] = ("report", "audit", "silent", "warm")
@@ -31,17 +31,19 @@ VARIANTS: tuple[Variant, ...] = ("report", "audit", "silent", "warm")
 def compiled(
     path: str, variant: Variant, check: Check | None = None, *, cached: bool = True, problems: dict[str, None] | None = None
 ) -> Compiled:
-    """`report`: a supervisor is asked about what falls to the default.  `audit`: and lets it run.  `silent`: the kernel alone
+    """Return a variant of a policy's filter, from the cache if nothing has changed since it was compiled.
+
+    `report`: a supervisor is notified of what falls to the default.  `audit`: and lets it run.  `silent`: the kernel alone
     answers.  `warm`: for recording, what the policy allows runs and everything else stops (`policygen.learning.warm`).
 
     `check` judges each file that is read; `problems` gets why the user's cache cannot be used (`cache.load`).  Raises
     EnforceError, PolicyError for a mistake in the policy, and what `check` does.
     """
-    known = cache.load(path, variant, lambda name: reading.read(name, check=check), problems) if cached else None
-    if known:
-        return known
+    cached_filter = cache.load(path, variant, lambda name: reading.read(name, check=check), problems) if cached else None
+    if cached_filter:
+        return cached_filter
     try:
-        source = [(path, reading.read(path, check=check))]
+        content = reading.read(path, check=check)
     except OSError as error:
         hint = "; `learn` writes one, -p names another" if isinstance(error, FileNotFoundError) else ""
         if hint and path.isdecimal():
@@ -50,33 +52,27 @@ def compiled(
     from policygen.errors import PolicyError
     from tracer.errors import CallfenceError
 
-    include = reading.below(path, check)
-
-    def read(name: str) -> bytes:
-        source.append((name, include(name)))
-        return source[-1][1]
-
     try:
-        document = parsed(path, source[0][1], read)
-        made = compiled_from(document, source, variant)
+        document, sources = with_includes(path, content, check)
+        new = compiled_from(document, sources, variant)
     except PolicyError:
         raise
     except CallfenceError as error:
-        from enforcer.arming.nested import is_filtered
+        from enforcer.launch import is_filtered
         from policygen.filter.libseccomp import LibseccompError
 
         remedy = f"; compile it beforehand: `callfence compile -o FILE {path}`, and `enforce --compiled FILE`"
         is_denied = isinstance(error, LibseccompError) and is_filtered()
         raise EnforceError(f"{path}: {error}{remedy if is_denied else ''}") from error
     if cached:
-        cache.store(made, problems)
+        cache.store(new, problems)
     if variant == "warm":  # learn looks at the policy again; a confined program's helper would keep it in memory
-        made.document = document
-    return made
+        new.document = document
+    return new
 
 
 def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], variant: Variant) -> Compiled:
-    """A variant of a policy that was read from `sources`.  Raises CompileError."""
+    """Compile a variant of a policy that was read from `sources`.  Raises CompileError."""
     from enforcer import later
 
     describing = later.files() if variant != "warm" else b""  # before what compiles is imported as well
@@ -121,7 +117,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
 
 def files_of(policy: Policy) -> bytes:
     """What a policy confines of files and ports, for `Compiled.files`, if the filter is there before the program runs:
-    whoever installs it later uses `landlock.unfiltered`."""
+    a filter that is installed later takes `landlock.unfiltered`."""
     from policygen.files.landlock import encode
     from policygen.files.ruleset import ruleset
 
@@ -135,7 +131,7 @@ def files_of(policy: Policy) -> bytes:
 
 
 def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
-    """The phases with their filters.  Raises CompileError if a process could not enter one for good."""
+    """Compile the phases of a policy.  Raises CompileError if a process could not enter one for good."""
     from enforcer.arming.plan import Stage
     from policygen.evaluate import answers
     from policygen.filter.compile import CompileError, compile_policy
@@ -147,24 +143,24 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
 
     if policy.phases and any(action.kind is ActionKind.NOTIFY for action in _actions(policy)):
         raise CompileError("it has phases and `notify`: a supervisor of its own and the helper would answer the same calls")
-    found = []
+    stages_ = []
     for phase in policy.phases:
         filter_ = compile_policy(policy, phase.name, report=report, audit=audit)
         triggers = [
-            (arch, call.number, one)
+            (arch, call.number, trigger)
             for arch in policy.entries
-            for one in phase.triggers
-            for name in calls_of(one)
+            for trigger in phase.triggers
+            for name in calls_of(trigger)
             if (call := table(arch).by_name.get(name))
         ]
         sets, meant = space(), resolved(policy, phase.name)
         allowed = any(action.may_allow for arch, number, _ in triggers for _, action in answers(sets, meant, arch, number))
         if not allowed and ENTER not in phase.triggers:
             raise CompileError(f"{phase.name} denies {', '.join(phase.triggers)}, with which a process enters it")
-        pairs = [(arch.audit, number) for arch, number, one in triggers if one not in (ENTER, NOTIFY)]
+        pairs = [(arch.audit, number) for arch, number, trigger in triggers if trigger not in (ENTER, NOTIFY)]
         is_entered, is_notified = ENTER in phase.triggers, NOTIFY in phase.triggers
-        found.append(Stage(phase.name, pairs, filter_, is_entered=is_entered, is_notified=is_notified))
-    return found
+        stages_.append(Stage(phase.name, pairs, filter_, is_entered=is_entered, is_notified=is_notified))
+    return stages_
 
 
 def _actions(policy: Policy) -> list[Action]:
@@ -178,38 +174,52 @@ def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -
     now; without a policy the file alone counts.
     """
     try:
-        found = unbundle(reading.read(file, check=check))[variant]
+        filter_ = unbundle(reading.read(file, check=check))[variant]
         current = None if policy is None else reading.read(policy, check=check)
     except (OSError, ValueError, KeyError) as error:
         raise EnforceError(f"--compiled {file}: {error.strerror if isinstance(error, OSError) else error}") from error
-    if current not in (None, found.sources[0][1]):
+    if current not in (None, filter_.sources[0][1]):
         raise EnforceError(f"{file} is not of {policy} as it is now: callfence compile -o {file} {policy}")
-    return found
+    return filter_
 
 
 def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
-    """The document in a file's content; `read` gives that of the files it includes.  Raises PolicyError."""
+    """Parse a file's content; `read` returns that of the files it includes.  Raises PolicyError."""
     from policygen.language.document import parse
     from policygen.language.lexer import decode
 
     return parse(decode(content, path), path, read=lambda name: decode(read(name), name))
 
 
-def document(made: Compiled) -> Document:
-    """The policy again, from the texts that its filter was compiled from."""
-    path, content = made.sources[0]
-    return parsed(path, content, dict(made.sources).__getitem__)
+def with_includes(path: str, content: bytes, check: Check | None = None) -> tuple[Document, list[tuple[str, bytes]]]:
+    """Parse a policy; return the document, with the name and content of each file that it was read from.
+
+    Raises PolicyError, and what `check` does."""
+    sources = [(path, content)]
+    include = reading.below(path, check)
+
+    def read(name: str) -> bytes:
+        sources.append((name, include(name)))
+        return sources[-1][1]
+
+    return parsed(path, content, read), sources
 
 
-def is_current(made: Compiled) -> bool:
+def document(filter_: Compiled) -> Document:
+    """Parse the policy again, from the texts that its filter was compiled from."""
+    path, content = filter_.sources[0]
+    return parsed(path, content, dict(filter_.sources).__getitem__)
+
+
+def is_current(filter_: Compiled) -> bool:
     """Whether those texts are still what the files hold."""
     try:
-        return all(reading.read(name) == text for name, text in made.sources)
+        return all(reading.read(name) == text for name, text in filter_.sources)
     except OSError:
         return False
 
 
-def found(name: str) -> str:
+def default_policy(name: str) -> str:
     """NAME.policy of the current folder, for a program of which no policy was named.
 
     EnforceError if it is in a folder where everybody can put one.
@@ -221,8 +231,8 @@ def found(name: str) -> str:
 
 
 def trusting(strangers: dict[str, int]) -> Check:
-    """The check of files that confine: EnforceError for one that everybody can write; the owner of another user's, root's
-    excepted, is noted in `strangers`.
+    """Return the check of files that confine: it raises EnforceError for a file that everybody can write, and notes in
+    `strangers` each file of another user than root with its owner.
     """
 
     def check(name: str, status: os.stat_result) -> None:
@@ -232,3 +242,61 @@ def trusting(strangers: dict[str, int]) -> Check:
             strangers[name] = status.st_uid
 
     return check
+
+
+def plan(
+    compiled: Sequence[Compiled],
+    silent: Sequence[Compiled],
+    notifying: list[bytes],
+    *,
+    is_quiet: bool,
+    is_audit: bool,
+    notified: frozenset[tuple[int, int]],
+) -> Plan:
+    """The plan of all policies: `compiled`, and `silent`, the same without a helper.
+
+    `notifying` are filters that the last phase has besides.  Raises EnforceError if more than one policy has phases, or if a
+    filter is too large."""
+    from enforcer.arming.plan import Plan
+
+    places = [place for place, policy in enumerate(compiled) if policy.stages]
+    if len(places) > 1:
+        raise EnforceError("several policies have phases: a program enters those of one, so take them out of the others")
+    place = places[0]
+    may_listen = all(policy.may_listen for policy in compiled)
+    # The program's own listener would be asked where a filter of ours, which has none, gives the same answer.
+    has_own_filters = any(policy.own_filters for policy in compiled)
+    reports = not is_quiet
+    stages: list[Stage] = []
+    try:
+        start = chain([policy.filter for policy in compiled], reports=reports)
+        alone = chain([policy.filter for policy in silent]) if has_own_filters else b""
+    except ValueError as error:
+        raise EnforceError(str(error)) from error
+    for stage, other in zip(compiled[place].stages, silent[place].stages, strict=True):
+        is_last = stage is compiled[place].stages[-1]
+        try:
+            without = chain(_with(silent, place, other.filter)) if is_last or has_own_filters else b""
+            whole = chain([*_with(compiled, place, stage.filter), *notifying * is_last], reports=reports)
+        except ValueError as error:
+            raise EnforceError(f"{stage.name}: {error}") from error
+        if is_last and is_audit:
+            whole = notifying_on_exit(whole)
+        elif not (may_listen or is_audit):
+            whole, without = without_listener(whole), without and without_listener(without)
+        stages.append(stage.with_filters(whole, without))
+    return Plan(
+        start,
+        alone,
+        stages,
+        is_quiet=is_quiet,
+        is_audit=is_audit,
+        is_optional=compiled[place].phases_optional,
+        has_own_filters=has_own_filters,
+        notified=notified,
+    )
+
+
+def _with(compiled: Sequence[Compiled], place: int, filter_: bytes) -> list[bytes]:
+    """The filters of all policies, that of one of them replaced."""
+    return [filter_ if number == place else policy.filter for number, policy in enumerate(compiled)]

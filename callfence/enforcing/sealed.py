@@ -12,7 +12,8 @@ try:
 except ImportError:
     from hashlib import blake2b
 
-TYPE_CHECKING = False
+from tracer import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -89,7 +90,7 @@ class Compiled:
 
 
 def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool = False) -> bytes:
-    """The content of a file; `made_by` identifies the code that compiled, and `secret` may be b"".
+    """Return the content of a file; `made_by` identifies the code that compiled, and `secret` may be b"".
 
     `is_shipped`: it may be used on another machine."""
     from enforcer.later import without_digests
@@ -102,18 +103,20 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool 
     for name, text in compiled.sources:
         fields += [os.fsencode(name), text]
     body = _joined(fields)
-    return _MAGIC + _signature(body, secret) + body
+    return _MAGIC + digest(body, key=secret) + body
 
 
 def is_sealed(content: bytes) -> bool:
+    """Whether a file was written by `seal`, by its first bytes."""
     return content.startswith(_MAGIC)
 
 
 def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
-    """The `made_by` and the filter of what `seal` wrote with the same secret; ValueError for any other content."""
+    """Return the `made_by` and the filter of what `seal` wrote with the same secret.  Raises ValueError for any other
+    content."""
     start = len(_MAGIC) + _SIGNATURE
     body = content[start:]
-    if content[:start] != _MAGIC + _signature(body, secret):
+    if content[:start] != _MAGIC + digest(body, key=secret):
         raise ValueError("it is damaged, or was not written by callfence")
     fields = _split(body)
     made_by, variant, arm, *rest = fields
@@ -153,27 +156,29 @@ def _stage(fields: Sequence[bytes]) -> Stage:
 
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:
-    """A file with several variants of one policy, for `enforce --compiled`, here or on another machine."""
-    return _BUNDLE + _joined([seal(one, made_by, b"", is_shipped=True) for one in variants])
+    """Return a file with several variants of one policy, for `enforce --compiled`, here or on another machine."""
+    return _BUNDLE + _joined([seal(variant, made_by, b"", is_shipped=True) for variant in variants])
 
 
 def is_bundle(content: bytes) -> bool:
+    """Whether a file was written by `bundle`, by its first bytes."""
     return content.startswith(_BUNDLE)
 
 
 def unbundle(content: bytes) -> dict[str, Compiled]:
-    """The filters that `bundle` wrote, by variant; ValueError for any other content."""
+    """Return the filters that `bundle` wrote, by variant.  Raises ValueError for any other content."""
     if not is_bundle(content):
         raise ValueError("it was not written by `callfence compile -o`")
-    return {one.variant: one for one in (unseal(part, b"")[1] for part in _split(content[len(_BUNDLE) :]))}
+    return {filter_.variant: filter_ for filter_ in (unseal(part, b"")[1] for part in _split(content[len(_BUNDLE) :]))}
 
 
-def _signature(body: bytes, secret: bytes) -> bytes:
-    return blake2b(body, digest_size=_SIGNATURE, key=secret).digest()
+def digest(content: bytes, *, size: int = _SIGNATURE, key: bytes = b"") -> bytes:
+    """The BLAKE2b digest of some content, `size` bytes; with a secret `key`, only who knows that can make it."""
+    return blake2b(content, digest_size=size, key=key).digest()
 
 
 def _joined(fields: Sequence[bytes]) -> bytes:
-    return b"".join(len(one).to_bytes(4, "little") + one for one in fields)
+    return b"".join(len(field).to_bytes(4, "little") + field for field in fields)
 
 
 def _split(body: bytes) -> list[bytes]:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from callfence.judging.differences import call_name, headline, idle_names, idle_says, risks, rule_texts, said_first, shown_name
 from callfence.shared.text import cell, code, printable
-from callfence.version import __version__
+from callfence.start import __version__
 from policygen.comparing import Change
 from policygen.language.document import read_text
 from policygen.language.naming import format_action, format_call

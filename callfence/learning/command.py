@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from callfence import memory
+from callfence import start
 from callfence.learning.options import LearnOptions, parse, parser
 from callfence.learning.prepare import prepare
 from callfence.learning.progress import say
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             sys.stderr.write("learn: interrupted\n")
         end_like(signal.SIGINT)
     except Exception as error:  # Python's own status for a bug of ours, 1, could be taken for the program's
-        if memory.is_short(error):
+        if start.is_short(error):
             raise
         fail(f"learn: {_explained(error)}", error.status if isinstance(error, EnforceError) else FAILED)
     end_like(status)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from callfence.learning.progress import say
 from callfence.shared.files import working_folder
-from enforcer.files.guard import FAMILY_ERROR, FAST_OPEN_ERROR, PROTOCOL_ERROR
+from enforcer.files.landlock import FAMILY_ERROR, FAST_OPEN_ERROR, PROTOCOL_ERROR
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
 from policygen.files.algebra import differences, met
 from policygen.files.calls import (

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.companion import keep
+from callfence.companion import update
 from callfence.learning.files import watched, with_files
 from callfence.learning.store import add, print_forbidden
 from callfence.learning.summary import call_name, size_of
@@ -60,7 +60,7 @@ class LogOptions(NamedTuple):
 def import_recording(options: LogOptions) -> int:
     """Write a log into NAME.rec, into NAME.policy and its recording as `learn` does, or as a policy to standard output.
 
-    Raises UserError and what `inputs.judged` reports.
+    Raises UserError and what `inputs.run_command` prints.
     """
     output = options.output
     if output is not None and output.suffix not in (".policy", ".rec"):
@@ -207,7 +207,7 @@ def refused_lines(policy: Policy, generated: Generated) -> Iterator[str]:
 def remember(path: Path, policy: Document, recording: Recording) -> None:
     """Add what was allowed to the recording of the policy in a file, which `why` reads, and to its companion if it has one."""
     if recording.runs:
-        keep(path, policy, recording_file.update(recording_path(path), lambda old: merge(old, recording)))
+        update(path, policy, recording_file.update(recording_path(path), lambda old: merge(old, recording)))
 
 
 def check_names(names: Collection[str], recording: Recording) -> None:

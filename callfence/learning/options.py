@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from callfence.shared.ending import fail
-from callfence.version import __version__
+from callfence.start import __version__
 from enforcer.errors import FAILED
 from tracer.linux import OPAQUE
 from tracer.named import NamedTuple

@@ -90,9 +90,9 @@ def add(
             atomic.write(policy, generated.document.text().encode())
         recording_file.save(recording, whole)
         if evidence or companion_path(policy).exists():
-            from callfence.companion import keep  # loads what finds symbols
+            from callfence.companion import update  # loads what finds symbols
 
-            keep(policy, generated.document, whole, asked=evidence, fresh=fresh)
+            update(policy, generated.document, whole, is_wanted=evidence, fresh=fresh)
     return Added(whole, existing, generated)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from callfence.enforcing.own import own
+from callfence.enforcing.files import own
 from callfence.learning.rehearsal.plan import plan
 from callfence.shared.text import command_line, plural, printable
 from policygen.completeness.confidence import confidence, run_next, seen_only, unseen

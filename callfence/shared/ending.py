@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
 import sys
-from typing import Final, NoReturn
+from typing import NoReturn
 
-PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
+from tracer import linux
 
 
 def end_like(status: int | None) -> NoReturn:
@@ -32,7 +31,7 @@ def end_like(status: int | None) -> NoReturn:
 
 def _die_of(signum: int) -> None:
     # The limit alone does not keep a core from a program that core_pattern pipes to (core(5)).
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    linux.prctl(linux.PR_SET_DUMPABLE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with contextlib.suppress(OSError):  # SIGKILL and SIGSTOP, and 32 and 33, which glibc reserves
         signal.signal(signum, signal.SIG_DFL)

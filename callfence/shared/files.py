@@ -43,7 +43,7 @@ def put(name: str | Path | None, text: str) -> None:
 
 
 def locked(policy: Path) -> AbstractContextManager[None]:
-    """Makes learn wait, which holds this lock while it writes the policy; no lock where learn never ran."""
+    """Hold the lock that learn holds while it writes the policy; none where learn never ran."""
     recording = recording_path(policy)
     return atomic.locked(recording) if recording.parent.is_dir() else nullcontext()
 

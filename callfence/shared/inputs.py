@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
-    """The bytes of a regular file; `-` is standard input.
+    """Read a regular file; `-` is standard input.
 
     Raises OSError with the name, UserError for more than `limit` bytes of standard input."""
     if name != "-":
@@ -67,17 +67,18 @@ def is_program(data: bytes) -> bool:
     return b"\0" in data
 
 
-def judged(command: str, work: Callable[[], int]) -> int:
-    """The exit status of a command: 2, and the reason on standard error, for bad input."""
+def run_command(command: str, work: Callable[[], int]) -> int:
+    """Return the exit status of a command; 2, with the reason on standard error, for bad input."""
     try:
         return work()
     except (CallfenceError, OSError) as error:
-        tell(message(command, error))
+        print_error(message(command, error))
     return 2
 
 
 def message(command: str, error: CallfenceError | OSError) -> str:
-    """What a command says of an error.  One that begins with a position does so as those of compilers do."""
+    """Return what a command prints of an error.  One that begins with a position is printed as it is, as those of compilers
+    are."""
     if isinstance(error, OSError):
         name = error.filename
         if name is None and error.errno in (errno.EBADF, errno.ENOSPC):
@@ -87,8 +88,8 @@ def message(command: str, error: CallfenceError | OSError) -> str:
     return text if "\n" in text or isinstance(error, (PolicyError, RecordingError)) else f"callfence {command}: {text}"
 
 
-def tell_lines(lines: Iterable[str]) -> None:
-    """Print on standard output, in colour on a terminal."""
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on standard output, in colour on a terminal."""
     if sys.stdout is not None and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         from callfence.shared import terminal
 
@@ -98,8 +99,8 @@ def tell_lines(lines: Iterable[str]) -> None:
             print(line)
 
 
-def tell(message: str) -> None:
-    """Print on standard error, without control characters that a quoted file may contain."""
+def print_error(message: str) -> None:
+    """Print a message on standard error, without control characters that a quoted file may contain."""
     print("\n".join(map(printable, message.split("\n"))), file=sys.stderr)
 
 
@@ -117,7 +118,7 @@ def parse_entries(text: str, arch: Arch) -> Policy:
 
 
 def document_at(revision: str, name: str) -> Document:
-    """The policy in a file as of a revision, with the files that it includes as of then.  Raises UserError.
+    """Read the policy of a file, and the files that it includes, as of a revision.  Raises UserError.
 
     A relative `name` is relative to the current folder.  A file that the revision does not have is an empty policy.
     """

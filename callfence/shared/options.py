@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """Names the option that was meant, and takes no abbreviations."""
+    """A parser that names the option that was meant, and takes no abbreviations."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)
@@ -21,8 +21,8 @@ class Parser(argparse.ArgumentParser):
 
 def suggestion(parser: argparse.ArgumentParser, message: str) -> str:
     """`; did you mean --check?` for an option that a parser does not know; ''."""
-    _, found, word = message.partition("unrecognized arguments: ")
-    if not found or not word.startswith("-"):
+    _, is_unknown, word = message.partition("unrecognized arguments: ")
+    if not is_unknown or not word.startswith("-"):
         return ""
     from policygen.errors import did_you_mean
 
@@ -39,12 +39,12 @@ def add_helps(parser: argparse.ArgumentParser, common: Collection[str]) -> None:
 
 def short_help(parser: argparse.ArgumentParser, common: Collection[str]) -> str:
     """Return the text of --help.  The parser is of no use for more afterwards."""
-    left = 0
+    hidden = 0
     for action in parser._actions:
         if action.option_strings and action.option_strings[-1] not in common:
-            left += action.help != argparse.SUPPRESS and action.dest != "help"
+            hidden += action.help != argparse.SUPPRESS and action.dest != "help"
             action.help = argparse.SUPPRESS
-    parser.epilog = f"{left} more options, the files and the exit status: {parser.prog} --help-all"
+    parser.epilog = f"{hidden} more options, the files and the exit status: {parser.prog} --help-all"
     return parser.format_help()
 
 

@@ -28,7 +28,8 @@ _STYLES = (
 
 
 def print_lines(lines: Iterable[str], file: TextIO) -> None:
-    """Lines of a comparison, or of findings, coloured by how they begin; without colour if NO_COLOR is set (no-color.org)."""
+    """Print lines of a comparison, or of findings, coloured by how they begin; without colour if NO_COLOR is set
+    (no-color.org)."""
     console = Console(file=file, highlight=False)
     for line in lines:
         level = next((style for word, style in _STYLES[:3] if f": {word}" in f": {line}"[:80]), "")
@@ -37,6 +38,7 @@ def print_lines(lines: Iterable[str], file: TextIO) -> None:
 
 
 def print_summary(title: str, rows: Sequence[tuple[str, str]], lines: Sequence[str], file: TextIO) -> None:
+    """Print a table of two columns under a title, and lines below it."""
     console = Console(file=file, highlight=False)
     table = Table(title=Text(title), title_justify="left", show_header=False, title_style="bold", expand=False)
     table.add_column(style="cyan", no_wrap=True)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from enforcer.text import word
 from policygen.language.naming import format_entry
-from policygen.text import printable
+from policygen.text import printable, word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

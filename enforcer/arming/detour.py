@@ -11,18 +11,15 @@ import os
 
 from enforcer import kernel
 from enforcer.arming.inject import ALL_SIGNALS, COMPAT, LONG, NO_CALL, Surgery, go_on, resume
-from enforcer.arming.install import MAP_SHARED_ANONYMOUS, PROT_READ, PROT_WRITE
 from enforcer.bpf import Filter
 from enforcer.errors import ArmError
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.stops import CALL, GROUP
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from enforcer.arming.inject import Stops
-    from enforcer.arming.install import Key
+    from enforcer.arming.inject import Key, Stops
 
 _NO_DESCRIPTOR = 0xFFFFFFFF
 """For close_range(2): a range of descriptors that no table has, so the call does nothing."""
@@ -50,36 +47,35 @@ class Detour(Surgery):
             raise ArmError("its call was made in an unusual way")
         self.is_confined = False
         self._mask = kernel.swap_signal_mask(pid, ALL_SIGNALS)
-        nothing = self.convention.close_range
-        registers = self._for_call(nothing, _NO_DESCRIPTOR, _NO_DESCRIPTOR, 0, *key.spare(self.convention))
-        registers[linux.ORIG_RAX], registers[linux.RIP] = nothing, self._registers[linux.RIP]
+        registers = self._for_call("close_range", _NO_DESCRIPTOR, _NO_DESCRIPTOR, 0, *key.spare(self.convention))
+        registers[linux.ORIG_RAX], registers[linux.RIP] = registers[linux.RAX], self._registers[linux.RIP]
         kernel.set_registers(pid, registers)
         self._to_syscall_stop()
 
-    def call_with(self, number: int, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
+    def call_with(self, name: str, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
         """As `call`, with `data(address)` in memory of its own, since the stack of a task may be small.
 
-        When the call is made, nobody can write there: what is shared and read-only cannot be written through /proc/PID/mem
+        When the call is made, no process can write there: what is shared and read-only cannot be written through /proc/PID/mem
         either.  `unmap` gives the memory back."""
         size = -(-len(data(0)) // _PAGE) * _PAGE
         word = self._key.spare(self.convention)[0]
-        address = self.call(self.convention.mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED_ANONYMOUS, word, 0)
+        address = self.call("mmap", 0, size, linux.PROT_READ_WRITE, linux.MAP_SHARED_ANONYMOUS, word, 0)
         if -_PAGE < address < 0:
             raise OSError(-address, os.strerror(-address), "mmap")
         address &= (1 << 8 * self.convention.pointer) - 1
         self.mapped = address, size
         content = data(address)
         self.write(address, content)
-        result = self.call(self.convention.mprotect, address, size, PROT_READ, *self._key.spare(self.convention))
+        result = self.call("mprotect", address, size, linux.PROT_READ, *self._key.spare(self.convention))
         if result or self.read(address, len(content)) != content:
             raise ArmError("the filter could not be kept from being changed in its memory")
-        return self.call(number, *arguments, address, *spare)
+        return self.call(name, *arguments, address, *spare)
 
     def unmap(self, filter_: bytes) -> None:
         """Give back the memory of `call_with`, if there is any, and where `filter_` lets it be given back."""
-        number = self.convention.munmap
+        number = self.convention.number("munmap")
         if self.mapped[1] and Filter(filter_).allows(self.convention.audit, number, 0, (*self.mapped, 0, 0, 0, 0)):
-            self.call(number, *self.mapped)
+            self.call("munmap", *self.mapped)
 
     def close(self) -> None:
         """Have the task make its own call next."""

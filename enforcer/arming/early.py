@@ -12,10 +12,9 @@ import os
 
 from enforcer import helper, kernel
 from enforcer.errors import BUSY, EnforceError
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from mmap import mmap
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 _READY, _INSTALLED, _TAKEN, _FAILED = 0, 1, 2, 3  # bytes of the shared page that are used as flags
 _NUMBER, _STAND_IN, _LISTENER = slice(8, 12), slice(12, 16), slice(16, 20)
 """Numbers in it: the pids of the helper and its stand-in, and the listener's descriptor."""
-_PAUSE = 0.0001  # seconds
-_PATIENCE = 20.0
+_DELAY = 0.0001  # seconds
+_TIMEOUT = 20.0
 """Seconds after which the helper is given up: it may have been killed."""
 _SPINS = 200_000_000
 """Looks at the shared page, some seconds, after which it is given up under the filter, where no clock can be relied on."""
@@ -49,19 +48,19 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
     import mmap
     import time
 
+    from enforcer.bpf import shielded
     from enforcer.duty import Duty
-    from enforcer.shield import shielded
 
     duty = Duty(reporter)
     shared = mmap.mmap(-1, mmap.PAGESIZE)
     program = os.getpid()
-    if helper.in_helper(kernel.CLONE_FILES):
+    if helper.in_helper(linux.CLONE_FILES):
         helper.guarded(lambda: _take(program, shared, duty))
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _TIMEOUT
     while not shared[_READY]:
         if shared[_FAILED] or time.monotonic() > end:
             raise EnforceError("the helper process ended before it could start")
-        time.sleep(_PAUSE)
+        time.sleep(_DELAY)
     filter_ = shielded(filter_, [int.from_bytes(shared[place], "little") for place in (_NUMBER, _STAND_IN)])
     settle()
     gc.disable()  # from here on, no call may be made but the execve
@@ -98,7 +97,7 @@ def _take(program: int, shared: mmap, duty: Duty) -> NoReturn:
         while not shared[_INSTALLED]:
             if helper.has_ended(pidfd):
                 os._exit(0)
-            time.sleep(_PAUSE)
+            time.sleep(_DELAY)
         duty.begin(int.from_bytes(shared[_LISTENER], "little"))
     except BaseException:
         shared[_FAILED] = 1

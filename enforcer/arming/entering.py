@@ -10,26 +10,24 @@ import os
 import time
 
 from enforcer import helper, kernel
-from enforcer.arming import install
+from enforcer.arming import inject
 from enforcer.arming.detour import Detour
 from enforcer.errors import ArmError, GoneError, HeldUpError
-from enforcer.numbers import X86_64, calls
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
 from tracer.proc import proc, state
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from enforcer.arming.inject import Stops
     from enforcer.arming.plan import Plan, Stage
     from enforcer.arming.processes import Call, Process, Processes
     from enforcer.duty import Duty
 
-_PRCTL = calls("prctl")
-_SENDS = {call: 8 if call[0] == X86_64 else 4 for call in calls("sendmsg", "sendto", "write")}
+_PRCTL = linux.calls("prctl")
+_SENDS = {call: 8 if call[0] == linux.AUDIT_ARCH_X86_64 else 4 for call in linux.calls("sendmsg", "sendto", "write")}
 """Calls with which a program may say that it is ready, and the size of a pointer."""
-_SENDMSG = calls("sendmsg")
-_RESTARTED = calls(
+_SENDMSG = linux.calls("sendmsg")
+_RESTARTED = linux.calls(
     "futex", "futex_time64", "poll", "ppoll", "ppoll_time64", "select", "_newselect", "pselect6", "pselect6_time64",
     "nanosleep", "clock_nanosleep", "clock_nanosleep_time64", "wait4", "waitid", "waitpid", "rt_sigsuspend", "sigsuspend",
     "pause",
@@ -42,12 +40,12 @@ _UNHEARD = {errno.EBUSY: "it has a listener already", errno.EMFILE: _FULL, errno
 _SETTLES = 1.0
 """Seconds in which the other threads of a process come to the end of their calls, or wait in them; a call that only computes
 for longer is not waited for."""
-_PAUSE = 0.0002
+_DELAY = 0.0002
 """Seconds between two looks at them."""
 
 
 class Entrance:
-    """What puts processes into their phases."""
+    """Puts processes into their phases."""
 
     def __init__(self, plan: Plan, processes: Processes, stops: Stops, duty: Duty, stderr: int) -> None:
         self._plan = plan
@@ -72,13 +70,13 @@ class Entrance:
         return call in _PRCTL and stop.arguments[0] == linux.CALLFENCE_ENTER
 
     def enter(self, pid: int, process: Process, call: Call, stop: kernel.CallStop) -> bool:
-        """Put the filter of the phase on the process that this call leads to, if any; return whether it is given back: the
-        task is about to make its call then, or the call is done."""
-        said = self._said(pid, process, stop) if call in _PRCTL else 0
-        number = said or self._triggers.get(call, 0)
+        """Put the filter of the phase that this call leads to, if any, on the process.  Return whether the task can be resumed:
+        it is about to make its call then, or the call is done."""
+        entered = self._entered_phase(pid, process, stop) if call in _PRCTL else 0
+        number = entered or self._triggers.get(call, 0)
         if number <= process.reached < self._notified and call in _SENDS and self._is_ready(pid, process, call, stop):
             number = self._notified
-        if not said and number <= process.reached:
+        if not entered and number <= process.reached:
             return False
         surgery = None
         try:
@@ -93,13 +91,13 @@ class Entrance:
             process.is_stuck = True
             if surgery is None:
                 return False
-        if not said:
+        if not entered:
             surgery.close()
         else:
             surgery.finish(-errno.EINVAL if process.is_stuck else 0)
         return True
 
-    def _said(self, pid: int, process: Process, stop: kernel.CallStop) -> int:
+    def _entered_phase(self, pid: int, process: Process, stop: kernel.CallStop) -> int:
         """The number of the phase that a program says it enters; 0 for another prctl or another phase."""
         if stop.arguments[0] != linux.CALLFENCE_ENTER:
             return 0
@@ -115,10 +113,10 @@ class Entrance:
 
     def _is_ready(self, pid: int, process: Process, call: Call, stop: kernel.CallStop) -> bool:
         """Whether the call tells a service manager that the program is ready."""
-        from enforcer.caller import Caller  # with tables, which most programs do without
+        from enforcer.waiting import WaitingTask  # with tables, which most programs do without
         from tracer.abi.waits import is_ready
 
-        caller = Caller(pid, process.pid)
+        caller = WaitingTask(pid, process.pid)
         if not caller.can_be_read:
             self._failed(process, _UNREADABLE)
         try:
@@ -137,12 +135,12 @@ class Entrance:
             if why := self._put_listening(surgery, process, stage):
                 surgery.unmap(self._stages[process.reached - 1].filter if process.reached else self._plan.start)
                 program = self._key.passing(stage.silent, installs=False)
-                install.install(surgery, self._key, program, -1, threads=True)
+                inject.install(surgery, self._key, program, -1, threads=True)
                 self._say_unreported(process, stage, why)
         else:
             program = stage.filter if is_last else self._plan.installed_in(stage)
             program = self._key.passing(program, installs=not is_last)
-            install.install(surgery, self._key, program, -1, threads=True)
+            inject.install(surgery, self._key, program, -1, threads=True)
         surgery.unmap(stage.filter)
         process.reached = number
         if is_last:
@@ -158,11 +156,11 @@ class Entrance:
         try:
             pidfd = kernel.pidfd_of_thread(surgery.pid, process.pid)
             try:
-                install.probe_listener(pidfd)
+                inject.probe_listener(pidfd)
             except ProcessLookupError:
                 return "its first thread has ended"
             program = self._key.passing(stage.filter, installs=False)
-            self._duty.listen(install.install(surgery, self._key, program, pidfd, threads=True), stage.name)
+            self._duty.listen(inject.install(surgery, self._key, program, pidfd, threads=True), stage.name)
         except OSError as error:
             if surgery.is_confined or error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
@@ -189,7 +187,7 @@ class Entrance:
         end = time.monotonic() + _SETTLES
         for task in process.threads - {but}:
             while task in self._processes.inside and state(f"{proc()}/{task}") == "R" and time.monotonic() < end:
-                time.sleep(_PAUSE)
+                time.sleep(_DELAY)
 
     def _call_back(self, process: Process, but: int) -> None:
         """Have the other threads stop, to be let go, where that goes unnoticed.  The rest stop at their next call."""
@@ -201,8 +199,8 @@ class Entrance:
                     continue
 
     def _failed(self, process: Process, why: str, *, is_confined: bool = False) -> None:
-        """A process cannot enter a phase: kill it, unless the policy lets it go on.  One whose calls nobody would answer is
-        killed anyway."""
+        """Kill a process that cannot enter a phase, unless the policy lets it go on; but always if no process would answer its
+        calls."""
         goes_on = (self._plan.is_optional or self._plan.is_audit) and not is_confined
         if not process.is_reported:
             process.is_reported = True

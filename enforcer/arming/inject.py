@@ -1,4 +1,4 @@
-"""Make one stopped process perform a system call of ours, and leave no trace of it.
+"""Make a stopped process perform system calls of ours, above all seccomp(2), and leave no trace of it.
 
 The process is in a ptrace stop in which it is about to run its own code: the system-call-exit stop of an execve, or a
 breakpoint.  An execve's *event* stop is too early: the kernel would write the execve's result over ours.
@@ -11,16 +11,17 @@ import os
 import select
 
 from enforcer import kernel
-from enforcer.errors import GoneError, HeldUpError
-from enforcer.numbers import I386, NUMBERS, X86_64
-from tracer import linux
-from tracer.proc import proc, state
+from enforcer.bpf import ARCH, ARGUMENTS, EQUAL, JUMP, LOAD, NUMBER, RETURN, assembled
+from enforcer.errors import BUSY, GoneError, HeldUpError
+from tracer import TYPE_CHECKING, linux
+from tracer.errors import KernelError
+from tracer.proc import fields_of, proc, state
 from tracer.stops import CALL, ENDED, EXECUTED, GROUP, SIGNAL, Stop, stop_of
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from enforcer.bpf import Line
     from enforcer.kernel import Registers
 
 ALL_SIGNALS = NO_CALL = 0xFFFFFFFFFFFFFFFF
@@ -34,31 +35,35 @@ _SLEEPS = 3000
 
 
 class Convention:
-    """How a mode of the processor makes a system call (syscall(2)), and the numbers of those that are made."""
+    """How a mode of the processor makes a system call (syscall(2))."""
 
-    __slots__ = (
-        "arguments", "audit", "close_range", "exit_group", "instruction", "mmap", "mprotect", "munmap", "pointer", "seccomp"
-    )  # fmt: skip
+    __slots__ = ("arguments", "audit", "instruction", "pointer")
 
-    def __init__(self, audit: int, instruction: int, pointer: int, mmap: str) -> None:
+    def __init__(self, audit: int, instruction: int, pointer: int, arguments: tuple[int, ...]) -> None:
         self.audit = audit
+        """AUDIT_ARCH_*."""
         self.instruction = instruction
         """Its two bytes, little-endian."""
         self.pointer = pointer
         """Bytes in a pointer: struct sock_fprog differs."""
-        self.arguments = linux.ARGUMENT_REGISTERS[audit]
-        place = int(audit == I386)
-        self.seccomp, self.close_range = NUMBERS["seccomp"][place], NUMBERS["close_range"][place]
-        self.exit_group, self.mmap = NUMBERS["exit_group"][place], NUMBERS[mmap][place]
-        self.mprotect, self.munmap = NUMBERS["mprotect"][place], NUMBERS["munmap"][place]
+        self.arguments = arguments
+        """The registers of the arguments, as indices of struct user_regs_struct."""
+
+    def number(self, name: str) -> int:
+        """The number of a call; that of mmap2 for "mmap" on i386, whose mmap takes its arguments in memory."""
+        if self.audit == linux.AUDIT_ARCH_X86_64:
+            return linux.NUMBERS[name][0]
+        return linux.NUMBERS["mmap2" if name == "mmap" else name][1]
 
 
-LONG = Convention(X86_64, 0x050F, 8, "mmap")  # syscall
-COMPAT = Convention(I386, 0x80CD, 4, "mmap2")  # int 0x80
+_LONG_ARGUMENTS = (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9)
+LONG = Convention(linux.AUDIT_ARCH_X86_64, 0x050F, 8, _LONG_ARGUMENTS)  # syscall
+_COMPAT_ARGUMENTS = (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP)
+COMPAT = Convention(linux.AUDIT_ARCH_I386, 0x80CD, 4, _COMPAT_ARGUMENTS)  # int 0x80
 
 
 class Stops:
-    """The stops and ends of all tasks that this process traces, in the order in which they come.
+    """Waits for the stops and ends of all tasks that this process traces, and returns them in the order in which they come.
 
     A wait for one task keeps what comes for others until they are asked for: the first task of a process, for instance, ends
     only once the ends of its threads have been taken.
@@ -102,7 +107,7 @@ class Stops:
             self._poller.register(self._children, select.POLLIN)
         while not self._poller.poll(_SLEEPS):
             if state(f"{proc()}/{pid}") == "S":
-                os.kill(pid, kernel.SIGKILL)
+                os.kill(pid, linux.SIGKILL)
                 raise HeldUpError("a filter of its own asks a listener about the calls that lead to the phase")
         os.read(self._children, 4096)
 
@@ -137,8 +142,8 @@ def reap(pid: int) -> None:
     """Wait until a process that is about to end has ended, and with it everything that this process traces."""
     while True:
         try:
-            found, status = os.waitpid(-1, linux.WALL)
-            if found == pid and os.WIFSTOPPED(status):
+            task, status = os.waitpid(-1, linux.WALL)
+            if task == pid and os.WIFSTOPPED(status):
                 kernel.ptrace(linux.PTRACE_CONT, pid)
         except ChildProcessError:
             return
@@ -166,9 +171,9 @@ class Surgery:
         self.is_confined = False
         """Whether a filter judges its calls already."""
 
-    def call(self, number: int, *arguments: int) -> int:
+    def call(self, name: str, *arguments: int) -> int:
         """Perform a system call and return its result, a negative errno included.  Repeat it if a stop interrupted it."""
-        registers = self._for_call(number, *arguments)
+        registers = self._for_call(name, *arguments)
         while True:
             kernel.set_registers(self.pid, registers)
             self._to_syscall_stop()
@@ -180,7 +185,7 @@ class Surgery:
             if -result not in _RESTART:
                 return result
 
-    def call_with(self, number: int, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
+    def call_with(self, name: str, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
         """As `call`, with `data(address)` in memory, its address as the next argument, and then `spare`.
 
         It is written below the stack pointer, where execve has mapped 128 KiB (fs/exec.c setup_arg_pages) unless the
@@ -189,12 +194,12 @@ class Surgery:
         size = len(data(0))
         address = (self._registers[linux.RSP] - _SCRATCH_GAP - size) & ~15
         before = self.write(address, data(address))
-        result = self.call(number, *arguments, address, *spare)
+        result = self.call(name, *arguments, address, *spare)
         self.write(address, before)
         return result
 
     def read(self, address: int, length: int) -> bytes:
-        """Memory of the process.  Raises OSError."""
+        """Return memory of the process.  Raises OSError."""
         try:
             memory = os.open(f"{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
         except PermissionError:
@@ -227,7 +232,7 @@ class Surgery:
 
     def exit_group(self, status: int) -> None:
         """End the process as if it had exited by itself, and reap everything that is traced.  Raises OSError, GoneError."""
-        kernel.set_registers(self.pid, self._for_call(self.convention.exit_group, status))
+        kernel.set_registers(self.pid, self._for_call("exit_group", status))
         resume(linux.PTRACE_CONT, self.pid)
         reap(self.pid)
 
@@ -237,9 +242,9 @@ class Surgery:
         kernel.set_registers(self.pid, self._registers)
         kernel.swap_signal_mask(self.pid, self._mask)
 
-    def _for_call(self, number: int, *arguments: int) -> Registers:
+    def _for_call(self, name: str, *arguments: int) -> Registers:
         registers = list(self._registers)
-        registers[linux.RAX], registers[linux.RIP] = number, self._code
+        registers[linux.RAX], registers[linux.RIP] = self.convention.number(name), self._code
         registers[linux.ORIG_RAX] = NO_CALL
         for register, value in zip(self.convention.arguments, arguments, strict=False):
             registers[register] = value
@@ -249,3 +254,133 @@ class Surgery:
         resume(linux.PTRACE_SYSCALL, self.pid)
         while (stop := self._stops.of(self.pid)).kind != CALL:
             go_on(linux.PTRACE_SYSCALL, self.pid, stop)
+
+
+_SPARE = (3, 4, 5)
+"""Arguments that seccomp(2), close_range(2) and mprotect(2) do not have."""
+_DESCRIPTOR = 4
+"""The argument of mmap(2) that counts for nothing with MAP_ANONYMOUS."""
+
+
+class Key:
+    """The secret of one start of `enforce`, by which filters of ours know the helper's calls in the program and let them run.
+
+    A filter sees the registers of a call, also those that the call does not use.  The helper puts random words into these, so a
+    process can be given the filter of a phase though its own filter denies seccomp(2), and no answer of the helper is needed.
+    Who may look into a stopped thread of the program sees the words (/proc/TID/syscall).  They are worth little: filters only
+    take away, the memory that can be mapped is not executable, and close_range(2) closes what the program may close as well.
+    """
+
+    __slots__ = ("_words",)
+
+    def __init__(self) -> None:
+        self._words = [int.from_bytes(os.urandom(8), "little") for _ in _SPARE]
+
+    def spare(self, convention: Convention) -> tuple[int, ...]:
+        """The last three arguments of a call that has three."""
+        mask = (1 << 8 * convention.pointer) - 1
+        return tuple(word & mask for word in self._words)
+
+    def is_in(self, call: tuple[int, int], arguments: Sequence[int]) -> bool:
+        """Whether the program makes a call that filters take for one of the helper's (AUDIT_ARCH_* and number)."""
+        convention = LONG if call[0] == LONG.audit else COMPAT
+        word = self.spare(convention)[0]
+        if call[1] == convention.number("mmap"):
+            return arguments[_DESCRIPTOR] == word
+        return call[1] in (convention.number("seccomp"), convention.number("mprotect")) and arguments[_SPARE[0]] == word
+
+    def passing(self, filter_: bytes, *, installs: bool) -> bytes:
+        """The filter, and instructions before it that let the helper close a descriptor; with `installs`, also install the next
+        filter."""
+        lines: list[Line] = []
+        for convention in (LONG, COMPAT):
+            arch, words = convention.audit, self.spare(convention)
+            lines += [(LOAD, ARCH), (EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]
+            lines.append((EQUAL, convention.number("close_range"), f"spare {arch}", ""))
+            if installs:
+                labels = {"seccomp": "spare", "mmap": "mmap", "mprotect": "mprotect"}
+                lines += [(EQUAL, convention.number(name), f"{label} {arch}", "") for name, label in labels.items()]
+                lines += [(JUMP, "end")]
+                lines += [f"mprotect {arch}", *_equal(2, linux.PROT_READ)]
+            else:
+                lines.append((JUMP, "end"))
+            lines.append(f"spare {arch}")
+            for argument, word in zip(_SPARE, words, strict=True):
+                lines += _equal(argument, word)
+            lines.append((JUMP, "pass"))
+            if installs:
+                lines += [f"mmap {arch}", *_equal(2, linux.PROT_READ_WRITE), *_equal(3, linux.MAP_SHARED_ANONYMOUS)]
+                lines += [*_equal(_DESCRIPTOR, words[0]), (JUMP, "pass")]
+            lines.append(f"not {arch}")
+        return assembled([*lines, (JUMP, "end"), "pass", (RETURN, linux.SECCOMP_RET_ALLOW), "end"]) + filter_
+
+
+def _equal(argument: int, value: int) -> list[Line]:
+    """Go on only if an argument has that value, 64 bits."""
+    low, high = value & 0xFFFFFFFF, value >> 32
+    place = ARGUMENTS + 8 * argument
+    return [(LOAD, place), (EQUAL, low, "", "end"), (LOAD, place + 4), (EQUAL, high, "", "end")]
+
+
+def probe_listener(pidfd: int) -> None:
+    """Raise OSError if no listener could be taken out of the process.  It is tried with descriptor 0, open or not."""
+    try:
+        os.close(kernel.pidfd_getfd(pidfd, 0))
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+
+
+def install(
+    surgery: Surgery, key: Key, program: bytes, pidfd: int, *, threads: bool = False, is_first: bool = False
+) -> int:
+    """Put the filter on a stopped process, and return its listener, taken out through `pidfd`: the process keeps no copy.
+
+    Without a pidfd (-1) there is no listener (-1).  With `threads`, the filter is put on all threads of the process.
+    `is_first`: it has no filter yet, so seccomp(2) returns what the kernel says; else the filters are counted.  The
+    filters that the process has, and this one, must know `key`.  Raises KernelError, OSError or GoneError; if the process has
+    the filter then, `surgery.is_confined` says so.
+    """
+    flags = linux.SECCOMP_FILTER_FLAG_TSYNC | linux.SECCOMP_FILTER_FLAG_TSYNC_ESRCH if threads else 0
+    convention, spare = surgery.convention, key.spare(surgery.convention)
+    pointer = convention.pointer
+
+    def data(address: int) -> bytes:  # struct sock_fprog {unsigned short len; struct sock_filter *filter}, then the filter
+        length = (len(program) // 8).to_bytes(pointer, "little")
+        return (length + (address + 2 * pointer).to_bytes(pointer, "little")) + program
+
+    def load(flags: int) -> int:
+        return surgery.call_with("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, data=data, spare=spare)
+
+    before = -1 if is_first else filters(surgery.pid)
+    if pidfd >= 0:
+        flags |= linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
+        # Since Linux 5.19 signals need not interrupt a call that is being answered; before, the kernel asks about it again.
+        result = load(flags | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+        if result == -errno.EINVAL:
+            result = load(flags)
+        if result == -errno.EBUSY:
+            raise KernelError(BUSY, "seccomp", errno.EBUSY)
+    else:
+        result = load(flags)
+    _checked(result, "seccomp", "the kernel refused the filter")
+    if before >= 0 and filters(surgery.pid) <= before:
+        raise KernelError("a filter of its own pretends that this one was installed", "seccomp", errno.EPERM)
+    surgery.is_confined = True
+    if pidfd < 0:
+        return -1
+    listener = kernel.pidfd_getfd(pidfd, result)
+    closed = surgery.call("close_range", result, result, 0, *spare)
+    _checked(closed, "close_range", "the listener could not be closed in the program")
+    return listener
+
+
+def filters(task: int) -> int:
+    """How many filters a task has (proc(5), since Linux 5.9); -1 if that is not known."""
+    return int(fields_of(task).get("Seccomp_filters", -1))
+
+
+def _checked(result: int, call: str, what: str) -> int:
+    if result < 0:
+        raise KernelError(f"{what}: {os.strerror(-result)}", call, -result)
+    return result

@@ -1,7 +1,7 @@
 """Enforce under a filter that is in force already, another enforce's or a container's: what of it that filter lets us do.
 
 It may deny ptrace(2), or have a listener, of which a process can have one (seccomp(2), EBUSY); and it may kill where it
-denies.  So a process that nobody misses tries first.  Nothing is tried where no filter is in force.
+denies.  So another process tries first.  Nothing is tried where no filter is in force.
 """
 
 from __future__ import annotations
@@ -11,36 +11,21 @@ import os
 
 from enforcer import kernel
 from enforcer.bpf import ALL_RUN
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DEBUG_CONTROL = 848 + 8 * 7  # offsetof(struct user, u_debugreg[7]), sys/user.h
 _BUSY = "another filter has a listener already (that of an enforce around this one, or a container's)"
 
 
-def is_filtered() -> bool:
-    """Whether this process has a filter, and is not traced; True if that cannot be found out (proc_pid_status(5))."""
-    try:
-        descriptor = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            status = os.read(descriptor, 1 << 14)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return True
-    return b"\nSeccomp:\t0\n" not in status and b"\nTracerPid:\t0\n" in status
-
-
 def problems(arm: str, *, listens: bool, traces: bool) -> tuple[str, str]:
-    """Why calls that our filter denies cannot be reported, and why a process cannot be confined from outside.
+    """Return why calls that our filter denies cannot be reported, and why a process cannot be confined from outside.
 
     `listens` and `traces`: what of this is needed.  "" if it can be done, or if it only fails: `enforce` says what to do when
     that happens to it."""
-    flags = kernel.CLONE_FILES if arm == "now" else 0  # as the helper is cloned (enforcer.arming)
+    flags = linux.CLONE_FILES if arm == "now" else 0  # as the helper is cloned (enforcer.arming)
 
     def trace(*, listens: bool) -> None:
         _trace(is_entry=arm == "entry", listens=listens)
@@ -57,7 +42,7 @@ def problems(arm: str, *, listens: bool, traces: bool) -> tuple[str, str]:
 
 
 def _tried(work: Callable[[], None], call: str, flags: int) -> str:
-    """Do something in a clone; return what went wrong in it, `call` being what it is about."""
+    """Do some work in a clone; return what went wrong in it.  `call` names what the work tries."""
     reader, writer = os.pipe()
     try:
         child = kernel.clone(flags)
@@ -80,9 +65,9 @@ def _tried(work: Callable[[], None], call: str, flags: int) -> str:
 
 
 def _outcome(work: Callable[[], None], flags: int) -> bytes:
-    """Do something in a process that was cloned with these flags; return b"+", what went wrong, or b"" for a kill."""
+    """Do some work in a process that was cloned with these flags; return b"+", what went wrong, or b"" for a kill."""
     try:
-        if flags & kernel.CLONE_FILES:
+        if flags & linux.CLONE_FILES:
             kernel.unshare_files()
         work()
     except OSError as error:
@@ -115,8 +100,8 @@ def _trace(*, is_entry: bool, listens: bool) -> None:
 
     Yama does not keep a parent from that (admin-guide/LSM/Yama.rst); what it keeps the helper from is found out later."""
     from enforcer import helper
-    from enforcer.arming import follow, inject, install
-    from enforcer.arming.install import Key
+    from enforcer.arming import inject, seized
+    from enforcer.arming.inject import Key
 
     waiting, ended = os.pipe()
     child = kernel.clone()
@@ -128,13 +113,13 @@ def _trace(*, is_entry: bool, listens: bool) -> None:
     helper.leave()
     kernel.set_no_new_privs()
     pidfd = kernel.pidfd_open(child) if listens else -1
-    follow.seize(child)
-    follow.stop(child)
+    seized.seize(child)
+    seized.stop(child)
     if is_entry:
-        kernel.poke_user(child, _DEBUG_CONTROL, 0)
-        kernel.syscall_info(child)
+        kernel.poke_user(child, linux.DEBUG_CONTROL, 0)
+        kernel.CallStop().read(child)
     surgery = inject.Surgery(child)
-    listener = install.install(surgery, Key(), ALL_RUN, pidfd)
+    listener = inject.install(surgery, Key(), ALL_RUN, pidfd)
     surgery.close()
     kernel.ptrace(linux.PTRACE_DETACH, child)
     os.close(ended)

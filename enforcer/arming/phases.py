@@ -5,9 +5,9 @@ filter of the phase is put on all threads of the process, and then the call is m
 answer counts: what a process may do is decided by the filters that it has, and by nothing that this process believes.
 
 Before the last phase, filters answer SECCOMP_RET_USER_NOTIF for what is to be reported, and have no listener: the kernel fails
-such a call with ENOSYS, and nobody can let it run.  It is reported at its entry, and the process is killed there, or the errno
-of the policy put in place of ENOSYS.  A filter that killed by itself would outrank the listener of the last phase.  While this
-process traces a program, its death ends the program (PTRACE_O_EXITKILL).
+such a call with ENOSYS, and no process can let it run.  It is reported at its entry, and the process is killed there, or the
+errno of the policy put in place of ENOSYS.  A filter that killed by itself would outrank the listener of the last phase.
+While this process traces a program, its death ends the program (PTRACE_O_EXITKILL).
 """
 
 from __future__ import annotations
@@ -15,37 +15,34 @@ from __future__ import annotations
 import errno
 
 from enforcer import kernel
-from enforcer.arming import inject, install
+from enforcer.arming import inject
 from enforcer.arming.detour import Detour
 from enforcer.arming.entering import Entrance
 from enforcer.arming.processes import Processes
 from enforcer.bpf import Filter
 from enforcer.errors import ArmError, GoneError, HeldUpError
 from enforcer.listener import Notification
-from enforcer.numbers import NUMBERS, calls, each
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.proc import fields_of, handles
 from tracer.stops import CALL, CREATED, ENDED, EXECUTED, SIGNAL
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from enforcer.arming.plan import Plan
     from enforcer.arming.processes import Call, Process
     from enforcer.duty import Duty
     from tracer.stops import Stop
 
-_CLONE = each("clone")
-_CLONE3 = NUMBERS["clone3"][0]
+_CLONE = linux.numbers_by_arch("clone")
+_CLONE3 = linux.NUMBERS["clone3"][0]
 """On both."""
-_STARTING = calls("fork", "vfork", "clone", "clone3")
-_CLONE_UNTRACED = 0x00800000  # linux/sched.h
+_STARTING = linux.calls("fork", "vfork", "clone", "clone3")
 
 
 class Follower:
-    """What follows the program."""
+    """Follows a program through its phases."""
 
     def __init__(self, program: int, plan: Plan, duty: Duty, stderr: int, *, is_executed: bool) -> None:
-        """If the program has not been executed yet, it has no filter of ours either, and what `enforce` does before leads to no
+        """`is_executed`: whether the program has been executed.  Before, it has no filter of ours, and no call leads to a
         phase."""
         self._program = program
         self._plan = plan
@@ -54,12 +51,12 @@ class Follower:
         self._duty = duty
         self._filters = [Filter(filter_) for filter_ in (plan.start, *(stage.filter for stage in plan.stages))]
         """By the number of phases that a process has reached, what answers its calls."""
-        had = install.filters(program)
-        had = had if had < 0 or is_executed else had + 1
-        self._processes = Processes(len(plan.stages), had, counts=not plan.has_own_filters)
+        count = inject.filters(program)
+        count = count if count < 0 or is_executed else count + 1
+        self._processes = Processes(len(plan.stages), count, counts=not plan.has_own_filters)
         self._processes.adopt(program).is_starting = not is_executed
         self._stop = kernel.CallStop()
-        self._stops = inject.Stops(kernel.signal_descriptor(kernel.SIGCHLD))
+        self._stops = inject.Stops(kernel.signal_descriptor(linux.SIGCHLD))
         self._entrance = Entrance(plan, self._processes, self._stops, duty, stderr)
 
     def run(self) -> None:
@@ -128,10 +125,10 @@ class Follower:
         A process that shares its signal handlers can still prevent that; then the next stop comes, and SIGKILL ends it."""
         if pid != process.doomed:
             return
-        if stop.kind == SIGNAL and stop.signal == kernel.SIGSYS:
+        if stop.kind == SIGNAL and stop.signal == linux.SIGSYS:
             # Whatever has made SIGSYS harmless by now, it stops once more before it runs its own code.
             kernel.ptrace(linux.PTRACE_INTERRUPT, pid)
-            kernel.ptrace(linux.PTRACE_CONT, pid, 0, kernel.SIGSYS)
+            kernel.ptrace(linux.PTRACE_CONT, pid, 0, linux.SIGSYS)
         else:
             process.kill()
 
@@ -176,9 +173,9 @@ class Follower:
     def _show_child(self, pid: int, call: Call) -> None:
         """Have what a task clones be traced, whatever its flags."""
         flags = self._processes.flags[pid] = self._stop.arguments[0]
-        if flags & _CLONE_UNTRACED:
+        if flags & linux.CLONE_UNTRACED:
             register = linux.RDI if call[0] == linux.AUDIT_ARCH_X86_64 else linux.RBX
-            kernel.poke_user(pid, 8 * register, flags & ~_CLONE_UNTRACED)
+            kernel.poke_user(pid, 8 * register, flags & ~linux.CLONE_UNTRACED)
 
     def _let_go(self, pid: int, signal: int = 0) -> None:
         self._processes.forget(pid)
@@ -190,21 +187,21 @@ class Follower:
         return not (self._plan.is_quiet or process.is_starting)
 
     def _deny(self, pid: int, process: Process, call: Call) -> bool:
-        """Report the call at whose entry a task is, if its filters fail it for want of a listener; end the process, or have the
-        call fail as the policy says.  Return whether the task has been resumed.
+        """Report the call at whose entry a task is stopped, if its filters fail it for want of a listener; then end the
+        process, or have the call fail as the policy says.  Return whether the task has been resumed.
 
-        What a task does with another errno, or alive, it does without the call: the kernel has denied that."""
+        The kernel has denied the call, whatever the task does with another errno, or alive."""
         stop = self._stop
         answer = self._filters[process.reached].answer(*call, stop.ip, stop.arguments)
         is_denied = answer & linux.SECCOMP_RET_ACTION_FULL == linux.SECCOMP_RET_USER_NOTIF
-        if not is_denied and call not in self._plan.asked:
+        if not is_denied and call not in self._plan.notified:
             return False
         phase = self._stages[process.reached - 1].name if process.reached else ""
-        asked = Notification(0, pid, 0, stop.number, stop.arch, stop.ip, stop.arguments)
-        if not is_denied and (result := self._duty.listened(asked, phase)) is not None:
+        notification = Notification(0, pid, 0, stop.number, stop.arch, stop.ip, stop.arguments)
+        if not is_denied and (result := self._duty.listened(notification, phase)) is not None:
             self._answer(pid, call, -result)
             return True
-        action = self._duty.judged(asked, phase)
+        action = self._duty.judged(notification, phase)
         if not is_denied or self._plan.is_audit:
             return False
         if action and action.kind == "errno":
@@ -215,7 +212,7 @@ class Follower:
             if _dies_of_sigsys(pid):
                 # It makes its call once more, and stops there, if SIGSYS is lost: the call never returns.
                 Detour(pid, call[0], self._key, self._stops).close()
-                kernel.kill_thread(process.pid, pid, kernel.SIGSYS)
+                kernel.kill_thread(process.pid, pid, linux.SIGSYS)
                 self._processes.inside.pop(pid, None)
                 inject.resume(linux.PTRACE_SYSCALL, pid)
                 return True
@@ -225,7 +222,7 @@ class Follower:
         return False
 
     def _answer(self, pid: int, call: Call, result: int) -> None:
-        """Have a call fail, at whose entry a task is, and resume the task."""
+        """Have the call at whose entry a task is stopped fail, and resume the task."""
         Detour(pid, call[0], self._key, self._stops, calls=False).finish(result)
         self._processes.inside.pop(pid, None)
         inject.resume(linux.PTRACE_SYSCALL, pid)
@@ -233,4 +230,4 @@ class Follower:
 
 def _dies_of_sigsys(pid: int) -> bool:
     fields = fields_of(pid)
-    return bool(fields) and not handles(fields, kernel.SIGSYS, "SigBlk", "SigIgn", "SigCgt")
+    return bool(fields) and not handles(fields, linux.SIGSYS, "SigBlk", "SigIgn", "SigCgt")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from enforcer.arming.install import Key
+from enforcer.arming.inject import Key
 from enforcer.bpf import ALL_RUN
+from tracer import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
 class Stage:
-    """One phase."""
+    """One phase, its triggers and its filters."""
 
     __slots__ = ("filter", "is_entered", "is_notified", "name", "silent", "triggers")
 
@@ -43,6 +43,7 @@ class Stage:
         return self.name, self.triggers, self.filter, self.is_entered, self.is_notified
 
     def with_filters(self, filter_: bytes, silent: bytes) -> Stage:
+        """Return the phase with other filters."""
         facts = {"is_entered": self.is_entered, "is_notified": self.is_notified}
         return Stage(self.name, self.triggers, filter_, silent, **facts)
 
@@ -50,7 +51,7 @@ class Stage:
 class Plan:
     """What the program is followed through."""
 
-    __slots__ = ("asked", "has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "silent", "stages", "start")
+    __slots__ = ("has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "notified", "silent", "stages", "start")
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class Plan:
         is_audit: bool,
         is_optional: bool,
         has_own_filters: bool,
-        asked: frozenset[tuple[int, int]] = frozenset(),
+        notified: frozenset[tuple[int, int]] = frozenset(),
     ) -> None:
         self.start = start
         """The filter of what is before the first phase."""
@@ -77,8 +78,8 @@ class Plan:
         """Whether a process that cannot enter a phase goes on as it is."""
         self.has_own_filters = has_own_filters
         """Whether the program may install filters itself."""
-        self.asked = asked
-        """AUDIT_ARCH_* and number of the calls that the helper is asked about for the files and ports that they name."""
+        self.notified = notified
+        """AUDIT_ARCH_* and number of the calls that the helper judges by the files and ports that they name."""
         self.key = Key()
 
     @property

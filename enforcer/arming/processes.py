@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 
 from enforcer import kernel
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 from tracer.proc import fields_of
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -61,20 +60,20 @@ class Process:
         return self.reached == self.last
 
     def kill(self) -> None:
-        """Raises ProcessLookupError."""
+        """Kill it.  Raises ProcessLookupError."""
         if self.pid == 1:  # of this pid namespace: it ignores even SIGKILL from inside, but not the end of its tracer
             os._exit(0)
-        os.kill(self.pid, kernel.SIGKILL)
+        os.kill(self.pid, linux.SIGKILL)
 
 
 class Processes:
-    """All of them, and their tasks."""
+    """The processes that are traced, and their tasks."""
 
-    def __init__(self, phases: int, had: int, *, counts: bool) -> None:
-        """`had`: how many filters a process in the start phase has; -1 if that is not known.  `counts`: a process has no other
-        filters besides, so that their number says which phases it has entered."""
+    def __init__(self, phases: int, at_start: int, *, counts: bool) -> None:
+        """`at_start`: how many filters a process in the start phase has; -1 if that is not known.  `counts`: a process has no
+        other filters besides, so that their number says which phases it has entered."""
         self._phases = phases
-        self._had = had if counts else -1
+        self._at_start = at_start if counts else -1
         self._processes: dict[int, Process] = {}
         self.tasks: dict[int, Process] = {}
         self.inside: dict[int, Call] = {}
@@ -107,9 +106,9 @@ class Processes:
 
         Where filters of the program's own are among them, it is what the creator had reached before its last one: a filter that
         is put on a process twice does no harm."""
-        found = int(fields.get("Seccomp_filters", -1)) - self._had
-        if self._had >= 0 and 0 <= found <= self._phases:
-            return found
+        count = int(fields.get("Seccomp_filters", -1)) - self._at_start
+        if self._at_start >= 0 and 0 <= count <= self._phases:
+            return count
         return parent.reached - parent.is_left if parent else 0
 
     def started(self, new: int, parent: Process, pid: int, event: int) -> None:
@@ -121,15 +120,15 @@ class Processes:
         if child is parent:
             return
         flags = self.flags.get(pid, 0)
-        if event == linux.PTRACE_EVENT_VFORK or (flags & kernel.CLONE_VM and not flags & kernel.CLONE_THREAD):
+        if event == linux.PTRACE_EVENT_VFORK or (flags & linux.CLONE_VM and not flags & linux.CLONE_THREAD):
             child.memory = parent.memory
             parent.memory.is_free = parent.memory.is_free or child.is_left
         shares = kernel.shares_files(new, pid)
-        if flags & kernel.CLONE_FILES if shares is None else shares:
+        if flags & linux.CLONE_FILES if shares is None else shares:
             child.shares = parent.shares = True
 
     def starts(self, pid: int, call: Call) -> None:
-        """A task is in a call that starts another."""
+        """Note that a task is in a call that starts another."""
         self._starting[pid] = call
 
     def comes_early(self, pid: int, stop: Stop) -> None:
@@ -137,12 +136,12 @@ class Processes:
         self._early[pid] = stop, [creator for creator in self._starting.items() if self._is_starting(*creator)]
 
     def take_early(self, pid: int) -> Stop | None:
-        """Give back what was kept of a task whose creator's event has come."""
+        """Return the stop or end of a task that came before its creator's event."""
         early = self._early.pop(pid, None)
         return early[0] if early else None
 
     def take_orphan(self) -> tuple[int, Stop] | None:
-        """Give back what was kept of a task whose creator has died before its event; None if there is none.
+        """Return a task whose creator has died before its event, and its stop or end; None if there is none.
 
         Nobody says of it which table of descriptors it shares."""
         for pid, (stop, creators) in self._early.items():
@@ -158,7 +157,7 @@ class Processes:
     # How they change and go
 
     def executed(self, pid: int) -> None:
-        """A task has executed another program: the other threads are gone, and it has the process's id."""
+        """Note that a task has executed another program: the other threads are gone, and it has the process's id."""
         self.inside.pop(kernel.event_message(pid), None)
         self.inside[pid] = (0, 0)  # the exit of its execve comes
         process = self._processes[pid]
@@ -174,15 +173,15 @@ class Processes:
     def forget(self, pid: int) -> None:
         """Remove a task that has ended, or is let go."""
         process = self.tasks.pop(pid, None)
-        for known in (self.inside, self._starting, self.flags):
-            known.pop(pid, None)
+        for table in (self.inside, self._starting, self.flags):
+            table.pop(pid, None)
         if process is not None:
             process.threads.discard(pid)
             if not process.threads:
                 self._processes.pop(process.pid, None)
 
     def forget_replaced(self) -> None:
-        """Remove the tasks that are gone without a word: a thread that was let go before them has executed a program."""
+        """Remove the tasks that have gone without a report: a thread that was let go before them has executed a program."""
         for process in [process for process in self._processes.values() if process.is_left]:
             for task in [task for task in process.threads if fields_of(task).get("TracerPid") in (None, "0")]:
                 self.forget(task)

@@ -9,8 +9,8 @@ import os
 
 from policygen.files import landlock
 from policygen.files.places import OWN_FOLDERS, PlaceError, located
+from tracer import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -68,8 +68,8 @@ class Reach:
         from policygen.files.calls import PATH_CALLS, SOCKETS, numbers
         from tracer.linux import OPAQUE
 
-        files = any(one.paths for one in self.policies)
-        uses = {use for use in SOCKETS if files or any(getattr(one, use) is not None for one in self.policies)}
-        # enforcer.files.guard fails the opaque ones
+        files = any(policy.paths for policy in self.policies)
+        uses = {use for use in SOCKETS if files or any(getattr(policy, use) is not None for policy in self.policies)}
+        # enforcer.files.landlock fails the opaque ones
         names = [name for name in PATH_CALLS * files if self.is_audit or name not in OPAQUE]
         return sorted(numbers((*names, *uses)))

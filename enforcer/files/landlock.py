@@ -2,6 +2,14 @@
 
 The helper is cloned before and has no such rules, so it may look into the program (ptrace(2) denies that across domains).
 Loaded only for policies that confine files or ports.
+
+Instructions before the program's filter close the ways past Landlock.  It judges what a file is opened for
+(security/landlock/fs.c), and the third access mode of open(2) is for neither reading nor writing: ioctl(2) and fchmod(2) then
+work on files that no rule grants.  It judges connect(2) and bind(2) of plain TCP sockets (security/landlock/net.c).
+sendto(2), sendmsg(2) and sendmmsg(2) with MSG_FASTOPEN connect as well; MPTCP and SMC sockets fall back to TCP, RDS has the
+kernel connect, and TCP_ULP makes an SMC socket of a TCP one (Linux 5.17 to 6.19).  So these fail as on a kernel that has them
+switched off, and programs then do what they do there.  openat2(2) and io_uring take all of that in memory, where no filter
+sees it: where the filter might let them run, they fail as on an older kernel.
 """
 
 from __future__ import annotations
@@ -10,26 +18,21 @@ import errno
 import os
 import stat
 
-from enforcer import ffi, kernel
+from enforcer import kernel
+from enforcer.bpf import AND, ARCH, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, NUMBER, RETURN, Filter, assembled
+from enforcer.confinement import grant_moving
 from enforcer.errors import EnforceError, refused
-from enforcer.files.scope import REFER, abi, grant_moving
 from policygen.files import landlock
 from policygen.files.places import OWN_FOLDERS, PlaceError, located
+from tracer import TYPE_CHECKING, linux
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-_RULE_PATH_BENEATH, _RULE_NET_PORT = 1, 2  # linux/landlock.h
+    from enforcer.bpf import Line
+
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
-
-
-class _PathBeneath(ffi.Structure):
-    """struct landlock_path_beneath_attr (linux/landlock.h), which is packed."""
-
-    _pack_ = 1
-    _fields_ = (("access", ffi.c_uint64), ("folder", ffi.c_int32))
 
 
 class GrantError(EnforceError):
@@ -54,7 +57,7 @@ class Confinement:
         Raises EnforceError for what this kernel cannot enforce, unless `best_effort`,
         GrantError for names that no rule can have, and KernelError."""
         self.remarks: list[str] = []
-        """What the user is told: one line each."""
+        """What is reported to the user: one line each."""
         self.is_whole = True
         """Whether this kernel enforces all of it."""
         self._rulesets: list[int] = []
@@ -64,7 +67,7 @@ class Confinement:
         """What of the scope no ruleset has yet."""
         self._ports = 0
         """What is confined of TCP: CONNECT_TCP, BIND_TCP."""
-        version = abi()
+        version = kernel.landlock_abi()
         try:
             each = [landlock.downgrade(landlock.decode(content), version) for content in encoded]
             self._files = any(effective.handled_files for effective in each)
@@ -86,15 +89,13 @@ class Confinement:
         connect, bind = (bool(self._ports & bit) for bit in (landlock.CONNECT_TCP, landlock.BIND_TCP))
         if not (self._files or connect or bind):
             return filter_
-        from enforcer.files.guard import guarded
-
         return guarded(filter_, files=self._files, connect=connect, bind=bind, reports=reports)
 
     def enter(self) -> None:
         """Confine this process and what it starts, for good.  It needs no_new_privs.  Raises KernelError."""
         try:
             for ruleset in self._rulesets:
-                kernel.syscall("landlock_restrict_self", ruleset, 0)
+                kernel.landlock_enter(ruleset)
         except OSError as error:
             raise refused(error) from error
 
@@ -109,10 +110,8 @@ class Confinement:
 
     def _made(self, effective: landlock.Effective, environment: Sequence[bytes]) -> int:
         grants_moving = self._files and not effective.handled_files  # files are another ruleset's
-        handled = REFER if grants_moving else effective.handled_files
-        attributes = (ffi.c_uint64 * 3)(handled, effective.handled_ports, self.scope)  # struct landlock_ruleset_attr
-        size = 8 * (3 if self.scope else 2)
-        ruleset = kernel.syscall("landlock_create_ruleset", ffi.byref(attributes), size, 0)
+        handled = landlock.REFER if grants_moving else effective.handled_files
+        ruleset = kernel.landlock_ruleset(handled, effective.handled_ports, self.scope)
         self.scope = 0
         if grants_moving:
             grant_moving(ruleset)
@@ -125,8 +124,7 @@ class Confinement:
         for bit, ports in ((landlock.CONNECT_TCP, effective.rules.connect), (landlock.BIND_TCP, effective.rules.bind)):
             for first, last in ports or ():
                 for port in range(first, last + 1):
-                    rule = (ffi.c_uint64 * 2)(bit, port)  # struct landlock_net_port_attr
-                    kernel.syscall("landlock_add_rule", ruleset, _RULE_NET_PORT, ffi.byref(rule), 0)
+                    kernel.landlock_allow_port(ruleset, bit, port)
         return ruleset
 
     def _grant(self, ruleset: int, line: bytes, path: bytes, access: int) -> None:
@@ -145,8 +143,7 @@ class Confinement:
                     words = [word for word, bits in landlock.ACCESS.items() if bits & excess]
                     raise GrantError(line, f"path {os.fsdecode(line)}: only a folder can be granted {', '.join(words)}")
                 access &= landlock.OF_A_FILE
-            rule = _PathBeneath(access, descriptor)
-            kernel.syscall("landlock_add_rule", ruleset, _RULE_PATH_BENEATH, ffi.byref(rule), 0)
+            kernel.landlock_allow_path(ruleset, access, descriptor)
         except OSError as error:
             if error.errno != errno.EBADFD:
                 raise
@@ -154,3 +151,79 @@ class Confinement:
             raise GrantError(line, text) from error
         finally:
             os.close(descriptor)
+
+
+_TCP_ULP = 31  # linux/tcp.h
+FAST_OPEN_ERROR, PROTOCOL_ERROR, FAMILY_ERROR = errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT
+"""net/ipv4/tcp.c tcp_sendmsg_fastopen(), net/ipv4/af_inet.c inet_create(), net/socket.c __sock_create()."""
+
+# The calls that are looked at.  What a program of i386 hands to socketcall is in memory, and its C libraries have no other way
+# to sockets.
+_OPEN, _OPENAT = linux.numbers_by_arch("open"), linux.numbers_by_arch("openat", "open_by_handle_at")
+_OPENAT2 = linux.numbers_by_arch("openat2")
+_IO_URING_SETUP = linux.numbers_by_arch("io_uring_setup")
+_SOCKET, _SETSOCKOPT = linux.numbers_by_arch("socket"), linux.numbers_by_arch("setsockopt")
+_SENDTO, _SENDMSG = linux.numbers_by_arch("sendto", "sendmmsg"), linux.numbers_by_arch("sendmsg")
+
+_REFUSALS = {
+    "mode": errno.EACCES,
+    "opaque": errno.ENOSYS,
+    "family": FAMILY_ERROR,
+    "protocol": PROTOCOL_ERROR,
+    "ulp": errno.ENOENT,  # net/ipv4/tcp_ulp.c tcp_set_ulp()
+    "fast open": FAST_OPEN_ERROR,
+}
+_CHECKS: Mapping[str, list[Line]] = {
+    "open": [(LOAD, ARGUMENTS + 8 * 1), (JUMP, "flags")],
+    "openat": [
+        (LOAD, ARGUMENTS + 8 * 2),
+        "flags",
+        (HAS, os.O_PATH, "end", ""),  # which ignores the access mode
+        (AND, os.O_ACCMODE),
+        (EQUAL, os.O_ACCMODE, "mode", "end"),
+    ],
+    "socket": [
+        (LOAD, ARGUMENTS),
+        *((EQUAL, family, "family", "") for family in landlock.FAMILIES),
+        (LOAD, ARGUMENTS + 8 * 2),
+        *((EQUAL, protocol, "protocol", "") for protocol in landlock.PROTOCOLS),
+        (JUMP, "end"),
+    ],
+    "setsockopt": [
+        (LOAD, ARGUMENTS + 8 * 1),
+        (EQUAL, linux.IPPROTO_TCP, "", "end"),
+        (LOAD, ARGUMENTS + 8 * 2),
+        (EQUAL, _TCP_ULP, "ulp", "end"),
+    ],
+    "sendto": [(LOAD, ARGUMENTS + 8 * 3), (HAS, landlock.MSG_FASTOPEN, "fast open", "end")],
+    "sendmsg": [(LOAD, ARGUMENTS + 8 * 2), (HAS, landlock.MSG_FASTOPEN, "fast open", "end")],
+}
+"""Instructions that judge a call by its arguments: they go to one of _REFUSALS, or to `end` for the filter."""
+
+
+def guarded(filter_: bytes, *, files: bool, connect: bool, bind: bool, reports: bool) -> bytes:
+    """The filter, and instructions that fail what gets past Landlock where it confines files, connecting or binding.
+
+    With `reports`, what the filter answers SECCOMP_RET_USER_NOTIF is not run."""
+    looked_at: dict[str, Mapping[int, tuple[int, ...]]] = {}
+    if files:
+        looked_at |= {"open": _OPEN, "openat": _OPENAT}
+    if connect or bind:
+        looked_at |= {"socket": _SOCKET, "setsockopt": _SETSOCKOPT}
+    if connect:
+        looked_at |= {"sendto": _SENDTO, "sendmsg": _SENDMSG}
+    opaque = [_OPENAT2] * files + [_IO_URING_SETUP] * (files or connect or bind)
+    program = Filter(filter_)
+    lines: list[Line] = []
+    for arch in (linux.AUDIT_ARCH_X86_64, linux.AUDIT_ARCH_I386):
+        lines += [(LOAD, ARCH), (EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]
+        lines += [(EQUAL, number, check, "") for check, calls in looked_at.items() for number in calls[arch]]
+        numbers = [number for calls in opaque for number in calls[arch]]
+        lines += [(EQUAL, number, "opaque", "") for number in numbers if program.may_allow(arch, number, reports=reports)]
+        lines += [(JUMP, "end"), f"not {arch}"]
+    lines += [(JUMP, "end")]
+    for check in looked_at:
+        lines += [check, *_CHECKS[check]]
+    for refusal, number in _REFUSALS.items():
+        lines += [refusal, (RETURN, linux.SECCOMP_RET_ERRNO | number)]
+    return assembled([*lines, "end"]) + filter_

@@ -11,44 +11,40 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from enforcer import ffi, kernel
+from enforcer import kernel
+from tracer import linux
 from tracer.proc import fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from enforcer.listener import Asked
+    from enforcer.listener import Request
 
-_SOL_SOCKET, _SO_PROTOCOL, _SO_DOMAIN = 1, 38, 39  # asm-generic/socket.h
-_AF_UNIX, _IPPROTO_TCP = 1, 6  # linux/socket.h, linux/in.h
 _LISTINGS = 100
 """How often all tasks are listed until a listing has no new ones."""
 
 
-def listen(asked: Asked) -> int | None:
+def listen(request: Request) -> int | None:
     """Make a listen(2) of a task, which waits in it: 0, or an errno; EACCES for a socket that would take any port.
 
     None: the kernel may do it as it is, for no other task can change what the descriptor is.  Raises OSError if the socket
     cannot be had."""
-    task = asked.call.task
-    descriptor, backlog = (argument & 0xFFFFFFFF for argument in asked.call.arguments[:2])
+    task = request.call.task
+    descriptor, backlog = (argument & 0xFFFFFFFF for argument in request.call.arguments[:2])
     fields = fields_of(task)
-    pidfd = kernel.pidfd_open(int(fields["Tgid"]))
     try:
-        socket = kernel.pidfd_getfd(pidfd, descriptor)
+        socket = kernel.descriptor_of(int(fields["Tgid"]), descriptor)
     except OSError as error:
         if error.errno == errno.EBADF:
             return errno.EBADF
         raise
-    finally:
-        os.close(pidfd)
     try:
-        if not asked.is_waiting():  # the socket may be another task's
+        if not request.is_waiting():  # the socket may be another task's
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), "listen")
-        if _option(socket, _SO_PROTOCOL) == _IPPROTO_TCP and not _port(socket):
+        if kernel.socket_option(socket, linux.SO_PROTOCOL) == linux.IPPROTO_TCP and not _port(socket):
             return errno.EACCES
-        if _option(socket, _SO_DOMAIN) == _AF_UNIX and not _is_like_us(fields):
-            # Who connects is told the user of whoever has called listen (unix(7), SO_PEERCRED).
+        if kernel.socket_option(socket, linux.SO_DOMAIN) == linux.AF_UNIX and not _is_like_us(fields):
+            # A process that connects sees the user who has called listen (unix(7), SO_PEERCRED).
             return errno.EACCES if _shares_descriptors(task) else None
         kernel.syscall("listen", socket, backlog)
     except OSError as error:
@@ -58,17 +54,10 @@ def listen(asked: Asked) -> int | None:
     return 0
 
 
-def _option(socket: int, name: int) -> int:
-    """An option of SOL_SOCKET.  Raises OSError."""
-    value, length = ffi.c_int(0), ffi.c_int(4)
-    kernel.syscall("getsockopt", socket, _SOL_SOCKET, name, ffi.byref(value), ffi.byref(length))
-    return value.value
-
-
 def _port(socket: int) -> int:
     """The port of a TCP socket; 0 if it has none."""
-    address, length = (ffi.c_uint8 * 28)(), ffi.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
-    kernel.syscall("getsockname", socket, ffi.byref(address), ffi.byref(length))
+    address, length = (linux.c_uint8 * 28)(), linux.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
+    kernel.syscall("getsockname", socket, linux.byref(address), linux.byref(length))
     return address[2] << 8 | address[3]
 
 

@@ -10,11 +10,10 @@ import errno
 import os
 import stat
 
-from enforcer import ffi, kernel
+from enforcer import kernel
 from policygen.files.calls import File
-from tracer import linux
+from tracer import TYPE_CHECKING, linux
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,9 +21,8 @@ _OPEN = os.O_PATH | os.O_CLOEXEC
 _DEVICES = {b"/dev/stdin": b"fd/0", b"/dev/stdout": b"fd/1", b"/dev/stderr": b"fd/2"}
 _DESCRIPTORS = b"/dev/fd"
 _GONE = b" (deleted)"
-_SOL_SOCKET, _SO_PROTOCOL, _IPPROTO_TCP = 1, 38, 6  # asm-generic/socket.h, linux/in.h
 _HEAD = 4096
-"""Bytes of a script's first line, or of the name of the dynamic loader, that are read."""
+"""Bytes of an executable in which its interpreter is looked for."""
 
 
 def base_of(process: int, task: int, descriptor: int, path: bytes) -> bytes:
@@ -70,21 +68,14 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
 
 def is_tcp(process: int, descriptor: int) -> bool:
     """Whether a descriptor of a process that is stopped is a TCP socket; True if that cannot be found out."""
-    protocol, length = ffi.c_uint32(0), ffi.c_uint32(4)
     try:
-        pidfd = kernel.pidfd_open(process)
+        copy = kernel.descriptor_of(process, descriptor)
         try:
-            copy = kernel.pidfd_getfd(pidfd, descriptor)
-        finally:
-            os.close(pidfd)
-        try:
-            at, room = ffi.byref(protocol), ffi.byref(length)
-            kernel.syscall("getsockopt", copy, _SOL_SOCKET, _SO_PROTOCOL, at, room)
+            return kernel.socket_option(copy, linux.SO_PROTOCOL) == linux.IPPROTO_TCP
         finally:
             os.close(copy)
     except OSError as error:
         return error.errno != errno.ENOTSOCK
-    return protocol.value == _IPPROTO_TCP
 
 
 def interpreter(path: bytes) -> bytes:
@@ -95,14 +86,18 @@ def interpreter(path: bytes) -> bytes:
             if head.startswith(b"#!"):
                 line = head[2:].partition(b"\n")[0].partition(b"\0")[0]
                 return line.strip().partition(b" ")[0].partition(b"\t")[0]
-
-            def read(offset: int, size: int) -> bytes:
-                file.seek(offset)
-                return file.read(size) or b""
-
-            for kind, offset, _, size in linux.elf_segments(read):
-                if kind == linux.PT_INTERP:
-                    return read(offset, min(size, _HEAD)).partition(b"\0")[0]
+            if not head.startswith(b"\x7fELF"):
+                return b""
+            wide = head[4] == 2  # ELFCLASS64 (elf.h); all of ours are little-endian
+            at, size, count = (32, 54, 56) if wide else (28, 42, 44)  # e_phoff, e_phentsize, e_phnum
+            start = int.from_bytes(head[at : at + (8 if wide else 4)], "little")
+            for index in range(_half(head, count)):
+                entry = start + index * _half(head, size)
+                if int.from_bytes(head[entry : entry + 4], "little") == 3:  # PT_INTERP
+                    word, offset, length = (8, 8, 32) if wide else (4, 4, 16)  # p_offset, p_filesz
+                    where, many = (int.from_bytes(head[entry + one : entry + one + word], "little") for one in (offset, length))
+                    file.seek(where)
+                    return (file.read(min(many, _HEAD)) or b"").partition(b"\0")[0]
     except (OSError, ValueError, IndexError):
         pass
     return b""
@@ -112,11 +107,15 @@ def _regular(path: bytes) -> int:
     """Open a file for reading if the kernel may execute it: opening another can have effects, or last for ever.
 
     O_NONBLOCK: the program may have a lease on the file (F_SETLEASE), for whose end opening would wait for 45 s."""
-    found = os.open(path, _OPEN)
+    descriptor = os.open(path, _OPEN)
     try:
-        mode = os.fstat(found).st_mode
+        mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode) or not mode & 0o111:
             raise OSError(errno.EACCES, "no file that can be executed")
-        return os.open(b"/proc/self/fd/%d" % found, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(b"/proc/self/fd/%d" % descriptor, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     finally:
-        os.close(found)
+        os.close(descriptor)
+
+
+def _half(head: bytes, at: int) -> int:
+    return int.from_bytes(head[at : at + 2], "little")

@@ -1,7 +1,7 @@
-"""Which files and ports a call wants that policies do not grant.  Loaded at the first call that is asked about for that.
+"""Which files and ports a call wants that policies do not grant.  Loaded at the first call that is judged by them.
 
 The helper judges names, at the moment of the call, as Landlock judges what it walks along: from the file up to the root.  The
-program may change a name in between, so nothing is decided by what is found: Landlock denies, and this tells why.
+program may change a name in between, so nothing is decided by it: Landlock denies, and this explains why.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from enforcer.caller import Caller
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
+from enforcer.waiting import WaitingTask
 from policygen.files.calls import SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
 from policygen.files.landlock import ACCESS
 from policygen.files.places import named
@@ -72,50 +72,50 @@ class Judge:
         if (event.arch, event.number) not in self._known:
             return []
         process = owner(event.task)
-        caller = Caller(event.task, process)
+        caller = WaitingTask(event.task, process)
         try:
             if not _has_our_names(caller):
                 return []
             use = SOCKETS[self._sockets[event.arch, event.number]] if (event.arch, event.number) in self._sockets else ""
-            found = self._of_address(event, process, caller, use) if use else self._of_paths(event, process, caller)
-            return _joined(found)
+            ungranted = self._of_address(event, process, caller, use) if use else self._of_paths(event, process, caller)
+            return _joined(ungranted)
         finally:
             caller.close()
 
     # -- ports
 
-    def _of_address(self, event: Event, process: int, caller: Caller, use: str) -> Iterator[Ungranted]:
+    def _of_address(self, event: Event, process: int, caller: WaitingTask, use: str) -> Iterator[Ungranted]:
         length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
-        found = address(_read(caller, event.arguments[1], length))
-        if isinstance(found, int):
+        place = address(_read(caller, event.arguments[1], length))
+        if isinstance(place, int):
             if not is_tcp(process, event.arguments[0] & 0xFFFFFFFF):
                 return
             for policy in self._reach.policies:
                 ports = getattr(policy, use)
-                if ports is not None and not any(first <= found <= last for first, last in ports):
-                    yield Ungranted(policy.file, f"tcp {use}", str(found), "EACCES")
-        elif isinstance(found, str) and use == "bind":
-            for need in needs(made_socket(), [os.fsencode(found)], looking(process, event.task)):
+                if ports is not None and not any(first <= place <= last for first, last in ports):
+                    yield Ungranted(policy.file, f"tcp {use}", str(place), "EACCES")
+        elif isinstance(place, str) and use == "bind":
+            for need in needs(made_socket(), [os.fsencode(place)], looking(process, event.task)):
                 yield from self._lacking(need, fields_of(event.task))
 
     # -- files
 
-    def _of_paths(self, event: Event, process: int, caller: Caller) -> Iterator[Ungranted]:
+    def _of_paths(self, event: Event, process: int, caller: WaitingTask) -> Iterator[Ungranted]:
         arch = Arch.from_audit(event.arch)
         if arch is None:
             return
         name = table(arch).by_number[event.number].name
         look = looking(process, event.task)
         fields = fields_of(event.task)
-        for one in wanted(name, event.arguments, lambda at, length: _read(caller, at, length)):
-            paths = [_string(caller, part.address) for part in (one if isinstance(one, Pair) else (one,))]
-            found = [*needs(one, paths, look)]
-            for need in found:
+        for use in wanted(name, event.arguments, lambda at, length: _read(caller, at, length)):
+            paths = [_string(caller, part.address) for part in (use if isinstance(use, Pair) else (use,))]
+            all_needs = [*needs(use, paths, look)]
+            for need in all_needs:
                 yield from self._lacking(need, fields)
                 if Right.EXECUTE in need.rights:
                     yield from self._interpreters(need.file, fields)
-            if isinstance(one, Pair) and any(Right.MOVE in need.rights for need in found):
-                yield from self._gained(one, paths, look)
+            if isinstance(use, Pair) and any(Right.MOVE in need.rights for need in all_needs):
+                yield from self._gained(use, paths, look)
 
     def _interpreters(self, file: File, fields: Mapping[str, str]) -> Iterator[Ungranted]:
         """What the kernel executes to execute a file."""
@@ -156,21 +156,21 @@ class Judge:
 
     def _subject(self, place: bytes) -> str:
         """What a line about a file or a folder begins with, as `learn` would write it."""
-        if found := _PROC.match(place):
-            place = b"/proc/self" + place[found.end() :] if int(found[1]) == self._process else b"/proc"
+        if match := _PROC.match(place):
+            place = b"/proc/self" + place[match.end() :] if int(match[1]) == self._process else b"/proc"
         path = named(place, self._reach.environment, self._reach.here).decode("utf-8", "surrogateescape")
         return path_line(path)
 
 
-def _joined(found: Iterable[Ungranted]) -> list[Ungranted]:
+def _joined(each: Iterable[Ungranted]) -> list[Ungranted]:
     """One for each policy and subject."""
     joined: dict[tuple[str, str], Ungranted] = {}
-    for one in found:
-        same = joined.setdefault((one.file, one.subject), one)
-        rights = rights_of(same.wanted) | rights_of(one.wanted)
+    for new in each:
+        former = joined.setdefault((new.file, new.subject), new)
+        rights = rights_of(former.wanted) | rights_of(new.wanted)
         if rights:
-            error, why = min(same.error, one.error), same.why or one.why
-            joined[one.file, one.subject] = Ungranted(one.file, one.subject, format_rights(rights), error, why)
+            error, why = min(former.error, new.error), former.why or new.why
+            joined[new.file, new.subject] = Ungranted(new.file, new.subject, format_rights(rights), error, why)
     return [*joined.values()]
 
 
@@ -179,8 +179,8 @@ def _held(policy: Granted, path: bytes) -> Right:
     access, place = 0, path
     while True:
         try:
-            found = os.stat(place)
-            access |= policy.by_file.get((found.st_dev, found.st_ino), 0)
+            status = os.stat(place)
+            access |= policy.by_file.get((status.st_dev, status.st_ino), 0)
         except OSError:  # it has been removed meanwhile
             pass
         if place == b"/":
@@ -199,10 +199,10 @@ def _by_name(policy: Granted, path: bytes) -> Right:
 
 
 def _rights(access: int) -> Right:
-    found = NOTHING
+    rights = NOTHING
     for word, bits in ACCESS.items():
-        found |= WORDS[word] if access & bits else NOTHING
-    return found
+        rights |= WORDS[word] if access & bits else NOTHING
+    return rights
 
 
 def _permits(file: File, rights: Right, fields: Mapping[str, str]) -> bool:
@@ -220,7 +220,7 @@ def _permits(file: File, rights: Right, fields: Mapping[str, str]) -> bool:
     return digit & bits == bits
 
 
-def _has_our_names(caller: Caller) -> bool:
+def _has_our_names(caller: WaitingTask) -> bool:
     """Whether a task's names mean the same files for this process: its root and its mounts are ours."""
     if caller.link("root") != "/":
         return False
@@ -230,19 +230,19 @@ def _has_our_names(caller: Caller) -> bool:
         return False
 
 
-def _string(caller: Caller, at: int) -> bytes:
+def _string(caller: WaitingTask, at: int) -> bytes:
     """The path at an address; b"" if there is none: the call will fail."""
     path, end, _ = _read(caller, at, _PATH).partition(b"\0")
     return path if end else b""
 
 
-def _read(caller: Caller, at: int, length: int) -> bytes:
+def _read(caller: WaitingTask, at: int, length: int) -> bytes:
     """Bytes of the caller's memory, as many as can be read."""
-    found = b""
+    content = b""
     while length:
         part = caller.read(at, min(length, _PAGE - at % _PAGE))
-        found += part
+        content += part
         at, length = at + len(part), length - len(part)
         if not part:
             break
-    return found
+    return content

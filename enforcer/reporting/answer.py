@@ -9,14 +9,12 @@ from __future__ import annotations
 import errno
 import gc
 
+from enforcer.bpf import EXITS
 from enforcer.errors import FAILED
-from enforcer.listener import Asked, received, stopped
-from enforcer.numbers import calls
-from enforcer.reporting import end
-from enforcer.shield import EXITS
+from enforcer.listener import Request, end_process, exit_with, received, stopped, trap
+from tracer import TYPE_CHECKING, linux
 from tracer.proc import owner
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from enforcer.reporting.verdict import Verdict, Verdicts
     from policygen.model import Action
 
-_LISTEN = calls("listen")
+_LISTEN = linux.calls("listen")
 _REPLACED = "the helper process was killed and has been replaced; how often calls were denied before is not known"
 
 
@@ -50,31 +48,31 @@ class Answers:
     def next(self, listener: int, phase: str) -> None:
         """Answer the call that waits longest, of a process in that phase ("": there are none)."""
         try:
-            asked = received(listener, self._notification, phase)
+            request = received(listener, self._notification, phase)
         except OSError:  # ENOENT: it was interrupted, or its task has died
             return
-        self._answer(asked)
+        self._answer(request)
 
     def take_over(self, listeners: Mapping[int, str]) -> None:
         """Continue where another helper was killed, which may have received a call and not answered it."""
         self._has_lost = True
         _try(lambda: self._reports.say(_REPLACED))
         for listener, phase in listeners.items():
-            asked = Asked(self._notification, listener, phase)
-            if asked.call.id and asked.is_waiting():
-                self._answer(asked)
+            request = Request(self._notification, listener, phase)
+            if request.call.id and request.is_waiting():
+                self._answer(request)
 
     def program_ended(self) -> None:
-        """The program's own process has ended; others may still be confined."""
+        """Report what is due when the program's own process has ended; others may still be confined."""
         self.summarise()
         self._reporter.give_back()
 
     def pause(self) -> float | None:
-        """Seconds without a call after which `quiet` has something to tell; None if it has not."""
+        """Seconds without a call after which `quiet` has something to report; None if it has not."""
         return self._loaded[1].pause() if self._loaded else None
 
     def quiet(self) -> None:
-        """Tell how often violations were met, after a burst."""
+        """Report how often violations were met, after a burst."""
         if self._loaded:
             _try(self._loaded[1].quiet)
 
@@ -95,20 +93,20 @@ class Answers:
     def _reports(self) -> Reports:
         return self._load()[1]
 
-    def _verdict(self, asked: Asked) -> Verdict | None:
-        """What the policies say of a call; None, which kills, if that cannot be found out."""
+    def _verdict(self, request: Request) -> Verdict | None:
+        """Return what the policies say of a call; None, which kills, if that cannot be found out."""
         try:
             from enforcer.reporting.verdict import event_of
 
-            return self._load()[0].of(event_of(asked), asked.phase)
+            return self._load()[0].of(event_of(request), request.phase)
         except Exception as error:
             self._lose(error)
             return None
 
-    def _report(self, asked: Asked, verdict: Verdict) -> Action | None:
-        """Report a call that is denied; return what it meets, None, which kills, if nothing can be reported."""
+    def _report(self, request: Request, verdict: Verdict) -> Action | None:
+        """Report a denied call; return its action, or None, which kills, if nothing can be reported."""
         try:
-            self._reports.report(asked, verdict)
+            self._reports.report(request, verdict)
         except Exception as error:
             self._lose(error)
             return None
@@ -121,10 +119,10 @@ class Answers:
     # Calls of a task that is stopped
 
     def stopped(self, call: Notification, phase: str) -> Action | None:
-        """What a call meets whose task is stopped: an errno, without a report, if what it asks for may be unavailable; else
+        """The action for the call of a stopped task: an errno, without a report, if what it asks for may be unavailable; else
         what the policies say, which has been reported; None, which kills, if that cannot be found out."""
-        asked = stopped(call, phase)
-        if (verdict := self._verdict(asked)) is None:
+        request = stopped(call, phase)
+        if (verdict := self._verdict(request)) is None:
             return None
         try:
             if self._may_be_answered(verdict):
@@ -135,41 +133,41 @@ class Answers:
                     return Action(ActionKind.ERRNO, number)
         except Exception as error:
             self._complain(error)
-        return self._report(asked, verdict)
+        return self._report(request, verdict)
 
     def listened(self, call: Notification, phase: str) -> int | None:
-        """Make a listen(2) for a task that is stopped: 0 or an errno; None for another call, or one that the policies deny, or
+        """Make a listen(2) for a stopped task: 0 or an errno; None for another call, or one that the policies deny, or
         that may run as it is."""
         if not self._is_listen(call):
             return None
         from enforcer.reporting.verdict import event_of
 
-        asked = stopped(call, phase)
-        return self._listen(asked, self._load()[0].of(event_of(asked), phase))
+        request = stopped(call, phase)
+        return self._listen(request, self._load()[0].of(event_of(request), phase))
 
     # Calls that wait for an answer
 
-    def _answer(self, asked: Asked) -> None:
+    def _answer(self, request: Request) -> None:
         action = None
-        if verdict := self._verdict(asked):
+        if verdict := self._verdict(request):
             try:
-                if self._answer_listen(asked, verdict) or self._answer_otherwise(asked, verdict):
-                    asked.call.id = 0
+                if self._answer_listen(request, verdict) or self._answer_otherwise(request, verdict):
+                    request.call.id = 0
                     return
             except FileNotFoundError:  # ENOENT: it has died meanwhile, or been interrupted
-                if not asked.is_waiting():
-                    asked.call.id = 0
+                if not request.is_waiting():
+                    request.call.id = 0
                     return
             except Exception as error:
                 self._complain(error)
-            action = self._report(asked, verdict)
+            action = self._report(request, verdict)
         try:
-            self._apply(asked, action)
+            self._apply(request, action)
         except FileNotFoundError:  # ENOENT: it has died meanwhile
             pass
         except Exception as error:
-            self._reporter.complain(f"process {asked.call.task} could not be killed, so its call waits for ever: {error}")
-        asked.call.id = 0
+            self._reporter.complain(f"process {request.call.task} could not be killed, so its call waits for ever: {error}")
+        request.call.id = 0
 
     def _complain(self, error: Exception) -> None:
         self._reporter.complain(f"a denied call is answered like any other: {type(error).__name__}: {error}")
@@ -178,20 +176,20 @@ class Answers:
         """Whether a call is a listen(2) that has to be looked at."""
         return self._reporter.listens and (call.arch, call.number) in _LISTEN
 
-    def _answer_listen(self, asked: Asked, verdict: Verdict) -> bool:
+    def _answer_listen(self, request: Request, verdict: Verdict) -> bool:
         """Answer a listen(2) that the policies allow; return whether it was one."""
-        if self._reporter.audit or not self._is_listen(asked.call) or verdict.denying:
+        if self._reporter.audit or not self._is_listen(request.call) or verdict.denying:
             return False
-        result = self._listen(asked, verdict)
+        result = self._listen(request, verdict)
         if result is None:
-            asked.let_run()
+            request.let_run()
         elif result:
-            asked.fail(result)
+            request.fail(result)
         else:
-            asked.succeed()
+            request.succeed()
         return True
 
-    def _listen(self, asked: Asked, verdict: Verdict) -> int | None:
+    def _listen(self, request: Request, verdict: Verdict) -> int | None:
         """Make a listen(2) for its task: 0 or an errno, reported if the port is denied; None for one that the policies deny, or
         that may run as it is."""
         if verdict.denying:
@@ -199,44 +197,44 @@ class Answers:
         from enforcer.files.listening import listen
 
         try:
-            result = listen(asked)
+            result = listen(request)
         except (OSError, KeyError):
-            result = errno.EACCES if asked.is_waiting() else errno.ESRCH
+            result = errno.EACCES if request.is_waiting() else errno.ESRCH
         if result == errno.EACCES:
-            self._reports.report_port(asked, verdict)
+            self._reports.report_port(request, verdict)
         return result
 
-    def _answer_otherwise(self, asked: Asked, verdict: Verdict) -> bool:
+    def _answer_otherwise(self, request: Request, verdict: Verdict) -> bool:
         """Answer the call without denying it, if it gives nothing beyond the policies; return whether it does."""
         if not self._may_be_answered(verdict):
             return False
         from enforcer.reporting.instead import Instead
 
-        return Instead(asked, verdict.event, self._devices, keeps_signals=self._reporter.keeps_signals).answer()
+        return Instead(request, verdict.event, self._devices, keeps_signals=self._reporter.keeps_signals).answer()
 
     def _may_be_answered(self, verdict: Verdict) -> bool:
         """Whether the policies say by `implied` that calls which give nothing beyond them need not be denied."""
-        # With --explain, one that they allow is asked about for the files or ports that it is about.
+        # With --explain, the helper is notified of allowed calls, too, for the files or ports that they name.
         return verdict.is_free and not self._reporter.audit and not (self._reporter.reach and not verdict.denying)
 
-    def _apply(self, asked: Asked, action: Action | None) -> None:
+    def _apply(self, request: Request, action: Action | None) -> None:
         kind = action.kind if action else "kill"
         if self._reporter.audit:
-            if self._hides_a_loss(asked.call):
-                end.exit_with(FAILED, asked)
+            if self._hides_a_loss(request.call):
+                exit_with(FAILED, request)
             else:
-                asked.let_run()
+                request.let_run()
         elif action and action.allows and self._reporter.reach:  # as its registers say; Landlock judges what they point to
-            asked.let_run()
+            request.let_run()
         elif action and kind == "errno":
-            asked.fail(action.errno)
+            request.fail(action.errno)
         elif kind == "notify":  # as the kernel does without a listener
-            asked.fail(errno.ENOSYS)
+            request.fail(errno.ENOSYS)
         elif kind == "trap":
-            end.trap(asked)
-            asked.fail(errno.ENOSYS)
+            trap(request)
+            request.fail(errno.ENOSYS)
         else:
-            end.end(asked)
+            end_process(request)
 
     def _hides_a_loss(self, call: Notification) -> bool:
         """Whether the program is about to exit, as if all were well, and a report of it was lost."""
@@ -248,9 +246,9 @@ class Answers:
         return self._has_lost or bool(self._loaded and self._loaded[1].has_lost)
 
 
-def _try(tell: Callable[[], None]) -> None:
-    """Tell something, and go on answering calls if that fails."""
+def _try(report: Callable[[], None]) -> None:
+    """Report something, and go on answering calls if that fails."""
     try:
-        tell()
+        report()
     except Exception:
         return

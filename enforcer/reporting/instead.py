@@ -16,14 +16,14 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from enforcer import kernel
-from enforcer.caller import Caller
+from enforcer.waiting import WaitingTask
 from policygen.holds import holds
 from policygen.implied.tables import read_entries, unavailable
 from tracer.abi import Arch, Event, table
 from tracer.proc import fields_of, kin_of, proc
 
 if TYPE_CHECKING:
-    from enforcer.listener import Asked
+    from enforcer.listener import Request
     from policygen.model import Expression
 
 _NULL = b"/dev/null\0"
@@ -46,8 +46,8 @@ _GENERATIONS = 100
 class Instead:
     """One call, which may be answered otherwise than by a denial."""
 
-    def __init__(self, asked: Asked, event: Event, devices: tuple[int, int], *, keeps_signals: bool) -> None:
-        self._asked = asked
+    def __init__(self, request: Request, event: Event, devices: tuple[int, int], *, keeps_signals: bool) -> None:
+        self._request = request
         self._event = event
         self._null, self._full = devices
         """Descriptors of /dev/null, for reading and writing, and of /dev/full, for writing; -1 if there is none."""
@@ -69,7 +69,7 @@ class Instead:
             return self._keeps_ids(syscall.name.removesuffix("32"), _UNCHANGED_SHORT if is_short else _UNCHANGED)
         number = unavailable(self._event)
         if number:
-            self._asked.fail(number)
+            self._request.fail(number)
         return bool(number)
 
     def _opens_device(self, arch: Arch, name: str) -> bool:
@@ -79,12 +79,12 @@ class Instead:
         path, arguments = _PATH[name], table(arch).by_name[name].arguments
         if not holds(_opens(arch, name), arguments, self._event.arguments):
             return False
-        with closing(Caller(self._event.task, self._event.task)) as caller:
+        with closing(WaitingTask(self._event.task, self._event.task)) as caller:
             opened = caller.read(self._event.arguments[path], len(_NULL))
-        if not self._asked.is_waiting():
+        if not self._request.is_waiting():
             return False
         if opened.startswith(_TERMINAL):
-            self._asked.fail(errno.ENXIO)
+            self._request.fail(errno.ENXIO)
             return True
         flags = self._event.arguments[path + 1]
         device = -1
@@ -95,11 +95,11 @@ class Instead:
         if device < 0:
             return False
         try:
-            self._asked.give(device, inherited=not flags & os.O_CLOEXEC)
+            self._request.give(device, inherited=not flags & os.O_CLOEXEC)
         except OSError as error:
             if error.errno != errno.EMFILE:
                 return False
-            self._asked.fail(errno.EMFILE)
+            self._request.fail(errno.EMFILE)
         return True
 
     def _signals(self, name: str) -> bool:
@@ -112,11 +112,11 @@ class Instead:
         is_itself = target == self._event.task if name == "tkill" else target == process
         if name == "tgkill" and fields_of(_int(self._event.arguments[1])).get("Tgid") != caller["Tgid"]:
             return False
-        if not self._asked.is_waiting():
+        if not self._request.is_waiting():
             return False
         if is_itself:
             # Nothing but registers decides what the call does, and the program cannot change them while it waits.
-            self._asked.let_run()
+            self._request.let_run()
             return True
         if name != "kill" or target <= 1:
             return False
@@ -127,31 +127,31 @@ class Instead:
 
         `unchanged`: -1 as the kernel reads it, which is all that it reads of a register."""
         caller = fields_of(self._event.task)
-        if not _is_in_own_user_namespace(self._event.task) or not self._asked.is_waiting():
+        if not _is_in_own_user_namespace(self._event.task) or not self._request.is_waiting():
             return False
         if name == "setgroups":
             if int(caller["CapEff"], 16) & _CAP_SETGID:
                 return False
-            self._asked.fail(errno.EPERM)
+            self._request.fail(errno.EPERM)
             return True
         own = {int(number) for number in caller["Gid" if "gid" in name else "Uid"].split()}
-        wanted = {value & unchanged for value in self._event.arguments[: _IDS[name]]} - {unchanged}
-        if len(own) != 1 or wanted != own or (0 in own and "fs" not in name):  # shellcode begins with setuid(0)
+        ids = {value & unchanged for value in self._event.arguments[: _IDS[name]]} - {unchanged}
+        if len(own) != 1 or ids != own or (0 in own and "fs" not in name):  # shellcode begins with setuid(0)
             return False
-        self._asked.let_run()  # registers alone decide, and a task's ids are its own to change
+        self._request.let_run()  # registers alone decide, and a task's ids are its own to change
         return True
 
     def _signals_other(self, caller: int, target: int) -> bool:
         try:
             os.close(kernel.pidfd_open(target))
         except ProcessLookupError:
-            self._asked.fail(errno.ESRCH)
+            self._request.fail(errno.ESRCH)
             return True
         except OSError:  # a thread, or no descriptor is left: it is not known
             return False
         if not (self._keeps_signals and _is_below(target, caller)):
             return False
-        self._asked.let_run()  # as the caller, whom the kernel permits less if it has given that up
+        self._request.let_run()  # as the caller, whom the kernel permits less if it has given that up
         return True
 
 
@@ -168,9 +168,9 @@ def _is_below(process: int, caller: int) -> bool:
 
 @cache
 def _opens(arch: Arch, name: str) -> Expression:
-    found = read_entries(arch, [f"{name}: {_OPENS}"])[0]
-    assert found is not None
-    return found[1].expression
+    entry = read_entries(arch, [f"{name}: {_OPENS}"])[0]
+    assert entry is not None
+    return entry[1].expression
 
 
 def _is_in_own_user_namespace(task: int) -> bool:

@@ -1,7 +1,7 @@
 """Writing reports to a file that the program may use as well: never half a line, never silently dropped, and without holding up
 the calls that wait for an answer meanwhile.
 
-What a pipe, a terminal or a socket does not take at once is kept, and written when it takes more.
+What a pipe, a terminal or a socket does not take at once is written later.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ program's own descriptor."""
 _DELAY = 1.0
 """Seconds without another try after such a write did not end in time."""
 _PAUSE = 0.05
-"""Seconds between tries while something is kept."""
+"""Seconds between tries while something waits to be written."""
 _CHUNK = select.PIPE_BUF
 """Bytes that a pipe takes whole if poll(2) says that it takes any (pipe(7))."""
-_KEPT = 1 << 18
-"""Bytes that are kept."""
+_MOST = 1 << 18
+"""Most bytes that wait to be written."""
 
 
 class Output:
@@ -42,7 +42,7 @@ class Output:
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._kept: deque[tuple[bytes, int]] = deque()
+        self._waiting: deque[tuple[bytes, int]] = deque()
         """Texts, each with the process that it is about; the first may be written in part."""
         self._size = 0
         """Bytes of these."""
@@ -63,29 +63,29 @@ class Output:
         if self._reporter.folder >= 0:
             self._reporter.renew()
         data = text.encode(errors="surrogateescape")
-        if self._kept and self._size + len(data) > _KEPT:
+        if self._waiting and self._size + len(data) > _MOST:
             self.lost += 1
             return
-        self._kept.append((data, process))
+        self._waiting.append((data, process))
         self._size += len(data)
         self.flush()
 
     def pause(self) -> float | None:
-        """Seconds after which `flush` should be tried again; None if nothing is kept."""
-        return max(_PAUSE, self._not_before - time.monotonic()) if self._kept else None
+        """Seconds after which `flush` should be tried again; None if nothing waits to be written."""
+        return max(_PAUSE, self._not_before - time.monotonic()) if self._waiting else None
 
     def flush(self, *, last: bool = False) -> None:
-        """Write what is kept as far as it is taken at once; if that is all (`last`), wait a moment, and give up the rest."""
+        """Write what the file takes at once; with `last`, wait for it up to half a second, and give up the rest."""
         end = time.monotonic() + (_TIMEOUT if last else 0)
-        while self._kept and (last or time.monotonic() >= self._not_before):
+        while self._waiting and (last or time.monotonic() >= self._not_before):
             if not self._write_first(end):
                 break
-        while last and self._kept:
+        while last and self._waiting:
             self._give_up()
 
     def _write_first(self, end: float) -> bool:
-        """Write the first text that is kept; whether that is done, or given up."""
-        data, process = self._kept[0]
+        """Write the first text that waits; return whether it is written or given up."""
+        data, process = self._waiting[0]
         own = self._reporter.descriptor
         descriptor = own if own >= 0 else self._standard_error(process)
         if descriptor < 0:
@@ -94,7 +94,7 @@ class Output:
         try:
             if self._is_torn and not self._written:
                 data = b"\n" + data
-                self._kept[0], self._is_torn = (data, process), False
+                self._waiting[0], self._is_torn = (data, process), False
             while self._written < len(data):
                 if not has_room(descriptor, max(end - time.monotonic(), 0)):
                     return False
@@ -119,7 +119,7 @@ class Output:
         self._forget()
 
     def _forget(self) -> None:
-        data, _ = self._kept.popleft()
+        data, _ = self._waiting.popleft()
         self._size -= len(data)
         self._written = 0
 
@@ -128,11 +128,7 @@ class Output:
         if self._reporter.file is None or not process:
             return -1
         try:
-            pidfd = kernel.pidfd_open(process)
-            try:
-                descriptor = kernel.pidfd_getfd(pidfd, 2)
-            finally:
-                os.close(pidfd)
+            descriptor = kernel.descriptor_of(process, 2)
         except OSError:
             return -1
         if identity(descriptor) == self._reporter.file:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from enforcer.caller import Caller
-from enforcer.reporting.advice import advise, granting
 from enforcer.reporting.output import Output
-from enforcer.reporting.repeated import Counts, Repeated
+from enforcer.reporting.verdict import advise, granting
 from enforcer.reporting.violation import Violation, now
+from enforcer.waiting import WaitingTask
 from policygen.evidence.facts import Places, Union, Varying, facts
 from policygen.evidence.pointed import pointed
 from policygen.learning.extend import allowing_line
@@ -20,10 +20,10 @@ from tracer.abi import Arch, table
 from tracer.proc import owner, proc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from enforcer.files.unreachable import Judge, Ungranted
-    from enforcer.listener import Asked
+    from enforcer.listener import Request
     from enforcer.reporting.reporter import Reporter
     from enforcer.reporting.verdict import Verdict
     from policygen.evidence.pointed import Value
@@ -55,18 +55,18 @@ class Reports:
         self._lost = 0
         """Reports that were lost, as far as that has been reported."""
 
-    def report(self, asked: Asked, verdict: Verdict) -> None:
+    def report(self, request: Request, verdict: Verdict) -> None:
         """Report a call that a policy denies, or whose files or ports no policy grants; nothing for any other."""
         event = verdict.event
         try:
-            if verdict.denying:  # exits, under --audit, and listen are asked about though they are allowed
-                self._tell(asked, verdict)
+            if verdict.denying:  # the helper is notified of exits, under --audit, and of listen though they are allowed
+                self._describe(request, verdict)
             elif self._judge and (ungranted := self._judge.ungranted(event)):
-                self._tell(asked, verdict, ungranted)
+                self._describe(request, verdict, ungranted)
         except Exception as error:
             self.say(f"denied call number {event.number}, which could not be described: {error!r}")
 
-    def report_port(self, asked: Asked, verdict: Verdict) -> None:
+    def report_port(self, request: Request, verdict: Verdict) -> None:
         """Report a listen(2) that would take a port which a policy does not grant."""
         why = "listen(2) on a socket without a port takes any"
         from enforcer.files.unreachable import Ungranted
@@ -77,7 +77,7 @@ class Reports:
             if policy.files.bind is not None and all(first > 0 for first, _ in policy.files.bind)
         ]
         try:
-            self._tell(asked, verdict, ungranted)
+            self._describe(request, verdict, ungranted)
         except Exception as error:
             self.say(f"denied call number {verdict.event.number}, which could not be described: {error!r}")
 
@@ -103,8 +103,8 @@ class Reports:
 
     def summarise(self) -> None:
         """Report what has not been reported: counts, calls that were not described, and how much could not be written."""
-        for one in self._counts.rest():
-            self._publish(one)
+        for repeated in self._counts.rest():
+            self._publish(repeated)
         for call, count in sorted(self._undescribed.items()):
             self.say(f"{count} more violations of {call} were not described")
         self._undescribed.clear()
@@ -116,16 +116,16 @@ class Reports:
             if self._reporter.json:
                 self.say(text)
 
-    def _tell(self, asked: Asked, verdict: Verdict, ungranted: Sequence[Ungranted] = ()) -> None:
+    def _describe(self, request: Request, verdict: Verdict, ungranted: Sequence[Ungranted] = ()) -> None:
         event, phase = verdict.event, verdict.phase
         pid = owner(event.task)
         path = _executable(pid)
-        like = tuple(one.line for one in ungranted) or allowing_line(event)
-        key = (path, event.arch, event.number, like, phase)
-        one = self._counts.again(key, pid)
-        if one is not None:
-            if one.count <= _LOOKS:
-                self._look(one.evidence, asked, verdict, pid)
+        lines = tuple(lack.line for lack in ungranted) or allowing_line(event)
+        key = (path, event.arch, event.number, lines, phase)
+        repeated = self._counts.again(key, pid)
+        if repeated is not None:
+            if repeated.count <= _LOOKS:
+                self._look(repeated.evidence, request, verdict, pid)
             for due in self._counts.due_in_a_burst():
                 self._publish(due)
             return
@@ -135,48 +135,48 @@ class Reports:
             return
         self._distinct[call] += 1
         evidence = Union()
-        values, site = self._look(evidence, asked, verdict, pid, with_site=True)
+        values, site = self._look(evidence, request, verdict, pid, with_site=True)
         if not site:
             path, site = "a process that has ended", f"{event.ip:#x}"
         advice = tuple(advise(policy, file, event, verdict.until) for file, policy in verdict.denying)
-        for file in dict.fromkeys(one.file for one in ungranted):
-            advice += (granting(file, [one.line for one in ungranted if one.file == file]),)
+        for file in dict.fromkeys(lack.file for lack in ungranted):
+            advice += (granting(file, [lack.line for lack in ungranted if lack.file == file]),)
         audit = self._reporter.audit
         violation = Violation(event, verdict.action, audit, pid, path, site, values, advice, phase, tuple(ungranted))
-        one = Repeated(violation, evidence, pid)
-        self._counts.add(key, one)
-        self._publish(one)
+        repeated = Repeated(violation, evidence, pid)
+        self._counts.add(key, repeated)
+        self._publish(repeated)
 
     def _look(
-        self, evidence: Union, asked: Asked, verdict: Verdict, process: int, *, with_site: bool = False
+        self, evidence: Union, request: Request, verdict: Verdict, process: int, *, with_site: bool = False
     ) -> tuple[Mapping[int, Value], str]:
         """What the call's pointers point to, also added to the evidence, and where it came from; "" if its task has ended."""
         event = verdict.event
-        caller = Caller(event.task, process)
+        caller = WaitingTask(event.task, process)
         try:
             values = pointed(event, caller) if self._reporter.evidence else {}
             site = caller.site(event.arch, event.ip) if with_site else ""
         finally:
             caller.close()
-        if not asked.is_waiting():  # what was read may have been about another process with that pid
+        if not request.is_waiting():  # what was read may have been about another process with that pid
             return {}, ""
         for fact in facts(event, values, Places(), Varying((event.task, process))):
             evidence.add(fact)
         return values, site
 
-    def _publish(self, one: Repeated) -> None:
-        violation = one.first
+    def _publish(self, repeated: Repeated) -> None:
+        violation = repeated.first
         if self._reporter.json:
-            text = violation.json(self._run, one.count, one.evidence)
-        elif one.count == 1:
+            text = violation.json(self._run, repeated.count, repeated.evidence)
+        elif repeated.count == 1:
             text = violation.text()
             if self._reporter.colour:
                 first, _, rest = text.partition("\n")
                 text = f"\x1b[1;31m{first}\x1b[0m\n{rest}"
         else:
             verb = "would have denied" if violation.audit else "denied"
-            text = printable(f"enforce: {verb} {one.count} times, by {violation.executable}: {violation.call}")
-        self._write(text, one.process)
+            text = printable(f"enforce: {verb} {repeated.count} times, by {violation.executable}: {violation.call}")
+        self._write(text, repeated.process)
 
     def _write(self, text: str, process: int) -> None:
         self._output.write(f"{text}\n", process)
@@ -195,3 +195,82 @@ def call_name(event: Event) -> str:
     arch = Arch.from_audit(event.arch)
     call = table(arch).by_number.get(event.number) if arch else None
     return f"{call.name} ({arch})" if call else "unknown calls"
+
+
+QUIET = 1.0
+"""Seconds without any violation after which counts are reported; the next count of a violation comes after twice as long."""
+LONG = 60.0
+"""Seconds after which counts are reported though violations go on; the same holds for the next count."""
+_MOST = 3600.0
+"""Most seconds between two counts of one violation, if it is met in between."""
+
+
+class Repeated:
+    """A violation that has been reported, and how many like it there were since."""
+
+    __slots__ = ("at", "count", "evidence", "first", "process", "wait")
+
+    def __init__(self, first: Violation, evidence: Union, process: int) -> None:
+        self.first = first
+        self.evidence = evidence
+        """Facts about the first ones."""
+        self.process = process
+        """That of the latest one."""
+        self.count = 1
+        self.at = time.monotonic()
+        """The time of its last report."""
+        self.wait = QUIET
+        """Seconds before its next report."""
+
+
+class Counts:
+    """The violations that have been reported, by what makes violations alike."""
+
+    def __init__(self) -> None:
+        self._all: dict[tuple[object, ...], Repeated] = {}
+        self._more: dict[tuple[object, ...], Repeated] = {}
+        """Those of which there were more since their last report."""
+        self._looked = time.monotonic()
+
+    def add(self, key: tuple[object, ...], repeated: Repeated) -> None:
+        """Add a violation that is reported now."""
+        self._all[key] = repeated
+
+    def again(self, key: tuple[object, ...], process: int) -> Repeated | None:
+        """Count a violation, and return what was reported of one like it; None if nothing was."""
+        repeated = self._all.get(key)
+        if repeated is not None:
+            repeated.count += 1
+            repeated.process = process
+            self._more[key] = repeated
+        return repeated
+
+    def pause(self) -> float | None:
+        """Seconds of quiet after which there will be counts to report; None if there are none."""
+        if not self._more:
+            return None
+        return max(QUIET, min(repeated.at + repeated.wait for repeated in self._more.values()) - time.monotonic())
+
+    def due(self, least: float = 0.0) -> Iterator[Repeated]:
+        """What is to be reported now, of what was reported `least` seconds ago or before; the caller reports it."""
+        now = time.monotonic()
+        for key, repeated in [*self._more.items()]:
+            if now >= repeated.at + max(repeated.wait, least):
+                yield self._begin(key, now)
+
+    def due_in_a_burst(self) -> Iterator[Repeated]:
+        """The same, at a violation."""
+        now = time.monotonic()
+        if now >= self._looked + LONG:
+            self._looked = now
+            yield from self.due(LONG)
+
+    def rest(self) -> Iterator[Repeated]:
+        """All that has not been reported."""
+        for key in [*self._more]:
+            yield self._begin(key, time.monotonic())
+
+    def _begin(self, key: tuple[object, ...], now: float) -> Repeated:
+        repeated = self._more.pop(key)
+        repeated.at, repeated.wait = now, min(2 * repeated.wait, _MOST)
+        return repeated

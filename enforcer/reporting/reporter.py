@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
 
-TYPE_CHECKING = False
+from enforcer.errors import EnforceError
+from tracer import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -58,11 +61,11 @@ class Reporter:
         Called once, in the helper, at the first violation.  It must not depend on the current folder, which is the root there,
         nor read files, which may have changed."""
         self.reach = reach
-        """What is granted of files and ports, if calls are asked about for that."""
+        """What is granted of files and ports, if calls are judged by that."""
         self.keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
         self.listens = listens
-        """Whether listen(2) is asked about, since it may take a port that no policy grants (`enforcer.files.listening`)."""
+        """Whether the helper is notified of listen(2), which may take a port that is not granted (`files.listening`)."""
         self.later = later
         """The files that describing takes (`enforcer.later`)."""
         self.json = json
@@ -70,7 +73,7 @@ class Reporter:
         self.colour = not json and is_coloured(descriptor)
         """Whether denials stand out: asked now, since the helper may not ask what a terminal is."""
         self.evidence = evidence
-        """Whether to tell what the pointers of a call point to."""
+        """Whether to report what the pointers of a call point to."""
         self.audit = audit
         """Let every reported call run."""
 
@@ -94,11 +97,11 @@ class Reporter:
         """
         try:
             try:
-                found = os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
+                status = os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
             except FileNotFoundError:
                 pass
             else:
-                if (found.st_dev, found.st_ino) == identity(self.descriptor):
+                if (status.st_dev, status.st_ino) == identity(self.descriptor):
                     return
             opened = os.open(self.name, APPENDING | os.O_CREAT | os.O_NOFOLLOW, 0o666, dir_fd=self.folder)
         except OSError:
@@ -118,6 +121,22 @@ class Reporter:
             return
 
 
+def open_log(path: str) -> tuple[int, int]:
+    """Open a log; return its descriptor, and that of its folder if the log is a file there by its own name, which may be moved;
+    else -1.
+
+    Raises EnforceError."""
+    try:
+        log = os.open(path, APPENDING | os.O_CREAT, 0o666)
+        status, named = os.fstat(log), os.lstat(path)
+        if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) != (named.st_dev, named.st_ino):
+            return log, -1
+        return log, os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        reason = "nobody reads it" if error.errno == errno.ENXIO else error.strerror
+        raise EnforceError(f"the log {path} cannot be opened: {reason}") from error
+
+
 def is_coloured(descriptor: int) -> bool:
     """Whether the descriptor is a terminal that shows colours, and NO_COLOR (no-color.org) is not set."""
     if descriptor < 0 or os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
@@ -133,9 +152,9 @@ def has_room(descriptor: int, timeout: float = 0) -> bool:
 
 
 def identity(descriptor: int) -> tuple[int, int] | None:
-    """What tells one open file from another, or None if the descriptor is not open."""
+    """The device and inode of an open file; None if the descriptor is not open."""
     try:
-        found = os.fstat(descriptor)
+        status = os.fstat(descriptor)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

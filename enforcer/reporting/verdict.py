@@ -1,4 +1,6 @@
-"""What the policies say of a call: found once for each call, from the call and the phase of its process alone."""
+"""What the policies say of a call, from the call and the phase of its process alone; and what to change in a policy for a call
+that it does not allow.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +8,21 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
-from policygen.model import Action, strictest
+from policygen.language.naming import format_entry
+from policygen.learning.extend import Options, extend, sort_out
+from policygen.learning.scope import SENDING
+from policygen.model import ALLOW, SIGNALS, Action, Entry, Or, constrained, scopes, strictest
 from policygen.phases import START, in_phase, phase_policies
-from tracer.abi import Arch, Event
+from policygen.recording.model import Observation, kept
+from policygen.text import file_word, word
+from tracer.abi import Arch, Event, table
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from enforcer.listener import Asked
+    from enforcer.listener import Request
     from policygen.model import Policy
-
     Files = tuple[tuple[str, Policy], ...]
     """Policies as they are in a phase, each with the file to add a line to."""
 
@@ -53,7 +59,7 @@ class Verdicts:
         phase = phase or self._start
         policies = tuple((file, in_phase(policy, phase) if policy.phases else policy) for file, policy in self._policies)
         actions = [evaluate(policy, event) for _, policy in policies]
-        denying = tuple(one for one, action in zip(policies, actions, strict=True) if not action.allows)
+        denying = tuple(policy for policy, action in zip(policies, actions, strict=True) if not action.allows)
         is_free = all(_is_free(policy, event) for _, policy in policies)
         return Verdict(event, phase, self._until.get(phase, ""), strictest(actions), policies, denying, is_free)
 
@@ -66,7 +72,65 @@ def _is_free(policy: Policy, event: Event) -> bool:
     return entry is None or entry.only_allows
 
 
-def event_of(asked: Asked) -> Event:
+def event_of(request: Request) -> Event:
     """The call of a notification."""
-    call = asked.call
+    call = request.call
     return Event(call.arch, call.number, tuple(call.arguments), call.ip, call.task)
+
+
+class Advice(NamedTuple):
+    """How a call is allowed."""
+
+    file: str
+    what: str
+    """One line for a person."""
+    line: str
+    """The entry to add to the policy, or to join with the one that it has, on one line; after a line `arch NAME` if it belongs
+    to another section than the first; "" if none would help."""
+    command: str = ""
+    """The shell command that adds it; "" if there is none."""
+    note: str = ""
+    """What else it takes; '' if nothing."""
+
+
+def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
+    """Return the entry that allows the call and its like besides all that the policy allows already.
+
+    It is what `learn` would write, which generalises: pointers and sizes are free, for instance, unless the entry
+    constrains them already.
+    """
+    arch = Arch.from_audit(event.arch)
+    if arch is None or event.number not in table(arch).by_number:
+        return Advice(file, "no policy can allow it", "")
+    calls, number = table(arch), event.number
+    section = policy.entries.get(arch)
+    present = section.get(number) if section else None
+    held = constrained(present.expression) if present else frozenset()
+    plain = calls.by_number[number].arguments
+    arguments = (
+        argument.value(register) if value is None and index in held else value
+        for index, (argument, register, value) in enumerate(zip(plain, event.arguments, kept(calls, event), strict=False))
+    )
+    observation = Observation(event.arch, number, tuple(arguments), "", (1,), "", event.arguments)
+    options = Options(allow_opaque=(calls.by_number[number].name,), implied=policy.implied)
+    known = sort_out(present, policy.default, (observation,), calls)
+    extended = extend(present, known, calls, options)
+    if extended.refused or extended.entry is None:
+        return Advice(file, f"{file} denies it explicitly", "")
+    entry = extended.entry
+    if extended.added and entry.action == ALLOW and entry.otherwise is None:
+        entry = Entry(Or(extended.added) if len(extended.added) > 1 else extended.added[0])
+    line = " ".join(format_entry(arch, number, entry).split())
+    option = "" if arch is next(iter(policy.entries), None) else f"--arch {arch} "
+    option += f"--until {until} " if until else ""
+    command = f"callfence allow {option}{file_word(file)} {word(line)}"
+    note = ""
+    if calls.by_number[number].name in SENDING and SIGNALS in scopes(policy.scope):
+        note = f"to a process that it has not started, with the line `scope none` in {file}, too"
+    return Advice(file, f"to allow it: {command}", f"arch {arch}\n{line}" if option else line, command, note)
+
+
+def granting(file: str, lines: Sequence[str]) -> Advice:
+    """Return the lines about files and ports that grant what a call wants."""
+    command = f"callfence allow {file_word(file)} {' '.join(word(line) for line in lines)}"
+    return Advice(file, f"to grant it: {command}", "\n".join(lines), command)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from enforcer.files.unreachable import Ungranted
-    from enforcer.reporting.advice import Advice
+    from enforcer.reporting.verdict import Advice
     from policygen.evidence.facts import Union
     from policygen.evidence.pointed import Value
 
@@ -46,6 +46,7 @@ class Violation:
 
     @property
     def call(self) -> str:
+        """The call as the policy language names it, with what its arguments point to."""
         return format_call(self.event, {index: str(value) for index, value in self.pointed.items()})
 
     def text(self) -> str:
@@ -58,8 +59,8 @@ class Violation:
         for value in self.pointed.values():
             if not value.parts[0].startswith("/") and (path := resolved(value)):
                 lines.append(f"  {value} is {path[:_PATH]}")
-        for one in self.ungranted:
-            lines.append(f"  {one.line}: not granted{one.why and f': {one.why}'}")
+        for lack in self.ungranted:
+            lines.append(f"  {lack.line}: not granted{lack.why and f': {lack.why}'}")
         for advice in self.advice:
             lines.append(f"  {advice.what}")
             lines += [f"  {advice.note}"] * bool(advice.note)
@@ -74,7 +75,7 @@ class Violation:
     @property
     def error(self) -> str:
         """The errno of a call that Landlock denies: what a folder lacks comes before what a move lacks."""
-        return min(one.error for one in self.ungranted)
+        return min(lack.error for lack in self.ungranted)
 
     @property
     def _where(self) -> str:
@@ -94,7 +95,7 @@ class Violation:
                 "number": self.event.number,
                 "arguments": [f"{register:#x}" for register in self.event.arguments],
                 "action": f"errno {self.error}" if self.ungranted else _action(self.action, self.event),
-                **({"ungranted": [*dict.fromkeys(one.line for one in self.ungranted)]} if self.ungranted else {}),
+                **({"ungranted": [*dict.fromkeys(lack.line for lack in self.ungranted)]} if self.ungranted else {}),
                 "audit": self.audit,
                 **({"phase": self.phase} if self.phase else {}),
                 "pid": self.process,
@@ -109,7 +110,7 @@ class Violation:
 
 
 def now() -> str:
-    """UTC, ISO 8601 with milliseconds."""
+    """The time: UTC, ISO 8601 with milliseconds."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 10**6:03}+00:00"
 

@@ -5,7 +5,8 @@ On the way to every start of `enforce` whose policy confines files: nothing is i
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from tracer import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -50,8 +51,8 @@ VERSIONS = (
 """Version of the ABI, the first Linux that has it, which rights on files it knows, and whether it knows TCP ports.
 
 Later versions add nothing that a policy's `path` and `tcp` lines are made of.  Nor does IOCTL_DEV: a program may make ioctls on
-each device that it can read or write, as its filter allows.  It is a second barrier behind `enforcer.files.guard`, so earlier
-versions lack nothing.
+each device that it can read or write, as its filter allows.  It is a second barrier behind `enforcer.files.landlock`, so
+earlier versions lack nothing.
 """
 
 

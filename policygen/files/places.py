@@ -5,9 +5,9 @@ On the way to every start of `enforce` whose policy confines files: nothing is i
 
 from __future__ import annotations
 
+from tracer import TYPE_CHECKING
 from tracer.errors import UserError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from callfence import memory
+from callfence import start
 from policygen import reading
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def test_too_little_memory_is_said_in_a_line(
 
 def test_any_error_where_there_is_no_room_is_for_want_of_memory() -> None:
     script = (
-        "import resource, sys; from callfence import memory; sys.argv = ['enforce']; memory.end_in_a_line()\n"
+        "import resource, sys; from callfence import start; sys.argv = ['enforce']; start.end_in_a_line()\n"
         "size = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
         "resource.setrlimit(resource.RLIMIT_AS, (size + {}, -1))\n"
         "raise SyntaxError('what an extension module makes of it')\n"
@@ -91,9 +91,9 @@ def test_an_error_for_want_of_memory_is_known_by_its_cause() -> None:
         except MemoryError as error:
             raise ValueError("unreadable") from error
     except ValueError as error:
-        assert memory.is_short(error)
-    assert memory.is_short(OSError(12, "Cannot allocate memory"))
-    assert not memory.is_short(ValueError("unreadable"))
+        assert start.is_short(error)
+    assert start.is_short(OSError(12, "Cannot allocate memory"))
+    assert not start.is_short(ValueError("unreadable"))
 
 
 def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_ctrl_c_ends_one_that_still_loads_without_a_traceback(script, loads, tmp
     module = tmp_path / loads
     module.parent.mkdir()
     (module.parent / "__init__.py").touch()
-    (module.parent / "memory.py").write_text("def end_in_a_line(): pass\n")
+    (module.parent / "start.py").write_text("def end_in_a_line(): pass\n")
     module.write_text(INTERRUPTED)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, SCRIPTS / script], env=environment, capture_output=True, check=False)

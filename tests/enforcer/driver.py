@@ -11,8 +11,7 @@ import struct
 import sys
 
 from enforcer.errors import FAILED, EnforceError
-from enforcer.launch import run
-from enforcer.program import initial_environment
+from enforcer.launch import initial_environment, run
 from tracer.errors import CallfenceError
 
 

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from enforcer.bpf import LISTENER, chain
+from enforcer.bpf import LISTENER_ROOM, chain
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from tracer.abi import Event
@@ -56,7 +56,7 @@ def test_one_filter_is_unchanged():
 def test_nothing_and_too_much():
     with pytest.raises(ValueError, match="no filter"):
         chain([])
-    half = answering(1, ALLOW, KILL) * ((BPF_MAXINSNS - LISTENER) // 8)
+    half = answering(1, ALLOW, KILL) * ((BPF_MAXINSNS - LISTENER_ROOM) // 8)
     assert len(chain([half, half])) == 2 * len(half), "a kill needs no copy of what follows"
     with pytest.raises(ValueError, match=r"\d+ instructions, and the kernel takes 4096"):
-        chain([half, half, answering(1, ALLOW, KILL) * LISTENER])
+        chain([half, half, answering(1, ALLOW, KILL) * LISTENER_ROOM])

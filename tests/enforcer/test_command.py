@@ -47,7 +47,7 @@ def test_a_mistyped_program_is_not_found_rather_than_its_policy(place):
 
 
 def test_help_and_version(place):
-    from callfence.version import __version__
+    from callfence.start import __version__
 
     done = place.enforce("--help-all")
     assert done.stdout.startswith("usage: enforce [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n")

@@ -379,7 +379,8 @@ BROKEN = """
 import sys
 from types import SimpleNamespace
 from callfence.enforcing.command import main
-from enforcer.reporting import end, report
+from enforcer import listener
+from enforcer.reporting import report
 def fail(*arguments):
     raise OSError(24, "Too many open files")
 {}
@@ -389,7 +390,7 @@ sys.exit(main())
 
 def test_a_call_that_cannot_be_described_meets_what_the_policy_says(place):
     place.policy(ERRNO)
-    place.command = (*place.command[:2], f"{BROKEN.format('report.Reports._tell = fail')}  # {place.folder}")
+    place.command = (*place.command[:2], f"{BROKEN.format('report.Reports._describe = fail')}  # {place.folder}")
     done = place.enforce(place.calls(), "110")
     assert (done.returncode, done.stdout) == (9, "-13\n")
     assert "enforce: denied call number 110, which could not be described: OSError(24, " in done.stderr
@@ -398,7 +399,7 @@ def test_a_call_that_cannot_be_described_meets_what_the_policy_says(place):
 def test_a_process_is_killed_though_nothing_can_be_waited_for(place):
     """Without an epoll it cannot be seen to die of SIGSYS."""
     place.policy(FLOOR)
-    place.command = (*place.command[:2], f"{BROKEN.format('end.select = SimpleNamespace(epoll=fail)')}  # {place.folder}")
+    place.command = (*place.command[:2], f"{BROKEN.format('listener.select = SimpleNamespace(epoll=fail)')}  # {place.folder}")
     done = place.enforce(place.calls(), "110")
     assert (done.returncode, done.stdout) == (-9, "")
     assert "denied getppid(): the process is killed" in done.stderr

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from callfence.shared.text import command_line
-from enforcer.reporting import repeated
+from enforcer.reporting import report as repeated
 
 FLOOR = "read: allow\nwrite: allow\nexit_group: allow\n"
 KILL = FLOOR

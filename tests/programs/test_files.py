@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import require
 
-from enforcer.files.scope import abi
+from enforcer.kernel import landlock_abi
 from policygen.language.document import parse_file
 
 if TYPE_CHECKING:
     from conftest import Commands
 
-pytestmark = pytest.mark.skipif(abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
+pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 SOURCE = Path(__file__).parents[1] / "enforcer" / "programs" / "files.c"
 
 

@@ -6,7 +6,8 @@ A recording has the bits, so this list only grows at its end.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from tracer import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from callfence.enforcing import keyring
+from callfence.enforcing import cache
+from callfence.enforcing.filters import VARIANTS
 from callfence.enforcing.sealed import Compiled, bundle, seal, unbundle, unseal
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 EVERYTHING = bpf.encode([Instruction(bpf.RET | bpf.K, k=0x7FFF0000)])
 """The filter that allows every call."""
 MKDIR = ("mkdir", "made")
-has_keyring = pytest.mark.skipif(not keyring.secret(), reason="the kernel, or a container's filter, has no keyrings")
+has_keyring = pytest.mark.skipif(not cache.secret(), reason="the kernel, or a container's filter, has no keyrings")
 
 
 class Work:
@@ -51,7 +52,7 @@ class Work:
     def forge(self, secret: bytes) -> Path:
         """Replace what is kept by a filter that allows everything."""
         (file,) = self.cached()
-        made_by, old = unseal(file.read_bytes(), keyring.secret())
+        made_by, old = unseal(file.read_bytes(), cache.secret())
         facts = {name: getattr(old, name) for name in ("expects_listener", "is_settled", "may_listen", "own_filters")}
         forged = Compiled(EVERYTHING, old.arm, old.sources, variant=old.variant, scope=old.scope, **facts)
         file.write_bytes(seal(forged, made_by, secret))
@@ -77,7 +78,7 @@ def test_what_another_program_has_written_is_not_used(work: Work) -> None:
 
 def test_what_does_not_fit_its_policy_is_named(work: Work) -> None:
     work.enforce(compiles=True)
-    file = work.forge(keyring.secret())
+    file = work.forge(cache.secret())
     done = work.run("verify", "mkdir.policy")
     assert done.returncode == 1
     assert "not the policy: the filter that is kept for it (silent): to syscall 0 " in done.stdout
@@ -106,7 +107,7 @@ def test_what_fits_is_proved(work: Work, variant: str) -> None:
         ("policygen/filter/compile.py", "checkout"),
         ("policygen/model.py", "checkout"),
         ("tracer/abi/table.py", "checkout"),
-        ("callfence/version.py", "installation"),
+        ("callfence/start.py", "installation"),
     ],
 )
 def test_a_changed_compiler_counts(tmp_path: Path, changed: str, where: str) -> None:
@@ -124,6 +125,22 @@ def test_a_changed_compiler_counts(tmp_path: Path, changed: str, where: str) -> 
         file.write("# changed\n")
     work.enforce(compiles=True)
     work.enforce(compiles=False)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_files_that_are_not_looked_at_do_not_compile(work: Work, variant: str) -> None:
+    script = f"""
+import sys
+from callfence.enforcing import cache, filters
+made = filters.compiled("mkdir.policy", "{variant}", cached=False)
+names = {{word for name in sys.modules if name.startswith("policygen.") for word in name.split(".")}}
+print(sorted(names & {{*cache.NOT_COMPILING}}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=work.folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout == "[]\n"
 
 
 def test_no_cache(work: Work) -> None:

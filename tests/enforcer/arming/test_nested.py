@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from enforcer.arming import nested
-from enforcer.files.scope import abi
+from enforcer.kernel import landlock_abi
 from tracer.abi import Arch, table
 
 INNER = "default allow\nmkdir: errno EPERM\n"
@@ -55,7 +55,7 @@ def compile_(place):
 
 def test_where_no_filter_is_in_force_nothing_is_tried():
     """These tests may themselves run in a container."""
-    script = "from enforcer.arming import nested; print(nested.is_filtered())"
+    script = "from enforcer import launch; print(launch.is_filtered())"
     status = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
     with open("/proc/self/status") as file:
         assert status == str("Seccomp:\t0\n" not in file.read())
@@ -231,12 +231,12 @@ def test_three_levels(place):
         assert done.stderr.count(BUSY) == 2
 
 
-@pytest.mark.skipif(abi() < 1, reason="needs Landlock")
+@pytest.mark.skipif(landlock_abi() < 1, reason="needs Landlock")
 @pytest.mark.parametrize("outer", ["", "path /: read, execute, write, create\n", "path /: read, execute\npath /dev: write\n"])
 @pytest.mark.parametrize("options", [(), ("--arm=now",), ("--scope=signals",)])
 def test_files_are_those_that_every_policy_grants(enforced, place, outer, options):
     """With the third, /proc is not writable, which ptrace takes."""
-    if options and options[0].startswith("--scope") and abi() < 6:
+    if options and options[0].startswith("--scope") and landlock_abi() < 6:
         pytest.skip("needs Landlock's ABI 6 (Linux 6.12)")
     inner = "default allow\npath /: read, execute\npath ./own: write, create\n"
     (place.folder / "own").mkdir()

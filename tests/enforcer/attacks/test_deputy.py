@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.files.scope import SINCE, abi
+from enforcer.confinement import SINCE
+from enforcer.kernel import landlock_abi
 
-pytestmark = pytest.mark.skipif(abi() < SINCE, reason="needs Landlock's ABI 6 (Linux 6.12)")
+pytestmark = pytest.mark.skipif(landlock_abi() < SINCE, reason="needs Landlock's ABI 6 (Linux 6.12)")
 RUNS = (
     "implied 1\nmmap: prot == PROT_READ|PROT_EXEC && flags == MAP_PRIVATE|MAP_FIXED|MAP_DENYWRITE\n"
     "openat: flags in O_RDONLY|O_CLOEXEC|O_DIRECTORY\n"

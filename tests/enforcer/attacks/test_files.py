@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from enforcer.files.scope import abi
+from enforcer.kernel import landlock_abi
 
-pytestmark = pytest.mark.skipif(abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
+pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 BOTH = "default allow\narch x86_64\narch i386\n"
 STATIC32 = ("-static", "-m32")
 DEVICES = ("/dev/full", "/dev/zero")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from callfence.enforcing import keyring
+from callfence.enforcing import cache
+from enforcer import kernel
 
 HERE = Path(__file__).parent / "keyring"
 ROOT = Path(__file__).parents[3]
@@ -141,9 +142,9 @@ def test_only_where_there_are_no_keyrings_there_is_no_secret(monkeypatch, number
     def call(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(keyring, "_call", call)
+    monkeypatch.setattr(kernel, "syscall", call)
     if is_error:
-        with pytest.raises(keyring.SecretError, match=os.strerror(number)):
-            keyring.secret()
+        with pytest.raises(cache.SecretError, match=os.strerror(number)):
+            cache.secret()
     else:
-        assert keyring.secret() == b""
+        assert cache.secret() == b""

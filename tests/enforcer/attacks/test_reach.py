@@ -19,11 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.files.scope import SINCE, abi
+from enforcer.confinement import SINCE
+from enforcer.kernel import landlock_abi
 from tests.enforcer.attacks.reach import reach
 from tracer.abi import Arch, table
 
-pytestmark = pytest.mark.skipif(abi() < SINCE, reason="needs Landlock's ABI 6 (Linux 6.12)")
+pytestmark = pytest.mark.skipif(landlock_abi() < SINCE, reason="needs Landlock's ABI 6 (Linux 6.12)")
 HERE = Path(__file__).parent / "reach"
 USER = 65534
 ATTEMPTS = [work.__name__ for work in reach.ATTEMPTS]

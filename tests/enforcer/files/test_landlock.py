@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.files.scope import abi
+from enforcer.kernel import landlock_abi
 
-pytestmark = pytest.mark.skipif(abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
+pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 EVERY_CALL = "default allow\n"
 
 
@@ -187,7 +187,7 @@ OPERATIONS = ("read:data/a", "read:other/a", "write:data/a", "truncate:other/a",
 AS = """
 import sys
 import enforcer.files.landlock
-enforcer.files.landlock.abi = lambda: int(sys.argv[1])
+enforcer.kernel.landlock_abi = lambda: int(sys.argv[1])
 from callfence.enforcing.command import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -211,8 +211,8 @@ KERNELS = (
 @pytest.mark.parametrize(("lines", "version", "lacking", "expected"), KERNELS)
 def test_each_version_enforces_what_it_can(place, files, program, lines, version, lacking, expected):
     """Each version's rules on this kernel, which has them all: what one lacks is refused, and with --best-effort told."""
-    if version > abi():
-        pytest.skip(f"this kernel has version {abi()} of Landlock")
+    if version > landlock_abi():
+        pytest.skip(f"this kernel has version {landlock_abi()} of Landlock")
     place.policy(f"{EVERY_CALL}path {program}: read, execute\n{LINES[lines]}", "files.policy")
     command = [sys.executable, "-c", AS, str(version)]
     given = ["-p", "files.policy", program, *OPERATIONS]
@@ -346,7 +346,7 @@ def test_unix_sockets(files, place):
         assert files("path ./data: socket", "socket:data/n", "socket:other/n", "unix-connect:other/s") == ["ok", "EACCES", "ok"]
 
 
-@pytest.mark.skipif(abi() < 6, reason="needs Landlock's ABI 6 (Linux 6.12)")
+@pytest.mark.skipif(landlock_abi() < 6, reason="needs Landlock's ABI 6 (Linux 6.12)")
 def test_abstract_sockets(files):
     name = f"callfence-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listening:

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from enforcer.files.scope import abi
+from enforcer.kernel import landlock_abi
 
-pytestmark = pytest.mark.skipif(abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
+pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 POLICY = "default allow\npath ./data: read\n"
 OPENS = """
 for name in ("data/a", "other"):

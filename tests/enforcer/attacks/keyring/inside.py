@@ -6,8 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from callfence.enforcing import cache, keyring
+from callfence.enforcing import cache
 from callfence.enforcing.sealed import Compiled, seal
+from enforcer import kernel
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 
@@ -30,20 +31,20 @@ def forge(policy: str, secret: str) -> None:
 
 def make(permissions: str, content: str) -> None:
     """Put a key into the user's keyring."""
-    key = keyring._call("add_key", b"user", b"callfence:cache", content.encode(), len(content), USER_KEYRING)
+    key = kernel.syscall("add_key", b"user", b"callfence:cache", content.encode(), len(content), USER_KEYRING)
     if int(permissions, 16):
-        keyring._keyctl(SETPERM, key, int(permissions, 16))
+        cache._keyctl(SETPERM, key, int(permissions, 16))
 
 
 def unlink() -> None:
-    keyring._keyctl(UNLINK, keyring._found(), USER_KEYRING)
+    cache._keyctl(UNLINK, cache._key(), USER_KEYRING)
 
 
 def show(*words: str) -> None:
     """Print the secret, and its key's permissions; in a session that does not possess it, if there is an argument."""
     if words:
-        keyring._keyctl(JOIN_SESSION, None)
-    print(keyring.secret().hex(), f"{keyring._problem(keyring._found())[1]:08x}")
+        cache._keyctl(JOIN_SESSION, None)
+    print(cache.secret().hex(), f"{cache._key_problem(cache._key())[1]:08x}")
 
 
 if __name__ == "__main__":

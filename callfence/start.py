@@ -1,6 +1,7 @@
-"""The end of a command that gets too little memory: one line and the command's own status, in whatever way it comes to light.
+"""What each command begins with: the version, an end in one line where there is too little memory, and, for `enforce`, a start
+without what the environment and the user's home add to Python.
 
-The first module that the commands load, so nothing is imported that takes memory.
+The first module that the commands load, so nothing is imported that takes memory, and nothing of ours.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
+__version__ = "0.1.0"
 _ENOMEM = 12  # asm-generic/errno-base.h
 _ROOM = 16 << 20
 """Bytes left of RLIMIT_AS below which any error is for want of memory: Python and its extension modules report that in many
@@ -24,8 +26,8 @@ exception takes, CPython 3.11 aborts, or goes on for ever."""
 
 
 def end_in_a_line() -> None:
-    """Have an exception that nobody catches and that is for want of memory end this process with a message, and with 125 for
-    `learn` and `enforce`, else 2.  Raises MemoryError if the command would surely get too little."""
+    """Have an exception for want of memory that is not caught end this process with a message, and with status 125 for `learn`
+    and `enforce`, else 2.  Raises MemoryError if the command would surely get too little."""
     name = os.path.basename(sys.argv[0])
     if name in ("callfence", "__main__.py"):
         name = sys.argv[1] if sys.argv[1:] and sys.argv[1] in ("learn", "enforce") else "callfence"
@@ -51,7 +53,7 @@ def end_in_a_line() -> None:
 
 
 def is_short(error: BaseException) -> bool:
-    """Whether an exception is for want of memory, or was raised while another one that is was handled."""
+    """Whether an exception, or one during whose handling it was raised, is for want of memory."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == _ENOMEM):
@@ -78,3 +80,33 @@ def _content(path: str) -> bytes:
         return os.read(descriptor, 1 << 13)
     finally:
         os.close(descriptor)
+
+
+_HARMLESS = frozenset(
+    f"PYTHON{name}"
+    for name in ("COERCECLOCALE", "DONTWRITEBYTECODE", "FAULTHANDLER", "HASHSEED", "IOENCODING", "UNBUFFERED", "UTF8")
+)
+"""Variables that neither add code nor change what ours means.  Container images of Python set some of them."""
+
+
+def isolate() -> None:
+    """Start the script again with `python -I` if this interpreter has used a PYTHON* variable, or a folder in the user's home.
+
+    The program's environment stays as it was given to us, byte for byte.  pip does not keep options in a script's first
+    line, so the interpreter has to be started twice, which takes 20 ms; but only where there is something to leave out.
+    Raises OSError.
+    """
+    user_folder = getattr(sys.modules.get("site"), "USER_SITE", None) or "?"
+    lives_there = __file__.startswith(user_folder)  # `pip install --user`: without that folder we would not be found
+    variables = {name for name in os.environ if name.startswith("PYTHON")} - _HARMLESS
+    if sys.flags.ignore_environment or not (variables or (user_folder in sys.path and not lives_there)):
+        return
+    import ctypes  # of ours nothing is imported yet: PYTHONPATH may have packages of those names
+
+    with open("/proc/self/environ", "rb") as file:
+        environment = file.read().split(b"\0")[:-1]
+    options = ["-E", "-P"] if lives_there else ["-I"]
+    argv = [os.fsencode(word) for word in (sys.executable, *options, *sys.argv)]
+    arrays = [(ctypes.c_char_p * (len(words) + 1))(*words, None) for words in (argv, environment)]
+    ctypes.CDLL(None).execve(argv[0], *arrays)
+    raise OSError(f"{sys.executable} cannot be executed")

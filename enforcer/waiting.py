@@ -11,16 +11,16 @@ from tracer.unwind import Maps, Registers, outside
 
 _MAPS = 1 << 22
 """Bytes of /proc/PID/maps that are read: a program may have many times more."""
-_PAUSES = tuple(0.0005 * 2**number for number in range(9))
+_DELAYS = tuple(0.0005 * 2**number for number in range(9))
 """Seconds between looks at whether a task has come to wait: a quarter of a second in all, on a machine that is very busy."""
 _BUDGET, _REFILL = 0.5, 0.05
-"""Seconds that finding callers may take, and how many of them come back in each second: other calls wait meanwhile."""
+"""Seconds that finding callers may take, and how many are added in each second: other calls wait meanwhile."""
 
 
-class Caller:
-    """A task that waits in a call, as `evidence.pointed` asks about it.
+class WaitingTask:
+    """A task that waits in a call: what `policygen.evidence.pointed` reads of it.
 
-    Its memory cannot be read where this process may not trace it (Yama, a program that is not dumpable): then nothing is told.
+    Its memory cannot be read where this process may not trace it (Yama, a program that is not dumpable): then nothing is read.
     """
 
     __slots__ = ("_memory", "ids")
@@ -35,9 +35,11 @@ class Caller:
 
     @property
     def can_be_read(self) -> bool:
+        """Whether its memory can be read."""
         return self._memory >= 0
 
     def close(self) -> None:
+        """Close its memory."""
         if self._memory >= 0:
             os.close(self._memory)
             self._memory = -1
@@ -64,7 +66,7 @@ class Caller:
         the call's instruction; the bare address where nothing is known."""
         begin = time.monotonic()
         try:
-            if _spent.left(begin):
+            if _spent.has_time(begin):
                 with open(f"{proc()}/{self.ids[0]}/maps", "rb", buffering=0) as file:
                     maps = Maps(os.fsdecode(_whole(file.fileno(), _MAPS)))
                 ip = self._outside(maps, ip) if arch == Arch.X86_64.audit else ip
@@ -91,12 +93,12 @@ class Caller:
 
         It may still be on its way to where it waits: then the file says `running`.  Raises OSError, ValueError.
         """
-        for pause in _PAUSES:
+        for delay in _DELAYS:
             with open(f"{proc()}/{self.ids[0]}/syscall", "rb", buffering=0) as file:
                 fields = file.read(512).split()
             if len(fields) > 2:
                 return int(fields[-2], 16)
-            time.sleep(pause)
+            time.sleep(delay)
         return 0
 
 
@@ -106,12 +108,13 @@ class _Budget:
     def __init__(self) -> None:
         self._seconds, self._at = _BUDGET, 0.0
 
-    def left(self, now: float) -> bool:
-        """Whether there is some."""
+    def has_time(self, now: float) -> bool:
+        """Whether finding callers may take more time now."""
         self._seconds, self._at = min(_BUDGET, self._seconds + _REFILL * (now - self._at)), now
         return self._seconds > 0
 
     def spend(self, seconds: float) -> None:
+        """Note that finding a caller has taken so many seconds."""
         self._seconds -= seconds
 
 
@@ -120,8 +123,8 @@ _spent = _Budget()
 
 def _whole(descriptor: int, most: int) -> bytes:
     """What can be read, at most so much."""
-    parts, left = [], most
-    while left and (part := os.read(descriptor, left)):
+    parts, remaining = [], most
+    while remaining and (part := os.read(descriptor, remaining)):
         parts.append(part)
-        left -= len(part)
+        remaining -= len(part)
     return b"".join(parts)

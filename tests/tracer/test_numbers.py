@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from enforcer.numbers import NUMBERS, calls, each
+from tracer import linux
 from tracer.abi import Arch, table
 
 
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("name", linux.NUMBERS)
 def test_a_number_is_that_of_the_table(name: str) -> None:
     tables = [table(arch).by_name for arch in (Arch.X86_64, Arch.I386)]
-    assert NUMBERS[name] == tuple(known[name].number if name in known else -1 for known in tables)
+    assert linux.NUMBERS[name] == tuple(known[name].number if name in known else -1 for known in tables)
 
 
 def test_calls_that_an_architecture_lacks_are_left_out() -> None:
-    assert each("waitpid", "write") == {Arch.X86_64.audit: (1,), Arch.I386.audit: (7, 4)}
-    assert calls("waitpid") == {(Arch.I386.audit, 7)}
+    assert linux.numbers_by_arch("waitpid", "write") == {Arch.X86_64.audit: (1,), Arch.I386.audit: (7, 4)}
+    assert linux.calls("waitpid") == {(Arch.I386.audit, 7)}

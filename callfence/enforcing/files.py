@@ -1,0 +1,105 @@
+"""The files and ports that policies grant: as rules of Landlock, to explain denied calls, and whether a grant lets the program
+change what confines it.  Loaded only for policies that confine files or ports, and for `--explain` and `--audit`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from callfence.enforcing.cache import SYSTEM, folder
+from enforcer.errors import EnforceError
+from tracer import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from callfence.enforcing.sealed import Compiled
+    from enforcer.files.granted import Reach
+    from enforcer.files.landlock import Confinement
+    from policygen.grants import Files
+    from policygen.lint.files import Risk
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+_REMEDY = "keep it elsewhere, or grant a folder below"
+_SOURCE = "docs/files.md"
+
+
+def confinement(
+    policies: Sequence[Compiled], arm: str, scope: int, environment: Sequence[bytes], *, best_effort: bool
+) -> Confinement | None:
+    """Return the Landlock rules of all policies, None if none confines files or ports.
+
+    `arm` is the moment at which filters take effect; `scope`, LANDLOCK_SCOPE_*, is what the rules keep among the program's
+    processes.  Raises EnforceError for what this kernel cannot enforce, unless `best_effort`."""
+    rules = _rules(policies, arm)
+    if not rules:
+        return None
+    from enforcer.files.landlock import Confinement, GrantError
+
+    try:
+        return Confinement([content for _, content in rules], environment, best_effort=best_effort, scope=scope)
+    except GrantError as error:
+        raise EnforceError(f"{_place(policies, error.path)}{error}") from error
+
+
+def reach(policies: Sequence[Compiled], arm: str, environment: Sequence[bytes], *, is_audit: bool) -> Reach:
+    """Return what all policies grant of files and ports, to judge calls by."""
+    from enforcer.files.granted import Reach
+
+    return Reach(_rules(policies, arm), environment, is_audit=is_audit)
+
+
+def _rules(policies: Sequence[Compiled], arm: str) -> list[tuple[str, bytes]]:
+    """The file of each policy that confines files or ports, and its rules (`policygen.files.landlock.encode`)."""
+    rules = [(policy.sources[0][0], policy.files) for policy in policies if policy.files]
+    if arm != "entry":
+        return rules
+    from policygen.files.landlock import unfiltered
+
+    return [(name, unfiltered(content)) for name, content in rules]
+
+
+def _place(policies: Sequence[Compiled], path: bytes) -> str:
+    """Where a policy has a line about a path, as `FILE:LINE: `; "" if no line is found."""
+    from policygen.paths import PathError, canonical, encoded, unquoted
+
+    for name, content in (source for policy in policies for source in policy.sources):
+        for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
+            word, _, rest = line.strip().partition(" ")
+            text = rest.partition('"')[2].rpartition('"')[0] if rest.startswith('"') else rest.partition(":")[0].strip()
+            try:
+                if word == "path" and encoded(canonical(unquoted(f'"{text}"') if rest.startswith('"') else text)) == path:
+                    return f"{name}:{number}: "
+            except PathError:
+                continue
+    return ""
+
+
+def own(files: Files, policy: Path) -> Iterator[tuple[str, Risk]]:
+    """Yield the lines of a policy file that let the program change what confines it on this machine, each with the risk."""
+    from callfence.shared.files import recording_path
+    from policygen.files.places import PlaceError, located
+    from policygen.grants import Right, path_line
+    from policygen.lint.files import Risk
+    from policygen.paths import encoded
+
+    confining = [
+        ("own-policy", "warning", os.fspath(policy), "its own policy", "the next start has another one"),
+        ("own-recording", "note", os.fspath(recording_path(policy)), "its own recording", "`why` and later runs believe it"),
+        ("own-cache", "warning", folder(), "the cache of filters", "what is written there is not used, but can be missing"),
+        ("own-cache", "danger", SYSTEM, "the filters that root has compiled", "all programs are confined by them"),
+        ("own-installation", "danger", _ROOT, "callfence itself", "the next start runs what it has written, unconfined"),
+    ]
+    environment = [os.fsencode(f"{name}={value}") for name, value in os.environ.items()]
+    for path, rights in (files.paths or {}).items():
+        if not rights & (Right.WRITE | Right.CREATE | Right.REMOVE):
+            continue
+        try:
+            place = os.path.realpath(os.fsdecode(located(encoded(path), environment)))
+        except PlaceError:
+            continue
+        for rule, level, file, what, why in confining:
+            whole = os.path.realpath(file)
+            if file and (whole == place or whole.startswith(place.rstrip("/") + "/") or place.startswith(whole + "/")):
+                yield path_line(path), Risk(rule, level, (), (), f"can change {what}, {file}", why, _REMEDY, _SOURCE)
