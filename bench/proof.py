@@ -9,8 +9,7 @@ from harness import LEARN, Figure, Section, Spread, Words, alternate, run, scrat
 
 from policygen.language.document import new_document, parse_file
 from policygen.model import Always, Entry, Policy
-from tracer.abi import Arch
-from tracer.abi import table as calls
+from tracer.abi import Arch, table as calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,7 @@ from policygen.filter.verify import verify
 from policygen.learning.generate import generate
 from policygen.recording import recording_file
 from policygen.recording.model import Observation, Recording, Run, kept
-from tracer.abi import Arch, Argument, Event, Kind, constants
-from tracer.abi import table as calls
+from tracer.abi import Arch, Argument, Event, Kind, constants, table as calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from policygen.grants import NOT_CONFINED, Files
 from policygen.values import field, frozen
-from tracer.abi.waits import ENTER as ENTER
-from tracer.abi.waits import NOTIFY as NOTIFY
+from tracer.abi.waits import ENTER as ENTER, NOTIFY as NOTIFY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

@@ -17,65 +17,25 @@ if TYPE_CHECKING:
     from ctypes import (
         CDLL,
         Array,
-    )
-    from ctypes import (
         Structure as Structure,
-    )
-    from ctypes import (
         addressof as addressof,
-    )
-    from ctypes import (
         byref as byref,
-    )
-    from ctypes import (
         c_char as c_char,
-    )
-    from ctypes import (
         c_char_p as c_char_p,
-    )
-    from ctypes import (
         c_int as c_int,
-    )
-    from ctypes import (
         c_int32 as c_int32,
-    )
-    from ctypes import (
         c_int64 as c_int64,
-    )
-    from ctypes import (
         c_long as c_long,
-    )
-    from ctypes import (
         c_size_t as c_size_t,
-    )
-    from ctypes import (
         c_uint8 as c_uint8,
-    )
-    from ctypes import (
         c_uint32 as c_uint32,
-    )
-    from ctypes import (
         c_uint64 as c_uint64,
-    )
-    from ctypes import (
         c_ulong as c_ulong,
-    )
-    from ctypes import (
         c_ushort as c_ushort,
-    )
-    from ctypes import (
         c_void_p as c_void_p,
-    )
-    from ctypes import (
         get_errno as get_errno,
-    )
-    from ctypes import (
         pythonapi as pythonapi,
-    )
-    from ctypes import (
         set_errno as set_errno,
-    )
-    from ctypes import (
         sizeof as sizeof,
     )
 
@@ -86,25 +46,13 @@ else:
         FUNCFLAG_PYTHONAPI,
         FUNCFLAG_USE_ERRNO,
         CFuncPtr,
-        _SimpleCData,
-        dlopen,
-    )
-    from _ctypes import (
         Structure as Structure,
-    )
-    from _ctypes import (
+        _SimpleCData,
         addressof as addressof,
-    )
-    from _ctypes import (
         byref as byref,
-    )
-    from _ctypes import (
+        dlopen,
         get_errno as get_errno,
-    )
-    from _ctypes import (
         set_errno as set_errno,
-    )
-    from _ctypes import (
         sizeof as sizeof,
     )
 

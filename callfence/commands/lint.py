@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from callfence.enforcing.files import own
 from callfence.judging.formats import Lines, Result, SarifRule, as_object, sarif
-from callfence.shared.inputs import document as read
-from callfence.shared.inputs import message, print_error, print_lines
+from callfence.shared.inputs import document as read, message, print_error, print_lines
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural
 from policygen.language.naming import format_call

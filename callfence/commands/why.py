@@ -11,8 +11,7 @@ from callfence.companion import load_evidence
 from callfence.judging.files import is_about_files, is_file_name, origin_lines, print_grants
 from callfence.judging.sites import Site, Symbols, columns_of, site_lines, widened
 from callfence.shared.files import companion_path, recording_path
-from callfence.shared.inputs import document as read
-from callfence.shared.inputs import print_error, run_command
+from callfence.shared.inputs import document as read, print_error, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import command_line, ending, on_one_line, plural, printable
 from enforcer.reporting.verdict import advise

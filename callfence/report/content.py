@@ -6,8 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from callfence.judging.differences import call_name as name_in
-from callfence.judging.formats import Lines, as_object
-from callfence.judging.formats import as_json as differences
+from callfence.judging.formats import Lines, as_json as differences, as_object
 from callfence.judging.sites import by_site, columns_of, such_as, widened
 from callfence.learning.summary import call_name, has_names_only, name_of, newest
 from callfence.shared.text import on_one_line, printable

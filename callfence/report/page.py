@@ -10,8 +10,7 @@ from callfence.judging.differences import headline, idle_names, idle_says, rule_
 from callfence.judging.formats import HEADINGS
 from callfence.learning.summary import size_of
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
-from callfence.report.rules import files as files_and_ports
-from callfence.report.rules import phases, rules
+from callfence.report.rules import files as files_and_ports, phases, rules
 from callfence.report.runs import how_sure, matrix, tree
 from callfence.shared.text import on_one_line, plural, printable
 from policygen.comparing import Change

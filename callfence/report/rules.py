@@ -22,8 +22,7 @@ from policygen.model import Entry, alternatives
 from policygen.phases import START, phase_policies
 from policygen.review.why import Origin
 from policygen.sets.region import Budget
-from tracer.abi import Arch
-from tracer.abi import table as calls_of
+from tracer.abi import Arch, table as calls_of
 from tracer.abi.waits import bits
 
 if TYPE_CHECKING:

@@ -25,8 +25,7 @@ from tracer.abi import Kind
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Iterable, Iterator, Mapping, Set as AbstractSet
 
     from policygen.evidence.pointed import Caller
     from tracer.abi import Event

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SOCKETS
-from policygen.files.calls import SENDING as SENDING_FLAGS
+from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SENDING as SENDING_FLAGS, SOCKETS
 from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy

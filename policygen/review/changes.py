@@ -13,8 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from policygen.comparing import Change, Verdict, compare
-from policygen.files.algebra import differences as file_differences
-from policygen.files.algebra import with_line
+from policygen.files.algebra import differences as file_differences, with_line
 from policygen.language.document import Document
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_action

@@ -10,8 +10,7 @@ import pytest
 import read_kafel
 import read_minijail
 from examples import EXAMPLES
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from installed import PROBE_POLICY
 
 from policygen import formats

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from needed import needs, needs_root, require
 
-from policygen.formats import Direction, ExportError, FormatOptions, Service
-from policygen.formats import systemd_enforced as enforced
+from policygen.formats import Direction, ExportError, FormatOptions, Service, systemd_enforced as enforced
 from policygen.model import Policy
 
 HERE = Path(__file__).parent

@@ -7,8 +7,7 @@ import pytest
 import strategies
 from calls import point_of
 from examples import EXAMPLES
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from policygen.comparing import Change, Verdict, compare, reduce
 from policygen.evaluate import evaluate

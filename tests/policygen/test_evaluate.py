@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from calls import event
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from policygen.evaluate import evaluate
 from policygen.holds import holds

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from examples import EXAMPLES
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from strategies import actions, entries, events
 
 from policygen.evaluate import evaluate

@@ -15,8 +15,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from policygen.errors import PolicyError
-from policygen.evidence.facts import Union
-from policygen.evidence.facts import parse as parse_fact
+from policygen.evidence.facts import Union, parse as parse_fact
 from policygen.formats import ImportFormatError
 from policygen.grants import TCP, format_rights, single
 from policygen.language.document import parse

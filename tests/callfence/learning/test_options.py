@@ -5,8 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from hypothesis import assume, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, example, given, settings, strategies as st
 
 from callfence.learning.options import _plain, parser
 

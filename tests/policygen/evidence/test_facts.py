@@ -6,8 +6,7 @@ import json
 
 import pytest
 from calls import event
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from policygen.evidence.facts import Places, Varying, facts, join, makes, parse, places, text
 from policygen.evidence.pointed import Value

@@ -10,8 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from policygen.evidence.facts import Places, Varying, facts, text, without_secrets
 from policygen.evidence.pointed import Value

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from policygen.files import algebra
 from policygen.grants import ALL, NOT_CONFINED, NOTHING, Files, Right, format_ports, ranges, single

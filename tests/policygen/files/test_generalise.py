@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from policygen.files.algebra import differences, granted, united
 from policygen.files.generalise import added, learned, rights_of, trees

@@ -13,12 +13,10 @@ import pytest
 import strategies
 from calls import event
 from examples import EXAMPLES
-from hypothesis import HealthCheck, given, reject, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, reject, settings, strategies as st
 
 from policygen.evaluate import answer, evaluate
-from policygen.filter import bpf, libseccomp
-from policygen.filter import compile as compiler
+from policygen.filter import bpf, compile as compiler, libseccomp
 from policygen.filter.compile import CompileError, WrongFilterError, compile_policy
 from policygen.filter.verify import reported, verify
 from policygen.implied.resolve import resolved

@@ -10,8 +10,7 @@ import pytest
 import strategies
 from examples import EXAMPLES
 from filters import HIGH, IS_7, LOW, dup_filter
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from policygen.comparing import Verdict, compare
 from policygen.filter import bpf

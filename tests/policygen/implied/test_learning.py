@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from calls import event
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from policygen.comparing import compare
 from policygen.evaluate import evaluate

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from calls import event
 from examples import EXAMPLES
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import actions, entries, events
 
 from policygen.comparing import compare

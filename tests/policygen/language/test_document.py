@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import strategies
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from policygen.language.document import Document, PolicyError, new_document, parse, parse_file
 from policygen.model import Policy

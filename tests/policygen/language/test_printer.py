@@ -2,8 +2,7 @@
 
 import pytest
 import strategies
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from policygen.evaluate import evaluate
 from policygen.language.document import Document, parse

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import strategies
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from policygen.implied import resolve
 from policygen.learning import extend

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from calls import event
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from policygen.holds import holds
 from policygen.language.document import parse

@@ -6,8 +6,7 @@ import re
 
 import pytest
 from calls import event
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from policygen.evaluate import evaluate
 from policygen.filter import bpf

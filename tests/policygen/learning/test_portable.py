@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from calls import event
 from examples import EXAMPLES
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import conditions, events, policies
 
 from policygen.comparing import Verdict, compare, reduce

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from calls import event
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from policygen.evidence.facts import Places
 from policygen.recording.fold import EVIDENCE, LOOKS, MANY, QUIET, Folder

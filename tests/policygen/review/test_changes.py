@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from examples import EXAMPLES
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from policygen.comparing import Verdict, compare
 from policygen.language.document import parse

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import strategies
 from calls import point_of
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from policygen.evaluate import evaluate
 from policygen.filter import bpf

@@ -24,8 +24,7 @@ from container_profiles import (
 from policygen.evaluate import evaluate
 from policygen.filter import bpf
 from policygen.formats import Direction, FormatOptions, ImportFormatError
-from policygen.formats.containers import oci, spo
-from policygen.formats.containers import profile as profiles
+from policygen.formats.containers import oci, profile as profiles, spo
 from policygen.formats.containers.meaning import SCMP, policy_of
 from policygen.formats.containers.profile import Profile
 from policygen.model import ALLOW, KILL, Action, ActionKind

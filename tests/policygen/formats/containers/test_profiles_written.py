@@ -24,14 +24,12 @@ from container_profiles import (
     read,
 )
 from examples import EXAMPLES
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from policygen.comparing import Change, compare
 from policygen.filter import bpf
 from policygen.formats import Direction, ExportError, FormatOptions, Loss
-from policygen.formats.containers import k8s, oci, spo
-from policygen.formats.containers import profile as profiles
+from policygen.formats.containers import k8s, oci, profile as profiles, spo
 from policygen.formats.containers.runtimes import own_calls, with_own_calls
 from policygen.implied.resolve import resolved
 from policygen.language.document import parse, parse_file
