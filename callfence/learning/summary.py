@@ -9,8 +9,7 @@ from callfence.enforcing.own import own
 from callfence.learning.learned import call_name, has_names_only, sureness
 from callfence.learning.rehearsal.plan import Choice, plan
 from callfence.shared.text import command_line, plural, printable
-from policygen.completeness.confidence import confidence, run_next, seen_only, unseen
-from policygen.completeness.discovery import discovery
+from policygen.completeness import estimate, run_next
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from callfence.learning.learned import Learned
+    from policygen.completeness import Estimate
     from policygen.learning.generate import New
     from policygen.model import Policy
     from policygen.recording.model import Run
@@ -80,10 +80,7 @@ def print_check(learned: Learned, accept: Sequence[str], failed: bool, file: Tex
 
 def _rows(learned: Learned) -> list[tuple[str, str]]:
     policy = learned.generated.document.policy
-    names_only = has_names_only(policy)
     plain = learned.recording.plain()
-    counted = Recording(plain.runs, unimplied(plain.observations, policy))
-    sure = confidence(counted, names_only=names_only)
     calls = sum(seen.counts[_column(learned)] for seen in learned.recording.observations)
     rows = [
         ("this run", f"{plural(calls, 'call')} looked at, {_ending(learned.run)}"),
@@ -113,14 +110,18 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         places = plural(len(learned.generated.widenings), "place")
         rows.append(("widened", f"{widened} in {places} beyond what was seen"))
     rows += [
-        ("how sure", sureness(sure, discovery(counted, names_only=names_only))),
-        ("not exercised", "; ".join(unseen(plain)) or "nothing that a recording shows"),
-        ("seen only", printable("; ".join(seen_only(plain.runs)) or "nothing: the runs differed in all that is recorded")),
+        ("how sure", sureness(estimated(plain, policy))),
         ("run it next", "; ".join(run_next(plain)) or "in other ways: the recording suggests none"),
     ]
     rows += [("not observed", gap) for gap in _gaps(learned)]
     rows += [("refused", line) for line in _refused(learned)]
     return rows
+
+
+def estimated(recording: Recording, policy: Policy) -> Estimate:
+    """Return what the runs say about the next one, of rules that the implied set does not allow anyway."""
+    counted = Recording(recording.runs, unimplied(recording.observations, policy))
+    return estimate(counted, names_only=has_names_only(policy))
 
 
 def _phases(learned: Learned) -> list[tuple[str, str]]:

@@ -178,6 +178,8 @@ class Judgement:
     """By architecture, the most dangerous first."""
     reasons: Mapping[tuple[Arch | None, str, str], Reason]
     """By architecture, name and rule of what is accepted in the new policy."""
+    findings: tuple[Finding, ...] = ()
+    """Of the new policy: the most dangerous first, accepted ones included."""
 
     def reason(self, headline: Headline) -> Reason | None:
         """Return why a headline is accepted.  A combination may be accepted on any call that takes part."""
@@ -208,12 +210,11 @@ def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgeme
         *(Headline(Level(one.level), one.rule, None, *one[2:]) for one in judged(old.policy.files, new.policy.files)),
     ]
     headlines.sort(key=lambda one: -one.level.rank)
+    findings = with_reasons_before(old, new, budget)
     reasons = {
-        (one.arch, one.name, one.rule): Reason(one.accepted, one.accepted != before)
-        for one, before in with_reasons_before(old, new, budget)
-        if one.accepted
+        (one.arch, one.name, one.rule): Reason(one.accepted, one.accepted != before) for one, before in findings if one.accepted
     }
-    return replace(found, headlines=tuple(headlines), reasons=reasons)
+    return replace(found, headlines=tuple(headlines), reasons=reasons, findings=tuple(one for one, _ in findings))
 
 
 def judge_differences(old: Policy, new: Policy, budget: Budget | None = None) -> Judgement:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from callfence.learning.rehearsal.surroundings import Input, Streams
 from callfence.learning.watch import Recorder
 from callfence.shared.text import plural
-from policygen.completeness.confidence import needed_by
+from policygen.completeness import needed_by
 from policygen.evaluate import evaluate
 from policygen.recording.model import Recording, Run
 from tracer import session

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from policygen.recording import atomic, many
 from policygen.recording.many import merge
-from policygen.recording.model import Observation, Recording, Run
+from policygen.recording.model import Circumstances, Observation, Recording, Run
 from policygen.recording.recording_file import RecordingError, load, parse, save, text, update
 
 X86_64 = 0xC000003E
@@ -83,6 +83,12 @@ def test_merge_counts_each_run_once_and_keeps_the_earliest_site() -> None:
     assert [(o.number, o.counts, o.site) for o in both.observations] == [(3, (5, 7), "early"), (4, (0, 1), "libc+0x1")]
     assert both.observations[0].calls == 12
     assert both.of_run("a") == both.observations[:1]
+
+
+def test_the_better_known_account_of_a_run_does_not_depend_on_the_order() -> None:
+    circumstances = Circumstances("/dev/null", "a pipe", "a pipe", "root", "C.UTF-8")
+    known, unknown = (Recording((run("a", circumstances=one),), (observation(3, 2),)) for one in (circumstances, Circumstances()))
+    assert merge(known, unknown) == merge(unknown, known) == known
 
 
 def test_the_complete_account_of_a_run_wins() -> None:

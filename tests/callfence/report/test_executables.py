@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policygen.completeness.discovery import Executable, executables
+from callfence.report.content import Executable, executables
 from policygen.recording.fold import Folder
 from policygen.recording.many import merge
 from policygen.recording.model import Recording, Run
