@@ -126,7 +126,7 @@ def test_a_real_policy_in_a_browser(learned: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     page = checked(out.read_text())
     said = " ".join(page.said)
-    for words in ("wider", "socket", "2 runs; about 50% that one more run", "Run it next", "Became possible", "reaches the network"):
+    for words in ("wider", "socket", "2 runs; about 50%", "Run it next", "Became possible", "reaches the network"):
         assert words in said
     below = [os.path.realpath(shutil.which(name, path="/usr/bin") or "") for name in ("ls", "python3", "wc")]
     assert tree(out.read_text()) == [f"  {os.path.realpath('/bin/sh')}", *(f"    {path}" for path in below)]

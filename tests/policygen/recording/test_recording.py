@@ -87,7 +87,8 @@ def test_merge_counts_each_run_once_and_keeps_the_earliest_site() -> None:
 
 def test_the_better_known_account_of_a_run_does_not_depend_on_the_order() -> None:
     circumstances = Circumstances("/dev/null", "a pipe", "a pipe", "root", "C.UTF-8")
-    known, unknown = (Recording((run("a", circumstances=one),), (observation(3, 2),)) for one in (circumstances, Circumstances()))
+    known = Recording((run("a", circumstances=circumstances),), (observation(3, 2),))
+    unknown = Recording((run("a"),), (observation(3, 2),))
     assert merge(known, unknown) == merge(unknown, known) == known
 
 
