@@ -250,7 +250,7 @@ def test_lines_that_are_known_must_be_in_order_all_the_same(order: tuple[int, in
 def test_what_is_remembered_of_lines_changes_nothing(
     remembered: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "_REMEMBERED", remembered)
+    monkeypatch.setattr(many, "_MANY_LINES", remembered)
     seen = [(observation(3, 1), observation(4, 2)), (observation(3, 1),), (observation(3, 2), observation(4, 2))]
     recordings = [Recording((run(name, number),), some) for number, (name, some) in enumerate(zip("abc", seen, strict=True))]
     paths = [tmp_path / f"{number}.rec" for number in range(3)]
