@@ -67,7 +67,7 @@ class Settings(NamedTuple):
     known: bytes = b""
     """A filter that lets known behaviour run and returns kernel.RET_RECORD for the rest; b"": all is recorded."""
     waits: bool = False
-    """Whether the recorder's slots take the waits after which an observation was made (`tracer.session.Waits`)."""
+    """Whether the recorder's counters take the waits after which an observation was made (`tracer.session.Waits`)."""
     late: bool = False
     """Whether known calls may run unseen after a while, so that counts are lower bounds (`tracer.late`)."""
     late_after: int | None = None
@@ -192,7 +192,7 @@ class Loop:
                     task.counted = False
                 elif arch == x86_64:
                     key = from_bytes(buffer[24:80], "little") & (masks.get(number) or tally.mask(number))
-                    (task.hot.get(key) or tally.slot(task, key, buffer))[0] += 1
+                    (task.hot.get(key) or tally.counter(task, key, buffer))[0] += 1
                     task.counted = True
                     if number in special and (op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered):
                         calls.handle(task, buffer)

@@ -194,8 +194,8 @@ def not_permitted(error: PtraceError) -> str:
 class Waits:
     """Which waits each process of a loop has begun: what it did before and after each is counted apart.
 
-    A server starts until it first waits for work.  Only a recorder whose slots have five elements takes this: count, call site,
-    example, and the waits (bits of tracer.abi.waits) after which, and before which, the observation was made."""
+    A server starts until it first waits for work.  Only a recorder whose counters have five elements takes this: count, call
+    site, example, and the waits (bits of tracer.abi.waits) after which, and before which, the observation was made."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop

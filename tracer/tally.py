@@ -26,7 +26,7 @@ I386_KEYS: Final = 1 << 448
 """The keys of other architectures are at least so large."""
 _REGISTER: Final = (1 << 64) - 1
 _AFTER: Final = 5
-"""Where a slot has the sets of waits after which its observation was made, as bits of tracer.abi.waits."""
+"""Where a counter has the sets of waits after which its observation was made, as bits of tracer.abi.waits."""
 
 
 class Recorder(Protocol):
@@ -38,10 +38,10 @@ class Recorder(Protocol):
     def hot_mask(self, arch: int, number: int) -> int:
         """The bits of `raw` that distinguish observations; `arch` is an AUDIT_ARCH_* number."""
 
-    def slot(self, executable: str, event: Event, site: Callable[[], str]) -> list[Any]:
+    def counter(self, executable: str, event: Event, site: Callable[[], str]) -> list[Any]:
         """The counter (its first element) of the observation that `event` belongs to."""
 
-    def look(self, slot: list[Any], event: Event, caller: Caller) -> bool:
+    def look(self, counter: list[Any], event: Event, caller: Caller) -> bool:
         """Take what the event's pointers point to; whether to show the next event of that observation, too."""
 
     def executed(self, before: str, after: str) -> None:
@@ -64,7 +64,7 @@ class Tally:
         self._recorder = recorder
         self._generation = recorder.generation
         self.has_waits = False
-        """Whether the recorder's slots take the waits after which an observation was made (`tracer.session.Waits`)."""
+        """Whether the recorder's counters take the waits after which an observation was made (`tracer.session.Waits`)."""
         self._hot: dict[tuple[str, int], Hot] = {}
         self._looked: dict[str, Hot] = {}
         """Counters by executable and masked registers, of observations whose next event is to be looked at."""
@@ -79,7 +79,7 @@ class Tally:
 
     def note(self, task: Task, event: Event) -> None:
         """Have a counted call of a task stand after the waits that it has begun, as well."""
-        self._recorder.slot(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
+        self._recorder.counter(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
 
     def mask(self, number: int) -> int:
         """x86_64's mask for a number whose mask is not known yet."""
@@ -88,21 +88,21 @@ class Tally:
         mask = self.masks[number] = self._recorder.hot_mask(Arch.X86_64.audit, number)
         return mask
 
-    def slot(self, task: Task, key: int, info: bytearray) -> list[Any]:
+    def counter(self, task: Task, key: int, info: bytearray) -> list[Any]:
         """The counter for a key that is new to `task.hot`; `info` is the call's struct ptrace_syscall_info."""
         event = event_of(info, task.tid)
         caller = Caller(task, event, int.from_bytes(info[16:24], "little"))
         looked = self._looked.setdefault(task.executable, {})
-        slot = looked.pop(key, None)
-        if slot is None:
-            slot = self._recorder.slot(task.executable, event, caller.site)
+        counter = looked.pop(key, None)
+        if counter is None:
+            counter = self._recorder.counter(task.executable, event, caller.site)
             if self.has_waits:
-                slot[_AFTER].add(task.entered)
+                counter[_AFTER].add(task.entered)
             if self._recorder.generation != self._generation:
                 self._generation = self._recorder.generation
                 self.masks.clear()
                 self.news[task.executable] += 1
-                self._former[task.executable][key] = slot[0]
+                self._former[task.executable][key] = counter[0]
                 by_executable = *((one, hot) for (one, _), hot in self._hot.items()), *self._looked.items()
                 for executable, hot in by_executable:
                     former = self._former[executable]
@@ -110,15 +110,15 @@ class Tally:
                         former.clear()
                     former.update((one, counter[0]) for one, counter in hot.items())
                     hot.clear()
-                return slot  # the key belongs to the old masks
-            self.news[task.executable] += not slot[0]
+                return counter  # the key belongs to the old masks
+            self.news[task.executable] += not counter[0]
         elif self.has_waits:
-            slot[_AFTER].add(task.entered)
-        known = looked if self._recorder.look(slot, event, caller) else task.hot
+            counter[_AFTER].add(task.entered)
+        known = looked if self._recorder.look(counter, event, caller) else task.hot
         if len(known) >= MANY_KEYS:
             known.clear()
-        known[key] = slot
-        return slot
+        known[key] = counter
+        return counter
 
     def mask_of(self, key: int) -> int:
         """The bits of a key of x86_64 that distinguish observations, as things are now: `masks` has those of every meaning that
@@ -141,7 +141,7 @@ class Tally:
         """The calls of x86_64 that an executable has made, where waits are not followed: their keys, with how often an
         observation was seen at least."""
         counters = self.hot(executable, 0) | self._looked.get(executable, {})
-        counts = [*self._former[executable].items(), *((key, slot[0]) for key, slot in counters.items())]
+        counts = [*self._former[executable].items(), *((key, counter[0]) for key, counter in counters.items())]
         known: dict[int, int] = {}
         for key, count in counts:
             if key < I386_KEYS:
@@ -158,4 +158,4 @@ class Tally:
             key = raw & (self.masks.get(event.number) or self.mask(event.number))
         else:
             key = raw & self._recorder.hot_mask(event.arch, event.number) | event.arch << 448
-        (task.hot.get(key) or self.slot(task, key, info))[0] += 1
+        (task.hot.get(key) or self.counter(task, key, info))[0] += 1

@@ -13,7 +13,7 @@ from callfence.learning.progress import progress
 from callfence.learning.started import circumstances
 from callfence.shared.files import working_folder
 from enforcer.program import failure, initial_environment, locate
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from policygen.recording.model import Circumstances, Run, Signals
 from tracer import session
 from tracer.errors import StartError, TracerError
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from tracer.watch.faults import Injector
 
 
-class Recorder(Folder):
-    """What becomes of the tracer's events: the folder's observations, who executed what, and what could not be observed."""
+class Recorder(Aggregator):
+    """What becomes of the tracer's events: the observations, who executed what, and what could not be observed."""
 
     def __init__(self, where: Callable[[], Places] | None = None) -> None:
         super().__init__(where)

@@ -9,7 +9,7 @@ from policygen.language.naming import format_entry
 from policygen.learning.extend import Options, extend
 from policygen.learning.scope import SENDING
 from policygen.model import ALLOW, SIGNALS, Entry, Or, constrained, scopes
-from policygen.recording.model import Observation, kept
+from policygen.recording.model import Observation, recorded_values
 from tracer.abi import Arch, Event, table
 from tracer.named import NamedTuple
 
@@ -48,9 +48,10 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     present = section.get(number) if section else None
     held = constrained(present.expression) if present else frozenset()
     plain = calls.by_number[number].arguments
+    values = zip(plain, event.arguments, recorded_values(calls, event), strict=False)
     arguments = (
         argument.value(register) if value is None and index in held else value
-        for index, (argument, register, value) in enumerate(zip(plain, event.arguments, kept(calls, event), strict=False))
+        for index, (argument, register, value) in enumerate(values)
     )
     observation = Observation(event.arch, number, tuple(arguments), "", (1,), "", event.arguments)
     options = Options(allow_opaque=(calls.by_number[number].name,), implied=policy.implied)

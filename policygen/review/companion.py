@@ -19,7 +19,7 @@ from policygen.evidence.facts import join, parse, without_secrets
 from policygen.evidence.words import SECRET
 from policygen.language.naming import format_value
 from policygen.recording.fold import given_up, without
-from policygen.recording.model import Observation, Recording, Run, kept
+from policygen.recording.model import Observation, Recording, Run, recorded_values
 from policygen.review.why import parse_call, provenance
 from tracer.abi import Arch, Event, Kind, table
 from tracer.errors import UserError
@@ -102,7 +102,7 @@ def reduced(seen: Observation, executable: str, place: str) -> Observation | Non
     a, b, c, d, e, f = (*registers, *(0,) * (6 - len(registers)))
     event = Event(seen.arch, seen.number, (a, b, c, d, e, f))
     evidence = join((*map(without_secrets, seen.evidence), f'{_AT}"{place}"'))
-    arguments = without(kept(calls, event), given_up(seen.fitted(calls), calls))
+    arguments = without(recorded_values(calls, event), given_up(seen.fitted(calls), calls))
     return Observation(seen.arch, seen.number, arguments, executable, (1,), "", event.arguments, evidence)
 
 
@@ -139,7 +139,8 @@ def _observation(line: str) -> Observation | None:
         event = parse_call(match["call"], arch)
     except ValueError:
         return None
-    arguments = without(kept(table(arch), event), _unwritten(match["call"], table(arch).by_number[event.number].arguments))
+    unwritten = _unwritten(match["call"], table(arch).by_number[event.number].arguments)
+    arguments = without(recorded_values(table(arch), event), unwritten)
     return Observation(arch.audit, event.number, arguments, match["executable"], (1,), "", event.arguments, (match["fact"],))
 
 
@@ -153,7 +154,7 @@ def _lines(seen: Observation) -> Iterator[str]:
     assert arch is not None
     call = _call(arch, seen, named=True)
     try:
-        is_right = without(kept(table(arch), parse_call(call, arch)), given_up(seen, table(arch))) == seen.arguments
+        is_right = without(recorded_values(table(arch), parse_call(call, arch)), given_up(seen, table(arch))) == seen.arguments
     except ValueError:
         is_right = False
     call = call if is_right else _call(arch, seen, named=False)

@@ -7,7 +7,7 @@ from calls import event
 
 from policygen.completeness import Estimate, estimate, run_next
 from policygen.learning.generalise import generalise
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from policygen.recording.many import merge
 from policygen.recording.model import Circumstances, Recording, Run
 from tracer.abi import Arch, Event, table
@@ -26,11 +26,11 @@ def flagged(flags: int) -> Event:
 def recording(*runs: list[Event], **changes: object) -> Recording:
     parts = []
     for index, events in enumerate(runs):
-        folder = Folder()
+        aggregator = Aggregator()
         for one in events:
-            folder.slot("/app", one, str)[0] += 1
+            aggregator.counter("/app", one, str)[0] += 1
         values = {"command": ("./app",), "status": 0, "complete": True} | changes
-        parts.append(Recording((Run(f"r{index}", index, **values),), folder.observations()))  # type: ignore[arg-type]
+        parts.append(Recording((Run(f"r{index}", index, **values),), aggregator.observations()))  # type: ignore[arg-type]
     return merge(*parts)
 
 

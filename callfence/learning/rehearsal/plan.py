@@ -19,7 +19,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Final
 
 from policygen.language.naming import format_value
-from policygen.recording.model import kept
+from policygen.recording.model import recorded_values
 from tracer.abi import Arch, Kind, table
 from tracer.errors import UserError
 from tracer.named import NamedTuple
@@ -303,7 +303,7 @@ def _arguments(event: Event) -> tuple[int | None, ...]:
     plain = calls.by_number[event.number].arguments
     return tuple(
         one.value(register) if one.kind is Kind.FD else value
-        for one, register, value in zip(plain, event.arguments, kept(calls, event), strict=False)
+        for one, register, value in zip(plain, event.arguments, recorded_values(calls, event), strict=False)
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from policygen.formats import ImportFormatError
 from policygen.formats.logs.strace_call import StraceCall, SyntaxProblem, UnreadableError, event, parse, split, unquoted
 from policygen.learning.floor import OPAQUE
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, constants, table
 
@@ -72,7 +72,7 @@ class _Log:
         """Unfinished calls, by process: line and text."""
         self._executables: dict[int, str] = {}
         self._executed: set[tuple[str, str]] = set()
-        self._folder = Folder()
+        self._aggregator = Aggregator()
         self._gaps: Counter[str] = Counter()
         self._gap_lines: dict[str, int] = {}
         self._first: int | None = None
@@ -90,7 +90,7 @@ class _Log:
         command = self._command or (self._filename,)
         executed = tuple(sorted(self._executed))
         run = Run(run_id, self._started, command, self._status, complete, tuple(sorted(gaps)), executed=executed)
-        return Recording((run,), self._folder.observations())
+        return Recording((run,), self._aggregator.observations())
 
     def gap(self, what: str, line: int) -> None:
         self._gaps[what] += 1
@@ -189,7 +189,7 @@ class _Log:
             return
         if any(argument.kind.is_pointer for argument in _arguments(arch, seen.number, missing)):
             self.gap(_HIDDEN, number)
-        self._folder.slot(executable, seen, lambda: _NO_SITE, missing)[0] += 1
+        self._aggregator.counter(executable, seen, lambda: _NO_SITE, missing)[0] += 1
 
     def _executable(self, pid: int) -> str:
         """Return a process's executable.  A new process has its parent's, if only one fork, or clone, is unfinished."""

@@ -20,7 +20,7 @@ from policygen.evidence.facts import parse as parse_fact
 from policygen.formats import ImportFormatError
 from policygen.grants import TCP, format_rights, single
 from policygen.language.document import parse
-from policygen.recording.model import Observation, Recording, Run, kept
+from policygen.recording.model import Observation, Recording, Run, recorded_values
 from tracer.abi import Arch, Event, table
 from tracer.named import NamedTuple
 
@@ -168,7 +168,7 @@ def _take(log: _Log, line: bytes, one: _Violation, number: int, options: FormatO
     arch = Arch.from_audit(one.event.arch)
     calls = table(arch) if arch else None
     known = calls is not None and one.event.number in calls.by_number
-    arguments = kept(calls, one.event) if calls is not None and known else ()
+    arguments = recorded_values(calls, one.event) if calls is not None and known else ()
     key = (one.event.arch, one.event.number, arguments, one.executable)
     found = log.kept.get(key)
     if found is None:

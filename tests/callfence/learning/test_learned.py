@@ -7,7 +7,7 @@ import pytest
 from callfence.learning.learned import has_names_only, sureness
 from policygen.completeness import estimate
 from policygen.language.document import parse
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from policygen.recording.many import merge
 from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
@@ -19,11 +19,11 @@ Call = tuple[str, int]
 def said(*runs: list[Call]) -> str:
     parts = []
     for index, calls in enumerate(runs):
-        folder = Folder()
+        aggregator = Aggregator()
         for name, first in calls:
-            folder.slot("/app", Event(Arch.X86_64.audit, NAMES[name].number, (first, 0, 0, 0, 0, 0)), str)[0] += 1
+            aggregator.counter("/app", Event(Arch.X86_64.audit, NAMES[name].number, (first, 0, 0, 0, 0, 0)), str)[0] += 1
         run = Run(f"r{index}", index, ("./app",), 0, True)
-        parts.append(Recording((run,), folder.observations()))
+        parts.append(Recording((run,), aggregator.observations()))
     seen = merge(*parts)
     return sureness(estimate(seen))
 

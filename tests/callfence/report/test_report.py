@@ -17,7 +17,7 @@ import pytest
 from needed import require
 
 from policygen.recording import recording_file
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from policygen.recording.many import merge
 from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
@@ -211,9 +211,9 @@ def test_an_empty_policy(tmp_path: Path) -> None:
 
 def reported(folder: Path, *executed: tuple[str, str], calls: tuple[str, ...] = ()) -> str:
     """The page of a recording of one run, in which some executables made a call."""
-    seen = Folder()
+    seen = Aggregator()
     for program in calls:
-        seen.slot(program, Event(Arch.X86_64.audit, NUMBERS["getpid"], (0, 0, 0, 0, 0, 0)), str)[0] += 1
+        seen.counter(program, Event(Arch.X86_64.audit, NUMBERS["getpid"], (0, 0, 0, 0, 0, 0)), str)[0] += 1
     it = Run("1", 1, ("x",), 0, True, executed=tuple(sorted(executed)))
     recording_file.save(folder / "it.rec", Recording((it,), seen.observations()))
     (folder / "it.policy").write_text("getpid: allow\n")
@@ -281,15 +281,15 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
     """Of programs, words of their command lines, gaps, call sites, files of policies."""
     parts = []
     for index in range(3):
-        folder = Folder()
+        aggregator = Aggregator()
         for name in ("execve", "openat"):
             event = Event(Arch.X86_64.audit, NUMBERS[name], (index, 0, index, 0, 0, 0))
             for program in (HOSTILE, f"{HOSTILE}2"):
-                folder.slot(program, event, lambda: f"{HOSTILE}+0x1")[0] += 10**index
+                aggregator.counter(program, event, lambda: f"{HOSTILE}+0x1")[0] += 10**index
         when = index * 86_400 * 10**9
         pairs = ("", HOSTILE), (HOSTILE, HOSTILE)
         seen = Run(f"{HOSTILE}{index}", when, (HOSTILE,), 0, True, (HOSTILE,), executed=pairs)
-        parts.append(Recording((seen,), folder.observations()))
+        parts.append(Recording((seen,), aggregator.observations()))
     name = "<img src=x onerror=alert(1)>.policy"
     (tmp_path / name).write_text("openat: allow  # why: </code><script>alert(2)</script>\nexecve: allow\nlistxattr: allow\n")
     recording_file.save(tmp_path / "it.rec", merge(*parts))

@@ -16,10 +16,10 @@ class Recorder:
     def hot_mask(self, arch, number):
         return 0
 
-    def slot(self, executable, event, site):
+    def counter(self, executable, event, site):
         return [0]
 
-    def look(self, slot, event, caller):
+    def look(self, counter, event, caller):
         return False
 
     def executed(self, before, after):
