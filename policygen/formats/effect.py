@@ -7,6 +7,7 @@ changing as well.  Links of a merged /usr are made again, since policies have th
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from policygen.comparing.compare import Change, compare
@@ -17,6 +18,7 @@ from policygen.language.naming import format_action
 from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, Policy, strictest
 from policygen.paths import covers
 from policygen.sets import region
+from policygen.sets.algebra import FALSE, TRUE
 from policygen.values import replace
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple
@@ -40,6 +42,8 @@ LINKS = ("bin", "lib", "lib64", "sbin")
 """Of the root folder, to folders of those names in /usr."""
 PROC = "/proc"
 _READS = Right.READ | Right.EXECUTE
+Masked = tuple[tuple[int, int, int], ...]
+"""A conjunction of (index, mask, value), at most one for an argument: `argument & mask == value`; an empty one always holds."""
 
 
 def native(policy: Policy) -> Policy:
@@ -71,16 +75,27 @@ def with_calls(policy: Policy, calls: Mapping[str, str]) -> tuple[Policy, tuple[
 
 def possible(policy: Policy, number: int) -> list[Action]:
     """Return the actions that one NATIVE call may get; those that let it run come first."""
-    found = dict.fromkeys(action for _, action in answers(region.space(), policy, NATIVE, number))
-    return sorted(found, key=lambda action: (not action.may_run, action != ALLOW))
+    actions = dict.fromkeys(action for _, action in answers(region.space(), policy, NATIVE, number))
+    return sorted(actions, key=lambda action: (not action.may_run, action != ALLOW))
+
+
+def masked_answers(
+    policy: Policy, number: int, limit: int, arch: Arch = NATIVE
+) -> dict[Action, tuple[Masked, ...] | None]:
+    """Return the actions that a call may get, each with the alternatives in which it gets it; None for more than `limit`."""
+    space = region.space()
+    where: dict[Action, int] = {}
+    for some, action in answers(space, policy, arch, number):
+        where[action] = space.either(some, where.get(action, FALSE))
+    return {action: region.alternatives(space, some, limit) if some != TRUE else ((),) for action, some in where.items()}
 
 
 def names_only(policy: Policy) -> Policy:
     """Return the NATIVE policy without conditions: calls that may run do run, others get the strictest of their actions."""
     entries = {}
     for number in policy.entries[NATIVE]:
-        found = possible(policy, number)
-        entries[number] = Entry(Always(True), found[0] if found[0].may_run else strictest(found))
+        actions = possible(policy, number)
+        entries[number] = Entry(Always(True), actions[0] if actions[0].may_run else strictest(actions))
     return replace(policy, entries={NATIVE: entries})
 
 
@@ -104,33 +119,33 @@ def losses(
     """Return the differences of `effect`, which the target enforces, from the policy: one loss for each direction and reason.
 
     `reasons` are the target's own, by name of the call; `before_loader`: the target arms before the dynamic loader runs."""
-    said = {one.call: f"{target} makes these calls under the filter" for one in added} | dict(reasons or {})
-    found: dict[tuple[Direction, str], list[str]] = {}
-    for one in compare(policy, effect).differences:
-        named = one.number is not None and one.arch in effect.entries
-        what = _what(policy, effect, target, one, said)
-        found.setdefault((DIRECTIONS[one.change], what), []).extend([_name(one)] if named else [])
-    made = [Loss(direction, what, tuple(calls)) for (direction, what), calls in found.items()]
+    reasons = {addition.call: f"{target} makes these calls under the filter" for addition in added} | dict(reasons or {})
+    calls: defaultdict[tuple[Direction, str], list[str]] = defaultdict(list)
+    for difference in compare(policy, effect).differences:
+        names = calls[DIRECTIONS[difference.change], _what(policy, effect, target, difference, reasons)]
+        if difference.number is not None and difference.arch in effect.entries:
+            names.append(_name(difference))
+    lost = [Loss(direction, what, tuple(names)) for (direction, what), names in calls.items()]
     if policy.arm is Arm.ENTRY and before_loader:
         text = f"{target} arms before the program is executed, so what its dynamic loader calls has to be allowed as well"
-        made.append(Loss(Direction.NARROWER, text))
-    return tuple(sorted(made, key=lambda loss: (list(Direction).index(loss.direction), loss.what)))
+        lost.append(Loss(Direction.NARROWER, text))
+    return tuple(sorted(lost, key=lambda loss: (list(Direction).index(loss.direction), loss.what)))
 
 
-def _name(one: Difference) -> str:
-    return table(one.arch).by_number[one.example.number].name
+def _name(difference: Difference) -> str:
+    return table(difference.arch).by_number[difference.example.number].name
 
 
-def _what(policy: Policy, effect: Policy, target: str, one: Difference, said: Mapping[str, str]) -> str:
-    after, before = format_action(one.after), format_action(one.before)
-    if one.arch not in effect.entries:
-        return f"{target} filters calls of {NATIVE}; those of {one.arch} are killed"
-    if one.number is None:
-        newer = one.example.number > table(one.arch).newest(policy.table)
+def _what(policy: Policy, effect: Policy, target: str, difference: Difference, reasons: Mapping[str, str]) -> str:
+    after, before = format_action(difference.after), format_action(difference.before)
+    if difference.arch not in effect.entries:
+        return f"{target} filters calls of {NATIVE}; those of {difference.arch} are killed"
+    if difference.number is None:
+        newer = difference.example.number > table(difference.arch).newest(policy.table)
         return f"calls {'newer than its table' if newer else 'that it does not name'} meet {after}, not {before}"
-    if (name := _name(one)) in said:
-        return said[name]
-    if one.change is Change.MORE:
+    if reason := reasons.get(_name(difference)):
+        return reason
+    if difference.change is Change.MORE:
         return f"{target} has no such conditions on arguments"
     return f"{target} cannot say {before} here: {after} instead"
 
@@ -150,12 +165,12 @@ def mounts(paths: Mapping[str, Right], starts: Iterable[str] = ("",)) -> list[Mo
     """Return the mounts for grants in the root folder and in the named folders of `starts`; none for /proc, which is its own.
 
     A folder comes before what is below it."""
-    found = [Mount(LOADERS, changes=False, executes=True, is_device=False)]
+    mounts = [Mount(LOADERS, changes=False, executes=True, is_device=False)]
     for path, rights in paths.items():
         if path.partition("/")[0] in starts and rights and not covers(PROC, path):
             changes = bool(rights & ~_READS)
-            found.append(Mount(path, changes, not changes or Right.EXECUTE in rights, covers("/dev", path)))
-    return found
+            mounts.append(Mount(path, changes, not changes or Right.EXECUTE in rights, covers("/dev", path)))
+    return mounts
 
 
 def has_proc(paths: Mapping[str, Right]) -> bool:
@@ -163,10 +178,10 @@ def has_proc(paths: Mapping[str, Right]) -> bool:
     return any(rights and covers(PROC, path) for path, rights in paths.items())
 
 
-def effect(made: Iterable[Mount], *, proc: bool, noexec: bool) -> Files:
+def effect(mounted: Iterable[Mount], *, proc: bool, noexec: bool) -> Files:
     """Return what mounts confine; `noexec`: what `executes` denies cannot be executed there."""
     grants = {}
-    for one in made:
-        rights = ALL if one.changes or one.is_device else _READS
-        grants[one.path] = rights & ~Right.EXECUTE if noexec and not one.executes else rights
+    for mount in mounted:
+        rights = ALL if mount.changes or mount.is_device else _READS
+        grants[mount.path] = rights & ~Right.EXECUTE if noexec and not mount.executes else rights
     return Files(grants | ({PROC: ALL} if proc else {}))

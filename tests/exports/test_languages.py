@@ -9,9 +9,6 @@ from pathlib import Path
 import pytest
 import read_kafel
 import read_minijail
-from examples import EXAMPLES
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from installed import PROBE_POLICY
 
 from policygen import formats
@@ -76,71 +73,6 @@ def test_kafel(text: str, expected: str) -> None:
     check("kafel", text, expected)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("read", "it:1: a line is `NAME: FILTER`"),
-        ("read: 1\nread: 1", "it:2: read is there twice"),
-        ("raed: 1", "it:1: x86_64 has no system call raed: did you mean read"),
-        ("read: arg0 = 1", "it:1: 'arg0 = 1' is no comparison"),
-        ("read: arg0 == 1 ||", "it:1: '' is no comparison"),
-        ("read: arg6 == 1", "it:1: a call has arg0 to arg5, and no arg6"),
-        ("read: arg0 == NO_SUCH", "it:1: no constant is named NO_SUCH"),
-        ("read: arg0 == 089", "it:1: 089 is no number"),
-        ("read: arg0 == 0x10000000000000000", "it:1: 0x10000000000000000 does not fit in 64 bits"),
-        ("read: arg0 == (1|2", "it:1: a parenthesis is not closed"),
-        ("read: arg0 == " + "(" * 5000, "it:1: a constant is nested more than 64 deep"),
-        ("read: arg0 == 1; kill", "it:1: 'kill' is no `return ERROR`"),
-        ("read: 1\\", "it:1: the last line goes on"),
-        ("read: arg" + "1" * 5000 + " == 1", "is no comparison"),
-        ("read: arg0 == " + "1" * 5000, "does not fit in 64 bits"),
-        ("read: arg0 == " + "1|" * 100_000, "'' is no constant"),
-        ("@include ./other.policy", "it:1: includes are not followed"),
-        ("@default kill-process", "compile_seccomp_policy.py"),
-        ("{read, write}: 1", "compile_seccomp_policy.py"),
-        ("read: allow", "compile_seccomp_policy.py"),
-    ],
-)
-def test_minijails_mistakes(text: str, message: str) -> None:
-    with pytest.raises(ImportFormatError) as caught:
-        read_minijail.read(text.encode(), "it", FormatOptions())
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("ALLOW { raed }", "it:1:9: x86_64 has no system call raed: did you mean read"),
-        ("ALLOW { read", "it:1:13: , is missing"),
-        ("ALLOW { read write }", "it:1:14: , is missing"),
-        ("PERMIT { read }", "it:1:1: PERMIT is no action"),
-        ("USE a", "it:1:5: no policy is named a so far"),
-        ("POLICY a {} POLICY a {}", "it:1:20: there is a policy a already"),
-        ("DEFAULT KILL DEFAULT KILL", "it:1:14: there is a default already"),
-        ("ERRNO(70000) { read }", "it:1:7: 70000 is not in 0-65535"),
-        ("ALLOW { read { count = 1 } }", "it:1:22: '=' is not of the language"),
-        ("ALLOW { read { size == 1 } }", "it:1:16: the call has no argument size: it has fd, buf, count"),
-        ("ALLOW { read { fd } }", "it:1:19: a comparison has one of"),
-        ("ALLOW { read(a, a) }", "a call has at most six arguments"),
-        ("ALLOW { read ON vax }", "no architecture is named vax"),
-        ("ALLOW { read { fd == 089 } }", "089 is no number"),
-        ("ALLOW { read { fd == 0x10000000000000000 } }", "does not fit in 64 bits"),
-        ('#include "other"', "it:1:10: '\"' is not of the language"),
-        ("#define a 1\n#define a 2", "it:2:11: a is defined already, as 1"),
-        ("ALLOW { read { " + "(" * 300 + "fd == 1" + ")" * 300 + "} }", "nested more than 200 deep"),
-        (
-            "POLICY a0 { ALLOW { read } }" + "".join(f"POLICY a{n} {{ USE a{n - 1}, USE a{n - 1} }}" for n in range(1, 40)),
-            "policies use more than 65536 rules of others",
-        ),
-        ("ALLOW { read { " + "!" * 5000 + "(fd == 1) } }", "nested more than 200 deep"),
-    ],
-)
-def test_kafels_mistakes(text: str, message: str) -> None:
-    with pytest.raises(ImportFormatError) as caught:
-        read_kafel.read(text.encode(), "it", FormatOptions())
-    assert message in str(caught.value)
-
-
 def test_lines_that_minijails_two_compilers_read_differently_are_reported() -> None:
     losses = read_minijail.read(b"mprotect: arg2 == 1; return EPERM", "it", FormatOptions()).losses
     assert [loss.calls for loss in losses if "other way round" in loss.what] == [("mprotect",)]
@@ -158,7 +90,7 @@ def test_a_filter_that_the_kernel_would_not_load() -> None:
 
 
 def test_a_policy_that_is_too_large_for_minijail_is_refused() -> None:
-    text = "ioctl: " + " || ".join(f"cmd == {number}" for number in range(0x5400, 0x5580)) + "\n"
+    text = "ioctl: " + " || ".join(f"cmd == {number}" for number in range(0x5400, 0x5880, 3)) + "\n"
     with pytest.raises(ExportError, match="takes 4096; `--to bpf` has no such limit"):
         formats.module("minijail").export(parse(text).policy, FormatOptions())
 
@@ -183,16 +115,16 @@ exit_group: 1
 futex_waitv: 1
 getppid: return EACCES
 getuid: 1
-# ioctl: cmd != TIOCSTI
+# ioctl: !(cmd == TIOCSTI)
 ioctl: arg1 & 0xffffabed || arg1 in 0xfffffffffffffffd || arg1 in 0xffffffffffffffef || arg1 in 0xfffffffffffffbff \
 || arg1 in 0xffffffffffffefff || arg1 in 0xffffffffffffbfff
 # lseek: offset > 0 && whence == SEEK_SET
-lseek: arg1 >= 0x1 && arg1 <= 0x7fffffffffffffff && arg2 == 0x0
+lseek: arg1 in 0x7fffffffffffffff && arg2 == 0x0 && arg1 & 0x7fffffffffffffff
 pause: 1
 # setpriority: niceval < 5
-setpriority: arg2 <= 0x4 || arg2 >= 0x80000000 && arg2 <= 0xffffffff || arg2 >= 0xffffffff80000000
+setpriority: arg2 in 0xffffffff80000004 || arg2 in 0xffffffff80000003 || arg2 & 0x80000000
 # socket: family == AF_INET && protocol in {IPPROTO_IP, IPPROTO_TCP} || family == AF_UNIX
-socket: arg0 == 0x2 && arg2 == 0x0 || arg0 == 0x2 && arg2 == 0x6 || arg0 == 0x1
+socket: arg0 == 0x1 || arg0 == 0x2 && arg2 == 0x0 || arg0 == 0x2 && arg2 == 0x6
 write: 1
 """
 
@@ -267,20 +199,3 @@ def test_strict_refuses_what_the_target_adds(name: str, tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert "execve" in ran.stderr
     assert not (tmp_path / "out").exists()
-
-
-WORDS = {
-    "kafel": "POLICY USE DEFAULT ALLOW ERRNO SYSCALL ON define read dup fildes ( ) { } [ ] , ! # == != < >= || && | & 0 7 089",
-    "minijail": "read: dup: 1 arg0 arg7 == != < >= & in && || | ~ ( ) PROT_READ EPERM return ; 0 -1 089 \\ \n # @include",
-}
-
-
-@pytest.mark.parametrize("name", WORDS)
-@settings(deadline=None, max_examples=3 * EXAMPLES)
-@given(data=st.data())
-def test_any_text_is_read_or_refused(name: str, data: st.DataObject) -> None:
-    words = data.draw(st.lists(st.sampled_from(WORDS[name].split(" ")) | st.text(max_size=3), max_size=20))
-    try:
-        READERS[name](" ".join(words).encode(errors="replace"), "it", FormatOptions())
-    except ImportFormatError as error:
-        assert str(error).startswith("it:")
