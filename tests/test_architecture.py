@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "callfence": {"callfence", "enforcer", "policygen", "tracer", *SHARED},
 }
 ONE_PLACE = {"ptrace": "tracer/kernel.py", "pyseccomp": "policygen/filter/library.py", "rich": "callfence/shared/terminal.py"}
-ONE_PLACE |= {"yaml": "policygen/formats/containers/spo.py"}
+ONE_PLACE |= {"yaml": "policygen/formats/containers/files.py"}
 
 
 LAYERS = {

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from policygen.formats import Exported
     from policygen.model import Policy
 
+_NAMES = [name for name, row in formats.FORMATS.items() if row.export]
 _UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 """Where systemd finds a unit of a name, in its order (systemd.unit(5))."""
 
@@ -40,11 +41,11 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="callfence export",
         description=DESCRIPTION,
-        epilog="formats:\n" + "\n".join(f"  {name:15} {formats.FORMATS[name].title}" for name in formats.names(exports=True)),
+        epilog="formats:\n" + "\n".join(f"  {name:15} {formats.FORMATS[name].title}" for name in _NAMES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--to", metavar="FORMAT", required=True, choices=formats.names(exports=True), help="the format; see below")
+    add("--to", metavar="FORMAT", required=True, choices=_NAMES, help="the format; see below")
     strict = "write nothing, with status 1, if more calls would run than the policy allows, or no container would start"
     add("--strict", action="store_true", help=strict)
     add("--runtime", metavar="NAME", default="", help="also allow what this runtime calls under the filter: runc, crun")

@@ -49,7 +49,7 @@ def comment_lines(losses: Iterable[Loss], than: str) -> list[str]:
 
 def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
     """What a file of that format says, its losses in comments too.  Raises UserError."""
-    imported = formats.module(name).read(data, file, options)
+    imported = formats.reader(name)(data, file, options)
     made = new_document(imported.policy, f"{file} ({name})")
     comments = [*comment_lines(imported.losses, "than the file")]
     if imported.instructions:

@@ -86,26 +86,26 @@ def test_upper_halves_of_registers_are_reported() -> None:
 
 def test_a_filter_that_the_kernel_would_not_load() -> None:
     with pytest.raises(ImportFormatError, match="it: not a filter that the kernel would load"):
-        formats.module("bpf").read(b"no filter", "it", FormatOptions())
+        formats.reader("bpf")(b"no filter", "it", FormatOptions())
 
 
 def test_a_policy_that_is_too_large_for_minijail_is_refused() -> None:
     text = "ioctl: " + " || ".join(f"cmd == {number}" for number in range(0x5400, 0x5880, 3)) + "\n"
     with pytest.raises(ExportError, match="takes 4096; `--to bpf` has no such limit"):
-        formats.module("minijail").export(parse(text).policy, FormatOptions())
+        formats.exporter("minijail")(parse(text).policy, FormatOptions())
 
 
 def test_many_excluded_values() -> None:
     """Each excluded value is an alternative for each of its bits, and these would be multiplied with one another."""
     text = "dup: " + " && ".join(f"fildes != {number}" for number in range(40)) + "\n"
-    made = formats.module("minijail").export(parse(text).policy, FormatOptions())
+    made = formats.exporter("minijail")(parse(text).policy, FormatOptions())
     back = read_minijail.read(made.data, "it", FormatOptions()).policy
     assert {one.number for one in compare(parse(text).policy, back).differences} == {None}
 
 
 def test_minijail_word_for_word() -> None:
     text = PROBE_POLICY.replace("niceval >= -3 && ", "")
-    made = formats.module("minijail").export(parse(text).policy, FormatOptions(name="probe"))
+    made = formats.exporter("minijail")(parse(text).policy, FormatOptions(name="probe"))
     assert made.data.decode() == """\
 # System calls of probe, made by `callfence export --to minijail` for x86_64.
 # clone: clone_flags == CLONE_VM|CLONE_SIGHAND|CLONE_THREAD
@@ -130,7 +130,7 @@ write: 1
 
 
 def test_firejail_word_for_word() -> None:
-    made = formats.module("firejail").export(parse(PROBE_POLICY).policy, FormatOptions(name="probe"))
+    made = formats.exporter("firejail")(parse(PROBE_POLICY).policy, FormatOptions(name="probe"))
     assert made.data.decode() == """\
 # System calls of probe, made by `callfence export --to firejail` for firejail 0.9.74.
 seccomp.keep clone,clone3:ENOSYS,execve,execveat,exit_group,$449,getppid:EACCES,getuid,ioctl,lseek,pause,\
@@ -139,13 +139,13 @@ seccomp.block-secondary
 seccomp-error-action kill
 """
     denying = parse("default allow\nunknown allow\nptrace: kill\nbpf: errno EPERM\n").policy
-    made = formats.module("firejail").export(denying, FormatOptions(name="it"))
+    made = formats.exporter("firejail")(denying, FormatOptions(name="it"))
     assert made.data.decode().splitlines()[1] == "seccomp.drop bpf:EPERM,ptrace:kill"
 
 
 def test_kafel_word_for_word() -> None:
     text = "clone3: errno ENOSYS\nmprotect: prot == PROT_READ\nfsconfig: cmd == FSCONFIG_SET_FLAG\nread: allow\n"
-    made = formats.module("kafel").export(parse(text).policy, FormatOptions(name="a-b"))
+    made = formats.exporter("kafel")(parse(text).policy, FormatOptions(name="a-b"))
     assert made.data.decode() == """\
 // System calls of a-b, made by `callfence export --to kafel` for nsjail 3.6 on x86_64.
 #define clone3 435

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from hashlib import sha256
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 from policygen.formats import ImportFormatError
@@ -21,6 +20,7 @@ from tracer.abi import Arch, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from typing import BinaryIO
 
     from policygen.formats import FormatOptions
     from tracer.abi import Argument
@@ -44,20 +44,23 @@ _NO_SITE = "?"
 _HIDDEN = "pointers are not printed: 0 stands for them in the examples of calls"
 
 
-def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
+def record(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
     """Return the run in the log.  Raises ImportFormatError for a line that strace does not write.
 
     The run's id is made from the log, so the same log is always the same run.  `options.arch` is the machine.
     """
     log = _Log(filename, options.arch)
-    for number, line in enumerate(BytesIO(data), 1):  # one at a time: all lines as text take several times the memory
-        if line.startswith(_SUMMARY):
-            break
+    digest, is_over = sha256(), False
+    for number, line in enumerate(stream, 1):
+        digest.update(line)
+        is_over = is_over or line.startswith(_SUMMARY)
+        if is_over:
+            continue
         if line.endswith(b"\n"):
             log.read(number, line.decode("utf-8", "surrogateescape").rstrip("\r\n"))
         else:
             log.gap("lines are cut off: strace was killed, or the log was not copied whole", number)
-    return log.recording(sha256(data).hexdigest()[:16])
+    return log.recording(digest.hexdigest()[:16])
 
 
 class _Log:
