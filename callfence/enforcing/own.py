@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from callfence.enforcing.cache import SYSTEM, folder
 from callfence.shared.files import recording_path
-from policygen.files.places import PlaceError, located
+from policygen.files.landlock import PlaceError, located
 from policygen.grants import Right, path_line
 from policygen.lint.files import Risk
 from policygen.paths import encoded

@@ -16,7 +16,7 @@ from callfence.shared.files import working_folder
 from callfence.shared.text import plural, printable
 from policygen.errors import did_you_mean
 from policygen.files.generalise import is_path, learned
-from policygen.files.places import PlaceError, located, named
+from policygen.files.landlock import PlaceError, located, named
 from policygen.grants import (
     MAX_PORT,
     NOTHING,

@@ -14,7 +14,7 @@ from enforcer import ffi, kernel
 from enforcer.errors import EnforceError, refused
 from enforcer.files.scope import REFER, abi, grant_moving
 from policygen.files import landlock
-from policygen.files.places import OWN_FOLDERS, PlaceError, located
+from policygen.files.landlock import OWN_FOLDERS, PlaceError, located
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

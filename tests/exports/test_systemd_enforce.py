@@ -27,7 +27,8 @@ while [ -e wrote ]; do sleep 0.1; done
 
 
 def export(unit: str, policy: str = "/etc/callfence/it.policy", *, audit: bool = False) -> str:
-    made = systemd.export_enforce(Policy({}), FormatOptions(name="it", service=Service(unit, "/usr/bin/enforce", policy, audit)))
+    service = Service(unit, "/usr/bin/enforce", policy, audit)
+    made = systemd.export_enforce(Policy({}), FormatOptions(name="it", service=service))
     return made.data.decode()
 
 
