@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from callfence.companion import seen
 from callfence.judging.ask import Asker
-from callfence.judging.differences import difference_lines, file_lines, headline, idle_lines, rule_texts, shown_name
+from callfence.judging.differences import difference_lines, file_lines, headline, redundant_lines, rule_texts, shown_name
 from callfence.judging.sites import Symbols, site_lines
 from callfence.shared.files import locked, recording_path
 from callfence.shared.inputs import document, document_at, judged
@@ -199,7 +199,7 @@ def _write(
     became = judge_differences(before.policy, after.policy)
     for one in became.told:
         print("\n".join(difference_lines(one.difference)))
-    for line in (*idle_lines(became), *file_lines(became.comparison.files)):
+    for line in (*redundant_lines(became), *file_lines(became.comparison.files)):
         print(line)
     if Answer.ACCEPT in answers:
         print(f"commit {path}: until then, what is accepted is asked again")

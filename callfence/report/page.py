@@ -6,14 +6,13 @@ from __future__ import annotations
 from importlib.resources import files as resources
 from typing import TYPE_CHECKING, Final
 
-from callfence.judging.differences import headline, idle_names, idle_says, rule_texts, said_first, shown_name
+from callfence.judging.differences import headline, redundant, rule_texts, said_first, shown_name
 from callfence.judging.formats import HEADINGS
 from callfence.learning.learned import sureness
 from callfence.learning.summary import size_of
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
 from callfence.report.sections import files, how_sure, made_by, matrix, phases, rules, tree
 from callfence.shared.text import on_one_line, plural
-from policygen.comparing.compare import Change
 from policygen.grants import NOT_CONFINED
 from policygen.language.naming import format_action, format_call
 from policygen.lint.catalogue import Level
@@ -194,10 +193,8 @@ def _changes(against: Against) -> Html:
         if rows:
             columns = ("Call", "Where", "Answer", "For example", "Risk")
             parts += [element("h3", heading), table(f"{heading}, by call", columns, rows)]
-    for change in Change:
-        if names := idle_names(judgement, change):
-            text = idle_says(change, names)
-            parts.append(element("p", f"{text[0].upper()}{text[1:]}: {', '.join(names)}."))
+    for _, text, names in redundant(judgement):
+        parts.append(element("p", f"{text[0].upper()}{text[1:]}: {', '.join(names)}."))
     return join(*parts)
 
 
