@@ -100,7 +100,7 @@ def _shown(c: str) -> str:
 
 @lru_cache(maxsize=4096)
 def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, created: bool = False, process: bool = False) -> str:
-    r"""Return text that drives no terminal, forges no line and no quote: other bytes are `\xNN`, a `*` is `\*`."""
+    """Return the word with `*` where it varies: `sort*` of `/tmp/sortA7xK2q`, `*` of a pid in /proc; `<secret>` for a secret.
 
     `ids`: numbers that vary, such as the pid of the caller.  `temporary`: it is a name in a folder of temporary files;
     `created`: the program has created it with a name of its own; `process`: it is in a folder of /proc.
