@@ -28,13 +28,12 @@ _HOMES = Loss(Direction.WIDER, "$HOME stands for the homes of all users (tunable
 
 def export(policy: Policy, options: FormatOptions) -> Exported:
     if policy.files.paths is None:
-        raise ExportError("the policy has no `path` lines, which are all that AppArmor can be told: learn it with --files")
+        raise ExportError("the policy has no `path` lines, which are all that AppArmor profiles have: learn it with --files")
     lines, effect = [], {}
     for path, rights in policy.files.paths.items():
         if rights and (pattern := _pattern(path)):
-            letters, given = _letters(rights)
+            letters, effect[path] = _letters(rights)
             lines.append(f"  {pattern} {letters},")
-            effect[path] = given
     head = f"# Files of {options.name}, made by `callfence export --to apparmor` for AppArmor 4.1."
     body = [f"profile {options.name} {{", *(f"  {word}," for word in _PERMITTED), *lines, "}"]
     text = "\n".join([head, "abi <abi/4.0>,", "include <tunables/global>", *body])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from policygen.formats import FormatOptions
 
-_SEEN = ("/bin", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
+_VISIBLE = ("/bin", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
 """What is left as it is, but for writing: a program and its loader are there."""
 _TOPS = ("/boot", "/etc", "/media", "/mnt", "/opt", "/srv", "/tmp", "/var")
 """Other folders of the root (hier(7)), which are taken away if nothing in them is granted."""
@@ -30,7 +30,7 @@ _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "pts", "ptmx", "
 _READS = Right.READ | Right.EXECUTE
 _REST = Loss(
     Direction.WIDER,
-    f"firejail leaves programs and libraries ({', '.join(_SEEN)}), /run, which it needs, and folders of the root with other "
+    f"firejail leaves programs and libraries ({', '.join(_VISIBLE)}), /run, which it needs, and folders of the root with other "
     "names than hier(7) has visible for reading",
 )
 # src/lib/syscall.c, the group @default-keep: in every list of calls to keep
@@ -45,27 +45,28 @@ _PERSONALITY = {"personality": "where it blocks other architectures firejail let
 
 def whitelisted(paths: Mapping[str, Right]) -> tuple[list[str], Files, tuple[Loss, ...]]:
     """Return the lines, what they confine, and what they lose beyond that."""
-    known = {path: rights for path, rights in paths.items() if rights and _can_be_written(path)}
-    effect = dict.fromkeys(_SEEN, _READS) | {"/proc": ALL}
+    written = {path: rights for path, rights in paths.items() if rights and _can_be_written(path)}
+    effect = dict.fromkeys(_VISIBLE, _READS) | {"/proc": ALL}
     lines = ["read-only /"]
-    for path, rights in known.items():
+    for path, rights in written.items():
         top = _top(path)
-        written = path.replace("$HOME", "${HOME}", 1)
+        name = path.replace("$HOME", "${HOME}", 1)
         changes, is_device = bool(rights & ~_READS), covers("/dev", path)
-        if path != top and top not in known and top not in _SEEN:
-            lines.append(f"whitelist {written}")
+        if path != top and top not in written and top not in _VISIBLE:
+            lines.append(f"whitelist {name}")
         if not is_device:
-            lines.append(f"{'read-write' if changes else 'read-only'} {written}")
+            lines.append(f"{'read-write' if changes else 'read-only'} {name}")
         noexec = changes and Right.EXECUTE not in rights and not is_device
-        lines += [f"noexec {written}"] * noexec
+        lines += [f"noexec {name}"] * noexec
         granted = ALL if changes or is_device else _READS
         effect[path] = effect.get(path, granted) | (granted & ~Right.EXECUTE if noexec else granted)
-    lines += [f"blacklist {top}" for top in _TOPS if not any(_top(path) == top for path in known)]
-    if not any(_top(path) == "$HOME" for path in known):
+    tops = {_top(path) for path in written}
+    lines += [f"blacklist {top}" for top in _TOPS if top not in tops]
+    if "$HOME" not in tops:
         lines.append("private")
-    if not any(_top(path) == "/run" for path in known):
+    if "/run" not in tops:
         effect["/run"] = _READS
-    if not any(_top(path) == "/dev" for path in known):
+    if "/dev" not in tops:
         lines.append("private-dev")
         effect |= {f"/dev/{name}": ALL for name in _DEVICES}
     return lines, Files(effect), (_REST,)

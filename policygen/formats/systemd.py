@@ -29,7 +29,7 @@ from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entr
 from policygen.paths import encoded
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
-from policygen.values import frozen, replace
+from policygen.values import replace
 from tracer.abi import constants, table
 
 if TYPE_CHECKING:
@@ -57,15 +57,15 @@ def files_section(files: Files) -> tuple[str, Files]:
     lines: list[str] = []
     effect: dict[str, Right] | None = None
     if files.paths is not None:
-        known = {path: rights for path, rights in files.paths.items() if _written(path)}
-        changed = [path for path, rights in known.items() if rights & _CHANGES]
-        executed = [path for path, rights in known.items() if Right.EXECUTE in rights]
-        executed += [path for path in trees() if path in known and path not in executed]  # libraries are mapped from there
+        paths = {path: rights for path, rights in files.paths.items() if _written(path)}
+        changed = [path for path, rights in paths.items() if rights & _CHANGES]
+        executed = [path for path, rights in paths.items() if Right.EXECUTE in rights]
+        executed += [path for path in trees() if path in paths and path not in executed]  # libraries are mapped from there
         lines += ["ProtectSystem=strict", *_setting("ReadWritePaths", changed)]
         lines += ["NoExecPaths=/", *_setting("ExecPaths", executed)]
         effect = {"/": Right.READ, **dict.fromkeys(_ALWAYS_WRITABLE, _CHANGES)}
-        for paths, rights in ((changed, _CHANGES), (executed, Right.EXECUTE)):
-            for path in paths:
+        for listed, rights in ((changed, _CHANGES), (executed, Right.EXECUTE)):
+            for path in listed:
                 effect[path] = effect.get(path, Right.READ) | rights
     if files.bind is not None:
         lines.append("SocketBindDeny=any")
@@ -115,26 +115,21 @@ _REASONS = dict.fromkeys(set(table(NATIVE).by_name) - groups()[KNOWN], "systemd 
 
 
 def export(policy: Policy, options: FormatOptions) -> Exported:
+    """Return a drop-in that filters a unit's calls by name."""
     meant, added = with_calls(explicit(native(policy)), CALLS)
-    names = _said(names_only(meant))
-    made = _denying(names) if names.default.may_run else _allowing(names, restrict=_unshares_nothing(meant))
-    lost = losses(policy, made.effect, "systemd", added, _REASONS)
+    names = _with_known_actions(names_only(meant))
+    if names.default.may_run:
+        section, effect = _denying(names)
+    else:
+        section, effect = _allowing(names, restrict=_unshares_nothing(meant))
+    lost = losses(policy, effect, "systemd", added, _REASONS)
     lines, files = files_section(policy.files)
     head = f"# System calls of {options.name}, made by `callfence export --to systemd` for systemd 257.\n[Service]\n"
-    text = f"{head}{made.text}{lines}"
     use = f"save as /etc/systemd/system/{options.name}.service.d/callfence.conf; systemctl daemon-reload"
-    return Exported(text.encode(), (*lost, _FOREIGN), added, use=use, files=files)
+    return Exported(f"{head}{section}{lines}".encode(), (*lost, _FOREIGN), added, use=use, files=files)
 
 
-@frozen
-class _Made:
-    text: str
-    """The lines of the section."""
-    effect: Policy
-    """What the lines do, except for numbers that are not calls."""
-
-
-def _said(policy: Policy) -> Policy:
+def _with_known_actions(policy: Policy) -> Policy:
     """Return the policy with only the actions that systemd has."""
     default = spoken(policy.default, KILL)
     denied = KILL if default.may_run else default
@@ -144,12 +139,17 @@ def _said(policy: Policy) -> Policy:
     return replace(policy, entries={NATIVE: entries}, default=default)
 
 
-def _allowing(policy: Policy, *, restrict: bool) -> _Made:
-    """Return a list of allowed calls, which removes the calls that systemd would add."""
+def _actions(policy: Policy) -> dict[str, Action]:
+    """Return the actions of the calls that systemd knows and the policy names, by name."""
     calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
-    answered = {name: section[calls[name].number].action for name in _known() if calls[name].number in section}
-    allowed = {name for name, action in answered.items() if action.may_run}
-    failed = {name: action for name, action in answered.items() if not action.may_run}
+    return {name: section[calls[name].number].action for name in sorted(groups()[KNOWN]) if calls[name].number in section}
+
+
+def _allowing(policy: Policy, *, restrict: bool) -> tuple[str, Policy]:
+    """Return a list of allowed calls, which removes the calls that systemd would add, and what it does."""
+    actions = _actions(policy)
+    allowed = {name for name, action in actions.items() if action.may_run}
+    failed = {name: action for name, action in actions.items() if not action.may_run}
     restrict = restrict and failed.get("clone3") == ENOSYS
     if restrict:
         allowed.add("clone3")
@@ -159,45 +159,38 @@ def _allowing(policy: Policy, *, restrict: bool) -> _Made:
         failed = {name: EPERM if action == ENOSYS else action for name, action in failed.items()}
     failed = {name: action for name, action in failed.items() if action != default}
     entries = {}
-    for name, call in calls.items():
+    for name, call in table(NATIVE).by_name.items():
         action = ALLOW if name in allowed else failed.get(name, default) if name in groups()[KNOWN] else ENOSYS
         entries[call.number] = Entry(Always(True), action)
     if restrict:
         _restrict(entries)
     denied = grouped(groups()[IMPLIED] - allowed - set(failed))
     denied += [f"{name}:{_word(action)}" for name, action in sorted(failed.items())]
-    lines = _list("SystemCallFilter", grouped(allowed)) + _list("SystemCallFilter", denied, "~")
-    text = _section(lines, default, restrict=restrict)
-    return _Made(text, Policy({NATIVE: entries}, policy.table, policy.arm, default, ENOSYS))
+    section = _section(_list("", grouped(allowed)) + _list("~", denied), default, restrict=restrict)
+    return section, Policy({NATIVE: entries}, policy.table, policy.arm, default, ENOSYS)
 
 
-def _denying(policy: Policy) -> _Made:
-    """Return a list of denied calls; calls that systemd does not know are allowed."""
-    calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
-    answered = {name: section[calls[name].number].action for name in _known() if calls[name].number in section}
-    denied = {name: action for name, action in answered.items() if not action.may_run}
+def _denying(policy: Policy) -> tuple[str, Policy]:
+    """Return a list of denied calls, and what it does; calls that systemd does not know are allowed."""
+    denied = {name: action for name, action in _actions(policy).items() if not action.may_run}
     listed = [f"{name}:{_word(action)}" for name, action in sorted(denied.items())]
-    entries = {calls[name].number: Entry(Always(True), action) for name, action in denied.items()}
-    text = _section(_list("SystemCallFilter", listed, "~"), KILL, restrict=False)
-    return _Made(text, Policy({NATIVE: entries}, policy.table, policy.arm, ALLOW, ALLOW))
-
-
-def _known() -> list[str]:
-    return sorted(groups()[KNOWN])
+    entries = {table(NATIVE).by_name[name].number: Entry(Always(True), action) for name, action in denied.items()}
+    section = _section(_list("~", listed), KILL, restrict=False)
+    return section, Policy({NATIVE: entries}, policy.table, policy.arm, ALLOW, ALLOW)
 
 
 def _section(lines: list[str], default: Action, *, restrict: bool) -> str:
     """Return the drop-in with the lines; it replaces what the unit says, since an empty value clears the list."""
     lines = ["SystemCallFilter=", *lines, f"SystemCallErrorNumber={_word(default)}"]
     lines += ["SystemCallArchitectures=", "SystemCallArchitectures=native"]
-    if restrict:
-        lines.append("RestrictNamespaces=yes")
+    lines += ["RestrictNamespaces=yes"] * restrict
     return "\n".join([*lines, "NoNewPrivileges=yes"]) + "\n"
 
 
-def _list(setting: str, words: list[str], prefix: str = "") -> list[str]:
+def _list(prefix: str, words: list[str]) -> list[str]:
     """Return several assignments; each adds to the list."""
-    return [f"{setting}={prefix}{line}" for line in textwrap.wrap(" ".join(words), 100, break_on_hyphens=False)]
+    lines = textwrap.wrap(" ".join(words), 100, break_on_hyphens=False)
+    return [f"SystemCallFilter={prefix}{line}" for line in lines]
 
 
 def _word(action: Action) -> str:
@@ -216,8 +209,11 @@ def _unshares_nothing(policy: Policy) -> bool:
         return False
     space, clone = region.space(), calls["clone"]
     some = region.truth(space, Condition(0, Operator.ANY, _flags()), clone.arguments)
-    found = answers(space, policy, NATIVE, clone.number)
-    return all(space.both(where, some) == FALSE for where, action in found if action.may_run)
+    return all(
+        space.both(where, some) == FALSE
+        for where, action in answers(space, policy, NATIVE, clone.number)
+        if action.may_run
+    )
 
 
 def _restrict(entries: dict[int, Entry]) -> None:
@@ -267,26 +263,26 @@ def export_enforce(policy: Policy, options: FormatOptions) -> Exported:
 
 
 def _commands(unit: str) -> Iterator[tuple[str, str]]:
-    """The prefixes and the rest of each command of a unit.  An empty value clears the list (systemd.service(5)).
+    """Yield the prefixes and the rest of each command of a unit.  An empty value clears the list (systemd.service(5)).
 
     Raises ExportError for a command with an argv[0] of its own, which enforce cannot pass on."""
-    found: list[tuple[str, str]] = []
+    commands: list[tuple[str, str]] = []
     for key, value in _settings(unit):
         if key != "ExecStart":
             continue
         if not value:
-            found.clear()
+            commands.clear()
             continue
         command = value.lstrip(_PREFIXES + _ARGV0 + "|")
         prefixes = value[: len(value) - len(command)]
         if _ARGV0 in prefixes or "|" in prefixes:
             raise ExportError(f"ExecStart={value}: enforce cannot give a program another name or shell: leave out '@' and '|'")
-        found.append((prefixes, command))
-    yield from found
+        commands.append((prefixes, command))
+    yield from commands
 
 
 def _settings(unit: str) -> Iterator[tuple[str, str]]:
-    """The settings of the section [Service]; a line that ends in a backslash goes on, past comments (systemd.syntax(7))."""
+    """Yield the settings of [Service]; a line that ends in a backslash goes on, past comments (systemd.syntax(7))."""
     section, line = "", ""
     for part in unit.splitlines():
         if part.lstrip()[:1] in ("#", ";") or not (part.strip() or line):

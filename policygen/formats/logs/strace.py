@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tracer.abi import Argument
 
 _PREFIX = re.compile(
-    r"(?:\[pid +(?P<seen>\d{1,10})(?:<[^>]*>)?\] +|(?P<pid>\d{1,10})(?:<[^>]*>)? +)?"  # on a terminal; in a file
+    r"(?:\[pid +(?P<terminal>\d{1,10})(?:<[^>]*>)?\] +|(?P<pid>\d{1,10})(?:<[^>]*>)? +)?"  # on a terminal; in a file
     r"(?:\(?\+? *\d{1,2}:\d\d:\d\d(?:\.\d+)? |\(?\+? *(?P<epoch>\d{1,10})\.(?P<part>\d+)\)? )*"  # -t, -tt, -ttt, -r
     r"(?:\[ *(?:\d{1,4}|[0-9a-f]{8}|[0-9a-f]{16}|\?+)\] )*"  # -n, -i
 )
@@ -104,7 +104,7 @@ class _Log:
             return
         prefix = _PREFIX.match(line)
         assert prefix is not None  # it also matches the empty text
-        pid, text, column = int(prefix["seen"] or prefix["pid"] or 0), line[prefix.end() :], prefix.end() + 1
+        pid, text, column = int(prefix["terminal"] or prefix["pid"] or 0), line[prefix.end() :], prefix.end() + 1
         if prefix["epoch"] and not self._started and len(prefix["epoch"]) > 8:  # -ttt, not -r
             self._started = int(prefix["epoch"] + prefix["part"].ljust(9, "0")[:9])
         if not text or text.startswith("strace: ") or (text.startswith("--- ") and text.endswith(" ---")):
@@ -112,7 +112,7 @@ class _Log:
         if ended := _ENDED.fullmatch(text):
             self._ended(pid, number, ended)
         elif mode := _MODE.fullmatch(text):
-            self._arches[int(mode[1]) if prefix["pid"] or prefix["seen"] else pid] = _ARCHES.get(mode[2])
+            self._arches[int(mode[1]) if prefix["pid"] or prefix["terminal"] else pid] = _ARCHES.get(mode[2])
         elif resumed := _RESUMED.match(text):
             begun = self._begun.pop(pid, None)
             if begun is None:
@@ -186,13 +186,13 @@ class _Log:
                 number,
             )
         try:
-            seen, missing = event(call, arch)
+            observed, missing = event(call, arch)
         except UnreadableError as error:
             self.gap(str(error), number)
             return
-        if any(argument.kind.is_pointer for argument in _arguments(arch, seen.number, missing)):
+        if any(argument.kind.is_pointer for argument in _arguments(arch, observed.number, missing)):
             self.gap(_HIDDEN, number)
-        self._aggregator.counter(executable, seen, lambda: _NO_SITE, missing)[0] += 1
+        self._aggregator.counter(executable, observed, lambda: _NO_SITE, missing)[0] += 1
 
     def _executable(self, pid: int) -> str:
         """Return a process's executable.  A new process has its parent's, if only one fork, or clone, is unfinished."""
