@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import reprlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, islice, pairwise, starmap
 from operator import itemgetter
@@ -36,113 +36,81 @@ from policygen.recording.model import Circumstances, Observation, Recording, Run
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 FORMAT = 4
-Shape = Mapping[str, "Callable[[Sequence[Any]], bool]"]
-"""For each field, the function that says whether its values, in one or more lines, are valid."""
+Check = Callable[[Sequence[Any]], bool]
+"""Says whether the values of a field, in one or more lines, are valid."""
+Shape = Mapping[str, Check]
+"""By field, in the order of the class."""
+
+
+def _are_of(kind: type) -> Check:
+    return lambda values: set(map(type, values)) <= {kind}  # a bool is an int, but not here
+
+
+_are_flags, _are_text, _are_lists = map(_are_of, (bool, str, list))
+
+
+def _flat(rows: Iterable[Iterable[Any]]) -> list[Any]:
+    return [*chain.from_iterable(rows)]
 
 
 def _are_integers(values: Sequence[Any], low: int, high: int = 1 << 64) -> bool:
-    if not values:
-        return True
-    return set(map(type, values)) == {int} and min(values) >= low and max(values) < high  # bool is an int, but not here
+    return not values or (set(map(type, values)) == {int} and min(values) >= low and max(values) < high)
 
 
-def _are_u32(values: Sequence[Any]) -> bool:
-    return _are_integers(values, 0, 1 << 32)
+def _are_ascending(rows: Sequence[Any]) -> bool:
+    return all(value < following for row in rows for value, following in pairwise(row))
 
 
-def _are_times(values: Sequence[Any]) -> bool:
-    return _are_integers(values, 0)
+def _are_texts(rows: Sequence[Any]) -> bool:
+    return _are_lists(rows) and _are_text(_flat(rows))
 
 
-def _are_flags(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) <= {bool}
+def _are_tuples(width: int) -> Check:
+    """Return the check of lists of texts, ascending, `width` texts in each."""
+
+    def check(rows: Sequence[Any]) -> bool:
+        return _are_lists(rows) and _are_texts(_flat(rows)) and set(map(len, _flat(rows))) <= {width} and _are_ascending(rows)
+
+    return check
 
 
-def _are_text(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) <= {str}
+def _are_sets(rows: Sequence[Any]) -> bool:
+    return _are_lists(rows) and _are_integers(_flat(rows), 0, 1 << 32) and _are_ascending(rows)
 
 
-def _are_lists(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) <= {list}
-
-
-def _are_texts(values: Sequence[Any]) -> bool:
-    return _are_lists(values) and _are_text([*chain.from_iterable(values)])
-
-
-def _are_circumstances(values: Sequence[Any]) -> bool:
-    return _are_texts(values) and set(map(len, values)) == {len(Circumstances._fields)}
-
-
-def _are_signals(values: Sequence[Any]) -> bool:
-    return _are_text(values) and set(values) <= set(get_args(Signals))
-
-
-def _are_pairs(values: Sequence[Any], width: int = 2) -> bool:
-    if not _are_lists(values):
+def _are_arguments(rows: Sequence[Any]) -> bool:
+    if not _are_lists(rows) or max(map(len, rows)) > 6:
         return False
-    rows = [*chain.from_iterable(values)]
-    return _are_texts(rows) and set(map(len, rows)) <= {width} and _are_ascending(values)
+    return _are_integers([value for value in _flat(rows) if value is not None], -1 << 63)
 
 
-def _are_uses(values: Sequence[Any]) -> bool:
-    return _are_pairs(values, 3)
-
-
-def _are_ascending(values: Sequence[Any]) -> bool:
-    return all(value < following for row in values for value, following in pairwise(row))
-
-
-def _are_statuses(values: Sequence[Any]) -> bool:
-    return _are_integers([value for value in values if value is not None], -64, 256)
-
-
-def _are_arguments(values: Sequence[Any]) -> bool:
-    if not _are_lists(values) or max(map(len, values)) > 6:
-        return False
-    return _are_integers([value for value in chain.from_iterable(values) if value is not None], -1 << 63)
-
-
-def _are_counts(values: Sequence[Any]) -> bool:
-    return _are_lists(values) and all(values) and _are_integers([*chain.from_iterable(values)], 0)
-
-
-def _are_sets(values: Sequence[Any]) -> bool:
-    return _are_lists(values) and _are_u32([*chain.from_iterable(values)]) and _are_ascending(values)
-
-
-def _are_registers(values: Sequence[Any]) -> bool:
-    return _are_lists(values) and set(map(len, values)) == {6} and _are_integers([*chain.from_iterable(values)], 0)
-
-
-# Fields in the order of the classes.
 _RUN: Shape = {
     "id": _are_text,
-    "started": _are_times,
+    "started": lambda values: _are_integers(values, 0),
     "command": _are_texts,
-    "status": _are_statuses,
+    "status": lambda values: _are_integers([value for value in values if value is not None], -64, 256),
     "complete": _are_flags,
     "gaps": _are_texts,
     "warm": _are_flags,
-    "executed": _are_pairs,
+    "executed": _are_tuples(2),
     "rehearsed": _are_text,
-    "circumstances": _are_circumstances,
-    "files": _are_uses,
+    "circumstances": lambda rows: _are_texts(rows) and set(map(len, rows)) == {len(Circumstances._fields)},
+    "files": _are_tuples(3),
     "waits": _are_sets,
-    "signals": _are_signals,
+    "signals": lambda values: _are_text(values) and set(values) <= set(get_args(Signals)),
 }
 _OBSERVATION: Shape = {
-    "arch": _are_u32,
-    "number": _are_u32,
+    "arch": lambda values: _are_integers(values, 0, 1 << 32),
+    "number": lambda values: _are_integers(values, 0, 1 << 32),
     "arguments": _are_arguments,
     "executable": _are_text,
-    "counts": _are_counts,
+    "counts": lambda rows: _are_lists(rows) and all(rows) and _are_integers(_flat(rows), 0),
     "site": _are_text,
-    "example": _are_registers,
+    "example": lambda rows: _are_lists(rows) and set(map(len, rows)) == {6} and _are_integers(_flat(rows), 0),
     "evidence": _are_texts,
     "after": _are_sets,
 }
