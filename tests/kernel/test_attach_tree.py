@@ -133,7 +133,7 @@ def test_few_calls_are_said(
     learner, _ = attached("--pid", str(master.worker))  # type: ignore[attr-defined]
     work(master)
     time.sleep(6)
-    assert re.search(r"not observed   calls: \d in \d seconds; perhaps other processes do the work", let_go(learner))
+    assert re.search(r"not observed  calls: \d in \d seconds; perhaps other processes do the work", let_go(learner))
 
 
 def test_several_processes(

@@ -116,12 +116,12 @@ def export_spo(policy: Policy, options: FormatOptions) -> Exported:
 def _fitted(rule: ProfileRule) -> ProfileRule | None:
     """Return the rule in 63-bit numbers, which holds for more arguments; None if it requires the highest bit to be set."""
     comparisons = []
-    for one in rule.comparisons:
-        if one.op is Op.MASKED_EQ and one.value_two < LIMIT:
-            one = replace(one, value=one.value % LIMIT)
-        elif max(one.value, one.value_two) >= LIMIT:
+    for comparison in rule.comparisons:
+        if comparison.op is Op.MASKED_EQ and comparison.value_two < LIMIT:
+            comparison = replace(comparison, value=comparison.value % LIMIT)
+        elif max(comparison.value, comparison.value_two) >= LIMIT:
             return None
-        comparisons.append(one)
+        comparisons.append(comparison)
     return replace(rule, comparisons=tuple(comparisons))
 
 
@@ -143,8 +143,9 @@ def _yaml(profile: Profile, name: str) -> Iterator[str]:
         yield from _yaml_list("      names:", rule.names, 6)
         if rule.comparisons:
             yield "      args:"
-        for one in rule.comparisons:
-            yield f"        - {{index: {one.index}, op: {one.op}, value: {one.value}, valueTwo: {one.value_two}}}"
+        for comparison in rule.comparisons:
+            values = f"value: {comparison.value}, valueTwo: {comparison.value_two}"
+            yield f"        - {{index: {comparison.index}, op: {comparison.op}, {values}}}"
 
 
 def _yaml_list(head: str, values: Sequence[str], indent: int) -> Iterator[str]:
@@ -154,16 +155,16 @@ def _yaml_list(head: str, values: Sequence[str], indent: int) -> Iterator[str]:
 
 
 def read_spo(data: bytes, filename: str, options: FormatOptions) -> Imported:
-    found = [one for one in _documents(data, filename) if isinstance(one, dict) and one.get("kind") == KIND]
-    if len(found) != 1:
-        raise ImportFormatError(f"{filename}: has {len(found)} resources of kind {KIND}; give a file with one")
-    spec = found[0].get("spec")
+    resources = [item for item in _documents(data, filename) if isinstance(item, dict) and item.get("kind") == KIND]
+    if len(resources) != 1:
+        raise ImportFormatError(f"{filename}: has {len(resources)} resources of kind {KIND}; give a file with one")
+    spec = resources[0].get("spec")
     if not isinstance(spec, dict):
         raise ImportFormatError(f"{filename}: spec: must be an object")
     for name in spec:
         if name not in _SPEC and name not in _OTHERS:
-            known = ", ".join((*_SPEC, *sorted(_OTHERS)))
-            raise ImportFormatError(f"{filename}: spec.{name}: is unknown; known are {known}")
+            names = ", ".join((*_SPEC, *sorted(_OTHERS)))
+            raise ImportFormatError(f"{filename}: spec.{name}: is unknown; known are {names}")
     profile = profiles.read({name: spec[name] for name in _SPEC if name in spec}, filename)
     imported = policy_of(profile, options, filename)
     if base := spec.get("baseProfileName"):

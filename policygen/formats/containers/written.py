@@ -154,8 +154,8 @@ def profile_of(policy: Policy, options: FormatOptions) -> Written:
         losses += _one_action_losses(policy, plans[archs[0]][call], call)
         plans = {arch: _with_one_action(policy, call, of_arch) for arch, of_arch in plans.items()}
         profile = _profile(policy, plans, archs, options, additions)
-    if left := _miscompiled(profile, archs[0], policy):
-        raise ExportError(f"libseccomp miscompiles what a profile can say of {', '.join(left)}")
+    if remaining := _miscompiled(profile, archs[0], policy):
+        raise ExportError(f"libseccomp miscompiles what a profile can say of {', '.join(remaining)}")
     losses += unsaid(policy, profile, options.runtime)
     return Written(profile, tuple(losses), additions)
 
