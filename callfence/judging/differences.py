@@ -88,7 +88,7 @@ def redundant(judgement: Judgement, *changes: Change) -> Iterator[tuple[Change, 
         Change.OTHER: "answered differently, and grants nothing",
     }
     for change in changes or Change:
-        names = sorted({call_name(one.difference) for one in judgement.idle if one.difference.change is change})
+        names = sorted({call_name(ranked.difference) for ranked in judgement.idle if ranked.difference.change is change})
         if names:
             yield change, f"{what[change]} ({plural(len(names), 'call')})", names
 
@@ -199,7 +199,9 @@ def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
     yield from head
     differences = judgement.differences if full else judgement.told
     by_arch = [(arch, [*group]) for arch, group in groupby(differences, key=lambda ranked: ranked.difference.arch)]
-    details = {arch: [line for one in group for line in difference_lines(one.difference)] for arch, group in by_arch}
+    details = {
+        arch: [line for ranked in group for line in difference_lines(ranked.difference)] for arch, group in by_arch
+    }
     last = [] if full else [*redundant_lines(judgement)]
     if not full and len(head) + len(by_arch) + sum(map(len, details.values())) + len(last) > MANY_LINES:
         room = (MANY_LINES - len(head) - len(last) - 1) // max(1, len(by_arch)) - 1

@@ -62,15 +62,15 @@ class Lines:
                     self._settings.setdefault(tuple(words[:count]), number)
 
     def of(self, finding: Finding) -> int | None:
-        """The line that a finding is about."""
+        """Return the line that a finding is about."""
         return self.of_setting(finding.name) if finding.arch is None else self.of_call(finding.arch, finding.name)
 
     def of_setting(self, setting: str) -> int | None:
-        """The line that a setting (`default`, `arch x86_64`, `path /etc`) begins on."""
+        """Return the line that a setting (`default`, `arch x86_64`, `path /etc`) begins on."""
         return self._settings.get(tuple(setting.split()))
 
     def of_call(self, arch: Arch, name: str) -> int | None:
-        """The line that the entry of a call begins on."""
+        """Return the line that the entry of a call begins on."""
         return self._calls.get((arch, name))
 
 

@@ -35,12 +35,12 @@ def element(name: str, /, *children: Child, **attributes: str | int) -> Html:
 
 
 def join(*children: Child) -> Html:
-    """The pieces, concatenated."""
+    """Return the pieces, concatenated."""
     return Html("".join(child.text if isinstance(child, Html) else _escape(child) for child in children))
 
 
 def lines(*children: Child) -> Html:
-    """The pieces, each on its own line of the source."""
+    """Return the pieces, each on its own line of the source."""
     return Html("\n".join(join(child).text for child in children))
 
 
@@ -49,22 +49,22 @@ def code(text: str) -> Html:
 
 
 def prose(text: str) -> Html:
-    """A sentence in which code stands between backticks."""
+    """Return a sentence in which code stands between backticks."""
     return join(*(code(part) if index % 2 else part for index, part in enumerate(text.split("`"))))
 
 
 def items(children: Iterable[Child], **attributes: str | int) -> Html:
-    """An unordered list."""
+    """Return an unordered list."""
     return element("ul", *(element("li", child) for child in children), **attributes)
 
 
 def terms(pairs: Iterable[tuple[str, Child]]) -> Html:
-    """A list of terms and their descriptions."""
+    """Return a list of terms and their descriptions."""
     return element("dl", *(join(element("dt", term), element("dd", said)) for term, said in pairs))
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Child]], *, numbers: Iterable[int] = ()) -> Html:
-    """A table whose rows are named by their first cell; `numbers` are the columns aligned as numbers.
+    """Return a table whose rows are named by their first cell; `numbers` are the columns aligned as numbers.
 
     What is too wide for the window scrolls, with the keyboard too.
     """
@@ -84,7 +84,7 @@ def badge(word: str, kind: str = "") -> Html:
 
 
 def anchor(arch: str, name: str) -> str:
-    """The id of the first rule of a call."""
+    """Return the id of the first rule of a call."""
     return f"rule-{arch}-{name}"
 
 

@@ -235,7 +235,7 @@ def _rule(report: Report, rule: Provenance, findings: list[Finding], identity: d
 
 def _sites(rule: Provenance, *, bare: bool) -> Html:
     sites = by_site(rule.observations)
-    shown = [_site(executable, site, those, bare=bare) for (executable, site), those in sites[:MANY_SITES]]
+    shown = [_site(executable, site, group, bare=bare) for (executable, site), group in sites[:MANY_SITES]]
     more = [f"... and at {plural(len(sites) - MANY_SITES, 'more place')}"] if len(sites) > MANY_SITES else []
     return items([*shown, *more])
 

@@ -289,7 +289,7 @@ class Union:
         return ((*head, parts) for head, tree in self._trees.items() for parts in _leaves(tree, ()))
 
     def texts(self) -> tuple[str, ...]:
-        """Ascending."""
+        """Return the facts as texts, ascending."""
         return tuple(sorted(map(text, self)))
 
 

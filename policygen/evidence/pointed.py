@@ -45,10 +45,10 @@ class Caller(Protocol):
         """Its thread and its process."""
 
     def read(self, address: int, length: int) -> bytes:
-        """Bytes within one page of its memory: fewer, or none, where they cannot be read."""
+        """Return bytes within one page of its memory: fewer, or none, where they cannot be read."""
 
     def link(self, name: str) -> str:
-        """Where `cwd` or `fd/NUMBER` of its folder in /proc leads; "" if that is not known."""
+        """Return where `cwd` or `fd/NUMBER` of its folder in /proc leads; "" if that is not known."""
 
 
 class Value(NamedTuple):
@@ -75,7 +75,7 @@ def quoted(text: str) -> str:
 
 
 def _cut(text: str) -> str:
-    """In quotes, as strace(1) cuts long strings, and without what looks like a secret."""
+    """Return a text in quotes, cut as strace(1) cuts long strings, and without what looks like a secret."""
     text = "/".join(map(masked, masked(text).split("/")))
     return quoted(text) if len(text) <= _SHOWN else f"{quoted(text[:_SHOWN])}..."
 
@@ -183,7 +183,7 @@ def _address(caller: Caller, address: int, length: int) -> Value | None:
 
 
 def _inet6(data: bytes) -> str:
-    """RFC 5952, section 4: no leading zeros, the first longest run of zero groups as `::`."""
+    """Return an address as RFC 5952, section 4, has it: no leading zeros, the first longest run of zero groups as `::`."""
     groups = [f"{data[at] << 8 | data[at + 1]:x}" for at in range(0, 16, 2)]
     runs = [next((end for end in range(start, 8) if groups[end] != "0"), 8) - start for start in range(8)]
     longest = max(runs)

@@ -111,7 +111,7 @@ def _execute(descriptor: int, address: int, flags: int = 0) -> list[Wanted]:
 
 
 def _int(register: int) -> int:
-    """The C int in a register."""
+    """Return the C int in a register."""
     return ((register & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
 
 
@@ -259,7 +259,7 @@ def _of_name(request: Wanted, path: bytes, look: Look) -> Iterator[Need]:
 
 
 def _of_pair(pair: Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:
-    """In different folders, both need `move`, and what moves may gain no right by it (landlock(7))."""
+    """Yield the needs of both names; in different folders, both need `move`, and what moves may gain no right (landlock(7))."""
     if not paths[1] or not (paths[0] or pair.old.may_be_empty):
         return
     source = look(pair.old.descriptor, paths[0], pair.old.follows)

@@ -131,20 +131,20 @@ class Effective(NamedTuple):
 
 def downgrade(rules: Ruleset, version: int) -> Effective:
     """Return what a version of the ABI (0: no Landlock) makes of a ruleset, and what of it the version cannot enforce."""
-    known, ports = 0, False
-    for since, _, knows, knows_ports in VERSIONS:
+    supported, ports = 0, False
+    for since, _, rights, has_ports in VERSIONS:
         if version >= since:
-            known, ports = knows, knows_ports
+            supported, ports = rights, has_ports
     lacking: list[str] = []
     if rules.paths is not None:
-        if not known:
+        if not supported:
             lacking.append("keep the program from any file")
-        elif rules.truncates and not known & TRUNCATE:
+        elif rules.truncates and not supported & TRUNCATE:
             lacking.append("keep it from truncating files that it may not write (Linux 6.2)")
-        if known and not known & REFER and any(access & REFER for _, access in rules.paths):
+        if supported and not supported & REFER and any(access & REFER for _, access in rules.paths):
             lacking.append("let it move files from one folder to another (Linux 5.19)")
     if not rules.truncates:
-        known &= ~TRUNCATE
+        supported &= ~TRUNCATE
     confined = {}
     for use, bit, allowed in (("connect to", CONNECT_TCP, rules.connect), ("bind", BIND_TCP, rules.bind)):
         if allowed is None or list(allowed) == [(0, MAX_PORT)]:
@@ -154,10 +154,10 @@ def downgrade(rules: Ruleset, version: int) -> Effective:
         else:
             lacking.append(f"keep it from TCP ports that it may not {use} (Linux 6.7)")
     paths = None
-    if known and rules.paths is not None:
-        paths = [(path, (access | IOCTL_DEV if access & _OPENS else access) & known) for path, access in rules.paths]
+    if supported and rules.paths is not None:
+        paths = [(path, (access | IOCTL_DEV if access & _OPENS else access) & supported) for path, access in rules.paths]
     effective = Ruleset(paths, confined.get(CONNECT_TCP), confined.get(BIND_TCP), truncates=rules.truncates)
-    return Effective(effective, known if paths is not None else 0, sum(confined), tuple(lacking))
+    return Effective(effective, supported if paths is not None else 0, sum(confined), tuple(lacking))
 
 
 # Named folders

@@ -64,6 +64,6 @@ def truncates(policy: Policy, arm: Arm | None = None) -> bool:
 
 
 def _truncating(flags: int) -> Expression:
-    """O_TRUNC without O_WRONLY and without O_RDWR; the third access mode opens for neither (open(2))."""
+    """Return the condition for O_TRUNC without O_WRONLY and O_RDWR; the third access mode opens for neither (open(2))."""
     modes = Or(tuple(Condition(flags, Operator.MASKED, mode, os.O_ACCMODE) for mode in (os.O_RDONLY, os.O_ACCMODE)))
     return And((Condition(flags, Operator.ANY, os.O_TRUNC), modes))

@@ -41,7 +41,7 @@ def imported(lifted: Lifted, more: tuple[Loss, ...] = (), *, instructions: str =
 
 
 def export(policy: Policy, options: FormatOptions) -> Exported:
-    """The policy's filter, exactly."""
+    """Return the policy's filter, exactly."""
     losses = []
     if policy.arm is not Arm.NOW:
         text = "a filter takes effect when it is loaded; if that is before the program's execve, the filter must allow it"
@@ -63,7 +63,7 @@ def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
 
 
 def compiled(policy: Policy) -> bytes:
-    """The policy's filter.  Raises ExportError."""
+    """Return the policy's filter.  Raises ExportError."""
     try:
         return compile_policy(policy)
     except CallfenceError as error:
@@ -88,17 +88,17 @@ def _armed(policy: Policy, target: str, calls: Mapping[str, str]) -> tuple[bytes
 def unheard(policy: Policy) -> Policy:
     """Return the policy as it works without a listener: `notify` becomes ENOSYS, as in the kernel (seccomp_unotify(2))."""
 
-    def said(action: Action) -> Action:
+    def answered(action: Action) -> Action:
         return ENOSYS if action.kind is ActionKind.NOTIFY else action
 
     entries = {
         arch: {
-            number: replace(entry, action=said(entry.action), otherwise=entry.otherwise and said(entry.otherwise))
+            number: replace(entry, action=answered(entry.action), otherwise=entry.otherwise and answered(entry.otherwise))
             for number, entry in section.items()
         }
         for arch, section in policy.entries.items()
     }
-    return replace(policy, entries=entries, default=said(policy.default), unknown=said(policy.unknown))
+    return replace(policy, entries=entries, default=answered(policy.default), unknown=answered(policy.unknown))
 
 
 _SOURCE = """\

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 NATIVE = Arch.X86_64
 """The one architecture of the formats that support only one."""
 DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
-SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
-"""The kinds of actions that most of these targets have."""
 EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
 EXECVE = {"execve": "it starts the program after the filter has taken effect"}
 """The call of every target that loads the filter itself."""
@@ -99,10 +97,10 @@ def names_only(policy: Policy) -> Policy:
     return replace(policy, entries={NATIVE: entries})
 
 
-def spoken(action: Action, silent: Action, known: Iterable[ActionKind] = SPOKEN) -> Action:
-    """Return the action, or its replacement in a target that has only `known` kinds: `log` becomes `allow`, every other
-    kind becomes `silent`."""
-    if action.kind in known:
+def expressible(action: Action, silent: Action) -> Action:
+    """Return the action, or its replacement in a target that has only ALLOW, KILL and ERRNO: `log` becomes `allow`, every
+    other kind becomes `silent`."""
+    if action.kind in (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO):
         return action
     return ALLOW if action.kind is ActionKind.LOG else silent
 

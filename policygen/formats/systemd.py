@@ -22,7 +22,18 @@ from typing import TYPE_CHECKING, Final
 from policygen.evaluate import answers
 from policygen.files.generalise import trees
 from policygen.formats import Direction, Exported, ExportError, Loss
-from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, losses, names_only, native, possible, spoken, with_calls
+from policygen.formats.effect import (
+    EPERM,
+    EXECVE,
+    NATIVE,
+    explicit,
+    expressible,
+    losses,
+    names_only,
+    native,
+    possible,
+    with_calls,
+)
 from policygen.grants import ALL, ANY_PORT, Files, Right
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator, Policy
@@ -131,10 +142,10 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
 
 def _with_known_actions(policy: Policy) -> Policy:
     """Return the policy with only the actions that systemd has."""
-    default = spoken(policy.default, KILL)
+    default = expressible(policy.default, KILL)
     denied = KILL if default.may_run else default
     entries = {
-        number: replace(entry, action=spoken(entry.action, denied)) for number, entry in policy.entries[NATIVE].items()
+        number: replace(entry, action=expressible(entry.action, denied)) for number, entry in policy.entries[NATIVE].items()
     }
     return replace(policy, entries={NATIVE: entries}, default=default)
 
@@ -299,7 +310,7 @@ def _settings(unit: str) -> Iterator[tuple[str, str]]:
 
 
 def _escaped(path: str) -> str:
-    """A path in which systemd replaces nothing: specifiers and variables."""
+    """Return a path in which systemd replaces no specifiers and no variables."""
     return path.replace("%", "%%").replace("$", "$$")
 
 

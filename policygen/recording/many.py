@@ -39,13 +39,13 @@ def merge_files(output: Path, paths: Sequence[Path]) -> None:
     # A pipe (`<(zcat a.rec.gz)`) cannot be read again, and merging is the only work that takes one.
     piped = {path: path.read_bytes() for path in paths if not path.is_file()}
     merger = _Merger(run for path in paths for run in _runs(path, piped.get(path)))
-    known: dict[str, Observation] = {}
+    parsed: dict[str, Observation] = {}
     for path in paths:
         data = piped[path] if path in piped else reading.read(str(path), recording_file.MAX_SIZE)
-        if len(known) > _MANY_LINES:
-            known.clear()
+        if len(parsed) > _MANY_LINES:
+            parsed.clear()
         try:
-            merger.add(recording_file.parse(data, str(path), known))
+            merger.add(recording_file.parse(data, str(path), parsed))
         except KeyError:
             raise RecordingError(str(path), 1, "changed while it was read: try again") from None
     lines = recording_file.written(merger.runs, len(merger), merger.observations())

@@ -152,7 +152,7 @@ def load(path: Path) -> Recording:
 
 @lru_cache(1)
 def _parsed(data: bytes, filename: str) -> Recording:
-    """Like `parse`; the last one is kept: learn reads its recording before the program runs, and again when it has ended."""
+    """Like `parse`, with the last result cached: learn reads its recording before the program runs, and when it has ended."""
     return parse(data, filename)
 
 
@@ -188,13 +188,13 @@ def text(recording: Recording) -> str:
     return b"".join(written(recording.runs, len(recording.observations), recording.observations)).decode("ascii")
 
 
-def parse(data: bytes, filename: str, known: dict[str, Observation] | None = None) -> Recording:
+def parse(data: bytes, filename: str, parsed: dict[str, Observation] | None = None) -> Recording:
     """Return the recording that `text` was given.  Raises RecordingError, which names `filename` and the line.
 
-    `known` has the observations of other files by their lines, which are not decoded again, and takes those of this one."""
+    `parsed` has the observations of other files by their lines, which are not decoded again, and takes those of this one."""
     lines, count, version = _split(data, filename)
     runs = _runs_of(lines[1 : 1 + count], filename, version)
-    by_line = known if known is not None and version == FORMAT else {}
+    by_line = parsed if parsed is not None and version == FORMAT else {}
     observations = lines[1 + count :]
     new = [line for line in observations if line not in by_line]
     try:
@@ -202,7 +202,7 @@ def parse(data: bytes, filename: str, known: dict[str, Observation] | None = Non
         by_line.update(zip(new, starmap(Observation, rows), strict=True))
         return Recording(runs, tuple(map(by_line.__getitem__, observations)))
     except RecordingError:
-        if known:  # some lines were left out, so the number of the line is wrong
+        if parsed:  # some lines were left out, so the number of the line is wrong
             return parse(data, filename)
         raise
     except WrongPlaceError as wrong:

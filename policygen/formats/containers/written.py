@@ -64,9 +64,9 @@ def act_of(action: Action) -> tuple[Act, int | None]:
     return _ACT[action.kind], action.errno or None
 
 
-def instead(said: Action, meant: Iterable[Action], what: str, calls: Iterable[str] = ()) -> Iterator[Loss]:
-    """Yield the losses of giving calls the action `said` instead of the policy's actions: one for each direction."""
-    changes = {change_of(action, said) for action in meant if action != said}
+def instead(given: Action, meant: Iterable[Action], what: str, calls: Iterable[str] = ()) -> Iterator[Loss]:
+    """Yield the losses of giving calls an action instead of the policy's actions: one for each direction."""
+    changes = {change_of(action, given) for action in meant if action != given}
     for change in sorted(changes):
         yield Loss(DIRECTIONS[change], what, tuple(calls))
 

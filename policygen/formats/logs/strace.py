@@ -160,7 +160,8 @@ class _Log:
             self._observe(number, call, executable, arch)
 
     def _check_arch(self, call: StraceCall, arch: Arch | None, position: str) -> None:
-        """With -o alone, strace does not say which processes are 32-bit ones, and most calls have one name in both."""
+        """Raise ImportFormatError for a call of another architecture: with -o alone, strace does not say which processes are
+        32-bit ones, and most calls have the same name in both."""
         if arch is None or call.name in table(arch).by_name:
             return
         for other in Arch:
