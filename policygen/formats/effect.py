@@ -97,7 +97,7 @@ def names_only(policy: Policy) -> Policy:
     return replace(policy, entries={NATIVE: entries})
 
 
-def expressible(action: Action, silent: Action) -> Action:
+def fitted(action: Action, silent: Action) -> Action:
     """Return the action, or its replacement in a target that has only ALLOW, KILL and ERRNO: `log` becomes `allow`, every
     other kind becomes `silent`."""
     if action.kind in (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO):

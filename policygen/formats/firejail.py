@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.formats import Direction, Exported, Loss
-from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, expressible, losses, names_only, native, with_calls
+from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, fitted, losses, names_only, native, with_calls
 from policygen.grants import ALL, NOT_CONFINED, Files, Right
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, KILL, Action, Always, Condition, Entry, Operator, Policy
@@ -90,9 +90,9 @@ def _can_be_written(path: str) -> bool:
 def export(policy: Policy, options: FormatOptions) -> Exported:
     meant, added = with_calls(explicit(native(policy)), CALLS)
     names = names_only(meant)
-    default = expressible(names.default, KILL)
+    default = fitted(names.default, KILL)
     error = KILL if default.may_run else default
-    section = {number: expressible(entry.action, error) for number, entry in names.entries[NATIVE].items()}
+    section = {number: fitted(entry.action, error) for number, entry in names.entries[NATIVE].items()}
     listed = []
     for name, call in sorted(table(NATIVE).by_name.items()):
         action = section.get(call.number, default)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from policygen.evaluate import answers
 from policygen.formats import Direction, Exported, ExportError, Loss
 from policygen.formats.bpf import unheard
-from policygen.formats.effect import LINKS, NATIVE, effect, expressible, has_proc, losses, mounts, native
+from policygen.formats.effect import LINKS, NATIVE, effect, fitted, has_proc, losses, mounts, native
 from policygen.language.naming import format_action, format_expression
 from policygen.language.normal import normal, normal_expression
 from policygen.model import ALLOW, KILL, Action, Always, Entry, Policy, strictest
@@ -79,10 +79,10 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
         space = region.space()
         allowed, denials = FALSE, []
         for where, action in answers(space, meant, NATIVE, number):
-            if expressible(action, KILL).may_run:
+            if fitted(action, KILL).may_run:
                 allowed = space.either(where, allowed)
             else:
-                denials.append(expressible(action, KILL))
+                denials.append(fitted(action, KILL))
         denied = strictest(denials) if denials else KILL
         returned = f"return {format_action(denied).removeprefix('errno ')}"
         instructions += 2

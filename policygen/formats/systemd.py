@@ -22,18 +22,7 @@ from typing import TYPE_CHECKING, Final
 from policygen.evaluate import answers
 from policygen.files.generalise import trees
 from policygen.formats import Direction, Exported, ExportError, Loss
-from policygen.formats.effect import (
-    EPERM,
-    EXECVE,
-    NATIVE,
-    explicit,
-    expressible,
-    losses,
-    names_only,
-    native,
-    possible,
-    with_calls,
-)
+from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, fitted, losses, names_only, native, possible, with_calls
 from policygen.grants import ALL, ANY_PORT, Files, Right
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator, Policy
@@ -142,10 +131,10 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
 
 def _with_known_actions(policy: Policy) -> Policy:
     """Return the policy with only the actions that systemd has."""
-    default = expressible(policy.default, KILL)
+    default = fitted(policy.default, KILL)
     denied = KILL if default.may_run else default
     entries = {
-        number: replace(entry, action=expressible(entry.action, denied)) for number, entry in policy.entries[NATIVE].items()
+        number: replace(entry, action=fitted(entry.action, denied)) for number, entry in policy.entries[NATIVE].items()
     }
     return replace(policy, entries={NATIVE: entries}, default=default)
 
