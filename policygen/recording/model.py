@@ -243,9 +243,13 @@ def _check_runs(runs: Sequence[Run]) -> None:
 
 
 def _check_observations(observations: Sequence[Observation], runs: int) -> None:
-    before: tuple[object, ...] = ()
+    before: Key | None = None
     for index, observation in enumerate(observations):
-        place = order(observation[:4])
-        if place <= before or len(observation.counts) != runs or not any(observation.counts):
+        key = observation[:4]
+        try:
+            is_ascending = before is None or before < key
+        except TypeError:  # None and a value: `order` tells, and takes longer
+            is_ascending = before is None or order(before) < order(key)
+        if not is_ascending or len(observation.counts) != runs or not any(observation.counts):
             raise WrongPlaceError(index, is_run=False)
-        before = place
+        before = key
