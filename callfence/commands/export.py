@@ -18,7 +18,7 @@ from callfence.shared.profiles import as_objects, loss_lines
 from enforcer.text import file_word
 from policygen import formats
 from policygen.formats import Direction, ExportError, FormatOptions, Loss, Service
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.phases import START, in_phase, phase_policies
 from policygen.recording.atomic import write
 from policygen.values import replace
@@ -103,7 +103,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _exported(target: str, policy: Policy, phase: str, given: FormatOptions) -> Exported:
     """What is written of a phase's policy; that no other target knows phases is a loss.  Raises ExportError."""
-    exported = formats.exported(target, expanded(in_phase(policy, phase)), given)
+    exported = formats.exported(target, resolved(policy, phase).written(), given)
     names = [name for name, _ in phase_policies(policy)]
     later = names[names.index(phase) + 1 :]
     if not later or target == "systemd-enforce":

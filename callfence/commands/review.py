@@ -17,7 +17,7 @@ from callfence.shared.inputs import document, document_at, judged
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural, printable
 from enforcer.reporting.advice import advise
-from policygen.comparing.compare import Change, compare
+from policygen.comparing import Change, compare
 from policygen.evaluate import evaluate
 from policygen.language.naming import format_action, format_call
 from policygen.model import Entry
@@ -292,7 +292,7 @@ def _what(change: PolicyChange) -> Iterator[str]:
 def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator[str]:
     """What the catalogue warns of, with the command that allows it."""
     dangerous = [seen for seen in recording.observations if recording.rehearsed(seen) and needs_a_person(seen)]
-    found = [seen for seen in dangerous if not evaluate(policy, seen.event).lets_run]
+    found = [seen for seen in dangerous if not evaluate(policy, seen.event).allows]
     if found:
         yield f"not added by learn, which saw {plural(len(found), 'call')} in rehearsals alone:"
     for one in found:

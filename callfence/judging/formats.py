@@ -15,7 +15,7 @@ from urllib.parse import quote
 from callfence.judging.differences import call_name, headline, redundant, risks, rule_texts, said_first, shown_name
 from callfence.shared.text import cell, code, printable
 from callfence.version import __version__
-from policygen.comparing.compare import Change
+from policygen.comparing import Change
 from policygen.language.document import read_text
 from policygen.language.naming import format_action, format_call
 from policygen.lint.catalogue import Level
@@ -25,7 +25,7 @@ from tracer.errors import CallfenceError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from policygen.comparing.compare import Difference
+    from policygen.comparing import Difference
     from policygen.lint.catalogue import Danger
     from policygen.lint.findings import Finding
     from policygen.review.judgement import Headline, Judgement

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from callfence.judging.differences import call_name
 from callfence.shared.text import code, plural, printable
-from policygen.comparing.compare import Change
+from policygen.comparing import Change
 from policygen.evaluate import evaluate
 from policygen.evidence.facts import examples
 from policygen.language.naming import format_call
@@ -266,8 +266,8 @@ def behind_lines(old: Policy, new: Policy, differences: Sequence[Ranked], record
             observation
             for observation in recording.observations
             if (observation.arch, observation.number) == (difference.arch.audit, difference.number)
-            and not evaluate(old, observation.event).lets_run
-            and evaluate(new, observation.event).lets_run
+            and not evaluate(old, observation.event).allows
+            and evaluate(new, observation.event).allows
         ]
         if observations:
             items.append(f"- {code(call_name(difference))}: {'; '.join(_sites(observations, bare=bare))}")

@@ -158,14 +158,14 @@ def still_denied(policy: Policy, recording: Recording, only: Collection[str] = (
         recording = Recording(runs, recording.observations)
     return only_those(
         recording,
-        lambda one: not evaluate(_narrowest(policy), one.event).lets_run
+        lambda one: not evaluate(_narrowest(policy), one.event).allows
         and (not only or call_name(one.arch, one.number) in only),
     )
 
 
 def allowed_by(policy: Policy, recording: Recording) -> Recording:
     """What the policy allows."""
-    return only_those(recording, lambda one: evaluate(_narrowest(policy), one.event).lets_run)
+    return only_those(recording, lambda one: evaluate(_narrowest(policy), one.event).allows)
 
 
 def _narrowest(policy: Policy) -> Policy:

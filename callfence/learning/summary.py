@@ -14,7 +14,7 @@ from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
 from policygen.learning.scope import OTHERS
-from policygen.lint.files import found as risks_of
+from policygen.lint.files import risks_of
 from policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.recording.model import Recording
 from tracer.abi.waits import bits

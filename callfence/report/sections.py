@@ -17,11 +17,11 @@ from callfence.report.markup import Child, Html, anchor, badge, code, element, i
 from callfence.shared.text import command_line, ending, on_one_line, plural
 from policygen.completeness import run_next
 from policygen.grants import path_line
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.document import Document
 from policygen.language.naming import format_entry
 from policygen.lint.catalogue import Level
-from policygen.lint.files import found as risks_of
+from policygen.lint.files import risks_of
 from policygen.lint.findings import grants
 from policygen.model import Entry, alternatives
 from policygen.phases import START, phase_policies
@@ -208,7 +208,7 @@ def rules(report: Report) -> Html:
 def _rule(report: Report, rule: Provenance, findings: list[Finding], identity: dict[str, str]) -> Html:
     badges: list[Child] = []
     level = next((finding.level for finding in findings if not finding.accepted), None)
-    if level is not None and rule.rule.action.lets_run:
+    if level is not None and rule.rule.action.allows:
         badges.append(badge(level))
     if rule.origin in _SHORT and not (rule.note and rule.observations):
         badges.append(badge(_SHORT[rule.origin], "plain"))
@@ -223,7 +223,7 @@ def _rule(report: Report, rule: Provenance, findings: list[Finding], identity: d
         pairs.append(("Origin", str(rule.origin)))
     if rule.observations and not report.is_bare:
         pairs.append(("Runs", ", ".join(runs)))
-    if rule.widenings and rule.rule.action.lets_run:
+    if rule.widenings and rule.rule.action.allows:
         pairs.append(("Wider than seen", widened(rule)))
     pairs += [(f"Risk ({finding.level})", f"the entry {finding.grants}") for finding in findings]
     if rule.observations:
@@ -348,5 +348,5 @@ def _ended(before: Policy, after: Policy) -> Iterator[tuple[Arch, int, Entry]]:
 
 def _count(policy: Policy) -> int:
     """Return how many calls are allowed in some way, with the implied set."""
-    entries = (entry for section in expanded(policy).entries.values() for entry in section.values())
-    return sum(entry.action.lets_run and bool(alternatives(entry.expression)) for entry in entries)
+    entries = (entry for section in resolved(policy).written().entries.values() for entry in section.values())
+    return sum(entry.action.allows and bool(alternatives(entry.expression)) for entry in entries)

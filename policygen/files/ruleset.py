@@ -19,7 +19,7 @@ from policygen.model import And, Arm, Condition, Operator, Or
 from policygen.paths import encoded
 from policygen.phases import phase_policies
 from policygen.sets.algebra import FALSE
-from policygen.sets.region import space, truth
+from policygen.sets.region import space, to_bdd
 from tracer.abi import table
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _BY_NAME = ("truncate", "truncate64", "openat2", "io_uring_setup")
 
 def truncates(policy: Policy, arm: Arm | None = None) -> bool:
     """Whether it lets a process truncate a file by its name without opening it for writing; `arm`: instead of its own."""
-    if (arm or policy.arm) is Arm.ENTRY or policy.unknown.may_run:  # what runs before the filter, and calls that nobody knows
+    if (arm or policy.arm) is Arm.ENTRY or policy.unknown.may_allow:  # what runs before the filter, and calls that nobody knows
         return True
     policy, sets = phase_policies(policy)[0][1], space()
     for arch in policy.entries:
@@ -56,9 +56,9 @@ def truncates(policy: Policy, arm: Arm | None = None) -> bool:
             if name not in calls:
                 continue
             call = calls[name]
-            some = truth(sets, _truncating(_FLAGS[name]), call.arguments) if name in _FLAGS else None
+            some = to_bdd(sets, _truncating(_FLAGS[name]), call.arguments) if name in _FLAGS else None
             for where, action in answers(sets, policy, arch, call.number):
-                if action.may_run and (some is None or sets.both(where, some) != FALSE):
+                if action.may_allow and (some is None or sets.and_(where, some) != FALSE):
                     return True
     return False
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from policygen.files.algebra import differences
 from policygen.grants import NOT_CONFINED, Files
 from policygen.model import SIGNALS, scopes
-from policygen.values import frozen, made, replace
+from policygen.values import frozen, field, replace
 from tracer.abi import Arch, table
 from tracer.errors import UserError
 from tracer.named import NamedTuple
@@ -125,7 +125,7 @@ class FormatOptions:
     """Reading: the machine that the file is for, if the file does not say."""
     kernel: tuple[int, int] | None = None
     """Reading: the kernel version for conditions on the version; None is the newest known."""
-    capabilities: frozenset[str] = made(factory=frozenset)
+    capabilities: frozenset[str] = field(factory=frozenset)
     """Reading: CAP_* names that the container has, for rules that depend on capabilities."""
     program: str = ""
     """Reading the log of several programs: the one to take, by path or its last part; '' for all."""
@@ -202,7 +202,7 @@ def exported(name: str, policy: Policy, options: FormatOptions) -> Exported:
 def _signals(policy: Policy) -> bool:
     """Whether a policy lets the program signal processes by number; by tkill(2) and its kin, threads signal one another."""
     return any(
-        (entry := section.get(table(arch).by_name[name].number)) and entry.action.may_run
+        (entry := section.get(table(arch).by_name[name].number)) and entry.action.may_allow
         for arch, section in policy.entries.items()
         for name in ("kill", "pidfd_send_signal", "rt_sigqueueinfo")
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import Change, compare
+from policygen.comparing import Change, compare
 from policygen.evaluate import answers
 from policygen.formats import Addition, Direction, ExportError, Loss
 from policygen.grants import ALL, Files, Right
@@ -26,7 +26,7 @@ from tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from policygen.comparing.compare import Difference
+    from policygen.comparing import Difference
 
 NATIVE = Arch.X86_64
 """The one architecture of the formats that support only one."""
@@ -74,7 +74,7 @@ def with_calls(policy: Policy, calls: Mapping[str, str]) -> tuple[Policy, tuple[
 def possible(policy: Policy, number: int) -> list[Action]:
     """Return the actions that one NATIVE call may get; those that let it run come first."""
     actions = dict.fromkeys(action for _, action in answers(region.space(), policy, NATIVE, number))
-    return sorted(actions, key=lambda action: (not action.may_run, action != ALLOW))
+    return sorted(actions, key=lambda action: (not action.may_allow, action != ALLOW))
 
 
 def masked_answers(
@@ -84,7 +84,7 @@ def masked_answers(
     space = region.space()
     where: dict[Action, int] = {}
     for some, action in answers(space, policy, arch, number):
-        where[action] = space.either(some, where.get(action, FALSE))
+        where[action] = space.or_(some, where.get(action, FALSE))
     return {action: region.alternatives(space, some, limit) if some != TRUE else ((),) for action, some in where.items()}
 
 
@@ -93,7 +93,7 @@ def names_only(policy: Policy) -> Policy:
     entries = {}
     for number in policy.entries[NATIVE]:
         actions = possible(policy, number)
-        entries[number] = Entry(Always(True), actions[0] if actions[0].may_run else strictest(actions))
+        entries[number] = Entry(Always(True), actions[0] if actions[0].may_allow else strictest(actions))
     return replace(policy, entries={NATIVE: entries})
 
 

@@ -91,19 +91,19 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
     meant, added = with_calls(explicit(native(policy)), CALLS)
     names = names_only(meant)
     default = fitted(names.default, KILL)
-    error = KILL if default.may_run else default
+    error = KILL if default.may_allow else default
     section = {number: fitted(entry.action, error) for number, entry in names.entries[NATIVE].items()}
     listed = []
     for name, call in sorted(table(NATIVE).by_name.items()):
         action = section.get(call.number, default)
         word = name if _named(call.number) else f"${call.number}"
-        if action.may_run and not default.may_run:
+        if action.may_allow and not default.may_allow:
             listed.append(word)
-        elif not action.may_run and action != default:
+        elif not action.may_allow and action != default:
             listed.append(f"{word}:{_word(action)}")
     lines = [
         f"# System calls of {options.name}, made by `callfence export --to firejail` for firejail 0.9.74.",
-        *([f"seccomp.{'drop' if default.may_run else 'keep'} {','.join(listed)}"] if listed else []),
+        *([f"seccomp.{'drop' if default.may_allow else 'keep'} {','.join(listed)}"] if listed else []),
         "seccomp.block-secondary",
         f"seccomp-error-action {_word(error)}",
     ]
@@ -132,7 +132,7 @@ def _effect(policy: Policy, section: dict[int, Action], default: Action, blocked
     """Return what the profile does for NATIVE calls; `blocked`: the answer to a change of the execution domain."""
     entries = {number: Entry(Always(True), action) for number, action in section.items()}
     call = table(NATIVE).by_name["personality"]
-    if section.get(call.number, default).may_run:
+    if section.get(call.number, default).may_allow:
         query = call.arguments[0].value(0xFFFFFFFF)  # personality(2): asks, and changes nothing
         entries[call.number] = Entry(Condition(0, Operator.ONE_OF, values=tuple(sorted((0, query)))), ALLOW, blocked)
     return Policy({NATIVE: entries}, table(NATIVE).versions()[-1], policy.arm, default, default)

@@ -79,8 +79,8 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
         space = region.space()
         allowed, denials = FALSE, []
         for where, action in answers(space, meant, NATIVE, number):
-            if fitted(action, KILL).may_run:
-                allowed = space.either(where, allowed)
+            if fitted(action, KILL).may_allow:
+                allowed = space.or_(where, allowed)
             else:
                 denials.append(fitted(action, KILL))
         denied = strictest(denials) if denials else KILL
@@ -125,7 +125,7 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
 def _allowing(number: int, entry: Entry, denied: Action) -> Entry:
     """Return an entry with one allowing answer as the condition that allows, and the other answer."""
     expression = entry.expression
-    if not entry.action.may_run:
+    if not entry.action.may_allow:
         expression = normal_expression(NATIVE, number, negated(expression))
     return Entry(expression, ALLOW, None if denied == KILL else denied)
 

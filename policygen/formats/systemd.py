@@ -118,7 +118,7 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
     """Return a drop-in that filters a unit's calls by name."""
     meant, added = with_calls(explicit(native(policy)), CALLS)
     names = _with_known_actions(names_only(meant))
-    if names.default.may_run:
+    if names.default.may_allow:
         section, effect = _denying(names)
     else:
         section, effect = _allowing(names, restrict=_unshares_nothing(meant))
@@ -132,7 +132,7 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
 def _with_known_actions(policy: Policy) -> Policy:
     """Return the policy with only the actions that systemd has."""
     default = fitted(policy.default, KILL)
-    denied = KILL if default.may_run else default
+    denied = KILL if default.may_allow else default
     entries = {
         number: replace(entry, action=fitted(entry.action, denied)) for number, entry in policy.entries[NATIVE].items()
     }
@@ -148,8 +148,8 @@ def _actions(policy: Policy) -> dict[str, Action]:
 def _allowing(policy: Policy, *, restrict: bool) -> tuple[str, Policy]:
     """Return a list of allowed calls, which removes the calls that systemd would add, and what it does."""
     actions = _actions(policy)
-    allowed = {name for name, action in actions.items() if action.may_run}
-    failed = {name: action for name, action in actions.items() if not action.may_run}
+    allowed = {name for name, action in actions.items() if action.may_allow}
+    failed = {name: action for name, action in actions.items() if not action.may_allow}
     restrict = restrict and failed.get("clone3") == ENOSYS
     if restrict:
         allowed.add("clone3")
@@ -172,7 +172,7 @@ def _allowing(policy: Policy, *, restrict: bool) -> tuple[str, Policy]:
 
 def _denying(policy: Policy) -> tuple[str, Policy]:
     """Return a list of denied calls, and what it does; calls that systemd does not know are allowed."""
-    denied = {name: action for name, action in _actions(policy).items() if not action.may_run}
+    denied = {name: action for name, action in _actions(policy).items() if not action.may_allow}
     listed = [f"{name}:{_word(action)}" for name, action in sorted(denied.items())]
     entries = {table(NATIVE).by_name[name].number: Entry(Always(True), action) for name, action in denied.items()}
     section = _section(_list("~", listed), KILL, restrict=False)
@@ -205,14 +205,14 @@ def _flags() -> int:
 def _unshares_nothing(policy: Policy) -> bool:
     """Whether the policy lets no call run that RestrictNamespaces= fails."""
     calls = table(NATIVE).by_name
-    if any(action.may_run for name in ("unshare", "setns") for action in possible(policy, calls[name].number)):
+    if any(action.may_allow for name in ("unshare", "setns") for action in possible(policy, calls[name].number)):
         return False
     space, clone = region.space(), calls["clone"]
-    some = region.truth(space, Condition(0, Operator.ANY, _flags()), clone.arguments)
+    some = region.to_bdd(space, Condition(0, Operator.ANY, _flags()), clone.arguments)
     return all(
-        space.both(where, some) == FALSE
+        space.and_(where, some) == FALSE
         for where, action in answers(space, policy, NATIVE, clone.number)
-        if action.may_run
+        if action.may_allow
     )
 
 

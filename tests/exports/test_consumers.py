@@ -18,7 +18,7 @@ from needed import needs_root, require
 
 from policygen import formats
 from policygen.formats import FormatOptions
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.document import parse, parse_file
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def test_conditions_on_arguments_hold(name: str, call: str, confine: Callable[[s
 
 
 def test_firejail_compares_no_arguments_as_reported(confine: Callable[[str], list[str]], policy_file: Path) -> None:
-    losses = formats.exporter("firejail")(expanded(parse_file(policy_file).policy), FormatOptions()).losses
+    losses = formats.exporter("firejail")(resolved(parse_file(policy_file).policy).written(), FormatOptions()).losses
     assert {"socket", "setpriority", "ioctl"} <= {call for loss in formats.wider(losses) for call in loss.calls}
     result = run(confine("firejail"), "141,0,0,19")
     assert (result.stdout.split(), result.returncode) == (["0"], 0)
@@ -181,7 +181,7 @@ def running() -> Iterator[Callable[[list[str], str], int]]:
 def test_the_kernels_filter_differs_from_the_policy_as_reported(
     name: str, confine: Callable[[str], list[str]], policy_file: Path, probe: Path, running: Callable[[list[str], str], int]
 ) -> None:
-    policy = expanded(parse_file(policy_file).policy)
+    policy = resolved(parse_file(policy_file).policy).written()
     real = policy_of(running(confine(name), str(probe)))
     check(policy, formats.exporter(name)(policy, FormatOptions()), real)
 
@@ -194,7 +194,7 @@ def test_the_kernels_filter_of_a_sample(
 ) -> None:
     text = (ROOT / "samples" / f"{sample}.policy").read_text() + "pause: allow\n"
     (tmp_path / "it.policy").write_text(text)
-    policy = expanded(parse(text).policy)
+    policy = resolved(parse(text).policy).written()
     command = _command(name, exported(name, tmp_path / "it.policy", tmp_path / f"it.{name}"))
     real = policy_of(running([*command, str(probe)], str(probe)))
     check(policy, formats.exporter(name)(policy, FormatOptions()), real)

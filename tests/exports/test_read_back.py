@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from installed import PROBE_POLICY
 
 from policygen import formats
-from policygen.comparing.compare import compare
+from policygen.comparing import compare
 from policygen.filter.compile import CompileError, compile_policy
 from policygen.formats import Direction, ExportError, FormatOptions
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.document import parse, parse_file
 from policygen.model import ActionKind, Arm, Policy
 from policygen.values import replace
@@ -25,7 +25,7 @@ from tracer.abi import Arch
 ROOT = Path(__file__).parent.parent.parent
 OPTIONS = FormatOptions(name="it")
 READERS = {"minijail": read_minijail, "kafel": read_kafel}
-SAMPLES = {path.stem: expanded(parse_file(path).policy) for path in sorted((ROOT / "samples").glob("*.policy"))}
+SAMPLES = {path.stem: resolved(parse_file(path).policy).written() for path in sorted((ROOT / "samples").glob("*.policy"))}
 POLICIES = {
     "probe": parse(PROBE_POLICY).policy,
     "denies a few": parse(

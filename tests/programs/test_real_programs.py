@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import require
 
-from policygen.comparing.compare import compare
+from policygen.comparing import compare
 from policygen.formats import FormatOptions
 from policygen.formats.containers.files import export_oci, read_oci
 from policygen.formats.containers.written import with_own_calls
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.document import parse_file
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from conftest import Commands
 
-    from policygen.comparing.compare import Difference
+    from policygen.comparing import Difference
 
     Normalise = Callable[[bytes], bytes]
 
@@ -387,7 +387,7 @@ def test_service(service: Service, commands: Commands, corpus: Callable[..., Non
 
 def as_a_profile(policy: Path) -> list[Difference]:
     """What is not the same in the container profile that a policy is exported as, read back."""
-    learned = expanded(parse_file(policy).policy)
+    learned = resolved(parse_file(policy).policy).written()
     exported = export_oci(learned, FormatOptions(runtime="runc"))
     read = read_oci(exported.data, "profile.json", FormatOptions(runtime="runc")).policy
     return list(compare(with_own_calls(learned, "runc").policy, read).differences)

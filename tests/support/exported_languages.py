@@ -39,21 +39,21 @@ _COMPARISON = re.compile(r"\(?(\w+)(?: & (0x[0-9a-f]+)\))? == (\w+)")
 def read_minijail(text: str) -> Policy:
     """Return the policy of a file for `minijail0 -S`: a line is NAME: 1, NAME: return ERROR, or NAME: ATOMS[; return ERROR]."""
     space = region.space()
-    allow, answers = space.leaf(bpf.ret(ALLOW)), {}
+    allow, answers = space.terminal(bpf.ret(ALLOW)), {}
     for line in text.splitlines():
         if not line or line.startswith("#"):
             continue
         name, _, body = line.partition(": ")
         condition, _, returned = body.rpartition("; ") if "; " in body else (body, "", "")
-        otherwise = space.leaf(_returned(returned))
+        otherwise = space.terminal(_returned(returned))
         number = table(NATIVE).by_name[name].number
         assert number not in answers, "a call is there once"
         if body == "1":
             answers[number] = allow
         elif body.startswith("return "):
-            answers[number] = space.leaf(_returned(body))
+            answers[number] = space.terminal(_returned(body))
         else:
-            answers[number] = space.choose(_any_of(space, condition), allow, otherwise)
+            answers[number] = space.ite(_any_of(space, condition), allow, otherwise)
     return _policy_of(space, answers, bpf.KILL_THREAD)
 
 
@@ -73,8 +73,8 @@ def _any_of(space: Space, condition: str) -> int:
         for atom in group.split(" && "):
             match = _ATOM.fullmatch(atom)
             assert match, f"{atom} is no comparison"
-            both = space.both(_atom(space, int(match[1]), match[2], int(match[3], 16)), both)
-        holds = space.either(both, holds)
+            both = space.and_(_atom(space, int(match[1]), match[2], int(match[3], 16)), both)
+        holds = space.or_(both, holds)
     return holds
 
 
@@ -85,7 +85,7 @@ def _atom(space: Space, index: int, operator: str, value: int) -> int:
         return space.equal(word, constant(value, 64))
     some = FALSE  # whether any of those bits is set
     for bit, is_compared in zip(word, constant(value if operator == "&" else ~value & _WORD, 64), strict=True):
-        some = space.either(bit, some) if is_compared else some
+        some = space.or_(bit, some) if is_compared else some
     return some if operator == "&" else space.invert(some)
 
 
@@ -106,7 +106,7 @@ def read_kafel(text: str) -> Policy:
             rules.append((numbers[match[1]] if match[1] else int(match[2]), where, ret))
     answers: dict[int, int] = {}
     for number, where, ret in reversed(rules):
-        answers[number] = space.choose(where, space.leaf(ret), answers.get(number, space.leaf(default)))
+        answers[number] = space.ite(where, space.terminal(ret), answers.get(number, space.terminal(default)))
     return _policy_of(space, answers, default)
 
 
@@ -122,14 +122,14 @@ def _all_of(space: Space, condition: str, names: list[str]) -> int:
         mask, value = constant(int(match[2], 16) if match[2] else _WORD, 64), int(match[3], 0)
         word = region.argument_word(space, names.index(match[1]))
         masked = [bit if is_compared else FALSE for bit, is_compared in zip(word, mask, strict=True)]
-        holds = space.both(space.equal(masked, constant(value, 64)), holds)
+        holds = space.and_(space.equal(masked, constant(value, 64)), holds)
     return holds
 
 
 def _policy_of(space: Space, answers: Mapping[int, int], default: int) -> Policy:
     """Return the policy of a filter for NATIVE calls; it kills the thread for calls of other architectures."""
-    section = space.leaf(default)
+    section = space.terminal(default)
     for number, answer in answers.items():
-        section = space.choose(space.equal(region.number_word(space), constant(number, 32)), answer, section)
+        section = space.ite(space.equal(region.number_word(space), constant(number, 32)), answer, section)
     native = space.equal(region.arch_word(space), constant(NATIVE.audit, 32))
-    return lift_function(space, space.choose(native, section, space.leaf(bpf.KILL_THREAD))).policy
+    return lift_function(space, space.ite(native, section, space.terminal(bpf.KILL_THREAD))).policy

@@ -145,7 +145,7 @@ def new_in(
         key = key_of(seen, names_only)
         if key is not None and key not in known:
             known.add(key)
-            if not evaluate(policy, seen.event).lets_run:
+            if not evaluate(policy, seen.event).allows:
                 yield seen
 
 

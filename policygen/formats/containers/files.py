@@ -98,7 +98,7 @@ def export_spo(policy: Policy, options: FormatOptions) -> Exported:
         if fitted != rule:
             cut[fitted is None] += rule.names
     fewer, more = Direction.NARROWER, Direction.WIDER
-    if policy.default.may_run:  # rules deny
+    if policy.default.may_allow:  # rules deny
         fewer, more = more, fewer
     if cut[False]:
         what = "the highest of 64 bits of an argument is not compared, since the resource's numbers have 63"

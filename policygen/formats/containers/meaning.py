@@ -72,24 +72,24 @@ def decisions(space: Space, profile: Profile, sections: Iterable[Arch], runtime:
     all apply.  With the runtime `runc`, numbers above the greatest that the profile names fail with ENOSYS, unless the
     default lets calls run (runc libcontainer/seccomp/patchbpf/enosys_linux.go)."""
     default = return_value(profile.default, profile.errno)
-    number, result = region.number_word(space), space.leaf(bpf.ret(KILL))
+    number, result = region.number_word(space), space.terminal(bpf.ret(KILL))
     patched = runtime == "runc" and profile.default not in (Act.ALLOW, Act.LOG, Act.TRACE)
     for arch in sections:
-        section = space.leaf(default)
+        section = space.terminal(default)
         calls = table(arch).by_name
         rules = {calls[name].number: of_call for name, of_call in _by_name(profile).items() if name in calls}
         for nr, of_call in rules.items():
             answer = _answer(space, of_call, default, arch.bits)
-            section = space.choose(space.equal(number, constant(nr, 32)), answer, section)
+            section = space.ite(space.equal(number, constant(nr, 32)), answer, section)
         if patched and rules:
             newer = space.greater(number, constant(max(rules), 32))
-            section = space.choose(newer, space.leaf(bpf.ret(ENOSYS)), section)
+            section = space.ite(newer, space.terminal(bpf.ret(ENOSYS)), section)
         if arch is Arch.X86_64:  # other numbers above that are no calls of any kind
-            x32 = space.both(
+            x32 = space.and_(
                 space.greater(number, constant(X32_BIT - 1, 32)), space.greater(constant(2 * X32_BIT, 32), number)
             )
-            section = space.choose(x32, space.leaf(bpf.ret(KILL)), section)
-        result = space.choose(space.equal(region.arch_word(space), constant(arch.audit, 32)), section, result)
+            section = space.ite(x32, space.terminal(bpf.ret(KILL)), section)
+        result = space.ite(space.equal(region.arch_word(space), constant(arch.audit, 32)), section, result)
     return result
 
 
@@ -113,10 +113,10 @@ def _answer(space: Space, rules: list[ProfileRule], default: int, bits: int) -> 
     effective = _effective(rules, default)
     always = [ret for rule, ret in effective if not rule.comparisons]
     if always:
-        return space.leaf(always[0])
-    answer = space.leaf(default)
+        return space.terminal(always[0])
+    answer = space.terminal(default)
     for rule, ret in sorted(effective, key=lambda pair: _strictness(pair[1])):  # the strictest is put on top
-        answer = space.choose(_where(space, rule, bits), space.leaf(ret), answer)
+        answer = space.ite(_where(space, rule, bits), space.terminal(ret), answer)
     return answer
 
 
@@ -133,7 +133,7 @@ def _where(space: Space, rule: ProfileRule, bits: int = 64) -> int:
     result = FALSE if either else TRUE
     for comparison in rule.comparisons:
         holds = _holds(space, comparison, bits)
-        result = space.either(holds, result) if either else space.both(holds, result)
+        result = space.or_(holds, result) if either else space.and_(holds, result)
     return result
 
 
@@ -183,7 +183,7 @@ def _without(rule: ProfileRule, profile: Profile) -> Direction:
 
 def _may_run(ret: int) -> bool:
     try:
-        return bpf.action(ret).may_run
+        return bpf.action(ret).may_allow
     except ValueError:  # killing a thread, asking a tracer
         return False
 
@@ -258,6 +258,6 @@ def _overlapping(profile: Profile) -> Iterator[str]:
         space = region.space()
         areas: defaultdict[int, int] = defaultdict(lambda: FALSE)
         for rule, ret in effective:
-            areas[ret] = space.either(_where(space, rule), areas[ret])
-        if any(space.both(a, b) != FALSE for a, b in combinations(areas.values(), 2)):
+            areas[ret] = space.or_(_where(space, rule), areas[ret])
+        if any(space.and_(a, b) != FALSE for a, b in combinations(areas.values(), 2)):
             yield name

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import change_of
+from policygen.comparing import change_of
 from policygen.filter import bpf, symbolic
 from policygen.filter.libseccomp import LibseccompRule, generate
 from policygen.formats import Addition, Direction, ExportError, FormatOptions, Loss
@@ -125,7 +125,7 @@ def _about(policy: Policy, profile: Profile) -> Iterator[Loss]:
         Direction.OTHER, "calls of other architectures are answered by killing the thread (libseccomp), not the process"
     )
     if Arch.I386 in {SCMP[name] for name in profile.architectures} and (names := multiplexed(profile)):
-        direction = Direction.NARROWER if policy.default.may_run else Direction.WIDER
+        direction = Direction.NARROWER if policy.default.may_allow else Direction.WIDER
         yield Loss(direction, "on i386 libseccomp also means socketcall and ipc by these, with the same conditions", names)
     notified = {name for rule in profile.rules if rule.act is Act.NOTIFY for name in rule.names}
     if notified or profile.default is Act.NOTIFY:
@@ -274,19 +274,19 @@ def _with_one_action(policy: Policy, name: str, plans: Mapping[str, Plan]) -> di
     """Return the plans with one action instead of two for that call: calls that do not run get the default, if that denies."""
     if name not in plans:
         return dict(plans)
-    plan = tuple((action, alternatives) for action, alternatives in plans[name] if action.may_run)
-    if policy.default.may_run or not plan:
+    plan = tuple((action, alternatives) for action, alternatives in plans[name] if action.may_allow)
+    if policy.default.may_allow or not plan:
         plan = ((strictest([action for action, _ in plans[name]]), ((),)),)
     return {**plans, name: plan}
 
 
 def _one_action_losses(policy: Policy, plan: Plan, name: str) -> Iterator[Loss]:
     actions = [action for action, _ in plan]
-    if policy.default.may_run or not any(action.may_run for action in actions):
+    if policy.default.may_allow or not any(action.may_allow for action in actions):
         text = "libseccomp cannot be given two actions for it: always the strictest"
         return instead(strictest(actions), [*actions, policy.default], text, [name])
     text = f"libseccomp cannot be given two actions for it: {format_action(policy.default)} where it is denied"
-    return instead(policy.default, [action for action in actions if not action.may_run], text, [name])
+    return instead(policy.default, [action for action in actions if not action.may_allow], text, [name])
 
 
 # The profile

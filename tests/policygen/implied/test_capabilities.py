@@ -6,14 +6,14 @@ import pytest
 from calls import event
 
 from policygen.evaluate import evaluate
-from policygen.implied.expand import granted, least, witnessed
+from policygen.implied.resolve import granted, least, witnessed
 from policygen.implied.tables import capabilities
 from policygen.language.document import parse
 from policygen.learning import generate as generating
 from policygen.learning.extend import Options
 from policygen.model import Policy, alternatives
 from policygen.recording.fold import Aggregator
-from policygen.sets.region import example, space, truth
+from policygen.sets.region import example, space, to_bdd
 from tracer.abi import Arch, Event, table
 
 WRITES, UPDATES, CREATES = ({f"{verb} files"} for verb in ("writes", "updates", "creates"))
@@ -216,15 +216,15 @@ def test_what_the_set_adds_grants_nothing() -> None:
     """Reading implies O_CLOEXEC and the like; that is no capability of its own."""
     policy = parse("implied 1\nopenat: flags == O_RDONLY\n").policy
     assert granted(policy) == READS
-    assert evaluate(policy, event("openat", 0, 0, 0o2000000)).lets_run
-    assert evaluate(policy, event("tgkill", 1, 1, 6)).lets_run
-    assert not evaluate(policy, event("tgkill", 1, 1, 9)).lets_run
+    assert evaluate(policy, event("openat", 0, 0, 0o2000000)).allows
+    assert evaluate(policy, event("tgkill", 1, 1, 6)).allows
+    assert not evaluate(policy, event("tgkill", 1, 1, 9)).allows
 
 
 def test_a_capability_of_one_architecture_counts_on_all() -> None:
     policy = parse("implied 1\narch x86_64\nopenat: flags == O_RDONLY\narch i386\ngetpid: allow\n").policy
     assert granted(policy) == READS
-    assert evaluate(policy, event("i386 stat64")).lets_run
+    assert evaluate(policy, event("i386 stat64")).allows
 
 
 @pytest.mark.parametrize("arch", Arch)
@@ -264,7 +264,7 @@ def test_a_policy_learned_from_a_call_has_its_capabilities(arch: Arch) -> None:
     for one in capabilities(arch):
         sets, arguments = space(), table(arch).by_number[one.number].arguments
         for part in alternatives(one.entry.expression):
-            call = example(sets, truth(sets, part, arguments), arch, one.number)
+            call = example(sets, to_bdd(sets, part, arguments), arch, one.number)
             aggregator = Aggregator()
             aggregator.counter("/app", call, str)[0] += 1
             made = generating.generate(aggregator.observations(), None, name="app", options=Options(implied=1)).document

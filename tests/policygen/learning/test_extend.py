@@ -6,12 +6,12 @@ import strategies
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from policygen.implied import expand
+from policygen.implied import resolve
 from policygen.learning import extend
 from policygen.model import ALLOW, KILL, Always, And, Condition, Entry, Expression, Operator, Policy, mentioned
 from policygen.recording.model import Observation, recorded_values
 from policygen.sets.algebra import FALSE
-from policygen.sets.region import Budget, space, truth
+from policygen.sets.region import Budget, space, to_bdd
 from tracer.abi import Arch, Event, table
 
 TABLE = table(Arch.X86_64)
@@ -56,7 +56,7 @@ def test_expressions_meet_where_the_algebra_says(data: st.DataObject, number: in
     part: Expression = data.draw(parts)
     other = data.draw(strategies.expressions(Arch.X86_64, number))
     sets = space()
-    meet = sets.both(truth(sets, part, arguments), truth(sets, other, arguments)) != FALSE
+    meet = sets.and_(to_bdd(sets, part, arguments), to_bdd(sets, other, arguments)) != FALSE
     assert expand._meet(part, other, mentioned(other), arguments, Budget()) == meet
 
 

@@ -330,7 +330,7 @@ def test_allowing_line(text: str, line: str | None) -> None:
 
 def test_allowing_line_allows_the_call() -> None:
     call = event("openat -100 0 O_WRONLY|O_CREAT 0o4755")
-    assert evaluate(policy(allowing_line(call) or "").policy, call).lets_run
+    assert evaluate(policy(allowing_line(call) or "").policy, call).allows
 
 
 names = ["openat", "mmap", "fcntl", "clock_gettime", "accept4", "socket", "kill", "chmod", "prctl", "futex", "clone3"]
@@ -368,4 +368,4 @@ def test_what_was_learned_is_allowed(some: list[Event]) -> None:
     found = generate(folded(some), None, name="x").document.policy
     for one in some:
         action = evaluate(found, one)
-        assert action.lets_run or (one.number == event("clone3").number and action == ENOSYS)
+        assert action.allows or (one.number == event("clone3").number and action == ENOSYS)

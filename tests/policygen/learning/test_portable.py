@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import conditions, events, policies
 
-from policygen.comparing.compare import Verdict, compare
-from policygen.comparing.reduce import reduce
+from policygen.comparing import Verdict, compare
+from policygen.comparing import reduce
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
 from policygen.filter.lift import lift
@@ -24,8 +24,8 @@ from policygen.learning.extend import Options
 from policygen.learning.generalise import Widening
 from policygen.learning.generate import Generated, generate
 from policygen.learning.portable import made_portable, with_equivalents
-from policygen.merging.threeway import merge_documents
-from policygen.merging.unite import unite
+from policygen.merging import merge_documents
+from policygen.merging import unite
 from policygen.model import ENOSYS, KILL, Always, And, Entry, Expression, Operator, Or, Policy, alternatives
 from policygen.recording.fold import Aggregator
 from tracer.abi import Arch, Event, table
@@ -51,7 +51,7 @@ def whole(policy: Policy) -> dict[tuple[Arch, int], tuple[Expression, ...]]:
 
 
 def allows(policy: Policy, text: str) -> bool:
-    return evaluate(policy, event(text)).lets_run
+    return evaluate(policy, event(text)).allows
 
 
 PTHREAD = (
@@ -181,7 +181,7 @@ def test_never_memory_that_is_writable_and_executable(arch: Arch) -> None:
         for flags in (0x1, 0x2, 0x12, 0x22, 0x32, 0x802, 0x812, 0x822, 0x20022, 0x24022):
             number = table(arch).by_name["mmap2" if prefix else "mmap"].number
             call = Event(arch.audit, number, (0, 1, event(f"{prefix}mprotect 0 0 {protection}").arguments[2], flags, 0, 0))
-            assert not evaluate(policy, call).lets_run
+            assert not evaluate(policy, call).allows
         assert not allows(policy, f"{prefix}mprotect 0 1 {protection}")
         assert not allows(policy, f"{prefix}mprotect 0 1 PROT_EXEC")
 
@@ -263,10 +263,10 @@ def test_never_narrower_and_idempotent(data: st.DataObject) -> None:
     for _ in range(10):
         call = data.draw(events(policy))
         before, after = evaluate(policy, call), evaluate(grown.policy, call)
-        assert after == before or (before == policy.default and not before.lets_run), call
+        assert after == before or (before == policy.default and not before.allows), call
         arch = Arch.from_audit(call.arch)
         entry = policy.entries.get(arch, {}).get(call.number) if arch else None
-        if entry and entry.otherwise and not before.lets_run:
+        if entry and entry.otherwise and not before.allows:
             assert after == before, "refused explicitly"
 
 
@@ -351,7 +351,7 @@ def test_a_family_allows_just_what_one_of_it_did(family: list[Member], data: st.
             same += [toggled(one) for one in same]
             if {one.arguments[1 if one.number == 2 else 2] & 0xFFFFFFFF & ~LARGEFILE for one in same} & ENTANGLED:
                 continue
-        assert evaluate(grown, call).lets_run == any(evaluate(policy, one).lets_run for one in same), call
+        assert evaluate(grown, call).allows == any(evaluate(policy, one).allows for one in same), call
 
 
 def toggled(call: Event) -> Event:

@@ -27,13 +27,13 @@ from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policygen.comparing.compare import Change, compare
+from policygen.comparing import Change, compare
 from policygen.filter import bpf
 from policygen.formats import Direction, ExportError, FormatOptions, Loss
 from policygen.formats.containers import profile as profiles
 from policygen.formats.containers.files import export_k8s, export_oci, export_spo, read_oci, read_spo
 from policygen.formats.containers.written import own_calls, with_own_calls
-from policygen.implied.expand import expanded
+from policygen.implied.resolve import resolved
 from policygen.language.document import parse, parse_file
 from policygen.model import ALLOW
 from tracer.abi import Arch, Event, table
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_a_sample_is_read_back_equal_but_for_calls_newer_than_its_table(path: Path, runtime: str) -> None:
-    meant = with_own_calls(expanded(parse_file(path).policy), runtime).policy
-    exported = export_oci(expanded(parse_file(path).policy), FormatOptions(runtime=runtime))
+    meant = with_own_calls(resolved(parse_file(path).policy).written(), runtime).policy
+    exported = export_oci(resolved(parse_file(path).policy).written(), FormatOptions(runtime=runtime))
     back = read_oci(exported.data, path.name, FormatOptions(runtime=runtime))
     differences = compare(meant, back.policy).differences
     assert all(one.number is None and one.example.number > table(Arch.X86_64).newest(meant.table) for one in differences)
@@ -87,7 +87,7 @@ def test_no_loss_is_silent(meant: Policy, runtime: str) -> None:
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_libseccomps_filter_is_what_the_profile_means(path: Path) -> None:
-    written = export_oci(expanded(parse_file(path).policy), FormatOptions(runtime="runc")).data
+    written = export_oci(resolved(parse_file(path).policy).written(), FormatOptions(runtime="runc")).data
     assert_is_what_libseccomp_makes(profiles.read(json.loads(written), path.name), [Arch.X86_64])
 
 
@@ -212,7 +212,7 @@ def test_the_operators_resource() -> None:
 @pytest.mark.parametrize("path", [*SAMPLES, *PUBLISHED[-1:]], ids=lambda path: path.stem)
 def test_the_resource_is_read_back_as_much_wider_as_it_says(path: Path) -> None:
     published = path.suffix == ".json"
-    meant = read_oci(path.read_bytes(), path.name, FormatOptions()).policy if published else expanded(parse_file(path).policy)
+    meant = read_oci(path.read_bytes(), path.name, FormatOptions()).policy if published else resolved(parse_file(path).policy).written()
     exported = export_spo(meant, FormatOptions())
     back = read_spo(exported.data, "p.yaml", FormatOptions())
     differences = compare(meant, back.policy).differences
