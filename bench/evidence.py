@@ -50,7 +50,7 @@ def counted(told: str, *command: str) -> None:
     import policygen.evidence.facts
 
     spent = time.thread_time() - began
-    look, end = policygen.recording.fold.Folder.look, os._exit
+    look, end = policygen.recording.fold.Aggregator.look, os._exit
 
     def looking(*arguments: Any) -> bool:
         nonlocal spent
@@ -68,7 +68,7 @@ def counted(told: str, *command: str) -> None:
         write()
         end(status)
 
-    policygen.recording.fold.Folder.look = looking  # type: ignore[method-assign]
+    policygen.recording.fold.Aggregator.look = looking  # type: ignore[method-assign]
     os._exit = ending  # type: ignore[assignment]
     sys.argv = ["learn", "--fresh", "-q", "-o", "counted.policy", "--", *command]
     try:

@@ -14,7 +14,7 @@ from policygen.filter.compile import compile_policy
 from policygen.filter.verify import verify
 from policygen.learning.generate import generate
 from policygen.recording import recording_file
-from policygen.recording.model import Observation, Recording, Run, kept
+from policygen.recording.model import Observation, Recording, Run, recorded_values
 from tracer.abi import Arch, Argument, Event, Kind, constants, table as calls
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _arguments(event: Event) -> tuple[int | None, ...]:
     few = (Kind.FD, Kind.SIZE, Kind.NUMBER)
     return tuple(
         meaning.value(register) if meaning.kind in few else value
-        for meaning, register, value in zip(meanings, event.arguments, kept(known, event), strict=False)
+        for meaning, register, value in zip(meanings, event.arguments, recorded_values(known, event), strict=False)
     )
 
 

@@ -28,7 +28,7 @@ ONE_PLACE = {
     "ptrace": "tracer/kernel.py",
     "pyseccomp": "policygen/filter/libseccomp.py",
     "rich": "callfence/shared/terminal.py",
-    "yaml": "policygen/formats/containers/spo.py",
+    "yaml": "policygen/formats/containers/files.py",
 }
 
 

@@ -11,6 +11,7 @@ Needs atheris (`pip install atheris`), which the project itself does not depend 
 from __future__ import annotations
 
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import atheris
@@ -122,21 +123,19 @@ def lifted(data: bytes) -> None:
         assert parse(new_document(found.policy, "it").text()).policy == found.policy
 
 
-_READ = ("oci", "strace", "audit", "violations")
-READERS = {name: formats.module(name) for name in _READ}
+READERS = ("oci", "strace", "audit", "violations")
 
 
 def foreign(data: bytes) -> None:
     """What another program reads or writes is a policy that reads back from its text, a recording that is written as it
     was read, or an ImportFormatError.  The first byte says which format."""
-    name = list(READERS)[data[0] % len(READERS)] if data else "oci"
-    reader, rest = READERS[name], data[1:]
+    name, rest = READERS[data[0] % len(READERS)] if data else "oci", data[1:]
     try:
-        if formats.FORMATS[name].records:
-            found = reader.record(rest, "it", formats.FormatOptions())
+        if formats.FORMATS[name].record:
+            found = formats.recorder(name)(BytesIO(rest), "it", formats.FormatOptions())
             assert recording_file.parse(recording_file.text(found).encode("ascii"), "it") == found
         else:
-            made = reader.read(rest, "it", formats.FormatOptions()).policy
+            made = formats.reader(name)(rest, "it", formats.FormatOptions()).policy
             assert parse(new_document(made, "it").text()).policy == made
     except formats.ImportFormatError as error:
         assert str(error)

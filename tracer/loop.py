@@ -65,7 +65,7 @@ class Settings(NamedTuple):
     filter: bytes = b""
     """A filter that allows known behaviour and returns kernel.RET_RECORD for the rest; b"": all is recorded."""
     waits: bool = False
-    """Whether the recorder's slots take the waits after which an observation was made (`Waits`)."""
+    """Whether the recorder's counters take the waits after which an observation was made (`Waits`)."""
     late: bool = False
     """Whether known calls may run without a stop after a while, so that counts are lower bounds (`tracer.late`)."""
     late_after: int | None = None

@@ -30,7 +30,7 @@ I386_KEYS: Final = 1 << 448
 """The keys of other architectures are at least so large."""
 _REGISTER: Final = (1 << 64) - 1
 _AFTER: Final = 5
-"""Where a slot has the sets of waits after which its observation was made, as bits of tracer.abi.waits."""
+"""Where a counter has the sets of waits after which its observation was made, as bits of tracer.abi.waits."""
 
 
 class Caller:
@@ -71,10 +71,10 @@ class Recorder(Protocol):
     def hot_mask(self, arch: int, number: int) -> int:
         """Return the bits of `raw` that distinguish observations; `arch` is an AUDIT_ARCH_* number."""
 
-    def slot(self, executable: str, event: Event, site: Callable[[], str]) -> list[Any]:
+    def counter(self, executable: str, event: Event, site: Callable[[], str]) -> list[Any]:
         """Return the counter (its first element) of the observation that `event` belongs to."""
 
-    def look(self, slot: list[Any], event: Event, caller: Caller) -> bool:
+    def look(self, counter: list[Any], event: Event, caller: Caller) -> bool:
         """Take what the event's pointers point to; return whether to show the next event of that observation, too."""
 
     def executed(self, before: str, after: str) -> None:
@@ -95,7 +95,7 @@ class Tally:
         self._recorder = recorder
         self._generation = recorder.generation
         self.has_waits = False
-        """Whether the recorder's slots take the waits after which an observation was made (`tracer.running.session.Waits`)."""
+        """Whether the recorder's counters take the waits after which an observation was made (`session.Waits`)."""
         self._hot: dict[tuple[str, int], Hot] = {}
         self._looked: dict[str, Hot] = {}
         """Counters by executable and masked registers, of observations whose next event is to be looked at."""
@@ -110,32 +110,32 @@ class Tally:
 
     def note(self, task: Task, event: Event) -> None:
         """Record that a call of a task that is counted already came after the waits that it has begun, as well."""
-        self._recorder.slot(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
+        self._recorder.counter(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
 
     def _slot(self, task: Task, key: int, info: bytearray) -> list[Any]:
         """Return the counter for a key that is new to `task.hot`; `info` is the call's struct ptrace_syscall_info."""
         event = event_of(info, task.tid)
         caller = Caller(task, event, int.from_bytes(info[16:24], "little"))
         looked = self._looked.setdefault(task.executable, {})
-        slot = looked.pop(key, None)
-        if slot is None:
-            slot = self._recorder.slot(task.executable, event, caller.site)
+        counter = looked.pop(key, None)
+        if counter is None:
+            counter = self._recorder.counter(task.executable, event, caller.site)
             if self.has_waits:
-                slot[_AFTER].add(task.entered)
+                counter[_AFTER].add(task.entered)
             if self._recorder.generation != self._generation:
                 self._generation = self._recorder.generation
                 self.news[task.executable] += 1
-                self._former[task.executable][key] = slot[0]
+                self._former[task.executable][key] = counter[0]
                 self._drop_keys()
-                return slot  # the key belongs to the old masks
-            self.news[task.executable] += not slot[0]
+                return counter  # the key belongs to the old masks
+            self.news[task.executable] += not counter[0]
         elif self.has_waits:
-            slot[_AFTER].add(task.entered)
-        slots = looked if self._recorder.look(slot, event, caller) else task.hot
-        if len(slots) >= MANY_KEYS:
-            slots.clear()
-        slots[key] = slot
-        return slot
+            counter[_AFTER].add(task.entered)
+        counters = looked if self._recorder.look(counter, event, caller) else task.hot
+        if len(counters) >= MANY_KEYS:
+            counters.clear()
+        counters[key] = counter
+        return counter
 
     def _drop_keys(self) -> None:
         """Forget all keys, whose masks are out of date, but for what their counters were at."""
@@ -144,7 +144,7 @@ class Tally:
             former = self._former[executable]
             if len(former) + len(hot) > MANY_KEYS:
                 former.clear()
-            former.update((key, slot[0]) for key, slot in hot.items())
+            former.update((key, counter[0]) for key, counter in hot.items())
             hot.clear()
 
     def mask_of(self, key: int) -> int:
@@ -170,9 +170,9 @@ class Tally:
         """Return the keys of the x86_64 calls that an executable has made, with how often each was made at least.
 
         Only where waits are not followed."""
-        slots = self.hot(executable, 0) | self._looked.get(executable, {})
+        counters = self.hot(executable, 0) | self._looked.get(executable, {})
         counts: dict[int, int] = {}
-        for key, count in (*self._former[executable].items(), *((key, slot[0]) for key, slot in slots.items())):
+        for key, count in (*self._former[executable].items(), *((key, counter[0]) for key, counter in counters.items())):
             if key < I386_KEYS:
                 narrow = key & self.mask_of(key)
                 counts[narrow] = max(counts.get(narrow, 0), count)

@@ -34,7 +34,7 @@ from run import Place, prepare
 from start import NOBODY
 
 from policygen.files.algebra import granted
-from policygen.files.places import PlaceError, located
+from policygen.files.landlock import PlaceError, located
 from policygen.grants import Right
 from policygen.language.document import parse, parse_file
 from policygen.paths import encoded

@@ -17,7 +17,7 @@ from callfence.shared.options import Parser
 from callfence.shared.profiles import as_objects, loss_lines
 from policygen import formats
 from policygen.formats import Direction, ExportError, FormatOptions, Loss, Service
-from policygen.implied.resolve import resolve, resolved
+from policygen.implied.resolve import resolve
 from policygen.phases import START, in_phase
 from policygen.recording.atomic import write
 from policygen.text import file_word
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from policygen.formats import Exported
     from policygen.model import Policy
 
+_NAMES = [name for name, row in formats.FORMATS.items() if row.export]
 _UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 """Where systemd finds a unit of a name, in its order (systemd.unit(5))."""
 
@@ -40,11 +41,11 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="callfence export",
         description=DESCRIPTION,
-        epilog="formats:\n" + "\n".join(f"  {name:15} {formats.FORMATS[name].title}" for name in formats.names(exports=True)),
+        epilog="formats:\n" + "\n".join(f"  {name:15} {formats.FORMATS[name].title}" for name in _NAMES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--to", metavar="FORMAT", required=True, choices=formats.names(exports=True), help="the format; see below")
+    add("--to", metavar="FORMAT", required=True, choices=_NAMES, help="the format; see below")
     strict = "write nothing, with status 1, if more calls would run than the policy allows, or no container would start"
     add("--strict", action="store_true", help=strict)
     add("--runtime", metavar="NAME", default="", help="also allow what this runtime calls under the filter: runc, crun")
@@ -102,7 +103,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _exported(target: str, policy: Policy, phase: str, options: FormatOptions) -> Exported:
     """What is written of a phase's policy; that no other target knows phases is a loss.  Raises ExportError."""
-    exported = formats.exported(target, resolved(policy, phase).written(), options)
+    exported = formats.exported(target, policy, options, phase)
     names = list(resolve(policy))
     later = names[names.index(phase) + 1 :]
     if not later or target == "systemd-enforce":

@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     return run_command("import", lambda: _import(options) if options.pid is None else _of_process(options))
 
 
-_NAMES = formats.names(reads=True, records=True)
+_NAMES = [name for name, row in formats.FORMATS.items() if row.read or row.record]
 
 
 def _kernel(text: str) -> tuple[int, int]:
@@ -87,7 +87,7 @@ def _import(options: argparse.Namespace) -> int:
         capabilities=frozenset(options.cap),
         program=options.program,
     )
-    if formats.FORMATS[options.format].records:
+    if formats.FORMATS[options.format].record:
         from callfence.learning.logs import LogOptions, import_recording
 
         output = Path(options.output) if options.output else None

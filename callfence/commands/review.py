@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from callfence.companion import load_evidence
 from callfence.judging.ask import Asker
-from callfence.judging.differences import difference_lines, file_lines, headline, idle_lines, rule_texts, shown_name
+from callfence.judging.differences import difference_lines, file_lines, headline, redundant_lines, rule_texts, shown_name
 from callfence.judging.sites import Symbols, site_lines
 from callfence.shared.files import locked, recording_path
 from callfence.shared.inputs import document, document_at, run_command
@@ -200,7 +200,7 @@ def _write(
     judgement = judge_differences(before.policy, after.policy)
     for change in judgement.told:
         print("\n".join(difference_lines(change.difference)))
-    for line in (*idle_lines(judgement), *file_lines(judgement.comparison.files)):
+    for line in (*redundant_lines(judgement), *file_lines(judgement.comparison.files)):
         print(line)
     if Answer.ACCEPT in answers:
         print(f"commit {path}: until then, what is accepted is asked again")

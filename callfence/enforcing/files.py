@@ -79,7 +79,7 @@ def _place(policies: Sequence[Compiled], path: bytes) -> str:
 def own(files: Files, policy: Path) -> Iterator[tuple[str, Risk]]:
     """Yield the lines of a policy file that let the program change what confines it on this machine, each with the risk."""
     from callfence.shared.files import recording_path
-    from policygen.files.places import PlaceError, located
+    from policygen.files.landlock import PlaceError, located
     from policygen.grants import Right, path_line
     from policygen.lint.files import Risk
     from policygen.paths import encoded

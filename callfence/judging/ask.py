@@ -46,35 +46,35 @@ class Asker:
         self,
         old: Document,
         new: Document,
-        found: Sequence[PolicyChange],
+        changes: Sequence[PolicyChange],
         describe: Callable[[PolicyChange], Iterable[str]],
         accepted: Collection[tuple[Arch | None, str, str]],
     ) -> None:
         """`accepted` are the architecture, name and rule of what the new policy has a reason for."""
         self._old = old
         self._new = new
-        self._found = found
+        self._changes = changes
         self._describe = describe
         self._accepted = accepted
 
     def ask(self) -> dict[PolicyChange, Decision]:
-        """What was decided, until q or ^D.  Raises KeyboardInterrupt for ^C."""
+        """Ask about the changes; return the decisions until q or ^D.  Raises KeyboardInterrupt for ^C."""
         decisions: dict[PolicyChange, Decision] = {}
         index = 0
         try:
-            while index < len(self._found):
-                decision, go = self._decide(index, self._found[index])
+            while index < len(self._changes):
+                decision, step = self._decide(index, self._changes[index])
                 if decision is not None:
-                    decisions[self._found[index]] = decision
-                if go == "all":
-                    return decisions | dict.fromkeys(self._found[index + 1 :], Decision(Answer.ACCEPT))
-                index = max(0, index - 1) if go == "back" else index + 1
+                    decisions[self._changes[index]] = decision
+                if step == "all":
+                    return decisions | dict.fromkeys(self._changes[index + 1 :], Decision(Answer.ACCEPT))
+                index = max(0, index - 1) if step == "back" else index + 1
         except EOFError:
             print()
         return decisions
 
     def _decide(self, index: int, change: PolicyChange) -> tuple[Decision | None, Literal["on", "back", "all"]]:
-        """The decision on a change, if any, and the change to go to.  EOFError ends the dialogue."""
+        """Return the decision on a change, if any, and the change to go to.  EOFError ends the dialogue."""
         shown = change
         self._show(index, shown)
         while True:
@@ -82,7 +82,7 @@ class Asker:
             instead = shown.after if isinstance(shown, EntryChange) and shown is not change else None
             if word == "all":
                 return Decision(Answer.ACCEPT, instead), "all"
-            match next((known for known in WORDS if word and known.startswith(word)), ""):
+            match next((whole for whole in WORDS if word and whole.startswith(word)), ""):
                 case "accept":
                     return Decision(Answer.ACCEPT, instead, self._why(shown)), "on"
                 case "reject":
@@ -104,14 +104,14 @@ class Asker:
                     print(HELP)
 
     def _show(self, index: int, change: PolicyChange) -> None:
-        print(f"\n({index + 1} of {len(self._found)})")
+        print(f"\n({index + 1} of {len(self._changes)})")
         for line in self._describe(change):
             print(line)
 
     def _why(self, change: PolicyChange) -> str:
-        """A reason for what lint would warn of; '' if none is given, or if the file has one already."""
+        """Return the reason given for what lint would warn of; '' without one, or if the file has one already."""
         arch, name = (None, change.word) if isinstance(change, SettingChange) else (change.arch, _name(change))
-        rows = [row for one in change.found for row in one.dangers if row.level.rank >= Level.WARNING.rank]
+        rows = [row for ranked in change.found for row in ranked.dangers if row.level.rank >= Level.WARNING.rank]
         if all((arch, name, row.id) in self._accepted for row in rows) or not takes_reason(self._new, change):
             return ""
         while True:
@@ -124,7 +124,7 @@ class Asker:
                 return reason
 
     def _edit(self, change: EntryChange, entry: Entry) -> EntryChange | None:
-        """The change with an edited entry; None if it is unchanged."""
+        """Return the change with an edited entry; None if it is unchanged."""
         text = on_one_line(change.arch, change.number, entry)
         while True:
             text = _edited(text)
@@ -143,13 +143,13 @@ def _name(change: EntryChange) -> str:
 
 
 def _parsed(change: EntryChange, entry: Entry, text: str) -> Entry:
-    """The one entry of the change's call.  Raises PolicyError for any other, and for one with another action."""
+    """Return the entry of the change's call.  Raises PolicyError for others, and for one with another action."""
     policy = parse_entries(text, change.arch)
-    found = policy.entries.get(change.arch, {})
+    entries = policy.entries.get(change.arch, {})
     line = text.strip().splitlines()[0]
-    if [*found] != [change.number] or len(policy.entries) > 1:
+    if [*entries] != [change.number] or len(policy.entries) > 1:
         raise PolicyError("LINE", 1, 1, f"it is to be the entry of {_name(change)} alone", line, length=len(line))
-    edited = found[change.number]
+    edited = entries[change.number]
     if not change.whole and (edited.action, edited.otherwise) != (entry.action, entry.otherwise):
         message = "it is to answer as before, under other conditions"
         raise PolicyError("LINE", 1, 1, message, line, "to allow nothing of it, reject it", len(line))
@@ -157,7 +157,7 @@ def _parsed(change: EntryChange, entry: Entry, text: str) -> Entry:
 
 
 def read_line(prompt: str, text: str = "") -> str:
-    """A line from the terminal, with `text` to edit if readline is there.  Raises EOFError, KeyboardInterrupt."""
+    """Read a line from the terminal, with `text` to edit if readline is there.  Raises EOFError, KeyboardInterrupt."""
     try:
         import readline
     except ImportError:  # Python may be built without it: the prompt shows the text instead
@@ -174,7 +174,7 @@ def _editor() -> str:
 
 
 def _edited(text: str) -> str:
-    """The edited text; '' if it is unchanged."""
+    """Return the edited text; '' if it is unchanged."""
     if not _editor():
         return read_line("edit (empty: as it was): ", text)
     with tempfile.TemporaryDirectory(prefix="callfence-") as folder:

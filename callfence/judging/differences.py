@@ -5,6 +5,7 @@ verdict and what is gravest, the risks, then each difference with its example, o
 from __future__ import annotations
 
 import textwrap
+from collections import defaultdict
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ MANY_LINES = 15
 
 
 def said_first(judgement: Judgement) -> str:
-    """What follows the verdict: the gravest headline, or the verdict in words."""
+    """Return what follows the verdict: the gravest headline, or the verdict in words."""
     if judgement.headlines:
         return headline(judgement, judgement.headlines[0])
     comparison = judgement.comparison
@@ -50,10 +51,10 @@ def said_first(judgement: Judgement) -> str:
     return "both answer every call alike"
 
 
-def headline(judgement: Judgement, one: Headline) -> str:
+def headline(judgement: Judgement, entry: Headline) -> str:
     """`danger: connect, with dup2 and execve: it gives a shell to others [reverse-shell]`, and why it is accepted."""
-    reason = judgement.reason(one)
-    return f"{one.level}: {one.subject}: {one.says} [{one.rule}]{f'; {reason}' if reason else ''}"
+    reason = judgement.reason(entry)
+    return f"{entry.level}: {entry.subject}: {entry.says} [{entry.rule}]{f'; {reason}' if reason else ''}"
 
 
 class Risk(NamedTuple):
@@ -65,40 +66,35 @@ class Risk(NamedTuple):
 
 
 def risks(judgement: Judgement) -> list[Risk]:
-    """The rows of the catalogue that became possible, the most dangerous first.  What a headline tells is left out."""
-    told = {one.rule for one in judgement.headlines}
-    found: dict[tuple[Danger, Reason | None], list[str]] = {}
-    for one in judgement.told:
-        for row in one.dangers:
-            if row.id not in told:
-                name = call_name(one.difference)
-                reason = judgement.reasons.get((one.difference.arch, name, row.id))
-                names = found.setdefault((row, reason), [])
-                if name not in names:
-                    names.append(name)
-    order = dangers()
-    rank = {row: index for index, row in enumerate(order)}
-    made = [Risk(row, names, reason) for (row, reason), names in found.items()]
-    return sorted(made, key=lambda risk: (-risk.row.level.rank, rank[risk.row], risk.reason is not None))
+    """Return the rows of the catalogue that became possible, the most dangerous first, without those of headlines."""
+    in_headlines = {entry.rule for entry in judgement.headlines}
+    calls: defaultdict[tuple[Danger, Reason | None], dict[str, None]] = defaultdict(dict)
+    for ranked in judgement.told:
+        name = call_name(ranked.difference)
+        for row in ranked.dangers:
+            if row.id not in in_headlines:
+                calls[row, judgement.reasons.get((ranked.difference.arch, name, row.id))][name] = None
+    rank = {row: index for index, row in enumerate(dangers())}
+    rows = [Risk(row, [*names], reason) for (row, reason), names in calls.items()]
+    return sorted(rows, key=lambda risk: (-risk.row.level.rank, rank[risk.row], risk.reason is not None))
 
 
-def idle_names(judgement: Judgement, change: Change) -> list[str]:
-    """The calls that grant nothing beyond the rest of the policy, of one kind of change; by name."""
-    return sorted({call_name(one.difference) for one in judgement.idle if one.difference.change is change})
-
-
-def idle_says(change: Change, names: Sequence[str]) -> str:
-    """What the line about such calls says before their names."""
+def redundant(judgement: Judgement, *changes: Change) -> Iterator[tuple[Change, str, list[str]]]:
+    """Yield, by kind of change, the calls that grant nothing beyond the rest of the policy: what is said of them, and their
+    names."""
     what = {
         Change.MORE: "grants nothing beyond the rest",
         Change.LESS: "no longer allowed, and granted nothing beyond the rest",
         Change.OTHER: "answered differently, and grants nothing",
     }
-    return f"{what[change]} ({plural(len(names), 'call')})"
+    for change in changes or Change:
+        names = sorted({call_name(ranked.difference) for ranked in judgement.idle if ranked.difference.change is change})
+        if names:
+            yield change, f"{what[change]} ({plural(len(names), 'call')})", names
 
 
 def difference_lines(difference: Difference) -> Iterator[str]:
-    """The calls, one alternative a line, and below them how they were and are answered."""
+    """Yield the calls, one rule a line, and below them how they were and are answered."""
     start = f"  {difference.change.value} {shown_name(difference)}: "
     for text in rule_texts(difference):
         yield f"{start}{text}"
@@ -108,7 +104,7 @@ def difference_lines(difference: Difference) -> Iterator[str]:
 
 
 def file_lines(differences: Iterable[FileDifference]) -> Iterator[str]:
-    """What became reachable of files and ports, or is no longer, one line each."""
+    """Yield what became reachable of files and ports, or is no longer, one line each."""
     for line, more, less in differences:
         for sign, what in (("+", more), ("-", less)):
             if what:
@@ -122,7 +118,7 @@ def call_name(difference: Difference) -> str:
 
 
 def shown_name(difference: Difference) -> str:
-    """With the phase, if it is about one."""
+    """Return the name of the call, with the phase, if it is about one."""
     return f"{call_name(difference)}{f' (in {difference.phase})' if difference.phase else ''}"
 
 
@@ -136,8 +132,8 @@ def rule_texts(difference: Difference) -> list[str]:
     return [format_expression(difference.arch, number, rule) for rule in difference.rules]
 
 
-def short(differences: Sequence[Ranked], room: int) -> list[str]:
-    """The differences of one architecture in at most `room` lines, if leaving out what matters least makes that possible.
+def _short(differences: Sequence[Ranked], room: int) -> list[str]:
+    """Return the differences of one architecture in at most `room` lines, if leaving out what matters least suffices.
 
     Calls that are no longer allowed, or answered differently, are shown by name alone.  For calls that became possible, the
     examples of those without a known risk are left out first, then their conditions; then the same for the others.
@@ -148,30 +144,28 @@ def short(differences: Sequence[Ranked], room: int) -> list[str]:
 
 def _lines(differences: Sequence[Ranked], risky: str, conditions: bool) -> Iterator[str]:
     """`risky`: how much of a difference with a known risk is shown; `conditions`: whether those of the others are."""
-    grave = [one.difference for one in differences if one.dangers]
-    rest = [one.difference for one in differences if not one.dangers]
+    grave = [ranked.difference for ranked in differences if ranked.dangers]
+    rest = [ranked.difference for ranked in differences if not ranked.dangers]
     if risky == "name":
         yield from _names("+", grave, "allowed, at the risks above")
     for difference in grave if risky != "name" else ():
         yield from difference_lines(difference) if risky == "all" else [_one_line(difference)]
-    more = [one for one in rest if one.change is Change.MORE]
-    whole = [one for one in more if _is_plain(one)]
-    for difference in more if conditions else ():
-        if difference not in whole:
-            yield _one_line(difference)
+    more = [difference for difference in rest if difference.change is Change.MORE]
+    whole = [difference for difference in more if _is_whole(difference) and difference.after == ALLOW]
+    partly = [difference for difference in more if difference not in whole]
+    yield from map(_one_line, partly if conditions else ())
     yield from _names("+", whole, "allow")
-    if not conditions:
-        yield from _names("+", [one for one in more if one not in whole], "allowed under conditions")
-    others = [one for one in rest if one.change is Change.OTHER]
-    for answer, those in groupby(sorted(others, key=_answer), key=_answer):
-        yield from _names("~", [*those], answer)
-    less = [one for one in rest if one.change is Change.LESS]
-    yield from _names("-", [one for one in less if one.rules == (Always(True),)], "no longer allowed")
-    yield from _names("-", [one for one in less if one.rules != (Always(True),)], "less than before")
+    yield from _names("+", [] if conditions else partly, "allowed under conditions")
+    others = sorted((difference for difference in rest if difference.change is Change.OTHER), key=_answer)
+    for answer, group in groupby(others, key=_answer):
+        yield from _names("~", [*group], answer)
+    less = [difference for difference in rest if difference.change is Change.LESS]
+    yield from _names("-", [difference for difference in less if _is_whole(difference)], "no longer allowed")
+    yield from _names("-", [difference for difference in less if not _is_whole(difference)], "less than before")
 
 
-def _is_plain(difference: Difference) -> bool:
-    return difference.rules == (Always(True),) and difference.after == ALLOW
+def _is_whole(difference: Difference) -> bool:
+    return difference.rules == (Always(True),)
 
 
 def _answer(difference: Difference) -> str:
@@ -179,7 +173,7 @@ def _answer(difference: Difference) -> str:
 
 
 def _one_line(difference: Difference) -> str:
-    """As many of its rules as fit in the width, at least one."""
+    """Return as many of its rules as fit in the width, at least one."""
     texts = rule_texts(difference)
     line = f"  {difference.change.value} {shown_name(difference)}: {texts[0]}"
     for index, text in enumerate(texts[1:], 1):
@@ -189,59 +183,51 @@ def _one_line(difference: Difference) -> str:
     return line
 
 
-def _names(sign: str, those: Sequence[Difference], what: str) -> Iterator[str]:
+def _names(sign: str, differences: Sequence[Difference], what: str) -> list[str]:
     """`+ connect, dup2: allow`."""
-    if those:
-        names = ", ".join(dict.fromkeys(shown_name(one) for one in those))
-        yield from textwrap.wrap(
-            f"{sign} {names}: {what}", WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-        )
+    names = ", ".join(dict.fromkeys(map(shown_name, differences)))
+    text = f"{sign} {names}: {what}" if names else ""
+    return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
-    """The comparison in plain text: the verdict, the gravest risks, then each difference with its example.
+    """Yield the comparison in plain text: the verdict, the gravest risks, then each difference with its example.
 
-    More than `MANY_LINES` are abbreviated (see `short`), and what grants nothing takes one line, unless `full`.
+    More than `MANY_LINES` are abbreviated (see `_short`), and what grants nothing takes one line, unless `full`.
     """
     head = [*_head(judgement)]
     yield from head
-    told = judgement.differences if full else judgement.told
-    by_arch = [(arch, [*those]) for arch, those in groupby(told, key=lambda one: one.difference.arch)]
-    details = [line for one in told for line in difference_lines(one.difference)]
-    idle = [] if full else [*idle_lines(judgement)]
-    if not full and len(head) + len(by_arch) + len(details) + len(idle) > MANY_LINES:
-        room = (MANY_LINES - len(head) - len(idle) - 1) // max(1, len(by_arch)) - 1
-        for arch, those in by_arch:
-            yield f"arch {arch}"
-            yield from short(those, room)
-        yield from idle
-        yield "--full shows each with its rules and an example"
-        return
-    for arch, those in by_arch:
-        yield f"arch {arch}"
-        for one in those:
-            yield from difference_lines(one.difference)
-    yield from idle
+    differences = judgement.differences if full else judgement.told
+    by_arch = [(arch, [*group]) for arch, group in groupby(differences, key=lambda ranked: ranked.difference.arch)]
+    details = {
+        arch: [line for ranked in group for line in difference_lines(ranked.difference)] for arch, group in by_arch
+    }
+    last = [] if full else [*redundant_lines(judgement)]
+    if not full and len(head) + len(by_arch) + sum(map(len, details.values())) + len(last) > MANY_LINES:
+        room = (MANY_LINES - len(head) - len(last) - 1) // max(1, len(by_arch)) - 1
+        details = {arch: _short(group, room) for arch, group in by_arch}
+        last.append("--full shows each with its rules and an example")
+    for arch, lines in details.items():
+        yield from (f"arch {arch}", *lines)
+    yield from last
 
 
 def _head(judgement: Judgement) -> Iterator[str]:
     yield f"{judgement.comparison.verdict}: {said_first(judgement)}"
-    for one in judgement.headlines[1:]:
-        yield headline(judgement, one)
-    found = risks(judgement)
-    for row, names, reason in found[:MANY_RISKS]:
+    for entry in judgement.headlines[1:]:
+        yield headline(judgement, entry)
+    rows = risks(judgement)
+    for row, names, reason in rows[:MANY_RISKS]:
         yield f"{row.level}: {', '.join(names)}: it newly {row.grants} [{row.id}]{f'; {reason}' if reason else ''}"
-    if len(found) > MANY_RISKS:
-        yield f"... and {len(found) - MANY_RISKS} more risks"
-    more = any(one.difference.change is Change.MORE for one in judgement.differences)
-    if more and not found and not judgement.headlines:
+    if len(rows) > MANY_RISKS:
+        yield f"... and {len(rows) - MANY_RISKS} more risks"
+    more = any(ranked.difference.change is Change.MORE for ranked in judgement.differences)
+    if more and not rows and not judgement.headlines:
         yield "no known risk became possible"
 
 
-def idle_lines(judgement: Judgement) -> Iterator[str]:
-    """One line for each kind of change: as many names as fit."""
-    for change in Change:
-        names = idle_names(judgement, change)
-        if names:
-            line = f"{change.value} {idle_says(change, names)}: {', '.join(names)}"
-            yield textwrap.shorten(line, WIDTH, placeholder=" ...", break_on_hyphens=False)
+def redundant_lines(judgement: Judgement) -> Iterator[str]:
+    """Yield a line for each kind of change of calls that grant nothing: as many names as fit."""
+    for change, text, names in redundant(judgement):
+        line = f"{change.value} {text}: {', '.join(names)}"
+        yield textwrap.shorten(line, WIDTH, placeholder=" ...", break_on_hyphens=False)

@@ -9,6 +9,9 @@ import re
 import shlex
 import stat
 from collections import Counter
+from contextlib import suppress
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 from callfence.judging.sites import Site
@@ -16,7 +19,7 @@ from callfence.shared.files import working_folder
 from callfence.shared.text import plural, printable
 from policygen.errors import did_you_mean
 from policygen.files.generalise import is_path, learned
-from policygen.files.places import PlaceError, located, named
+from policygen.files.landlock import PlaceError, located, named
 from policygen.grants import (
     MAX_PORT,
     NOTHING,
@@ -73,9 +76,12 @@ def print_grants(files: Files, policy: str, about: str, word: str) -> int:
     elif not is_file_name(about):
         raise UserError(f"{about}: neither a path, which begins with /, ./ or ~, nor `tcp connect` or `tcp bind`")
     elif word:
-        lines, wanted = _path(files, os.path.expanduser(about), word)
+        lines, wanted = _path(files, about, word)
     else:
-        return _print_rights(files, about)
+        lines, granted = _rights(files, about)
+        print(f"{about}: {granted}: granted" if granted else f"{about}: no right is granted")
+        print(*(f"  {line}" for line in lines), sep="\n")
+        return int(not granted)
     print(f"{about}: {word}: {'not granted' if wanted else 'granted'}")
     for line in lines:
         print(f"  {line}")
@@ -84,18 +90,12 @@ def print_grants(files: Files, policy: str, about: str, word: str) -> int:
     return int(bool(wanted))
 
 
-def _print_rights(files: Files, path: str) -> int:
+def _rights(files: Files, path: str) -> tuple[list[str], str]:
+    """Return the lines that grant something to a file, and the rights; '' for none."""
     if files.paths is None:
-        print(f"{path}: every right: granted\n  {_UNCONFINED}")
-        return 0
-    found = holding(files, real(os.path.expanduser(path)))
-    held = NOTHING
-    for _, rights in found:
-        held |= rights
-    print(f"{path}: {format_rights(held)}: granted" if held else f"{path}: no right is granted")
-    for line in _lines(found):
-        print(f"  {line}")
-    return int(not held)
+        return [_UNCONFINED], "every right"
+    grants, rights = _holding(files, path)
+    return _lines(grants), format_rights(rights) if rights else ""
 
 
 def _port(files: Files, use: str, text: str) -> tuple[list[str], str]:
@@ -110,59 +110,51 @@ def _port(files: Files, use: str, text: str) -> tuple[list[str], str]:
 
 
 def _path(files: Files, path: str, word: str) -> tuple[list[str], str]:
+    """Return what is said, and the line that would grant it or ''."""
     if word not in WORDS:
         raise UserError(f"no right is named {word}: {did_you_mean(word, WORDS) or 'there are ' + ', '.join(WORDS)}")
     if files.paths is None:
         return [_UNCONFINED], ""
-    right, whole = WORDS[word], real(path)
-    found = holding(files, whole)
-    held = NOTHING
-    for _, rights in found:
-        held |= rights
-    lines = [f"{path_line(one)}: {format_rights(rights)}" for one, rights in found if right in rights]
-    if right in held:
-        return lines, ""
+    right = WORDS[word]
+    grants, rights = _holding(files, path)
+    if right in rights:
+        return _lines([grant for grant in grants if right in grant[1]]), ""
+    whole = _real(os.path.expanduser(path))
     place = whole if right in OF_A_FILE or os.path.isdir(whole) else os.path.dirname(whole)
-    return _lines(found), f"{path_line(as_written(place))}: {word}"
+    written = named(place, _environment(), os.fsencode(working_folder())).decode("utf-8", "surrogateescape")
+    return _lines(grants), f"{path_line(written)}: {word}"
 
 
-def _lines(found: Sequence[tuple[str, Right]]) -> list[str]:
-    return [f"{path_line(one)}: {format_rights(rights)}" for one, rights in found] or ["no line is about it or its folders"]
+def _lines(grants: Sequence[tuple[str, Right]]) -> list[str]:
+    lines = [f"{path_line(path)}: {format_rights(rights)}" for path, rights in grants]
+    return lines or ["no line is about it or its folders"]
 
 
-def holding(files: Files, whole: bytes) -> list[tuple[str, Right]]:
-    """Return the grants that hold at a whole path without links, the nearest first."""
-    environment = [os.fsencode(f"{name}={value}") for name, value in os.environ.items()]
-    above = _above(whole)
+def _holding(files: Files, path: str) -> tuple[list[tuple[str, Right]], Right]:
+    """Return the grants that hold at a path, the nearest first, and the rights that they give."""
+    whole = _real(os.path.expanduser(path))
+    above = [whole]
+    while above[-1] != b"/":
+        above.append(os.path.dirname(above[-1]))
     places = []
-    for path, rights in files.grants.items():
+    for granted, rights in files.grants.items():
         try:
-            place = real(os.fsdecode(located(encoded(path), environment)))
+            place = _real(os.fsdecode(located(encoded(granted), _environment())))
         except PlaceError:
             continue  # enforce refuses the policy here
         if place in above:
-            places.append((above.index(place), path, rights))
-    return [(path, rights) for _, path, rights in sorted(places, key=lambda one: one[:2])]
+            places.append((above.index(place), granted, rights))
+    grants = [(granted, rights) for _, granted, rights in sorted(places, key=lambda grant: grant[:2])]
+    return grants, reduce(or_, (rights for _, rights in grants), NOTHING)
 
 
-def real(path: str) -> bytes:
+def _real(path: str) -> bytes:
     """Return the whole path to a file, with links resolved as far as there are files."""
     return os.fsencode(os.path.realpath(path))
 
 
-def as_written(path: bytes) -> str:
-    """Return a whole path as a policy has it."""
-    environment = [os.fsencode(f"{name}={value}") for name, value in os.environ.items()]
-    return named(path, environment, os.fsencode(working_folder())).decode("utf-8", "surrogateescape")
-
-
-def _above(path: bytes) -> Sequence[bytes]:
-    """Return a path and the folders that hold it, the nearest first."""
-    found = [path]
-    while path != b"/":
-        path = os.path.dirname(path)
-        found.append(path)
-    return found
+def _environment() -> list[bytes]:
+    return [os.fsencode(f"{name}={value}") for name, value in os.environ.items()]
 
 
 class Used(NamedTuple):
@@ -188,44 +180,43 @@ def is_about_files(text: str) -> bool:
 
 
 def origin_lines(document: Document, recording: Recording, wanted: str = "") -> Iterator[str]:
-    """The lines about files and ports, or the one that is `wanted`, each with what it comes from."""
+    """Yield the lines about files and ports, or the one that is `wanted`, each with what it comes from."""
     files = document.policy.files
+    paths = {path_line(path): path for path in files.paths or {}}
     reasons = reasons_of(recording)
-    for path, rights in (files.paths or {}).items():
-        if wanted.removesuffix(":") in ("", path_line(path)):
-            yield f"{path_line(path)}: {format_rights(rights)}"
-            yield from _of_path(path, recording)
-            yield from (f"  {line}" for line in beyond(path, reasons))
-            yield ""
     for line, value in files.lines().items():
-        if line.startswith("tcp ") and wanted.removesuffix(":") in ("", line):
+        if wanted.removesuffix(":") in ("", line):
             yield f"{line}: {value}"
-            yield from _of_port(line, recording)
+            if line in paths:
+                yield from _of_path(paths[line], recording)
+                yield from (f"  {text}" for text in beyond(paths[line], reasons))
+            elif line.startswith("tcp "):
+                yield from _of_port(line, recording)
             yield ""
 
 
 def used(path: str, recording: Recording) -> list[Used]:
     """Return the names that the line of a path covers, in the order in which runs had them first."""
-    found: dict[str, Used] = {}
+    names: dict[str, Used] = {}
     for column, run in enumerate(recording.runs, 1):
         for name, words, executable in run.files:
             if is_path(name) and covers(path, name):
-                one = found.get(name, Used(name, NOTHING, (), ()))
-                runs, executables = dict.fromkeys((*one.runs, column)), dict.fromkeys((*one.executables, executable))
-                found[name] = Used(name, one.rights | rights_of(words), tuple(runs), tuple(executables))
-    return [one._replace(sites=_sites(one, recording)) for one in found.values()]
+                so_far = names.get(name, Used(name, NOTHING, (), ()))
+                runs, executables = dict.fromkeys((*so_far.runs, column)), dict.fromkeys((*so_far.executables, executable))
+                names[name] = Used(name, so_far.rights | rights_of(words), tuple(runs), tuple(executables))
+    return [name._replace(sites=_sites(name, recording)) for name in names.values()]
 
 
 def _sites(used: Used, recording: Recording) -> tuple[str, ...]:
-    """Where the calls of a name, or of names in a folder, came from, as far as the evidence has the name."""
+    """Return where the calls of a name, or of names in a folder, came from, as far as the evidence has the name."""
     name = used.path.replace("$HOME", "~", 1)  # evidence.facts.Places
-    found: dict[str, None] = {}
-    for one in recording.observations:
-        if one.executable in used.executables:
-            names = (fact.partition('="')[2].rstrip('"') for fact in one.evidence)
+    sites: dict[str, None] = {}
+    for observation in recording.observations:
+        if observation.executable in used.executables:
+            names = (fact.partition('="')[2].rstrip('"') for fact in observation.evidence)
             if any(text == name or text.startswith(f"{name}/") for text in names):
-                found.setdefault(str(Site.parse(one.site) or one.site))
-    return tuple(found)[:_SITES]
+                sites[str(Site.parse(observation.site) or observation.site)] = None
+    return tuple(sites)[:_SITES]
 
 
 def reasons_of(recording: Recording) -> Mapping[str, str]:
@@ -234,32 +225,10 @@ def reasons_of(recording: Recording) -> Mapping[str, str]:
 
 
 def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
-    """Why a folder is granted, and what is below it on this machine now."""
+    """Yield why a folder is granted, and what is below it on this machine now."""
     if reason := reasons.get(path):
         yield f"so the folder is granted: {reason}"
-    yield from _below(path)
-
-
-def _of_path(path: str, recording: Recording) -> Iterator[str]:
-    found = used(path, recording)
-    if not found:
-        yield "  no recorded run used it: written by hand, or learned from runs that are not recorded"
-    for one in found[:_MANY]:
-        yield f"  {one}"
-    if len(found) > _MANY:
-        yield f"  and {plural(len(found) - _MANY, 'name')} more"
-
-
-def _of_port(line: str, recording: Recording) -> Iterator[str]:
-    for column, run in enumerate(recording.runs, 1):
-        for used, port, executable in run.files:
-            if used == line:
-                yield printable(f"  {port} in run {column} by {executable}")
-
-
-def _below(path: str) -> Iterator[str]:
-    """What is below a folder on this machine now."""
-    environment = [os.fsencode(f"{name}={value}") for name, value in os.environ.items()]
+    environment = _environment()
     try:
         top = located(encoded(path), environment)
     except PlaceError:
@@ -272,35 +241,47 @@ def _below(path: str) -> Iterator[str]:
     for folder, _, names in os.walk(top):
         for name in names:
             count += 1
-            path_ = os.path.join(folder, name)
-            special.update(_kinds(path_, places))
-            try:
-                executables += bool(os.lstat(path_).st_mode & stat.S_IXUSR)
-            except OSError:
-                continue
+            file = os.path.join(folder, name)
+            special.update(_kinds(file, places))
+            with suppress(OSError):
+                executables += bool(os.lstat(file).st_mode & stat.S_IXUSR)
         if count > _LOOKED_AT:
-            yield f"it is about everything below: more than {_LOOKED_AT:,} files now{_told(special)}"
-            return
-    yield f"it is about everything below: {plural(count, 'file')} now, {executables} of them executable{_told(special)}"
+            break
+    kinds = "".join(f", {plural(number, kind)}" for kind, number in sorted(special.items()))
+    if count > _LOOKED_AT:
+        yield f"it is about everything below: more than {_LOOKED_AT:,} files now{kinds}"
+    else:
+        yield f"it is about everything below: {plural(count, 'file')} now, {executables} of them executable{kinds}"
+
+
+def _of_path(path: str, recording: Recording) -> Iterator[str]:
+    names = used(path, recording)
+    if not names:
+        yield "  no recorded run used it: written by hand, or learned from runs that are not recorded"
+    for name in names[:_MANY]:
+        yield f"  {name}"
+    if len(names) > _MANY:
+        yield f"  and {plural(len(names) - _MANY, 'name')} more"
+
+
+def _of_port(line: str, recording: Recording) -> Iterator[str]:
+    for column, run in enumerate(recording.runs, 1):
+        for use, port, executable in run.files:
+            if use == line:
+                yield printable(f"  {port} in run {column} by {executable}")
 
 
 def _special(environment: list[bytes]) -> list[tuple[bytes, str]]:
-    """Files, or folders with a slash, of a kind that a reviewer wants to know of, as risks.tsv has them."""
-    found = []
+    """Return files, or folders with a slash, of a kind that a reviewer wants to know of, as risks.tsv has them."""
+    places = []
     for risk in risks():
         for what in risk.what if risk.id in _KINDS else ():
-            try:
+            with suppress(PlaceError):
                 place = located(encoded(what.removesuffix("/...")), environment)
-            except PlaceError:
-                continue
-            found.append((place + b"/" if what.endswith("/...") else place, _KINDS[risk.id]))
-    return found
+                places.append((place + b"/" if what.endswith("/...") else place, _KINDS[risk.id]))
+    return places
 
 
 def _kinds(path: bytes, places: list[tuple[bytes, str]]) -> set[str]:
     kinds = {kind for place, kind in places if path == place or (place.endswith(b"/") and path.startswith(place))}
     return kinds | ({"key"} if _KEY.fullmatch(os.path.basename(path)) else set())
-
-
-def _told(special: Counter[str]) -> str:
-    return "".join(f", {plural(number, kind)}" for kind, number in sorted(special.items()))

@@ -12,7 +12,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from callfence.judging.differences import call_name, headline, idle_names, idle_says, risks, rule_texts, said_first, shown_name
+from callfence.judging.differences import call_name, headline, redundant, risks, rule_texts, said_first, shown_name
 from callfence.shared.text import cell, code, printable
 from callfence.start import __version__
 from policygen.comparing import Change
@@ -62,15 +62,15 @@ class Lines:
                     self._settings.setdefault(tuple(words[:count]), number)
 
     def of(self, finding: Finding) -> int | None:
-        """The line that a finding is about."""
+        """Return the line that a finding is about."""
         return self.of_setting(finding.name) if finding.arch is None else self.of_call(finding.arch, finding.name)
 
     def of_setting(self, setting: str) -> int | None:
-        """The line that a setting (`default`, `arch x86_64`, `path /etc`) begins on."""
+        """Return the line that a setting (`default`, `arch x86_64`, `path /etc`) begins on."""
         return self._settings.get(tuple(setting.split()))
 
     def of_call(self, arch: Arch, name: str) -> int | None:
-        """The line that the entry of a call begins on."""
+        """Return the line that the entry of a call begins on."""
         return self._calls.get((arch, name))
 
 
@@ -120,22 +120,19 @@ class Result:
 
 
 def sarif(results: Sequence[Result]) -> dict[str, object]:
-    """The log of one run."""
+    """Return the log of one run."""
     rules = sorted({result.rule.id: result.rule for result in results}.values(), key=lambda rule: rule.id)
     index = {rule.id: number for number, rule in enumerate(rules)}
-    driver = {
-        "name": "callfence",
-        "version": __version__,
-        "rules": [
-            {
-                "id": rule.id,
-                "shortDescription": {"text": rule.short},
-                "fullDescription": {"text": rule.full},
-                "help": {"text": rule.help},
-            }
-            for rule in rules
-        ],
-    }
+    described = [
+        {
+            "id": rule.id,
+            "shortDescription": {"text": rule.short},
+            "fullDescription": {"text": rule.full},
+            "help": {"text": rule.help},
+        }
+        for rule in rules
+    ]
+    driver = {"name": "callfence", "version": __version__, "rules": described}
     run = {"tool": {"driver": driver}, "results": [_result(result, index[result.rule.id]) for result in results]}
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
 
@@ -144,124 +141,114 @@ def _result(result: Result, index: int) -> dict[str, object]:
     place: dict[str, object] = {"artifactLocation": {"uri": quote(os.fsencode(result.file))}}
     if result.line is not None:
         place["region"] = {"startLine": result.line}
-    made: dict[str, object] = {
+    suppressions = [{"kind": "inSource", "justification": result.accepted}]
+    return {
         "ruleId": result.rule.id,
         "ruleIndex": index,
         "level": LEVELS[result.level],
         "message": {"text": result.message.replace("](", "] (")},  # else an embedded link (SARIF 2.1.0, 3.11.6)
         "locations": [{"physicalLocation": place}],
         "partialFingerprints": {"callfence/v1": f"{zlib.crc32(f'{result.rule.id} {result.identity}'.encode()):08x}"},
-    }
-    if result.accepted:
-        made["suppressions"] = [{"kind": "inSource", "justification": result.accepted}]
-    return made
+    } | ({"suppressions": suppressions} if result.accepted else {})
 
 
 NEW_BEHAVIOUR = SarifRule("new-behaviour", "more is allowed", "The policy allows calls that it denied.", "Ask what needs them.")
 
 
 def as_json(judgement: Judgement) -> str:
-    """An object: the verdict, what is told first, when the filters take effect, and each difference with its risks."""
+    """Return an object: the verdict, the headlines, when the filters take effect, and each difference with its risks."""
     return json.dumps(
         {
             "verdict": judgement.comparison.verdict,
-            "first": [_headline(judgement, one) for one in judgement.headlines],
+            "first": [_headline(judgement, entry) for entry in judgement.headlines],
             "arm": list(judgement.comparison.arms),
             "scope": list(judgement.comparison.scopes),
-            "differences": [_object(judgement, one) for one in judgement.differences],
+            "differences": [_object(judgement, ranked) for ranked in judgement.differences],
         },
         indent=2,
     )
 
 
-def _headline(judgement: Judgement, one: Headline) -> dict[str, object]:
-    """A setting that differs, or a combination that is complete now."""
-    reason = judgement.reason(one)
+def _headline(judgement: Judgement, entry: Headline) -> dict[str, object]:
+    """Return a setting that differs, or a combination that is complete now, as an object."""
+    reason = judgement.reason(entry)
     return {
-        "id": one.rule,
-        "level": one.level,
-        "arch": one.arch,
-        "name": one.name,
-        "what": one.subject,
-        "says": one.says,
-        "why": one.why or None,
-        "safer": one.safer or None,
+        "id": entry.rule,
+        "level": entry.level,
+        "arch": entry.arch,
+        "name": entry.name,
+        "what": entry.subject,
+        "says": entry.says,
+        "why": entry.why or None,
+        "safer": entry.safer or None,
         "accepted": reason.text if reason else None,
         "accepted_in_this_change": bool(reason and reason.is_new),
     }
 
 
-def _object(judgement: Judgement, one: Ranked) -> dict[str, object]:
-    difference = one.difference
-    reasons = {row.id: judgement.reasons.get((difference.arch, call_name(difference), row.id)) for row in one.dangers}
+def _object(judgement: Judgement, ranked: Ranked) -> dict[str, object]:
+    difference = ranked.difference
+    name = call_name(difference)
+    reasons = {row.id: judgement.reasons.get((difference.arch, name, row.id)) for row in ranked.dangers}
     return {
         "arch": difference.arch,
-        "name": call_name(difference),
+        "name": name,
         "phase": difference.phase or None,
         "change": HEADINGS[difference.change].lower(),
         "before": format_action(difference.before),
         "after": format_action(difference.after),
         "rules": rule_texts(difference),
-        "grants_nothing": one.idle,
+        "grants_nothing": ranked.idle,
         "example": format_call(difference.example),
         "risks": [
             {name: getattr(row, name) for name in ("id", "level", "grants", "why", "safer", "source")}
-            for row in one.dangers
+            for row in ranked.dangers
         ],
         "reasons": {rule: str(reason) for rule, reason in reasons.items() if reason},
     }
 
 
 def as_markdown(judgement: Judgement, new: str, behind: Iterable[str] = ()) -> str:
-    """For a comment on a pull request: the verdict and what is gravest, the risks, and a table for each kind of change.
+    """Return a comment on a pull request: the verdict and the gravest headline, the risks, and a table for each kind of change.
 
-    `behind`: lines about what was seen of the calls that became possible.
+    `behind`: lines about what runs did with the calls that became possible.
     """
-    first = _said(judgement, judgement.headlines[0]) if judgement.headlines else said_first(judgement)
-    lines = [f"**{code(new)}: {judgement.comparison.verdict}**: {first.removesuffix('.')}."]
-    if judgement.headlines and judgement.headlines[0].why:
-        lines += ["", _sentence(judgement.headlines[0])]
+    first, *others = judgement.headlines or [None]
+    start = _said(judgement, first) if first else said_first(judgement)
+    lines = [f"**{code(new)}: {judgement.comparison.verdict}**: {start.removesuffix('.')}."]
+    if first and first.why:
+        lines += ["", f"{first.why[0].upper()}{first.why[1:]}. Safer: {first.safer}."]
     points = []
-    for one in judgement.headlines[1:]:
-        points.append(f"- {_said(judgement, one)}{f': {one.why}. Safer: {one.safer}' if one.why else ''}.")
+    for entry in filter(None, others):
+        points.append(f"- {_said(judgement, entry)}{f': {entry.why}. Safer: {entry.safer}' if entry.why else ''}.")
     for row, calls, reason in risks(judgement):
         why = "" if row.level is Level.NOTE else f": {row.why}. Safer: {row.safer}"
         excuse = f" {code(str(reason))}" if reason else ""
         points.append(f"- **{row.level}**: {_codes(calls)}: it newly {row.grants}{why}.{excuse}")
-    if points:
-        lines += ["", *points]
+    lines += ["", *points] if points else []
     for change, heading in HEADINGS.items():
-        those = [one for one in judgement.told if one.difference.change is change]
-        if those:
-            lines += ["", f"{heading}:", "", "| calls | answer | for example |", "|---|---|---|"]
-            lines += [_row(one.difference) for one in those]
-    for change in Change:
-        names = idle_names(judgement, change)
-        if names:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            said = idle_says(change, names)
-            lines += ["", f"{said[0].upper()}{said[1:]}: {_codes(names[:_NAMED])}{more}."]
-    lines += behind
-    text = "\n".join(lines)
-    if len(text) > _SAID:
-        text = text[:_SAID].rpartition("\n")[0] + "\n\n... and more: `callfence diff` tells all of it."
-    return text
+        rows = [_row(ranked.difference) for ranked in judgement.told if ranked.difference.change is change]
+        if rows:
+            lines += ["", f"{heading}:", "", "| calls | answer | for example |", "|---|---|---|", *rows]
+    for _, text, names in redundant(judgement):
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        lines += ["", f"{text[0].upper()}{text[1:]}: {_codes(names[:_NAMED])}{more}."]
+    whole = "\n".join([*lines, *behind])
+    if len(whole) > _SAID:
+        whole = whole[:_SAID].rpartition("\n")[0] + "\n\n... and more: `callfence diff` tells all of it."
+    return whole
 
 
 def _codes(names: Sequence[str]) -> str:
     return ", ".join(map(code, names))
 
 
-def _said(judgement: Judgement, one: Headline) -> str:
-    """A headline, its level in bold.  What the policy's author has chosen is code: a reason, and a name of several words,
-    which holds that of a phase, a file or a port."""
-    reason = judgement.reason(one)
-    subject = code(one.subject) if " " in one.name else one.subject
-    return f"**{one.level}**: {subject}: {one.says} [{one.rule}]{f'; {code(str(reason))}' if reason else ''}"
-
-
-def _sentence(one: Headline) -> str:
-    return f"{one.why[0].upper()}{one.why[1:]}. Safer: {one.safer}."
+def _said(judgement: Judgement, entry: Headline) -> str:
+    """Return a headline, its level in bold.  What the policy's author has chosen is code: a reason, and a name of several
+    words, which holds that of a phase, a file or a port."""
+    reason = judgement.reason(entry)
+    subject = code(entry.subject) if " " in entry.name else entry.subject
+    return f"**{entry.level}**: {subject}: {entry.says} [{entry.rule}]{f'; {code(str(reason))}' if reason else ''}"
 
 
 def _row(difference: Difference) -> str:
@@ -271,38 +258,37 @@ def _row(difference: Difference) -> str:
 
 
 def as_sarif(judgement: Judgement, new: str) -> str:
-    """A result for each setting and combination that is told first, each risk and each other new behaviour."""
+    """Return a log with a result for each headline, each risk and each other new behaviour."""
     lines = Lines(new)
-    results = [_of_headline(judgement, one, new, lines) for one in judgement.headlines]
-    told = {one.rule for one in judgement.headlines}
-    for one in judgement.told:
-        difference = one.difference
+    results = [_of_headline(judgement, entry, new, lines) for entry in judgement.headlines]
+    in_headlines = {entry.rule for entry in judgement.headlines}
+    for ranked in judgement.told:
+        difference = ranked.difference
         if difference.change is not Change.MORE:
             continue
         name, rules = call_name(difference), " || ".join(rule_texts(difference))
         line = None if difference.number is None else lines.of_call(difference.arch, name)
-        where = f"{difference.arch} {name}"
-        for row in one.dangers:
-            if row.id in told:
-                continue
-            reason = judgement.reasons.get((difference.arch, name, row.id))
-            excuse = f"; {reason}" if reason else ""
-            message = f"{name}: it newly {row.grants}, for example {format_call(difference.example)}{excuse}"
-            results.append(Result(rule_of(row), row.level, message, new, line, where))
-        if not one.dangers:
-            message = f"{name}: newly allowed where {rules}, for example {format_call(difference.example)}"
+        where, example = f"{difference.arch} {name}", f"for example {format_call(difference.example)}"
+        for row in ranked.dangers:
+            if row.id not in in_headlines:
+                reason = judgement.reasons.get((difference.arch, name, row.id))
+                message = f"{name}: it newly {row.grants}, {example}{f'; {reason}' if reason else ''}"
+                results.append(Result(rule_of(row), row.level, message, new, line, where))
+        if not ranked.dangers:
+            message = f"{name}: newly allowed where {rules}, {example}"
             results.append(Result(NEW_BEHAVIOUR, Level.NOTE, message, new, line, f"{where} {rules}"))
-    if names := idle_names(judgement, Change.MORE):
-        message = f"{idle_says(Change.MORE, names)}: {', '.join(names)}"
+    for _, text, names in redundant(judgement, Change.MORE):
+        message = f"{text}: {', '.join(names)}"
         results.append(Result(NEW_BEHAVIOUR, Level.NOTE, message, new, None, "grants nothing"))
     return json.dumps(sarif(results), indent=2)
 
 
-def _of_headline(judgement: Judgement, one: Headline, new: str, lines: Lines) -> Result:
-    line = lines.of_setting(one.name) if one.arch is None else lines.of_call(one.arch, one.name)
-    rule = SarifRule(one.rule, one.says, f"{one.says}{f': {one.why}' if one.why else ''}.", one.safer or one.says)
-    message = printable(headline(judgement, one).partition(": ")[2])
-    return Result(rule, one.level, message, new, line, f"{one.arch} {one.rule}")
+def _of_headline(judgement: Judgement, entry: Headline, new: str, lines: Lines) -> Result:
+    line = lines.of_setting(entry.name) if entry.arch is None else lines.of_call(entry.arch, entry.name)
+    full = f"{entry.says}{f': {entry.why}' if entry.why else ''}."
+    rule = SarifRule(entry.rule, entry.says, full, entry.safer or entry.says)
+    message = printable(headline(judgement, entry).partition(": ")[2])
+    return Result(rule, entry.level, message, new, line, f"{entry.arch} {entry.rule}")
 
 
 def rule_of(row: Danger) -> SarifRule:

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from bisect import bisect_right
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ class Site:
 
     @classmethod
     def parse(cls, text: str) -> Site | None:
-        """None for `?`, and for any other text that is not a place."""
+        """Return the site of a text; None for `?`, and for any other text that is not a place."""
         match = _SITE.fullmatch(text)
         return cls(match["file"], int(match["offset"], 16), match["build"] or "") if match else None
 
@@ -83,7 +84,7 @@ class Symbols:
         self._problems: dict[str, set[str]] = {}
 
     def describe(self, site: str, since: int | None = None) -> str:
-        """`libc.so.6+0x8f3a7 (openat64+0x37)`; without the parentheses if no name is known; `?` unchanged."""
+        """Return `libc.so.6+0x8f3a7 (openat64+0x37)`; without the parentheses if no name is known; `?` unchanged."""
         place = Site.parse(site)
         if place is None:
             return site
@@ -91,7 +92,7 @@ class Symbols:
         return f"{place} ({name})" if name else str(place)
 
     def name(self, place: Site, since: int | None = None) -> str:
-        """`openat64+0x37`; '' where no name is known.
+        """Return `openat64+0x37`; '' where no name is known.
 
         `since`: nanoseconds since the epoch at which the file was as recorded.  One without a build id that has
         changed later gives no names; one with a build id gives none if it now has another.
@@ -108,7 +109,7 @@ class Symbols:
         return name
 
     def problems(self) -> Iterator[str]:
-        """Why names are missing: each reason once, with its files."""
+        """Yield why names are missing: each reason once, with its files."""
         for reason, files in self._problems.items():
             yield f"no symbols{' of ' if files else ''}{', '.join(sorted(files))}: {reason}"
 
@@ -155,13 +156,13 @@ class _Table:
         self.whole = False
         """Whether it has the table that stripping removes."""
         self._segments = [
-            (one["p_offset"], one["p_filesz"], one["p_vaddr"]) for one in elf.iter_segments("PT_LOAD")
+            (segment["p_offset"], segment["p_filesz"], segment["p_vaddr"]) for segment in elf.iter_segments("PT_LOAD")
         ]
         self._functions: list[tuple[int, int, tuple[int, int, str]]] = []
         """Address, size (0 where assembly does not say), and of several names the one to take is the lowest."""
 
     def add(self, elf: ELFFile) -> None:
-        """The functions of its symbol tables: of the file itself, or of what was stripped off it."""
+        """Add the functions of a file's symbol tables: of the file itself, or of what was stripped off it."""
         from elftools.elf.sections import SymbolTableSection
 
         for section in elf.iter_sections():
@@ -172,10 +173,10 @@ class _Table:
                         rank = _PREFERRED.get(symbol["st_info"]["bind"], 2)
                         preference = (rank, len(symbol.name), symbol.name)
                         self._functions.append((symbol["st_value"], symbol["st_size"], preference))
-        self._functions.sort(key=lambda one: one[0])
+        self._functions.sort(key=lambda function: function[0])
 
     def name(self, offset: int) -> str:
-        """`openat64+0x37` of the function whose code stands at that offset in the file; '' if none is known.
+        """Return `openat64+0x37` of the function whose code stands at that offset in the file; '' if none is known.
 
         A call site is the instruction after the call's own, which may be the function's last.
         """
@@ -185,13 +186,13 @@ class _Table:
         return ""
 
     def _at(self, address: int) -> str:
-        last = bisect_right(self._functions, address - 1, key=lambda one: one[0])
+        last = bisect_right(self._functions, address - 1, key=lambda function: function[0])
         near = self._functions[max(last - _NEAR, 0) : last]
-        found = [(start, name) for start, size, name in near if not size or address <= start + size]
-        if not found:
+        holding = [(start, name) for start, size, name in near if not size or address <= start + size]
+        if not holding:
             return ""
-        start = max(found)[0]
-        name = min(name for first, name in found if first == start)[2]
+        start = max(holding)[0]
+        name = min(name for first, name in holding if first == start)[2]
         return f"{name}+{address - start:#x}"
 
 
@@ -206,85 +207,82 @@ def _build(elf: ELFFile) -> str:
 
 
 def columns_of(observations: Sequence[Observation]) -> list[int]:
-    return sorted({column for seen in observations for column, count in enumerate(seen.counts) if count})
+    """Return the indexes of the runs that made any of the observations."""
+    return sorted({column for observation in observations for column, count in enumerate(observation.counts) if count})
 
 
 def site_lines(observations: Sequence[Observation], recording: Recording, symbols: Symbols) -> Iterator[str]:
-    """For each executable, its first call site and how many calls it made; of a companion all its call sites."""
-    ordered, bare = by_site(observations), is_companion(recording)
-    for (executable, site), those in ordered[:MANY_SITES]:
+    """Yield, for each executable, its first call site and how many calls it made; of a companion all its call sites."""
+    sites, bare = by_site(observations), is_companion(recording)
+    for (executable, site), group in sites[:MANY_SITES]:
         if bare:
             yield f"  {printable(executable)}, at {printable(site)}, such as"
         else:
-            count = plural(sum(seen.calls for seen in those), "call")
-            place = symbols.describe(site, recording.runs[columns_of(those)[0]].started)
+            count = plural(sum(observation.calls for observation in group), "call")
+            place = symbols.describe(site, recording.runs[columns_of(group)[0]].started)
             yield f"  {printable(executable)}, first at {printable(place)}: {count}, such as"
-        call, others = such_as(those, bare=bare)
+        call, facts = such_as(group, bare=bare)
         yield f"    {call}"
-        yield from (f"      and {fact}" for fact in others)
-    if len(ordered) > MANY_SITES:
-        yield f"  ... and {len(ordered) - MANY_SITES} call sites more"
+        yield from (f"      and {fact}" for fact in facts)
+    if len(sites) > MANY_SITES:
+        yield f"  ... and {len(sites) - MANY_SITES} call sites more"
 
 
-def such_as(those: Sequence[Observation], *, bare: bool = False) -> tuple[str, list[str]]:
-    """A call of the first, with what its pointers may point to, and what else those of all were seen to point to.
+def such_as(observations: Sequence[Observation], *, bare: bool = False) -> tuple[str, list[str]]:
+    """Return a call of the first observation, with what its pointers may point to, and the other facts about all of them.
 
     `bare`: they are of a companion, which does not know all arguments.
     """
-    event = those[0].event
-    unknown = [index for index, value in enumerate(those[0].arguments) if value is None] if bare else []
-    first, others = examples(event, joined({fact for seen in those for fact in seen.evidence}))
+    event = observations[0].event
+    unknown = [index for index, value in enumerate(observations[0].arguments) if value is None] if bare else []
+    first, others = examples(event, joined({fact for observation in observations for fact in observation.evidence}))
     if len(others) > MANY_FACTS:
         others[MANY_FACTS:] = [f"{len(others) - MANY_FACTS} more"]
     return format_call(event, first, {*unknown} - first.keys()), others
 
 
 def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], list[Observation]]]:
-    """Those of each executable and first call site, the most frequent first."""
-    groups: dict[tuple[str, str], list[Observation]] = {}
-    for seen in observations:
-        groups.setdefault((seen.executable, seen.site), []).append(seen)
-    return sorted(groups.items(), key=lambda item: (-sum(seen.calls for seen in item[1]), item[0]))
+    """Return the observations of each executable and first call site, the most frequent first."""
+    groups: defaultdict[tuple[str, str], list[Observation]] = defaultdict(list)
+    for observation in observations:
+        groups[observation.executable, observation.site].append(observation)
+    return sorted(groups.items(), key=lambda item: (-sum(observation.calls for observation in item[1]), item[0]))
 
 
-def widened(one: Provenance) -> str:
-    """`dfd, mode: any value; flags: any combination of the bits seen`."""
-    arguments = table(one.arch).by_number[one.number].arguments
-    by_way: dict[Widening, list[str]] = {}
-    for index, way in one.widenings:
-        by_way.setdefault(way, []).append(arguments[index].name)
-    return "; ".join(f"{', '.join(names)}: {way}" for way, names in by_way.items())
+def widened(rule: Provenance) -> str:
+    """Return how a rule allows more: `dfd, mode: any value; flags: any combination of the bits seen`."""
+    arguments = table(rule.arch).by_number[rule.number].arguments
+    names: defaultdict[Widening, list[str]] = defaultdict(list)
+    for index, way in rule.widenings:
+        names[way].append(arguments[index].name)
+    return "; ".join(f"{', '.join(of_way)}: {way}" for way, of_way in names.items())
 
 
-def behind_lines(old: Policy, new: Policy, told: Sequence[Ranked], recording: Recording) -> Iterator[str]:
-    """A list with an item for each call that became possible and was seen; nothing if none was."""
-    bare, shown = is_companion(recording), 0
-    for one in told:
-        difference = one.difference
-        those = [
-            seen
-            for seen in recording.observations
-            if (seen.arch, seen.number) == (difference.arch.audit, difference.number)
-            and not evaluate(old, seen.event).allows
-            and evaluate(new, seen.event).allows
+def behind_lines(old: Policy, new: Policy, differences: Sequence[Ranked], recording: Recording) -> Iterator[str]:
+    """Yield a list with an item for each call that became possible and was seen; nothing if none was."""
+    bare, items = is_companion(recording), []
+    for difference in (ranked.difference for ranked in differences if ranked.difference.change is Change.MORE):
+        observations = [
+            observation
+            for observation in recording.observations
+            if (observation.arch, observation.number) == (difference.arch.audit, difference.number)
+            and not evaluate(old, observation.event).allows
+            and evaluate(new, observation.event).allows
         ]
-        if difference.change is not Change.MORE or not those:
-            continue
-        if not shown:
-            yield from ("", "Seen behind it:", "")
-        shown += 1
-        if shown <= _COMMENT_CALLS:
-            yield f"- {code(call_name(difference))}: {'; '.join(_sites(those, bare=bare))}"
-    if shown > _COMMENT_CALLS:
-        yield f"- ... and {plural(shown - _COMMENT_CALLS, 'call')} more: `callfence why` tells all of it"
+        if observations:
+            items.append(f"- {code(call_name(difference))}: {'; '.join(_sites(observations, bare=bare))}")
+    if len(items) > _COMMENT_CALLS:
+        more = plural(len(items) - _COMMENT_CALLS, "call")
+        items[_COMMENT_CALLS:] = [f"- ... and {more} more: `callfence why` tells all of it"]
+    yield from ("", "Seen behind it:", "", *items) if items else ()
 
 
-def _sites(those: Sequence[Observation], *, bare: bool) -> Iterator[str]:
-    found = by_site(those)
-    for (executable, site), ones in found[:_COMMENT_SITES]:
-        call, others = such_as(ones, bare=bare)
+def _sites(observations: Sequence[Observation], *, bare: bool) -> Iterator[str]:
+    sites = by_site(observations)
+    for (executable, site), group in sites[:_COMMENT_SITES]:
+        call, others = such_as(group, bare=bare)
         more = others[:_COMMENT_FACTS] + ["..."] * (len(others) > _COMMENT_FACTS)
         facts = f", and {', '.join(map(code, more))}" if more else ""
         yield f"{code(executable)} at {code(site if bare else str(Site.parse(site) or site))}: {code(call)}{facts}"
-    if len(found) > _COMMENT_SITES:
-        yield f"and {plural(len(found) - _COMMENT_SITES, 'more place')}"
+    if len(sites) > _COMMENT_SITES:
+        yield f"and {plural(len(sites) - _COMMENT_SITES, 'more place')}"

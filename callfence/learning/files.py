@@ -31,8 +31,7 @@ from policygen.files.calls import (
     wanted,
 )
 from policygen.files.generalise import Use, added
-from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
-from policygen.files.places import OWN_FOLDERS, PlaceError, located, named
+from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, OWN_FOLDERS, PROTOCOLS, PlaceError, located, named
 from policygen.grants import NOT_CONFINED, NOTHING, Files, Right, format_rights
 from policygen.learning.scope import FAMILY, OTHERS
 from policygen.model import ABSTRACT

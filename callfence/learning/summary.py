@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from callfence.enforcing.files import own
 from callfence.learning.rehearsal.plan import plan
 from callfence.shared.text import command_line, plural, printable
-from policygen.completeness.confidence import confidence, run_next, seen_only, unseen
-from policygen.completeness.discovery import discovery
-from policygen.language.naming import format_action, format_entry, format_value
+from policygen.completeness import estimate, run_next
+from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
 from policygen.learning.scope import OTHERS
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from callfence.learning.store import Learned
-    from policygen.completeness.confidence import Confidence
-    from policygen.completeness.discovery import Discovery, Growing
+    from policygen.completeness import Estimate
     from policygen.learning.generate import New
     from policygen.model import Policy
     from policygen.recording.model import Run
@@ -78,10 +76,7 @@ def print_check(learned: Learned, accept: Sequence[str], failed: bool, file: Tex
 
 def _rows(learned: Learned) -> list[tuple[str, str]]:
     policy = learned.generated.document.policy
-    names_only = has_names_only(policy)
     plain = learned.recording.plain()
-    counted = Recording(plain.runs, unimplied(plain.observations, policy))
-    sure = confidence(counted, names_only=names_only)
     calls = sum(observation.counts[_column(learned)] for observation in learned.recording.observations)
     rows = [
         ("this run", f"{plural(calls, 'call')} looked at, {_ending(learned.run)}"),
@@ -111,14 +106,18 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         places = plural(len(learned.generated.widenings), "place")
         rows.append(("widened", f"{widened} in {places} beyond what was seen"))
     rows += [
-        ("how sure", sureness(sure, discovery(counted, names_only=names_only))),
-        ("not exercised", "; ".join(unseen(plain)) or "nothing that a recording shows"),
-        ("seen only", printable("; ".join(seen_only(plain.runs)) or "nothing: the runs differed in all that is recorded")),
+        ("how sure", sureness(estimated(plain, policy))),
         ("run it next", "; ".join(run_next(plain)) or "in other ways: the recording suggests none"),
     ]
     rows += [("not observed", gap) for gap in _gaps(learned)]
     rows += [("refused", line) for line in _refused(learned)]
     return rows
+
+
+def estimated(recording: Recording, policy: Policy) -> Estimate:
+    """Return what the runs say about the next one, of rules that the implied set does not allow anyway."""
+    counted = Recording(recording.runs, unimplied(recording.observations, policy))
+    return estimate(counted, names_only=has_names_only(policy))
 
 
 def _phases(learned: Learned) -> list[tuple[str, str]]:
@@ -234,30 +233,20 @@ def _added(new: New) -> Entry:
 # How complete a policy is likely to be
 
 
-def sureness(sure: Confidence, discovered: Discovery) -> str:
-    """Return what the runs show about the next run, on one line."""
-    if sure.chance is None:
+def sureness(estimate: Estimate) -> str:
+    """Return what the runs say about the next run, on one line."""
+    if estimate.chance is None:
         return "one run says nothing about the next one: record more runs"
-    text = f"{sure.runs} runs; "
-    if sure.at_most is not None:
-        text += "none is known to need a rule that the others do not: "
-        text += at_most(sure.at_most)
+    if estimate.at_most is not None:
+        text = (
+            "none is known to need a rule that the others do not: one more needs something new in at most"
+            f" {estimate.at_most * 100:.0f} of 100 cases (95% confidence)"
+        )
     else:
-        text += f"about {sure.chance:.0%} that one more run needs something new"
-    if discovered.estimate is not None and discovered.estimate.once:
-        text += f", {expected(discovered.estimate.expected)} on average"
-    if sure.last_new is not None:
-        text += f"; the last new rule came with run {sure.last_new.id[:8]}"
-    if sure.single:
-        text += f"; seen in one run only: {_some([call_name(*call) for call in sure.single])}"
-    if discovered.growing:
-        text += f"; still growing: {_some([f'{name_of(each)} {each.argument.name}' for each in discovered.growing])}"
-    return text
-
-
-def at_most(chance: float) -> str:
-    """`one more needs something new in at most 5 of 100 cases (95% confidence)`."""
-    return f"one more needs something new in at most {chance * 100:.0f} of 100 cases (95% confidence)"
+        text = f"about {estimate.chance:.0%} that one more run needs something new"
+    names = [call_name(*call) for call in estimate.single]
+    some = f"{', '.join(names[:_MAX_CALLS])}{' ...' if len(names) > _MAX_CALLS else ''}"
+    return f"{estimate.runs} runs; {text}{f'; seen in one run only: {some}' if names else ''}"
 
 
 def has_names_only(policy: Policy) -> bool:
@@ -265,28 +254,8 @@ def has_names_only(policy: Policy) -> bool:
     return all(isinstance(entry.expression, Always) for section in policy.entries.values() for entry in section.values())
 
 
-def expected(rules: float) -> str:
-    """`2.5 new rules`."""
-    text = f"{rules:.1f}".removesuffix(".0")
-    return f"{text if rules >= 0.05 else 'under 0.1'} new rule{'' if text == '1' else 's'}"
-
-
-def newest(growing: Growing) -> str:
-    """Return the newest value of a growing argument, by its constants."""
-    return format_value(growing.arch, growing.argument, growing.newest)
-
-
-def name_of(growing: Growing) -> str:
-    """Return the name of the call that has a growing argument."""
-    return table(growing.arch).by_number[growing.number].name
-
-
 def call_name(audit: int, number: int) -> str:
     """Return the name of a call; `audit` is AUDIT_ARCH_*, as in an observation."""
     arch = Arch.from_audit(audit)
     call = table(arch).by_number.get(number) if arch else None
     return call.name if call else f"call {number}"
-
-
-def _some(names: list[str]) -> str:
-    return f"{', '.join(names[:_MAX_CALLS])}{' ...' if len(names) > _MAX_CALLS else ''}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from callfence.learning.progress import Attached, progress, say
 from callfence.shared.files import working_folder
 from enforcer.launch import failure, initial_environment, locate
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from policygen.recording.model import Circumstances, Run, Signals
 from tracer.errors import StartError, TracerError
 from tracer.loop import Settings
@@ -38,7 +38,7 @@ _NULL = os.makedev(1, 3)
 """/dev/null: Documentation/admin-guide/devices.txt."""
 
 
-class Recorder(Folder):
+class Recorder(Aggregator):
     """What becomes of the tracer's events: the folder's observations, who executed what, and what could not be observed."""
 
     def __init__(self, places: Callable[[], Places] | None = None) -> None:

@@ -3,32 +3,76 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from callfence.judging.differences import call_name as name_in
 from callfence.judging.formats import Lines, as_json as differences, as_object
 from callfence.judging.sites import by_site, columns_of, such_as, widened
-from callfence.learning.summary import call_name, has_names_only, name_of, newest
+from callfence.learning.summary import call_name, estimated
 from callfence.shared.text import on_one_line, printable
-from policygen.completeness.confidence import confidence, run_next, seen_only, unseen
-from policygen.completeness.discovery import discovery, executables
-from policygen.learning.beyond import unimplied
+from policygen.completeness import run_next
 from policygen.lint.findings import lint
 from policygen.recording.model import Recording, joined
 from policygen.review.companion import is_companion
 from policygen.review.judgement import judge
 from policygen.review.why import provenance
-from policygen.values import as_dict, frozen, replace
+from policygen.values import frozen, replace
 from tracer.abi import table
 
 if TYPE_CHECKING:
-    from policygen.completeness.confidence import Confidence
-    from policygen.completeness.discovery import Discovery, Executable
+    from collections.abc import Mapping
+
+    from policygen.completeness import Estimate
     from policygen.language.document import Document
     from policygen.lint.catalogue import Level
     from policygen.lint.findings import Finding
     from policygen.review.judgement import Judgement
     from policygen.review.why import Provenance
+
+
+@frozen
+class Executable:
+    """One executable of a recording."""
+
+    executable: str
+    syscalls: Mapping[tuple[int, int], int]
+    """Number of its calls by (AUDIT_ARCH_*, number), over all runs."""
+    runs: tuple[int, ...]
+    """Indexes of the runs in which it ran."""
+    is_first: bool
+    """Whether a run began with it."""
+    starters: tuple[str, ...]
+    """The executables that started it, ascending; it may be one itself.  Empty, too, if that is not known."""
+
+    @property
+    def calls(self) -> int:
+        """Number of its calls, over all runs.  A warm run counts only calls that were new then."""
+        return sum(self.syscalls.values())
+
+
+def executables(recording: Recording) -> tuple[Executable, ...]:
+    """Return the executables of all runs, by path."""
+    syscalls: defaultdict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
+    runs: defaultdict[str, set[int]] = defaultdict(set)
+    starters: defaultdict[str, set[str]] = defaultdict(set)
+    for observation in recording.observations:
+        syscalls[observation.executable][observation.arch, observation.number] += observation.calls
+        runs[observation.executable].update(columns_of([observation]))
+    for column, run in enumerate(recording.runs):
+        for starter, executable in run.executed:
+            runs[executable].add(column)
+            starters[executable].add(starter)
+    return tuple(
+        Executable(
+            path,
+            dict(sorted(syscalls[path].items())),
+            tuple(sorted(columns)),
+            "" in starters[path],
+            tuple(sorted(starters[path] - {""})),
+        )
+        for path, columns in sorted(runs.items())
+    )
 
 
 @frozen
@@ -39,11 +83,10 @@ class Against:
     judgement: Judgement
 
     def became_possible(self, finding: Finding) -> bool:
-        """Whether a finding of the policy of the report is not one of this policy: it is told as a change."""
-        first = {one.rule for one in self.judgement.headlines}
-        return finding.rule in first or any(
-            finding.rule in {row.id for row in one.dangers} and finding.name == name_in(one.difference)
-            for one in self.judgement.told
+        """Whether the finding, of the policy of the report, is not one of the other policy: it is reported as a change."""
+        return any(finding.rule == headline.rule for headline in self.judgement.headlines) or any(
+            finding.rule in {danger.id for danger in ranked.dangers} and finding.name == name_in(ranked.difference)
+            for ranked in self.judgement.told
         )
 
 
@@ -60,8 +103,7 @@ class Report:
     """Whether the rules' observations are of a companion: without counts, runs and all arguments."""
     findings: tuple[Finding, ...]
     """The most dangerous first, accepted ones included."""
-    sure: Confidence
-    discovery: Discovery
+    estimate: Estimate
     programs: tuple[Executable, ...]
     rules: tuple[Provenance, ...]
     """In the policy's order."""
@@ -73,107 +115,80 @@ class Report:
         return tuple(finding for finding in self.findings if not finding.accepted)
 
     def is_new(self, finding: Finding) -> bool:
-        """Whether the other policy does not allow what was found."""
+        """Whether the other policy does not allow what the finding is about."""
         return self.against is not None and self.against.became_possible(finding)
 
-    def seen_behind(self, finding: Finding) -> dict[str, tuple[str, ...]]:
-        """By executable, in order, that was seen to make the call that a finding is on: what its pointers pointed to."""
-        found: dict[str, list[str]] = {}
-        for one in self.rules:
-            if (one.arch, table(one.arch).by_number[one.number].name) == (finding.arch, finding.name):
-                for seen in one.observations:
-                    found.setdefault(seen.executable, []).extend(seen.evidence)
-        return {executable: joined(found[executable]) for executable in sorted(found)}
+    def made_by(self, finding: Finding) -> dict[str, tuple[str, ...]]:
+        """Return, by executable that made the call of a finding, in order, the evidence of its calls."""
+        evidence: dict[str, list[str]] = {}
+        for rule in self.rules:
+            if (rule.arch, table(rule.arch).by_number[rule.number].name) == (finding.arch, finding.name):
+                for observation in rule.observations:
+                    evidence.setdefault(observation.executable, []).extend(observation.evidence)
+        return {executable: joined(evidence[executable]) for executable in sorted(evidence)}
 
     @property
     def gravest(self) -> Level | None:
-        """None without findings."""
+        """The level of the most dangerous finding; None without findings."""
         return self.open_findings[0].level if self.open_findings else None
 
 
 def gather(
     name: str, document: Document, recording: tuple[str, Recording] | None, other: tuple[str, Document] | None
 ) -> Report:
-    """Raises algebra.TooComplexError for policies that cannot be compared."""
-    recorded_in, seen = recording or ("", Recording())
-    is_bare = is_companion(seen)
-    plain = Recording() if is_bare else seen.plain()
-    names_only = has_names_only(document.policy)
-    counted = Recording(plain.runs, unimplied(plain.observations, document.policy))
+    """Return the report of a policy.  Raises algebra.TooComplexError for policies that cannot be compared."""
+    recorded_in, whole = recording or ("", Recording())
+    is_bare = is_companion(whole)
+    plain = Recording() if is_bare else whole.plain()
+    against = Against(other[0], judge(other[1], document)) if other else None
     return Report(
         name,
         document,
         plain,
         recorded_in,
         is_bare,
-        lint(document),
-        replace(confidence(counted, names_only=names_only), unseen=unseen(plain)),
-        discovery(counted, names_only=names_only),
+        against.judgement.findings if against else lint(document),
+        estimated(plain, document.policy),
         executables(plain),
         tuple(
-            replace(one, observations=tuple(map(seen.in_plain_runs, one.observations)))
+            replace(rule, observations=tuple(map(whole.in_plain_runs, rule.observations)))
             for arch, entries in document.policy.entries.items()
             for number in entries
-            for one in provenance(document, seen, arch, number)
+            for rule in provenance(document, whole, arch, number)
         ),
-        Against(other[0], judge(other[1], document)) if other else None,
+        against,
     )
 
 
 def calls_of(report: Report) -> list[int]:
-    """How many calls each run's observations stand for."""
-    seen = report.recording.observations
-    return [sum(one.counts[column] for one in seen) for column in range(len(report.recording.runs))]
+    """Return the number of calls that the observations of each run count."""
+    observations = report.recording.observations
+    return [sum(observation.counts[column] for observation in observations) for column in range(len(report.recording.runs))]
 
 
 def as_json(report: Report) -> str:
-    """One object.  Runs are numbered from 1; names of files are printable, as in the page."""
-    against, lines = report.against, Lines(report.name)
-    found: dict[str, object] = {
+    """Return a report as a JSON object.  Runs are numbered from 1; names of files are printable, as in the page."""
+    against, lines, estimate = report.against, Lines(report.name), report.estimate
+    content: dict[str, object] = {
         "policy": report.name,
         "recording": (not report.is_bare and report.recorded_in) or None,
         "evidence": (report.is_bare and report.recorded_in) or None,
         "risk": report.gravest,
         "findings": [as_object(report.name, finding, lines) for finding in report.findings],
-        "sure": _sure(report),
+        "sure": {
+            "runs": estimate.runs,
+            "chance": estimate.chance,
+            "at_most": estimate.at_most,
+            "single": [call_name(*call) for call in estimate.single],
+            "run_next": list(run_next(report.recording)),
+        },
         "runs": _runs(report),
         "programs": _programs(report),
-        "rules": [_rule(one, bare=report.is_bare) for one in report.rules],
+        "rules": [_rule(rule, bare=report.is_bare) for rule in report.rules],
         "files": [{"line": line, "grants": value} for line, value in report.document.policy.files.lines().items()],
-        "against": None,
+        "against": {"policy": against.name, **json.loads(differences(against.judgement))} if against else None,
     }
-    if against is not None:
-        found["against"] = {"policy": against.name, **json.loads(differences(against.judgement))}
-    return json.dumps(found, indent=2)
-
-
-def _sure(report: Report) -> dict[str, object]:
-    sure, estimate = report.sure, report.discovery.estimate
-    known = [step.alone for step in report.discovery.steps if step.alone is not None]
-    return {
-        "runs": sure.runs,
-        "chance": sure.chance,
-        "at_most": sure.at_most,
-        "left_out": {"runs": len(known), "missed": sum(known)},
-        "good_turing": as_dict(estimate) if estimate else None,
-        "last_new": sure.last_new.id if sure.last_new else None,
-        "single": [call_name(*call) for call in sure.single],
-        "growing": [
-            {
-                "arch": one.arch,
-                "name": name_of(one),
-                "argument": one.argument.name,
-                "first": one.first,
-                "total": one.total,
-                "newest": newest(one),
-                "run": one.column + 1,
-            }
-            for one in report.discovery.growing
-        ],
-        "not_exercised": list(sure.unseen),
-        "seen_only": [printable(common) for common in seen_only(report.recording.runs)],
-        "run_next": list(run_next(report.recording)),
-    }
+    return json.dumps(content, indent=2)
 
 
 def _runs(report: Report) -> list[dict[str, object]]:
@@ -187,43 +202,42 @@ def _runs(report: Report) -> list[dict[str, object]]:
             "warm": run.warm,
             "gaps": [printable(gap) for gap in run.gaps],
             "calls": calls,
-            **as_dict(step),
         }
-        for run, step, calls in zip(report.recording.runs, report.discovery.steps, calls_of(report), strict=True)
+        for run, calls in zip(report.recording.runs, calls_of(report), strict=True)
     ]
 
 
 def _programs(report: Report) -> list[dict[str, object]]:
     return [
         {
-            "executable": printable(one.executable),
-            "first": one.is_first,
-            "started_by": [printable(name) for name in one.starters],
-            "runs": [column + 1 for column in one.runs],
+            "executable": printable(program.executable),
+            "first": program.is_first,
+            "started_by": [printable(name) for name in program.starters],
+            "runs": [column + 1 for column in program.runs],
             "syscalls": [{"audit_arch": audit, "number": number, "name": call_name(audit, number), "calls": count}
-                         for (audit, number), count in one.syscalls.items()],
+                         for (audit, number), count in program.syscalls.items()],
         }
-        for one in report.programs
-    ]
+        for program in report.programs
+    ]  # fmt: skip
 
 
-def _rule(one: Provenance, *, bare: bool) -> dict[str, object]:
+def _rule(rule: Provenance, *, bare: bool) -> dict[str, object]:
     return {
-        "arch": one.arch,
-        "rule": on_one_line(one.arch, one.number, one.rule),
-        "origin": one.origin.name.lower(),
-        "note": one.note or None,
-        "runs": [] if bare else [column + 1 for column in columns_of(one.observations)],
-        "calls": None if bare else sum(seen.calls for seen in one.observations),
-        "wider_than_seen": widened(one) or None,
+        "arch": rule.arch,
+        "rule": on_one_line(rule.arch, rule.number, rule.rule),
+        "origin": rule.origin.name.lower(),
+        "note": rule.note or None,
+        "runs": [] if bare else [column + 1 for column in columns_of(rule.observations)],
+        "calls": None if bare else sum(observation.calls for observation in rule.observations),
+        "wider_than_seen": widened(rule) or None,
         "sites": [
             {
                 "executable": printable(executable),
                 "site": printable(site),
-                "calls": None if bare else sum(seen.calls for seen in those),
-                "example": such_as(those, bare=bare)[0],
-                "evidence": joined({fact for seen in those for fact in seen.evidence}),
+                "calls": None if bare else sum(observation.calls for observation in observations),
+                "example": such_as(observations, bare=bare)[0],
+                "evidence": joined({fact for observation in observations for fact in observation.evidence}),
             }
-            for (executable, site), those in by_site(one.observations)
+            for (executable, site), observations in by_site(rule.observations)
         ],
     }

@@ -3,35 +3,28 @@ is dangerous in the policy, and what it answers differently from another one."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+from importlib.resources import files as resources
 from typing import TYPE_CHECKING, Final
 
-from callfence.judging.differences import headline, idle_names, idle_says, rule_texts, said_first, shown_name
+from callfence.judging.differences import headline, redundant, rule_texts, said_first, shown_name
 from callfence.judging.formats import HEADINGS
-from callfence.learning.summary import size_of
+from callfence.learning.summary import size_of, sureness
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
-from callfence.report.rules import files as files_and_ports, phases, rules
-from callfence.report.runs import how_sure, matrix, tree
-from callfence.shared.text import on_one_line, plural, printable
-from policygen.comparing import Change
-from policygen.completeness.confidence import run_next, seen_only
+from callfence.report.sections import files, how_sure, made_by, matrix, phases, rules, tree
+from callfence.shared.text import on_one_line, plural
 from policygen.grants import NOT_CONFINED
 from policygen.language.naming import format_action, format_call
 from policygen.lint.catalogue import Level
-from tracer.abi import table as calls_of
+from tracer.abi import table as calls_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from callfence.report.content import Against, Report
     from policygen.lint.findings import Finding
     from policygen.review.judgement import Headline, Judgement
     from policygen.review.risk import Ranked
 
 _MANY = 6
-"""Most programs that a finding names."""
-_MANY_FACTS = 6
-"""Most files, addresses or commands that are told of each."""
+"""Most programs that a finding names, and most files, addresses or commands of each."""
 _RISK = {
     Level.DANGER: "It allows escaping the policy or reaching kernel attack surface.",
     Level.WARNING: "It allows what few programs need.",
@@ -42,24 +35,78 @@ _FORBIDDEN: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'no
 """Content-Security-Policy: even if a string of the program got into the page unescaped, it could not run or load anything."""
 
 
-def verdict(report: Report) -> Html:
-    """Three boxes: what changed, how dangerous it is, how complete the policy is."""
+def page(report: Report) -> str:
+    """Return the whole text of the file."""
+    sections = _sections(report)
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_FORBIDDEN),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", f"{report.name}: callfence report"),
+        element("style", Html(resources(__package__).joinpath("style.css").read_text("utf-8"))),
+    )
+    links = items(element("a", title, href=f"#{identity}") for identity, title, _ in sections)
+    body = element(
+        "body",
+        element("a", "Skip to the report", href="#report", class_="skip"),
+        element("header", element("p", "callfence report", class_="eyebrow"), element("h1", report.name), _sources(report)),
+        element("nav", links, aria_label="Sections"),
+        element("main", lines(*(_section(*section) for section in sections)), id="report", tabindex=-1),
+        element("footer", element("p", "Made by callfence report, offline, from the files named at the top.")),
+    )
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en').text}\n"
+
+
+def _sources(report: Report) -> Html:
+    kind = "Committed evidence, without counts and runs: " if report.is_bare else "Recording: "
+    parts: list[Child] = [kind, code(report.recorded_in)] if report.recorded_in else ["Without a recording"]
+    if report.against is not None:
+        parts += ["; compared with ", code(report.against.name)]
+    return element("p", *parts, class_="muted")
+
+
+def _sections(report: Report) -> list[tuple[str, str, Html]]:
+    """Return the id, the title and the content of each section."""
+    policy = report.document.policy
+    sections = [("verdict", "Verdict", _verdict(report)), ("risks", "Risks", _findings(report))]
+    if report.against is not None:
+        sections.append(("changes", "Changes", _changes(report.against)))
+    if policy.phases:
+        sections.append(("phases", "Phases", phases(report)))
+    sections += [
+        ("sure", "How sure", how_sure(report)),
+        ("processes", "Processes", tree(report)),
+        ("matrix", "Calls by executable", matrix(report)),
+        ("rules", "Rules", rules(report)),
+    ]
+    if policy.files != NOT_CONFINED:
+        sections.append(("files", "Files and ports", files(report)))
+    return sections
+
+
+def _section(identity: str, title: str, content: Html) -> Html:
+    heading = element("h2", title, id=f"{identity}-heading")
+    return element("section", heading, content, id=identity, aria_labelledby=f"{identity}-heading")
+
+
+def _verdict(report: Report) -> Html:
+    """Return the boxes at the top: what changed, how dangerous the policy is, how complete, and what it allows."""
     boxes = [_risk(report), _sure(report), _policy(report)]
     if report.against is not None:
-        boxes.insert(0, _change(report))
+        boxes.insert(0, _change(report.against.judgement))
     return element("div", *boxes, class_="boxes")
 
 
-def _box(title: str, answer: Child, *said: Child) -> Html:
-    return element("section", element("h3", title), element("p", answer, class_="answer"), *said, class_="box")
+def _box(title: str, answer: Child, *details: Child) -> Html:
+    return element("section", element("h3", title), element("p", answer, class_="answer"), *details, class_="box")
 
 
 def _risk(report: Report) -> Html:
-    found = report.open_findings
-    levels = [finding.level for finding in found]
+    levels = [finding.level for finding in report.open_findings]
     counts = [plural(levels.count(level), level) for level in reversed([*Level]) if level in levels]
-    accepted = len(report.findings) - len(found)
-    if accepted:
+    if accepted := len(report.findings) - len(levels):
         counts.append(f"{accepted} accepted by a comment")
     if report.gravest is None:
         answer = join(badge("none", "fine"), " Nothing of the catalogue is allowed without a reason given.")
@@ -69,38 +116,23 @@ def _risk(report: Report) -> Html:
 
 
 def _sure(report: Report) -> Html:
-    sure = report.sure
-    if not sure.runs:
+    if not report.estimate.runs:
         return _box("How sure", "Nothing is known.", element("p", "There is no recording of any run.", class_="muted"))
-    if sure.chance is None:
-        answer = "One run says nothing about the next one."
-    elif sure.at_most is not None:
-        answer = f"One more run needs something new in at most {sure.at_most * 100:.0f} of 100 cases."
-    else:
-        answer = f"About {sure.chance:.0%} that one more run needs something new."
-    said = [plural(sure.runs, "run")]
-    if sure.single and sure.runs > 1:
-        said.append(f"{plural(len(sure.single), 'call')} with rules seen in one of them only")
-    if report.discovery.growing:
-        said.append(f"{plural(len(report.discovery.growing), 'argument')} still growing")
-    return _box("How sure", answer, element("p", "; ".join(said), class_="muted"))
+    sentence = sureness(report.estimate)
+    return _box("How sure", f"{sentence[0].upper()}{sentence[1:]}.")
 
 
-def _change(report: Report) -> Html:
-    against = report.against
-    assert against is not None
-    judgement = against.judgement
-    answer = judgement.comparison.verdict
-    said = said_first(judgement).replace("NEW", "this policy").replace("OLD", "the other")
-    risks = sum(len(one.dangers) for one in judgement.told)
-    counts = f"{plural(len(judgement.told), 'difference')}, {plural(risks, 'risk')} newly allowed"
-    kind = "fine" if answer in ("equal", "narrower") else "warning"
+def _change(judgement: Judgement) -> Html:
+    verdict = judgement.comparison.verdict
+    kind = "fine" if verdict in ("equal", "narrower") else "warning"
+    text = said_first(judgement).replace("NEW", "this policy").replace("OLD", "the other")
     if judgement.headlines:
         first = judgement.headlines[0]
-        kind, said = str(first.level), f"{first.level}: {first.subject}: {first.says}"
-    return _box(
-        "Change", join(badge(answer, kind), f" {said[0].upper()}{said[1:]}."), element("p", counts, class_="muted")
-    )
+        kind, text = str(first.level), f"{first.level}: {first.subject}: {first.says}"
+    risks = sum(len(ranked.dangers) for ranked in judgement.told)
+    counts = f"{plural(len(judgement.told), 'difference')}, {plural(risks, 'risk')} newly allowed"
+    answer = join(badge(verdict, kind), f" {text[0].upper()}{text[1:]}.")
+    return _box("Change", answer, element("p", counts, class_="muted"))
 
 
 def _policy(report: Report) -> Html:
@@ -115,88 +147,66 @@ def _policy(report: Report) -> Html:
     return _box("What it allows", size_of(policy), terms(pairs))
 
 
-def findings(report: Report) -> Html:
-    """All findings: what the other policy does not allow first, then the most dangerous; accepted ones last."""
+def _findings(report: Report) -> Html:
+    """Return all findings: what the other policy does not allow first, then the most dangerous; accepted ones last."""
     if not report.findings:
         return element("p", "Nothing of the catalogue of dangerous grants is allowed.")
     ordered = sorted(report.findings, key=lambda finding: (bool(finding.accepted), not report.is_new(finding)))
-    return element("ol", lines(*(element("li", _finding(report, one), class_="finding") for one in ordered)), class_="plain")
+    entries = (element("li", _finding(report, finding), class_="finding") for finding in ordered)
+    return element("ol", lines(*entries), class_="plain")
 
 
 def _finding(report: Report, finding: Finding) -> Html:
-    said: list[tuple[str, Child]] = []
+    pairs: list[tuple[str, Child]] = []
     name: Child = code(finding.name)
     if finding.arch is not None:
-        number = calls_of(finding.arch).by_name[finding.name].number
+        number = calls_in(finding.arch).by_name[finding.name].number
         name = element("a", name, href=f"#{anchor(finding.arch, finding.name)}")
         entry = report.document.policy.entries[finding.arch].get(number)
         if entry is not None:
-            said.append(("Entry", code(on_one_line(finding.arch, number, entry))))
+            pairs.append(("Entry", code(on_one_line(finding.arch, number, entry))))
     if finding.example is not None:
-        said.append(("Allows", code(format_call(finding.example))))
-    if made_by := report.seen_behind(finding):
-        shown = [_made_by(*one) for one in [*made_by.items()][:_MANY]]
-        more = [f"and {plural(len(made_by) - _MANY, 'more program')}"] if len(made_by) > _MANY else []
-        said.append(("Made by", items([*shown, *more], class_="plain")))
-    said += [("Why it matters", prose(finding.why)), ("Safer", prose(finding.safer)), ("Source", finding.source)]
+        pairs.append(("Allows", code(format_call(finding.example))))
+    if programs := report.made_by(finding):
+        named = [made_by(executable, facts, _MANY) for executable, facts in [*programs.items()][:_MANY]]
+        more = [f"and {plural(len(programs) - _MANY, 'more program')}"] if len(programs) > _MANY else []
+        pairs.append(("Made by", items([*named, *more], class_="plain")))
+    pairs += [("Why it matters", prose(finding.why)), ("Safer", prose(finding.safer)), ("Source", finding.source)]
     if finding.accepted:
-        said.append(("Accepted", finding.accepted))
+        pairs.append(("Accepted", finding.accepted))
     level = badge("accepted", "fine") if finding.accepted else badge(finding.level)
     new = (badge("new", "plain"), " ") if report.is_new(finding) else ()
-    heading = element("h3", *new, level, " ", name, prose(f" {finding.grants}"))
-    return join(heading, terms(said))
+    return join(element("h3", *new, level, " ", name, prose(f" {finding.grants}")), terms(pairs))
 
 
-def _made_by(executable: str, facts: Sequence[str]) -> Html:
-    """An executable, and what its calls were about: files and addresses before the words of commands."""
-    parts: list[Child] = [code(printable(executable))]
-    for index, fact in enumerate(sorted(facts, key=lambda fact: fact.startswith("argv="))[:_MANY_FACTS]):
-        parts += [", " if index else ": ", code(fact)]
-    return join(*parts, " ..." if len(facts) > _MANY_FACTS else "")
-
-
-def unexercised(report: Report) -> Html:
-    """What was not exercised in any run."""
-    found = [str(one) for one in report.sure.unseen]
-    found += [f"every run: {printable(common)}" for common in seen_only(report.recording.runs)]
-    found += [f"run it next: {'; '.join(steps)}" for steps in (run_next(report.recording),) if steps]
-    found += sorted({f"not observed: {gap}" for run in report.recording.runs for gap in run.gaps})
-    if not found:
-        return element("p", "Nothing that a recording shows: a signal handler returned, a run failed, a run ended by itself.")
-    return items(found)
-
-
-def changes(against: Against) -> Html:
-    """A table for each kind of difference, the most dangerous first."""
+def _changes(against: Against) -> Html:
+    """Return a table for each kind of difference, the most dangerous first."""
     judgement = against.judgement
     parts = [element("p", "Compared with ", code(against.name), ": exactly, over all calls. Text and order do not matter.")]
     if judgement.headlines:
-        parts.insert(0, items((_headline(judgement, one) for one in judgement.headlines), class_="plain"))
+        parts.insert(0, items((_headline(judgement, entry) for entry in judgement.headlines), class_="plain"))
     if not judgement.differences:
         parts.append(element("p", "Both answer every call alike."))
     for change, heading in HEADINGS.items():
-        those = [one for one in judgement.told if one.difference.change is change]
-        if those:
+        rows = [_row(ranked) for ranked in judgement.told if ranked.difference.change is change]
+        if rows:
             columns = ("Call", "Where", "Answer", "For example", "Risk")
-            parts += [element("h3", heading), table(f"{heading}, by call", columns, [_row(one) for one in those])]
-    for change in Change:
-        names = idle_names(judgement, change)
-        if names:
-            said = idle_says(change, names)
-            parts.append(element("p", f"{said[0].upper()}{said[1:]}: {', '.join(names)}."))
+            parts += [element("h3", heading), table(f"{heading}, by call", columns, rows)]
+    for _, text, names in redundant(judgement):
+        parts.append(element("p", f"{text[0].upper()}{text[1:]}: {', '.join(names)}."))
     return join(*parts)
 
 
-def _headline(judgement: Judgement, one: Headline) -> Html:
-    said = headline(judgement, one).partition(": ")[2]
-    return join(badge(one.level), f" {said}", f": {one.why}. Safer: {one.safer}." if one.why else ".")
+def _headline(judgement: Judgement, entry: Headline) -> Html:
+    text = headline(judgement, entry).partition(": ")[2]
+    return join(badge(entry.level), f" {text}", f": {entry.why}. Safer: {entry.safer}." if entry.why else ".")
 
 
-def _row(one: Ranked) -> tuple[Child, ...]:
-    difference = one.difference
+def _row(ranked: Ranked) -> tuple[Child, ...]:
+    difference = ranked.difference
     where = [code(text) for text in rule_texts(difference)]
     answer = f"{format_action(difference.before)} \N{RIGHTWARDS ARROW} {format_action(difference.after)}"
-    risks = [join(badge(row.level), f" {row.grants}") for row in one.dangers]
+    risks = [join(badge(danger.level), f" {danger.grants}") for danger in ranked.dangers]
     return (
         join(code(shown_name(difference)), "" if difference.arch == "x86_64" else f" ({difference.arch})"),
         where[0] if len(where) == 1 else items(where, class_="plain"),
@@ -204,59 +214,3 @@ def _row(one: Ranked) -> tuple[Child, ...]:
         code(format_call(difference.example)),
         items(risks, class_="plain") if risks else "none known",
     )
-
-
-def page(report: Report) -> str:
-    """The whole text of the file."""
-    sections = _sections(report)
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_FORBIDDEN),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{report.name}: callfence report"),
-        element("style", Html(files(__package__).joinpath("style.css").read_text("utf-8"))),
-    )
-    links = items(element("a", title, href=f"#{identity}") for identity, title, _ in sections)
-    body = element(
-        "body",
-        element("a", "Skip to the report", href="#report", class_="skip"),
-        element("header", element("p", "callfence report", class_="eyebrow"), element("h1", report.name), _sources(report)),
-        element("nav", links, aria_label="Sections"),
-        element("main", lines(*(_section(*one) for one in sections)), id="report", tabindex=-1),
-        element("footer", element("p", "Made by callfence report, offline, from the files named at the top.")),
-    )
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en').text}\n"
-
-
-def _sections(report: Report) -> list[tuple[str, str, Html]]:
-    found = [("verdict", "Verdict", verdict(report)), ("risks", "Risks", findings(report))]
-    if report.against is not None:
-        found.append(("changes", "Changes", changes(report.against)))
-    found += [("sure", "How sure", how_sure(report))]
-    if report.recording.runs:
-        found.append(("unexercised", "Not exercised", unexercised(report)))
-    found += [
-        ("processes", "Processes", tree(report)),
-        ("matrix", "Calls by executable", matrix(report)),
-        ("rules", "Rules", rules(report)),
-    ]
-    if report.document.policy.phases:
-        found.insert(2, ("phases", "Phases", phases(report)))
-    if report.document.policy.files != NOT_CONFINED:
-        found.append(("files", "Files and ports", files_and_ports(report)))
-    return found
-
-
-def _section(identity: str, title: str, content: Html) -> Html:
-    heading = element("h2", title, id=f"{identity}-heading")
-    return element("section", heading, content, id=identity, aria_labelledby=f"{identity}-heading")
-
-
-def _sources(report: Report) -> Html:
-    kind = "Committed evidence, without counts and runs: " if report.is_bare else "Recording: "
-    said: list[Child] = [kind, code(report.recorded_in)] if report.recorded_in else ["Without a recording"]
-    if report.against is not None:
-        said += ["; compared with ", code(report.against.name)]
-    return element("p", *said, class_="muted")

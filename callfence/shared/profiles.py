@@ -1,4 +1,4 @@
-"""Policies of other programs, container profiles above all, read as ours; losses as `export` and `import` print them."""
+"""Policies that other programs have, container profiles above all, read as ours; losses as `export` and `import` tell them."""
 
 from __future__ import annotations
 
@@ -35,12 +35,11 @@ def loss_lines(losses: Iterable[Loss], than: str) -> list[str]:
 
 
 def as_objects(losses: Iterable[Loss]) -> list[dict[str, object]]:
-    """Losses as objects of JSON."""
     return [{"direction": loss.direction, "what": loss.what, "calls": list(loss.calls)} for loss in losses]
 
 
 def comment_lines(losses: Iterable[Loss], than: str) -> list[str]:
-    """Losses as comments of a policy, wrapped."""
+    """As comments of a policy, wrapped."""
     return [
         f"# {line}"
         for text in loss_lines(losses, than)
@@ -49,21 +48,21 @@ def comment_lines(losses: Iterable[Loss], than: str) -> list[str]:
 
 
 def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
-    """Read a file of a format as a policy, its losses in comments too.  Raises UserError."""
-    imported = formats.module(name).read(data, file, options)
-    document = new_document(imported.policy, f"{file} ({name})")
+    """What a file of that format says, its losses in comments too.  Raises UserError."""
+    imported = formats.reader(name)(data, file, options)
+    made = new_document(imported.policy, f"{file} ({name})")
     comments = [*comment_lines(imported.losses, "than the file")]
     if imported.instructions:
         comments += ["# its instructions:", *(f"# {line}" for line in imported.instructions)]
-    layout = replace(document.layout, header=(*document.layout.header, *comments))
-    return replace(document, layout=layout), imported.losses
+    layout = replace(made.layout, header=(*made.layout.header, *comments))
+    return replace(made, layout=layout), imported.losses
 
 
 def profile(name: str, data: bytes) -> Document:
     """What a container profile says, as `import --from oci` reads it, and what a policy cannot say on standard error."""
-    document, losses = read_policy("oci", name, data, FormatOptions())
+    made, losses = read_policy("oci", name, data, FormatOptions())
     hint = "`callfence import --from oci` has --cap, --kernel and --runtime"
     print(f"callfence: {name} is read as a container profile ({hint})", file=sys.stderr)
     for line in loss_lines(losses, f"than {name}"):
         print(f"callfence: {line}", file=sys.stderr)
-    return document
+    return made

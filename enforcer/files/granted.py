@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from policygen.files import landlock
-from policygen.files.places import OWN_FOLDERS, PlaceError, located
+from policygen.files.landlock import OWN_FOLDERS, PlaceError, located
 from tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:

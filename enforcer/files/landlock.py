@@ -23,7 +23,7 @@ from enforcer.bpf import AND, ARCH, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, NUMBER, R
 from enforcer.confinement import grant_moving
 from enforcer.errors import EnforceError, refused
 from policygen.files import landlock
-from policygen.files.places import OWN_FOLDERS, PlaceError, located
+from policygen.files.landlock import OWN_FOLDERS, PlaceError, located
 from tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:

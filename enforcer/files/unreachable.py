@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
 from enforcer.waiting import WaitingTask
 from policygen.files.calls import SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
-from policygen.files.landlock import ACCESS
-from policygen.files.places import named
+from policygen.files.landlock import ACCESS, named
 from policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple

@@ -13,7 +13,7 @@ from policygen.learning.extend import Options, extend, sort_out
 from policygen.learning.scope import SENDING
 from policygen.model import ALLOW, SIGNALS, Action, Entry, Or, constrained, scopes, strictest
 from policygen.phases import START, in_phase, phase_policies
-from policygen.recording.model import Observation, kept
+from policygen.recording.model import Observation, recorded_values
 from policygen.text import file_word, word
 from tracer.abi import Arch, Event, table
 from tracer.named import NamedTuple
@@ -109,7 +109,9 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     plain = calls.by_number[number].arguments
     arguments = (
         argument.value(register) if value is None and index in held else value
-        for index, (argument, register, value) in enumerate(zip(plain, event.arguments, kept(calls, event), strict=False))
+        for index, (argument, register, value) in enumerate(
+            zip(plain, event.arguments, recorded_values(calls, event), strict=False)
+        )
     )
     observation = Observation(event.arch, number, tuple(arguments), "", (1,), "", event.arguments)
     options = Options(allow_opaque=(calls.by_number[number].name,), implied=policy.implied)

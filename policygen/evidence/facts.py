@@ -76,7 +76,7 @@ Fact = tuple[str, str, tuple[str, ...]]
 
 
 def places(start: str, environment: Mapping[str, str], copied: str = "") -> Places:
-    """The places of a run that begins in a folder, or in one that is `copied` from it, with an environment."""
+    """Return the places of a run that begins in a folder, or in one that is `copied` from it, with an environment."""
     home, temporary = (environment.get(name, "").rstrip("/") for name in ("HOME", "TMPDIR"))
     folders = (*_TEMPORARY, *filter(None, [escaped(temporary)]))
     return Places(escaped(start.rstrip("/")), escaped(copied), escaped(home), folders)
@@ -87,12 +87,12 @@ class Varying(NamedTuple):
 
     ids: tuple[int, ...] = ()
     """Numbers of the event's thread and process."""
-    made: AbstractSet[str] = frozenset()
-    """Paths that the program has made so that no other has them (`makes`)."""
+    created: AbstractSet[str] = frozenset()
+    """Paths that the program has created with names of its own (`created`)."""
 
 
 def facts(event: Event, values: Mapping[int, Value], where: Places, varying: Varying) -> list[Fact]:
-    """What an event's arguments point to."""
+    """Return what an event's arguments point to."""
     names = arguments(event.arch, event.number)
     return [(names[index].name, value.sort, _pattern(value, where, varying)) for index, value in values.items()]
 
@@ -103,32 +103,32 @@ def is_library(fact: Fact) -> bool:
     return name.endswith(".so") or ".so." in name
 
 
-def makes(event: Event, values: Mapping[int, Value]) -> str:
-    """The path that a call makes as mkstemp(3) and mkdtemp(3) do: a file if there is none, a folder for oneself; or ""."""
-    place = made_at(event)
+def created(event: Event, values: Mapping[int, Value]) -> str:
+    """Return the path that a call creates as mkstemp(3) and mkdtemp(3) do: a new file, or a folder of mode 0700; or ""."""
+    place = created_at(event)
     return resolved(values[place]) if place in values else ""
 
 
-def made_at(event: Event) -> int:
-    """The place of the path that a call makes so; -1 if it makes none."""
-    for index, bits, all_of in _making(event.arch, event.number):
+def created_at(event: Event) -> int:
+    """Return the place of the path that a call creates so; -1 if it creates none."""
+    for index, bits, all_of in _creating(event.arch, event.number):
         if event.arguments[index] & bits == all_of:
             return index - 1
     return -1
 
 
 @cache
-def _making(arch: int, number: int) -> tuple[tuple[int, int, int], ...]:
-    """The arguments after a path that tell whether a call makes it so: place, bits, and what these are then."""
+def _creating(arch: int, number: int) -> tuple[tuple[int, int, int], ...]:
+    """Return the arguments after a path that decide whether a call creates it so: place, bits, and their value then."""
     return tuple(
-        (index, _EXCLUSIVE, _EXCLUSIVE) if one.constants == "open_flags" else (index, 0o777, 0o700)
-        for index, one in enumerate(arguments(arch, number))
-        if one.constants == "open_flags" or (one.name == "mode" and one.kind is Kind.MODE)
+        (index, _EXCLUSIVE, _EXCLUSIVE) if argument.constants == "open_flags" else (index, 0o777, 0o700)
+        for index, argument in enumerate(arguments(arch, number))
+        if argument.constants == "open_flags" or (argument.name == "mode" and argument.kind is Kind.MODE)
     )
 
 
 def resolved(value: Value) -> str:
-    """The absolute path of a path; "" if it is no path, or that is not known."""
+    """Return the absolute path of a path; "" if it is no path, or that is not known."""
     if value.sort != "path" or (not value.folder and not value.parts[0].startswith("/")):
         return ""
     name = value.parts[0]
@@ -139,7 +139,7 @@ def resolved(value: Value) -> str:
 
 
 def path_pattern(path: str, where: Places) -> str:
-    """An absolute path of this machine, as facts write it, without quotes."""
+    """Return an absolute path of this machine as facts write it, without quotes."""
     return text(("", "path", _below(escaped(path), where, Varying())))[2:-1] if path.startswith("/") else escaped(path)
 
 
@@ -158,10 +158,10 @@ def _pattern(value: Value, where: Places, varying: Varying) -> tuple[str, ...]:
 
 
 def _below(path: str, where: Places, varying: Varying) -> tuple[str, ...]:
-    """The parts of an absolute path."""
+    """Return the parts of an absolute path."""
     ids = varying.ids
-    if varying.made:
-        path = _without_made(path, varying)
+    if varying.created:
+        path = _without_created(path, varying)
     for sign, above in ((".", where.start), (".", where.copied), ("~", where.home)):
         if above and path.startswith(above) and path[len(above) : len(above) + 1] in ("", "/"):
             return (sign, *[steady(part, ids) for part in path[len(above) + 1 :].split("/") if part])
@@ -175,12 +175,12 @@ def _below(path: str, where: Places, varying: Varying) -> tuple[str, ...]:
     return ("/", *[steady(part, ids, process=in_proc) for part in parts])
 
 
-def _without_made(path: str, varying: Varying) -> str:
-    """The path with patterns for the names that the program has made."""
+def _without_created(path: str, varying: Varying) -> str:
+    """Return the path with patterns for the names that the program has created."""
     parts = path.split("/")
     for end in range(2, len(parts) + 1):
-        if "/".join(parts[:end]) in varying.made:
-            return "/".join((*parts[: end - 1], steady(parts[end - 1], varying.ids, made=True), *parts[end:]))
+        if "/".join(parts[:end]) in varying.created:
+            return "/".join((*parts[: end - 1], steady(parts[end - 1], varying.ids, created=True), *parts[end:]))
     return path
 
 
@@ -189,13 +189,13 @@ def _steady(name: str, ids: tuple[int, ...]) -> str:
 
 
 def _split(name: str) -> tuple[str, ...]:
-    """The parts of a name."""
+    """Return the parts of a name."""
     first, slash, rest = name.partition("/")
     return (first or slash, *(rest.split("/") if rest else ()))
 
 
 def examples(event: Event, evidence: Iterable[str]) -> tuple[dict[int, str], list[str]]:
-    """Of each argument that facts are about the first one, by place and without the argument's name; and the other facts."""
+    """Return the first fact about each argument, by place and without the argument's name; and the other facts."""
     places = {argument.name: index for index, argument in evident(event.arch, event.number)}
     first: dict[int, str] = {}
     others = []
@@ -209,9 +209,9 @@ def examples(event: Event, evidence: Iterable[str]) -> tuple[dict[int, str], lis
 
 
 def without_secrets(fact: str) -> str:
-    """A fact as older recordings have it, without what looks like a secret."""
-    found = parse(fact)
-    return text((found[0], found[1], tuple(map(masked, found[2])))) if found else fact
+    """Return a fact of an older recording without what looks like a secret."""
+    parsed = parse(fact)
+    return text((parsed[0], parsed[1], tuple(map(masked, parsed[2])))) if parsed else fact
 
 
 # Facts as text
@@ -230,12 +230,12 @@ def text(fact: Fact) -> str:
 
 
 def parse(fact: str) -> Fact | None:
-    """The fact of a text that `text` makes; None for any other."""
+    """Return the fact of a text that `text` returned; None for others."""
     name, _, shown = fact.partition("=")
     if not name.isidentifier() or not shown.isprintable() or len(fact) > LONGEST:
         return None
-    if found := re.fullmatch(_NAME, shown):
-        return name, _SORTS[found["prefix"] or ""], _split(found["name"])
+    if match := re.fullmatch(_NAME, shown):
+        return name, _SORTS[match["prefix"] or ""], _split(match["name"])
     if re.fullmatch(_WORDS, shown):
         return name, "words", tuple(part if part == MORE else part[1:-1] for part in re.findall(_WORD, shown))
     if re.fullmatch(_HOST, shown):
@@ -243,12 +243,12 @@ def parse(fact: str) -> Fact | None:
     return (name, "address", (shown,)) if re.fullmatch(_OTHER, shown) else None
 
 
-def join(those: Iterable[str]) -> tuple[str, ...]:
-    """The union of facts, ascending.  Associative, commutative, idempotent.  Texts that are no facts are left out."""
+def join(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the union of facts, ascending.  Associative, commutative, idempotent.  Texts that are no facts are left out."""
     union = Union()
-    for one in map(parse, those):
-        if one is not None:
-            union.add(one)
+    for fact in map(parse, texts):
+        if fact is not None:
+            union.add(fact)
     return union.texts()
 
 
@@ -268,7 +268,7 @@ class Union:
         """See `wide`; None if that is to be found out."""
 
     def add(self, fact: Fact) -> bool:
-        """Whether that changed the union."""
+        """Add a fact; return whether that changed the union."""
         name, sort, parts = fact
         is_new = _add(self._trees.setdefault((name, sort), _Tree()), parts, sort)
         if is_new:
@@ -277,7 +277,7 @@ class Union:
 
     @property
     def wide(self) -> tuple[bytes, ...]:
-        """How absolute paths begin that tell nothing new, because there are many below that folder."""
+        """The beginnings of absolute paths that are nothing new, because there are many below that folder."""
         if self._wide is None:
             many = [parts[1:-1] for _, sort, parts in self if sort == "path" and parts[0] + parts[-1] == f"/{MANY}"]
             folders = ["/".join(parts) for parts in many if parts]
@@ -288,12 +288,12 @@ class Union:
         return ((*head, parts) for head, tree in self._trees.items() for parts in _leaves(tree, ()))
 
     def texts(self) -> tuple[str, ...]:
-        """Ascending."""
+        """Return the facts as texts, ascending."""
         return tuple(sorted(map(text, self)))
 
 
 def _add(tree: _Tree, parts: tuple[str, ...], sort: str) -> bool:
-    """Add a path to a tree; a branch that grows too wide becomes `**` for good.  Whether that changed the tree."""
+    """Add a path to a tree; a branch that grows too wide becomes `**` for good.  Return whether that changed the tree."""
     end, limits = (MORE if sort == "words" else MANY), _WIDE[sort]
     is_new = False
     for depth, part in enumerate((*parts, _END)):
@@ -322,8 +322,8 @@ def _leaves(tree: _Tree, before: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 _BEGIN = 128
 """Bytes of a path that are read to see where it is."""
-MANY_MADE = 4096
-"""Paths that a program has made which are remembered."""
+MANY_CREATED = 4096
+"""The most paths that a program has created which are remembered."""
 
 
 class Pointers:
@@ -331,35 +331,35 @@ class Pointers:
 
     def __init__(self, where: Places) -> None:
         self._where = where
-        self._made: set[str] = set()
-        """Paths whose names the program has made up (`facts.makes`)."""
+        self._created: set[str] = set()
+        """Paths that the program has created with names of its own (`created`)."""
 
     def has(self, event: Event) -> bool:
         """Whether a call has pointers that are followed."""
         return bool(evident(event.arch, event.number))
 
-    def follow(self, event: Event, caller: Caller, known: Union | None) -> tuple[Union, bool]:
-        """The known facts with those of an event, and whether more events are worth following.
+    def follow(self, event: Event, caller: Caller, union: Union | None) -> tuple[Union, bool]:
+        """Return the facts so far with those of an event, and whether more events are worth following.
 
-        They are if this one told something new, is a shared library, of which a program opens some dozens before it does
-        anything of its own, or has an absolute path within a folder of which many names are known, which is soon seen.
+        They are if this event has a new fact, is about a shared library, of which a program opens some dozens before it does
+        anything of its own, or has an absolute path within a folder of which there are many names, which is cheap to see.
         """
-        known = Union() if known is None else known
-        if known.wide and (where := _within(event, caller, known.wide)):
-            return known, where == "absolute"
+        union = Union() if union is None else union
+        if union.wide and (where := _within(event, caller, union.wide)):
+            return union, where == "absolute"
         values = pointed(event, caller)
-        if (made := makes(event, values)) and len(self._made) < MANY_MADE:
-            self._made.add(made)
+        if (path := created(event, values)) and len(self._created) < MANY_CREATED:
+            self._created.add(path)
         is_new = False
-        for fact in facts(event, values, self._where, Varying(caller.ids, self._made)):
-            is_new |= known.add(fact) or is_library(fact)
-        return known, is_new
+        for fact in facts(event, values, self._where, Varying(caller.ids, self._created)):
+            is_new |= union.add(fact) or is_library(fact)
+        return union, is_new
 
 
 def _within(event: Event, caller: Caller, wide: tuple[bytes, ...]) -> str:
-    """Whether the one path of a call is within such a folder, `absolute` or `relative`, and is not made by it; "" if not."""
+    """Return whether the only path of a call is in such a folder, `absolute` or `relative`; "" if not, or if it is created."""
     pointers = evident(event.arch, event.number)
-    if len(pointers) != 1 or pointers[0][1].kind is not Kind.PATH or made_at(event) >= 0:
+    if len(pointers) != 1 or pointers[0][1].kind is not Kind.PATH or created_at(event) >= 0:
         return ""
     index, argument = pointers[0]
     address = event.arguments[index] & argument.mask

@@ -45,10 +45,10 @@ class Caller(Protocol):
         """Its thread and its process."""
 
     def read(self, address: int, length: int) -> bytes:
-        """Bytes within one page of its memory: fewer, or none, where they cannot be read."""
+        """Return bytes within one page of its memory: fewer, or none, where they cannot be read."""
 
     def link(self, name: str) -> str:
-        """Where `cwd` or `fd/NUMBER` of its folder in /proc leads; "" if that is not known."""
+        """Return where `cwd` or `fd/NUMBER` of its folder in /proc leads; "" if that is not known."""
 
 
 class Value(NamedTuple):
@@ -75,14 +75,14 @@ def quoted(text: str) -> str:
 
 
 def _cut(text: str) -> str:
-    """In quotes, as strace(1) cuts long strings, and without what looks like a secret."""
+    """Return a text in quotes, cut as strace(1) cuts long strings, and without what looks like a secret."""
     text = "/".join(map(masked, masked(text).split("/")))
     return quoted(text) if len(text) <= _SHOWN else f"{quoted(text[:_SHOWN])}..."
 
 
 @cache
 def arguments(arch: int, number: int) -> tuple[Argument, ...]:
-    """The arguments of a call; none of one that the tables do not have."""
+    """Return the arguments of a call; none of one that the tables do not have."""
     name = Arch.from_audit(arch)
     call = table(name).by_number.get(number) if name else None
     return call.arguments if call else ()
@@ -90,19 +90,19 @@ def arguments(arch: int, number: int) -> tuple[Argument, ...]:
 
 @cache
 def evident(arch: int, number: int) -> tuple[tuple[int, Argument], ...]:
-    """Those whose pointers are followed, with their places."""
-    return tuple((index, one) for index, one in enumerate(arguments(arch, number)) if one.kind.is_evident)
+    """Return the arguments whose pointers are followed, with their places."""
+    return tuple((index, argument) for index, argument in enumerate(arguments(arch, number)) if argument.kind.is_evident)
 
 
 def pointed(event: Event, caller: Caller) -> dict[int, Value]:
-    """What the arguments of a call point to, by place; without what cannot be read."""
-    found = {}
+    """Return what the arguments of a call point to, by place; without what cannot be read."""
+    values = {}
     for index, argument in evident(event.arch, event.number):
         address = event.arguments[index] & argument.mask
         value = _READ[argument.kind](event, index, address, caller) if address else None
         if value is not None:
-            found[index] = value
-    return found
+            values[index] = value
+    return values
 
 
 def _path(event: Event, index: int, address: int, caller: Caller) -> Value | None:
@@ -113,7 +113,7 @@ def _path(event: Event, index: int, address: int, caller: Caller) -> Value | Non
 
 
 def folder(event: Event, index: int, caller: Caller) -> str:
-    """Where a relative path begins: at the descriptor before it, or in the working folder."""
+    """Return where a relative path begins: at the descriptor before it, or in the working folder."""
     before = arguments(event.arch, event.number)[index - 1] if index else None
     descriptor = AT_FDCWD
     if before is not None and before.kind is Kind.DIRFD:
@@ -129,28 +129,28 @@ def _text(event: Event, index: int, address: int, caller: Caller) -> Value | Non
 
 def _words(event: Event, index: int, address: int, caller: Caller) -> Value | None:
     width = 4 if event.arch == Arch.I386.audit else 8
-    found: list[bytes] = []
+    words: list[bytes] = []
     for place in range(_WORDS + 1):
         pointer = int.from_bytes(_bytes(caller, address + place * width, width), "little")
         data = _string(caller, pointer, _WORD) if pointer else None
         if data is None:
             break
-        found.append(data)
-    return Value("words", _harmless([escaped(data) for data in found])) if found else None
+        words.append(data)
+    return Value("words", _harmless([escaped(word) for word in words])) if words else None
 
 
 def _harmless(words: list[str]) -> tuple[str, ...]:
-    """The program's name, and what comes before the first option or is its name."""
-    kept = words[:1]
+    """Return the program's name, and what comes before the first option or is its name."""
+    harmless = words[:1]
     for word in words[1:_WORDS]:
         if word.startswith("-"):
             name = word.partition("=")[0]
-            kept.append(name if name.startswith("--") else name[:2])
+            harmless.append(name if name.startswith("--") else name[:2])
             break
         if not re.fullmatch(_PLAIN, word):
             break
-        kept.append(word)
-    return (*kept, "...") if kept != words else tuple(kept)
+        harmless.append(word)
+    return (*harmless, "...") if harmless != words else tuple(harmless)
 
 
 def _sockaddr(event: Event, index: int, address: int, caller: Caller) -> Value | None:
@@ -165,7 +165,7 @@ def _message(event: Event, index: int, address: int, caller: Caller) -> Value | 
 
 
 def _address(caller: Caller, address: int, length: int) -> Value | None:
-    """The address in a struct sockaddr."""
+    """Return the address in a struct sockaddr."""
     data = _bytes(caller, address, min(length, _SOCKADDR))
     if len(data) < 2:
         return None
@@ -183,7 +183,7 @@ def _address(caller: Caller, address: int, length: int) -> Value | None:
 
 
 def _inet6(data: bytes) -> str:
-    """RFC 5952, section 4: no leading zeros, the first longest run of zero groups as `::`."""
+    """Return an address as RFC 5952, section 4, has it: no leading zeros, the first longest run of zero groups as `::`."""
     groups = [f"{data[at] << 8 | data[at + 1]:x}" for at in range(0, 16, 2)]
     runs = [next((end for end in range(start, 8) if groups[end] != "0"), 8) - start for start in range(8)]
     longest = max(runs)
@@ -194,7 +194,7 @@ def _inet6(data: bytes) -> str:
 
 
 def _string(caller: Caller, address: int, limit: int) -> bytes | None:
-    """The string at an address, without its NUL, at most `limit` bytes of it; None if it cannot be read to its end."""
+    """Return the string at an address, without its NUL, at most `limit` bytes of it; None if it cannot be read to its end."""
     text = b""
     while len(text) < limit:
         at = address + len(text)
@@ -210,7 +210,7 @@ def _string(caller: Caller, address: int, limit: int) -> bytes | None:
 
 
 def _bytes(caller: Caller, address: int, length: int) -> bytes:
-    """Bytes of one or two pages."""
+    """Return bytes of one or two pages."""
     room = min(PAGE - address % PAGE, length)
     data = caller.read(address, room)
     return data + caller.read(address + room, length - room) if room == len(data) < length else data

@@ -39,24 +39,24 @@ _HEXADECIMAL = r"(?<![A-Za-z0-9])(?=[0-9A-F]*[0-9])(?=[0-9A-F]*[A-F])[0-9A-F]{32
 
 
 def masked(name: str) -> str:
-    """The name with `<secret>` for each part that looks like one.  Applying it again changes nothing."""
+    """Return the name with `<secret>` for each part that looks like one.  Applying it again changes nothing."""
     if len(name) < _SHORTEST and "=" not in name and "@" not in name:
         return name
-    known, random = _expressions()
-    return random.sub(lambda found: SECRET if _is_random(found[0]) else found[0], known.sub(_replacement, name))
+    tokens, base64 = _expressions()
+    return base64.sub(lambda match: SECRET if _is_random(match[0]) else match[0], tokens.sub(_replacement, name))
 
 
 @cache
 def _expressions() -> tuple[re.Pattern[str], re.Pattern[str]]:
     tokens = rf"(?<![A-Za-z0-9])(?:{'|'.join(_TOKENS)})"
-    known = rf"{_PEM}|(?P<named>{_NAMED})[^&;,\s\"']+|(?P<user>{_USER})|{tokens}|{_HEXADECIMAL}"
-    return re.compile(known, re.DOTALL), re.compile(_BASE64)
+    whole = rf"{_PEM}|(?P<named>{_NAMED})[^&;,\s\"']+|(?P<user>{_USER})|{tokens}|{_HEXADECIMAL}"
+    return re.compile(whole, re.DOTALL), re.compile(_BASE64)
 
 
-def _replacement(found: re.Match[str]) -> str:
-    if found["named"]:
-        return f"{found['named']}{SECRET}"
-    return f"{SECRET}@" if found["user"] else SECRET
+def _replacement(match: re.Match[str]) -> str:
+    if match["named"]:
+        return f"{match['named']}{SECRET}"
+    return f"{SECRET}@" if match["user"] else SECRET
 
 
 def _is_random(text: str) -> bool:
@@ -83,7 +83,7 @@ _LONGEST = 64
 
 
 def escaped(data: bytes | str) -> str:
-    r"""Text that drives no terminal, forges no line and no quote: other bytes as `\xNN`, a `*` that is no pattern as `\*`."""
+    r"""Return text that drives no terminal, forges no line and no quote: other bytes are `\xNN`, a `*` is `\*`."""
     text = data.decode(errors="surrogateescape") if isinstance(data, bytes) else data
     if text.isprintable() and '"' not in text and "\\" not in text and "*" not in text:
         return text
@@ -99,26 +99,26 @@ def _shown(c: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, made: bool = False, process: bool = False) -> str:
-    """The word with `*` where it varies: `sort*` of `/tmp/sortA7xK2q`, `*` of a pid in /proc; and `<secret>` for a secret.
+def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, created: bool = False, process: bool = False) -> str:
+    """Return the word with `*` where it varies: `sort*` of `/tmp/sortA7xK2q`, `*` of a pid in /proc; `<secret>` for a secret.
 
     `ids`: numbers that vary, such as the pid of the caller.  `temporary`: it is a name in a folder of temporary files;
-    `made`: the program has made it so that no other has it; `process`: it is in a folder of /proc.
+    `created`: the program has created it with a name of its own; `process`: it is in a folder of /proc.
     """
     if process and word.isdigit():
         return "*"
     word = masked(word)
-    if not (temporary or made or re.search(_DIGITS, word)):  # most names: times, digests and numbers have digits
+    if not (temporary or created or re.search(_DIGITS, word)):  # most names: times, digests and numbers have digits
         return word if len(word) <= _LONGEST else _cut(word)
-    if made and (found := re.fullmatch(_TEMPORARY, word)):
-        end = found["random"][-6:]
+    if created and (match := re.fullmatch(_TEMPORARY, word)):
+        end = match["random"][-6:]
         temporary = not (end.isalpha() and end.islower())  # as one in 200 random ones is
     text = re.sub(_UUID, "*", word) if len(word) >= _UUID_LENGTH else word
     text = re.sub(_RANDOM, "*", text) if len(text) >= _RANDOM_LENGTH else text
     if temporary:
-        text = re.sub(_DIGITS, lambda found: "*" if len(found[0]) > 2 else found[0], _without_random(text))
+        text = re.sub(_DIGITS, lambda match: "*" if len(match[0]) > 2 else match[0], _without_random(text))
     elif ids:
-        text = re.sub(_DIGITS, lambda found: "*" if int(found[0]) in ids else found[0], text)
+        text = re.sub(_DIGITS, lambda match: "*" if int(match[0]) in ids else match[0], text)
     while "**" in text:  # two stars are a pattern of their own
         text = text.replace("**", "*")
     return text if len(text) <= _LONGEST else _cut(text)
@@ -129,14 +129,14 @@ def _cut(text: str) -> str:
 
 
 def _without_random(word: str) -> str:
-    """A temporary name without the end that is made at random.
+    """Return a temporary name without the end that is made at random.
 
     Which part that is cannot be seen: all after a dot, a dash, `tmp` or `cc`, or of a short name, else the last six characters.
     """
-    found = re.fullmatch(_TEMPORARY, word)
-    if found is None:
+    match = re.fullmatch(_TEMPORARY, word)
+    if match is None:
         return word
-    start, random = found["start"], found["random"]
+    start, random = match["start"], match["random"]
     if not start:
-        start = next((known for known in ("tmp", "cc") if random.startswith(known)), random[:-6] if len(random) > 8 else "")
-    return f"{start}*{found['end']}"
+        start = next((prefix for prefix in ("tmp", "cc") if random.startswith(prefix)), random[:-6] if len(random) > 8 else "")
+    return f"{start}*{match['end']}"

@@ -5,7 +5,9 @@ Grants of paths are sets on a tree: what holds at a path is what it and all fold
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import reduce
+from operator import and_, or_
+from typing import TYPE_CHECKING, Any
 
 from policygen.grants import NOTHING, TCP, Files, Right, format_ports, format_rights, path_line, ranges, single
 from policygen.paths import folders, order
@@ -13,11 +15,12 @@ from policygen.values import replace
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from policygen.grants import Ports
 
     Grants = Mapping[str, Right]
+    Rule = Callable[..., Any]
 
 
 class Gap(NamedTuple):
@@ -34,55 +37,37 @@ def granted(grants: Grants, path: str) -> Right:
 
 
 def _union(grants: Grants, paths: Iterable[str]) -> Right:
-    found = NOTHING
-    for path in paths:
-        found |= grants.get(path, NOTHING)
-    return found
+    return reduce(or_, [grants.get(path, NOTHING) for path in paths], NOTHING)
 
 
 def reduced(grants: Grants) -> dict[str, Right]:
     """Return the fewest grants that mean the same: without what a folder above grants already."""
-    found: dict[str, Right] = {}
-    for path in sorted(grants, key=order):
-        own = grants[path] & ~_union(grants, [folder for folder in folders(path) if folder != path])
-        if own:
-            found[path] = own
-    return found
+    own = {path: grants[path] & ~_union(grants, [above for above in folders(path) if above != path]) for path in grants}
+    return {path: own[path] for path in sorted(own, key=order) if own[path]}
 
 
-def united_paths(a: Grants, b: Grants) -> dict[str, Right]:
-    """Return grants that hold where one of the two holds."""
-    return combined((a, b), lambda rights: rights[0] | rights[1])
-
-
-def shared_paths(a: Grants, b: Grants) -> dict[str, Right]:
-    """Return grants that hold where both hold."""
-    return combined((a, b), lambda rights: rights[0] & rights[1])
-
-
-def combined(trees: Iterable[Grants], rule: Callable[[list[Right]], Right]) -> dict[str, Right]:
+def combined(trees: Sequence[Grants], rule: Rule) -> dict[str, Right]:
     """Return the reduced grants that have at each path what a rule makes of those of the trees.
 
     Exact if the rule never gives less below a folder than in it: below the deepest path that one of the trees names, nothing
     changes in any of them.
     """
-    every = list(trees)
-    paths = {path for tree in every for path in tree}
-    return reduced({path: rule([granted(tree, path) for tree in every]) for path in paths})
+    paths = {path for tree in trees for path in tree}
+    return reduced({path: rule(*(granted(tree, path) for tree in trees)) for path in paths})
 
 
 def gaps(old: Grants, new: Grants) -> list[Gap]:
-    """Return every difference, once: not again below a folder for which it is told."""
-    found: list[Gap] = []
+    """Return every difference, once: not again below a folder for which it is reported."""
+    differences: list[Gap] = []
     for path in sorted({*old, *new}, key=order):
-        above = [gap for gap in found if gap.path in folders(path)]
+        above = [gap for gap in differences if gap.path in folders(path)]
         before, after = granted(old, path), granted(new, path)
         more, less = after & ~before, before & ~after
         for gap in above:
             more, less = more & ~gap.more, less & ~gap.less
         if more or less:
-            found.append(Gap(path, more, less))
-    return found
+            differences.append(Gap(path, more, less))
+    return differences
 
 
 class Difference(NamedTuple):
@@ -97,15 +82,13 @@ class Difference(NamedTuple):
 
 def differences(old: Files, new: Files) -> tuple[Difference, ...]:
     """Return what is granted newly or no longer, in the order of the lines."""
-    found = [
-        Difference(path_line(gap.path), _words(gap.more), _words(gap.less)) for gap in gaps(old.grants, new.grants)
-    ]
+    lines = [Difference(path_line(gap.path), _words(gap.more), _words(gap.less)) for gap in gaps(old.grants, new.grants)]
     for use in TCP:
         before, after = single(old.ports(use)), single(new.ports(use))
         if before != after:
             more, less = ranges(after - before), ranges(before - after)
-            found.append(Difference(f"tcp {use}", format_ports(more) if more else "", format_ports(less) if less else ""))
-    return tuple(found)
+            lines.append(Difference(f"tcp {use}", format_ports(more) if more else "", format_ports(less) if less else ""))
+    return tuple(lines)
 
 
 def _words(rights: Right) -> str:
@@ -114,40 +97,33 @@ def _words(rights: Right) -> str:
 
 def united(a: Files, b: Files) -> Files:
     """Return what one of the two grants; what one of them does not confine is not confined."""
-    return _combined(a, b, united_paths, set.union, any)
+    return _combined((a, b), or_)
 
 
 def met(a: Files, b: Files) -> Files:
     """Return what both grant; what neither confines is not confined."""
-    return _combined(a, b, shared_paths, set.intersection, all)
+    return _combined((a, b), and_)
 
 
-def _combined(
-    a: Files,
-    b: Files,
-    of_paths: Callable[[Grants, Grants], dict[str, Right]],
-    of_ports: Callable[[set[int], set[int]], set[int]],
-    is_free: Callable[[list[bool]], bool],
-) -> Files:
-    """`is_free` says, of whether each policy leaves a part unconfined, whether the result does."""
+def _combined(files: Sequence[Files], rule: Rule) -> Files:
+    """Return what a rule makes, bit by bit, of the rights at each path, of the ports, and of whether a part is unconfined."""
 
     def ports(use: str) -> Ports | None:
-        free = is_free([getattr(one, use) is None for one in (a, b)])
-        return None if free else ranges(of_ports(single(a.ports(use)), single(b.ports(use))))
+        if rule(*(getattr(part, use) is None for part in files)):
+            return None
+        bits = rule(*(sum((2 << last) - (1 << first) for first, last in part.ports(use)) for part in files))
+        return ranges({port for port, bit in enumerate(reversed(f"{bits:b}")) if bit == "1"})
 
-    free = is_free([one.paths is None for one in (a, b)])
-    return Files(None if free else of_paths(a.grants, b.grants), *(ports(use) for use in TCP))
+    is_free = rule(*(part.paths is None for part in files))
+    paths = None if is_free else combined([part.grants for part in files], rule)
+    return Files(paths, *(ports(use) for use in TCP))
 
 
 def extended(files: Files, more: Files) -> Files:
     """Return the files with what some lines add; what the files do not confine stays so, and so does what no line is about."""
-
-    def ports(use: str) -> Ports | None:
-        free = getattr(files, use) is None or getattr(more, use) is None
-        return getattr(files, use) if free else ranges(single(files.ports(use)) | single(more.ports(use)))
-
-    free = files.paths is None or more.paths is None
-    return Files(files.paths if free else united_paths(files.grants, more.grants), *(ports(use) for use in TCP))
+    whole = united(files, more)
+    free = [name for name in ("paths", *TCP) if getattr(files, name) is None or getattr(more, name) is None]
+    return replace(whole, **{name: getattr(files, name) for name in free})
 
 
 def with_line(files: Files, line: str, other: Files) -> Files:
@@ -169,25 +145,19 @@ def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, .
     """
     if ours in (base, theirs) or theirs == base:
         return (theirs if ours == base else ours), ()
-
-    def picked(rights: list[Right]) -> Right:
-        a, b, c = rights
-        return (b & c) | ((b | c) & ~a)
-
-    def is_free(what: str) -> bool:
-        a, b, c = (getattr(one, what) is None for one in (base, ours, theirs))
-        return (b and c) or ((b or c) and not a)
-
-    def ports(use: str) -> Ports | None:
-        a, b, c = (single(one.ports(use)) for one in (base, ours, theirs))
-        return None if is_free(use) else ranges((b & c) | ((b | c) - a))
-
-    trees = [one.grants for one in (base, ours, theirs)]
-    paths = None if is_free("paths") else combined(trees, picked)
-    every = {path for one in trees for path in one}
+    sides = (base, ours, theirs)
+    files = _combined(sides, _picked)
+    if files.paths is None:
+        return files, ()
+    every = {path for side in sides for path in side.grants}
     conflicts = [
         path_line(path)
         for path in sorted(every)
-        if paths is not None and granted(paths, path) != picked([granted(one, path) for one in trees])
+        if granted(files.paths, path) != _picked(*(granted(side.grants, path) for side in sides))
     ]
-    return Files(paths, *(ports(use) for use in TCP)), tuple(conflicts)
+    return files, tuple(conflicts)
+
+
+def _picked(base: Any, ours: Any, theirs: Any) -> Any:
+    """Return each bit as the side has it that has changed it."""
+    return (ours & theirs) | ((ours | theirs) & ~base)

@@ -111,7 +111,7 @@ def _execute(descriptor: int, address: int, flags: int = 0) -> list[Wanted]:
 
 
 def _int(register: int) -> int:
-    """The C int in a register."""
+    """Return the C int in a register."""
     return ((register & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
 
 
@@ -152,11 +152,12 @@ SENDING = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
 
 def numbers(names: Sequence[str]) -> dict[tuple[int, int], str]:
     """Return the names of these calls by AUDIT_ARCH_* and number, for the architectures that run here."""
-    found = {}
-    for arch in (Arch.X86_64, Arch.I386):
-        known = table(arch).by_name
-        found.update({(arch.audit, known[name].number): name for name in names if name in known})
-    return found
+    return {
+        (arch.audit, table(arch).by_name[name].number): name
+        for arch in (Arch.X86_64, Arch.I386)
+        for name in names
+        if name in table(arch).by_name
+    }
 
 
 PATH_CALLS = tuple(_CALLS)
@@ -234,41 +235,40 @@ if TYPE_CHECKING:
     """The file that a path, relative to a descriptor, means; the last argument: whether a link as its last name is followed."""
 
 
-def needs(one: Wanted | Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:
+def needs(request: Wanted | Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:
     """Yield what is needed; nothing where the call will fail for another reason.  A pair has two paths."""
-    if isinstance(one, Pair):
-        yield from _of_pair(one, paths, look)
+    if isinstance(request, Pair):
+        yield from _of_pair(request, paths, look)
     else:
-        yield from _of_one(one, paths[0], look)
+        yield from _of_name(request, paths[0], look)
 
 
-def _of_one(one: Wanted, path: bytes, look: Look) -> Iterator[Need]:
-    if not path and not one.may_be_empty:
+def _of_name(request: Wanted, path: bytes, look: Look) -> Iterator[Need]:
+    if not path and not request.may_be_empty:
         return
-    file = look(one.descriptor, path, one.follows)
+    file = look(request.descriptor, path, request.follows)
     if file is None:
-        if one.makes and (folder := _folder(one.descriptor, path, look)):
-            name = path.rstrip(b"/").rpartition(b"/")[2]
-            if name:
-                yield Need(folder, one.makes, os.path.join(folder.path, name), makes=True)
+        name = path.rstrip(b"/").rpartition(b"/")[2]
+        if request.makes and name and (folder := _folder(request.descriptor, path, look)):
+            yield Need(folder, request.makes, os.path.join(folder.path, name), makes=True)
         return
-    if one.right and (file.is_executed or Right.EXECUTE not in one.right):
-        yield Need(file, one.right)
-    if one.removes and (folder := look(-1, os.path.dirname(file.path), True)):
-        yield Need(folder, one.removes, file.path, makes=one.replaces)
+    if request.right and (file.is_executed or Right.EXECUTE not in request.right):
+        yield Need(file, request.right)
+    if request.removes and (folder := look(-1, os.path.dirname(file.path), True)):
+        yield Need(folder, request.removes, file.path, makes=request.replaces)
 
 
 def _of_pair(pair: Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:
-    """In different folders, both need `move`, and what moves may gain no right by it (landlock(7))."""
+    """Yield the needs of both names; in different folders, both need `move`, and what moves may gain no right (landlock(7))."""
     if not paths[1] or not (paths[0] or pair.old.may_be_empty):
         return
     source = look(pair.old.descriptor, paths[0], pair.old.follows)
     if source is None:
         if not pair.old.removes and (not paths[0] or paths[0].startswith(b"/proc/")):  # a file of O_TMPFILE gets its name
-            yield from _of_one(pair.new, paths[1], look)
+            yield from _of_name(pair.new, paths[1], look)
         return
-    yield from _of_one(pair.old, paths[0], look)
-    yield from _of_one(pair.new, paths[1], look)
+    yield from _of_name(pair.old, paths[0], look)
+    yield from _of_name(pair.new, paths[1], look)
     there = _folder(pair.new.descriptor, paths[1], look)
     here = look(-1, os.path.dirname(source.path), True)
     if there is not None and here is not None and there.path != here.path:
@@ -277,7 +277,7 @@ def _of_pair(pair: Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:
 
 
 def _folder(descriptor: int, path: bytes, look: Look) -> File | None:
-    """The folder that holds what a path names."""
+    """Return the folder that holds what a path names."""
     head = path.rstrip(b"/").rpartition(b"/")[0] or (b"/" if path.startswith(b"/") else b".")
-    found = look(descriptor, head, True)
-    return found if found and found.is_folder else None
+    folder = look(descriptor, head, True)
+    return folder if folder and folder.is_folder else None

@@ -6,7 +6,9 @@ rights from a path to a folder above it.  Rules only ever grant more, and never 
 
 from __future__ import annotations
 
-from functools import cache
+from collections import Counter, defaultdict
+from functools import cache, reduce
+from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
 Use = tuple[str, str, str]
 Names = dict[str, Right]
 """By path."""
+Move = tuple[str, Right, str]
+"""A folder to which rights are moved, these rights, and the reason."""
 
 MANY = 8
 """Names in one folder that are read, from which on the folder is."""
 _KEPT_APART = ("/", "/etc", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/var", "/usr", "/opt", "$HOME", "$HOME/.config")
 """Folders that no rule grants: what is in them has nothing to do with each other."""
-_READS = Right.READ
 _EPHEMERAL = 32768
 """The first port that Linux chooses by itself (ip(7), ip_local_port_range); a server that binds one asked for any."""
 
@@ -43,24 +46,23 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> Learned:
     """Return what these runs need; the order of the runs does not matter.  `exact`: each name that they used, as it is."""
     parsed = [_names(run) for run in runs]
     why: dict[str, str] = {}
-    for rule in EXACT if exact else RULES:
-        parsed = rule(parsed, why)
+    for rule in () if exact else RULES:
+        move = rule(parsed)
+        parsed = [_moved(names, move, why) for names in parsed]
     whole: Names = {}
-    for names in parsed:
-        for path, rights in names.items():
-            whole[path] = whole.get(path, NOTHING) | rights
+    for path, rights in (item for names in _with_equal_rights(parsed, why) for item in names.items()):
+        whole[path] = whole.get(path, NOTHING) | rights
     grants = reduced(whole)
-    ports = {use: _ports(runs, use) for use in ("connect", "bind")}
-    files = Files(grants, ranges(ports["connect"]), ranges(ports["bind"]))
+    files = Files(grants, ranges(_ports(runs, "connect")), ranges(_ports(runs, "bind")))
     return Learned(files, {path: why[path] for path in grants if path in why})
 
 
 def _names(run: Iterable[Use]) -> Names:
-    found: Names = {}
+    names: Names = {}
     for path, words, _ in run:
         if is_path(path):
-            found[path] = found.get(path, NOTHING) | rights_of(words)
-    return found
+            names[path] = names.get(path, NOTHING) | rights_of(words)
+    return names
 
 
 def is_path(name: str) -> bool:
@@ -73,120 +75,95 @@ def _ports(runs: Iterable[Iterable[Use]], use: str) -> set[int]:
     return {0 if use == "bind" and port >= _EPHEMERAL else port for port in ports}
 
 
-# Rules.  Each takes the names of every run, returns them with rights moved to folders, and notes why.
+# Rules.  Each takes the names of every run, and returns a function that says of a name and its rights what is moved where.
 
 
-def of_trees(runs: list[Names], why: dict[str, str]) -> list[Names]:
+def of_trees(runs: list[Names]) -> Callable[[str, Right], Move | None]:
     """Libraries and read-only data are granted by their tree: names in it change with each update of the machine."""
 
-    def moved(path: str, rights: Right) -> tuple[str, Right]:
-        for tree, reason in trees().items():
-            if rights & _READS and covers(tree, path) and path != tree:
-                why[tree] = reason
-                return tree, _READS
-        return path, NOTHING
+    def move(path: str, rights: Right) -> Move | None:
+        above = [tree for tree in trees() if rights & Right.READ and covers(tree, path) and path != tree]
+        return (above[0], Right.READ, trees()[above[0]]) if above else None
 
-    return [_moved(names, moved) for names in runs]
+    return move
 
 
-def of_numbers(runs: list[Names], why: dict[str, str]) -> list[Names]:
+def of_numbers(runs: list[Names]) -> Callable[[str, Right], Move | None]:
     """A terminal is granted with all terminals: its number is another one the next time."""
 
-    def moved(path: str, rights: Right) -> tuple[str, Right]:
-        if path.startswith("/dev/pts/"):
-            why["/dev/pts"] = "the terminal's number is another one the next time"
-            return "/dev/pts", rights
-        return path, NOTHING
+    def move(path: str, rights: Right) -> Move | None:
+        why = "the terminal's number is another one the next time"
+        return ("/dev/pts", rights, why) if path.startswith("/dev/pts/") else None
 
-    return [_moved(names, moved) for names in runs]
+    return move
 
 
-def of_varied_names(runs: list[Names], why: dict[str, str]) -> list[Names]:
+def of_varied_names(runs: list[Names]) -> Callable[[str, Right], Move | None]:
     """Names in a folder that differ from run to run, with the same rights, are granted by the folder: the next run has others.
 
     Not names in folders that are kept apart, and nothing that is executed."""
-    every = {(path, rights) for names in runs for path, rights in names.items()}
-    varied: set[tuple[str, Right]] = set()
-    for path, rights in every:
-        used_in = {index for index, names in enumerate(runs) if names.get(path) == rights}
-        folder = _folder(path)
-        if len(used_in) == len(runs) or folder in _KEPT_APART or Right.EXECUTE in rights:
-            continue
-        others = {
-            index
-            for other, same in every
-            if other != path and same == rights and _folder(other) == folder
-            for index, names in enumerate(runs)
-            if names.get(other) == rights and index not in used_in
-        }
-        if others:
-            varied.add((folder, rights))
-
-    def moved(path: str, rights: Right) -> tuple[str, Right]:
-        folder = _folder(path)
-        if (folder, rights) in varied:
-            why[folder] = "the names in it differ from run to run"
-            return folder, rights
-        return path, NOTHING
-
-    return [_moved(names, moved) for names in runs]
-
-
-def of_many_names(runs: list[Names], why: dict[str, str]) -> list[Names]:
-    """Many files of one folder that are only read are granted by the folder: what is read is the folder's content."""
-    read = {path for names in runs for path, rights in names.items() if rights == _READS}
-    count: dict[str, int] = {}
-    for path in read:
-        count[_folder(path)] = count.get(_folder(path), 0) + 1
-
-    def moved(path: str, rights: Right) -> tuple[str, Right]:
-        folder = _folder(path)
-        if rights == _READS and count[folder] >= MANY and folder not in _KEPT_APART:
-            why[folder] = f"{count[folder]} files of it were read"
-            return folder, rights
-        return path, NOTHING
-
-    return [_moved(names, moved) for names in runs]
-
-
-def of_moves(runs: list[Names], why: dict[str, str]) -> list[Names]:
-    """Folders between which files move get the same rights: Landlock lets no file gain rights by moving."""
-    moving = {path for names in runs for path, rights in names.items() if Right.MOVE in rights}
-    whole = NOTHING
+    names_of_runs: defaultdict[tuple[str, Right], set[frozenset[str]]] = defaultdict(set)
     for names in runs:
+        groups: defaultdict[tuple[str, Right], set[str]] = defaultdict(set)
         for path, rights in names.items():
-            if path in moving:
-                whole |= rights
-    for path in moving:
-        why[path] = "files are moved between it and another folder, and may gain no rights by that"
-    return [{path: whole if path in moving else rights for path, rights in names.items()} for names in runs]
+            groups[_folder(path), rights].add(path)
+        for group, paths in groups.items():
+            names_of_runs[group].add(frozenset(paths))
+
+    def move(path: str, rights: Right) -> Move | None:
+        folder = _folder(path)
+        is_varied = len(names_of_runs[folder, rights]) > 1 and folder not in _KEPT_APART and Right.EXECUTE not in rights
+        return (folder, rights, "the names in it differ from run to run") if is_varied else None
+
+    return move
 
 
-RULES: tuple[Callable[[list[Names], dict[str, str]], list[Names]], ...] = (
+def of_many_names(runs: list[Names]) -> Callable[[str, Right], Move | None]:
+    """Many files of one folder that are only read are granted by the folder: what is read is the folder's content."""
+    read = {path for names in runs for path, rights in names.items() if rights == Right.READ}
+    count = Counter(map(_folder, read))
+
+    def move(path: str, rights: Right) -> Move | None:
+        folder = _folder(path)
+        if rights == Right.READ and count[folder] >= MANY and folder not in _KEPT_APART:
+            return folder, rights, f"{count[folder]} files of it were read"
+        return None
+
+    return move
+
+
+RULES: tuple[Callable[[list[Names]], Callable[[str, Right], Move | None]], ...] = (
     of_trees,
     of_numbers,
     of_varied_names,
     of_many_names,
-    of_moves,
 )
 
-EXACT = (of_moves,)
-"""What even those names need: without it, a run that is repeated could be denied what it did."""
 
-
-def _moved(names: Names, move: Callable[[str, Right], tuple[str, Right]]) -> Names:
+def _moved(names: Names, move: Callable[[str, Right], Move | None], why: dict[str, str]) -> Names:
     """Return the names with some rights of each moved to where `move` says; the others stay."""
-    found: Names = {}
+    result: Names = {}
     for path, rights in names.items():
-        place, taken = move(path, rights)
-        for where, what in ((place, taken), (path, rights & ~taken)):
-            if what:
-                found[where] = found.get(where, NOTHING) | what
-    return found
+        folder, taken, reason = move(path, rights) or (path, NOTHING, "")
+        if taken:
+            why[folder] = reason
+        for place, part in ((folder, taken), (path, rights & ~taken)):
+            if part:
+                result[place] = result.get(place, NOTHING) | part
+    return result
+
+
+def _with_equal_rights(runs: list[Names], why: dict[str, str]) -> list[Names]:
+    """Return the names with the same rights for all folders between which files move: Landlock lets no file gain rights by
+    moving.  Without it, a run that is repeated could be denied what it did."""
+    moving = {path for names in runs for path, rights in names.items() if Right.MOVE in rights}
+    whole = reduce(or_, (names[path] for names in runs for path in moving & names.keys()), NOTHING)
+    why |= dict.fromkeys(moving, "files are moved between it and another folder, and may gain no rights by that")
+    return [{path: whole if path in moving else rights for path, rights in names.items()} for names in runs]
 
 
 def _folder(path: str) -> str:
-    return next(one for index, one in enumerate(folders(path)) if index or one == "/")
+    return next(folder for index, folder in enumerate(folders(path)) if index or folder == "/")
 
 
 @cache
@@ -200,12 +177,12 @@ def trees() -> dict[str, str]:
 def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, exact: bool = False) -> Learned:
     """Return the files with what the newest of the runs needs beyond them; what they do not confine stays so.
 
-    Of what the runs need together, only those grants are added that the newest one has use for.
+    Of what the runs need together, only those grants are added that the newest run has use for.
     """
     uses = list(newest)
     missing = [path for path, rights in _names(uses).items() if rights & ~granted(files.grants, path)]
-    found = learned(runs, exact=exact)
-    grants = {path: rights for path, rights in found.files.grants.items() if any(covers(path, one) for one in missing)}
+    needed = learned(runs, exact=exact)
+    grants = {path: rights for path, rights in needed.files.grants.items() if any(covers(path, name) for name in missing)}
     ports = [ranges(_ports([uses], use)) for use in ("connect", "bind")]
-    made = extended(files, Files(grants or None, *ports))
-    return Learned(made, {path: why for path, why in found.why.items() if path in grants})
+    whole = extended(files, Files(grants or None, *ports))
+    return Learned(whole, {path: why for path, why in needed.why.items() if path in grants})

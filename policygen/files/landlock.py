@@ -1,12 +1,15 @@
-"""The files and ports of a policy in Landlock's terms, and what of them each of its versions can enforce (landlock(7)).
+"""The files and ports of a policy in Landlock's terms, and what of them each of its versions can enforce (landlock(7)); the
+folders that a policy names instead of writing them out: `$HOME`, `$TMPDIR`, and `.`, the working folder.
 
 On the way to every start of `enforce` whose policy confines files: nothing is imported that takes a millisecond.
 """
 
 from __future__ import annotations
 
-from tracer import TYPE_CHECKING
+from tracer.errors import UserError
+from tracer.named import NamedTuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -51,8 +54,8 @@ VERSIONS = (
 """Version of the ABI, the first Linux that has it, which rights on files it knows, and whether it knows TCP ports.
 
 Later versions add nothing that a policy's `path` and `tcp` lines are made of.  Nor does IOCTL_DEV: a program may make ioctls on
-each device that it can read or write, as its filter allows.  It is a second barrier behind `enforcer.files.landlock`, so
-earlier versions lack nothing.
+each device that it can read or write, as its filter allows.  It is a second barrier behind `enforcer.files.guard`, so earlier
+versions lack nothing.
 """
 
 
@@ -60,30 +63,20 @@ _FILTERED = b"filtered"
 """The first field of a ruleset that does not see to truncating."""
 
 
-class Ruleset:
-    """What a policy's lines come to, before names are looked up."""
+class Ruleset(NamedTuple):
+    """The lines of a policy about files and ports, before names are looked up."""
 
-    __slots__ = ("bind", "connect", "paths", "truncates")
-
-    def __init__(
-        self,
-        paths: Sequence[tuple[bytes, int]] | None,
-        connect: Sequence[tuple[int, int]] | None,
-        bind: Sequence[tuple[int, int]] | None,
-        *,
-        truncates: bool = True,
-    ) -> None:
-        self.paths = paths
-        """Each path as the policy has it, and its rights; None: files are not confined."""
-        self.connect = connect
-        """Ranges of ports; None: not confined."""
-        self.bind = bind
-        self.truncates = truncates
-        """Whether the program's filter lets it truncate what it has not opened for writing (`policygen.files.ruleset`)."""
+    paths: Sequence[tuple[bytes, int]] | None
+    """Each path as the policy has it, and its rights; None: files are not confined."""
+    connect: Sequence[tuple[int, int]] | None
+    """Ranges of ports; None: not confined."""
+    bind: Sequence[tuple[int, int]] | None
+    truncates: bool = True
+    """Whether the program's filter lets it truncate what it has not opened for writing (`policygen.files.ruleset`)."""
 
     def __bool__(self) -> bool:
         """Whether anything is confined."""
-        return (self.paths, self.connect, self.bind) != (None, None, None)
+        return self[:3] != (None, None, None)
 
 
 def encode(rules: Ruleset) -> bytes:
@@ -124,47 +117,94 @@ def decode(content: bytes) -> Ruleset:
     return Ruleset(paths, ports.get(b"connect"), ports.get(b"bind"), truncates=truncates)
 
 
-class Effective:
+class Effective(NamedTuple):
     """A ruleset as one version of Landlock enforces it."""
 
-    __slots__ = ("handled_files", "handled_ports", "lacking", "rules")
-
-    def __init__(self, rules: Ruleset, handled_files: int, handled_ports: int, lacking: tuple[str, ...]) -> None:
-        self.rules = rules
-        """With the rights that this version knows."""
-        self.handled_files = handled_files
-        """What is denied unless a rule grants it."""
-        self.handled_ports = handled_ports
-        self.lacking = lacking
-        """What this version cannot do, each as a clause: `it cannot ...`."""
+    rules: Ruleset
+    """With the rights that this version knows."""
+    handled_files: int
+    """What is denied unless a rule grants it."""
+    handled_ports: int
+    lacking: tuple[str, ...]
+    """What this version cannot do, each as a clause: `it cannot ...`."""
 
 
 def downgrade(rules: Ruleset, version: int) -> Effective:
     """Return what a version of the ABI (0: no Landlock) makes of a ruleset, and what of it the version cannot enforce."""
-    known, ports = 0, False
-    for since, _, knows, knows_ports in VERSIONS:
+    supported, ports = 0, False
+    for since, _, rights, has_ports in VERSIONS:
         if version >= since:
-            known, ports = knows, knows_ports
+            supported, ports = rights, has_ports
     lacking: list[str] = []
     if rules.paths is not None:
-        if not known:
+        if not supported:
             lacking.append("keep the program from any file")
-        elif rules.truncates and not known & TRUNCATE:
+        elif rules.truncates and not supported & TRUNCATE:
             lacking.append("keep it from truncating files that it may not write (Linux 6.2)")
-        if known and not known & REFER and any(access & REFER for _, access in rules.paths):
+        if supported and not supported & REFER and any(access & REFER for _, access in rules.paths):
             lacking.append("let it move files from one folder to another (Linux 5.19)")
     if not rules.truncates:
-        known &= ~TRUNCATE
-    kept = {}
+        supported &= ~TRUNCATE
+    confined = {}
     for use, bit, allowed in (("connect to", CONNECT_TCP, rules.connect), ("bind", BIND_TCP, rules.bind)):
         if allowed is None or list(allowed) == [(0, MAX_PORT)]:
             continue
         if ports:
-            kept[bit] = allowed
+            confined[bit] = allowed
         else:
             lacking.append(f"keep it from TCP ports that it may not {use} (Linux 6.7)")
     paths = None
-    if known and rules.paths is not None:
-        paths = [(path, (access | IOCTL_DEV if access & _OPENS else access) & known) for path, access in rules.paths]
-    effective = Ruleset(paths, kept.get(CONNECT_TCP), kept.get(BIND_TCP), truncates=rules.truncates)
-    return Effective(effective, known if paths is not None else 0, sum(kept), tuple(lacking))
+    if supported and rules.paths is not None:
+        paths = [(path, (access | IOCTL_DEV if access & _OPENS else access) & supported) for path, access in rules.paths]
+    effective = Ruleset(paths, confined.get(CONNECT_TCP), confined.get(BIND_TCP), truncates=rules.truncates)
+    return Effective(effective, supported if paths is not None else 0, sum(confined), tuple(lacking))
+
+
+# Named folders
+
+_DEFAULTS = {b"HOME": b"", b"TMPDIR": b"/tmp"}  # /tmp: where programs that look at TMPDIR go without it (tmpfile(3), mktemp(1))
+
+OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".local", b".local/share", b".local/state"))
+"""Folders that programs make if they are missing, with this user alone in them (XDG Base Directory Specification).
+
+`enforce` makes them where a line grants `create` in them: otherwise the program would need `create` in all of the home."""
+
+
+class PlaceError(UserError):
+    """A policy's path whose folder is not known; `str()` is the reason."""
+
+
+def located(path: bytes, environment: Sequence[bytes]) -> bytes:
+    """Return the name of a policy's path for the kernel; it may begin with `.`.  Raises PlaceError."""
+    start, slash, rest = path.partition(b"/")
+    if not start.startswith(b"$"):
+        return path
+    name = start[1:]
+    folder = _value(name, environment)
+    shown, line = name.decode(), f"the policy has path {path.decode(errors='replace')}"
+    if not folder:
+        raise PlaceError(f"{shown} is not set, and {line}")
+    if not folder.startswith(b"/"):
+        raise PlaceError(f"{shown} is {folder.decode(errors='replace')}, which is no whole path, and {line}")
+    if not folder.strip(b"/") and not rest:
+        raise PlaceError(f"{shown} is /, and {line}: that would be every file")
+    return folder + slash + rest
+
+
+def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
+    """Return a whole path as a policy has it: below the deepest of the named folders that holds it, else as it is.
+
+    `here` is the working folder.  The root is no such folder.
+    """
+    folders = [(here, b"."), *((_value(name, environment), b"$" + name) for name in (b"TMPDIR", b"HOME"))]
+    deepest, name = b"", b""
+    for folder, sign in ((folder.rstrip(b"/"), sign) for folder, sign in folders):
+        if folder.startswith(b"/") and (path + b"/").startswith(folder + b"/") and len(folder) > len(deepest):
+            deepest, name = folder, sign
+    return name + path[len(deepest) :]
+
+
+def _value(name: bytes, environment: Sequence[bytes]) -> bytes:
+    """Return the value of a variable, or its default."""
+    prefix = name + b"="
+    return next((entry[len(prefix) :] for entry in environment if entry.startswith(prefix)), b"") or _DEFAULTS[name]

@@ -9,6 +9,8 @@ policy's calls can truncate a file that may not be written.
 from __future__ import annotations
 
 import os
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import answers
@@ -35,10 +37,7 @@ def ruleset(files: Files, *, truncates: bool = True) -> landlock.Ruleset:
 
 def access(rights: Right) -> int:
     """Return Landlock's rights for those of a line."""
-    found = 0
-    for right in rights:
-        found |= landlock.ACCESS[right.word]
-    return found
+    return reduce(or_, (landlock.ACCESS[right.word] for right in rights), 0)
 
 
 _FLAGS = {"open": 1, "openat": 2, "open_by_handle_at": 2}
@@ -65,6 +64,6 @@ def truncates(policy: Policy, arm: Arm | None = None) -> bool:
 
 
 def _truncating(flags: int) -> Expression:
-    """O_TRUNC without O_WRONLY and without O_RDWR; the third access mode opens for neither (open(2))."""
+    """Return the condition for O_TRUNC without O_WRONLY and O_RDWR; the third access mode opens for neither (open(2))."""
     modes = Or(tuple(Condition(flags, Operator.MASKED, mode, os.O_ACCMODE) for mode in (os.O_RDONLY, os.O_ACCMODE)))
     return And((Condition(flags, Operator.ANY, os.O_TRUNC), modes))

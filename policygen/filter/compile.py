@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from policygen.filter.libseccomp import LibseccompRule, generate
-from policygen.filter.verify import meaning, verify
+from policygen.filter.verify import meaning, verify_resolved
 from policygen.implied.resolve import Resolved, resolved
 from policygen.language.naming import format_call
 from policygen.model import Action, Always, Entry, Policy
@@ -63,13 +63,18 @@ def compile_policy(policy: Policy, phase: str = START, *, report: bool = False, 
     Raises CompileError if the policy has none, MissingLibraryError without libseccomp, and LibseccompError or
     WrongFilterError, which are internal errors, if libseccomp fails.  With `report`, a supervisor is asked about denials
     that the policy does not write: see `verify.reported`."""
-    meant, refused = meaning(resolved(policy, phase), report=report, audit=audit)
+    return compile_resolved(resolved(policy, phase), report=report, audit=audit)
+
+
+def compile_resolved(policy: Resolved, *, report: bool = False, audit: bool = False) -> bytes:
+    """Return the filter of a policy in one phase, as `compile_policy` does.  Raises what that does."""
+    meant, refused = meaning(policy, report=report, audit=audit)
     try:
         instructions = _program(meant, refused)
         if len(instructions) > bpf.MAX_INSTRUCTIONS:
             raise CompileError(_too_large(meant, instructions))
         program = bpf.encode(instructions)
-        wrong = verify(program, policy, phase, report=report, audit=audit)
+        wrong = verify_resolved(program, policy, report=report, audit=audit)
     except TooComplexError as error:
         raise CompileError(f"the filter is too complex to be proved: {error}") from error
     if wrong is not None:

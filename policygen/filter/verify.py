@@ -18,20 +18,25 @@ NOTIFY = Action(ActionKind.NOTIFY)
 
 
 def verify(program: bytes, policy: Policy, phase: str = START, *, report: bool = False, audit: bool = False) -> Event | None:
-    """None if the filter answers as `evaluate` in a phase (with `report`: as `reported`) on every input; else an event on
-    which they differ.
+    """Return None if the filter answers as `evaluate` in a phase (with `report`: as `reported`) on every input; else an
+    event on which they differ.
 
     The event may be one that no kernel produces, such as an i386 call with something in the upper half of a register:
     the filter is held to the policy there too.  InvalidProgramError, symbolic.UnsupportedError and
     algebra.TooComplexError if the filter cannot be loaded or followed: nothing is known then.
     """
-    meant, refused = meaning(resolved(policy, phase), report=report, audit=audit)
+    return verify_resolved(program, resolved(policy, phase), report=report, audit=audit)
+
+
+def verify_resolved(program: bytes, policy: Resolved, *, report: bool = False, audit: bool = False) -> Event | None:
+    """Return what `verify` does, for a policy in one phase.  Raises what that does."""
+    meant, refused = meaning(policy, report=report, audit=audit)
     space = region.space()
     actual = symbolic.function(space, program)
-    point = space.difference(actual, decisions(space, meant, refused))
-    if point is None:
+    assignment = space.difference(actual, decisions(space, meant, refused))
+    if assignment is None:
         return None
-    event = region.event(point)
+    event = region.event(assignment)
     if symbolic.meaning(bpf.run(program, event)) == bpf.ret(_answer(meant, event, refused)):
         raise AssertionError(f"the proof and the reference semantics disagree about {event}")
     return event

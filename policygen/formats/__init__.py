@@ -1,9 +1,8 @@
-"""What other programs that filter system calls read and write: one module a format.
+"""What other programs that filter system calls read and write.
 
-A module that writes has `export(policy, options) -> Exported`; one that reads has `read(data, filename, options) ->
-Imported`, or, if what it reads is what programs did and not what they may do, `record(data, filename, options) ->
-Recording`; one whose files may be larger than memory has `record_stream(stream, ...)` too.  All are pure.  `read` and
-`record` raise ImportFormatError, `export` ExportError.
+The registry, `FORMATS`, names a function for each: `export(policy, options) -> Exported`; `read(data, filename, options) ->
+Imported`; or, if what is read is what programs did and not what they may do, `record(stream, filename, options) -> Recording`.
+All are pure.  Those that read raise ImportFormatError, those that write ExportError.
 
 A *loss* is a way in which what is written, or read, does not mean what the other side says.  None is ever silent.
 """
@@ -12,19 +11,24 @@ from __future__ import annotations
 
 from enum import StrEnum
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from policygen.files.algebra import differences
 from policygen.grants import NOT_CONFINED, Files
+from policygen.implied.resolve import resolved
 from policygen.model import SIGNALS, scopes
+from policygen.phases import START
 from policygen.values import field, frozen, replace
 from tracer.abi import Arch, table
 from tracer.errors import UserError
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from policygen.implied.resolve import Resolved
     from policygen.model import Policy
+    from policygen.recording.model import Recording
 
 
 class ExportError(UserError):
@@ -132,55 +136,74 @@ class FormatOptions:
     """Reading violations: those of the policy in a file of this name, without folders; '' for all."""
 
 
-@frozen
-class Format:
+class Format(NamedTuple):
     """A row of the registry."""
 
     title: str
     module: str
     """Within this package."""
-    exports: bool = False
-    reads: bool = False
-    """A policy."""
-    records: bool = False
-    """A recording."""
+    export: str = ""
+    """The name of the function that writes a policy; '' if none does."""
+    read: str = ""
+    """The name of the function that reads a policy."""
+    record: str = ""
+    """The name of the function that makes a recording."""
 
 
+_CONTAINERS = "containers.files"
 FORMATS: Final[Mapping[str, Format]] = {
-    "oci": Format("OCI runtime and Docker JSON: docker, podman, containerd, CRI-O", "containers.oci", exports=True, reads=True),
-    "k8s": Format("Kubernetes Localhost profile, and the pod's securityContext", "containers.k8s", exports=True),
-    "spo": Format("Kubernetes Security Profiles Operator, SeccompProfile v1beta1", "containers.spo", exports=True, reads=True),
-    "systemd": Format("systemd: a drop-in of a unit", "systemd", exports=True),
-    "systemd-enforce": Format("systemd: a drop-in that runs a unit's program under enforce", "systemd_enforced", exports=True),
-    "bwrap": Format("bubblewrap: a filter for --seccomp FD", "bwrap", exports=True),
-    "bpf": Format("raw filter: an array of struct sock_filter", "bpf", exports=True, reads=True),
-    "c": Format("C source of the filter and of a loader", "c", exports=True),
-    "minijail": Format("minijail: a policy for minijail0 -S", "minijail", exports=True),
-    "kafel": Format("nsjail and kafel: a policy for nsjail --seccomp_policy", "kafel", exports=True),
-    "firejail": Format("firejail: lines of a profile", "firejail", exports=True),
-    "apparmor": Format("AppArmor: a profile of files", "apparmor", exports=True),
-    "strace": Format("a log of `strace -f -o FILE`, as a recording", "logs.strace", records=True),
-    "recording": Format("a recording of callfence's own, of any number of runs", "recorded", records=True),
-    "violations": Format("what `enforce --log` wrote, as a recording of what was denied", "logs.violations", records=True),
-    "audit": Format("audit records of seccomp (SECCOMP, 1326), as a recording of names", "logs.audit", records=True),
+    "oci": Format("OCI runtime and Docker JSON: docker, podman, containerd, CRI-O", _CONTAINERS, "export_oci", "read_oci"),
+    "k8s": Format("Kubernetes Localhost profile, and the pod's securityContext", _CONTAINERS, "export_k8s"),
+    "spo": Format("Kubernetes Security Profiles Operator, SeccompProfile v1beta1", _CONTAINERS, "export_spo", "read_spo"),
+    "systemd": Format("systemd: a drop-in of a unit", "systemd", "export"),
+    "systemd-enforce": Format("systemd: a drop-in that runs a unit's program under enforce", "systemd", "export_enforce"),
+    "bwrap": Format("bubblewrap: a filter for --seccomp FD", "bpf", "export_bwrap"),
+    "bpf": Format("raw filter: an array of struct sock_filter", "bpf", "export", "read"),
+    "c": Format("C source of the filter and of a loader", "bpf", "export_c"),
+    "minijail": Format("minijail: a policy for minijail0 -S", "minijail", "export"),
+    "kafel": Format("nsjail and kafel: a policy for nsjail --seccomp_policy", "kafel", "export"),
+    "firejail": Format("firejail: lines of a profile", "firejail", "export"),
+    "apparmor": Format("AppArmor: a profile of files", "apparmor", "export"),
+    "strace": Format("a log of `strace -f -o FILE`, as a recording", "logs.strace", record="record"),
+    "recording": Format("a recording of callfence's own, of any number of runs", "logs", record="recording"),
+    "violations": Format("what `enforce --log` wrote, as a recording of what was denied", "logs.denials", record="violations"),
+    "audit": Format("audit records of seccomp (SECCOMP, 1326), as a recording of names", "logs.denials", record="audit"),
 }
 """Every format, by its name on command lines."""
 
 
-def module(name: str) -> Any:
-    """Import the module of a format and return it.  KeyError for an unknown format."""
-    return import_module(f"{__name__}.{FORMATS[name].module}")
+def exporter(name: str) -> Callable[[Resolved, FormatOptions], Exported]:
+    """Return the function that writes a format.  KeyError for an unknown format."""
+    function: Callable[[Resolved, FormatOptions], Exported] = _function(name, FORMATS[name].export)
+    return function
 
 
-def exported(name: str, policy: Policy, options: FormatOptions) -> Exported:
-    """Return a policy in a format, with what the target loses of files and ports.  Raises ExportError."""
-    made: Exported = module(name).export(policy, options)
+def reader(name: str) -> Callable[[bytes, str, FormatOptions], Imported]:
+    """Return the function that reads policies of a format.  KeyError for an unknown format."""
+    function: Callable[[bytes, str, FormatOptions], Imported] = _function(name, FORMATS[name].read)
+    return function
+
+
+def recorder(name: str) -> Callable[[BinaryIO, str, FormatOptions], Recording]:
+    """Return the function that reads recordings of a format.  KeyError for an unknown format."""
+    function: Callable[[BinaryIO, str, FormatOptions], Recording] = _function(name, FORMATS[name].record)
+    return function
+
+
+def _function(name: str, function: str) -> Any:
+    return getattr(import_module(f"{__name__}.{FORMATS[name].module}"), function)
+
+
+def exported(name: str, written: Policy, options: FormatOptions, phase: str = START) -> Exported:
+    """Return what a policy means in a phase in a format, with what the target loses of files and ports.  Raises ExportError."""
+    policy = resolved(written, phase)
+    result = exporter(name)(policy, options)
     what = " and ".join(word for word in scopes(policy.scope) if word != SIGNALS or _signals(policy))
-    kept = [Loss(Direction.WIDER, f"{name} does not keep {what} among the program's processes")] * bool(what)
-    return replace(made, losses=(*made.losses, *file_losses(policy.files, made.files, name), *kept))
+    scope = [Loss(Direction.WIDER, f"{name} does not keep {what} among the program's processes")] * bool(what)
+    return replace(result, losses=(*result.losses, *_file_losses(policy.files, result.files, name), *scope))
 
 
-def _signals(policy: Policy) -> bool:
+def _signals(policy: Resolved) -> bool:
     """Whether a policy lets the program signal processes by number; by tkill(2) and its kin, threads signal one another."""
     return any(
         (entry := section.get(table(arch).by_name[name].number)) and entry.action.may_allow
@@ -189,11 +212,11 @@ def _signals(policy: Policy) -> bool:
     )
 
 
-def file_losses(files: Files, effect: Files, target: str) -> tuple[Loss, ...]:
+def _file_losses(files: Files, effect: Files, target: str) -> tuple[Loss, ...]:
     """Return how what a target confines of files and ports, `effect`, differs from what a policy says: the exact difference."""
-    found = differences(files, effect)
-    wider = tuple(one.line for one in found if one.more)
-    narrower = tuple(one.line for one in found if one.less)
+    changed = differences(files, effect)
+    wider = tuple(difference.line for difference in changed if difference.more)
+    narrower = tuple(difference.line for difference in changed if difference.less)
     losses = []
     if wider and effect == NOT_CONFINED:
         losses.append(Loss(Direction.WIDER, f"{target} confines no files and ports"))
@@ -203,15 +226,6 @@ def file_losses(files: Files, effect: Files, target: str) -> tuple[Loss, ...]:
         what = f"{target} grants less of files and ports; it knows whole paths only, and no `.`"
         losses.append(Loss(Direction.NARROWER, what, narrower))
     return tuple(losses)
-
-
-def names(*, exports: bool = False, reads: bool = False, records: bool = False) -> list[str]:
-    """Return the names of the formats that can do any of what is asked for, in the registry's order."""
-
-    def can(one: Format) -> bool:
-        return (exports and one.exports) or (reads and one.reads) or (records and one.records)
-
-    return [name for name, one in FORMATS.items() if can(one)]
 
 
 def wider(losses: Iterable[Loss]) -> list[Loss]:

@@ -14,8 +14,7 @@ from policygen.paths import encoded
 
 if TYPE_CHECKING:
     from policygen.formats import FormatOptions
-    from policygen.model import Policy
-
+    from policygen.implied.resolve import Resolved
 _READ, _WRITE, _EXECUTE = Right.READ, ALL & ~Right.READ & ~Right.EXECUTE, Right.EXECUTE
 _PERMITTED = (
     "capability", "network", "mount", "remount", "umount", "pivot_root", "signal", "ptrace", "unix", "userns", "mqueue",
@@ -26,15 +25,14 @@ _CALLS = Loss(Direction.WIDER, "AppArmor filters no system calls: use it beside 
 _HOMES = Loss(Direction.WIDER, "$HOME stands for the homes of all users (tunables/home)")
 
 
-def export(policy: Policy, options: FormatOptions) -> Exported:
+def export(policy: Resolved, options: FormatOptions) -> Exported:
     if policy.files.paths is None:
-        raise ExportError("the policy has no `path` lines, which are all that AppArmor can be told: learn it with --files")
+        raise ExportError("the policy has no `path` lines, which are all that AppArmor profiles have: learn it with --files")
     lines, effect = [], {}
     for path, rights in policy.files.paths.items():
         if rights and (pattern := _pattern(path)):
-            letters, given = _letters(rights)
+            letters, effect[path] = _letters(rights)
             lines.append(f"  {pattern} {letters},")
-            effect[path] = given
     head = f"# Files of {options.name}, made by `callfence export --to apparmor` for AppArmor 4.1."
     body = [f"profile {options.name} {{", *(f"  {word}," for word in _PERMITTED), *lines, "}"]
     text = "\n".join([head, "abi <abi/4.0>,", "include <tunables/global>", *body])

@@ -1,6 +1,7 @@
 """A raw filter: the array of struct sock_filter that the kernel loads, 8 bytes an instruction, host byte order.
 
-Also for programs that load one and then execute another program: bubblewrap, and the loader that `c` writes.
+Also for programs that load one and then execute another program: bubblewrap (`--seccomp FD`), and a C program that does nothing
+else, for machines without Python.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
-from policygen.filter.compile import compile_policy
+from policygen.filter.compile import compile_resolved
 from policygen.filter.lift import lift
 from policygen.filter.symbolic import UnsupportedError
 from policygen.formats import Direction, Exported, ExportError, Imported, ImportFormatError, Loss
-from policygen.formats.effect import NATIVE, losses, with_calls
+from policygen.formats.effect import EXECVE, LINKS, NATIVE, effect, has_proc, losses, mounts, with_calls
 from policygen.model import ENOSYS, Action, ActionKind, Arm
+from policygen.paths import encoded
 from policygen.sets.algebra import TooComplexError
 from policygen.values import replace
 from tracer.errors import CallfenceError
@@ -23,9 +25,8 @@ if TYPE_CHECKING:
 
     from policygen.filter.lift import Lifted
     from policygen.formats import Addition, FormatOptions
-    from policygen.model import Policy
-
-
+    from policygen.grants import Files, Right
+    from policygen.implied.resolve import Resolved
 def imported(lifted: Lifted, more: tuple[Loss, ...] = (), *, instructions: str = "") -> Imported:
     """Return the policy of a lifted filter, with its remarks as losses, and its instructions where these do not say all."""
     losses = []
@@ -37,8 +38,8 @@ def imported(lifted: Lifted, more: tuple[Loss, ...] = (), *, instructions: str =
     return Imported(lifted.policy, (*losses, *more), tuple(instructions.splitlines()) if are_needed else ())
 
 
-def export(policy: Policy, options: FormatOptions) -> Exported:
-    """The policy's filter, exactly."""
+def export(policy: Resolved, options: FormatOptions) -> Exported:
+    """Return the policy's filter, exactly."""
     losses = []
     if policy.arm is not Arm.NOW:
         text = "a filter takes effect when it is loaded; if that is before the program's execve, the filter must allow it"
@@ -59,40 +60,132 @@ def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
         raise ImportFormatError(text) from error
 
 
-def compiled(policy: Policy) -> bytes:
-    """The policy's filter.  Raises ExportError."""
+def compiled(policy: Resolved) -> bytes:
+    """Return the policy's filter.  Raises ExportError."""
     try:
-        return compile_policy(policy)
+        return compile_resolved(policy)
     except CallfenceError as error:
         raise ExportError(str(error)) from error
 
 
-def kinds(policy: Policy) -> set[ActionKind]:
+def kinds(policy: Resolved) -> set[ActionKind]:
     """Return the kinds of all actions that the policy names."""
     entries = [entry for section in policy.entries.values() for entry in section.values()]
     actions = [policy.default, policy.unknown, *(a for entry in entries for a in (entry.action, entry.otherwise) if a)]
     return {action.kind for action in actions}
 
 
-def armed(policy: Policy, target: str, calls: Mapping[str, str]) -> tuple[bytes, tuple[Loss, ...], tuple[Addition, ...]]:
+def _armed(policy: Resolved, target: str, calls: Mapping[str, str]) -> tuple[bytes, tuple[Loss, ...], tuple[Addition, ...]]:
     """Return the policy's filter, which also allows the target's own `calls` (name -> reason), its losses, and additions."""
     if NATIVE not in policy.entries:
         raise ExportError(f"the policy has no entries for {NATIVE}, and {target} is a program of that architecture")
-    effect, added = with_calls(unheard(policy), calls)
-    return compiled(effect), losses(policy, effect, target, added), added
+    meant, added = with_calls(unheard(policy), calls)
+    return compiled(meant), losses(policy, meant, target, added), added
 
 
-def unheard(policy: Policy) -> Policy:
+def unheard(policy: Resolved) -> Resolved:
     """Return the policy as it works without a listener: `notify` becomes ENOSYS, as in the kernel (seccomp_unotify(2))."""
 
-    def said(action: Action) -> Action:
+    def answered(action: Action) -> Action:
         return ENOSYS if action.kind is ActionKind.NOTIFY else action
 
     entries = {
         arch: {
-            number: replace(entry, action=said(entry.action), otherwise=entry.otherwise and said(entry.otherwise))
+            number: replace(entry, action=answered(entry.action), otherwise=entry.otherwise and answered(entry.otherwise))
             for number, entry in section.items()
         }
         for arch, section in policy.entries.items()
     }
-    return replace(policy, entries=entries, default=said(policy.default), unknown=said(policy.unknown))
+    return replace(policy, entries=entries, default=answered(policy.default), unknown=answered(policy.unknown))
+
+
+_SOURCE = """\
+/* The seccomp filter of {name}, made by `callfence export --to c`, and a program that runs another one under it.
+ *
+ *     cc -O2 -o confine THIS_FILE && ./confine PROGRAM [ARGUMENT ...]
+ *
+ * The filter takes effect before the execve, so it allows that call.  Exit status: the program's; 125 if the filter could not
+ * be loaded (the program is not run), 126 if the program cannot be executed, 127 if it was not found.
+ * For a program that arms itself: with -DFILTER_ONLY this file is only filter[] and arm().
+ */
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#if !defined(__x86_64__)
+#error "the filter is for programs of x86_64"
+#endif
+
+static const struct sock_filter filter[] = {{
+{filter}
+}};
+
+/* 0, or -1 with errno.  Needs no privileges; there must be one thread only, for the others would not be confined. */
+static int arm(void)
+{{
+	const struct sock_fprog program = {{sizeof filter / sizeof filter[0], (struct sock_filter *)filter}};
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return -1;
+	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+}}
+
+#ifndef FILTER_ONLY
+int main(int argc, char **argv)
+{{
+	if (argc < 2) {{
+		fprintf(stderr, "usage: %s PROGRAM [ARGUMENT ...]\\n", argc ? argv[0] : "confine");
+		return 125;
+	}}
+	if (arm()) {{
+		perror("seccomp");
+		return 125;
+	}}
+	execvp(argv[1], argv + 1);
+	return errno == ENOENT ? 127 : 126;
+}}
+#endif
+"""
+
+
+def export_c(policy: Resolved, options: FormatOptions) -> Exported:
+    """Return a C program that loads the filter and executes another program."""
+    data, losses, added = _armed(policy, "the loader", EXECVE)
+    rows = (f"\t{{{code:#04x}, {jt}, {jf}, {k:#010x}}}," for code, jt, jf, k in bpf.decode(data))
+    source = _SOURCE.format(name=options.name, filter="\n".join(rows))
+    return Exported(source.encode(), losses, added, use="cc -O2 -o confine {file} && ./confine PROGRAM ...")
+
+
+# bubblewrap.c, do_init() and the end of main(), after seccomp_programs_apply(); seen with 0.12.0 under strace
+BWRAP_CALLS = EXECVE | {
+    "exit_group": "its process 1 ends (only with --unshare-pid, and not with --as-pid-1)",
+    "wait4": "its process 1 waits for the program (only with --unshare-pid, and not with --as-pid-1)",
+    "write": "its process 1 passes the exit status on (only with --unshare-pid, and not with --as-pid-1)",
+}
+
+
+def export_bwrap(policy: Resolved, options: FormatOptions) -> Exported:
+    """Return the filter for bubblewrap, and beside it the arguments that make only the policy's files visible."""
+    data, losses, added = _armed(policy, "bubblewrap", BWRAP_CALLS)
+    if policy.files.paths is None:
+        return Exported(data, losses, added, use="bwrap ... --seccomp 9 PROGRAM ... 9<{file}")
+    words, files = _binds(policy.files.paths)
+    use = "bwrap --args 8 --seccomp 9 PROGRAM ... 8<the .args file beside it 9<{file}"
+    return Exported(data, losses, added, (".args", b"".join(word + b"\0" for word in words)), use=use, files=files)
+
+
+def _binds(paths: Mapping[str, Right]) -> tuple[list[bytes], Files]:
+    """Return the arguments that make only these paths visible, and what they confine."""
+    mounted, proc = mounts(paths), has_proc(paths)
+    words: list[bytes] = []
+    for mount in mounted:
+        option = b"--dev-bind-try" if mount.is_device else b"--bind-try" if mount.changes else b"--ro-bind-try"
+        words += [option, encoded(mount.path), encoded(mount.path)]
+    words += [b"--proc", b"/proc"] * proc
+    for name in LINKS:
+        words += [b"--symlink", b"usr/" + name.encode(), b"/" + name.encode()]
+    return words, effect(mounted, proc=proc, noexec=False)

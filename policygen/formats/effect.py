@@ -7,17 +7,18 @@ changing as well.  Links of a merged /usr are made again, since policies have th
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from policygen.comparing import Change, compare
+from policygen.comparing import Change, compare_resolved
 from policygen.evaluate import answers
 from policygen.formats import Addition, Direction, ExportError, Loss
 from policygen.grants import ALL, Files, Right
-from policygen.implied.resolve import resolved
 from policygen.language.naming import format_action
-from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, Policy, strictest
+from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, strictest
 from policygen.paths import covers
 from policygen.sets import region
+from policygen.sets.algebra import FALSE, TRUE
 from policygen.values import replace
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple
@@ -26,12 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from policygen.comparing import Difference
+    from policygen.implied.resolve import Resolved
 
 NATIVE = Arch.X86_64
 """The one architecture of the formats that support only one."""
 DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
-SPOKEN = (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO)
-"""The kinds of actions that most of these targets have."""
 EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
 EXECVE = {"execve": "it starts the program after the filter has taken effect"}
 """The call of every target that loads the filter itself."""
@@ -41,16 +41,18 @@ LINKS = ("bin", "lib", "lib64", "sbin")
 """Of the root folder, to folders of those names in /usr."""
 PROC = "/proc"
 _READS = Right.READ | Right.EXECUTE
+Masked = tuple[tuple[int, int, int], ...]
+"""A conjunction of (index, mask, value), at most one for an argument: `argument & mask == value`; an empty one always holds."""
 
 
-def native(policy: Policy) -> Policy:
+def native(policy: Resolved) -> Resolved:
     """Return the NATIVE part of a policy.  Raises ExportError if there is none."""
     if NATIVE not in policy.entries:
         raise ExportError(f"the policy has no entries for {NATIVE}, which is all that this format is written for")
     return replace(policy, entries={NATIVE: policy.entries[NATIVE]})
 
 
-def explicit(policy: Policy) -> Policy:
+def explicit(policy: Resolved) -> Resolved:
     """Return the NATIVE policy with the newest table: calls newer than its own table become entries that get `unknown`."""
     calls = table(NATIVE)
     newest = calls.newest(policy.table)
@@ -58,7 +60,7 @@ def explicit(policy: Policy) -> Policy:
     return replace(policy, entries={NATIVE: {**policy.entries[NATIVE], **newer}}, table=calls.versions()[-1])
 
 
-def with_calls(policy: Policy, calls: Mapping[str, str]) -> tuple[Policy, tuple[Addition, ...]]:
+def with_calls(policy: Resolved, calls: Mapping[str, str]) -> tuple[Resolved, tuple[Addition, ...]]:
     """Return the policy that also allows these calls (name -> reason), and those that it did not allow before."""
     entries = dict(policy.entries[NATIVE])
     added = []
@@ -70,32 +72,43 @@ def with_calls(policy: Policy, calls: Mapping[str, str]) -> tuple[Policy, tuple[
     return replace(policy, entries={**policy.entries, NATIVE: entries}), tuple(added)
 
 
-def possible(policy: Policy, number: int) -> list[Action]:
+def possible(policy: Resolved, number: int) -> list[Action]:
     """Return the actions that one NATIVE call may get; those that let it run come first."""
-    found = dict.fromkeys(action for _, action in answers(region.space(), resolved(policy), NATIVE, number))
-    return sorted(found, key=lambda action: (not action.may_allow, action != ALLOW))
+    actions = dict.fromkeys(action for _, action in answers(region.space(), policy, NATIVE, number))
+    return sorted(actions, key=lambda action: (not action.may_allow, action != ALLOW))
 
 
-def names_only(policy: Policy) -> Policy:
+def masked_answers(
+    policy: Resolved, number: int, limit: int, arch: Arch = NATIVE
+) -> dict[Action, tuple[Masked, ...] | None]:
+    """Return the actions that a call may get, each with the alternatives in which it gets it; None for more than `limit`."""
+    space = region.space()
+    where: dict[Action, int] = {}
+    for some, action in answers(space, policy, arch, number):
+        where[action] = space.or_(some, where.get(action, FALSE))
+    return {action: region.alternatives(space, some, limit) if some != TRUE else ((),) for action, some in where.items()}
+
+
+def names_only(policy: Resolved) -> Resolved:
     """Return the NATIVE policy without conditions: calls that may run do run, others get the strictest of their actions."""
     entries = {}
     for number in policy.entries[NATIVE]:
-        found = possible(policy, number)
-        entries[number] = Entry(Always(True), found[0] if found[0].may_allow else strictest(found))
+        actions = possible(policy, number)
+        entries[number] = Entry(Always(True), actions[0] if actions[0].may_allow else strictest(actions))
     return replace(policy, entries={NATIVE: entries})
 
 
-def spoken(action: Action, silent: Action, known: Iterable[ActionKind] = SPOKEN) -> Action:
-    """Return the action, or its replacement in a target that has only `known` kinds: `log` becomes `allow`, every other
-    kind becomes `silent`."""
-    if action.kind in known:
+def fitted(action: Action, silent: Action) -> Action:
+    """Return the action, or its replacement in a target that has only ALLOW, KILL and ERRNO: `log` becomes `allow`, every
+    other kind becomes `silent`."""
+    if action.kind in (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO):
         return action
     return ALLOW if action.kind is ActionKind.LOG else silent
 
 
 def losses(
-    policy: Policy,
-    effect: Policy,
+    policy: Resolved,
+    effect: Resolved,
     target: str,
     added: Iterable[Addition] = (),
     reasons: Mapping[str, str] | None = None,
@@ -105,33 +118,33 @@ def losses(
     """Return the differences of `effect`, which the target enforces, from the policy: one loss for each direction and reason.
 
     `reasons` are the target's own, by name of the call; `before_loader`: the target arms before the dynamic loader runs."""
-    said = {one.call: f"{target} makes these calls under the filter" for one in added} | dict(reasons or {})
-    found: dict[tuple[Direction, str], list[str]] = {}
-    for one in compare(policy, effect).differences:
-        named = one.number is not None and one.arch in effect.entries
-        what = _what(policy, effect, target, one, said)
-        found.setdefault((DIRECTIONS[one.change], what), []).extend([_name(one)] if named else [])
-    made = [Loss(direction, what, tuple(calls)) for (direction, what), calls in found.items()]
+    reasons = {addition.call: f"{target} makes these calls under the filter" for addition in added} | dict(reasons or {})
+    calls: defaultdict[tuple[Direction, str], list[str]] = defaultdict(list)
+    for difference in compare_resolved(policy, effect).differences:
+        names = calls[DIRECTIONS[difference.change], _what(policy, effect, target, difference, reasons)]
+        if difference.number is not None and difference.arch in effect.entries:
+            names.append(_name(difference))
+    lost = [Loss(direction, what, tuple(names)) for (direction, what), names in calls.items()]
     if policy.arm is Arm.ENTRY and before_loader:
         text = f"{target} arms before the program is executed, so what its dynamic loader calls has to be allowed as well"
-        made.append(Loss(Direction.NARROWER, text))
-    return tuple(sorted(made, key=lambda loss: (list(Direction).index(loss.direction), loss.what)))
+        lost.append(Loss(Direction.NARROWER, text))
+    return tuple(sorted(lost, key=lambda loss: (list(Direction).index(loss.direction), loss.what)))
 
 
-def _name(one: Difference) -> str:
-    return table(one.arch).by_number[one.example.number].name
+def _name(difference: Difference) -> str:
+    return table(difference.arch).by_number[difference.example.number].name
 
 
-def _what(policy: Policy, effect: Policy, target: str, one: Difference, said: Mapping[str, str]) -> str:
-    after, before = format_action(one.after), format_action(one.before)
-    if one.arch not in effect.entries:
-        return f"{target} filters calls of {NATIVE}; those of {one.arch} are killed"
-    if one.number is None:
-        newer = one.example.number > table(one.arch).newest(policy.table)
+def _what(policy: Resolved, effect: Resolved, target: str, difference: Difference, reasons: Mapping[str, str]) -> str:
+    after, before = format_action(difference.after), format_action(difference.before)
+    if difference.arch not in effect.entries:
+        return f"{target} filters calls of {NATIVE}; those of {difference.arch} are killed"
+    if difference.number is None:
+        newer = difference.example.number > table(difference.arch).newest(policy.table)
         return f"calls {'newer than its table' if newer else 'that it does not name'} meet {after}, not {before}"
-    if (name := _name(one)) in said:
-        return said[name]
-    if one.change is Change.MORE:
+    if reason := reasons.get(_name(difference)):
+        return reason
+    if difference.change is Change.MORE:
         return f"{target} has no such conditions on arguments"
     return f"{target} cannot say {before} here: {after} instead"
 
@@ -151,12 +164,12 @@ def mounts(paths: Mapping[str, Right], starts: Iterable[str] = ("",)) -> list[Mo
     """Return the mounts for grants in the root folder and in the named folders of `starts`; none for /proc, which is its own.
 
     A folder comes before what is below it."""
-    found = [Mount(LOADERS, changes=False, executes=True, is_device=False)]
+    mounts = [Mount(LOADERS, changes=False, executes=True, is_device=False)]
     for path, rights in paths.items():
         if path.partition("/")[0] in starts and rights and not covers(PROC, path):
             changes = bool(rights & ~_READS)
-            found.append(Mount(path, changes, not changes or Right.EXECUTE in rights, covers("/dev", path)))
-    return found
+            mounts.append(Mount(path, changes, not changes or Right.EXECUTE in rights, covers("/dev", path)))
+    return mounts
 
 
 def has_proc(paths: Mapping[str, Right]) -> bool:
@@ -164,10 +177,10 @@ def has_proc(paths: Mapping[str, Right]) -> bool:
     return any(rights and covers(PROC, path) for path, rights in paths.items())
 
 
-def effect(made: Iterable[Mount], *, proc: bool, noexec: bool) -> Files:
+def effect(mounted: Iterable[Mount], *, proc: bool, noexec: bool) -> Files:
     """Return what mounts confine; `noexec`: what `executes` denies cannot be executed there."""
     grants = {}
-    for one in made:
-        rights = ALL if one.changes or one.is_device else _READS
-        grants[one.path] = rights & ~Right.EXECUTE if noexec and not one.executes else rights
+    for mount in mounted:
+        rights = ALL if mount.changes or mount.is_device else _READS
+        grants[mount.path] = rights & ~Right.EXECUTE if noexec and not mount.executes else rights
     return Files(grants | ({PROC: ALL} if proc else {}))

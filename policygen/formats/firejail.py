@@ -9,19 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.formats import Direction, Exported, Loss
-from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, losses, names_only, native, spoken, with_calls
+from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, fitted, losses, names_only, native, with_calls
 from policygen.grants import ALL, NOT_CONFINED, Files, Right
 from policygen.language.naming import format_action
-from policygen.model import ALLOW, KILL, Action, Always, Condition, Entry, Operator, Policy
+from policygen.model import ALLOW, KILL, Action, Always, Condition, Entry, Operator
 from policygen.paths import covers, encoded
+from policygen.values import replace
 from tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from policygen.formats import FormatOptions
+    from policygen.implied.resolve import Resolved
 
-_SEEN = ("/bin", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
+_VISIBLE = ("/bin", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
 """What is left as it is, but for writing: a program and its loader are there."""
 _TOPS = ("/boot", "/etc", "/media", "/mnt", "/opt", "/srv", "/tmp", "/var")
 """Other folders of the root (hier(7)), which are taken away if nothing in them is granted."""
@@ -30,7 +32,7 @@ _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "pts", "ptmx", "
 _READS = Right.READ | Right.EXECUTE
 _REST = Loss(
     Direction.WIDER,
-    f"firejail leaves programs and libraries ({', '.join(_SEEN)}), /run, which it needs, and folders of the root with other "
+    f"firejail leaves programs and libraries ({', '.join(_VISIBLE)}), /run, which it needs, and folders of the root with other "
     "names than hier(7) has visible for reading",
 )
 # src/lib/syscall.c, the group @default-keep: in every list of calls to keep
@@ -45,27 +47,28 @@ _PERSONALITY = {"personality": "where it blocks other architectures firejail let
 
 def whitelisted(paths: Mapping[str, Right]) -> tuple[list[str], Files, tuple[Loss, ...]]:
     """Return the lines, what they confine, and what they lose beyond that."""
-    known = {path: rights for path, rights in paths.items() if rights and _can_be_written(path)}
-    effect = dict.fromkeys(_SEEN, _READS) | {"/proc": ALL}
+    written = {path: rights for path, rights in paths.items() if rights and _can_be_written(path)}
+    effect = dict.fromkeys(_VISIBLE, _READS) | {"/proc": ALL}
     lines = ["read-only /"]
-    for path, rights in known.items():
+    for path, rights in written.items():
         top = _top(path)
-        written = path.replace("$HOME", "${HOME}", 1)
+        name = path.replace("$HOME", "${HOME}", 1)
         changes, is_device = bool(rights & ~_READS), covers("/dev", path)
-        if path != top and top not in known and top not in _SEEN:
-            lines.append(f"whitelist {written}")
+        if path != top and top not in written and top not in _VISIBLE:
+            lines.append(f"whitelist {name}")
         if not is_device:
-            lines.append(f"{'read-write' if changes else 'read-only'} {written}")
+            lines.append(f"{'read-write' if changes else 'read-only'} {name}")
         noexec = changes and Right.EXECUTE not in rights and not is_device
-        lines += [f"noexec {written}"] * noexec
+        lines += [f"noexec {name}"] * noexec
         granted = ALL if changes or is_device else _READS
         effect[path] = effect.get(path, granted) | (granted & ~Right.EXECUTE if noexec else granted)
-    lines += [f"blacklist {top}" for top in _TOPS if not any(_top(path) == top for path in known)]
-    if not any(_top(path) == "$HOME" for path in known):
+    tops = {_top(path) for path in written}
+    lines += [f"blacklist {top}" for top in _TOPS if top not in tops]
+    if "$HOME" not in tops:
         lines.append("private")
-    if not any(_top(path) == "/run" for path in known):
+    if "/run" not in tops:
         effect["/run"] = _READS
-    if not any(_top(path) == "/dev" for path in known):
+    if "/dev" not in tops:
         lines.append("private-dev")
         effect |= {f"/dev/{name}": ALL for name in _DEVICES}
     return lines, Files(effect), (_REST,)
@@ -86,12 +89,12 @@ def _can_be_written(path: str) -> bool:
     return text.isprintable() and encoded(text).isascii() and not any(character in text for character in "*?[]{}$\"\\,")
 
 
-def export(policy: Policy, options: FormatOptions) -> Exported:
+def export(policy: Resolved, options: FormatOptions) -> Exported:
     meant, added = with_calls(explicit(native(policy)), CALLS)
     names = names_only(meant)
-    default = spoken(names.default, KILL)
+    default = fitted(names.default, KILL)
     error = KILL if default.may_allow else default
-    section = {number: spoken(entry.action, error) for number, entry in names.entries[NATIVE].items()}
+    section = {number: fitted(entry.action, error) for number, entry in names.entries[NATIVE].items()}
     listed = []
     for name, call in sorted(table(NATIVE).by_name.items()):
         action = section.get(call.number, default)
@@ -127,11 +130,12 @@ def _word(action: Action) -> str:
     return format_action(action).removeprefix("errno ")
 
 
-def _effect(policy: Policy, section: dict[int, Action], default: Action, blocked: Action) -> Policy:
+def _effect(policy: Resolved, section: dict[int, Action], default: Action, blocked: Action) -> Resolved:
     """Return what the profile does for NATIVE calls; `blocked`: the answer to a change of the execution domain."""
     entries = {number: Entry(Always(True), action) for number, action in section.items()}
     call = table(NATIVE).by_name["personality"]
     if section.get(call.number, default).may_allow:
         query = call.arguments[0].value(0xFFFFFFFF)  # personality(2): asks, and changes nothing
         entries[call.number] = Entry(Condition(0, Operator.ONE_OF, values=tuple(sorted((0, query)))), ALLOW, blocked)
-    return Policy({NATIVE: entries}, table(NATIVE).versions()[-1], policy.arm, default, default)
+    newest = table(NATIVE).versions()[-1]
+    return replace(policy, entries={NATIVE: entries}, table=newest, default=default, unknown=default)

@@ -12,6 +12,7 @@ execute, and which TCP ports it may bind, is confined.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from functools import cache
 from pathlib import Path
@@ -20,22 +21,22 @@ from typing import TYPE_CHECKING, Final
 
 from policygen.evaluate import answers
 from policygen.files.generalise import trees
-from policygen.formats import Direction, Exported, Loss
-from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, losses, names_only, native, possible, spoken, with_calls
+from policygen.formats import Direction, Exported, ExportError, Loss
+from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, fitted, losses, names_only, native, possible, with_calls
 from policygen.grants import ALL, ANY_PORT, Files, Right
-from policygen.implied.resolve import resolved
 from policygen.language.naming import format_action
-from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator, Policy
+from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator
 from policygen.paths import encoded
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
-from policygen.values import frozen, replace
+from policygen.values import replace
 from tracer.abi import constants, table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from policygen.formats import FormatOptions
+    from policygen.formats import FormatOptions, Service
+    from policygen.implied.resolve import Resolved
 
 _SPECIFIERS = {"$HOME": "%h", "$TMPDIR": "%T"}
 _ALWAYS_WRITABLE = ("/dev", "/proc", "/sys")
@@ -57,15 +58,15 @@ def files_section(files: Files) -> tuple[str, Files]:
     lines: list[str] = []
     effect: dict[str, Right] | None = None
     if files.paths is not None:
-        known = {path: rights for path, rights in files.paths.items() if _written(path)}
-        changed = [path for path, rights in known.items() if rights & _CHANGES]
-        executed = [path for path, rights in known.items() if Right.EXECUTE in rights]
-        executed += [path for path in trees() if path in known and path not in executed]  # libraries are mapped from there
+        paths = {path: rights for path, rights in files.paths.items() if _written(path)}
+        changed = [path for path, rights in paths.items() if rights & _CHANGES]
+        executed = [path for path, rights in paths.items() if Right.EXECUTE in rights]
+        executed += [path for path in trees() if path in paths and path not in executed]  # libraries are mapped from there
         lines += ["ProtectSystem=strict", *_setting("ReadWritePaths", changed)]
         lines += ["NoExecPaths=/", *_setting("ExecPaths", executed)]
         effect = {"/": Right.READ, **dict.fromkeys(_ALWAYS_WRITABLE, _CHANGES)}
-        for paths, rights in ((changed, _CHANGES), (executed, Right.EXECUTE)):
-            for path in paths:
+        for listed, rights in ((changed, _CHANGES), (executed, Right.EXECUTE)):
+            for path in listed:
                 effect[path] = effect.get(path, Right.READ) | rights
     if files.bind is not None:
         lines.append("SocketBindDeny=any")
@@ -114,42 +115,42 @@ def grouped(names: Collection[str]) -> list[str]:
 _REASONS = dict.fromkeys(set(table(NATIVE).by_name) - groups()[KNOWN], "systemd 257 does not know these calls")
 
 
-def export(policy: Policy, options: FormatOptions) -> Exported:
+def export(policy: Resolved, options: FormatOptions) -> Exported:
+    """Return a drop-in that filters a unit's calls by name."""
     meant, added = with_calls(explicit(native(policy)), CALLS)
-    names = _said(names_only(meant))
-    made = _denying(names) if names.default.may_allow else _allowing(names, restrict=_unshares_nothing(meant))
-    lost = losses(policy, made.effect, "systemd", added, _REASONS)
+    names = _with_known_actions(names_only(meant))
+    if names.default.may_allow:
+        section, effect = _denying(names)
+    else:
+        section, effect = _allowing(names, restrict=_unshares_nothing(meant))
+    lost = losses(policy, effect, "systemd", added, _REASONS)
     lines, files = files_section(policy.files)
     head = f"# System calls of {options.name}, made by `callfence export --to systemd` for systemd 257.\n[Service]\n"
-    text = f"{head}{made.text}{lines}"
     use = f"save as /etc/systemd/system/{options.name}.service.d/callfence.conf; systemctl daemon-reload"
-    return Exported(text.encode(), (*lost, _FOREIGN), added, use=use, files=files)
+    return Exported(f"{head}{section}{lines}".encode(), (*lost, _FOREIGN), added, use=use, files=files)
 
 
-@frozen
-class _Made:
-    text: str
-    """The lines of the section."""
-    effect: Policy
-    """What the lines do, except for numbers that are not calls."""
-
-
-def _said(policy: Policy) -> Policy:
+def _with_known_actions(policy: Resolved) -> Resolved:
     """Return the policy with only the actions that systemd has."""
-    default = spoken(policy.default, KILL)
+    default = fitted(policy.default, KILL)
     denied = KILL if default.may_allow else default
     entries = {
-        number: replace(entry, action=spoken(entry.action, denied)) for number, entry in policy.entries[NATIVE].items()
+        number: replace(entry, action=fitted(entry.action, denied)) for number, entry in policy.entries[NATIVE].items()
     }
     return replace(policy, entries={NATIVE: entries}, default=default)
 
 
-def _allowing(policy: Policy, *, restrict: bool) -> _Made:
-    """Return a list of allowed calls, which removes the calls that systemd would add."""
+def _actions(policy: Resolved) -> dict[str, Action]:
+    """Return the actions of the calls that systemd knows and the policy names, by name."""
     calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
-    answered = {name: section[calls[name].number].action for name in _known() if calls[name].number in section}
-    allowed = {name for name, action in answered.items() if action.may_allow}
-    failed = {name: action for name, action in answered.items() if not action.may_allow}
+    return {name: section[calls[name].number].action for name in sorted(groups()[KNOWN]) if calls[name].number in section}
+
+
+def _allowing(policy: Resolved, *, restrict: bool) -> tuple[str, Resolved]:
+    """Return a list of allowed calls, which removes the calls that systemd would add, and what it does."""
+    actions = _actions(policy)
+    allowed = {name for name, action in actions.items() if action.may_allow}
+    failed = {name: action for name, action in actions.items() if not action.may_allow}
     restrict = restrict and failed.get("clone3") == ENOSYS
     if restrict:
         allowed.add("clone3")
@@ -159,45 +160,38 @@ def _allowing(policy: Policy, *, restrict: bool) -> _Made:
         failed = {name: EPERM if action == ENOSYS else action for name, action in failed.items()}
     failed = {name: action for name, action in failed.items() if action != default}
     entries = {}
-    for name, call in calls.items():
+    for name, call in table(NATIVE).by_name.items():
         action = ALLOW if name in allowed else failed.get(name, default) if name in groups()[KNOWN] else ENOSYS
         entries[call.number] = Entry(Always(True), action)
     if restrict:
         _restrict(entries)
     denied = grouped(groups()[IMPLIED] - allowed - set(failed))
     denied += [f"{name}:{_word(action)}" for name, action in sorted(failed.items())]
-    lines = _list("SystemCallFilter", grouped(allowed)) + _list("SystemCallFilter", denied, "~")
-    text = _section(lines, default, restrict=restrict)
-    return _Made(text, Policy({NATIVE: entries}, policy.table, policy.arm, default, ENOSYS))
+    section = _section(_list("", grouped(allowed)) + _list("~", denied), default, restrict=restrict)
+    return section, replace(policy, entries={NATIVE: entries}, default=default, unknown=ENOSYS)
 
 
-def _denying(policy: Policy) -> _Made:
-    """Return a list of denied calls; calls that systemd does not know are allowed."""
-    calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
-    answered = {name: section[calls[name].number].action for name in _known() if calls[name].number in section}
-    denied = {name: action for name, action in answered.items() if not action.may_allow}
+def _denying(policy: Resolved) -> tuple[str, Resolved]:
+    """Return a list of denied calls, and what it does; calls that systemd does not know are allowed."""
+    denied = {name: action for name, action in _actions(policy).items() if not action.may_allow}
     listed = [f"{name}:{_word(action)}" for name, action in sorted(denied.items())]
-    entries = {calls[name].number: Entry(Always(True), action) for name, action in denied.items()}
-    text = _section(_list("SystemCallFilter", listed, "~"), KILL, restrict=False)
-    return _Made(text, Policy({NATIVE: entries}, policy.table, policy.arm, ALLOW, ALLOW))
-
-
-def _known() -> list[str]:
-    return sorted(groups()[KNOWN])
+    entries = {table(NATIVE).by_name[name].number: Entry(Always(True), action) for name, action in denied.items()}
+    section = _section(_list("~", listed), KILL, restrict=False)
+    return section, replace(policy, entries={NATIVE: entries}, default=ALLOW, unknown=ALLOW)
 
 
 def _section(lines: list[str], default: Action, *, restrict: bool) -> str:
     """Return the drop-in with the lines; it replaces what the unit says, since an empty value clears the list."""
     lines = ["SystemCallFilter=", *lines, f"SystemCallErrorNumber={_word(default)}"]
     lines += ["SystemCallArchitectures=", "SystemCallArchitectures=native"]
-    if restrict:
-        lines.append("RestrictNamespaces=yes")
+    lines += ["RestrictNamespaces=yes"] * restrict
     return "\n".join([*lines, "NoNewPrivileges=yes"]) + "\n"
 
 
-def _list(setting: str, words: list[str], prefix: str = "") -> list[str]:
+def _list(prefix: str, words: list[str]) -> list[str]:
     """Return several assignments; each adds to the list."""
-    return [f"{setting}={prefix}{line}" for line in textwrap.wrap(" ".join(words), 100, break_on_hyphens=False)]
+    lines = textwrap.wrap(" ".join(words), 100, break_on_hyphens=False)
+    return [f"SystemCallFilter={prefix}{line}" for line in lines]
 
 
 def _word(action: Action) -> str:
@@ -209,15 +203,18 @@ def _flags() -> int:
     return sum(value for value in values if value is not None)
 
 
-def _unshares_nothing(policy: Policy) -> bool:
+def _unshares_nothing(policy: Resolved) -> bool:
     """Whether the policy lets no call run that RestrictNamespaces= fails."""
     calls = table(NATIVE).by_name
     if any(action.may_allow for name in ("unshare", "setns") for action in possible(policy, calls[name].number)):
         return False
     space, clone = region.space(), calls["clone"]
     some = region.to_bdd(space, Condition(0, Operator.ANY, _flags()), clone.arguments)
-    found = answers(space, resolved(policy), NATIVE, clone.number)
-    return all(space.and_(where, some) == FALSE for where, action in found if action.may_allow)
+    return all(
+        space.and_(where, some) == FALSE
+        for where, action in answers(space, policy, NATIVE, clone.number)
+        if action.may_allow
+    )
 
 
 def _restrict(entries: dict[int, Entry]) -> None:
@@ -227,3 +224,97 @@ def _restrict(entries: dict[int, Entry]) -> None:
     clone = calls["clone"].number
     if entries[clone].action == ALLOW:
         entries[clone] = Entry(Condition(0, Operator.MASKED, 0, _flags()), ALLOW, EPERM)
+
+
+# Under enforce
+
+_PREFIXES = "-:+!"
+"""Characters before the path of an executable that are about all of its command: they go before `enforce`."""
+_ARGV0 = "@"
+_PLAIN = re.compile(r"[\w@+=:,./-]+", re.ASCII)
+_FILTERS = ("SystemCallFilter", "SystemCallArchitectures", "NoExecPaths")
+
+
+def export_enforce(policy: Resolved, options: FormatOptions) -> Exported:
+    """Return a drop-in by which a unit starts its program under `enforce`, with all that the policy says (systemd.service(5)).
+
+    A drop-in cannot put a command in front of another: it replaces the list of commands, so it repeats those of the unit.
+    Raises ExportError for a unit whose command cannot be repeated."""
+    service = options.service
+    if service is None:
+        raise ExportError("a drop-in for enforce repeats the command of a unit: name the unit with --unit")
+    commands = [*_commands(service.unit)]
+    if not commands:
+        raise ExportError("the unit has no ExecStart=, so there is nothing to run under enforce")
+    log = f"%L/callfence/{options.name}.log"
+    words = [service.enforce, *["--audit"] * service.audit, "--log", log, "-p", _escaped(service.policy), "--"]
+    start = " ".join(map(_quoted_word, words))
+    lines = [f"ExecStart={prefixes}{start} {command}" for prefixes, command in commands]
+    text = "\n".join((
+        f"# {options.name} under `enforce`, made by `callfence export --to systemd-enforce`.",
+        "[Service]",
+        "ExecStart=",
+        *lines,
+        "LogsDirectory=callfence",
+        "",
+    ))
+    place = f"/etc/systemd/system/{options.name}.service.d/callfence.conf"
+    use = f"save as {place}; systemctl daemon-reload; systemctl restart {options.name}"
+    return Exported(text.encode(), tuple(_enforce_losses(service)), use=use, files=policy.files)
+
+
+def _commands(unit: str) -> Iterator[tuple[str, str]]:
+    """Yield the prefixes and the rest of each command of a unit.  An empty value clears the list (systemd.service(5)).
+
+    Raises ExportError for a command with an argv[0] of its own, which enforce cannot pass on."""
+    commands: list[tuple[str, str]] = []
+    for key, value in _settings(unit):
+        if key != "ExecStart":
+            continue
+        if not value:
+            commands.clear()
+            continue
+        command = value.lstrip(_PREFIXES + _ARGV0 + "|")
+        prefixes = value[: len(value) - len(command)]
+        if _ARGV0 in prefixes or "|" in prefixes:
+            raise ExportError(f"ExecStart={value}: enforce cannot give a program another name or shell: leave out '@' and '|'")
+        commands.append((prefixes, command))
+    yield from commands
+
+
+def _settings(unit: str) -> Iterator[tuple[str, str]]:
+    """Yield the settings of [Service]; a line that ends in a backslash goes on, past comments (systemd.syntax(7))."""
+    section, line = "", ""
+    for part in unit.splitlines():
+        if part.lstrip()[:1] in ("#", ";") or not (part.strip() or line):
+            continue
+        if part.endswith("\\"):
+            line += f"{part[:-1]} "
+            continue
+        line, whole = "", f"{line}{part}".strip()
+        if whole.startswith("["):
+            section = whole
+        elif section == "[Service]" and "=" in whole:
+            key, _, value = whole.partition("=")
+            yield key.strip(), value.strip()
+
+
+def _escaped(path: str) -> str:
+    """Return a path in which systemd replaces no specifiers and no variables."""
+    return path.replace("%", "%%").replace("$", "$$")
+
+
+def _quoted_word(word: str) -> str:
+    if _PLAIN.fullmatch(word.replace("%", "")):
+        return word
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _enforce_losses(service: Service) -> Iterator[Loss]:
+    held = sorted({key for key, _ in _settings(service.unit) if key in _FILTERS})
+    if held:
+        what = f"the unit has {', '.join(held)}, also for enforce, which executes Python and calls ptrace, seccomp, pidfd_getfd"
+        yield Loss(Direction.NARROWER, f"{what} (--to systemd needs no enforce)")
+    if service.audit:
+        yield Loss(Direction.WIDER, "with --audit nothing is denied, only reported")

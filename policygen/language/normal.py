@@ -26,16 +26,17 @@ def normal(policy: Policy) -> Policy:
     Entries allow all that a later phase does, which only takes away.  Raises ValueError if one entry cannot say that.
     """
     if not policy.phases:
-        return replace(policy, entries=_normal_entries(policy.entries))
+        return replace(policy, entries=normal_entries(policy.entries))
     phases: list[Phase] = []
     for phase in reversed((Phase("", (), policy.entries), *policy.phases)):
         entries = covering(phase.entries, phases[0]) if phases else phase.entries
-        phases.insert(0, replace(phase, entries=_normal_entries(entries)))
+        phases.insert(0, replace(phase, entries=normal_entries(entries)))
     first, *later = phases
     return replace(policy, entries=first.entries, phases=tuple(later))
 
 
-def _normal_entries(given: Mapping[Arch, Mapping[int, Entry]]) -> dict[Arch, dict[int, Entry]]:
+def normal_entries(given: Mapping[Arch, Mapping[int, Entry]]) -> dict[Arch, dict[int, Entry]]:
+    """Return the entries in normal form, in the order of the text."""
     entries = {}
     for arch in Arch:
         if arch in given:

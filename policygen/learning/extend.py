@@ -15,7 +15,7 @@ from policygen.learning.floor import OPAQUE
 from policygen.learning.generalise import Widened, Widening, generalise, learned, literal
 from policygen.learning.rule import expression, join, key, read
 from policygen.model import ENOSYS, Action, Always, Entry, Expression, Or, alternatives, constrained, mentioned
-from policygen.recording.model import Observation, kept
+from policygen.recording.model import Observation, recorded_values
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.express import minimise
 from policygen.sets.region import space, to_bdd
@@ -200,7 +200,7 @@ def allowing_line(event: Event) -> str | None:
     if arch is None or event.number not in table(arch).by_number:
         return None
     calls = table(arch)
-    observation = Observation(event.arch, event.number, kept(calls, event), "", (1,), "", event.arguments)
+    observation = Observation(event.arch, event.number, recorded_values(calls, event), "", (1,), "", event.arguments)
     rule = learned(observation, calls)
     return format_entry(arch, event.number, Entry(expression(rule, calls.by_number[event.number].arguments)))
 

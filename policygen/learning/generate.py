@@ -32,7 +32,7 @@ from policygen.learning.generalise import Widened, Widening
 from policygen.learning.replay import replay
 from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
 from policygen.recording.fold import given_up
-from policygen.recording.model import Observation, kept
+from policygen.recording.model import Observation, recorded_values
 from policygen.values import replace
 from tracer.abi import X32_BIT, Arch, Event, constants, table
 from tracer.named import NamedTuple
@@ -193,7 +193,7 @@ def _with_waits(placed: Placed, policy: Policy, options: Options) -> Placed:
                 and not all(_permitted(policy, observation.event) for observation in (*causes, *observed))
             ):
                 result[arch, table(arch).by_name[name].number] = observed + tuple(
-                    Observation(arch.audit, event.number, kept(table(arch), event), "", (1,), "", event.arguments)
+                    Observation(arch.audit, event.number, recorded_values(table(arch), event), "", (1,), "", event.arguments)
                     for event in _waits(arch, name)
                 )
     return _in_order(result)

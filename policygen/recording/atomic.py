@@ -23,11 +23,11 @@ _MANY_LINKS = 40  # MAXSYMLINKS, linux/namei.h
 
 @contextmanager
 def opened(folder: Path) -> Iterator[int]:
-    """A descriptor of the folder, to be used as `dir_fd`.  Raises OSError.
+    """Open a folder; the descriptor is to be used as `dir_fd`.  Raises OSError.
 
     A symbolic link on the way is followed if it belongs to this user, to root, or to the owner of the folder that the path
-    leads to: otherwise its owner would make us write where he cannot (the rule of proc_sys_fs(5), protected_symlinks, for
-    any folder).  A folder named .callfence must not be a link.
+    leads to: otherwise its owner would make us write where that user cannot (the rule of proc_sys_fs(5),
+    protected_symlinks, for any folder).  A folder named .callfence must not be a link.
     """
     descriptor = _walk(folder)
     try:
@@ -77,12 +77,12 @@ def _walk(folder: Path) -> int:
 
 
 def _parts(target: str) -> list[str]:
-    """The names in a symbolic link's target, one that begins at the root with that first."""
+    """Return the names in a symbolic link's target; the first is `/` if it begins at the root."""
     return ["/"] * target.startswith("/") + [name for name in target.split("/") if name]
 
 
 _PERMISSIONS = 0o777
-"""The bits of a mode that are kept: root must not make a set-user-ID file of what another user has filled."""
+"""The bits of a mode that stay: root must not make a set-user-ID file of what another user has filled."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -95,7 +95,7 @@ def write_all(path: Path, pieces: Iterable[bytes]) -> None:
     """Replace the file's content, or create the file, durably.  What iterating raises changes nothing.
 
     The old file is whole until the new one is (temporary file in the same folder, fsync, rename, fsync of the
-    folder), and its owner and permission bits are kept.  Raises OSError, with nothing changed; also for a symbolic link
+    folder), and its owner and permission bits stay.  Raises OSError, with nothing changed; also for a symbolic link
     (in a shared folder it could point anywhere), for anything but a regular file, and for a file without write permission,
     although rename(2) could replace each of them.  `opened` says which links in the path are followed.
     """

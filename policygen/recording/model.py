@@ -1,7 +1,7 @@
 """What a recording is: observations, and what one or more runs were observed to do.
 
-An observation is all equal events of a recording, folded into one.  Two events are equal if `kept` is the same for each
-argument.
+An observation is all equal events of a recording, folded into one.  Two events are equal if `recorded_values` is the same for
+each argument.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Registers = tuple[int, int, int, int, int, int]
 
 
 class Observation(NamedTuple):
-    """Equal events: the same call, with the same kept arguments, made by the same executable."""
+    """Equal events: the same call, with the same recorded values, made by the same executable."""
 
     arch: int
     """AUDIT_ARCH_*, as in `Event`."""
     number: int
     """32 bits, unsigned, as in `Event`."""
     arguments: tuple[int | None, ...]
-    """One for each argument of the call, as its C type reads it (see `kept`); None where the value was not kept.
+    """One for each argument of the call, as its C type reads it (see `recorded_values`); None where the value is not recorded.
     Empty for a call that the tables do not have."""
     executable: str
     """Path of the program that made the calls; bytes that are not UTF-8 are surrogate-escaped."""
@@ -84,7 +84,7 @@ def order(key: Key) -> tuple[object, ...]:
 
 
 def joined(evidence: Collection[str]) -> tuple[str, ...]:
-    """The evidence of equal events of several runs (`facts.join`)."""
+    """Return the evidence of equal events of several runs as one (`facts.join`)."""
     if not evidence:
         return ()
     from policygen.evidence.facts import join  # not loaded where nothing is new
@@ -92,21 +92,21 @@ def joined(evidence: Collection[str]) -> tuple[str, ...]:
     return join(evidence)
 
 
-def kept(calls: Table, event: Event) -> tuple[int | None, ...]:
-    """Return what an observation keeps of each argument of a call that the table has."""
+def recorded_values(calls: Table, event: Event) -> tuple[int | None, ...]:
+    """Return what an observation records of each argument of a call that the table has."""
     plain = calls.by_number[event.number].arguments
     resolved = calls.arguments(event.number, event.arguments)
     return tuple(
-        _kept(meaning, argument.value(register))
+        _recorded(meaning, argument.value(register))
         for argument, meaning, register in zip(plain, resolved, event.arguments, strict=False)
     )
 
 
-def _kept(argument: Argument, value: int) -> int | None:
-    """Return what is kept of a value: None unless learning constrains arguments of this kind.
+def _recorded(argument: Argument, value: int) -> int | None:
+    """Return what is recorded of a value: None unless learning constrains arguments of this kind.
 
     A negative clock carries a pid or a descriptor, which differs between runs: all of them become -1
-    (linux/posix-timers.h, CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are kept, of tasks only the caller.
+    (linux/posix-timers.h, CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are recorded, of tasks only the caller.
     """
     if argument.kind is Kind.CLOCK:
         return max(value, -1)
@@ -121,7 +121,7 @@ Signals = Literal["", "family", "others"]
 
 
 class Circumstances(NamedTuple):
-    """What a run was started with.  '' stands for what is not known, in old and in imported recordings."""
+    """What a run was started with.  '' where it is not known, in old and in imported recordings."""
 
     input: str = ""
     """What standard input was: `a file`, `a pipe`, `a socket`, `a terminal`, `/dev/null`, `a device` or `closed`."""
@@ -188,7 +188,7 @@ class Recording(_Parts):
 
     def __new__(cls, runs: tuple[Run, ...] = (), observations: tuple[Observation, ...] = ()) -> Recording:
         """Raises WrongPlaceError."""
-        check_runs(runs)
+        _check_runs(runs)
         _check_observations(observations, len(runs))
         return super().__new__(cls, runs, observations)
 
@@ -198,28 +198,30 @@ class Recording(_Parts):
         return tuple(observation for observation in self.observations if observation.counts[column])
 
     def plain(self) -> Recording:
-        """Without the rehearsed runs, and what only those have brought."""
+        """Return the recording without the rehearsed runs, and what only those have brought."""
         runs = tuple(run for run in self.runs if not run.rehearsed)
         if len(runs) == len(self.runs):
             return self
-        return Recording(runs, tuple(seen for seen in map(self.in_plain_runs, self.observations) if any(seen.counts)))
+        plain = map(self.in_plain_runs, self.observations)
+        return Recording(runs, tuple(observation for observation in plain if any(observation.counts)))
 
-    def in_plain_runs(self, seen: Observation) -> Observation:
-        """One of the observations with the counts of `plain().runs` alone, which may all be 0."""
-        both = zip(seen.counts, self.runs, strict=True)
-        return seen._replace(counts=tuple(count for count, run in both if not run.rehearsed))
+    def in_plain_runs(self, observation: Observation) -> Observation:
+        """Return one of the observations with the counts of `plain().runs` alone, which may all be 0."""
+        pairs = zip(observation.counts, self.runs, strict=True)
+        return observation._replace(counts=tuple(count for count, run in pairs if not run.rehearsed))
 
-    def rehearsed(self, seen: Observation) -> tuple[str, ...]:
-        """What was rehearsed in the runs that one of the observations was seen in; none if any of them was ordinary."""
-        found = dict.fromkeys(run.rehearsed for run, count in zip(self.runs, seen.counts, strict=True) if count)
-        return () if "" in found else tuple(found)
+    def rehearsed(self, observation: Observation) -> tuple[str, ...]:
+        """Return what was rehearsed in the runs that made one of the observations; nothing if any of them was ordinary."""
+        pairs = zip(self.runs, observation.counts, strict=True)
+        rehearsed = dict.fromkeys(run.rehearsed for run, count in pairs if count)
+        return () if "" in rehearsed else tuple(rehearsed)
 
 
 def completeness(run: Run) -> tuple[object, ...]:
     """Return a total sort key by which the better of two accounts of one run is the greater."""
     ended = (run.complete, run.status is not None, run.status or 0)
-    told = (run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances, run.files, run.waits, run.signals)
-    return (*ended, run.started, run.command, *told)
+    details = (run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances, run.files, run.waits, run.signals)
+    return (*ended, run.started, run.command, *details)
 
 
 class WrongPlaceError(InternalError, ValueError):
@@ -232,18 +234,22 @@ class WrongPlaceError(InternalError, ValueError):
         self.is_run = is_run
 
 
-def check_runs(runs: Sequence[Run]) -> None:
-    known: set[str] = set()
+def _check_runs(runs: Sequence[Run]) -> None:
+    ids: set[str] = set()
     for index, run in enumerate(runs):
-        if run.id in known or (index and runs[index - 1].order >= run.order):
+        if run.id in ids or (index and runs[index - 1].order >= run.order):
             raise WrongPlaceError(index, is_run=True)
-        known.add(run.id)
+        ids.add(run.id)
 
 
 def _check_observations(observations: Sequence[Observation], runs: int) -> None:
-    before: tuple[object, ...] = ()
-    for index, one in enumerate(observations):
-        place = order((one.arch, one.number, one.arguments, one.executable))
-        if place <= before or len(one.counts) != runs or not any(one.counts):
+    before: Key | None = None
+    for index, observation in enumerate(observations):
+        key = observation[:4]
+        try:
+            is_ascending = before is None or before < key
+        except TypeError:  # None and a value: `order` tells, and takes longer
+            is_ascending = before is None or order(before) < order(key)
+        if not is_ascending or len(observation.counts) != runs or not any(observation.counts):
             raise WrongPlaceError(index, is_run=False)
-        before = place
+        before = key

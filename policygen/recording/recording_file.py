@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import reprlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, islice, pairwise, starmap
 from operator import itemgetter
@@ -36,137 +36,91 @@ from policygen.recording.model import Circumstances, Observation, Recording, Run
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 FORMAT = 4
-Shape = Mapping[str, "Callable[[Sequence[Any]], bool]"]
-"""What tells of each field whether its values, in one or more lines, are valid."""
+Check = Callable[[Sequence[Any]], bool]
+"""Says whether the values of a field, in one or more lines, are valid."""
+Shape = Mapping[str, Check]
+"""By field, in the order of the class."""
 
 
-def are_integers(values: Sequence[Any], low: int, high: int = 1 << 64) -> bool:
-    return set(map(type, values)) == {int} and min(values) >= low and max(values) < high  # bool is an int, but not here
+def _are_of(kind: type) -> Check:
+    return lambda values: set(map(type, values)) <= {kind}  # a bool is an int, but not here
 
 
-def _are_u32(values: Sequence[Any]) -> bool:
-    return are_integers(values, 0, 1 << 32)
+_are_flags, _are_text, _are_lists = map(_are_of, (bool, str, list))
 
 
-def _are_times(values: Sequence[Any]) -> bool:
-    return are_integers(values, 0)
+def _flat(rows: Iterable[Iterable[Any]]) -> list[Any]:
+    return [*chain.from_iterable(rows)]
 
 
-def _are_flags(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) == {bool}
+def _are_integers(values: Sequence[Any], low: int, high: int = 1 << 64) -> bool:
+    return not values or (set(map(type, values)) == {int} and min(values) >= low and max(values) < high)
 
 
-def _are_text(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) == {str}
+def _are_ascending(rows: Sequence[Any]) -> bool:
+    return all(value < following for row in rows for value, following in pairwise(row))
 
 
-def _are_texts(values: Sequence[Any]) -> bool:
-    return _are_lists(values) and set(map(type, chain.from_iterable(values))) <= {str}
+def _are_texts(rows: Sequence[Any]) -> bool:
+    return _are_lists(rows) and _are_text(_flat(rows))
 
 
-def _are_circumstances(values: Sequence[Any]) -> bool:
-    return _are_texts(values) and set(map(len, values)) == {len(Circumstances._fields)}
+def _are_tuples(width: int) -> Check:
+    """Return the check of lists of texts, ascending, `width` texts in each."""
+
+    def check(rows: Sequence[Any]) -> bool:
+        return _are_lists(rows) and _are_texts(_flat(rows)) and set(map(len, _flat(rows))) <= {width} and _are_ascending(rows)
+
+    return check
 
 
-def _are_signals(values: Sequence[Any]) -> bool:
-    return _are_text(values) and set(values) <= set(get_args(Signals))
+def _are_sets(rows: Sequence[Any]) -> bool:
+    return _are_lists(rows) and _are_integers(_flat(rows), 0, 1 << 32) and _are_ascending(rows)
 
 
-def _are_lists(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) == {list}
-
-
-def _are_pairs(values: Sequence[Any]) -> bool:
-    if not _are_lists(values):
+def _are_arguments(rows: Sequence[Any]) -> bool:
+    if not _are_lists(rows) or max(map(len, rows)) > 6:
         return False
-    together = [*chain.from_iterable(values)]
-    are_pairs = not together or (_are_texts(together) and set(map(len, together)) == {2})
-    return are_pairs and _are_ascending(values)
+    return _are_integers([value for value in _flat(rows) if value is not None], -1 << 63)
 
 
-def _are_uses(values: Sequence[Any]) -> bool:
-    if not _are_lists(values):
-        return False
-    together = [*chain.from_iterable(values)]
-    are_uses = not together or (_are_texts(together) and set(map(len, together)) == {3})
-    return are_uses and _are_ascending(values)
-
-
-def _are_ascending(values: Sequence[Any]) -> bool:
-    return all(one < following for lists in values for one, following in pairwise(lists))
-
-
-def _are_statuses(values: Sequence[Any]) -> bool:
-    known = [value for value in values if value is not None]
-    return not known or are_integers(known, -64, 256)
-
-
-def _are_arguments(values: Sequence[Any]) -> bool:
-    if not _are_lists(values) or max(map(len, values)) > 6:
-        return False
-    known = [value for value in chain.from_iterable(values) if value is not None]
-    return not known or are_integers(known, -1 << 63)
-
-
-def _are_counts(values: Sequence[Any]) -> bool:
-    if not _are_lists(values) or min(map(len, values)) == 0 or set(map(type, chain.from_iterable(values))) != {int}:
-        return False
-    return all(min(value) >= 0 for value in values)
-
-
-def _are_sets(values: Sequence[Any]) -> bool:
-    if not _are_lists(values):
-        return False
-    together = [*chain.from_iterable(values)]
-    ascending = all(one < following for value in values for one, following in pairwise(value)) if together else True
-    return not together or (are_integers(together, 0, 1 << 32) and ascending)
-
-
-def _are_registers(values: Sequence[Any]) -> bool:
-    return _are_lists(values) and set(map(len, values)) == {6} and are_integers([*chain.from_iterable(values)], 0)
-
-
-# Fields in the order of the classes.
-RUN: Shape = {
+_RUN: Shape = {
     "id": _are_text,
-    "started": _are_times,
+    "started": lambda values: _are_integers(values, 0),
     "command": _are_texts,
-    "status": _are_statuses,
+    "status": lambda values: _are_integers([value for value in values if value is not None], -64, 256),
     "complete": _are_flags,
     "gaps": _are_texts,
     "warm": _are_flags,
-    "executed": _are_pairs,
+    "executed": _are_tuples(2),
     "rehearsed": _are_text,
-    "circumstances": _are_circumstances,
-    "files": _are_uses,
+    "circumstances": lambda rows: _are_texts(rows) and set(map(len, rows)) == {len(Circumstances._fields)},
+    "files": _are_tuples(3),
     "waits": _are_sets,
-    "signals": _are_signals,
+    "signals": lambda values: _are_text(values) and set(values) <= set(get_args(Signals)),
 }
-_BEFORE: Shape = {name: are for name, are in RUN.items() if name not in ("files", "waits", "signals")}
-RUNS: Mapping[int, Shape] = {
-    1: {name: are for name, are in _BEFORE.items() if name not in ("executed", "rehearsed", "circumstances")},
-    2: {name: are for name, are in _BEFORE.items() if name not in ("rehearsed", "circumstances")},
-    3: _BEFORE,
-    FORMAT: RUN,
-}
-"""By format."""
-OBSERVATION: Shape = {
-    "arch": _are_u32,
-    "number": _are_u32,
+_OBSERVATION: Shape = {
+    "arch": lambda values: _are_integers(values, 0, 1 << 32),
+    "number": lambda values: _are_integers(values, 0, 1 << 32),
     "arguments": _are_arguments,
     "executable": _are_text,
-    "counts": _are_counts,
+    "counts": lambda rows: _are_lists(rows) and all(rows) and _are_integers(_flat(rows), 0),
     "site": _are_text,
-    "example": _are_registers,
+    "example": lambda rows: _are_lists(rows) and set(map(len, rows)) == {6} and _are_integers(_flat(rows), 0),
     "evidence": _are_texts,
     "after": _are_sets,
 }
-_OLD: Shape = {name: are for name, are in OBSERVATION.items() if name not in ("evidence", "after")}
-OBSERVATIONS: Mapping[int, Shape] = {1: _OLD, 2: _OLD, 3: _OLD, FORMAT: OBSERVATION}
+_SINCE = {"executed": 2, "rehearsed": 3, "circumstances": 3, "files": 4, "waits": 4, "signals": 4, "evidence": 4, "after": 4}
+"""The first format with a field; 1 for all others."""
+
+
+def _shape(fields: Shape, version: int) -> Shape:
+    """Return the fields that a format has."""
+    return {name: are_valid for name, are_valid in fields.items() if _SINCE.get(name, 1) <= version}
 
 
 _MAGIC = "callfence recording"
@@ -198,7 +152,7 @@ def load(path: Path) -> Recording:
 
 @lru_cache(1)
 def _parsed(data: bytes, filename: str) -> Recording:
-    """Like `parse`; the last one is kept: learn reads its recording before the program runs, and again when it has ended."""
+    """Like `parse`, with the last result cached: learn reads its recording before the program runs, and when it has ended."""
     return parse(data, filename)
 
 
@@ -220,11 +174,11 @@ def update(path: Path, change: Callable[[Recording], Recording]) -> Recording:
 
 
 def written(runs: Sequence[Run], count: int, observations: Iterable[Observation]) -> Iterator[bytes]:
-    """The lines of the file of a recording that has so many observations."""
+    """Yield the lines of the file of a recording that has `count` observations."""
     for row in chain(
         [{_MAGIC: FORMAT, "runs": len(runs), "observations": count}],
-        ({name: getattr(run, name) for name in RUN} for run in runs),
-        ({name: getattr(seen, name) for name in OBSERVATION} for seen in observations),
+        ({name: getattr(run, name) for name in _RUN} for run in runs),
+        ({name: getattr(observation, name) for name in _OBSERVATION} for observation in observations),
     ):
         yield json.dumps(row).encode("ascii") + b"\n"
 
@@ -234,20 +188,30 @@ def text(recording: Recording) -> str:
     return b"".join(written(recording.runs, len(recording.observations), recording.observations)).decode("ascii")
 
 
-def parse(data: bytes, filename: str) -> Recording:
-    """Return the recording that `text` was given.  Raises RecordingError, which names `filename` and the line."""
-    lines, runs, version = split(data, filename)
-    found = runs_of(lines, runs, filename, version)
-    seen = tuple(starmap(Observation, _rows(lines, 1 + runs, len(lines), filename, OBSERVATIONS[version])))
+def parse(data: bytes, filename: str, parsed: dict[str, Observation] | None = None) -> Recording:
+    """Return the recording that `text` was given.  Raises RecordingError, which names `filename` and the line.
+
+    `parsed` has the observations of other files by their lines, which are not decoded again, and takes those of this one."""
+    lines, count, version = _split(data, filename)
+    runs = _runs_of(lines[1 : 1 + count], filename, version)
+    by_line = parsed if parsed is not None and version == FORMAT else {}
+    observations = lines[1 + count :]
+    new = [line for line in observations if line not in by_line]
     try:
-        return Recording(found, seen)
+        rows = _rows(new, 2 + count, filename, _shape(_OBSERVATION, version))
+        by_line.update(zip(new, starmap(Observation, rows), strict=True))
+        return Recording(runs, tuple(map(by_line.__getitem__, observations)))
+    except RecordingError:
+        if parsed:  # some lines were left out, so the number of the line is wrong
+            return parse(data, filename)
+        raise
     except WrongPlaceError as wrong:
-        line = wrong.index + (2 if wrong.is_run else 2 + runs)
+        line = wrong.index + (2 if wrong.is_run else 2 + count)
         raise RecordingError(filename, line, "corrupt: out of order, given twice, or not counted for each run") from None
 
 
-def split(data: bytes, filename: str) -> tuple[list[str], int, int]:
-    """The lines of a file, how many of them, after the first, are runs, and the format.  Raises RecordingError."""
+def _split(data: bytes, filename: str) -> tuple[list[str], int, int]:
+    """Return the lines of a file, how many of them, after the first, are runs, and the format.  Raises RecordingError."""
     lines = _decoded(data).split("\n")
     runs, observations, version = _header(lines[0], filename)
     if lines.pop() or len(lines) <= runs + observations:
@@ -258,11 +222,6 @@ def split(data: bytes, filename: str) -> tuple[list[str], int, int]:
     return lines, runs, version
 
 
-def runs_of(lines: Sequence[str], runs: int, filename: str, version: int) -> tuple[Run, ...]:
-    """The runs in a file's first lines.  Raises RecordingError."""
-    return tuple(starmap(_run, _rows(lines, 1, 1 + runs, filename, RUNS[version])))
-
-
 def runs_in(path: Path) -> tuple[Run, ...]:
     """Read the runs of a recording without its observations.  Raises the errors of `load`."""
     with path.open("rb") as file:
@@ -270,7 +229,24 @@ def runs_in(path: Path) -> tuple[Run, ...]:
         lines = [_decoded(line).removesuffix("\n") for line in islice(file, min(count, sys.maxsize))]
     if len(lines) < count:
         return load(path).runs  # which raises the right error
-    return runs_of(["", *lines], count, str(path), version)
+    return _runs_of(lines, str(path), version)
+
+
+def _runs_of(lines: Sequence[str], filename: str, version: int) -> tuple[Run, ...]:
+    """Return the runs in the lines after a file's first.  Raises RecordingError."""
+    shape = _shape(_RUN, version)
+    return tuple(_run(dict(zip(shape, row, strict=True))) for row in _rows(lines, 2, filename, shape))
+
+
+def _run(fields: dict[str, Any]) -> Run:
+    """Return the run of a line; older formats have fewer fields."""
+    if "executed" in fields:
+        fields["executed"] = tuple((sys.intern(starter), sys.intern(path)) for starter, path in fields["executed"])
+    if "circumstances" in fields:
+        fields["circumstances"] = Circumstances(*map(sys.intern, fields["circumstances"]))
+    if "files" in fields:
+        fields["files"] = tuple((path, rights, sys.intern(executable)) for path, rights, executable in fields["files"])
+    return Run(**fields)
 
 
 def _decoded(data: bytes) -> str:
@@ -284,39 +260,31 @@ def _header(line: str, filename: str) -> tuple[int, int, int]:
         version = header[_MAGIC]
     except (ValueError, RecursionError, TypeError, LookupError):
         raise RecordingError(filename, 1, "not a callfence recording") from None
-    if type(version) is not int or version not in RUNS:
+    if type(version) is not int or not 1 <= version <= FORMAT:
         message = f"format {version!r}, but this callfence reads formats 1 to {FORMAT}: it was written by another version"
         raise RecordingError(filename, 1, message)
     runs, observations = header.get("runs"), header.get("observations")
-    if not (are_integers((runs, observations), 0)):
+    if not _are_integers((runs, observations), 0):
         raise RecordingError(filename, 1, "corrupt: no number of runs and observations")
     return runs, observations, version
 
 
-def _run(*values: Any) -> Run:
-    """Make a run of the values of its line; older formats have fewer."""
-    first, later = values[: len(RUNS[1])], values[len(RUNS[1]) :]
-    pairs = (tuple((sys.intern(who), sys.intern(what)) for who, what in later[0]),) if later else ()
-    said = [Circumstances(*map(sys.intern, texts)) for texts in later[2:3]]
-    files = [tuple((path, rights, sys.intern(executable)) for path, rights, executable in uses) for uses in later[3:4]]
-    return Run(*first, *pairs, *later[1:2], *said, *files, *later[4:])
+def _rows(lines: Sequence[str], number: int, filename: str, shape: Shape) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of lines in the order of `shape`; `number` is that of the first line.
 
-
-def _rows(lines: Sequence[str], start: int, end: int, filename: str, shape: Shape) -> Iterator[tuple[Any, ...]]:
-    """Return the values of those lines in the order of `shape`.  Raises RecordingError unless each has exactly its fields.
-
-    Many lines are decoded as one JSON value, which is several times as fast; one by one only to find out which is wrong.
+    Raises RecordingError unless each line has exactly the fields of the shape.  Many lines are decoded as one JSON value, which
+    is several times as fast; one by one only to find out which is wrong.
     """
-    for first in range(start, end, _MANY):
-        some = lines[first : min(first + _MANY, end)]
-        columns = columns_of(some, shape)
+    for start in range(0, len(lines), _MANY):
+        some = lines[start : start + _MANY]
+        columns = _columns(some, shape)
         if columns is None:
-            rows = [_row(line, number, filename, shape) for number, line in enumerate(some, first + 1)]
+            rows = [_row(line, place, filename, shape) for place, line in enumerate(some, number + start)]
             columns = [list(column) for column in zip(*rows, strict=True)]
-        yield from zip(*map(hashable, columns), strict=True)
+        yield from zip(*map(_hashable, columns), strict=True)
 
 
-def columns_of(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
+def _columns(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
     """Return the values of each field, from lines of one object each; None if any line is wrong.
 
     No value that `shape` accepts contains an object, so `}` and `{` around a line end are the ends of two lines' objects.
@@ -329,8 +297,9 @@ def columns_of(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
         columns = [list(map(itemgetter(name), rows)) for name in shape]
     except (ValueError, RecursionError, TypeError, LookupError):
         return None
-    is_valid = len(rows) == len(lines) and set(map(len, rows)) == {len(shape)}
-    return columns if is_valid and all(are(column) for are, column in zip(shape.values(), columns, strict=True)) else None
+    if len(rows) != len(lines) or set(map(len, rows)) != {len(shape)}:
+        return None
+    return columns if all(are_valid(column) for are_valid, column in zip(shape.values(), columns, strict=True)) else None
 
 
 def _row(line: str, number: int, filename: str, shape: Shape) -> list[Any]:
@@ -347,7 +316,7 @@ def _row(line: str, number: int, filename: str, shape: Shape) -> list[Any]:
     return [row[name] for name in shape]
 
 
-def hashable(column: Sequence[Any]) -> Iterable[Any]:
+def _hashable(column: Sequence[Any]) -> Iterable[Any]:
     """Return the column with lists as tuples, and equal texts as one object."""
     kind = type(column[0])
     return map(tuple, column) if kind is list else map(sys.intern, column) if kind is str else column

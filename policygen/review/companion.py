@@ -19,7 +19,7 @@ from policygen.evidence.facts import join, parse, without_secrets
 from policygen.evidence.words import SECRET
 from policygen.language.naming import format_value
 from policygen.recording.fold import given_up, without
-from policygen.recording.model import Observation, Recording, Run, kept
+from policygen.recording.model import Observation, Recording, Run, recorded_values
 from policygen.review.why import parse_call, provenance
 from tracer.abi import Arch, Event, Kind, table
 from tracer.errors import UserError
@@ -104,7 +104,7 @@ def reduced(observation: Observation, executable: str, place: str) -> Observatio
     a, b, c, d, e, f = (*registers, *(0,) * (6 - len(registers)))
     event = Event(observation.arch, observation.number, (a, b, c, d, e, f))
     evidence = join((*map(without_secrets, observation.evidence), f'{_AT}"{place}"'))
-    arguments = without(kept(calls, event), given_up(observation.fitted(calls), calls))
+    arguments = without(recorded_values(calls, event), given_up(observation.fitted(calls), calls))
     return Observation(observation.arch, observation.number, arguments, executable, (1,), "", event.arguments, evidence)
 
 
@@ -143,7 +143,9 @@ def _observation(line: str) -> Observation | None:
         event = parse_call(match["call"], arch)
     except ValueError:
         return None
-    arguments = without(kept(table(arch), event), _unwritten(match["call"], table(arch).by_number[event.number].arguments))
+    arguments = without(
+        recorded_values(table(arch), event), _unwritten(match["call"], table(arch).by_number[event.number].arguments)
+    )
     return Observation(arch.audit, event.number, arguments, match["executable"], (1,), "", event.arguments, (match["fact"],))
 
 
@@ -158,7 +160,8 @@ def _lines(observation: Observation) -> Iterator[str]:
     call = _call(arch, observation, named=True)
     try:
         is_right = (
-            without(kept(table(arch), parse_call(call, arch)), given_up(observation, table(arch))) == observation.arguments
+            without(recorded_values(table(arch), parse_call(call, arch)), given_up(observation, table(arch)))
+            == observation.arguments
         )
     except ValueError:
         is_right = False

@@ -178,6 +178,8 @@ class Judgement:
     """By architecture, the most dangerous first."""
     reasons: Mapping[tuple[Arch | None, str, str], Reason]
     """By architecture, name and rule of what is accepted in the new policy."""
+    findings: tuple[Finding, ...] = ()
+    """Of the new policy: the most dangerous first, accepted ones included."""
 
     def reason(self, headline: Headline) -> Reason | None:
         """Return why a headline is accepted.  A combination may be accepted on any call that takes part."""
@@ -208,12 +210,14 @@ def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgeme
         *(Headline(Level(risk.level), risk.rule, None, *risk[2:]) for risk in judged(old.policy.files, new.policy.files)),
     ]
     headlines.sort(key=lambda headline: -headline.level.rank)
+    findings = with_reasons_before(old, new, budget)
     reasons = {
         (finding.arch, finding.name, finding.rule): Reason(finding.accepted, finding.accepted != before)
-        for finding, before in with_reasons_before(old, new, budget)
+        for finding, before in findings
         if finding.accepted
     }
-    return replace(result, headlines=tuple(headlines), reasons=reasons)
+    only_new = tuple(finding for finding, _ in findings)
+    return replace(result, headlines=tuple(headlines), reasons=reasons, findings=only_new)
 
 
 def judge_differences(old: Policy, new: Policy, budget: Budget | None = None) -> Judgement:

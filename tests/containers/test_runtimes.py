@@ -13,8 +13,8 @@ import pytest
 
 from policygen.comparing import compare
 from policygen.formats import FormatOptions
-from policygen.formats.containers import oci
-from policygen.formats.containers.runtimes import own_calls
+from policygen.formats.containers.files import export_oci, read_oci
+from policygen.formats.containers.written import own_calls
 from policygen.language.document import parse
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def image(containers: Containers, compile_c: Callable[..., Path], request: pytes
 
 def exported(place: Path, text: str, runtime: str, *, gaining: bool) -> Path:
     policy = parse(text).policy
-    made = oci.export(policy, FormatOptions(runtime=runtime, no_new_privileges=not gaining))
+    made = export_oci(policy, FormatOptions(runtime=runtime, no_new_privileges=not gaining))
     profile = place / "profile.json"
     profile.write_bytes(made.data)
     return profile
@@ -116,7 +116,7 @@ def test_what_the_kernel_holds_is_the_profile(containers: Containers, image: Pat
         finally:
             subprocess.run([runtime, "--root", state, "kill", "waiting", "KILL"], capture_output=True, check=False)
             running.communicate(timeout=60)  # it removes the container's state itself before it ends
-    meant = oci.read(profile.read_bytes(), "profile.json", FormatOptions(runtime=runtime)).policy
+    meant = read_oci(profile.read_bytes(), "profile.json", FormatOptions(runtime=runtime)).policy
     differences = compare(meant, parse(shown).policy).differences
     assert [one for one in differences if not NAMELESS <= one.example.number <= NEWEST] == []
 

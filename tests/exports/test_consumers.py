@@ -118,7 +118,7 @@ def test_conditions_on_arguments_hold(name: str, call: str, confine: Callable[[s
 
 
 def test_firejail_compares_no_arguments_as_reported(confine: Callable[[str], list[str]], policy_file: Path) -> None:
-    losses = formats.module("firejail").export(resolved(parse_file(policy_file).policy).written(), FormatOptions()).losses
+    losses = formats.exporter("firejail")(resolved(parse_file(policy_file).policy).written(), FormatOptions()).losses
     assert {"socket", "setpriority", "ioctl"} <= {call for loss in formats.wider(losses) for call in loss.calls}
     result = run(confine("firejail"), "141,0,0,19")
     assert (result.stdout.split(), result.returncode) == (["0"], 0)
@@ -183,7 +183,7 @@ def test_the_kernels_filter_differs_from_the_policy_as_reported(
 ) -> None:
     policy = resolved(parse_file(policy_file).policy).written()
     real = policy_of(running(confine(name), str(probe)))
-    check(policy, formats.module(name).export(policy, FormatOptions()), real)
+    check(policy, formats.exporter(name)(policy, FormatOptions()), real)
 
 
 @needs_root
@@ -197,4 +197,4 @@ def test_the_kernels_filter_of_a_sample(
     policy = resolved(parse(text).policy).written()
     command = _command(name, exported(name, tmp_path / "it.policy", tmp_path / f"it.{name}"))
     real = policy_of(running([*command, str(probe)], str(probe)))
-    check(policy, formats.module(name).export(policy, FormatOptions()), real)
+    check(policy, formats.exporter(name)(policy, FormatOptions()), real)

@@ -1,15 +1,14 @@
-"""Exports are read back, texts by the readers of tests/support/languages: each is the same policy, or differs as reported."""
+"""Exports are read back, texts by tests/support/exported_languages.py: each is the same policy, or differs as reported."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import read_kafel
-import read_minijail
 import strategies
 from announced import check
 from examples import EXAMPLES
+from exported_languages import read_kafel, read_minijail
 from hypothesis import HealthCheck, given, settings
 from installed import PROBE_POLICY
 
@@ -25,7 +24,7 @@ from tracer.abi import Arch
 
 ROOT = Path(__file__).parent.parent.parent
 OPTIONS = FormatOptions(name="it")
-READERS = {"minijail": read_minijail.read, "kafel": read_kafel.read}
+READERS = {"minijail": read_minijail, "kafel": read_kafel}
 SAMPLES = {path.stem: resolved(parse_file(path).policy).written() for path in sorted((ROOT / "samples").glob("*.policy"))}
 POLICIES = {
     "probe": parse(PROBE_POLICY).policy,
@@ -41,9 +40,8 @@ POLICIES = {
 
 
 def read_back(name: str, policy: Policy) -> None:
-    exported = formats.module(name).export(policy, OPTIONS)
-    imported = READERS[name](exported.data, "it", OPTIONS)
-    check(policy, exported, imported.policy)
+    exported = formats.exporter(name)(policy, OPTIONS)
+    check(policy, exported, READERS[name](exported.data.decode()))
 
 
 @pytest.mark.parametrize("name", ["minijail", "kafel"])
@@ -56,8 +54,8 @@ def test_a_policy_read_back_differs_as_reported(policy: Policy, name: str) -> No
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_filters_differ_as_reported(policy: Policy, name: str) -> None:
     """Those of the samples come back word for word: tests/policygen/filter/test_lift.py."""
-    exported = formats.module(name).export(policy, OPTIONS)
-    check(policy, exported, formats.module("bpf").read(exported.data, "it", OPTIONS).policy)
+    exported = formats.exporter(name)(policy, OPTIONS)
+    check(policy, exported, formats.reader("bpf")(exported.data, "it", OPTIONS).policy)
 
 
 @pytest.mark.parametrize("name", ["minijail", "kafel"])
@@ -78,16 +76,16 @@ def test_any_policy_is_read_back(policy: Policy, name: str) -> None:
 def test_denied_calls_stay_denied(name: str, default: str) -> None:
     """The target may lack actions; it may differ only by missing conditions and names, and by its own calls."""
     text = f"default {default}\nptrace: trap\nsetns: notify\nbpf: errno EPERM\nsocket: kill\nlistxattrat: trap\n"
-    exported = formats.module(name).export(parse(text).policy, OPTIONS)
+    exported = formats.exporter(name)(parse(text).policy, OPTIONS)
     more = {call for loss in formats.wider(exported.losses) for call in loss.calls}
     assert more <= {"execve", "write", "execveat", "prctl"}
 
 
 def test_bpf_is_the_filter_itself() -> None:
     policy = SAMPLES["httpd"]
-    exported = formats.module("bpf").export(policy, OPTIONS)
+    exported = formats.exporter("bpf")(policy, OPTIONS)
     assert exported.data == compile_policy(policy)
-    assert not compare(policy, formats.module("bpf").read(exported.data, "it", OPTIONS).policy).differences
+    assert not compare(policy, formats.reader("bpf")(exported.data, "it", OPTIONS).policy).differences
     assert not formats.wider(exported.losses)
 
 
@@ -95,13 +93,13 @@ def test_bpf_is_the_filter_itself() -> None:
 def test_a_policy_for_another_architecture_is_refused(name: str) -> None:
     policy = Policy({Arch.AARCH64: {}})
     with pytest.raises(ExportError, match="x86_64"):
-        formats.module(name).export(policy, OPTIONS)
+        formats.exporter(name)(policy, OPTIONS)
 
 
 @pytest.mark.parametrize("name", ["systemd", "kafel", "firejail", "bwrap", "c"])
 def test_a_later_arm_is_reported(name: str) -> None:
     policy = replace(SAMPLES["hello"], arm=Arm.ENTRY)
-    losses = formats.module(name).export(policy, OPTIONS).losses
+    losses = formats.exporter(name)(policy, OPTIONS).losses
     assert any(loss.direction is Direction.NARROWER and "dynamic loader" in loss.what for loss in losses)
 
 
@@ -109,12 +107,12 @@ def test_a_later_arm_is_reported(name: str) -> None:
 def test_a_missing_listener_is_reported(name: str) -> None:
     policy = parse("read: notify\nwrite: allow\n").policy
     assert any(entry.action.kind is ActionKind.NOTIFY for entry in policy.entries[Arch.X86_64].values())
-    told = formats.module(name).export(policy, OPTIONS).losses
+    told = formats.exporter(name)(policy, OPTIONS).losses
     assert any("read" in loss.calls or "ENOSYS" in loss.what for loss in told)
 
 
 def test_x32_calls_that_nsjail_lets_run_are_reported() -> None:
     """A policy kills them whatever its default; Kafel has the default for every number that has no rule."""
     for default, direction in (("allow", Direction.WIDER), ("errno EPERM", Direction.OTHER), ("kill", None)):
-        losses = formats.module("kafel").export(parse(f"default {default}\n").policy, OPTIONS).losses
+        losses = formats.exporter("kafel")(parse(f"default {default}\n").policy, OPTIONS).losses
         assert [loss.direction for loss in losses if "x32" in loss.what] == ([direction] if direction else [])

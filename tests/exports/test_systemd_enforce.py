@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from needed import needs, needs_root, require
 
-from policygen.formats import Direction, ExportError, FormatOptions, Service, systemd_enforced as enforced
+from policygen.formats import Direction, ExportError, FormatOptions, Service, systemd
+from policygen.implied.resolve import resolved
 from policygen.model import Policy
 
 HERE = Path(__file__).parent
@@ -27,7 +28,8 @@ while [ -e wrote ]; do sleep 0.1; done
 
 
 def export(unit: str, policy: str = "/etc/callfence/it.policy", *, audit: bool = False) -> str:
-    made = enforced.export(Policy({}), FormatOptions(name="it", service=Service(unit, "/usr/bin/enforce", policy, audit)))
+    service = Service(unit, "/usr/bin/enforce", policy, audit)
+    made = systemd.export_enforce(resolved(Policy({})), FormatOptions(name="it", service=service))
     return made.data.decode()
 
 
@@ -74,12 +76,12 @@ def test_a_unit_that_cannot_be_run_so(unit: str) -> None:
     with pytest.raises(ExportError):
         export(unit)
     with pytest.raises(ExportError, match="--unit"):
-        enforced.export(Policy({}), FormatOptions())
+        systemd.export_enforce(resolved(Policy({})), FormatOptions())
 
 
 def test_a_unit_that_confines_enforce_is_said() -> None:
     unit = "[Service]\nExecStart=app\nSystemCallFilter=@system-service\nNoExecPaths=/\n"
-    made = enforced.export(Policy({}), FormatOptions(service=Service(unit, "enforce", "p", audit=False)))
+    made = systemd.export_enforce(resolved(Policy({})), FormatOptions(service=Service(unit, "enforce", "p", audit=False)))
     (lost,) = made.losses
     assert (lost.direction, "the unit has NoExecPaths, SystemCallFilter, also for enforce" in lost.what) == (
         Direction.NARROWER, True,

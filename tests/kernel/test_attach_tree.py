@@ -111,7 +111,7 @@ def test_it_is_said_that_workers_are_not_followed(
     errors = let_go(learner)
     assert errors.startswith("learn: not followed: 1 process that it has started before; --tree follows them\n")
     assert "processes that were started before learn attached: /" in errors.partition("not observed")[2]
-    assert "no start: every run was that of a process that ran already" in errors.partition("not exercised")[2]
+    assert "from its start; to its own exit" in errors.partition("run it next")[2]
     assert not made(tmp_path)
 
 
@@ -133,7 +133,7 @@ def test_few_calls_are_said(
     learner, _ = attached("--pid", str(master.worker))  # type: ignore[attr-defined]
     work(master)
     time.sleep(6)
-    assert re.search(r"not observed   calls: \d in \d seconds; perhaps other processes do the work", let_go(learner))
+    assert re.search(r"not observed  calls: \d in \d seconds; perhaps other processes do the work", let_go(learner))
 
 
 def test_several_processes(

@@ -26,8 +26,8 @@ from needed import require
 
 from policygen.comparing import compare
 from policygen.formats import FormatOptions
-from policygen.formats.containers import oci
-from policygen.formats.containers.runtimes import with_own_calls
+from policygen.formats.containers.files import export_oci, read_oci
+from policygen.formats.containers.written import with_own_calls
 from policygen.implied.resolve import resolved
 from policygen.language.document import parse_file
 
@@ -388,8 +388,8 @@ def test_service(service: Service, commands: Commands, corpus: Callable[..., Non
 def as_a_profile(policy: Path) -> list[Difference]:
     """What is not the same in the container profile that a policy is exported as, read back."""
     learned = resolved(parse_file(policy).policy).written()
-    exported = oci.export(learned, FormatOptions(runtime="runc"))
-    read = oci.read(exported.data, "profile.json", FormatOptions(runtime="runc")).policy
+    exported = export_oci(learned, FormatOptions(runtime="runc"))
+    read = read_oci(exported.data, "profile.json", FormatOptions(runtime="runc")).policy
     return list(compare(with_own_calls(learned, "runc").policy, read).differences)
 
 

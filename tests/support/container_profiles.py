@@ -12,7 +12,7 @@ import pyseccomp
 from policygen.comparing import Change, compare
 from policygen.filter import bpf, symbolic
 from policygen.formats import Direction, FormatOptions, Loss
-from policygen.formats.containers import oci
+from policygen.formats.containers.files import read_oci
 from policygen.formats.containers.meaning import decisions, multiplexed, return_value
 from policygen.formats.containers.profile import Act, Profile
 from policygen.language.document import parse
@@ -39,7 +39,7 @@ def policy(text: str) -> Policy:
 
 def read(data: object, **options: Any) -> Imported:
     text = json.dumps(data) if not isinstance(data, bytes) else data.decode()
-    return oci.read(text.encode(), "p.json", FormatOptions(**options))
+    return read_oci(text.encode(), "p.json", FormatOptions(**options))
 
 
 def profile(*rules: dict[str, Any], default: str = "SCMP_ACT_ERRNO", **more: Any) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def is_said(difference: Difference, losses: tuple[Loss, ...]) -> bool:
 
 
 def assert_all_is_said(meant: Policy, exported: Exported, runtime: str) -> None:
-    back = oci.read(exported.data, "p.json", FormatOptions(runtime=runtime))
+    back = read_oci(exported.data, "p.json", FormatOptions(runtime=runtime))
     differences = compare(meant, back.policy).differences
     assert [one for one in differences if not is_said(one, exported.losses)] == []
 

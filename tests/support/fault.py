@@ -16,7 +16,7 @@ class Recorder:
     def hot_mask(self, arch, number):
         return 0
 
-    def slot(self, executable, event, site):
+    def counter(self, executable, event, site):
         return [0]
 
     def look(self, slot, event, caller):

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """One slot a call; each is the first of a new generation."""
+    """One counter a call; each is the first of a new generation."""
 
     generation = 0
 
     def hot_mask(self, arch: int, number: int) -> int:
         return (1 << 448) - 1
 
-    def slot(self, executable: str, event: Event, site: Any) -> list[Any]:
+    def counter(self, executable: str, event: Event, site: Any) -> list[Any]:
         self.generation += event.number % 3 == 0
         return [0, "?", event.arguments, None, 0, set(), 0]
 
-    def look(self, slot: list[Any], event: Event, caller: Any) -> bool:
+    def look(self, counter: list[Any], event: Event, caller: Any) -> bool:
         return event.number % 2 == 0
 
 

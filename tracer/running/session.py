@@ -282,7 +282,7 @@ class SignalThread(threading.Thread):
 class Waits:
     """Which waits each process of a loop has begun: what it did before and after each is counted apart.
 
-    A server starts until it first waits for work.  Only a recorder whose slots have six elements takes this (`tally`)."""
+    A server starts until it first waits for work.  Only a recorder whose counters have six elements takes this (`tally`)."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop

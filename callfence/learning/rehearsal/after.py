@@ -16,7 +16,7 @@ from callfence.learning.rehearsal.surroundings import Input, Scratch
 from callfence.learning.summary import call_name, news
 from callfence.learning.watch import places_of
 from callfence.shared.text import command_line, plural, printable
-from policygen.completeness.confidence import needed_by
+from policygen.completeness import needed_by
 from policygen.evaluate import evaluate
 from policygen.review.risk import needs_a_person
 from tracer.errors import CallfenceError

@@ -19,7 +19,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Final
 
 from policygen.language.naming import format_value
-from policygen.recording.model import kept
+from policygen.recording.model import recorded_values
 from tracer.abi import Arch, Kind, table
 from tracer.errors import UserError
 from tracer.faults import Exhaust, Fail, Fault, Send, Shorten
@@ -305,7 +305,7 @@ def _signals(places: dict[Place, int], caught: Collection[int]) -> Iterator[Rehe
 def _arguments(event: Event) -> tuple[int | None, ...]:
     """Return what `Place.arguments` has of a call."""
     calls = _calls(event.arch)
-    arguments = zip(calls.by_number[event.number].arguments, event.arguments, kept(calls, event), strict=False)
+    arguments = zip(calls.by_number[event.number].arguments, event.arguments, recorded_values(calls, event), strict=False)
     return tuple(argument.value(register) if argument.kind is Kind.FD else value for argument, register, value in arguments)
 
 

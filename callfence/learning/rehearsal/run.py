@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from callfence.learning.rehearsal.plan import Rehearsal
     from callfence.learning.rehearsal.surroundings import Input, Scratch
     from policygen.evidence.facts import Places
-    from policygen.recording.fold import Slot
+    from policygen.recording.fold import EventCounter
     from policygen.recording.model import Observation, Run
     from tracer.abi import Event
     from tracer.loop import Loop
@@ -154,8 +154,8 @@ class _Recorder(Recorder):
     def executed(self, before: str, after: str) -> None:
         super().executed(self._renamed(before), self._renamed(after))
 
-    def slot(self, executable: str, event: Event, site: Callable[[], str], unknown: Collection[int] = ()) -> Slot:
-        return super().slot(self._renamed(executable), event, lambda: self._renamed(site()), unknown)
+    def counter(self, executable: str, event: Event, site: Callable[[], str], unknown: Collection[int] = ()) -> EventCounter:
+        return super().counter(self._renamed(executable), event, lambda: self._renamed(site()), unknown)
 
 
 def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:

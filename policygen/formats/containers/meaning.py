@@ -8,13 +8,15 @@ such rule over the others; a rule that compares one argument twice becomes one r
 
 from __future__ import annotations
 
+from collections import defaultdict
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
 from policygen.filter.lift import lift_function
 from policygen.formats import Direction, FormatOptions, Imported, ImportFormatError, Loss
 from policygen.formats.bpf import imported
-from policygen.formats.containers.profile import EPERM, Act, Op, Profile, ProfileRule, RegisterComparison, Where
+from policygen.formats.containers.profile import EPERM, Act, Op, Profile, ProfileRule, RegisterComparison
 from policygen.model import ENOSYS, KILL, Action, ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
@@ -55,15 +57,14 @@ def return_value(act: Act, errno: int | None) -> int:
 
 def policy_of(profile: Profile, options: FormatOptions, filename: str) -> Imported:
     """Return the policy that lets the same calls run as a runtime with this profile.  Raises ImportFormatError."""
-    chosen, losses = _for_container(profile, options)
-    sections, more = _architectures(chosen, options)
+    applied, losses = _for_container(profile, options)
+    sections, more = _architectures(applied, options)
     space = region.space()
     try:
-        function = decisions(space, chosen, sections, options.runtime)
-        found = imported(lift_function(space, function), (*losses, *more, *_about(chosen, sections)))
+        lifted = lift_function(space, decisions(space, applied, sections, options.runtime))
+        return imported(lifted, (*losses, *more, *_about(applied, sections)))
     except TooComplexError as error:
         raise ImportFormatError(f"{filename}: too complex to be read: {error}") from error
-    return found
 
 
 def decisions(space: Space, profile: Profile, sections: Iterable[Arch], runtime: str = "") -> int:
@@ -74,18 +75,14 @@ def decisions(space: Space, profile: Profile, sections: Iterable[Arch], runtime:
     number, result = region.number_word(space), space.terminal(bpf.ret(KILL))
     patched = runtime == "runc" and profile.default not in (Act.ALLOW, Act.LOG, Act.TRACE)
     for arch in sections:
-        calls = table(arch).by_name
         section = space.terminal(default)
-        named: dict[int, list[ProfileRule]] = {}
-        for rule in profile.rules:
-            for name in rule.names:
-                if name in calls:
-                    named.setdefault(calls[name].number, []).append(rule)
-        for nr, rules in named.items():
-            answer = _answer(space, rules, default, arch.bits)
+        calls = table(arch).by_name
+        rules = {calls[name].number: of_call for name, of_call in _by_name(profile).items() if name in calls}
+        for nr, of_call in rules.items():
+            answer = _answer(space, of_call, default, arch.bits)
             section = space.ite(space.equal(number, constant(nr, 32)), answer, section)
-        if patched and named:
-            newer = space.greater(number, constant(max(named), 32))
+        if patched and rules:
+            newer = space.greater(number, constant(max(rules), 32))
             section = space.ite(newer, space.terminal(bpf.ret(ENOSYS)), section)
         if arch is Arch.X86_64:  # other numbers above that are no calls of any kind
             x32 = space.and_(
@@ -96,15 +93,29 @@ def decisions(space: Space, profile: Profile, sections: Iterable[Arch], runtime:
     return result
 
 
+def _by_name(profile: Profile) -> dict[str, list[ProfileRule]]:
+    """Return the rules by the names that they have, in their order."""
+    rules: defaultdict[str, list[ProfileRule]] = defaultdict(list)
+    for rule in profile.rules:
+        for name in rule.names:
+            rules[name].append(rule)
+    return rules
+
+
+def _effective(rules: Iterable[ProfileRule], default: int) -> list[tuple[ProfileRule, int]]:
+    """Return the rules whose return value is not the default, with it."""
+    values = [(rule, return_value(rule.act, rule.errno)) for rule in rules]
+    return [(rule, ret) for rule, ret in values if ret != default]
+
+
 def _answer(space: Space, rules: list[ProfileRule], default: int, bits: int) -> int:
     """Return the function from arguments, of that many bits, to the return value for one call."""
-    given = [(rule, return_value(rule.act, rule.errno)) for rule in rules]
-    given = [(rule, ret) for rule, ret in given if ret != default]
-    always = [ret for rule, ret in given if not rule.comparisons]
+    effective = _effective(rules, default)
+    always = [ret for rule, ret in effective if not rule.comparisons]
     if always:
         return space.terminal(always[0])
     answer = space.terminal(default)
-    for rule, ret in sorted(given, key=lambda pair: _strictness(pair[1])):  # the strictest is put on top
+    for rule, ret in sorted(effective, key=lambda pair: _strictness(pair[1])):  # the strictest is put on top
         answer = space.ite(_where(space, rule, bits), space.terminal(ret), answer)
     return answer
 
@@ -116,19 +127,20 @@ def _strictness(ret: int) -> int:
 
 
 def _where(space: Space, rule: ProfileRule, bits: int = 64) -> int:
-    indices = [one.index for one in rule.comparisons]
+    """Return the set for which a rule holds; comparisons of one argument with several values are joined by OR."""
+    indices = [comparison.index for comparison in rule.comparisons]
     either = len(set(indices)) < len(indices)
     result = FALSE if either else TRUE
-    for one in rule.comparisons:
-        holds = _holds(space, one, bits)
+    for comparison in rule.comparisons:
+        holds = _holds(space, comparison, bits)
         result = space.or_(holds, result) if either else space.and_(holds, result)
     return result
 
 
-def _holds(space: Space, one: RegisterComparison, bits: int) -> int:
+def _holds(space: Space, comparison: RegisterComparison, bits: int) -> int:
     """Return the set for which a comparison holds.  On a 32-bit architecture, libseccomp compares only the lower halves."""
-    word, value = region.argument_word(space, one.index)[-bits:], constant(one.value, bits)
-    match one.op:
+    word, value = region.argument_word(space, comparison.index)[-bits:], constant(comparison.value, bits)
+    match comparison.op:
         case Op.EQ:
             return space.equal(word, value)
         case Op.NE:
@@ -142,8 +154,8 @@ def _holds(space: Space, one: RegisterComparison, bits: int) -> int:
         case Op.GE:
             return space.invert(space.greater(value, word))
         case Op.MASKED_EQ:
-            chosen = [bit if keep else FALSE for bit, keep in zip(word, value, strict=True)]
-            return space.equal(chosen, constant(one.value_two & one.value, bits))
+            masked = [bit if is_compared else FALSE for bit, is_compared in zip(word, value, strict=True)]
+            return space.equal(masked, constant(comparison.value_two & comparison.value, bits))
 
 
 # Which rules, and for which architectures
@@ -151,58 +163,54 @@ def _holds(space: Space, one: RegisterComparison, bits: int) -> int:
 
 def _for_container(profile: Profile, options: FormatOptions) -> tuple[Profile, list[Loss]]:
     """Return the rules that apply to one container on one machine, and as losses, what that assumes."""
-    rules: list[ProfileRule] = []
-    left_out: dict[Direction, list[str]] = {}
-    caps: set[str] = set()
+    left_out: defaultdict[Direction, list[str]] = defaultdict(list)
     for rule in profile.rules:
-        caps.update(rule.includes.caps, rule.excludes.caps)
-        if _meant(rule.includes, rule.excludes, options):
-            rules.append(rule)
-        elif rule.includes.caps:
-            left_out.setdefault(_without(rule, profile), []).extend(rule.names)
-    missing = sorted(caps - options.capabilities)
+        if rule.includes.caps and not _applies(rule, options):
+            left_out[_without(rule, profile)] += rule.names
+    caps = {cap for rule in profile.rules for cap in (*rule.includes.caps, *rule.excludes.caps)}
     losses = []
-    if missing:
+    if missing := sorted(caps - options.capabilities):
         what = f"judged for a container without {', '.join(missing)} (--cap gives one); left out for that"
         losses = [Loss(direction, what, tuple(names)) for direction, names in (left_out or {Direction.NARROWER: []}).items()]
-    return replace(profile, rules=tuple(rules)), losses
+    return replace(profile, rules=tuple(rule for rule in profile.rules if _applies(rule, options))), losses
 
 
 def _without(rule: ProfileRule, profile: Profile) -> Direction:
     """Return how a policy without this rule relates to the profile."""
-    has, default = _freedom(return_value(rule.act, rule.errno)), _freedom(return_value(profile.default, profile.errno))
+    has, default = _may_run(return_value(rule.act, rule.errno)), _may_run(return_value(profile.default, profile.errno))
     return Direction.NARROWER if has > default else Direction.WIDER if has < default else Direction.OTHER
 
 
-def _meant(includes: Where, excludes: Where, options: FormatOptions) -> bool:
-    names = _GO[options.arch]
+def _may_run(ret: int) -> bool:
+    try:
+        return bpf.action(ret).may_allow
+    except ValueError:  # killing a thread, asking a tracer
+        return False
 
-    def old_enough(version: tuple[int, int]) -> bool:
+
+def _applies(rule: ProfileRule, options: FormatOptions) -> bool:
+    includes, excludes, names = rule.includes, rule.excludes, {*_GO[options.arch]}
+
+    def is_old_enough(version: tuple[int, int]) -> bool:
         return options.kernel is None or options.kernel >= version
 
     return (
         set(includes.caps) <= options.capabilities
-        and (not includes.arches or any(name in includes.arches for name in names))
-        and (includes.kernel is None or old_enough(includes.kernel))
-        and not set(excludes.caps) & options.capabilities
-        and not any(name in excludes.arches for name in names)
-        and not (excludes.kernel and old_enough(excludes.kernel))
+        and (not includes.arches or not names.isdisjoint(includes.arches))
+        and (includes.kernel is None or is_old_enough(includes.kernel))
+        and options.capabilities.isdisjoint(excludes.caps)
+        and names.isdisjoint(excludes.arches)
+        and not (excludes.kernel and is_old_enough(excludes.kernel))
     )
 
 
 def _architectures(profile: Profile, options: FormatOptions) -> tuple[list[Arch], list[Loss]]:
     """Return the policy's architectures: the machine's, and others that the profile names; and as losses, those left out."""
     native = next(name for name, arch in SCMP.items() if arch is options.arch)
-    named = list(profile.architectures)
-    for main, others in profile.arch_map:
-        if main == native:
-            named = [main, *others]
-    foreign = [name for name in named if name not in SCMP]
-    losses = []
-    if foreign:
-        text = f"calls of {', '.join(foreign)}, which a policy always kills"
-        losses.append(Loss(Direction.NARROWER, text))
-    wanted = {options.arch, *(SCMP[name] for name in named if name in SCMP)}
+    names = next(((main, *others) for main, others in profile.arch_map if main == native), profile.architectures)
+    foreign = [name for name in names if name not in SCMP]
+    losses = [Loss(Direction.NARROWER, f"calls of {', '.join(foreign)}, which a policy always kills")] if foreign else []
+    wanted = {options.arch, *(SCMP[name] for name in names if name in SCMP)}
     return [arch for arch in Arch if arch in wanted], losses
 
 
@@ -213,10 +221,10 @@ def _about(profile: Profile, sections: list[Arch]) -> Iterator[Loss]:
     )
     if profile.flags:
         yield Loss(Direction.OTHER, f"the flags {', '.join(profile.flags)}, which change no answer")
-    known = {name for arch in Arch for name in table(arch).by_name}
-    strange: dict[Direction, list[str]] = {}
+    calls = {name for arch in Arch for name in table(arch).by_name}
+    strange: defaultdict[Direction, list[str]] = defaultdict(list)
     for rule in profile.rules:
-        strange.setdefault(_without(rule, profile), []).extend(name for name in rule.names if name not in known)
+        strange[_without(rule, profile)] += [name for name in rule.names if name not in calls]
     for direction, names in strange.items():
         if names:
             yield Loss(direction, "names that no architecture known here has, skipped, as runtimes skip them", tuple(names))
@@ -224,49 +232,32 @@ def _about(profile: Profile, sections: list[Arch]) -> Iterator[Loss]:
     if i386:
         text = "on i386 libseccomp lets or keeps these through socketcall and ipc as well, which the policy does not say"
         yield Loss(Direction.NARROWER, text, i386)
-    overlapping = tuple(_overlapping(profile))
-    if overlapping:
+    if overlapping := tuple(_overlapping(profile)):
         text = "rules with different actions hold at once; no specification says which one counts, here the strictest does"
         yield Loss(Direction.OTHER, text, overlapping)
 
 
 def multiplexed(profile: Profile) -> tuple[str, ...]:
     """Return the names that libseccomp also applies to socketcall or ipc on i386; none if the profile allows those anyway."""
-    default = return_value(profile.default, profile.errno)
-    whole = {"socketcall", "ipc"} <= {
+    allowed = {
         name for rule in profile.rules if rule.act is Act.ALLOW and not rule.comparisons for name in rule.names
     }
-    rules = (rule for rule in profile.rules if return_value(rule.act, rule.errno) != default)
-    return () if whole else tuple(name for rule in rules for name in rule.names if name in _MULTIPLEXED)
+    if {"socketcall", "ipc"} <= allowed:
+        return ()
+    rules = _effective(profile.rules, return_value(profile.default, profile.errno))
+    return tuple(name for rule, _ in rules for name in rule.names if name in _MULTIPLEXED)
 
 
 def _overlapping(profile: Profile) -> Iterator[str]:
     """Yield the names with rules of different actions for the same arguments, if all these rules have comparisons."""
     default = return_value(profile.default, profile.errno)
-    by_name: dict[str, list[ProfileRule]] = {}
-    for rule in profile.rules:
-        if return_value(rule.act, rule.errno) != default:
-            for name in rule.names:
-                by_name.setdefault(name, []).append(rule)
-    for name, rules in by_name.items():
-        kinds = {return_value(rule.act, rule.errno) for rule in rules}
-        if len(kinds) < 2 or any(not rule.comparisons for rule in rules):
+    for name, rules in _by_name(profile).items():
+        effective = _effective(rules, default)
+        if len({ret for _, ret in effective}) < 2 or any(not rule.comparisons for rule, _ in effective):
             continue
         space = region.space()
-        areas = dict.fromkeys(kinds, FALSE)
-        for rule in rules:
-            ret = return_value(rule.act, rule.errno)
+        areas: defaultdict[int, int] = defaultdict(lambda: FALSE)
+        for rule, ret in effective:
             areas[ret] = space.or_(_where(space, rule), areas[ret])
-        total = FALSE
-        for area in areas.values():
-            if space.and_(area, total) != FALSE:
-                yield name
-                break
-            total = space.or_(area, total)
-
-
-def _freedom(ret: int) -> bool:
-    try:
-        return bpf.action(ret).may_allow
-    except ValueError:  # killing a thread, asking a tracer
-        return False
+        if any(space.and_(a, b) != FALSE for a, b in combinations(areas.values(), 2)):
+            yield name

@@ -116,7 +116,8 @@ def as_object(profile: Profile) -> dict[str, Any]:
 
 def _rule_object(rule: ProfileRule) -> dict[str, Any]:
     args = [
-        {"index": one.index, "value": one.value, "valueTwo": one.value_two, "op": one.op} for one in rule.comparisons
+        {"index": comparison.index, "value": comparison.value, "valueTwo": comparison.value_two, "op": comparison.op}
+        for comparison in rule.comparisons
     ]
     return {
         "names": list(rule.names),
@@ -146,27 +147,27 @@ def load(data: bytes, filename: str) -> Any:
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object; ValueError for a field given twice, since one runtime takes the first and another the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)!r} is given twice")
-    return found
+    return fields
 
 
-def read(found: Any, filename: str) -> Profile:
+def read(value: Any, filename: str) -> Profile:
     """Return the profile in a JSON object.  Every unknown field or value is an error, since it might deny a call."""
-    return _ProfileReader(filename).profile(_Node(found, ""))
-
-
-@frozen
-class _Node:
-    """A JSON value and where it is, as `syscalls[3].args[0].op`."""
-
-    value: Any
-    path: str
-
-    def field(self, name: str) -> _Node:
-        return _Node(self.value.get(name), f"{self.path}.{name}".lstrip("."))
+    node = _Node(value, "", filename).object(_PROFILE)
+    pairs = []
+    for entry in node.field("archMap").list():
+        entry.object(frozenset(("architecture", "subArchitectures")))
+        pairs.append((entry.field("architecture").text(), entry.field("subArchitectures").texts()))
+    architectures = node.field("architectures").texts()
+    if pairs and architectures:
+        raise node.field("archMap").error("`architectures` is given too, and only one of the two is allowed")
+    default = node.field("defaultAction").choice(Act)
+    errno, flags = _errno(node, "defaultErrnoRet", "defaultErrno"), node.field("flags").texts()
+    rules = tuple(map(_rule, node.field("syscalls").list()))
+    return Profile(default, rules, architectures, errno, flags, tuple(pairs))
 
 
 _PROFILE = frozenset((
@@ -178,115 +179,107 @@ _ARG = frozenset(("index", "value", "valueTwo", "op"))
 _WHERE = frozenset(("caps", "arches", "minKernel"))
 
 
+def _rule(node: _Node) -> ProfileRule:
+    node.object(_RULE)
+    names = node.field("names").texts()
+    if names and node.field("name").value:  # Docker refuses it, others take one of the two
+        raise node.field("name").error("`names` is given too, and only one of the two is allowed")
+    comment = node.field("comment")
+    return ProfileRule(
+        names or (node.field("name").text(),),
+        node.field("action").choice(Act),
+        _errno(node, "errnoRet", "errno"),
+        tuple(map(_comparison, node.field("args").list())),
+        _where(node.field("includes")),
+        _where(node.field("excludes")),
+        "" if comment.value is None else comment.string(),
+    )
+
+
+def _comparison(node: _Node) -> RegisterComparison:
+    node.object(_ARG)
+    op = node.field("op").choice(Op)
+    value, two = (node.field(name).integer(1 << 64) for name in ("value", "valueTwo"))
+    return RegisterComparison(node.field("index").integer(6), op, value, two if op is Op.MASKED_EQ else 0)
+
+
+def _where(node: _Node) -> Where:
+    if node.value is None:
+        return Where()
+    node.object(_WHERE)
+    kernel = node.field("minKernel")
+    version = re.match(r"(\d{1,9})\.(\d{1,9})", kernel.text()) if kernel.value else None
+    if kernel.value and not version:
+        raise kernel.error("a kernel version is X.Y, as 4.8")
+    return Where(
+        node.field("caps").texts(), node.field("arches").texts(), (int(version[1]), int(version[2])) if version else None
+    )
+
+
+def _errno(node: _Node, number: str, name: str) -> int | None:
+    """Return the error number: from its name, which Podman's files have and which takes precedence, or from its number."""
+    named, numbered = node.field(name), node.field(number)
+    if not named.value:
+        return None if numbered.value is None else numbered.integer(MAX_ERRNO + 1)
+    errno = constants.family("errno", Arch.X86_64).value(named.text())
+    if errno is None:
+        raise named.error(f"{named.value} is no error's name")
+    return errno
+
+
 @frozen
-class _ProfileReader:
+class _Node:
+    """A JSON value and where it is, as `syscalls[3].args[0].op`."""
+
+    value: Any
+    path: str
     filename: str
 
-    def profile(self, node: _Node) -> Profile:
-        self._object(node, _PROFILE)
-        pairs = []
-        for one in self._list(node.field("archMap")):
-            self._object(one, frozenset(("architecture", "subArchitectures")))
-            pairs.append((self._text(one.field("architecture")), self._texts(one.field("subArchitectures"))))
-        architectures = self._texts(node.field("architectures"))
-        if pairs and architectures:
-            raise self._error(node.field("archMap"), "`architectures` is given too, and only one of the two is allowed")
-        default = self._choice(node.field("defaultAction"), Act)
-        errno, flags = self._errno(node, "defaultErrnoRet", "defaultErrno"), self._texts(node.field("flags"))
-        rules = tuple(map(self._rule, self._list(node.field("syscalls"))))
-        return Profile(default, rules, architectures, errno, flags, tuple(pairs))
+    def field(self, name: str) -> _Node:
+        return _Node(self.value.get(name), f"{self.path}.{name}".lstrip("."), self.filename)
 
-    def _rule(self, node: _Node) -> ProfileRule:
-        self._object(node, _RULE)
-        names = self._texts(node.field("names"))
-        if names and node.field("name").value:  # Docker refuses it, others take one of the two
-            raise self._error(node.field("name"), "`names` is given too, and only one of the two is allowed")
-        names = names or (self._text(node.field("name")),)
-        comparisons = tuple(map(self._comparison, self._list(node.field("args"))))
-        comment = node.field("comment")
-        return ProfileRule(
-            names,
-            self._choice(node.field("action"), Act),
-            self._errno(node, "errnoRet", "errno"),
-            comparisons,
-            self._where(node.field("includes")),
-            self._where(node.field("excludes")),
-            "" if comment.value is None else self._string(comment),
-        )
+    def error(self, message: str) -> ImportFormatError:
+        return ImportFormatError(f"{self.filename}: {self.path or 'the profile'}: {message}")
 
-    def _comparison(self, node: _Node) -> RegisterComparison:
-        self._object(node, _ARG)
-        op = self._choice(node.field("op"), Op)
-        value, two = (self._integer(node.field(name), 1 << 64) for name in ("value", "valueTwo"))
-        return RegisterComparison(self._integer(node.field("index"), 6), op, value, two if op is Op.MASKED_EQ else 0)
-
-    def _where(self, node: _Node) -> Where:
-        if node.value is None:
-            return Where()
-        self._object(node, _WHERE)
-        kernel = node.field("minKernel")
-        version = re.match(r"(\d{1,9})\.(\d{1,9})", self._text(kernel)) if kernel.value else None
-        if kernel.value and not version:
-            raise self._error(kernel, "a kernel version is X.Y, as 4.8")
-        return Where(
-            self._texts(node.field("caps")),
-            self._texts(node.field("arches")),
-            (int(version[1]), int(version[2])) if version else None,
-        )
-
-    def _errno(self, node: _Node, number: str, name: str) -> int | None:
-        """Return the error number: from its name, which Podman's files have and which takes precedence, or from its number."""
-        named, given = node.field(name), node.field(number)
-        if not named.value:
-            return None if given.value is None else self._integer(given, MAX_ERRNO + 1)
-        found = constants.family("errno", Arch.X86_64).value(self._text(named))
-        if found is None:
-            raise self._error(named, f"{named.value} is no error's name")
-        return found
-
-    # JSON's own types
-
-    def _error(self, node: _Node, message: str) -> ImportFormatError:
-        return ImportFormatError(f"{self.filename}: {node.path or 'the profile'}: {message}")
-
-    def _object(self, node: _Node, fields: frozenset[str]) -> None:
-        if not isinstance(node.value, dict):
-            raise self._error(node, "must be an object {...}")
-        for name in node.value:
+    def object(self, fields: frozenset[str]) -> _Node:
+        if not isinstance(self.value, dict):
+            raise self.error("must be an object {...}")
+        for name in self.value:
             if name not in fields:
-                raise self._error(node.field(name), f"is unknown; known are {', '.join(sorted(fields))}")
+                raise self.field(name).error(f"is unknown; known are {', '.join(sorted(fields))}")
+        return self
 
-    def _list(self, node: _Node) -> Iterator[_Node]:
-        if node.value is None:
+    def list(self) -> Iterator[_Node]:
+        if self.value is None:
             return iter(())
-        if not isinstance(node.value, list):
-            raise self._error(node, "must be a list [...]")
-        return (_Node(value, f"{node.path}[{place}]") for place, value in enumerate(node.value))
+        if not isinstance(self.value, list):
+            raise self.error("must be a list [...]")
+        return (_Node(value, f"{self.path}[{place}]", self.filename) for place, value in enumerate(self.value))
 
-    def _string(self, node: _Node) -> str:
-        if not isinstance(node.value, str):
-            raise self._error(node, "must be a string")
-        return node.value
+    def string(self) -> str:
+        if not isinstance(self.value, str):
+            raise self.error("must be a string")
+        return self.value
 
-    def _text(self, node: _Node) -> str:
+    def text(self) -> str:
         """Return a string that is safe in a message, and in a comment of a policy."""
-        text = self._string(node)
+        text = self.string()
         if not text.isprintable():
-            raise self._error(node, f"has invisible characters: {text!a}")
+            raise self.error(f"has invisible characters: {text!a}")
         return text
 
-    def _texts(self, node: _Node) -> tuple[str, ...]:
-        return tuple(map(self._text, self._list(node)))
+    def texts(self) -> tuple[str, ...]:
+        return tuple(node.text() for node in self.list())
 
-    def _integer(self, node: _Node, limit: int) -> int:
-        if node.value is None:
+    def integer(self, limit: int) -> int:
+        if self.value is None:
             return 0
-        if not isinstance(node.value, int) or isinstance(node.value, bool) or not 0 <= node.value < limit:
-            raise self._error(node, f"must be an integer from 0 to {limit - 1}")
-        return node.value
+        if not isinstance(self.value, int) or isinstance(self.value, bool) or not 0 <= self.value < limit:
+            raise self.error(f"must be an integer from 0 to {limit - 1}")
+        return self.value
 
-    def _choice(self, node: _Node, choices: type[_Choice]) -> _Choice:
-        text = self._text(node)
+    def choice(self, choices: type[_Choice]) -> _Choice:
+        text = self.text()
         if text not in set(choices):
-            raise self._error(node, f"{text} is none of {', '.join(choices)}")
+            raise self.error(f"{text} is none of {', '.join(choices)}")
         return choices(text)

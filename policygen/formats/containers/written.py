@@ -2,33 +2,42 @@
 
 libseccomp, which runc and crun give the profile to, miscompiles comparisons by order and knows no 32-bit arguments, so
 every condition becomes masked equalities; a call's rules exclude one another; and before the profile is returned, the
-filter that libseccomp makes of it here is proved to have the profile's meaning."""
+filter that libseccomp makes of it here is proved to have the profile's meaning.
+
+A runtime loads the filter before it executes the program, so the filter must allow the calls that it makes in between:
+runtimes.tsv.  The list is reviewed, and is added only on export, where it is visible: policies hold what the program does.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen.comparing import change_of
-from policygen.evaluate import answers
 from policygen.filter import bpf, symbolic
 from policygen.filter.libseccomp import LibseccompRule, generate
 from policygen.formats import Addition, Direction, ExportError, FormatOptions, Loss
 from policygen.formats.containers.meaning import SCMP, decisions, multiplexed, return_value
 from policygen.formats.containers.profile import Act, Op, Profile, ProfileRule, RegisterComparison
-from policygen.formats.containers.runtimes import with_own_calls
-from policygen.formats.effect import DIRECTIONS
-from policygen.implied.resolve import resolved
+from policygen.formats.effect import DIRECTIONS, Masked, masked_answers
+from policygen.language.document import parse
 from policygen.language.naming import format_action
-from policygen.model import ENOSYS, Action, ActionKind, Arm, Policy, strictest
+from policygen.model import ENOSYS, Action, ActionKind, Arm, strictest
 from policygen.sets import region
-from policygen.sets.algebra import TRUE, TooComplexError
+from policygen.sets.algebra import TooComplexError
+from policygen.sets.join import JoinError, join_entries
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 from tracer.errors import CallfenceError
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from policygen.implied.resolve import Resolved
 
 MAX_ENTRIES = 128
 """Entries that every runtime takes: crun 1.21 and runc 1.1.15 have no limit, newer ones may (1 MiB is far beyond it)."""
@@ -46,9 +55,7 @@ _ACT = {
 }
 MAX_ALTERNATIVES = 512
 """Limit for one call and one action; each alternative becomes an entry of the profile."""
-MaskedAlternative = tuple[tuple[int, int, int], ...]
-"""An alternative as `region.alternatives` gives it; an empty one always holds."""
-Plan = tuple[tuple[Action, tuple[MaskedAlternative, ...]], ...]
+Plan = tuple[tuple[Action, tuple[Masked, ...]], ...]
 """The actions of one call, other than the default, each with the alternatives in which it is taken."""
 Plans = Mapping[Arch, Mapping[str, Plan]]
 """Plans by name of the call, for each architecture."""
@@ -59,66 +66,52 @@ def act_of(action: Action) -> tuple[Act, int | None]:
     return _ACT[action.kind], action.errno or None
 
 
-def instead(said: Action, meant: Iterable[Action], what: str, calls: Iterable[str] = ()) -> Iterator[Loss]:
-    """Yield the losses of giving calls the action `said` instead of the policy's actions: one for each direction."""
-    changes = {change_of(action, said) for action in meant if action != said}
+def instead(given: Action, meant: Iterable[Action], what: str, calls: Iterable[str] = ()) -> Iterator[Loss]:
+    """Yield the losses of giving calls an action instead of the policy's actions: one for each direction."""
+    changes = {change_of(action, given) for action in meant if action != given}
     for change in sorted(changes):
         yield Loss(DIRECTIONS[change], what, tuple(calls))
 
 
-def has_boundary(policy: Policy) -> bool:
+def has_boundary(policy: Resolved) -> bool:
     """Whether runc fails calls after the last one named with ENOSYS (its patchbpf/enosys_linux.go, isAllowAction)."""
     return policy.default.kind not in (ActionKind.ALLOW, ActionKind.LOG)
 
 
-def unsaid(policy: Policy, profile: Profile, runtime: str) -> Iterator[Loss]:
+def unsaid(policy: Resolved, profile: Profile, runtime: str) -> Iterator[Loss]:
     """Yield the losses.  `runtime`: the one that will read the profile, or '' for any."""
-    yield from _unknown(policy, runtime)
-    yield from _arming(policy, runtime)
-    yield from _newest(policy, profile)
-    yield from _about(policy, profile)
-
-
-def _unknown(policy: Policy, runtime: str) -> Iterator[Loss]:
-    """Yield the losses of calls newer than the table."""
-    said = {"crun": policy.default, "runc": ENOSYS if has_boundary(policy) else policy.default}
-    asked = [name for name in said if runtime in ("", name) and said[name] != policy.unknown]
-    for name in asked:
-        what = "calls newer than Linux {}.{} get {} with {}, not {}".format(
-            *policy.table, format_action(said[name]), name, format_action(policy.unknown)
-        )
-        yield from instead(said[name], [policy.unknown], what)
-
-
-def _arming(policy: Policy, runtime: str) -> Iterator[Loss]:
+    newer = {"crun": policy.default, "runc": ENOSYS if has_boundary(policy) else policy.default}
+    for name, action in newer.items():
+        if runtime in ("", name) and action != policy.unknown:
+            what = "calls newer than Linux {}.{} get {} with {}, not {}".format(
+                *policy.table, format_action(action), name, format_action(policy.unknown)
+            )
+            yield from instead(action, [policy.unknown], what)
     if not runtime:
         what = "it takes effect before the execve: without --runtime it lacks what the runtime itself calls from then on"
         yield Loss(Direction.NARROWER, what)
     if policy.arm is Arm.ENTRY:
         what = "it takes effect before the execve, not after the dynamic loader, whose calls it may lack"
         yield Loss(Direction.NARROWER, what)
+    yield from _newest(policy, profile)
+    yield from _about(policy, profile)
 
 
-def _newest(policy: Policy, profile: Profile) -> Iterator[Loss]:
+def _newest(policy: Resolved, profile: Profile) -> Iterator[Loss]:
     """Yield the losses of names that runtimes do not know and skip."""
-    said: dict[tuple[Direction, str], set[str]] = {}
+    unknown = {name for arch in Arch for name, call in table(arch).by_name.items() if call.number > LIBSECCOMP_KNOWS}
+    names: defaultdict[tuple[Direction, str], set[str]] = defaultdict(set)
     for rule in profile.rules:
-        unknown = {name for name in rule.names if any(_number(name, arch) > LIBSECCOMP_KNOWS for arch in Arch)}
         if (rule.act, rule.errno) == act_of(policy.default):
             key = (Direction.OTHER, "libseccomp 2.6 does not know these by name: runc fails them with ENOSYS, as unknown calls")
         else:
             what = f"libseccomp 2.6 does not know these by name, so runtimes with it skip them: {format_action(policy.default)}"
             (loss,) = instead(policy.default, [_action(rule)], what)
             key = (loss.direction, what)
-        said.setdefault(key, set()).update(unknown)
-    for (direction, what), names in said.items():
-        if names:
-            yield Loss(direction, what, tuple(names))
-
-
-def _number(name: str, arch: Arch) -> int:
-    call = table(arch).by_name.get(name)
-    return call.number if call else 0
+        names[key].update(unknown.intersection(rule.names))
+    for (direction, what), calls in names.items():
+        if calls:
+            yield Loss(direction, what, tuple(calls))
 
 
 def _action(rule: ProfileRule) -> Action:
@@ -126,7 +119,7 @@ def _action(rule: ProfileRule) -> Action:
     return Action(kind, (rule.errno or 0) if kind is ActionKind.ERRNO else 0)
 
 
-def _about(policy: Policy, profile: Profile) -> Iterator[Loss]:
+def _about(policy: Resolved, profile: Profile) -> Iterator[Loss]:
     if len(profile.rules) > MAX_ENTRIES:
         what = f"it takes {len(profile.rules)} entries, which runtimes that take no more than {MAX_ENTRIES} refuse"
         yield Loss(Direction.OTHER, what)
@@ -150,7 +143,7 @@ class Written:
     additions: tuple[Addition, ...]
 
 
-def profile_of(policy: Policy, options: FormatOptions) -> Written:
+def profile_of(policy: Resolved, options: FormatOptions) -> Written:
     """Return the profile of the policy, and its losses.  Raises ExportError."""
     if Arch.I386 in policy.entries and Arch.X86_64 not in policy.entries:
         raise ExportError("a profile always holds for the machine's own calls, and this policy has only those of i386")
@@ -163,37 +156,95 @@ def profile_of(policy: Policy, options: FormatOptions) -> Written:
         losses += _one_action_losses(policy, plans[archs[0]][call], call)
         plans = {arch: _with_one_action(policy, call, of_arch) for arch, of_arch in plans.items()}
         profile = _profile(policy, plans, archs, options, additions)
-    if left := _miscompiled(profile, archs[0], policy):
-        raise ExportError(f"libseccomp miscompiles what a profile can say of {', '.join(left)}")
+    if remaining := _miscompiled(profile, archs[0], policy):
+        raise ExportError(f"libseccomp miscompiles what a profile can say of {', '.join(remaining)}")
     losses += unsaid(policy, profile, options.runtime)
     return Written(profile, tuple(losses), additions)
+
+
+# What runtimes call themselves
+
+
+class RuntimeCall(NamedTuple):
+    """One call that a runtime makes itself."""
+
+    runtime: str
+    versions: str
+    """Versions in which it was seen, or found in the source."""
+    when: str
+    """`always`, or `gaining`: only where the container may gain privileges (no_new_privs is off)."""
+    entry: str
+    """The call's entry, in the policy language."""
+    why: str
+
+
+class RuntimeAdditions(NamedTuple):
+    policy: Resolved
+    additions: tuple[Addition, ...]
+    losses: tuple[Loss, ...]
+
+
+@cache
+def own_calls() -> tuple[RuntimeCall, ...]:
+    lines = (Path(__file__).parent / "runtimes.tsv").read_text("utf-8").splitlines()
+    return tuple(RuntimeCall(*line.split("\t")) for line in lines if not line.startswith("#"))
+
+
+def with_own_calls(policy: Resolved, runtime: str, *, gaining: bool = True) -> RuntimeAdditions:
+    """Return the policy with the calls that the runtime makes itself; without a runtime, unchanged.
+
+    `gaining`: whether the container may gain privileges.  Raises ExportError for an unknown runtime."""
+    if not runtime:
+        return RuntimeAdditions(policy, (), ())
+    runtimes = sorted({call.runtime for call in own_calls()})
+    if runtime not in runtimes:
+        raise ExportError(f"no runtime {runtime} is known: there are {', '.join(runtimes)}")
+    arch = next(arch for arch in Arch if arch in policy.entries)
+    entries = dict(policy.entries[arch])
+    additions, losses = [], []
+    for own in own_calls():
+        if own.runtime != runtime or (own.when == "gaining" and not gaining):
+            continue
+        ((number, entry),) = parse(f"arch {arch}\n{own.entry}\n", "runtimes.tsv").policy.entries[arch].items()
+        name = table(arch).by_number[number].name
+        try:
+            joined = join_entries(arch, number, entries.get(number), entry, policy.default)
+        except JoinError as error:
+            what = f"{runtime} itself calls it, but the policy has another answer ({error}): not added"
+            losses.append(Loss(Direction.NARROWER, what, (name,)))
+            continue
+        if joined is not None and joined != entries.get(number):
+            entries[number] = joined
+            additions.append(Addition(name, f"{runtime} {own.versions} itself, before the program: {own.why}"))
+    return RuntimeAdditions(replace(policy, entries={**policy.entries, arch: entries}), tuple(additions), tuple(losses))
 
 
 # Calls
 
 
-def _plans(policy: Policy, arch: Arch, losses: list[Loss]) -> dict[str, Plan]:
+def _plans(policy: Resolved, arch: Arch, losses: list[Loss]) -> dict[str, Plan]:
     """Return the plans by name, without calls that always get the default."""
     plans: dict[str, Plan] = {}
     for number in policy.entries[arch]:
-        name = table(arch).by_number[number].name
-        space = region.space()
-        plan: list[tuple[Action, tuple[MaskedAlternative, ...]]] = []
-        try:
-            for where, action in answers(space, resolved(policy), arch, number):
-                alternatives = region.alternatives(space, where, MAX_ALTERNATIVES) if where != TRUE else ((),)
-                if alternatives is None:
-                    raise TooComplexError(f"more than {MAX_ALTERNATIVES} alternatives")
-                plan.append((action, alternatives))
-        except TooComplexError as error:
+        name, plan = table(arch).by_number[number].name, _plan(policy, arch, number)
+        if plan is None:
             actions = [policy.entries[arch][number].action, policy.entries[arch][number].otherwise or policy.default]
-            plan = [(strictest(actions), ((),))]
-            what = f"its condition takes {error}: always {format_action(plan[0][0])}"
-            losses += instead(plan[0][0], actions, what, [name])
-        plan = [(action, alternatives) for action, alternatives in plan if action != policy.default]
-        if plan:
-            plans[name] = tuple(plan)
+            plan = {strictest(actions): ((),)}
+            what = f"its condition takes more than {MAX_ALTERNATIVES} alternatives: always {format_action(strictest(actions))}"
+            losses += instead(strictest(actions), actions, what, [name])
+        if others := tuple((action, alternatives) for action, alternatives in plan.items() if action != policy.default):
+            plans[name] = others
     return plans
+
+
+def _plan(policy: Resolved, arch: Arch, number: int) -> dict[Action, tuple[Masked, ...]] | None:
+    """Return the alternatives in which a call gets each action; None if they are too many."""
+    try:
+        answers = masked_answers(policy, number, MAX_ALTERNATIVES, arch)
+    except TooComplexError:
+        return None
+    plan = {action: alternatives for action, alternatives in answers.items() if alternatives is not None}
+    return plan if len(plan) == len(answers) else None
 
 
 def _agreeing(plans: Plans, losses: list[Loss]) -> tuple[Arch, ...]:
@@ -215,23 +266,23 @@ def _narrowed(plan: Plan, arch: Arch) -> Plan:
     """Return the plan as libseccomp compiles it for that architecture: on 32 bits, without the upper halves."""
     bits = (1 << arch.bits) - 1
 
-    def low(masked: MaskedAlternative) -> MaskedAlternative:
-        return tuple((index, mask & bits, value & bits) for index, mask, value in masked if mask & bits)
+    def low(alternative: Masked) -> Masked:
+        return tuple((index, mask & bits, value & bits) for index, mask, value in alternative if mask & bits)
 
     return tuple((action, tuple(map(low, alternatives))) for action, alternatives in plan)
 
 
-def _with_one_action(policy: Policy, name: str, plans: Mapping[str, Plan]) -> dict[str, Plan]:
+def _with_one_action(policy: Resolved, name: str, plans: Mapping[str, Plan]) -> dict[str, Plan]:
     """Return the plans with one action instead of two for that call: calls that do not run get the default, if that denies."""
     if name not in plans:
         return dict(plans)
-    kept = tuple(one for one in plans[name] if one[0].may_allow)
-    if policy.default.may_allow or not kept:
-        kept = ((strictest([action for action, _ in plans[name]]), ((),)),)
-    return {**plans, name: kept}
+    plan = tuple((action, alternatives) for action, alternatives in plans[name] if action.may_allow)
+    if policy.default.may_allow or not plan:
+        plan = ((strictest([action for action, _ in plans[name]]), ((),)),)
+    return {**plans, name: plan}
 
 
-def _one_action_losses(policy: Policy, plan: Plan, name: str) -> Iterator[Loss]:
+def _one_action_losses(policy: Resolved, plan: Plan, name: str) -> Iterator[Loss]:
     actions = [action for action, _ in plan]
     if policy.default.may_allow or not any(action.may_allow for action in actions):
         text = "libseccomp cannot be given two actions for it: always the strictest"
@@ -244,17 +295,17 @@ def _one_action_losses(policy: Policy, plan: Plan, name: str) -> Iterator[Loss]:
 
 
 def _profile(
-    policy: Policy, plans: Plans, archs: tuple[Arch, ...], options: FormatOptions, additions: tuple[Addition, ...]
+    policy: Resolved, plans: Plans, archs: tuple[Arch, ...], options: FormatOptions, additions: tuple[Addition, ...]
 ) -> Profile:
-    added = {one.call: one.why for one in additions}
-    names: dict[tuple[Action, MaskedAlternative, str], list[str]] = {}
+    added = {addition.call: addition.why for addition in additions}
+    names: dict[tuple[Action, Masked, str], list[str]] = {}
     for name in sorted({name for arch in archs for name in plans[arch]}):
         plan = next(plans[arch][name] for arch in archs if name in plans[arch])
         for action, alternatives in plan:
             for masked in alternatives:
                 names.setdefault((action, masked, added.get(name, "")), []).append(name)
     if len(names) >= MAX_ENTRIES and len(set(added.values())) > 1:  # one reason for all is one entry for most
-        short = tuple(replace(one, why=f"{options.runtime} itself, before the program") for one in additions)
+        short = tuple(replace(addition, why=f"{options.runtime} itself, before the program") for addition in additions)
         return _profile(policy, plans, archs, options, short)
     rules = [_rule(tuple(of), action, masked, comment) for (action, masked, comment), of in names.items()]
     rules.sort(key=lambda rule: (bool(rule.comparisons), rule.comment, rule.act, rule.errno or 0, rule.names))
@@ -265,7 +316,7 @@ def _profile(
     return Profile(act, tuple(rules), tuple(scmp[arch] for arch in archs), errno)
 
 
-def _rule(names: tuple[str, ...], action: Action, masked: MaskedAlternative, comment: str) -> ProfileRule:
+def _rule(names: tuple[str, ...], action: Action, masked: Masked, comment: str) -> ProfileRule:
     comparisons = tuple(
         RegisterComparison(index, Op.EQ, value)
         if mask == (1 << 64) - 1
@@ -276,7 +327,7 @@ def _rule(names: tuple[str, ...], action: Action, masked: MaskedAlternative, com
     return ProfileRule(names, act, errno, comparisons, comment=comment)
 
 
-def _boundary(policy: Policy, archs: tuple[Arch, ...], named: set[str]) -> Iterator[ProfileRule]:
+def _boundary(policy: Resolved, archs: tuple[Arch, ...], named: set[str]) -> Iterator[ProfileRule]:
     """Yield a rule with the default action for the calls between the last named one and the newest of the policy's table:
     runc fails every call after the last named one with ENOSYS."""
     after: set[str] = set()
@@ -292,37 +343,40 @@ def _boundary(policy: Policy, archs: tuple[Arch, ...], named: set[str]) -> Itera
 # What libseccomp makes of it
 
 
-def _miscompiled(profile: Profile, arch: Arch, policy: Policy) -> list[str]:
+def _miscompiled(profile: Profile, arch: Arch, policy: Resolved) -> list[str]:
     """Return the calls for which libseccomp's filter differs from the profile's meaning.  ExportError without a filter."""
     default = return_value(profile.default, profile.errno)
-    given = [
+    rules = [
         LibseccompRule(table(arch).by_name[name].number, return_value(rule.act, rule.errno), (_masked(rule),))
         for rule in profile.rules
         for name in rule.names
         if name in table(arch).by_name and return_value(rule.act, rule.errno) != default
     ]
     try:
-        program = generate(default, given)
+        program = generate(default, rules)
         if len(program) > bpf.MAX_INSTRUCTIONS:
             raise ExportError(f"the runtime's filter would need {len(program)} instructions; the kernel takes 4096")
         space = region.space()
         entered = [bpf.Instruction(bpf.LD | bpf.ABS, k=bpf.NUMBER), *program]
-        made = symbolic.function(space, bpf.encode(entered))
+        compiled = symbolic.function(space, bpf.encode(entered))
         meant = decisions(space, profile, [arch])
-        found = []
-        for number in sorted({one.number for one in given}):
+        miscompiled = []
+        for number in sorted({rule.number for rule in rules}):
             here = (bpf.WORD << 480 | bpf.WORD << 448, arch.audit << 480 | number << 448)
-            if space.fixed(made, here) != space.fixed(meant, here):
-                found.append(table(arch).by_number[number].name)
+            if space.fixed(compiled, here) != space.fixed(meant, here):
+                miscompiled.append(table(arch).by_number[number].name)
     except TooComplexError as error:
         raise ExportError(f"too complex to be proved: {error}") from error
     except CallfenceError as error:
         raise ExportError(str(error)) from error
-    return found
+    return miscompiled
 
 
-def _masked(rule: ProfileRule) -> MaskedAlternative:
+def _masked(rule: ProfileRule) -> Masked:
     whole = (1 << 64) - 1
     return tuple(
-        (one.index, whole, one.value) if one.op is Op.EQ else (one.index, one.value, one.value_two) for one in rule.comparisons
+        (comparison.index, whole, comparison.value)
+        if comparison.op is Op.EQ
+        else (comparison.index, comparison.value, comparison.value_two)
+        for comparison in rule.comparisons
     )

@@ -9,24 +9,24 @@ from __future__ import annotations
 import re
 from collections import Counter
 from hashlib import sha256
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 from policygen.formats import ImportFormatError
 from policygen.formats.logs.strace_call import StraceCall, SyntaxProblem, UnreadableError, event, parse, split, unquoted
 from policygen.learning.floor import OPAQUE
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from typing import BinaryIO
 
     from policygen.formats import FormatOptions
     from tracer.abi import Argument
 
 _PREFIX = re.compile(
-    r"(?:\[pid +(?P<seen>\d{1,10})(?:<[^>]*>)?\] +|(?P<pid>\d{1,10})(?:<[^>]*>)? +)?"  # on a terminal; in a file
+    r"(?:\[pid +(?P<terminal>\d{1,10})(?:<[^>]*>)?\] +|(?P<pid>\d{1,10})(?:<[^>]*>)? +)?"  # on a terminal; in a file
     r"(?:\(?\+? *\d{1,2}:\d\d:\d\d(?:\.\d+)? |\(?\+? *(?P<epoch>\d{1,10})\.(?P<part>\d+)\)? )*"  # -t, -tt, -ttt, -r
     r"(?:\[ *(?:\d{1,4}|[0-9a-f]{8}|[0-9a-f]{16}|\?+)\] )*"  # -n, -i
 )
@@ -44,20 +44,23 @@ _NO_SITE = "?"
 _HIDDEN = "pointers are not printed: 0 stands for them in the examples of calls"
 
 
-def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
+def record(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
     """Return the run in the log.  Raises ImportFormatError for a line that strace does not write.
 
     The run's id is made from the log, so the same log is always the same run.  `options.arch` is the machine.
     """
     log = _Log(filename, options.arch)
-    for number, line in enumerate(BytesIO(data), 1):  # one at a time: all lines as text take several times the memory
-        if line.startswith(_SUMMARY):
-            break
+    digest, is_over = sha256(), False
+    for number, line in enumerate(stream, 1):
+        digest.update(line)
+        is_over = is_over or line.startswith(_SUMMARY)
+        if is_over:
+            continue
         if line.endswith(b"\n"):
             log.read(number, line.decode("utf-8", "surrogateescape").rstrip("\r\n"))
         else:
             log.gap("lines are cut off: strace was killed, or the log was not copied whole", number)
-    return log.recording(sha256(data).hexdigest()[:16])
+    return log.recording(digest.hexdigest()[:16])
 
 
 class _Log:
@@ -72,7 +75,7 @@ class _Log:
         """Unfinished calls, by process: line and text."""
         self._executables: dict[int, str] = {}
         self._executed: set[tuple[str, str]] = set()
-        self._folder = Folder()
+        self._aggregator = Aggregator()
         self._gaps: Counter[str] = Counter()
         self._gap_lines: dict[str, int] = {}
         self._first: int | None = None
@@ -90,7 +93,7 @@ class _Log:
         command = self._command or (self._filename,)
         executed = tuple(sorted(self._executed))
         run = Run(run_id, self._started, command, self._status, complete, tuple(sorted(gaps)), executed=executed)
-        return Recording((run,), self._folder.observations())
+        return Recording((run,), self._aggregator.observations())
 
     def gap(self, what: str, line: int) -> None:
         self._gaps[what] += 1
@@ -101,7 +104,7 @@ class _Log:
             return
         prefix = _PREFIX.match(line)
         assert prefix is not None  # it also matches the empty text
-        pid, text, column = int(prefix["seen"] or prefix["pid"] or 0), line[prefix.end() :], prefix.end() + 1
+        pid, text, column = int(prefix["terminal"] or prefix["pid"] or 0), line[prefix.end() :], prefix.end() + 1
         if prefix["epoch"] and not self._started and len(prefix["epoch"]) > 8:  # -ttt, not -r
             self._started = int(prefix["epoch"] + prefix["part"].ljust(9, "0")[:9])
         if not text or text.startswith("strace: ") or (text.startswith("--- ") and text.endswith(" ---")):
@@ -109,7 +112,7 @@ class _Log:
         if ended := _ENDED.fullmatch(text):
             self._ended(pid, number, ended)
         elif mode := _MODE.fullmatch(text):
-            self._arches[int(mode[1]) if prefix["pid"] or prefix["seen"] else pid] = _ARCHES.get(mode[2])
+            self._arches[int(mode[1]) if prefix["pid"] or prefix["terminal"] else pid] = _ARCHES.get(mode[2])
         elif resumed := _RESUMED.match(text):
             begun = self._begun.pop(pid, None)
             if begun is None:
@@ -157,7 +160,8 @@ class _Log:
             self._observe(number, call, executable, arch)
 
     def _check_arch(self, call: StraceCall, arch: Arch | None, position: str) -> None:
-        """With -o alone, strace does not say which processes are 32-bit ones, and most calls have one name in both."""
+        """Raise ImportFormatError for a call of another architecture: with -o alone, strace does not say which processes are
+        32-bit ones, and most calls have the same name in both."""
         if arch is None or call.name in table(arch).by_name:
             return
         for other in Arch:
@@ -183,13 +187,13 @@ class _Log:
                 number,
             )
         try:
-            seen, missing = event(call, arch)
+            observed, missing = event(call, arch)
         except UnreadableError as error:
             self.gap(str(error), number)
             return
-        if any(argument.kind.is_pointer for argument in _arguments(arch, seen.number, missing)):
+        if any(argument.kind.is_pointer for argument in _arguments(arch, observed.number, missing)):
             self.gap(_HIDDEN, number)
-        self._folder.slot(executable, seen, lambda: _NO_SITE, missing)[0] += 1
+        self._aggregator.counter(executable, observed, lambda: _NO_SITE, missing)[0] += 1
 
     def _executable(self, pid: int) -> str:
         """Return a process's executable.  A new process has its parent's, if only one fork, or clone, is unfinished."""

@@ -145,9 +145,9 @@ def _term(text: str, arch: Arch, depth: int) -> int:
         return plain
     if not text:
         return 0  # `-X raw` prints statx's synchronisation type, which is 0, as nothing at all: `|0x900`
-    known = _OTHER_NAMES.get(text, constants.value(text, arch))
-    if known is not None:
-        return known
+    constant = _OTHER_NAMES.get(text, constants.value(text, arch))
+    if constant is not None:
+        return constant
     if text.startswith("SIGRT_") and (place := integer(text[6:])) is not None:
         return _FIRST_REALTIME + place
     shifted, _, by = text.partition("<<")
@@ -161,7 +161,7 @@ def _term(text: str, arch: Arch, depth: int) -> int:
         if match[1] == "IOPRIO_PRIO_VALUE" and len(arguments) == 2:
             return _term(arguments[0], arch, depth - 1) << 13 | _term(arguments[1], arch, depth - 1)
         if match[1] == "_IOC" and len(arguments) == 4:
-            direction = sum(_DIRECTIONS.get(one, 0) for one in _terms(arguments[0]))
+            direction = sum(_DIRECTIONS.get(part, 0) for part in _terms(arguments[0]))
             kind, number, size = (_term(part, arch, depth - 1) for part in arguments[1:])
             return direction << 30 | size << 16 | kind << 8 | number
     raise UnnamedError(text)
@@ -228,10 +228,10 @@ def event(call: StraceCall, arch: Arch) -> tuple[Event, frozenset[int]]:
     Raises UnreadableError if a policy would constrain one of those.
     """
     calls = table(arch)
-    if known := calls.by_name.get(call.name):
-        number = known.number
-    elif unknown := _UNKNOWN_CALL.fullmatch(call.name):
-        number = int(unknown[1], 16)
+    if named := calls.by_name.get(call.name):
+        number = named.number
+    elif numbered := _UNKNOWN_CALL.fullmatch(call.name):
+        number = int(numbered[1], 16)
     else:
         raise UnreadableError(f"{call.name}: no call of {arch} has that name")
     if arch is Arch.I386 and _MULTIPLEXED.fullmatch(call.name):
@@ -241,10 +241,10 @@ def event(call: StraceCall, arch: Arch) -> tuple[Event, frozenset[int]]:
     unnamed: dict[int, str] = {}
     for index, text in _placed(call, len(plain)):
         try:
-            found = value(text, arch)
+            printed = value(text, arch)
         except UnnamedError as error:
-            found, unnamed[index] = None, str(error)
-        registers[index] = None if found is None else found & ((1 << arch.bits) - 1)
+            printed, unnamed[index] = None, str(error)
+        registers[index] = None if printed is None else printed & ((1 << arch.bits) - 1)
     a, b, c, d, e, f = (register or 0 for register in registers)
     missing = frozenset(index for index, register in enumerate(registers) if register is None)
     if plain:

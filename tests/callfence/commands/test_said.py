@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from callfence.learning.summary import at_most
-
 CALLFENCE = [sys.executable, "-m", "callfence"]
 
 
@@ -58,10 +56,6 @@ def test_a_policy_that_is_gone_is_said(tmp_path: Path) -> None:
     assert "learn: it.policy is gone, and .callfence/it.rec is not" in run(tmp_path, *words).stderr
     (tmp_path / "it.policy").unlink()
     assert "is gone" not in run(tmp_path, "learn", "--fresh", "-o", "it.policy", "true").stderr
-
-
-def test_chances_are_plain() -> None:
-    assert at_most(0.05) == "one more needs something new in at most 5 of 100 cases (95% confidence)"
 
 
 @pytest.mark.parametrize(("words", "red"), [(("diff", "a.policy", "b.policy"), "danger"), (("lint", "b.policy"), "danger")])

@@ -37,7 +37,7 @@ def test_what_the_baseline_forbids_is_shown_and_not_allowed(base: Path, tmp_path
     assert f"{base} forbids what the program did" in ran.stderr
     assert "1 x write(fd=1, buf=0x" in ran.stderr
     assert "by /usr/bin/dash: errno EPERM" in ran.stderr
-    assert f"  implied        nothing: {base} allows too little of it; the policy is exact\n" in ran.stderr
+    assert f"  implied      nothing: {base} allows too little of it; the policy is exact\n" in ran.stderr
     assert "\nwrite: errno EPERM\n" in (tmp_path / "it.policy").read_text()
     run(tmp_path, *CALLFENCE, "diff", "--not-wider", base, "it.policy")
     before = (tmp_path / "it.policy").read_bytes()

@@ -49,7 +49,7 @@ def test_what_is_written_does_not_grow_with_the_values(
 def test_a_reviewer_sees_which_argument_may_have_any_value(kind: str, one: Path, commands: Commands, tmp_path: Path) -> None:
     policy = tmp_path / "it.policy"
     ran = commands.learn(policy, [one, "2000", str(KINDS[kind])], tmp_path, "--write-evidence")
-    assert f"any value      {kind}: any cmd, {MANY}; review it" in ran.stderr.decode()
+    assert f"any value    {kind}: any cmd, {MANY}; review it" in ran.stderr.decode()
     assert f"# many: any cmd, {MANY}" in policy.read_text()
     callfence = one_of(commands)
     assert f"many: any cmd, {MANY}" in callfence("why", policy, kind)

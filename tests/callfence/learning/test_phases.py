@@ -39,7 +39,7 @@ def entries(folder: Path) -> list[str]:
 
 def test_the_boundary_is_found(app: Path) -> None:
     done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll", "status")
-    assert "  phases         serving after poll: 1 of 4 entries are left, without clone\n" in done.stderr
+    assert "  phases       serving after poll: 1 of 4 entries are left, without clone\n" in done.stderr
     assert [line for line in entries(app.parent) if "until serving" not in line] == ["openat: flags == O_RDONLY"]
     rows = [json.loads(line) for line in (app.parent / ".callfence" / "app.rec").read_text().splitlines()]
     assert rows[1]["waits"] == [0, 1 << 3]
@@ -48,7 +48,7 @@ def test_the_boundary_is_found(app: Path) -> None:
 
 def test_the_program_says_that_it_is_ready(app: Path) -> None:
     done = callfence(app.parent, "learn", "--phases", "./app", *START, "say", "notify", "status")
-    assert "  phases         serving after sd_notify: " in done.stderr
+    assert "  phases       serving after sd_notify: " in done.stderr
     assert "phase serving after sd_notify\n" in (app.parent / "app.policy").read_text()
     assert "socketpair: family == AF_UNIX && type & 0xf == SOCK_DGRAM && protocol == 0 until serving" in entries(app.parent)
     again = callfence(app.parent, "learn", "./app", *START, "say", "notify", "status")
@@ -67,7 +67,7 @@ def test_what_is_seen_later_moves_into_the_phase(app: Path) -> None:
     before = entries(app.parent)
     assert "socket: family == AF_UNIX && type & 0xf == SOCK_STREAM && protocol == 0 until serving" in before
     none = callfence(app.parent, "learn", "./app", "socket")
-    assert "  phases         no process of this run has entered serving\n" in none.stderr
+    assert "  phases       no process of this run has entered serving\n" in none.stderr
     again = callfence(app.parent, "learn", "./app", *START, "poll")
     assert ("nothing" in again.stderr, entries(app.parent)) == (True, before)  # warm: the start stops, and is known
     check = callfence(app.parent, "learn", "--check", "./app", "poll", "socket")
@@ -83,7 +83,7 @@ def test_each_run_with_the_option_chooses_anew(app: Path) -> None:
     callfence(app.parent, "learn", "-q", "--phases", "./app", *START, "poll", "sigsuspend")
     assert "phase serving after rt_sigsuspend\n" in (app.parent / "app.policy").read_text()
     done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll", "socket")
-    assert "  phases         serving after poll: " in done.stderr
+    assert "  phases       serving after poll: " in done.stderr
     assert "phase serving after poll\n" in (app.parent / "app.policy").read_text()
     assert "socket: family == AF_UNIX && type & 0xf == SOCK_STREAM && protocol == 0" in entries(app.parent)
 
@@ -94,13 +94,13 @@ def test_a_phase_that_was_changed_by_hand_is_kept(app: Path) -> None:
     policy.write_text(policy.read_text() + "ptrace: allow until serving\n")
     done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll")
     assert "phase serving after rt_sigsuspend\n" in policy.read_text()
-    assert "  phases         kept: the policy's phases are not those that" in done.stderr
+    assert "  phases       kept: the policy's phases are not those that" in done.stderr
 
 
 def test_no_phase_where_runs_disagree(app: Path) -> None:
     callfence(app.parent, "learn", "-q", "--phases", "./app", "socket")
     done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll")
-    assert "  phases         no phase: there is no call in which each run waits for work\n" in done.stderr
+    assert "  phases       no phase: there is no call in which each run waits for work\n" in done.stderr
     assert "phase" not in (app.parent / "app.policy").read_text()
 
 

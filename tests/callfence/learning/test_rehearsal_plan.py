@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from callfence.learning.rehearsal.plan import CIRCUMSTANCES, Rehearsal, effect, failures, parse_choice, plan, verb
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from policygen.recording.many import merge
 from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
@@ -29,15 +29,15 @@ def call(name: str, *arguments: int, times: int = 1, executable: str = APP, site
 
 
 def recorded(*calls: Call, rehearsed: str = "", run: str = "a") -> Recording:
-    folder = Folder()
+    aggregator = Aggregator()
     for name, arguments, times, executable, site in calls:
         number = table(Arch.X86_64).by_name[name].number
         padded = (*arguments, *[0] * (6 - len(arguments)))
         event = Event(Arch.X86_64.audit, number, padded)  # type: ignore[arg-type]
         for _ in range(times):
-            folder.slot(executable, event, lambda site=site: site)[0] += 1
+            aggregator.counter(executable, event, lambda site=site: site)[0] += 1
     made = Run(run, 0, ("./app",), 0, True, executed=(("", APP),), rehearsed=rehearsed)
-    return Recording((made,), folder.observations())
+    return Recording((made,), aggregator.observations())
 
 
 def said(recording: Recording, only: str = "faults", caught: Sequence[int] = ()) -> list[str]:

@@ -43,7 +43,7 @@ def test_the_second_run_stops_rarely_and_changes_nothing(tmp_path: Path) -> None
     assert counts(tmp_path, 0) > 4000
     assert counts(tmp_path, 1) < 20
     assert [run["warm"] for run in runs(tmp_path)] == [False, True]
-    assert "new            nothing" in second.stderr
+    assert "new          nothing" in second.stderr
 
 
 def test_of_what_is_known_nothing_is_recorded_and_nothing_is_rewritten(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_policy_by_hand_gets_its_floor_even_if_nothing_is_new(tmp_path: Path) 
     assert learn(tmp_path, "true", options=("-q",)).returncode == 0
     policy = (tmp_path / "it.policy").read_text()
     learned = learn(tmp_path, "true")
-    assert "new            nothing" in learned.stderr
+    assert "new          nothing" in learned.stderr
     assert (tmp_path / "it.policy").read_text() == policy
     (tmp_path / "it.policy").write_text(policy.replace("rt_sigreturn: allow", "rt_sigreturn: deny") + "# by hand\n")
     assert learn(tmp_path, "true", options=("-q", "--arm", "entry")).returncode == 0

@@ -8,7 +8,7 @@ import pytest
 from calls import event
 from hypothesis import given, settings, strategies as st
 
-from policygen.evidence.facts import Places, Varying, facts, join, makes, parse, places, text
+from policygen.evidence.facts import Places, Varying, created, facts, join, parse, places, text
 from policygen.evidence.pointed import Value
 from policygen.evidence.words import escaped
 
@@ -128,7 +128,7 @@ def test_names_that_vary_become_patterns(given: str, folder: str, fact: str) -> 
 )
 def test_names_that_a_program_makes_up_become_patterns(call: str, name: str, shown: str) -> None:
     """Also in the calls that come after, and for what is in such a folder."""
-    made = makes(event(call), {int(call.startswith("openat")): Value("path", (name,), "/srv")})
+    made = created(event(call), {int(call.startswith("openat")): Value("path", (name,), "/srv")})
     inside = Value("path", (f"/srv/{name}/data",))
     assert texts(inside, Places(), Varying((), {made})) == [f'filename="/srv/{shown}/data"']
 

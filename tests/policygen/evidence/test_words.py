@@ -6,7 +6,6 @@ import base64
 import random
 import re
 import string
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -142,17 +141,8 @@ def test_masking_is_steady(name: str) -> None:
     assert once == name or SECRET in once
 
 
-@given(st.binary(min_size=36, max_size=60))
-def test_random_bytes_are_hardly_ever_missed(data: bytes) -> None:
-    """As base64 of what is no text."""
-    if len({*data}) < 30:
-        return
-    name = base64.urlsafe_b64encode(data).decode()
-    shown = steady(name, ())
-    assert SECRET in shown or _looks_like_words(name)
-
-
-def _looks_like_words(name: str) -> bool:
-    plain = re.sub(r"[^A-Za-z0-9]", "", name)
-    kinds = [(c.isupper(), c.isdigit()) for c in plain]
-    return len({*kinds}) < 3 or sum(a != b for a, b in pairwise(kinds)) < 0.45 * len(plain)
+def test_random_bytes_are_hardly_ever_missed() -> None:
+    """As base64 of what is no text: about three in a thousand look like words."""
+    source = random.Random(0)
+    names = (base64.urlsafe_b64encode(source.randbytes(source.randint(36, 60))).decode() for _ in range(10_000))
+    assert sum(SECRET not in steady(name, ()) for name in names) < 100

@@ -12,7 +12,7 @@ from policygen.language.document import parse
 from policygen.learning import generate as generating
 from policygen.learning.extend import Options
 from policygen.model import Policy, alternatives
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from policygen.sets.region import example, space, to_bdd
 from tracer.abi import Arch, Event, table
 
@@ -265,7 +265,7 @@ def test_a_policy_learned_from_a_call_has_its_capabilities(arch: Arch) -> None:
         sets, arguments = space(), table(arch).by_number[one.number].arguments
         for part in alternatives(one.entry.expression):
             call = example(sets, to_bdd(sets, part, arguments), arch, one.number)
-            folder = Folder()
-            folder.slot("/app", call, str)[0] += 1
+            folder = Aggregator()
+            folder.counter("/app", call, str)[0] += 1
             made = generating.generate(folder.observations(), None, name="app", options=Options(implied=1)).document
             assert granted(made.policy) >= {row.name for row in witnessed(call)}, made.text()

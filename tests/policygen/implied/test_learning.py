@@ -16,7 +16,7 @@ from policygen.language.document import Document, parse
 from policygen.learning.beyond import unimplied
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from tracer.abi import Arch
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ CALLS = (
 
 
 def observe(*texts: str) -> tuple[Observation, ...]:
-    folder = Folder()
+    aggregator = Aggregator()
     for text in texts:
-        folder.slot("/app", event(text), str)[0] += 1
-    return folder.observations()
+        aggregator.counter("/app", event(text), str)[0] += 1
+    return aggregator.observations()
 
 
 def learn(*texts: str, existing: Document | None = None, **options: object) -> Generated:
@@ -111,10 +111,10 @@ def test_each_architecture_has_the_capabilities_that_it_uses_whichever_was_seen_
     document, seen = None, []
     for place in order:
         arch, call = ON_TWO[place]
-        folder = Folder()
-        folder.slot("/app", event(call, arch=arch), str)[0] += 1
-        seen += folder.observations()
-        document = generate(folder.observations(), document, name="app", options=Options(implied=1)).document
+        aggregator = Aggregator()
+        aggregator.counter("/app", event(call, arch=arch), str)[0] += 1
+        seen += aggregator.observations()
+        document = generate(aggregator.observations(), document, name="app", options=Options(implied=1)).document
     assert document is not None
     assert body(document) == [
         "fcntl: cmd == F_SETLK",

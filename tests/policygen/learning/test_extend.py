@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from policygen.implied import resolve
 from policygen.learning import extend
 from policygen.model import ALLOW, KILL, Always, And, Condition, Entry, Expression, Operator, Policy, mentioned
-from policygen.recording.model import Observation, kept
+from policygen.recording.model import Observation, recorded_values
 from policygen.sets.algebra import FALSE
 from policygen.sets.region import Budget, space, to_bdd
 from tracer.abi import Arch, Event, table
@@ -19,7 +19,7 @@ many = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, Heal
 
 
 def _observation(event: Event) -> Observation:
-    return Observation(event.arch, event.number, kept(TABLE, event), "/bin/it", (1,), "?", event.arguments)
+    return Observation(event.arch, event.number, recorded_values(TABLE, event), "/bin/it", (1,), "?", event.arguments)
 
 
 @many

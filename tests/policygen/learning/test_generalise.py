@@ -14,7 +14,7 @@ from policygen.language.normal import normal_expression
 from policygen.learning.generalise import TREATMENT, Generalised, Widening, generalise
 from policygen.learning.rule import Flags, Rule, expression, join, key, read
 from policygen.model import Always, Condition, Expression, Operator, Or
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from policygen.recording.model import Observation
 from policygen.sets.express import minimise
 from tracer.abi import Arch, Event, Kind, table
@@ -28,10 +28,10 @@ REGISTER = (1 << 64) - 1
 
 
 def observe(*texts: str) -> tuple[Observation, ...]:
-    folder = Folder()
+    aggregator = Aggregator()
     for text in texts:
-        folder.slot("/app", event(text), str)[0] += 1
-    return folder.observations()
+        aggregator.counter("/app", event(text), str)[0] += 1
+    return aggregator.observations()
 
 
 def generalised(*texts: str, **options: bool) -> Generalised:
@@ -229,10 +229,10 @@ def events_of_one_call(draw: st.DrawFn) -> list[Event]:
 
 @given(events_of_one_call())
 def test_every_event_is_allowed_by_what_was_learned_of_it(events: list[Event]) -> None:
-    folder = Folder()
+    aggregator = Aggregator()
     for one in events:
-        folder.slot("/app", one, str)[0] += 1
-    found = generalise(folder.observations(), CALLS)
+        aggregator.counter("/app", one, str)[0] += 1
+    found = generalise(aggregator.observations(), CALLS)
     arguments = CALLS.by_number[events[0].number].arguments
     alternatives = minimise([expression(rule, arguments) for rule in found.rules], arguments)
     for one in events:
@@ -241,11 +241,11 @@ def test_every_event_is_allowed_by_what_was_learned_of_it(events: list[Event]) -
 
 @given(events_of_one_call())
 def test_a_rule_is_read_back_from_its_expression(events: list[Event]) -> None:
-    folder = Folder()
+    aggregator = Aggregator()
     for one in events:
-        folder.slot("/app", one, str)[0] += 1
+        aggregator.counter("/app", one, str)[0] += 1
     number = events[0].number
-    for rule in generalise(folder.observations(), CALLS).rules:
+    for rule in generalise(aggregator.observations(), CALLS).rules:
         assert read(expression(rule, CALLS.by_number[number].arguments), CALLS, number) == rule
 
 
@@ -279,9 +279,9 @@ def test_minimising(alternatives: list[str], kept: list[str] | None) -> None:
 def test_minimising_changes_nothing_and_leaves_nothing_superfluous(events: list[Event]) -> None:
     observations = []
     for one in events:
-        folder = Folder()
-        folder.slot("/app", one, str)[0] += 1
-        observations += folder.observations()
+        aggregator = Aggregator()
+        aggregator.counter("/app", one, str)[0] += 1
+        observations += aggregator.observations()
     arguments = CALLS.by_number[events[0].number].arguments
     rules = [rule for one in observations for rule in generalise([one], CALLS).rules]
     before = [expression(rule, arguments) for rule in rules]

@@ -18,7 +18,7 @@ from policygen.learning.generalise import Widening
 from policygen.learning.generate import Generated, generate
 from policygen.learning.replay import ReplayError, events, replay
 from policygen.model import ENOSYS, Arm, Entry
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from policygen.recording.model import Observation
 from tracer import linux
 from tracer.abi import Arch, Event, table
@@ -31,10 +31,10 @@ def test_the_calls_that_hide_their_arguments_have_notes() -> None:
 
 
 def observe(*texts: str) -> tuple[Observation, ...]:
-    folder = Folder()
+    aggregator = Aggregator()
     for text in texts:
-        folder.slot("/app", event(text), str)[0] += 1
-    return folder.observations()
+        aggregator.counter("/app", event(text), str)[0] += 1
+    return aggregator.observations()
 
 
 def learn(*texts: str, existing: Document | None = None, **options: object) -> Generated:
@@ -279,10 +279,10 @@ def test_arming_before_exec_allows_the_execve() -> None:
 
 def test_what_no_policy_can_allow_is_a_gap() -> None:
     odd = [Event(0x1234, 7), Event(Arch.X86_64.audit, 0x40000001), Event(Arch.X86_64.audit, 5000)]
-    folder = Folder()
+    aggregator = Aggregator()
     for one in odd:
-        folder.slot("/app", one, str)[0] += 1
-    found = generate(folder.observations(), None, name="./app")
+        aggregator.counter("/app", one, str)[0] += 1
+    found = generate(aggregator.observations(), None, name="./app")
     assert found.gaps == (
         "call 7 of architecture 0x1234, which callfence does not know: it will be killed",
         "call 5000 of x86_64, newer than the table of 6.18: as `unknown` says",
@@ -309,9 +309,9 @@ def test_replayed_events_fold_to_the_observation() -> None:
     for text in ("clock_nanosleep -46 0 0 0", "chmod 0x1000 0o4755", "openat -100 0 O_CREAT 0o644", "i386 kill 5 9"):
         (one,) = observe(text)
         for variant in events(one, table(Arch(Arch.from_audit(one.arch)))):
-            folder = Folder()
-            folder.slot("/app", variant, str)[0] += 1
-            assert folder.observations()[0].arguments == one.arguments
+            aggregator = Aggregator()
+            aggregator.counter("/app", variant, str)[0] += 1
+            assert aggregator.observations()[0].arguments == one.arguments
 
 
 @pytest.mark.parametrize(
@@ -344,10 +344,10 @@ some_events = st.builds(
 
 
 def folded(some: list[Event]) -> tuple[Observation, ...]:
-    folder = Folder()
+    aggregator = Aggregator()
     for one in some:
-        folder.slot("/app", one, str)[0] += 1
-    return folder.observations()
+        aggregator.counter("/app", one, str)[0] += 1
+    return aggregator.observations()
 
 
 @settings(max_examples=15, deadline=None)

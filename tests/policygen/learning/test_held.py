@@ -14,7 +14,7 @@ from policygen.learning.extend import Options
 from policygen.learning.generalise import decisions
 from policygen.learning.generate import generate
 from policygen.model import IMPLIED, Always
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from tracer.abi import Arch, Event, Kind, constants, table
 
 LINES = [
@@ -86,9 +86,9 @@ def learned(*texts: str, implied: int = IMPLIED[-1]) -> str:
     for order in permutations(texts):
         document = None
         for text in (*order, order[0]):
-            folder = Folder()
-            folder.slot("/app", event(text), str)[0] += 1
-            document = generate(folder.observations(), document, name="app", options=Options(implied=implied)).document
+            aggregator = Aggregator()
+            aggregator.counter("/app", event(text), str)[0] += 1
+            document = generate(aggregator.observations(), document, name="app", options=Options(implied=implied)).document
         assert document is not None
         found.add(document.text())
     (text,) = found
@@ -176,7 +176,7 @@ def test_without_the_set_all_is_held(text: str) -> None:
 
 def test_what_a_person_narrowed_stays_narrow() -> None:
     policy = parse("implied 1\ninotify_init1: flags == IN_CLOEXEC\n")
-    folder = Folder()
-    folder.slot("/app", event("inotify_init1 IN_NONBLOCK"), str)[0] += 1
-    text = generate(folder.observations(), policy, name="app").document.text()
+    aggregator = Aggregator()
+    aggregator.counter("/app", event("inotify_init1 IN_NONBLOCK"), str)[0] += 1
+    text = generate(aggregator.observations(), policy, name="app").document.text()
     assert entry(text, "inotify_init1") == entry("inotify_init1: flags in IN_CLOEXEC|IN_NONBLOCK\n", "inotify_init1")

@@ -24,7 +24,7 @@ from policygen.learning.generate import Generated, generate
 from policygen.learning.portable import made_portable, with_equivalents
 from policygen.merging import merge_documents, unite
 from policygen.model import ENOSYS, KILL, Always, And, Entry, Expression, Operator, Or, Policy, alternatives
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from tracer.abi import Arch, Event, table
 
 SLOW = settings(max_examples=max(10, EXAMPLES // 3), deadline=None, suppress_health_check=list(HealthCheck))
@@ -398,9 +398,9 @@ def test_it_decides_no_call() -> None:
 
 
 def learn(*texts: str, existing: Document | None = None, portable: bool = False) -> Generated:
-    folder = Folder()
+    folder = Aggregator()
     for text in texts:
-        folder.slot("/app", event(text), str)[0] += 1
+        folder.counter("/app", event(text), str)[0] += 1
     return generate(folder.observations(), existing, name="./app", options=Options(portable=portable))
 
 

@@ -14,7 +14,7 @@ from policygen.learning.extend import Options
 from policygen.learning.generate import generate
 from policygen.lint.findings import lint
 from policygen.model import ALLOW
-from policygen.recording.fold import EVIDENCE, Folder
+from policygen.recording.fold import EVIDENCE, Aggregator
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ STACK = constants.value("RLIMIT_STACK", ARCH)
 
 
 def observed(*events: Event) -> tuple[Observation, ...]:
-    folder = Folder()
+    aggregator = Aggregator()
     for one in events:
-        folder.slot("/app", one, str)[0] += 1
-    return folder.observations()
+        aggregator.counter("/app", one, str)[0] += 1
+    return aggregator.observations()
 
 
 def lines(*events: Event, implied: int = 0) -> list[str]:

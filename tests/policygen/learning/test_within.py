@@ -13,7 +13,7 @@ from policygen.evaluate import evaluate
 from policygen.language.document import Document, parse
 from policygen.learning.extend import Options
 from policygen.learning.within import forbidden, generate_within, within
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ SEEN = (
 
 
 def observe(*calls: tuple[str | int, ...]) -> tuple[Observation, ...]:
-    folder = Folder()
+    aggregator = Aggregator()
     for name, *arguments in calls:
-        folder.slot("/app", event(str(name), *map(int, arguments)), str)[0] += 1
-    return folder.observations()
+        aggregator.counter("/app", event(str(name), *map(int, arguments)), str)[0] += 1
+    return aggregator.observations()
 
 
 def learn(base: str, *calls: tuple[str | int, ...], existing: str = "") -> Generated:

@@ -13,7 +13,7 @@ from policygen.evaluate import evaluate
 from policygen.language.document import parse
 from policygen.learning.generate import generate
 from policygen.learning.within import generate_within
-from policygen.recording.fold import MANY, MANY_IN_ALL, MANY_NUMBERS, Folder, bounded, given_up
+from policygen.recording.fold import MANY, MANY_IN_ALL, MANY_NUMBERS, Aggregator, bounded, given_up
 from policygen.recording.many import merge
 from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
@@ -33,10 +33,10 @@ PLACE = {name: [one.kind.value for one in CALLS.by_name[name].arguments].index("
 
 
 def fold(events: Iterable[Event]) -> tuple[Observation, ...]:
-    folder = Folder()
+    aggregator = Aggregator()
     for one in events:
-        folder.slot("/app", one, str)[0] += 1
-    return folder.observations()
+        aggregator.counter("/app", one, str)[0] += 1
+    return aggregator.observations()
 
 
 def select(name: str, value: int) -> Event:
@@ -104,12 +104,12 @@ def test_many_values_of_many_calls_together_have_a_filter() -> None:
 
 
 def test_numbers_that_are_no_call_are_counted_up_to_a_bound() -> None:
-    folder = Folder()
+    aggregator = Aggregator()
     gaps: list[str] = []
-    folder.gap = gaps.append  # type: ignore[method-assign]
+    aggregator.gap = gaps.append  # type: ignore[method-assign]
     for i in range(2 * MANY_NUMBERS):
-        folder.slot("/app", KINDS["number"](i), str)[0] += 1
-    assert len(folder) == MANY_NUMBERS
+        aggregator.counter("/app", KINDS["number"](i), str)[0] += 1
+    assert len(aggregator) == MANY_NUMBERS
     assert set(gaps) == {f"more than {MANY_NUMBERS} numbers that are no call: the others are not listed"}
 
 

@@ -10,7 +10,7 @@ from calls import event
 from hypothesis import example, given, strategies as st
 
 from policygen.evidence.facts import Places
-from policygen.recording.fold import EVIDENCE, LOOKS, MANY, QUIET, Folder
+from policygen.recording.fold import EVIDENCE, LOOKS, MANY, QUIET, Aggregator
 from tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ def number(name: str) -> int:
 
 
 def fold(events: Iterable[Event], executable: str = "/app") -> tuple[Observation, ...]:
-    folder = Folder()
+    aggregator = Aggregator()
     for one in events:
-        folder.slot(executable, one, lambda: "libc+0x1")[0] += 1
-    return folder.observations()
+        aggregator.counter(executable, one, lambda: "libc+0x1")[0] += 1
+    return aggregator.observations()
 
 
 def kept(*events: Event) -> list[tuple[int | None, ...]]:
@@ -83,64 +83,64 @@ def test_what_is_kept(one: Event, arguments: tuple[int | None, ...]) -> None:
 def test_calls_without_a_table_entry_are_kept_by_number(one: Event) -> None:
     other = Event(one.arch, one.number, (9, 9, 9, 9, 9, 9))
     assert [(o.arch, o.number, o.arguments, o.calls) for o in fold([one, other])] == [(one.arch, one.number, (), 2)]
-    assert Folder().hot_mask(one.arch, one.number) == REGISTER
+    assert Aggregator().hot_mask(one.arch, one.number) == REGISTER
 
 
 def test_site_is_asked_for_once_and_the_example_is_the_first() -> None:
-    folder = Folder()
+    aggregator = Aggregator()
     sites = iter(["first"])
     for buffer in (0x1000, 0x2000):
-        folder.slot("/app", event("read", 3, buffer, 1), lambda: next(sites))[0] += 1
-    (observation,) = folder.observations()
+        aggregator.counter("/app", event("read", 3, buffer, 1), lambda: next(sites))[0] += 1
+    (observation,) = aggregator.observations()
     assert (observation.site, observation.example[1], observation.calls) == ("first", 0x1000, 2)
     assert observation.event == event("read", 3, 0x1000, 1)
 
 
 def test_executables_have_their_own_observations() -> None:
-    folder = Folder()
+    aggregator = Aggregator()
     for executable in ("/b", "/a", "/b"):
-        folder.slot(executable, event("getpid"), str)[0] += 1
-    assert [(o.executable, o.counts) for o in folder.observations()] == [("/a", (1,)), ("/b", (2,))]
+        aggregator.counter(executable, event("getpid"), str)[0] += 1
+    assert [(o.executable, o.counts) for o in aggregator.observations()] == [("/a", (1,)), ("/b", (2,))]
 
 
 def test_evidence_is_given_up_argument_by_argument() -> None:
-    folder = Folder()
-    mask = folder.hot_mask(X86_64, number("write"))
+    aggregator = Aggregator()
+    mask = aggregator.hot_mask(X86_64, number("write"))
     for size in range(EVIDENCE):
-        folder.slot("/app", event("write", 1, 0, size), str)[0] += 1
-    assert (len(folder.observations()), folder.generation) == (EVIDENCE, 0)
-    folder.slot("/other", event("write", 1, 0, EVIDENCE), str)[0] += 1
-    assert folder.generation == 1
-    assert [(o.executable, o.arguments, o.calls) for o in folder.observations()] == [
+        aggregator.counter("/app", event("write", 1, 0, size), str)[0] += 1
+    assert (len(aggregator.observations()), aggregator.generation) == (EVIDENCE, 0)
+    aggregator.counter("/other", event("write", 1, 0, EVIDENCE), str)[0] += 1
+    assert aggregator.generation == 1
+    assert [(o.executable, o.arguments, o.calls) for o in aggregator.observations()] == [
         ("/app", (1, None, None), EVIDENCE),
         ("/other", (1, None, None), 1),
     ]
-    assert folder.hot_mask(X86_64, number("write")) == mask & ~(REGISTER << 64 * 3)
+    assert aggregator.hot_mask(X86_64, number("write")) == mask & ~(REGISTER << 64 * 3)
 
 
 def test_constrained_arguments_are_kept_up_to_a_bound() -> None:
-    folder = Folder()
+    aggregator = Aggregator()
     for command in range(MANY):
-        folder.slot("/app", event("ioctl", command, command, 0), str)[0] += 1
-    assert [o.arguments for o in folder.observations()] == [(None, command, None) for command in range(MANY)]
-    folder.slot("/other", event("ioctl", 9, MANY, 0), str)[0] += 1
-    assert [(o.arguments, o.executable, o.counts) for o in folder.observations()] == [
+        aggregator.counter("/app", event("ioctl", command, command, 0), str)[0] += 1
+    assert [o.arguments for o in aggregator.observations()] == [(None, command, None) for command in range(MANY)]
+    aggregator.counter("/other", event("ioctl", 9, MANY, 0), str)[0] += 1
+    assert [(o.arguments, o.executable, o.counts) for o in aggregator.observations()] == [
         ((None, None, None), "/app", (MANY,)),
         ((None, None, None), "/other", (1,)),
     ]
-    assert not folder.hot_mask(X86_64, number("ioctl")) >> 64
+    assert not aggregator.hot_mask(X86_64, number("ioctl")) >> 64
 
 
 def test_memory_is_bounded_by_what_is_constrained() -> None:
     generator = random.Random(1)
     names = ["read", "mmap", "pread64", "futex", "kill", "lseek", "wait4"]
-    folder = Folder()
+    aggregator = Aggregator()
     for _ in range(20_000):
         registers = [generator.getrandbits(64) for _ in range(6)]
         if (name := generator.choice(names)) in ("mmap", "futex", "kill", "lseek", "wait4"):
             registers[1:4] = [generator.randrange(3) for _ in range(3)]
-        folder.slot("/app", event(name, *registers), str)[0] += 1
-    observations = folder.observations()
+        aggregator.counter("/app", event(name, *registers), str)[0] += 1
+    observations = aggregator.observations()
     assert sum(o.calls for o in observations) == 20_000
     assert len(observations) < 2_000
 
@@ -160,30 +160,30 @@ def test_order_does_not_matter(events: list[Event], generator: random.Random) ->
 @given(some_events, st.lists(words, min_size=6, max_size=6))
 @example(event("fcntl", 3, 6, 0x7FFF_0000), [0] * 6)
 def test_bits_outside_the_mask_do_not_matter(one: Event, noise: list[int]) -> None:
-    folder = Folder()
-    mask = folder.hot_mask(X86_64, one.number)
+    aggregator = Aggregator()
+    mask = aggregator.hot_mask(X86_64, one.number)
     changed = (raw(one) & mask) | (sum(word << 64 * (i + 1) for i, word in enumerate(noise)) & ~mask)
     registers = tuple(changed >> 64 * (i + 1) & REGISTER for i in range(6))
-    slot = folder.slot("/app", one, str)
-    assert folder.slot("/app", Event(X86_64, one.number, registers), str) is slot  # type: ignore[arg-type]
+    counter = aggregator.counter("/app", one, str)
+    assert aggregator.counter("/app", Event(X86_64, one.number, registers), str) is counter  # type: ignore[arg-type]
 
 
 @given(st.lists(some_events, max_size=60))
 def test_the_loops_cache_counts_every_event(events: list[Event]) -> None:
-    folder, cache, masks, generation = Folder(), {}, {}, 0
+    aggregator, cache, masks, generation = Aggregator(), {}, {}, 0
     for one in events:
         if one.number not in masks:
-            masks[one.number] = folder.hot_mask(X86_64, one.number)
-        slot = cache.get(raw(one) & masks[one.number])
-        if slot is None:
-            slot = folder.slot("/app", one, lambda: "libc+0x1")
-            if folder.generation != generation:
-                generation = folder.generation
+            masks[one.number] = aggregator.hot_mask(X86_64, one.number)
+        counter = cache.get(raw(one) & masks[one.number])
+        if counter is None:
+            counter = aggregator.counter("/app", one, lambda: "libc+0x1")
+            if aggregator.generation != generation:
+                generation = aggregator.generation
                 cache.clear()
                 masks.clear()
-            cache[raw(one) & folder.hot_mask(X86_64, one.number)] = slot
-        slot[0] += 1
-    assert bare(folder.observations()) == bare(fold(events))
+            cache[raw(one) & aggregator.hot_mask(X86_64, one.number)] = counter
+        counter[0] += 1
+    assert bare(aggregator.observations()) == bare(fold(events))
 
 
 def test_every_variant_reads_an_argument_as_the_plain_one() -> None:
@@ -224,13 +224,13 @@ class Names:
 def test_pointers_are_followed_until_they_tell_nothing_new(names: list[str], follows: int, evidence: set[str]) -> None:
     """What is within a folder of which many names are known does not count, nor do shared libraries: a program opens many
     before it does anything of its own."""
-    folder, caller, one = Folder(Places), Names(), event("openat", -100, 0x7FFF_0000, 0)
-    slot = folder.slot("/app", one, lambda: "libc+0x1")
+    aggregator, caller, one = Aggregator(Places), Names(), event("openat", -100, 0x7FFF_0000, 0)
+    counter = aggregator.counter("/app", one, lambda: "libc+0x1")
     looked = 0
     for name in names:
         caller.name = name.encode()
         looked += 1
-        if not folder.look(slot, one, caller):
+        if not aggregator.look(counter, one, caller):
             break
-    (seen,) = folder.observations()
+    (seen,) = aggregator.observations()
     assert (looked, {*seen.evidence}) == (follows, {f'filename="{one}"' for one in evidence})

@@ -14,11 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from policygen.recording import atomic, many
 from policygen.recording.many import merge
-from policygen.recording.model import Observation, Recording, Run
+from policygen.recording.model import Circumstances, Observation, Recording, Run
 from policygen.recording.recording_file import RecordingError, load, parse, save, text, update
 
 X86_64 = 0xC000003E
@@ -82,6 +82,13 @@ def test_merge_counts_each_run_once_and_keeps_the_earliest_site() -> None:
     assert [(o.number, o.counts, o.site) for o in both.observations] == [(3, (5, 7), "early"), (4, (0, 1), "libc+0x1")]
     assert both.observations[0].calls == 12
     assert both.of_run("a") == both.observations[:1]
+
+
+def test_the_better_known_account_of_a_run_does_not_depend_on_the_order() -> None:
+    circumstances = Circumstances("/dev/null", "a pipe", "a pipe", "root", "C.UTF-8")
+    known = Recording((run("a", circumstances=circumstances),), (observation(3, 2),))
+    unknown = Recording((run("a"),), (observation(3, 2),))
+    assert merge(known, unknown) == merge(unknown, known) == known
 
 
 def test_the_complete_account_of_a_run_wins() -> None:
@@ -198,6 +205,7 @@ def test_a_file_that_has_not_changed_is_decoded_once(tmp_path: Path) -> None:
     assert load(path) == other
 
 
+@settings(deadline=None)  # each file waits for the disk
 @given(shards())
 def test_files_are_merged_as_recordings_are(recordings: list[Recording]) -> None:
     with TemporaryDirectory() as folder:
@@ -242,7 +250,7 @@ def test_lines_that_are_known_must_be_in_order_all_the_same(order: tuple[int, in
 def test_what_is_remembered_of_lines_changes_nothing(
     remembered: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "_REMEMBERED", remembered)
+    monkeypatch.setattr(many, "_MANY_LINES", remembered)
     seen = [(observation(3, 1), observation(4, 2)), (observation(3, 1),), (observation(3, 2), observation(4, 2))]
     recordings = [Recording((run(name, number),), some) for number, (name, some) in enumerate(zip("abc", seen, strict=True))]
     paths = [tmp_path / f"{number}.rec" for number in range(3)]

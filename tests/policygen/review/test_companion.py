@@ -9,7 +9,7 @@ from calls import event
 from hypothesis import given, settings, strategies as st
 
 from policygen.language.document import parse
-from policygen.recording.fold import Folder
+from policygen.recording.fold import Aggregator
 from policygen.review.companion import MAGIC, fitting, is_companion, read, reduced, text, united
 from tracer.errors import UserError
 
@@ -36,10 +36,10 @@ CALLS = [
 
 def observed(*calls: str, evidence: tuple[str, ...] = ()) -> list[Observation]:
     """What a companion keeps of calls."""
-    folder = Folder()
+    aggregator = Aggregator()
     for call in calls:
-        folder.slot("/usr/bin/app", event(call), lambda: "/usr/lib/libc.so.6+0x10 (abcd)")[0] += 1
-    found = [reduced(seen._replace(evidence=evidence), seen.executable, "libc.so.6/name") for seen in folder.observations()]
+        aggregator.counter("/usr/bin/app", event(call), lambda: "/usr/lib/libc.so.6+0x10 (abcd)")[0] += 1
+    found = [reduced(seen._replace(evidence=evidence), seen.executable, "libc.so.6/name") for seen in aggregator.observations()]
     return [seen for seen in found if seen]
 
 

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from policygen.filter import bpf
-from policygen.recording.fold import Folder
-from policygen.recording.model import kept
+from policygen.recording.fold import Aggregator
+from policygen.recording.model import recorded_values
 from tracer.abi import Arch, Event, table
 from tracer.calls import CLONE_UNTRACED
 from tracer.kernel import RET_RECORD
@@ -124,23 +124,23 @@ def test_calls_that_are_equal_under_the_mask_are_one_observation() -> None:
     calls = table(Arch.X86_64)
     masked = 0
     for number in calls.by_number:
-        folder = Folder()
-        tally = Tally(folder)
+        aggregator = Aggregator()
+        tally = Tally(aggregator)
         values = [value for variant in calls.variants(number) for value in (0, 1, 2, 5, 0x5401, 0x1002)]
         for value in values:
             registers = [chance.choice((value, chance.getrandbits(64))) for _ in range(6)]
             raw = sum(one << 64 * (index + 1) for index, one in enumerate(registers)) | number
-            whole = raw & folder.hot_mask(Arch.X86_64.audit, number)
+            whole = raw & aggregator.hot_mask(Arch.X86_64.audit, number)
             mask = tally.mask_of(whole)
             assert tally.mask_of(whole & mask) == mask
-            masked += mask != folder.hot_mask(Arch.X86_64.audit, number)
+            masked += mask != aggregator.hot_mask(Arch.X86_64.audit, number)
             other = raw & mask | chance.getrandbits(448) << 64 & ~mask & (1 << 448) - 1
             events = [event(raw), event(other)]
-            assert kept(calls, events[0]) == kept(calls, events[1])
-            folder = Folder()
-            tally = Tally(folder)
-            first = folder.slot("/bin/app", events[0], lambda: "?")
-            assert folder.slot("/bin/app", events[1], lambda: "?") is first
+            assert recorded_values(calls, events[0]) == recorded_values(calls, events[1])
+            aggregator = Aggregator()
+            tally = Tally(aggregator)
+            first = aggregator.counter("/bin/app", events[0], lambda: "?")
+            assert aggregator.counter("/bin/app", events[1], lambda: "?") is first
     assert masked
 
 

@@ -24,7 +24,8 @@ from container_profiles import (
 from policygen.evaluate import evaluate
 from policygen.filter import bpf
 from policygen.formats import Direction, FormatOptions, ImportFormatError
-from policygen.formats.containers import oci, profile as profiles, spo
+from policygen.formats.containers import profile as profiles
+from policygen.formats.containers.files import read_oci, read_spo
 from policygen.formats.containers.meaning import SCMP, policy_of
 from policygen.formats.containers.profile import Profile
 from policygen.model import ALLOW, KILL, Action, ActionKind
@@ -249,7 +250,7 @@ BAD = [
 @pytest.mark.parametrize(("data", "message"), BAD, ids=[row[1][8:40] for row in BAD])
 def test_bad_profiles(data: bytes, message: str) -> None:
     with pytest.raises(ImportFormatError) as raised:
-        oci.read(data, "p.json", FormatOptions())
+        read_oci(data, "p.json", FormatOptions())
     assert str(raised.value).startswith(message)
 
 
@@ -274,14 +275,14 @@ def test_bad_profiles(data: bytes, message: str) -> None:
 )
 def test_bad_resources(data: bytes, message: str) -> None:
     with pytest.raises(ImportFormatError) as raised:
-        spo.read(data, "p", FormatOptions())
+        read_spo(data, "p", FormatOptions())
     assert str(raised.value).startswith(message)
 
 
 def test_reading_yaml_without_pyyaml_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(ImportFormatError, match=r"pip install 'callfence\[yaml\]'"):
-        spo.read(b"kind: SeccompProfile\n", "p", FormatOptions())
+        read_spo(b"kind: SeccompProfile\n", "p", FormatOptions())
 
 
 def test_policy_of_is_what_decisions_say() -> None:

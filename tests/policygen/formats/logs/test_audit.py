@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+from typing import TYPE_CHECKING
+
 import pytest
 
 from policygen.formats import FormatOptions, ImportFormatError
-from policygen.formats.logs.audit import record
+from policygen.formats.logs.denials import audit
 from policygen.learning.generate import generate
 from tracer.abi import Arch
+
+if TYPE_CHECKING:
+    from policygen.recording.model import Recording
 
 RECORD = (
     "type=SECCOMP msg=audit(1700000000.123:{serial}): auid=1000 uid=1000 gid=1000 ses=1 subj=unconfined pid=7 "
     'comm="app" exe={exe} sig=31 arch={arch} syscall={syscall} compat=0 ip=0x7f12 code=0x80000000'
 )
+
+
+def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
+    return audit(BytesIO(data), filename, options)
 
 
 def line(syscall: object, exe: str = '"/usr/bin/app"', arch: str = "c000003e", serial: int = 1) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from policygen.formats import FormatOptions, ImportFormatError
-from policygen.formats.logs.strace import record
+from policygen.formats.logs import strace
 from policygen.formats.logs.strace_call import UnnamedError, UnreadableError, event, parse, unquoted, value
 from tracer.abi import Arch, table
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from policygen.recording.model import Recording
 
 START = '7 execve("/bin/app", ["app", "-x"], 0x7ffe /* 3 vars */) = 0\n'
+
+
+def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
+    return strace.record(BytesIO(data), filename, options)
 
 
 def read(*lines: str) -> Recording:

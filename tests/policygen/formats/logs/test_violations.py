@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import tracemalloc
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from policygen.formats import FormatOptions, ImportFormatError
-from policygen.formats.logs import violations
-from policygen.formats.logs.violations import MAX_DISTINCT, MAX_LINE, record, record_stream
+from policygen.formats.logs import denials
+from policygen.formats.logs.denials import MAX_DISTINCT, MAX_LINE, violations
 from policygen.recording import recording_file
 from policygen.recording.many import merge
 from tracer.abi import Arch, table
@@ -47,7 +48,7 @@ def log(*lines: dict[str, Any]) -> bytes:
 
 
 def read(data: bytes, options: FormatOptions = OPTIONS) -> Recording:
-    return record(data, "LOG", options)
+    return violations(BytesIO(data), "LOG", options)
 
 
 def test_a_line_is_an_observation() -> None:
@@ -174,9 +175,9 @@ class Endless(io.RawIOBase):
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = MAX_DISTINCT // 10
-    monkeypatch.setattr(violations, "MAX_DISTINCT", kept)
+    monkeypatch.setattr(denials, "MAX_DISTINCT", kept)
     tracemalloc.start()
-    recording = record_stream(Endless(kept + 1000), "LOG", OPTIONS)  # type: ignore[arg-type]
+    recording = violations(Endless(kept + 1000), "LOG", OPTIONS)  # type: ignore[arg-type]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(recording.observations) == kept
@@ -208,7 +209,7 @@ def test_a_long_line_is_not_in_memory() -> None:
 
     tracemalloc.start()
     with pytest.raises(ImportFormatError, match="256 KiB: 1, first at line 1"):
-        record_stream(Long(), "LOG", OPTIONS)  # type: ignore[arg-type]
+        violations(Long(), "LOG", OPTIONS)  # type: ignore[arg-type]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * MAX_LINE

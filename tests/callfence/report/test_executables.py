@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from policygen.completeness.discovery import Executable, executables
-from policygen.recording.fold import Folder
+from callfence.report.content import Executable, executables
+from policygen.recording.fold import Aggregator
 from policygen.recording.many import merge
 from policygen.recording.model import Recording, Run
 from tracer.abi import Arch, Event, table
@@ -13,12 +13,12 @@ NUMBERS = {name: call.number for name, call in table(Arch.X86_64).by_name.items(
 
 def recorded(index: int, seen: dict[str, list[str]], *executed: tuple[str, str]) -> Recording:
     """A run in which executables made those calls."""
-    folder = Folder()
+    aggregator = Aggregator()
     for executable, calls in seen.items():
         for name in calls:
-            folder.slot(executable, Event(Arch.X86_64.audit, NUMBERS[name], (0, 0, 0, 0, 0, 0)), str)[0] += 1
+            aggregator.counter(executable, Event(Arch.X86_64.audit, NUMBERS[name], (0, 0, 0, 0, 0, 0)), str)[0] += 1
     run = Run(f"r{index}", index, ("./x",), 0, True, executed=tuple(sorted(executed)))
-    return Recording((run,), folder.observations())
+    return Recording((run,), aggregator.observations())
 
 
 def found(*recordings: Recording) -> dict[str, Executable]:

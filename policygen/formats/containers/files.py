@@ -1,17 +1,21 @@
-"""Kubernetes Security Profiles Operator: the resource SeccompProfile, security-profiles-operator.x-k8s.io/v1beta1.
+"""The files that container runtimes and Kubernetes read: `oci`, `k8s` and `spo`.
 
-Its fields are those of an OCI profile, less `defaultErrnoRet` and comments, and with values of 63 bits (the operator's
-deploy/base-crds/crds/seccompprofile.yaml).  Written as YAML; read as JSON, or as YAML with PyYAML (the extra `yaml`).
+OCI runtime specification and Docker JSON are what docker, podman, containerd and CRI-O read.  The kubelet reads the same below
+/var/lib/kubelet/seccomp of its node (kubernetes.io/docs/tutorials/security/seccomp), if the pod says so.
+
+The Security Profiles Operator has the resource SeccompProfile, security-profiles-operator.x-k8s.io/v1beta1, whose fields are
+those of an OCI profile, less `defaultErrnoRet` and comments, and with values of 63 bits (its
+deploy/base-crds/crds/seccompprofile.yaml).  It is written as YAML, and read as JSON, or as YAML with PyYAML (the extra `yaml`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from policygen.formats import Direction, Exported, Imported, ImportFormatError, Loss
 from policygen.formats.containers import profile as profiles
-from policygen.formats.containers.k8s import resource_name
 from policygen.formats.containers.meaning import policy_of
 from policygen.formats.containers.profile import Op
 from policygen.formats.containers.written import profile_of
@@ -22,8 +26,9 @@ if TYPE_CHECKING:
 
     from policygen.formats import FormatOptions
     from policygen.formats.containers.profile import Profile, ProfileRule
-    from policygen.model import Policy
-
+    from policygen.implied.resolve import Resolved
+FOLDER = "profiles"
+"""Of Localhost profiles, below the kubelet's own."""
 KIND = "SeccompProfile"
 API = "security-profiles-operator.x-k8s.io/v1beta1"
 LIMIT = 1 << 63
@@ -32,10 +37,57 @@ _SPEC = ("defaultAction", "architectures", "flags", "syscalls", "listenerPath", 
 _OTHERS = frozenset(("baseProfileName", "state", "disabled"))
 
 
-# Writing
+# OCI, and Kubernetes with it
 
 
-def export(policy: Policy, options: FormatOptions) -> Exported:
+def export_oci(policy: Resolved, options: FormatOptions) -> Exported:
+    written = profile_of(policy, options)
+    more = " --security-opt no-new-privileges" if options.no_new_privileges else ""
+    use = f"podman run --security-opt seccomp={{file}}{more} ..."
+    return Exported(json_bytes(written.profile), written.losses, written.additions, use=use)
+
+
+def read_oci(data: bytes, filename: str, options: FormatOptions) -> Imported:
+    return policy_of(profiles.read(profiles.load(data, filename), filename), options, filename)
+
+
+def json_bytes(profile: Profile) -> bytes:
+    """Return the file of a profile: one comparison a line."""
+    text = json.dumps(profiles.as_object(profile), indent=1)
+    return (text + "\n").encode()
+
+
+def export_k8s(policy: Resolved, options: FormatOptions) -> Exported:
+    """Return a Localhost profile for the nodes, and beside it what the pod says to use it."""
+    written = profile_of(policy, options)
+    losses = written.losses
+    if not options.runtime:
+        what = "no container will start: the calls that the runtime makes under the profile are not in it; give --runtime"
+        losses = (Loss(Direction.NARROWER, what), *losses)
+    escalation = "        allowPrivilegeEscalation: false\n" if options.no_new_privileges else ""
+    pod = f"""\
+spec:
+  containers:
+    - name: {json.dumps(_resource_name(options.name))}
+      securityContext:
+{escalation}        seccompProfile:
+          type: Localhost
+          localhostProfile: {FOLDER}/{options.name}.json
+"""
+    place = f"/var/lib/kubelet/seccomp/{FOLDER}/{options.name}.json"
+    use = f"copy {{file}} to {place} on every node, and put the rest into the pod"
+    return Exported(json_bytes(written.profile), losses, written.additions, (".pod.yaml", pod.encode()), use=use)
+
+
+def _resource_name(name: str) -> str:
+    """Return the nearest valid name of a resource or container: lower-case letters, digits, `-` (RFC 1123)."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-")
+
+
+# The Security Profiles Operator
+
+
+def export_spo(policy: Resolved, options: FormatOptions) -> Exported:
     written = profile_of(policy, options)
     losses, rules = [*written.losses], []
     cut: dict[bool, list[str]] = {True: [], False: []}
@@ -63,12 +115,12 @@ def export(policy: Policy, options: FormatOptions) -> Exported:
 def _fitted(rule: ProfileRule) -> ProfileRule | None:
     """Return the rule in 63-bit numbers, which holds for more arguments; None if it requires the highest bit to be set."""
     comparisons = []
-    for one in rule.comparisons:
-        if one.op is Op.MASKED_EQ and one.value_two < LIMIT:
-            one = replace(one, value=one.value % LIMIT)
-        elif max(one.value, one.value_two) >= LIMIT:
+    for comparison in rule.comparisons:
+        if comparison.op is Op.MASKED_EQ and comparison.value_two < LIMIT:
+            comparison = replace(comparison, value=comparison.value % LIMIT)
+        elif max(comparison.value, comparison.value_two) >= LIMIT:
             return None
-        comparisons.append(one)
+        comparisons.append(comparison)
     return replace(rule, comparisons=tuple(comparisons))
 
 
@@ -76,10 +128,10 @@ def _yaml(profile: Profile, name: str) -> Iterator[str]:
     yield f"apiVersion: {API}"
     yield f"kind: {KIND}"
     yield "metadata:"
-    yield f"  name: {json.dumps(resource_name(name))}"
+    yield f"  name: {json.dumps(_resource_name(name))}"
     yield "spec:"
     yield f"  defaultAction: {profile.default}"
-    yield from _list("  architectures:", profile.architectures, 2)
+    yield from _yaml_list("  architectures:", profile.architectures, 2)
     yield "  syscalls:" if profile.rules else "  syscalls: []"
     for rule in profile.rules:
         if rule.comment:
@@ -87,33 +139,31 @@ def _yaml(profile: Profile, name: str) -> Iterator[str]:
         yield f"    - action: {rule.act}"
         if rule.errno is not None:
             yield f"      errnoRet: {rule.errno}"
-        yield from _list("      names:", rule.names, 6)
+        yield from _yaml_list("      names:", rule.names, 6)
         if rule.comparisons:
             yield "      args:"
-        for one in rule.comparisons:
-            yield f"        - {{index: {one.index}, op: {one.op}, value: {one.value}, valueTwo: {one.value_two}}}"
+        for comparison in rule.comparisons:
+            values = f"value: {comparison.value}, valueTwo: {comparison.value_two}"
+            yield f"        - {{index: {comparison.index}, op: {comparison.op}, {values}}}"
 
 
-def _list(head: str, values: Sequence[str], indent: int) -> Iterator[str]:
+def _yaml_list(head: str, values: Sequence[str], indent: int) -> Iterator[str]:
     yield head
     for value in values:
         yield f"{' ' * indent}  - {value}"
 
 
-# Reading
-
-
-def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
-    found = [one for one in _documents(data, filename) if isinstance(one, dict) and one.get("kind") == KIND]
-    if len(found) != 1:
-        raise ImportFormatError(f"{filename}: has {len(found)} resources of kind {KIND}; give a file with one")
-    spec = found[0].get("spec")
+def read_spo(data: bytes, filename: str, options: FormatOptions) -> Imported:
+    resources = [item for item in _documents(data, filename) if isinstance(item, dict) and item.get("kind") == KIND]
+    if len(resources) != 1:
+        raise ImportFormatError(f"{filename}: has {len(resources)} resources of kind {KIND}; give a file with one")
+    spec = resources[0].get("spec")
     if not isinstance(spec, dict):
         raise ImportFormatError(f"{filename}: spec: must be an object")
     for name in spec:
         if name not in _SPEC and name not in _OTHERS:
-            known = ", ".join((*_SPEC, *sorted(_OTHERS)))
-            raise ImportFormatError(f"{filename}: spec.{name}: is unknown; known are {known}")
+            names = ", ".join((*_SPEC, *sorted(_OTHERS)))
+            raise ImportFormatError(f"{filename}: spec.{name}: is unknown; known are {names}")
     profile = profiles.read({name: spec[name] for name in _SPEC if name in spec}, filename)
     imported = policy_of(profile, options, filename)
     if base := spec.get("baseProfileName"):

@@ -1,0 +1,142 @@
+"""How likely the next run needs a rule that the recorded runs do not give, and which kinds of runs are missing.
+
+Runs are treated as random draws from all uses of the program.  If all runs were alike, the estimate holds only for runs like
+these: `run_next` suggests others.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from policygen.learning.floor import FLOOR
+from policygen.learning.generalise import learned
+from policygen.learning.rule import join, key
+from policygen.values import frozen
+from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from policygen.learning.rule import Rule
+    from policygen.recording.model import Observation, Recording
+
+
+@frozen
+class Estimate:
+    """What the runs of a recording say about the next run."""
+
+    runs: int
+    chance: float | None
+    """Estimated chance that one more run needs a new rule: the share of the runs that need a rule which the other runs
+    do not give (Good and Turing's estimate, with runs as draws).  None for fewer than two runs.  A warm run does not
+    record which rules of its policy it needs, so a rule from before a warm run never counts as needed by a single
+    run: the estimate is then that of the runs since."""
+    at_most: float | None
+    """If `chance` is 0: one more run needs something new in at most this share of cases (95 % confidence):
+    1 - 0.05**(1/runs).  With warm runs, only those since the last new rule are counted."""
+    single: tuple[tuple[int, int], ...]
+    """The calls (AUDIT_ARCH_*, number) with a rule that only one run is known to need; ascending."""
+
+
+def estimate(recording: Recording, *, names_only: bool = False) -> Estimate:
+    """Return what the runs of a recording say about the next run; `names_only`: for a policy without conditions."""
+    runs = recording.runs
+    since = max((index for index, run in enumerate(runs) if run.warm), default=0)
+    needed: set[int] = set()
+    single: set[tuple[int, int]] = set()
+    newest = -1
+    for call, rules in _rules_by_run(recording, names_only=names_only):
+        newest = max(newest, _last_new(rules))
+        alone = [run for run in _needed(rules) if run >= since]
+        needed.update(alone)
+        if alone and len(rules) == 1:
+            single.add(call)
+    several = len(runs) > 1
+    quiet = len(runs) - 1 - newest if since else len(runs)
+    at_most = 1 - 0.05 ** (1 / quiet) if several and quiet and not needed else None
+    return Estimate(len(runs), len(needed) / len(runs) if several else None, at_most, tuple(sorted(single)))
+
+
+def _rules_by_run(recording: Recording, *, names_only: bool) -> Iterator[tuple[tuple[int, int], Mapping[int, Rule]]]:
+    """Yield each learned rule: its call, and by index of the run, ascending, the part of it that each run gives."""
+    rules: defaultdict[tuple[int, int, tuple[object, ...]], dict[int, Rule]] = defaultdict(dict)
+    for observation in recording.observations:
+        rule = needed_by(observation, names_only=names_only)
+        if rule is not None:
+            by_run = rules[observation.arch, observation.number, key(rule)]
+            for run, count in enumerate(observation.counts):
+                if count:
+                    by_run[run] = join(by_run.get(run, rule), rule)
+    return (((arch, number), dict(sorted(by_run.items()))) for (arch, number, _), by_run in rules.items())
+
+
+def needed_by(observation: Observation, *, names_only: bool = False) -> Rule | None:
+    """Return the rule that an observation needs; None for calls that every policy has."""
+    arch = Arch.from_audit(observation.arch)
+    calls = table(arch) if arch else None
+    if calls is None or observation.number not in calls.by_number:
+        return ()
+    if calls.by_number[observation.number].name in FLOOR:
+        return None
+    return () if names_only else learned(observation.fitted(calls), calls)
+
+
+def _needed(rules: Mapping[int, Rule]) -> list[int]:
+    """Return the runs without which the rule would be missing, or narrower."""
+    runs: defaultdict[Rule, list[int]] = defaultdict(list)
+    for run, rule in rules.items():
+        runs[rule].append(run)
+    whole = reduce(join, runs)
+    others = {rule: [other for other in runs if other != rule] for rule in runs if len(runs[rule]) == 1}
+    return [runs[rule][0] for rule, rest in others.items() if not rest or reduce(join, rest) != whole]
+
+
+def _last_new(rules: Mapping[int, Rule]) -> int:
+    """Return the last run that gave the rule, or made it wider than the runs before it."""
+    newest, *later = rules
+    so_far = rules[newest]
+    for run in later:
+        wider = join(so_far, rules[run])
+        if wider != so_far:
+            newest, so_far = run, wider
+    return newest
+
+
+_OUTPUTS = ("a terminal", "a file", "a pipe", "/dev/null")
+"""What programs write to, that behave differently on it, the commonest first."""
+_PEERS = {"accept", "accept4", "connect", "socketpair"}
+_SIGNAL_RETURNS = {"sigreturn", "rt_sigreturn"}
+
+
+def run_next(recording: Recording) -> tuple[str, ...]:
+    """Return what to run next, the most useful first: each follows `run it`.
+
+    A recording does not know whether a peer hung up, or a call failed: it has the calls, not their results."""
+    runs = recording.runs
+    if not runs:
+        return ()
+    statuses = [run.status for run in runs if run.status is not None]
+    users, locales, outputs = ({getattr(run.circumstances, name) for run in runs} for name in ("user", "locale", "output"))
+    names = _names(recording)
+    others = [] if "" in outputs else [kind for kind in _OUTPUTS if kind not in outputs]
+    steps = {
+        "from its start": not any(run.complete for run in runs),
+        "to its own exit": not any(run.complete and run.status is not None and run.status >= 0 for run in runs),
+        "again, on the data that it left": len(runs) == 1,
+        "with other arguments": len(runs) > 1 and len({run.command for run in runs}) == 1,
+        "so that it fails": max(statuses, default=0) <= 0,
+        "with a peer that hangs up": bool(names & _PEERS),
+        "with signals that it handles": not names & _SIGNAL_RETURNS,
+        f"with its output to {', '.join(others)}": bool(others),
+        "as another user than root": users == {"root"},
+        "in another locale": len(locales) == 1 and "" not in locales,
+    }
+    return tuple(step for step, is_useful in steps.items() if is_useful)
+
+
+def _names(recording: Recording) -> set[str]:
+    """Return the names of the calls of a recording, as far as the tables have them."""
+    calls = {(Arch.from_audit(observation.arch), observation.number) for observation in recording.observations}
+    return {table(arch).by_number[number].name for arch, number in calls if arch and number in table(arch).by_number}

@@ -1,0 +1,355 @@
+"""Logs of denied calls as recordings: what `enforce --log` wrote, and the kernel's audit records of seccomp (SECCOMP, 1326).
+
+`enforce --log` writes a JSON object a line, of a call that a policy did not allow, or a message.  A line has the count so far
+of its violation in one start of the program, which has an id.  Without one, as older versions write, a count that is not
+greater than the one before begins with another start.
+
+An audit record, from auditd, journald or the kernel's log, has only the call's name, so a policy made of it allows the call
+with any arguments.  The kernel writes one where a filter answers log or kill, or another action that the filter's flags or
+kernel.seccomp.actions_logged ask for (seccomp(2)); auditd may drop records, so it is not known what is missing.
+
+What the program can influence (its path, its registers) is checked and recorded as it is: nothing is looked up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from datetime import datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from policygen.errors import PolicyError
+from policygen.evidence.facts import Union, parse as parse_fact
+from policygen.formats import ImportFormatError
+from policygen.grants import TCP, format_rights, single
+from policygen.language.document import parse
+from policygen.recording.model import Observation, Recording, Run, recorded_values
+from tracer.abi import Arch, Event, table
+from tracer.named import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from policygen.files.generalise import Use
+    from policygen.formats import FormatOptions
+    from policygen.recording.model import Key, Registers
+
+MAX_LINE = 1 << 18
+"""Bytes of a line: twice the longest that enforce writes.  A longer one is skipped and becomes a gap."""
+MAX_DISTINCT = 50_000
+"""Different violations, and uses of files and ports, that are recorded: no log fills memory.  More are counted in a gap."""
+MAX_RUNS = 8
+"""Starts that may write their counts of one violation in turns; of more, some are counted twice."""
+_REGISTER = re.compile(r"0x[0-9a-f]{1,16}")
+_WORD = (1 << 32) - 1
+_FACTS = 1024
+"""Most facts of a line, and grants that it asks for, that are taken: enforce writes fewer."""
+_MANY = 8
+"""Most names that a message lists."""
+
+
+class _Violation(NamedTuple):
+    event: Event
+    executable: str
+    site: str
+    times: int
+    run: tuple[str, ...]
+    """In which it is counted: the start's id and the phase."""
+    started: int
+    """Nanoseconds since the epoch; 0 if the line has no time."""
+    evidence: tuple[str, ...]
+    """What the call's pointers pointed to (`evidence.facts`), as far as the line has it."""
+    policies: tuple[str, ...]
+    """The files of the policies that did not allow it, without folders."""
+    files: tuple[Use, ...]
+    """What it wanted of files and ports, if that was not granted."""
+
+
+class _Calls:
+    """The calls of one observation."""
+
+    __slots__ = ("evidence", "example", "latest", "site", "total")
+
+    def __init__(self, violation: _Violation) -> None:
+        self.site = violation.site
+        self.example: Registers = violation.event.arguments
+        self.evidence = Union()
+        self.total = 0
+        self.latest: dict[tuple[str, ...], int] = {}
+        """The last count in each of the last few runs."""
+
+    def add(self, violation: _Violation) -> None:
+        for fact in map(parse_fact, violation.evidence):
+            if fact is not None:
+                self.evidence.add(fact)
+        count, latest = violation.times, self.latest.pop(violation.run, 0)
+        self.total += count - latest if count > latest else count
+        self.latest[violation.run] = count
+        if len(self.latest) > MAX_RUNS:
+            del self.latest[next(iter(self.latest))]
+
+
+class _Log:
+    """The content of a log up to some line."""
+
+    def __init__(self, options: FormatOptions) -> None:
+        self.options = options
+        self.calls: dict[Key, _Calls] = {}
+        self.first = b""
+        """The first violation's line: a log that has grown is the same run."""
+        self.started = 0
+        self.skipped: dict[str, list[int]] = {}
+        """Why lines were skipped -> the first line's number, and how many."""
+        self.files: set[Use] = set()
+        self.others: set[str] = set()
+        """Policies of violations that are not of the one that is asked for."""
+
+    def skip(self, why: str, number: int) -> None:
+        self.skipped.setdefault(why, [number, 0])[1] += 1
+
+    def gaps(self) -> tuple[str, ...]:
+        return tuple(sorted(f"{why}: {count}, first at line {first}" for why, (first, count) in self.skipped.items()))
+
+    def add(self, line: bytes, violation: _Violation, number: int) -> None:
+        executable, policy = violation.executable, self.options.policy
+        if self.options.program not in ("", executable, executable.rpartition("/")[2]):
+            return
+        if policy and violation.policies and policy not in violation.policies:
+            if len(self.others) < _MANY:
+                self.others.update(violation.policies)
+            return
+        event, arch = violation.event, Arch.from_audit(violation.event.arch)
+        is_call = arch is not None and event.number in table(arch).by_number
+        arguments = recorded_values(table(arch), event) if arch is not None and is_call else ()
+        key = (event.arch, event.number, arguments, executable)
+        if key not in self.calls:
+            if len(self.calls) >= MAX_DISTINCT:
+                self.skip(f"violations after the first {MAX_DISTINCT} different ones", number)
+                return
+            self.calls[key] = _Calls(violation)
+        self.calls[key].add(violation)
+        if len(self.files) < MAX_DISTINCT:
+            self.files.update(violation.files)
+        elif not self.files.issuperset(violation.files):
+            self.skip(f"files and ports after the first {MAX_DISTINCT} different uses", number)
+        self.first = self.first or line
+        if violation.started and (violation.started < self.started or not self.started):
+            self.started = violation.started
+
+
+def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
+    """Return the violations of `options.program` and `options.policy` ('' for all) as one run.
+
+    Lines that cannot be read are gaps of the run: those of a log that was cut, or is longer than what is recorded.  Raises
+    ImportFormatError for a line that no known version of enforce writes, and for a log without violations.
+    """
+    log = _Log(options)
+    for number, line in _lines(stream, log):
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError):
+            is_cut = not line.endswith(b"\n") or number == 1
+            log.skip("lines that are cut" if is_cut else "lines that are no JSON", number)
+            continue
+        if isinstance(fields, dict) and isinstance(fields.get("message"), str) and "number" not in fields:
+            continue  # what enforce says of itself
+        log.add(line, _violation(fields, f"{filename}:{number}"), number)
+    if not log.calls:
+        raise ImportFormatError(_nothing(log, filename))
+    run_id = sha256(log.first + options.program.encode() + options.policy.encode()).hexdigest()[:16]
+    observations = [
+        Observation(*key, (calls.total,), calls.site, calls.example, calls.evidence.texts())
+        for key, calls in log.calls.items()
+    ]
+    first = min(observation.executable for observation in observations)
+    run = Run(run_id, log.started, (first,), None, False, log.gaps(), True, files=tuple(sorted(log.files)))
+    return Recording((run,), tuple(sorted(observations, key=lambda observation: observation.order)))
+
+
+def _lines(stream: BinaryIO, log: _Log) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not too long, with their numbers; no more than one is in memory."""
+    number = 0
+    while line := stream.readline(MAX_LINE):
+        number += 1
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            log.skip(f"lines of more than {MAX_LINE >> 10} KiB", number)
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE)
+        elif line.strip():
+            yield number, line
+
+
+def _nothing(log: _Log, filename: str) -> str:
+    if log.others:
+        names = ", ".join(sorted(log.others)[:_MANY])
+        hint = f"`callfence import --from violations -o {log.options.policy} {filename}` takes them all the same"
+        return f"{filename}: it has no violation of {log.options.policy}, but of {names}; {hint}"
+    of = f" of {log.options.program}" if log.options.program else ""
+    return f"{filename}: it has no violation{of} as `enforce --log` writes them{''.join(f'; {gap}' for gap in log.gaps())}"
+
+
+def _violation(fields: Any, position: str) -> _Violation:
+    """Return the violation of a line.  Raises ImportFormatError."""
+    if not isinstance(fields, dict):
+        raise ImportFormatError(f"{position}: a line of `enforce --log` is a JSON object")
+    values: list[Any] = [fields.get(name) for name in ("arch", "number", "arguments", "executable", "site", "count")]
+    arch, number, arguments, executable, site, count = values
+    for name, is_right in (
+        ("arch", isinstance(arch, str) and (arch in [*Arch] or _REGISTER.fullmatch(arch))),
+        ("number", _is_int(number) and 0 <= number <= _WORD),
+        ("arguments", isinstance(arguments, list) and len(arguments) == 6 and all(map(_is_register, arguments))),
+        ("executable", _is_text(executable)),
+        ("site", _is_text(site)),
+        ("count", _is_int(count) and 1 <= count < 1 << 63),
+    ):
+        if not is_right:
+            raise ImportFormatError(
+                f"{position}: its `{name}` is not as `enforce --log` writes it: is it a log of another program or version?"
+            )
+    audit = Arch(arch).audit if arch in [*Arch] else int(arch, 16) & _WORD
+    a, b, c, d, e, f = (int(register, 16) for register in arguments)
+    return _Violation(
+        Event(audit, number, (a, b, c, d, e, f)),
+        executable,
+        site,
+        count,
+        tuple(text[:64] for text in (fields.get("run"), fields.get("phase")) if isinstance(text, str)),
+        _time(fields.get("time")),
+        tuple(_texts(fields.get("evidence"))[:_FACTS]),  # whether they are facts is seen when they are joined
+        _policies(fields.get("allow")),
+        _files(fields.get("ungranted", []), executable, position),
+    )
+
+
+def _files(lines: Any, executable: str, position: str) -> tuple[Use, ...]:
+    """Return what lines about files and ports grant.  Raises ImportFormatError."""
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise ImportFormatError(f"{position}: its `ungranted` is no list of lines about files and ports")
+    uses: list[Use] = []
+    for line in lines[:_FACTS]:  # one by one: several policies may lack different rights to one path
+        try:
+            files = parse(f"{line}\n").policy.files
+        except PolicyError as error:
+            raise ImportFormatError(f"{position}: its `ungranted` has no lines about files and ports: {error}") from error
+        uses += ((path, format_rights(rights), executable) for path, rights in (files.paths or {}).items())
+        uses += ((f"tcp {use}", str(port), executable) for use in TCP for port in single(getattr(files, use) or ()))
+    return tuple(uses)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_register(value: Any) -> bool:
+    return isinstance(value, str) and _REGISTER.fullmatch(value) is not None
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is what a path can be: some bytes without NUL, those that are not UTF-8 surrogate-escaped."""
+    if not isinstance(value, str) or not value or "\0" in value or len(value) > 2 * 4096:
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _time(value: Any) -> int:
+    try:
+        return max(0, int(datetime.fromisoformat(value).timestamp() * 1000) * 1_000_000)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _texts(values: Any) -> list[str]:
+    return [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
+
+
+def _policies(entries: Any) -> tuple[str, ...]:
+    files = [entry.get("file") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return tuple(file.rpartition("/")[2] for file in _texts(files) if file)
+
+
+# The kernel's audit records
+
+_RECORD = re.compile(r"\btype=(?:SECCOMP|1326)\b")
+_TIME = re.compile(r"\baudit\((\d{1,10})\.(\d{3}):\d+\)")
+_FIELD = re.compile(r'(?<!\S)([a-z]+)=("[^"]*"|\S+)')
+_HEX = re.compile(r"(?:[0-9A-F]{2})+")
+_MANY_PROGRAMS = 12
+"""Most programs that a gap names."""
+_NO_ARGUMENTS = "arguments are not in audit records: what is made of them allows calls whatever their arguments"
+
+
+def audit(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
+    """Return the records of `options.program` (a path, or the last part of one; '' for all programs) as one run.
+
+    Other lines are ignored.  Raises ImportFormatError for a record without architecture or call, and for a log without
+    records.  The run's id is made from the log, so the same log is always the same run.
+    """
+    counts: Counter[tuple[int, int, str]] = Counter()
+    sites: dict[tuple[int, int, str], str] = {}
+    started, digest = 0, sha256()
+    for number, raw in enumerate(stream, 1):
+        digest.update(raw)
+        line = raw.decode("utf-8", "surrogateescape")
+        start = _RECORD.search(line)
+        if start is None:
+            continue
+        fields = dict(_FIELD.findall(line, start.start()))
+        executable = _unescaped(fields.get("exe", "?"))
+        if options.program not in ("", executable, executable.rpartition("/")[2]):
+            continue
+        call = (*_call(fields, f"{filename}:{number}:{start.start() + 1}"), executable)
+        counts[call] += 1
+        sites.setdefault(call, f"[ip]+{fields['ip']}" if "ip" in fields else "?")
+        if not started and (time := _TIME.search(line)):
+            started = int(time[1] + time[2]) * 1_000_000
+    if not counts:
+        of = f" of {options.program}" if options.program else ""
+        raise ImportFormatError(f"{filename}: it has no record of type SECCOMP (1326){of}")
+    gaps = [_NO_ARGUMENTS]
+    programs = sorted({executable for _, _, executable in counts})
+    if len(programs) > 1:
+        names = ", ".join(programs[:_MANY_PROGRAMS]) + (" ..." if len(programs) > _MANY_PROGRAMS else "")
+        gaps.append(f"the records of {len(programs)} programs are combined: {names}; --program selects one program")
+    digest.update(options.program.encode())
+    run = Run(digest.hexdigest()[:16], started, (programs[0],), None, False, tuple(sorted(gaps)))
+    observations = [_observation(*call, count, sites[call]) for call, count in counts.items()]
+    return Recording((run,), tuple(sorted(observations, key=lambda observation: observation.order)))
+
+
+def _call(fields: dict[str, str], position: str) -> tuple[int, int]:
+    """Return AUDIT_ARCH_* and the number; `ausearch -i` writes both as names."""
+    for name in ("arch", "syscall"):
+        if name not in fields:
+            raise ImportFormatError(f"{position}: a SECCOMP record without {name}=")
+    arch, syscall = fields["arch"], fields["syscall"]
+    named = Arch(arch) if arch in [*Arch] else None
+    if named is None and not re.fullmatch(r"[0-9a-f]{1,8}", arch):
+        raise ImportFormatError(f"{position}: arch={arch} is no architecture: expected AUDIT_ARCH_*, as c000003e")
+    audit_arch = named.audit if named else int(arch, 16)
+    if re.fullmatch(r"-?\d{1,10}", syscall):
+        return audit_arch, int(syscall) & _WORD
+    calls = table(named or Arch.from_audit(audit_arch) or Arch.X86_64).by_name
+    if syscall not in calls:
+        raise ImportFormatError(f"{position}: syscall={syscall} is no call")
+    return audit_arch, calls[syscall].number
+
+
+def _unescaped(field: str) -> str:
+    """Return a field that the program can influence: quoted, or hexadecimal if it has odd bytes (audit_log_untrustedstring)."""
+    if field.startswith('"'):
+        return field[1:-1]
+    return bytes.fromhex(field).decode("utf-8", "surrogateescape") if _HEX.fullmatch(field) else field
+
+
+def _observation(audit_arch: int, number: int, executable: str, count: int, site: str) -> Observation:
+    arch = Arch.from_audit(audit_arch)
+    call = table(arch).by_number.get(number) if arch else None
+    arguments = (None,) * len(call.arguments) if call else ()
+    return Observation(audit_arch, number, arguments, executable, (count,), site, (0, 0, 0, 0, 0, 0))
