@@ -167,7 +167,7 @@ def _occupy_closed() -> None:
 
 
 def module_of(name: str) -> str:
-    """The module that has a command's `main` and `parser`."""
+    """Return the module that has a command's `main` and `parser`."""
     if name in _ELSEWHERE:
         return _ELSEWHERE[name]
     return f"callfence.commands.{'import_' if name == 'import' else name.replace('-', '_')}"  # `import` is a keyword

@@ -53,7 +53,7 @@ def end_in_a_line() -> None:
 
 
 def is_short(error: BaseException) -> bool:
-    """Whether an exception, or one during whose handling it was raised, is for want of memory."""
+    """Return whether an exception, or one during whose handling it was raised, is for want of memory."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == _ENOMEM):

@@ -97,7 +97,7 @@ class Filter:
         return answer
 
     def allows(self, arch: int, number: int, ip: int, arguments: Sequence[int]) -> bool:
-        """Whether the call runs."""
+        """Return whether the call runs."""
         return self.answer(arch, number, ip, arguments) & linux.SECCOMP_RET_ACTION_FULL in _RUNS
 
     def _answer(self, words: Sequence[int | None]) -> int | None:
@@ -121,7 +121,7 @@ class Filter:
                 place += if_true if _holds(code, accumulator, operand) else if_false
 
     def may_allow(self, arch: int, number: int, *, reports: bool) -> bool:
-        """Whether there are arguments with which the filter might let a call run: by itself, or by asking a tracer or a
+        """Return whether there are arguments with which the filter might let a call run: by itself, or by asking a tracer or a
         supervisor, unless the latter is the helper (`reports`), which only answers."""
         words = {ARCH: arch, NUMBER: number}
         reached: set[tuple[int, int | None]] = set()
@@ -238,7 +238,7 @@ EXITS = linux.numbers_by_arch("exit", "exit_group")
 
 
 def read_shield() -> bytes:
-    """The instructions that keep calls from a helper (`make commands`, tools/make_helper_filter.py).  Raises OSError."""
+    """Return the instructions that keep calls from a helper (`make commands`, tools/make_helper_filter.py).  Raises OSError."""
     return read_file(f"{os.path.dirname(__file__)}/shield.filter")
 
 

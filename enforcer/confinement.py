@@ -26,13 +26,13 @@ the second, it could not tell which executable made a call."""
 
 
 def read(*, renews_log: bool = False) -> bytes:
-    """The filter for the helper, which is compiled from helper.policy when callfence is built; for one that may open its log
-    anew, from helper-log.policy as well."""
+    """Return the filter for the helper, which is compiled from helper.policy when callfence is built; for one that may open its
+    log anew, from helper-log.policy as well."""
     return read_file(f"{_HERE}/helper-log.filter" if renews_log else f"{_HERE}/helper.filter")
 
 
 def read_follower() -> bytes:
-    """The filter for a helper that follows the program through its phases, of follower.policy and those two."""
+    """Return the filter for a helper that follows the program through its phases, of follower.policy and those two."""
     return read_file(f"{_HERE}/follower.filter")
 
 
@@ -65,7 +65,7 @@ SINCE = 6
 
 
 def bits(words: str) -> int:
-    """The LANDLOCK_SCOPE_* of words of SCOPES, with commas between them."""
+    """Return the LANDLOCK_SCOPE_* of words of SCOPES, with commas between them."""
     return sum(SCOPES[word] for word in words.split(", ")) if words else 0
 
 

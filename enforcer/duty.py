@@ -89,7 +89,7 @@ class Duty:
             helper.guarded(lambda: self._stand_by(own))
 
     def shielded(self, filter_: bytes) -> bytes:
-        """The filter with which the program cannot name the helper, which is this process, or the stand-in."""
+        """Return the filter with which the program cannot name the helper, which is this process, or the stand-in."""
         return bpf.shielded(filter_, (os.getpid(), self.stand_in), self._shield)
 
     def begin(self, listener: int) -> None:
@@ -187,7 +187,7 @@ class Duty:
     # Once every process is in its last phase
 
     def descriptors(self) -> tuple[int, int, int]:
-        """Where reports go."""
+        """Return where reports go."""
         return self._reporter.descriptor, self._reporter.stderr, self._reporter.folder
 
     def serve(self) -> NoReturn:

@@ -37,7 +37,7 @@ class GoneError(KernelError):
 
 
 def refused(error: OSError) -> KernelError:
-    """The KernelError for what `enforcer.kernel` raises, which has the call's name in `filename`."""
+    """Return the KernelError for what `enforcer.kernel` raises, which has the call's name in `filename`."""
     return KernelError(f"{error.filename}: {error.strerror}", str(error.filename), error.errno or 0)
 
 

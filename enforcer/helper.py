@@ -68,7 +68,7 @@ def close_all_but(keep: Iterable[int]) -> None:
 
 
 def has_ended(pidfd: int) -> bool:
-    """Whether that process has ended, though it may still be a zombie."""
+    """Return whether that process has ended, though it may still be a zombie."""
     import select
 
     poller = select.poll()

@@ -102,7 +102,7 @@ def raise_limits() -> None:
 
 
 def shares_files(a: int, b: int) -> bool | None:
-    """Whether two tasks have the same table of descriptors (kcmp(2)); None if that cannot be found out."""
+    """Return whether two tasks have the same table of descriptors (kcmp(2)); None if that cannot be found out."""
     try:
         return syscall("kcmp", a, b, _KCMP_FILES, 0, 0) == 0
     except ProcessLookupError:
@@ -134,7 +134,7 @@ def set_no_new_privs() -> None:
 
 
 def says(operation: int, text: bytes) -> bool:
-    """Whether prctl(2) takes an operation with a string."""
+    """Return whether prctl(2) takes an operation with a string."""
     return linux.prctl(operation, linux.c_char_p(text)) == 0
 
 
@@ -149,14 +149,14 @@ def allow_tracer(pid: int) -> None:
 
 
 def is_reaper() -> bool:
-    """Whether orphaned descendants become children of this process: pid 1 of a namespace, or a subreaper."""
+    """Return whether orphaned descendants become children of this process: pid 1 of a namespace, or a subreaper."""
     flag = linux.c_int(0)
     linux.prctl(linux.PR_GET_CHILD_SUBREAPER, linux.byref(flag))
     return os.getpid() == 1 or bool(flag.value)
 
 
 def can_notify() -> bool:
-    """Whether the kernel has SECCOMP_RET_USER_NOTIF (5.0); False too where seccomp(2) itself is refused."""
+    """Return whether the kernel has SECCOMP_RET_USER_NOTIF (5.0); False too where seccomp(2) itself is refused."""
     action = linux.c_uint32(linux.SECCOMP_RET_USER_NOTIF)
     return linux.syscall("seccomp", linux.SECCOMP_GET_ACTION_AVAIL, 0, linux.byref(action)) == 0
 
@@ -169,7 +169,7 @@ def install(program: bytes, flags: int) -> int:
 
 
 def capabilities() -> tuple[int, int, int]:
-    """The effective, permitted and inheritable capabilities of this thread, 64 bits each (capget(2))."""
+    """Return the effective, permitted and inheritable capabilities of this thread, 64 bits each (capget(2))."""
     words = (linux.c_uint32 * 6)()
     syscall("capget", linux.byref(_CAPABILITY_HEADER), linux.byref(words))
     low, high = words[:3], words[3:]
@@ -191,7 +191,7 @@ class _PathBeneath(linux.Structure):
 
 
 def landlock_abi() -> int:
-    """The version of Landlock's ABI; 0 where the kernel lacks it, or has it switched off."""
+    """Return the version of Landlock's ABI; 0 where the kernel lacks it, or has it switched off."""
     try:
         return syscall("landlock_create_ruleset", None, 0, linux.LANDLOCK_CREATE_RULESET_VERSION)
     except OSError:
@@ -245,12 +245,12 @@ def pidfd_of_thread(thread: int, process: int) -> int:
 
 
 def pidfd_getfd(pidfd: int, descriptor: int) -> int:
-    """A copy of another process's descriptor (Linux 5.6)."""
+    """Return a copy of another process's descriptor (Linux 5.6)."""
     return syscall("pidfd_getfd", pidfd, descriptor, 0)
 
 
 def descriptor_of(process: int, descriptor: int) -> int:
-    """A copy of a descriptor of the process with that id."""
+    """Return a copy of a descriptor of the process with that id."""
     pidfd = pidfd_open(process)
     try:
         return pidfd_getfd(pidfd, descriptor)
@@ -259,7 +259,7 @@ def descriptor_of(process: int, descriptor: int) -> int:
 
 
 def socket_option(socket: int, option: int) -> int:
-    """An option of SOL_SOCKET, 32 bits (socket(7))."""
+    """Return an option of SOL_SOCKET, 32 bits (socket(7))."""
     value, size = linux.c_int(0), linux.c_int(4)
     syscall("getsockopt", socket, linux.SOL_SOCKET, option, linux.byref(value), linux.byref(size))
     return value.value
@@ -308,14 +308,14 @@ def signal_descriptor(number: int) -> int:
 
 
 def event_message(pid: int) -> int:
-    """The id of the new child or thread at whose event a tracee has stopped (PTRACE_GETEVENTMSG)."""
+    """Return the id of the new child or thread at whose event a tracee has stopped (PTRACE_GETEVENTMSG)."""
     message = linux.c_ulong(0)
     ptrace(linux.PTRACE_GETEVENTMSG, pid, 0, linux.addressof(message))
     return message.value
 
 
 def peek(pid: int, address: int) -> int:
-    """The 8 bytes at `address` as an unsigned number."""
+    """Return the 8 bytes at `address` as an unsigned number."""
     linux.set_errno(0)
     word = linux.functions.ptrace(linux.PTRACE_PEEKDATA, pid, address, None)
     if word == -1 and linux.get_errno():
@@ -324,7 +324,7 @@ def peek(pid: int, address: int) -> int:
 
 
 def peek_string(pid: int, address: int, limit: int = 256) -> bytes:
-    """The bytes at `address` up to a NUL, or as many as `limit` at least.  Raises OSError."""
+    """Return the bytes at `address` up to a NUL, or as many as `limit` at least.  Raises OSError."""
     start = address & ~7  # an aligned word is in one page
     text = peek(pid, start).to_bytes(8, "little")[address - start :]
     while b"\0" not in text and len(text) < limit:
@@ -344,7 +344,7 @@ def poke_user(pid: int, offset: int, word: int) -> None:
 
 
 def get_registers(pid: int) -> Registers:
-    """The registers of a stopped tracee."""
+    """Return the registers of a stopped tracee."""
     words = (linux.c_uint64 * linux.USER_REGS)()
     ptrace(linux.PTRACE_GETREGS, pid, 0, linux.addressof(words))
     return list(words)
@@ -372,7 +372,7 @@ def ioctl(descriptor: int, request: int, argument: Any) -> None:
 
 
 def shared_page() -> int:
-    """The address of a page that this process shares with those that it clones from now on."""
+    """Return the address of a page that this process shares with those that it clones from now on."""
     address = linux.functions.mmap(None, _PAGE, linux.PROT_READ_WRITE, linux.MAP_SHARED_ANONYMOUS, -1, 0)
     if address == _FAILED_MAPPING:
         raise linux.refused("mmap")

@@ -61,7 +61,7 @@ def files() -> bytes:
 
 
 def without_digests(noted: bytes) -> bytes:
-    """The note, for files of the same names that may have another content."""
+    """Return the note, for files of the same names that may have another content."""
     version, libraries, *lines = noted.decode().split("\n")
     return "\n".join([version, libraries, *(line.partition(" ")[0] for line in lines)]).encode()
 
@@ -114,7 +114,7 @@ class Later:
         self.is_read = not self._unread
 
     def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The spec of a module that was noted (importlib.abc.MetaPathFinder)."""
+        """Return the spec of a module that was noted (importlib.abc.MetaPathFinder)."""
         if not self._paths:  # taking the note to pieces costs 0.2 ms: not at each start
             self._parse()
         if name not in self._paths:
@@ -138,7 +138,7 @@ class Later:
         exec(loads(content[_HEAD:]) if is_compiled else compile(content, source, "exec", dont_inherit=True), module.__dict__)
 
     def get_data(self, path: str) -> bytes:
-        """A table, or a module, compiled if Python has compiled it.  Raises OSError if it is not what was noted."""
+        """Return a table, or a module, compiled if Python has compiled it.  Raises OSError if it is not what was noted."""
         note = self._notes.get(path, ())
         if isinstance(note, bytes):
             return note
@@ -186,7 +186,7 @@ def _digest(content: bytes) -> str:
 
 
 def read_file(path: str) -> bytes:
-    """The content of a file.  Raises OSError."""
+    """Return the content of a file.  Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(descriptor, os.fstat(descriptor).st_size)

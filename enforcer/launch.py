@@ -120,7 +120,7 @@ def forget_interrupt_handler() -> None:
 
 
 def is_filtered() -> bool:
-    """Whether this process has a filter and is not traced; True if that cannot be found out (proc_pid_status(5))."""
+    """Return whether this process has a filter and is not traced; True if that cannot be found out (proc_pid_status(5))."""
     status = fields("/proc/self")
     return status.get("Seccomp") != "0" and status.get("TracerPid", "0") == "0"
 
@@ -154,7 +154,7 @@ _NO_TEXT = {errno.ENOENT: "not found", errno.ENOTDIR: "not found"}
 
 
 def initial_environment() -> list[bytes]:
-    """The environment as this process was given it: CPython may have changed its copy (PEP 538, LC_CTYPE)."""
+    """Return the environment as this process was given it: CPython may have changed its copy (PEP 538, LC_CTYPE)."""
     try:
         with open("/proc/self/environ", "rb") as file:
             block = file.read()
@@ -164,7 +164,7 @@ def initial_environment() -> list[bytes]:
 
 
 def candidates(name: bytes, environment: Sequence[bytes]) -> list[bytes]:
-    """The paths to try in turn.  An empty element of PATH is the current folder, as POSIX has it."""
+    """Return the paths to try in turn.  An empty element of PATH is the current folder, as POSIX has it."""
     if b"/" in name or not name:
         return [name]
     path = next((entry[5:] for entry in environment if entry.startswith(b"PATH=")), _DEFAULT_PATH)

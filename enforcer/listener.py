@@ -75,7 +75,7 @@ class Request:
         """The phase of the process; "" where there are none."""
 
     def is_waiting(self) -> bool:
-        """Whether the call still waits: only then is what was read from /proc/TASK about the caller."""
+        """Return whether the call still waits: only then is what was read from /proc/TASK about the caller."""
         if self.listener < 0:
             return True
         try:
@@ -105,7 +105,7 @@ class Request:
 
 
 def stopped(call: Notification, phase: str) -> Request:
-    """A call whose task is stopped at its entry, and not answered but carried out or failed by its tracer."""
+    """Return a call whose task is stopped at its entry, and not answered but carried out or failed by its tracer."""
     return Request(call, -1, phase)
 
 

@@ -45,7 +45,7 @@ class WaitingTask:
             self._memory = -1
 
     def read(self, address: int, length: int) -> bytes:
-        """Bytes within one page of its memory; none where they cannot be read."""
+        """Return bytes within one page of its memory; none where they cannot be read."""
         try:
             if self._memory >= 0 and address >> 63 == 0:
                 os.lseek(self._memory, address, os.SEEK_SET)
@@ -55,15 +55,15 @@ class WaitingTask:
         return b""
 
     def link(self, name: str) -> str:
-        """Where a link in its folder of /proc leads (`cwd`, `fd/3`); "" if that cannot be read."""
+        """Return where a link in its folder of /proc leads (`cwd`, `fd/3`); "" if that cannot be read."""
         try:
             return os.readlink(f"{proc()}/{self.ids[0]}/{name}")
         except OSError:
             return ""
 
     def site(self, arch: int, ip: int) -> str:
-        """Where its call came from, as `app+0x10f5a3`: the first caller outside of libc and the loader if it can be found, else
-        the call's instruction; the bare address where nothing is known."""
+        """Return where its call came from, as `app+0x10f5a3`: the first caller outside of libc and the loader if it can be
+        found, else the call's instruction; the bare address where nothing is known."""
         begin = time.monotonic()
         try:
             if _spent.has_time(begin):
@@ -109,7 +109,7 @@ class _Budget:
         self._seconds, self._at = _BUDGET, 0.0
 
     def has_time(self, now: float) -> bool:
-        """Whether finding callers may take more time now."""
+        """Return whether finding callers may take more time now."""
         self._seconds, self._at = min(_BUDGET, self._seconds + _REFILL * (now - self._at)), now
         return self._seconds > 0
 

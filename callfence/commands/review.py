@@ -286,7 +286,7 @@ def _what(change: PolicyChange) -> Iterator[str]:
 
 
 def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator[str]:
-    """What the catalogue warns of, with the command that allows it."""
+    """Yield what the catalogue warns of, with the command that allows it."""
     rehearsed = [observation for observation in recording.observations if recording.rehearsed(observation)]
     dangerous = [observation for observation in rehearsed if needs_a_person(observation)]
     denied = [observation for observation in dangerous if not evaluate(policy, observation.event).allows]

@@ -141,7 +141,7 @@ def all_filters() -> Iterator[tuple[str, Compiled | ValueError]]:
 
 
 def is_signed() -> bool:
-    """Whether the kernel keeps a secret for the user's cache.  Raises `SecretError`."""
+    """Return whether the kernel keeps a secret for the user's cache.  Raises `SecretError`."""
     return bool(secret())
 
 
@@ -208,7 +208,7 @@ def _system() -> _Place | None:
 
 
 def folder() -> str:
-    """The user's cache; "" if there is none."""
+    """Return the user's cache; "" if there is none."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
     return f"{base}/callfence" if base.startswith("/") else ""
 

@@ -116,7 +116,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
 
 
 def files_of(policy: Policy) -> bytes:
-    """What a policy confines of files and ports, for `Compiled.files`, if the filter is there before the program runs:
+    """Return what a policy confines of files and ports, for `Compiled.files`, if the filter is there before the program runs:
     a filter that is installed later takes `landlock.unfiltered`."""
     from policygen.files.landlock import encode
     from policygen.files.ruleset import ruleset
@@ -170,8 +170,8 @@ def _actions(policy: Policy) -> list[Action]:
 
 
 def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -> Compiled:
-    """A variant from a file of `callfence compile -o`.  EnforceError if it is none, or if it is not of the policy as it is
-    now; without a policy the file alone counts.
+    """Return a variant from a file of `callfence compile -o`.  EnforceError if it is none, or if it is not of the policy as it
+    is now; without a policy the file alone counts.
     """
     try:
         filter_ = unbundle(reading.read(file, check=check))[variant]
@@ -212,7 +212,7 @@ def document(filter_: Compiled) -> Document:
 
 
 def is_current(filter_: Compiled) -> bool:
-    """Whether those texts are still what the files hold."""
+    """Return whether those texts are still what the files hold."""
     try:
         return all(reading.read(name) == text for name, text in filter_.sources)
     except OSError:
@@ -253,7 +253,7 @@ def plan(
     is_audit: bool,
     notified: frozenset[tuple[int, int]],
 ) -> Plan:
-    """The plan of all policies: `compiled`, and `silent`, the same without a helper.
+    """Return the plan of all policies: `compiled`, and `silent`, the same without a helper.
 
     `notifying` are filters that the last phase has besides.  Raises EnforceError if more than one policy has phases, or if a
     filter is too large."""

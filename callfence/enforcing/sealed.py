@@ -107,7 +107,7 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool 
 
 
 def is_sealed(content: bytes) -> bool:
-    """Whether a file was written by `seal`, by its first bytes."""
+    """Return whether a file was written by `seal`, by its first bytes."""
     return content.startswith(_MAGIC)
 
 
@@ -161,7 +161,7 @@ def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:
 
 
 def is_bundle(content: bytes) -> bool:
-    """Whether a file was written by `bundle`, by its first bytes."""
+    """Return whether a file was written by `bundle`, by its first bytes."""
     return content.startswith(_BUNDLE)
 
 
@@ -173,7 +173,7 @@ def unbundle(content: bytes) -> dict[str, Compiled]:
 
 
 def digest(content: bytes, *, size: int = _SIGNATURE, key: bytes = b"") -> bytes:
-    """The BLAKE2b digest of some content, `size` bytes; with a secret `key`, only who knows that can make it."""
+    """Return the BLAKE2b digest of some content, `size` bytes; with a secret `key`, only who knows that can make it."""
     return blake2b(content, digest_size=size, key=key).digest()
 
 

@@ -63,7 +63,7 @@ _LOOKED_AT = 20_000
 
 
 def is_file_name(text: str) -> bool:
-    """Whether a word names a file: it begins with /, ./, ../ or ~."""
+    """Return whether a word names a file: it begins with /, ./, ../ or ~."""
     return text in (".", "..") or text.startswith(("/", "./", "../", "~"))
 
 

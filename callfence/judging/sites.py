@@ -68,7 +68,7 @@ class Site:
         return cls(match["file"], int(match["offset"], 16), match["build"] or "") if match else None
 
     def is_in(self, name: str) -> bool:
-        """Whether the file has that name, in any folder."""
+        """Return whether the file has that name, in any folder."""
         return os.path.basename(self.file) == name
 
     def __str__(self) -> str:

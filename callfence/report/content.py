@@ -83,7 +83,8 @@ class Against:
     judgement: Judgement
 
     def became_possible(self, finding: Finding) -> bool:
-        """Whether the finding, of the policy of the report, is not one of the other policy: it is reported as a change."""
+        """Return whether the finding, of the policy of the report, is not one of the other policy: it is reported as a
+        change."""
         return any(finding.rule == headline.rule for headline in self.judgement.headlines) or any(
             finding.rule in {danger.id for danger in ranked.dangers} and finding.name == name_in(ranked.difference)
             for ranked in self.judgement.told
@@ -115,7 +116,7 @@ class Report:
         return tuple(finding for finding in self.findings if not finding.accepted)
 
     def is_new(self, finding: Finding) -> bool:
-        """Whether the other policy does not allow what the finding is about."""
+        """Return whether the other policy does not allow what the finding is about."""
         return self.against is not None and self.against.became_possible(finding)
 
     def made_by(self, finding: Finding) -> dict[str, tuple[str, ...]]:

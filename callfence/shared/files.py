@@ -30,7 +30,7 @@ def companion_path(policy: Path) -> Path:
 
 
 def output(name: str) -> str | None:
-    """What `-o` names: None for `-`, which is standard output as it is without the option."""
+    """Return what `-o` names: None for `-`, which is standard output as it is without the option."""
     return None if name == "-" else name
 
 

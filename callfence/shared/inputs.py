@@ -39,8 +39,8 @@ def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
 
 
 def document(name: str, data: bytes | None = None) -> Document:
-    """The policy in a file, whose content may be read already; or what a container profile (JSON) says, with a line about
-    that on standard error.  Raises UserError."""
+    """Return the policy in a file, whose content may be read already; or what a container profile (JSON) says, with a line
+    about that on standard error.  Raises UserError."""
     if data is None:
         data = content(name)
     shown = "<stdin>" if name == "-" else name
@@ -52,7 +52,7 @@ def document(name: str, data: bytes | None = None) -> Document:
 
 
 def program(name: str, data: bytes | None = None) -> bytes:
-    """The filter in a file: an array of struct sock_filter, as the kernel takes it.  Raises UserError."""
+    """Return the filter in a file: an array of struct sock_filter, as the kernel takes it.  Raises UserError."""
     if data is None:
         data = content(name)
     try:
@@ -63,7 +63,7 @@ def program(name: str, data: bytes | None = None) -> bytes:
 
 
 def is_program(data: bytes) -> bool:
-    """Whether a file's content is a filter: every filter has NULs, no policy does."""
+    """Return whether a file's content is a filter: every filter has NULs, no policy does."""
     return b"\0" in data
 
 
@@ -105,7 +105,7 @@ def print_error(message: str) -> None:
 
 
 def parse_entries(text: str, arch: Arch) -> Policy:
-    """The policy whose entries a text holds, at least one, for `arch` unless it says otherwise.  Raises PolicyError."""
+    """Return the policy whose entries a text holds, at least one, for `arch` unless it says otherwise.  Raises PolicyError."""
     head = "" if text.lstrip().startswith("arch ") else f"arch {arch}\n"
     try:
         policy = parse(head + text, "LINE").policy

@@ -48,7 +48,7 @@ def comment_lines(losses: Iterable[Loss], than: str) -> list[str]:
 
 
 def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
-    """What a file of that format says, its losses in comments too.  Raises UserError."""
+    """Return what a file of that format says, its losses in comments too.  Raises UserError."""
     imported = formats.reader(name)(data, file, options)
     made = new_document(imported.policy, f"{file} ({name})")
     comments = [*comment_lines(imported.losses, "than the file")]
@@ -59,7 +59,7 @@ def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tu
 
 
 def profile(name: str, data: bytes) -> Document:
-    """What a container profile says, as `import --from oci` reads it, and what a policy cannot say on standard error."""
+    """Return what a container profile says, as `import --from oci` reads it, and what a policy cannot say on standard error."""
     made, losses = read_policy("oci", name, data, FormatOptions())
     hint = "`callfence import --from oci` has --cap, --kernel and --runtime"
     print(f"callfence: {name} is read as a container profile ({hint})", file=sys.stderr)

@@ -23,17 +23,17 @@ __all__ = ["cell", "code", "command_line", "ending", "on_one_line", "plural", "p
 
 
 def command_line(words: Sequence[str]) -> str:
-    """The words as a shell command."""
+    """Return the words as a shell command."""
     return " ".join(map(word, words))
 
 
 def on_one_line(arch: Arch, number: int, entry: Entry) -> str:
-    """The entry in the policy language, on one line."""
+    """Return the entry in the policy language, on one line."""
     return " ".join(map(str.strip, format_entry(arch, number, entry).splitlines()))
 
 
 def ending(status: int | None) -> str:
-    """How a run ended: its exit status, or the signal that ended it as a negative number; None if that was not seen."""
+    """Return how a run ended: its exit status, or the signal that ended it as a negative number; None if that was not seen."""
     if status is None:
         return "not seen to its end"
     return f"status {status}" if status >= 0 else f"signal {-status}"
@@ -45,7 +45,8 @@ def plural(count: int, one: str, many: str = "") -> str:
 
 
 def code(text: str) -> str:
-    """The text as a code span that is longer than any row of backticks in it; what is not printable is escaped, "" is ""."""
+    """Return the text as a code span that is longer than any row of backticks in it; what is not printable is escaped, "" is
+    ""."""
     shown = printable(text)
     fence = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
     is_padded = shown.startswith("`") or shown.endswith("`") or (shown[:1] == shown[-1:] == " " and not shown.isspace())
@@ -54,5 +55,5 @@ def code(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """The same in a table, where `|` is to be escaped also in code (GFM 4.10)."""
+    """Return the same in a table, where `|` is to be escaped also in code (GFM 4.10)."""
     return code(text).replace("|", "\\|")

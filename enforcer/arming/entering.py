@@ -66,7 +66,7 @@ class Entrance:
         """Reasons why the calls of some processes are not reported."""
 
     def is_claim(self, call: Call, stop: kernel.CallStop) -> bool:
-        """Whether the program says that it enters a phase."""
+        """Return whether the program says that it enters a phase."""
         return call in _PRCTL and stop.arguments[0] == linux.CALLFENCE_ENTER
 
     def enter(self, pid: int, process: Process, call: Call, stop: kernel.CallStop) -> bool:

@@ -50,7 +50,7 @@ class Convention:
         """The registers of the arguments, as indices of struct user_regs_struct."""
 
     def number(self, name: str) -> int:
-        """The number of a call; that of mmap2 for "mmap" on i386, whose mmap takes its arguments in memory."""
+        """Return the number of a call; that of mmap2 for "mmap" on i386, whose mmap takes its arguments in memory."""
         if self.audit == linux.AUDIT_ARCH_X86_64:
             return linux.NUMBERS[name][0]
         return linux.NUMBERS["mmap2" if name == "mmap" else name][1]
@@ -76,7 +76,8 @@ class Stops:
         self._poller: select.poll | None = None
 
     def next(self, *, waits: bool = True) -> tuple[int, Stop]:
-        """The next task and its stop or end; task 0 if there is none now and `waits` is false.  Raises ChildProcessError."""
+        """Return the next task and its stop or end; task 0 if there is none now and `waits` is false.  Raises
+        ChildProcessError."""
         task, status = self._kept.pop(0) if self._kept else os.waitpid(-1, linux.WALL | (0 if waits else os.WNOHANG))
         return task, stop_of(status)
 
@@ -277,12 +278,12 @@ class Key:
         self._words = [int.from_bytes(os.urandom(8), "little") for _ in _SPARE]
 
     def spare(self, convention: Convention) -> tuple[int, ...]:
-        """The last three arguments of a call that has three."""
+        """Return the last three arguments of a call that has three."""
         mask = (1 << 8 * convention.pointer) - 1
         return tuple(word & mask for word in self._words)
 
     def is_in(self, call: tuple[int, int], arguments: Sequence[int]) -> bool:
-        """Whether the program makes a call that filters take for one of the helper's (AUDIT_ARCH_* and number)."""
+        """Return whether the program makes a call that filters take for one of the helper's (AUDIT_ARCH_* and number)."""
         convention = LONG if call[0] == LONG.audit else COMPAT
         word = self.spare(convention)[0]
         if call[1] == convention.number("mmap"):
@@ -290,8 +291,8 @@ class Key:
         return call[1] in (convention.number("seccomp"), convention.number("mprotect")) and arguments[_SPARE[0]] == word
 
     def passing(self, filter_: bytes, *, installs: bool) -> bytes:
-        """The filter, and instructions before it that let the helper close a descriptor; with `installs`, also install the next
-        filter."""
+        """Return the filter, and instructions before it that let the helper close a descriptor; with `installs`, also install
+        the next filter."""
         lines: list[Line] = []
         for convention in (LONG, COMPAT):
             arch, words = convention.audit, self.spare(convention)
@@ -376,7 +377,7 @@ def install(
 
 
 def filters(task: int) -> int:
-    """How many filters a task has (proc(5), since Linux 5.9); -1 if that is not known."""
+    """Return how many filters a task has (proc(5), since Linux 5.9); -1 if that is not known."""
     return int(fields_of(task).get("Seccomp_filters", -1))
 
 

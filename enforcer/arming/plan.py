@@ -88,5 +88,5 @@ class Plan:
         return ALL_RUN if self.is_audit else self.silent or self.start
 
     def installed_in(self, stage: Stage) -> bytes:
-        """The filter with which a phase begins that is not the last."""
+        """Return the filter with which a phase begins that is not the last."""
         return ALL_RUN if self.is_audit else stage.silent or stage.filter

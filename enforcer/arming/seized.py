@@ -102,7 +102,7 @@ class _Work:
 
 
 def tracer() -> str:
-    """The pid of the process that traces this one, or ""."""
+    """Return the pid of the process that traces this one, or ""."""
     pid = fields("/proc/self").get("TracerPid", "0")
     return "" if pid == "0" else pid
 

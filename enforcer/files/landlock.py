@@ -83,7 +83,7 @@ class Confinement:
             raise refused(error) from error
 
     def guarded(self, filter_: bytes, *, reports: bool) -> bytes:
-        """The program's filter, with instructions that close the ways to files and TCP ports past Landlock.
+        """Return the program's filter, with instructions that close the ways to files and TCP ports past Landlock.
 
         With `reports`, the helper answers what the filter notifies of."""
         connect, bind = (bool(self._ports & bit) for bit in (landlock.CONNECT_TCP, landlock.BIND_TCP))
@@ -202,7 +202,7 @@ _CHECKS: Mapping[str, list[Line]] = {
 
 
 def guarded(filter_: bytes, *, files: bool, connect: bool, bind: bool, reports: bool) -> bytes:
-    """The filter, and instructions that fail what gets past Landlock where it confines files, connecting or binding.
+    """Return the filter, and instructions that fail what gets past Landlock where it confines files, connecting or binding.
 
     With `reports`, what the filter answers SECCOMP_RET_USER_NOTIF is not run."""
     looked_at: dict[str, Mapping[int, tuple[int, ...]]] = {}

@@ -67,7 +67,7 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
 
 
 def is_tcp(process: int, descriptor: int) -> bool:
-    """Whether a descriptor of a process that is stopped is a TCP socket; True if that cannot be found out."""
+    """Return whether a descriptor of a process that is stopped is a TCP socket; True if that cannot be found out."""
     try:
         copy = kernel.descriptor_of(process, descriptor)
         try:

@@ -67,7 +67,7 @@ class Judge:
         self._known = frozenset(reach.calls())
 
     def ungranted(self, event: Event) -> list[Ungranted]:
-        """What the policies do not grant of what a call wants and would get; nothing if that cannot be found out."""
+        """Return what the policies do not grant of what a call wants and would get; nothing if that cannot be found out."""
         if (event.arch, event.number) not in self._known:
             return []
         process = owner(event.task)

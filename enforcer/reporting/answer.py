@@ -68,7 +68,7 @@ class Answers:
         self._reporter.give_back()
 
     def pause(self) -> float | None:
-        """Seconds without a call after which `quiet` has something to report; None if it has not."""
+        """Return seconds without a call after which `quiet` has something to report; None if it has not."""
         return self._loaded[1].pause() if self._loaded else None
 
     def quiet(self) -> None:
@@ -119,8 +119,8 @@ class Answers:
     # Calls of a task that is stopped
 
     def stopped(self, call: Notification, phase: str) -> Action | None:
-        """The action for the call of a stopped task: an errno, without a report, if what it asks for may be unavailable; else
-        what the policies say, which has been reported; None, which kills, if that cannot be found out."""
+        """Return the action for the call of a stopped task: an errno, without a report, if what it asks for may be unavailable;
+        else what the policies say, which has been reported; None, which kills, if that cannot be found out."""
         request = stopped(call, phase)
         if (verdict := self._verdict(request)) is None:
             return None

@@ -71,7 +71,7 @@ class Output:
         self.flush()
 
     def pause(self) -> float | None:
-        """Seconds after which `flush` should be tried again; None if nothing waits to be written."""
+        """Return seconds after which `flush` should be tried again; None if nothing waits to be written."""
         return max(_PAUSE, self._not_before - time.monotonic()) if self._waiting else None
 
     def flush(self, *, last: bool = False) -> None:

@@ -91,7 +91,7 @@ class Reports:
         return self._output.lost > 0
 
     def pause(self) -> float | None:
-        """Seconds without a call after which `quiet` has something to do; None if it has not."""
+        """Return seconds without a call after which `quiet` has something to do; None if it has not."""
         pauses = [pause for pause in (self._counts.pause(), self._output.pause()) if pause is not None]
         return min(pauses, default=None)
 
@@ -191,7 +191,7 @@ def _executable(process: int) -> str:
 
 
 def call_name(event: Event) -> str:
-    """The name of a call; one name for all numbers that no call has."""
+    """Return the name of a call; one name for all numbers that no call has."""
     arch = Arch.from_audit(event.arch)
     call = table(arch).by_number.get(event.number) if arch else None
     return f"{call.name} ({arch})" if call else "unknown calls"
@@ -246,27 +246,27 @@ class Counts:
         return repeated
 
     def pause(self) -> float | None:
-        """Seconds of quiet after which there will be counts to report; None if there are none."""
+        """Return seconds of quiet after which there will be counts to report; None if there are none."""
         if not self._more:
             return None
         return max(QUIET, min(repeated.at + repeated.wait for repeated in self._more.values()) - time.monotonic())
 
     def due(self, least: float = 0.0) -> Iterator[Repeated]:
-        """What is to be reported now, of what was reported `least` seconds ago or before; the caller reports it."""
+        """Yield what is to be reported now, of what was reported `least` seconds ago or before; the caller reports it."""
         now = time.monotonic()
         for key, repeated in [*self._more.items()]:
             if now >= repeated.at + max(repeated.wait, least):
                 yield self._begin(key, now)
 
     def due_in_a_burst(self) -> Iterator[Repeated]:
-        """The same, at a violation."""
+        """Yield the same, at a violation."""
         now = time.monotonic()
         if now >= self._looked + LONG:
             self._looked = now
             yield from self.due(LONG)
 
     def rest(self) -> Iterator[Repeated]:
-        """All that has not been reported."""
+        """Yield all that has not been reported."""
         for key in [*self._more]:
             yield self._begin(key, time.monotonic())
 

@@ -138,21 +138,21 @@ def open_log(path: str) -> tuple[int, int]:
 
 
 def is_coloured(descriptor: int) -> bool:
-    """Whether the descriptor is a terminal that shows colours, and NO_COLOR (no-color.org) is not set."""
+    """Return whether the descriptor is a terminal that shows colours, and NO_COLOR (no-color.org) is not set."""
     if descriptor < 0 or os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
         return False
     return os.isatty(descriptor)
 
 
 def has_room(descriptor: int, timeout: float = 0) -> bool:
-    """Whether a write of up to PIPE_BUF bytes, 4096, does not block, now or within so many seconds; or fails at once."""
+    """Return whether a write of up to PIPE_BUF bytes, 4096, does not block, now or within so many seconds; or fails at once."""
     poller = select.poll()
     poller.register(descriptor, select.POLLOUT)
     return bool(poller.poll(timeout * 1000))
 
 
 def identity(descriptor: int) -> tuple[int, int] | None:
-    """The device and inode of an open file; None if the descriptor is not open."""
+    """Return the device and inode of an open file; None if the descriptor is not open."""
     try:
         status = os.fstat(descriptor)
     except OSError:

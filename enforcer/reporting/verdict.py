@@ -73,7 +73,7 @@ def _is_free(policy: Policy, event: Event) -> bool:
 
 
 def event_of(request: Request) -> Event:
-    """The call of a notification."""
+    """Return the call of a notification."""
     call = request.call
     return Event(call.arch, call.number, tuple(call.arguments), call.ip, call.task)
 

@@ -110,7 +110,7 @@ class Violation:
 
 
 def now() -> str:
-    """The time: UTC, ISO 8601 with milliseconds."""
+    """Return the time: UTC, ISO 8601 with milliseconds."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 10**6:03}+00:00"
 

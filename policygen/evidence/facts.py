@@ -98,7 +98,7 @@ def facts(event: Event, values: Mapping[int, Value], where: Places, varying: Var
 
 
 def is_library(fact: Fact) -> bool:
-    """Whether it is the name of a shared library: a program opens some dozens before it does anything of its own."""
+    """Return whether it is the name of a shared library: a program opens some dozens before it does anything of its own."""
     name = fact[2][-1]
     return name.endswith(".so") or ".so." in name
 
@@ -335,7 +335,7 @@ class Pointers:
         """Paths that the program has created with names of its own (`created`)."""
 
     def has(self, event: Event) -> bool:
-        """Whether a call has pointers that are followed."""
+        """Return whether a call has pointers that are followed."""
         return bool(evident(event.arch, event.number))
 
     def follow(self, event: Event, caller: Caller, union: Union | None) -> tuple[Union, bool]:

@@ -66,7 +66,7 @@ def _names(run: Iterable[Use]) -> Names:
 
 
 def is_path(name: str) -> bool:
-    """Whether a use is of a file, and not of a port or a socket."""
+    """Return whether a use is of a file, and not of a port or a socket."""
     return name.startswith(("/", ".", "$"))
 
 
@@ -89,7 +89,7 @@ def of_trees(runs: list[Names]) -> Callable[[str, Right], Move | None]:
 
 
 def of_numbers(runs: list[Names]) -> Callable[[str, Right], Move | None]:
-    """A terminal is granted with all terminals: its number is another one the next time."""
+    """Return a terminal is granted with all terminals: its number is another one the next time."""
 
     def move(path: str, rights: Right) -> Move | None:
         why = "the terminal's number is another one the next time"
@@ -99,7 +99,8 @@ def of_numbers(runs: list[Names]) -> Callable[[str, Right], Move | None]:
 
 
 def of_varied_names(runs: list[Names]) -> Callable[[str, Right], Move | None]:
-    """Names in a folder that differ from run to run, with the same rights, are granted by the folder: the next run has others.
+    """Return names in a folder that differ from run to run, with the same rights, are granted by the folder: the next run has
+    others.
 
     Not names in folders that are kept apart, and nothing that is executed."""
     names_of_runs: defaultdict[tuple[str, Right], set[frozenset[str]]] = defaultdict(set)

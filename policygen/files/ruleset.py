@@ -46,7 +46,8 @@ _BY_NAME = ("truncate", "truncate64", "openat2", "io_uring_setup")
 
 
 def truncates(policy: Policy, arm: Arm | None = None) -> bool:
-    """Whether it lets a process truncate a file by its name without opening it for writing; `arm`: instead of its own."""
+    """Return whether it lets a process truncate a file by its name without opening it for writing; `arm`: instead of its
+    own."""
     if (arm or policy.arm) is Arm.ENTRY or policy.unknown.may_allow:  # what runs before the filter, and calls that nobody knows
         return True
     start, sets = resolved(policy), space()

@@ -173,7 +173,7 @@ def mounts(paths: Mapping[str, Right], starts: Iterable[str] = ("",)) -> list[Mo
 
 
 def has_proc(paths: Mapping[str, Right]) -> bool:
-    """Whether anything below /proc is granted, which then is all visible."""
+    """Return whether anything below /proc is granted, which then is all visible."""
     return any(rights and covers(PROC, path) for path, rights in paths.items())
 
 

@@ -141,7 +141,7 @@ class RecordingError(UserError):
 
 
 def is_recording(data: bytes) -> bool:
-    """Whether a file whose content begins with these bytes is meant to be a recording."""
+    """Return whether a file whose content begins with these bytes is meant to be a recording."""
     return data.startswith(b'{"%s"' % _MAGIC.encode())
 
 

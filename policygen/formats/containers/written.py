@@ -74,7 +74,7 @@ def instead(given: Action, meant: Iterable[Action], what: str, calls: Iterable[s
 
 
 def has_boundary(policy: Resolved) -> bool:
-    """Whether runc fails calls after the last one named with ENOSYS (its patchbpf/enosys_linux.go, isAllowAction)."""
+    """Return whether runc fails calls after the last one named with ENOSYS (its patchbpf/enosys_linux.go, isAllowAction)."""
     return policy.default.kind not in (ActionKind.ALLOW, ActionKind.LOG)
 
 
