@@ -120,11 +120,11 @@ def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Co
     whole = compare_resolved(resolved(old), resolved(new), budget)
     if not old.phases and not new.phases:
         return whole
-    differences_found, unjudged = list(whole.differences), {*whole.unjudged}
+    all_differences, unjudged = list(whole.differences), {*whole.unjudged}
     for name in names_of(new, old):
-        known = {replace(difference, phase="", example=_NO_CALL) for difference in differences_found}
+        known = {replace(difference, phase="", example=_NO_CALL) for difference in all_differences}
         later = compare_resolved(resolved_at(old, name), resolved_at(new, name), budget)
-        differences_found += [
+        all_differences += [
             replace(difference, phase=name)
             for difference in later.differences
             if replace(difference, example=_NO_CALL) not in known
@@ -133,7 +133,7 @@ def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Co
     before, after = ({phase.name: {*phase.triggers} for phase in policy.phases} for policy in (old, new))
     changed = [name for name in before if name in after and before[name] != after[name]]
     triggers = tuple(Change.LESS if before[name] < after[name] else Change.MORE for name in changed)
-    differences = tuple(sorted(differences_found, key=lambda difference: difference.order))
+    differences = tuple(sorted(all_differences, key=lambda difference: difference.order))
     return replace(whole, differences=differences, triggers=triggers, unjudged=tuple(sorted(unjudged)))
 
 
@@ -142,7 +142,7 @@ _NO_CALL = Event(0, 0, (0, 0, 0, 0, 0, 0))
 
 def compare_resolved(old: Resolved, new: Resolved, budget: region.Budget | None = None) -> Comparison:
     """Return every difference in what two policies answer in one phase; `compare` says the rest."""
-    differences_found: list[Difference] = []
+    all_differences: list[Difference] = []
     unjudged = set()
     make = budget.space if budget else region.space
     for arch in Arch:
@@ -150,15 +150,15 @@ def compare_resolved(old: Resolved, new: Resolved, budget: region.Budget | None 
             named = {*old.entries.get(arch, ()), *new.entries.get(arch, ())}
             for number in sorted(named):
                 try:
-                    differences_found += _call(old, new, arch, number, make)
+                    all_differences += _call(old, new, arch, number, make)
                 except TooComplexError:
                     if budget is None:
                         raise
                     unjudged.add((arch, number))
             for number in _others(old, new, arch, named):
-                differences_found += [replace(difference, number=None) for difference in _call(old, new, arch, number, make)]
+                all_differences += [replace(difference, number=None) for difference in _call(old, new, arch, number, make)]
     files = algebra.differences(old.files, new.files)
-    differences = tuple(sorted(differences_found, key=lambda difference: difference.order))
+    differences = tuple(sorted(all_differences, key=lambda difference: difference.order))
     return Comparison(differences, (old.arm, new.arm), (old.scope, new.scope), files, unjudged=tuple(sorted(unjudged)))
 
 

@@ -98,4 +98,4 @@ def _behind(options: argparse.Namespace, judgement: Judgement, old: Document, ne
     from callfence.judging.sites import behind_lines
 
     recording = load_evidence("diff", Path(file), new).recording
-    return [*behind_lines(old.policy, new.policy, judgement.told, recording)]
+    return [*behind_lines(old.policy, new.policy, judgement.relevant, recording)]

@@ -198,7 +198,7 @@ def _write(
     answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in all_changes]
     print(f"{path}: {_counts(answers)}")
     judgement = judge_differences(before.policy, after.policy)
-    for change in judgement.told:
+    for change in judgement.relevant:
         print("\n".join(difference_lines(change.difference)))
     for line in (*redundant_lines(judgement), *file_lines(judgement.comparison.files)):
         print(line)
@@ -256,7 +256,7 @@ def _completes(change: EntryChange, about: Headline) -> bool:
 
 def _dangers(change: PolicyChange) -> Iterator[str]:
     name = change.word if isinstance(change, SettingChange) else table(change.arch).by_number[change.number].name
-    rows = dict.fromkeys(row for each in change.found for row in each.dangers)
+    rows = dict.fromkeys(row for each in change.differences for row in each.dangers)
     for row in rows:
         yield f"{row.level}: {name}: it newly {row.grants} [{row.id}]"
         yield f"  why     {row.why}"
@@ -275,7 +275,7 @@ def _what(change: PolicyChange) -> Iterator[str]:
             for entry in entries:
                 if entry is not None:
                     yield f"  {sign} {on_one_line(change.arch, change.number, entry)}"
-    for each in change.found:
+    for each in change.differences:
         difference = each.difference
         if difference.change is Change.LESS:
             continue

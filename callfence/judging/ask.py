@@ -14,7 +14,7 @@ from callfence.shared.text import on_one_line
 from policygen.language.document import PolicyError, parse
 from policygen.lint.catalogue import Level
 from policygen.lint.findings import WHY
-from policygen.review.changes import Answer, Decision, EntryChange, PolicyChange, SettingChange, takes_reason, with_found
+from policygen.review.changes import Answer, Decision, EntryChange, PolicyChange, SettingChange, takes_reason, with_differences
 from policygen.values import replace
 from tracer.abi import table
 
@@ -111,7 +111,7 @@ class Asker:
     def _why(self, change: PolicyChange) -> str:
         """Return the reason given for what lint would warn of; '' without one, or if the file has one already."""
         arch, name = (None, change.word) if isinstance(change, SettingChange) else (change.arch, _name(change))
-        rows = [row for ranked in change.found for row in ranked.dangers if row.level.rank >= Level.WARNING.rank]
+        rows = [row for ranked in change.differences for row in ranked.dangers if row.level.rank >= Level.WARNING.rank]
         if all((arch, name, row.id) in self._accepted for row in rows) or not takes_reason(self._new, change):
             return ""
         while True:
@@ -131,7 +131,9 @@ class Asker:
             if not text.strip():
                 return None
             try:
-                return with_found(self._old.policy, replace(change, after=_parsed(change, entry, text)), self._new.policy.table)
+                return with_differences(
+                    self._old.policy, replace(change, after=_parsed(change, entry, text)), self._new.policy.table
+                )
             except PolicyError as error:
                 print(error)
             if _editor() and read_line("Enter edits it again, b leaves it as it was: ").strip():

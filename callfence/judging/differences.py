@@ -69,7 +69,7 @@ def risks(judgement: Judgement) -> list[Risk]:
     """Return the rows of the catalogue that became possible, the most dangerous first, without those of headlines."""
     in_headlines = {entry.rule for entry in judgement.headlines}
     calls: defaultdict[tuple[Danger, Reason | None], dict[str, None]] = defaultdict(dict)
-    for ranked in judgement.told:
+    for ranked in judgement.relevant:
         name = call_name(ranked.difference)
         for row in ranked.dangers:
             if row.id not in in_headlines:
@@ -88,7 +88,7 @@ def redundant(judgement: Judgement, *changes: Change) -> Iterator[tuple[Change, 
         Change.OTHER: "answered differently, and grants nothing",
     }
     for change in changes or Change:
-        names = sorted({call_name(ranked.difference) for ranked in judgement.idle if ranked.difference.change is change})
+        names = sorted({call_name(ranked.difference) for ranked in judgement.redundant if ranked.difference.change is change})
         if names:
             yield change, f"{what[change]} ({plural(len(names), 'call')})", names
 
@@ -197,7 +197,7 @@ def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
     """
     head = [*_head(judgement)]
     yield from head
-    differences = judgement.differences if full else judgement.told
+    differences = judgement.differences if full else judgement.relevant
     by_arch = [(arch, [*group]) for arch, group in groupby(differences, key=lambda ranked: ranked.difference.arch)]
     details = {
         arch: [line for ranked in group for line in difference_lines(ranked.difference)] for arch, group in by_arch

@@ -198,7 +198,7 @@ def _object(judgement: Judgement, ranked: Ranked) -> dict[str, object]:
         "before": format_action(difference.before),
         "after": format_action(difference.after),
         "rules": rule_texts(difference),
-        "grants_nothing": ranked.idle,
+        "grants_nothing": ranked.is_redundant,
         "example": format_call(difference.example),
         "risks": [
             {name: getattr(row, name) for name in ("id", "level", "grants", "why", "safer", "source")}
@@ -227,7 +227,7 @@ def as_markdown(judgement: Judgement, new: str, behind: Iterable[str] = ()) -> s
         points.append(f"- **{row.level}**: {_codes(calls)}: it newly {row.grants}{why}.{excuse}")
     lines += ["", *points] if points else []
     for change, heading in HEADINGS.items():
-        rows = [_row(ranked.difference) for ranked in judgement.told if ranked.difference.change is change]
+        rows = [_row(ranked.difference) for ranked in judgement.relevant if ranked.difference.change is change]
         if rows:
             lines += ["", f"{heading}:", "", "| calls | answer | for example |", "|---|---|---|", *rows]
     for _, text, names in redundant(judgement):
@@ -262,7 +262,7 @@ def as_sarif(judgement: Judgement, new: str) -> str:
     lines = Lines(new)
     results = [_of_headline(judgement, entry, new, lines) for entry in judgement.headlines]
     in_headlines = {entry.rule for entry in judgement.headlines}
-    for ranked in judgement.told:
+    for ranked in judgement.relevant:
         difference = ranked.difference
         if difference.change is not Change.MORE:
             continue

@@ -87,7 +87,7 @@ class Against:
         change."""
         return any(finding.rule == headline.rule for headline in self.judgement.headlines) or any(
             finding.rule in {danger.id for danger in ranked.dangers} and finding.name == name_in(ranked.difference)
-            for ranked in self.judgement.told
+            for ranked in self.judgement.relevant
         )
 
 

@@ -129,8 +129,8 @@ def _change(judgement: Judgement) -> Html:
     if judgement.headlines:
         first = judgement.headlines[0]
         kind, text = str(first.level), f"{first.level}: {first.subject}: {first.says}"
-    risks = sum(len(ranked.dangers) for ranked in judgement.told)
-    counts = f"{plural(len(judgement.told), 'difference')}, {plural(risks, 'risk')} newly allowed"
+    risks = sum(len(ranked.dangers) for ranked in judgement.relevant)
+    counts = f"{plural(len(judgement.relevant), 'difference')}, {plural(risks, 'risk')} newly allowed"
     answer = join(badge(verdict, kind), f" {text[0].upper()}{text[1:]}.")
     return _box("Change", answer, element("p", counts, class_="muted"))
 
@@ -188,7 +188,7 @@ def _changes(against: Against) -> Html:
     if not judgement.differences:
         parts.append(element("p", "Both answer every call alike."))
     for change, heading in HEADINGS.items():
-        rows = [_row(ranked) for ranked in judgement.told if ranked.difference.change is change]
+        rows = [_row(ranked) for ranked in judgement.relevant if ranked.difference.change is change]
         if rows:
             columns = ("Call", "Where", "Answer", "For example", "Risk")
             parts += [element("h3", heading), table(f"{heading}, by call", columns, rows)]

@@ -153,7 +153,7 @@ def allowing_denials(document: Document, budget: Budget) -> Iterator[Finding]:
             yield _finding(check("deny-allows"), arch, call, None, reason, format_action(default))
 
 
-def idle_rules(document: Document, budget: Budget) -> Iterator[Finding]:
+def redundant_rules(document: Document, budget: Budget) -> Iterator[Finding]:
     """Yield the rules that never hold, or that the others cover: a reviewer would think that they decide something."""
     for arch, number, entry in _entries(document):
         arguments = table(arch).by_number[number].arguments
@@ -183,11 +183,11 @@ def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
         arguments, sets = table(arch).by_number[number].arguments, budget.space()
         try:
             implied = to_bdd(sets, Or(tuple(row.entry.expression for row in rows)), arguments)
-            idle = sets.ite(implied, FALSE, to_bdd(sets, entry.expression, arguments)) == FALSE
+            is_redundant = sets.ite(implied, FALSE, to_bdd(sets, entry.expression, arguments)) == FALSE
         except TooComplexError:
             yield _too_complex(arch, number)
             continue
-        if idle and _is_implied_without(policy, arch, number, rows):
+        if is_redundant and _is_implied_without(policy, arch, number, rows):
             accepted, reasons = _reasons(document, arch, number)
             reason, name = accepted or "; ".join(dict.fromkeys(reasons.values())), table(arch).by_number[number].name
             yield _finding(check("implied-entry"), arch, name, None, reason, str(policy.implied))
@@ -270,8 +270,8 @@ def optional_phases(document: Document, _: Budget | None = None) -> Iterator[Fin
 
 
 CHECKS: tuple[Callable[[Document, Budget], Iterable[Finding]], ...] = (
-    grants, permissive_settings, listening, signals_outside, optional_phases, allowing_denials, idle_rules, implied_entries,
-    dangerous_together, files_and_ports, past_ports,
+    grants, permissive_settings, listening, signals_outside, optional_phases, allowing_denials, redundant_rules,
+    implied_entries, dangerous_together, files_and_ports, past_ports,
 )
 
 

@@ -42,7 +42,7 @@ class SettingChange:
     before: str
     """The value, as the policy language writes it; '' for a section."""
     after: str
-    found: tuple[Ranked, ...]
+    differences: tuple[Ranked, ...]
     """Differences over the calls that no entry names; none for `arm` and `scope`."""
 
 
@@ -56,7 +56,7 @@ class EntryChange:
     """The new entry, with only one alternative unless `whole`.  None if the new policy has no entry."""
     whole: bool
     """Whether the change can only be judged as a whole."""
-    found: tuple[Ranked, ...]
+    differences: tuple[Ranked, ...]
     """Differences from the old policy with this change alone."""
 
     @property
@@ -85,7 +85,7 @@ def changes(old: Policy, new: Policy) -> tuple[PolicyChange, ...]:
         for number in numbers:
             if arch in new.entries and before.get(number) != after.get(number):
                 result += _of_call(old, new, arch, number)
-    return tuple(sorted(result, key=lambda change: -max((ranked.rank for ranked in change.found), default=-1)))
+    return tuple(sorted(result, key=lambda change: -max((ranked.rank for ranked in change.differences), default=-1)))
 
 
 def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
@@ -99,7 +99,7 @@ def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
     for arch in new.entries:
         if arch not in old.entries and new.default.may_allow:
             without = replace(old, entries={})
-            yield SettingChange(f"arch {arch}", "", "", _found(without, replace(new, entries={arch: {}})))
+            yield SettingChange(f"arch {arch}", "", "", _ranked(without, replace(new, entries={arch: {}})))
     before, after = old.files.lines(), new.files.lines()
     for line, more, _ in file_differences(old.files, new.files):
         if more:
@@ -121,8 +121,8 @@ def _of_call(old: Policy, new: Policy, arch: Arch, number: int) -> list[EntryCha
         for part in alternatives(after.expression)
         if before is None or part not in alternatives(before.expression)
     ]
-    changed = [with_found(old, EntryChange(arch, number, before, entry, whole, ()), new.table) for entry in entries]
-    return [change for change in changed if any(ranked.difference.change is not Change.LESS for ranked in change.found)]
+    changed = [with_differences(old, EntryChange(arch, number, before, entry, whole, ()), new.table) for entry in entries]
+    return [change for change in changed if any(ranked.difference.change is not Change.LESS for ranked in change.differences)]
 
 
 def _in_parts(before: Entry | None, after: Entry, old: Policy) -> bool:
@@ -132,7 +132,7 @@ def _in_parts(before: Entry | None, after: Entry, old: Policy) -> bool:
     return before is None or (before.action, before.otherwise) == (after.action, after.otherwise)
 
 
-def with_found(old: Policy, change: EntryChange, newest: tuple[int, int]) -> EntryChange:
+def with_differences(old: Policy, change: EntryChange, newest: tuple[int, int]) -> EntryChange:
     """Return the change with its differences from the old policy; `newest` is the new policy's table.
 
     Raises TooComplexError."""
@@ -145,10 +145,10 @@ def with_found(old: Policy, change: EntryChange, newest: tuple[int, int]) -> Ent
         replace(base, entries={change.arch: {} if entry is None else {change.number: entry}})
         for entry in (change.before, after)
     )
-    return replace(change, found=_found(policy, changed_policy))
+    return replace(change, differences=_ranked(policy, changed_policy))
 
 
-def _found(old: Policy, new: Policy) -> tuple[Ranked, ...]:
+def _ranked(old: Policy, new: Policy) -> tuple[Ranked, ...]:
     return ranked(old, new, compare(old, new))
 
 

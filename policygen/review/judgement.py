@@ -187,14 +187,14 @@ class Judgement:
         return next((reason for (arch, name, _), reason in named if arch or name == headline.name), None)
 
     @property
-    def told(self) -> tuple[Ranked, ...]:
+    def relevant(self) -> tuple[Ranked, ...]:
         """The differences that grant something, or no longer do."""
-        return tuple(ranked for ranked in self.differences if not ranked.idle)
+        return tuple(ranked for ranked in self.differences if not ranked.is_redundant)
 
     @property
-    def idle(self) -> tuple[Ranked, ...]:
+    def redundant(self) -> tuple[Ranked, ...]:
         """The differences that grant nothing beyond the rest of the policy, and no longer allowing such."""
-        return tuple(ranked for ranked in self.differences if ranked.idle)
+        return tuple(ranked for ranked in self.differences if ranked.is_redundant)
 
 
 def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgement:

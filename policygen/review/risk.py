@@ -39,7 +39,7 @@ class Ranked:
 
     difference: Difference
     dangers: tuple[Danger, ...]
-    idle: bool = False
+    is_redundant: bool = False
     """Whether it grants nothing beyond what the policy grants otherwise, as the newest implied set has it."""
 
     @property
@@ -105,8 +105,8 @@ def _ranked(difference: Difference, old: Policy, new: Policy, beside: _Beside, b
 def _judged(sets: Space, region: int, difference: Difference, old: Policy, new: Policy, beside: _Beside) -> Ranked:
     dangers = _dangers(sets, difference, region)
     grave = any(row.level.rank >= Level.WARNING.rank for row in dangers)
-    idle = not grave and _is_idle(sets, old, new, difference, region, beside)
-    return Ranked(_in_own_words(sets, old, new, difference, region, beside), () if idle else dangers, idle)
+    is_redundant = not grave and _is_redundant(sets, old, new, difference, region, beside)
+    return Ranked(_in_own_words(sets, old, new, difference, region, beside), () if is_redundant else dangers, is_redundant)
 
 
 def _in_own_words(
@@ -154,7 +154,7 @@ def _dangers(sets: Space, difference: Difference, region: int) -> tuple[Danger, 
     return tuple(sorted(rows, key=lambda row: -row.level.rank))
 
 
-def _is_idle(sets: Space, old: Policy, new: Policy, difference: Difference, region: int, beside: _Beside) -> bool:
+def _is_redundant(sets: Space, old: Policy, new: Policy, difference: Difference, region: int, beside: _Beside) -> bool:
     """Whether the calls of a difference are those that an implied set gives to the policy that allows them."""
     before = (old, difference.before, beside.old, beside.new)
     after = (new, difference.after, beside.new, beside.old)
