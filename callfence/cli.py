@@ -134,7 +134,7 @@ def _main_of(name: str, arguments: list[str]) -> int:
 
 
 def _escape_names() -> None:
-    """Print names of files that are not UTF-8 as `policygen.text.printable` does: `\\xff`."""
+    """Print what a stream's encoding lacks, and names of files that are not UTF-8, as bytes: `\\xff`."""
     codecs.register_error("callfence", _escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -144,7 +144,7 @@ def _escape_names() -> None:
 def _escaped(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     text = error.object[error.start : error.end]
-    return text.encode(errors="surrogateescape").decode(errors="backslashreplace"), error.end
+    return text.encode(errors="surrogateescape").decode("ascii", "backslashreplace"), error.end
 
 
 def _end_with_the_reader() -> None:

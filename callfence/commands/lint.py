@@ -36,7 +36,7 @@ accepts the findings on that entry; one that names a combination (`# why: revers
 def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="callfence lint", description=DESCRIPTION)
     add = parser.add_argument
-    add("--level", choices=[*Level], type=Level, default=Level.WARNING, help="the lowest level to report (default: warning)")
+    add("--level", choices=[*Level], default=Level.WARNING, help="the lowest level to report (default: warning)")
     add("--accepted", action="store_true", help="also report what is accepted")
     add("--format", choices=["text", "json", "sarif"], default="text", help="default: text")
     against = parser.add_mutually_exclusive_group()
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
             reasons = with_reasons_before(old, document) if old else [(each, each.accepted) for each in lint(document)]
             newly_accepted = [finding for finding, before in reasons if finding.accepted != before]
             for finding in (*(finding for finding, _ in reasons), *_about_files(document, name)):
-                if finding.level.rank >= options.level.rank:
+                if finding.level.rank >= Level(options.level).rank:
                     findings.append((name, document, finding))
                     excused += [(name, finding)] * (finding in newly_accepted and bool(finding.accepted))
     shown = [

@@ -34,6 +34,8 @@ _COMPILES = (f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi")
 NOT_COMPILING = ("__pycache__", "completeness", "formats", "lint", "merging", "review")
 """Folders of policygen of which nothing is imported to compile a policy: looking at each file takes 3 us of a start."""
 _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
+_MOST = 1000
+"""Filters that a user's cache keeps."""
 
 
 class _Place:
@@ -76,6 +78,13 @@ class _Place:
         except OSError:
             os.unlink(temporary, dir_fd=self.descriptor)
             raise
+
+    def prune(self) -> None:
+        """Remove the filters that were compiled first, if there are more than _MOST.  Raises OSError."""
+        with os.scandir(self.descriptor) as entries:
+            by_age = sorted((entry.stat().st_mtime, entry.name) for entry in entries if entry.name.endswith(".filter"))
+        for _, name in by_age[:-_MOST]:
+            os.unlink(name, dir_fd=self.descriptor)
 
 
 def load(path: str, variant: str, read: Callable[[str], bytes], problems: dict[str, None] | None = None) -> Compiled | None:
@@ -169,6 +178,8 @@ def _store(compiled: Compiled, place: _Place | None) -> str:
     name = _name(compiled.sources[0][0], compiled.variant)
     try:
         place.write(name, seal(compiled, compiler(), place.secret()))
+        if place.signed:  # the user's; root removes what is in the system's
+            place.prune()
     finally:
         os.close(place.descriptor)
     return f"{place.path}/{name}"

@@ -203,6 +203,8 @@ class _Start:
         if privilege_lost(path, os.geteuid(), os.getegid()):
             self._say(f"{self.name} runs without the privilege of its set-id bits or capabilities (no_new_privs)")
         surroundings = {name: values for name, values in self.options.items() if name not in _CONFINEMENT}
+        if files is not None:
+            from policygen import text  # noqa: F401  for a message once no more files can be read
         launch.run(
             [os.fsencode(argument) for argument in self.argv],
             self.environment,

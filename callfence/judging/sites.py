@@ -118,7 +118,7 @@ class Symbols:
             from elftools.common.exceptions import ELFError
             from elftools.elf.elffile import ELFFile
         except ImportError:
-            self._problems["pyelftools is not installed (pip install 'callfence[symbols]')"] = set()
+            self._problems["pyelftools is not installed (pip install pyelftools)"] = set()
             return None
         try:
             if not stat.S_ISREG(os.stat(place.file).st_mode):  # opening a pipe waits, and opening some devices acts

@@ -224,11 +224,12 @@ def _pid(text: str) -> int:
 
 
 def _positive(text: str) -> int:
-    """Return a number above 0; raise ValueError for anything else."""
-    number = int(text)
-    if number <= 0:
-        raise ValueError(text)
-    return number
+    """Return a number above 0.  Raises argparse.ArgumentTypeError."""
+    if not text.isdecimal() or int(text) == 0:
+        import argparse
+
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
 
 
 def parse(arguments: list[str]) -> LearnOptions:

@@ -47,4 +47,4 @@ def print_summary(title: str, rows: Sequence[tuple[str, str]], lines: Sequence[s
         table.add_row(Text(label), Text(text))
     console.print(table)
     for line in lines:
-        console.print(Text(line, style="green" if line.startswith("+") else ""))
+        console.print(Text(line, style="green" if line.startswith("+") else ""), soft_wrap=True)  # a command is to be copied

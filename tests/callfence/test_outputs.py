@@ -35,6 +35,14 @@ def shell(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.parametrize("command", ["show", "lint", "why", "report"])
+def test_what_the_encoding_does_not_have_is_escaped(folder: Path, command: str) -> None:
+    (folder / "it.policy").rename(folder / "ö.policy")
+    done = shell(folder, f"PYTHONIOENCODING=ascii callfence {command} ö.policy")
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 1), done.stderr
+
+
 @pytest.mark.parametrize("command", PRINTING)
 @pytest.mark.parametrize(("where", "why"), [(">&-", "Bad file descriptor"), (">/dev/full", "No space left on device")])
 def test_what_cannot_be_printed_is_told(folder: Path, command: str, where: str, why: str) -> None:

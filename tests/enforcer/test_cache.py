@@ -38,6 +38,19 @@ def test_a_second_start_imports_no_compiler(cached):
     assert (folder.stat().st_mode & 0o777, [file.stat().st_mode & 0o777 for file in folder.iterdir()]) == (0o700, [0o600])
 
 
+def test_it_keeps_the_newest_filters(cached):
+    _, folder, compiles = cached
+    folder.mkdir(0o700, parents=True)
+    for number in range(1200):
+        old = folder / f"{number}.filter"
+        old.touch()
+        os.utime(old, (number, number))
+    assert compiles()
+    left = {path.name for path in folder.iterdir()}
+    assert len(left) == 1000 and "200.filter" not in left and "201.filter" in left
+    assert not compiles()
+
+
 def test_a_start_imports_nothing_heavy(cached):
     place, _, compiles = cached
     compiles()
