@@ -107,7 +107,8 @@ class Calls:
     def _opaque(self, task: Task, event: Event) -> None:
         if not task.filtered and (task.other_filter if self.started else has_filter(task.tid)):
             # A call that is skipped at its entry stop reaches the program's own filter as -1, for which that may kill.
-            self._gap(f"{task.executable} made calls whose arguments no filter can see; its own filter keeps learn from failing them")
+            what = "made calls whose arguments no filter can see; learn cannot fail them under the program's own filter"
+            self._gap(f"{task.executable} {what}")
             return
         kernel.skip_call(task.tid, ENOSYS)
         name = table(Arch.from_audit(event.arch) or Arch.X86_64).by_number[event.number].name

@@ -112,7 +112,7 @@ class Task:
         self.leaving = False
         """Whether the tracer detaches from it at its next stop."""
         self.chain = 0
-        """The sum of the lengths of its late filters, which the kernel limits (`late.filter.weight`)."""
+        """The sum of the weights of its late filters, which the kernel limits (`late.filter.weight`)."""
         self.image = Image()
         self.recorded = True
         """Whether its calls are recorded; False until the program itself runs."""
