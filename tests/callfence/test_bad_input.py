@@ -235,7 +235,7 @@ def test_the_mode_of_a_policy_is_kept(tmp_path: Path) -> None:
         (["learn", "-o", "/dev/full", "true"], 125, "learn: the policy /dev/full is not a regular file\n"),
         (["diff", "-", "-"], 2, "callfence diff: OLD and NEW cannot both be standard input\n"),
         (["lint", "none.policy"], 2, "callfence lint: none.policy: No such file or directory\n"),
-        (["learn", "--pid", "999999999"], 125, "learn: no process 999999999\n"),
+        (["learn", "--pid", "999999999"], 125, "learn: process 999999999 does not exist\n"),
         (["show", "none.policy"], 2, "callfence show: none.policy: No such file or directory\n"),
         (["show", "--write", "none.policy"], 2, "callfence show: none.policy: No such file or directory\n"),
     ],

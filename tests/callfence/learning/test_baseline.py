@@ -108,7 +108,8 @@ def test_an_implied_set_cannot_be_exact(option: str, tmp_path: Path) -> None:
     (tmp_path / "it.policy").write_text(text)
     ran = learn(tmp_path, option, "--", "touch", "ran", status=125)
     assert ran.stderr == (
-        f"learn: it.policy has `implied 1`, and {option} writes a policy without it: remove the line, or start over with --fresh\n"
+        f"learn: it.policy has `implied 1`, and {option} writes a policy without it: "
+        "remove the line, or start over with --fresh\n"
     )
     assert not (tmp_path / "ran").exists()
     assert (tmp_path / "it.policy").read_text() == text

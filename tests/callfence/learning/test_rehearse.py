@@ -108,7 +108,7 @@ def test_where_no_overlay_is_permitted_each_run_gets_a_copy(
 
 def test_a_dangerous_grant_is_left_to_a_person(tmp_path: Path, app: Path) -> None:
     done = learn(tmp_path, *FAULTS, "./app", "debugger")
-    assert "not added, since it would be dangerous; `callfence review it.policy` lists it: execve" in done.stderr
+    assert "not added, because allowing them is dangerous: execve; `callfence review it.policy` shows them" in done.stderr
     assert "execve" not in policy(tmp_path)
     command = [sys.executable, "-m", "callfence", "review", "it.policy", "--against", "it.policy"]
     listed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
@@ -169,7 +169,7 @@ def test_an_interrupt_ends_the_rehearsal_and_what_was_found_is_kept(tmp_path: Pa
     while not is_running(app):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert "it was interrupted" in process.stderr.read()
+    assert "interrupted by the user" in process.stderr.read()
     assert process.wait(60) == 0
     assert "openat" in policy(tmp_path) and not is_running(app)
 
@@ -192,7 +192,7 @@ def test_a_program_that_reads_the_terminal_is_not_rehearsed(tmp_path: Path, app:
         (("--rehearse", "--pid", "1"), "cannot be"),
         (("--scratch", "true"), "give --rehearse, too"),
         (("--rehearse-only", "faults", "true"), "give --rehearse, too"),
-        (("--rehearse", "--rehearse-only", "nonsense", "true"), "nonsense cannot be rehearsed; what can be is faults,"),
+        (("--rehearse", "--rehearse-only", "nonsense", "true"), "unknown name to rehearse: nonsense; choose from faults,"),
         (("--rehearse", "--rehearse-runs", "0", "true"), "--rehearse-runs"),
     ],
 )
