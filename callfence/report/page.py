@@ -186,7 +186,7 @@ def _changes(against: Against) -> Html:
     if judgement.headlines:
         parts.insert(0, items((_headline(judgement, entry) for entry in judgement.headlines), class_="plain"))
     if not judgement.differences:
-        parts.append(element("p", "Both answer every call alike."))
+        parts.append(element("p", "Both policies answer every call in the same way."))
     for change, heading in HEADINGS.items():
         rows = [_row(ranked) for ranked in judgement.relevant if ranked.difference.change is change]
         if rows:

@@ -53,7 +53,7 @@ def test_a_clone_shows_programs_and_files(commands: Commands, clone: Path) -> No
     assert 'openat(filename="./copy", flags=O_WRONLY|O_CREAT|O_EXCL, mode=0)' in review
     assert review.endswith("undecided\n")
     comment = call(commands, clone, "diff", "--format", "md", "--git", "HEAD", "app.policy")
-    assert "Seen behind it:" in comment and '`argv=["rm", "copy"]`' in comment
+    assert "Recorded calls that need it:" in comment and '`argv=["rm", "copy"]`' in comment
     page = call(commands, clone, "report", "app.policy")
     assert "Committed evidence" in page and "./copy" in page and "1 call" not in page
     report = json.loads(call(commands, clone, "report", "--format", "json", "app.policy"))

@@ -102,7 +102,7 @@ def test_diff(folder: Path) -> None:
     done = callfence(folder, "diff", "old.policy", "new.policy")
     assert done.returncode == 0
     assert done.stdout == (
-        "wider: NEW allows all that OLD does, and more\nno known risk became possible\n"
+        "wider: NEW allows every call that OLD allows, and more\nNEW allows no known risk that OLD denies\n"
         "+ grants nothing beyond the rest (1 call): read\n"
     )
 
