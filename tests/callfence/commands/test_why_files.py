@@ -41,7 +41,8 @@ def why(folder: Path, *words: str, status: int, stdin: str = "") -> tuple[str, s
             "  to grant it: callfence allow app.policy 'path ./data/x: write'\n"),
         (("./data/in/x",), 0, "./data/in/x: read, write: granted\n  path ./data/in: write\n  path ./data: read\n"),
         (("~/.cache/x", "write"), 0, "~/.cache/x: write: granted\n  path $HOME/.cache: read, write\n"),
-        (("./other",), 1, "./other: no right is granted\n  no line grants rights to this file or to a folder that contains it\n"),
+        (("./other",), 1, "./other: no right is granted\n"
+            "  no line grants rights to this file or to a folder that contains it\n"),
         (("tcp connect", "443"), 0, "tcp connect: 443: granted\n  tcp connect: 443\n"),
         (("tcp connect", "80"), 1, "tcp connect: 80: not granted\n  tcp connect: 443\n"
             "  to grant it: callfence allow app.policy 'tcp connect: 80'\n"),
