@@ -232,7 +232,7 @@ def test_the_mode_of_a_policy_is_kept(tmp_path: Path) -> None:
         (["learn", "--pid", "1", "true"], 125, "learn: a program and --pid PID cannot be given together; -o names the policy; "
             "see learn --help\n"),
         (["learn", "-o", "none/it.policy", "true"], 125, "learn: none/it.policy: the folder none does not exist\n"),
-        (["learn", "-o", "/dev/full", "true"], 125, "learn: the policy /dev/full is not a regular file\n"),
+        (["learn", "-o", "/dev/full", "true"], 125, "learn: /dev/full: the policy is not a regular file\n"),
         (["diff", "-", "-"], 2, "callfence diff: OLD and NEW cannot both be standard input\n"),
         (["lint", "none.policy"], 2, "callfence lint: none.policy: No such file or directory\n"),
         (["learn", "--pid", "999999999"], 125, "learn: process 999999999 does not exist\n"),

@@ -64,7 +64,7 @@ def test_kafel(text: str, expected: str) -> None:
 
 
 def test_a_filter_that_the_kernel_would_not_load() -> None:
-    with pytest.raises(ImportFormatError, match="it: not a filter that the kernel would load"):
+    with pytest.raises(ImportFormatError, match="it: the kernel would not load this filter"):
         formats.reader("bpf")(b"no filter", "it", FormatOptions())
 
 

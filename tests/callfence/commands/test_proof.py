@@ -80,7 +80,7 @@ def test_libseccomp_by_itself_is_refuted(folder: Path) -> None:
         (("verify", "broken.policy"), "broken.policy:1:10"),
         (("verify", "nosuch"), "callfence verify: nosuch: No such file"),
         (("verify", "/dev/zero"), "/dev/zero: is not a regular file"),
-        (("verify", "bad.bpf"), "not a filter that the kernel would load: 7 bytes"),
+        (("verify", "bad.bpf"), "the kernel would not load this filter: 7 bytes"),
         (("verify", "old.policy", "--bpf", "bad.bpf"), "bad.bpf: not a filter"),
         (("verify", "old.bpf", "--bpf", "all.bpf"), "old.bpf is a filter"),
         (("diff", "old.policy", "broken.policy"), "broken.policy:1:10"),

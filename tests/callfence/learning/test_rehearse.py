@@ -188,10 +188,10 @@ def test_a_program_that_reads_the_terminal_is_not_rehearsed(tmp_path: Path, app:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--rehearse", "--check", "true"), "not with --rehearse"),
-        (("--rehearse", "--pid", "1"), "cannot be"),
-        (("--scratch", "true"), "give --rehearse, too"),
-        (("--rehearse-only", "faults", "true"), "give --rehearse, too"),
+        (("--rehearse", "--check", "true"), "--check and --rehearse cannot be given together"),
+        (("--rehearse", "--pid", "1"), "--rehearse cannot be given with --pid"),
+        (("--scratch", "true"), "requires --rehearse"),
+        (("--rehearse-only", "faults", "true"), "requires --rehearse"),
         (("--rehearse", "--rehearse-only", "nonsense", "true"), "unknown name to rehearse: nonsense; choose from faults,"),
         (("--rehearse", "--rehearse-runs", "0", "true"), "--rehearse-runs"),
     ],
