@@ -81,7 +81,7 @@ def test_libseccomp_by_itself_is_refuted(folder: Path) -> None:
         (("verify", "nosuch"), "callfence verify: nosuch: No such file"),
         (("verify", "/dev/zero"), "/dev/zero: is not a regular file"),
         (("verify", "bad.bpf"), "the kernel would not load this filter: 7 bytes"),
-        (("verify", "old.policy", "--bpf", "bad.bpf"), "bad.bpf: not a filter"),
+        (("verify", "old.policy", "--bpf", "bad.bpf"), "bad.bpf: the kernel would not load this filter"),
         (("verify", "old.bpf", "--bpf", "all.bpf"), "old.bpf is a filter"),
         (("diff", "old.policy", "broken.policy"), "broken.policy:1:10"),
         (("merge", "--narrow-by", "nosuch", "old.policy"), "nosuch: No such file"),

@@ -228,7 +228,7 @@ def tree(page: str) -> list[str]:
     section = page[page.index('id="processes"') : page.index('id="matrix"')]
     for part in re.findall(r"<ul|</ul>|<p>.*?</p>|<li>.*?(?=<ul|</li>)", section):
         depth += {"<ul": 1, "</ul>": -1}.get(part, 0)
-        if "<code" in part or part.startswith("<p>Not"):
+        if "<code" in part or part.startswith("<p>The recording"):
             text = re.sub(r'<span.*?</span>|<a href="#([\w-]+)">', r" \1 ", part)
             lines.append("  " * depth + " ".join(re.sub("<[^>]*>", "", text).split()))
     return lines
