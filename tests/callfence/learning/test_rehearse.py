@@ -155,7 +155,7 @@ def test_a_run_that_fills_the_disk_ends_the_rehearsal(tmp_path: Path, app: Path)
     command[command.index("-c") + 1] = f"cd {folder} && {script.replace('small .', f'small {folder} && cd {folder}')}"
     done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert "filled half of the free space" in done.stderr
+    assert "filled half of the free disk space" in done.stderr
     assert "write" in policy(tmp_path)
     assert not is_running(folder / "app")
 
